@@ -1,0 +1,71 @@
+"""How an image becomes a multi-coil measurement: ``y = M F S x``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .fourier import fft2c, ifft2c
+from .linop import LinearOperator
+
+
+class SenseOp(LinearOperator):
+    """Mask x Fourier x coil maps (Pruessmann et al. 1999, doi:10.1002/(SICI)1522-2594(199911)42:5).
+
+    ``maps`` satisfy sum_c |S_c|^2 = 1 inside their support and are 0 outside, so the adjoint of a
+    fully sampled acquisition is the SENSE-combined image and ``S^H S`` is the support.
+
+    Attributes:
+        maps: coil sensitivities, complex ``(..., coil, y, x)``, dimensionless.
+        mask: sampled k-space positions, bool, broadcastable to ``(..., 1, y, x)``.
+    """
+
+    def __init__(self, maps: Tensor, mask: Tensor) -> None:
+        if maps.ndim < 3 or not maps.is_complex():
+            raise ValueError(
+                f"maps must be complex (..., coil, y, x), got {maps.dtype} {tuple(maps.shape)}"
+            )
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask must be bool, got {mask.dtype}")
+        wanted = (*maps.shape[:-3], 1, *maps.shape[-2:])
+        try:
+            fits = torch.broadcast_shapes(mask.shape, wanted)[-3:] == wanted[-3:]
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to {wanted}")
+        self.maps, self.mask = maps, mask
+        self.ishape, self.oshape = tuple(maps.shape[-2:]), tuple(maps.shape[-3:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image ``(..., y, x)`` to k-space ``(..., coil, y, x)``, zero where not sampled."""
+        return self.expand(x) * self.mask
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """K-space to image; whatever ``y`` holds where nothing was sampled is ignored."""
+        return self.combine(torch.where(self.mask, y, 0))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A x`` with a single pair of Fourier transforms."""
+        return self.combine(self.expand(x) * self.mask)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """``F S x``: all of the multi-coil k-space of an image, ``(..., coil, y, x)``."""
+        return fft2c(self.maps * x.unsqueeze(-3))
+
+    def combine(self, ksp: Tensor) -> Tensor:
+        """``S^H F^H k``: the coil-combined image of a full k-space, ``(..., y, x)``."""
+        return (self.maps.conj() * ifft2c(ksp)).sum(dim=-3)
+
+    @property
+    def support(self) -> Tensor:
+        """Where the maps see anything, bool ``(..., y, x)``."""
+        return self.maps.abs().sum(dim=-3) > 0
+
+    def with_mask(self, mask: Tensor) -> SenseOp:
+        """The same coils under another mask."""
+        return SenseOp(self.maps, mask)
+
+    def to(self, device: torch.device | str) -> SenseOp:
+        """The operator on another device."""
+        return SenseOp(self.maps.to(device), self.mask.to(device))
