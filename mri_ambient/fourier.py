@@ -15,6 +15,7 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # what is cached must also serve where gradients flow
 def _phases(
     shape: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -24,19 +25,20 @@ def _phases(
         c = n // 2
         # Reduced modulo n in integers: the phase is exact however long the axis.
         turns = (torch.arange(n) * c) % n
-        phase = torch.polar(torch.ones(n, dtype=torch.float64), 2 * torch.pi * turns / n)
-        constant = torch.polar(
-            torch.ones((), dtype=torch.float64),
-            torch.tensor(-2 * torch.pi * ((c * c) % n) / n, dtype=torch.float64),
-        )
-        before.append(phase)
-        after.append(phase * constant)
+        before.append(_turn(turns, n))
+        after.append(_turn(turns - (c * c) % n, n))
     grids = [torch.outer(*pair) for pair in (before, after)]
     if all(n % 2 == 0 for n in shape):
         # A checkerboard of +-1: a real factor is cheaper and rounds nothing.
         grids = [grid.real.round() for grid in grids]
         dtype = dtype.to_real()
     return grids[0].to(device, dtype), grids[1].to(device, dtype)
+
+
+def _turn(turns: Tensor, n: int) -> Tensor:
+    """exp(2 pi i turns / n), in double precision."""
+    angle = 2 * torch.pi * turns.double() / n
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def fft2c(img: Tensor) -> Tensor:
