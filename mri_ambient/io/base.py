@@ -1,0 +1,128 @@
+"""What every reader offers: a file opened, its facts known, its slices still on disk."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ScanFormatError
+from ..masks import MaskSpec, achieved_acceleration
+from ..rng import rng_for
+from ..scan import Scan
+
+
+class ScanFile(ABC):
+    """A scan on disk. ``len(file)`` slices; ``file[i]`` reads slice ``i`` (or a range) as a Scan.
+
+    Attributes:
+        format: name of the file format, as ``mri-ambient info`` prints it.
+        path: the file.
+        scan_id: its stem; outputs and random streams are named after it.
+        shape: ``(slice, coil, y, x)``.
+        recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
+        acquired: bool ``(x,)``: False for columns the scanner never acquires.
+        voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
+        readout_oversampling: encoded over final field of view along y; 1.0 if none.
+        noise: noise-only samples, complex ``(coil, sample)``, or None.
+        header_xml: the ISMRMRD header text, or None.
+        attributes: whatever else the file says about itself (acquisition, patient_id, ...).
+    """
+
+    format: ClassVar[str]
+    path: Path
+    scan_id: str
+    shape: tuple[int, int, int, int]
+    recon_shape: tuple[int, int]
+    acquired: Tensor
+    voxel_mm: tuple[float, float, float] | None = None
+    readout_oversampling: float = 1.0
+    noise: Tensor | None = None
+    header_xml: str | None = None
+    attributes: dict[str, object]
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Sampled positions, bool ``(1, y, x)``; streamed over the slices if the data must tell."""
+        return self._find_mask()
+
+    @abstractmethod
+    def _find_mask(self) -> Tensor: ...
+
+    @abstractmethod
+    def read_ksp(self, index: int) -> Tensor:
+        """K-space of one slice, complex64 ``(coil, y, x)``, checked to be finite."""
+
+    def read_target(self, name: str) -> Tensor | None:
+        """A reference volume in the file (e.g. ``reconstruction_rss``), ``(slice, y, x)``."""
+        return None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice) -> Scan:
+        slices = range(len(self))[index]
+        chosen = tuple(slices) if isinstance(slices, range) else (slices,)
+        if not chosen:
+            raise IndexError(f"{self.path}: no slice in {index} of {len(self)}")
+        ksp = torch.stack([self.read_ksp(i) for i in chosen])
+        return Scan(
+            ksp=torch.where(self.mask, ksp, 0),
+            mask=self.mask,
+            scan_id=self.scan_id,
+            slices=chosen,
+            recon_shape=self.recon_shape,
+            acquired=self.acquired,
+            noise=self.noise,
+            voxel_mm=self.voxel_mm,
+            steps=("read",),
+        )
+
+    def __iter__(self) -> Iterator[Scan]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def acceleration(self) -> float:
+        """The achieved acceleration."""
+        return achieved_acceleration(self.mask, self.acquired)
+
+    @property
+    def fully_sampled(self) -> bool:
+        """Whether every acquired column holds samples in every acquired row."""
+        plane = self.mask[0]
+        return bool((plane == (plane.any(dim=-1)[:, None] & self.acquired)).all())
+
+
+class Undersampled(ScanFile):
+    """A fully sampled file seen through a mask: what was not selected is never handed on.
+
+    The mask applies immediately after reading, so everything later (noise, coil compression, maps,
+    scale, reconstruction) sees an undersampled scan and nothing else.
+    """
+
+    def __init__(self, full: ScanFile, spec: MaskSpec, seed: int) -> None:
+        if not full.fully_sampled:
+            raise ScanFormatError(
+                f"{full.path}: a retrospective mask needs a fully sampled scan, but this one is "
+                f"undersampled already (R = {full.acceleration:.2f}); leave out --retrospective"
+            )
+        self._full = full
+        self.format = full.format  # type: ignore[misc]
+        for name in (
+            "path", "scan_id", "shape", "recon_shape", "acquired", "voxel_mm",
+            "readout_oversampling", "noise", "header_xml", "attributes",
+        ):  # fmt: skip
+            setattr(self, name, getattr(full, name))
+        drawn = spec.draw(full.shape[-2:], rng_for(seed, full.scan_id), full.acquired)
+        self.__dict__["mask"] = drawn & full.mask
+
+    def _find_mask(self) -> Tensor:
+        return self.mask
+
+    def read_ksp(self, index: int) -> Tensor:
+        return torch.where(self.mask[0], self._full.read_ksp(index), 0)

@@ -1,0 +1,48 @@
+"""What many tests share: random operators, and the proofs they must pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from mri_ambient.linop import LinearOperator
+from mri_ambient.rng import complex_normal
+from mri_ambient.sense import SenseOp
+
+
+def random_maps(
+    shape: tuple[int, ...], rng: Generator, dtype: torch.dtype = torch.complex64
+) -> Tensor:
+    """Maps ``(..., coil, y, x)`` with sum_c |S_c|^2 = 1 everywhere."""
+    maps = complex_normal(shape, rng, dtype=dtype)
+    return maps / maps.abs().square().sum(dim=-3, keepdim=True).sqrt()
+
+
+def random_sense(
+    shape: tuple[int, int], n_coils: int, rng: Generator, dtype: torch.dtype = torch.complex64
+) -> SenseOp:
+    mask = torch.rand((1, *shape), generator=rng) < 0.5
+    mask[..., shape[0] // 2, shape[1] // 2] = True
+    return SenseOp(random_maps((n_coils, *shape), rng, dtype), mask)
+
+
+def dense(op: LinearOperator, dtype: torch.dtype = torch.complex64) -> Tensor:
+    """The matrix of an operator, (numel of oshape, numel of ishape)."""
+    n = int(torch.tensor(op.ishape).prod())
+    eye = torch.eye(n, dtype=dtype).reshape(n, *op.ishape)
+    return op(eye).reshape(n, -1).T
+
+
+def assert_adjoint(
+    op: LinearOperator,
+    *,
+    rng: Generator,
+    rtol: float = 1e-12,
+    dtype: torch.dtype = torch.complex128,
+) -> None:
+    """<A x, y> = <x, A^H y>, with an error scaled by the vectors."""
+    x = complex_normal(op.ishape, rng, dtype=dtype)
+    y = complex_normal(op.oshape, rng, dtype=dtype)
+    lhs = torch.vdot(op(x).flatten(), y.flatten())
+    rhs = torch.vdot(x.flatten(), op.H(y).flatten())
+    assert (lhs - rhs).abs() <= rtol * x.norm() * y.norm(), f"<Ax,y>={lhs:.6g}, <x,Ay>={rhs:.6g}"
