@@ -57,14 +57,16 @@ def ifft2c(ksp: Tensor) -> Tensor:
 
 def fftc(x: Tensor, dim: int) -> Tensor:
     """Centred, orthonormal transform to k-space along one axis."""
-    shifted = torch.fft.ifftshift(x, dim=dim)
-    return torch.fft.fftshift(torch.fft.fft(shifted, dim=dim, norm="ortho"), dim=dim)
+    shifted = torch.fft.fft(torch.fft.ifftshift(x, dim=dim), dim=dim, norm="ortho")
+    out: Tensor = torch.fft.fftshift(shifted, dim=dim)
+    return out
 
 
 def ifftc(x: Tensor, dim: int) -> Tensor:
     """Centred, orthonormal transform to the image domain along one axis."""
-    shifted = torch.fft.ifftshift(x, dim=dim)
-    return torch.fft.fftshift(torch.fft.ifft(shifted, dim=dim, norm="ortho"), dim=dim)
+    shifted = torch.fft.ifft(torch.fft.ifftshift(x, dim=dim), dim=dim, norm="ortho")
+    out: Tensor = torch.fft.fftshift(shifted, dim=dim)
+    return out
 
 
 def center_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -102,9 +102,7 @@ def _weighted_lines(
     return _as_lines(lines, shape)
 
 
-def random_mask(
-    shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator
-) -> Tensor:
+def random_mask(shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator) -> Tensor:
     """Outer lines drawn uniformly: every one has the same chance."""
     return _weighted_lines(shape, spec, acquired, rng, torch.ones(shape[-1]))
 

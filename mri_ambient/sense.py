@@ -28,11 +28,10 @@ class SenseOp(LinearOperator):
         if mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool, got {mask.dtype}")
         wanted = (*maps.shape[:-3], 1, *maps.shape[-2:])
-        try:
-            fits = torch.broadcast_shapes(mask.shape, wanted)[-3:] == wanted[-3:]
-        except RuntimeError:
-            fits = False
-        if not fits:
+        if mask.ndim < 2 or any(
+            have not in (1, want)
+            for have, want in zip(reversed(mask.shape), reversed(wanted), strict=False)
+        ):
             raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to {wanted}")
         self.maps, self.mask = maps, mask
         self.ishape, self.oshape = tuple(maps.shape[-2:]), tuple(maps.shape[-3:])

@@ -1,0 +1,172 @@
+"""A small, fully convolutional U-Net in the style of EDM (Karras et al. 2022, arXiv 2206.00364).
+
+Residual blocks with group normalisation, noise level by scale and shift, zero-initialised last
+convolutions. No attention and no position: any image size works, padded inside.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """The shape of a network.
+
+    Attributes:
+        channels: width of each resolution level, finest first.
+        blocks: residual blocks per level on the way down (and on the way up).
+        embedding: width of the noise-level embedding.
+    """
+
+    channels: tuple[int, ...]
+    blocks: int
+    embedding: int
+
+
+PRESETS: dict[str, UNetSpec] = {
+    "tiny": UNetSpec(channels=(32, 64, 96, 128), blocks=1, embedding=128),
+    "small": UNetSpec(channels=(48, 96, 144, 192), blocks=2, embedding=192),
+    "base": UNetSpec(channels=(96, 192, 288, 384), blocks=3, embedding=384),
+}
+
+
+def preset(name: str) -> UNetSpec:
+    """Look a preset up.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"network preset {name!r} is unknown; choose from {sorted(PRESETS)}")
+    return PRESETS[name]
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, channels // 4), channels)
+
+
+def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+class _Block(nn.Module):
+    """norm, SiLU, conv; norm, scale and shift by the noise level, SiLU, conv; plus identity."""
+
+    def __init__(self, n_in: int, n_out: int, embedding: int) -> None:
+        super().__init__()
+        self.norm_in, self.norm_out = _group_norm(n_in), _group_norm(n_out)
+        self.conv_in = nn.Conv2d(n_in, n_out, 3, padding=1)
+        self.conv_out = _zeroed(nn.Conv2d(n_out, n_out, 3, padding=1))
+        self.modulation = nn.Linear(embedding, 2 * n_out)
+        self.skip = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv_in(functional.silu(self.norm_in(x)))
+        scale, shift = self.modulation(emb)[..., None, None].chunk(2, dim=1)
+        h = self.norm_out(h) * (1 + scale) + shift
+        out: Tensor = self.skip(x) + self.conv_out(functional.silu(h))
+        return out
+
+
+class UNet(nn.Module):
+    """Real image channels in, two channels (real, imaginary) out.
+
+    Args:
+        spec: widths and depth.
+        in_channels: number of input planes.
+    """
+
+    def __init__(self, spec: UNetSpec, in_channels: int) -> None:
+        super().__init__()
+        self.spec = spec
+        emb, widths = spec.embedding, spec.channels
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(64), emb // 4)))
+        self.embed = nn.Sequential(
+            nn.Linear(2 * (emb // 4), emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU()
+        )
+        self.first = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        n_in = widths[0]
+        for width in widths:
+            level = nn.ModuleList()
+            for _ in range(spec.blocks):
+                level.append(_Block(n_in, width, emb))
+                n_in = width
+            self.down.append(level)
+        self.middle = _Block(n_in, n_in, emb)
+        for width in reversed(widths):
+            level = nn.ModuleList()
+            for _ in range(spec.blocks):
+                level.append(_Block(n_in + width, width, emb))
+                n_in = width
+            self.up.append(level)
+        self.last_norm = _group_norm(n_in)
+        self.last = _zeroed(nn.Conv2d(n_in, 2, 3, padding=1))
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """Planes ``(b, in_channels, y, x)`` and noise label ``(b,)`` to ``(b, 2, y, x)``."""
+        angle = c_noise[:, None] * self.frequencies
+        emb = self.embed(torch.cat([angle.sin(), angle.cos()], dim=1))
+        x, crop = _pad_to_multiple(x, 2 ** (len(self.spec.channels) - 1))
+        h = self.first(x.contiguous(memory_format=torch.channels_last))
+        skips = []
+        for i, level in enumerate(self.down):
+            if i > 0:
+                h = functional.avg_pool2d(h, 2)
+            for block in level:  # type: ignore[attr-defined]
+                h = block(h, emb)
+                skips.append(h)
+        h = self.middle(h, emb)
+        for i, level in enumerate(self.up):
+            if i > 0:
+                h = functional.interpolate(h, scale_factor=2, mode="nearest")
+            for block in level:  # type: ignore[attr-defined]
+                h = block(torch.cat([h, skips.pop()], dim=1), emb)
+        out: Tensor = self.last(functional.silu(self.last_norm(h)))
+        return out[..., crop[0], crop[1]]
+
+
+def _pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
+    """Wrap the image around its edges, as its k-space does, to a size that can be halved.
+
+    Returns:
+        The padded planes, and where the image lies in them.
+    """
+    ny, nx = x.shape[-2:]
+    pads = [-n % multiple for n in (ny, nx)]
+    top, left = (pad // 2 for pad in pads)
+    crop = (slice(top, top + ny), slice(left, left + nx))
+    if not any(pads):
+        return x, crop
+    rows = (torch.arange(ny + pads[0], device=x.device) - top) % ny
+    columns = (torch.arange(nx + pads[1], device=x.device) - left) % nx
+    return x[..., rows[:, None], columns], crop
+
+
+def n_parameters(net: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def forward_flops(net: UNet, shape: tuple[int, int]) -> int:
+    """Floating-point operations of one forward pass on one image ``(y, x)``."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameter = next(net.parameters())
+    planes = torch.zeros(1, net.first.in_channels, *shape, device=parameter.device)
+    label = torch.zeros(1, device=parameter.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(planes, label)
+    return int(counter.get_total_flops())

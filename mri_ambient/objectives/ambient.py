@@ -1,0 +1,90 @@
+r"""The ``ambient`` objective, as the A-DPS paper trains its prior.
+
+With :math:`x_t = x + \sigma n` in the image domain, the network is given
+:math:`\tilde A^H \tilde A x_t` and M~ and its prediction is compared with the measurement through
+the given operator A (Daras et al. 2023, arXiv 2305.19256; Aali et al. 2024, arXiv 2403.08728):
+
+.. math:: \lambda(\sigma) \, \| A^H A D - A^H y \|^2 .
+
+Only y is needed: on M~ the measurement *is* :math:`\tilde A x`. The clean image never exists.
+
+With measured noise the plain form keeps that noise and mislabels sigma. ``noise_correction`` uses
+:math:`\| (A^H A - R G) D + R u - A^H y \|^2` instead, with u the input,
+:math:`G = \tilde A^H \tilde A` and :math:`R = \sigma_n^2 (\sigma_n^2 I + \sigma^2 G)^{-1}`, which has
+the right minimiser for every sigma.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from ..batch import Batch
+from ..masks import subsample_further, training_fraction
+from ..nn.precond import Denoiser
+from ..noise import LogNormal
+from ..rng import complex_normal
+from ..sense import SenseOp
+from ..solve import conjugate_gradient
+from .base import Loss, abs2, edm_weight
+
+
+@dataclass(frozen=True)
+class Ambient:
+    """Options of the ``ambient`` objective (module docstring for the mathematics).
+
+    Attributes:
+        law: of the noise level sigma.
+        thin: remove outer lines from rate R to R + 1, fresh every step; False keeps M~ = M, which
+            only fully sampled data allow.
+        noise_correction: account for the noise of the measurement.
+        n_cg: conjugate-gradient steps of the correction.
+    """
+
+    name: ClassVar[str] = "ambient"
+    wrapper: ClassVar[str] = "plain"
+    mask_conditioned: ClassVar[bool] = True
+    needs_full: ClassVar[bool] = False
+
+    law: LogNormal = field(default_factory=LogNormal)
+    thin: bool = True
+    noise_correction: bool = False
+    n_cg: int = 8
+
+    def __call__(self, net: Denoiser, batch: Batch, rng: Generator) -> Loss:
+        """The loss; ``rng`` draws the masks, the noise levels and the noise."""
+        op = batch.op
+        op_further = op.with_mask(self._thin(batch, rng))
+        sigma = self.law.draw(torch.zeros(len(batch)), net.sigma_data, rng)
+        sigma = sigma.to(batch.ksp.device)
+
+        noise = complex_normal((len(batch), *op.ishape), rng, device=batch.ksp.device)
+        z = torch.where(batch.mask, batch.ksp, 0) + op.expand(sigma[:, None, None] * noise)
+        D = net(op_further, z, sigma)
+
+        residual = op.normal(D) - op.adjoint(batch.ksp)
+        if self.noise_correction:
+            residual = residual + self._correction(op_further, z, D, sigma, batch.noise_std)
+        energy = abs2(residual).mean(dim=(-2, -1))
+        loss = (edm_weight(sigma, net.sigma_data) * energy).mean()
+        return Loss(loss, {"residual": float(energy.mean().detach())})
+
+    def _thin(self, batch: Batch, rng: Generator) -> Tensor:
+        if not self.thin:
+            return batch.mask
+        pairs = zip(batch.mask.cpu(), batch.acquired.cpu(), strict=True)
+        masks = [subsample_further(m, training_fraction(m, a), rng) for m, a in pairs]
+        return torch.stack(masks).to(batch.mask.device)
+
+    def _correction(
+        self, op: SenseOp, z: Tensor, D: Tensor, sigma: Tensor, sigma_n: Tensor
+    ) -> Tensor:
+        """R (u - G D), with one CG solve."""
+        var, var_n = (v.square()[:, None, None] for v in (sigma, sigma_n))
+        b = op.adjoint(z) - op.normal(D)
+        return conjugate_gradient(
+            lambda v: v + var / var_n.clamp(min=1e-12) * op.normal(v), b, n_iter=self.n_cg
+        )

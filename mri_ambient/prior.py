@@ -1,0 +1,143 @@
+"""A prior: a trained denoiser and the facts needed to use it rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from .errors import ConfigError
+from .masks import MaskSpec, subsample_further, training_fraction
+from .nn.precond import DENOISERS, Denoiser
+from .nn.unet import UNetSpec
+from .sense import SenseOp
+
+DenoiseFn = Callable[[Tensor, Tensor], Tensor]
+"""``(z, sigma) -> x0``: state ``(b, coil, y, x)`` and noise level ``(b,)`` to ``(b, y, x)``."""
+
+Further = Literal["scan", "training"] | Tensor
+"""Which M~ a mask-conditioned denoiser is given: the scan's own mask, one drawn like those of the
+training, or this very one."""
+
+
+class DenoiserSource(Protocol):
+    """What a sampler needs of a prior."""
+
+    sigma_min: float
+    sigma_data: float
+    tau: float
+
+    def denoiser(
+        self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
+    ) -> DenoiseFn:
+        """Bind maps, mask rule and random state, one generator per batch item."""
+        ...
+
+
+@dataclass(frozen=True)
+class PriorFacts:
+    """What a prior file says beside its weights.
+
+    Attributes:
+        objective: how it was trained, a key of ``OBJECTIVES``.
+        kind: the wrapper around the network, a key of ``DENOISERS``.
+        network: widths and depth of the network.
+        sigma_data: standard deviation of the training images per real channel.
+        sigma_min: smallest trained noise level per real channel, normalised units.
+        mask_conditioned: False if it was trained on whole k-space and ignores masks.
+        mask: the kind of mask and the (median) rate it was trained at.
+        tau: error to expect of the denoiser in one step, for the final data-consistency solve.
+        scale_rule: how scans must be normalised.
+        card: data, number of scans, images seen, date, versions, metrics, intended use.
+    """
+
+    objective: str
+    kind: str
+    network: UNetSpec
+    sigma_data: float
+    sigma_min: float
+    mask_conditioned: bool
+    mask: MaskSpec
+    tau: float = 0.05
+    scale_rule: str = "calibration-rss-p99"
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in DENOISERS:
+            raise ConfigError(f"denoiser {self.kind!r} is unknown; choose from {sorted(DENOISERS)}")
+
+    def build(self) -> Denoiser:
+        """A denoiser of this shape with fresh weights."""
+        return DENOISERS[self.kind](self.network, self.sigma_data)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Weights plus facts. ``prior.denoiser(op, rng)`` is all a sampler ever sees.
+
+    Attributes:
+        net: the denoiser module.
+        facts: what is needed to use it rightly.
+    """
+
+    net: Denoiser
+    facts: PriorFacts
+
+    @property
+    def sigma_min(self) -> float:
+        """Smallest trained noise level."""
+        return self.facts.sigma_min
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the training images per real channel."""
+        return self.facts.sigma_data
+
+    @property
+    def tau(self) -> float:
+        """Error to expect of one denoising step, normalised units."""
+        return self.facts.tau
+
+    def denoiser(
+        self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
+    ) -> DenoiseFn:
+        """Bind the prior to a scan.
+
+        Args:
+            op: maps ``(b, coil, y, x)`` and mask of the scan.
+            rng: one generator per batch item; "training" draws a mask from each.
+            further: which M~ the denoiser is given. Priors that are not mask-conditioned ignore
+                it and see the whole state.
+
+        Returns:
+            ``denoiser(z, sigma) -> x0``.
+        """
+        inner = op.with_mask(self._further_mask(op, rng, further))
+
+        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            out: Tensor = self.net(inner, z, sigma)
+            return out
+
+        return denoise
+
+    def _further_mask(self, op: SenseOp, rng: Sequence[Generator], further: Further) -> Tensor:
+        shape = (op.ishape[-2], op.ishape[-1])
+        if not self.facts.mask_conditioned:
+            return torch.ones(1, 1, *shape, dtype=torch.bool, device=op.maps.device)
+        if isinstance(further, Tensor):
+            return further
+        if further == "scan":
+            return op.mask
+        masks = [self._training_mask(shape, generator) for generator in rng]
+        return torch.stack(masks).to(op.maps.device)
+
+    def _training_mask(self, shape: tuple[int, int], rng: Generator) -> Tensor:
+        """A mask M~ drawn as in training: one of the training's rate, thinned further."""
+        spec = self.facts.mask
+        # A narrow matrix holds fewer calibration lines at the same rate.
+        calib = min(spec.calib, int(0.6 * shape[-1] / spec.acceleration))
+        mask = MaskSpec(spec.kind, spec.acceleration, calib).draw(shape, rng)
+        return subsample_further(mask, training_fraction(mask), rng)
