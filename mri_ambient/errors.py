@@ -25,6 +25,10 @@ class ConfigError(MriAmbientError):
     """Options that cannot work, alone or together."""
 
 
+class OutputExistsError(MriAmbientError):
+    """What would be written is there already and was made with other settings."""
+
+
 class DeviceError(MriAmbientError):
     """No usable device, or out of memory after backing off."""
 

@@ -41,6 +41,16 @@ def _turn(turns: Tensor, n: int) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
+def decentre(img: Tensor) -> Tensor:
+    """Phases on an image ``(..., y, x)`` that let uncentred FFTs stand in for centred ones.
+
+    ``fft2c(x)`` is a unit phase times ``fft2(decentre(x))``. Between a transform and its inverse
+    with a diagonal in k-space the phase cancels: the normal operator needs no shift at all.
+    """
+    before, _ = _phases((img.shape[-2], img.shape[-1]), img.device, img.dtype)
+    return img * before
+
+
 def fft2c(img: Tensor) -> Tensor:
     """Image to k-space, centred and orthonormal, over the last two axes ``(..., y, x)``."""
     before, after = _phases((img.shape[-2], img.shape[-1]), img.device, img.dtype)

@@ -21,6 +21,15 @@ from .errors import ConfigError
 MAX_CALIB = 24
 """Largest side of the calibration block, in k-space samples."""
 
+POISSON_TRIES = 20
+"""Seeds tried before a Poisson disc of some acceleration is given up."""
+
+MIN_POISSON = 1.8
+"""Lowest rate of a Poisson disc: samples keep a distance even where densest, in an ellipse only.
+
+Without a calibration square sigpy's densest disc has R = 1.7; its search for less takes minutes.
+"""
+
 
 @dataclass(frozen=True)
 class MaskSpec:
@@ -127,7 +136,7 @@ def equispaced_mask(
     """
     _, center = _n_lines(spec, acquired)
     n_acquired = int(acquired.sum())
-    columns = torch.arange(shape[-1])
+    columns = torch.arange(shape[-1]) - int(torch.nonzero(acquired)[0])
 
     def lines(step: int, offset: int) -> Tensor:
         return acquired & (center | (columns % step == offset))
@@ -135,7 +144,7 @@ def equispaced_mask(
     def miss(step: int) -> float:
         return abs(n_acquired / int(lines(step, 0).sum()) - spec.acceleration)
 
-    step = min(range(1, shape[-1] + 1), key=miss)
+    step = min(range(1, n_acquired + 1), key=miss)
     offset = int(torch.randint(step, (), generator=rng))
     return _as_lines(lines(step, offset), shape)
 
@@ -143,28 +152,48 @@ def equispaced_mask(
 def poisson_mask(
     shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator
 ) -> Tensor:
-    """Variable-density 2-D Poisson disc with a calibration square (sigpy's generator)."""
+    """Variable-density 2-D Poisson disc with a calibration square (sigpy's generator).
+
+    The disc lies around k = 0. Where the scanner acquires one side further out than the other, the
+    sparse rim of the shorter side is cut, and the achieved rate is lower than the one asked for.
+    """
+    columns = torch.nonzero(acquired).flatten()
+    middle = shape[1] // 2
+    reach = max(middle - int(columns[0]), int(columns[-1]) + 1 - middle)
+    left, right = max(middle - reach, 0), min(middle + reach, shape[1])
+    calib = (min(spec.calib, shape[0] - 1), min(spec.calib, right - left - 1))
+    mask = torch.zeros(1, *shape, dtype=torch.bool)
+    mask[..., left:right] = _poisson_disc((shape[0], right - left), spec.acceleration, calib, rng)
+    # sigpy puts an odd square into an even matrix one sample before its centre.
+    top, first = shape[0] // 2 - calib[0] // 2, middle - calib[1] // 2
+    mask[..., top : top + calib[0], first : first + calib[1]] = True
+    return mask & acquired
+
+
+def _poisson_disc(
+    shape: tuple[int, int], acceleration: float, calib: tuple[int, int], rng: Generator
+) -> Tensor:
+    """Sampled positions, bool ``(y, x)``, within 0.1 of the wanted acceleration."""
     import sigpy.mri  # slow to import (numba), and only these masks need it
 
-    columns = torch.nonzero(acquired).flatten()
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    seed = int(torch.randint(2**31 - 1, (), generator=rng))
-    calib = (min(spec.calib, shape[0]), min(spec.calib, right - left))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numba's remarks on sigpy's own code
-            disc = sigpy.mri.poisson(
-                (shape[0], right - left), spec.acceleration, calib=calib, dtype=bool, seed=seed
-            )
-    except ValueError as error:
-        raise ConfigError(
-            f"no Poisson disc mask of acceleration {spec.acceleration:g} with a {calib[0]}x"
-            f"{calib[1]} calibration square fits {shape}: {error}"
-        ) from error
-    mask = torch.zeros(1, *shape, dtype=torch.bool)
-    mask[..., left:right] = torch.from_numpy(np.asarray(disc, dtype=bool))
-    mask[..., ~acquired] = False
-    return mask
+    wanted = (
+        f"no Poisson disc mask of acceleration {acceleration:g} with a {calib[0]}x{calib[1]} "
+        f"calibration square fits a {shape[0]}x{shape[1]} k-space"
+    )
+    if calib[0] * calib[1] * acceleration > shape[0] * shape[1]:
+        raise ConfigError(f"{wanted}: the square alone is more; use fewer calibration lines")
+    if acceleration < MIN_POISSON:
+        raise ConfigError(f"{wanted}: its samples keep apart; use at least {MIN_POISSON:g}")
+    for _ in range(POISSON_TRIES):
+        seed = int(torch.randint(2**31 - 1, (), generator=rng))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # numba's remarks on sigpy's own code
+                disc = sigpy.mri.poisson(shape, acceleration, calib=calib, dtype=bool, seed=seed)
+        except ValueError:  # its search for the density misses the rate with some seeds
+            continue
+        return torch.from_numpy(np.asarray(disc, dtype=bool))
+    raise ConfigError(f"{wanted}; try another acceleration or random lines")
 
 
 MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor]] = {
@@ -244,7 +273,12 @@ def subsample_further(mask: Tensor, fraction: float, rng: Generator) -> Tensor:
 
     Returns:
         A mask whose samples all lie in ``mask``, calibration kept.
+
+    Raises:
+        ValueError: ``fraction`` is not a share.
     """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"the share of lines to remove must be from 0 to 1, got {fraction}")
     outer = outer_samples(mask)
     by_line = is_line_mask(mask)
     pool = line_coverage(outer) if by_line else outer.flatten()

@@ -64,7 +64,7 @@ class Scan:
             raise ValueError(
                 f"maps {tuple(self.maps.shape)} do not match ksp {tuple(self.ksp.shape)}"
             )
-        if bool(torch.where(self.mask, 0, self.ksp).abs().max() > 0):
+        if bool(((self.ksp != 0) & ~self.mask).any()):
             raise ValueError("ksp is not zero where mask is False")
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
-from .fourier import fft2c, ifft2c
+from .fourier import decentre, fft2c, ifft2c
 from .linop import LinearOperator
 
 
@@ -45,8 +47,14 @@ class SenseOp(LinearOperator):
         return self.combine(torch.where(self.mask, y, 0))
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A^H A x`` with a single pair of Fourier transforms."""
-        return self.combine(self.expand(x) * self.mask)
+        """``A^H A x`` with a single pair of Fourier transforms and no shifts."""
+        ksp = torch.fft.fft2(self._decentred_maps * x.unsqueeze(-3)) * self.mask
+        return (self._decentred_maps.conj() * torch.fft.ifft2(ksp)).sum(dim=-3)
+
+    @cached_property
+    @torch.inference_mode(mode=False)  # what is remembered must also serve where gradients flow
+    def _decentred_maps(self) -> Tensor:
+        return decentre(self.maps)
 
     def expand(self, x: Tensor) -> Tensor:
         """``F S x``: all of the multi-coil k-space of an image, ``(..., coil, y, x)``."""

@@ -17,7 +17,9 @@ def conjugate_gradient(
     """Solve ``normal(x) = b`` for every batch item on its own (Hestenes and Stiefel, 1952).
 
     A fixed number of iterations, with step lengths per item, makes the answer independent of who
-    shares the batch. An item that has converged stays where it is. Differentiable.
+    shares the batch. An item whose residual is rounding noise stays where it is: what is left may
+    point where a semidefinite map sees nothing, and the next step would be unbounded.
+    Differentiable.
 
     Args:
         normal: a Hermitian positive (semi)definite map, batch axes leading.
@@ -33,13 +35,15 @@ def conjugate_gradient(
     r = b if x0 is None else b - normal(x0)
     p = r
     rs = _norm2(r, dims)
+    rounding = (4 * torch.finfo(b.dtype).eps) ** 2 * torch.maximum(_norm2(b, dims), rs)
     for _ in range(n_iter):
+        unsolved = rs > rounding
         Ap = normal(p)
-        alpha = _ratio(rs, _inner(p, Ap, dims))
+        alpha = _ratio(rs, _inner(p, Ap, dims), unsolved)
         x = x + alpha * p
         r = r - alpha * Ap
         rs_next = _norm2(r, dims)
-        p = r + _ratio(rs_next, rs) * p
+        p = r + _ratio(rs_next, rs, unsolved) * p
         rs = rs_next
     return x
 
@@ -53,7 +57,7 @@ def _norm2(a: Tensor, dims: tuple[int, ...]) -> Tensor:
     return _inner(a, a, dims)
 
 
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """``a / b``, and 0 where ``b`` is 0 (already solved), with gradients that stay finite."""
-    solved = b <= 0
-    return torch.where(solved, torch.zeros_like(a), a / torch.where(solved, torch.ones_like(b), b))
+def _ratio(a: Tensor, b: Tensor, unsolved: Tensor) -> Tensor:
+    """``a / b``, and 0 where the item is solved or ``b`` is 0, with gradients that stay finite."""
+    divides = unsolved & (b > 0)
+    return torch.where(divides, a / torch.where(divides, b, 1), 0)

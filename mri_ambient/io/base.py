@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -26,9 +26,8 @@ class ScanFile(ABC):
         scan_id: its stem; outputs and random streams are named after it.
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
-        acquired: bool ``(x,)``: False for columns the scanner never acquires.
         voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
-        readout_oversampling: encoded over final field of view along y; 1.0 if none.
+        nominal_oversampling: encoded over final field of view along y, as the header says.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         header_xml: the ISMRMRD header text, or None.
         attributes: whatever else the file says about itself (acquisition, patient_id, ...).
@@ -39,9 +38,8 @@ class ScanFile(ABC):
     scan_id: str
     shape: tuple[int, int, int, int]
     recon_shape: tuple[int, int]
-    acquired: Tensor
     voxel_mm: tuple[float, float, float] | None = None
-    readout_oversampling: float = 1.0
+    nominal_oversampling: float = 1.0
     noise: Tensor | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
@@ -51,12 +49,28 @@ class ScanFile(ABC):
         """Sampled positions, bool ``(1, y, x)``; streamed over the slices if the data must tell."""
         return self._find_mask()
 
+    @cached_property
+    def acquired(self) -> Tensor:
+        """Bool ``(x,)``: False for columns the scanner never acquires."""
+        return torch.ones(self.shape[-1], dtype=torch.bool)
+
+    @property
+    def readout_oversampling(self) -> float:
+        """Encoded over final field of view along y; 1.0 if there is none that can be removed.
+
+        Only a readout of which every row was sampled can be cropped in the image domain: otherwise
+        the rows alias into each other, or the sampling is not a pattern of lines afterwards.
+        """
+        plane = self.mask[0]
+        readout_is_full = bool((plane.all(dim=0) == plane.any(dim=0)).all())
+        return self.nominal_oversampling if readout_is_full else 1.0
+
     @abstractmethod
     def _find_mask(self) -> Tensor: ...
 
     @abstractmethod
     def read_ksp(self, index: int) -> Tensor:
-        """K-space of one slice, complex64 ``(coil, y, x)``, checked to be finite."""
+        """K-space of one slice, complex64 ``(coil, y, x)``, checked to be finite; a new tensor."""
 
     def read_target(self, name: str) -> Tensor | None:
         """A reference volume in the file (e.g. ``reconstruction_rss``), ``(slice, y, x)``."""
@@ -66,14 +80,11 @@ class ScanFile(ABC):
         return self.shape[0]
 
     def __getitem__(self, index: int | slice) -> Scan:
-        slices = range(len(self))[index]
-        chosen = tuple(slices) if isinstance(slices, range) else (slices,)
-        if not chosen:
-            raise IndexError(f"{self.path}: no slice in {index} of {len(self)}")
-        ksp = torch.stack([self.read_ksp(i) for i in chosen])
+        chosen = self._chosen(index)
+        mask = self.mask  # found before the slices take up memory, which they do only once
         return Scan(
-            ksp=torch.where(self.mask, ksp, 0),
-            mask=self.mask,
+            ksp=stacked(self.read_ksp, chosen).masked_fill_(~mask, 0),
+            mask=mask,
             scan_id=self.scan_id,
             slices=chosen,
             recon_shape=self.recon_shape,
@@ -82,6 +93,13 @@ class ScanFile(ABC):
             voxel_mm=self.voxel_mm,
             steps=("read",),
         )
+
+    def _chosen(self, index: int | slice) -> tuple[int, ...]:
+        slices = range(len(self))[index]
+        chosen = tuple(slices) if isinstance(slices, range) else (slices,)
+        if not chosen:
+            raise IndexError(f"{self.path}: no slice in {index} of {len(self)}")
+        return chosen
 
     def __iter__(self) -> Iterator[Scan]:
         return (self[i] for i in range(len(self)))
@@ -96,6 +114,18 @@ class ScanFile(ABC):
         """Whether every acquired column holds samples in every acquired row."""
         plane = self.mask[0]
         return bool((plane == (plane.any(dim=-1)[:, None] & self.acquired)).all())
+
+
+def stacked(read: Callable[[int], Tensor], slices: tuple[int, ...]) -> Tensor:
+    """What ``read`` gives for each slice, ``(slice, ...)``, with at most one spare copy of one."""
+    first = read(slices[0])[None]
+    if len(slices) == 1:
+        return first
+    out = first.new_empty((len(slices), *first.shape[1:]))
+    out[0] = first[0]
+    for position, index in enumerate(slices[1:], start=1):
+        out[position] = read(index)
+    return out
 
 
 class Undersampled(ScanFile):
@@ -115,7 +145,7 @@ class Undersampled(ScanFile):
         self.format = full.format  # type: ignore[misc]
         for name in (
             "path", "scan_id", "shape", "recon_shape", "acquired", "voxel_mm",
-            "readout_oversampling", "noise", "header_xml", "attributes",
+            "nominal_oversampling", "noise", "header_xml", "attributes",
         ):  # fmt: skip
             setattr(self, name, getattr(full, name))
         drawn = spec.draw(full.shape[-2:], rng_for(seed, full.scan_id), full.acquired)
@@ -125,4 +155,5 @@ class Undersampled(ScanFile):
         return self.mask
 
     def read_ksp(self, index: int) -> Tensor:
-        return torch.where(self.mask[0], self._full.read_ksp(index), 0)
+        """The selected samples of one slice, complex64 ``(coil, y, x)``."""
+        return self._full.read_ksp(index).masked_fill_(~self.mask[0], 0)

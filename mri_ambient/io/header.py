@@ -1,8 +1,21 @@
-"""The ISMRMRD header that fastMRI-layout files carry as XML text."""
+"""The ISMRMRD header that fastMRI-layout files carry as XML text.
+
+The header calls the readout x and the phase encode y; here, as everywhere else, y are the readout
+rows and x the phase-encode columns, so every pair is swapped once, in this file only.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from ..errors import ScanFormatError
+
+NAMESPACE = "http://www.ismrm.org/ISMRMRD"
+_MATRIX = "matrixSize"
+_FOV = "fieldOfView_mm"
 
 
 @dataclass(frozen=True)
@@ -26,3 +39,172 @@ class Header:
     slice_mm: float | None
     padding: tuple[int, int]
     xml: str
+
+    @property
+    def readout_oversampling(self) -> float:
+        """Encoded over final field of view along y; over the matrix where no field is given."""
+        if self.encoded_fov_mm and self.recon_fov_mm:
+            return self.encoded_fov_mm[0] / self.recon_fov_mm[0]
+        return self.encoded_shape[0] / self.recon_shape[0]
+
+
+def parse_header(xml: bytes | str) -> Header:
+    """Read a header, whatever prefix its namespace has.
+
+    A field of view, a slice thickness or encoding limits that are missing are left open; a final
+    matrix that is missing is taken to be the encoded one.
+
+    Raises:
+        ScanFormatError: the text is not XML, is not an ISMRMRD header, names no encoded matrix, or
+            holds a number that cannot be right.
+    """
+    root = _parse_xml(xml)
+    encoding = _child(root, "encoding")
+    encoded, recon = _child(encoding, "encodedSpace"), _child(encoding, "reconSpace")
+    encoded_shape = _matrix(encoded)
+    if encoded_shape is None:
+        raise ScanFormatError("the ISMRMRD header names no encodedSpace/matrixSize")
+    return Header(
+        encoded_shape=encoded_shape,
+        recon_shape=_matrix(recon) or encoded_shape,
+        encoded_fov_mm=_fov_mm(encoded),
+        recon_fov_mm=_fov_mm(recon),
+        slice_mm=_slice_mm(recon) or _slice_mm(encoded),
+        padding=_padding(encoding, encoded_shape[1]),
+        xml=xml.decode("utf-8", errors="replace") if isinstance(xml, bytes) else xml,
+    )
+
+
+def build_header(
+    encoded_shape: tuple[int, int],
+    recon_shape: tuple[int, int],
+    encoded_fov_mm: tuple[float, float],
+    recon_fov_mm: tuple[float, float],
+    slice_mm: float,
+    n_slices: int,
+    n_coils: int,
+    padding: tuple[int, int] | None = None,
+) -> str:
+    """Write the header of a Cartesian 2-D scan, as fastMRI's own loader reads it.
+
+    Args:
+        encoded_shape: encoded matrix ``(y, x)``.
+        recon_shape: final matrix ``(y, x)``.
+        encoded_fov_mm: encoded field of view ``(y, x)``.
+        recon_fov_mm: final field of view ``(y, x)``.
+        slice_mm: slice thickness.
+        n_slices: number of slices.
+        n_coils: number of receiver channels.
+        padding: ``(left, right)``: only columns ``left <= x < right`` are acquired; all by default.
+    """
+    left, right = padding or (0, encoded_shape[1])
+    root = Element("ismrmrdHeader", xmlns=NAMESPACE)
+    _put(SubElement(root, "acquisitionSystemInformation"), receiverChannels=n_coils)
+    # The schema requires the frequency; 0 says that it is not known.
+    _put(SubElement(root, "experimentalConditions"), H1resonanceFrequency_Hz=0)
+    encoding = SubElement(root, "encoding")
+    for name, shape, fov_mm in (
+        ("encodedSpace", encoded_shape, encoded_fov_mm),
+        ("reconSpace", recon_shape, recon_fov_mm),
+    ):
+        space = SubElement(encoding, name)
+        _put(SubElement(space, _MATRIX), x=shape[0], y=shape[1], z=1)
+        _put(SubElement(space, _FOV), x=fov_mm[0], y=fov_mm[1], z=slice_mm)
+    limits = SubElement(encoding, "encodingLimits")
+    for name, maximum, center in (
+        ("kspace_encoding_step_1", right - left - 1, encoded_shape[1] // 2 - left),
+        ("slice", n_slices - 1, 0),
+    ):
+        _put(SubElement(limits, name), minimum=0, maximum=maximum, center=center)
+    _put(encoding, trajectory="cartesian")
+    return '<?xml version="1.0" encoding="utf-8"?>' + ElementTree.tostring(root, encoding="unicode")
+
+
+def _parse_xml(xml: bytes | str) -> Element:
+    try:
+        root = ElementTree.fromstring(xml)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise ScanFormatError(f"the ISMRMRD header is not XML ({error})") from error
+    if _local_name(root) != "ismrmrdHeader":
+        raise ScanFormatError(
+            f"the header's root element is {_local_name(root)!r}, wanted 'ismrmrdHeader'"
+        )
+    return root
+
+
+def _local_name(element: Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def _child(parent: Element | None, *names: str) -> Element | None:
+    """The first descendant along ``names``, namespaces ignored."""
+    for name in names:
+        if parent is None:
+            return None
+        parent = next((node for node in parent if _local_name(node) == name), None)
+    return parent
+
+
+def _number(parent: Element | None, *names: str) -> float | None:
+    """The number in the element at ``names``; None where the element is missing or empty."""
+    element = _child(parent, *names)
+    text = "" if element is None else (element.text or "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ScanFormatError(
+            f"the ISMRMRD header gives {text[:40]!r} for {'/'.join(names)}, wanted a number"
+        )
+    return value
+
+
+def _matrix(space: Element | None) -> tuple[int, int] | None:
+    sizes = [_number(space, _MATRIX, axis) for axis in ("x", "y")]
+    if sizes[0] is None or sizes[1] is None:
+        return None
+    rows, columns = int(sizes[0]), int(sizes[1])
+    if rows < 1 or columns < 1:
+        raise ScanFormatError(
+            f"the ISMRMRD header gives a matrix of {rows} x {columns}; both must be at least 1"
+        )
+    return rows, columns
+
+
+def _fov_mm(space: Element | None) -> tuple[float, float] | None:
+    """Field of view ``(y, x)``; None where it is missing or left at zero."""
+    rows, columns = (_number(space, _FOV, axis) for axis in ("x", "y"))
+    if rows is None or columns is None or min(rows, columns) <= 0:
+        return None
+    return rows, columns
+
+
+def _slice_mm(space: Element | None) -> float | None:
+    depth, n_partitions = _number(space, _FOV, "z"), _number(space, _MATRIX, "z")
+    if depth is None or depth <= 0:
+        return None
+    return depth / max(n_partitions or 1, 1)
+
+
+def _padding(encoding: Element | None, n_columns: int) -> tuple[int, int]:
+    step = ("encodingLimits", "kspace_encoding_step_1")
+    center, maximum = (_number(encoding, *step, name) for name in ("center", "maximum"))
+    if center is None or maximum is None:
+        return 0, n_columns
+    left = n_columns // 2 - int(center)
+    right = left + int(maximum) + 1
+    left, right = max(left, 0), min(right, n_columns)
+    if left >= right:
+        raise ScanFormatError(
+            f"the ISMRMRD header's encoding limits (center {center:g}, maximum {maximum:g}) "
+            f"leave none of {n_columns} columns"
+        )
+    return left, right
+
+
+def _put(parent: Element, **values: object) -> None:
+    for name, value in values.items():
+        SubElement(parent, name).text = str(value)

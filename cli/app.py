@@ -1,0 +1,74 @@
+"""``mri-ambient``: the list of commands, and how errors become exit codes.
+
+Exit codes: 0 done; 1 some cases failed, the others are written; 2 usage; 3 no usable input;
+4 no usable device or out of memory; 130 interrupted.
+
+Command modules import torch and the library inside their functions, so that ``--help`` is fast.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from mri_ambient._version import __version__
+from mri_ambient.errors import MriAmbientError, NumericalWarning
+
+from . import demo, doctor, evaluate, info, prep, reconstruct, sample, simulate, train
+from .common import exit_code, say
+
+app = typer.Typer(
+    name="mri-ambient",
+    help="MRI reconstruction with diffusion priors learned from undersampled scans alone. "
+    "Research only, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (simulate, prep, train, sample, reconstruct, evaluate, info, doctor, demo):
+    app.command(command.__name__.rsplit(".", 1)[-1])(command.run)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mri-ambient {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], *_: object, **__: object
+) -> None:
+    """One line for our own doubts; other people's warnings are not for users."""
+    if issubclass(category, NumericalWarning):
+        say(f"warning: {message}")
+
+
+def main() -> None:
+    """Run the command line; the process ends with a documented exit code."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.simplefilter("default", NumericalWarning)
+    try:
+        app()
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
+    except MriAmbientError as error:
+        say(f"error: {error}")
+        sys.exit(exit_code(error))
+
+
+if __name__ == "__main__":
+    main()

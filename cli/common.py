@@ -1,0 +1,138 @@
+"""What the commands share: options, progress, one line per failed case, exit codes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
+
+T = TypeVar("T")
+
+Inputs = Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="INPUT...")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")]
+PriorPath = Annotated[
+    Path | None,
+    typer.Option("-m", "--prior", help="Prior file or run folder; by default the shipped prior."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:i.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Shard = Annotated[
+    str | None, typer.Option("--shard", help="Do part i of N of the inputs, e.g. 2/4.")
+]
+
+_console = Console(stderr=True, highlight=False)
+
+
+def say(line: str) -> None:
+    """One line for the person in front of the screen (stderr)."""
+    _console.print(line, markup=False, soft_wrap=True)
+
+
+def exit_code(error: MriAmbientError) -> int:
+    """The documented exit code of an error that ended the command."""
+    if isinstance(error, ConfigError):
+        return 2
+    if isinstance(error, DeviceError):
+        return 4
+    return 3
+
+
+def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:
+    """Every N-th item, starting with the i-th.
+
+    Raises:
+        ConfigError: ``shard`` is not ``i/N`` with 1 <= i <= N.
+    """
+    if shard is None:
+        return list(items)
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--shard is i/N with 1 <= i <= N, e.g. 2/4; got {shard!r}")
+    return list(items[int(match[1]) - 1 :: int(match[2])])
+
+
+def choose(kind: str, name: str, choices: dict[str, T]) -> T:
+    """Look an option's value up in the dictionary that defines what there is.
+
+    Raises:
+        ConfigError: there is no such name.
+    """
+    if name not in choices:
+        raise ConfigError(f"{kind} {name!r} is unknown; choose from {', '.join(choices)}")
+    return choices[name]
+
+
+def parse_seconds(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``1.5h`` in seconds.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match:
+        raise ConfigError(f"a time is written like 90s, 10m or 1.5h; got {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def run_cases(cases: Iterable[T], work: Callable[[T], None]) -> None:
+    """Do every case; one that fails costs one line, and the others are done.
+
+    Raises:
+        typer.Exit: code 1 if some failed, or the code of the error if all did.
+    """
+    failed: list[MriAmbientError] = []
+    n_cases = 0
+    for case in cases:
+        n_cases += 1
+        try:
+            work(case)
+        except (ConfigError, DeviceError):
+            raise
+        except MriAmbientError as error:
+            say(f"error: {error}")
+            failed.append(error)
+    if failed:
+        raise typer.Exit(exit_code(failed[0]) if len(failed) == n_cases else 1)
+
+
+@contextmanager
+def progress_bar(quiet: bool = False) -> Iterator[Progress]:
+    """Bars with time left on stderr; nothing where nobody watches."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    hidden = quiet or not sys.stderr.isatty()
+    with Progress(*columns, console=_console, disable=hidden, transient=True) as bars:
+        yield bars
+
+
+def print_json(content: Any) -> None:  # noqa: ANN401 -- whatever a command reports
+    """JSON on stdout."""
+    from mri_ambient.io import json_text
+
+    typer.echo(json_text(content, indent=2))

@@ -1,0 +1,96 @@
+"""``mri-ambient info``: what is installed, or what a file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import Json, print_json
+
+
+def run(
+    file: Annotated[
+        Path | None, typer.Argument(help="A scan, prepared file, reconstruction or prior.")
+    ] = None,
+    json_out: Json = False,
+) -> None:
+    """Say what is installed, or what a file holds."""
+    facts = _installed() if file is None else _contents(file)
+    if json_out:
+        print_json(facts)
+    else:
+        _print_plain(facts)
+
+
+def _installed() -> dict[str, Any]:
+    import torch
+
+    from mri_ambient._version import __version__
+    from mri_ambient.device import describe_device
+    from mri_ambient.io import READERS, WRITERS
+    from mri_ambient.objectives import OBJECTIVES
+    from mri_ambient.reconstruct import METHODS
+    from mri_ambient.weights import shipped_priors
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "version": __version__,
+        "objectives": list(OBJECTIVES),
+        "methods": list(METHODS),
+        "readers": [reader.format for reader in READERS.values()],
+        "writers": list(WRITERS),
+        "priors": [path.stem for path in shipped_priors()],
+        "device": describe_device(device),
+    }
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from mri_ambient.checkpoint import load_prior
+    from mri_ambient.nn.unet import n_parameters
+
+    if path.is_dir() or path.suffix == ".safetensors":
+        prior = load_prior(path)
+        return {"kind": "prior", "parameters": n_parameters(prior.net), **asdict(prior.facts)}
+    return _scan_contents(path)
+
+
+def _scan_contents(path: Path) -> dict[str, Any]:
+    from mri_ambient.io import PreparedFile, open_scan
+    from mri_ambient.masks import calibration_block, is_line_mask
+
+    scan = open_scan(path)
+    facts: dict[str, Any] = {
+        "kind": "scan",
+        "format": scan.format,
+        "scan_id": scan.scan_id,
+        "slices": scan.shape[0],
+        "coils": scan.shape[1],
+        "matrix": scan.shape[2:],
+        "recon_shape": scan.recon_shape,
+        "voxel_mm": scan.voxel_mm,
+        "readout_oversampling": scan.readout_oversampling,
+        "acceleration": scan.acceleration,
+        "fully_sampled": scan.fully_sampled,
+        "mask": "lines" if is_line_mask(scan.mask) else "2-D",
+        "calibration_block": calibration_block(scan.mask),
+        "acquired_columns": int(scan.acquired.sum()),
+        "noise_scan": scan.noise is not None,
+    }
+    if isinstance(scan, PreparedFile):
+        facts |= {"noise_std": scan.noise_std, "scale": scan.scale, "steps": scan.steps}
+    return facts
+
+
+def _print_plain(facts: dict[str, Any], indent: str = "") -> None:
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            typer.echo(f"{indent}{name}:")
+            _print_plain(value, indent + "  ")
+            continue
+        if isinstance(value, (list, tuple)):
+            value = ", ".join(str(entry) for entry in value)
+        typer.echo(f"{indent}{name}: {value}")

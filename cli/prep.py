@@ -1,0 +1,67 @@
+"""``mri-ambient prep``: raw scans to prepared files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .common import (
+    DryRun,
+    Inputs,
+    Output,
+    Overwrite,
+    Quiet,
+    Shard,
+    exit_code,
+    pick_shard,
+    progress_bar,
+    say,
+)
+
+
+def run(
+    inputs: Inputs,
+    output: Output,
+    coils: Annotated[int | None, typer.Option(help="Compress to at most this many coils.")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Compress to as few coils as keep this share, e.g. 0.999.")
+    ] = None,
+    calib_width: Annotated[int, typer.Option(help="Largest side of the calibration block.")] = 24,
+    noise_std: Annotated[
+        float | None, typer.Option(help="k-space noise per real channel, in the file's units.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0 works in this one.")] = 0,
+    shard: Shard = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare scans: whiten, compress coils, estimate maps, normalise; DIR gets a manifest too."""
+    from mri_ambient.data_prep import PrepConfig, prepare_many
+    from mri_ambient.io import find_scans
+
+    config = PrepConfig(
+        n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std
+    )
+    paths = pick_shard(find_scans(inputs), shard)
+    if dry_run:
+        for path in paths:
+            say(f"{path} -> {output / path.stem}.h5")
+        return
+    with progress_bar(quiet) as bars:
+        task = bars.add_task("prep", total=len(paths))
+        summary = prepare_many(
+            paths,
+            output,
+            config,
+            workers=workers,
+            overwrite=overwrite,
+            on_scan=lambda *_: bars.advance(task),
+        )
+    for line in summary.failed_lines:
+        say(f"error: {line}")
+    if not quiet:
+        say(summary.line())
+    if summary.failed:
+        raise typer.Exit(3 if len(summary.failed) == len(paths) else 1)

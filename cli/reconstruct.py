@@ -1,0 +1,132 @@
+"""``mri-ambient reconstruct``: scans in, images out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import (
+    Device,
+    DryRun,
+    Inputs,
+    Output,
+    Overwrite,
+    PriorPath,
+    Quiet,
+    Seed,
+    Shard,
+    choose,
+    pick_shard,
+    progress_bar,
+    run_cases,
+    say,
+)
+
+
+def run(
+    inputs: Inputs,
+    output: Output,
+    method: Annotated[
+        str, typer.Option(help="aos, adps, zero-filled, cg-sense or l1-wavelet.")
+    ] = "aos",
+    prior: PriorPath = None,
+    retrospective: Annotated[
+        float | None,
+        typer.Option(help="Undersample a fully sampled scan to this acceleration first."),
+    ] = None,
+    mask_type: Annotated[
+        str, typer.Option(help="Retrospective mask: random, equispaced, gaussian or poisson.")
+    ] = "random",
+    calib_lines: Annotated[int, typer.Option(help="Retrospective mask: central lines kept.")] = 20,
+    samples: Annotated[
+        int, typer.Option(help="Samples a slice of a stochastic method; their mean is the image.")
+    ] = 1,
+    steps: Annotated[int | None, typer.Option(help="Network evaluations a sample (adps).")] = None,
+    step_size: Annotated[float | None, typer.Option(help="Weight of the data term (adps).")] = None,
+    final_dc: Annotated[bool, typer.Option(help="End aos with data consistency.")] = True,
+    lam: Annotated[
+        float | None, typer.Option("--lambda", help="Regularisation of cg-sense and l1-wavelet.")
+    ] = None,
+    noise_std: Annotated[
+        float | None, typer.Option(help="k-space noise per real channel, in the file's units.")
+    ] = None,
+    coils: Annotated[int | None, typer.Option(help="Compress to at most this many coils.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples computed at once.")] = 1,
+    seed: Seed = 0,
+    device: Device = "auto",
+    shard: Shard = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Reconstruct scans: OUT gets <stem>.h5 (scanner units) and <stem>.json (provenance, checks).
+
+    A scan that fails costs one line and exit code 1; the others are written.
+    """
+    from mri_ambient.checkpoint import load_prior
+    from mri_ambient.data_prep import PrepConfig, plan
+    from mri_ambient.device import pick_device
+    from mri_ambient.io import Undersampled, find_scans, open_scan
+    from mri_ambient.masks import MaskSpec
+    from mri_ambient.reconstruct import (
+        METHODS,
+        Options,
+        Reference,
+        is_done,
+        is_sampler,
+        reconstruct_file,
+        settings,
+        summary_line,
+        with_options,
+    )
+    from mri_ambient.weights import default_prior
+
+    given = {"n_steps": steps, "step_size": step_size, "lam": lam}
+    if not final_dc:
+        given["final_dc"] = False
+    chosen = with_options(choose("method", method, METHODS), given)
+    spec = None if retrospective is None else MaskSpec(mask_type, retrospective, calib_lines)
+    config = PrepConfig(n_coils=coils, noise_std=noise_std)
+    paths = pick_shard(find_scans(inputs), shard)
+    if dry_run:
+        for path in paths:
+            say(f"{path} -> {output / path.stem}.h5")
+        return
+    where = pick_device(device)
+    options = Options(seed=seed, n_samples=samples, batch_size=batch_size, device=where)
+    loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
+
+    with progress_bar(quiet) as bars:
+
+        def one(path: Path) -> None:
+            file = full = open_scan(path)
+            if spec is not None:
+                file = Undersampled(full, spec, seed)
+            made_with = settings(file, chosen, loaded, options, prep=config, mask=spec)
+            if not overwrite and is_done(output, file.scan_id, made_with):
+                say(f"{path.name}: done already (--overwrite does it again)")
+                return
+            preparation = plan(file, config)
+            reference = Reference(full, plan(full, config)) if full.fully_sampled else None
+            slices = bars.add_task(path.name, total=len(file))
+            report = reconstruct_file(
+                file,
+                preparation,
+                chosen,
+                loaded,
+                output,
+                options,
+                reference=reference,
+                made_with=made_with,
+                on_slice=lambda done, total: bars.update(slices, completed=done),
+                on_step=lambda info: bars.update(
+                    slices, description=f"{path.name} step {info.index + 1}/{info.n_steps}"
+                ),
+            )
+            bars.remove_task(slices)
+            if not quiet:
+                say(summary_line(report))
+
+        run_cases(paths, one)

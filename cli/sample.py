@@ -1,0 +1,57 @@
+"""``mri-ambient sample``: images a prior believes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, Output, PriorPath, Quiet, Seed, progress_bar, say
+
+
+def run(
+    output: Output,
+    prior: PriorPath = None,
+    samples: Annotated[int, typer.Option(help="Number of images.")] = 4,
+    size: Annotated[tuple[int, int], typer.Option(help="Image size: y, x.")] = (128, 128),
+    maps_from: Annotated[
+        Path | None, typer.Option(help="Scan whose coil maps (first slice) are used.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Network evaluations an image.")] = 40,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Draw images from a prior: samples.h5 and samples.png in the output folder."""
+    from mri_ambient.checkpoint import load_prior
+    from mri_ambient.data_prep import plan
+    from mri_ambient.device import pick_device
+    from mri_ambient.io import open_scan
+    from mri_ambient.report import save_images
+    from mri_ambient.reconstruct import draw_images, save_samples
+    from mri_ambient.samplers import PriorOnly
+    from mri_ambient.weights import default_prior
+
+    maps = None
+    if maps_from is not None:
+        scan = open_scan(maps_from)
+        maps = plan(scan).apply(scan[0]).maps
+    where = pick_device(device)
+    loaded = load_prior(prior or default_prior(), where)
+    with progress_bar(quiet) as bars:
+        task = bars.add_task("sample", total=steps)
+        images = draw_images(
+            loaded,
+            PriorOnly(n_steps=steps),
+            n_images=samples,
+            shape=size,
+            maps=maps,
+            seed=seed,
+            device=where,
+            on_step=lambda info: bars.update(task, completed=info.index + 1),
+        )
+    save_samples(images, output / "samples.h5")
+    save_images(images.abs(), output / "samples.png")
+    if not quiet:
+        say(f"{samples} images in {output}")

@@ -1,0 +1,84 @@
+"""``mri-ambient train``: a prior from prepared, undersampled scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, DryRun, Quiet, Seed, choose, parse_seconds, progress_bar, say
+
+
+def run(
+    data: Annotated[Path, typer.Argument(help="Folder of prepared scans.", metavar="DIR")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+    objective: Annotated[str, typer.Option(help="kspace, ambient or supervised.")] = "kspace",
+    preset: Annotated[str, typer.Option(help="Size of the network: tiny, small, base.")] = "tiny",
+    wrapper: Annotated[
+        str | None, typer.Option(help="plain or conditioned; by default the objective's own.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="Stop after this many images.")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="Stop after, e.g., 90s, 10m, 2h.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Adam's, after the warm-up.")] = 1e-3,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a prior; a run that was stopped goes on where it was.
+
+    Fully sampled images are never needed and, unless the objective is `supervised`, never used.
+    """
+    from mri_ambient.device import pick_device
+    from mri_ambient.objectives import OBJECTIVES
+    from mri_ambient.train import Progress, TrainConfig, describe, train
+
+    config = TrainConfig(
+        objective=choose("objective", objective, OBJECTIVES)(),
+        preset=preset,
+        wrapper=wrapper,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    if dry_run or not quiet:
+        say(describe(data, config))
+    if dry_run:
+        return
+    where = pick_device(device)
+    limit = None if time_limit is None else parse_seconds(time_limit)
+    with progress_bar(quiet) as bars:
+        task = bars.add_task("train", total=images if limit is None else round(limit))
+
+        def show(progress: Progress) -> None:
+            done = progress.images if limit is None else int(progress.seconds)
+            bars.update(
+                task,
+                completed=done,
+                description=f"train {progress.images} images, {progress.images_per_second:.1f}/s, "
+                f"loss {progress.loss:.3g}",
+            )
+            if progress.validation and not quiet:
+                say(_validation_line(progress))
+
+        prior = train(
+            data,
+            output,
+            config,
+            images=images,
+            time_limit_s=limit,
+            device=where,
+            on_progress=show,
+        )
+    if not quiet:
+        say(f"{output / 'prior.safetensors'}: {prior.facts.card['images_seen']} images seen")
+
+
+def _validation_line(progress: object) -> str:
+    figures = progress.validation  # type: ignore[attr-defined]
+    return (
+        f"{progress.images} images: error on hidden measured lines "  # type: ignore[attr-defined]
+        f"{figures['held_out']:.4f} (CG-SENSE {figures['held_out_cg_sense']:.4f})"
+    )

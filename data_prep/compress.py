@@ -1,0 +1,85 @@
+"""Coil compression: fewer virtual coils, by the SVD of the whitened volume.
+
+Buehrer et al. 2007 (doi:10.1002/mrm.21237), Zhang et al. 2013 (doi:10.1002/mrm.23267). The
+eigenvectors of the coil covariance are those of the SVD; covariances add up slice by slice, so the
+volume never has to be in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..scan import Scan
+from .whiten import mix_coils
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How whitened coils become virtual coils.
+
+    Attributes:
+        rotation: unitary ``(coil, coil)``; row ``i`` makes virtual coil ``i``, strongest first.
+        n_coils: how many of them are kept.
+        kept_energy: share of the signal energy (noise taken off) they hold.
+    """
+
+    rotation: Tensor
+    n_coils: int
+    kept_energy: float
+
+
+def coil_covariance(scan: Scan) -> Tensor:
+    """Sum of k k^H over the samples of these slices, complex128 ``(coil, coil)``."""
+    samples = scan.ksp.transpose(0, 1).flatten(1)
+    return (samples @ samples.mH).to(torch.complex128)
+
+
+def plan_compression(
+    cov: Tensor, n_samples: int, *, n_coils: int | None = None, energy: float | None = None
+) -> Compression:
+    """Choose virtual coils from the whitened coils' covariance.
+
+    Args:
+        cov: sum of k k^H over ``n_samples`` samples, whitened, ``(coil, coil)``.
+        n_samples: the number of samples, whose noise (2 each: 1 per real channel) is taken off.
+        n_coils: keep at most this many; all by default.
+        energy: or keep as few as hold this share of the signal energy, 0 to 1.
+    """
+    values, vectors = torch.linalg.eigh(cov)
+    values, vectors = values.flip(0), vectors.flip(1)
+    signal = (values - 2.0 * n_samples).clamp_min(0)
+    if float(signal.sum()) == 0:  # noise only: nothing to prefer
+        signal = values
+    share = signal.cumsum(0) / signal.sum()
+    wanted = values.numel() if n_coils is None else min(n_coils, values.numel())
+    if energy is not None:
+        enough = int((share < energy).sum()) + 1
+        wanted = min(wanted, enough)
+    return Compression(_fix_phase(vectors).mH, wanted, float(share[wanted - 1]))
+
+
+def _fix_phase(vectors: Tensor) -> Tensor:
+    """Make the largest entry of every column real and positive; LAPACK leaves its phase open."""
+    rows = vectors.abs().argmax(dim=0)
+    largest = vectors[rows, torch.arange(vectors.shape[1])]
+    return vectors * (largest.conj() / largest.abs())
+
+
+def compress_coils(scan: Scan, compression: Compression) -> Scan:
+    """Turn whitened coils into virtual coils and keep the strongest.
+
+    ``coil_transform`` keeps all rows, so that the units of the file can be restored
+    (:mod:`mri_ambient.units`).
+    """
+    rotation = compression.rotation
+    before = scan.coil_transform
+    if before is None:
+        before = torch.eye(scan.n_coils, dtype=rotation.dtype)
+    return scan.with_step(
+        "compress",
+        ksp=mix_coils(scan.ksp, rotation[: compression.n_coils]),
+        coil_transform=rotation @ before.to(rotation.dtype),
+    )

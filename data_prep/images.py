@@ -1,0 +1,295 @@
+"""Where simulated scans get their anatomy: folders or archives of pictures, NIfTI, the phantom.
+
+A source is a list of names, each of which gives one real object ``(slice, y, x)``. Objects are read
+one at a time, so an archive of any size costs no memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Generator, Tensor
+
+from ..errors import ConfigError
+from .phantom import SLICE_MM, head_phantom, pixel_mm, slice_mm
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+"""Endings of the picture files that are read."""
+
+NIFTI = (".nii", ".nii.gz")
+"""Endings of NIfTI files."""
+
+_BROKEN_NIFTI = (OSError, ValueError, EOFError, zlib.error)
+
+EMPTY_SHARE = 0.05
+"""A NIfTI slice with a smaller share of pixels above a tenth of the maximum holds no anatomy."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One object to scan.
+
+    Attributes:
+        img: real, not negative, maximum 1, ``(slice, y, x)``.
+        subject: who it shows; pictures of one subject share it.
+        pixel_mm: size of a pixel, or None if the source does not say.
+        slice_mm: distance of slices.
+    """
+
+    img: Tensor
+    subject: str
+    pixel_mm: float | None = None
+    slice_mm: float = SLICE_MM
+
+
+class ImageSource(ABC):
+    """A list of named objects, none of which is read before it is asked for."""
+
+    @abstractmethod
+    def names(self, count: int | None, n_slices: int) -> list[str]:
+        """The names to choose ``count`` objects of ``n_slices`` slices from, each once.
+
+        Raises:
+            ConfigError: this source has no such objects.
+        """
+
+    @abstractmethod
+    def read(self, name: str, shape: tuple[int, int], n_slices: int, rng: Generator) -> Anatomy:
+        """One object.
+
+        Args:
+            name: one of :meth:`names`.
+            shape: matrix ``(y, x)`` of the scan, which the phantom fits itself to.
+            n_slices: slices wanted.
+            rng: what the phantom is drawn from.
+
+        Raises:
+            ConfigError: the object cannot be read or holds nothing.
+        """
+
+
+class Phantoms(ImageSource):
+    """Procedural heads; there is no last one."""
+
+    def names(self, count: int | None, n_slices: int) -> list[str]:
+        """As many as are asked for."""
+        if count is None:
+            raise ConfigError("the phantom has no end: say how many scans to simulate")
+        return [f"phantom_{i:05d}" for i in range(count)]
+
+    def read(self, name: str, shape: tuple[int, int], n_slices: int, rng: Generator) -> Anatomy:
+        """Draw a head at twice the matrix, so that the scan truncates its k-space as usual."""
+        fine = (2 * shape[0], 2 * shape[1])
+        img = head_phantom(fine, rng, n_slices)
+        return Anatomy(img, name, pixel_mm(fine), slice_mm(n_slices))
+
+
+class Pictures(ImageSource):
+    """Pictures in a folder or a zip archive; an ``index.csv`` in it may name group and pixel_mm."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Pictures, (self.path,))  # an open archive does not travel to another process
+
+    @cached_property
+    def _zip(self) -> zipfile.ZipFile | None:
+        if self.path.is_dir():
+            return None
+        try:
+            return zipfile.ZipFile(self.path)
+        except zipfile.BadZipFile as error:
+            raise ConfigError(f"{self.path}: not a readable zip archive ({error})") from error
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Name of the object to name of the file."""
+        if self._zip is None:
+            files: Iterable[str] = (entry.name for entry in self.path.iterdir() if entry.is_file())
+        else:
+            files = self._zip.namelist()
+        pictures = sorted(file for file in files if _is_picture(file))
+        if not pictures:
+            raise ConfigError(f"{self.path}: no pictures here; wanted {', '.join(PICTURES)}")
+        return dict(zip(_unique_stems(self.path, pictures), pictures, strict=True))
+
+    @cached_property
+    def _index(self) -> dict[str, dict[str, str]]:
+        """Rows of ``index.csv`` by file name; empty if there is none."""
+        try:
+            text = self._bytes("index.csv").decode()
+        except (KeyError, FileNotFoundError):
+            return {}
+        return {row["file"]: row for row in csv.DictReader(text.splitlines()) if "file" in row}
+
+    def _bytes(self, file: str) -> bytes:
+        return (self.path / file).read_bytes() if self._zip is None else self._zip.read(file)
+
+    def names(self, count: int | None, n_slices: int) -> list[str]:
+        """One a picture."""
+        if n_slices != 1:
+            raise ConfigError(
+                f"{self.path}: pictures are single slices but {n_slices} slices a scan were asked "
+                "for; use NIfTI files or the phantom for volumes"
+            )
+        return list(self._files)
+
+    def read(self, name: str, shape: tuple[int, int], n_slices: int, rng: Generator) -> Anatomy:
+        """Decode one picture to grey values."""
+        file = self._files[name]
+        where = f"{self.path / file}"
+        try:
+            with Image.open(io.BytesIO(self._bytes(file))) as picture:
+                pixels = np.asarray(picture if _is_grey(picture) else picture.convert("L"))
+        except (UnidentifiedImageError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ConfigError(f"{where}: cannot be read as a picture ({error})") from error
+        row = self._index.get(file, {})
+        return Anatomy(
+            _unit_maximum(pixels[None], where),
+            subject=row.get("group") or name,
+            pixel_mm=_number(row.get("pixel_mm"), where),
+        )
+
+
+class Niftis(ImageSource):
+    """NIfTI volumes, cut along their last axis; needs the ``nifti`` extra (nibabel)."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.files = sorted(files)
+        stems = _unique_stems(self.files[0].parent, [file.name for file in self.files])
+        self._by_stem = dict(zip(stems, self.files, strict=True))
+
+    def names(self, count: int | None, n_slices: int) -> list[str]:
+        """One for every block of ``n_slices`` neighbouring slices that show anatomy."""
+        return [
+            f"{stem}_s{first:03d}"
+            for stem, file in self._by_stem.items()
+            for first in _blocks(_load_nifti(file)[0], n_slices)
+        ]
+
+    def read(self, name: str, shape: tuple[int, int], n_slices: int, rng: Generator) -> Anatomy:
+        """Cut one block out of its volume."""
+        stem, _, first = name.rpartition("_s")
+        volume, (pixel, _, thickness) = _load_nifti(self._by_stem[stem])
+        block = volume[..., int(first) : int(first) + n_slices]
+        img = _unit_maximum(np.moveaxis(block, -1, 0), str(self._by_stem[stem]))
+        return Anatomy(img, stem, pixel, thickness)
+
+
+def open_images(images: str | Path | ImageSource) -> ImageSource:
+    """The source that ``images`` names: a folder, a zip archive, a NIfTI file, or ``"phantom"``.
+
+    Raises:
+        ConfigError: nothing there, or nothing that can be an object to scan.
+    """
+    if isinstance(images, ImageSource):
+        return images
+    if str(images) == "phantom":
+        return Phantoms()
+    path = Path(images)
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: no such file or folder; give a folder or zip archive of pictures, a NIfTI "
+            'file or a folder of them, or "phantom"'
+        )
+    if path.is_dir():
+        niftis = [entry for entry in path.iterdir() if entry.name.lower().endswith(NIFTI)]
+        return Niftis(niftis) if niftis else Pictures(path)
+    if path.name.lower().endswith(NIFTI):
+        return Niftis([path])
+    if path.suffix.lower() == ".zip":
+        return Pictures(path)
+    raise ConfigError(f"{path}: not a folder, a zip archive or a NIfTI file")
+
+
+def _unique_stems(where: Path, files: list[str]) -> list[str]:
+    """File names without their ending, which become scan names and must differ."""
+    stems = [
+        PurePath(file.removesuffix(".gz")).with_suffix("").as_posix().replace("/", "_")
+        for file in files
+    ]
+    twice = [stem for stem, n in Counter(stems).items() if n > 1]
+    if twice:
+        raise ConfigError(
+            f"{where}: {len(twice)} names occur twice (e.g. {twice[0]!r} with several endings); "
+            "rename the files so that every scan has a name of its own"
+        )
+    return stems
+
+
+def _is_picture(file: str) -> bool:
+    hidden = PurePath(file).name.startswith(".")  # the shadow files some archivers add
+    return file.lower().endswith(PICTURES) and not hidden
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    return picture.mode in ("L", "F", "I") or picture.mode.startswith("I;16")
+
+
+def _number(text: str | None, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{where}: index.csv says pixel_mm = {text!r}, not a number") from None
+
+
+def _unit_maximum(pixels: np.ndarray[Any, Any], where: str) -> Tensor:
+    img = torch.from_numpy(np.array(pixels, dtype=np.float32))
+    if not bool(torch.isfinite(img).all()) or float(img.min()) < 0:
+        raise ConfigError(f"{where}: magnitudes must be finite and not negative")
+    if float(img.max()) == 0:
+        raise ConfigError(f"{where}: the image is all zero, there is nothing to scan")
+    return img / img.max()
+
+
+@lru_cache(maxsize=1)  # scans that follow each other are mostly of one volume
+def _load_nifti(file: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
+    """A volume ``(y, x, slice)`` and the size of its voxels in mm."""
+    try:
+        import nibabel
+    except ImportError as error:
+        raise ConfigError(
+            f"{file}: reading NIfTI needs nibabel; pip install 'mri-ambient[nifti]'"
+        ) from error
+    try:
+        image: Any = nibabel.load(file)
+        volume = np.asarray(image.dataobj, dtype=np.float32)
+    except (nibabel.filebasedimages.ImageFileError, *_BROKEN_NIFTI) as error:
+        raise ConfigError(f"{file}: cannot be read as NIfTI ({error})") from error
+    if volume.ndim == 4 and volume.shape[-1] == 1:
+        volume = volume[..., 0]
+    if volume.ndim != 3:
+        raise ConfigError(f"{file}: wanted a volume of three axes, found {volume.shape}")
+    # Rows run along the second axis, backwards: axial volumes stand upright. Resampled volumes
+    # swing below zero at edges.
+    volume = np.rot90(volume).clip(min=0)
+    return volume, tuple(float(size) for size in image.header.get_zooms()[:3])
+
+
+def _blocks(volume: np.ndarray[Any, Any], n_slices: int) -> list[int]:
+    """First slice of every block of slices that all show anatomy."""
+    bright = (volume > 0.1 * volume.max()).mean(axis=(0, 1)) > EMPTY_SHARE
+    starts, first = [], 0
+    while first + n_slices <= len(bright):
+        if bright[first : first + n_slices].all():
+            starts.append(first)
+            first += n_slices
+        else:
+            first += 1
+    return starts

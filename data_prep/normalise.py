@@ -1,0 +1,67 @@
+"""One scale for every volume: what leaves prep has images of about 1.
+
+The scale is the 99th percentile of the RSS image of the calibration block, zero-padded to the full
+matrix: a low-resolution image that every undersampled scan owns, in the same units as its full
+reconstruction.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..fourier import center_pad, ifft2c
+from ..scan import Scan
+
+PERCENTILE = 99.0
+"""Percentile of the calibration image that becomes 1."""
+
+
+def calibration_image(calib: Tensor, shape: tuple[int, int]) -> Tensor:
+    """RSS image of the calibration block at full matrix size.
+
+    Args:
+        calib: centre of k-space, complex ``(..., coil, cy, cx)``.
+        shape: the full matrix ``(y, x)``.
+
+    Returns:
+        Real ``(..., y, x)``.
+    """
+    img = ifft2c(center_pad(calib, shape))
+    return img.abs().square().sum(dim=-3).sqrt()
+
+
+class RunningPercentile:
+    """An upper percentile of a stream of known length, holding only the values above it.
+
+    Linear interpolation between order statistics, as numpy's default.
+
+    Args:
+        n_values: how many values will be added in all.
+        percentile: 0 to 100.
+    """
+
+    def __init__(self, n_values: int, percentile: float = PERCENTILE) -> None:
+        self.rank = (n_values - 1) * percentile / 100
+        self.n_top = n_values - math.floor(self.rank)
+        self.top = torch.empty(0)
+
+    def add(self, values: Tensor) -> None:
+        """Take more values, of any shape."""
+        pool = torch.cat([self.top, values.flatten()])
+        self.top = pool.topk(min(self.n_top, pool.numel())).values
+
+    def value(self) -> float:
+        """The percentile, once all values have been added."""
+        below, above = self.top[-1], self.top[max(self.n_top - 2, 0)]
+        return float(below + (self.rank % 1) * (above - below))
+
+
+def normalise(scan: Scan, scale: float) -> Scan:
+    """Divide by ``scale``; the noise shrinks with the signal, and ``scan.scale`` remembers."""
+    noise_std = None if scan.noise_std is None else scan.noise_std / scale
+    return scan.with_step(
+        "normalise", ksp=scan.ksp / scale, scale=scan.scale * scale, noise_std=noise_std
+    )

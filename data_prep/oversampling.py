@@ -1,0 +1,41 @@
+"""Removing readout oversampling, exactly and in the image domain."""
+
+import torch
+from torch import Tensor
+
+from ..fourier import fftc, ifftc
+from ..scan import Scan
+
+
+def readout_is_full(mask: Tensor) -> bool:
+    """Whether every sampled column ``(1, y, x)`` holds every row: the readout never aliases."""
+    plane = mask[0]
+    return bool((plane == plane.any(dim=-2)).all())
+
+
+def rows_without_oversampling(n_rows: int, oversampling: float, mask: Tensor) -> int:
+    """Rows that remain when the readout is cut to its final field of view.
+
+    An incomplete readout (a 2-D mask, a partial echo) cannot be cut exactly and keeps its rows.
+    """
+    if oversampling <= 1 or not readout_is_full(mask):
+        return n_rows
+    return round(n_rows / oversampling)
+
+
+def remove_oversampling(scan: Scan, n_rows: int) -> Scan:
+    """Cut the readout's field of view to its central ``n_rows`` rows.
+
+    The transforms are orthonormal, so pixel values and the noise per sample do not change.
+
+    Raises:
+        ValueError: the readout is not fully sampled, or has fewer rows than asked for.
+    """
+    if n_rows == scan.shape[0]:
+        return scan
+    if n_rows > scan.shape[0] or not readout_is_full(scan.mask):
+        raise ValueError(f"cannot cut the readout of {scan.scan_id} {scan.shape} to {n_rows} rows")
+    top = scan.shape[0] // 2 - n_rows // 2
+    ksp = fftc(ifftc(scan.ksp, dim=-2)[..., top : top + n_rows, :], dim=-2)
+    mask = scan.mask[:, :n_rows]
+    return scan.with_step("remove-oversampling", ksp=torch.where(mask, ksp, 0), mask=mask)

@@ -1,0 +1,208 @@
+"""The preparation chain: from a raw scan to normalised slices with coil maps.
+
+Two passes over a volume, a slice in memory at a time. The first (:func:`plan`) learns what belongs
+to the whole volume: noise covariance, virtual coils, scale. The second (:meth:`Preparation.apply`)
+prepares slices, in any order. Both see undersampled data only.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, NumericalWarning, PrepError
+from ..fourier import center_crop
+from ..io.base import ScanFile
+from ..masks import calibration_block
+from ..scan import Scan
+from .compress import Compression, coil_covariance, compress_coils, plan_compression
+from .espirit import CROP, EspiritMaps, espirit
+from .noise import NoiseEstimate, NoiseEstimator, from_noise_scan, from_user
+from .normalise import RunningPercentile, calibration_image, normalise
+from .oversampling import remove_oversampling, rows_without_oversampling
+from .whiten import mix_coils, whiten, whitening_matrix
+
+MIN_CALIB = 8
+"""Fewest calibration lines that maps and scale can be taken from."""
+
+
+@dataclass(frozen=True)
+class PrepConfig:
+    """Options of the preparation chain.
+
+    Attributes:
+        n_coils: keep at most this many virtual coils; None keeps all.
+        energy: keep as few virtual coils as hold this share of the signal energy, e.g. 0.999;
+            with ``n_coils``, whichever keeps fewer.
+        calib_width: largest side of the calibration block, in samples.
+        noise_std: noise per real channel in the units of the file, instead of an estimate; the
+            coils then count as equally noisy and uncorrelated.
+        kernel_width: side of ESPIRiT's k-space kernel.
+        threshold: ESPIRiT keeps singular vectors above this share of the largest singular value.
+        crop: pixels with a smaller ESPIRiT eigenvalue lie outside the support.
+    """
+
+    n_coils: int | None = None
+    energy: float | None = None
+    calib_width: int = 24
+    noise_std: float | None = None
+    kernel_width: int = 6
+    threshold: float = 0.02
+    crop: float = CROP
+
+    def __post_init__(self) -> None:
+        if self.n_coils is not None and self.n_coils < 1:
+            raise ConfigError(f"at least 1 virtual coil must remain, got n_coils={self.n_coils}")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise ConfigError(f"the energy to keep is a share from 0 to 1, got {self.energy}")
+        if self.calib_width < MIN_CALIB:
+            raise ConfigError(
+                f"the calibration block needs at least {MIN_CALIB} samples a side, "
+                f"got calib_width={self.calib_width}"
+            )
+        if self.noise_std is not None and not 0 < self.noise_std < math.inf:
+            raise ConfigError(f"noise_std must be positive, got {self.noise_std}")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What :func:`plan` learned about a volume, ready to be applied to its slices.
+
+    Attributes:
+        config: the options.
+        n_rows: rows that remain when readout oversampling is removed.
+        noise: noise of the measured coils.
+        compression: how whitened coils become virtual coils.
+        calib_shape: sides ``(y, x)`` of the calibration block.
+        scale: what normalised images are multiplied with to get back to whitened units.
+        doubts: numerical doubts, a sentence each.
+    """
+
+    config: PrepConfig
+    n_rows: int
+    noise: NoiseEstimate
+    compression: Compression
+    calib_shape: tuple[int, int]
+    scale: float
+    doubts: tuple[str, ...] = ()
+
+    def apply(self, scan: Scan) -> Scan:
+        """Prepare slices of the planned volume.
+
+        A scan that has maps was prepared before and passes through unchanged.
+        """
+        if scan.maps is not None:
+            return scan
+        return self.apply_espirit(scan)[0]
+
+    def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
+        """Prepare slices, and hand over ESPIRiT's eigenvalues too (None for a single coil)."""
+        scan = remove_oversampling(scan, self.n_rows)
+        scan = whiten(scan, self.noise)
+        scan = compress_coils(scan, self.compression)
+        scan, found = estimate_maps(scan, self.calib_shape, self.config)
+        return normalise(scan, self.scale), found
+
+
+def estimate_maps(
+    scan: Scan, calib_shape: tuple[int, int], config: PrepConfig
+) -> tuple[Scan, EspiritMaps | None]:
+    """ESPIRiT maps on the full field of view; a single coil sees everything equally."""
+    if scan.n_coils == 1:
+        return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp)), None
+    found = espirit(
+        scan.ksp,
+        calib_shape,
+        kernel_width=config.kernel_width,
+        threshold=config.threshold,
+        crop=config.crop,
+    )
+    return scan.with_step("espirit", maps=found.maps), found
+
+
+def plan(file: ScanFile, config: PrepConfig | None = None) -> Preparation:
+    """Learn noise, virtual coils and scale of a volume, reading it slice by slice.
+
+    Args:
+        file: the scan, as measured.
+        config: options of the chain.
+
+    Raises:
+        PrepError: no calibration block, or nothing but zeros.
+    """
+    config = config or PrepConfig()
+    n_coils = file.shape[1]
+    n_rows = rows_without_oversampling(file.shape[2], file.readout_oversampling, file.mask)
+    calib_shape = find_calibration(file, n_rows, config.calib_width)
+    doubts = (_one_coil(file),) if n_coils == 1 else ()
+    for doubt in doubts:
+        warnings.warn(doubt, NumericalWarning, stacklevel=2)
+
+    known = _known_noise(file, config)
+    estimator = NoiseEstimator(
+        file.mask, fully_sampled=file.fully_sampled, oversampling=file.readout_oversampling
+    )
+    cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
+    calib = []
+    for scan in file:
+        if known is None:
+            estimator.add(scan)
+        scan = remove_oversampling(scan, n_rows)
+        cov += coil_covariance(scan)
+        calib.append(center_crop(scan.ksp, calib_shape).clone())
+    if not float(cov.abs().max()) > 0:
+        raise PrepError(f"{file.path}: every sample is zero; nothing can be reconstructed from it")
+
+    noise = known or estimator.estimate()
+    white = whitening_matrix(noise.cov)
+    n_samples = len(file) * int(file.mask.sum()) * n_rows // file.shape[2]
+    compression = plan_compression(
+        white @ cov @ white.mH, n_samples, n_coils=config.n_coils, energy=config.energy
+    )
+    to_virtual = compression.rotation[: compression.n_coils] @ white
+    scale = _scale(calib, to_virtual, (n_rows, file.shape[3]))
+    return Preparation(config, n_rows, noise, compression, calib_shape, scale, doubts)
+
+
+def _known_noise(file: ScanFile, config: PrepConfig) -> NoiseEstimate | None:
+    if config.noise_std is not None:
+        return from_user(config.noise_std, file.shape[1])
+    return None if file.noise is None else from_noise_scan(file.noise)
+
+
+def _scale(calib: list[Tensor], to_virtual: Tensor, shape: tuple[int, int]) -> float:
+    """The percentile of the volume's calibration images, whitened and compressed."""
+    percentile = RunningPercentile(len(calib) * shape[0] * shape[1])
+    for block in calib:
+        percentile.add(calibration_image(mix_coils(block, to_virtual), shape))
+    return percentile.value()
+
+
+def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]:
+    """Sides ``(y, x)`` of the calibration block once the readout has ``n_rows`` rows.
+
+    Raises:
+        PrepError: it is too small.
+    """
+    height, width = calibration_block(
+        file.mask[:, :n_rows] if n_rows < file.shape[2] else file.mask, limit
+    )
+    if min(height, width) < MIN_CALIB:
+        raise PrepError(
+            f"{file.path}: no calibration block: the fully sampled centre of k-space is "
+            f"{height}x{width} samples, but coil maps and scale need at least "
+            f"{MIN_CALIB}x{MIN_CALIB}; acquire (or, for a retrospective mask, keep) more central "
+            "lines"
+        )
+    return height, width
+
+
+def _one_coil(file: ScanFile) -> str:
+    return (
+        f"{file.path}: a single coil: its map is 1 everywhere, and nothing but the mask tells "
+        "aliased images apart, so training needs many different masks"
+    )

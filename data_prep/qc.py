@@ -1,0 +1,104 @@
+"""Looking at what prep made: figures for every slice, doubts in words, and one picture a scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..fourier import center_crop, center_pad, fft2c, ifft2c
+from ..scan import Scan
+from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
+
+LEAST_SUPPORT = 0.02
+"""Share of the field of view that any object should fill."""
+
+
+@dataclass(frozen=True)
+class SliceCheck:
+    """Figures of one prepared slice.
+
+    Attributes:
+        index: of the slice in the volume.
+        support: share of the field of view where the maps see anything.
+        eigenvalue: mean ESPIRiT eigenvalue inside the support; 1 if the maps explain everything.
+        second_map: share of the support where a second map is as real as the first.
+        calib_residual: share of the calibration data's energy that the maps leave unexplained;
+            noise included.
+    """
+
+    index: int
+    support: float
+    eigenvalue: float
+    second_map: float
+    calib_residual: float
+
+
+def check_slices(
+    scan: Scan, found: EspiritMaps | None, calib_shape: tuple[int, int]
+) -> tuple[SliceCheck, ...]:
+    """The figures of every slice of a prepared scan; ``found`` is None for a single coil."""
+    maps = _maps(scan)
+    support = (maps != 0).any(dim=1)
+    size = support.sum(dim=(-2, -1)).clamp_min(1)
+    if found is None:
+        eigenvalue, second = torch.ones(len(maps)), torch.zeros(len(maps))
+    else:
+        eigenvalue = (found.eigenvalue * support).sum(dim=(-2, -1)) / size
+        second = second_map_share(found)
+    residual = calibration_residual(center_crop(scan.ksp, calib_shape), maps)
+    columns = (support.float().mean(dim=(-2, -1)), eigenvalue, second, residual)
+    rows = zip(scan.slices, *(column.tolist() for column in columns), strict=True)
+    return tuple(SliceCheck(*row) for row in rows)
+
+
+def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
+    """Share of the calibration data's energy outside what the maps can produce.
+
+    The block's low-resolution coil images are projected onto the maps, pixel by pixel.
+
+    Args:
+        calib: centre of k-space, complex ``(slice, coil, cy, cx)``.
+        maps: complex ``(slice, coil, y, x)``.
+
+    Returns:
+        ``(slice,)``, 0 to 1.
+    """
+    shape, size = (maps.shape[-2], maps.shape[-1]), (calib.shape[-2], calib.shape[-1])
+    img = ifft2c(center_pad(calib, shape))
+    explained = maps * (maps.conj() * img).sum(dim=1, keepdim=True)
+    rest = calib - center_crop(fft2c(explained), size)
+    return _energy(rest) / _energy(calib)
+
+
+def slice_doubts(scan_id: str, checks: tuple[SliceCheck, ...]) -> list[str]:
+    """What the figures of a volume give reason to doubt, one sentence for each kind."""
+    folded = [check for check in checks if check.second_map > SECOND_MAP_SHARE]
+    empty = [check for check in checks if check.support < LEAST_SUPPORT]
+    doubts = []
+    if folded:
+        worst = max(folded, key=lambda check: check.second_map)
+        doubts.append(
+            f"{scan_id}: in {len(folded)} of {len(checks)} slices one set of coil maps is not "
+            f"enough (slice {worst.index}: in {worst.second_map:.0%} of the support two places of "
+            "the object share a pixel): the field of view is smaller than the object, and where "
+            "it folds the reconstruction will keep artefacts"
+        )
+    if empty:
+        doubts.append(
+            f"{scan_id}: ESPIRiT found nearly nothing (support below {LEAST_SUPPORT:.0%} of the "
+            f"field of view) in {len(empty)} of {len(checks)} slices, first in slice "
+            f"{empty[0].index}; look whether these slices hold any signal"
+        )
+    return doubts
+
+
+def _maps(scan: Scan) -> Tensor:
+    if scan.maps is None:
+        raise ValueError(f"{scan.scan_id}: quality figures need a prepared scan, with maps")
+    return scan.maps
+
+
+def _energy(x: Tensor) -> Tensor:
+    return x.abs().square().sum(dim=(-3, -2, -1))

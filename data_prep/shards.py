@@ -1,0 +1,292 @@
+"""From scans to prepared files: one, or a folder of them, resumable and in parallel."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._version import __version__
+from ..errors import ConfigError, MriAmbientError, NumericalWarning
+from ..io import PreparedFile, PreparedWriter, ScanFile, file_sha256, json_text, open_scan
+from ..io.atomic import write_json
+from .coverage import Coverage, MaskFacts, coverage
+from .prepare import Preparation, PrepConfig, plan
+from .qc import SliceCheck, check_slices, slice_doubts
+
+MANIFEST = "manifest.json"
+"""Name of the list of what a folder of prepared files holds."""
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """How one scan fared.
+
+    Attributes:
+        source: the scan.
+        status: "done", "skipped" (it was prepared already) or "failed".
+        path: the prepared file, or None.
+        message: why it failed, one line; empty otherwise.
+        doubts: numerical doubts, a sentence each.
+        seconds: time it took.
+    """
+
+    source: Path
+    status: str
+    path: Path | None = None
+    message: str = ""
+    doubts: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class PrepSummary:
+    """What :func:`prepare_many` did, and what the data set looks like now.
+
+    Attributes:
+        results: one for each scan of this call, in the order given.
+        coverage: coverage of k-space by all prepared scans of the folder.
+        doubts: what speaks against training on them, a sentence each.
+        manifest: the list of prepared scans.
+    """
+
+    results: tuple[ScanResult, ...]
+    coverage: tuple[Coverage, ...]
+    doubts: tuple[str, ...]
+    manifest: Path
+
+    def count(self, status: str) -> int:
+        """How many scans are "done", "skipped" or "failed"."""
+        return sum(result.status == status for result in self.results)
+
+
+def prepare_file(
+    source: str | Path | ScanFile, output: str | Path, config: PrepConfig | None = None
+) -> Path:
+    """Prepare a scan, slice by slice, into ``output/<scan_id>.h5`` (replaced if there).
+
+    Args:
+        source: the scan, opened or not.
+        output: folder for the prepared file, made if needed.
+        config: options of the chain.
+
+    Returns:
+        The prepared file.
+
+    Raises:
+        PrepError: the scan cannot be prepared.
+        ScanFormatError: it cannot be read.
+        ConfigError: it is a prepared file already.
+    """
+    config = config or PrepConfig()
+    file = source if isinstance(source, ScanFile) else open_scan(source)
+    if isinstance(file, PreparedFile):
+        raise ConfigError(f"{file.path}: is prepared already; give the scan it was made from")
+    path = Path(output) / f"{file.scan_id}.h5"
+    preparation = plan(file, config)
+    checks: list[SliceCheck] = []
+    writer = PreparedWriter(
+        path,
+        len(file),
+        calib_shape=preparation.calib_shape,
+        source=file.path.name,
+        source_sha256=file_sha256(file.path),
+        header_xml=file.header_xml,
+        attributes=file.attributes,
+    )
+    with writer:
+        for scan in file:
+            prepared, found = preparation.apply_espirit(scan)
+            writer.write(prepared)
+            checks += check_slices(prepared, found, preparation.calib_shape)
+        doubts = slice_doubts(file.scan_id, tuple(checks))
+        for doubt in doubts:
+            warnings.warn(doubt, NumericalWarning, stacklevel=2)
+        writer.qc = _qc(file, preparation, checks, [*preparation.doubts, *doubts])
+    return path
+
+
+def _qc(
+    file: ScanFile, preparation: Preparation, checks: Sequence[SliceCheck], doubts: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "config": asdict(preparation.config),
+        "config_sha256": config_sha256(preparation.config),
+        "acceleration": file.acceleration,
+        "measured_coils": file.shape[1],
+        "virtual_coils": preparation.compression.n_coils,
+        "kept_energy": preparation.compression.kept_energy,
+        "noise_std_file": preparation.noise.std,
+        "noise_samples": preparation.noise.n_samples,
+        "slices": [asdict(check) for check in checks],
+        "doubts": list(doubts),
+    }
+
+
+def config_sha256(config: PrepConfig) -> str:
+    """A hash of the options: prepared files made with others are made again."""
+    return hashlib.sha256(json_text(asdict(config)).encode()).hexdigest()
+
+
+def prepare_many(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    config: PrepConfig | None = None,
+    *,
+    workers: int = 0,
+    overwrite: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    on_scan: Callable[[ScanResult], None] | None = None,
+) -> PrepSummary:
+    """Prepare many scans; what fails is noted and the others go on.
+
+    A scan whose prepared file came from the same bytes and the same options is skipped, so an
+    interrupted call can be repeated.
+
+    Args:
+        inputs: scan files (:func:`mri_ambient.io.find_scans` expands folders and globs).
+        output: folder for the prepared files and their list, ``manifest.json``.
+        config: options of the chain.
+        workers: processes to spread the scans over; 0 works in this one.
+        overwrite: prepare again what is prepared already, and replace what was prepared otherwise.
+        shard: ``(i, n)``: of the scans, take every n-th, starting with the i-th (from 0).
+        on_scan: called with each result as it comes in.
+
+    Returns:
+        Results, and the coverage of k-space by the whole folder.
+
+    Raises:
+        ConfigError: two scans have the same stem, or ``shard`` is none.
+    """
+    config = config or PrepConfig()
+    paths = _choose([Path(path) for path in inputs], shard)
+    task = partial(_prepare_one, Path(output), config, overwrite)
+    results = []
+    for result in _run(task, paths, workers):
+        results.append(result)
+        if on_scan is not None:
+            on_scan(result)
+    return _summarise(tuple(results), Path(output))
+
+
+def _choose(paths: list[Path], shard: tuple[int, int]) -> list[Path]:
+    index, n_shards = shard
+    if not 0 <= index < n_shards:
+        raise ConfigError(f"shard {index} of {n_shards} does not exist; count from 0")
+    for stem, n_times in Counter(path.stem for path in paths).items():
+        if n_times > 1:
+            raise ConfigError(
+                f"{n_times} inputs are called {stem!r} and would overwrite each other; rename "
+                "them or prepare them into different folders"
+            )
+    return paths[index::n_shards]
+
+
+def _run(
+    task: Callable[[Path], ScanResult], paths: list[Path], workers: int
+) -> Iterator[ScanResult]:
+    if workers < 2 or len(paths) < 2:
+        yield from map(task, paths)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        try:
+            yield from pool.map(task, paths)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _prepare_one(output: Path, config: PrepConfig, overwrite: bool, source: Path) -> ScanResult:
+    start = time.monotonic()
+    path = output / f"{source.stem}.h5"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NumericalWarning)
+        try:
+            status = "done"
+            if not overwrite and path.exists() and _is_finished(path, source, config):
+                status = "skipped"
+            else:
+                prepare_file(source, output, config)
+        except MriAmbientError as error:
+            return ScanResult(source, "failed", message=" ".join(str(error).split()))
+    doubts = tuple(str(w.message) for w in caught if issubclass(w.category, NumericalWarning))
+    return ScanResult(source, status, path, "", doubts, time.monotonic() - start)
+
+
+def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:
+    """Whether ``path`` was made from these bytes with these options.
+
+    Raises:
+        ConfigError: it was made from something else, or with other options.
+    """
+    found = open_scan(path)
+    if not isinstance(found, PreparedFile):
+        raise ConfigError(f"{path}: exists and is no prepared file; choose another output folder")
+    if found.source_sha256 != file_sha256(source):
+        other = "another scan"
+    elif found.qc.get("config_sha256") != config_sha256(config):
+        other = "other options"
+    else:
+        return True
+    raise ConfigError(
+        f"{path}: was prepared from {other}; choose another output folder or overwrite"
+    )
+
+
+def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
+    """Look at every prepared file of the folder, whichever call or shard made it."""
+    entries, facts = [], []
+    for path in sorted(output.glob("[!.]*.h5")):
+        try:
+            file = open_scan(path)
+        except MriAmbientError:
+            continue  # not ours, or damaged: reading it will say so
+        if isinstance(file, PreparedFile):
+            entries.append(_entry(file))
+            facts.append(MaskFacts(file.mask, file.acquired, file.coil_transform.shape[-1]))
+    covered = tuple(coverage(facts))
+    doubts = tuple(doubt for group in covered for doubt in group.doubts)
+    manifest = output / MANIFEST
+    write_json(
+        manifest,
+        {
+            "mri_ambient_format": "manifest/1",
+            "scans": entries,
+            "failed": [
+                {"source": result.source.name, "message": result.message}
+                for result in results
+                if result.status == "failed"
+            ],
+            "coverage": [asdict(group) for group in covered],
+            "doubts": doubts,
+        },
+    )
+    return PrepSummary(results, covered, doubts, manifest)
+
+
+def _entry(file: PreparedFile) -> dict[str, Any]:
+    """What the manifest says about a prepared scan."""
+    return {
+        "scan_id": file.scan_id,
+        "file": file.path.name,
+        "source": file.source,
+        "source_sha256": file.source_sha256,
+        "shape": file.shape,
+        "acceleration": file.acceleration,
+        "noise_std": file.noise_std,
+        "noise_source": file.noise_source,
+        "scale": file.scale,
+        "doubts": file.qc.get("doubts", []),
+    }

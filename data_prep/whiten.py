@@ -1,0 +1,39 @@
+"""Making coil noise white: decorrelated, with standard deviation 1 per real channel."""
+
+import torch
+from torch import Tensor
+
+from ..scan import Scan
+from .noise import NoiseEstimate
+
+
+def whitening_matrix(cov: Tensor) -> Tensor:
+    """``L^{-1}`` with ``cov = L L^H``, complex128 ``(coil, coil)``.
+
+    Args:
+        cov: noise covariance E[n n^H] / 2, positive definite ``(coil, coil)``.
+    """
+    chol = torch.linalg.cholesky(cov.to(torch.complex128))
+    eye = torch.eye(cov.shape[-1], dtype=torch.complex128, device=cov.device)
+    inverse: Tensor = torch.linalg.solve_triangular(chol, eye, upper=False)
+    return inverse
+
+
+def mix_coils(ksp: Tensor, matrix: Tensor) -> Tensor:
+    """Apply ``matrix`` ``(virtual coil, coil)`` to the coils of ``ksp`` ``(..., coil, y, x)``."""
+    flat = ksp.flatten(-2)
+    mixed = matrix.to(ksp.device, ksp.dtype) @ flat
+    return mixed.unflatten(-1, ksp.shape[-2:])
+
+
+def whiten(scan: Scan, noise: NoiseEstimate) -> Scan:
+    """Whiten the coils: the noise of every real channel becomes 1."""
+    matrix = whitening_matrix(noise.cov)
+    return scan.with_step(
+        "whiten",
+        ksp=mix_coils(scan.ksp, matrix),
+        coil_transform=matrix,
+        noise=None,
+        noise_std=1.0,
+        noise_source=noise.source,
+    )

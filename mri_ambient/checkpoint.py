@@ -1,0 +1,114 @@
+"""Priors and training states on disk: safetensors with a JSON header, never pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .atomic import atomic_path, sha256_of
+from .errors import CheckpointError, ConfigError
+from .masks import MaskSpec
+from .nn.unet import UNetSpec
+from .prior import Prior, PriorFacts
+
+HEADER = "mri_ambient"
+PRIOR_FORMAT = "prior/1"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header to a temporary name, then rename.
+
+    Raises:
+        CheckpointError: the file could not be written; what was there before is untouched.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(stored, temporary, metadata={HEADER: json.dumps(header)})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: could not be written ({error}); free some space or choose another folder. "
+            "The last good checkpoint is untouched."
+        ) from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of one of our files.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if HEADER in metadata:
+            header: dict[str, Any] = json.loads(metadata[HEADER])
+            return header
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}). Priors are safetensors with a "
+            "JSON header; pickled checkpoints (.pt, .pkl) are never opened."
+        ) from error
+    raise CheckpointError(f"{path}: a safetensors file, but not one of mri-ambient's (no header)")
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON header of one of our files, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not ours.
+    """
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
+
+
+def save_prior(prior: Prior, path: Path) -> None:
+    """Write a prior file: half-precision weights where they suffice are the caller's choice."""
+    header = {"format": PRIOR_FORMAT, "facts": asdict(prior.facts)}
+    save_tensors(path, prior.net.state_dict(), header)
+
+
+def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
+    """Read a prior file; its sha256 goes into the card.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or made by an incompatible version.
+    """
+    if path.is_dir():
+        path = path / "prior.safetensors"
+    tensors, header = load_tensors(path)
+    if header.get("format") != PRIOR_FORMAT:
+        raise CheckpointError(
+            f"{path}: holds {header.get('format')!r}, wanted a prior ({PRIOR_FORMAT!r}). "
+            "Training states (checkpoint-*.safetensors) lie beside their prior.safetensors."
+        )
+    try:
+        facts = _facts_from(header["facts"])
+        net = facts.build()
+        net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: does not hold a prior this version can use ({error})"
+        ) from error
+    card = {**facts.card, "sha256": sha256_of(path)}
+    net.requires_grad_(False).eval()
+    return Prior(net.to(device), replace(facts, card=card))
+
+
+def _facts_from(stored: dict[str, Any]) -> PriorFacts:
+    network = stored["network"]
+    spec = UNetSpec(tuple(network["channels"]), network["blocks"], network["embedding"])
+    return PriorFacts(**{**stored, "network": spec, "mask": MaskSpec(**stored["mask"])})

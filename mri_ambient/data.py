@@ -1,0 +1,213 @@
+"""Prepared files as training data: which slices there are, and batch n of them."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .batch import Batch
+from .errors import ConfigError, NumericalWarning, ScanFormatError
+from .io import open_scan
+from .io.prepared import PreparedFile
+from .masks import achieved_acceleration, calibration_block, outer_samples
+from .rng import rng_for
+
+MIN_SIGMA = 0.002
+"""Smallest noise level any prior is trained at, normalised units."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One slice of a prepared file."""
+
+    path: Path
+    scan_id: str
+    index: int
+    shape: tuple[int, int]
+    noise_std: float
+    acceleration: float
+
+    def read(self) -> Batch:
+        """The slice as a batch of one."""
+        return Batch.of([PreparedFile(self.path)[self.index]])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Slices to learn from and slices to check on; a volume is never split between them.
+
+    Attributes:
+        train: slices to learn from.
+        validation: slices of other scans, whose *measured* lines are checked.
+        n_scans: number of prepared files.
+        fingerprint: changes with anything that would change the training.
+    """
+
+    train: tuple[Item, ...]
+    validation: tuple[Item, ...]
+    n_scans: int
+    fingerprint: str
+
+    def indices(self, n: int, size: int, seed: int) -> list[int]:
+        """Which training items batch ``n`` holds: every epoch is a permutation of its own."""
+        total = len(self.train)
+        chosen, first = [], n * size
+        for position in range(first, first + size):
+            epoch, place = divmod(position, total)
+            if not chosen or place == 0:
+                order = torch.randperm(total, generator=rng_for(seed, "epoch", epoch))
+            chosen.append(int(order[place]))
+        return chosen
+
+    def batch(self, n: int, size: int, seed: int) -> list[Batch]:
+        """Batch ``n`` of ``size`` slices, stacked by matrix size."""
+        return stack([self.train[i] for i in self.indices(n, size, seed)])
+
+
+def stack(items: Sequence[Item]) -> list[Batch]:
+    """Read items and stack those of equal matrix size, in order of first appearance."""
+    groups: dict[tuple[int, int], list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.shape, []).append(item)
+    return [
+        Batch.of([PreparedFile(item.path)[item.index] for item in group])
+        for group in groups.values()
+    ]
+
+
+def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
+    """List the prepared files of a folder and set scans aside for validation.
+
+    Args:
+        folder: where ``mri-ambient prep`` wrote to.
+        n_validation: scans to set aside; at most a fifth of all.
+        seed: chooses them.
+
+    Raises:
+        ConfigError: no prepared files, or too few.
+    """
+    paths = sorted(folder.glob("*.h5")) if folder.is_dir() else []
+    if not paths:
+        raise ConfigError(
+            f"{folder}: no prepared scans (*.h5); run `mri-ambient prep INPUT... -o {folder}` first"
+        )
+    scans = [_items(path) for path in paths]
+    order = torch.randperm(len(scans), generator=rng_for(seed, "validation")).tolist()
+    n_validation = min(n_validation, len(scans) // 5)
+    held = set(order[:n_validation])
+    train = [item for i, items in enumerate(scans) if i not in held for item in items]
+    validation = [item for i in order[:n_validation] for item in scans[i]]
+    names = "\n".join(
+        f"{item.scan_id}/{item.index}/{item.shape}/{item.noise_std:.9g}/{item.acceleration:.9g}"
+        for items in scans
+        for item in items
+    )
+    return Dataset(
+        train=tuple(train),
+        validation=tuple(validation),
+        n_scans=len(scans),
+        fingerprint=hashlib.sha256(names.encode()).hexdigest()[:16],
+    )
+
+
+def _items(path: Path) -> list[Item]:
+    file = open_scan(path)
+    if not isinstance(file, PreparedFile):
+        raise ScanFormatError(
+            f"{path}: a raw scan ({file.format}), wanted a prepared one; "
+            f"run `mri-ambient prep {path.name} -o PREPARED` first"
+        )
+    return [
+        Item(path, file.scan_id, i, file.shape[-2:], float(file.noise_std), file.acceleration)
+        for i in range(len(file))
+    ]
+
+
+def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:
+    """Standard deviation per real channel of the images inside the support.
+
+    From the measured samples alone: ||F S x||^2 = ||x||^2, the calibration block is complete, and
+    outer samples count once for every position they stand for.
+    """
+    values = []
+    for item in items[:: max(1, len(items) // limit)]:
+        batch = item.read()
+        mask, outer = batch.mask[0], outer_samples(batch.mask[0])
+        energy = batch.ksp[0].abs().square() - 2 * item.noise_std**2
+        n_positions = mask[..., 0].numel() * int(batch.acquired[0].sum())
+        n_center = int(mask.sum()) - int(outer.sum())
+        stands_for = (n_positions - n_center) / max(int(outer.sum()), 1)
+        total = (energy * (mask & ~outer)).sum() + stands_for * (energy * outer).sum()
+        n_support = int(batch.op.support[0].sum())
+        if n_support:
+            values.append(max(float(total), 0.0) / (2 * n_support))
+    if not values or not any(values):
+        raise ConfigError("the training scans hold no signal above their noise")
+    return float(np.sqrt(np.mean(values)))
+
+
+def smallest_sigma(items: Sequence[Item], margin: float = 1.2) -> float:
+    """max(0.002, 95th percentile of ``margin`` x sigma_n over the slices)."""
+    return max(MIN_SIGMA, margin * float(np.quantile([item.noise_std for item in items], 0.95)))
+
+
+def check_identifiable(items: Sequence[Item], *, limit: int = 400) -> dict[str, float]:
+    """Can these masks teach what a line holds? Line coverage, distinct masks, fewest coils.
+
+    METHODS: for every M~ that can occur, each outer line must have a chance of being sampled; a
+    handful of distinct masks, or equispaced ones, give M away. With one coil that is fatal.
+
+    Returns:
+        ``{"coverage", "distinct_masks", "min_coils", "n_scans"}``, coverage being the smallest
+        share of scans in which any one acquired column is sampled (largest matrix size only).
+    """
+    masks: dict[bytes, int] = {}
+    by_shape: dict[tuple[int, int], list[Tensor]] = {}
+    min_coils = 1 << 30
+    chosen = {item.scan_id: item for item in items}
+    for item in list(chosen.values())[:limit]:
+        file = PreparedFile(item.path)
+        packed = np.packbits(file.mask.numpy()).tobytes()
+        masks[packed] = masks.get(packed, 0) + 1
+        by_shape.setdefault(item.shape, []).append(file.mask.any(dim=-2)[0][file.acquired])
+        min_coils = min(min_coils, file.shape[1])
+    largest = max(by_shape.values(), key=len)
+    same = [line for line in largest if line.shape == largest[0].shape]
+    coverage = float(torch.stack(same).float().mean(dim=0).min())
+    figures = {
+        "coverage": coverage,
+        "distinct_masks": len(masks),
+        "min_coils": min_coils,
+        "n_scans": min(len(chosen), limit),
+    }
+    fully_sampled = all(item.acceleration == 1 for item in items)
+    if not fully_sampled and (coverage == 0 or len(masks) < min(8, figures["n_scans"])):
+        danger = (
+            "a prior learned from one coil will be wrong"
+            if min_coils == 1
+            else ("the coils make up for much of it")
+        )
+        warnings.warn(
+            f"{len(masks)} distinct masks over {figures['n_scans']} scans, least-covered line "
+            f"sampled in {coverage:.0%} of them: unmeasured lines are hard to learn; {danger}",
+            NumericalWarning,
+            stacklevel=2,
+        )
+    return figures
+
+
+def typical_mask(items: Sequence[Item], *, limit: int = 200) -> tuple[str, float, int]:
+    """Kind, median rate and median calibration width of the training masks."""
+    rates, calibs = [], []
+    for item in items[:: max(1, len(items) // limit)]:
+        mask = PreparedFile(item.path).mask
+        rates.append(achieved_acceleration(mask, PreparedFile(item.path).acquired))
+        calibs.append(calibration_block(mask)[1])
+    return "random", float(np.median(rates)), int(np.median(calibs))

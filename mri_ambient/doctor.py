@@ -1,0 +1,84 @@
+"""What a machine can do: versions, memory, and the time of the work that matters."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from ._version import __version__
+from .checkpoint import load_prior
+from .device import describe_device
+from .nn.unet import PRESETS, UNet, forward_flops, n_parameters
+from .weights import shipped_priors
+
+PACKAGES = ("torch", "numpy", "h5py", "sigpy", "scikit-image", "safetensors", "fastmri", "nibabel")
+
+
+def examine(device: torch.device) -> dict[str, Any]:
+    """Versions, device, memory, shipped priors, and seconds of one network call at 256x256."""
+    return {
+        "mri-ambient": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version_of(name) for name in PACKAGES},
+        "device": describe_device(device),
+        "cuda": torch.cuda.is_available(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "free_disk_gib": round(shutil.disk_usage(".").free / 2**30, 1),
+        "priors": {path.stem: _is_loadable(path) for path in shipped_priors()},
+        "networks": {name: _network(name, device) for name in PRESETS},
+    }
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _is_loadable(path: Any) -> str:  # noqa: ANN401
+    load_prior(path)
+    return "loads"
+
+
+def _network(name: str, device: torch.device) -> dict[str, Any]:
+    """Parameters, operations and seconds of one call on a 256x256 image."""
+    net = UNet(PRESETS[name], in_channels=5).to(device).eval()
+    planes = torch.zeros(1, 5, 256, 256, device=device)
+    label = torch.zeros(1, device=device)
+
+    @torch.no_grad()
+    def call() -> None:
+        net(planes, label)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return {
+        "parameters": n_parameters(net),
+        "gflop": round(forward_flops(net, (256, 256)) / 1e9, 1),
+        "seconds": round(_best_of(call, 3), 4),
+    }
+
+
+def _best_of(call: Callable[[], None], n: int) -> float:
+    call()
+    times = []
+    for _ in range(n):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -1,0 +1,261 @@
+"""The fastMRI layout (Zbontar et al. 2018, arXiv:1811.08839), and M4Raw, which shares it.
+
+====================== ======================================= ====================================
+dataset                shape                                   remark
+====================== ======================================= ====================================
+kspace                 (slice, coil, y, x) or (slice, y, x)    complex; the second form is one coil
+mask                   (x,) or (y, x)                          optional; 0 or 1 of any type
+ismrmrd_header         ()                                      optional; XML text
+reconstruction_rss     (slice, h, w)                           optional; the reference image
+reconstruction_esc     (slice, h, w)                           optional; the same for one coil
+noise                  (coil, sample)                          optional; complex noise-only samples
+====================== ======================================= ====================================
+
+``noise`` is an extension of ours: samples received while nothing was excited, in the units of
+``kspace``. Sites that record a noise scan can store it there.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import NumericalWarning, ScanFormatError
+from .base import ScanFile
+from .hdf5 import (
+    check_size,
+    find_dataset,
+    is_complex,
+    open_h5,
+    read_attributes,
+    read_complex,
+    read_real,
+    read_text,
+)
+from .header import Header, parse_header
+from .sampling import Sampling, find_sampling
+
+TARGETS = ("reconstruction_rss", "reconstruction_esc")
+
+MIN_OVERSAMPLING, MAX_OVERSAMPLING = 1.05, 4.0
+"""Ratios of the encoded to the final field of view that are taken for readout oversampling."""
+
+MAX_COMPRESSION = 10_000
+"""No compression makes k-space smaller by more than this."""
+
+
+class FastmriFile(ScanFile):
+    """A fastMRI or M4Raw volume on disk, read slice by slice.
+
+    The sampling is found from the data (:func:`~mri_ambient.io.sampling.find_sampling`), in one
+    pass over the slices when it is first asked for.
+    """
+
+    format: ClassVar[str] = "fastmri"
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the facts, no slices.
+
+        Raises:
+            ScanFormatError: the file is damaged or does not have this layout.
+        """
+        self.path = Path(path)
+        self.scan_id = self.path.stem
+        with open_h5(self.path) as file:
+            self.shape = self._read_shape(file)
+            self.attributes = read_attributes(file, self.path)
+            self._given_mask = self._read_mask(file)
+            self.noise = self._read_noise(file)
+            self._header = self._read_header(file)
+            self._place(_target_shape(file))
+
+    # What the file says about itself.
+
+    def _read_shape(self, file: h5py.File) -> tuple[int, int, int, int]:
+        ksp = find_dataset(file, self.path, "kspace")
+        shape = ksp.shape or ()
+        if not is_complex(ksp.dtype):
+            raise ScanFormatError(
+                f"{self.path}: kspace is {ksp.dtype} {shape}, wanted complex numbers "
+                "(slice, coil, y, x)"
+            )
+        if len(shape) not in (3, 4):
+            raise ScanFormatError(
+                f"{self.path}: kspace has {len(shape)} axes {shape}, wanted (slice, coil, y, x), "
+                "or (slice, y, x) for one coil"
+            )
+        if 0 in shape:
+            raise ScanFormatError(f"{self.path}: kspace is empty, its shape is {shape}")
+        check_size(shape[1:], 8, self.path, "a slice of kspace")
+        _check_stored(ksp, self.path)
+        n_slices, *coils, ny, nx = (int(size) for size in shape)
+        return n_slices, coils[0] if coils else 1, ny, nx
+
+    def _read_header(self, file: h5py.File) -> Header | None:
+        xml = b""
+        if "ismrmrd_header" in file:
+            dataset = find_dataset(file, self.path, "ismrmrd_header")
+            xml = read_text(dataset, self.path, "ismrmrd_header")
+        if not xml.strip(b" \r\n\t\0"):
+            return None
+        try:
+            return parse_header(xml)
+        except ScanFormatError as error:
+            raise ScanFormatError(f"{self.path}: {error}") from error
+
+    def _read_mask(self, file: h5py.File) -> Tensor | None:
+        """The mask the file gives, bool ``(y, x)``."""
+        if "mask" not in file:
+            return None
+        ny, nx = self.shape[-2:]
+        values = read_real(find_dataset(file, self.path, "mask"), self.path, "mask")
+        if not {values.shape, values.squeeze().shape} & {(nx,), (ny, nx)}:
+            raise ScanFormatError(
+                f"{self.path}: mask has shape {values.shape}, wanted ({nx},) or ({ny}, {nx}) to "
+                "match kspace"
+            )
+        if not np.isin(values, (0, 1)).all():
+            raise ScanFormatError(f"{self.path}: mask holds other values than 0 and 1")
+        plane = torch.from_numpy(values != 0)
+        return plane.reshape(-1, nx).expand(ny, nx)
+
+    def _read_noise(self, file: h5py.File) -> Tensor | None:
+        if "noise" not in file:
+            return None
+        noise = find_dataset(file, self.path, "noise")
+        if not is_complex(noise.dtype) or noise.ndim != 2:
+            self._warn(
+                f"'noise' is {noise.dtype} {noise.shape}, not complex (coil, sample), "
+                "and is ignored"
+            )
+            return None
+        n_coils = self.shape[1]
+        if noise.shape[0] != n_coils or noise.shape[1] <= n_coils:
+            raise ScanFormatError(
+                f"{self.path}: 'noise' has shape {noise.shape}, wanted ({n_coils}, samples) with "
+                f"more than {n_coils} samples; rename it if it is no noise scan"
+            )
+        return torch.from_numpy(read_complex(noise, self.path, "'noise'"))
+
+    def _place(self, target_shape: tuple[int, int] | None) -> None:
+        """Set what the header says about the image: its matrix, voxels and oversampling."""
+        ny, nx = self.shape[-2:]
+        header = self._header
+        self._padding: tuple[int, int] | None = None
+        if header is None:
+            matrix = "that of the reference image" if target_shape else "the encoded one"
+            self._warn(
+                f"no ISMRMRD header: the final matrix is taken to be {matrix}, the voxel size is "
+                "unknown"
+            )
+            self.recon_shape = _fitting(target_shape or (ny, nx), (ny, nx))
+            return
+        self.header_xml = header.xml
+        oversampling = _oversampling(header)
+        rows, columns = header.encoded_shape
+        if ny == round(rows / oversampling):
+            rows, oversampling = ny, 1.0  # there is none, or it was removed before writing
+        if (ny, nx) == (rows, columns):
+            self._padding, self.voxel_mm = header.padding, _voxel_mm(header)
+        else:
+            self._warn(
+                f"the header describes a matrix of {rows} x {columns}, kspace has {ny} x {nx}: "
+                "the voxel size is taken as unknown and all columns as acquired"
+            )
+        self.nominal_oversampling = oversampling if ny == rows else 1.0
+        rows_left = round(ny / self.nominal_oversampling)
+        self.recon_shape = _fitting(target_shape or header.recon_shape, (rows_left, nx))
+
+    # The data.
+
+    @cached_property
+    def _sampling(self) -> Sampling:
+        slices = (self._read_all(index) for index in range(len(self)))
+        return find_sampling(self.path, slices, self._given_mask, self._padding)
+
+    def _find_mask(self) -> Tensor:
+        return self._sampling.mask
+
+    @cached_property
+    def acquired(self) -> Tensor:
+        """Bool ``(x,)``: False for columns the scanner never acquires."""
+        return self._sampling.acquired
+
+    def read_ksp(self, index: int) -> Tensor:
+        """K-space of one slice, complex64 ``(coil, y, x)``; zero outside the file's mask."""
+        ksp = self._read_all(index)
+        return ksp if self._given_mask is None else ksp.masked_fill_(~self._given_mask, 0)
+
+    def _read_all(self, index: int) -> Tensor:
+        """What the file holds of one slice, also where its mask hides it."""
+        with open_h5(self.path) as file:
+            ksp = find_dataset(file, self.path, "kspace")
+            values = read_complex(ksp, self.path, f"slice {index} of kspace", index)
+        return torch.from_numpy(values.reshape(self.shape[1:]))
+
+    def read_target(self, name: str) -> Tensor | None:
+        """The reference volume ``name``, float32 ``(slice, h, w)``, or None if there is none.
+
+        Raises:
+            ScanFormatError: it is no real volume with as many slices as the k-space.
+        """
+        with open_h5(self.path) as file:
+            if name not in file:
+                return None
+            target = read_real(find_dataset(file, self.path, name), self.path, name)
+        if target.ndim != 3 or target.shape[0] != len(self):
+            raise ScanFormatError(
+                f"{self.path}: {name} has shape {target.shape}, wanted ({len(self)}, h, w)"
+            )
+        return torch.from_numpy(target.astype(np.float32))
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(f"{self.path}: {message}", NumericalWarning, stacklevel=4)
+
+
+def _check_stored(ksp: h5py.Dataset, path: Path) -> None:
+    """Refuse a shape that the bytes in the file cannot fill, e.g. because a size is damaged."""
+    if ksp.is_virtual:
+        return
+    n_bytes, n_stored = math.prod(ksp.shape) * ksp.dtype.itemsize, ksp.id.get_storage_size()
+    if n_bytes > MAX_COMPRESSION * n_stored:
+        raise ScanFormatError(
+            f"{path}: kspace should hold {n_bytes} bytes, but only {n_stored} were ever written"
+        )
+
+
+def _target_shape(file: h5py.File) -> tuple[int, int] | None:
+    """Size of the reference image, if the file holds one."""
+    for name in TARGETS:
+        target = file.get(name)
+        if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
+            return int(target.shape[1]), int(target.shape[2])
+    return None
+
+
+def _oversampling(header: Header) -> float:
+    ratio = header.readout_oversampling
+    return ratio if MIN_OVERSAMPLING < ratio <= MAX_OVERSAMPLING else 1.0
+
+
+def _voxel_mm(header: Header) -> tuple[float, float, float] | None:
+    """Voxel size ``(y, x, slice)`` on the encoded grid, which reconstruction keeps."""
+    fov_mm, shape = header.encoded_fov_mm, header.encoded_shape
+    if fov_mm is None:
+        fov_mm, shape = header.recon_fov_mm, header.recon_shape
+    if fov_mm is None or header.slice_mm is None:
+        return None
+    return fov_mm[0] / shape[0], fov_mm[1] / shape[1], header.slice_mm
+
+
+def _fitting(wanted: tuple[int, int], available: tuple[int, int]) -> tuple[int, int]:
+    """What of a matrix can be cut from an image; nothing is ever padded."""
+    return min(wanted[0], available[0]), min(wanted[1], available[1])

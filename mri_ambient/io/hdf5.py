@@ -1,0 +1,290 @@
+"""HDF5 files of unknown quality: every way they can be broken becomes one clear error."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import NumericalWarning, ScanFormatError
+from .atomic import atomic_path, json_text, require_space
+
+BROKEN = (
+    OSError, RuntimeError, KeyError, ValueError, TypeError,
+    IndexError, AttributeError, OverflowError, MemoryError, SystemError,
+)  # fmt: skip
+"""What h5py raises on damaged files, depending on which byte is wrong."""
+
+MAX_BYTES = 2**32
+"""No single thing we read at once (a slice, a mask) is larger; a damaged size field may say so."""
+
+
+@contextmanager
+def open_h5(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading.
+
+    Raises:
+        ScanFormatError: there is no such file, it is a folder, may not be read, is not HDF5, or is
+            truncated or damaged; also when anything read inside the block turns out damaged.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except ScanFormatError:
+        raise
+    except BROKEN as error:
+        raise ScanFormatError(f"{path}: {_diagnosis(path, error)}") from error
+
+
+def _diagnosis(path: Path, error: Exception) -> str:
+    if path.is_dir():
+        return "is a folder, wanted an HDF5 file (.h5)"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "permission denied; the file may not be read by this user"
+    text = " ".join(str(error).split())
+    if "truncated" in text:
+        return "the HDF5 file is truncated; copy or download it again"
+    if not path.exists() or path.stat().st_size == 0:
+        return "the file is empty"
+    if "signature" in text:
+        return "is not an HDF5 file"
+    return f"the HDF5 file is damaged ({text}); copy or download it again"
+
+
+def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+    """The dataset called ``name``.
+
+    Raises:
+        ScanFormatError: there is none, or something else has that name.
+    """
+    if file.get(name, getlink=True) is None:
+        raise ScanFormatError(f"{path}: no dataset {name!r}; found {sorted(file)}")
+    try:
+        found = file[name]
+    except BROKEN as error:
+        raise ScanFormatError(
+            f"{path}: {name!r} cannot be opened, it is a broken link or damaged ({error})"
+        ) from error
+    if not isinstance(found, h5py.Dataset):
+        raise ScanFormatError(f"{path}: {name!r} is a {type(found).__name__}, wanted a dataset")
+    return found
+
+
+def is_complex(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is complex, or a compound of a real and an imaginary float."""
+    if dtype.names is None:
+        return dtype.kind == "c"
+    return len(dtype.names) == 2 and all(dtype[name].kind == "f" for name in dtype.names)
+
+
+def read_complex(
+    dataset: h5py.Dataset, path: Path, what: str, index: int | None = None
+) -> NDArray[np.complex64]:
+    """A complex dataset, or one entry along its first axis, as a new complex64 array.
+
+    Raises:
+        ScanFormatError: it is too large to be true, or holds NaN or Inf (also when the values do
+            not fit single precision).
+    """
+    source = () if index is None else (index,)
+    shape = dataset.shape[len(source) :]
+    check_size(shape, 8, path, what)
+    out = np.empty(shape, np.complex64)
+    with _reading(path, what):
+        if dataset.dtype.names is None:
+            dataset.read_direct(out, source)
+        else:
+            pair = dataset[source]
+            out.real, out.imag = (pair[name] for name in dataset.dtype.names)
+    check_finite(out, path, what)
+    return out
+
+
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except BROKEN as error:
+        raise ScanFormatError(
+            f"{path}: {what} cannot be read, the file is damaged there "
+            f"({' '.join(str(error).split())}); copy or download it again"
+        ) from error
+
+
+def read_real(dataset: h5py.Dataset, path: Path, what: str) -> NDArray[Any]:
+    """A dataset of real numbers or booleans.
+
+    Raises:
+        ScanFormatError: it holds something else, NaN or Inf, or is too large to be true.
+    """
+    if dataset.dtype.kind not in "buif":
+        raise ScanFormatError(f"{path}: {what} holds {dataset.dtype}, wanted real numbers")
+    check_size(dataset.shape, dataset.dtype.itemsize, path, what)
+    with _reading(path, what):
+        out: NDArray[Any] = np.asarray(dataset[()])
+    check_finite(out, path, what)
+    return out
+
+
+def check_finite(values: NDArray[Any], path: Path, what: str) -> None:
+    """Refuse NaN and Inf.
+
+    Raises:
+        ScanFormatError: there are some.
+    """
+    n_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if n_bad:
+        raise ScanFormatError(
+            f"{path}: {what} holds NaN or Inf in {n_bad} of {values.size} places; "
+            "export the scan again"
+        )
+
+
+def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: str) -> None:
+    """Refuse what no scan can hold, before memory is asked for it.
+
+    Raises:
+        ScanFormatError: the shape is missing, or far too large.
+    """
+    if shape is None:
+        raise ScanFormatError(f"{path}: {what} is empty")
+    n_bytes = itemsize
+    for size in shape:
+        n_bytes *= int(size)
+    if n_bytes > MAX_BYTES:
+        raise ScanFormatError(
+            f"{path}: {what} would take {n_bytes / 2**30:.0f} GiB; the file is damaged"
+        )
+
+
+def read_text(dataset: h5py.Dataset, path: Path, what: str) -> bytes:
+    """A text of one string, however it was stored.
+
+    Raises:
+        ScanFormatError: it is no text.
+    """
+    check_size(dataset.shape, dataset.dtype.itemsize, path, what)
+    with _reading(path, what):
+        value = dataset[()]
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    raise ScanFormatError(f"{path}: {what} holds {dataset.dtype} {dataset.shape}, wanted one text")
+
+
+def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:
+    """The root attributes as plain Python values; the unreadable are left out with a warning."""
+    attributes = {}
+    for name in file.attrs:
+        try:
+            attributes[_clean(name)] = _plain(file.attrs[name])
+        except BROKEN as error:
+            warnings.warn(
+                f"{path}: attribute {name!r} cannot be read and is left out ({error})",
+                NumericalWarning,
+                stacklevel=2,
+            )
+    return attributes
+
+
+def _plain(value: Any) -> object:  # noqa: ANN401 -- whatever HDF5 can hold
+    if isinstance(value, bytes):
+        return _clean(value.decode("utf-8", errors="replace"))
+    if isinstance(value, str):
+        return _clean(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, (bool, int, float)) else str(value)
+
+
+def _clean(text: str) -> str:
+    """Text that can be printed and stored again: no lone surrogates, no NUL."""
+    return text.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "")
+
+
+class H5Writer(ABC):
+    """A context manager that writes one HDF5 file, completely or not at all.
+
+    Attributes:
+        path: where the file appears when the block ends well.
+        file: the open file, under its temporary name.
+    """
+
+    file: h5py.File
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @abstractmethod
+    def start(self) -> None:
+        """What is written first, before the block."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """What is written last, after the block."""
+
+    def create_slices(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """A dataset of which each entry along the first axis is one checksummed chunk.
+
+        Raises:
+            MriAmbientError: the disk has no room for it.
+        """
+        require_space(self.path, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+        self.file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True)
+
+    def __enter__(self) -> Self:
+        self._session = self._open()
+        self._session.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return self._session.__exit__(kind, error, traceback)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with atomic_path(self.path) as temporary:
+            # No chunk cache: on a full disk, HDF5 2.0 crashes over chunks it could not flush.
+            self.file = h5py.File(temporary, "w", rdcc_nbytes=0)
+            try:
+                self.start()
+                yield
+                self.finish()
+            finally:
+                _close(self.file)
+
+
+def _close(file: h5py.File) -> None:
+    try:
+        file.close()
+    except RuntimeError as error:  # how older h5py says that the last flush failed
+        raise OSError(str(error)) from error
+
+
+def write_attributes(file: h5py.File, attributes: Mapping[str, object]) -> None:
+    """Root attributes: numbers, text and short tuples as they are, the rest as JSON; not None."""
+    for name, value in attributes.items():
+        if value is None:
+            continue
+        short = isinstance(value, tuple) and len(value) < 100
+        native = short or isinstance(value, (bool, int, float, str))
+        file.attrs[name] = value if native else json_text(value)

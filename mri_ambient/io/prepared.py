@@ -1,0 +1,317 @@
+"""The prepared file: one scan after data preparation, and the shard that training reads.
+
+============== ==================== ========= ===================================================
+dataset        shape                dtype     meaning
+============== ==================== ========= ===================================================
+ksp            (slice, coil, y, x)  complex64 whitened, compressed, scaled; 0 where not sampled
+maps           (slice, coil, y, x)  complex64 coil sensitivities
+mask           (1, y, x)            bool      sampled positions
+acquired       (x,)                 bool      False for columns the scanner never acquires
+coil_transform (virtual coil, coil) complex64 compression x whitening
+ismrmrd_header ()                   text      the header of the source, where it had one
+============== ==================== ========= ===================================================
+
+Root attributes say the rest; ``mri_ambient_format`` marks the file. The slices carry HDF5's own
+Fletcher checksum, so that a damaged shard is refused and not trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import h5py
+import torch
+from torch import Tensor
+
+from ..errors import ScanFormatError
+from ..scan import Scan
+from .atomic import json_text
+from .base import ScanFile, stacked
+from .hdf5 import (
+    H5Writer,
+    find_dataset,
+    open_h5,
+    read_attributes,
+    read_complex,
+    read_real,
+    read_text,
+    write_attributes,
+)
+
+FORMAT = "prepared/1"
+"""Value of the root attribute ``mri_ambient_format``."""
+
+_FACTS = (
+    "mri_ambient_format", "scan_id", "noise_std", "noise_source", "scale", "voxel_mm",
+    "recon_shape", "steps", "source", "source_sha256", "qc", "calib_shape",
+)  # fmt: skip
+
+
+class PreparedWriter(H5Writer):
+    """Write a prepared file slice by slice; it appears under its name when the block ends well.
+
+    The facts (mask, scale, coil transform, noise, ...) are those of the first scan written; every
+    later one must share them.
+
+    Args:
+        path: where the file goes.
+        n_slices: how many slices will be written, in any order, each once.
+        calib_shape: sides ``(y, x)`` of the calibration block the maps come from.
+        source: name of the file the scan was read from, without its folder.
+        source_sha256: hash of that file.
+        header_xml: ISMRMRD header to carry along.
+        attributes: further root attributes to carry along (acquisition, ...); the format's own
+            names are left out.
+
+    Attributes:
+        qc: quality figures for a person to read, JSON-ready; may be filled until the block ends.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        n_slices: int,
+        *,
+        calib_shape: tuple[int, int],
+        source: str,
+        source_sha256: str,
+        header_xml: str | None = None,
+        attributes: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(path)
+        self.qc: dict[str, Any] = {}
+        self._n_slices, self._header_xml = n_slices, header_xml
+        self._facts: dict[str, object] = {
+            "calib_shape": calib_shape,
+            "source": Path(source).name,
+            "source_sha256": source_sha256,
+        }
+        self._attributes = attributes or {}
+        self._first: Scan | None = None
+        self._missing = set(range(n_slices))
+
+    def start(self) -> None:
+        """Nothing yet: sizes are those of the first scan."""
+
+    def write(self, scan: Scan) -> None:
+        """Write the slices of a prepared scan.
+
+        Raises:
+            ValueError: the scan is not prepared, belongs elsewhere, or holds a slice twice.
+        """
+        if scan.maps is None:
+            raise ValueError(f"{scan.scan_id}: a prepared scan has coil maps")
+        if not self._missing.issuperset(scan.slices):
+            raise ValueError(
+                f"{scan.scan_id}: slices {scan.slices} were written before or are none of "
+                f"{self._n_slices}"
+            )
+        if self._first is None:
+            self._create(scan)
+            self._first = scan
+        elif not _same_facts(self._first, scan):
+            raise ValueError(f"{scan.scan_id}: slices {scan.slices} differ in mask, scale or coils")
+        for position, index in enumerate(scan.slices):
+            self.file["ksp"][index] = scan.ksp[position].numpy(force=True)
+            self.file["maps"][index] = scan.maps[position].numpy(force=True)
+        self._missing.difference_update(scan.slices)
+
+    def _create(self, scan: Scan) -> None:
+        shape = (self._n_slices, *scan.ksp.shape[1:])
+        for name in ("ksp", "maps"):
+            self.create_slices(name, shape, "complex64")
+        self.file["mask"] = scan.mask.numpy(force=True)
+        self.file["acquired"] = _acquired(scan).numpy(force=True)
+        self.file["coil_transform"] = _coil_transform(scan).to(torch.complex64).numpy(force=True)
+        if self._header_xml is not None:
+            self.file["ismrmrd_header"] = self._header_xml
+        self._facts |= {
+            "mri_ambient_format": FORMAT,
+            "scan_id": scan.scan_id,
+            "noise_std": scan.noise_std,
+            "noise_source": scan.noise_source,
+            "scale": scan.scale,
+            "voxel_mm": scan.voxel_mm,
+            "recon_shape": scan.recon_shape,
+            "steps": json_text(scan.steps),
+        }
+
+    def finish(self) -> None:
+        """Write the root attributes; every slice must have been written."""
+        if self._missing:
+            raise ValueError(f"{self.path}: slices {sorted(self._missing)} were never written")
+        carried = {name: v for name, v in self._attributes.items() if name not in _FACTS}
+        write_attributes(self.file, {**carried, **self._facts, "qc": json_text(self.qc)})
+
+
+def _acquired(scan: Scan) -> Tensor:
+    everything = torch.ones(scan.shape[-1], dtype=torch.bool)
+    return everything if scan.acquired is None else scan.acquired
+
+
+def _coil_transform(scan: Scan) -> Tensor:
+    identity = torch.eye(scan.n_coils, dtype=torch.complex64)
+    return identity if scan.coil_transform is None else scan.coil_transform
+
+
+def _same_facts(a: Scan, b: Scan) -> bool:
+    return (
+        (a.scan_id, a.scale, a.noise_std, a.noise_source, a.recon_shape, a.voxel_mm, a.n_coils)
+        == (b.scan_id, b.scale, b.noise_std, b.noise_source, b.recon_shape, b.voxel_mm, b.n_coils)
+        and torch.equal(a.mask, b.mask)
+        and torch.equal(_acquired(a), _acquired(b))
+        and torch.equal(_coil_transform(a), _coil_transform(b))
+    )
+
+
+class PreparedFile(ScanFile):
+    """A prepared scan on disk: ``file[i]`` has maps, scale, coil transform and noise filled in.
+
+    Attributes:
+        noise_std: k-space noise per real channel, in the units of the stored k-space.
+        noise_source: where it comes from.
+        scale: what an image of this k-space is multiplied with to leave normalised units.
+        coil_transform: compression x whitening, complex64 ``(virtual coil, coil)``.
+        steps: what was done to the measurement, in order.
+        calib_shape: sides ``(y, x)`` of the calibration block.
+        source: name of the file it was made from.
+        source_sha256: hash of that file.
+        qc: quality figures, as ``prep`` recorded them.
+    """
+
+    format: ClassVar[str] = "prepared"
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the facts, no slices.
+
+        Raises:
+            ScanFormatError: the file is damaged or no prepared file.
+        """
+        self.path = Path(path)
+        with open_h5(self.path) as file:
+            attributes = read_attributes(file, self.path)
+            self._read_datasets(file)
+        try:
+            self._read_facts(attributes)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ScanFormatError(
+                f"{self.path}: damaged prepared file, its root attributes make no sense "
+                f"({type(error).__name__}: {error}); run prep again"
+            ) from error
+        self.attributes = {name: v for name, v in attributes.items() if name not in _FACTS}
+
+    def _read_datasets(self, file: h5py.File) -> None:
+        ksp = find_dataset(file, self.path, "ksp")
+        if ksp.dtype != "complex64" or len(ksp.shape or ()) != 4 or 0 in ksp.shape:
+            raise self._damaged(f"ksp is {ksp.dtype} {ksp.shape}, wanted (slice, coil, y, x)")
+        self.shape = ksp.shape
+        n_coils, ny, nx = self.shape[1:]
+        maps = find_dataset(file, self.path, "maps")
+        if maps.dtype != "complex64" or maps.shape != ksp.shape:
+            raise self._damaged(f"maps are {maps.dtype} {maps.shape}, ksp has {ksp.shape}")
+        self.__dict__["mask"] = self._read_bool(
+            file, "mask", (1, ny, nx)
+        )  # cached, as base reads it
+        self.__dict__["acquired"] = self._read_bool(file, "acquired", (nx,))
+        transform = find_dataset(file, self.path, "coil_transform")
+        if transform.dtype != "complex64" or transform.ndim != 2 or transform.shape[0] != n_coils:
+            raise self._damaged(f"coil_transform has {transform.shape} for {n_coils} virtual coils")
+        self.coil_transform = torch.from_numpy(read_complex(transform, self.path, "coil_transform"))
+        if "ismrmrd_header" in file:
+            header = find_dataset(file, self.path, "ismrmrd_header")
+            self.header_xml = read_text(header, self.path, "ismrmrd_header").decode(
+                errors="replace"
+            )
+
+    def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:
+        dataset = find_dataset(file, self.path, name)
+        if dataset.shape != shape:
+            raise self._damaged(f"{name} has {dataset.shape}, wanted {shape}")
+        values = torch.from_numpy(read_real(dataset, self.path, name) != 0)
+        if not values.any():
+            raise self._damaged(f"{name} is False everywhere")
+        return values
+
+    def _read_facts(self, facts: dict[str, Any]) -> None:
+        if facts["mri_ambient_format"] != FORMAT:
+            raise ValueError(f"mri_ambient_format is {facts['mri_ambient_format']!r}")
+        self.scan_id = str(facts["scan_id"])
+        self.scale = _positive(facts["scale"])
+        self.noise_std = _finite(facts["noise_std"]) if "noise_std" in facts else None
+        self.noise_source = str(facts["noise_source"]) if "noise_source" in facts else None
+        self.recon_shape = _sizes(facts["recon_shape"])
+        self.calib_shape = _sizes(facts["calib_shape"])
+        if "voxel_mm" in facts:
+            y, x, z = (_positive(size) for size in facts["voxel_mm"])
+            self.voxel_mm = (y, x, z)
+        self.steps = tuple(str(step) for step in json.loads(facts["steps"]))
+        self.source, self.source_sha256 = str(facts["source"]), str(facts["source_sha256"])
+        self.qc: dict[str, Any] = json.loads(facts["qc"])
+
+    def _find_mask(self) -> Tensor:
+        with open_h5(self.path) as file:
+            return self._read_bool(file, "mask", (1, *self.shape[-2:]))
+
+    def read_ksp(self, index: int) -> Tensor:
+        """K-space of one slice in normalised units, complex64 ``(coil, y, x)``."""
+        return self._read_slice("ksp", index)
+
+    def read_maps(self, index: int) -> Tensor:
+        """Coil sensitivities of one slice, complex64 ``(coil, y, x)``."""
+        return self._read_slice("maps", index)
+
+    def _read_slice(self, name: str, index: int) -> Tensor:
+        with open_h5(self.path) as file:
+            dataset = find_dataset(file, self.path, name)
+            return torch.from_numpy(
+                read_complex(dataset, self.path, f"slice {index} of {name}", index)
+            )
+
+    def __getitem__(self, index: int | slice) -> Scan:
+        chosen = self._chosen(index)
+        try:
+            return Scan(
+                ksp=stacked(self.read_ksp, chosen),
+                mask=self.mask,
+                scan_id=self.scan_id,
+                slices=chosen,
+                recon_shape=self.recon_shape,
+                acquired=self.acquired,
+                noise_std=self.noise_std,
+                noise_source=self.noise_source,
+                maps=stacked(self.read_maps, chosen),
+                scale=self.scale,
+                coil_transform=self.coil_transform,
+                voxel_mm=self.voxel_mm,
+                steps=self.steps,
+            )
+        except ValueError as error:
+            raise self._damaged(f"slices {chosen}: {error}") from error
+
+    def _damaged(self, what: str) -> ScanFormatError:
+        return ScanFormatError(f"{self.path}: damaged prepared file, {what}; run prep again")
+
+
+def _finite(value: Any) -> float:  # noqa: ANN401 -- from a file
+    number = float(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{number} where a finite number of at least 0 was wanted")
+    return number
+
+
+def _positive(value: Any) -> float:  # noqa: ANN401 -- from a file
+    number = _finite(value)
+    if number == 0:
+        raise ValueError("0 where a positive number was wanted")
+    return number
+
+
+def _sizes(value: Any) -> tuple[int, int]:  # noqa: ANN401 -- from a file
+    y, x = (int(size) for size in value)
+    if min(y, x) < 0:
+        raise ValueError(f"sizes of {y} x {x}")
+    return y, x

@@ -1,0 +1,410 @@
+"""From a prepared scan to an image: batches of slices through a method, and back to file units."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ._version import __version__
+from .baselines import BASELINES, Baseline
+from .batch import Batch
+from .errors import ConfigError, DeviceError, OutputExistsError
+from .fourier import center_crop, ifft2c
+from .io import file_sha256, json_text
+from .io.base import ScanFile
+from .io.output import ReconstructionWriter, write_json
+from .metrics import Reference as ReferenceKind
+from .metrics import evaluate_volume
+from .prior import Prior
+from .rng import rng_for
+from .samplers import SAMPLERS, Sampler, StepInfo
+from .scan import Reconstruction, Scan
+from .units import rss_weight
+
+METHODS: dict[str, type[Sampler] | type[Baseline]] = {**SAMPLERS, **BASELINES}
+"""Everything ``reconstruct --method`` takes."""
+
+OnStep = Callable[[StepInfo], None]
+
+
+class Preparation(Protocol):
+    """What was learned about a volume in a first pass, ready to be applied to its slices."""
+
+    def apply(self, scan: Scan) -> Scan:
+        """Whiten, compress, estimate maps and normalise."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to reconstruct, whatever the method.
+
+    Attributes:
+        seed: of everything random.
+        n_samples: samples per slice of a stochastic method; their mean is the image.
+        batch_size: slices x samples that share a call of the method.
+        device: where to compute.
+    """
+
+    seed: int = 0
+    n_samples: int = 1
+    batch_size: int = 1
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("n_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def reconstruct(
+    scan: Scan,
+    method: Sampler | Baseline,
+    prior: Prior | None = None,
+    options: Options | None = None,
+    *,
+    on_step: OnStep | None = None,
+) -> Reconstruction:
+    """Reconstruct the slices of a prepared scan.
+
+    Args:
+        scan: prepared (with maps and noise_std); any number of slices.
+        method: a sampler or a baseline.
+        prior: what images look like; samplers need one.
+        options: seed, samples, batch size, device.
+        on_step: told about every step of a sampler.
+
+    Returns:
+        Images in normalised units; :func:`to_file_units` leads back to the scanner's.
+
+    Raises:
+        ConfigError: a sampler without a prior.
+        DeviceError: out of memory even with a single image at a time.
+    """
+    options = options or Options()
+    if scan.noise_std is None:
+        raise ValueError(f"{scan.scan_id}: not prepared; noise_std is missing")
+    started = time.monotonic()
+    n_samples = options.n_samples if _is_stochastic(method) else 1
+    items = [(i, k) for i in range(len(scan.slices)) for k in range(n_samples)]
+    whole = Batch.of([scan])
+    samples = torch.empty(n_samples, *scan.ksp[:, 0].shape, dtype=scan.ksp.dtype)
+    for chunk in _chunks(items, options.batch_size):
+        rows = [i for i, _ in chunk]
+        rng = [rng_for(options.seed, scan.scan_id, scan.slices[i], k) for i, k in chunk]
+        part = Batch(*(getattr(whole, name)[rows] for name in Batch.__dataclass_fields__))
+        images = _run(method, prior, part.to(options.device), rng, on_step)
+        for (i, k), img in zip(chunk, images.cpu(), strict=True):
+            samples[k, i] = img
+    img = samples.mean(dim=0)
+    return Reconstruction(
+        img=img,
+        scan_id=scan.scan_id,
+        slices=scan.slices,
+        std=(samples - img).abs().square().mean(dim=0).sqrt() if n_samples > 1 else None,
+        samples=samples if n_samples > 1 else None,
+        checks=tuple(_residuals(whole, img)),
+        provenance=_provenance(method, prior, options, n_samples, time.monotonic() - started),
+    )
+
+
+def _run(
+    method: Sampler | Baseline,
+    prior: Prior | None,
+    batch: Batch,
+    rng: list[torch.Generator],
+    on_step: OnStep | None,
+) -> Tensor:
+    ksp = torch.where(batch.mask, batch.ksp, 0)
+    try:
+        if not is_sampler(method):
+            return method(batch.op, ksp, noise_std=batch.noise_std)
+        if prior is None:
+            raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
+        with torch.set_grad_enabled(method.needs_grad):
+            return method(
+                prior, batch.op, ksp, noise_std=batch.noise_std, rng=rng, on_step=on_step
+            ).detach()
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"out of memory on {batch.ksp.device} with {len(batch)} images of "
+            f"{tuple(ksp.shape[-2:])} and {ksp.shape[-3]} coils at once; lower --batch-size or "
+            "use --device cpu"
+        ) from error
+
+
+def is_sampler(method: Sampler | Baseline) -> bool:
+    """Whether a method asks a prior."""
+    return type(method) in SAMPLERS.values()
+
+
+def _is_stochastic(method: Sampler | Baseline) -> bool:
+    return bool(getattr(method, "stochastic", False))
+
+
+def _chunks(items: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def _residuals(batch: Batch, img: Tensor) -> Iterator[dict[str, float]]:
+    """Per slice: RMS of A x - y over the measured samples, in units of sigma_n per channel."""
+    ksp = torch.where(batch.mask, batch.ksp, 0)
+    residual = (batch.op(img) - ksp).abs().square()
+    coils = (batch.maps.abs().amax(dim=(-2, -1)) > 0).sum(dim=-1)
+    n_samples = batch.mask.sum(dim=(-3, -2, -1)) * coils
+    rms = (residual.sum(dim=(-3, -2, -1)) / (2 * n_samples)).sqrt() / batch.noise_std
+    return ({"data_residual": float(value)} for value in rms)
+
+
+def _provenance(
+    method: Sampler | Baseline,
+    prior: Prior | None,
+    options: Options,
+    n_samples: int,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "method": method.name,
+        "method_options": asdict(method),  # type: ignore[call-overload]
+        "prior_sha256": prior.facts.card.get("sha256") if prior and is_sampler(method) else None,
+        "seed": options.seed,
+        "n_samples": n_samples,
+        "device": str(options.device),
+        "version": __version__,
+        "torch": torch.__version__,
+        "seconds": seconds,
+    }
+
+
+def to_file_units(img: Tensor, scan: Scan) -> Tensor:
+    """RSS-equivalent images in the units of the scan's file, cut to the scanner's final matrix.
+
+    Args:
+        img: normalised, ``(slice, y, x)``, complex or real.
+        scan: the prepared slices it was made from.
+
+    Returns:
+        ``(slice, *scan.recon_shape)``.
+    """
+    if scan.maps is None:
+        raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
+    weight = rss_weight(scan.maps, scan.coil_transform)
+    return center_crop(img * weight * scan.scale, scan.recon_shape)
+
+
+def with_options(
+    method: type[Sampler] | type[Baseline], given: dict[str, Any]
+) -> Sampler | Baseline:
+    """A method with the options that were given (not None) and its own defaults.
+
+    Raises:
+        ConfigError: an option this method does not have.
+    """
+    options = {name: value for name, value in given.items() if value is not None}
+    known = {field.name for field in fields(method)}  # type: ignore[arg-type]
+    if unknown := sorted(set(options) - known):
+        raise ConfigError(
+            f"method {method.name!r} has no option {', '.join(unknown)}; it has {sorted(known)}"
+        )
+    return method(**options)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The fully sampled scan, for metrics and nothing else.
+
+    Attributes:
+        file: the scan without a retrospective mask.
+        preparation: of that scan, for maps from the full data.
+    """
+
+    file: ScanFile
+    preparation: Preparation
+
+    def volumes(self) -> dict[ReferenceKind, Tensor]:
+        """Reference magnitudes ``(slice, y, x)`` in file units, RSS first if it can be had.
+
+        RSS is the file's own target, or computed as fastMRI does; a prepared file no longer has
+        the measured coils. SENSE is ``|S^H F^H k|`` with maps from the full data.
+        """
+        sense = []
+        for scan in self.file:
+            prepared = self.preparation.apply(scan)
+            full = Batch.of([prepared])
+            sense.append(to_file_units(full.op.adjoint(full.ksp).abs(), prepared))
+        volumes: dict[ReferenceKind, Tensor] = {}
+        if self.file.format != "prepared":
+            stored = self.file.read_target("reconstruction_rss")
+            volumes["rss"] = self._rss() if stored is None else stored
+        return volumes | {"sense": torch.cat(sense)}
+
+    def _rss(self) -> Tensor:
+        images = (ifft2c(scan.ksp).abs().square().sum(dim=-3).sqrt() for scan in self.file)
+        return torch.cat([center_crop(img, self.file.recon_shape) for img in images])
+
+
+def score(magnitude: Tensor, reference: Reference) -> dict[str, Any]:
+    """fastMRI's numbers, against RSS where it can be had, and against SENSE."""
+    scores = [
+        asdict(evaluate_volume(magnitude.numpy(), volume.numpy(), reference=kind))
+        for kind, volume in reference.volumes().items()
+    ]
+    return {"metrics": scores[0], "metrics_sense": scores[-1]}
+
+
+def settings(
+    file: ScanFile,
+    method: Sampler | Baseline,
+    prior: Prior | None,
+    options: Options,
+    **more: Any,  # noqa: ANN401 -- preparation and mask options, dataclasses or None
+) -> dict[str, Any]:
+    """All that decides the result, as plain values: how a finished file is recognised."""
+    extra = {key: asdict(value) if is_dataclass(value) else value for key, value in more.items()}  # type: ignore[arg-type]
+    plain: dict[str, Any] = json.loads(
+        json_text(
+            {
+                "input_sha256": file_sha256(file.path),
+                "method": {"name": method.name} | asdict(method),  # type: ignore[call-overload]
+                "prior_sha256": prior.facts.card.get("sha256") if prior is not None else None,
+                "seed": options.seed,
+                "n_samples": options.n_samples,
+                **extra,
+            }
+        )
+    )
+    return plain
+
+
+def is_done(output: Path, scan_id: str, wanted: dict[str, Any]) -> bool:
+    """Whether ``output`` holds this very reconstruction already.
+
+    Raises:
+        OutputExistsError: it holds one of the same name made with other settings.
+    """
+    image, report = output / f"{scan_id}.h5", output / f"{scan_id}.json"
+    if not image.exists() or not report.exists():
+        return False
+    try:
+        found = json.loads(report.read_text()).get("settings", {})
+    except ValueError:
+        return False
+    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
+    if differing:
+        raise OutputExistsError(
+            f"{image}: was made with other settings ({', '.join(differing)}); use --overwrite or "
+            "another folder"
+        )
+    return True
+
+
+def reconstruct_file(
+    file: ScanFile,
+    preparation: Preparation,
+    method: Sampler | Baseline,
+    prior: Prior | None,
+    output: Path,
+    options: Options | None = None,
+    *,
+    reference: Reference | None = None,
+    made_with: dict[str, Any] | None = None,
+    on_slice: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Reconstruct a scan slice by slice and write ``<stem>.h5`` and ``<stem>.json``.
+
+    Args:
+        file: the scan, raw or prepared, perhaps seen through a retrospective mask.
+        preparation: what the first pass over it learned.
+        method: a sampler or a baseline.
+        prior: what images look like; samplers need one.
+        output: folder to write to.
+        options: seed, samples, batch size, device.
+        reference: the fully sampled scan, to score the result against.
+        made_with: the settings, see :func:`settings`; stored in the report.
+        on_slice: told (done, total) after every slice.
+        on_step: told about every step of a sampler.
+
+    Returns:
+        The report, as written to the JSON file.
+    """
+    options = options or Options()
+    checks: list[dict[str, float]] = []
+    magnitudes: list[Tensor] = []
+    facts: dict[str, Any] = {}
+    seconds = 0.0
+    with _writer(file, method, options, output) as out:
+        for scan in file:
+            prepared = preparation.apply(scan)
+            result = reconstruct(prepared, method, prior, options, on_step=on_step)
+            img = to_file_units(result.img, prepared)[0]
+            std = None if result.std is None else to_file_units(result.std, prepared)[0]
+            out.write(scan.slices[0], img, std)
+            magnitudes.append(img.abs())
+            checks.append({"slice": scan.slices[0], **result.checks[0]})
+            facts, seconds = _facts(prepared, result), seconds + result.provenance["seconds"]
+            if on_slice is not None:
+                on_slice(len(checks), len(file))
+    facts["provenance"]["seconds"] = seconds
+    report = {"scan_id": file.scan_id, "input": file.path.name, "slices": len(file), **facts}
+    report |= {"acceleration": file.acceleration, "checks": checks, "settings": made_with or {}}
+    if reference is not None:
+        report |= score(torch.stack(magnitudes), reference)
+    write_json(output / f"{file.scan_id}.json", report)
+    return report
+
+
+def _writer(
+    file: ScanFile, method: Sampler | Baseline, options: Options, output: Path
+) -> ReconstructionWriter:
+    return ReconstructionWriter(
+        output / f"{file.scan_id}.h5",
+        len(file),
+        file.recon_shape,
+        attributes={
+            "method": method.name,
+            "acceleration": file.acceleration,
+            "scan_id": file.scan_id,
+            "voxel_mm": file.voxel_mm,
+        },
+        with_std=options.n_samples > 1 and _is_stochastic(method),
+    )
+
+
+def _facts(prepared: Scan, result: Reconstruction) -> dict[str, Any]:
+    """What the report says of the scan as it was prepared, and of how the image was made."""
+    return {
+        "coils": prepared.n_coils,
+        "matrix": list(prepared.shape),
+        "recon_shape": list(prepared.recon_shape),
+        "noise_std": prepared.noise_std,
+        "noise_source": prepared.noise_source,
+        "scale": prepared.scale,
+        "steps": list(prepared.steps),
+        "provenance": result.provenance,
+    }
+
+
+def summary_line(report: dict[str, Any]) -> str:
+    """One line about a finished reconstruction."""
+    provenance = report["provenance"]
+    line = (
+        f"{report['input']}: {provenance['method']}, R = {report['acceleration']:.2f}, "
+        f"sigma_n = {report['noise_std']:.4f} ({report['noise_source']}), "
+        f"{provenance['seconds']:.1f} s"
+    )
+    if "metrics" in report:
+        scores = report["metrics"]
+        line += (
+            f"; PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
+            f"NMSE {scores['nmse']:.4f} against {scores['reference'].upper()}"
+        )
+    return line

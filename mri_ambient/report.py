@@ -1,0 +1,98 @@
+"""Pictures: training curves, and reconstructions side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .atomic import atomic_path
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
+    """Write a PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, bbox_inches="tight")
+
+
+def plot_curves(log: Path, path: Path) -> None:
+    """Training loss (smoothed) and held-out error against images seen, from a log.jsonl."""
+    records = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+    if not records:
+        return
+    figure = Figure(figsize=(9, 3.5))
+    left, right = figure.subplots(1, 2)
+    images = [record["images"] for record in records]
+    left.plot(images, [record["loss"] for record in records], color="0.8", lw=0.5)
+    left.plot(images, _smooth([record["loss"] for record in records]), color="C0")
+    left.set(xlabel="images seen", ylabel="training loss", yscale="log")
+    checked = [record for record in records if "held_out" in record]
+    if checked:
+        seen = [record["images"] for record in checked]
+        right.plot(seen, [record["held_out"] for record in checked], "o-", label="one step + DC")
+        right.plot(seen, [record["held_out_no_dc"] for record in checked], "--", label="one step")
+        right.axhline(checked[-1]["held_out_cg_sense"], color="C3", ls=":", label="CG-SENSE")
+        right.legend()
+    right.set(xlabel="images seen", ylabel="error on hidden measured lines")
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """Running mean over the last 2 % of the run, at least 10 steps."""
+    width = max(10, len(values) // 50)
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return [
+        (sums[i + 1] - sums[max(0, i + 1 - width)]) / min(i + 1, width) for i in range(len(values))
+    ]
+
+
+def save_images(images: Tensor, path: Path) -> None:
+    """Magnitude images ``(n, y, x)`` side by side, each in a window of its own."""
+    n = images.shape[0]
+    columns = min(n, 4)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(3 * columns, 3 * rows))
+    for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axis.axis("off")
+        if i < n:
+            axis.imshow(images[i].numpy(), cmap="gray", vmin=0)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def save_comparison(
+    reference: Tensor, images: Mapping[str, Tensor], scores: Mapping[str, str], path: Path
+) -> None:
+    """The reference and reconstructions in one window, errors times five below.
+
+    Args:
+        reference: magnitude ``(y, x)``.
+        images: magnitudes ``(y, x)`` by name, in the units of the reference.
+        scores: what stands under each name.
+        path: PNG to write.
+    """
+    top = float(reference.quantile(0.995)) if reference.numel() < 2**24 else float(reference.max())
+    n = len(images) + 1
+    height = 2.4 * reference.shape[0] / reference.shape[1]
+    figure = Figure(figsize=(2.4 * n, 2 * height + 0.7))
+    axes = figure.subplots(2, n, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    axes[0, 0].imshow(reference.numpy(), cmap="gray", vmin=0, vmax=top)
+    axes[0, 0].set_title("reference", fontsize=9)
+    axes[1, 0].text(
+        0.5, 0.5, "error x 5", ha="center", va="center", fontsize=10, transform=axes[1, 0].transAxes
+    )
+    for column, (name, img) in enumerate(images.items(), start=1):
+        axes[0, column].imshow(img.numpy(), cmap="gray", vmin=0, vmax=top)
+        axes[0, column].set_title(f"{name}\n{scores[name]}", fontsize=9)
+        error = 5 * (img - reference).abs()
+        axes[1, column].imshow(error.numpy(), cmap="inferno", vmin=0, vmax=top)
+    figure.subplots_adjust(wspace=0.03, hspace=0.03, left=0.01, right=0.99, bottom=0.01, top=0.86)
+    save_figure(figure, path, dpi=150)

@@ -1,0 +1,58 @@
+"""One step and data consistency: the posterior mean as far as the prior knows it.
+
+A mask-conditioned prior is asked once, with the scan's own mask and the measurement as it is:
+``D = E[x | A^H y]`` at the scan's noise level (Aali et al. 2024, arXiv 2403.08728, call the one
+step A-OS). The result is then balanced against the measurement by the error that ``D`` has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Generator, Tensor
+
+from ..errors import ConfigError
+from ..prior import DenoiserSource
+from ..sense import SenseOp
+from .base import OnStep, StepInfo, data_consistency
+
+
+@dataclass(frozen=True)
+class Aos:
+    """Ambient one-step reconstruction (module docstring for the mathematics).
+
+    Attributes:
+        final_dc: end with a data-consistency solve.
+        n_cg: its conjugate-gradient steps.
+    """
+
+    name: ClassVar[str] = "aos"
+
+    final_dc: bool = True
+    n_cg: int = 10
+
+    def __post_init__(self) -> None:
+        if self.n_cg < 1:
+            raise ConfigError(f"n_cg must be at least 1, got {self.n_cg}")
+
+    def __call__(
+        self,
+        prior: DenoiserSource,
+        op: SenseOp,
+        ksp: Tensor,
+        *,
+        noise_std: Tensor,
+        rng: Sequence[Generator],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Reconstruct; see :class:`~mri_ambient.samplers.base.Sampler`."""
+        sigma = noise_std.clamp(min=prior.sigma_min)
+        x = prior.denoiser(op, rng, further="scan")(ksp, sigma)
+        if self.final_dc:
+            x = data_consistency(op, ksp, x, noise_std=noise_std, tau=prior.tau, n_iter=self.n_cg)
+        if on_step is not None:
+            residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
+            on_step(StepInfo(index=0, n_steps=1, sigma=float(sigma.max()), residual=residual))
+        return x

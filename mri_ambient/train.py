@@ -1,0 +1,431 @@
+"""Training, top to bottom: one loop, resumable to the bit, counted in images.
+
+Everything that shapes the result (learning rate, averaging, masks, noise, order of the slices)
+depends on the number of images seen and the seed, never on the clock; a time limit only stops.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._version import __version__
+from .batch import Batch
+from .checkpoint import load_tensors, save_prior, save_tensors
+from .config import write_toml
+from .data import (
+    Dataset,
+    check_identifiable,
+    load_dataset,
+    measure_sigma_data,
+    smallest_sigma,
+    typical_mask,
+)
+from .errors import CheckpointError, ConfigError
+from .masks import MaskSpec
+from .nn.precond import Denoiser
+from .nn.unet import n_parameters, preset
+from .objectives import Kspace, Objective
+from .prior import Prior, PriorFacts
+from .report import plot_curves
+from .rng import rng_for
+from .validate import HeldOut, cg_sense_error, fit_tau, hide_lines
+
+STATE_FORMAT = "train/1"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of a training run.
+
+    Attributes:
+        objective: how the denoiser is learned, with its own options.
+        preset: size of the network, a key of ``PRESETS``.
+        wrapper: kind of denoiser; the objective's own choice by default.
+        batch_size: images per step.
+        learning_rate: Adam's, after the warm-up.
+        warmup_images: the learning rate rises linearly over these.
+        decay_images: beyond these it falls with the inverse square root of the images seen.
+        ema_power: weights are averaged with the power profile (1 - 1/t)^(power + 1) of Karras et
+            al. 2024 (arXiv 2312.02696, eq. 127), which needs no horizon.
+        clip: largest norm of the gradient.
+        n_validation: scans set aside.
+        check_every: images between validations, which also write the prior and the curves.
+        save_every: images between checkpoints.
+        seed: of everything random.
+    """
+
+    objective: Objective = field(default_factory=Kspace)
+    preset: str = "tiny"
+    wrapper: str | None = None
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    warmup_images: int = 400
+    decay_images: int = 8000
+    ema_power: float = 6.94
+    clip: float = 1.0
+    n_validation: int = 8
+    check_every: int = 2000
+    save_every: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        preset(self.preset)
+        for name in ("batch_size", "warmup_images", "decay_images", "check_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, the objective under its name."""
+        return asdict(self) | {"objective": {"name": self.objective.name} | asdict(self.objective)}  # type: ignore[call-overload]
+
+    def learning_rate_at(self, images: int) -> float:
+        """Linear warm-up, then constant, then inverse square root."""
+        warm = min(images / self.warmup_images, 1.0)
+        decay = max(images / self.decay_images, 1.0) ** -0.5
+        return self.learning_rate * warm * decay
+
+    def ema_decay_at(self, step: int) -> float:
+        """How much of the average is kept at this step (counted from 1)."""
+        return float((1 - 1 / step) ** (self.ema_power + 1))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line of the log.
+
+    Attributes:
+        images: images seen.
+        target: images to see, or None if only time stops the run.
+        loss: of the last step.
+        images_per_second: over this call.
+        seconds: of this call.
+        validation: figures of a validation, if there was one.
+    """
+
+    images: int
+    target: int | None
+    loss: float
+    images_per_second: float
+    seconds: float
+    validation: dict[str, float] | None
+
+
+class _State:
+    """What a run changes: weights, their average, the optimiser, and how far it is."""
+
+    def __init__(self, net: Denoiser, config: TrainConfig) -> None:
+        self.net = net
+        self.average = deepcopy(net).requires_grad_(False).eval()
+        self.optimizer = torch.optim.Adam(
+            net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+        )
+        self.step = 0
+
+    def save(self, path: Path, header: dict[str, Any]) -> None:
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for name, parameter in self.net.named_parameters():
+            slots = self.optimizer.state[parameter]
+            tensors[f"exp_avg.{name}"] = slots["exp_avg"]
+            tensors[f"exp_avg_sq.{name}"] = slots["exp_avg_sq"]
+        save_tensors(path, tensors, header | {"format": STATE_FORMAT, "step": self.step})
+
+    def load(self, path: Path) -> None:
+        tensors, header = load_tensors(path)
+        if header.get("format") != STATE_FORMAT:
+            raise CheckpointError(f"{path}: not a training state ({header.get('format')!r})")
+
+        def part(name: str) -> dict[str, torch.Tensor]:
+            return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+        self.step = int(header["step"])
+        self.net.load_state_dict(part("net"))
+        self.average.load_state_dict(part("average"))
+        first, second = part("exp_avg"), part("exp_avg_sq")
+        for name, parameter in self.net.named_parameters():
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": first[name].to(parameter.device),
+                "exp_avg_sq": second[name].to(parameter.device),
+            }
+
+
+def train(
+    folder: Path,
+    run: Path,
+    config: TrainConfig,
+    *,
+    images: int | None = None,
+    time_limit_s: float | None = None,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Prior:
+    """Train a prior on prepared scans, or go on with a run that was stopped.
+
+    Args:
+        folder: prepared scans.
+        run: folder of the run: config.toml, log.jsonl, curves.png, checkpoints, prior.safetensors.
+        config: options; must be those of the run if it exists.
+        images: stop after this many images in total.
+        time_limit_s: stop after this many seconds of this call.
+        device: where to train.
+        on_progress: told after every step.
+
+    Returns:
+        The prior, as written to ``run/prior.safetensors``.
+
+    Raises:
+        ConfigError: nothing to stop at, unusable data, or another configuration than the run's.
+        CheckpointError: a state could not be read or written.
+    """
+    if images is None and time_limit_s is None:
+        raise ConfigError("say when to stop: a number of images or a time limit")
+    started = time.monotonic()
+    device = torch.device(device)
+    dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
+    if config.objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
+        raise ConfigError(
+            f"objective {config.objective.name!r} needs fully sampled scans, but {folder} holds "
+            "undersampled ones; use kspace or ambient"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    facts = _prepare_run(run, dataset, config)
+    net = _fresh_network(facts, config.seed).to(device)
+    net.autocast = device.type == "cuda"
+    state = _State(net, config)
+    log = _Log(run / "log.jsonl")
+    if (checkpoint := latest_checkpoint(run)) is not None:
+        state.load(checkpoint)
+    log.cut(state.step * config.batch_size)
+    cases = [
+        hide_lines(item.read().to(device), f"{item.scan_id}/{item.index}", seed=config.seed)
+        for item in dataset.validation[:: max(1, len(dataset.validation) // 16)]
+        if item.acceleration > 1
+    ]
+    reference = cg_sense_error(cases) if cases else None
+
+    prior = Prior(state.average, facts)
+    first_step = state.step
+    with _Prefetch(dataset, config, state.step) as batches:
+        for groups in batches:
+            seen = state.step * config.batch_size
+            if images is not None and seen >= images:
+                break
+            if time_limit_s is not None and time.monotonic() - started > time_limit_s:
+                break
+            loss = _step(state, [group.to(device) for group in groups], config)
+            seen += config.batch_size
+            checked = None
+            if seen // config.check_every > (seen - config.batch_size) // config.check_every:
+                prior, checked = _check(state, facts, cases, reference, seen)
+                save_prior(prior, run / "prior.safetensors")
+            log.write(seen, loss, config.learning_rate_at(seen), checked)
+            if seen // config.save_every > (seen - config.batch_size) // config.save_every:
+                _save(run, state, config)
+            if checked is not None:
+                plot_curves(run / "log.jsonl", run / "curves.png")
+            if on_progress is not None:
+                seconds = time.monotonic() - started
+                rate = (state.step - first_step) * config.batch_size / seconds
+                on_progress(Progress(seen, images, loss, rate, seconds, checked))
+    prior, checked = _check(state, facts, cases, reference, state.step * config.batch_size)
+    _save(run, state, config)
+    save_prior(prior, run / "prior.safetensors")
+    plot_curves(run / "log.jsonl", run / "curves.png")
+    return prior
+
+
+def _step(state: _State, groups: list[Batch], config: TrainConfig) -> float:
+    """One optimiser step on one batch; slices of different sizes are weighted by their number."""
+    state.net.train()
+    state.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for i, group in enumerate(groups):
+        loss = config.objective(state.net, group, rng_for(config.seed, "step", state.step, i))
+        (loss.backward * (len(group) / config.batch_size)).backward()  # type: ignore[no-untyped-call]
+        total += float(loss.backward.detach()) * len(group) / config.batch_size
+    state.step += 1
+    seen = state.step * config.batch_size
+    torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
+    for options in state.optimizer.param_groups:
+        options["lr"] = config.learning_rate_at(seen)
+    state.optimizer.step()
+    keep = config.ema_decay_at(state.step)
+    with torch.no_grad():
+        pairs = zip(state.average.parameters(), state.net.parameters(), strict=True)
+        for average, weight in pairs:
+            average.lerp_(weight, 1 - keep)
+    return total
+
+
+def _fresh_network(facts: PriorFacts, seed: int) -> Denoiser:
+    """Initial weights from the seed, leaving torch's global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng_for(seed, "initial weights").initial_seed())
+        return facts.build()
+
+
+def _prepare_run(run: Path, dataset: Dataset, config: TrainConfig) -> PriorFacts:
+    """Write the run's configuration, or check that it is the same run; say what is trained."""
+    path = run / "run.json"
+    wanted = json.loads(json.dumps({"config": config.as_dict(), "data": dataset.fingerprint}))
+    if path.exists():
+        stored = json.loads(path.read_text())
+        differing = [
+            key
+            for key in {**wanted["config"], "data": None}
+            if (wanted["config"] | {"data": wanted["data"]})[key]
+            != (stored["config"] | {"data": stored["data"]}).get(key)
+        ]
+        if differing:
+            raise ConfigError(
+                f"{run}: holds a run with other settings ({', '.join(sorted(differing))}); "
+                "give the same ones to go on with it, or choose another folder"
+            )
+        measured = stored["measured"]
+    else:
+        kind, rate, calib = typical_mask(dataset.train)
+        measured = {
+            "sigma_data": measure_sigma_data(dataset.train),
+            "sigma_min": smallest_sigma(dataset.train),
+            "mask": {"kind": kind, "acceleration": rate, "calib": calib},
+            "identifiability": check_identifiable(dataset.train),
+        }
+        write_toml(run / "config.toml", wanted["config"])
+        path.write_text(json.dumps(wanted | {"measured": measured}, indent=2))
+    card = {
+        "n_scans": dataset.n_scans,
+        "n_train_slices": len(dataset.train),
+        "identifiability": measured["identifiability"],
+        "preset": config.preset,
+        "version": __version__,
+        "torch": torch.__version__,
+        "intended_use": "research only, not for diagnosis",
+    }
+    return PriorFacts(
+        objective=config.objective.name,
+        kind=config.wrapper or config.objective.wrapper,
+        network=preset(config.preset),
+        sigma_data=measured["sigma_data"],
+        sigma_min=measured["sigma_min"],
+        mask_conditioned=config.objective.mask_conditioned,
+        mask=MaskSpec(**measured["mask"]),
+        tau=0.3 * measured["sigma_data"],
+        card=card,
+    )
+
+
+def _check(
+    state: _State,
+    facts: PriorFacts,
+    cases: list[HeldOut],
+    reference: float | None,
+    seen: int,
+) -> tuple[Prior, dict[str, float]]:
+    """Held-out error of the averaged weights, and the tau that goes with them."""
+    from dataclasses import replace
+
+    figures: dict[str, float] = {}
+    card = {
+        **facts.card,
+        "images_seen": seen,
+        "parameters": n_parameters(state.average),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+    tau = facts.tau
+    if cases and reference is not None and facts.mask_conditioned:
+        tau, error, without = fit_tau(Prior(state.average, facts), cases)
+        figures = {
+            "held_out": error,
+            "held_out_no_dc": without,
+            "held_out_cg_sense": reference,
+            "tau": tau,
+        }
+        card["held_out"] = figures
+    return Prior(state.average, replace(facts, tau=tau, card=card)), figures
+
+
+def _save(run: Path, state: _State, config: TrainConfig) -> None:
+    """Write a checkpoint; keep the one before it and no more."""
+    seen = state.step * config.batch_size
+    path = run / f"checkpoint-{seen:09d}.safetensors"
+    if path.exists():
+        return
+    state.save(path, {})
+    for old in sorted(run.glob("checkpoint-*.safetensors"))[:-2]:
+        old.unlink()
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run that can be read at all."""
+    for path in sorted(run.glob("checkpoint-*.safetensors"), reverse=True):
+        try:
+            load_tensors(path)
+        except CheckpointError:
+            continue
+        return path
+    return None
+
+
+class _Log:
+    """log.jsonl: one line per step, cut back to the checkpoint on resuming."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cut(self, images: int) -> None:
+        if not self.path.exists():
+            return
+        kept = [line for line in self._lines() if json.loads(line)["images"] <= images]
+        self.path.write_text("".join(kept))
+
+    def _lines(self) -> Iterator[str]:
+        for line in self.path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):  # the last line of a killed run may be torn
+                yield line
+
+    def write(
+        self, images: int, loss: float, rate: float, checked: dict[str, float] | None
+    ) -> None:
+        record = {"images": images, "loss": loss, "learning_rate": rate} | (checked or {})
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+class _Prefetch:
+    """Reads the next batch while this one trains."""
+
+    def __init__(self, dataset: Dataset, config: TrainConfig, first: int) -> None:
+        self.dataset, self.config, self.n = dataset, config, first
+        self.pool = ThreadPoolExecutor(max_workers=1)
+
+    def __enter__(self) -> Iterator[list[Batch]]:
+        return self._batches()
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self) -> Future[list[Batch]]:
+        self.n += 1
+        return self.pool.submit(
+            self.dataset.batch, self.n - 1, self.config.batch_size, self.config.seed
+        )
+
+    def _batches(self) -> Iterator[list[Batch]]:
+        ahead = self._submit()
+        while True:
+            ready = ahead.result()
+            ahead = self._submit()
+            yield ready

@@ -1,0 +1,95 @@
+"""Checks without a reference: hide measured lines, reconstruct, compare with what was hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .baselines import CgSense
+from .batch import Batch
+from .masks import subsample_further
+from .prior import DenoiserSource
+from .rng import rng_for
+from .samplers import Aos, data_consistency
+from .sense import SenseOp
+
+TAUS = tuple(0.3 * 2 ** (-k / 2) for k in range(13))
+"""Candidate errors of one step, relative to sigma_data / 0.3: 0.3 down to 0.005."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A slice with some of its measured outer lines hidden.
+
+    Attributes:
+        batch: one slice, ``mask`` without the hidden lines.
+        hidden: bool ``(1, 1, y, x)``.
+    """
+
+    batch: Batch
+    hidden: Tensor
+
+    def error(self, img: Tensor) -> float:
+        """Energy of ``F S x - y`` over that of ``y``, on the hidden lines."""
+        y = torch.where(self.hidden, self.batch.ksp, 0)
+        K = torch.where(self.hidden, self.batch.op.expand(img), 0)
+        return float((K - y).abs().square().sum() / y.abs().square().sum())
+
+
+def hide_lines(batch: Batch, scan_id: str, *, seed: int, fraction: float = 0.2) -> HeldOut:
+    """Hide a fixed random share of the sampled outer lines of one slice."""
+    kept = subsample_further(batch.mask[0].cpu(), fraction, rng_for(seed, "hold out", scan_id))
+    kept = kept.to(batch.mask.device)[None]
+    shown = Batch(batch.ksp, batch.maps, kept, batch.acquired, batch.noise_std)
+    return HeldOut(shown, batch.mask & ~kept)
+
+
+@torch.no_grad()
+def one_step(prior: DenoiserSource, case: HeldOut) -> Tensor:
+    """What the prior makes of a slice in one step, before data consistency."""
+    batch = case.batch
+    ksp = torch.where(batch.mask, batch.ksp, 0)
+    return Aos(final_dc=False)(
+        prior, batch.op, ksp, noise_std=batch.noise_std, rng=[rng_for(0)] * len(batch)
+    )
+
+
+@torch.no_grad()
+def fit_tau(prior: DenoiserSource, cases: Sequence[HeldOut]) -> tuple[float, float, float]:
+    """The error to expect of one step, found on hidden measured lines.
+
+    Returns:
+        tau, the mean held-out error at this tau, and the one without data consistency.
+    """
+    taus = [tau * prior.sigma_data / 0.3 for tau in TAUS]
+    errors = torch.zeros(len(cases), len(taus) + 1)
+    for i, case in enumerate(cases):
+        x0 = one_step(prior, case)
+        errors[i, -1] = case.error(x0)
+        for j, tau in enumerate(taus):
+            x = _consistent(case, x0, tau)
+            errors[i, j] = case.error(x)
+    mean = errors.mean(dim=0)
+    best = int(mean[:-1].argmin())
+    return taus[best], float(mean[best]), float(mean[-1])
+
+
+def _consistent(case: HeldOut, x0: Tensor, tau: float) -> Tensor:
+    op: SenseOp = case.batch.op
+    ksp = torch.where(case.batch.mask, case.batch.ksp, 0)
+    return data_consistency(op, ksp, x0, noise_std=case.batch.noise_std, tau=tau, n_iter=Aos().n_cg)
+
+
+@torch.no_grad()
+def cg_sense_error(cases: Sequence[HeldOut]) -> float:
+    """Mean held-out error of CG-SENSE, the bar every prior must clear."""
+    errors = []
+    for case in cases:
+        batch = case.batch
+        ksp = torch.where(batch.mask, batch.ksp, 0)
+        img = CgSense()(batch.op, ksp, noise_std=batch.noise_std)
+        errors.append(case.error(img))
+    return sum(errors) / len(errors)

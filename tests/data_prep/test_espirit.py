@@ -1,0 +1,321 @@
+"""ESPIRiT against its definition, against known coils, and against sigpy."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Generator, Tensor
+
+from mri_ambient.data_prep.espirit import (
+    SECOND_MAP_SHARE,
+    EspiritMaps,
+    espirit,
+    espirit_maps,
+    kernel_shape,
+    power_iteration,
+    second_map_share,
+)
+from mri_ambient.errors import PrepError
+from mri_ambient.fourier import center_crop, fft2c, ifft2c
+from mri_ambient.masks import MaskSpec, calibration_block
+from mri_ambient.rng import complex_normal, rng_for
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # remarks of sigpy's own imports
+    import sigpy.mri
+
+
+def birdcage(n_coils: int, shape: tuple[int, int]) -> Tensor:
+    """Known, smooth maps with sum_c |S_c|^2 = 1, (coil, y, x)."""
+    return torch.from_numpy(sigpy.mri.birdcage_maps((n_coils, *shape), dtype=np.complex64))
+
+
+def ellipse(shape: tuple[int, int], size: float = 0.7) -> Tensor:
+    """An ellipse that fills ``size`` of the field of view, bool (y, x)."""
+    y, x = (torch.linspace(-1, 1, n) for n in shape)
+    return (y[:, None] ** 2 + (1.2 * x) ** 2).sqrt() < size
+
+
+def phantom(shape: tuple[int, int], rng: Generator, size: float = 0.7) -> Tensor:
+    """An ellipse with texture and smooth phase, complex (y, x)."""
+    texture = torch.nn.functional.interpolate(
+        torch.rand(1, 1, 12, 12, generator=rng), shape, mode="bicubic", align_corners=True
+    )[0, 0]
+    phase = torch.linspace(-1, 1, shape[0])[:, None] * torch.linspace(0, 2, shape[1])
+    return ellipse(shape, size) * torch.polar(0.5 + texture.abs(), phase)
+
+
+def simulated(
+    shape: tuple[int, int], rng: Generator, n_coils: int = 8, noise: float = 0.01
+) -> Tensor:
+    """K-space of a phantom seen by a birdcage, (1, coil, y, x)."""
+    ksp = fft2c(birdcage(n_coils, shape) * phantom(shape, rng))
+    return (ksp + noise * complex_normal(tuple(ksp.shape), rng))[None]
+
+
+def real_ksp(folder: Path, name: str) -> Tensor:
+    with h5py.File(folder / f"{name}.h5") as file:
+        return torch.from_numpy(file["kspace"][()])
+
+
+def anatomy(ksp: Tensor, level: float = 0.1) -> Tensor:
+    """The head without its holes, bool (y, x): RSS above a share of its maximum."""
+    rss = ifft2c(ksp[0]).norm(dim=0)
+    head = ndimage.binary_opening((rss > level * rss.max()).numpy())
+    return torch.from_numpy(ndimage.binary_fill_holes(head))
+
+
+def by_sigpy(ksp: Tensor, calib_width: int = 24) -> tuple[Tensor, Tensor]:
+    """Maps (coil, y, x), not cropped, and the largest eigenvalue (y, x)."""
+    app = sigpy.mri.app.EspiritCalib(
+        ksp[0].numpy(), calib_width, crop=0, output_eigenvalue=True, show_pbar=False
+    )
+    maps, eigenvalue = app.run()
+    return torch.from_numpy(maps), torch.from_numpy(eigenvalue).reshape(ksp.shape[-2:])
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """|<a, b>| per pixel of unit maps (coil, y, x): 1 where they span the same line."""
+    return (a.conj() * b).sum(dim=0).abs()
+
+
+def definition(
+    block: Tensor, kernel: tuple[int, int], threshold: float, shape: tuple[int, int]
+) -> Tensor:
+    """G(r) as the paper defines it: full SVD, zero-padded kernels, one FFT each; (y, x, C, C)."""
+    data, n_coils = block.to(torch.complex128), block.shape[0]
+    rows = [
+        data[:, y : y + kernel[0], x : x + kernel[1]].flatten()
+        for y in range(data.shape[1] - kernel[0] + 1)
+        for x in range(data.shape[2] - kernel[1] + 1)
+    ]
+    _, s, Vh = torch.linalg.svd(torch.stack(rows), full_matrices=False)
+    kernels = Vh[s > threshold * s[0]].reshape(-1, n_coils, *kernel)
+    V = torch.fft.fftshift(torch.fft.ifft2(kernels, s=shape, norm="forward"), dim=(-2, -1))
+    return torch.einsum("icyx,idyx->yxcd", V, V.conj()) / (kernel[0] * kernel[1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "calib"), [((32, 24), (16, 16)), ((33, 27), (15, 17)), ((24, 31), (20, 9))]
+)
+def test_the_eigenpairs_are_those_of_the_definition(
+    shape: tuple[int, int], calib: tuple[int, int], rng: Generator
+) -> None:
+    ksp = simulated(shape, rng, n_coils=4)
+    gram = definition(center_crop(ksp[0], calib), kernel_shape(calib), 0.02, shape)
+    values, vectors = torch.linalg.eigh(gram)
+    # Enough iterations that even a gap of 1e-3 between two eigenvalues is resolved.
+    found = espirit(ksp, calib, crop=0.0, n_iter=10_000)
+    torch.testing.assert_close(found.eigenvalue[0].double(), values[..., -1], rtol=0, atol=1e-4)
+    second = found.second_eigenvalue[0].double()
+    torch.testing.assert_close(second, values[..., -2], rtol=0, atol=1e-4)
+    clear = values[..., -1] - values[..., -2] > 0.01
+    assert clear.float().mean() > 0.9
+    first = vectors[..., -1].movedim(-1, 0).to(torch.complex64)
+    assert correlation(found.maps[0], first)[clear].min() > 0.9999
+
+
+@pytest.mark.parametrize("n_iter", [1, 2, 7, 100])
+def test_squaring_gives_the_iterate_of_the_plain_loop(n_iter: int, rng: Generator) -> None:
+    A = complex_normal((20, 5, 5), rng, dtype=torch.complex128)
+    gram, x = A @ A.mH / 100, complex_normal((20, 5), rng, dtype=torch.complex128)
+    want = x
+    for _ in range(n_iter):
+        want = (gram @ want[..., None])[..., 0]
+        want = want / want.norm(dim=-1, keepdim=True)
+    vector, value = power_iteration(gram, x, n_iter)
+    torch.testing.assert_close(vector, want, rtol=0, atol=1e-9)
+    quotient = torch.einsum("pc,pcd,pd->p", want.conj(), gram, want).real
+    torch.testing.assert_close(value, quotient, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (41, 53)])
+def test_known_coils_are_recovered(shape: tuple[int, int], rng: Generator) -> None:
+    found = espirit_maps(simulated(shape, rng))
+    inside = ellipse(shape)
+    match = correlation(found[0], birdcage(8, shape))[inside]
+    assert match.min() > 0.999  # nothing of the object is cropped, either
+    assert match.quantile(0.05) > 0.9998
+
+
+def test_maps_have_unit_norm_in_the_support_and_are_zero_outside(rng: Generator) -> None:
+    result = espirit(simulated((48, 40), rng), (24, 24))
+    norm = result.maps.norm(dim=1)
+    support = result.eigenvalue > 0.9
+    assert torch.equal(result.support, support)
+    assert 0 < support.float().mean() < 1
+    torch.testing.assert_close(norm[support], torch.ones_like(norm[support]), rtol=0, atol=1e-6)
+    assert norm[~support].count_nonzero() == 0
+    assert result.eigenvalue.max() < 1.0001
+    assert (result.second_eigenvalue <= result.eigenvalue + 1e-4).all()
+    assert result.second_eigenvalue.min() > -1e-4
+
+
+def test_a_slice_does_not_depend_on_its_batch(rng: Generator) -> None:
+    ksp = torch.cat([simulated((40, 36), rng, n_coils=5) for _ in range(3)])
+    together = espirit(ksp, (20, 16))
+    for i in range(3):
+        alone = espirit(ksp[i : i + 1], (20, 16))
+        for name in ("maps", "eigenvalue", "second_eigenvalue"):
+            assert torch.equal(getattr(together, name)[i], getattr(alone, name)[0])
+
+
+def test_only_the_calibration_block_matters(rng: Generator) -> None:
+    ksp = simulated((40, 36), rng, n_coils=5)
+    block = torch.zeros(40, 36, dtype=torch.bool)
+    center_crop(block, (20, 16))[:] = True
+    changed = torch.where(block, ksp, 100 * complex_normal(tuple(ksp.shape), rng))
+    assert torch.equal(espirit(ksp, (20, 16)).maps, espirit(changed, (20, 16)).maps)
+    assert torch.equal(espirit_maps(ksp, 16), espirit_maps(changed, 16))
+    assert not torch.equal(espirit(ksp, (20, 16)).maps, espirit(changed, (20, 18)).maps)
+
+
+def test_espirit_maps_finds_the_block_of_an_undersampled_scan(rng: Generator) -> None:
+    ksp = simulated((48, 44), rng, n_coils=5)
+    mask = MaskSpec("random", 2.2, 10).draw((48, 44), rng)
+    calib = calibration_block(mask)
+    assert calib[0] == 24
+    assert 10 <= calib[1] < 24
+    found = espirit_maps(torch.where(mask, ksp, 0))
+    assert torch.equal(found, espirit(ksp, calib).maps)
+
+
+def test_the_virtual_coil_sees_with_real_and_positive_sensitivity(rng: Generator) -> None:
+    ksp = simulated((48, 40), rng)
+    calib = center_crop(ksp[0], (24, 24)).flatten(1)
+    u = torch.linalg.svd(calib, full_matrices=False).U[:, 0]
+    u = u * u[u.abs().argmax()].conj().sgn()
+    found = espirit(ksp, (24, 24))
+    seen = torch.einsum("c,cyx->yx", u.conj(), found.maps[0])
+    assert seen.imag.abs().max() < 1e-5
+    assert seen[found.support[0]].real.min() > 0
+
+
+def test_the_phase_follows_the_coils_and_not_the_object(rng: Generator) -> None:
+    # Two objects with unlike phase, in the same coils: the same maps, phase included.
+    shape, coils = (48, 40), birdcage(8, (48, 40)) * torch.linspace(2, 1, 8)[:, None, None]
+    turn = torch.polar(torch.tensor(1.0), torch.tensor(2.0))
+    images = [phantom(shape, rng), turn * phantom(shape, rng).conj()]
+    ksp = torch.stack([fft2c(coils * img) for img in images])
+    first, second = espirit_maps(ksp + 0.01 * complex_normal(tuple(ksp.shape), rng))
+    inside = ellipse(shape)
+    assert (first - second).norm(dim=0)[inside].quantile(0.95) < 0.1
+    # Smooth in space: neighbouring pixels differ by what the coils differ, not by a random phase.
+    step = (first[:, 1:] - first[:, :-1]).norm(dim=0)[inside[1:] & inside[:-1]]
+    coils = coils / coils.norm(dim=0)
+    own = (coils[:, 1:] - coils[:, :-1]).norm(dim=0)[inside[1:] & inside[:-1]]
+    assert step.max() < 1.5 * own.max()
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (41, 53)])
+def test_simulated_maps_equal_those_of_sigpy(shape: tuple[int, int], rng: Generator) -> None:
+    ksp = simulated(shape, rng, n_coils=6)
+    want, eigenvalue = by_sigpy(ksp)
+    found = espirit(ksp, (24, 24), crop=0.0)
+    inside = ellipse(shape)
+    assert correlation(found.maps[0], want)[inside].min() > 0.9999
+    torch.testing.assert_close(found.eigenvalue[0][inside], eigenvalue[inside], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["espirit_brain8", "alias_brain8"])
+def test_maps_of_real_scans_equal_those_of_sigpy(real_scans: Path, name: str) -> None:
+    ksp = real_ksp(real_scans, name)
+    want, _ = by_sigpy(ksp)
+    found = espirit(ksp, (24, 24), crop=0.0).maps[0]
+    rss = ifft2c(ksp[0]).norm(dim=0)
+    # Every pixel of the object, quantile 0; where the head folds (alias) two eigenvalues tie and
+    # agreement means the same start and the same number of iterations.
+    assert correlation(found, want)[rss > 0.05 * rss.max()].min() > 0.9999
+
+
+@pytest.mark.parametrize("calib", [(24, 24), (24, 20), (24, 12), (24, 8), (12, 12)])
+@pytest.mark.parametrize("name", ["espirit_brain8", "alias_brain8", "poisson_brain8"])
+def test_no_anatomy_is_lost_in_real_scans(
+    real_scans: Path, name: str, calib: tuple[int, int]
+) -> None:
+    ksp = real_ksp(real_scans, name)
+    # The zero-filled image of the undersampled scan has aliases up to a fifth of its maximum.
+    head = anatomy(ksp, level=0.25 if name.startswith("poisson") else 0.1)
+    result = espirit(ksp, calib)
+    assert result.support[0][head].all()
+    if min(calib) >= 20 and name != "alias_brain8":  # in alias_brain8 the head is everywhere
+        assert result.eigenvalue[0][head].min() > 0.99
+        assert (~result.support[0][~head]).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("calib", [(24, 24), (24, 20), (24, 12), (24, 8), (12, 12)])
+def test_a_head_larger_than_the_field_of_view_is_noticed(
+    real_scans: Path, calib: tuple[int, int]
+) -> None:
+    def share(name: str) -> float:
+        return float(second_map_share(espirit(real_ksp(real_scans, name), calib)))
+
+    assert share("alias_brain8") > 2 * SECOND_MAP_SHARE
+    assert share("espirit_brain8") < SECOND_MAP_SHARE / 10
+    assert share("poisson_brain8") < SECOND_MAP_SHARE / 10
+
+
+def test_a_folded_phantom_needs_a_second_map(rng: Generator) -> None:
+    # Every second phase-encode line halves the field of view: the ellipse wraps onto itself.
+    ksp = fft2c(birdcage(8, (64, 96)) * phantom((64, 96), rng, size=0.9))[None]
+    ksp = ksp + 0.01 * complex_normal(tuple(ksp.shape), rng)
+    whole, folded = espirit(ksp, (24, 24)), espirit(ksp[..., ::2].contiguous(), (24, 24))
+    assert float(second_map_share(whole)) < SECOND_MAP_SHARE
+    assert float(second_map_share(folded)) > 2 * SECOND_MAP_SHARE
+
+
+def test_the_share_counts_pixels_of_the_support() -> None:
+    maps = torch.ones(2, 3, 4, 5, dtype=torch.complex64)
+    maps[0, :, 2:] = 0
+    maps[1] = 0
+    second = torch.zeros(2, 4, 5)
+    second[0, 0] = 0.99  # 5 of the 10 pixels of the support
+    second[0, 3] = 0.99  # outside
+    result = EspiritMaps(maps, torch.ones(2, 4, 5), second)
+    assert second_map_share(result).tolist() == [0.5, 0.0]
+
+
+def test_kernels_are_narrowed_only_in_short_blocks() -> None:
+    assert kernel_shape((24, 24)) == (6, 6)
+    assert kernel_shape((24, 15)) == (6, 6)
+    assert kernel_shape((24, 14)) == (6, 5)
+    assert kernel_shape((8, 24)) == (3, 6)
+    assert kernel_shape((24, 24), kernel_width=4) == (4, 4)
+
+
+def test_a_block_smaller_than_the_kernel_is_refused(rng: Generator) -> None:
+    ksp = simulated((32, 32), rng, n_coils=4)
+    with pytest.raises(PrepError, match=r"24 x 4 fully sampled.*smaller than the ESPIRiT kernel"):
+        espirit(ksp, (24, 4))
+    ksp[..., 14] = 0
+    with pytest.raises(PrepError, match="more calibration lines"):
+        espirit_maps(ksp)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_calibration_block_without_data_is_refused(value: float, rng: Generator) -> None:
+    ksp = torch.cat([simulated((32, 32), rng, n_coils=4)] * 2)
+    ksp[1] = value
+    with pytest.raises(PrepError, match=r"slice 1 of 2.*only zeros or values that are not finite"):
+        espirit(ksp, (24, 24))
+    with pytest.raises(PrepError):
+        espirit_maps(torch.zeros(1, 4, 32, 32, dtype=torch.complex64))
+
+
+def test_misuse_is_a_value_error() -> None:
+    ksp = complex_normal((1, 4, 32, 32), rng_for(0))
+    for bad in (ksp[0], ksp.real):
+        with pytest.raises(ValueError, match="complex \\(slice, coil, y, x\\)"):
+            espirit(bad, (24, 24))
+    with pytest.raises(ValueError, match="cannot crop"):
+        espirit(ksp, (40, 24))
+    with pytest.raises(ValueError, match="n_iter"):
+        espirit(ksp, (24, 24), n_iter=0)
+    with pytest.raises(ValueError, match="kernel_width"):
+        espirit(ksp, (24, 24), kernel_width=0)
