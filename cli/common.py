@@ -106,7 +106,7 @@ def run_cases(cases: Iterable[T], work: Callable[[T], None]) -> None:
         n_cases += 1
         try:
             work(case)
-        except (ConfigError, DeviceError):
+        except DeviceError:
             raise
         except MriAmbientError as error:
             say(f"error: {error}")

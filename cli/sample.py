@@ -28,8 +28,9 @@ def run(
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
     from mri_ambient.io import open_scan
+    from mri_ambient.io.output import write_samples
+    from mri_ambient.reconstruct import draw_images
     from mri_ambient.report import save_images
-    from mri_ambient.reconstruct import draw_images, save_samples
     from mri_ambient.samplers import PriorOnly
     from mri_ambient.weights import default_prior
 
@@ -40,7 +41,7 @@ def run(
     where = pick_device(device)
     loaded = load_prior(prior or default_prior(), where)
     with progress_bar(quiet) as bars:
-        task = bars.add_task("sample", total=steps)
+        task = bars.add_task("sample", total=steps * samples)
         images = draw_images(
             loaded,
             PriorOnly(n_steps=steps),
@@ -49,9 +50,9 @@ def run(
             maps=maps,
             seed=seed,
             device=where,
-            on_step=lambda info: bars.update(task, completed=info.index + 1),
+            on_step=lambda _: bars.advance(task),
         )
-    save_samples(images, output / "samples.h5")
+    write_samples(output / "samples.h5", images)
     save_images(images.abs(), output / "samples.png")
     if not quiet:
         say(f"{samples} images in {output}")

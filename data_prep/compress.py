@@ -31,9 +31,9 @@ class Compression:
     kept_energy: float
 
 
-def coil_covariance(scan: Scan) -> Tensor:
-    """Sum of k k^H over the samples of these slices, complex128 ``(coil, coil)``."""
-    samples = scan.ksp.transpose(0, 1).flatten(1)
+def coil_covariance(ksp: Tensor) -> Tensor:
+    """Sum of k k^H over the samples of one slice ``(coil, y, x)``, complex128 ``(coil, coil)``."""
+    samples = ksp.flatten(1)
     return (samples @ samples.mH).to(torch.complex128)
 
 

@@ -64,6 +64,8 @@ class Coverage:
     @property
     def doubts(self) -> list[str]:
         """What a prior trained on these scans would suffer from, in words."""
+        if self.n_scans == 1:  # a scan to look at, not to learn from
+            return []
         holes = []
         if self.never:
             holes.append(f"{self.never} outer {self.kind} are never sampled")

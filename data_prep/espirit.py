@@ -19,18 +19,20 @@ The maps equal those of the textbook computation; it is fast for three reasons.
   axis: its values on ``2k - 1`` points are all there is to know, and every pixel follows from them
   by a (real) Dirichlet interpolation, one small matrix product per axis.
 * ``n`` power iterations are taken by repeated squaring, ``G^100 x = G^64 G^32 G^4 x``. In exact
-  arithmetic this is the same iterate, with 6 products instead of 100.
+  arithmetic this is the same iterate, and a chunk of pixels stays in the cache meanwhile.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..errors import PrepError
+from ..errors import NumericalWarning, PrepError
 from ..fourier import center_crop
 from ..masks import MAX_CALIB, calibration_block
 
@@ -43,7 +45,7 @@ SECOND_MAP_LEVEL = 0.95
 SECOND_MAP_SHARE = 0.03
 """Share of the support with a second map above which one map is not enough."""
 
-_CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}  # a chunk stays in the cache of a core
+_CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}  # what a chunk of G may take
 _TINY = 1e-30
 
 
@@ -55,7 +57,8 @@ class EspiritMaps:
         maps: sensitivities, complex64 ``(slice, coil, y, x)``; sum_c |S_c|^2 is 1 in the support
             and the maps are exactly 0 outside.
         eigenvalue: the largest eigenvalue of ``G``, 0 to 1, ``(slice, y, x)``.
-        second_eigenvalue: the second largest, ``(slice, y, x)``.
+        second_eigenvalue: the second largest, ``(slice, y, x)``; below half of the first it is a
+            lower bound.
     """
 
     maps: Tensor
@@ -143,7 +146,7 @@ def espirit(
 
     Each slice is computed on its own, in chunks of rows: memory beyond the result does not grow
     with slices or size, and a slice does not depend on the batch it came in. The device is that of
-    ``ksp``; nothing waits for it but one eigenvalue decomposition a slice.
+    ``ksp``; nothing waits for it but the eigenvalue decompositions of the calibration data.
 
     Args:
         ksp: k-space on the full field of view, complex ``(slice, coil, y, x)``; only its centred
@@ -159,6 +162,9 @@ def espirit(
         PrepError: the calibration block is smaller than the kernel, or holds only zeros or
             anything infinite.
 
+    Warns:
+        NumericalWarning: a slice has no pixel in the support.
+
     References:
         M. Uecker et al., "ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI: where
         SENSE meets GRAPPA", Magn Reson Med 71:990-1001, 2014, doi:10.1002/mrm.24751.
@@ -171,20 +177,17 @@ def espirit(
     _check_calibration(calib)
 
     _, n_coils, ny, nx = ksp.shape
-    maps = torch.empty_like(ksp, dtype=torch.complex64)
-    first, second = (torch.empty_like(maps[:, 0].real) for _ in range(2))
+    maps = torch.empty(ksp.shape, dtype=torch.complex64, device=ksp.device)
+    first, second = (torch.empty_like(maps[:, 0], dtype=torch.float32) for _ in range(2))
     for i, block in enumerate(calib):
         reference = _virtual_coil(block)
         for rows, gram in _pixel_grams(_signal_kernels(block, kernel, threshold), (ny, nx)):
-            # Ones, as other software starts: where two eigenvalues tie, the start decides.
-            vector, value = power_iteration(gram, torch.ones_like(gram[:, 0]), n_iter)
-            rest = _deflate(gram, vector, value)
-            _, second_value = power_iteration(rest, _chirp(rest[:, 0]), n_iter)
-
+            vector, value, second_value = leading_eigenpairs(gram, n_iter)
             vector = torch.where(value[:, None] > crop, _align(vector, reference), 0)
             maps[i, :, rows] = vector.view(-1, nx, n_coils).movedim(-1, 0)
             first[i, rows] = value.view(-1, nx)
             second[i, rows] = second_value.view(-1, nx)
+    _warn_if_empty(first > crop, crop)
     return EspiritMaps(maps, first, second)
 
 
@@ -224,31 +227,40 @@ def kernel_shape(calib_shape: tuple[int, int], kernel_width: int = 6) -> tuple[i
     return y, x
 
 
-def power_iteration(gram: Tensor, start: Tensor, n_iter: int) -> tuple[Tensor, Tensor]:
-    """``G^n x / |G^n x|`` for a batch of small Hermitian matrices, by repeated squaring.
+def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first eigenvector and the two largest eigenvalues of many small Hermitian matrices.
+
+    The vector is ``G^n x / |G^n x|``, started from ones as in other software: where two
+    eigenvalues tie, the start decides. The second eigenvalue comes from iterations across that
+    vector, from the highest power of ``G`` down to ``G`` itself: a high one separates it best from
+    the third, but loses what is far below the first to rounding, and a low one finds that again.
 
     Args:
         gram: positive semidefinite matrices, complex ``(pixel, coil, coil)``.
-        start: where to start, complex ``(pixel, coil)``.
         n_iter: power iterations, at least 1.
 
     Returns:
-        Unit vectors ``(pixel, coil)`` and their Rayleigh quotients, real ``(pixel,)``.
+        Unit vectors ``(pixel, coil)``, their Rayleigh quotients and those of the second
+        eigenvectors, both real ``(pixel,)``.
     """
-    x, power = start[..., None], gram
-    while True:
-        if n_iter % 2:
-            x = power @ x
-        n_iter //= 2
-        if n_iter == 0:
-            break
-        power = power @ power
+    powers = [gram]  # G, G^2, G^4, ... times a number each
+    for _ in range(n_iter.bit_length() - 1):
+        square = powers[-1] @ powers[-1]
         # An eigenvalue of 0.5 to the power of 128 would underflow; only directions matter.
-        trace = power.diagonal(dim1=-2, dim2=-1).real.sum(dim=-1)
-        power.mul_(1 / trace.clamp_min(_TINY)[:, None, None])
-    norm = torch.view_as_real(x).square().sum(dim=(1, 2, 3)).sqrt()
-    x = x * (1 / norm.clamp_min(_TINY))[:, None, None]
-    return x[..., 0], (x.conj() * (gram @ x)).real.sum(dim=(-2, -1))
+        trace = square.diagonal(dim1=-2, dim2=-1).real.sum(dim=-1)
+        powers.append(square.mul_(1 / trace.clamp_min(_TINY)[:, None, None]))
+
+    x = torch.ones_like(gram[..., :1])
+    for i, power in enumerate(powers):
+        if n_iter >> i & 1:
+            x = power @ x
+    x = _unit(x)
+
+    y = _chirp(x)
+    for power in reversed(powers):
+        y = power @ y
+        y = _unit(y - x * _inner(x, y))
+    return x[..., 0], _inner(x, gram @ x).real.flatten(), _inner(y, gram @ y).real.flatten()
 
 
 def _check_ksp(ksp: Tensor) -> None:
@@ -259,13 +271,24 @@ def _check_ksp(ksp: Tensor) -> None:
 
 
 def _check_calibration(calib: Tensor) -> None:
-    energy = calib.abs().square().sum(dim=(1, 2, 3))
-    bad = torch.nonzero(~(energy.isfinite() & (energy > 0))).flatten().tolist()
+    largest = calib.abs().amax(dim=(1, 2, 3))
+    bad = torch.nonzero(~(largest.isfinite() & (largest > 0))).flatten().tolist()
     if bad:
         raise PrepError(
-            f"slice {bad[0]} of {len(energy)}: the {calib.shape[-2]} x {calib.shape[-1]} "
+            f"slice {bad[0]} of {len(largest)}: the {calib.shape[-2]} x {calib.shape[-1]} "
             "calibration block in the centre of k-space holds only zeros or values that are not "
             "finite; leave such slices out, or check that k = 0 is at the centre of the matrix"
+        )
+
+
+def _warn_if_empty(support: Tensor, crop: float) -> None:
+    empty = torch.nonzero(~support.flatten(1).any(dim=1)).flatten().tolist()
+    if empty:
+        warnings.warn(
+            f"slice {empty[0]} of {len(support)}: ESPIRiT found no pixel with an eigenvalue above "
+            f"{crop:g}, so its coil maps are all 0; expect this only of slices without signal",
+            NumericalWarning,
+            stacklevel=3,
         )
 
 
@@ -291,7 +314,7 @@ def _virtual_coil(block: Tensor) -> Tensor:
     """The first left singular vector of the data (coil by sample), complex64 ``(coil,)``."""
     samples = block.to(torch.complex128).flatten(1)
     u: Tensor = torch.linalg.eigh(samples @ samples.mH).eigenvectors[:, -1]
-    largest = u[u.abs().argmax()]
+    largest = u.index_select(0, u.abs().argmax()[None])
     return (u * largest.conj() / largest.abs()).to(torch.complex64)
 
 
@@ -303,9 +326,10 @@ def _pixel_grams(kernels: Tensor, shape: tuple[int, int]) -> Iterator[tuple[slic
     values = values.permute(1, 2, 0, 3)  # V_i on the coarse grid, (y, x, coil, i)
     coarse = values @ values.mH / (ky * kx)
 
-    along_x = _dirichlet(nx, kx).to(coarse.device) @ torch.view_as_real(coarse).flatten(2)
-    along_x = along_x.flatten(1)  # (2 ky - 1, x·coil·coil·2): a pixel's matrix is contiguous
-    weights = _dirichlet(ny, ky).to(coarse.device)
+    # (2 ky - 1, x·coil·coil·2), so that the matrix of a pixel will be contiguous.
+    along_x = _dirichlet(nx, kx, coarse.device) @ torch.view_as_real(coarse).flatten(2)
+    along_x = along_x.flatten(1)
+    weights = _dirichlet(ny, ky, coarse.device)
 
     budget = _CHUNK_BYTES.get(coarse.device.type, _CHUNK_BYTES["cpu"])
     n_rows = max(1, budget // (along_x.shape[1] * along_x.element_size()))
@@ -315,31 +339,34 @@ def _pixel_grams(kernels: Tensor, shape: tuple[int, int]) -> Iterator[tuple[slic
         yield rows, torch.view_as_complex(gram.view(-1, n_coils, n_coils, 2))
 
 
-def _dirichlet(n: int, k: int) -> Tensor:
+def _dirichlet(n: int, k: int, device: torch.device) -> Tensor:
     """Interpolation of a trigonometric polynomial of degree ``k - 1``, real ``(n, 2k - 1)``.
 
     From the points ``j / (2k - 1)`` to ``n`` pixels with the origin at ``n // 2``, in units of the
     field of view.
     """
-    pixels = (torch.arange(n, dtype=torch.float64) - n // 2) / n
-    points = torch.arange(2 * k - 1, dtype=torch.float64) / (2 * k - 1)
-    degrees = torch.arange(1, k, dtype=torch.float64)
+    count = partial(torch.arange, dtype=torch.float64, device=device)
+    pixels, points, degrees = (count(n) - n // 2) / n, count(2 * k - 1) / (2 * k - 1), count(1, k)
     angle = 2 * torch.pi * (pixels[:, None] - points)[..., None] * degrees
     kernel: Tensor = (1 + 2 * angle.cos().sum(dim=-1)) / (2 * k - 1)
     return kernel.float()
 
 
-def _deflate(gram: Tensor, vector: Tensor, value: Tensor) -> Tensor:
-    """``(1 - v v^H) G (1 - v v^H)``: what is left of ``G`` across ``v``."""
-    v = vector[..., None]
-    w = gram @ v - value[:, None, None] / 2 * v
-    return torch.baddbmm(gram, torch.cat([v, w], dim=-1), torch.cat([w, v], dim=-1).mH, alpha=-1)
-
-
 def _chirp(like: Tensor) -> Tensor:
-    """A start without symmetry, which no coil arrangement makes orthogonal to its maps."""
-    c = torch.arange(like.shape[-1], device=like.device, dtype=torch.float32)
-    return torch.polar(torch.ones_like(c), c.square()).expand_as(like)
+    """Column vectors without symmetry, which no coil arrangement makes orthogonal to its maps."""
+    c = torch.arange(like.shape[-2], device=like.device, dtype=like.real.dtype)
+    return torch.polar(torch.ones_like(c), c.square())[:, None].expand_as(like)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """``a^H b`` of column vectors ``(pixel, coil, 1)``, as ``(pixel, 1, 1)``."""
+    return (a.conj() * b).sum(dim=-2, keepdim=True)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Column vectors ``(pixel, coil, 1)`` with norm 1."""
+    norm = torch.view_as_real(x).square().sum(dim=(1, 2, 3)).sqrt()
+    return x * (1 / norm.clamp_min(_TINY))[:, None, None]
 
 
 def _align(vector: Tensor, reference: Tensor) -> Tensor:

@@ -4,21 +4,21 @@ Half of the complex covariance, so that whitening with it leaves a standard devi
 *real channel*. Where it comes from, best first:
 
 ``given``
-    the user said so; coils count as equally noisy and uncorrelated.
+    the user said so; the coils count as equally noisy and uncorrelated.
 ``noise-scan``
     noise-only samples in the file.
 ``readout-edge``
     rows of the image beyond the object along the readout. The readout is always fully sampled, so
-    nothing aliases there, at any acceleration; in hybrid space (row, phase-encode line) only the
-    sampled lines are looked at.
+    nothing aliases there at any acceleration: in hybrid space (image row, phase-encode line) only
+    the sampled lines are looked at.
 ``image-corners``
     of a fully sampled image, where they hold no signal.
 ``outer-samples``
-    the outermost measured samples of k-space, where signal is least: an upper bound.
+    the outermost measured samples of k-space, where the signal is least, less what is left of it.
 
-Exact zeros (lines never acquired, zero-filled rows) are never taken for noise. All estimates are
-sums of k k^H over cells (a row, a block of pixels, a ring of k-space), added up slice by slice, so a
-volume streams through; which cells are noise only is decided at the end, by their energies.
+Lines never acquired and zero-filled rows are never taken for noise. Every estimate is a sum of
+k k^H over cells (a row, a block of pixels, a ring of k-space) that grows slice by slice, so a
+volume streams through; which cells hold noise only is decided at the end, by their energies.
 """
 
 from __future__ import annotations
@@ -30,17 +30,31 @@ from torch import Tensor
 
 from ..errors import PrepError
 from ..fourier import ifft2c, ifftc
-from ..scan import Scan
 from .oversampling import readout_is_full
 
-MAX_SIGNAL = 0.1
+MAX_SIGNAL = 0.2
 """Share of signal in the energy of cells called noise beyond which they are not believed."""
+
+FILTERED_SHARE = 0.04
+"""Share of the image rows, at either end, that the receiver's filter may have dimmed."""
+
+LEAST_ROWS = 0.1
+"""Share of the rows looked at that must hold noise only."""
+
 CORNER_SIDE = 1 / 6
 """Side of an image corner, as a share of the image's."""
+
 CORNER_CELLS = 4
 """Cells per side of a corner."""
-OUTER_SHARE = 0.05
+
+OUTER_SHARE = 0.1
 """Share of the measured samples that count as outermost."""
+
+MIDDLE_SHARE = 0.45
+"""Share of the measured samples, next to the outermost, that show what signal looks like there."""
+
+LEAST_COILS = 4
+"""Fewer coils do not tell noise from signal in k-space."""
 
 
 @dataclass(frozen=True)
@@ -93,47 +107,56 @@ def from_user(noise_std: float, n_coils: int) -> NoiseEstimate:
 class ReadoutEdge:
     """Noise from image rows beyond the object along a fully sampled readout.
 
+    Only the outer half of the sampled lines is looked at: faint ghosts and the far ends of
+    sensitivities live in the inner half.
+
     Args:
         mask: sampled positions, bool ``(1, y, x)``, whole columns.
-        oversampling: of the readout; rows inside the final field of view are left alone, unless
-            there is no oversampling.
+        oversampling: of the readout; rows of the final field of view are left alone if there are
+            others.
     """
 
     def __init__(self, mask: Tensor, oversampling: float) -> None:
         n_rows, n_columns = mask.shape[-2:]
         columns = torch.nonzero(mask[0].any(dim=-2)).flatten()
-        # Low and high frequencies apart: noise has the same energy in both, signal has not.
-        self.columns = columns[(columns - n_columns // 2).abs().argsort(stable=True)]
-        distance = (torch.arange(n_rows) - n_rows // 2).abs()
-        self.rows = distance > n_rows / (2 * oversampling if oversampling > 1 else 4)
-        self.low: Tensor | float = 0.0
-        self.high: Tensor | float = 0.0
+        inwards = (columns - n_columns // 2).abs().argsort(descending=True, stable=True)
+        n_outer = columns.numel() // 2
+        # Two sets of lines: noise has the same energy in both, signal less in the outer.
+        self.lines = columns[inwards[: n_outer // 2]], columns[inwards[n_outer // 2 : n_outer]]
+        distance = (torch.arange(n_rows) - n_rows // 2).abs() / n_rows
+        inside = 0.5 / oversampling if oversampling > 1 else 0.25
+        self.rows = (distance > inside) & (distance < 0.5 - FILTERED_SHARE)
+        self.outer: Tensor | float = 0.0
+        self.inner: Tensor | float = 0.0
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
         """Look at one slice ``(coil, y, x)``."""
-        hybrid = ifftc(ksp[..., self.columns], dim=-2)[:, self.rows].transpose(0, 1)
-        low, high = hybrid.tensor_split(2, dim=-1)  # (y, coil, x)
-        self.low = self.low + (low @ low.mH).to(torch.complex128)
-        self.high = self.high + (high @ high.mH).to(torch.complex128)
+        outer, inner = (self._row_sums(ksp[..., lines]) for lines in self.lines)
+        self.outer, self.inner = self.outer + outer, self.inner + inner
         self.n_slices += 1
+
+    def _row_sums(self, lines: Tensor) -> Tensor:
+        hybrid = ifftc(lines, dim=-2)[:, self.rows].transpose(0, 1)  # (y, coil, line)
+        return (hybrid @ hybrid.mH).to(torch.complex128)
 
     def estimate(self) -> NoiseEstimate | None:
         """The pooled covariance of the rows that hold noise only, or None without such rows."""
-        if not isinstance(self.low, Tensor) or not isinstance(self.high, Tensor):
+        if not isinstance(self.outer, Tensor) or not isinstance(self.inner, Tensor):
             return None
-        n_high = self.columns.numel() // 2
-        n_low = self.columns.numel() - n_high
-        free = noise_cells(self.low, n_low * self.n_slices)
-        if int(free.sum()) < max(4, 0.05 * free.numel()):
+        n_outer, n_inner = (lines.numel() * self.n_slices for lines in self.lines)
+        if min(n_outer, n_inner, self.outer.shape[0]) == 0:
             return None
-        low, high = self.low[free].sum(0), self.high[free].sum(0)
-        n_free = int(free.sum()) * self.n_slices
-        excess = _mean_ratio(low / (n_free * n_low), high / max(n_free * n_high, 1))
-        if abs(excess - 1) > MAX_SIGNAL:
+        free = noise_cells(self.outer + self.inner, n_outer + n_inner)
+        n_free = int(free.sum())
+        if n_free < max(4, LEAST_ROWS * free.numel()):
             return None
-        n_samples = n_free * (n_low + n_high)
-        return NoiseEstimate(noise_covariance(low + high, n_samples), "readout-edge", n_samples)
+        outer, inner = self.outer[free].sum(dim=0), self.inner[free].sum(dim=0)
+        excess = _mean_ratio(inner / n_inner, outer / n_outer) - 1
+        if abs(excess) > MAX_SIGNAL:
+            return None
+        n_samples = n_free * (n_outer + n_inner)
+        return NoiseEstimate(noise_covariance(outer + inner, n_samples), "readout-edge", n_samples)
 
 
 class ImageCorners:
@@ -145,14 +168,19 @@ class ImageCorners:
 
     def __init__(self, mask: Tensor) -> None:
         self.share = float(mask.double().mean())  # columns never acquired bring no noise
-        self.side = [max(round(n * CORNER_SIDE / CORNER_CELLS), 2) for n in mask.shape[-2:]]
+        ny, nx = mask.shape[-2:]
+        self.side = [max(round(n * CORNER_SIDE / CORNER_CELLS), 2) for n in (ny, nx)]
+        self.n_filtered = round(ny * FILTERED_SHARE)
         self.sums: Tensor | float = 0.0
         self.lagged: Tensor | float = 0.0
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
         """Look at one slice ``(coil, y, x)``."""
-        cells = self._cells(ifft2c(ksp))  # (cell, coil, y, x)
+        # One coil at a time: whole images would need several times the memory of the slice.
+        cells = torch.stack(
+            [self._cells(ifft2c(coil)) for coil in ksp], dim=1
+        )  # (cell, coil, y, x)
         flat = cells.flatten(-2)
         self.sums = self.sums + (flat @ flat.mH).to(torch.complex128)
         lagged = (cells[..., 1:, :] * cells[..., :-1, :].conj()).sum(dim=(-2, -1))
@@ -160,12 +188,13 @@ class ImageCorners:
         self.n_slices += 1
 
     def _cells(self, img: Tensor) -> Tensor:
+        """The blocks of one coil's image ``(y, x)``: ``(cell, y, x)``."""
+        img = img[..., self.n_filtered : img.shape[-2] - self.n_filtered, :]
         (h, w), (ny, nx) = self.side, img.shape[-2:]
         y, x = min(CORNER_CELLS * h, ny // 2), min(CORNER_CELLS * w, nx // 2)
         rows = torch.cat([img[..., :y, :], img[..., -y:, :]], dim=-2)
         corners = torch.cat([rows[..., :x], rows[..., -x:]], dim=-1)
-        cells = corners.unfold(-2, h, h).unfold(-2, w, w)  # (coil, i, j, h, w)
-        return cells.flatten(1, 2).transpose(0, 1)
+        return corners.unfold(-2, h, h).unfold(-2, w, w).flatten(0, 1)
 
     def estimate(self) -> NoiseEstimate | None:
         """The pooled covariance of the cells that hold noise only, or None without such cells."""
@@ -186,7 +215,7 @@ class ImageCorners:
 
 
 class OuterSamples:
-    """An upper bound of the noise from the outermost measured samples.
+    """Noise from the outermost measured samples, told from signal by the coils.
 
     Args:
         mask: sampled positions, bool ``(1, y, x)``.
@@ -198,23 +227,86 @@ class OuterSamples:
         x = (torch.arange(nx) - nx // 2) / nx
         radius = (y[:, None].square() + x.square()).flatten()
         sampled = torch.nonzero(mask.flatten()).flatten()
+        inwards = sampled[radius[sampled].argsort(descending=True, stable=True)]
         n_outer = max(round(OUTER_SHARE * sampled.numel()), 1)
-        self.outermost = sampled[radius[sampled].topk(n_outer).indices]
-        self.sums: Tensor | float = 0.0
-        self.n_samples = 0
+        n_middle = max(round(MIDDLE_SHARE * sampled.numel()), 1)
+        self.rings = inwards[:n_outer], inwards[n_outer : n_outer + n_middle]
+        self.outer: Tensor | float = 0.0
+        self.middle: Tensor | float = 0.0
+        self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
         """Look at one slice ``(coil, y, x)``."""
-        samples = ksp.flatten(-2)[:, self.outermost]
-        self.sums = self.sums + (samples @ samples.mH).to(torch.complex128)
-        self.n_samples += samples.shape[-1]
+        outer, middle = (ksp.flatten(-2)[:, ring] for ring in self.rings)
+        self.outer = self.outer + (outer @ outer.mH).to(torch.complex128)
+        self.middle = self.middle + (middle @ middle.mH).to(torch.complex128)
+        self.n_slices += 1
 
     def estimate(self) -> NoiseEstimate | None:
-        """The covariance of the outermost samples."""
-        if not isinstance(self.sums, Tensor):
+        """What is left of the outer samples' covariance without signal; None without slices."""
+        if not isinstance(self.outer, Tensor) or not isinstance(self.middle, Tensor):
             return None
-        cov = noise_covariance(self.sums, self.n_samples)
-        return NoiseEstimate(cov, "outer-samples", self.n_samples)
+        n_outer, n_middle = (ring.numel() * self.n_slices for ring in self.rings)
+        cov = noise_covariance(self.outer, n_outer)
+        if cov.shape[0] >= LEAST_COILS and n_middle:
+            cov = without_signal(cov, noise_covariance(self.middle, n_middle), n_outer)
+        return NoiseEstimate(cov, "outer-samples", n_outer)
+
+
+def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
+    r"""Take what is left of the signal off the covariance of the outermost samples.
+
+    Two rings of k-space share the noise, and their signals come from the same coils:
+    ``middle`` = Psi + B and ``outer`` = Psi + t B with t < 1. In a basis of coil combinations that
+    makes their difference diagonal, diag(lambda), combination j of the outer ring has the energy
+
+    .. math:: c_j = \psi + t' \lambda_j, \qquad t' = t / (1 - t),
+
+    if noise spares no combination. Neighbouring coils see nearly the same, so lambda falls by
+    orders of magnitude and the weak combinations show psi nearly bare: a straight line through
+    (lambda_j, c_j), weighted for noise that is only roughly equal, signal that is only roughly
+    proportional, and the number of samples. Each combination is then scaled down to its share of
+    noise, which keeps the matrix positive definite, and keeps noise correlations wherever signal
+    does not drown them.
+
+    Args:
+        outer: covariance of the outermost samples ``(coil, coil)``, positive definite.
+        middle: covariance of the ring within.
+        n_samples: samples behind ``outer``.
+    """
+    cov = outer
+    for _ in range(3):  # coils differ in gain; equalise by the noise as far as it is known
+        gain = cov.diagonal().real.sqrt().to(cov.dtype)
+        equal = outer / gain[:, None] / gain
+        signal, basis = torch.linalg.eigh((middle - outer) / gain[:, None] / gain)
+        signal = signal.clamp_min(0)
+        energy = (basis.conj() * (equal @ basis)).sum(dim=0).real
+        noise, slope = _fit_line(signal, energy, n_samples)
+        share = (noise / (noise + slope * signal)).sqrt().to(cov.dtype)
+        cleaned = share[:, None] * (basis.mH @ equal @ basis) * share
+        cov = gain[:, None] * (basis @ cleaned @ basis.mH) * gain
+    return cov
+
+
+def _fit_line(signal: Tensor, energy: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+    """``energy`` = noise + slope x ``signal``, by reweighted least squares; both at least 0.
+
+    Noise is taken to differ by 30 % between combinations, signal by 50 % from proportionality.
+    Where noise hides the slope, it stays near 0.3: the power of images falls three- to fivefold
+    from ring to ring.
+    """
+    usual, doubt = 0.3, 0.3
+    noise, slope = energy.min(), torch.zeros_like(energy[0])
+    for _ in range(20):
+        both = noise + slope * signal
+        weight = 1 / ((0.3 * noise) ** 2 + (0.5 * slope * signal) ** 2 + both**2 / n_samples)
+        mean_signal = (weight * signal).sum() / weight.sum()
+        mean_energy = (weight * energy).sum() / weight.sum()
+        away = weight * (signal - mean_signal)
+        slope = ((away * energy).sum() + usual / doubt**2) / ((away * signal).sum() + 1 / doubt**2)
+        slope = slope.clamp_min(0)
+        noise = (mean_energy - slope * mean_signal).clamp_min(0.05 * energy.min())
+    return noise, slope
 
 
 class NoiseEstimator:
@@ -234,11 +326,10 @@ class NoiseEstimator:
             self.sources += [edge, *corners] if oversampling > 1 else [*corners, edge]
         self.sources.append(OuterSamples(mask))
 
-    def add(self, scan: Scan) -> None:
-        """Look at some slices."""
-        for ksp in scan.ksp:
-            for source in self.sources:
-                source.add(ksp)
+    def add(self, ksp: Tensor) -> None:
+        """Look at one slice ``(coil, y, x)``."""
+        for source in self.sources:
+            source.add(ksp)
 
     def estimate(self) -> NoiseEstimate:
         """The first source that is sure of itself.
@@ -270,10 +361,12 @@ def noise_cells(sums: Tensor, n_samples: int) -> Tensor:
         bool ``(cell,)``.
     """
     power = sums.diagonal(dim1=-2, dim2=-1).real
-    quiet = power.quantile(0.25, dim=0).clamp_min(1e-30)
+    usual = power.quantile(0.25, dim=0).clamp_min(1e-30)  # coils differ in gain
+    energy = (power / usual).mean(dim=-1)
+    energy[energy == 0] = torch.inf  # zeros are no noise
     free = torch.zeros(sums.shape[0], dtype=torch.bool)
-    energy = (power / quiet).mean(dim=-1)
     free[energy.argsort()[: max(sums.shape[0] // 10, 2)]] = True
+    free &= energy.isfinite()
     spread = 3 / (n_samples * sums.shape[-1]) ** 0.5
     for _ in range(50):
         joined = energy < energy[free].mean() * (1 + spread)

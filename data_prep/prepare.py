@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, NumericalWarning, PrepError
 from ..fourier import center_crop
-from ..io.base import ScanFile
+from ..io import PreparedFile, ScanFile
 from ..masks import calibration_block
 from ..scan import Scan
 from .compress import Compression, coil_covariance, compress_coils, plan_compression
@@ -128,44 +128,109 @@ def plan(file: ScanFile, config: PrepConfig | None = None) -> Preparation:
     """Learn noise, virtual coils and scale of a volume, reading it slice by slice.
 
     Args:
-        file: the scan, as measured.
+        file: the scan, as measured. For a prepared file there is nothing to learn, and what comes
+            back hands its slices through.
         config: options of the chain.
 
     Raises:
         PrepError: no calibration block, or nothing but zeros.
+        ConfigError: options for a file that is prepared already.
     """
     config = config or PrepConfig()
+    if isinstance(file, PreparedFile):
+        return _prepared_already(file, config)
+    first = FirstPass(file, config)
+    if file.shape[1] == 1:
+        warnings.warn(_one_coil(file), NumericalWarning, stacklevel=2)
+    for index in range(len(file)):  # no slice outlives its turn
+        first.add(file[index])
+    return first.preparation()
+
+
+class FirstPass:
+    """Collects what belongs to a whole volume, slice by slice.
+
+    Args:
+        file: the scan.
+        config: options of the chain.
+    """
+
+    def __init__(self, file: ScanFile, config: PrepConfig) -> None:
+        self.file, self.config = file, config
+        n_coils, n_rows = file.shape[1:3]
+        self.n_rows = rows_without_oversampling(n_rows, file.readout_oversampling, file.mask)
+        self.calib_shape = find_calibration(file, self.n_rows, config.calib_width)
+        self.noise: NoiseEstimate | NoiseEstimator = _known_noise(file, config) or NoiseEstimator(
+            file.mask, fully_sampled=file.fully_sampled, oversampling=file.readout_oversampling
+        )
+        self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
+        self.calib: list[Tensor] = []
+
+    def add(self, scan: Scan) -> None:
+        """Look at some slices, as read."""
+        if isinstance(self.noise, NoiseEstimator):
+            for ksp in scan.ksp:
+                self.noise.add(ksp)
+        scan = remove_oversampling(scan, self.n_rows)
+        for ksp in scan.ksp:
+            self.cov += coil_covariance(ksp)
+            self.calib.append(center_crop(ksp, self.calib_shape).clone())
+
+    def preparation(self) -> Preparation:
+        """What the slices say together.
+
+        Raises:
+            PrepError: all of them are zero.
+        """
+        file, config = self.file, self.config
+        if not float(self.cov.abs().max()) > 0:
+            raise PrepError(
+                f"{file.path}: every sample is zero; nothing can be reconstructed from it"
+            )
+        noise = self.noise
+        if isinstance(noise, NoiseEstimator):
+            noise = noise.estimate()
+        white = whitening_matrix(noise.cov)
+        n_samples = len(file) * int(file.mask[:, : self.n_rows].sum())
+        compression = plan_compression(
+            white @ self.cov @ white.mH, n_samples, n_coils=config.n_coils, energy=config.energy
+        )
+        return Preparation(
+            config=config,
+            n_rows=self.n_rows,
+            noise=noise,
+            compression=compression,
+            calib_shape=self.calib_shape,
+            scale=self._scale(compression.rotation[: compression.n_coils] @ white),
+            doubts=(_one_coil(file),) if file.shape[1] == 1 else (),
+        )
+
+    def _scale(self, to_virtual: Tensor) -> float:
+        """The percentile of the volume's calibration images, whitened and compressed."""
+        shape = (self.n_rows, self.file.shape[3])
+        percentile = RunningPercentile(len(self.calib) * shape[0] * shape[1])
+        for block in self.calib:
+            percentile.add(calibration_image(mix_coils(block, to_virtual), shape))
+        return percentile.value()
+
+
+def _prepared_already(file: PreparedFile, config: PrepConfig) -> Preparation:
+    """What a prepared file says about itself; its coils are white and virtual already."""
+    if config != PrepConfig():
+        raise ConfigError(
+            f"{file.path}: is prepared already, so options of prep (coils, noise, calibration) "
+            "come too late; give the scan it was made from, or leave them out"
+        )
     n_coils = file.shape[1]
-    n_rows = rows_without_oversampling(file.shape[2], file.readout_oversampling, file.mask)
-    calib_shape = find_calibration(file, n_rows, config.calib_width)
-    doubts = (_one_coil(file),) if n_coils == 1 else ()
-    for doubt in doubts:
-        warnings.warn(doubt, NumericalWarning, stacklevel=2)
-
-    known = _known_noise(file, config)
-    estimator = NoiseEstimator(
-        file.mask, fully_sampled=file.fully_sampled, oversampling=file.readout_oversampling
+    eye = torch.eye(n_coils, dtype=torch.complex128)
+    return Preparation(
+        config=config,
+        n_rows=file.shape[2],
+        noise=NoiseEstimate(eye, file.noise_source or "unknown", 0),
+        compression=Compression(eye, n_coils, 1.0),
+        calib_shape=file.calib_shape,
+        scale=file.scale,
     )
-    cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
-    calib = []
-    for scan in file:
-        if known is None:
-            estimator.add(scan)
-        scan = remove_oversampling(scan, n_rows)
-        cov += coil_covariance(scan)
-        calib.append(center_crop(scan.ksp, calib_shape).clone())
-    if not float(cov.abs().max()) > 0:
-        raise PrepError(f"{file.path}: every sample is zero; nothing can be reconstructed from it")
-
-    noise = known or estimator.estimate()
-    white = whitening_matrix(noise.cov)
-    n_samples = len(file) * int(file.mask.sum()) * n_rows // file.shape[2]
-    compression = plan_compression(
-        white @ cov @ white.mH, n_samples, n_coils=config.n_coils, energy=config.energy
-    )
-    to_virtual = compression.rotation[: compression.n_coils] @ white
-    scale = _scale(calib, to_virtual, (n_rows, file.shape[3]))
-    return Preparation(config, n_rows, noise, compression, calib_shape, scale, doubts)
 
 
 def _known_noise(file: ScanFile, config: PrepConfig) -> NoiseEstimate | None:
@@ -174,23 +239,14 @@ def _known_noise(file: ScanFile, config: PrepConfig) -> NoiseEstimate | None:
     return None if file.noise is None else from_noise_scan(file.noise)
 
 
-def _scale(calib: list[Tensor], to_virtual: Tensor, shape: tuple[int, int]) -> float:
-    """The percentile of the volume's calibration images, whitened and compressed."""
-    percentile = RunningPercentile(len(calib) * shape[0] * shape[1])
-    for block in calib:
-        percentile.add(calibration_image(mix_coils(block, to_virtual), shape))
-    return percentile.value()
-
-
 def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]:
     """Sides ``(y, x)`` of the calibration block once the readout has ``n_rows`` rows.
 
     Raises:
         PrepError: it is too small.
     """
-    height, width = calibration_block(
-        file.mask[:, :n_rows] if n_rows < file.shape[2] else file.mask, limit
-    )
+    # Rows are cut only where all of them are sampled, so any n_rows of them show the mask.
+    height, width = calibration_block(file.mask[:, :n_rows], limit)
     if min(height, width) < MIN_CALIB:
         raise PrepError(
             f"{file.path}: no calibration block: the fully sampled centre of k-space is "

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 
 from .._version import __version__
-from ..errors import ConfigError, MriAmbientError, NumericalWarning
+from ..errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
 from ..io import PreparedFile, PreparedWriter, ScanFile, file_sha256, json_text, open_scan
 from ..io.atomic import write_json
+from ..scan import Scan
 from .coverage import Coverage, MaskFacts, coverage
+from .espirit import EspiritMaps
 from .prepare import Preparation, PrepConfig, plan
 from .qc import SliceCheck, check_slices, slice_doubts
 
@@ -65,13 +67,31 @@ class PrepSummary:
     doubts: tuple[str, ...]
     manifest: Path
 
-    def count(self, status: str) -> int:
-        """How many scans are "done", "skipped" or "failed"."""
-        return sum(result.status == status for result in self.results)
+    @property
+    def failed(self) -> tuple[ScanResult, ...]:
+        """The scans that could not be prepared."""
+        return tuple(result for result in self.results if result.status == "failed")
+
+    @property
+    def failed_lines(self) -> list[str]:
+        """A line for each of them."""
+        return [result.message for result in self.failed]
+
+    def line(self) -> str:
+        """How many scans were prepared, skipped and failed."""
+        n_times = Counter(result.status for result in self.results)
+        return (
+            f"{n_times['done']} prepared, {n_times['skipped']} skipped (prepared already), "
+            f"{n_times['failed']} failed"
+        )
 
 
 def prepare_file(
-    source: str | Path | ScanFile, output: str | Path, config: PrepConfig | None = None
+    source: str | Path | ScanFile,
+    output: str | Path,
+    config: PrepConfig | None = None,
+    *,
+    picture: bool = False,
 ) -> Path:
     """Prepare a scan, slice by slice, into ``output/<scan_id>.h5`` (replaced if there).
 
@@ -79,6 +99,7 @@ def prepare_file(
         source: the scan, opened or not.
         output: folder for the prepared file, made if needed.
         config: options of the chain.
+        picture: also draw the middle slice into ``output/qc/<scan_id>.png``.
 
     Returns:
         The prepared file.
@@ -93,6 +114,7 @@ def prepare_file(
     if isinstance(file, PreparedFile):
         raise ConfigError(f"{file.path}: is prepared already; give the scan it was made from")
     path = Path(output) / f"{file.scan_id}.h5"
+    _check_replaceable(path)
     preparation = plan(file, config)
     checks: list[SliceCheck] = []
     writer = PreparedWriter(
@@ -105,15 +127,49 @@ def prepare_file(
         attributes=file.attributes,
     )
     with writer:
-        for scan in file:
-            prepared, found = preparation.apply_espirit(scan)
-            writer.write(prepared)
-            checks += check_slices(prepared, found, preparation.calib_shape)
+        for index in range(len(file)):
+            scan, found = preparation.apply_espirit(file[index])
+            writer.write(scan)
+            checks += check_slices(scan, found, preparation.calib_shape)
+            if picture and index == len(file) // 2:
+                _draw(file, preparation, scan, found, checks[-1], Path(output))
         doubts = slice_doubts(file.scan_id, tuple(checks))
         for doubt in doubts:
             warnings.warn(doubt, NumericalWarning, stacklevel=2)
         writer.qc = _qc(file, preparation, checks, [*preparation.doubts, *doubts])
     return path
+
+
+def _draw(
+    file: ScanFile,
+    preparation: Preparation,
+    scan: Scan,
+    found: EspiritMaps | None,
+    check: SliceCheck,
+    output: Path,
+) -> None:
+    from .picture import draw_scan  # matplotlib is slow to import, and pictures are optional
+
+    path = output / "qc" / f"{file.scan_id}.png"
+    facts = _facts(file, preparation, check)
+    draw_scan(path, scan, found, preparation.calib_shape, facts)
+
+
+def _facts(file: ScanFile, preparation: Preparation, check: SliceCheck) -> dict[str, str]:
+    """What the picture says in words."""
+    noise, compression = preparation.noise, preparation.compression
+    return {
+        "matrix": f"{preparation.n_rows} x {file.shape[3]} (y, x)",
+        "acceleration": f"{file.acceleration:.2f}",
+        "coils": f"{compression.n_coils} of {file.shape[1]}, {compression.kept_energy:.2%} energy",
+        "noise": f"{noise.std:.3g} in the file, from {noise.source}",
+        "noise, normalised": f"{1 / preparation.scale:.4f} per real channel",
+        "scale": f"{preparation.scale:.4g}",
+        "support": f"{check.support:.1%} of the field of view",
+        "eigenvalue in it": f"{check.eigenvalue:.4f}",
+        "second map needed": f"in {check.second_map:.1%} of it",
+        "calibration residual": f"{check.calib_residual:.2%} of the energy",
+    }
 
 
 def _qc(
@@ -146,7 +202,7 @@ def prepare_many(
     *,
     workers: int = 0,
     overwrite: bool = False,
-    shard: tuple[int, int] = (0, 1),
+    pictures: bool = False,
     on_scan: Callable[[ScanResult], None] | None = None,
 ) -> PrepSummary:
     """Prepare many scans; what fails is noted and the others go on.
@@ -160,18 +216,19 @@ def prepare_many(
         config: options of the chain.
         workers: processes to spread the scans over; 0 works in this one.
         overwrite: prepare again what is prepared already, and replace what was prepared otherwise.
-        shard: ``(i, n)``: of the scans, take every n-th, starting with the i-th (from 0).
+        pictures: also draw one picture a scan (see :func:`prepare_file`).
         on_scan: called with each result as it comes in.
 
     Returns:
         Results, and the coverage of k-space by the whole folder.
 
     Raises:
-        ConfigError: two scans have the same stem, or ``shard`` is none.
+        ConfigError: two scans have the same stem.
     """
     config = config or PrepConfig()
-    paths = _choose([Path(path) for path in inputs], shard)
-    task = partial(_prepare_one, Path(output), config, overwrite)
+    paths = [Path(path) for path in inputs]
+    _check_stems(paths)
+    task = partial(_prepare_one, Path(output), config, overwrite, pictures)
     results = []
     for result in _run(task, paths, workers):
         results.append(result)
@@ -180,17 +237,13 @@ def prepare_many(
     return _summarise(tuple(results), Path(output))
 
 
-def _choose(paths: list[Path], shard: tuple[int, int]) -> list[Path]:
-    index, n_shards = shard
-    if not 0 <= index < n_shards:
-        raise ConfigError(f"shard {index} of {n_shards} does not exist; count from 0")
+def _check_stems(paths: list[Path]) -> None:
     for stem, n_times in Counter(path.stem for path in paths).items():
         if n_times > 1:
             raise ConfigError(
                 f"{n_times} inputs are called {stem!r} and would overwrite each other; rename "
                 "them or prepare them into different folders"
             )
-    return paths[index::n_shards]
 
 
 def _run(
@@ -208,7 +261,9 @@ def _run(
             raise
 
 
-def _prepare_one(output: Path, config: PrepConfig, overwrite: bool, source: Path) -> ScanResult:
+def _prepare_one(
+    output: Path, config: PrepConfig, overwrite: bool, pictures: bool, source: Path
+) -> ScanResult:
     start = time.monotonic()
     path = output / f"{source.stem}.h5"
     with warnings.catch_warnings(record=True) as caught:
@@ -218,7 +273,7 @@ def _prepare_one(output: Path, config: PrepConfig, overwrite: bool, source: Path
             if not overwrite and path.exists() and _is_finished(path, source, config):
                 status = "skipped"
             else:
-                prepare_file(source, output, config)
+                prepare_file(source, output, config, picture=pictures)
         except MriAmbientError as error:
             return ScanResult(source, "failed", message=" ".join(str(error).split()))
     doubts = tuple(str(w.message) for w in caught if issubclass(w.category, NumericalWarning))
@@ -230,10 +285,10 @@ def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:
 
     Raises:
         ConfigError: it was made from something else, or with other options.
+        ScanFormatError: it is damaged.
     """
-    found = open_scan(path)
-    if not isinstance(found, PreparedFile):
-        raise ConfigError(f"{path}: exists and is no prepared file; choose another output folder")
+    _check_replaceable(path)
+    found = PreparedFile(path)
     if found.source_sha256 != file_sha256(source):
         other = "another scan"
     elif found.qc.get("config_sha256") != config_sha256(config):
@@ -243,6 +298,22 @@ def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:
     raise ConfigError(
         f"{path}: was prepared from {other}; choose another output folder or overwrite"
     )
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to write over anything but a prepared file: it could be somebody's raw data.
+
+    Raises:
+        ConfigError: ``path`` is a scan of another kind.
+    """
+    if not path.exists():
+        return
+    try:
+        found = open_scan(path)
+    except ScanFormatError:
+        return  # damaged; what --overwrite is for
+    if not isinstance(found, PreparedFile):
+        raise ConfigError(f"{path}: is a raw scan; choose another output folder")
 
 
 def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:

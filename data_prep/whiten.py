@@ -21,9 +21,8 @@ def whitening_matrix(cov: Tensor) -> Tensor:
 
 def mix_coils(ksp: Tensor, matrix: Tensor) -> Tensor:
     """Apply ``matrix`` ``(virtual coil, coil)`` to the coils of ``ksp`` ``(..., coil, y, x)``."""
-    flat = ksp.flatten(-2)
-    mixed = matrix.to(ksp.device, ksp.dtype) @ flat
-    return mixed.unflatten(-1, ksp.shape[-2:])
+    mixed = matrix.to(ksp.device, ksp.dtype) @ ksp.flatten(-2)
+    return mixed.reshape(*mixed.shape[:-1], *ksp.shape[-2:])
 
 
 def whiten(scan: Scan, noise: NoiseEstimate) -> Scan:

@@ -1,8 +1,13 @@
 """Reconstructions without a learned prior: what every sampler is compared with.
 
 Each method is a small frozen dataclass called as ``method(op, ksp, noise_std=...)``: a sampler
-without prior and random state. Data are normalised, with maps of ``S^H S = 1`` in their support and
-images of about unit size. Hence one regularisation weight serves all scans, and ``||A|| <= 1``.
+without prior and random state. Data are normalised: maps have ``S^H S = 1`` in their support, so
+that ``||A|| <= 1``, and images are of about unit size.
+
+By default a regularisation weight is a fixed multiple of the scan's noise. The multiples were
+chosen once, on simulated validation scans (``tests/benchmarks/tune_baselines.py``); over noise
+levels from 0.01 to 0.1 the best weight grows in proportion, and any one weight for all loses
+decibels at both ends.
 """
 
 from __future__ import annotations
@@ -20,6 +25,9 @@ from .solve import conjugate_gradient
 
 ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))
 """Wavelets whose shrinkage is a proximal map; ``dbN`` has N vanishing moments and 2 N taps."""
+
+NOISE_FLOOR = 0.002
+"""Noise assumed at least, per real channel: a noiseless scan has errors too, its maps' for one."""
 
 
 class Baseline(Protocol):
@@ -48,7 +56,7 @@ class ZeroFilled:
     name: ClassVar[str] = "zero-filled"
 
     def __call__(self, op: SenseOp, ksp: Tensor, *, noise_std: Tensor) -> Tensor:
-        """See :class:`Baseline`; the noise level does not enter."""
+        """See :class:`Baseline`."""
         return op.adjoint(ksp)
 
 
@@ -60,24 +68,25 @@ class CgSense:
         Pruessmann et al. 2001, doi:10.1002/mrm.1241.
 
     Attributes:
-        lam: weight of the image's energy. The default was chosen once on simulated validation
-            scans (``tests/benchmarks/tune_baselines.py``).
+        lam: weight of the image's energy, normalised units; by default ``sigma_n``.
         n_iter: iterations, each one forward and one adjoint.
     """
 
     name: ClassVar[str] = "cg-sense"
+    lam_per_noise: ClassVar[float] = 1.0
 
-    lam: float = 0.01
+    lam: float | None = None
     n_iter: int = 30
 
     def __post_init__(self) -> None:
         _check_options(self.name, self.lam, self.n_iter)
 
     def __call__(self, op: SenseOp, ksp: Tensor, *, noise_std: Tensor) -> Tensor:
-        """See :class:`Baseline`; the noise level does not enter."""
+        """See :class:`Baseline`."""
+        lam = _weights(self.lam, self.lam_per_noise, noise_std)[:, None, None]
         # A^H y lies in the support and A^H A stays there, so every iterate does.
         return conjugate_gradient(
-            lambda x: op.normal(x) + self.lam * x, op.adjoint(ksp), n_iter=self.n_iter
+            lambda x: op.normal(x) + lam * x, op.adjoint(ksp), n_iter=self.n_iter
         )
 
 
@@ -86,21 +95,21 @@ class L1Wavelet:
     """``argmin_x 1/2 ||A x - y||^2 + lam ||W x||_1`` by accelerated proximal gradients (FISTA).
 
     W is sigpy's zero-extended orthogonal wavelet transform, all levels shrunk alike, so the result
-    is that of ``sigpy.mri.app.L1WaveletRecon`` at the step length ``1 / ||A||^2 <= 1``.
+    is that of ``sigpy.mri.app.L1WaveletRecon`` with step length 1.
 
     References:
         Lustig et al. 2007, doi:10.1002/mrm.21391; Beck and Teboulle 2009, doi:10.1137/080716542.
 
     Attributes:
-        lam: weight of the wavelet coefficients. The default was chosen once on simulated
-            validation scans (``tests/benchmarks/tune_baselines.py``).
+        lam: weight of the wavelet coefficients, normalised units; by default ``0.3 sigma_n``.
         n_iter: iterations, each one forward, one adjoint and one shrinkage.
         wavelet: one of :data:`ORTHOGONAL_WAVELETS`.
     """
 
     name: ClassVar[str] = "l1-wavelet"
+    lam_per_noise: ClassVar[float] = 0.3
 
-    lam: float = 0.003
+    lam: float | None = None
     n_iter: int = 100
     wavelet: str = "db4"
 
@@ -113,41 +122,57 @@ class L1Wavelet:
             )
 
     def __call__(self, op: SenseOp, ksp: Tensor, *, noise_std: Tensor) -> Tensor:
-        """See :class:`Baseline`; the noise level does not enter."""
-        shrink = wavelet_shrinkage(op.ishape, self.lam, self.wavelet)
+        """See :class:`Baseline`."""
+        shrink = wavelet_shrinkage(op.ishape, self.wavelet)
+        lam = _weights(self.lam, self.lam_per_noise, noise_std)
         b = op.adjoint(ksp)
         x = z = torch.zeros_like(b)
         t = 1.0
         for _ in range(self.n_iter):
             x_last, t_last = x, t
-            x = shrink(z - (op.normal(z) - b))
+            x = shrink(z - (op.normal(z) - b), lam)
             t = (1 + (1 + 4 * t * t) ** 0.5) / 2
             z = x + ((t_last - 1) / t) * (x - x_last)
         return x * op.support
 
 
-def wavelet_shrinkage(
-    shape: tuple[int, ...], threshold: float, wavelet: str
-) -> Callable[[Tensor], Tensor]:
-    """The proximal map of ``threshold * ||W x||_1`` for images ``(b, y, x)`` of one ``shape``.
+def wavelet_shrinkage(shape: tuple[int, ...], wavelet: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The proximal map of ``threshold * ||W x||_1``.
 
     Coefficients lose ``threshold`` of their magnitude and keep their phase. It works on the CPU,
     image by image, wherever the tensors live.
+
+    Args:
+        shape: of the images ``(y, x)``.
+        wavelet: one of :data:`ORTHOGONAL_WAVELETS`.
+
+    Returns:
+        A function of images ``(b, y, x)`` and their thresholds ``(b,)``.
     """
     import sigpy  # slow to import (numba), and only this method needs it
 
     transform = sigpy.linop.Wavelet(shape, wave_name=wavelet)
-    prox = sigpy.prox.UnitaryTransform(sigpy.prox.L1Reg(transform.oshape, threshold), transform)
 
-    def shrink(img: Tensor) -> Tensor:
-        shrunk = [torch.from_numpy(prox(1, one.numpy(force=True))) for one in img]
-        return torch.stack(shrunk).to(img)
+    def shrink_one(img: Tensor, threshold: Tensor) -> Tensor:
+        coefficients = transform(img.numpy(force=True))
+        shrunk = transform.H(sigpy.soft_thresh(threshold.item(), coefficients))
+        return torch.from_numpy(shrunk)
+
+    def shrink(img: Tensor, threshold: Tensor) -> Tensor:
+        return torch.stack([shrink_one(*pair) for pair in zip(img, threshold, strict=True)]).to(img)
 
     return shrink
 
 
-def _check_options(method: str, lam: float, n_iter: int) -> None:
-    if not 0 <= lam < float("inf"):
+def _weights(lam: float | None, lam_per_noise: float, noise_std: Tensor) -> Tensor:
+    """The regularisation weight of every batch item, ``(b,)``."""
+    if lam is None:
+        return lam_per_noise * noise_std.clamp(min=NOISE_FLOOR)
+    return torch.full_like(noise_std, lam)
+
+
+def _check_options(method: str, lam: float | None, n_iter: int) -> None:
+    if lam is not None and not 0 <= lam < float("inf"):
         raise ConfigError(f"{method}: lambda must be 0 or more and finite, got {lam}")
     if n_iter < 1:
         raise ConfigError(f"{method}: iterations must be at least 1, got {n_iter}")

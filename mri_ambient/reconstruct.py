@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeIs
 
 from ._version import __version__
 from .baselines import BASELINES, Baseline
@@ -22,9 +23,9 @@ from .io.base import ScanFile
 from .io.output import ReconstructionWriter, write_json
 from .metrics import Reference as ReferenceKind
 from .metrics import evaluate_volume
-from .prior import Prior
+from .prior import DenoiserSource, Prior
 from .rng import rng_for
-from .samplers import SAMPLERS, Sampler, StepInfo
+from .samplers import SAMPLERS, PriorOnly, Sampler, StepInfo
 from .scan import Reconstruction, Scan
 from .units import rss_weight
 
@@ -67,7 +68,7 @@ class Options:
 def reconstruct(
     scan: Scan,
     method: Sampler | Baseline,
-    prior: Prior | None = None,
+    prior: DenoiserSource | None = None,
     options: Options | None = None,
     *,
     on_step: OnStep | None = None,
@@ -117,7 +118,7 @@ def reconstruct(
 
 def _run(
     method: Sampler | Baseline,
-    prior: Prior | None,
+    prior: DenoiserSource | None,
     batch: Batch,
     rng: list[torch.Generator],
     on_step: OnStep | None,
@@ -140,13 +141,13 @@ def _run(
         ) from error
 
 
-def is_sampler(method: Sampler | Baseline) -> bool:
+def is_sampler(method: Sampler | Baseline) -> TypeIs[Sampler]:
     """Whether a method asks a prior."""
     return type(method) in SAMPLERS.values()
 
 
 def _is_stochastic(method: Sampler | Baseline) -> bool:
-    return bool(getattr(method, "stochastic", False))
+    return is_sampler(method) and method.stochastic
 
 
 def _chunks(items: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
@@ -166,7 +167,7 @@ def _residuals(batch: Batch, img: Tensor) -> Iterator[dict[str, float]]:
 
 def _provenance(
     method: Sampler | Baseline,
-    prior: Prior | None,
+    prior: DenoiserSource | None,
     options: Options,
     n_samples: int,
     seconds: float,
@@ -174,7 +175,7 @@ def _provenance(
     return {
         "method": method.name,
         "method_options": asdict(method),  # type: ignore[call-overload]
-        "prior_sha256": prior.facts.card.get("sha256") if prior and is_sampler(method) else None,
+        "prior_sha256": _sha256(prior) if is_sampler(method) else None,
         "seed": options.seed,
         "n_samples": n_samples,
         "device": str(options.device),
@@ -182,6 +183,11 @@ def _provenance(
         "torch": torch.__version__,
         "seconds": seconds,
     }
+
+
+def _sha256(prior: DenoiserSource | None) -> str | None:
+    """Hash of the prior's file; None for one that was never in a file."""
+    return prior.facts.card.get("sha256") if isinstance(prior, Prior) else None
 
 
 def to_file_units(img: Tensor, scan: Scan) -> Tensor:
@@ -198,6 +204,43 @@ def to_file_units(img: Tensor, scan: Scan) -> Tensor:
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
     weight = rss_weight(scan.maps, scan.coil_transform)
     return center_crop(img * weight * scan.scale, scan.recon_shape)
+
+
+def draw_images(
+    prior: DenoiserSource,
+    sampler: PriorOnly,
+    *,
+    n_images: int,
+    shape: tuple[int, int],
+    maps: Tensor | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Images the prior believes in, normalised units.
+
+    Args:
+        prior: what images look like.
+        sampler: how they are drawn.
+        n_images: how many.
+        shape: size ``(y, x)``; ignored if maps are given.
+        maps: coil maps ``(1, coil, y, x)`` of a prepared scan; without them one coil sees all.
+        seed: of everything random; image k does not depend on how many are drawn.
+        device: where to compute.
+        on_step: told about every step of every image.
+
+    Returns:
+        Complex ``(n_images, y, x)``, on the CPU.
+    """
+    if n_images < 1:
+        raise ConfigError(f"at least one image must be drawn, got {n_images}")
+    if maps is None:
+        maps = torch.ones(1, 1, *shape, dtype=torch.complex64)
+    images = [
+        sampler(prior, maps.to(device), rng=[rng_for(seed, "sample", k)], on_step=on_step)
+        for k in range(n_images)
+    ]
+    return torch.cat(images).cpu()
 
 
 def with_options(
@@ -263,7 +306,7 @@ def score(magnitude: Tensor, reference: Reference) -> dict[str, Any]:
 def settings(
     file: ScanFile,
     method: Sampler | Baseline,
-    prior: Prior | None,
+    prior: DenoiserSource | None,
     options: Options,
     **more: Any,  # noqa: ANN401 -- preparation and mask options, dataclasses or None
 ) -> dict[str, Any]:
@@ -274,7 +317,7 @@ def settings(
             {
                 "input_sha256": file_sha256(file.path),
                 "method": {"name": method.name} | asdict(method),  # type: ignore[call-overload]
-                "prior_sha256": prior.facts.card.get("sha256") if prior is not None else None,
+                "prior_sha256": _sha256(prior),
                 "seed": options.seed,
                 "n_samples": options.n_samples,
                 **extra,
@@ -310,7 +353,7 @@ def reconstruct_file(
     file: ScanFile,
     preparation: Preparation,
     method: Sampler | Baseline,
-    prior: Prior | None,
+    prior: DenoiserSource | None,
     output: Path,
     options: Options | None = None,
     *,

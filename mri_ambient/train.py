@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from .data import (
 )
 from .errors import CheckpointError, ConfigError
 from .masks import MaskSpec
-from .nn.precond import Denoiser
-from .nn.unet import n_parameters, preset
+from .nn.precond import DENOISERS, Denoiser
+from .nn.unet import forward_flops, n_parameters, preset
 from .objectives import Kspace, Objective
 from .prior import Prior, PriorFacts
 from .report import plot_curves
@@ -247,6 +247,21 @@ def train(
     return prior
 
 
+def describe(folder: Path, config: TrainConfig) -> str:
+    """What a run would be: data, network, work per image."""
+    dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
+    kind = config.wrapper or config.objective.wrapper
+    sizes = sorted({item.shape for item in dataset.train})
+    net = DENOISERS[kind](preset(config.preset), sigma_data=1.0).net
+    flops = forward_flops(net, sizes[-1])
+    return (
+        f"{config.objective.name} on {len(dataset.train)} slices of {dataset.n_scans} scans "
+        f"({len(dataset.validation)} set aside), matrices {', '.join(f'{y}x{x}' for y, x in sizes)};"
+        f" {kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
+        f"{flops / 1e9:.1f} GFLOP a forward pass at {sizes[-1][0]}x{sizes[-1][1]}"
+    )
+
+
 def _step(state: _State, groups: list[Batch], config: TrainConfig) -> float:
     """One optimiser step on one batch; slices of different sizes are weighted by their number."""
     state.net.train()
@@ -335,8 +350,6 @@ def _check(
     seen: int,
 ) -> tuple[Prior, dict[str, float]]:
     """Held-out error of the averaged weights, and the tau that goes with them."""
-    from dataclasses import replace
-
     figures: dict[str, float] = {}
     card = {
         **facts.card,
@@ -361,7 +374,7 @@ def _save(run: Path, state: _State, config: TrainConfig) -> None:
     """Write a checkpoint; keep the one before it and no more."""
     seen = state.step * config.batch_size
     path = run / f"checkpoint-{seen:09d}.safetensors"
-    if path.exists():
+    if path.exists() or state.step == 0:
         return
     state.save(path, {})
     for old in sorted(run.glob("checkpoint-*.safetensors"))[:-2]:

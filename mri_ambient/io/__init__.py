@@ -94,7 +94,7 @@ def look_into(path: str | Path) -> Contents:
     Raises:
         ScanFormatError: it is missing, unreadable, no HDF5, truncated or damaged.
     """
-    with open_h5(Path(path)) as file:
+    with open_h5(Path(path), for_text=True) as file:
         tag = file.attrs.get("mri_ambient_format", "")
         return Contents(tag=str(tag), names=tuple(sorted(file)))
 

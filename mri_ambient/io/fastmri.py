@@ -69,7 +69,7 @@ class FastmriFile(ScanFile):
         """
         self.path = Path(path)
         self.scan_id = self.path.stem
-        with open_h5(self.path) as file:
+        with open_h5(self.path, for_text=True) as file:
             self.shape = self._read_shape(file)
             self.attributes = read_attributes(file, self.path)
             self._given_mask = self._read_mask(file)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import struct
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import h5py
 import numpy as np
@@ -23,13 +25,24 @@ BROKEN = (
 )  # fmt: skip
 """What h5py raises on damaged files, depending on which byte is wrong."""
 
+HEAP_SEARCH = 2**20
+"""How much of each end of a stretch of metadata is searched for text heaps, in bytes."""
+
+MAX_HEAP = 2**24
+"""More bytes of one text heap than this are not looked at."""
+
 MAX_BYTES = 2**32
 """No single thing we read at once (a slice, a mask) is larger; a damaged size field may say so."""
 
 
 @contextmanager
-def open_h5(path: Path) -> Iterator[h5py.File]:
+def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
     """The file, open for reading.
+
+    Args:
+        path: the file.
+        for_text: whether attributes or other text will be read; where HDF5 keeps text is then
+            looked over first, because HDF5 2.0 hangs on some damage there.
 
     Raises:
         ScanFormatError: there is no such file, it is a folder, may not be read, is not HDF5, or is
@@ -37,6 +50,8 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     """
     try:
         with h5py.File(path, "r") as file:
+            if for_text:
+                _check_heaps(file, path)
             yield file
     except ScanFormatError:
         raise
@@ -59,6 +74,55 @@ def _diagnosis(path: Path, error: Exception) -> str:
     if "signature" in text:
         return "is not an HDF5 file"
     return f"the HDF5 file is damaged ({text}); copy or download it again"
+
+
+def _check_heaps(file: h5py.File, path: Path) -> None:
+    """Refuse a damaged text heap ("GCOL" in the HDF5 specification, section III.E).
+
+    Heaps are looked for at both ends of every stretch of the file that holds no plain dataset.
+    """
+    with path.open("rb") as raw:
+        for start, stop in _gaps(file, path.stat().st_size):
+            for first in {start, max(start, stop - HEAP_SEARCH)}:
+                raw.seek(first)
+                stretch = raw.read(min(stop - first, HEAP_SEARCH))
+                for found in re.finditer(rb"GCOL\x01\0\0\0", stretch):
+                    raw.seek(first + found.start())
+                    if not _heap_is_sound(raw):
+                        raise ScanFormatError(
+                            f"{path}: the HDF5 file is damaged (text at byte "
+                            f"{first + found.start()}); copy or download it again"
+                        )
+
+
+def _gaps(file: h5py.File, size: int) -> Iterator[tuple[int, int]]:
+    """Stretches ``[start, stop)`` of the file between its contiguous datasets."""
+    datasets = (file.get(name) for name in file)
+    extents = [
+        (entry.id.get_offset(), entry.id.get_storage_size())
+        for entry in datasets
+        if isinstance(entry, h5py.Dataset) and entry.id.get_offset() is not None
+    ]
+    start = 0
+    for offset, length in sorted(extents):
+        yield start, max(start, min(offset, size))
+        start = max(start, min(offset + length, size))
+    yield start, size
+
+
+def _heap_is_sound(raw: BinaryIO) -> bool:
+    """Whether walking the objects of the heap that starts here comes to its end."""
+    head = raw.read(16)
+    n_bytes = int.from_bytes(head[8:], "little")
+    heap = raw.read(max(min(n_bytes, MAX_HEAP) - 16, 0))
+    position = 0
+    while position + 16 <= len(heap):
+        index, length = struct.unpack_from("<H6xQ", heap, position)
+        step = 16 + -(-length // 8) * 8 if index else length
+        if step < 16:
+            return False
+        position += step
+    return True
 
 
 def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
@@ -263,8 +327,9 @@ class H5Writer(ABC):
     @contextmanager
     def _open(self) -> Iterator[None]:
         with atomic_path(self.path) as temporary:
-            # No chunk cache: on a full disk, HDF5 2.0 crashes over chunks it could not flush.
-            self.file = h5py.File(temporary, "w", rdcc_nbytes=0)
+            # The 1.10 format checksums its own structure. And no chunk cache: on a full disk, HDF5
+            # 2.0 crashes over chunks it could not flush.
+            self.file = h5py.File(temporary, "w", libver=("v110", "v110"), rdcc_nbytes=0)
             try:
                 self.start()
                 yield
@@ -281,10 +346,9 @@ def _close(file: h5py.File) -> None:
 
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, object]) -> None:
-    """Root attributes: numbers, text and short tuples as they are, the rest as JSON; not None."""
+    """Root attributes: numbers, text and tuples of numbers as they are, the rest as JSON."""
     for name, value in attributes.items():
         if value is None:
             continue
-        short = isinstance(value, tuple) and len(value) < 100
-        native = short or isinstance(value, (bool, int, float, str))
+        native = isinstance(value, (bool, int, float, str, tuple))
         file.attrs[name] = value if native else json_text(value)

@@ -192,7 +192,7 @@ class PreparedFile(ScanFile):
             ScanFormatError: the file is damaged or no prepared file.
         """
         self.path = Path(path)
-        with open_h5(self.path) as file:
+        with open_h5(self.path, for_text=True) as file:
             attributes = read_attributes(file, self.path)
             self._read_datasets(file)
         try:

@@ -50,7 +50,10 @@ def preset(name: str) -> UNetSpec:
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(32, channels // 4), channels)
+    """At most 32 groups of at least 4 channels."""
+    largest = max(min(32, channels // 4), 1)
+    groups = max(g for g in range(1, largest + 1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
 
 
 def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:

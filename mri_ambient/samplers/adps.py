@@ -38,6 +38,8 @@ class Adps:
     """
 
     name: ClassVar[str] = "adps"
+    stochastic: ClassVar[bool] = True
+    needs_grad: ClassVar[bool] = True
 
     n_steps: int = 500
     step_size: float = 1.0

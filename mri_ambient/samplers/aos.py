@@ -29,6 +29,8 @@ class Aos:
     """
 
     name: ClassVar[str] = "aos"
+    stochastic: ClassVar[bool] = False
+    needs_grad: ClassVar[bool] = False
 
     final_dc: bool = True
     n_cg: int = 10

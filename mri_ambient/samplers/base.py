@@ -34,9 +34,17 @@ OnStep = Callable[[StepInfo], None]
 
 
 class Sampler(Protocol):
-    """Denoiser + operator + k-space -> image; a frozen dataclass with its options."""
+    """Denoiser + operator + k-space -> image; a frozen dataclass with its options.
+
+    Attributes:
+        name: the key it is chosen by.
+        stochastic: whether another generator gives another image.
+        needs_grad: whether it differentiates through the denoiser.
+    """
 
     name: ClassVar[str]
+    stochastic: ClassVar[bool]
+    needs_grad: ClassVar[bool]
 
     def __call__(
         self,

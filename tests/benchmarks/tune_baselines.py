@@ -2,8 +2,9 @@
 
 Scans are simulated from validation images at several rates and noise levels, prepared from their
 undersampled data alone and reconstructed; each exported image is compared with the noise-free RSS
-image inside the support. Prints PSNR (dB, mean over scans) for every weight, and how far from its
-limit each default is after its iterations.
+image inside the support. Prints PSNR (dB, mean over scans) for every weight, as a multiple of the
+scan's noise and (labelled) as one weight for all scans, and how far from its limit each default is
+after its iterations.
 
     python tests/benchmarks/tune_baselines.py ../shared/data/brain256_val.zip
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,17 +33,17 @@ from mri_ambient.reconstruct import to_file_units
 from mri_ambient.rng import rng_for
 from mri_ambient.scan import Scan
 
-NOISE = (0.005, 0.05)
-"""Per real channel, in units of the object's maximum; drawn log-uniformly for every scan."""
-
-CONDITIONS = {
+MASKS = {
     "random R=4": {"mask": "random", "acceleration": 4.0},
     "random R=8": {"mask": "random", "acceleration": 8.0, "calib": 12},
     "poisson R=8": {"mask": "poisson", "acceleration": 8.0, "calib": 24},
 }
-SIZES = ((224, 176), (128, 128))
-CG_WEIGHTS = tuple(np.geomspace(1e-4, 1, 9))
-L1_WEIGHTS = tuple(np.geomspace(1e-4, 3e-2, 8))
+NOISE = (0.004, 0.012, 0.036)
+"""Per real channel, in units of the object's maximum; about twice that in normalised units."""
+
+SIZES = ((192, 160), (128, 128))
+MULTIPLES = {CgSense: np.geomspace(0.1, 10, 9), L1Wavelet: np.geomspace(0.03, 3, 9)}
+WEIGHTS = {CgSense: np.geomspace(1e-3, 1, 7), L1Wavelet: np.geomspace(1e-4, 3e-2, 8)}
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,18 @@ class Case:
 
 
 def simulate(images: str, count: int, folder: Path) -> dict[str, list[Case]]:
-    """Cases for every condition; no image is used twice."""
+    """Cases for every mask and noise level; no image is used twice."""
     source = open_images(images)
-    wanted = source.names(count * len(CONDITIONS), 1)
+    groups = [(mask, noise) for mask in MASKS for noise in NOISE]
+    wanted = source.names(count * len(groups), 1)
     names = iter(sorted(wanted, key=lambda name: rng_for(0, name).initial_seed()))
     cases: dict[str, list[Case]] = {}
-    for condition, options in CONDITIONS.items():
+    for mask, noise in groups:
         for index in range(count):
-            config = SimulateConfig(size=SIZES[index % 2], noise=NOISE, jitter=True, **options)
-            cases.setdefault(condition, []).append(_case(source, next(names), config, folder))
+            size = SIZES[index % len(SIZES)]
+            config = SimulateConfig(size=size, noise=noise, jitter=True, **MASKS[mask])
+            case = _case(source, next(names), config, folder)
+            cases.setdefault(f"{mask}, {noise:g}", []).append(case)
     return cases
 
 
@@ -92,58 +97,70 @@ def _case(source, name: str, config: SimulateConfig, folder: Path) -> Case:
     return Case(plan(file).apply(file[0]), center_crop(rss, file.recon_shape))
 
 
-def table(method: Baseline, weights: tuple[float, ...], cases: dict[str, list[Case]]) -> float:
-    """Print PSNR for every weight; the best one on average over all scans."""
-    print(f"\n{method.name:>14}" + "".join(f"{name:>14}" for name in cases) + f"{'all':>14}")
-    means = []
-    for weight in weights:
-        weighted = replace(method, lam=float(weight))
-        rows = [
-            np.mean([case.psnr(case.reconstruct(weighted)) for case in group])
-            for group in cases.values()
-        ]
-        means.append(float(np.mean(rows)))
-        print(f"{weight:14.3g}" + "".join(f"{row:14.2f}" for row in [*rows, means[-1]]))
-    best = int(np.argmax(means))
-    edge = " (at the edge: widen the range)" if best in (0, len(weights) - 1) else ""
-    print(f"best: {weights[best]:.3g}{edge}")
-    return float(weights[best])
+def mean_psnr(method_of: Callable[[Case], Baseline], cases: dict[str, list[Case]]) -> list[float]:
+    """Per group of cases, and over all."""
+    rows = [
+        float(np.mean([case.psnr(case.reconstruct(method_of(case))) for case in group]))
+        for group in cases.values()
+    ]
+    return [*rows, float(np.mean(rows))]
 
 
-def convergence(method: Baseline, cases: dict[str, list[Case]]) -> list[dict[str, float]]:
+def show(label: str, row: list[float]) -> None:
+    print(f"{label:>22}" + "".join(f"{value:19.2f}" for value in row), flush=True)
+
+
+def table(method: type[CgSense] | type[L1Wavelet], cases: dict[str, list[Case]], step: int) -> None:
+    """PSNR for every weight, and the best on average over all scans."""
+    for kind, values in (("times sigma_n", MULTIPLES), ("for all", WEIGHTS)):
+        rows = []
+        for value in values[method][::step]:
+
+            def weighted(case: Case, value: float = float(value), kind: str = kind) -> Baseline:
+                unit = case.scan.noise_std if kind == "times sigma_n" else 1.0
+                return method(lam=value * unit)
+
+            rows.append(mean_psnr(weighted, cases))
+            show(f"{method.name} {value:.3g} {kind[:5]}", rows[-1])
+        best = int(np.argmax([row[-1] for row in rows]))
+        edge = " (at the edge: widen the range)" if best in (0, len(rows) - 1) else ""
+        print(f"best: {values[method][::step][best]:.3g} {kind}{edge}\n", flush=True)
+
+
+def convergence(method: Baseline, cases: dict[str, list[Case]]) -> None:
     """Worst distance to ten times as many iterations, over all scans."""
-    rows = []
-    for n_iter in sorted({method.n_iter // 2, method.n_iter, 2 * method.n_iter}):
-        distances, gains = [], []
-        for case in (case for group in cases.values() for case in group):
-            img = case.reconstruct(replace(method, n_iter=n_iter))
-            limit = case.reconstruct(replace(method, n_iter=10 * method.n_iter))
-            distances.append(float((img - limit).norm() / limit.norm()))
-            gains.append(abs(case.psnr(limit) - case.psnr(img)))
-        rows.append({"n_iter": n_iter, "nrmse": max(distances), "psnr_change_db": max(gains)})
-    return rows
+    checked = [case for group in cases.values() for case in group]
+    limits = [case.reconstruct(replace(method, n_iter=10 * method.n_iter)) for case in checked]
+    for n_iter in (method.n_iter // 2, method.n_iter, 2 * method.n_iter):
+        images = [case.reconstruct(replace(method, n_iter=n_iter)) for case in checked]
+        pairs = list(zip(checked, images, limits, strict=True))
+        row = {
+            "method": method.name,
+            "n_iter": n_iter,
+            "worst_nrmse": max(float((img - end).norm() / end.norm()) for _, img, end in pairs),
+            "worst_db": max(abs(case.psnr(end) - case.psnr(img)) for case, img, end in pairs),
+        }
+        print(json.dumps(row), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", help="validation images: a folder or zip archive, or 'phantom'")
-    parser.add_argument("--count", type=int, default=12, help="scans per condition")
-    parser.add_argument("--quick", action="store_true", help="two scans, few weights")
+    parser.add_argument("--count", type=int, default=4, help="scans per mask and noise level")
+    parser.add_argument("--quick", action="store_true", help="one scan each, few weights")
     args = parser.parse_args()
     step = 4 if args.quick else 1
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        cases = simulate(args.images, 2 if args.quick else args.count, Path(folder))
-        zero_filled = {
-            name: round(float(np.mean([c.psnr(c.reconstruct(ZeroFilled())) for c in group])), 2)
-            for name, group in cases.items()
-        }
-        print(json.dumps({"zero-filled": zero_filled}))
-        table(CgSense(), CG_WEIGHTS[::step], cases)
-        table(L1Wavelet(), L1_WEIGHTS[::step], cases)
-        few = {name: group[:2] for name, group in cases.items()}
+        cases = simulate(args.images, 1 if args.quick else args.count, Path(folder))
+        print(" " * 22 + "".join(f"{name:>19}" for name in [*cases, "all"]))
+        sigma = [np.mean([case.scan.noise_std for case in group]) for group in cases.values()]
+        show("mean sigma_n", [float(value) for value in sigma])
+        show("zero-filled", mean_psnr(lambda _: ZeroFilled(), cases))
+        for method in (CgSense, L1Wavelet):
+            table(method, cases, step)
+        few = {name: group[:1] for name, group in cases.items()}
         for method in (CgSense(), L1Wavelet()):
-            for row in convergence(method, few):
-                print(json.dumps({"method": method.name, "lam": method.lam, **row}))
+            convergence(method, few)
 
 
 if __name__ == "__main__":

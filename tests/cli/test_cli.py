@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mri_ambient.checkpoint import load_tensors, save_prior
+from mri_ambient.cli import app as module
+from mri_ambient.cli.common import parse_seconds, pick_shard
+from mri_ambient.errors import ConfigError
+from mri_ambient.masks import MaskSpec
+from mri_ambient.nn.unet import UNetSpec
+from mri_ambient.prior import Prior, PriorFacts
+
+runner = CliRunner()
+
+
+def call(*words: object, code: int = 0, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Run the command line as a user does, errors and exit codes included."""
+    import sys
+
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "argv", ["mri-ambient", *map(str, words)])
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(module.common._console, "file", err)
+    with pytest.raises(SystemExit) as stop:
+        module.main()
+    assert (stop.value.code or 0) == code, f"{stop.value.code}\n{out.getvalue()}\n{err.getvalue()}"
+    return out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def cli(monkeypatch):
+    def run(*words: object, code: int = 0) -> tuple[str, str]:
+        return call(*words, code=code, monkeypatch=monkeypatch)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def prior_file(folder: Path) -> Path:
+    """A prior with fresh weights: quick, and good enough to be called."""
+    spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+    facts = PriorFacts(
+        objective="kspace", kind="conditioned", network=spec, sigma_data=0.3, sigma_min=0.02,
+        mask_conditioned=True, mask=MaskSpec("random", 2, 8), tau=0.1,
+    )  # fmt: skip
+    path = folder / "prior.safetensors"
+    save_prior(Prior(facts.build(), facts), path)
+    return path
+
+
+@pytest.fixture
+def full(cli, tmp_path):
+    cli("simulate", "phantom", "-o", tmp_path / "full", "--scans", 2, "--size", 40, 32,
+        "--coils", 3, "--full", "--noise", 0.005)  # fmt: skip
+    return tmp_path / "full"
+
+
+def test_the_whole_path(cli, tmp_path):
+    """simulate -> prep -> train -> reconstruct -> evaluate, from the command line alone."""
+    cli("simulate", "phantom", "-o", tmp_path / "raw", "--scans", 6, "--size", 32, 32,
+        "--coils", 3, "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
+    cli("prep", tmp_path / "raw", "-o", tmp_path / "prepared")
+    assert (tmp_path / "prepared/manifest.json").exists()
+    cli("train", tmp_path / "prepared", "-o", tmp_path / "run", "--images", 4, "--batch-size", 2,
+        "--device", "cpu")  # fmt: skip
+    for name in ("config.toml", "log.jsonl", "curves.png", "prior.safetensors"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    cli("simulate", "phantom", "-o", tmp_path / "full", "--scans", 1, "--size", 32, 32,
+        "--coils", 3, "--full", "--seed", 7)  # fmt: skip
+    cli("reconstruct", tmp_path / "full", "-o", tmp_path / "recon", "-m", tmp_path / "run",
+        "--retrospective", 2, "--calib-lines", 8, "--device", "cpu")  # fmt: skip
+    out, _ = cli("evaluate", tmp_path / "recon", "--target", tmp_path / "full", "--json")
+    scores = json.loads(out)
+    report = json.loads(next((tmp_path / "recon").glob("*.json")).read_text())
+    (volume,) = scores["volumes"].values()
+    for key in ("psnr", "ssim", "nmse"):
+        assert volume[key] == pytest.approx(report["metrics"][key], rel=1e-6)
+    assert report["metrics"]["reference"] == "rss"
+    assert report["metrics_sense"]["reference"] == "sense"
+
+
+@pytest.mark.parametrize("method", ["aos", "adps", "zero-filled", "cg-sense", "l1-wavelet"])
+def test_every_method_writes_what_is_promised(method, cli, full, prior_file, tmp_path):
+    steps = ["--steps", 3] if method == "adps" else []
+    cli("reconstruct", full, "-o", tmp_path / "out", "--method", method, "-m", prior_file,
+        "--retrospective", 2, "--calib-lines", 8, "--device", "cpu", *steps)  # fmt: skip
+    for source in sorted(full.glob("*.h5")):
+        with h5py.File(tmp_path / "out" / source.name) as file, h5py.File(source) as target:
+            image = file["reconstruction"][()]
+            assert image.dtype == np.float32
+            assert image.shape == target["reconstruction_rss"].shape
+            assert np.isfinite(image).all()
+            np.testing.assert_allclose(np.abs(file["reconstruction_complex"][()]), image, rtol=1e-5)
+        report = json.loads((tmp_path / "out" / f"{source.stem}.json").read_text())
+        assert report["provenance"]["method"] == method
+        assert report["acceleration"] == pytest.approx(2.0)
+        assert report["metrics"].keys() >= {"psnr", "ssim", "nmse", "reference"}
+        assert len(report["settings"]["input_sha256"]) == 64
+
+
+def test_info_lists_what_the_dictionaries_hold(cli):
+    from mri_ambient.io import READERS, WRITERS
+    from mri_ambient.objectives import OBJECTIVES
+    from mri_ambient.reconstruct import METHODS
+
+    facts = json.loads(cli("info", "--json")[0])
+    assert facts.keys() == {
+        "version", "objectives", "methods", "readers", "writers", "priors", "device",
+    }  # fmt: skip
+    assert facts["objectives"] == list(OBJECTIVES)
+    assert facts["methods"] == list(METHODS)
+    assert facts["readers"] == [reader.format for reader in READERS.values()]
+    assert facts["writers"] == list(WRITERS)
+
+
+def test_info_says_what_a_file_holds(cli, full, prior_file):
+    scan = next(iter(sorted(full.glob("*.h5"))))
+    facts = json.loads(cli("info", scan, "--json")[0])
+    assert facts["kind"] == "scan"
+    assert facts["coils"] == 3
+    assert facts["fully_sampled"] is True
+    facts = json.loads(cli("info", prior_file, "--json")[0])
+    assert facts["kind"] == "prior"
+    assert facts["objective"] == "kspace"
+    assert "sigma_min" in cli("info", prior_file)[0]
+
+
+def test_a_bad_file_in_the_middle_costs_one_line(cli, full, tmp_path):
+    scans = sorted(full.glob("*.h5"))
+    bad = full / (scans[0].stem + "_b.h5")
+    bad.write_bytes(scans[0].read_bytes()[:2000])
+    _, err = cli("reconstruct", full, "-o", tmp_path / "out", "--method", "zero-filled",
+                 "--device", "cpu", code=1)  # fmt: skip
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert bad.name in lines[0]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        f"{scan.stem}{suffix}" for scan in scans for suffix in (".h5", ".json")
+    }
+
+
+def test_nothing_usable_is_exit_code_3(cli, tmp_path):
+    bad = tmp_path / "bad.h5"
+    bad.write_bytes(b"not hdf5")
+    args = ["-o", tmp_path / "out", "--method", "zero-filled", "--device", "cpu"]
+    cli("reconstruct", bad, *args, code=3)
+    (tmp_path / "empty").mkdir()
+    _, err = cli("reconstruct", tmp_path / "empty", *args, code=3)
+    assert "holds no" in err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_usage_errors_are_exit_code_2(cli, full, prior_file, tmp_path):
+    args = ["reconstruct", full, "-o", tmp_path / "out", "--device", "cpu"]
+    _, err = cli(*args, "--method", "magic", code=2)
+    assert "aos" in err
+    cli(*args, "--method", "cg-sense", "--steps", 5, code=2)
+    cli(*args, "--method", "adps", "-m", prior_file, "--steps", 1, code=2)
+    cli(*args, "--method", "cg-sense", "--retrospective", 0.5, code=2)
+    cli(*args, "--method", "cg-sense", "--shard", "3/2", code=2)
+    cli("reconstruct", code=2)
+    cli("nonsense", code=2)
+
+
+def test_a_retrospective_mask_needs_a_full_scan(cli, full, tmp_path):
+    cli("simulate", "phantom", "-o", tmp_path / "under", "--scans", 1, "--size", 40, 32,
+        "--coils", 3, "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
+    _, err = cli("reconstruct", tmp_path / "under", "-o", tmp_path / "out", "--method", "cg-sense",
+                 "--retrospective", 2, "--device", "cpu", code=2)  # fmt: skip
+    assert "undersampled already" in err
+
+
+def test_a_device_that_is_not_there_is_exit_code_4(cli, full, tmp_path):
+    _, err = cli("reconstruct", full, "-o", tmp_path / "out", "--method", "cg-sense",
+                 "--device", "cuda:99", code=4)  # fmt: skip
+    assert "cuda:99" in err
+
+
+def test_done_is_skipped_and_other_settings_are_refused(cli, full, tmp_path):
+    args = ["reconstruct", full, "-o", tmp_path / "out", "--method", "cg-sense", "--device", "cpu"]
+    cli(*args)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    _, err = cli(*args)
+    assert err.count("done already") == 2
+    _, err = cli(*args, "--lambda", 0.5, code=3)
+    assert "other settings (method)" in err
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    cli(*args, "--lambda", 0.5, "--overwrite")
+    assert all(p.stat().st_mtime_ns > before[p] for p in before)
+
+
+def test_interrupted_it_leaves_no_half_file(cli, full, tmp_path, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mri_ambient.reconstruct.to_file_units", interrupt)
+    cli("reconstruct", full, "-o", tmp_path / "out", "--method", "zero-filled",
+        "--device", "cpu", code=130)  # fmt: skip
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_unselected_samples_never_matter(cli, full, tmp_path):
+    """Every sample a retrospective mask leaves out is changed: the image is equal to the bit."""
+    args = ["--method", "l1-wavelet", "--retrospective", 2, "--calib-lines", 8, "--device", "cpu"]
+    scan = sorted(full.glob("*.h5"))[0]
+    cli("reconstruct", scan, "-o", tmp_path / "a", *args)
+
+    from mri_ambient.io import Undersampled, open_scan
+
+    mask = Undersampled(open_scan(scan), MaskSpec("random", 2, 8), 0).mask.numpy()
+    with h5py.File(scan, "r+") as file:
+        noise = np.random.default_rng(0).standard_normal(file["kspace"].shape)
+        scale = np.abs(file["kspace"][()]).max()
+        file["kspace"][...] = np.where(mask, file["kspace"][()], scale * noise)
+    cli("reconstruct", scan, "-o", tmp_path / "b", *args)
+    with h5py.File(tmp_path / "a" / scan.name) as a, h5py.File(tmp_path / "b" / scan.name) as b:
+        np.testing.assert_array_equal(a["reconstruction"][()], b["reconstruction"][()])
+
+
+def test_evaluate_prints_csv_and_names_what_is_missing(cli, full, tmp_path):
+    cli("reconstruct", full, "-o", tmp_path / "out", "--method", "zero-filled", "--device", "cpu")
+    out, _ = cli("evaluate", tmp_path / "out", "--target", full, "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 2
+    assert float(rows[0]["psnr"]) > 10
+    sorted(full.glob("*.h5"))[0].unlink()
+    _, err = cli("evaluate", tmp_path / "out", "--target", full, code=1)
+    assert "error:" in err
+
+
+def test_sample_draws_pictures(cli, prior_file, tmp_path):
+    cli("sample", "-o", tmp_path / "s", "-m", prior_file, "--samples", 2, "--size", 24, 20,
+        "--steps", 3, "--device", "cpu")  # fmt: skip
+    with h5py.File(tmp_path / "s/samples.h5") as file:
+        assert file["samples"].shape == (2, 24, 20)
+        assert np.isfinite(file["samples"][()]).all()
+    assert (tmp_path / "s/samples.png").stat().st_size > 1000
+
+
+def test_doctor_examines_the_machine(cli):
+    facts = json.loads(cli("doctor", "--device", "cpu", "--json")[0])
+    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["networks"]["tiny"]["seconds"] > 0
+
+
+def test_a_foreign_prior_is_one_line_and_exit_code_3(cli, full, prior_file, tmp_path):
+    tensors, header = load_tensors(prior_file)
+    for name, content in (("junk.safetensors", b"junk"), ("pickle.pt", b"\x80\x04K\x01.")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        _, err = cli("reconstruct", full, "-o", tmp_path / "out", "-m", path, "--device", "cpu",
+                     code=3)  # fmt: skip
+        assert err.count("error:") == 1
+        assert name in err
+
+
+def test_options_that_are_parsed_by_hand():
+    assert [parse_seconds(t) for t in ("90", "90s", "1.5m", "2h")] == [90, 90, 90, 7200]
+    assert [pick_shard([1, 2, 3, 4, 5], f"{i}/2") for i in (1, 2)] == [[1, 3, 5], [2, 4]]
+    for bad in ("ten", "5d", ""):
+        with pytest.raises(ConfigError):
+            parse_seconds(bad)
+
+
+def test_help_is_fast_because_it_imports_no_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from typer.testing import CliRunner; from mri_ambient.cli.app import app;"
+        "r = CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output;"
+        "bad = {'torch', 'sigpy', 'fastmri', 'matplotlib'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

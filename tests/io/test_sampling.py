@@ -1,0 +1,170 @@
+"""Where a volume was sampled, judged from its data, a mask and a header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mri_ambient.errors import NumericalWarning, ScanFormatError
+from mri_ambient.io.sampling import Sampling, find_sampling
+from mri_ambient.masks import MaskSpec
+from mri_ambient.rng import complex_normal
+
+SHAPE = (3, 2, 40, 30)
+PATH = Path("scan.h5")
+
+
+@pytest.fixture
+def full(rng) -> Tensor:
+    """K-space of a volume without a single zero."""
+    return complex_normal(SHAPE, rng)
+
+
+def lines(*columns: int | range) -> Tensor:
+    """A mask plane with the given columns sampled."""
+    plane = torch.zeros(SHAPE[-2:], dtype=torch.bool)
+    for column in columns:
+        plane[:, list(column) if isinstance(column, range) else column] = True
+    return plane
+
+
+def found(ksp: Tensor, given: Tensor | None = None, padding=None) -> Sampling:
+    return find_sampling(PATH, iter(ksp), given, padding)
+
+
+EVERY_THIRD = lines(range(0, 30, 3), range(12, 18))
+
+
+def test_lines_are_found(full):
+    got = found(full * EVERY_THIRD)
+    assert torch.equal(got.mask[0], EVERY_THIRD)
+    assert got.acquired.all()
+
+
+def test_a_position_counts_if_any_slice_and_coil_holds_data(full):
+    ksp = full * EVERY_THIRD
+    ksp[0, 0], ksp[1, 1] = 0, 0
+    ksp[2, :, :20] = 0
+    assert torch.equal(found(ksp).mask[0], EVERY_THIRD)
+
+
+def test_stray_zeros_do_not_break_lines(full):
+    ksp = full * EVERY_THIRD
+    ksp[..., 5, :] = 0  # a row of zeros is no stray zero, but a row never sampled
+    ksp[..., 7:10, 12] = 0
+    ksp[..., 30, 3] = -0.0
+    want = EVERY_THIRD.clone()
+    want[5] = False
+    assert torch.equal(found(ksp).mask[0], want)
+
+
+def test_partial_echo_is_rows_never_sampled(full):
+    full[..., :12, :] = 0
+    got = found(full)
+    assert not got.mask[0, :12].any()
+    assert got.mask[0, 12:].all()
+    assert got.acquired.all()
+
+
+def test_a_poisson_disc_is_taken_as_it_is(full, rng):
+    mask = MaskSpec("poisson", 4.0, 8).draw(SHAPE[-2:], rng)
+    got = found(full * mask)
+    assert torch.equal(got.mask, mask)
+    assert got.acquired.all()
+
+
+@pytest.mark.parametrize("padding", [None, (0, 30), (3, 27)])
+def test_columns_outside_an_unbroken_run_were_never_acquired(full, padding):
+    run = lines(range(3, 27))
+    got = found(full * run, padding=padding)
+    assert torch.equal(got.mask[0], run)
+    assert torch.equal(got.acquired, run[0])
+
+
+def test_a_short_run_of_lines_is_an_undersampled_scan(full):
+    assert found(full * lines(range(10, 20))).acquired.all()
+
+
+def test_gaps_leave_the_word_to_the_header(full):
+    padding = (2, 28)
+    want = torch.arange(30).ge(2) & torch.arange(30).lt(28)
+    got = found(full * EVERY_THIRD * want, padding=padding)
+    assert torch.equal(got.acquired, want)
+
+
+def test_a_header_that_the_data_contradicts_is_ignored(full):
+    with pytest.warns(NumericalWarning, match="columns 5 to 19 are acquired, but 5 others"):
+        got = found(full * EVERY_THIRD, padding=(5, 20))
+    assert torch.equal(got.mask[0], EVERY_THIRD)
+    assert got.acquired.all()
+
+
+def test_a_mask_in_the_file_is_taken(full):
+    got = found(full * EVERY_THIRD, given=EVERY_THIRD)
+    assert torch.equal(got.mask[0], EVERY_THIRD)
+
+
+def test_a_mask_that_runs_on_into_columns_never_acquired_is_cut_silently(full):
+    acquired = lines(range(4, 26))
+    got = found(full * acquired * EVERY_THIRD, given=EVERY_THIRD, padding=(4, 26))
+    assert torch.equal(got.mask[0], EVERY_THIRD & acquired)
+
+
+def test_a_mask_over_full_data_hides_the_rest_with_a_warning(full):
+    n_hidden = int((~EVERY_THIRD).sum())
+    with pytest.warns(NumericalWarning, match=f"{n_hidden} of 1200 positions that hold data"):
+        got = found(full, given=EVERY_THIRD)
+    assert torch.equal(got.mask[0], EVERY_THIRD)
+
+
+def test_sampled_positions_that_hold_nothing_are_not_sampled(full):
+    held = EVERY_THIRD & ~lines(0, 27)
+    with pytest.warns(NumericalWarning, match="zero at 80 of the 560 positions that 'mask' calls"):
+        got = found(full * held, given=EVERY_THIRD)
+    assert torch.equal(got.mask[0], held)
+
+
+def test_partial_echo_needs_no_warning_beside_a_mask_of_lines(full):
+    ksp = full * EVERY_THIRD
+    ksp[..., :12, :] = 0
+    got = found(ksp, given=EVERY_THIRD)
+    assert not got.mask[0, :12].any()
+
+
+def test_an_inverted_mask_is_refused(full):
+    with pytest.raises(ScanFormatError, match="belongs to other data, or is shifted, inverted"):
+        found(full * EVERY_THIRD, given=~EVERY_THIRD)
+
+
+def test_zeros_are_no_scan(full):
+    with pytest.raises(ScanFormatError, match=r"scan\.h5: kspace holds nothing but zeros"):
+        found(full * 0)
+
+
+def test_an_empty_slice_is_reported(full):
+    full[1] = 0
+    with pytest.warns(NumericalWarning, match=r"slices \[1\] hold nothing but zeros"):
+        found(full)
+
+
+def test_slices_sampled_in_different_places_are_refused(full):
+    full[0] *= EVERY_THIRD
+    full[1:] *= EVERY_THIRD.roll(1, dims=1)
+    with pytest.raises(ScanFormatError, match="slice 0 holds 560 of the volume's 880"):
+        found(full)
+
+
+def test_slices_with_other_poisson_discs_are_refused(full, rng):
+    for ksp in full:
+        ksp *= MaskSpec("poisson", 6.0, 4).draw(SHAPE[-2:], rng)[0]
+    with pytest.raises(ScanFormatError, match="sampled in different places"):
+        found(full)
+
+
+def test_a_lost_line_in_one_slice_is_reported(full):
+    full[1, ..., 4] = 0
+    with pytest.warns(NumericalWarning, match="slice 1 holds zeros in 1 of 30 sampled columns"):
+        assert found(full).mask.all()

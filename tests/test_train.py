@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mri_ambient.checkpoint import load_prior, load_tensors
+from mri_ambient.data import load_dataset, measure_sigma_data
+from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.errors import ConfigError, MriAmbientError, ScanFormatError
+from mri_ambient.objectives import Ambient, Kspace, Supervised
+from mri_ambient.train import TrainConfig, latest_checkpoint, train
+
+QUICK = TrainConfig(
+    batch_size=2, check_every=4, save_every=4, n_validation=2, warmup_images=4, decay_images=8
+)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten prepared, undersampled phantom scans."""
+    folder = tmp_path_factory.mktemp("train")
+    config = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
+    raw = simulate_scans("phantom", folder / "raw", config, count=10)
+    prepare_many(raw, folder / "prepared")
+    return folder / "prepared"
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(run / "prior.safetensors")[0]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Everything that training made is equal to the bit."""
+    for name in (latest_checkpoint(a).name, "prior.safetensors"):
+        left, right = load_tensors(a / name)[0], load_tensors(b / name)[0]
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left)
+    assert (a / "log.jsonl").read_text() == (b / "log.jsonl").read_text()
+
+
+def test_four_images_are_two_and_two(scans, tmp_path):
+    train(scans, tmp_path / "whole", QUICK, images=8)
+    train(scans, tmp_path / "parts", QUICK, images=4)
+    train(scans, tmp_path / "parts", QUICK, images=8)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_time_limit_only_stops(scans, tmp_path):
+    train(scans, tmp_path / "whole", QUICK, images=8)
+    train(scans, tmp_path / "parts", QUICK, time_limit_s=0.01)
+    train(scans, tmp_path / "parts", QUICK, images=8)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+from mri_ambient.train import TrainConfig, train
+torch.set_num_threads(1)
+config = TrainConfig(batch_size=2, check_every=4, save_every=4, n_validation=2,
+                     warmup_images=4, decay_images=8)
+train(Path(sys.argv[1]), Path(sys.argv[2]), config, images=24)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
+    """kill -9 five times at random times, then left alone: equal to a run that was not."""
+
+    def run_child(run: Path) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", CHILD, scans, run], env=environment)
+
+    assert run_child(tmp_path / "whole").wait() == 0
+    n_killed = 0
+    for _ in range(5):
+        child = run_child(tmp_path / "killed")
+        # Start counting once the run has begun; imports take most of a child's life.
+        while not (tmp_path / "killed" / "run.json").exists() and child.poll() is None:
+            time.sleep(0.05)
+        time.sleep(float(torch.rand((), generator=rng)) * 3)
+        child.send_signal(signal.SIGKILL)
+        n_killed += child.wait() == -signal.SIGKILL
+    assert run_child(tmp_path / "killed").wait() == 0
+    assert n_killed >= 1
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_torn_checkpoint_is_passed_over(scans, tmp_path):
+    train(scans, tmp_path / "whole", QUICK, images=8)
+    run = tmp_path / "torn"
+    train(scans, run, QUICK, images=8)
+    newest = latest_checkpoint(run)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"images": 10, "lo')
+    train(scans, run, QUICK, images=8)
+    assert_same_run(tmp_path / "whole", run)
+
+
+def test_unmeasured_kspace_never_matters(scans, tmp_path, monkeypatch):
+    """NaN in every unmeasured entry after loading: the trained weights are equal to the bit."""
+    train(scans, tmp_path / "clean", QUICK, images=4)
+    from mri_ambient import train as module
+
+    step = module._step
+
+    def poisoned(state, groups, config):
+        from dataclasses import replace
+
+        bad = [
+            replace(g, ksp=torch.where(g.mask, g.ksp, complex("nan+nanj"))) for g in groups
+        ]
+        assert any(bool(g.ksp.isnan().any()) for g in bad)
+        return step(state, bad, config)
+
+    monkeypatch.setattr(module, "_step", poisoned)
+    train(scans, tmp_path / "poisoned", QUICK, images=4)
+    clean, dirty = weights(tmp_path / "clean"), weights(tmp_path / "poisoned")
+    assert all(torch.equal(clean[key], dirty[key]) for key in clean)
+
+
+def test_training_lowers_the_loss(scans, tmp_path):
+    """Mean loss of the last quarter of 60 steps against the first; 3 of 4 seeds would do."""
+    config = TrainConfig(batch_size=2, check_every=10**6, save_every=10**6, warmup_images=8)
+    train(scans, tmp_path / "run", config, images=120)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").open()]
+    assert sum(losses[-15:]) < 0.8 * sum(losses[:15])
+
+
+@pytest.mark.parametrize("objective", [Ambient(), Ambient(noise_correction=True), Kspace()])
+def test_every_objective_trains_and_its_prior_loads(objective, scans, tmp_path):
+    from dataclasses import replace
+
+    train(scans, tmp_path / "run", replace(QUICK, objective=objective), images=2)
+    prior = load_prior(tmp_path / "run")
+    assert prior.facts.objective == objective.name
+    assert prior.facts.kind == objective.wrapper
+    assert prior.facts.card["images_seen"] == 2
+
+
+def test_supervised_refuses_undersampled_scans(scans, tmp_path):
+    from dataclasses import replace
+
+    with pytest.raises(ConfigError, match="fully sampled"):
+        train(scans, tmp_path / "run", replace(QUICK, objective=Supervised()), images=2)
+
+
+def test_validation_scans_are_never_trained_on(scans):
+    data = load_dataset(scans, n_validation=2, seed=0)
+    train_ids = {item.scan_id for item in data.train}
+    held_ids = {item.scan_id for item in data.validation}
+    assert len(held_ids) == 2
+    assert not train_ids & held_ids
+
+
+def test_every_epoch_shows_every_slice_once(scans):
+    data = load_dataset(scans, n_validation=2, seed=0)
+    shown = [i for n in range(8) for i in data.indices(n, 3, seed=5)]
+    first, second, third = shown[:8], shown[8:16], shown[16:24]
+    assert sorted(first) == sorted(second) == sorted(third) == list(range(8))
+    assert first != second
+
+
+def test_sigma_data_is_that_of_the_images(tmp_path):
+    """From undersampled data within 10 % of what the fully sampled scans of the heads say."""
+    config = {"size": (64, 64), "coils": 4, "calib": 12, "noise": 0.01, "acceleration": 2.0}
+    values = {}
+    for full in (True, False):
+        folder = tmp_path / str(full)
+        raw = simulate_scans("phantom", folder, SimulateConfig(**config, full=full), count=6)
+        prepare_many(raw, folder / "prepared")
+        data = load_dataset(folder / "prepared", n_validation=0, seed=0)
+        values[full] = measure_sigma_data(data.train)
+    assert values[False] == pytest.approx(values[True], rel=0.1)
+
+
+def test_other_settings_or_data_are_refused_in_an_old_run(scans, tmp_path):
+    from dataclasses import replace
+
+    train(scans, tmp_path / "run", QUICK, images=2)
+    with pytest.raises(ConfigError, match="learning_rate"):
+        train(scans, tmp_path / "run", replace(QUICK, learning_rate=1e-4), images=4)
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    for path in sorted(scans.glob("*.h5"))[:6]:
+        (fewer / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ConfigError, match="data"):
+        train(fewer, tmp_path / "run", QUICK, images=4)
+
+
+def test_folders_that_cannot_be_trained_on(scans, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no prepared scans"):
+        train(tmp_path / "empty", tmp_path / "run", QUICK, images=2)
+    with pytest.raises(ConfigError, match="when to stop"):
+        train(scans, tmp_path / "run", QUICK)
+    raw = tmp_path / "raw"
+    simulate_scans(
+        "phantom", raw, SimulateConfig(size=(32, 32), coils=3, acceleration=2, calib=8), count=1
+    )
+    with pytest.raises(ScanFormatError, match="raw scan"):
+        train(raw, tmp_path / "run", QUICK, images=2)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(scans, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train(scans, run, QUICK, images=4)
+    good = latest_checkpoint(run)
+    before = good.read_bytes()
+
+    def full_disk(tensors, name, metadata):
+        Path(name).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mri_ambient.checkpoint.save_file", full_disk)
+    with pytest.raises(MriAmbientError, match="No space left"):
+        train(scans, run, QUICK, images=8)
+    monkeypatch.undo()
+    assert good.read_bytes() == before
+    train(scans, run, QUICK, images=8)
+    train(scans, tmp_path / "whole", QUICK, images=8)
+    assert_same_run(tmp_path / "whole", run)
