@@ -32,6 +32,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
     try:
         with atomic_path(path) as temporary:
             save_file(stored, temporary, metadata={HEADER: json.dumps(header)})
+            temporary.chmod(0o644)  # safetensors lets the owner alone read
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: could not be written ({error}); free some space or choose another folder. "
@@ -75,10 +76,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: damaged ({error})") from error
 
 
-def save_prior(prior: Prior, path: Path) -> None:
-    """Write a prior file: half-precision weights where they suffice are the caller's choice."""
+def save_prior(prior: Prior, path: Path, *, half: bool = False) -> None:
+    """Write a prior file; ``half`` stores float16 weights, which halves it for shipping.
+
+    Raises:
+        CheckpointError: the file could not be written.
+    """
     header = {"format": PRIOR_FORMAT, "facts": asdict(prior.facts)}
-    save_tensors(path, prior.net.state_dict(), header)
+    state = prior.net.state_dict()
+    if half:
+        state = {name: tensor.half() for name, tensor in state.items()}
+    save_tensors(path, state, header)
 
 
 def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:

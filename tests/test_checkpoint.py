@@ -47,6 +47,16 @@ def test_a_run_folder_stands_for_its_prior(prior, tmp_path):
     assert load_prior(tmp_path).facts.tau == prior.facts.tau
 
 
+def test_half_precision_halves_the_file_and_rounds_the_weights(prior, tmp_path):
+    save_prior(prior, tmp_path / "full.safetensors")
+    save_prior(prior, tmp_path / "half.safetensors", half=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
+    assert sizes[0] < 0.7 * sizes[1]
+    again = load_prior(tmp_path / "half.safetensors").net.state_dict()
+    for name, tensor in prior.net.state_dict().items():
+        torch.testing.assert_close(again[name], tensor, rtol=2**-10, atol=2**-24)
+
+
 class _Bomb:
     def __reduce__(self):
         return (pytest.fail, ("a pickle was executed",))

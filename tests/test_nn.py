@@ -94,7 +94,7 @@ def test_fresh_conditioned_denoiser_is_two_cg_solves(rng):
     ridge = (sigma / s) ** 2 + 0.003
     w = conjugate_gradient(lambda v: op.normal(v) + ridge * v, u, n_iter=6)
     c_out = sigma * s / (sigma**2 + s**2) ** 0.5
-    mu = (sigma / max(0.35 * c_out, 0.05 * s)) ** 2 + 0.001
+    mu = (sigma / max(0.35 * c_out, 0.25 * s)) ** 2 + 0.001
     want = conjugate_gradient(lambda v: op.normal(v) + mu * v, u + mu * w, n_iter=4, x0=w)
     got = net(op, z, torch.tensor([sigma]))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

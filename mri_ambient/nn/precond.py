@@ -96,7 +96,7 @@ class Conditioned(Denoiser):
     With ``u = A~^H z`` and ``s = sigma_data``: ``x' = w + max(c_out, 0.3 s) net([w / s, c_in u,
     M~])`` where ``w`` is a few CG steps of ``(A~^H A~ + sigma^2 / s^2 + 0.003) w = u``; then ``D``
     is a few CG steps, from x', of ``(A~^H A~ + mu) D = u + mu x'`` with ``mu = sigma^2 / tau^2 +
-    0.001`` and ``tau = max(0.35 c_out, 0.05 s)``. Gradients flow through both.
+    0.001`` and ``tau = max(0.35 c_out, 0.25 s)``. Gradients flow through both.
     """
 
     kind = "conditioned"
@@ -117,7 +117,7 @@ class Conditioned(Denoiser):
         planes = [_to_channels(w / s), _to_channels(c_in * u), _mask_plane(op, u)]
         x = w + c_out.clamp(min=0.3 * s) * self._run(torch.cat(planes, dim=1), sigma)
 
-        tau = (0.35 * c_out).clamp(min=0.05 * s)
+        tau = (0.35 * c_out).clamp(min=0.25 * s)
         mu = (sigma_ / tau).square() + 0.001
         return op.support * conjugate_gradient(
             lambda v: op.normal(v) + mu * v, u + mu * x, n_iter=self.n_cg_out, x0=x

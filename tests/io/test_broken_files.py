@@ -147,7 +147,7 @@ def test_a_shape_that_the_file_cannot_fill(tmp_path):
         ({"ismrmrd_header": HEADER.replace("<x>12</x>", "<x>0</x>")}, "matrix of 0 x 10"),
         ({"ismrmrd_header": np.ones(3)}, "ismrmrd_header holds float64 (3,), wanted one text"),
         ({"ismrmrd_header": h5py.Empty("S1")}, "ismrmrd_header is empty"),
-        ({"ismrmrd_header/a": 1}, "'ismrmrd_header' is a Group"),
+        ({"ismrmrd_header": None, "ismrmrd_header/a": 1}, "'ismrmrd_header' is a Group"),
         ({"ismrmrd_header": h5py.SoftLink("/gone"), "x": 1}, "'ismrmrd_header' cannot be opened"),
         ({"noise": np.ones((2, 99), complex)}, "'noise' has shape (2, 99), wanted (3, samples)"),
         ({"noise": np.eye(3, dtype=complex)}, "more than 3 samples"),
@@ -212,7 +212,7 @@ def test_only_our_errors_escape_from_damaged_files(tmp_path, small_ksp, chunked)
         file["reconstruction_rss"] = np.ones((2, 12, 10), np.float32)
         file.attrs.update({"acquisition": "AXT2", "max": 1.0, "patient_id": "ab" * 32})
     content = path.read_bytes()
-    rng, n_refused = random.Random(0), 0
+    rng, n_refused = random.Random(1), 0
     for _ in range(150):
         path.write_bytes(damage(content, rng))
         with warnings.catch_warnings():
