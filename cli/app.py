@@ -58,7 +58,7 @@ def _show_warning(
 
 def main() -> None:
     """Run the command line; the process ends with a documented exit code."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = _show_warning
     warnings.simplefilter("default", NumericalWarning)
     try:
         app()

@@ -14,7 +14,13 @@ from rich.table import Table
 from .common import Device, Quiet, parse_seconds, progress_bar, say
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from mri_ambient.baselines import Baseline
+    from mri_ambient.prior import Prior
+    from mri_ambient.samplers import Sampler
+    from mri_ambient.train import Progress
 
 SIZE = (96, 96)
 N_COILS = 6
@@ -60,7 +66,7 @@ def run(
     with _stage("3/5 train on the measurements alone", seconds, quiet) as tick:
         last = 0.0
 
-        def trained(progress: Any) -> None:  # noqa: ANN401
+        def trained(progress: Progress) -> None:
             nonlocal last
             tick(progress.seconds - last)
             last = progress.seconds
@@ -111,7 +117,12 @@ def _simulate(folder: Path, *, full: bool, count: int, tick: Tick) -> list[Path]
 
 
 def _reconstruct(
-    path: Path, output: Path, shipped: Any, fresh: Any, device: Any, tick: Tick  # noqa: ANN401
+    path: Path,
+    output: Path,
+    shipped: Prior,
+    fresh: Prior,
+    device: torch.device,
+    tick: Tick,
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Every method on one retrospectively undersampled scan: scores and images."""
     import torch
@@ -127,7 +138,7 @@ def _reconstruct(
     full = open_scan(path)
     scan = Undersampled(full, MaskSpec("random", ACCELERATION, CALIB_LINES), seed=DEMO_SEED)
     preparation, reference = plan(scan), Reference(full, plan(full))
-    methods = {
+    methods: dict[str, tuple[Sampler | Baseline, Prior | None]] = {
         "zero-filled": (ZeroFilled(), None),
         "CG-SENSE": (CgSense(), None),
         "L1-wavelet": (L1Wavelet(), None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,7 +32,7 @@ def run(
 
     from mri_ambient.evaluate import mean_metrics, pair_up, score_pair
 
-    rows: dict[str, dict[str, object]] = {}
+    rows: dict[str, dict[str, Any]] = {}
 
     def one(pair: tuple[Path, Path]) -> None:
         rows[pair[0].stem] = asdict(score_pair(*pair))
@@ -50,18 +50,17 @@ def run(
                 _print_table(rows, mean)
 
 
-def _print_csv(rows: dict[str, dict[str, object]]) -> None:
+def _print_csv(rows: dict[str, dict[str, Any]]) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(["volume", "nmse", "psnr", "ssim", "cropped", "reference"])
     for name, row in rows.items():
         writer.writerow([name, *row.values()])
 
 
-def _print_table(rows: dict[str, dict[str, object]], mean: dict[str, float]) -> None:
+def _print_table(rows: dict[str, dict[str, Any]], mean: dict[str, float]) -> None:
+    mean_row: dict[str, Any] = dict(mean)
     table = Table("volume", "NMSE", "PSNR", "SSIM", "")
-    for name, row in [*rows.items(), *([("mean", mean)] if len(rows) > 1 else [])]:
+    for name, row in [*rows.items(), *([("mean", mean_row)] if len(rows) > 1 else [])]:
         note = "" if row.get("cropped", True) else "uncropped"
-        table.add_row(
-            name, f"{row['nmse']:.4f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}", note
-        )
+        table.add_row(name, f"{row['nmse']:.4f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}", note)
     Console().print(table)

@@ -54,7 +54,10 @@ def _contents(path: Path) -> dict[str, Any]:
 
     if path.is_dir() or path.suffix == ".safetensors":
         prior = load_prior(path)
-        return {"kind": "prior", "parameters": n_parameters(prior.net), **asdict(prior.facts)}
+        facts = asdict(prior.facts)
+        denoiser = facts.pop("kind")
+        parameters = n_parameters(prior.net)
+        return {"kind": "prior", "denoiser": denoiser, "parameters": parameters, **facts}
     return _scan_contents(path)
 
 

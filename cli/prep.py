@@ -13,7 +13,6 @@ from .common import (
     Overwrite,
     Quiet,
     Shard,
-    exit_code,
     pick_shard,
     progress_bar,
     say,
@@ -41,9 +40,7 @@ def run(
     from mri_ambient.data_prep import PrepConfig, prepare_many
     from mri_ambient.io import find_scans
 
-    config = PrepConfig(
-        n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std
-    )
+    config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
     paths = pick_shard(find_scans(inputs), shard)
     if dry_run:
         for path in paths:

@@ -28,9 +28,7 @@ def run(
         str, typer.Option(help="random, equispaced, gaussian or poisson (2-D).")
     ] = "random",
     calib_lines: Annotated[int, typer.Option(help="Fully sampled central lines.")] = 20,
-    noise: Annotated[
-        float, typer.Option(help="Noise per real channel, image maximum 1.")
-    ] = 0.01,
+    noise: Annotated[float, typer.Option(help="Noise per real channel, image maximum 1.")] = 0.01,
     slices: Annotated[int, typer.Option(help="Slices a scan.")] = 1,
     readout_oversampling: Annotated[int, typer.Option(help="1 or 2.")] = 1,
     jitter: Annotated[

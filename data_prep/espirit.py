@@ -45,7 +45,7 @@ SECOND_MAP_LEVEL = 0.95
 SECOND_MAP_SHARE = 0.03
 """Share of the support with a second map above which one map is not enough."""
 
-_CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}  # what a chunk of G may take
+_CHUNK_BYTES = {"cpu": 3 * 2**20, "cuda": 128 * 2**20}  # what a chunk of G may take
 _TINY = 1e-30
 
 

@@ -248,7 +248,7 @@ class OuterSamples:
             return None
         n_outer, n_middle = (ring.numel() * self.n_slices for ring in self.rings)
         cov = noise_covariance(self.outer, n_outer)
-        if cov.shape[0] >= LEAST_COILS and n_middle:
+        if cov.shape[0] >= LEAST_COILS and n_middle and float(cov.diagonal().real.min()) > 0:
             cov = without_signal(cov, noise_covariance(self.middle, n_middle), n_outer)
         return NoiseEstimate(cov, "outer-samples", n_outer)
 

@@ -58,7 +58,8 @@ class Dataset:
     def indices(self, n: int, size: int, seed: int) -> list[int]:
         """Which training items batch ``n`` holds: every epoch is a permutation of its own."""
         total = len(self.train)
-        chosen, first = [], n * size
+        chosen: list[int] = []
+        first = n * size
         for position in range(first, first + size):
             epoch, place = divmod(position, total)
             if not chosen or place == 0:
@@ -124,9 +125,11 @@ def _items(path: Path) -> list[Item]:
             f"{path}: a raw scan ({file.format}), wanted a prepared one; "
             f"run `mri-ambient prep {path.name} -o PREPARED` first"
         )
+    if file.noise_std is None:
+        raise ScanFormatError(f"{path}: does not say its noise; prepare it again")
+    noise_std, rate = float(file.noise_std), file.acceleration
     return [
-        Item(path, file.scan_id, i, file.shape[-2:], float(file.noise_std), file.acceleration)
-        for i in range(len(file))
+        Item(path, file.scan_id, i, file.shape[-2:], noise_std, rate) for i in range(len(file))
     ]
 
 

@@ -25,9 +25,7 @@ def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
     """
     if reconstructions.is_file() and targets.is_file():
         return [(reconstructions, targets)]
-    files = (
-        [reconstructions] if reconstructions.is_file() else sorted(reconstructions.glob("*.h5"))
-    )
+    files = [reconstructions] if reconstructions.is_file() else sorted(reconstructions.glob("*.h5"))
     if not files:
         raise ScanFormatError(f"{reconstructions}: no reconstructions (*.h5) here")
     if not targets.is_dir():

@@ -31,6 +31,7 @@ class LinearOperator(ABC):
         return self.adjoint(self.forward(x))
 
     def __call__(self, x: Tensor) -> Tensor:
+        """``A x``."""
         return self.forward(x)
 
     @property

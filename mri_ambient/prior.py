@@ -26,9 +26,20 @@ training, or this very one."""
 class DenoiserSource(Protocol):
     """What a sampler needs of a prior."""
 
-    sigma_min: float
-    sigma_data: float
-    tau: float
+    @property
+    def sigma_min(self) -> float:
+        """Smallest trained noise level."""
+        ...
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the images per real channel."""
+        ...
+
+    @property
+    def tau(self) -> float:
+        """Error to expect of one denoising step."""
+        ...
 
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"

@@ -295,7 +295,7 @@ class Reference:
 
 
 def score(magnitude: Tensor, reference: Reference) -> dict[str, Any]:
-    """fastMRI's numbers, against RSS where it can be had, and against SENSE."""
+    """FastMRI's numbers, against RSS where it can be had, and against SENSE."""
     scores = [
         asdict(evaluate_volume(magnitude.numpy(), volume.numpy(), reference=kind))
         for kind, volume in reference.volumes().items()

@@ -20,6 +20,8 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
 
 def plot_curves(log: Path, path: Path) -> None:
     """Training loss (smoothed) and held-out error against images seen, from a log.jsonl."""
+    if not log.exists():  # stopped before the first step
+        return
     records = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
     if not records:
         return

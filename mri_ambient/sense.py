@@ -49,7 +49,8 @@ class SenseOp(LinearOperator):
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x`` with a single pair of Fourier transforms and no shifts."""
         ksp = torch.fft.fft2(self._decentred_maps * x.unsqueeze(-3)) * self.mask
-        return (self._decentred_maps.conj() * torch.fft.ifft2(ksp)).sum(dim=-3)
+        img: Tensor = (self._decentred_maps.conj() * torch.fft.ifft2(ksp)).sum(dim=-3)
+        return img
 
     @cached_property
     @torch.inference_mode(mode=False)  # what is remembered must also serve where gradients flow

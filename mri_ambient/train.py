@@ -7,6 +7,7 @@ depends on the number of images seen and the seed, never on the clock; a time li
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -93,7 +94,7 @@ class TrainConfig:
     def learning_rate_at(self, images: int) -> float:
         """Linear warm-up, then constant, then inverse square root."""
         warm = min(images / self.warmup_images, 1.0)
-        decay = max(images / self.decay_images, 1.0) ** -0.5
+        decay = math.sqrt(min(self.decay_images / max(images, 1), 1.0))
         return self.learning_rate * warm * decay
 
     def ema_decay_at(self, step: int) -> float:
@@ -132,6 +133,7 @@ class _State:
             net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
         )
         self.step = 0
+        self.saved_step = 0
 
     def save(self, path: Path, header: dict[str, Any]) -> None:
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
@@ -150,7 +152,7 @@ class _State:
         def part(name: str) -> dict[str, torch.Tensor]:
             return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
-        self.step = int(header["step"])
+        self.step = self.saved_step = int(header["step"])
         self.net.load_state_dict(part("net"))
         self.average.load_state_dict(part("average"))
         first, second = part("exp_avg"), part("exp_avg_sq")
@@ -256,8 +258,9 @@ def describe(folder: Path, config: TrainConfig) -> str:
     flops = forward_flops(net, sizes[-1])
     return (
         f"{config.objective.name} on {len(dataset.train)} slices of {dataset.n_scans} scans "
-        f"({len(dataset.validation)} set aside), matrices {', '.join(f'{y}x{x}' for y, x in sizes)};"
-        f" {kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
+        f"({len(dataset.validation)} set aside), "
+        f"matrices {', '.join(f'{y}x{x}' for y, x in sizes)}; "
+        f"{kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
         f"{flops / 1e9:.1f} GFLOP a forward pass at {sizes[-1][0]}x{sizes[-1][1]}"
     )
 
@@ -374,9 +377,10 @@ def _save(run: Path, state: _State, config: TrainConfig) -> None:
     """Write a checkpoint; keep the one before it and no more."""
     seen = state.step * config.batch_size
     path = run / f"checkpoint-{seen:09d}.safetensors"
-    if path.exists() or state.step == 0:
+    if state.step == state.saved_step:
         return
     state.save(path, {})
+    state.saved_step = state.step
     for old in sorted(run.glob("checkpoint-*.safetensors"))[:-2]:
         old.unlink()
 

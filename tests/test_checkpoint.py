@@ -96,7 +96,7 @@ def test_a_prior_of_another_shape_is_refused(prior, tmp_path):
     tensors, header = load_tensors(path)
     header["facts"]["network"]["channels"] = [8, 16]
     save_tensors(path, tensors, header)
-    with pytest.raises(CheckpointError, match="cannot|can use"):
+    with pytest.raises(CheckpointError, match="can use"):
         load_prior(path)
     header["facts"]["surprise"] = 1
     save_tensors(path, tensors, header)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from helpers import random_sense
+
 from mri_ambient.errors import ConfigError
 from mri_ambient.nn.precond import DENOISERS, Conditioned, Plain
 from mri_ambient.nn.unet import (

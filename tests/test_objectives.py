@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from helpers import random_maps
+
 from mri_ambient.batch import Batch
 from mri_ambient.errors import ConfigError
 from mri_ambient.masks import MaskSpec, outer_samples, unseen_probability
@@ -95,7 +95,7 @@ def test_ambient_thins_its_masks_and_kspace_draws_them_fresh():
     batch = make_batch()
     for objective in (Ambient(), Kspace()):
         net = net_for(objective)
-        losses = {float(objective(net, batch, rng_for(k)).backward) for k in range(3)}
+        losses = {float(objective(net, batch, rng_for(k)).backward.detach()) for k in range(3)}
         assert len(losses) == 3
 
 
@@ -104,7 +104,7 @@ def test_kspace_is_the_documented_sum():
     batch = make_batch(n=1, noise_std=0.05)
     objective = Kspace(law=LogNormal(-1.0, 0.5))
     net = net_for(objective)
-    got = objective(net, batch, rng_for(9)).backward
+    got = objective(net, batch, rng_for(9)).backward.detach()
 
     rng = rng_for(9)
     fraction = 0.05 + 0.35 * float(torch.rand((), generator=rng))
@@ -117,7 +117,7 @@ def test_kspace_is_the_documented_sum():
     extra = float((sigma**2 - batch.noise_std**2).sqrt())
     y = batch.ksp
     y_t = torch.where(seen, y + extra * eta, 0)
-    K = batch.op.expand(net(batch.op.with_mask(seen), y_t, sigma))
+    K = batch.op.expand(net(batch.op.with_mask(seen), y_t, sigma)).detach()
     weight = min(1 / unseen_probability(batch.mask[0], 0.225), 20.0)
     total = 0.0
     for coil in range(3):
@@ -146,7 +146,9 @@ def test_kspace_keeps_calibration_and_hides_a_share_of_the_outer_lines():
         assert 0 < float(weight) <= objective.max_unseen
 
 
-@pytest.mark.parametrize("options", [{"remove": (0.0, 0.4)}, {"remove": (0.5, 0.4)}, {"margin": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"remove": (0.0, 0.4)}, {"remove": (0.5, 0.4)}, {"margin": 1.0}]
+)
 def test_kspace_refuses_options_that_cannot_work(options):
     with pytest.raises(ConfigError):
         Kspace(**options)
@@ -170,14 +172,15 @@ def _linear_denoiser(matrix):
     return Linear()
 
 
-@pytest.mark.parametrize("noise_std", [0.0, 0.5])
+@pytest.mark.parametrize("noise_std", [0.0, 0.8])
 def test_at_the_posterior_mean_the_kspace_loss_is_stationary(noise_std):
     """E[gradient] = 0 at D = E[x | A~^H y_t] for one fixed M~, also with noisy measurements.
 
-    x is Gaussian, so the posterior mean is a matrix. 4000 draws; the mean gradient lies within 5
-    standard errors of 0 in norm, and the same test without the noise correction is off by more.
+    x is Gaussian, so the posterior mean is a matrix. 40 000 draws: the norm of the mean gradient,
+    over some 1000 entries, is its standard error to a few per cent, and several times that if the
+    loss is told that the measurement is clean.
     """
-    n, shape, sigma = 4000, (4, 6), 1.0
+    n, shape, sigma = 40_000, (4, 6), 1.0
     rng = rng_for(0, "stationary", noise_std)
     maps = random_maps((2, *shape), rng)
     mask = torch.zeros(1, *shape, dtype=torch.bool)
@@ -205,22 +208,20 @@ def test_at_the_posterior_mean_the_kspace_loss_is_stationary(noise_std):
         def draw(self, at_least, sigma_data, rng):
             return torch.full(at_least.shape, sigma)
 
-    def mean_gradient(objective):
-        net.zero_grad()
-        per_item = []
-        for part in range(20):
-            rows = slice(part * n // 20, (part + 1) * n // 20)
+    def mean_gradient(told: float) -> tuple[float, float]:
+        gradients = []
+        for part in range(40):
+            rows = slice(part * n // 40, (part + 1) * n // 40)
             piece = Batch(*(getattr(batch, f)[rows] for f in Batch.__dataclass_fields__))
+            piece = replace(piece, noise_std=torch.full((n // 40,), told))
             net.zero_grad()
-            objective(net, piece, rng_for(part)).backward.backward()
-            per_item.append(net.matrix.grad.flatten().clone())
-        grads = torch.stack(per_item)
-        return float(grads.mean(0).norm()), float((grads.var(0) / 20).sum().sqrt())
+            Fixed(law=At())(net, piece, rng_for(part)).backward.backward()
+            gradients.append(net.matrix.grad.flatten().clone())
+        stacked = torch.stack(gradients)
+        return float(stacked.mean(0).norm()), float((stacked.var(0) / 40).sum().sqrt())
 
-    norm, error = mean_gradient(Fixed(law=At()))
+    norm, error = mean_gradient(noise_std)
     assert norm < 1.5 * error
     if noise_std:
-        wrong = replace(batch, noise_std=torch.full((n,), 1e-6))
-        batch = replace(wrong, ksp=y)
-        norm, error = mean_gradient(Fixed(law=At()))
+        norm, error = mean_gradient(1e-6)
         assert norm > 3 * error

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from gaussian import GaussianPrior
+from helpers import random_maps
+
 from mri_ambient.baselines import CgSense
 from mri_ambient.batch import Batch
 from mri_ambient.errors import ConfigError
@@ -13,7 +14,6 @@ from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.samplers import Adps, Aos
 from mri_ambient.scan import Scan
 from mri_ambient.sense import SenseOp
-from helpers import random_maps
 
 SHAPE = (6, 8)
 
@@ -52,9 +52,7 @@ def test_a_deterministic_method_runs_once(scan, prior):
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
 def test_the_batch_size_changes_nothing(batch_size, scan, prior):
     base = reconstruct(scan, Adps(n_steps=6), prior, Options(n_samples=3, batch_size=4))
-    other = reconstruct(
-        scan, Adps(n_steps=6), prior, Options(n_samples=3, batch_size=batch_size)
-    )
+    other = reconstruct(scan, Adps(n_steps=6), prior, Options(n_samples=3, batch_size=batch_size))
     torch.testing.assert_close(base.img, other.img, rtol=1e-4, atol=1e-5)
 
 

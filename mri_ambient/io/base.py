@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ScanFormatError
+from ..errors import ConfigError
 from ..masks import MaskSpec, achieved_acceleration
 from ..rng import rng_for
 from ..scan import Scan
@@ -137,7 +137,7 @@ class Undersampled(ScanFile):
 
     def __init__(self, full: ScanFile, spec: MaskSpec, seed: int) -> None:
         if not full.fully_sampled:
-            raise ScanFormatError(
+            raise ConfigError(
                 f"{full.path}: a retrospective mask needs a fully sampled scan, but this one is "
                 f"undersampled already (R = {full.acceleration:.2f}); leave out --retrospective"
             )

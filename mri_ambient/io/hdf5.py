@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import re
 import struct
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -30,6 +33,9 @@ HEAP_SEARCH = 2**20
 
 MAX_HEAP = 2**24
 """More bytes of one text heap than this are not looked at."""
+
+LARGE = 2**22
+"""Slices of this many bytes get memory of their own."""
 
 MAX_BYTES = 2**32
 """No single thing we read at once (a slice, a mask) is larger; a damaged size field may say so."""
@@ -66,7 +72,7 @@ def _diagnosis(path: Path, error: Exception) -> str:
         return "no such file"
     if isinstance(error, PermissionError):
         return "permission denied; the file may not be read by this user"
-    text = " ".join(str(error).split())
+    text = _one_line(error)
     if "truncated" in text:
         return "the HDF5 file is truncated; copy or download it again"
     if not path.exists() or path.stat().st_size == 0:
@@ -74,6 +80,10 @@ def _diagnosis(path: Path, error: Exception) -> str:
     if "signature" in text:
         return "is not an HDF5 file"
     return f"the HDF5 file is damaged ({text}); copy or download it again"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _check_heaps(file: h5py.File, path: Path) -> None:
@@ -137,7 +147,8 @@ def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
         found = file[name]
     except BROKEN as error:
         raise ScanFormatError(
-            f"{path}: {name!r} cannot be opened, it is a broken link or damaged ({error})"
+            f"{path}: {name!r} cannot be opened, it is a broken link or damaged "
+            f"({_one_line(error)})"
         ) from error
     if not isinstance(found, h5py.Dataset):
         raise ScanFormatError(f"{path}: {name!r} is a {type(found).__name__}, wanted a dataset")
@@ -165,7 +176,7 @@ def read_complex(
     source = () if index is None else (index,)
     shape = dataset.shape[len(source) :]
     check_size(shape, 8, path, what)
-    out = np.empty(shape, np.complex64)
+    out = _memory_for(shape)
     with _reading(path, what):
         if dataset.dtype.names is None:
             dataset.read_direct(out, source)
@@ -176,6 +187,19 @@ def read_complex(
     return out
 
 
+def _memory_for(shape: tuple[int, ...]) -> NDArray[np.complex64]:
+    """Room for complex64 that goes back to the system with the array.
+
+    malloc may keep two large slices for later, which is most of what reading a volume takes.
+    """
+    n_bytes = 8 * math.prod(shape)
+    if sys.platform != "linux" or n_bytes < LARGE:
+        return np.empty(shape, np.complex64)
+    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)  # as numpy does: fewer pages to touch first
+    return np.frombuffer(memory, np.complex64).reshape(shape)
+
+
 @contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
     try:
@@ -183,7 +207,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     except BROKEN as error:
         raise ScanFormatError(
             f"{path}: {what} cannot be read, the file is damaged there "
-            f"({' '.join(str(error).split())}); copy or download it again"
+            f"({_one_line(error)}); copy or download it again"
         ) from error
 
 
@@ -208,6 +232,9 @@ def check_finite(values: NDArray[Any], path: Path, what: str) -> None:
     Raises:
         ScanFormatError: there are some.
     """
+    with np.errstate(all="ignore"):
+        if np.isfinite(values.sum()):  # then all its terms are, and no temporary was needed
+            return
     n_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if n_bad:
         raise ScanFormatError(
@@ -224,9 +251,7 @@ def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: s
     """
     if shape is None:
         raise ScanFormatError(f"{path}: {what} is empty")
-    n_bytes = itemsize
-    for size in shape:
-        n_bytes *= int(size)
+    n_bytes = itemsize * math.prod(shape)
     if n_bytes > MAX_BYTES:
         raise ScanFormatError(
             f"{path}: {what} would take {n_bytes / 2**30:.0f} GiB; the file is damaged"
@@ -310,7 +335,7 @@ class H5Writer(ABC):
         Raises:
             MriAmbientError: the disk has no room for it.
         """
-        require_space(self.path, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+        require_space(self.path, math.prod(shape) * np.dtype(dtype).itemsize)
         self.file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True)
 
     def __enter__(self) -> Self:
@@ -336,14 +361,17 @@ class H5Writer(ABC):
                 self.start()
                 yield
                 self.finish()
-            finally:
-                _close(self.file)
+            except BaseException:
+                with suppress(OSError, RuntimeError):  # the first error is the one to tell
+                    self.file.close()
+                raise
+            _close(self.file)
 
 
 def _close(file: h5py.File) -> None:
     try:
         file.close()
-    except RuntimeError as error:  # how older h5py says that the last flush failed
+    except RuntimeError as error:  # how h5py says that the last bytes could not be written
         raise OSError(str(error)) from error
 
 

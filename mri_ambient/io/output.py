@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import h5py
+import torch
 from torch import Tensor
 
 from .._version import __version__
@@ -93,6 +95,19 @@ class ReconstructionWriter(H5Writer):
             raise ValueError(f"{self.path}: slices {sorted(self._missing)} were never written")
         facts = {"mri_ambient_format": RECONSTRUCTION_FORMAT, "mri_ambient_version": __version__}
         write_attributes(self.file, {**self._attributes, **facts})
+
+
+def write_samples(path: str | Path, images: Tensor) -> None:
+    """Write images drawn from a prior: dataset ``samples``, complex64 ``(image, y, x)``.
+
+    Raises:
+        MriAmbientError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file["samples"] = images.to(torch.complex64).numpy(force=True)
+        write_attributes(
+            file, {"mri_ambient_format": "samples/1", "mri_ambient_version": __version__}
+        )
 
 
 WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}

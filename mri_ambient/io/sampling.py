@@ -82,7 +82,10 @@ def _non_zero(slices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _hit(ksp: Tensor) -> Tensor:
-    return torch.from_numpy((ksp.numpy() != 0).any(axis=0))
+    hit = torch.zeros(ksp.shape[1:], dtype=torch.bool)
+    for coil in ksp:
+        hit |= coil != 0
+    return hit
 
 
 def whole_lines(hit: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Only y is needed: on M~ the measurement *is* :math:`\tilde A x`. The clean image
 
 With measured noise the plain form keeps that noise and mislabels sigma. ``noise_correction`` uses
 :math:`\| (A^H A - R G) D + R u - A^H y \|^2` instead, with u the input,
-:math:`G = \tilde A^H \tilde A` and :math:`R = \sigma_n^2 (\sigma_n^2 I + \sigma^2 G)^{-1}`, which has
+:math:`G = \tilde A^H \tilde A` and :math:`R = \sigma_n^2 (\sigma_n^2 I + \sigma^2 G)^{-1}`. It has
 the right minimiser for every sigma.
 """
 

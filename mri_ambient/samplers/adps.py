@@ -27,9 +27,13 @@ from .base import OnStep, StepInfo
 class Adps:
     """A-DPS (module docstring for the source).
 
-    The paper's weight ``l`` of the data term is 1 for its data and does not transfer. The misfit
-    of a good image is about sigma_n sqrt(2 n_samples n_coils), so the step is
-    ``l / ||r|| = step_size * max(sigma_n, 0.01) * sqrt(n_coils) / ||r||`` per unit gradient.
+    The paper's weight ``l`` of the data term is 1 for its data and does not transfer. A good image
+    leaves a residual ``||r||`` of about ``sigma_n sqrt(2 n)`` with n measured samples over all
+    coils, and a gradient step on ``||r||^2`` is stable below 1, so
+
+    ``l = step_size * max(sigma_n, 0.01) * sqrt(2 n)``:
+
+    steps are short while the residual is large and reach ``step_size`` when it is down to noise.
 
     Attributes:
         n_steps: network evaluations per sample.
@@ -42,7 +46,7 @@ class Adps:
     needs_grad: ClassVar[bool] = True
 
     n_steps: int = 500
-    step_size: float = 1.0
+    step_size: float = 0.5
     sigma_max: float = 10.0
 
     def __post_init__(self) -> None:
@@ -65,9 +69,10 @@ class Adps:
         denoiser = prior.denoiser(op, rng, further="training")
         sigma_max = self.sigma_max * prior.sigma_data / EDM_SIGMA_DATA
         sigmas = [*rho_schedule(self.n_steps, sigma_max, prior.sigma_min).tolist(), 0.0]
-        step = self.step_size * noise_std.clamp(min=0.01) * ksp.shape[-3] ** 0.5
+        n_measured = op.mask.sum(dim=(-3, -2, -1)) * ksp.shape[-3]
+        step = self.step_size * noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
 
-        x = sigmas[0] * op.support * _white(op, rng, ksp)
+        x: Tensor = sigmas[0] * op.support * _white(op, rng, ksp)
         for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             x = x.detach().requires_grad_()
             x0 = denoiser(op.expand(x), torch.full_like(noise_std, sigma))

@@ -77,14 +77,16 @@ A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
 | | |
 |---|---|
 | objective | `{prior.facts.objective}`, denoiser `{prior.facts.kind}` |
-| sigma_data / smallest trained sigma / tau | {prior.facts.sigma_data:.3f} / {prior.facts.sigma_min:.4f} / {prior.facts.tau:.3f} |
+| sigma_data | {prior.facts.sigma_data:.3f} |
+| smallest trained sigma | {prior.facts.sigma_min:.4f} |
+| tau | {prior.facts.tau:.3f} |
 | facts | `{json.dumps(facts)}` |
 | made by | `python tests/benchmarks/train_default_prior.py IMAGES.zip WORK --ship` |
 
-**Training data.** Multi-coil scans simulated from magnitude images: T1 post-contrast brain slices of
-J. Cheng et al., figshare 1512427 (CC BY 4.0), and T1/T2/FLAIR slices of the open_ms_data longitudinal set
-of Z. Lesjak et al., University of Ljubljana (CC BY); and procedural head phantoms. One scan per image,
-under one mask; no fully sampled scan took part.
+**Training data.** Multi-coil scans simulated from magnitude images: T1 post-contrast brain slices
+of J. Cheng et al., figshare 1512427 (CC BY 4.0), and T1/T2/FLAIR slices of the open_ms_data
+longitudinal set of Z. Lesjak et al., University of Ljubljana (CC BY); and procedural head phantoms.
+One scan per image, under one mask; no fully sampled scan took part.
 
 **Intended use.** Research: Cartesian brain scans with several coils. Not for diagnosis.
 
@@ -133,7 +135,12 @@ def make(
 
     def show(progress: Progress) -> None:
         if progress.validation:
-            print(progress.images, f"{progress.images_per_second:.2f}/s", progress.validation, flush=True)
+            print(
+                progress.images,
+                f"{progress.images_per_second:.2f}/s",
+                progress.validation,
+                flush=True,
+            )
 
     device = torch.device("cpu") if args.quick else pick_device(args.device)
     limit = None if images else parse_seconds(args.time_limit)

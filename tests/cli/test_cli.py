@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mri_ambient.checkpoint import load_tensors, save_prior
+from mri_ambient.checkpoint import save_prior
 from mri_ambient.cli import app as module
 from mri_ambient.cli.common import parse_seconds, pick_shard
 from mri_ambient.errors import ConfigError
@@ -30,7 +30,6 @@ def call(*words: object, code: int = 0, monkeypatch: pytest.MonkeyPatch) -> tupl
     monkeypatch.setattr(sys, "argv", ["mri-ambient", *map(str, words)])
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    monkeypatch.setattr(module.common._console, "file", err)
     with pytest.raises(SystemExit) as stop:
         module.main()
     assert (stop.value.code or 0) == code, f"{stop.value.code}\n{out.getvalue()}\n{err.getvalue()}"
@@ -258,8 +257,7 @@ def test_doctor_examines_the_machine(cli):
     assert facts["networks"]["tiny"]["seconds"] > 0
 
 
-def test_a_foreign_prior_is_one_line_and_exit_code_3(cli, full, prior_file, tmp_path):
-    tensors, header = load_tensors(prior_file)
+def test_a_foreign_prior_is_one_line_and_exit_code_3(cli, full, tmp_path):
     for name, content in (("junk.safetensors", b"junk"), ("pickle.pt", b"\x80\x04K\x01.")):
         path = tmp_path / name
         path.write_bytes(content)

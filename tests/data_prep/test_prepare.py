@@ -1,0 +1,439 @@
+"""The chain as a whole: units, noise, what it may see, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from memory_scan import MemoryScan, noise_only, random_cov, simulated_scan
+from torch import Tensor
+
+from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
+from mri_ambient.data_prep.coverage import MaskFacts, coverage
+from mri_ambient.data_prep.oversampling import remove_oversampling, rows_without_oversampling
+from mri_ambient.data_prep.shards import MANIFEST
+from mri_ambient.data_prep.simulate import SimulateConfig, simulate_scans
+from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning, PrepError
+from mri_ambient.fourier import fft2c, fftc, ifft2c, ifftc
+from mri_ambient.io import PreparedFile, Undersampled, open_scan
+from mri_ambient.masks import MaskSpec
+from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.scan import Scan
+from mri_ambient.sense import SenseOp
+from mri_ambient.units import rss_weight
+
+
+def head(
+    name: str = "a", *, noise: float = 0.01, full: bool = False, slices: int = 1, **options: object
+) -> MemoryScan:
+    """A simulated head of 64x64 with 8 coils, unequal and correlated."""
+    config = SimulateConfig(size=(64, 64), noise=noise, full=full, calib=16, slices=slices)
+    config = SimulateConfig(**{**vars(config), **options})
+    return simulated_scan(name, config)[0]
+
+
+def exported(scan: Scan) -> Tensor:
+    """The adjoint image of a prepared scan in the units of its file, ``(slice, y, x)``."""
+    assert scan.maps is not None
+    img = SenseOp(scan.maps, scan.mask).adjoint(scan.ksp)
+    return img.abs() * scan.scale * rss_weight(scan.maps, scan.coil_transform)
+
+
+# Units
+
+
+@pytest.mark.parametrize("oversampling", [1, 2])
+def test_a_full_scan_comes_back_as_its_root_sum_of_squares(oversampling):
+    # Unequal, correlated noise (whitening) and 16 coils made 8 (compression). Noise is low: in an
+    # RSS image it adds up, in a combined one it averages out.
+    file = head(noise=2e-4, full=True, coils=16, readout_oversampling=oversampling)
+    preparation = plan(file, PrepConfig(n_coils=8))
+    scan = preparation.apply(file[0])
+    rows = slice(32, 96) if oversampling == 2 else slice(None)
+    rss = ifft2c(file[0].ksp).abs().square().sum(dim=1).sqrt()[:, rows]
+    inside = (scan.maps != 0).any(dim=1) & (rss > 0.1 * rss.max())
+    assert scan.n_coils == 8
+    error = (exported(scan) - rss)[inside]
+    assert error.norm() / rss[inside].norm() < 0.01
+    assert (error.abs() / rss[inside]).median() < 0.01
+
+
+def test_the_first_rows_pseudo_inverse_would_not_come_back():
+    # Why the transform is kept whole (see mri_ambient.units).
+    file = head(noise=2e-4, full=True, coils=16)
+    scan = plan(file, PrepConfig(n_coils=3)).apply(file[0])
+    pinv = torch.linalg.pinv(scan.coil_transform[:3]).to(torch.complex64)
+    naive = torch.einsum("cv,svyx->scyx", pinv, scan.maps).abs().square().sum(dim=1).sqrt()
+    weight = rss_weight(scan.maps, scan.coil_transform)
+    assert (naive - weight).norm() / weight.norm() > 0.05
+
+
+def test_prepared_images_are_about_1_whatever_the_files_units():
+    small = head(units=1e-4)
+    large = MemoryScan(small.ksp * 1e7, small.mask)
+    a, b = (plan(file).apply(file[0]) for file in (small, large))
+    torch.testing.assert_close(a.ksp, b.ksp, rtol=1e-3, atol=1e-4)
+    assert (a.maps - b.maps).abs().max() < 1e-2
+    torch.testing.assert_close(1e7 * exported(a), exported(b), rtol=1e-3, atol=1e-3)
+    top = SenseOp(a.maps, a.mask).adjoint(a.ksp).abs().quantile(0.99)
+    assert 0.5 < top < 2
+
+
+# Noise
+
+
+def test_prepared_noise_is_white_and_as_strong_as_the_scan_says():
+    # The same scan twice with fresh noise: the difference is noise. 8 x 64 x 64 complex samples
+    # know the standard deviation to 0.4 %; the noise scan to 0.3 %.
+    cov = random_cov(8)
+    clean = head(noise=0.0, full=True, units=2000.0).ksp
+    first, second = (clean + noise_only(8, (64, 64), cov, seed)[None] for seed in (1, 2))
+    scan_noise = noise_only(8, (100, 100), cov, 3).flatten(1)
+    preparation = plan(MemoryScan(first, noise=scan_noise))
+    a, b = (preparation.apply(MemoryScan(ksp, noise=scan_noise)[0]) for ksp in (first, second))
+    assert a.noise_source == "noise-scan"
+    assert a.noise_std == pytest.approx(1 / a.scale)
+    noise = (a.ksp - b.ksp).transpose(0, 1).flatten(1) / 2**0.5
+    assert noise.real.std() == pytest.approx(a.noise_std, rel=0.02)
+    assert noise.imag.std() == pytest.approx(a.noise_std, rel=0.02)
+    white = noise @ noise.mH / (2 * a.noise_std**2 * noise.shape[1])
+    assert (white - torch.eye(8)).abs().max() < 0.1
+
+
+def test_a_given_noise_level_is_taken():
+    file = head()
+    preparation = plan(file, PrepConfig(noise_std=3e-6))
+    scan = preparation.apply(file[0])
+    assert scan.noise_source == "given"
+    # In the file's units, whatever was done to the coils: W keeps lengths up to the level.
+    assert torch.linalg.svdvals(scan.coil_transform) * 3e-6 == pytest.approx(torch.ones(8))
+
+
+# What it may see
+
+
+@pytest.mark.parametrize("kind", ["random", "poisson"])
+def test_samples_that_were_not_selected_leave_no_trace(kind):
+    full = head(full=True, slices=2)
+    spec = MaskSpec(kind, 3.0, 12)
+    masked = Undersampled(full, spec, seed=4)
+    other = MemoryScan(torch.where(masked.mask, full.ksp, complex_normal(full.shape, rng_for(1))))
+    a, b = (Undersampled(file, spec, seed=4) for file in (full, other))
+    plans = plan(a), plan(b)
+    one, two = (p.apply(file[1]) for p, file in zip(plans, (a, b), strict=True))
+    assert plans[0].scale == plans[1].scale
+    assert torch.equal(plans[0].noise.cov, plans[1].noise.cov)
+    assert torch.equal(one.ksp, two.ksp)
+    assert torch.equal(one.maps, two.maps)
+
+
+def test_slices_may_come_alone_or_together():
+    file = head(slices=3)
+    preparation = plan(file)
+    together = preparation.apply(file[0:3])
+    for index in (2, 0):
+        alone = preparation.apply(file[index])
+        torch.testing.assert_close(alone.ksp[0], together.ksp[index], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(alone.maps[0], together.maps[index], rtol=1e-3, atol=1e-4)
+
+
+# Readout oversampling
+
+
+@pytest.mark.parametrize(("n_rows", "keep"), [(16, 8), (15, 8), (18, 9), (21, 7)])
+def test_oversampling_is_removed_exactly(n_rows, keep):
+    img = complex_normal((1, 2, n_rows, 6), rng_for(n_rows))
+    mask = torch.ones(1, n_rows, 6, dtype=torch.bool)
+    mask[..., 1] = False
+    scan = MemoryScan(fft2c(img), mask)[0]
+    after = remove_oversampling(scan, keep)
+    top = n_rows // 2 - keep // 2
+    want = ifftc(scan.ksp, dim=-2)[..., top : top + keep, :]  # image rows stay what they are
+    torch.testing.assert_close(ifftc(after.ksp, dim=-2), want)
+    assert not after.ksp[..., 1].any()
+    assert after.shape == (keep, 6)
+
+
+def test_an_incomplete_readout_keeps_its_rows():
+    mask = torch.ones(1, 16, 6, dtype=torch.bool)
+    assert rows_without_oversampling(16, 2.0, mask) == 8
+    mask[:, 3, 2] = False
+    assert rows_without_oversampling(16, 2.0, mask) == 16
+    with pytest.raises(ValueError, match="cannot cut"):
+        remove_oversampling(MemoryScan(complex_normal((1, 1, 16, 6), rng_for(0)), mask)[0], 8)
+
+
+def test_cutting_the_readout_commutes_with_measuring():
+    # An object inside the final field of view, scanned with and without oversampling.
+    img = complex_normal((1, 2, 8, 6), rng_for(0))
+    wide = torch.nn.functional.pad(img, (0, 0, 4, 4))
+    scan = MemoryScan(fft2c(wide))[0]
+    torch.testing.assert_close(remove_oversampling(scan, 8).ksp, fft2c(img), rtol=1e-4, atol=1e-5)
+    assert torch.equal(fftc(scan.ksp, dim=-1)[0, 0, 0], fftc(scan.ksp[0, 0, 0], dim=-1))
+
+
+# What it refuses, and doubts
+
+
+def test_a_scan_of_zeros_is_refused():
+    mask = torch.ones(1, 32, 32, dtype=torch.bool)
+    with pytest.raises(PrepError, match="every sample is zero"):
+        plan(MemoryScan(torch.zeros(1, 4, 32, 32, dtype=torch.complex64), mask))
+
+
+def test_too_few_central_lines_are_refused():
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[..., ::4] = True
+    mask[..., 29:36] = True
+    with pytest.raises(PrepError, match="no calibration block.*24x7.*at least 8x8.*keep"):
+        plan(MemoryScan(complex_normal((1, 4, 64, 64), rng_for(0)), mask))
+
+
+def test_a_single_coil_has_unit_maps_and_is_doubted():
+    file = head(coils=1, noise=0.02)
+    with pytest.warns(NumericalWarning, match="single coil"):
+        preparation = plan(file)
+    scan = preparation.apply(file[0])
+    assert torch.equal(scan.maps, torch.ones_like(scan.ksp))
+    assert "espirit" not in scan.steps
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n_coils": 0}, {"energy": 0.0}, {"energy": 1.1}, {"calib_width": 7}, {"noise_std": 0.0}],
+)
+def test_options_that_cannot_work_are_refused(options):
+    with pytest.raises(ConfigError, match=str(next(iter(options.values())))):
+        PrepConfig(**options)
+
+
+def test_one_map_too_few_is_noticed_on_a_real_scan(real_scans, tmp_path):
+    with pytest.warns(NumericalWarning, match="one set of coil maps is not enough"):
+        path = prepare_file(real_scans / "alias_brain8.h5", tmp_path)
+    qc = PreparedFile(path).qc
+    assert len(qc["doubts"]) == 1
+    assert qc["slices"][0]["second_map"] > 0.1
+    good = PreparedFile(prepare_file(real_scans / "espirit_brain8.h5", tmp_path)).qc
+    assert good["doubts"] == []
+    assert good["slices"][0]["calib_residual"] < 0.01 < qc["slices"][0]["calib_residual"]
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three simulated scans on disk, of two slices each."""
+    folder = tmp_path_factory.mktemp("raw")
+    config = SimulateConfig(size=(48, 48), coils=4, calib=12, slices=2, jitter=True)
+    return simulate_scans("phantom", folder, config, count=3)
+
+
+def test_a_prepared_file_holds_what_the_chain_makes(raw, tmp_path):
+    path = prepare_file(raw[0], tmp_path / "new" / "folder")
+    assert path == tmp_path / "new" / "folder" / raw[0].name
+    file, want = open_scan(path), plan(open_scan(raw[0]))
+    assert isinstance(file, PreparedFile)
+    scan, fresh = file[1], want.apply(open_scan(raw[0])[1])
+    assert torch.equal(scan.ksp, fresh.ksp)
+    assert torch.equal(scan.maps, fresh.maps)
+    assert torch.equal(scan.mask, fresh.mask)
+    assert (scan.scale, scan.noise_std) == pytest.approx((fresh.scale, fresh.noise_std))
+    assert scan.steps == fresh.steps == ("read", "whiten", "compress", "espirit", "normalise")
+    torch.testing.assert_close(scan.coil_transform, fresh.coil_transform.to(torch.complex64))
+    assert file.qc["noise_std_file"] == pytest.approx(want.noise.std)
+    assert [check["index"] for check in file.qc["slices"]] == [0, 1]
+    assert all(0.9 < check["eigenvalue"] <= 1 + 1e-6 for check in file.qc["slices"])
+
+
+def test_a_compressed_prepared_file_still_knows_its_units(raw, tmp_path):
+    config = PrepConfig(n_coils=3)
+    file = PreparedFile(prepare_file(raw[0], tmp_path, config))
+    assert file.shape[1] == 3
+    fresh = plan(open_scan(raw[0]), config).apply(open_scan(raw[0])[0])
+    torch.testing.assert_close(exported(file[0]), exported(fresh), rtol=1e-4, atol=1e-9)
+
+
+def test_a_prepared_file_passes_through(raw, tmp_path):
+    file = PreparedFile(prepare_file(raw[0], tmp_path))
+    preparation = plan(file)
+    assert preparation.apply(file[0]).ksp is not None
+    assert torch.equal(preparation.apply(file[0]).ksp, file[0].ksp)
+    assert preparation.scale == file.scale
+    with pytest.raises(ConfigError, match="prepared already"):
+        plan(file, PrepConfig(noise_std=1.0))
+    with pytest.raises(ConfigError, match="prepared already"):
+        prepare_file(file, tmp_path / "again")
+
+
+def test_a_picture_shows_the_middle_slice(raw, tmp_path):
+    prepare_file(raw[0], tmp_path, picture=True)
+    picture = tmp_path / "qc" / f"{raw[0].stem}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 20_000  # a blank page is smaller
+    assert "matplotlib.pyplot" not in sys.modules  # no global state
+
+
+def test_a_finished_folder_is_left_alone(raw, tmp_path):
+    first = prepare_many(raw, tmp_path)
+    times = [result.path.stat().st_mtime_ns for result in first.results]
+    seen = []
+    again = prepare_many(raw, tmp_path, on_scan=seen.append)
+    assert [result.status for result in again.results] == ["skipped"] * 3
+    assert tuple(seen) == again.results
+    assert [result.path.stat().st_mtime_ns for result in again.results] == times
+    assert first.line() == "3 prepared, 0 skipped (prepared already), 0 failed"
+
+
+def test_an_interrupted_folder_is_completed(raw, tmp_path):
+    prepare_many(raw[:1], tmp_path)
+    summary = prepare_many(raw, tmp_path)
+    assert [result.status for result in summary.results] == ["skipped", "done", "done"]
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert [entry["scan_id"] for entry in manifest["scans"]] == sorted(p.stem for p in raw)
+
+
+def test_other_options_want_another_folder_or_overwrite(raw, tmp_path):
+    prepare_many(raw[:1], tmp_path)
+    other = PrepConfig(n_coils=2)
+    summary = prepare_many(raw[:1], tmp_path, other)
+    assert "prepared from other options" not in summary.line()
+    assert "other options" in summary.failed_lines[0]
+    summary = prepare_many(raw[:1], tmp_path, other, overwrite=True)
+    assert summary.results[0].status == "done"
+    assert PreparedFile(summary.results[0].path).shape[1] == 2
+
+
+def test_a_scan_that_fails_costs_a_line_and_the_others_go_on(raw, tmp_path):
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(raw[0].read_bytes()[:2000])
+    summary = prepare_many([broken, raw[1]], tmp_path / "out")
+    assert [result.status for result in summary.results] == ["failed", "done"]
+    assert len(summary.failed) == 1
+    assert "broken.h5" in summary.failed_lines[0]
+    assert "\n" not in summary.failed_lines[0]
+    manifest = json.loads(summary.manifest.read_text())
+    assert [entry["source"] for entry in manifest["failed"]] == ["broken.h5"]
+    assert not (tmp_path / "out" / "broken.h5").exists()
+
+
+def test_raw_data_are_never_written_over(raw, tmp_path):
+    copy = tmp_path / raw[0].name
+    copy.write_bytes(raw[0].read_bytes())
+    summary = prepare_many([copy], tmp_path, overwrite=True)
+    assert "raw scan" in summary.failed_lines[0]
+    assert copy.read_bytes() == raw[0].read_bytes()
+
+
+def test_two_scans_of_one_name_are_refused(raw, tmp_path):
+    with pytest.raises(ConfigError, match="overwrite each other"):
+        prepare_many([raw[0], tmp_path / raw[0].name], tmp_path / "out")
+
+
+def test_workers_make_the_same_files(raw, tmp_path):
+    prepare_many(raw[:2], tmp_path / "one")
+    summary = prepare_many(raw[:2], tmp_path / "two", workers=2)
+    assert [result.status for result in summary.results] == ["done", "done"]
+    for path in raw[:2]:
+        a, b = (PreparedFile(tmp_path / folder / path.name) for folder in ("one", "two"))
+        torch.testing.assert_close(a[0].ksp, b[0].ksp, rtol=1e-4, atol=1e-5)
+        assert a.scale == pytest.approx(b.scale, rel=1e-5)
+
+
+def test_an_error_that_is_no_fault_of_the_scan_is_not_hidden(raw, tmp_path, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mri_ambient.data_prep.shards.plan", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_many(raw, tmp_path)
+    assert not list(tmp_path.glob("*.h5"))
+    assert not isinstance(KeyboardInterrupt(), MriAmbientError)
+
+
+# Coverage
+
+
+def facts(columns: list[list[int]], n_coils: int = 4) -> list[MaskFacts]:
+    """Line masks of 16 columns with the middle four sampled."""
+    masks = []
+    for outer in columns:
+        mask = torch.zeros(1, 8, 16, dtype=torch.bool)
+        mask[..., [6, 7, 8, 9, *outer]] = True
+        masks.append(MaskFacts(mask, torch.ones(16, dtype=torch.bool), n_coils))
+    return masks
+
+
+def test_coverage_counts_outer_lines_and_masks():
+    (found,) = coverage(facts([[0, 1], [0, 2], [0, 2]]))
+    assert (found.kind, found.n_scans, found.n_masks) == ("lines", 3, 2)
+    assert (found.least, found.never) == (0, 9)  # of 12 outer lines, 0, 1 and 2 were sampled
+    assert found.mean == pytest.approx((1 + 1 / 3 + 2 / 3) / 12)
+    assert found.per_line[:3] == pytest.approx((1, 1 / 3, 2 / 3))
+    assert found.per_line[6:10] == (1, 1, 1, 1)
+
+
+def test_lines_never_acquired_are_not_missed():
+    acquired = torch.ones(16, dtype=torch.bool)
+    acquired[3:6] = False
+    seen = [[0, 1, 2], [10, 11, 12, 13, 14, 15]]
+    (found,) = coverage(MaskFacts(f.mask, acquired, 4) for f in facts(seen))
+    assert found.never == 0
+
+
+def test_a_handful_of_masks_is_doubted_more_with_one_coil():
+    several, single = (coverage(facts([[0, 1], [2, 3]], n))[0].doubts for n in (4, 1))
+    assert "only 2 distinct masks" in several[0]
+    assert "8 outer lines are never sampled" in several[0]
+    assert "parallel imaging fills in" in several[0]
+    assert "will be wrong" in single[0]
+
+
+def test_many_masks_that_cover_everything_are_not_doubted():
+    outer = [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
+    columns = [[a, b] for a in outer for b in outer if a < b]
+    (found,) = coverage(facts(columns))
+    assert found.n_masks == 66
+    assert found.doubts == []
+
+
+def test_fully_sampled_scans_and_single_scans_are_not_doubted():
+    everything = [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
+    assert coverage(facts([everything, everything]))[0].doubts == []
+    assert coverage(facts([[0]]))[0].doubts == []
+
+
+def test_two_dimensional_masks_are_counted_by_sample():
+    masks = [MaskSpec("poisson", 4.0, 8).draw((32, 32), rng_for(i)) for i in range(3)]
+    (found,) = coverage(MaskFacts(m, torch.ones(32, dtype=torch.bool), 4) for m in masks)
+    assert (found.kind, found.n_masks, found.per_line) == ("samples", 3, ())
+    assert 0 < found.mean < 0.5
+
+
+# Memory
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_slices(tmp_path):
+    config = SimulateConfig(size=(128, 128), coils=8, calib=16, slices=40)
+    (path,) = simulate_scans("phantom", tmp_path, config, count=1)
+    few = SimulateConfig(size=(128, 128), coils=8, calib=16, slices=2)
+    (small,) = simulate_scans("phantom", tmp_path / "few", few, count=1)
+    code = (
+        "import resource, sys, torch; torch.set_num_threads(1)\n"
+        "from mri_ambient.data_prep import prepare_file\n"
+        "prepare_file(sys.argv[1], sys.argv[2])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for source in (small, path):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(source), str(tmp_path / "out")],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        peaks.append(int(done.stdout))
+    assert peaks[1] <= 1.1 * peaks[0]

@@ -1,0 +1,61 @@
+"""From what a user types to a list of files."""
+
+from __future__ import annotations
+
+import pytest
+
+from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.io import find_scans
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.h5", "a.h5", "c.HDF5", ".tmp-a.h5", "notes.txt", "sub/d.h5", "sub/e.h5"):
+        path = tmp_path / "scans" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "scans"
+
+
+def names(paths) -> list[str]:
+    return [path.name for path in paths]
+
+
+def test_a_folder_stands_for_its_scans(folder):
+    assert names(find_scans([folder])) == ["a.h5", "b.h5", "c.HDF5"]
+
+
+def test_a_glob_stands_for_what_it_matches(folder):
+    assert names(find_scans([f"{folder}/[ab].h5"])) == ["a.h5", "b.h5"]
+    assert names(find_scans([f"{folder}/**/*.h5"])) == ["a.h5", "b.h5", "d.h5", "e.h5"]
+    assert names(find_scans([f"{folder}/s*"])) == ["d.h5", "e.h5"]
+
+
+def test_inputs_keep_their_order(folder):
+    got = find_scans([folder / "b.h5", str(folder / "sub"), folder / "a.h5"])
+    assert names(got) == ["b.h5", "d.h5", "e.h5", "a.h5"]
+
+
+def test_a_file_is_passed_on_there_or_not(folder):
+    assert names(find_scans([folder / "notes.txt", "gone.h5"])) == ["notes.txt", "gone.h5"]
+
+
+def test_a_name_with_brackets_is_a_name_first(folder):
+    (folder / "x[1].h5").touch()
+    assert names(find_scans([folder / "x[1].h5"])) == ["x[1].h5"]
+
+
+def test_nothing_found(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(ScanFormatError, match=r"empty: the folder holds no \.h5 or \.hdf5 file"):
+        find_scans([folder, folder / "empty"])
+    with pytest.raises(ScanFormatError, match="no file matches"):
+        find_scans([f"{folder}/z*.h5"])
+    with pytest.raises(ScanFormatError, match="no scan was given"):
+        find_scans([])
+
+
+def test_a_stem_may_come_only_once(folder):
+    (folder / "sub" / "a.h5").touch()
+    with pytest.raises(ConfigError, match=r"2 inputs have the stem 'a'.*scans/a\.h5.*sub/a\.h5"):
+        find_scans([folder, folder / "sub"])

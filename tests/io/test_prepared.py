@@ -1,0 +1,231 @@
+"""Prepared files: what is written reads back, and damage is refused."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from helpers import random_maps
+from torch import Generator
+
+from mri_ambient.errors import MriAmbientError, ScanFormatError
+from mri_ambient.io import PreparedFile, PreparedWriter, open_scan
+from mri_ambient.rng import complex_normal
+from mri_ambient.scan import Scan
+
+SHAPE = (3, 2, 12, 10)
+
+
+@pytest.fixture
+def prepared(rng: Generator) -> Scan:
+    """A volume as the prep chain hands it over: 2 virtual of 4 coils."""
+    mask = torch.rand((1, *SHAPE[-2:]), generator=rng) < 0.4
+    mask[..., 0] = False
+    return Scan(
+        ksp=complex_normal(SHAPE, rng) * mask,
+        mask=mask,
+        scan_id="scan.v1",
+        slices=(0, 1, 2),
+        recon_shape=(8, 8),
+        acquired=torch.arange(10) > 0,
+        noise_std=0.02,
+        noise_source="noise scan",
+        maps=random_maps(SHAPE, rng),
+        scale=3.5e-5,
+        coil_transform=complex_normal((2, 4), rng),
+        voxel_mm=(0.7, 0.8, 4.5),
+        steps=("read", "whiten", "compress"),
+    )
+
+
+def writer(path: Path, n_slices: int = 3) -> PreparedWriter:
+    return PreparedWriter(
+        path,
+        n_slices,
+        calib_shape=(12, 8),
+        source="/somewhere/else/scan.v1.h5",
+        source_sha256="ab" * 32,
+        header_xml="<ismrmrdHeader/>",
+        attributes={"acquisition": "AXT2", "max": 0.5, "scale": "of the source", "list": [1, 2]},
+    )
+
+
+def one_slice(scan: Scan, index: int) -> Scan:
+    assert scan.maps is not None
+    only = slice(index, index + 1)
+    return replace(scan, ksp=scan.ksp[only], maps=scan.maps[only], slices=(index,))
+
+
+@pytest.fixture
+def path(tmp_path: Path, prepared: Scan) -> Path:
+    """A prepared file, written out of order."""
+    with writer(tmp_path / "scan.v1.h5") as out:
+        for index in (2, 0, 1):
+            out.write(one_slice(prepared, index))
+        out.qc = {"coverage": 0.9, "residuals": torch.tensor([0.5, float("nan")])}
+    return tmp_path / "scan.v1.h5"
+
+
+def assert_equal(got: Scan, want: Scan) -> None:
+    for field in fields(Scan):
+        a, b = getattr(got, field.name), getattr(want, field.name)
+        same = torch.equal(a, b) if isinstance(b, torch.Tensor) else a == b
+        assert same, f"{field.name}: {a} != {b}"
+
+
+def test_a_scan_survives_the_round_trip(path, prepared):
+    file = open_scan(path)
+    assert isinstance(file, PreparedFile)
+    assert file.format == "prepared"
+    assert file.shape == SHAPE
+    assert_equal(file[:], prepared)
+    for index, scan in enumerate(file):
+        assert_equal(scan, one_slice(prepared, index))
+    assert file.acceleration == prepared.acceleration
+
+
+def test_what_is_not_in_a_scan_survives_too(path):
+    file = PreparedFile(path)
+    assert file.calib_shape == (12, 8)
+    assert file.source == "scan.v1.h5"
+    assert file.source_sha256 == "ab" * 32
+    assert file.qc == {"coverage": 0.9, "residuals": [0.5, None]}
+    assert file.header_xml == "<ismrmrdHeader/>"
+    assert file.attributes == {"acquisition": "AXT2", "max": 0.5, "list": "[1, 2]"}
+    assert file.readout_oversampling == 1
+
+
+def test_what_is_not_known_stays_unknown(tmp_path, prepared):
+    scan = replace(
+        prepared,
+        noise_std=None,
+        noise_source=None,
+        voxel_mm=None,
+        acquired=None,
+        coil_transform=None,
+    )
+    with PreparedWriter(
+        tmp_path / "a.h5", 3, calib_shape=(0, 0), source="a.h5", source_sha256=""
+    ) as out:
+        out.write(scan)
+    file = PreparedFile(tmp_path / "a.h5")
+    assert file.header_xml is None
+    want = replace(
+        scan,
+        acquired=torch.ones(10, dtype=torch.bool),
+        coil_transform=torch.eye(2, dtype=torch.complex64),
+    )
+    assert_equal(file[:], want)
+
+
+def test_the_file_opens_with_plain_h5py(path):
+    with h5py.File(path) as file:
+        assert file.attrs["mri_ambient_format"] == "prepared/1"
+        assert {name: file[name].shape for name in ("ksp", "maps", "mask", "acquired")} == {
+            "ksp": SHAPE, "maps": SHAPE, "mask": (1, 12, 10), "acquired": (10,)
+        }  # fmt: skip
+        assert file["mask"].dtype == bool
+
+
+def test_an_error_leaves_nothing_behind(tmp_path, prepared):
+    with pytest.raises(KeyboardInterrupt), writer(tmp_path / "a.h5") as out:
+        out.write(one_slice(prepared, 0))
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(ValueError, match=r"slices \[1, 2\] were never written"),
+        writer(tmp_path / "a.h5") as out,
+    ):
+        out.write(one_slice(prepared, 0))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"maps": None}, "a prepared scan has coil maps"),
+        ({"slices": (0,)}, "written before"),
+        ({"slices": (3,)}, "none of 3"),
+        ({"scale": 1.0}, "differ in mask, scale or coils"),
+        ({"acquired": None}, "differ in mask, scale or coils"),
+    ],
+)
+def test_slices_must_fit_together(tmp_path, prepared, change, message):
+    with pytest.raises(ValueError, match=message), writer(tmp_path / "a.h5") as out:
+        out.write(one_slice(prepared, 0))
+        out.write(replace(one_slice(prepared, 1), **change))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda f: f.attrs.__delitem__("scale"), "KeyError: 'scale'"),
+        (lambda f: f.attrs.modify("scale", 0.0), "a positive number was wanted"),
+        (lambda f: f.attrs.modify("scale", np.nan), "a finite number"),
+        (lambda f: f.attrs.__setitem__("scale", "big"), "could not convert"),
+        (lambda f: f.attrs.modify("noise_std", -1.0), "at least 0 was wanted"),
+        (lambda f: f.attrs.__setitem__("voxel_mm", [1.0, 2.0]), "not enough values"),
+        (lambda f: f.attrs.__setitem__("recon_shape", 3), "not iterable"),
+        (lambda f: f.attrs.__setitem__("steps", "[nothing"), "JSONDecodeError"),
+        (lambda f: f.attrs.__setitem__("steps", "7"), "not iterable"),
+        (lambda f: f.__delitem__("maps"), "no dataset 'maps'"),
+        (lambda f: f["mask"].write_direct(np.zeros((1, 12, 10), bool)), "mask is False"),
+        (lambda f: f["mask"].write_direct(~f["mask"][()]), "not zero where mask is False"),
+        (lambda f: f["ksp"].__setitem__((1, 0, 2, 2), np.nan), "slice 1 of ksp holds NaN"),
+    ],
+)
+def test_content_that_cannot_be_right_is_refused(path, edit, message):
+    with h5py.File(path, "a") as file:
+        edit(file)
+    with pytest.raises(ScanFormatError, match=message) as caught:
+        PreparedFile(path)[:]
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ksp", np.ones((3, 2, 12), np.complex64)),
+        ("ksp", np.ones(SHAPE, np.float32)),
+        ("maps", np.ones((3, 2, 12, 9), np.complex64)),
+        ("mask", np.ones((12, 10), bool)),
+        ("acquired", np.ones(9, bool)),
+        ("coil_transform", np.ones((3, 4), np.complex64)),
+    ],
+)
+def test_datasets_of_the_wrong_shape_are_refused(path, name, value):
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = value
+    with pytest.raises(ScanFormatError, match=f"damaged prepared file, {name}"):
+        PreparedFile(path)
+
+
+def test_a_single_flipped_bit_in_the_data_is_noticed(path):
+    with h5py.File(path) as file:
+        where = file["ksp"].id.get_chunk_info(1).byte_offset + 20
+    content = bytearray(path.read_bytes())
+    content[where] ^= 1
+    path.write_bytes(content)
+    file = PreparedFile(path)
+    file.read_ksp(0)
+    with pytest.raises(ScanFormatError, match="slice 1 of ksp cannot be read"):
+        file[1]
+
+
+def test_only_our_errors_escape_from_damaged_files(path):
+    content, rng, n_refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(100):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged[: rng.choice([len(content), rng.randrange(len(content))])])
+        try:
+            open_scan(path)[:]
+        except MriAmbientError as error:
+            n_refused += 1
+            assert "\n" not in str(error)
+    assert n_refused > 70  # half are cut short, and most flips hit checksummed data

@@ -1,0 +1,57 @@
+"""Retrospective undersampling: what was not selected leaves no trace."""
+
+from __future__ import annotations
+
+import h5py
+import pytest
+import torch
+
+from mri_ambient.errors import ScanFormatError
+from mri_ambient.io import Undersampled, open_scan
+from mri_ambient.masks import MaskSpec
+
+SPEC = MaskSpec("random", acceleration=3.0, calib=8)
+
+
+def test_a_mask_over_a_knee(knee, knee_ksp):
+    full = open_scan(knee)
+    file = Undersampled(full, SPEC, seed=0)
+    assert (file.scan_id, file.shape, file.recon_shape) == (full.scan_id, full.shape, (32, 32))
+    assert file.acceleration == pytest.approx(40 / 13)  # of 40 acquired columns
+    assert not (file.mask[0] & ~full.acquired).any()
+    assert torch.equal(file[:].ksp, knee_ksp * file.mask)
+    assert file.readout_oversampling == 2
+    assert file.voxel_mm == full.voxel_mm
+    assert file.read_target("reconstruction_rss") is None
+
+
+def test_the_mask_depends_on_the_seed_and_the_scan_alone(knee):
+    masks = [Undersampled(open_scan(knee), SPEC, seed).mask for seed in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_samples_that_were_not_selected_leave_no_trace(knee, knee_ksp):
+    file = Undersampled(open_scan(knee), SPEC, seed=0)
+    before = [file[0], file[1]]
+    with h5py.File(knee, "a") as raw:
+        hidden = (~file.mask[0] & file.acquired).numpy()
+        ksp = raw["kspace"][()]
+        ksp[..., hidden] = 1e6 - 3j * ksp[..., hidden]
+        raw["kspace"][...] = ksp
+    again = Undersampled(open_scan(knee), SPEC, seed=0)
+    assert torch.equal(again.mask, file.mask)
+    for index in (0, 1):
+        assert torch.equal(again[index].ksp, before[index].ksp)
+        assert torch.equal(again.read_ksp(index), before[index].ksp[0])
+    assert not torch.equal(open_scan(knee)[0].ksp, knee_ksp[:1])  # the file did change
+
+
+def test_oversampling_cannot_be_removed_under_a_2d_mask(knee):
+    file = Undersampled(open_scan(knee), MaskSpec("poisson", 3.0, 8), seed=0)
+    assert file.readout_oversampling == 1
+
+
+def test_an_undersampled_file_is_refused(knee_test):
+    with pytest.raises(ScanFormatError, match=r"undersampled already \(R = 2\.\d\d\)"):
+        Undersampled(open_scan(knee_test), SPEC, seed=0)

@@ -1,0 +1,76 @@
+"""Scans that were never on disk: a file's interface over tensors, and simulated ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mri_ambient.data_prep.images import Anatomy
+from mri_ambient.data_prep.phantom import head_phantom, pixel_mm
+from mri_ambient.data_prep.simulate import ScanModel, SimulateConfig
+from mri_ambient.io import ScanFile
+from mri_ambient.rng import complex_normal, rng_for
+
+
+class MemoryScan(ScanFile):
+    """A raw scan whose k-space ``(slice, coil, y, x)`` is a tensor."""
+
+    format = "memory"
+    readout_oversampling = 1.0
+    acquired = torch.ones(0, dtype=torch.bool)
+
+    def __init__(
+        self,
+        ksp: Tensor,
+        mask: Tensor | None = None,
+        *,
+        scan_id: str = "scan",
+        oversampling: float = 1.0,
+        acquired: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> None:
+        ny, nx = ksp.shape[-2:]
+        self.ksp, self.scan_id, self.path = ksp, scan_id, Path(f"{scan_id}.h5")
+        self.shape, self.recon_shape = tuple(ksp.shape), (round(ny / oversampling), nx)
+        self.readout_oversampling, self.noise, self.attributes = oversampling, noise, {}
+        self.acquired = torch.ones(nx, dtype=torch.bool) if acquired is None else acquired
+        whole = self.acquired.expand(1, ny, nx).clone()
+        self.__dict__["mask"] = whole if mask is None else mask & whole
+
+    def _find_mask(self) -> Tensor:
+        return self.mask
+
+    def read_ksp(self, index: int) -> Tensor:
+        return self.ksp[index].clone()
+
+
+def simulated_scan(
+    name: str, config: SimulateConfig, *, scan_id: str | None = None
+) -> tuple[MemoryScan, Tensor]:
+    """A simulated head, and the true noise covariance E[n n^H] / 2 of its coils."""
+    img = head_phantom(config.size, rng_for(config.seed, name), config.slices)
+    anatomy = Anatomy(img / img.amax(), name, pixel_mm(config.size))
+    model = ScanModel(anatomy, config, name)
+    ksp = torch.stack([model.measure(index) for index in range(config.slices)])
+    scan = MemoryScan(
+        ksp, model.mask, scan_id=scan_id or name, oversampling=config.readout_oversampling
+    )
+    return scan, (config.units**2 * model.cov).to(torch.complex128)
+
+
+def noise_only(n_coils: int, shape: tuple[int, int], cov: Tensor, seed: int = 0) -> Tensor:
+    """K-space of noise with covariance ``cov``, complex64 ``(coil, y, x)``."""
+    white = complex_normal((n_coils, shape[0] * shape[1]), rng_for(seed, "noise only", *shape))
+    chol = torch.linalg.cholesky(cov).to(torch.complex64)
+    return (chol @ white).view(n_coils, *shape)
+
+
+def random_cov(n_coils: int, seed: int = 0, std: float = 1.0) -> Tensor:
+    """A noise covariance with unequal and correlated coils, complex128 ``(coil, coil)``."""
+    rng = rng_for(seed, "covariance", n_coils)
+    gain = torch.exp(0.5 * torch.randn(n_coils, generator=rng)).to(torch.complex128)
+    mixed = complex_normal((n_coils, 4 * n_coils), rng, dtype=torch.complex128)
+    correlated = mixed @ mixed.mH / mixed.shape[1]
+    return std**2 * gain[:, None] * correlated * gain
