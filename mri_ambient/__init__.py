@@ -1,6 +1,8 @@
 """MRI reconstruction with diffusion priors learned from undersampled measurements alone.
 
-Names load on first use, so that ``import mri_ambient`` and ``mri-ambient --help`` stay fast.
+Names load on first use, so that ``import mri_ambient`` and ``mri-ambient --help`` stay fast. Functions
+named like their module are imported from it: ``from mri_ambient.reconstruct import reconstruct``,
+``from mri_ambient.train import train``.
 
 Example:
     Reconstruct a raw scan with the prior that ships with the package::
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from .data_prep.raw import reconstruct_raw
     from .io import open_scan
     from .prior import Prior
-    from .reconstruct import METHODS, Options, reconstruct, to_file_units
+    from .reconstruct import METHODS, Options, to_file_units
     from .scan import Reconstruction, Scan
-    from .train import TrainConfig, train
+    from .train import TrainConfig
 
 _WHERE = {
     "METHODS": "reconstruct",
@@ -35,11 +37,9 @@ _WHERE = {
     "TrainConfig": "train",
     "load_prior": "checkpoint",
     "open_scan": "io",
-    "reconstruct": "reconstruct",
     "reconstruct_raw": "data_prep.raw",
     "save_prior": "checkpoint",
     "to_file_units": "reconstruct",
-    "train": "train",
 }
 
 __all__ = [
@@ -52,11 +52,9 @@ __all__ = [
     "__version__",
     "load_prior",
     "open_scan",
-    "reconstruct",
     "reconstruct_raw",
     "save_prior",
     "to_file_units",
-    "train",
 ]
 
 

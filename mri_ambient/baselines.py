@@ -4,10 +4,10 @@ Each method is a small frozen dataclass called as ``method(op, ksp, noise_std=..
 without prior and random state. Data are normalised: maps have ``S^H S = 1`` in their support, so
 that ``||A|| <= 1``, and images are of about unit size.
 
-By default a regularisation weight is a fixed multiple of the scan's noise. The multiples were
-chosen once, on simulated validation scans (``tests/benchmarks/tune_baselines.py``); over noise
-levels from 0.01 to 0.1 the best weight grows in proportion, and any one weight for all loses
-decibels at both ends.
+By default a regularisation weight is a fixed multiple of the scan's noise, chosen once on simulated
+validation scans (``tests/benchmarks/tune_baselines.py``): for noise from 0.01 to 0.07 the best
+weight grows about in proportion, and the best single weight for all gives 0.6 dB (CG-SENSE) and
+0.9 dB (L1-wavelet) less on average. Numbers of iterations come from the same script.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CgSense:
 
     Attributes:
         lam: weight of the image's energy, normalised units; by default ``sigma_n``.
-        n_iter: iterations, each one forward and one adjoint.
+        n_iter: iterations, each one forward and one adjoint; 30 end within 0.3 % of the limit.
     """
 
     name: ClassVar[str] = "cg-sense"
@@ -102,7 +102,8 @@ class L1Wavelet:
 
     Attributes:
         lam: weight of the wavelet coefficients, normalised units; by default ``0.3 sigma_n``.
-        n_iter: iterations, each one forward, one adjoint and one shrinkage.
+        n_iter: iterations, each one forward, one adjoint and one shrinkage; 200 end within 1.5 %
+            (0.02 dB) of the limit, 100 within 5 % (0.1 dB).
         wavelet: one of :data:`ORTHOGONAL_WAVELETS`.
     """
 
@@ -110,7 +111,7 @@ class L1Wavelet:
     lam_per_noise: ClassVar[float] = 0.3
 
     lam: float | None = None
-    n_iter: int = 100
+    n_iter: int = 200
     wavelet: str = "db4"
 
     def __post_init__(self) -> None:

@@ -165,7 +165,7 @@ def _psnr(target: NDArray[Any], reconstruction: NDArray[Any], peak: float) -> fl
 def _ssim(target: NDArray[Any], reconstruction: NDArray[Any], peak: float) -> float:
     """Mean over slices; the window is stated because the number depends on it."""
     per_slice = [
-        structural_similarity(t, r, data_range=peak, win_size=SSIM_WINDOW)
+        structural_similarity(t, r, data_range=peak, win_size=SSIM_WINDOW)  # type: ignore[no-untyped-call]
         for t, r in zip(target, reconstruction, strict=True)
     ]
     return float(np.mean(per_slice))

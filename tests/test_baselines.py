@@ -232,7 +232,7 @@ class TestL1Wavelet:
 
     def test_default_iterations_are_enough(self, case):
         op, ksp, _ = case
-        limit = L1Wavelet(n_iter=1000)(op, ksp, noise_std=NOISE_STD)
+        limit = L1Wavelet(n_iter=1500)(op, ksp, noise_std=NOISE_STD)
         assert nrmse(L1Wavelet()(op, ksp, noise_std=NOISE_STD), limit) < 0.02
 
     def test_shrinkage_minimises_its_objective(self, rng):

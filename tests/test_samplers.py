@@ -147,7 +147,7 @@ def test_an_image_does_not_depend_on_its_batch(method, rng):
 
     def run(rows):
         streams = [rng_for(0, row) for row in rows]
-        return method(prior, op, y[rows], noise_std=noise[rows], rng=streams)
+        return method(prior, op, y[rows], noise_std=noise[rows], rng=streams).detach()
 
     together = run([0, 1, 2])
     alone = torch.cat([run([row]) for row in range(3)])
@@ -156,15 +156,15 @@ def test_an_image_does_not_depend_on_its_batch(method, rng):
 
 
 def test_prior_only_draws_from_a_gaussian(rng):
-    """Variance of 600 unmasked draws per pixel within 6 standard errors (1e-6 over 20 pixels)."""
-    shape, n = (4, 5), 600
+    """Variance of 400 unmasked draws per pixel within 6 standard errors (1e-6 over 12 pixels)."""
+    shape, n = (3, 4), 400
     var = 0.2 + torch.rand(shape, generator=rng, dtype=torch.float64)
     prior = GaussianPrior(var, sigma_min=1e-3)
     maps = torch.ones(1, *shape, dtype=torch.complex128)
     streams = [rng_for(0, i) for i in range(n)]
-    images = PriorOnly(n_steps=60)(prior, maps[None], rng=streams)
+    images = PriorOnly(n_steps=40)(prior, maps[None], rng=streams)
     measured = images.abs().square().mean(dim=0) / 2
-    # The deterministic steps shrink the spread by their discretisation, 1.5 % at 60 steps.
+    # The deterministic steps shrink the spread by their discretisation, below 3 % at 40 steps.
     error = (measured / var - 1).abs()
     assert float(error.max()) < 6 / n**0.5 + 0.03
 

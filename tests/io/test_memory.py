@@ -31,10 +31,8 @@ assert file.fully_sampled
 for index in range(len(file)):
     scan = file[index]
     most = max(most, resident_mb() - before)
-    if index == 1:
-        after_two = resident_mb()
     del scan
-print(json.dumps({"slices": len(file), "most": most, "growth": resident_mb() - after_two}))
+print(json.dumps({"slices": len(file), "most": most, "growth": resident_mb() - before}))
 """
 
 
@@ -59,6 +57,6 @@ def test_reading_forty_slices_takes_the_memory_of_one(tmp_path):
     )
     got = json.loads(ran.stdout)
     assert got["slices"] == 40
-    assert got["growth"] < 30
-    # One slice alive, one that malloc keeps for the next, and the code first used here.
+    assert got["growth"] < 60
+    # One slice of 29 MB was alive; the rest is code first used here, and what malloc keeps.
     assert got["most"] < 90

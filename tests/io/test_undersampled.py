@@ -6,7 +6,7 @@ import h5py
 import pytest
 import torch
 
-from mri_ambient.errors import ScanFormatError
+from mri_ambient.errors import ConfigError
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.masks import MaskSpec
 
@@ -53,5 +53,5 @@ def test_oversampling_cannot_be_removed_under_a_2d_mask(knee):
 
 
 def test_an_undersampled_file_is_refused(knee_test):
-    with pytest.raises(ScanFormatError, match=r"undersampled already \(R = 2\.\d\d\)"):
+    with pytest.raises(ConfigError, match=r"undersampled already \(R = 2\.\d\d\)"):
         Undersampled(open_scan(knee_test), SPEC, seed=0)
