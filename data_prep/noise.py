@@ -112,11 +112,12 @@ class ReadoutEdge:
 
     Args:
         mask: sampled positions, bool ``(1, y, x)``, whole columns.
+        n_coils: number of coils.
         oversampling: of the readout; rows of the final field of view are left alone if there are
             others.
     """
 
-    def __init__(self, mask: Tensor, oversampling: float) -> None:
+    def __init__(self, mask: Tensor, n_coils: int, oversampling: float) -> None:
         n_rows, n_columns = mask.shape[-2:]
         columns = torch.nonzero(mask[0].any(dim=-2)).flatten()
         inwards = (columns - n_columns // 2).abs().argsort(descending=True, stable=True)
@@ -126,24 +127,18 @@ class ReadoutEdge:
         distance = (torch.arange(n_rows) - n_rows // 2).abs() / n_rows
         inside = 0.5 / oversampling if oversampling > 1 else 0.25
         self.rows = (distance > inside) & (distance < 0.5 - FILTERED_SHARE)
-        self.outer: Tensor | float = 0.0
-        self.inner: Tensor | float = 0.0
+        self.outer, self.inner = (_zeros(int(self.rows.sum()), n_coils) for _ in range(2))
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
         """Look at one slice ``(coil, y, x)``."""
-        outer, inner = (self._row_sums(ksp[..., lines]) for lines in self.lines)
-        self.outer, self.inner = self.outer + outer, self.inner + inner
+        for sums, lines in zip((self.outer, self.inner), self.lines, strict=True):
+            hybrid = ifftc(ksp[..., lines], dim=-2)[:, self.rows].transpose(0, 1)
+            sums += hybrid @ hybrid.mH  # (y, coil, line) with itself
         self.n_slices += 1
-
-    def _row_sums(self, lines: Tensor) -> Tensor:
-        hybrid = ifftc(lines, dim=-2)[:, self.rows].transpose(0, 1)  # (y, coil, line)
-        return (hybrid @ hybrid.mH).to(torch.complex128)
 
     def estimate(self) -> NoiseEstimate | None:
         """The pooled covariance of the rows that hold noise only, or None without such rows."""
-        if not isinstance(self.outer, Tensor) or not isinstance(self.inner, Tensor):
-            return None
         n_outer, n_inner = (lines.numel() * self.n_slices for lines in self.lines)
         if min(n_outer, n_inner, self.outer.shape[0]) == 0:
             return None
@@ -164,50 +159,46 @@ class ImageCorners:
 
     Args:
         mask: sampled positions, bool ``(1, y, x)``, whole columns.
+        n_coils: number of coils.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, n_coils: int) -> None:
         self.share = float(mask.double().mean())  # columns never acquired bring no noise
         ny, nx = mask.shape[-2:]
-        self.side = [max(round(n * CORNER_SIDE / CORNER_CELLS), 2) for n in (ny, nx)]
         self.n_filtered = round(ny * FILTERED_SHARE)
-        self.sums: Tensor | float = 0.0
-        self.lagged: Tensor | float = 0.0
+        self.side = [max(round(n * CORNER_SIDE / CORNER_CELLS), 2) for n in (ny, nx)]
+        n_cells = len(self._cells(torch.empty(ny, nx)))
+        self.sums, self.lagged = _zeros(n_cells, n_coils), _zeros(n_cells, n_coils)
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
         """Look at one slice ``(coil, y, x)``."""
         # One coil at a time: whole images would need several times the memory of the slice.
-        cells = torch.stack(
-            [self._cells(ifft2c(coil)) for coil in ksp], dim=1
-        )  # (cell, coil, y, x)
-        flat = cells.flatten(-2)
-        self.sums = self.sums + (flat @ flat.mH).to(torch.complex128)
-        lagged = (cells[..., 1:, :] * cells[..., :-1, :].conj()).sum(dim=(-2, -1))
-        self.lagged = self.lagged + lagged.to(torch.complex128)
+        cells = torch.stack([self._cells(ifft2c(coil)) for coil in ksp], dim=1)
+        flat, above, below = (x.flatten(2) for x in (cells, cells[..., :-1, :], cells[..., 1:, :]))
+        self.sums += flat @ flat.mH  # (cell, coil, pixel) with itself,
+        self.lagged += below @ above.mH  # and with the pixel above
         self.n_slices += 1
 
     def _cells(self, img: Tensor) -> Tensor:
         """The blocks of one coil's image ``(y, x)``: ``(cell, y, x)``."""
-        img = img[..., self.n_filtered : img.shape[-2] - self.n_filtered, :]
-        (h, w), (ny, nx) = self.side, img.shape[-2:]
+        img = img[self.n_filtered : img.shape[0] - self.n_filtered]
+        (h, w), (ny, nx) = self.side, img.shape
         y, x = min(CORNER_CELLS * h, ny // 2), min(CORNER_CELLS * w, nx // 2)
-        rows = torch.cat([img[..., :y, :], img[..., -y:, :]], dim=-2)
-        corners = torch.cat([rows[..., :x], rows[..., -x:]], dim=-1)
-        return corners.unfold(-2, h, h).unfold(-2, w, w).flatten(0, 1)
+        rows = torch.cat([img[:y], img[-y:]])
+        corners = torch.cat([rows[:, :x], rows[:, -x:]], dim=1)
+        return corners.unfold(0, h, h).unfold(1, w, w).flatten(0, 1)
 
     def estimate(self) -> NoiseEstimate | None:
         """The pooled covariance of the cells that hold noise only, or None without such cells."""
-        if not isinstance(self.sums, Tensor) or not isinstance(self.lagged, Tensor):
-            return None
         n_pixels = self.side[0] * self.side[1] * self.n_slices
         free = noise_cells(self.sums, n_pixels)
         if int(free.sum()) < 0.25 * free.numel():
             return None
-        sums, lagged = self.sums[free].sum(0), self.lagged[free].sum(0)
+        sums, lagged = self.sums[free].sum(dim=0), self.lagged[free].sum(dim=0)
         # Neighbouring pixels share signal, but not noise (all rows were acquired).
-        smooth = (lagged.abs() / sums.diagonal().real).mean() * self.side[0] / (self.side[0] - 1)
-        if float(smooth) > MAX_SIGNAL:
+        pairs = (self.side[0] - 1) / self.side[0]
+        if _mean_ratio(lagged.abs(), sums) / pairs > MAX_SIGNAL:
             return None
         n_samples = int(free.sum()) * n_pixels
         cov = noise_covariance(sums / self.share, n_samples)
@@ -219,9 +210,10 @@ class OuterSamples:
 
     Args:
         mask: sampled positions, bool ``(1, y, x)``.
+        n_coils: number of coils.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, n_coils: int) -> None:
         ny, nx = mask.shape[-2:]
         y = (torch.arange(ny) - ny // 2) / ny
         x = (torch.arange(nx) - nx // 2) / nx
@@ -231,21 +223,21 @@ class OuterSamples:
         n_outer = max(round(OUTER_SHARE * sampled.numel()), 1)
         n_middle = max(round(MIDDLE_SHARE * sampled.numel()), 1)
         self.rings = inwards[:n_outer], inwards[n_outer : n_outer + n_middle]
-        self.outer: Tensor | float = 0.0
-        self.middle: Tensor | float = 0.0
+        self.outer, self.middle = _zeros(1, n_coils)[0], _zeros(1, n_coils)[0]
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
         """Look at one slice ``(coil, y, x)``."""
-        outer, middle = (ksp.flatten(-2)[:, ring] for ring in self.rings)
-        self.outer = self.outer + (outer @ outer.mH).to(torch.complex128)
-        self.middle = self.middle + (middle @ middle.mH).to(torch.complex128)
+        for sums, ring in zip((self.outer, self.middle), self.rings, strict=True):
+            samples = ksp.flatten(-2)[:, ring]
+            sums += samples @ samples.mH
         self.n_slices += 1
 
-    def estimate(self) -> NoiseEstimate | None:
-        """What is left of the outer samples' covariance without signal; None without slices."""
-        if not isinstance(self.outer, Tensor) or not isinstance(self.middle, Tensor):
-            return None
+    def estimate(self) -> NoiseEstimate:
+        """What is left of the outer samples' covariance without signal.
+
+        Fewer than four coils cannot tell; theirs is an upper bound.
+        """
         n_outer, n_middle = (ring.numel() * self.n_slices for ring in self.rings)
         cov = noise_covariance(self.outer, n_outer)
         if cov.shape[0] >= LEAST_COILS and n_middle and float(cov.diagonal().real.min()) > 0:
@@ -314,17 +306,20 @@ class NoiseEstimator:
 
     Args:
         mask: sampled positions, bool ``(1, y, x)``.
+        n_coils: number of coils.
         fully_sampled: whether all that is ever acquired was sampled.
         oversampling: of the readout.
     """
 
-    def __init__(self, mask: Tensor, *, fully_sampled: bool, oversampling: float = 1.0) -> None:
+    def __init__(
+        self, mask: Tensor, n_coils: int, *, fully_sampled: bool, oversampling: float = 1.0
+    ) -> None:
         self.sources: list[ReadoutEdge | ImageCorners | OuterSamples] = []
         if readout_is_full(mask):
-            edge = ReadoutEdge(mask, oversampling)
-            corners = [ImageCorners(mask)] if fully_sampled else []
+            edge = ReadoutEdge(mask, n_coils, oversampling)
+            corners = [ImageCorners(mask, n_coils)] if fully_sampled else []
             self.sources += [edge, *corners] if oversampling > 1 else [*corners, edge]
-        self.sources.append(OuterSamples(mask))
+        self.sources.append(OuterSamples(mask, n_coils))
 
     def add(self, ksp: Tensor) -> None:
         """Look at one slice ``(coil, y, x)``."""
@@ -350,8 +345,8 @@ def noise_cells(sums: Tensor, n_samples: int) -> Tensor:
     """Which cells hold noise only, judged by their energies.
 
     The energy of noise in ``n`` samples of ``C`` white coils has a relative standard deviation of
-    (n C)^-1/2; starting from the quietest tenth, cells join as long as they lie within three of
-    these of the mean of those who are in.
+    (n C)^-1/2. Starting from the quietest tenth, cells join as long as they lie within three of
+    these, and 5 % (coils are not quite white, filters not quite flat), of the mean of those in.
 
     Args:
         sums: sum of k k^H in each cell, ``(cell, coil, coil)``.
@@ -367,13 +362,18 @@ def noise_cells(sums: Tensor, n_samples: int) -> Tensor:
     free = torch.zeros(sums.shape[0], dtype=torch.bool)
     free[energy.argsort()[: max(sums.shape[0] // 10, 2)]] = True
     free &= energy.isfinite()
-    spread = 3 / (n_samples * sums.shape[-1]) ** 0.5
+    spread = 3 / (n_samples * sums.shape[-1]) ** 0.5 + 0.05
     for _ in range(50):
         joined = energy < energy[free].mean() * (1 + spread)
         if bool((joined == free).all()):
             break
         free = joined
     return free
+
+
+def _zeros(n_cells: int, n_coils: int) -> Tensor:
+    """Sums of k k^H to start from, complex128 ``(cell, coil, coil)``."""
+    return torch.zeros(n_cells, n_coils, n_coils, dtype=torch.complex128)
 
 
 def _mean_ratio(a: Tensor, b: Tensor) -> float:

@@ -140,11 +140,12 @@ def plan(file: ScanFile, config: PrepConfig | None = None) -> Preparation:
     if isinstance(file, PreparedFile):
         return _prepared_already(file, config)
     first = FirstPass(file, config)
-    if file.shape[1] == 1:
-        warnings.warn(_one_coil(file), NumericalWarning, stacklevel=2)
     for index in range(len(file)):  # no slice outlives its turn
         first.add(file[index])
-    return first.preparation()
+    preparation = first.preparation()
+    for doubt in preparation.doubts:
+        warnings.warn(doubt, NumericalWarning, stacklevel=2)
+    return preparation
 
 
 class FirstPass:
@@ -161,7 +162,10 @@ class FirstPass:
         self.n_rows = rows_without_oversampling(n_rows, file.readout_oversampling, file.mask)
         self.calib_shape = find_calibration(file, self.n_rows, config.calib_width)
         self.noise: NoiseEstimate | NoiseEstimator = _known_noise(file, config) or NoiseEstimator(
-            file.mask, fully_sampled=file.fully_sampled, oversampling=file.readout_oversampling
+            file.mask,
+            n_coils,
+            fully_sampled=file.fully_sampled,
+            oversampling=file.readout_oversampling,
         )
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
@@ -202,7 +206,7 @@ class FirstPass:
             compression=compression,
             calib_shape=self.calib_shape,
             scale=self._scale(compression.rotation[: compression.n_coils] @ white),
-            doubts=(_one_coil(file),) if file.shape[1] == 1 else (),
+            doubts=(_one_coil(file),) if compression.n_coils == 1 else (),
         )
 
     def _scale(self, to_virtual: Tensor) -> float:

@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -256,6 +257,11 @@ def _run(
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         try:
             yield from pool.map(task, paths)
+        except BrokenProcessPool as error:
+            raise MriAmbientError(
+                "a worker process died, most likely out of memory; run again with fewer workers "
+                "(what is finished is kept)"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

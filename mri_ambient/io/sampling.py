@@ -82,10 +82,7 @@ def _non_zero(slices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _hit(ksp: Tensor) -> Tensor:
-    hit = torch.zeros(ksp.shape[1:], dtype=torch.bool)
-    for coil in ksp:
-        hit |= coil != 0
-    return hit
+    return torch.from_numpy(ksp.numpy().any(axis=0))  # ten times faster than torch's complex !=
 
 
 def whole_lines(hit: Tensor) -> Tensor:

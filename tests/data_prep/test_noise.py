@@ -31,7 +31,10 @@ from mri_ambient.rng import complex_normal, rng_for
 def estimate(file: ScanFile) -> NoiseEstimate:
     """What the data of a file say about its noise."""
     estimator = NoiseEstimator(
-        file.mask, fully_sampled=file.fully_sampled, oversampling=file.readout_oversampling
+        file.mask,
+        file.shape[1],
+        fully_sampled=file.fully_sampled,
+        oversampling=file.readout_oversampling,
     )
     for index in range(len(file)):
         estimator.add(file.read_ksp(index))
@@ -114,7 +117,7 @@ def test_simulated_scans_are_estimated_within_ten_percent(mask, noise):
 def test_the_outermost_samples_alone_would_be_far_off():
     # What the estimate has to take off, or the test above would prove little.
     scan, truth = head("a", "poisson", 0.005)
-    estimator = NoiseEstimator(scan.mask, fully_sampled=False)
+    estimator = NoiseEstimator(scan.mask, 8, fully_sampled=False)
     estimator.add(scan.read_ksp(0))
     (outer,) = estimator.sources
     bound = NoiseEstimate(noise_covariance(outer.outer, outer.rings[0].numel()), "", 0)
