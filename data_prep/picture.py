@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from torch import Tensor
 
+from ..atomic import atomic_path
 from ..fourier import center_crop, ifft2c
-from ..io.atomic import atomic_path
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image

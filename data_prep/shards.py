@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from .._version import __version__
+from ..atomic import write_json
 from ..errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
 from ..io import PreparedFile, PreparedWriter, ScanFile, file_sha256, json_text, open_scan
-from ..io.atomic import write_json
 from ..scan import Scan
 from .coverage import Coverage, MaskFacts, coverage
 from .espirit import EspiritMaps

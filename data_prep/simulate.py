@@ -41,9 +41,9 @@ from scipy.interpolate import CubicSpline
 from torch import Generator, Tensor
 
 from .._version import __version__
+from ..atomic import atomic_path
 from ..errors import ConfigError
 from ..fourier import center_crop, center_pad, fft2c, ifft2c
-from ..io.atomic import atomic_path
 from ..io.header import build_header
 from ..masks import MaskSpec, achieved_acceleration, is_line_mask
 from ..rng import complex_normal, rng_for

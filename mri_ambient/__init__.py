@@ -1,8 +1,8 @@
 """MRI reconstruction with diffusion priors learned from undersampled measurements alone.
 
-Names load on first use, so that ``import mri_ambient`` and ``mri-ambient --help`` stay fast. Functions
-named like their module are imported from it: ``from mri_ambient.reconstruct import reconstruct``,
-``from mri_ambient.train import train``.
+Names load on first use, so that ``import mri_ambient`` and ``mri-ambient --help`` stay fast.
+Functions named like their module are imported from it: ``from mri_ambient.reconstruct import
+reconstruct``, ``from mri_ambient.train import train``.
 
 Example:
     Reconstruct a raw scan with the prior that ships with the package::

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .atomic import atomic_path, sha256_of
-from .errors import CheckpointError, ConfigError
+from .atomic import atomic_path, file_sha256
+from .errors import CheckpointError, ConfigError, MriAmbientError
 from .masks import MaskSpec
 from .nn.unet import UNetSpec
 from .prior import Prior, PriorFacts
@@ -33,7 +33,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
         with atomic_path(path) as temporary:
             save_file(stored, temporary, metadata={HEADER: json.dumps(header)})
             temporary.chmod(0o644)  # safetensors lets the owner alone read
-    except (OSError, SafetensorError) as error:
+    except (MriAmbientError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: could not be written ({error}); free some space or choose another folder. "
             "The last good checkpoint is untouched."
@@ -111,7 +111,7 @@ def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
         raise CheckpointError(
             f"{path}: does not hold a prior this version can use ({error})"
         ) from error
-    card = {**facts.card, "sha256": sha256_of(path)}
+    card = {**facts.card, "sha256": file_sha256(path)}
     net.requires_grad_(False).eval()
     return Prior(net.to(device), replace(facts, card=card))
 

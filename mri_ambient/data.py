@@ -128,9 +128,7 @@ def _items(path: Path) -> list[Item]:
     if file.noise_std is None:
         raise ScanFormatError(f"{path}: does not say its noise; prepare it again")
     noise_std, rate = float(file.noise_std), file.acceleration
-    return [
-        Item(path, file.scan_id, i, file.shape[-2:], noise_std, rate) for i in range(len(file))
-    ]
+    return [Item(path, file.scan_id, i, file.shape[-2:], noise_std, rate) for i in range(len(file))]
 
 
 def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:

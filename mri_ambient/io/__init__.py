@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..atomic import atomic_path, file_sha256, json_text, write_json
 from ..errors import ConfigError, ScanFormatError
-from .atomic import atomic_path, file_sha256, json_text, write_json
 from .base import ScanFile, Undersampled
 from .fastmri import FastmriFile
 from .hdf5 import open_h5

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
-from .atomic import atomic_path, write_json
+from ..atomic import atomic_path, write_json
 from .hdf5 import H5Writer, write_attributes
 
 __all__ = ["RECONSTRUCTION_FORMAT", "WRITERS", "ReconstructionWriter", "atomic_path", "write_json"]

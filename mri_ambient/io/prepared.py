@@ -27,9 +27,9 @@ import h5py
 import torch
 from torch import Tensor
 
+from ..atomic import json_text
 from ..errors import ScanFormatError
 from ..scan import Scan
-from .atomic import json_text
 from .base import ScanFile, stacked
 from .hdf5 import (
     H5Writer,
