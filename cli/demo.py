@@ -27,7 +27,7 @@ N_COILS = 6
 ACCELERATION = 4.0
 CALIB_LINES = 12
 NOISE = 0.01
-N_SCANS = 24
+N_SCANS = 40
 DEMO_SEED = 2026
 """Seed of the demo's heads; the shipped prior was trained on phantoms of other seeds (tested)."""
 

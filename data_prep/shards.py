@@ -19,10 +19,10 @@ import torch
 
 from .._version import __version__
 from ..atomic import write_json
+from ..coverage import Coverage, MaskFacts, coverage
 from ..errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
 from ..io import PreparedFile, PreparedWriter, ScanFile, file_sha256, json_text, open_scan
 from ..scan import Scan
-from .coverage import Coverage, MaskFacts, coverage
 from .espirit import EspiritMaps
 from .prepare import Preparation, PrepConfig, plan
 from .qc import SliceCheck, check_slices, slice_doubts

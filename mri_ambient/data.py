@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .batch import Batch
+from .coverage import Coverage, MaskFacts, coverage
 from .errors import ConfigError, NumericalWarning, ScanFormatError
 from .io import open_scan
 from .io.prepared import PreparedFile
@@ -159,49 +159,16 @@ def smallest_sigma(items: Sequence[Item], margin: float = 1.2) -> float:
     return max(MIN_SIGMA, margin * float(np.quantile([item.noise_std for item in items], 0.95)))
 
 
-def check_identifiable(items: Sequence[Item], *, limit: int = 400) -> dict[str, float]:
-    """Can these masks teach what a line holds? Line coverage, distinct masks, fewest coils.
-
-    METHODS: for every M~ that can occur, each outer line must have a chance of being sampled; a
-    handful of distinct masks, or equispaced ones, give M away. With one coil that is fatal.
-
-    Returns:
-        ``{"coverage", "distinct_masks", "min_coils", "n_scans"}``, coverage being the smallest
-        share of scans in which any one acquired column is sampled (largest matrix size only).
-    """
-    masks: dict[bytes, int] = {}
-    by_shape: dict[tuple[int, int], list[Tensor]] = {}
-    min_coils = 1 << 30
-    chosen = {item.scan_id: item for item in items}
-    for item in list(chosen.values())[:limit]:
-        file = PreparedFile(item.path)
-        packed = np.packbits(file.mask.numpy()).tobytes()
-        masks[packed] = masks.get(packed, 0) + 1
-        by_shape.setdefault(item.shape, []).append(file.mask.any(dim=-2)[0][file.acquired])
-        min_coils = min(min_coils, file.shape[1])
-    largest = max(by_shape.values(), key=len)
-    same = [line for line in largest if line.shape == largest[0].shape]
-    coverage = float(torch.stack(same).float().mean(dim=0).min())
-    figures = {
-        "coverage": coverage,
-        "distinct_masks": len(masks),
-        "min_coils": min_coils,
-        "n_scans": min(len(chosen), limit),
-    }
-    fully_sampled = all(item.acceleration == 1 for item in items)
-    if not fully_sampled and (coverage == 0 or len(masks) < min(8, figures["n_scans"])):
-        danger = (
-            "a prior learned from one coil will be wrong"
-            if min_coils == 1
-            else ("the coils make up for much of it")
-        )
-        warnings.warn(
-            f"{len(masks)} distinct masks over {figures['n_scans']} scans, least-covered line "
-            f"sampled in {coverage:.0%} of them: unmeasured lines are hard to learn; {danger}",
-            NumericalWarning,
-            stacklevel=2,
-        )
-    return figures
+def measure_coverage(items: Sequence[Item]) -> list[Coverage]:
+    """How well the masks of the scans cover k-space, by matrix size; warns about holes."""
+    facts = []
+    for path in {item.path: None for item in items}:
+        file = PreparedFile(path)
+        facts.append(MaskFacts(file.mask, file.acquired, file.shape[1]))
+    found = coverage(facts)
+    for doubt in (doubt for group in found for doubt in group.doubts):
+        warnings.warn(doubt, NumericalWarning, stacklevel=2)
+    return found
 
 
 def typical_mask(items: Sequence[Item], *, limit: int = 200) -> tuple[str, float, int]:

@@ -23,10 +23,11 @@ from ._version import __version__
 from .batch import Batch
 from .checkpoint import load_tensors, save_prior, save_tensors
 from .config import write_toml
+from .coverage import Coverage
 from .data import (
     Dataset,
-    check_identifiable,
     load_dataset,
+    measure_coverage,
     measure_sigma_data,
     smallest_sigma,
     typical_mask,
@@ -319,14 +320,14 @@ def _prepare_run(run: Path, dataset: Dataset, config: TrainConfig) -> PriorFacts
             "sigma_data": measure_sigma_data(dataset.train),
             "sigma_min": smallest_sigma(dataset.train),
             "mask": {"kind": kind, "acceleration": rate, "calib": calib},
-            "identifiability": check_identifiable(dataset.train),
+            "coverage": [_summary(group) for group in measure_coverage(dataset.train)],
         }
         write_toml(run / "config.toml", wanted["config"])
         path.write_text(json.dumps(wanted | {"measured": measured}, indent=2))
     card = {
         "n_scans": dataset.n_scans,
         "n_train_slices": len(dataset.train),
-        "identifiability": measured["identifiability"],
+        "coverage": measured["coverage"],
         "preset": config.preset,
         "version": __version__,
         "torch": torch.__version__,
@@ -343,6 +344,11 @@ def _prepare_run(run: Path, dataset: Dataset, config: TrainConfig) -> PriorFacts
         tau=0.3 * measured["sigma_data"],
         card=card,
     )
+
+
+def _summary(group: Coverage) -> dict[str, Any]:
+    """Coverage figures for the card; the share of every single line is left to the manifest."""
+    return {key: value for key, value in asdict(group).items() if key != "per_line"}
 
 
 def _check(

@@ -19,6 +19,9 @@ from mri_ambient.objectives import Ambient, Kspace, Supervised
 from mri_ambient.rng import rng_for
 from mri_ambient.train import TrainConfig, latest_checkpoint, train
 
+# Ten scans have fewer masks than a data set should, and say so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled):UserWarning")
+
 QUICK = TrainConfig(
     batch_size=2, check_every=4, save_every=4, n_validation=2, warmup_images=4, decay_images=8
 )

@@ -12,8 +12,8 @@ import torch
 from memory_scan import MemoryScan, noise_only, random_cov, simulated_scan
 from torch import Tensor
 
+from mri_ambient.coverage import MaskFacts, coverage
 from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
-from mri_ambient.data_prep.coverage import MaskFacts, coverage
 from mri_ambient.data_prep.oversampling import remove_oversampling, rows_without_oversampling
 from mri_ambient.data_prep.shards import MANIFEST
 from mri_ambient.data_prep.simulate import SimulateConfig, simulate_scans

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..masks import is_line_mask, line_coverage, outer_samples
+from .masks import is_line_mask, line_coverage, outer_samples
 
 FEW_MASKS = 16
 """Fewer distinct masks than this are a handful."""

@@ -1,0 +1,112 @@
+"""How well sigma_n is estimated: simulated scans of real images, and real scans undersampled.
+
+    python tests/benchmarks/bench_noise.py ../shared/data [--quick]
+
+One JSON line a case. ``level`` is estimated over true noise after whitening (1 is exact, 1.1 is ten
+percent too much): mean, worst cases, and the share within ten percent. ``combination`` gives the
+standard deviations that true noise has after whitening in its quietest and loudest combination of
+coils. For real scans the truth is the estimate from the corners of the full image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.noise import NoiseEstimate, NoiseEstimator
+from mri_ambient.data_prep.simulate import ScanModel, SimulateConfig
+from mri_ambient.data_prep.whiten import whitening_matrix
+from mri_ambient.io import ScanFile, Undersampled, open_scan
+from mri_ambient.masks import MaskSpec
+from mri_ambient.rng import rng_for
+
+MASKS = {"full": 1.0, "random": 4.0, "poisson": 4.0}
+
+
+def compare(found: NoiseEstimate, truth: Tensor) -> tuple[float, float, float]:
+    """Level, and what whitening makes of the quietest and the loudest combination of coils."""
+    white = whitening_matrix(found.cov)
+    power = torch.linalg.eigvalsh(white @ truth.to(white.dtype) @ white.mH)
+    return float(power.mean().rsqrt()), float(power[0].sqrt()), float(power[-1].sqrt())
+
+
+def report(case: dict[str, object], found: list[NoiseEstimate], truths: list[Tensor]) -> None:
+    level, quiet, loud = zip(*map(compare, found, truths), strict=True)
+    line = case | {
+        "scans": len(found),
+        "level": [round(x, 3) for x in (min(level), sum(level) / len(level), max(level))],
+        "within_10_percent": sum(abs(x - 1) <= 0.1 for x in level) / len(level),
+        "combination": [round(min(quiet), 2), round(max(loud), 2)],
+        "sources": Counter(estimate.source for estimate in found),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def simulated(data: Path, size: int, mask: str, noise: float, n_coils: int, count: int) -> None:
+    source = open_images(data / "brain256_val.zip")
+    config = SimulateConfig(
+        size=(size, size), coils=n_coils, noise=noise, jitter=True, seed=11,
+        full=mask == "full", mask="random" if mask == "full" else mask, acceleration=MASKS[mask],
+    )  # fmt: skip
+    names = source.names(None, 1)
+    names = names[:: len(names) // count][:count]
+    found, truths = [], []
+    for name in names:
+        anatomy = source.read(name, config.size, 1, rng_for(config.seed, name, "object"))
+        model = ScanModel(anatomy, config, name)
+        estimator = NoiseEstimator(model.mask, n_coils, fully_sampled=config.full)
+        estimator.add(model.measure(0))
+        found.append(estimator.estimate())
+        truths.append(config.units**2 * model.cov)
+    case = {"data": "brain256_val", "size": size, "mask": mask, "R": MASKS[mask]}
+    report(case | {"coils": n_coils, "noise": noise}, found, truths)
+
+
+def estimate(file: ScanFile) -> NoiseEstimate:
+    estimator = NoiseEstimator(
+        file.mask,
+        file.shape[1],
+        fully_sampled=file.fully_sampled,
+        oversampling=file.readout_oversampling,
+    )
+    for index in range(len(file)):
+        estimator.add(file.read_ksp(index))
+    return estimator.estimate()
+
+
+def real(path: Path, n_seeds: int) -> None:
+    full = open_scan(path)
+    truth = estimate(full)
+    case = {"data": path.stem, "std_full": round(truth.std, 6), "source_full": truth.source}
+    for kind, acceleration in (("random", 4.0), ("poisson", 4.0), ("poisson", 8.0)):
+        spec = MaskSpec(kind, acceleration, 20)
+        found = [estimate(Undersampled(full, spec, seed)) for seed in range(n_seeds)]
+        report(case | {"mask": kind, "R": acceleration}, found, [truth.cov] * n_seeds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with brain256_val.zip and kspace/")
+    parser.add_argument("--quick", action="store_true", help="fewer scans and cases")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # remarks of the reader and of sigpy
+    count = 3 if options.quick else 12
+    for size in (128,) if options.quick else (128, 256):
+        for n_coils in (8,) if options.quick else (4, 8, 16):
+            for mask in MASKS:
+                for noise in (0.005, 0.01, 0.02, 0.05):
+                    simulated(options.data, size, mask, noise, n_coils, count)
+    for name in ("espirit_brain8", "alias_brain8"):
+        real(options.data / "kspace" / f"{name}.h5", 2 if options.quick else 10)
+
+
+if __name__ == "__main__":
+    main()
