@@ -26,7 +26,8 @@ class Scan:
         noise_source: where ``noise_std`` comes from.
         maps: coil sensitivities ``(slice, coil, y, x)``, or None before they are estimated.
         scale: what an image of this k-space is multiplied with to leave normalised units.
-        coil_transform: compression x whitening, complex ``(virtual coil, coil)``, or None.
+        coil_transform: all of compression x whitening, complex ``(coil, coil)``; its first rows
+            made the virtual coils. None if the coils are as measured.
         voxel_mm: voxel size ``(y, x, slice)`` in millimetres, or None if the file does not say.
         recon_shape: the scanner's final matrix ``(y, x)``.
         steps: what was done to the measurement, in order.

@@ -7,7 +7,7 @@ ksp            (slice, coil, y, x)  complex64 whitened, compressed, scaled; 0 wh
 maps           (slice, coil, y, x)  complex64 coil sensitivities
 mask           (1, y, x)            bool      sampled positions
 acquired       (x,)                 bool      False for columns the scanner never acquires
-coil_transform (virtual coil, coil) complex64 compression x whitening
+coil_transform (coil, coil)         complex64 compression x whitening, whole
 ismrmrd_header ()                   text      the header of the source, where it had one
 ============== ==================== ========= ===================================================
 
@@ -175,7 +175,7 @@ class PreparedFile(ScanFile):
         noise_std: k-space noise per real channel, in the units of the stored k-space.
         noise_source: where it comes from.
         scale: what an image of this k-space is multiplied with to leave normalised units.
-        coil_transform: compression x whitening, complex64 ``(virtual coil, coil)``.
+        coil_transform: all of compression x whitening, complex64 ``(coil, coil)``.
         steps: what was done to the measurement, in order.
         calib_shape: sides ``(y, x)`` of the calibration block.
         source: name of the file it was made from.
@@ -218,7 +218,11 @@ class PreparedFile(ScanFile):
         )  # cached, as base reads it
         self.__dict__["acquired"] = self._read_bool(file, "acquired", (nx,))
         transform = find_dataset(file, self.path, "coil_transform")
-        if transform.dtype != "complex64" or transform.ndim != 2 or transform.shape[0] != n_coils:
+        if (
+            transform.dtype != "complex64"
+            or transform.ndim != 2
+            or not (n_coils <= transform.shape[0] == transform.shape[1])
+        ):
             raise self._damaged(f"coil_transform has {transform.shape} for {n_coils} virtual coils")
         self.coil_transform = torch.from_numpy(read_complex(transform, self.path, "coil_transform"))
         if "ismrmrd_header" in file:

@@ -37,7 +37,7 @@ def prepared(rng: Generator) -> Scan:
         noise_source="noise scan",
         maps=random_maps(SHAPE, rng),
         scale=3.5e-5,
-        coil_transform=complex_normal((2, 4), rng),
+        coil_transform=complex_normal((4, 4), rng),
         voxel_mm=(0.7, 0.8, 4.5),
         steps=("read", "whiten", "compress"),
     )
