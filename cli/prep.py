@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from .common import (
     say,
 )
 
+if TYPE_CHECKING:
+    from mri_ambient.data_prep import ScanResult
+
 
 def run(
     inputs: Inputs,
@@ -31,6 +34,9 @@ def run(
         float | None, typer.Option(help="k-space noise per real channel, in the file's units.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0 works in this one.")] = 0,
+    pictures: Annotated[
+        bool, typer.Option(help="Draw one picture a scan into DIR/qc, to look at the maps.")
+    ] = True,
     shard: Shard = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -48,16 +54,25 @@ def run(
         return
     with progress_bar(quiet) as bars:
         task = bars.add_task("prep", total=len(paths))
+
+        def done(result: ScanResult) -> None:
+            bars.advance(task)
+            for doubt in result.doubts:
+                say(f"warning: {doubt}")
+
         summary = prepare_many(
             paths,
             output,
             config,
             workers=workers,
             overwrite=overwrite,
-            on_scan=lambda *_: bars.advance(task),
+            pictures=pictures,
+            on_scan=done,
         )
     for line in summary.failed_lines:
         say(f"error: {line}")
+    for doubt in summary.doubts:
+        say(f"warning: {doubt}")
     if not quiet:
         say(summary.line())
     if summary.failed:

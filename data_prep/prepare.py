@@ -24,6 +24,7 @@ from .espirit import CROP, EspiritMaps, espirit
 from .noise import NoiseEstimate, NoiseEstimator, from_noise_scan, from_user
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling, rows_without_oversampling
+from .qc import check_slices, slice_doubts
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
@@ -93,11 +94,15 @@ class Preparation:
     def apply(self, scan: Scan) -> Scan:
         """Prepare slices of the planned volume.
 
-        A scan that has maps was prepared before and passes through unchanged.
+        A scan that has maps was prepared before and passes through unchanged. Slices that one set
+        of maps cannot explain are warned about.
         """
         if scan.maps is not None:
             return scan
-        return self.apply_espirit(scan)[0]
+        scan, found = self.apply_espirit(scan)
+        for doubt in slice_doubts(scan.scan_id, check_slices(scan, found, self.calib_shape)):
+            warnings.warn(doubt, NumericalWarning, stacklevel=2)
+        return scan
 
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
         """Prepare slices, and hand over ESPIRiT's eigenvalues too (None for a single coil)."""

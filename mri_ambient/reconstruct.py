@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +18,7 @@ from typing_extensions import TypeIs
 from ._version import __version__
 from .baselines import BASELINES, Baseline
 from .batch import Batch
-from .errors import ConfigError, DeviceError, OutputExistsError
+from .errors import ConfigError, DeviceError, NumericalWarning, OutputExistsError
 from .fourier import center_crop, ifft2c
 from .io import file_sha256, json_text
 from .io.base import ScanFile
@@ -37,6 +39,11 @@ OnStep = Callable[[StepInfo], None]
 
 class Preparation(Protocol):
     """What was learned about a volume in a first pass, ready to be applied to its slices."""
+
+    @property
+    def doubts(self) -> Sequence[str]:
+        """Numerical doubts of the first pass, a sentence each."""
+        ...
 
     def apply(self, scan: Scan) -> Scan:
         """Whiten, compress, estimate maps and normalise."""
@@ -384,7 +391,8 @@ def reconstruct_file(
     magnitudes: list[Tensor] = []
     facts: dict[str, Any] = {}
     seconds = 0.0
-    with _writer(file, method, options, output) as out:
+    doubts = list(preparation.doubts)
+    with _noted(doubts), _writer(file, method, options, output) as out:
         for scan in file:
             prepared = preparation.apply(scan)
             result = reconstruct(prepared, method, prior, options, on_step=on_step)
@@ -398,11 +406,24 @@ def reconstruct_file(
                 on_slice(len(checks), len(file))
     facts["provenance"]["seconds"] = seconds
     report = {"scan_id": file.scan_id, "input": file.path.name, "slices": len(file), **facts}
-    report |= {"acceleration": file.acceleration, "checks": checks, "settings": made_with or {}}
+    report |= {"acceleration": file.acceleration, "checks": checks, "doubts": doubts}
+    report["settings"] = made_with or {}
     if reference is not None:
         report |= score(torch.stack(magnitudes), reference)
     write_json(output / f"{file.scan_id}.json", report)
     return report
+
+
+@contextmanager
+def _noted(doubts: list[str]) -> Iterator[None]:
+    """Numerical warnings go on to the caller and into the report as well."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NumericalWarning)
+        yield
+    for warning in caught:
+        if isinstance(warning.message, NumericalWarning):
+            doubts.append(str(warning.message))
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _writer(

@@ -136,6 +136,11 @@ class Undersampled(ScanFile):
     """
 
     def __init__(self, full: ScanFile, spec: MaskSpec, seed: int) -> None:
+        if full.format == "prepared":
+            raise ConfigError(
+                f"{full.path}: prepared already, with maps and scale from all of its samples; a "
+                "retrospective mask needs the raw scan"
+            )
         if not full.fully_sampled:
             raise ConfigError(
                 f"{full.path}: a retrospective mask needs a fully sampled scan, but this one is "

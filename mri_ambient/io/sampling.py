@@ -74,9 +74,11 @@ def find_sampling(
 
 def _non_zero(slices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Non-zero positions of the volume ``(y, x)``, and their number ``(slice, x)``."""
-    hits, counts = torch.tensor(False), []
-    for hit in map(_hit, slices):  # no slice outlives the next one's reading
-        hits = hits | hit
+    per_slice = map(_hit, slices)  # no slice outlives the next one's reading
+    hits = next(per_slice)
+    counts = [hits.sum(dim=0)]
+    for hit in per_slice:
+        hits |= hit
         counts.append(hit.sum(dim=0))
     return hits, torch.stack(counts)
 
