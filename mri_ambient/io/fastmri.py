@@ -178,8 +178,7 @@ class FastmriFile(ScanFile):
 
     @cached_property
     def _sampling(self) -> Sampling:
-        slices = (self._read_all(index) for index in range(len(self)))
-        return find_sampling(self.path, slices, self._given_mask, self._padding)
+        return find_sampling(self.path, self._read_all, self.shape, self._given_mask, self._padding)
 
     def _find_mask(self) -> Tensor:
         return self._sampling.mask

@@ -7,11 +7,13 @@ lines, stray exact zeros on a line do not break it; 2-D patterns are taken as th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
@@ -39,7 +41,8 @@ class Sampling:
 
 def find_sampling(
     path: Path,
-    slices: Iterable[Tensor],
+    read: Callable[[int], Tensor],
+    shape: tuple[int, int, int, int],
     given: Tensor | None = None,
     padding: tuple[int, int] | None = None,
 ) -> Sampling:
@@ -52,7 +55,8 @@ def find_sampling(
 
     Args:
         path: the file, for messages.
-        slices: k-space of each slice, complex ``(coil, y, x)``.
+        read: gives the k-space of slice ``i``, complex ``(coil, y, x)``.
+        shape: of the volume, ``(slice, coil, y, x)``.
         given: the mask the file holds, bool ``(y, x)``.
         padding: ``(left, right)``: the columns that are acquired, says the header.
 
@@ -60,7 +64,7 @@ def find_sampling(
         ScanFormatError: there is no data, the mask belongs to other data, or the slices were
             sampled in different places.
     """
-    hit, counts = _non_zero(slices)
+    hit, counts = _non_zero(read, shape)
     if not hit.any():
         raise ScanFormatError(f"{path}: kspace holds nothing but zeros")
     _check_slices_agree(path, hit, counts)
@@ -72,19 +76,24 @@ def find_sampling(
     return Sampling(mask=measured[None], acquired=acquired & _unbroken_run(measured))
 
 
-def _non_zero(slices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def _non_zero(
+    read: Callable[[int], Tensor], shape: tuple[int, int, int, int]
+) -> tuple[Tensor, Tensor]:
     """Non-zero positions of the volume ``(y, x)``, and their number ``(slice, x)``."""
-    per_slice = map(_hit, slices)  # no slice outlives the next one's reading
-    hits = next(per_slice)
-    counts = [hits.sum(dim=0)]
-    for hit in per_slice:
-        hits |= hit
-        counts.append(hit.sum(dim=0))
-    return hits, torch.stack(counts)
+    n_slices, _, ny, nx = shape
+    hits = np.zeros((ny, nx), dtype=bool)
+    counts = np.zeros((n_slices, nx), dtype=int)
+    for index in range(n_slices):
+        _note(read(index).numpy(), hits, counts[index])
+    return torch.from_numpy(hits), torch.from_numpy(counts)
 
 
-def _hit(ksp: Tensor) -> Tensor:
-    return torch.from_numpy(ksp.numpy().any(axis=0))  # ten times faster than torch's complex !=
+def _note(ksp: NDArray[np.complex64], hits: NDArray[np.bool_], counts: NDArray[np.int_]) -> None:
+    # NumPy tells zeros ten times faster than torch's complex !=. Nothing outlives this call: what
+    # is left between two slices would split the memory that reading the next one needs.
+    hit = ksp.any(axis=0)
+    hits |= hit
+    hit.sum(axis=0, out=counts)
 
 
 def whole_lines(hit: Tensor) -> Tensor:

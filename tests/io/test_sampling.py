@@ -32,7 +32,7 @@ def lines(*columns: int | range) -> Tensor:
 
 
 def found(ksp: Tensor, given: Tensor | None = None, padding=None) -> Sampling:
-    return find_sampling(PATH, iter(ksp), given, padding)
+    return find_sampling(PATH, ksp.__getitem__, SHAPE, given, padding)
 
 
 EVERY_THIRD = lines(range(0, 30, 3), range(12, 18))
