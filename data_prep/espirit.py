@@ -18,7 +18,7 @@ The maps equal those of the textbook computation; it is fast for three reasons.
 * Kernels have ``k`` taps, so ``G`` is a trigonometric polynomial of degree ``k - 1`` along each
   axis: its values on ``2k - 1`` points are all there is to know, and every pixel follows from them
   by a (real) Dirichlet interpolation, one small matrix product per axis.
-* ``n`` power iterations are taken by repeated squaring, ``G^100 x = G^64 G^32 G^4 x``. In exact
+* ``n`` power iterations are taken by repeated squaring, ``G^100 x = (G^32)^3 G^4 x``. In exact
   arithmetic this is the same iterate, and a chunk of pixels stays in the cache meanwhile.
 """
 
@@ -232,8 +232,8 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
 
     The vector is ``G^n x / |G^n x|``, started from ones as in other software: where two
     eigenvalues tie, the start decides. The second eigenvalue comes from iterations across that
-    vector, from the highest power of ``G`` down to ``G`` itself: a high one separates it best from
-    the third, but loses what is far below the first to rounding, and a low one finds that again.
+    vector, with falling powers of ``G``: a high one separates it best from the third, but loses
+    what is far below the first to rounding, and a low one finds that again.
 
     Args:
         gram: positive semidefinite matrices, complex ``(pixel, coil, coil)``.
@@ -243,21 +243,21 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
         Unit vectors ``(pixel, coil)``, their Rayleigh quotients and those of the second
         eigenvectors, both real ``(pixel,)``.
     """
-    powers = [gram]  # G, G^2, G^4, ... times a number each
-    for _ in range(n_iter.bit_length() - 1):
+    powers = [gram]  # G, G^2, G^4, ..., G^32, times a number each
+    for _ in range(min(n_iter.bit_length() - 1, 5)):
         square = powers[-1] @ powers[-1]
         # An eigenvalue of 0.5 to the power of 128 would underflow; only directions matter.
         trace = square.diagonal(dim1=-2, dim2=-1).real.sum(dim=-1)
         powers.append(square.mul_(1 / trace.clamp_min(_TINY)[:, None, None]))
+    # From here on a product with a vector is cheaper than a higher power.
+    highest, rest = divmod(n_iter, 2 ** (len(powers) - 1))
+    steps = [power for i, power in enumerate(powers) if rest >> i & 1] + highest * powers[-1:]
 
     x = torch.ones_like(gram[..., :1])
-    for i, power in enumerate(powers):
-        if n_iter >> i & 1:
-            x = power @ x
-    x = _unit(x)
-
+    for power in steps:
+        x = _unit(power @ x)
     y = _chirp(x)
-    for power in reversed(powers):
+    for power in (powers[-1], *powers[::-2]):
         y = power @ y
         y = _unit(y - x * _inner(x, y))
     return x[..., 0], _inner(x, gram @ x).real.flatten(), _inner(y, gram @ y).real.flatten()

@@ -16,7 +16,7 @@ from .atomic import atomic_path, file_sha256
 from .errors import CheckpointError, ConfigError, MriAmbientError
 from .masks import MaskSpec
 from .nn.unet import UNetSpec
-from .prior import Prior, PriorFacts
+from .prior import SCALE_RULE, Prior, PriorFacts
 
 HEADER = "mri_ambient"
 PRIOR_FORMAT = "prior/1"
@@ -111,6 +111,11 @@ def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
         raise CheckpointError(
             f"{path}: does not hold a prior this version can use ({error})"
         ) from error
+    if facts.scale_rule != SCALE_RULE:
+        raise CheckpointError(
+            f"{path}: a prior for another kind of data: it wants scans normalised by "
+            f"{facts.scale_rule!r}, this version normalises by {SCALE_RULE!r}"
+        )
     card = {**facts.card, "sha256": file_sha256(path)}
     net.requires_grad_(False).eval()
     return Prior(net.to(device), replace(facts, card=card))

@@ -48,6 +48,10 @@ class DenoiserSource(Protocol):
         ...
 
 
+SCALE_RULE = "calibration-rss-p99"
+"""How scans are normalised before any prior sees them (docs/conventions.md)."""
+
+
 @dataclass(frozen=True)
 class PriorFacts:
     """What a prior file says beside its weights.
@@ -73,7 +77,7 @@ class PriorFacts:
     mask_conditioned: bool
     mask: MaskSpec
     tau: float = 0.05
-    scale_rule: str = "calibration-rss-p99"
+    scale_rule: str = SCALE_RULE
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ class TrainConfig:
     clip: float = 1.0
     n_validation: int = 8
     check_every: int = 2000
-    save_every: int = 2000
+    save_every: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -203,7 +203,7 @@ def train(
             f"objective {config.objective.name!r} needs fully sampled scans, but {folder} holds "
             "undersampled ones; use kspace or ambient"
         )
-    run.mkdir(parents=True, exist_ok=True)
+    _make_folder(run)
     facts = _prepare_run(run, dataset, config)
     net = _fresh_network(facts, config.seed).to(device)
     net.autocast = device.type == "cuda"
@@ -248,6 +248,15 @@ def train(
     save_prior(prior, run / "prior.safetensors")
     plot_curves(run / "log.jsonl", run / "curves.png")
     return prior
+
+
+def _make_folder(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{run}: cannot be made ({error.strerror}); choose another folder for the run"
+        ) from error
 
 
 def describe(folder: Path, config: TrainConfig) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,13 @@ def test_a_prior_of_another_shape_is_refused(prior, tmp_path):
     header["facts"]["surprise"] = 1
     save_tensors(path, tensors, header)
     with pytest.raises(CheckpointError):
+        load_prior(path)
+
+
+def test_a_prior_for_another_kind_of_data_is_refused(prior, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    save_prior(Prior(prior.net, replace(prior.facts, scale_rule="maximum")), path)
+    with pytest.raises(CheckpointError, match=r"another kind of data.*'maximum'"):
         load_prior(path)
 
 

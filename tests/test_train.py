@@ -239,3 +239,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(scans, tmp_path, monkeypatc
     train(scans, run, QUICK, images=8)
     train(scans, tmp_path / "whole", QUICK, images=8)
     assert_same_run(tmp_path / "whole", run)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(scans, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        train(scans, tmp_path / "file" / "run", QUICK, images=2)

@@ -1,0 +1,58 @@
+"""What the command line writes goes through the fastmri package's own evaluation, unchanged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.fastmri
+
+
+@pytest.mark.parametrize("size", [(48, 32), (40, 40)])
+def test_fastmri_evaluates_our_reconstructions_to_our_numbers(size, tmp_path):
+    from fastmri.evaluate import evaluate
+
+    from mri_ambient.baselines import CgSense
+    from mri_ambient.data_prep import SimulateConfig, simulate_scans
+    from mri_ambient.data_prep.raw import reconstruct_raw
+    from mri_ambient.masks import MaskSpec
+
+    config = SimulateConfig(size=size, coils=4, full=True, noise=0.01, slices=2)
+    scans = simulate_scans("phantom", tmp_path / "full", config, count=2)
+    ours = [
+        reconstruct_raw(
+            scan, tmp_path / "out", method=CgSense(), retrospective=MaskSpec("random", 2, 8)
+        )["metrics"]
+        for scan in scans
+    ]
+    for report in (tmp_path / "out").glob("*.json"):
+        assert json.loads(report.read_text())["metrics"]["reference"] == "rss"
+        report.unlink()  # fastmri opens every file of the folder as a volume
+
+    args = argparse.Namespace(
+        target_path=tmp_path / "full", predictions_path=tmp_path / "out",
+        acquisition=None, acceleration=None,
+    )  # fmt: skip
+    theirs = evaluate(args, "reconstruction_rss").means()
+    for name in ("NMSE", "PSNR", "SSIM"):
+        mean = sum(row[name.lower()] for row in ours) / len(ours)
+        assert np.asarray(theirs[name]).item() == pytest.approx(mean, abs=1e-6, rel=1e-6)
+
+
+def test_fastmris_loader_reads_what_we_simulate(tmp_path):
+    from fastmri.data import SliceDataset
+
+    from mri_ambient.data_prep import SimulateConfig, simulate_scans
+
+    config = SimulateConfig(size=(40, 32), coils=3, acceleration=2, calib=8, slices=3)
+    simulate_scans("phantom", tmp_path, config, count=1)
+    dataset = SliceDataset(root=tmp_path, challenge="multicoil")
+    assert len(dataset) == 3
+    kspace, mask, _target, attributes, _name, index = dataset[1]
+    assert kspace.shape == (3, 40, 32)
+    assert mask.shape[-1] == 32
+    assert index == 1
+    assert attributes["padding_right"] == 32
