@@ -57,8 +57,8 @@ class EspiritMaps:
         maps: sensitivities, complex64 ``(slice, coil, y, x)``; sum_c |S_c|^2 is 1 in the support
             and the maps are exactly 0 outside.
         eigenvalue: the largest eigenvalue of ``G``, 0 to 1, ``(slice, y, x)``.
-        second_eigenvalue: the second largest, ``(slice, y, x)``; below half of the first it is a
-            lower bound.
+        second_eigenvalue: the second largest, ``(slice, y, x)``; below 0.6 of the first it is a
+            lower bound, seldom 0.01 too low.
     """
 
     maps: Tensor
@@ -257,7 +257,7 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
     for power in steps:
         x = _unit(power @ x)
     y = _chirp(x)
-    for power in (powers[-1], *powers[::-2]):
+    for power in (powers[-1], *powers[:1:-1]):
         y = power @ y
         y = _unit(y - x * _inner(x, y))
     return x[..., 0], _inner(x, gram @ x).real.flatten(), _inner(y, gram @ y).real.flatten()

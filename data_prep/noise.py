@@ -259,7 +259,11 @@ def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
     (lambda_j, c_j), weighted for noise that is only roughly equal, signal that is only roughly
     proportional, and the number of samples. Each combination is then scaled down to its share of
     noise, which keeps the matrix positive definite, and keeps noise correlations wherever signal
-    does not drown them.
+    does not drown them; where it does, all that exceeds psi is taken for signal.
+
+    With 8 or more coils and a noise of at least 0.005 of the image's maximum, 99 of 100 simulated
+    128x128 scans at R = 4 come within 10 % of the truth, with 4 coils three of four
+    (``tests/benchmarks/bench_noise.py``).
 
     Args:
         outer: covariance of the outermost samples ``(coil, coil)``, positive definite.
@@ -274,7 +278,10 @@ def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
         signal = signal.clamp_min(0)
         energy = (basis.conj() * (equal @ basis)).sum(dim=0).real
         noise, slope = _fit_line(signal, energy, n_samples)
-        share = (noise / (noise + slope * signal)).sqrt().to(cov.dtype)
+        excess = slope * signal
+        drowned = excess / (noise + excess)
+        excess = (1 - drowned) * excess + drowned * (energy - noise).clamp_min(0)
+        share = (noise / (noise + excess)).sqrt().to(cov.dtype)
         cleaned = share[:, None] * (basis.mH @ equal @ basis) * share
         cov = gain[:, None] * (basis @ cleaned @ basis.mH) * gain
     return cov

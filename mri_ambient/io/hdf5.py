@@ -159,9 +159,10 @@ def is_complex(dtype: np.dtype[Any]) -> bool:
     """Whether a dtype is complex, or a compound of a real and an imaginary float."""
     if dtype.names is None:
         return dtype.kind == "c"
-    part = dtype[0]
+    if len(dtype.names) != 2 or dtype[0].kind != "f":
+        return False
     # Damaged files can hold compounds with overlapping parts, on which h5py crashes.
-    return part.kind == "f" and dtype == np.dtype([(name, part) for name in dtype.names[:2]])
+    return dtype == np.dtype([(name, dtype[0]) for name in dtype.names])
 
 
 def read_complex(

@@ -213,9 +213,8 @@ class PreparedFile(ScanFile):
         maps = find_dataset(file, self.path, "maps")
         if maps.dtype != "complex64" or maps.shape != ksp.shape:
             raise self._damaged(f"maps are {maps.dtype} {maps.shape}, ksp has {ksp.shape}")
-        self.__dict__["mask"] = self._read_bool(
-            file, "mask", (1, ny, nx)
-        )  # cached, as base reads it
+        # Cached where the properties of the base look first.
+        self.__dict__["mask"] = self._read_bool(file, "mask", (1, ny, nx))
         self.__dict__["acquired"] = self._read_bool(file, "acquired", (nx,))
         transform = find_dataset(file, self.path, "coil_transform")
         if (

@@ -142,10 +142,8 @@ def _acquired(path: Path, measured: Tensor, padding: tuple[int, int] | None) -> 
 
 
 def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> None:
-    n_given, n_held = (
-        int((given & measured.any(dim=1)[:, None]).sum()),
-        int((given & measured).sum()),
-    )
+    rows = measured.any(dim=1)[:, None]
+    n_given, n_held = int((given & rows).sum()), int((given & measured).sum())
     if 2 * n_held < n_given or n_held == 0:
         raise ScanFormatError(
             f"{path}: kspace holds nothing at {n_given - n_held} of the {n_given} positions that "

@@ -49,13 +49,15 @@ def report(case: dict[str, object], found: list[NoiseEstimate], truths: list[Ten
     print(json.dumps(line), flush=True)
 
 
-def simulated(data: Path, size: int, mask: str, noise: float, n_coils: int, count: int) -> None:
-    source = open_images(data / "brain256_val.zip")
+def simulated(
+    images: Path | str, size: int, mask: str, noise: float, n_coils: int, count: int
+) -> None:
+    source = open_images(images)
     config = SimulateConfig(
         size=(size, size), coils=n_coils, noise=noise, jitter=True, seed=11,
         full=mask == "full", mask="random" if mask == "full" else mask, acceleration=MASKS[mask],
     )  # fmt: skip
-    names = source.names(None, 1)
+    names = source.names(count if images == "phantom" else None, 1)
     names = names[:: len(names) // count][:count]
     found, truths = [], []
     for name in names:
@@ -65,7 +67,7 @@ def simulated(data: Path, size: int, mask: str, noise: float, n_coils: int, coun
         estimator.add(model.measure(0))
         found.append(estimator.estimate())
         truths.append(config.units**2 * model.cov)
-    case = {"data": "brain256_val", "size": size, "mask": mask, "R": MASKS[mask]}
+    case = {"data": Path(images).stem, "size": size, "mask": mask, "R": MASKS[mask]}
     report(case | {"coils": n_coils, "noise": noise}, found, truths)
 
 
@@ -93,19 +95,25 @@ def real(path: Path, n_seeds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder with brain256_val.zip and kspace/")
-    parser.add_argument("--quick", action="store_true", help="fewer scans and cases")
+    parser.add_argument(
+        "data", type=Path, nargs="?", help="folder with brain256_val.zip and kspace/"
+    )
+    parser.add_argument("--quick", action="store_true", help="phantoms, few cases")
     options = parser.parse_args()
+    if options.data is None and not options.quick:
+        parser.error("the folder is needed without --quick")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # remarks of the reader and of sigpy
     count = 3 if options.quick else 12
+    images = "phantom" if options.data is None else options.data / "brain256_val.zip"
     for size in (128,) if options.quick else (128, 256):
         for n_coils in (8,) if options.quick else (4, 8, 16):
             for mask in MASKS:
                 for noise in (0.005, 0.01, 0.02, 0.05):
-                    simulated(options.data, size, mask, noise, n_coils, count)
+                    simulated(images, size, mask, noise, n_coils, count)
     for name in ("espirit_brain8", "alias_brain8"):
-        real(options.data / "kspace" / f"{name}.h5", 2 if options.quick else 10)
+        if options.data is not None:
+            real(options.data / "kspace" / f"{name}.h5", 2 if options.quick else 10)
 
 
 if __name__ == "__main__":

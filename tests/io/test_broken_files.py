@@ -87,6 +87,8 @@ def test_no_known_layout(write_scan, small_ksp):
         (np.ones((2, 3, 12, 10), np.float32), "kspace is float32 (2, 3, 12, 10), wanted complex"),
         (np.ones((2, 3, 12, 10), np.int16), "kspace is int16"),
         (np.ones((2, 12, 10), "S4"), "wanted complex numbers"),
+        (np.ones((2, 12, 10), [("r", "f4")]), "wanted complex numbers"),
+        (np.ones((2, 12, 10), [("r", "f4"), ("i", "i4")]), "wanted complex numbers"),
         (np.ones((12, 10), np.complex64), "kspace has 2 axes (12, 10)"),
         (np.ones((1, 2, 3, 12, 10), np.complex64), "kspace has 5 axes"),
         (np.complex64(1), "kspace has 0 axes"),
