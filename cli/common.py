@@ -94,6 +94,41 @@ def parse_seconds(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def parse_range(name: str, text: str) -> float | tuple[float, float]:
+    """``4`` as a number, ``3:7`` as a pair to draw from.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    parts = text.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) == 2:
+        return numbers[0], numbers[1]
+    raise ConfigError(f"{name} is a number or LOW:HIGH, e.g. 4 or 3:7; got {text!r}")
+
+
+def parse_shares(name: str, text: str) -> str | dict[str, float]:
+    """``random`` as it is, ``random:0.8,poisson:0.2`` as shares.
+
+    Raises:
+        ConfigError: a share is no number.
+    """
+    if ":" not in text:
+        return text
+    pairs = [part.partition(":") for part in text.split(",")]
+    try:
+        return {kind.strip(): float(share) for kind, _, share in pairs}
+    except ValueError as error:
+        raise ConfigError(
+            f"{name} is one kind or shares like random:0.8,poisson:0.2; got {text!r}"
+        ) from error
+
+
 def run_cases(cases: Iterable[T], work: Callable[[T], None]) -> None:
     """Do every case; one that fails costs one line, and the others are done.
 

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from .common import Output, Overwrite, Quiet, Seed, progress_bar, say
+from .common import (
+    Output,
+    Overwrite,
+    Quiet,
+    Seed,
+    parse_range,
+    parse_shares,
+    progress_bar,
+    say,
+)
 
 
 def run(
@@ -23,12 +32,19 @@ def run(
         128,
     ),
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
-    acceleration: Annotated[float, typer.Option(help="Achieved acceleration.")] = 4.0,
+    acceleration: Annotated[
+        str, typer.Option(help="Achieved acceleration, or LOW:HIGH, drawn for every scan.")
+    ] = "4",
     mask_type: Annotated[
-        str, typer.Option(help="random, equispaced, gaussian or poisson (2-D).")
+        str,
+        typer.Option(
+            help="random, equispaced, gaussian or poisson (2-D), or shares: random:0.8,poisson:0.2."
+        ),
     ] = "random",
     calib_lines: Annotated[int, typer.Option(help="Fully sampled central lines.")] = 20,
-    noise: Annotated[float, typer.Option(help="Noise per real channel, image maximum 1.")] = 0.01,
+    noise: Annotated[
+        str, typer.Option(help="Noise per real channel, image maximum 1, or LOW:HIGH.")
+    ] = "0.01",
     slices: Annotated[int, typer.Option(help="Slices a scan.")] = 1,
     readout_oversampling: Annotated[int, typer.Option(help="1 or 2.")] = 1,
     jitter: Annotated[
@@ -51,10 +67,10 @@ def run(
     config = SimulateConfig(
         size=size,
         coils=coils,
-        mask=mask_type,
-        acceleration=acceleration,
+        mask=parse_shares("--mask-type", mask_type),
+        acceleration=parse_range("--acceleration", acceleration),
         calib=calib_lines,
-        noise=noise,
+        noise=parse_range("--noise", noise),
         full=full,
         readout_oversampling=readout_oversampling,
         slices=slices,

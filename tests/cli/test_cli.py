@@ -275,6 +275,22 @@ def test_options_that_are_parsed_by_hand():
             parse_seconds(bad)
 
 
+def test_a_data_set_can_mix_rates_and_masks(cli, tmp_path):
+    cli("simulate", "phantom", "-o", tmp_path, "--scans", 6, "--size", 48, 48, "--coils", 2,
+        "--acceleration", "2:3", "--mask-type", "random:0.5,gaussian:0.5", "--calib-lines", 8,
+        "--noise", "0.001:0.1")  # fmt: skip
+    rates = [json.loads(cli("info", p, "--json")[0])["acceleration"] for p in tmp_path.glob("*.h5")]
+    assert len(set(rates)) > 2
+    assert 1.9 < min(rates) < max(rates) < 3.1
+    for option, bad in (
+        ("--noise", "a:b"),
+        ("--acceleration", "1:2:3"),
+        ("--mask-type", "random:x"),
+    ):
+        _, err = cli("simulate", "phantom", "-o", tmp_path, "--scans", 1, option, bad, code=2)
+        assert option in err
+
+
 def test_help_is_fast_because_it_imports_no_torch():
     import subprocess
     import sys

@@ -110,13 +110,13 @@ def test_the_eigenpairs_are_those_of_the_definition(
     ksp = simulated(shape, rng, n_coils=4)
     gram = definition(center_crop(ksp[0], calib), kernel_shape(calib), 0.02, shape)
     values, vectors = torch.linalg.eigh(gram)
-    # Enough iterations that even a gap of 1e-3 between two eigenvalues is resolved.
-    found = espirit(ksp, calib, crop=0.0, n_iter=10_000)
-    torch.testing.assert_close(found.eigenvalue[0].double(), values[..., -1], rtol=0, atol=1e-4)
-    short = values[..., -2] - found.second_eigenvalue[0]  # never above the true one
-    assert short.min() > -1e-4
+    # Enough iterations that only eigenvalues closer than the tolerances stay mixed.
+    found = espirit(ksp, calib, crop=0.0, n_iter=3_000)
+    torch.testing.assert_close(found.eigenvalue[0].double(), values[..., -1], rtol=0, atol=1e-5)
+    short = values[..., -2] - found.second_eigenvalue[0]
+    assert short.min() > -1e-3
     assert short[values[..., -2] > 0.6 * values[..., -1]].max() < 1e-3
-    assert short.max() < 0.3
+    assert short.max() < 0.3  # a lower bound where nobody asks for it
     clear = values[..., -1] - values[..., -2] > 0.01
     assert clear.float().mean() > 0.9
     first = vectors[..., -1].movedim(-1, 0).to(torch.complex64)
