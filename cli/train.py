@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -49,6 +51,7 @@ def run(
         return
     where = pick_device(device)
     limit = None if time_limit is None else parse_seconds(time_limit)
+    interrupted = _on_interrupt()
     with progress_bar(quiet) as bars:
         task = bars.add_task("train", total=images if limit is None else round(limit))
 
@@ -71,9 +74,26 @@ def run(
             time_limit_s=limit,
             device=where,
             on_progress=show,
+            should_stop=interrupted.is_set,
         )
     if not quiet:
         say(f"{output / 'prior.safetensors'}: {prior.facts.card['images_seen']} images seen")
+    if interrupted.is_set():
+        raise typer.Exit(130)
+
+
+def _on_interrupt() -> Event:
+    """The first Ctrl-C ends the run after its step, with a checkpoint; the second ends it now."""
+    asked = Event()
+
+    def stop(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        say("stopping after this step and writing a checkpoint; Ctrl-C again to stop at once")
+
+    signal.signal(signal.SIGINT, stop)
+    return asked
 
 
 def _validation_line(progress: object) -> str:

@@ -1,6 +1,6 @@
 """From scanner files to training shards: whiten, compress, map, scale, and write."""
 
-from .espirit import EspiritMaps, espirit, espirit_maps, second_map_share
+from .espirit import EspiritMaps, espirit_maps, second_map_share
 from .prepare import Preparation, PrepConfig, plan
 from .shards import PrepSummary, ScanResult, prepare_file, prepare_many
 from .simulate import SimulateConfig, simulate_scans
@@ -12,7 +12,6 @@ __all__ = [
     "Preparation",
     "ScanResult",
     "SimulateConfig",
-    "espirit",
     "espirit_maps",
     "plan",
     "prepare_file",

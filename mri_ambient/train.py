@@ -174,6 +174,7 @@ def train(
     time_limit_s: float | None = None,
     device: torch.device | str = "cpu",
     on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Prior:
     """Train a prior on prepared scans, or go on with a run that was stopped.
 
@@ -185,6 +186,7 @@ def train(
         time_limit_s: stop after this many seconds of this call.
         device: where to train.
         on_progress: told after every step.
+        should_stop: asked before every step; True stops as a time limit does.
 
     Returns:
         The prior, as written to ``run/prior.safetensors``.
@@ -227,6 +229,8 @@ def train(
             if images is not None and seen >= images:
                 break
             if time_limit_s is not None and time.monotonic() - started > time_limit_s:
+                break
+            if should_stop is not None and should_stop():
                 break
             loss = _step(state, [group.to(device) for group in groups], config)
             seen += config.batch_size

@@ -64,6 +64,15 @@ def test_a_time_limit_only_stops(scans, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_from_there(scans, tmp_path):
+    train(scans, tmp_path / "whole", QUICK, images=8)
+    answers = iter([False, True])
+    train(scans, tmp_path / "parts", QUICK, images=8, should_stop=lambda: next(answers))
+    assert latest_checkpoint(tmp_path / "parts").name == "checkpoint-000000002.safetensors"
+    train(scans, tmp_path / "parts", QUICK, images=8)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 CHILD = """
 import sys
 from pathlib import Path
