@@ -261,9 +261,9 @@ def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
     noise, which keeps the matrix positive definite, and keeps noise correlations wherever signal
     does not drown them; where it does, all that exceeds psi is taken for signal.
 
-    With 8 or more coils and a noise of at least 0.005 of the image's maximum, 99 of 100 simulated
-    128x128 scans at R = 4 come within 10 % of the truth, with 4 coils three of four
-    (``tests/benchmarks/bench_noise.py``).
+    Of simulated 128x128 scans at R = 4 whose noise is 0.005 to 0.05 of the image's maximum, 190 of
+    192 come within 10 % of the truth with 8 or 16 coils and 83 of 96 with 4 (all misses at 0.01 or
+    less; ``tests/benchmarks/bench_noise.py``, which takes better sources where there are some).
 
     Args:
         outer: covariance of the outermost samples ``(coil, coil)``, positive definite.
