@@ -22,6 +22,12 @@ def run(
     ] = None,
     images: Annotated[int | None, typer.Option(help="Stop after this many images.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Stop after, e.g., 90s, 10m, 2h.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Prior file or run folder to start from (fine-tuning).")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Adam's, after the warm-up.")] = 1e-3,
     seed: Seed = 0,
@@ -33,6 +39,7 @@ def run(
 
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     """
+    from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import pick_device
     from mri_ambient.objectives import OBJECTIVES
     from mri_ambient.train import Progress, TrainConfig, describe, train
@@ -43,6 +50,7 @@ def run(
         wrapper=wrapper,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        precision=precision,
         seed=seed,
     )
     if dry_run or not quiet:
@@ -73,6 +81,7 @@ def run(
             images=images,
             time_limit_s=limit,
             device=where,
+            init=None if init is None else load_prior(init, where),
             on_progress=show,
             should_stop=interrupted.is_set,
         )

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from .fourier import reverse
 from .scan import Scan
 from .sense import SenseOp
 
@@ -43,6 +44,27 @@ class Batch:
         moved = (getattr(self, f.name).to(device, non_blocking=True) for f in fields(self))
         return Batch(*moved)
 
+    def augmented(self, rng: Generator) -> Batch:
+        """The same measurements of mirrored, conjugated, phase-turned objects, drawn per slice.
+
+        Exact for any coils and mask: nothing is interpolated and nothing new is measured. The
+        object is mirrored along y and along x and its complex conjugate taken with probability 1/2
+        each, and turned by a uniform phase.
+        """
+        n = len(self)
+        flip_y, flip_x, conjugate = torch.rand(3, n, generator=rng) < 0.5
+        turn = torch.polar(torch.ones(n), 2 * torch.pi * torch.rand(n, generator=rng))
+        ksp, maps, mask, acquired = self.ksp, self.maps, self.mask, self.acquired
+        # Conjugating an object and its coils conjugates k-space and mirrors both of its axes.
+        maps = _where(conjugate, maps.conj(), maps)
+        ksp = _where(conjugate, ksp.conj(), ksp)
+        for flips, dim in ((flip_y, -2), (flip_x, -1)):
+            maps = _where(flips, reverse(maps, dim), maps)
+            ksp, mask = (_where(flips ^ conjugate, reverse(t, dim), t) for t in (ksp, mask))
+        acquired = _where(flip_x ^ conjugate, reverse(acquired, -1), acquired)
+        ksp = ksp * turn.to(ksp.device)[:, None, None, None]
+        return Batch(ksp, maps, mask, acquired, self.noise_std)
+
     @classmethod
     def of(cls, scans: Sequence[Scan]) -> Batch:
         """Stack the slices of prepared scans of one matrix size; coil counts may differ.
@@ -53,6 +75,11 @@ class Batch:
         n_coils = max(scan.n_coils for scan in scans)
         parts = [_padded(scan, n_coils) for scan in scans]
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _where(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Choose per slice."""
+    return torch.where(flags.view(-1, *[1] * (no.ndim - 1)).to(no.device), yes, no)
 
 
 def _padded(scan: Scan, n_coils: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

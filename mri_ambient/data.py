@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from .coverage import Coverage, MaskFacts, coverage
 from .errors import ConfigError, NumericalWarning, ScanFormatError
 from .io import open_scan
 from .io.prepared import PreparedFile
-from .masks import achieved_acceleration, calibration_block, outer_samples
+from .masks import calibration_block, outer_samples
 from .rng import rng_for
 
 MIN_SIGMA = 0.002
@@ -25,18 +26,30 @@ MIN_SIGMA = 0.002
 
 @dataclass(frozen=True)
 class Item:
-    """One slice of a prepared file."""
+    """One slice of a prepared file, whose facts stay in memory and whose samples do not."""
 
-    path: Path
-    scan_id: str
+    file: PreparedFile
     index: int
-    shape: tuple[int, int]
     noise_std: float
-    acceleration: float
+
+    @property
+    def scan_id(self) -> str:
+        """Name of the scan."""
+        return self.file.scan_id
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Matrix ``(y, x)``."""
+        return self.file.shape[-2:]
+
+    @cached_property
+    def acceleration(self) -> float:
+        """The achieved acceleration."""
+        return self.file.acceleration
 
     def read(self) -> Batch:
         """The slice as a batch of one."""
-        return Batch.of([PreparedFile(self.path)[self.index]])
+        return Batch.of([self.file[self.index]])
 
 
 @dataclass(frozen=True)
@@ -67,9 +80,12 @@ class Dataset:
             chosen.append(int(order[place]))
         return chosen
 
-    def batch(self, n: int, size: int, seed: int) -> list[Batch]:
+    def batch(self, n: int, size: int, seed: int, *, augment: bool = False) -> list[Batch]:
         """Batch ``n`` of ``size`` slices, stacked by matrix size."""
-        return stack([self.train[i] for i in self.indices(n, size, seed)])
+        groups = stack([self.train[i] for i in self.indices(n, size, seed)])
+        if not augment:
+            return groups
+        return [group.augmented(rng_for(seed, "augment", n, i)) for i, group in enumerate(groups)]
 
 
 def stack(items: Sequence[Item]) -> list[Batch]:
@@ -77,10 +93,7 @@ def stack(items: Sequence[Item]) -> list[Batch]:
     groups: dict[tuple[int, int], list[Item]] = {}
     for item in items:
         groups.setdefault(item.shape, []).append(item)
-    return [
-        Batch.of([PreparedFile(item.path)[item.index] for item in group])
-        for group in groups.values()
-    ]
+    return [Batch.of([item.file[item.index] for item in group]) for group in groups.values()]
 
 
 def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
@@ -127,8 +140,7 @@ def _items(path: Path) -> list[Item]:
         )
     if file.noise_std is None:
         raise ScanFormatError(f"{path}: does not say its noise; prepare it again")
-    noise_std, rate = float(file.noise_std), file.acceleration
-    return [Item(path, file.scan_id, i, file.shape[-2:], noise_std, rate) for i in range(len(file))]
+    return [Item(file, i, float(file.noise_std)) for i in range(len(file))]
 
 
 def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:
@@ -161,10 +173,8 @@ def smallest_sigma(items: Sequence[Item], margin: float = 1.2) -> float:
 
 def measure_coverage(items: Sequence[Item]) -> list[Coverage]:
     """How well the masks of the scans cover k-space, by matrix size; warns about holes."""
-    facts = []
-    for path in {item.path: None for item in items}:
-        file = PreparedFile(path)
-        facts.append(MaskFacts(file.mask, file.acquired, file.shape[1]))
+    files = {item.file.path: item.file for item in items}.values()
+    facts = [MaskFacts(file.mask, file.acquired, file.shape[1]) for file in files]
     found = coverage(facts)
     for doubt in (doubt for group in found for doubt in group.doubts):
         warnings.warn(doubt, NumericalWarning, stacklevel=2)
@@ -175,7 +185,6 @@ def typical_mask(items: Sequence[Item], *, limit: int = 200) -> tuple[str, float
     """Kind, median rate and median calibration width of the training masks."""
     rates, calibs = [], []
     for item in items[:: max(1, len(items) // limit)]:
-        mask = PreparedFile(item.path).mask
-        rates.append(achieved_acceleration(mask, PreparedFile(item.path).acquired))
-        calibs.append(calibration_block(mask)[1])
+        rates.append(item.acceleration)
+        calibs.append(calibration_block(item.file.mask)[1])
     return "random", float(np.median(rates)), int(np.median(calibs))

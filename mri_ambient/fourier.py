@@ -79,6 +79,17 @@ def ifftc(x: Tensor, dim: int) -> Tensor:
     return out
 
 
+def reverse(x: Tensor, dim: int) -> Tensor:
+    """Mirror an axis about its centre, ``n // 2``.
+
+    The same index reversal, ``i -> 2 (n // 2) - i`` modulo n, mirrors an image and its k-space:
+    ``fft2c(reverse(x, d)) == reverse(fft2c(x), d)``, for odd and even n.
+    """
+    n = x.shape[dim]
+    index = (2 * (n // 2) - torch.arange(n, device=x.device)) % n
+    return x.index_select(dim, index)
+
+
 def center_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
     """Cut the centre of the last two axes.
 

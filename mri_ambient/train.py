@@ -44,6 +44,8 @@ from .validate import HeldOut, cg_sense_error, fit_tau, hide_lines
 
 STATE_FORMAT = "train/1"
 
+PRECISIONS = ("auto", "fp32", "bf16")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -60,6 +62,10 @@ class TrainConfig:
         ema_power: weights are averaged with the power profile (1 - 1/t)^(power + 1) of Karras et
             al. 2024 (arXiv 2312.02696, eq. 127), which needs no horizon.
         clip: largest norm of the gradient.
+        augment: show mirrored, conjugated and phase-turned versions of every measurement, which
+            are measurements of mirrored, conjugated and phase-turned objects.
+        precision: of the network while it trains: "fp32", "bf16" (autocast; the physics and the
+            losses stay in single precision), or "auto": bf16 on a GPU, fp32 on a CPU.
         n_validation: scans set aside.
         check_every: images between validations, which also write the prior and the curves.
         save_every: images between checkpoints.
@@ -75,6 +81,8 @@ class TrainConfig:
     decay_images: int = 8000
     ema_power: float = 6.94
     clip: float = 1.0
+    augment: bool = True
+    precision: str = "auto"
     n_validation: int = 8
     check_every: int = 2000
     save_every: int = 500
@@ -87,6 +95,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision {self.precision!r} is unknown; choose from {', '.join(PRECISIONS)}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the objective under its name."""
@@ -97,6 +109,10 @@ class TrainConfig:
         warm = min(images / self.warmup_images, 1.0)
         decay = math.sqrt(min(self.decay_images / max(images, 1), 1.0))
         return self.learning_rate * warm * decay
+
+    def autocast_on(self, device: torch.device) -> bool:
+        """Whether the network trains in bfloat16."""
+        return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
 
     def ema_decay_at(self, step: int) -> float:
         """How much of the average is kept at this step (counted from 1)."""
@@ -173,6 +189,7 @@ def train(
     images: int | None = None,
     time_limit_s: float | None = None,
     device: torch.device | str = "cpu",
+    init: Prior | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Prior:
@@ -185,6 +202,8 @@ def train(
         images: stop after this many images in total.
         time_limit_s: stop after this many seconds of this call.
         device: where to train.
+        init: start from the weights of this prior instead of fresh ones (fine-tuning); everything
+            else about the new prior is measured on the new data.
         on_progress: told after every step.
         should_stop: asked before every step; True stops as a time limit does.
 
@@ -192,7 +211,8 @@ def train(
         The prior, as written to ``run/prior.safetensors``.
 
     Raises:
-        ConfigError: nothing to stop at, unusable data, or another configuration than the run's.
+        ConfigError: nothing to stop at, unusable data, another configuration than the run's, or
+            an ``init`` of another architecture.
         CheckpointError: a state could not be read or written.
     """
     if images is None and time_limit_s is None:
@@ -206,9 +226,9 @@ def train(
             "undersampled ones; use kspace or ambient"
         )
     _make_folder(run)
-    facts = _prepare_run(run, dataset, config)
-    net = _fresh_network(facts, config.seed).to(device)
-    net.autocast = device.type == "cuda"
+    facts = _prepare_run(run, dataset, config, init)
+    net = _first_network(facts, config.seed, init).to(device)
+    net.autocast = config.autocast_on(device)
     state = _State(net, config)
     log = _Log(run / "log.jsonl")
     if (checkpoint := latest_checkpoint(run)) is not None:
@@ -302,25 +322,41 @@ def _step(state: _State, groups: list[Batch], config: TrainConfig) -> float:
     return total
 
 
-def _fresh_network(facts: PriorFacts, seed: int) -> Denoiser:
-    """Initial weights from the seed, leaving torch's global random state as it was."""
+def _first_network(facts: PriorFacts, seed: int, init: Prior | None) -> Denoiser:
+    """Initial weights from the seed, leaving torch's global random state as it was, or a prior's.
+
+    Raises:
+        ConfigError: the prior's network is another one.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng_for(seed, "initial weights").initial_seed())
-        return facts.build()
+        net = facts.build()
+    if init is None:
+        return net
+    if (init.facts.kind, init.facts.network) != (facts.kind, facts.network):
+        raise ConfigError(
+            f"the initial prior is a {init.facts.kind!r} denoiser with {init.facts.network}, but a "
+            f"{facts.kind!r} one with {facts.network} is to be trained; choose the same preset and "
+            "wrapper, or leave --init out"
+        )
+    net.load_state_dict(init.net.state_dict())
+    return net
 
 
-def _prepare_run(run: Path, dataset: Dataset, config: TrainConfig) -> PriorFacts:
+def _prepare_run(
+    run: Path, dataset: Dataset, config: TrainConfig, init: Prior | None
+) -> PriorFacts:
     """Write the run's configuration, or check that it is the same run; say what is trained."""
     path = run / "run.json"
-    wanted = json.loads(json.dumps({"config": config.as_dict(), "data": dataset.fingerprint}))
+    started_from = None if init is None else init.facts.card.get("sha256", "unsaved")
+    identity = {"data": dataset.fingerprint, "init": started_from}
+    wanted = json.loads(json.dumps({"config": config.as_dict(), **identity}))
     if path.exists():
         stored = json.loads(path.read_text())
-        differing = [
-            key
-            for key in {**wanted["config"], "data": None}
-            if (wanted["config"] | {"data": wanted["data"]})[key]
-            != (stored["config"] | {"data": stored["data"]}).get(key)
-        ]
+        asked, held = (
+            run_of["config"] | {k: run_of.get(k) for k in identity} for run_of in (wanted, stored)
+        )
+        differing = [key for key in asked if asked[key] != held.get(key)]
         if differing:
             raise ConfigError(
                 f"{run}: holds a run with other settings ({', '.join(sorted(differing))}); "
@@ -342,6 +378,7 @@ def _prepare_run(run: Path, dataset: Dataset, config: TrainConfig) -> PriorFacts
         "n_train_slices": len(dataset.train),
         "coverage": measured["coverage"],
         "preset": config.preset,
+        "init": started_from,
         "version": __version__,
         "torch": torch.__version__,
         "intended_use": "research only, not for diagnosis",
@@ -455,8 +492,9 @@ class _Prefetch:
 
     def _submit(self) -> Future[list[Batch]]:
         self.n += 1
+        config = self.config
         return self.pool.submit(
-            self.dataset.batch, self.n - 1, self.config.batch_size, self.config.seed
+            self.dataset.batch, self.n - 1, config.batch_size, config.seed, augment=config.augment
         )
 
     def _batches(self) -> Iterator[list[Batch]]:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from mri_ambient.fourier import center_crop, center_pad, decentre, fft2c, fftc, ifft2c, ifftc
+from mri_ambient.fourier import (
+    center_crop,
+    center_pad,
+    decentre,
+    fft2c,
+    fftc,
+    ifft2c,
+    ifftc,
+    reverse,
+)
 from mri_ambient.rng import complex_normal
 
 SHAPES = [(8, 8), (7, 9), (8, 5), (1, 6), (1, 1), (320, 3)]
@@ -128,3 +137,15 @@ def test_sizes_that_cannot_be_are_refused():
         center_crop(torch.zeros(4, 4), (5, 4))
     with pytest.raises(ValueError, match=r"cannot pad \(4, 4\) to the smaller \(4, 3\)"):
         center_pad(torch.zeros(4, 4), (4, 3))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dim", [-2, -1])
+def test_mirroring_an_image_mirrors_its_kspace(shape, dim, rng):
+    img = complex_normal((2, *shape), rng, dtype=torch.complex128)
+    torch.testing.assert_close(
+        fft2c(reverse(img, dim)), reverse(fft2c(img), dim), rtol=0, atol=1e-12
+    )
+    assert torch.equal(reverse(reverse(img, dim), dim), img)
+    center = img.shape[dim] // 2
+    assert torch.equal(reverse(img, dim).select(dim, center), img.select(dim, center))

@@ -166,6 +166,39 @@ def test_every_objective_trains_and_its_prior_loads(objective, scans, tmp_path):
     assert prior.facts.card["images_seen"] == 2
 
 
+def test_fine_tuning_starts_from_the_given_weights(scans, tmp_path):
+    from dataclasses import replace
+
+    train(scans, tmp_path / "first", QUICK, images=4)
+    first = load_prior(tmp_path / "first")
+    still = replace(QUICK, learning_rate=1e-12)
+    train(scans, tmp_path / "second", still, images=2, init=first)
+    tuned = load_prior(tmp_path / "second")
+    for before, after in zip(first.net.parameters(), tuned.net.parameters(), strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-9)
+    assert tuned.facts.card["init"] == first.facts.card["sha256"]
+
+
+def test_fine_tuning_resumes_exactly_and_with_the_same_prior_only(scans, tmp_path):
+    train(scans, tmp_path / "first", QUICK, images=2)
+    first = load_prior(tmp_path / "first")
+    train(scans, tmp_path / "whole", QUICK, images=8, init=first)
+    train(scans, tmp_path / "parts", QUICK, images=4, init=first)
+    with pytest.raises(ConfigError, match="init"):
+        train(scans, tmp_path / "parts", QUICK, images=8)
+    train(scans, tmp_path / "parts", QUICK, images=8, init=first)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_fine_tuning_another_network_is_refused(scans, tmp_path):
+    from dataclasses import replace
+
+    train(scans, tmp_path / "first", QUICK, images=2)
+    first = load_prior(tmp_path / "first")
+    with pytest.raises(ConfigError, match="initial prior"):
+        train(scans, tmp_path / "run", replace(QUICK, objective=Ambient()), images=2, init=first)
+
+
 def test_supervised_refuses_undersampled_scans(scans, tmp_path):
     from dataclasses import replace
 
