@@ -20,7 +20,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
+from mri_ambient.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    MriAmbientError,
+    OutputExistsError,
+    PrepError,
+    ScanFormatError,
+)
 
 T = TypeVar("T")
 
@@ -50,11 +58,11 @@ def say(line: str) -> None:
 
 def exit_code(error: MriAmbientError) -> int:
     """The documented exit code of an error that ended the command."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, (ConfigError, OutputExistsError)):
         return 2
-    if isinstance(error, DeviceError):
-        return 4
-    return 3
+    if isinstance(error, (ScanFormatError, PrepError, CheckpointError)):
+        return 3
+    return 4 if isinstance(error, DeviceError) else 1
 
 
 def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:

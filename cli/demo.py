@@ -51,12 +51,13 @@ def run(
     """
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import prepare_many
-    from mri_ambient.device import pick_device
+    from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.io import write_json
     from mri_ambient.train import TrainConfig, train
     from mri_ambient.weights import default_prior
 
     where = pick_device(device)
+    keep_freed_memory()
     seconds = parse_seconds(train_time)
 
     with _stage("1/5 simulate undersampled scans", N_SCANS, quiet) as tick:

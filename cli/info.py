@@ -50,6 +50,7 @@ def _contents(path: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
     from mri_ambient.checkpoint import load_prior
+    from mri_ambient.io.output import describe_output
     from mri_ambient.nn.unet import n_parameters
 
     if path.is_dir() or path.suffix == ".safetensors":
@@ -58,7 +59,8 @@ def _contents(path: Path) -> dict[str, Any]:
         denoiser = facts.pop("kind")
         parameters = n_parameters(prior.net)
         return {"kind": "prior", "denoiser": denoiser, "parameters": parameters, **facts}
-    return _scan_contents(path)
+    output = describe_output(path)
+    return _scan_contents(path) if output is None else {"kind": "output", **output}
 
 
 def _scan_contents(path: Path) -> dict[str, Any]:

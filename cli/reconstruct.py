@@ -105,11 +105,14 @@ def run(
             if spec is not None:
                 file = Undersampled(full, spec, seed)
             made_with = settings(file, chosen, loaded, options, prep=config, mask=spec)
-            if not overwrite and is_done(output, file.scan_id, made_with):
+            if is_done(output, file.scan_id, made_with, overwrite=overwrite):
                 say(f"{path.name}: done already (--overwrite does it again)")
                 return
             preparation = plan(file, config)
-            reference = Reference(full, plan(full, config)) if full.fully_sampled else None
+            reference = None
+            if full.fully_sampled:
+                whole = preparation if file is full else plan(full, config)
+                reference = Reference(full, whole)
             slices = bars.add_task(path.name, total=len(file))
             report = reconstruct_file(
                 file,

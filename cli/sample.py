@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Output, PriorPath, Quiet, Seed, progress_bar, say
+from .common import Device, Output, Overwrite, PriorPath, Quiet, Seed, progress_bar, say
 
 
 def run(
@@ -21,19 +21,25 @@ def run(
     steps: Annotated[int, typer.Option(help="Network evaluations an image.")] = 40,
     seed: Seed = 0,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw images from a prior: samples.h5 and samples.png in the output folder."""
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
+    from mri_ambient.errors import OutputExistsError
     from mri_ambient.io import open_scan
-    from mri_ambient.io.output import write_samples
+    from mri_ambient.io.output import SamplesWriter
     from mri_ambient.reconstruct import draw_images
     from mri_ambient.report import save_images
     from mri_ambient.samplers import PriorOnly
     from mri_ambient.weights import default_prior
 
+    if (output / "samples.h5").exists() and not overwrite:
+        raise OutputExistsError(
+            f"{output / 'samples.h5'}: is there already; use --overwrite or another folder"
+        )
     maps = None
     if maps_from is not None:
         scan = open_scan(maps_from)
@@ -52,7 +58,9 @@ def run(
             device=where,
             on_step=lambda _: bars.advance(task),
         )
-    write_samples(output / "samples.h5", images)
+    facts = {"prior_sha256": loaded.facts.card["sha256"], "seed": seed, "steps": steps}
+    with SamplesWriter(output / "samples.h5", images, attributes=facts):
+        pass
     save_images(images.abs(), output / "samples.png")
     if not quiet:
         say(f"{samples} images in {output}")

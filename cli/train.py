@@ -16,7 +16,7 @@ def run(
     data: Annotated[Path, typer.Argument(help="Folder of prepared scans.", metavar="DIR")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     objective: Annotated[str, typer.Option(help="kspace, ambient or supervised.")] = "kspace",
-    preset: Annotated[str, typer.Option(help="Size of the network: tiny, small, base.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="Size of the networks: tiny, small, base.")] = "tiny",
     wrapper: Annotated[
         str | None, typer.Option(help="plain or conditioned; by default the objective's own.")
     ] = None,
@@ -40,7 +40,7 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     """
     from mri_ambient.checkpoint import load_prior
-    from mri_ambient.device import pick_device
+    from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.objectives import OBJECTIVES
     from mri_ambient.train import Progress, TrainConfig, describe, train
 
@@ -58,6 +58,7 @@ def run(
     if dry_run:
         return
     where = pick_device(device)
+    keep_freed_memory()
     limit = None if time_limit is None else parse_seconds(time_limit)
     interrupted = _on_interrupt()
     with progress_bar(quiet) as bars:

@@ -25,7 +25,9 @@ def rows_without_oversampling(n_rows: int, oversampling: float, mask: Tensor) ->
 def remove_oversampling(scan: Scan, n_rows: int) -> Scan:
     """Cut the readout's field of view to its central ``n_rows`` rows.
 
-    The transforms are orthonormal, so pixel values and the noise per sample do not change.
+    The transforms are orthonormal, so pixel values and the noise per sample do not change. The cut
+    lies where this one and the crop to the final matrix leave the pixels that fastMRI's single
+    crop of the whole image leaves.
 
     Raises:
         ValueError: the readout is not fully sampled, or has fewer rows than asked for.
@@ -34,7 +36,8 @@ def remove_oversampling(scan: Scan, n_rows: int) -> Scan:
         return scan
     if n_rows > scan.shape[0] or not readout_is_full(scan.mask):
         raise ValueError(f"cannot cut the readout of {scan.scan_id} {scan.shape} to {n_rows} rows")
-    top = scan.shape[0] // 2 - n_rows // 2
+    n_final = min(scan.recon_shape[0], n_rows)
+    top = (scan.shape[0] - n_final) // 2 - (n_rows - n_final) // 2
     mask = scan.mask[:, :n_rows]
     ksp = scan.ksp.new_empty((*scan.ksp.shape[:2], n_rows, scan.shape[1]))
     for new, coil in zip(ksp.flatten(0, 1), scan.ksp.flatten(0, 1), strict=True):

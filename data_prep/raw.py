@@ -49,11 +49,14 @@ def reconstruct_raw(
         prior = load_prior(Path(prior or default_prior()), options.device)
     full = open_scan(path)
     file = full if retrospective is None else Undersampled(full, retrospective, options.seed)
-    reference = Reference(full, plan(full, prep)) if full.fully_sampled else None
+    preparation = plan(file, prep)
+    reference = None
+    if full.fully_sampled:
+        reference = Reference(full, preparation if file is full else plan(full, prep))
     loaded = prior if isinstance(prior, Prior) else None
     return reconstruct_file(
         file,
-        plan(file, prep),
+        preparation,
         method,
         loaded,
         Path(output),

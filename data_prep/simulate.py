@@ -41,9 +41,9 @@ from scipy.interpolate import CubicSpline
 from torch import Generator, Tensor
 
 from .._version import __version__
-from ..atomic import atomic_path
+from ..atomic import atomic_path, make_folder
 from ..errors import ConfigError
-from ..fourier import center_crop, center_pad, fft2c, ifft2c
+from ..fourier import center_crop, center_pad, fft2c, ifft2c, image_crop
 from ..io.header import build_header
 from ..masks import MaskSpec, achieved_acceleration, is_line_mask
 from ..rng import complex_normal, rng_for
@@ -370,7 +370,7 @@ def simulate_scans(
     """
     source = open_images(images)
     names = _choose(source, config, count)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     paths = [output / f"{name}.h5" for name in names]
     if not overwrite:
         for path in paths:
@@ -429,7 +429,7 @@ def _write_slices(file: h5py.File, model: ScanModel) -> None:
         kspace[index] = ksp.numpy()
         if config.full:
             rss = ifft2c(ksp).abs().square().sum(dim=0).sqrt()
-            target[index] = center_crop(rss, config.size).numpy()
+            target[index] = image_crop(rss, config.size).numpy()
     if config.full:
         file.create_dataset("reconstruction_rss", data=target)
         file.attrs["max"] = float(target.max())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import MriAmbientError, ScanFormatError
+from .errors import ConfigError, MriAmbientError, ScanFormatError
 
 
 @contextmanager
@@ -45,6 +45,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for output, with those above it, if it is not there.
+
+    Raises:
+        ConfigError: it cannot be one (a file is in the way, no permission, ...).
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be made a folder ({error.strerror}); choose another output"
+        ) from error
 
 
 def require_space(path: Path, n_bytes: int) -> None:

@@ -26,7 +26,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
     """Write tensors and a JSON header to a temporary name, then rename.
 
     Raises:
-        CheckpointError: the file could not be written; what was there before is untouched.
+        MriAmbientError: the file could not be written; what was there before is untouched.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
@@ -34,7 +34,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
             save_file(stored, temporary, metadata={HEADER: json.dumps(header)})
             temporary.chmod(0o644)  # safetensors lets the owner alone read
     except (MriAmbientError, SafetensorError) as error:
-        raise CheckpointError(
+        raise MriAmbientError(
             f"{path}: could not be written ({error}); free some space or choose another folder. "
             "The last good checkpoint is untouched."
         ) from error
@@ -80,7 +80,7 @@ def save_prior(prior: Prior, path: Path, *, half: bool = False) -> None:
     """Write a prior file; ``half`` stores float16 weights, which halves it for shipping.
 
     Raises:
-        CheckpointError: the file could not be written.
+        MriAmbientError: the file could not be written.
     """
     header = {"format": PRIOR_FORMAT, "facts": asdict(prior.facts)}
     state = prior.net.state_dict()
@@ -109,8 +109,11 @@ def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
         net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         raise CheckpointError(
-            f"{path}: does not hold a prior this version can use ({error})"
+            f"{path}: does not hold a prior this version can use ({_one_line(error)}); train it "
+            "again, or use the version of mri-ambient that made it"
         ) from error
+    if not all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values()):
+        raise CheckpointError(f"{path}: holds weights that are NaN or Inf; get the file again")
     if facts.scale_rule != SCALE_RULE:
         raise CheckpointError(
             f"{path}: a prior for another kind of data: it wants scans normalised by "
@@ -119,6 +122,11 @@ def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
     card = {**facts.card, "sha256": file_sha256(path)}
     net.requires_grad_(False).eval()
     return Prior(net.to(device), replace(facts, card=card))
+
+
+def _one_line(error: Exception) -> str:
+    """The first hundred characters: torch lists every tensor that does not fit."""
+    return " ".join(str(error).split())[:100]
 
 
 def _facts_from(stored: dict[str, Any]) -> PriorFacts:

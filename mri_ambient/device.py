@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import warnings
+from contextlib import suppress
 
 import torch
 
-from .errors import DeviceError, NumericalWarning
+from .errors import ConfigError, DeviceError, NumericalWarning
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """``auto`` is the GPU where there is one and the CPU, with a warning, where there is none.
 
     Raises:
+        ConfigError: the name is none of a device.
         DeviceError: the device asked for is not there.
     """
     if name == "auto":
@@ -22,6 +26,9 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}") from error
+    try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -37,3 +44,20 @@ def describe_device(device: torch.device) -> str:
         facts = torch.cuda.get_device_properties(device)
         return f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next ones; elsewhere, nothing happens.
+
+    By default the memory of a large tensor goes back to the system and is asked for again, zeroed
+    page by page, which on a CPU takes as long as a Fourier transform of it. Meant for processes
+    that train, whose tensors have the same sizes over and over.
+    """
+    if sys.platform != "linux":
+        return
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # malloc.h
+    with suppress(OSError, AttributeError):  # another C library has no such call
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 2**25)  # the largest it takes
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 2**28)

@@ -107,6 +107,22 @@ def center_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
     return x[..., top : top + cy, left : left + cx]
 
 
+def image_crop(img: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Cut the middle of images ``(..., y, x)`` as fastMRI cuts its targets.
+
+    A border of odd total width is thinner at the start. :func:`center_crop`, which keeps pixel
+    ``n // 2`` in the middle, cuts an odd centre out of an even image one pixel later.
+
+    Raises:
+        ValueError: ``shape`` is larger than ``img``.
+    """
+    (ny, nx), (cy, cx) = img.shape[-2:], shape
+    if cy > ny or cx > nx:
+        raise ValueError(f"cannot crop {(ny, nx)} to the larger {shape}")
+    top, left = (ny - cy) // 2, (nx - cx) // 2
+    return img[..., top : top + cy, left : left + cx]
+
+
 def center_pad(x: Tensor, shape: tuple[int, int]) -> Tensor:
     """Surround the last two axes with zeros; the inverse of :func:`center_crop`.
 

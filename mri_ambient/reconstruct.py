@@ -18,21 +18,35 @@ from typing_extensions import TypeIs
 from ._version import __version__
 from .baselines import BASELINES, Baseline
 from .batch import Batch
-from .errors import ConfigError, DeviceError, NumericalWarning, OutputExistsError
-from .fourier import center_crop, ifft2c
-from .io import file_sha256, json_text
+from .errors import (
+    ConfigError,
+    DeviceError,
+    MriAmbientError,
+    NumericalWarning,
+    OutputExistsError,
+    ScanFormatError,
+)
+from .fourier import ifft2c, image_crop
+from .io import file_sha256, json_text, write_json
 from .io.base import ScanFile
-from .io.output import ReconstructionWriter, write_json
+from .io.hdf5 import open_h5, read_attributes
+from .io.output import RECONSTRUCTION_FORMAT, ReconstructionWriter
 from .metrics import Reference as ReferenceKind
 from .metrics import evaluate_volume
 from .prior import DenoiserSource, Prior
 from .rng import rng_for
-from .samplers import SAMPLERS, PriorOnly, Sampler, StepInfo
+from .samplers import SAMPLERS, Aos, PriorOnly, Sampler, StepInfo
 from .scan import Reconstruction, Scan
 from .units import rss_weight
 
 METHODS: dict[str, type[Sampler] | type[Baseline]] = {**SAMPLERS, **BASELINES}
 """Everything ``reconstruct --method`` takes."""
+
+LEAST_SIDE = 16
+"""Smaller images have no room for a calibration block."""
+
+FAR = 2.0
+"""A scan undersampled this many times more than a prior's training scans is worth a warning."""
 
 OnStep = Callable[[StepInfo], None]
 
@@ -104,14 +118,18 @@ def reconstruct(
     items = [(i, k) for i in range(len(scan.slices)) for k in range(n_samples)]
     whole = Batch.of([scan])
     samples = torch.empty(n_samples, *scan.ksp[:, 0].shape, dtype=scan.ksp.dtype)
-    for chunk in _chunks(items, options.batch_size):
+
+    def compute(chunk: list[tuple[int, int]]) -> Tensor:
         rows = [i for i, _ in chunk]
         rng = [rng_for(options.seed, scan.scan_id, scan.slices[i], k) for i, k in chunk]
         part = Batch(*(getattr(whole, name)[rows] for name in Batch.__dataclass_fields__))
-        images = _run(method, prior, part.to(options.device), rng, on_step)
-        for (i, k), img in zip(chunk, images.cpu(), strict=True):
+        return _run(method, prior, part.to(options.device), rng, on_step).cpu()
+
+    for chunk, images in _backing_off(compute, items, options.batch_size):
+        for (i, k), img in zip(chunk, images, strict=True):
             samples[k, i] = img
     img = samples.mean(dim=0)
+    _check_finite(img, scan, method)
     return Reconstruction(
         img=img,
         scan_id=scan.scan_id,
@@ -131,21 +149,14 @@ def _run(
     on_step: OnStep | None,
 ) -> Tensor:
     ksp = torch.where(batch.mask, batch.ksp, 0)
-    try:
-        if not is_sampler(method):
-            return method(batch.op, ksp, noise_std=batch.noise_std)
-        if prior is None:
-            raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
-        with torch.set_grad_enabled(method.needs_grad):
-            return method(
-                prior, batch.op, ksp, noise_std=batch.noise_std, rng=rng, on_step=on_step
-            ).detach()
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"out of memory on {batch.ksp.device} with {len(batch)} images of "
-            f"{tuple(ksp.shape[-2:])} and {ksp.shape[-3]} coils at once; lower --batch-size or "
-            "use --device cpu"
-        ) from error
+    if not is_sampler(method):
+        return method(batch.op, ksp, noise_std=batch.noise_std)
+    if prior is None:
+        raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
+    with torch.set_grad_enabled(method.needs_grad):
+        return method(
+            prior, batch.op, ksp, noise_std=batch.noise_std, rng=rng, on_step=on_step
+        ).detach()
 
 
 def is_sampler(method: Sampler | Baseline) -> TypeIs[Sampler]:
@@ -157,9 +168,43 @@ def _is_stochastic(method: Sampler | Baseline) -> bool:
     return is_sampler(method) and method.stochastic
 
 
-def _chunks(items: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    for first in range(0, len(items), size):
-        yield items[first : first + size]
+def _backing_off(
+    compute: Callable[[list[tuple[int, int]]], Tensor], items: list[tuple[int, int]], size: int
+) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+    """``compute`` on chunks of ``items``; chunks are halved whenever memory runs out.
+
+    Raises:
+        DeviceError: a single item is too much.
+    """
+    while items:
+        chunk = items[:size]
+        try:
+            images = compute(chunk)
+        except torch.OutOfMemoryError as error:
+            if len(chunk) == 1:
+                raise DeviceError(
+                    f"out of memory with a single image at a time: {str(error).splitlines()[0]}; "
+                    "use --device cpu, or fewer coils"
+                ) from error
+            size = len(chunk) // 2
+            continue
+        yield chunk, images
+        items = items[size:]
+
+
+def _check_finite(img: Tensor, scan: Scan, method: Sampler | Baseline) -> None:
+    """Refuse to hand over NaN or Inf.
+
+    Raises:
+        MriAmbientError: the image of a slice holds some.
+    """
+    finite = img.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = [index for index, good in zip(scan.slices, finite.tolist(), strict=True) if not good]
+        raise MriAmbientError(
+            f"{scan.scan_id}: {method.name} gave values that are not finite in slices {bad}; "
+            "look at the scan with `mri-ambient prep`, or try another prior or method"
+        )
 
 
 def _residuals(batch: Batch, img: Tensor) -> Iterator[dict[str, float]]:
@@ -210,7 +255,7 @@ def to_file_units(img: Tensor, scan: Scan) -> Tensor:
     if scan.maps is None:
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
     weight = rss_weight(scan.maps, scan.coil_transform)
-    return center_crop(img * weight * scan.scale, scan.recon_shape)
+    return image_crop(img * weight * scan.scale, scan.recon_shape)
 
 
 def draw_images(
@@ -241,6 +286,10 @@ def draw_images(
     """
     if n_images < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_images}")
+    if min(shape) < LEAST_SIDE:
+        raise ConfigError(
+            f"images have at least {LEAST_SIDE} pixels a side, got {shape[0]} x {shape[1]}"
+        )
     if maps is None:
         maps = torch.ones(1, 1, *shape, dtype=torch.complex64)
     images = [
@@ -292,13 +341,31 @@ class Reference:
             sense.append(to_file_units(full.op.adjoint(full.ksp).abs(), prepared))
         volumes: dict[ReferenceKind, Tensor] = {}
         if self.file.format != "prepared":
-            stored = self.file.read_target("reconstruction_rss")
+            stored = self._stored()
             volumes["rss"] = self._rss() if stored is None else stored
         return volumes | {"sense": torch.cat(sense)}
 
+    def _stored(self) -> Tensor | None:
+        """The file's own target, or None, with a warning if there is one of no use."""
+        wanted = (len(self.file), *self.file.recon_shape)
+        try:
+            stored = self.file.read_target("reconstruction_rss")
+            if stored is None or (tuple(stored.shape) == wanted and bool(stored.any())):
+                return stored
+            reason = f"is {tuple(stored.shape)}, wanted {wanted}" if stored.any() else "is zero"
+        except ScanFormatError as error:
+            reason = f"cannot be used ({error})"
+        warnings.warn(
+            f"{self.file.path.name}: its reconstruction_rss {reason}; scored against the RSS of "
+            "its k-space instead",
+            NumericalWarning,
+            stacklevel=2,
+        )
+        return None
+
     def _rss(self) -> Tensor:
         images = (ifft2c(scan.ksp).abs().square().sum(dim=-3).sqrt() for scan in self.file)
-        return torch.cat([center_crop(img, self.file.recon_shape) for img in images])
+        return torch.cat([image_crop(img, self.file.recon_shape) for img in images])
 
 
 def score(magnitude: Tensor, reference: Reference) -> dict[str, Any]:
@@ -334,18 +401,18 @@ def settings(
     return plain
 
 
-def is_done(output: Path, scan_id: str, wanted: dict[str, Any]) -> bool:
+def is_done(output: Path, scan_id: str, wanted: dict[str, Any], *, overwrite: bool = False) -> bool:
     """Whether ``output`` holds this very reconstruction already.
 
     Raises:
-        OutputExistsError: it holds one of the same name made with other settings.
+        OutputExistsError: it holds something else of this name: never overwritten if it is no
+            reconstruction of ours, overwritten on request if it was made with other settings.
     """
     image, report = output / f"{scan_id}.h5", output / f"{scan_id}.json"
-    if not image.exists() or not report.exists():
+    if not image.exists():
         return False
-    try:
-        found = json.loads(report.read_text()).get("settings", {})
-    except ValueError:
+    found = _settings_of(image)
+    if overwrite:
         return False
     differing = sorted(key for key in wanted if wanted[key] != found.get(key))
     if differing:
@@ -353,7 +420,27 @@ def is_done(output: Path, scan_id: str, wanted: dict[str, Any]) -> bool:
             f"{image}: was made with other settings ({', '.join(differing)}); use --overwrite or "
             "another folder"
         )
-    return True
+    return report.exists()
+
+
+def _settings_of(image: Path) -> dict[str, Any]:
+    """The settings a reconstruction was made with.
+
+    Raises:
+        OutputExistsError: the file is something else, perhaps somebody's raw data.
+    """
+    try:
+        with open_h5(image, for_text=True) as file:
+            attributes = read_attributes(file, image)
+    except ScanFormatError:
+        attributes = {}
+    if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
+        raise OutputExistsError(
+            f"{image}: is there already and no reconstruction of mri-ambient's, so it is never "
+            "written over; choose another output folder"
+        )
+    found: dict[str, Any] = json.loads(str(attributes.get("settings", "{}")))
+    return found
 
 
 def reconstruct_file(
@@ -385,33 +472,76 @@ def reconstruct_file(
 
     Returns:
         The report, as written to the JSON file.
+
+    Raises:
+        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
+        OutputExistsError: a file of this name is there and no reconstruction.
     """
     options = options or Options()
+    if (image := output / f"{file.scan_id}.h5").exists():
+        _settings_of(image)
     checks: list[dict[str, float]] = []
     magnitudes: list[Tensor] = []
     facts: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     seconds = 0.0
     doubts = list(preparation.doubts)
-    with _noted(doubts), _writer(file, method, options, output) as out:
-        for scan in file:
-            prepared = preparation.apply(scan)
-            result = reconstruct(prepared, method, prior, options, on_step=on_step)
-            img = to_file_units(result.img, prepared)[0]
-            std = None if result.std is None else to_file_units(result.std, prepared)[0]
-            out.write(scan.slices[0], img, std)
-            magnitudes.append(img.abs())
-            checks.append({"slice": scan.slices[0], **result.checks[0]})
-            facts, seconds = _facts(prepared, result), seconds + result.provenance["seconds"]
-            if on_slice is not None:
-                on_slice(len(checks), len(file))
+    with _noted(doubts):
+        _doubt_prior(file, method, prior)
+        with _writer(image, file, method, options, made_with or {}) as out:
+            for scan in _portions(file, options):
+                prepared = preparation.apply(scan)
+                result = reconstruct(prepared, method, prior, options, on_step=on_step)
+                images = to_file_units(result.img, prepared)
+                std = None if result.std is None else to_file_units(result.std, prepared)
+                for i, index in enumerate(scan.slices):
+                    out.write(index, images[i], None if std is None else std[i])
+                    checks.append({"slice": index, **result.checks[i]})
+                magnitudes.append(images.abs())
+                facts, seconds = _facts(prepared, result), seconds + result.provenance["seconds"]
+                if on_slice is not None:
+                    on_slice(len(checks), len(file))
+        if reference is not None:
+            scores = _scores(file, torch.cat(magnitudes), reference)
     facts["provenance"]["seconds"] = seconds
     report = {"scan_id": file.scan_id, "input": file.path.name, "slices": len(file), **facts}
-    report |= {"acceleration": file.acceleration, "checks": checks, "doubts": doubts}
+    report |= {"acceleration": file.acceleration, "checks": checks, "doubts": doubts, **scores}
     report["settings"] = made_with or {}
-    if reference is not None:
-        report |= score(torch.stack(magnitudes), reference)
     write_json(output / f"{file.scan_id}.json", report)
     return report
+
+
+def _portions(file: ScanFile, options: Options) -> Iterator[Scan]:
+    """As many slices at a time as share a call of the method."""
+    n_slices = max(1, options.batch_size // options.n_samples)
+    for first in range(0, len(file), n_slices):
+        yield file[first : first + n_slices]
+
+
+def _scores(file: ScanFile, magnitude: Tensor, reference: Reference) -> dict[str, Any]:
+    """Scores, or a doubt where the reference is of no use: the image is worth keeping."""
+    try:
+        return score(magnitude, reference)
+    except ScanFormatError as error:
+        warnings.warn(f"{file.path.name}: not scored: {error}", NumericalWarning, stacklevel=2)
+        return {}
+
+
+def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSource | None) -> None:
+    """Warn where a prior is asked about a kind of scan it was not trained on."""
+    if not (is_sampler(method) and isinstance(prior, Prior)):
+        return
+    trained, rate = prior.facts.mask.acceleration, file.acceleration
+    doubt = ""
+    if isinstance(method, Aos) and not prior.facts.mask_conditioned and rate > 1:
+        doubt = (
+            "knows no masks and takes the zero-filled image for a noisy one; use method adps, or a "
+            "prior trained with objective kspace or ambient"
+        )
+    elif prior.facts.mask_conditioned and rate > FAR * trained:
+        doubt = f"was trained at R = {trained:.1f}, far from R = {rate:.1f} of this scan"
+    if doubt:
+        warnings.warn(f"{file.path.name}: the prior {doubt}", NumericalWarning, stacklevel=2)
 
 
 @contextmanager
@@ -427,10 +557,14 @@ def _noted(doubts: list[str]) -> Iterator[None]:
 
 
 def _writer(
-    file: ScanFile, method: Sampler | Baseline, options: Options, output: Path
+    image: Path,
+    file: ScanFile,
+    method: Sampler | Baseline,
+    options: Options,
+    made_with: dict[str, Any],
 ) -> ReconstructionWriter:
     return ReconstructionWriter(
-        output / f"{file.scan_id}.h5",
+        image,
         len(file),
         file.recon_shape,
         attributes={
@@ -438,6 +572,7 @@ def _writer(
             "acceleration": file.acceleration,
             "scan_id": file.scan_id,
             "voxel_mm": file.voxel_mm,
+            "settings": json_text(made_with),
         },
         with_std=options.n_samples > 1 and _is_stochastic(method),
     )

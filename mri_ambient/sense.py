@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,15 +48,30 @@ class SenseOp(LinearOperator):
         return self.combine(torch.where(self.mask, y, 0))
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A^H A x`` with a single pair of Fourier transforms and no shifts."""
-        ksp = torch.fft.fft2(self._decentred_maps * x.unsqueeze(-3)) * self.mask
-        img: Tensor = (self._decentred_maps.conj() * torch.fft.ifft2(ksp)).sum(dim=-3)
-        return img
+        """``A^H A x`` with a single pair of Fourier transforms and no shifts.
+
+        Where whole lines are sampled, transforming along y and back changes nothing and is left
+        out. Differentiable in ``x``, not in the maps.
+        """
+        return _normal(x, self._decentred_maps, self._weight, self._transformed_axes)
 
     @cached_property
     @torch.inference_mode(mode=False)  # what is remembered must also serve where gradients flow
     def _decentred_maps(self) -> Tensor:
         return decentre(self.maps)
+
+    @cached_property
+    @torch.inference_mode(mode=False)
+    def _weight(self) -> Tensor:
+        """The mask as zeros and ones of the precision of the maps."""
+        return self.mask.to(self.maps.dtype.to_real())
+
+    @cached_property
+    def _transformed_axes(self) -> tuple[int, ...]:
+        """The axes along which the mask varies; the last one at least."""
+        mask = self.mask
+        lines = mask.shape[-2] == 1 or bool((mask == mask[..., :1, :]).all())
+        return (-1,) if lines else (-2, -1)
 
     def expand(self, x: Tensor) -> Tensor:
         """``F S x``: all of the multi-coil k-space of an image, ``(..., coil, y, x)``."""
@@ -72,8 +88,43 @@ class SenseOp(LinearOperator):
 
     def with_mask(self, mask: Tensor) -> SenseOp:
         """The same coils under another mask."""
-        return SenseOp(self.maps, mask)
+        op = SenseOp(self.maps, mask)
+        op.__dict__["_decentred_maps"] = self._decentred_maps
+        return op
 
     def to(self, device: torch.device | str) -> SenseOp:
         """The operator on another device."""
         return SenseOp(self.maps.to(device), self.mask.to(device))
+
+
+def _normal(x: Tensor, maps: Tensor, weight: Tensor, axes: tuple[int, ...]) -> Tensor:
+    out: Tensor = _Normal.apply(x, maps, weight, axes)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Normal(torch.autograd.Function):
+    """``S^H F^H M F S x``, Hermitian and so its own gradient; coil images are changed in place.
+
+    Every coil image is as large as the k-space, and memory traffic costs as much as the transforms:
+    automatic differentiation would keep one new coil image for each factor.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 -- torch's context has no public type
+        x: Tensor,
+        maps: Tensor,
+        weight: Tensor,
+        axes: tuple[int, ...],
+    ) -> Tensor:
+        ctx.save_for_backward(maps, weight)
+        ctx.axes, ctx.shape = axes, x.shape
+        ksp: Tensor = torch.fft.fftn(maps * x.unsqueeze(-3), dim=axes)
+        coil_img: Tensor = torch.fft.ifftn(ksp.mul_(weight), dim=axes)
+        return coil_img.mul_(maps.conj()).sum(dim=-3)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        (grad,) = grads
+        maps, weight = ctx.saved_tensors
+        return _normal(grad, maps, weight, ctx.axes).sum_to_size(ctx.shape), None, None, None

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from ._version import __version__
+from .atomic import atomic_path, make_folder, write_json
 from .batch import Batch
 from .checkpoint import load_tensors, save_prior, save_tensors
 from .config import write_toml
@@ -32,10 +33,10 @@ from .data import (
     smallest_sigma,
     typical_mask,
 )
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, DeviceError, MriAmbientError
 from .masks import MaskSpec
 from .nn.precond import DENOISERS, Denoiser
-from .nn.unet import forward_flops, n_parameters, preset
+from .nn.unet import n_parameters, preset
 from .objectives import Kspace, Objective
 from .prior import Prior, PriorFacts
 from .report import plot_curves
@@ -90,10 +91,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         preset(self.preset)
+        if self.wrapper is not None and self.wrapper not in DENOISERS:
+            raise ConfigError(
+                f"wrapper {self.wrapper!r} is unknown; choose from {', '.join(DENOISERS)}"
+            )
         for name in ("batch_size", "warmup_images", "decay_images", "check_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.precision not in PRECISIONS:
             raise ConfigError(
@@ -214,9 +219,12 @@ def train(
         ConfigError: nothing to stop at, unusable data, another configuration than the run's, or
             an ``init`` of another architecture.
         CheckpointError: a state could not be read or written.
+        DeviceError: out of memory.
     """
     if images is None and time_limit_s is None:
         raise ConfigError("say when to stop: a number of images or a time limit")
+    if images is not None and images < 1:
+        raise ConfigError(f"at least one image must be seen, got images={images}")
     started = time.monotonic()
     device = torch.device(device)
     dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
@@ -225,7 +233,7 @@ def train(
             f"objective {config.objective.name!r} needs fully sampled scans, but {folder} holds "
             "undersampled ones; use kspace or ambient"
         )
-    _make_folder(run)
+    make_folder(run)
     facts = _prepare_run(run, dataset, config, init)
     net = _first_network(facts, config.seed, init).to(device)
     net.autocast = config.autocast_on(device)
@@ -252,7 +260,13 @@ def train(
                 break
             if should_stop is not None and should_stop():
                 break
-            loss = _step(state, [group.to(device) for group in groups], config)
+            try:
+                loss = _step(state, [group.to(device) for group in groups], config)
+            except torch.OutOfMemoryError as error:
+                raise DeviceError(
+                    f"out of memory on {device} with {config.batch_size} images a step; train into "
+                    "another folder with a smaller --batch-size, or --preset tiny"
+                ) from error
             seen += config.batch_size
             checked = None
             if seen // config.check_every > (seen - config.batch_size) // config.check_every:
@@ -274,28 +288,19 @@ def train(
     return prior
 
 
-def _make_folder(run: Path) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{run}: cannot be made ({error.strerror}); choose another folder for the run"
-        ) from error
-
-
 def describe(folder: Path, config: TrainConfig) -> str:
     """What a run would be: data, network, work per image."""
     dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
     kind = config.wrapper or config.objective.wrapper
     sizes = sorted({item.shape for item in dataset.train})
-    net = DENOISERS[kind](preset(config.preset), sigma_data=1.0).net
-    flops = forward_flops(net, sizes[-1])
+    net = DENOISERS[kind](preset(config.preset), sigma_data=1.0)
+    flops = net.flops(sizes[-1])
     return (
         f"{config.objective.name} on {len(dataset.train)} slices of {dataset.n_scans} scans "
         f"({len(dataset.validation)} set aside), "
         f"matrices {', '.join(f'{y}x{x}' for y, x in sizes)}; "
         f"{kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
-        f"{flops / 1e9:.1f} GFLOP a forward pass at {sizes[-1][0]}x{sizes[-1][1]}"
+        f"{flops / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
     )
 
 
@@ -352,7 +357,7 @@ def _prepare_run(
     identity = {"data": dataset.fingerprint, "init": started_from}
     wanted = json.loads(json.dumps({"config": config.as_dict(), **identity}))
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = _read_run(path)
         asked, held = (
             run_of["config"] | {k: run_of.get(k) for k in identity} for run_of in (wanted, stored)
         )
@@ -372,7 +377,7 @@ def _prepare_run(
             "coverage": [_summary(group) for group in measure_coverage(dataset.train)],
         }
         write_toml(run / "config.toml", wanted["config"])
-        path.write_text(json.dumps(wanted | {"measured": measured}, indent=2))
+        write_json(path, wanted | {"measured": measured})
     card = {
         "n_scans": dataset.n_scans,
         "n_train_slices": len(dataset.train),
@@ -394,6 +399,21 @@ def _prepare_run(
         tau=0.3 * measured["sigma_data"],
         card=card,
     )
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    """What a run wrote down about itself.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged ({error}); train into another folder, or restore the file"
+        ) from error
+    return stored
 
 
 def _summary(group: Coverage) -> dict[str, Any]:
@@ -462,7 +482,8 @@ class _Log:
         if not self.path.exists():
             return
         kept = [line for line in self._lines() if json.loads(line)["images"] <= images]
-        self.path.write_text("".join(kept))
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(kept))
 
     def _lines(self) -> Iterator[str]:
         for line in self.path.read_text().splitlines(keepends=True):
@@ -473,8 +494,14 @@ class _Log:
         self, images: int, loss: float, rate: float, checked: dict[str, float] | None
     ) -> None:
         record = {"images": images, "loss": loss, "learning_rate": rate} | (checked or {})
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise MriAmbientError(
+                f"{self.path}: cannot be written ({error.strerror}); free space there and run the "
+                "same command again. The last good checkpoint is untouched."
+            ) from error
 
 
 class _Prefetch:

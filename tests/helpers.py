@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from mri_ambient.linop import LinearOperator
-from mri_ambient.rng import complex_normal
+from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.sense import SenseOp
 
 
@@ -24,6 +24,15 @@ def random_sense(
     mask = torch.rand((1, *shape), generator=rng) < 0.5
     mask[..., shape[0] // 2, shape[1] // 2] = True
     return SenseOp(random_maps((n_coils, *shape), rng, dtype), mask)
+
+
+def shaken(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """A network whose zero-initialised layers are not zero."""
+    rng = rng_for(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=rng))
+    return net.eval()
 
 
 def dense(op: LinearOperator, dtype: torch.dtype = torch.complex64) -> Tensor:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from gaussian import GaussianPrior
 from helpers import random_maps
 
-from mri_ambient.baselines import CgSense
+from mri_ambient.baselines import CgSense, ZeroFilled
 from mri_ambient.batch import Batch
-from mri_ambient.errors import ConfigError
+from mri_ambient.data_prep.oversampling import remove_oversampling
+from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
+from mri_ambient.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.masks import MaskSpec
 from mri_ambient.reconstruct import Options, _residuals, reconstruct, to_file_units, with_options
 from mri_ambient.rng import complex_normal, rng_for
@@ -102,3 +106,57 @@ def test_seeds_and_scans_have_streams_of_their_own():
         for keys in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1))
     }
     assert len(draws) == 4
+
+
+@pytest.mark.parametrize(("n", "c"), [(8, 4), (8, 5), (9, 4), (9, 5), (8, 8)])
+def test_images_are_cut_where_fastmri_cuts_its_targets(n, c):
+    """From (n - c) // 2 on; tests marked fastmri compare with the package itself."""
+    img = torch.arange(n * n).view(n, n)
+    first = (n - c) // 2
+    assert torch.equal(image_crop(img, (c, c)), img[first : first + c, first : first + c])
+
+
+@pytest.mark.parametrize("n_final", [5, 6, 7])
+@pytest.mark.parametrize(("n", "n_rows"), [(14, 7), (16, 8), (15, 8)])
+def test_two_cuts_of_the_readout_leave_what_one_would(n, n_rows, n_final, rng):
+    """Oversampling removed, then cut to the final matrix: the pixels of a single crop."""
+    img = complex_normal((1, 1, n, 6), rng)
+    raw = Scan(
+        ksp=fft2c(img), mask=torch.ones(1, n, 6, dtype=torch.bool), scan_id="head", slices=(0,),
+        recon_shape=(n_final, 4),
+    )  # fmt: skip
+    cut = image_crop(ifft2c(remove_oversampling(raw, n_rows).ksp), raw.recon_shape)
+    torch.testing.assert_close(cut, image_crop(img, raw.recon_shape), rtol=0, atol=1e-5)
+
+
+def test_out_of_memory_halves_the_batch(scan):
+    """A method that takes two images at most still gives all of them."""
+    sizes = []
+
+    @dataclass(frozen=True)
+    class Greedy(ZeroFilled):
+        def __call__(self, op, ksp, *, noise_std):
+            sizes.append(len(ksp))
+            if len(ksp) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return super().__call__(op, ksp, noise_std=noise_std)
+
+    limit = 1
+    got = reconstruct(scan, Greedy(), options=Options(batch_size=3)).img
+    assert sizes == [3, 1, 1, 1]
+    torch.testing.assert_close(got, reconstruct(scan, ZeroFilled()).img)
+    limit = 0
+    with pytest.raises(DeviceError, match="single image"):
+        reconstruct(scan, Greedy())
+
+
+def test_an_image_of_nans_is_refused(scan):
+    @dataclass(frozen=True)
+    class Broken(ZeroFilled):
+        def __call__(self, op, ksp, *, noise_std):
+            img = super().__call__(op, ksp, noise_std=noise_std)
+            img[1, 0, 0] = complex("nan")
+            return img
+
+    with pytest.raises(MriAmbientError, match=r"not finite in slices \[5\]"):
+        reconstruct(scan, Broken(), options=Options(batch_size=3))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import torch
 from torch import Tensor
 
 from .._version import __version__
-from ..atomic import atomic_path, write_json
-from .hdf5 import H5Writer, write_attributes
-
-__all__ = ["RECONSTRUCTION_FORMAT", "WRITERS", "ReconstructionWriter", "atomic_path", "write_json"]
+from .hdf5 import H5Writer, open_h5, read_attributes, write_attributes
 
 RECONSTRUCTION_FORMAT = "reconstruction/1"
 """Value of the root attribute ``mri_ambient_format``."""
+
+SAMPLES_FORMAT = "samples/1"
+"""The same for images drawn from a prior."""
 
 
 class ReconstructionWriter(H5Writer):
@@ -97,18 +97,48 @@ class ReconstructionWriter(H5Writer):
         write_attributes(self.file, {**self._attributes, **facts})
 
 
-def write_samples(path: str | Path, images: Tensor) -> None:
+class SamplesWriter(H5Writer):
     """Write images drawn from a prior: dataset ``samples``, complex64 ``(image, y, x)``.
 
-    Raises:
-        MriAmbientError: the file cannot be written.
+    Args:
+        path: where the file goes.
+        images: complex ``(image, y, x)``, normalised units.
+        attributes: root attributes (prior_sha256, seed, ...).
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file["samples"] = images.to(torch.complex64).numpy(force=True)
-        write_attributes(
-            file, {"mri_ambient_format": "samples/1", "mri_ambient_version": __version__}
-        )
+
+    def __init__(
+        self, path: str | Path, images: Tensor, *, attributes: Mapping[str, object]
+    ) -> None:
+        super().__init__(path)
+        self._images, self._attributes = images, attributes
+
+    def start(self) -> None:
+        """Write the images."""
+        self.create_slices("samples", tuple(self._images.shape), "complex64")
+        for index, img in enumerate(self._images):
+            self.file["samples"][index] = img.to(torch.complex64).numpy(force=True)
+
+    def finish(self) -> None:
+        """Write the root attributes."""
+        facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}
+        write_attributes(self.file, {**self._attributes, **facts})
+
+
+def describe_output(path: Path) -> dict[str, object] | None:
+    """What a file written by ``reconstruct`` or ``sample`` says about itself; None for others.
+
+    Raises:
+        ScanFormatError: the file cannot be read.
+    """
+    with open_h5(path, for_text=True) as file:
+        attributes = read_attributes(file, path)
+        if attributes.get("mri_ambient_format") not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):
+            return None
+        images = {name: list(file[name].shape) for name in file}
+    settings = attributes.pop("settings", None)
+    facts: dict[str, object] = {**attributes, "images": images}
+    return facts if settings is None else facts | {"settings": json.loads(str(settings))}
 
 
 WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}
-"""Output formats by the name ``reconstruct --format`` takes; all write slice by slice."""
+"""What ``reconstruct`` writes, by format; all write slice by slice."""

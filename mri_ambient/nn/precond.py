@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .unet import UNet, UNetSpec
+from .unet import UNet, UNetSpec, forward_flops
 
 
 def _to_channels(x: Tensor) -> Tensor:
@@ -26,20 +26,24 @@ def _to_complex(x: Tensor) -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """What both wrappers share: the network, its scale, and where lower precision is allowed.
+    """What both wrappers share: networks, their scale, and where lower precision is allowed.
 
     Attributes:
         kind: the name the wrapper is chosen by.
+        n_passes: how many networks of the same shape, each with weights of its own, follow each
+            other in one evaluation.
+        nets: these networks.
         sigma_data: standard deviation of the images per real channel, normalised units.
         autocast: run the network (never the physics) in bfloat16.
     """
 
     kind: str
     in_channels: int
+    n_passes: int = 1
 
     def __init__(self, spec: UNetSpec, sigma_data: float) -> None:
         super().__init__()
-        self.net = UNet(spec, self.in_channels)
+        self.nets = nn.ModuleList(UNet(spec, self.in_channels) for _ in range(self.n_passes))
         self.sigma_data = sigma_data
         self.autocast = False
 
@@ -56,9 +60,13 @@ class Denoiser(nn.Module):
         """
         raise NotImplementedError
 
-    def _run(self, planes: Tensor, sigma: Tensor) -> Tensor:
-        with torch.autocast(planes.device.type, torch.bfloat16, enabled=self.autocast):
-            out = self.net(planes, sigma.float().log() / 4)
+    def flops(self, shape: tuple[int, int]) -> int:
+        """Floating-point operations of the networks in one evaluation of one image ``(y, x)``."""
+        return sum(forward_flops(net, shape) for net in self.nets if isinstance(net, UNet))
+
+    def _run(self, net: nn.Module, planes: list[Tensor], sigma: Tensor) -> Tensor:
+        with torch.autocast(sigma.device.type, torch.bfloat16, enabled=self.autocast):
+            out = net(torch.cat(planes, dim=1), sigma.float().log() / 4)
         return _to_complex(out)
 
     def _c_out(self, sigma: Tensor) -> Tensor:
@@ -86,21 +94,26 @@ class Plain(Denoiser):
         var, s2 = sigma.square()[:, None, None], self.sigma_data**2
         c_in, c_skip = (var + s2).rsqrt(), s2 / (var + s2)
         c_out = self._c_out(sigma)[:, None, None]
-        planes = torch.cat([_to_channels(c_in * u), _mask_plane(op, u)], dim=1)
-        return op.support * (c_skip * u + c_out * self._run(planes, sigma))
+        planes = [_to_channels(c_in * u), _mask_plane(op, u)]
+        return op.support * (c_skip * u + c_out * self._run(self.nets[0], planes, sigma))
 
 
 class Conditioned(Denoiser):
     """CG-SENSE image in, data consistency out: the denoiser of the ``kspace`` objective.
 
-    With ``u = A~^H z`` and ``s = sigma_data``: ``x' = w + max(c_out, 0.3 s) net([w / s, c_in u,
-    M~])`` where ``w`` is a few CG steps of ``(A~^H A~ + sigma^2 / s^2 + 0.003) w = u``; then ``D``
-    is a few CG steps, from x', of ``(A~^H A~ + mu) D = u + mu x'`` with ``mu = sigma^2 / tau^2 +
-    0.001`` and ``tau = max(0.35 c_out, 0.25 s)``. Gradients flow through both.
+    With ``u = A~^H z`` and ``s = sigma_data``, ``w`` is a few CG steps of ``(A~^H A~ + sigma^2 /
+    s^2 + 0.003) w = u``. From ``x = w`` on, every pass adds what its network makes of the planes
+    ``[x / s, w / s, c_in u, M~]``, times ``max(c_out, 0.3 s)``, to x, and then takes a few CG steps
+    of ``(A~^H A~ + mu) x = u + mu x'`` from this x', with ``mu = sigma^2 / tau^2 + 0.001`` and
+    ``tau = max(0.35 c_out, 0.25 s)``. Gradients flow through all of it.
+
+    Networks and data consistency in turns are the unrolled optimisation of Aggarwal et al. 2019
+    (MoDL, doi:10.1109/TMI.2018.2865356), without its shared weights.
     """
 
     kind = "conditioned"
-    in_channels = 5
+    in_channels = 7
+    n_passes = 3
     n_cg_in = 6
     n_cg_out = 4
 
@@ -114,14 +127,17 @@ class Conditioned(Denoiser):
         w = conjugate_gradient(lambda v: op.normal(v) + ridge * v, u, n_iter=self.n_cg_in)
 
         c_in = (sigma_.square() + s**2).rsqrt()
-        planes = [_to_channels(w / s), _to_channels(c_in * u), _mask_plane(op, u)]
-        x = w + c_out.clamp(min=0.3 * s) * self._run(torch.cat(planes, dim=1), sigma)
-
+        known = [_to_channels(w / s), _to_channels(c_in * u), _mask_plane(op, u)]
         tau = (0.35 * c_out).clamp(min=0.25 * s)
         mu = (sigma_ / tau).square() + 0.001
-        return op.support * conjugate_gradient(
-            lambda v: op.normal(v) + mu * v, u + mu * x, n_iter=self.n_cg_out, x0=x
-        )
+        x = w
+        for net in self.nets:
+            guess = self._run(net, [_to_channels(x / s), *known], sigma)
+            x = x + c_out.clamp(min=0.3 * s) * guess
+            x = conjugate_gradient(
+                lambda v: op.normal(v) + mu * v, u + mu * x, n_iter=self.n_cg_out, x0=x
+            )
+        return op.support * x
 
 
 DENOISERS: dict[str, type[Denoiser]] = {"plain": Plain, "conditioned": Conditioned}

@@ -32,7 +32,7 @@ class UNetSpec:
 
 
 PRESETS: dict[str, UNetSpec] = {
-    "tiny": UNetSpec(channels=(32, 64, 96, 128), blocks=1, embedding=128),
+    "tiny": UNetSpec(channels=(24, 48, 64, 96), blocks=1, embedding=96),
     "small": UNetSpec(channels=(48, 96, 144, 192), blocks=2, embedding=192),
     "base": UNetSpec(channels=(96, 192, 288, 384), blocks=3, embedding=384),
 }

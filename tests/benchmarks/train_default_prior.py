@@ -3,25 +3,27 @@
     python tests/benchmarks/train_default_prior.py IMAGES.zip WORK --time-limit 2h [--ship]
 
 simulates undersampled multi-coil scans (of the images, and of phantoms of the kind the demo shows,
-under other seeds), prepares them, and trains the ``kspace`` objective on
-them. Every image is scanned once, under one mask; no fully sampled scan is ever made. Run it again
-to train on: every stage skips what is done. ``--ship`` writes the prior, in half precision, into
-``mri_ambient/weights`` with a card. ``--quick`` runs all of it in seconds on phantoms alone.
+under other seeds), prepares them, and trains the ``kspace`` objective on them: first on coarse
+scans, which cost little, then from these weights on finer ones. Every image is scanned once, at
+one size, under one mask; no fully sampled scan is ever made. Run it again to train on: every stage
+skips what is done. ``--ship`` writes the prior, in half precision, into ``mri_ambient/weights``
+with a card. ``--quick`` runs all of it in seconds on phantoms alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from mri_ambient.atomic import file_sha256
 from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli.common import parse_seconds
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
-from mri_ambient.device import pick_device
+from mri_ambient.data_prep.images import ImageSource, Pictures, open_images
+from mri_ambient.device import keep_freed_memory, pick_device
 from mri_ambient.noise import LogNormal
 from mri_ambient.objectives import Kspace
 from mri_ambient.prior import Prior
@@ -33,43 +35,74 @@ WEIGHTS = Path(__file__).parents[2] / "mri_ambient" / "weights"
 MIXTURE = {"random": 0.75, "equispaced": 0.1, "poisson": 0.15}
 """Kinds of mask among the training scans."""
 
-PARTS = {
-    "images": SimulateConfig(
-        size=(128, 128), coils=(6, 10), mask=MIXTURE, acceleration=(3.0, 7.0), calib=14,
-        noise=(0.001, 0.008), jitter=True, seed=11,
-    ),
-    "phantom": SimulateConfig(
-        size=(96, 96), coils=(5, 8), mask=MIXTURE, acceleration=(3.0, 6.0), calib=12,
-        noise=(0.001, 0.01), jitter=True, seed=13,
-    ),
-}  # fmt: skip
+
+class Share(Pictures):
+    """The pictures of an archive whose place in the list, modulo 20, lies in a range."""
+
+    def __init__(self, path: Path, first: int, end: int) -> None:
+        super().__init__(path)
+        self.first, self.end = first, end
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Share, (self.path, self.first, self.end))
+
+    def names(self, count: int | None, n_slices: int) -> list[str]:
+        """These alone."""
+        names = sorted(super().names(count, n_slices))
+        return [name for i, name in enumerate(names) if self.first <= i % 20 < self.end]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Scans of one kind.
+
+    Attributes:
+        scans: how they are simulated.
+        share: which pictures they show, see :class:`Share`; None for phantoms.
+        count: how many; None for all of the share.
+    """
+
+    scans: SimulateConfig
+    share: tuple[int, int] | None = None
+    count: int | None = None
+
+    def source(self, images: Path) -> ImageSource:
+        """What is scanned."""
+        return open_images("phantom") if self.share is None else Share(images, *self.share)
+
+
+def _scans(size: tuple[int, int], calib: int, acceleration: float, seed: int) -> SimulateConfig:
+    return SimulateConfig(
+        size=size, coils=(6, 9), mask=MIXTURE, acceleration=(acceleration, 2 * acceleration),
+        calib=calib, noise=(0.0008, 0.006), jitter=True, seed=seed,
+    )  # fmt: skip
+
+
+COARSE = {"images64": Part(_scans((64, 64), 8, 2.5, seed=21), share=(0, 7))}
+FINE = {
+    "images128": Part(_scans((128, 128), 14, 3.0, seed=22), share=(7, 14)),
+    "images192": Part(_scans((192, 160), 18, 3.0, seed=23), share=(14, 20)),
+    "phantom": Part(_scans((96, 96), 12, 3.0, seed=24), count=160),
+}
 """Training scans; the demo's seed is none of these (tests/cli/test_demo.py)."""
 
+COARSE_IMAGES = 8000
+"""Images seen before the finer scans begin."""
+
 CONFIG = TrainConfig(
-    objective=Kspace(law=LogNormal(mean=-2.2, std=1.3)),
-    batch_size=4,
-    warmup_images=200,
-    decay_images=4000,
+    objective=Kspace(law=LogNormal(mean=-3.2, std=1.8)),
+    batch_size=8,
     n_validation=24,
-    check_every=1000,
+    check_every=2000,
     save_every=1000,
 )
-
-
-def simulate(images: str, work: Path, counts: dict[str, int], workers: int) -> list[Path]:
-    """Every part into a folder of its own."""
-    scans = []
-    for part, count in counts.items():
-        source = "phantom" if part == "phantom" else images
-        folder = work / "raw" / part
-        scans += simulate_scans(source, folder, PARTS[part], count=count, workers=workers)
-        print(f"simulated {part}: {count} scans", flush=True)
-    return scans
+"""More small noise levels than EDM's law has: one step is taken at the noise of the scan."""
 
 
 def card_of(prior: Prior) -> str:
-    """The card beside the weights, for people."""
+    """The card beside the weights, which are there already, for people."""
     facts = {key: value for key, value in prior.facts.card.items() if key != "sha256"}
+    file = WEIGHTS / f"{DEFAULT}.safetensors"
     return f"""# {DEFAULT}
 
 A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
@@ -80,6 +113,7 @@ A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
 | sigma_data | {prior.facts.sigma_data:.3f} |
 | smallest trained sigma | {prior.facts.sigma_min:.4f} |
 | tau | {prior.facts.tau:.3f} |
+| sha256 | `{file_sha256(file)}` |
 | facts | `{json.dumps(facts)}` |
 | made by | `python tests/benchmarks/train_default_prior.py IMAGES.zip WORK --ship` |
 
@@ -97,58 +131,73 @@ One scan per image, under one mask; no fully sampled scan took part.
 def main() -> None:
     """Simulate, prepare, train, and ship on request."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images", nargs="?")
+    parser.add_argument("images", nargs="?", type=Path)
     parser.add_argument("work", type=Path, nargs="?")
-    parser.add_argument("--time-limit", default="1h")
+    parser.add_argument("--time-limit", default="1h", help="for the finer scans")
     parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--ship", action="store_true")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    keep_freed_memory()
     if args.quick:
         import tempfile
 
+        args.device, args.images = "cpu", Path()
+        few = {"phantom": replace(FINE["phantom"], count=6)}
         with tempfile.TemporaryDirectory() as folder:
-            make("phantom", Path(folder), {"phantom": 6}, args, images=8)
+            args.work = Path(folder)
+            first = make(args, "coarse", few, CONFIG, images=8)
+            make(args, "fine", few, CONFIG, images=8, init=first)
         return
     if args.images is None or args.work is None:
         parser.error("IMAGES and WORK are needed without --quick")
-    prior = make(args.images, args.work, {"images": 1800, "phantom": 300}, args)
+    config = replace(CONFIG, preset=args.preset, precision=args.precision)
+    first = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
+    prior = make(args, "fine", FINE, replace(config, batch_size=4), init=first)
     if args.ship:
         save_prior(prior, WEIGHTS / f"{DEFAULT}.safetensors", half=True)
         (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(prior))
 
 
 def make(
-    images_from: str,
-    work: Path,
-    counts: dict[str, int],
     args: argparse.Namespace,
+    stage: str,
+    parts: dict[str, Part],
+    config: TrainConfig,
+    *,
     images: int | None = None,
+    init: Prior | None = None,
 ) -> Prior:
-    """The stages, each of which goes on where it was."""
-    scans = simulate(images_from, work, counts, args.workers)
-    summary = prepare_many(scans, work / "prepared", workers=args.workers)
-    print(summary.line(), flush=True)
-    config = replace(CONFIG, preset=args.preset)
-
-    def show(progress: Progress) -> None:
-        if progress.validation:
-            print(
-                progress.images,
-                f"{progress.images_per_second:.2f}/s",
-                progress.validation,
-                flush=True,
-            )
-
-    device = torch.device("cpu") if args.quick else pick_device(args.device)
-    limit = None if images else parse_seconds(args.time_limit)
+    """Simulate, prepare and train on some parts; each goes on where it was."""
+    scans: list[Path] = []
+    for name, part in parts.items():
+        scans += simulate_scans(
+            part.source(args.images), args.work / "raw" / name, part.scans,
+            count=part.count, workers=args.workers,
+        )  # fmt: skip
+        print(f"{stage}: simulated {name}, {len(scans)} scans so far", flush=True)
+    prepared = args.work / "prepared" / stage
+    print(prepare_many(scans, prepared, workers=args.workers).line(), flush=True)
     train(
-        work / "prepared", work / "run", config, images=images, time_limit_s=limit, device=device,
-        on_progress=show,
-    )  # fmt: skip
-    return load_prior(work / "run")
+        prepared,
+        args.work / f"run-{stage}",
+        config,
+        images=images,
+        time_limit_s=None if images else parse_seconds(args.time_limit),
+        device=pick_device(args.device),
+        init=init,
+        on_progress=_show,
+    )
+    return load_prior(args.work / f"run-{stage}")
+
+
+def _show(progress: Progress) -> None:
+    if progress.validation:
+        rate = f"{progress.images_per_second:.2f}/s"
+        print(progress.images, rate, progress.validation, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import shaken
 from typer.testing import CliRunner
 
 from mri_ambient.checkpoint import save_prior
@@ -51,14 +52,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prior_file(folder: Path) -> Path:
-    """A prior with fresh weights: quick, and good enough to be called."""
+    """A prior with random weights: quick, and good enough to be called."""
     spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
     facts = PriorFacts(
         objective="kspace", kind="conditioned", network=spec, sigma_data=0.3, sigma_min=0.02,
         mask_conditioned=True, mask=MaskSpec("random", 2, 8), tau=0.1,
     )  # fmt: skip
     path = folder / "prior.safetensors"
-    save_prior(Prior(facts.build(), facts), path)
+    save_prior(Prior(shaken(facts.build()), facts), path)
     return path
 
 
@@ -196,7 +197,7 @@ def test_done_is_skipped_and_other_settings_are_refused(cli, full, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
     _, err = cli(*args)
     assert err.count("done already") == 2
-    _, err = cli(*args, "--lambda", 0.5, code=3)
+    _, err = cli(*args, "--lambda", 0.5, code=2)
     assert "other settings (method)" in err
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
     cli(*args, "--lambda", 0.5, "--overwrite")

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from mri_ambient.atomic import file_sha256
 from mri_ambient.cli import demo
+from mri_ambient.weights import default_prior
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "train_default_prior.py"
 
@@ -14,21 +17,42 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "train_default_prior.py"
 def load_script():
     spec = importlib.util.spec_from_file_location("train_default_prior", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
+def parts():
+    script = load_script()
+    return [*script.COARSE.values(), *script.FINE.values()]
+
+
 def test_the_shipped_prior_never_saw_a_head_of_the_demo():
     """Scans follow from their seed and name alone, so other seeds are other heads."""
-    trained_on = {config.seed for config in load_script().PARTS.values()}
+    trained_on = {part.scans.seed for part in parts()}
     shown = {demo.DEMO_SEED, demo.DEMO_SEED + 1}
     assert not trained_on & shown
 
 
 def test_no_training_scan_of_the_shipped_prior_is_fully_sampled():
-    for config in load_script().PARTS.values():
-        assert not config.full
-        assert min(config.acceleration) > 1.5
+    for part in parts():
+        assert not part.scans.full
+        assert min(part.scans.acceleration) > 1.5
+
+
+def test_no_picture_is_scanned_twice_for_the_shipped_prior(tmp_path):
+    """Two masks of one picture would amount to a fully sampled image."""
+    for i in range(50):
+        (tmp_path / f"{i:03d}.png").touch()
+    shown = [
+        name for part in parts() if part.share for name in part.source(tmp_path).names(None, 1)
+    ]
+    assert len(shown) == len(set(shown)) == 50
+
+
+def test_the_card_of_the_shipped_prior_is_of_this_file():
+    path = default_prior()
+    assert file_sha256(path) in path.with_suffix(".md").read_text()
 
 
 def test_the_demo_runs_and_shows_what_it_promises(tmp_path, monkeypatch, capsys):
