@@ -81,12 +81,13 @@ def simulate(images: str, count: int, folder: Path) -> dict[str, list[Case]]:
         for index in range(count):
             size = SIZES[index % len(SIZES)]
             config = SimulateConfig(size=size, noise=noise, jitter=True, **MASKS[mask])
-            case = _case(source, next(names), config, folder)
+            case = case_of(source, next(names), config, folder)
             cases.setdefault(f"{mask}, {noise:g}", []).append(case)
     return cases
 
 
-def _case(source, name: str, config: SimulateConfig, folder: Path) -> Case:
+def case_of(source, name: str, config: SimulateConfig, folder: Path) -> Case:
+    """Simulate one scan, and keep what it shows without noise and undersampling."""
     anatomy = source.read(name, config.size, 1, rng_for(config.seed, name, "object"))
     model = ScanModel(anatomy, config, name)
     path = folder / f"{name}.h5"
