@@ -99,7 +99,7 @@ CONFIG = TrainConfig(
 """More small noise levels than EDM's law has: one step is taken at the noise of the scan."""
 
 
-def card_of(prior: Prior) -> str:
+def card_of(prior: Prior, precision: str) -> str:
     """The card beside the weights, which are there already, for people."""
     facts = {key: value for key, value in prior.facts.card.items() if key != "sha256"}
     file = WEIGHTS / f"{DEFAULT}.safetensors"
@@ -115,7 +115,8 @@ A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
 | tau | {prior.facts.tau:.3f} |
 | sha256 | `{file_sha256(file)}` |
 | facts | `{json.dumps(facts)}` |
-| made by | `python tests/benchmarks/train_default_prior.py IMAGES.zip WORK --ship` |
+| made by | `python tests/benchmarks/train_default_prior.py IMAGES.zip WORK --precision {precision} --ship`, \
+{COARSE_IMAGES} images on 64 x 64 scans, then {prior.facts.card["images_seen"]} on finer ones |
 
 **Training data.** Multi-coil scans simulated from magnitude images: T1 post-contrast brain slices
 of J. Cheng et al., figshare 1512427 (CC BY 4.0), and T1/T2/FLAIR slices of the open_ms_data
@@ -159,7 +160,7 @@ def main() -> None:
     prior = make(args, "fine", FINE, replace(config, batch_size=4), init=first)
     if args.ship:
         save_prior(prior, WEIGHTS / f"{DEFAULT}.safetensors", half=True)
-        (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(prior))
+        (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(prior, args.precision))
 
 
 def make(
