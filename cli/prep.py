@@ -44,13 +44,13 @@ def run(
 ) -> None:
     """Prepare scans: whiten, compress coils, estimate maps, normalise; DIR gets a manifest too."""
     from mri_ambient.data_prep import PrepConfig, prepare_many
-    from mri_ambient.io import find_scans
+    from mri_ambient.io import find_scans, why_no_file
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
     paths = pick_shard(find_scans(inputs), shard)
     if dry_run:
         for path in paths:
-            say(f"{path} -> {output / path.stem}.h5")
+            say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
         return
     with progress_bar(quiet) as bars:
         task = bars.add_task("prep", total=len(paths))
@@ -74,6 +74,8 @@ def run(
     for doubt in summary.doubts:
         say(f"warning: {doubt}")
     if not quiet:
+        for group in summary.coverage:
+            say(group.line)
         say(summary.line())
     if summary.failed:
         raise typer.Exit(3 if len(summary.failed) == len(paths) else 1)

@@ -68,7 +68,7 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import PrepConfig, plan
     from mri_ambient.device import pick_device
-    from mri_ambient.io import Undersampled, find_scans, open_scan
+    from mri_ambient.io import Undersampled, find_scans, open_scan, why_no_file
     from mri_ambient.masks import MaskSpec
     from mri_ambient.reconstruct import (
         METHODS,
@@ -92,7 +92,7 @@ def run(
     paths = pick_shard(find_scans(inputs), shard)
     if dry_run:
         for path in paths:
-            say(f"{path} -> {output / path.stem}.h5")
+            say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
         return
     where = pick_device(device)
     options = Options(seed=seed, n_samples=samples, batch_size=batch_size, device=where)

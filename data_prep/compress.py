@@ -7,12 +7,15 @@ volume never has to be in memory.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import PrepError
 from ..scan import Scan
+from .noise import outer_products
 from .whiten import mix_coils
 
 
@@ -33,8 +36,7 @@ class Compression:
 
 def coil_covariance(ksp: Tensor) -> Tensor:
     """Sum of k k^H over the samples of one slice ``(coil, y, x)``, complex128 ``(coil, coil)``."""
-    samples = ksp.flatten(1)
-    return (samples @ samples.mH).to(torch.complex128)
+    return outer_products(ksp.flatten(1))
 
 
 def plan_compression(
@@ -47,7 +49,16 @@ def plan_compression(
         n_samples: the number of samples, whose noise (2 each: 1 per real channel) is taken off.
         n_coils: keep at most this many; all by default.
         energy: or keep as few as hold this share of the signal energy, 0 to 1.
+
+    Raises:
+        PrepError: the covariance is not finite, or zero.
     """
+    power = float(cov.diagonal().real.sum())
+    if not 0 < power < math.inf or not bool(cov.isfinite().all()):
+        raise PrepError(
+            f"the whitened coils hold an energy of {power:.3g}, wanted a positive, finite one; "
+            "the k-space is damaged, export the scan again"
+        )
     values, vectors = torch.linalg.eigh(cov)
     values, vectors = values.flip(0), vectors.flip(1)
     signal = (values - 2.0 * n_samples).clamp_min(0)

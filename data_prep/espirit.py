@@ -99,19 +99,27 @@ def espirit_maps(
         Maps, complex64 ``(slice, coil, y, x)``.
 
     Raises:
-        PrepError: the calibration block is smaller than the kernel, or holds only zeros.
+        PrepError: the calibration block is smaller than the kernel, or holds only zeros or
+            anything infinite in a slice.
+
+    Warns:
+        NumericalWarning: a slice has no pixel in the support.
     """
     _check_ksp(ksp)
     limit = (min(calib_width, ksp.shape[-2]), min(calib_width, ksp.shape[-1]))
     sampled = (center_crop(ksp, limit) != 0).any(dim=(0, 1)).cpu()
-    return espirit(
+    calib_shape = calibration_block(sampled[None], limit=calib_width)
+    found = espirit(
         ksp,
-        calibration_block(sampled[None], limit=calib_width),
+        calib_shape,
         kernel_width=kernel_width,
         threshold=threshold,
         crop=crop,
         n_iter=n_iter,
-    ).maps
+    )
+    _check_calibration(center_crop(ksp, calib_shape), empty_too=True)
+    _warn_if_empty(found.support, crop)
+    return found.maps
 
 
 @torch.no_grad()
@@ -144,6 +152,8 @@ def espirit(
     than the signal space has dimensions, and the eigenvalue falls everywhere (24x8 samples, kernel
     6x6: three quarters of a head below 0.9; kernel 6x3: none of it).
 
+    **Empty slices.** A slice of which the calibration block holds only zeros has maps of 0.
+
     Each slice is computed on its own, in chunks of rows: memory beyond the result does not grow
     with slices or size, and a slice does not depend on the batch it came in. The device is that of
     ``ksp``; nothing waits for it but the eigenvalue decompositions of the calibration data.
@@ -159,11 +169,7 @@ def espirit(
         n_iter: power iterations.
 
     Raises:
-        PrepError: the calibration block is smaller than the kernel, or holds only zeros or
-            anything infinite.
-
-    Warns:
-        NumericalWarning: a slice has no pixel in the support.
+        PrepError: the calibration block is smaller than the kernel, or holds anything infinite.
 
     References:
         M. Uecker et al., "ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI: where
@@ -177,9 +183,10 @@ def espirit(
     _check_calibration(calib)
 
     _, n_coils, ny, nx = ksp.shape
-    maps = torch.empty(ksp.shape, dtype=torch.complex64, device=ksp.device)
-    first, second = (torch.empty_like(maps[:, 0], dtype=torch.float32) for _ in range(2))
-    for i, block in enumerate(calib):
+    maps = torch.zeros(ksp.shape, dtype=torch.complex64, device=ksp.device)
+    first, second = (torch.zeros_like(maps[:, 0], dtype=torch.float32) for _ in range(2))
+    for i in torch.nonzero(calib.flatten(1).any(dim=1)).flatten().tolist():
+        block = calib[i]
         reference = _virtual_coil(block)
         for rows, gram in _pixel_grams(_signal_kernels(block, kernel, threshold), (ny, nx)):
             vector, value, second_value = leading_eigenpairs(gram, n_iter)
@@ -187,7 +194,6 @@ def espirit(
             maps[i, :, rows] = vector.view(-1, nx, n_coils).movedim(-1, 0)
             first[i, rows] = value.view(-1, nx)
             second[i, rows] = second_value.view(-1, nx)
-    _warn_if_empty(first > crop, crop)
     return EspiritMaps(maps, first, second)
 
 
@@ -270,9 +276,11 @@ def _check_ksp(ksp: Tensor) -> None:
         )
 
 
-def _check_calibration(calib: Tensor) -> None:
+def _check_calibration(calib: Tensor, *, empty_too: bool = False) -> None:
+    """Refuse blocks that are not finite, and on request those that hold only zeros."""
     largest = calib.abs().amax(dim=(1, 2, 3))
-    bad = torch.nonzero(~(largest.isfinite() & (largest > 0))).flatten().tolist()
+    usable = largest.isfinite() & ((largest > 0) | (not empty_too))
+    bad = torch.nonzero(~usable).flatten().tolist()
     if bad:
         raise PrepError(
             f"slice {bad[0]} of {len(largest)}: the {calib.shape[-2]} x {calib.shape[-1]} "

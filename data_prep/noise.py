@@ -13,23 +13,29 @@ Half of the complex covariance, so that whitening with it leaves a standard devi
     the sampled lines are looked at.
 ``image-corners``
     of a fully sampled image, where they hold no signal.
+``calibration-block``
+    what small patches of the fully sampled middle of k-space hold beyond what a bounded object seen
+    by smooth coils explains; two coils or more.
 ``outer-samples``
     the outermost measured samples of k-space, where the signal is least, less what is left of it.
+``outer-samples (upper bound)``
+    the same with all the signal that is left: fewer than four coils cannot tell it from noise.
 
 Lines never acquired and zero-filled rows are never taken for noise. Every estimate is a sum of
-k k^H over cells (a row, a block of pixels, a ring of k-space) that grows slice by slice, so a
-volume streams through; which cells hold noise only is decided at the end, by their energies.
+k k^H over cells (a row, a block of pixels, a ring or patches of k-space) that grows slice by slice,
+so a volume streams through; which cells hold noise only is decided at the end, by their energies.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import PrepError
 from ..fourier import ifft2c, ifftc
+from ..masks import calibration_block
 from .oversampling import readout_is_full
 
 MAX_SIGNAL = 0.2
@@ -53,8 +59,26 @@ OUTER_SHARE = 0.1
 MIDDLE_SHARE = 0.45
 """Share of the measured samples, next to the outermost, that show what signal looks like there."""
 
+PIECE_BYTES = 2**20
+"""How much is turned into double precision at a time."""
+
 LEAST_COILS = 4
-"""Fewer coils do not tell noise from signal in k-space."""
+"""Fewer coils do not tell noise from signal in the outermost samples."""
+
+LEAST_SIDE = 3
+"""Least side of a patch of the calibration block, in samples."""
+
+PATCH_SHARE = 0.4
+"""Most entries of a patch (coils x positions), as a share of the patches of one slice."""
+
+LEAST_FREE = 1 / 16
+"""Least share of the combinations of a patch's entries that must hold noise only."""
+
+UNEQUAL = 0.2
+"""Energy, relative to the mean, that combinations may hold beyond what chance makes of noise."""
+
+WHITENINGS = 8
+"""Rounds in which the coils' noise is equalised by the estimate so far; it settles in about six."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +116,39 @@ def noise_covariance(sums: Tensor, n_samples: float) -> Tensor:
     return (1 - weight) * cov + weight * target
 
 
+def outer_products(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """Sum of a b^H over the samples, complex128 ``(..., coil, coil)``; b is a by default.
+
+    In double precision, where no product of finite single-precision numbers overflows; a piece of
+    :data:`PIECE_BYTES` at a time.
+
+    Args:
+        a: complex ``(..., coil, sample)``.
+        b: complex ``(..., coil, sample)``, as many samples.
+    """
+    b = a if b is None else b
+    size = max(1, PIECE_BYTES // (16 * max(1, a.shape[:-1].numel())))
+    sums = a.new_zeros((*a.shape[:-1], b.shape[-2]), dtype=torch.complex128)
+    for x, y in zip(torch.split(a, size, dim=-1), torch.split(b, size, dim=-1), strict=True):
+        sums += x.to(torch.complex128) @ y.to(torch.complex128).mH
+    return sums
+
+
 def from_noise_scan(noise: Tensor) -> NoiseEstimate:
-    """The covariance of noise-only samples, complex ``(coil, sample)``."""
-    samples = noise.to(torch.complex128)
-    n_samples = samples.shape[-1]
-    return NoiseEstimate(noise_covariance(samples @ samples.mH, n_samples), "noise-scan", n_samples)
+    """The covariance of noise-only samples, complex ``(coil, sample)``.
+
+    Raises:
+        PrepError: all of them are zero.
+    """
+    if not bool(noise.any()):
+        raise PrepError(
+            "the noise scan holds only zeros, wanted samples received without a signal; remove "
+            "the dataset 'noise', or pass --noise-std with the noise per real channel"
+        )
+    n_samples = noise.shape[-1]
+    return NoiseEstimate(
+        noise_covariance(outer_products(noise), n_samples), "noise-scan", n_samples
+    )
 
 
 def from_user(noise_std: float, n_coils: int) -> NoiseEstimate:
@@ -134,7 +186,7 @@ class ReadoutEdge:
         """Look at one slice ``(coil, y, x)``."""
         for sums, lines in zip((self.outer, self.inner), self.lines, strict=True):
             hybrid = ifftc(ksp[..., lines], dim=-2)[:, self.rows].transpose(0, 1)
-            sums += hybrid @ hybrid.mH  # (y, coil, line) with itself
+            sums += outer_products(hybrid)  # (y, coil, line) with itself
         self.n_slices += 1
 
     def estimate(self) -> NoiseEstimate | None:
@@ -176,8 +228,8 @@ class ImageCorners:
         # One coil at a time: whole images would need several times the memory of the slice.
         cells = torch.stack([self._cells(ifft2c(coil)) for coil in ksp], dim=1)
         flat, above, below = (x.flatten(2) for x in (cells, cells[..., :-1, :], cells[..., 1:, :]))
-        self.sums += flat @ flat.mH  # (cell, coil, pixel) with itself,
-        self.lagged += below @ above.mH  # and with the pixel above
+        self.sums += outer_products(flat)  # (cell, coil, pixel) with itself,
+        self.lagged += outer_products(below, above)  # and with the pixel above
         self.n_slices += 1
 
     def _cells(self, img: Tensor) -> Tensor:
@@ -224,25 +276,122 @@ class OuterSamples:
         n_middle = max(round(MIDDLE_SHARE * sampled.numel()), 1)
         self.rings = inwards[:n_outer], inwards[n_outer : n_outer + n_middle]
         self.outer, self.middle = _zeros(1, n_coils)[0], _zeros(1, n_coils)[0]
+        self.block = CalibrationBlock(mask, n_coils)
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
         """Look at one slice ``(coil, y, x)``."""
         for sums, ring in zip((self.outer, self.middle), self.rings, strict=True):
-            samples = ksp.flatten(-2)[:, ring]
-            sums += samples @ samples.mH
+            sums += outer_products(ksp.flatten(-2)[:, ring])
+        self.block.add(ksp)
         self.n_slices += 1
 
     def estimate(self) -> NoiseEstimate:
-        """What is left of the outer samples' covariance without signal.
+        """What the outermost samples say, held against the calibration block.
 
-        Fewer than four coils cannot tell; theirs is an upper bound.
+        They are an upper bound. A block above it (real signal varies) is not believed. Less the
+        signal that four coils or more find, they are a second estimate, which may have taken too
+        little off, or too much: a block below it replaces it, one above it is averaged with it.
         """
         n_outer, n_middle = (ring.numel() * self.n_slices for ring in self.rings)
-        cov = noise_covariance(self.outer, n_outer)
-        if cov.shape[0] >= LEAST_COILS and n_middle and float(cov.diagonal().real.min()) > 0:
-            cov = without_signal(cov, noise_covariance(self.middle, n_middle), n_outer)
-        return NoiseEstimate(cov, "outer-samples", n_outer)
+        bound = noise_covariance(self.outer, n_outer)
+        outermost = NoiseEstimate(bound, "outer-samples (upper bound)", n_outer)
+        n_coils = bound.shape[0]
+        if n_coils == 1 or n_middle == 0 or float(bound.diagonal().real.min()) == 0:
+            return outermost
+        cov = without_signal(bound, noise_covariance(self.middle, n_middle), n_outer)
+        if n_coils >= LEAST_COILS:
+            outermost = NoiseEstimate(cov, "outer-samples", n_outer)
+        block = self.block.estimate(cov)
+        if block is None or _level(block.cov, bound) > 1:
+            return outermost
+        if n_coils < LEAST_COILS or _level(block.cov, cov) < 1:
+            return block
+        return replace(block, cov=(block.cov + cov) / 2)
+
+
+class CalibrationBlock:
+    r"""Noise from what signal cannot reach in patches of the calibration block.
+
+    Neighbouring samples of all coils are linearly dependent: coils are smooth, and the object is
+    smaller than the field of view. So patches of k-space, as vectors, span few dimensions (the
+    null space of ESPIRiT, Uecker et al. 2014, doi:10.1002/mrm.24751), and all others hold noise
+    only. With d the length of a vector, M the number of patches and lambda_1 <= ... <= lambda_d the
+    eigenvalues of their covariance after whitening, the largest m is taken whose eigenvalues look
+    like noise,
+
+    .. math:: \lambda_m \le \bar\lambda_m \left((1 + \sqrt{\gamma})^2 + u\right), \qquad
+        \gamma = \frac{m}{M - d + m},
+
+    the bound of Marchenko and Pastur, as Veraart et al. 2016 (doi:10.1016/j.neuroimage.2016.08.016)
+    use it, with :data:`UNEQUAL` for u. Signal took d - m of the M degrees of freedom, hence the
+    level is the mean of these eigenvalues times M / (M - d + m). The share every pair of coils has
+    in it corrects the covariance that whitened, and so on.
+
+    What varies in proportion to the signal (motion, pulsation, drift) is strongest here and counts
+    as noise: on real scans the level comes out up to 1.5 times too high, which is why the outermost
+    samples have a say. One coil has no such dimensions, or too few.
+
+    Args:
+        mask: sampled positions, bool ``(1, y, x)``.
+        n_coils: number of coils.
+    """
+
+    def __init__(self, mask: Tensor, n_coils: int) -> None:
+        ny, nx = mask.shape[-2:]
+        h, w = calibration_block(mask)
+        top, left = ny // 2 - h // 2, nx // 2 - w // 2
+        self.block = slice(top, top + h), slice(left, left + w)
+        fits = [
+            side for side in range(LEAST_SIDE, min(h, w) + 1)
+            if n_coils * side**2 <= PATCH_SHARE * (h - side + 1) * (w - side + 1)
+        ]  # fmt: skip
+        self.side = max(fits, default=0) if n_coils > 1 else 0
+        """Side of a patch, 0 where the block is too small or there is one coil."""
+        self.sums = _zeros(1, n_coils * self.side**2)[0]
+        self.n_patches, self.n_samples = 0, 0
+
+    def add(self, ksp: Tensor) -> None:
+        """Look at one slice ``(coil, y, x)``."""
+        if not self.side:
+            return
+        block = ksp[:, self.block[0], self.block[1]]
+        patches = block.unfold(1, self.side, 1).unfold(2, self.side, 1)  # (coil, y, x, side, side)
+        flat = patches.permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2)
+        self.sums += outer_products(flat)
+        self.n_patches += flat.shape[1]
+        self.n_samples += block[0].numel()
+
+    def estimate(self, start: Tensor) -> NoiseEstimate | None:
+        """The covariance, or None where signal reaches everywhere.
+
+        Args:
+            start: a first guess of the covariance, from other samples ``(coil, coil)``.
+        """
+        if not self.side:
+            return None
+        cov, n_coils, size = start, start.shape[0], self.sums.shape[0]
+        count = torch.arange(1, size + 1, dtype=torch.float64)
+        freedom = 1 - (size - count) / self.n_patches
+        chance = (1 + (count / self.n_patches / freedom).sqrt()) ** 2
+        eye = torch.eye(self.side**2, dtype=cov.dtype)
+        for _ in range(WHITENINGS):
+            chol = torch.linalg.cholesky(cov)
+            white = torch.kron(torch.linalg.inv(chol).contiguous(), eye)
+            energy, basis = torch.linalg.eigh(white @ self.sums @ white.mH / (2 * self.n_patches))
+            mean = energy.cumsum(dim=0) / count
+            noisy = torch.nonzero(energy <= mean * (chance + UNEQUAL)).flatten().tolist()
+            free = max(noisy, default=-1) + 1  # none if rounding made the least one negative
+            if free < LEAST_FREE * size or not float(energy[0]) > 0:
+                return None
+            parts = basis[:, :free].reshape(n_coils, -1)  # (coil, position x combination)
+            weight = (energy[:free] / freedom[free - 1]).repeat(self.side**2)
+            expected, seen = parts @ parts.mH, (parts * weight) @ parts.mH
+            power, axes = torch.linalg.eigh(expected)
+            root = (axes / power.clamp_min(1e-9 * float(power[-1])).sqrt()) @ axes.mH
+            cov = chol @ root @ seen @ root @ chol.mH
+            cov = (cov + cov.mH) / 2
+        return NoiseEstimate(cov, "calibration-block", round(self.n_samples * free / size))
 
 
 def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
@@ -340,7 +489,7 @@ class NoiseEstimator:
             PrepError: the samples the noise should come from are all zero.
         """
         found = next(e for e in (source.estimate() for source in self.sources) if e is not None)
-        if not found.std > 0:
+        if found.std == 0:
             raise PrepError(
                 f"the noise estimate from {found.source} is zero, so the data were masked or "
                 "simulated without noise; pass --noise-std with the noise per real channel"
@@ -381,6 +530,11 @@ def noise_cells(sums: Tensor, n_samples: int) -> Tensor:
 def _zeros(n_cells: int, n_coils: int) -> Tensor:
     """Sums of k k^H to start from, complex128 ``(cell, coil, coil)``."""
     return torch.zeros(n_cells, n_coils, n_coils, dtype=torch.complex128)
+
+
+def _level(a: Tensor, b: Tensor) -> float:
+    """Mean power that noise of covariance ``a`` has after whitening with ``b``."""
+    return float(torch.linalg.solve(b, a).diagonal().real.mean())
 
 
 def _mean_ratio(a: Tensor, b: Tensor) -> float:

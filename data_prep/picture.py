@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from matplotlib.gridspec import SubplotSpec
 from torch import Tensor
 
 from ..atomic import atomic_path
+from ..coverage import Coverage
 from ..fourier import center_crop, ifft2c
 from ..scan import Scan
 from .espirit import EspiritMaps
@@ -20,6 +21,26 @@ from .normalise import calibration_image
 
 N_MAPS = 6
 """How many coil maps are shown."""
+
+
+def draw_coverage(path: Path, groups: Sequence[Coverage]) -> None:
+    """Draw which share of the scans samples each line, one panel a matrix size, into a PNG file.
+
+    Args:
+        path: the picture.
+        groups: coverage figures; those of 2-D masks have no lines and are left out.
+    """
+    groups = [group for group in groups if group.per_line]
+    figure = Figure(figsize=(9, 2.4 * max(len(groups), 1)), dpi=80, layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, group in enumerate(groups):
+        axes = figure.add_subplot(len(groups), 1, i + 1)
+        axes.bar(range(len(group.per_line)), group.per_line, width=1.0, color="0.35")
+        axes.set(title=group.line, xlabel="phase-encode line", ylabel="share of scans", ylim=(0, 1))
+        axes.title.set_fontsize(8)
+        axes.margins(x=0)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
 
 
 def draw_scan(

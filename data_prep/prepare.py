@@ -7,9 +7,11 @@ prepares slices, in any order. Both see undersampled data only.
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,6 +31,16 @@ from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
 """Fewest calibration lines that maps and scale can be taken from."""
+
+MIN_NOISE, MAX_NOISE = 1e-15, 1e15
+"""Standard deviations of noise that are believed, in the units of the file."""
+
+MAX_SNR = 1e12
+"""Images are larger or smaller than the noise by no more than this."""
+
+MAX_SAMPLE = 1e9
+"""No prepared sample is larger. Within the four limits, single precision holds every energy and the
+way back to the units of the file."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,11 @@ class PrepConfig:
                 f"the calibration block needs at least {MIN_CALIB} samples a side, "
                 f"got calib_width={self.calib_width}"
             )
-        if self.noise_std is not None and not 0 < self.noise_std < math.inf:
-            raise ConfigError(f"noise_std must be positive, got {self.noise_std}")
+        if self.noise_std is not None and not MIN_NOISE <= self.noise_std <= MAX_NOISE:
+            raise ConfigError(
+                f"noise_std must be positive, from {MIN_NOISE:g} to {MAX_NOISE:g}, "
+                f"got {self.noise_std}"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,7 @@ class Preparation:
     """What :func:`plan` learned about a volume, ready to be applied to its slices.
 
     Attributes:
+        path: the file, for messages.
         config: the options.
         n_rows: rows that remain when readout oversampling is removed.
         noise: noise of the measured coils.
@@ -83,6 +99,7 @@ class Preparation:
         doubts: numerical doubts, a sentence each.
     """
 
+    path: Path
     config: PrepConfig
     n_rows: int
     noise: NoiseEstimate
@@ -95,7 +112,11 @@ class Preparation:
         """Prepare slices of the planned volume.
 
         A scan that has maps was prepared before and passes through unchanged. Slices that one set
-        of maps cannot explain are warned about.
+        of maps cannot explain are warned about, and so are those without anything to take maps
+        from, of which maps and images are zero.
+
+        Raises:
+            PrepError: a slice holds samples too large to be true.
         """
         if scan.maps is not None:
             return scan
@@ -106,19 +127,55 @@ class Preparation:
 
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
         """Prepare slices, and hand over ESPIRiT's eigenvalues too (None for a single coil)."""
-        scan = remove_oversampling(scan, self.n_rows)
-        scan = whiten(scan, self.noise)
-        scan = compress_coils(scan, self.compression)
-        scan, found = estimate_maps(scan, self.calib_shape, self.config)
-        return normalise(scan, self.scale), found
+        with naming(self.path):
+            scan = remove_oversampling(scan, self.n_rows)
+            scan = whiten(scan, self.noise)
+            scan = compress_coils(scan, self.compression)
+            check_samples(scan, self.scale)
+            scan, found = estimate_maps(scan, self.calib_shape, self.config)
+            return normalise(scan, self.scale), found
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the chain's steps become errors that name the file."""
+    try:
+        yield
+    except PrepError as error:
+        raise PrepError(f"{path}: {error}") from error
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch's stubs lack it
+        raise PrepError(
+            f"{path}: a coil covariance cannot be decomposed, its numbers span too wide a range; "
+            "the k-space or its noise is damaged, export the scan again"
+        ) from error
+
+
+def check_samples(scan: Scan, scale: float) -> None:
+    """Refuse samples that are not finite or, divided by ``scale``, beyond :data:`MAX_SAMPLE`.
+
+    Raises:
+        PrepError: a slice holds some.
+    """
+    for index, ksp in zip(scan.slices, scan.ksp, strict=True):
+        lowest, highest = (float(value) / scale for value in torch.view_as_real(ksp).aminmax())
+        if not max(-lowest, highest) <= MAX_SAMPLE:  # NaN is not
+            raise PrepError(
+                f"slice {index} holds samples of {max(-lowest, highest):.3g} where images are "
+                f"about 1, wanted at most {MAX_SAMPLE:g}; the k-space is damaged, export the scan "
+                "again"
+            )
 
 
 def estimate_maps(
     scan: Scan, calib_shape: tuple[int, int], config: PrepConfig
 ) -> tuple[Scan, EspiritMaps | None]:
-    """ESPIRiT maps on the full field of view; a single coil sees everything equally."""
+    """ESPIRiT maps on the full field of view; a single coil sees everything equally.
+
+    They are zero where the calibration block of a slice holds only zeros.
+    """
     if scan.n_coils == 1:
-        return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp)), None
+        seen = center_crop(scan.ksp, calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * seen), None
     found = espirit(
         scan.ksp,
         calib_shape,
@@ -138,16 +195,18 @@ def plan(file: ScanFile, config: PrepConfig | None = None) -> Preparation:
         config: options of the chain.
 
     Raises:
-        PrepError: no calibration block, or nothing but zeros.
+        PrepError: no calibration block, nothing but zeros, or samples and noise that are too large
+            or too small to be true.
         ConfigError: options for a file that is prepared already.
     """
     config = config or PrepConfig()
     if isinstance(file, PreparedFile):
         return _prepared_already(file, config)
-    first = FirstPass(file, config)
-    for index in range(len(file)):  # no slice outlives its turn
-        first.add(file[index])
-    preparation = first.preparation()
+    with naming(file.path):
+        first = FirstPass(file, config)
+        for index in range(len(file)):  # no slice outlives its turn
+            first.add(file[index])
+        preparation = first.preparation()
     for doubt in preparation.doubts:
         warnings.warn(doubt, NumericalWarning, stacklevel=2)
     return preparation
@@ -176,35 +235,41 @@ class FirstPass:
         self.calib: list[Tensor] = []
 
     def add(self, scan: Scan) -> None:
-        """Look at some slices, as read."""
+        """Look at some slices, as read; empty ones say nothing, not even about noise."""
+        held = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
         if isinstance(self.noise, NoiseEstimator):
-            for ksp in scan.ksp:
-                self.noise.add(ksp)
+            for index in held:
+                self.noise.add(scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
-        for ksp in scan.ksp:
-            self.cov += coil_covariance(ksp)
-            self.calib.append(center_crop(ksp, self.calib_shape).clone())
+        for index in held:
+            self.cov += coil_covariance(scan.ksp[index])
+            self.calib.append(center_crop(scan.ksp[index], self.calib_shape).clone())
 
     def preparation(self) -> Preparation:
         """What the slices say together.
 
         Raises:
-            PrepError: all of them are zero.
+            PrepError: all of them are zero, or so large or small that no scale can be found.
         """
         file, config = self.file, self.config
-        if not float(self.cov.abs().max()) > 0:
-            raise PrepError(
-                f"{file.path}: every sample is zero; nothing can be reconstructed from it"
-            )
+        if not self.calib:
+            raise PrepError("every sample is zero; nothing can be reconstructed from it")
         noise = self.noise
         if isinstance(noise, NoiseEstimator):
             noise = noise.estimate()
+        if not MIN_NOISE <= noise.std <= MAX_NOISE:
+            raise PrepError(
+                f"the noise ({noise.source}) has a standard deviation of {noise.std:.3g}, wanted "
+                f"{MIN_NOISE:g} to {MAX_NOISE:g}; export the scan in other units, or pass "
+                "--noise-std"
+            )
         white = whitening_matrix(noise.cov)
-        n_samples = len(file) * int(file.mask[:, : self.n_rows].sum())
+        n_samples = len(self.calib) * int(file.mask[:, : self.n_rows].sum())
         compression = plan_compression(
             white @ self.cov @ white.mH, n_samples, n_coils=config.n_coils, energy=config.energy
         )
         return Preparation(
+            path=file.path,
             config=config,
             n_rows=self.n_rows,
             noise=noise,
@@ -217,10 +282,23 @@ class FirstPass:
     def _scale(self, to_virtual: Tensor) -> float:
         """The percentile of the volume's calibration images, whitened and compressed."""
         shape = (self.n_rows, self.file.shape[3])
-        percentile = RunningPercentile(len(self.calib) * shape[0] * shape[1])
-        for block in self.calib:
+        blocks = [block for block in self.calib if bool(block.any())]
+        if not blocks:
+            raise PrepError(
+                f"the {self.calib_shape[0]} x {self.calib_shape[1]} calibration block holds only "
+                "zeros in every slice; check that k = 0 is at the centre of the matrix"
+            )
+        percentile = RunningPercentile(len(blocks) * shape[0] * shape[1])
+        for block in blocks:
             percentile.add(calibration_image(mix_coils(block, to_virtual), shape))
-        return percentile.value()
+        scale = percentile.value()
+        if not 1 / MAX_SNR <= scale <= MAX_SNR:
+            raise PrepError(
+                f"images are {scale:.3g} times as large as the noise, wanted {1 / MAX_SNR:g} to "
+                f"{MAX_SNR:g}; the k-space or its noise is damaged: export the scan again, or "
+                "pass --noise-std"
+            )
+        return scale
 
 
 def _prepared_already(file: PreparedFile, config: PrepConfig) -> Preparation:
@@ -233,6 +311,7 @@ def _prepared_already(file: PreparedFile, config: PrepConfig) -> Preparation:
     n_coils = file.shape[1]
     eye = torch.eye(n_coils, dtype=torch.complex128)
     return Preparation(
+        path=file.path,
         config=config,
         n_rows=file.shape[2],
         noise=NoiseEstimate(eye, file.noise_source or "unknown", 0),
@@ -258,7 +337,7 @@ def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]
     height, width = calibration_block(file.mask[:, :n_rows], limit)
     if min(height, width) < MIN_CALIB:
         raise PrepError(
-            f"{file.path}: no calibration block: the fully sampled centre of k-space is "
+            f"no calibration block: the fully sampled centre of k-space is "
             f"{height}x{width} samples, but coil maps and scale need at least "
             f"{MIN_CALIB}x{MIN_CALIB}; acquire (or, for a retrospective mask, keep) more central "
             "lines"

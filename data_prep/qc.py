@@ -21,6 +21,7 @@ class SliceCheck:
 
     Attributes:
         index: of the slice in the volume.
+        blank: whether its calibration block holds only zeros; then its maps are zero.
         support: share of the field of view where the maps see anything.
         eigenvalue: mean ESPIRiT eigenvalue inside the support; 1 if the maps explain everything.
         second_map: share of the support where a second map is as real as the first.
@@ -29,6 +30,7 @@ class SliceCheck:
     """
 
     index: int
+    blank: bool
     support: float
     eigenvalue: float
     second_map: float
@@ -47,8 +49,9 @@ def check_slices(
     else:
         eigenvalue = (found.eigenvalue * support).sum(dim=(-2, -1)) / size
         second = second_map_share(found)
-    residual = calibration_residual(center_crop(scan.ksp, calib_shape), maps)
-    columns = (support.float().mean(dim=(-2, -1)), eigenvalue, second, residual)
+    calib = center_crop(scan.ksp, calib_shape)
+    blank, residual = ~calib.flatten(1).any(dim=1), calibration_residual(calib, maps)
+    columns = (blank, support.float().mean(dim=(-2, -1)), eigenvalue, second, residual)
     rows = zip(scan.slices, *(column.tolist() for column in columns), strict=True)
     return tuple(SliceCheck(*row) for row in rows)
 
@@ -63,20 +66,27 @@ def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
         maps: complex ``(slice, coil, y, x)``.
 
     Returns:
-        ``(slice,)``, 0 to 1.
+        ``(slice,)``, 0 to 1; 0 where there is no energy.
     """
     shape, size = (maps.shape[-2], maps.shape[-1]), (calib.shape[-2], calib.shape[-1])
     img = ifft2c(center_pad(calib, shape))
     explained = maps * (maps.conj() * img).sum(dim=1, keepdim=True)
     rest = calib - center_crop(fft2c(explained), size)
-    return _energy(rest) / _energy(calib)
+    energy = _energy(calib)
+    return _energy(rest) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
 
 
 def slice_doubts(scan_id: str, checks: tuple[SliceCheck, ...]) -> list[str]:
     """What the figures of a volume give reason to doubt, one sentence for each kind."""
     folded = [check for check in checks if check.second_map > SECOND_MAP_SHARE]
-    empty = [check for check in checks if check.support < LEAST_SUPPORT]
+    blank = [check.index for check in checks if check.blank]
+    empty = [check for check in checks if check.support < LEAST_SUPPORT and not check.blank]
     doubts = []
+    if blank:
+        doubts.append(
+            f"{scan_id}: the calibration block holds only zeros in slices {blank}: their coil maps "
+            "and images are zero"
+        )
     if folded:
         worst = max(folded, key=lambda check: check.second_map)
         doubts.append(

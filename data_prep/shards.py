@@ -21,7 +21,15 @@ from .._version import __version__
 from ..atomic import write_json
 from ..coverage import Coverage, MaskFacts, coverage
 from ..errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
-from ..io import PreparedFile, PreparedWriter, ScanFile, file_sha256, json_text, open_scan
+from ..io import (
+    PreparedFile,
+    PreparedWriter,
+    ScanFile,
+    file_sha256,
+    json_text,
+    open_scan,
+    why_no_file,
+)
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .prepare import Preparation, PrepConfig, plan
@@ -217,7 +225,8 @@ def prepare_many(
         config: options of the chain.
         workers: processes to spread the scans over; 0 works in this one.
         overwrite: prepare again what is prepared already, and replace what was prepared otherwise.
-        pictures: also draw one picture a scan (see :func:`prepare_file`).
+        pictures: also draw one picture a scan (see :func:`prepare_file`) and how often each line
+            was sampled, ``qc/coverage.png``.
         on_scan: called with each result as it comes in.
 
     Returns:
@@ -235,11 +244,17 @@ def prepare_many(
         results.append(result)
         if on_scan is not None:
             on_scan(result)
-    return _summarise(tuple(results), Path(output))
+    summary = _summarise(tuple(results), Path(output))
+    if pictures and any(group.per_line for group in summary.coverage):
+        from .picture import draw_coverage
+
+        draw_coverage(Path(output) / "qc" / "coverage.png", summary.coverage)
+    return summary
 
 
 def _check_stems(paths: list[Path]) -> None:
-    for stem, n_times in Counter(path.stem for path in paths).items():
+    stems = (path.stem for path in paths if why_no_file(path) is None)
+    for stem, n_times in Counter(stems).items():
         if n_times > 1:
             raise ConfigError(
                 f"{n_times} inputs are called {stem!r} and would overwrite each other; rename "
@@ -276,7 +291,8 @@ def _prepare_one(
         warnings.simplefilter("always", NumericalWarning)
         try:
             status = "done"
-            if not overwrite and path.exists() and _is_finished(path, source, config):
+            known = not overwrite and path.exists() and source.is_file()
+            if known and _is_finished(path, source, config):
                 status = "skipped"
             else:
                 prepare_file(source, output, config, picture=pictures)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..errors import PrepError
 from ..scan import Scan
 from .noise import NoiseEstimate
 
@@ -12,10 +13,21 @@ def whitening_matrix(cov: Tensor) -> Tensor:
 
     Args:
         cov: noise covariance E[n n^H] / 2, positive definite ``(coil, coil)``.
+
+    Raises:
+        PrepError: it is not positive definite, or its inverse does not fit single precision, in
+            which it is applied.
     """
-    chol = torch.linalg.cholesky(cov.to(torch.complex128))
+    chol, failed = torch.linalg.cholesky_ex(cov.to(torch.complex128))
     eye = torch.eye(cov.shape[-1], dtype=torch.complex128, device=cov.device)
     inverse: Tensor = torch.linalg.solve_triangular(chol, eye, upper=False)
+    if failed or not bool(inverse.to(torch.complex64).isfinite().all()):
+        power = cov.diagonal().real
+        raise PrepError(
+            f"the noise of the coils, of variance {power.min():.3g} to {power.max():.3g}, has no "
+            "positive definite covariance and cannot be made white; pass --noise-std with the "
+            "noise per real channel, or export the scan again"
+        )
     return inverse
 
 

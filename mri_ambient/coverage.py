@@ -62,6 +62,15 @@ class Coverage:
     single_coil: int
 
     @property
+    def line(self) -> str:
+        """The figures in one line."""
+        return (
+            f"{self.n_scans} scans of {self.shape[0]}x{self.shape[1]}: {self.n_masks} distinct "
+            f"masks; outer {self.kind} are sampled by {self.mean:.1%} of the scans on average, the "
+            f"rarest by {self.least:.1%}, {self.never} by none"
+        )
+
+    @property
     def doubts(self) -> list[str]:
         """What a prior trained on these scans would suffer from, in words."""
         if self.n_scans == 1:  # a scan to look at, not to learn from

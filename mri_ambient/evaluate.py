@@ -7,14 +7,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from .errors import ConfigError, ScanFormatError
-from .io import open_scan
-from .io.hdf5 import open_h5
-from .metrics import VolumeMetrics, evaluate_volume
+from .io.hdf5 import find_dataset, open_h5, read_real
+from .metrics import Reference, VolumeMetrics, evaluate_volume
 
-TARGETS = ("reconstruction_rss", "reconstruction_esc")
+TARGETS: dict[str, Reference] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
+"""Datasets that hold a reference, and what it is; the first that is there counts."""
 
 
 def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
@@ -36,21 +34,27 @@ def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
 def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
     """Score one reconstruction.
 
+    Args:
+        reconstruction: a file with the dataset ``reconstruction``.
+        target: a file with one of :data:`TARGETS`; it need not hold k-space, as for fastMRI.
+
     Raises:
-        ScanFormatError: a file is damaged, or holds no image of the kind.
+        ScanFormatError: a file is damaged, holds no image of the kind, or the two do not fit.
     """
     with open_h5(reconstruction) as file:
-        if "reconstruction" not in file:
+        dataset = find_dataset(file, reconstruction, "reconstruction")
+        volume = read_real(dataset, reconstruction, "reconstruction")
+    with open_h5(target) as file:
+        name = next((name for name in TARGETS if name in file), None)
+        if name is None:
             raise ScanFormatError(
-                f"{reconstruction}: no dataset 'reconstruction'; found {sorted(file)}"
+                f"{target}: holds no reference ({' or '.join(TARGETS)}); found {sorted(file)}"
             )
-        volume = np.asarray(file["reconstruction"])
-    scan = open_scan(target)
-    for name in TARGETS:
-        reference = scan.read_target(name)
-        if reference is not None:
-            return evaluate_volume(volume, reference.numpy(), reference="rss")
-    raise ScanFormatError(f"{target}: holds no reference ({' or '.join(TARGETS)})")
+        reference = read_real(find_dataset(file, target, name), target, name)
+    try:
+        return evaluate_volume(volume, reference, reference=TARGETS[name])
+    except ScanFormatError as error:
+        raise ScanFormatError(f"{reconstruction}: {error}") from error
 
 
 def mean_metrics(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -17,8 +17,9 @@ from skimage.metrics import structural_similarity
 
 from .errors import ScanFormatError
 
-Reference = Literal["rss", "sense"]
-"""What a reference image was made of: root sum of squares, or a coil combination with maps."""
+Reference = Literal["rss", "esc", "sense"]
+"""What a reference image was made of: the root sum of squares of the coils, fastMRI's emulated
+single coil, or a coil combination with maps."""
 
 SSIM_WINDOW = 7
 """Side of SSIM's uniform window, in pixels."""
@@ -35,7 +36,7 @@ class VolumeMetrics:
         cropped: whether fastMRI's square crop was applied (it changes nothing on square images).
             False where images are wider than tall: fastMRI's evaluator refuses those, so such a
             score has no published counterpart.
-        reference: what the reference is; the two kinds differ by up to 0.15 in SSIM.
+        reference: what the reference is; the kinds differ by up to 0.15 in SSIM.
     """
 
     nmse: float

@@ -208,12 +208,15 @@ def _check_finite(img: Tensor, scan: Scan, method: Sampler | Baseline) -> None:
 
 
 def _residuals(batch: Batch, img: Tensor) -> Iterator[dict[str, float]]:
-    """Per slice: RMS of A x - y over the measured samples, in units of sigma_n per channel."""
+    """Per slice: RMS of A x - y over the measured samples, in units of sigma_n per channel.
+
+    0 for a slice that no coil sees.
+    """
     ksp = torch.where(batch.mask, batch.ksp, 0)
     residual = (batch.op(img) - ksp).abs().square()
     coils = (batch.maps.abs().amax(dim=(-2, -1)) > 0).sum(dim=-1)
     n_samples = batch.mask.sum(dim=(-3, -2, -1)) * coils
-    rms = (residual.sum(dim=(-3, -2, -1)) / (2 * n_samples)).sqrt() / batch.noise_std
+    rms = (residual.sum(dim=(-3, -2, -1)) / (2 * n_samples.clamp(min=1))).sqrt() / batch.noise_std
     return ({"data_residual": float(value)} for value in rms)
 
 
@@ -336,7 +339,9 @@ class Reference:
         """
         sense = []
         for scan in self.file:
-            prepared = self.preparation.apply(scan)
+            with warnings.catch_warnings():  # doubts were told when the scan itself was prepared
+                warnings.simplefilter("ignore", NumericalWarning)
+                prepared = self.preparation.apply(scan)
             full = Batch.of([prepared])
             sense.append(to_file_units(full.op.adjoint(full.ksp).abs(), prepared))
         volumes: dict[ReferenceKind, Tensor] = {}

@@ -5,14 +5,12 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..atomic import atomic_path, file_sha256, json_text, write_json
 from ..errors import ConfigError, ScanFormatError
-from .base import ScanFile, Undersampled
+from .base import Contents, ScanFile, Undersampled
 from .fastmri import FastmriFile
-from .hdf5 import open_h5
 from .header import Header, build_header, parse_header
 from .output import WRITERS, ReconstructionWriter
 from .prepared import FORMAT as PREPARED_FORMAT
@@ -21,6 +19,7 @@ from .prepared import PreparedFile, PreparedWriter
 __all__ = [
     "READERS",
     "WRITERS",
+    "Contents",
     "FastmriFile",
     "Header",
     "PreparedFile",
@@ -35,24 +34,9 @@ __all__ = [
     "json_text",
     "open_scan",
     "parse_header",
+    "why_no_file",
     "write_json",
 ]
-
-SUFFIXES = (".h5", ".hdf5")
-"""What counts as a scan when a folder is given."""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What one look into an HDF5 file shows; the sniffers judge it.
-
-    Attributes:
-        tag: the root attribute ``mri_ambient_format``, empty if there is none.
-        names: what the root group holds.
-    """
-
-    tag: str
-    names: tuple[str, ...]
 
 
 def is_prepared(contents: Contents) -> bool:
@@ -65,7 +49,7 @@ def is_fastmri(contents: Contents) -> bool:
     return not contents.tag and "kspace" in contents.names
 
 
-READERS: dict[Callable[[Contents], bool], type[PreparedFile] | type[FastmriFile]] = {
+READERS: dict[Callable[[Contents], bool], type[ScanFile]] = {
     is_prepared: PreparedFile,
     is_fastmri: FastmriFile,
 }
@@ -79,43 +63,39 @@ def open_scan(path: str | Path) -> ScanFile:
         ScanFormatError: the file is missing, unreadable, no HDF5, truncated, damaged, or has no
             layout we know.
     """
-    contents = look_into(path)
+    contents = Contents(path)
     for sniff, reader in READERS.items():
         if sniff(contents):
             return reader(path)
+    if contents.error is not None:
+        reason = why_no_file(contents.path)
+        raise ScanFormatError(reason) if reason else contents.error
     found = f"format {contents.tag!r}" if contents.tag else f"found {list(contents.names)}"
     known = ", ".join(reader.format for reader in READERS.values())
     raise ScanFormatError(f"{path}: no known layout; {found}; known formats: {known}")
 
 
-def look_into(path: str | Path) -> Contents:
-    """Open an HDF5 file once and note what tells its layout.
-
-    Raises:
-        ScanFormatError: it is missing, unreadable, no HDF5, truncated or damaged.
-    """
-    with open_h5(Path(path), for_text=True) as file:
-        tag = file.attrs.get("mri_ambient_format", "")
-        return Contents(tag=str(tag), names=tuple(sorted(file)))
-
-
 def find_scans(inputs: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and globs, in the order given.
 
-    A folder stands for the ``.h5`` and ``.hdf5`` files directly in it, sorted, hidden ones left
-    out. A file is passed on as it is, there or not: the case fails when it is opened, and the
-    others go on.
+    A folder stands for the files directly in it that end in a suffix of one of the readers
+    (``.h5``, ``.hdf5``), sorted, hidden ones left out. A file is passed on as it is, there or not:
+    the case fails when it is opened, and the others go on. So is a folder or a glob that holds no
+    scan, as long as anything else was given.
 
     Raises:
-        ScanFormatError: a folder or a glob holds no scan.
+        ScanFormatError: there are only folders and globs that hold no scan.
         ConfigError: two files have the same stem, after which outputs are named.
     """
     paths = [path for entry in inputs for path in _expand(entry)]
-    if not paths:
-        raise ScanFormatError("no scan was given; name files, folders or globs")
-    stem, n_times = Counter(path.stem for path in paths).most_common(1)[0]
+    reasons = [why_no_file(path) for path in paths]
+    files = [path for path, reason in zip(paths, reasons, strict=True) if reason is None]
+    if not files:
+        given = "; ".join(reason for reason in reasons if reason)
+        raise ScanFormatError(given or "no scan was given; name files, folders or globs")
+    stem, n_times = Counter(path.stem for path in files).most_common(1)[0]
     if n_times > 1:
-        clash = ", ".join(str(path) for path in paths if path.stem == stem)
+        clash = ", ".join(str(path) for path in files if path.stem == stem)
         raise ConfigError(
             f"{n_times} inputs have the stem {stem!r}, after which outputs are named: {clash}; "
             "run them one by one into different folders, or rename them"
@@ -124,21 +104,39 @@ def find_scans(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def _expand(entry: str | Path) -> list[Path]:
+    """The files an input stands for, or itself if there are none."""
     path = Path(entry)
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if _is_candidate(file))
-        what = f"{entry}: the folder holds no {' or '.join(SUFFIXES)} file"
+        found = _scans_in(path)
     elif path.exists() or not glob.has_magic(str(entry)):
-        return [path]
+        found = []
     else:
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(str(entry), recursive=True))  # noqa: PTH207
         found = [file for match in matches for file in _expand(match)]
-        what = f"{entry}: no file matches"
-    if not found:
-        raise ScanFormatError(what)
-    return found
+    return found or [path]
 
 
-def _is_candidate(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _scans_in(folder: Path) -> list[Path]:
+    suffixes = _suffixes()
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def _suffixes() -> tuple[str, ...]:
+    """What files are tried in a folder, of any reader, each once."""
+    return tuple(dict.fromkeys(suffix for reader in READERS.values() for suffix in reader.suffixes))
+
+
+def why_no_file(path: Path) -> str | None:
+    """Why a path that was typed stands for no file at all; None where it stands for one."""
+    if path.is_dir():
+        if _scans_in(path):
+            return f"{path}: is a folder, wanted one of the files in it"
+        return f"{path}: the folder holds no {' or '.join(_suffixes())} file"
+    if glob.has_magic(str(path)) and not path.exists():
+        return f"{path}: no file matches"
+    return None

@@ -11,10 +11,47 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ScanFormatError
 from ..masks import MaskSpec, achieved_acceleration
 from ..rng import rng_for
 from ..scan import Scan
+from .hdf5 import open_h5, read_attribute
+
+
+class Contents:
+    """A file for the sniffers to judge, looked into no further than they ask, and only once.
+
+    Args:
+        path: the file; a format that is not HDF5 is known by its name, or by what stands in it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def tag(self) -> str:
+        """The root attribute ``mri_ambient_format``; empty if there is none, or no HDF5."""
+        return self._hdf5[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the root group holds; empty if the file is no HDF5 that can be read."""
+        return self._hdf5[1]
+
+    @property
+    def error(self) -> ScanFormatError | None:
+        """Why the file cannot be read as HDF5 (missing, damaged, another format, ...), or None."""
+        return self._hdf5[2]
+
+    @cached_property
+    def _hdf5(self) -> tuple[str, tuple[str, ...], ScanFormatError | None]:
+        try:
+            with open_h5(self.path, for_text=True) as file:
+                tagged = "mri_ambient_format" in file.attrs
+                tag = str(read_attribute(file, "mri_ambient_format")) if tagged else ""
+                return tag, tuple(sorted(file)), None
+        except ScanFormatError as error:
+            return "", (), error
 
 
 class ScanFile(ABC):
@@ -22,6 +59,7 @@ class ScanFile(ABC):
 
     Attributes:
         format: name of the file format, as ``mri-ambient info`` prints it.
+        suffixes: of the files that are tried where a folder is given.
         path: the file.
         scan_id: its stem; outputs and random streams are named after it.
         shape: ``(slice, coil, y, x)``.
@@ -34,6 +72,7 @@ class ScanFile(ABC):
     """
 
     format: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]] = (".h5", ".hdf5")
     path: Path
     scan_id: str
     shape: tuple[int, int, int, int]
@@ -43,6 +82,11 @@ class ScanFile(ABC):
     noise: Tensor | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
+
+    def __init__(self, path: str | Path) -> None:
+        """Readers read the facts here, and no slices."""
+        self.path = Path(path)
+        self.scan_id = self.path.stem
 
     @cached_property
     def mask(self) -> Tensor:

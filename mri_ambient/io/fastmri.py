@@ -67,8 +67,7 @@ class FastmriFile(ScanFile):
         Raises:
             ScanFormatError: the file is damaged or does not have this layout.
         """
-        self.path = Path(path)
-        self.scan_id = self.path.stem
+        super().__init__(path)
         with open_h5(self.path, for_text=True) as file:
             self.shape = self._read_shape(file)
             self.attributes = read_attributes(file, self.path)

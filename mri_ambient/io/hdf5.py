@@ -37,6 +37,10 @@ MAX_HEAP = 2**24
 LARGE = 2**22
 """Slices of this many bytes get memory of their own."""
 
+_PLAIN_TYPES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM)
+_PAIR_TYPES = (h5py.h5t.COMPOUND, getattr(h5py.h5t, "COMPLEX", None))
+"""Types of attributes that are read, booleans being an ENUM; of pairs, complex numbers only."""
+
 MAX_BYTES = 2**32
 """No single thing we read at once (a slice, a mask) is larger; a damaged size field may say so."""
 
@@ -266,8 +270,10 @@ def read_text(dataset: h5py.Dataset, path: Path, what: str) -> bytes:
         ScanFormatError: it is no text.
     """
     check_size(dataset.shape, dataset.dtype.itemsize, path, what)
-    with _reading(path, what):
-        value = dataset[()]
+    value: Any = None
+    if h5py.check_string_dtype(dataset.dtype) is not None:  # or a damaged type may crash h5py
+        with _reading(path, what):
+            value = dataset[()]
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, str):
@@ -282,14 +288,31 @@ def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:
     attributes = {}
     for name in file.attrs:
         try:
-            attributes[_clean(name)] = _plain(file.attrs[name])
+            attributes[_clean(name)] = read_attribute(file, name)
         except BROKEN as error:
             warnings.warn(
-                f"{path}: attribute {name!r} cannot be read and is left out ({error})",
+                f"{path}: attribute {name!r} cannot be read and is left out ({_one_line(error)})",
                 NumericalWarning,
                 stacklevel=2,
             )
     return attributes
+
+
+def read_attribute(file: h5py.File, name: str) -> object:
+    """A root attribute as a plain Python value.
+
+    Its type is looked at before its value: one damaged bit makes a list of text, which h5py cannot
+    read without crashing.
+
+    Raises:
+        TypeError: it holds neither numbers (booleans and complex ones included) nor text.
+        Exception: any of :data:`BROKEN` if it is damaged.
+    """
+    stored = file.attrs.get_id(name).get_type()
+    kind = stored.get_class()
+    if kind not in _PLAIN_TYPES and not (kind in _PAIR_TYPES and is_complex(stored.dtype)):
+        raise TypeError(f"its type is {type(stored).__name__}, wanted numbers or text")
+    return _plain(file.attrs[name])
 
 
 def _plain(value: Any) -> object:  # noqa: ANN401 -- whatever HDF5 can hold

@@ -191,7 +191,7 @@ class PreparedFile(ScanFile):
         Raises:
             ScanFormatError: the file is damaged or no prepared file.
         """
-        self.path = Path(path)
+        super().__init__(path)
         with open_h5(self.path, for_text=True) as file:
             attributes = read_attributes(file, self.path)
             self._read_datasets(file)
@@ -224,6 +224,9 @@ class PreparedFile(ScanFile):
         ):
             raise self._damaged(f"coil_transform has {transform.shape} for {n_coils} virtual coils")
         self.coil_transform = torch.from_numpy(read_complex(transform, self.path, "coil_transform"))
+        inverse, failed = torch.linalg.inv_ex(self.coil_transform.to(torch.complex128))
+        if failed or not bool(inverse.isfinite().all()):
+            raise self._damaged("coil_transform cannot be inverted")
         if "ismrmrd_header" in file:
             header = find_dataset(file, self.path, "ismrmrd_header")
             self.header_xml = read_text(header, self.path, "ismrmrd_header").decode(

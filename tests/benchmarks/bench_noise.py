@@ -27,7 +27,9 @@ from mri_ambient.io import ScanFile, Undersampled, open_scan
 from mri_ambient.masks import MaskSpec
 from mri_ambient.rng import rng_for
 
-MASKS = {"full": 1.0, "random": 4.0, "poisson": 4.0}
+MASKS = ("full", "random", "poisson")
+SUBSETS = ([0], [4], [0, 4], [2, 6], [0, 2, 4, 6], [1, 3, 5, 7], [*range(8)])
+"""Coils of a real scan of eight that are looked at by themselves."""
 
 
 def compare(found: NoiseEstimate, truth: Tensor) -> tuple[float, float, float]:
@@ -50,12 +52,18 @@ def report(case: dict[str, object], found: list[NoiseEstimate], truths: list[Ten
 
 
 def simulated(
-    images: Path | str, size: int, mask: str, noise: float, n_coils: int, count: int
+    images: Path | str,
+    size: tuple[int, int],
+    mask: str,
+    noise: float,
+    n_coils: int,
+    count: int,
+    acceleration: float,
 ) -> None:
     source = open_images(images)
     config = SimulateConfig(
-        size=(size, size), coils=n_coils, noise=noise, jitter=True, seed=11,
-        full=mask == "full", mask="random" if mask == "full" else mask, acceleration=MASKS[mask],
+        size=size, coils=n_coils, noise=noise, jitter=True, seed=11,
+        full=mask == "full", mask="random" if mask == "full" else mask, acceleration=acceleration,
     )  # fmt: skip
     names = source.names(count if images == "phantom" else None, 1)
     names = names[:: len(names) // count][:count]
@@ -67,7 +75,7 @@ def simulated(
         estimator.add(model.measure(0))
         found.append(estimator.estimate())
         truths.append(config.units**2 * model.cov)
-    case = {"data": Path(images).stem, "size": size, "mask": mask, "R": MASKS[mask]}
+    case = {"data": Path(images).stem, "size": size, "mask": mask, "R": acceleration}
     report(case | {"coils": n_coils, "noise": noise}, found, truths)
 
 
@@ -89,8 +97,17 @@ def real(path: Path, n_seeds: int) -> None:
     case = {"data": path.stem, "std_full": round(truth.std, 6), "source_full": truth.source}
     for kind, acceleration in (("random", 4.0), ("poisson", 4.0), ("poisson", 8.0)):
         spec = MaskSpec(kind, acceleration, 20)
-        found = [estimate(Undersampled(full, spec, seed)) for seed in range(n_seeds)]
-        report(case | {"mask": kind, "R": acceleration}, found, [truth.cov] * n_seeds)
+        scans = [Undersampled(full, spec, seed) for seed in range(n_seeds)]
+        for coils in SUBSETS:
+            found = []
+            for scan in scans:
+                estimator = NoiseEstimator(scan.mask, len(coils), fully_sampled=False)
+                for index in range(len(scan)):
+                    estimator.add(scan.read_ksp(index)[coils])
+                found.append(estimator.estimate())
+            cov = truth.cov[coils][:, coils]
+            line = case | {"mask": kind, "R": acceleration, "coils": coils}
+            report(line, found, [cov] * n_seeds)
 
 
 def main() -> None:
@@ -106,11 +123,15 @@ def main() -> None:
     warnings.simplefilter("ignore")  # remarks of the reader and of sigpy
     count = 3 if options.quick else 12
     images = "phantom" if options.data is None else options.data / "brain256_val.zip"
-    for size in (128,) if options.quick else (128, 256):
-        for n_coils in (8,) if options.quick else (4, 8, 16):
+    sizes = ((128, 128),) if options.quick else ((128, 128), (192, 160), (256, 256))
+    levels = (0.005, 0.02) if options.quick else (0.003, 0.01, 0.02, 0.05)
+    rates = (4.0,) if options.quick else (4.0, 6.0)
+    for size in sizes:
+        for n_coils in (1, 2, 4, 8) if options.quick else (1, 2, 3, 4, 6, 8, 16):
             for mask in MASKS:
-                for noise in (0.005, 0.01, 0.02, 0.05):
-                    simulated(images, size, mask, noise, n_coils, count)
+                for rate in (1.0,) if mask == "full" else rates:
+                    for noise in levels:
+                        simulated(images, size, mask, noise, n_coils, count, rate)
     for name in ("espirit_brain8", "alias_brain8"):
         if options.data is not None:
             real(options.data / "kspace" / f"{name}.h5", 2 if options.quick else 10)

@@ -103,6 +103,8 @@ def card_of(prior: Prior, precision: str) -> str:
     """The card beside the weights, which are there already, for people."""
     facts = {key: value for key, value in prior.facts.card.items() if key != "sha256"}
     file = WEIGHTS / f"{DEFAULT}.safetensors"
+    command = f"train_default_prior.py IMAGES.zip WORK --precision {precision} --ship"
+    seen = prior.facts.card["images_seen"]
     return f"""# {DEFAULT}
 
 A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
@@ -115,8 +117,8 @@ A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
 | tau | {prior.facts.tau:.3f} |
 | sha256 | `{file_sha256(file)}` |
 | facts | `{json.dumps(facts)}` |
-| made by | `python tests/benchmarks/train_default_prior.py IMAGES.zip WORK --precision {precision} --ship`, \
-{COARSE_IMAGES} images on 64 x 64 scans, then {prior.facts.card["images_seen"]} on finer ones |
+| made by | `python tests/benchmarks/{command}` |
+| images seen | {COARSE_IMAGES} of 64 x 64 scans, then {seen} of finer ones |
 
 **Training data.** Multi-coil scans simulated from magnitude images: T1 post-contrast brain slices
 of J. Cheng et al., figshare 1512427 (CC BY 4.0), and T1/T2/FLAIR slices of the open_ms_data

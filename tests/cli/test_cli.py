@@ -302,3 +302,70 @@ def test_help_is_fast_because_it_imports_no_torch():
         "bad = {'torch', 'sigpy', 'fastmri', 'matplotlib'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def error_lines(err: str) -> list[str]:
+    return [line for line in err.splitlines() if line.startswith("error:")]
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "prep"])
+def test_inputs_that_hold_no_scan_cost_one_line_each(command, cli, full, tmp_path):
+    good, other = sorted(full.glob("*.h5"))
+    empty, nothing = tmp_path / good.stem, tmp_path / "z*.h5"  # the folder is called like a scan
+    empty.mkdir()
+    words = [command, good, empty, nothing, other, "-o", tmp_path / "out"]
+    words += ["--method", "zero-filled", "--device", "cpu"] if command == "reconstruct" else []
+    _, err = cli(*words, "--dry-run")
+    assert f"{empty}: the folder holds no" in err
+    assert err.count("->") == 2
+    assert not (tmp_path / "out").exists()
+    _, err = cli(*words, code=1)
+    assert error_lines(err) == [
+        f"error: {empty}: the folder holds no .h5 or .hdf5 file",
+        f"error: {nothing}: no file matches",
+    ]
+    assert {path.stem for path in (tmp_path / "out").glob("*.h5")} == {good.stem, other.stem}
+    words[1:5] = [empty, nothing]
+    _, err = cli(*words, "--overwrite", code=3)
+    assert len(error_lines(err)) == 1
+
+
+def test_a_scan_whose_noise_is_all_zeros_costs_one_line(cli, full, tmp_path):
+    bad, good = sorted(full.glob("*.h5"))
+    with h5py.File(bad, "a") as file:
+        file["noise"] = np.zeros((3, 99), np.complex64)
+    for words in (["reconstruct", "--method", "zero-filled", "--device", "cpu"], ["prep"]):
+        out = tmp_path / words[0]
+        _, err = cli(*words, full, "-o", out, code=1)
+        (line,) = error_lines(err)
+        assert f"{bad}: the noise scan holds only zeros" in line
+        assert [path.stem for path in out.glob("*.h5")] == [good.stem]
+
+
+def test_evaluate_takes_targets_without_k_space_and_says_what_they_are(cli, full, tmp_path):
+    cli("reconstruct", full, "-o", tmp_path / "out", "--method", "zero-filled", "--device", "cpu")
+    whole = json.loads(cli("evaluate", tmp_path / "out", "--target", full, "--json")[0])["volumes"]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    first, second = sorted(path.name for path in full.glob("*.h5"))
+    for name, dataset in ((first, "reconstruction_rss"), (second, "reconstruction_esc")):
+        with h5py.File(full / name) as source, h5py.File(bare / name, "w") as target:
+            target[dataset] = source["reconstruction_rss"][()]
+    out, _ = cli("evaluate", tmp_path / "out", "--target", bare, "--json")
+    rows = [json.loads(out)["volumes"][Path(name).stem] for name in (first, second)]
+    assert [row.pop("reference") for row in rows] == ["rss", "esc"]
+    assert all(whole[Path(name).stem].pop("reference") == "rss" for name in (first, second))
+    assert rows == [whole[Path(name).stem] for name in (first, second)]
+
+    with h5py.File(bare / first, "w") as target:
+        target["reconstruction_rss"] = np.ones((1, 40, 32), complex)
+    (bare / second).write_bytes(b"no HDF5")
+    _, err = cli("evaluate", tmp_path / "out", "--target", bare, code=3)
+    assert error_lines(err) == [
+        f"error: {bare / first}: reconstruction_rss holds complex128, wanted real numbers",
+        f"error: {bare / second}: is not an HDF5 file",
+    ]
+    with h5py.File(bare / first, "w") as target:
+        target["reconstruction_rss"] = np.ones((2, 40, 32))
+    _, err = cli("evaluate", tmp_path / "out" / first, "--target", bare / first, code=3)
+    assert error_lines(err)[0].startswith(f"error: {tmp_path / 'out' / first}: the reconstruction")

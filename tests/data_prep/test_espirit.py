@@ -331,17 +331,31 @@ def test_a_calibration_block_without_data_is_refused(value: float, rng: Generato
     ksp = torch.cat([simulated((32, 32), rng, n_coils=4)] * 2)
     ksp[1] = value
     with pytest.raises(PrepError, match=r"slice 1 of 2.*only zeros or values that are not finite"):
-        espirit(ksp, (24, 24))
+        espirit_maps(ksp)
     with pytest.raises(PrepError):
         espirit_maps(torch.zeros(1, 4, 32, 32, dtype=torch.complex64))
+
+
+def test_an_empty_slice_among_others_has_maps_of_zero(rng: Generator) -> None:
+    ksp = torch.cat([simulated((32, 32), rng, n_coils=4)] * 3)
+    want = espirit(ksp[:1], (24, 24))
+    ksp[1, :, 4:28, 4:28] = 0
+    got = espirit(ksp, (24, 24))
+    for field in ("maps", "eigenvalue", "second_eigenvalue"):
+        values = getattr(got, field)
+        assert values[1].count_nonzero() == 0
+        assert torch.equal(values[[0, 2]], torch.cat([getattr(want, field)] * 2))
+    ksp[2, 0, 16, 16] = float("nan")
+    with pytest.raises(PrepError, match="slice 2 of 3"):
+        espirit(ksp, (24, 24))
 
 
 def test_an_empty_support_is_a_warning(rng: Generator) -> None:
     with pytest.warns(
         NumericalWarning, match=r"slice 0 of 1.*no pixel with an eigenvalue above 1.5"
     ):
-        result = espirit(simulated((32, 32), rng, n_coils=4), (24, 24), crop=1.5)
-    assert result.maps.count_nonzero() == 0
+        maps = espirit_maps(simulated((32, 32), rng, n_coils=4), crop=1.5)
+    assert maps.count_nonzero() == 0
 
 
 def test_misuse_is_a_value_error() -> None:

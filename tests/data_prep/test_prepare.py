@@ -12,6 +12,7 @@ import torch
 from memory_scan import MemoryScan, noise_only, random_cov, simulated_scan
 from torch import Tensor
 
+from mri_ambient.baselines import ZeroFilled
 from mri_ambient.coverage import MaskFacts, coverage
 from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
 from mri_ambient.data_prep.oversampling import remove_oversampling, rows_without_oversampling
@@ -21,6 +22,7 @@ from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning, P
 from mri_ambient.fourier import fft2c, fftc, ifft2c, ifftc
 from mri_ambient.io import PreparedFile, Undersampled, open_scan
 from mri_ambient.masks import MaskSpec
+from mri_ambient.reconstruct import reconstruct, to_file_units
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Scan
 from mri_ambient.sense import SenseOp
@@ -37,10 +39,8 @@ def head(
 
 
 def exported(scan: Scan) -> Tensor:
-    """The adjoint image of a prepared scan in the units of its file, ``(slice, y, x)``."""
-    assert scan.maps is not None
-    img = SenseOp(scan.maps, scan.mask).adjoint(scan.ksp)
-    return img.abs() * scan.scale * rss_weight(scan.maps, scan.coil_transform)
+    """What `reconstruct` exports of a prepared scan by the adjoint, ``(slice, y, x)``."""
+    return to_file_units(reconstruct(scan, ZeroFilled()).img, scan).abs()
 
 
 # Units
@@ -152,7 +152,7 @@ def test_oversampling_is_removed_exactly(n_rows, keep):
     mask[..., 1] = False
     scan = MemoryScan(fft2c(img), mask)[0]
     after = remove_oversampling(scan, keep)
-    top = n_rows // 2 - keep // 2
+    top = (n_rows - keep) // 2  # as fastMRI crops images
     want = ifftc(scan.ksp, dim=-2)[..., top : top + keep, :]  # image rows stay what they are
     torch.testing.assert_close(ifftc(after.ksp, dim=-2), want)
     assert not after.ksp[..., 1].any()
@@ -454,3 +454,15 @@ def test_memory_does_not_grow_with_the_number_of_slices():
     )
     few, many = map(int, done.stdout.split())
     assert many <= 1.1 * few
+
+
+def test_the_coverage_of_a_data_set_is_told_and_drawn(tmp_path):
+    """Two scans with masks of their own: every line's share is 0, 1/2 or 1."""
+    config = SimulateConfig(size=(32, 48), coils=3, acceleration=2, calib=8, noise=0.01)
+    raw = simulate_scans("phantom", tmp_path / "raw", config, count=2)
+    summary = prepare_many(raw, tmp_path / "prepared", pictures=True)
+    (group,) = summary.coverage
+    masks = torch.stack([open_scan(path).mask[0, 0] for path in raw])
+    assert group.per_line == tuple(masks.double().mean(dim=0).tolist())
+    assert "2 scans of 32x48: 2 distinct masks" in group.line
+    assert (tmp_path / "prepared/qc/coverage.png").stat().st_size > 3000

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -54,7 +57,10 @@ def test_no_hdf5(tmp_path, content, message):
 
 def test_no_file(tmp_path):
     assert "no such file" in refusal(tmp_path / "scan.h5")
-    assert "is a folder" in refusal(tmp_path)
+    assert "no file matches" in refusal(tmp_path / "z*.h5")
+    assert "the folder holds no .h5 or .hdf5 file" in refusal(tmp_path)
+    (tmp_path / "scan.h5").touch()
+    assert "is a folder, wanted one of the files in it" in refusal(tmp_path)
 
 
 def test_no_permission(write_scan, small_ksp, monkeypatch):
@@ -148,6 +154,7 @@ def test_a_shape_that_the_file_cannot_fill(tmp_path):
         ({"ismrmrd_header": "no XML"}, "the ISMRMRD header is not XML"),
         ({"ismrmrd_header": HEADER.replace("<x>12</x>", "<x>0</x>")}, "matrix of 0 x 10"),
         ({"ismrmrd_header": np.ones(3)}, "ismrmrd_header holds float64 (3,), wanted one text"),
+        ({"ismrmrd_header": np.void(b"x")}, "ismrmrd_header holds |V1 (), wanted one text"),
         ({"ismrmrd_header": h5py.Empty("S1")}, "ismrmrd_header is empty"),
         ({"ismrmrd_header": None, "ismrmrd_header/a": 1}, "'ismrmrd_header' is a Group"),
         ({"ismrmrd_header": h5py.SoftLink("/gone"), "x": 1}, "'ismrmrd_header' cannot be opened"),
@@ -187,6 +194,65 @@ def test_a_damaged_text_heap_does_not_hang(write_scan, small_ksp):
     after_header = content.index(b"</ismrmrdHeader>") + len("</ismrmrdHeader>")
     path.write_bytes(content[:after_header] + bytes(64) + content[after_header + 64 :])
     assert f"damaged (text at byte {content.index(b'GCOL')})" in refusal(path)
+
+
+def test_attributes_that_are_neither_numbers_nor_text_are_left_out(write_scan, small_ksp):
+    path = write_scan(kspace=small_ksp, ismrmrd_header=HEADER, attrs={"acquisition": "AXT2"})
+    lists = np.empty(2, object)
+    lists[:] = [np.arange(3), np.arange(2)]
+    with h5py.File(path, "a") as file:
+        file.attrs.create("lists", lists, dtype=h5py.vlen_dtype(np.int32))
+        file.attrs["reference"] = file["kspace"].ref
+        file.attrs["opaque"] = np.void(b"abc")
+        file.attrs["pair"] = np.array((1, 2.0), [("a", "i4"), ("b", "f4")])
+        file.attrs["pair with text"] = np.array(
+            (1.0, "x"), [("a", "f4"), ("b", h5py.string_dtype())]
+        )
+    names = ("lists", "reference", "opaque", "pair", "pair with text")
+    with pytest.warns(NumericalWarning, match="wanted numbers or text") as caught:
+        got = open_scan(path).attributes
+    assert got == {"acquisition": "AXT2"}
+    assert len(caught) == len(names)
+    assert all(any(f"attribute {name!r}" in str(w.message) for w in caught) for name in names)
+
+
+READ_IT = """
+import sys, warnings
+from mri_ambient.errors import MriAmbientError
+from mri_ambient.io import open_scan
+
+warnings.simplefilter("ignore")
+content = bytearray(open(sys.argv[1], "rb").read())
+for position in map(int, sys.argv[2:]):
+    for bit in range(8):  # one of them makes the text a list
+        damaged = content.copy()
+        damaged[position] ^= 1 << bit
+        open(sys.argv[1], "wb").write(damaged)
+        try:
+            open_scan(sys.argv[1])
+        except MriAmbientError:
+            pass
+print("read")
+"""
+
+
+def test_text_whose_type_is_damaged_does_not_crash_the_process(write_scan, small_ksp):
+    # In a process of its own: where the value is read without a look at its type, h5py segfaults.
+    path = write_scan(
+        kspace=small_ksp,
+        ismrmrd_header=HEADER,
+        attrs={"acquisition": "AXT2", "mri_ambient_format": "", "list": ["a", "b"]},
+    )
+    content = path.read_bytes()
+    text_type = b"\x19\x01\x01\x00\x10\x00\x00\x00"  # HDF5's code of text of variable length
+    found = [match.start() for match in re.finditer(re.escape(text_type), content)]
+    assert len(found) == 4
+    ran = subprocess.run(
+        [sys.executable, "-c", READ_IT, path, *(str(start + 1) for start in found)],
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "read\n", "")
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mri_ambient.errors import ConfigError, ScanFormatError
-from mri_ambient.io import find_scans
+from mri_ambient.io import find_scans, open_scan
 
 
 @pytest.fixture
@@ -47,12 +47,22 @@ def test_a_name_with_brackets_is_a_name_first(folder):
 
 def test_nothing_found(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(ScanFormatError, match=r"empty: the folder holds no \.h5 or \.hdf5 file"):
-        find_scans([folder, folder / "empty"])
-    with pytest.raises(ScanFormatError, match="no file matches"):
-        find_scans([f"{folder}/z*.h5"])
+    with pytest.raises(
+        ScanFormatError, match=r"empty: the folder holds no \.h5 or \.hdf5 file; .*no file matches"
+    ):
+        find_scans([folder / "empty", f"{folder}/z*.h5"])
     with pytest.raises(ScanFormatError, match="no scan was given"):
         find_scans([])
+
+
+def test_what_holds_no_scan_is_a_case_that_fails_among_others(folder):
+    (folder / "a").mkdir()  # its name is no stem that could clash with a.h5
+    got = find_scans([folder / "a", folder, f"{folder}/z*.h5", folder / "sub"])
+    assert names(got) == ["a", "a.h5", "b.h5", "c.HDF5", "z*.h5", "d.h5", "e.h5"]
+    with pytest.raises(ScanFormatError, match=r"a: the folder holds no \.h5 or \.hdf5 file"):
+        open_scan(got[0])
+    with pytest.raises(ScanFormatError, match=r"z\*\.h5: no file matches"):
+        open_scan(got[4])
 
 
 def test_a_stem_may_come_only_once(folder):
