@@ -329,7 +329,7 @@ class CalibrationBlock:
     in it corrects the covariance that whitened, and so on.
 
     What varies in proportion to the signal (motion, pulsation, drift) is strongest here and counts
-    as noise: on real scans the level comes out up to 1.5 times too high, which is why the outermost
+    as noise: on real scans the level comes out up to 1.6 times too high, which is why the outermost
     samples have a say. One coil has no such dimensions, or too few.
 
     Args:
@@ -410,9 +410,7 @@ def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
     noise, which keeps the matrix positive definite, and keeps noise correlations wherever signal
     does not drown them; where it does, all that exceeds psi is taken for signal.
 
-    Of simulated 128x128 scans at R = 4 whose noise is 0.005 to 0.05 of the image's maximum, 190 of
-    192 come within 10 % of the truth with 8 or 16 coils and 83 of 96 with 4 (all misses at 0.01 or
-    less; ``tests/benchmarks/bench_noise.py``, which takes better sources where there are some).
+    ``tests/benchmarks/bench_noise.py`` prints how well the level is found.
 
     Args:
         outer: covariance of the outermost samples ``(coil, coil)``, positive definite.
