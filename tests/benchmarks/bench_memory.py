@@ -21,11 +21,14 @@ from pathlib import Path
 from mri_ambient.data_prep import SimulateConfig, simulate_scans
 
 PREP = """
-import resource, sys
+import sys
+from pathlib import Path
 from mri_ambient.data_prep import prepare_file
 prepare_file(sys.argv[1], sys.argv[2])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = Path("/proc/self/status").read_text()
+print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
+"""The peak is of this process alone; getrusage would begin with that of the one that started it."""
 
 
 def measure(folder: Path, config: SimulateConfig) -> tuple[float, float]:
