@@ -34,6 +34,16 @@ def call(*words: object) -> tuple[int, str]:
     return result.exit_code, result.stderr
 
 
+def fresh_prior(objective: str, kind: str) -> Prior:
+    """A prior that was never trained."""
+    facts = PriorFacts(
+        objective=objective, kind=kind, network=UNetSpec((8, 12), blocks=1, embedding=16),
+        sigma_data=0.3, sigma_min=0.02, mask_conditioned=kind == "conditioned",
+        mask=MaskSpec("random", 2, 8),
+    )  # fmt: skip
+    return Prior(facts.build(), facts)
+
+
 @pytest.fixture
 def scan(tmp_path: Path) -> Path:
     """A fully sampled scan with its own target."""
@@ -106,12 +116,7 @@ def test_images_too_small_to_score_are_kept(tmp_path):
 
 
 def test_a_prior_of_nans_is_refused(scan, tmp_path):
-    spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
-    facts = PriorFacts(
-        objective="kspace", kind="conditioned", network=spec, sigma_data=0.3, sigma_min=0.02,
-        mask_conditioned=True, mask=MaskSpec("random", 2, 8),
-    )  # fmt: skip
-    prior = Prior(facts.build(), facts)
+    prior = fresh_prior("kspace", "conditioned")
     with torch.no_grad():
         next(prior.net.parameters()).flatten()[0] = float("nan")
     save_prior(prior, tmp_path / "bad.safetensors")
@@ -125,12 +130,7 @@ def test_a_prior_of_nans_is_refused(scan, tmp_path):
 
 
 def test_a_prior_that_knows_no_masks_is_doubted_in_one_step(scan, tmp_path):
-    spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
-    facts = PriorFacts(
-        objective="supervised", kind="plain", network=spec, sigma_data=0.3, sigma_min=0.02,
-        mask_conditioned=False, mask=MaskSpec("random", 1, 8),
-    )  # fmt: skip
-    save_prior(Prior(facts.build(), facts), tmp_path / "plain.safetensors")
+    save_prior(fresh_prior("supervised", "plain"), tmp_path / "plain.safetensors")
     prior = load_prior(tmp_path / "plain.safetensors")
     from mri_ambient import reconstruct_raw
     from mri_ambient.samplers import Aos
