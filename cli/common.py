@@ -44,6 +44,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do again what is d
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more about every case.")]
 Shard = Annotated[
     str | None, typer.Option("--shard", help="Do part i of N of the inputs, e.g. 2/4.")
 ]

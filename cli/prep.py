@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import (
+    Device,
     DryRun,
     Inputs,
     Output,
     Overwrite,
     Quiet,
     Shard,
+    Verbose,
     pick_shard,
     progress_bar,
     say,
@@ -37,13 +39,16 @@ def run(
     pictures: Annotated[
         bool, typer.Option(help="Draw one picture a scan into DIR/qc, to look at the maps.")
     ] = True,
+    device: Device = "auto",
     shard: Shard = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Prepare scans: whiten, compress coils, estimate maps, normalise; DIR gets a manifest too."""
     from mri_ambient.data_prep import PrepConfig, prepare_many
+    from mri_ambient.device import pick_device
     from mri_ambient.io import find_scans, why_no_file
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
@@ -52,11 +57,14 @@ def run(
         for path in paths:
             say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
         return
+    where = pick_device(device)
     with progress_bar(quiet) as bars:
         task = bars.add_task("prep", total=len(paths))
 
         def done(result: ScanResult) -> None:
             bars.advance(task)
+            if verbose:
+                say(result.line())
             for doubt in result.doubts:
                 say(f"warning: {doubt}")
 
@@ -67,6 +75,7 @@ def run(
             workers=workers,
             overwrite=overwrite,
             pictures=pictures,
+            device=where,
             on_scan=done,
         )
     for line in summary.failed_lines:

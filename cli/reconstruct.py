@@ -17,6 +17,7 @@ from .common import (
     Quiet,
     Seed,
     Shard,
+    Verbose,
     choose,
     pick_shard,
     progress_bar,
@@ -60,6 +61,7 @@ def run(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Reconstruct scans: OUT gets <stem>.h5 (scanner units) and <stem>.json (provenance, checks).
 
@@ -78,6 +80,7 @@ def run(
         is_sampler,
         reconstruct_file,
         settings,
+        slice_lines,
         summary_line,
         with_options,
     )
@@ -108,10 +111,10 @@ def run(
             if is_done(output, file.scan_id, made_with, overwrite=overwrite):
                 say(f"{path.name}: done already (--overwrite does it again)")
                 return
-            preparation = plan(file, config)
+            preparation = plan(file, config, device=where)
             reference = None
             if full.fully_sampled:
-                whole = preparation if file is full else plan(full, config)
+                whole = preparation if file is full else plan(full, config, device=where)
                 reference = Reference(full, whole)
             slices = bars.add_task(path.name, total=len(file))
             report = reconstruct_file(
@@ -131,5 +134,8 @@ def run(
             bars.remove_task(slices)
             if not quiet:
                 say(summary_line(report))
+            if verbose:
+                for line in slice_lines(report):
+                    say(line)
 
         run_cases(paths, one)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Device, DryRun, Quiet, Seed, choose, parse_seconds, progress_bar, say
+from .common import Device, DryRun, Quiet, Seed, Verbose, choose, parse_seconds, progress_bar, say
+
+if TYPE_CHECKING:
+    from mri_ambient.train import Progress
 
 
 def run(
@@ -34,6 +37,7 @@ def run(
     device: Device = "auto",
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a prior; a run that was stopped goes on where it was.
 
@@ -42,7 +46,7 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.objectives import OBJECTIVES
-    from mri_ambient.train import Progress, TrainConfig, describe, train
+    from mri_ambient.train import TrainConfig, describe, train
 
     config = TrainConfig(
         objective=choose("objective", objective, OBJECTIVES)(),
@@ -72,6 +76,8 @@ def run(
                 description=f"train {progress.images} images, {progress.images_per_second:.1f}/s, "
                 f"loss {progress.loss:.3g}",
             )
+            if verbose and progress.saved:
+                say(_status_line(progress))
             if progress.validation and not quiet:
                 say(_validation_line(progress))
 
@@ -106,9 +112,16 @@ def _on_interrupt() -> Event:
     return asked
 
 
-def _validation_line(progress: object) -> str:
-    figures = progress.validation  # type: ignore[attr-defined]
+def _status_line(progress: Progress) -> str:
     return (
-        f"{progress.images} images: error on hidden measured lines "  # type: ignore[attr-defined]
+        f"{progress.images} images, {progress.seconds:.0f} s, "
+        f"{progress.images_per_second:.1f}/s, loss {progress.loss:.4g}"
+    )
+
+
+def _validation_line(progress: Progress) -> str:
+    figures = progress.validation or {}
+    return (
+        f"{progress.images} images: error on hidden measured lines "
         f"{figures['held_out']:.4f} (CG-SENSE {figures['held_out_cg_sense']:.4f})"
     )

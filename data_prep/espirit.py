@@ -70,6 +70,12 @@ class EspiritMaps:
         """Where there is a map, bool ``(slice, y, x)``."""
         return (self.maps != 0).any(dim=1)
 
+    def to(self, device: torch.device | str) -> EspiritMaps:
+        """The same on another device."""
+        return EspiritMaps(
+            self.maps.to(device), self.eigenvalue.to(device), self.second_eigenvalue.to(device)
+        )
+
 
 def espirit_maps(
     ksp: Tensor,

@@ -10,13 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, NumericalWarning, PrepError
+from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError
 from ..fourier import center_crop
 from ..io import PreparedFile, ScanFile
 from ..masks import calibration_block
@@ -97,6 +97,7 @@ class Preparation:
         calib_shape: sides ``(y, x)`` of the calibration block.
         scale: what normalised images are multiplied with to get back to whitened units.
         doubts: numerical doubts, a sentence each.
+        device: where coil maps are computed.
     """
 
     path: Path
@@ -107,6 +108,7 @@ class Preparation:
     calib_shape: tuple[int, int]
     scale: float
     doubts: tuple[str, ...] = ()
+    device: torch.device | str = "cpu"
 
     def apply(self, scan: Scan) -> Scan:
         """Prepare slices of the planned volume.
@@ -132,7 +134,7 @@ class Preparation:
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
             check_samples(scan, self.scale)
-            scan, found = estimate_maps(scan, self.calib_shape, self.config)
+            scan, found = estimate_maps(scan, self.calib_shape, self.config, device=self.device)
             return normalise(scan, self.scale), found
 
 
@@ -143,6 +145,10 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except PrepError as error:
         raise PrepError(f"{path}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{path}: out of memory: {str(error).splitlines()[0]}; use --device cpu"
+        ) from error
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch's stubs lack it
         raise PrepError(
             f"{path}: a coil covariance cannot be decomposed, its numbers span too wide a range; "
@@ -167,32 +173,41 @@ def check_samples(scan: Scan, scale: float) -> None:
 
 
 def estimate_maps(
-    scan: Scan, calib_shape: tuple[int, int], config: PrepConfig
+    scan: Scan,
+    calib_shape: tuple[int, int],
+    config: PrepConfig,
+    *,
+    device: torch.device | str = "cpu",
 ) -> tuple[Scan, EspiritMaps | None]:
     """ESPIRiT maps on the full field of view; a single coil sees everything equally.
 
-    They are zero where the calibration block of a slice holds only zeros.
+    They are zero where the calibration block of a slice holds only zeros. ``device`` computes them;
+    they come back to where the k-space is.
     """
     if scan.n_coils == 1:
         seen = center_crop(scan.ksp, calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
         return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * seen), None
     found = espirit(
-        scan.ksp,
+        scan.ksp.to(device),
         calib_shape,
         kernel_width=config.kernel_width,
         threshold=config.threshold,
         crop=config.crop,
     )
+    found = found.to(scan.ksp.device)
     return scan.with_step("espirit", maps=found.maps), found
 
 
-def plan(file: ScanFile, config: PrepConfig | None = None) -> Preparation:
+def plan(
+    file: ScanFile, config: PrepConfig | None = None, *, device: torch.device | str = "cpu"
+) -> Preparation:
     """Learn noise, virtual coils and scale of a volume, reading it slice by slice.
 
     Args:
         file: the scan, as measured. For a prepared file there is nothing to learn, and what comes
             back hands its slices through.
         config: options of the chain.
+        device: where the coil maps are to be computed.
 
     Raises:
         PrepError: no calibration block, nothing but zeros, or samples and noise that are too large
@@ -206,7 +221,7 @@ def plan(file: ScanFile, config: PrepConfig | None = None) -> Preparation:
         first = FirstPass(file, config)
         for index in range(len(file)):  # no slice outlives its turn
             first.add(file[index])
-        preparation = first.preparation()
+        preparation = replace(first.preparation(), device=device)
     for doubt in preparation.doubts:
         warnings.warn(doubt, NumericalWarning, stacklevel=2)
     return preparation

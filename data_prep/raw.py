@@ -49,10 +49,12 @@ def reconstruct_raw(
         prior = load_prior(Path(prior or default_prior()), options.device)
     full = open_scan(path)
     file = full if retrospective is None else Undersampled(full, retrospective, options.seed)
-    preparation = plan(file, prep)
+    preparation = plan(file, prep, device=options.device)
     reference = None
     if full.fully_sampled:
-        reference = Reference(full, preparation if file is full else plan(full, prep))
+        reference = Reference(
+            full, preparation if file is full else plan(full, prep, device=options.device)
+        )
     loaded = prior if isinstance(prior, Prior) else None
     return reconstruct_file(
         file,

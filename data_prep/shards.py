@@ -20,7 +20,7 @@ import torch
 from .._version import __version__
 from ..atomic import write_json
 from ..coverage import Coverage, MaskFacts, coverage
-from ..errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
+from ..errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning, ScanFormatError
 from ..io import (
     PreparedFile,
     PreparedWriter,
@@ -58,6 +58,19 @@ class ScanResult:
     message: str = ""
     doubts: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    def line(self) -> str:
+        """How the scan fared, with the main facts of its prepared file."""
+        if self.path is None:
+            return f"{self.source.name}: {self.status}, {self.message}"
+        file = PreparedFile(self.path)
+        qc = file.qc
+        return (
+            f"{self.source.name}: {self.status} in {self.seconds:.1f} s; "
+            f"R = {file.acceleration:.2f}, {qc['virtual_coils']} of {qc['measured_coils']} coils "
+            f"({qc['kept_energy']:.1%} of the energy), "
+            f"sigma_n = {file.noise_std:.4f} ({file.noise_source})"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,7 @@ def prepare_file(
     config: PrepConfig | None = None,
     *,
     picture: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Path:
     """Prepare a scan, slice by slice, into ``output/<scan_id>.h5`` (replaced if there).
 
@@ -109,6 +123,7 @@ def prepare_file(
         output: folder for the prepared file, made if needed.
         config: options of the chain.
         picture: also draw the middle slice into ``output/qc/<scan_id>.png``.
+        device: where to compute coil maps.
 
     Returns:
         The prepared file.
@@ -124,7 +139,7 @@ def prepare_file(
         raise ConfigError(f"{file.path}: is prepared already; give the scan it was made from")
     path = Path(output) / f"{file.scan_id}.h5"
     _check_replaceable(path)
-    preparation = plan(file, config)
+    preparation = plan(file, config, device=device)
     checks: list[SliceCheck] = []
     writer = PreparedWriter(
         path,
@@ -212,6 +227,7 @@ def prepare_many(
     workers: int = 0,
     overwrite: bool = False,
     pictures: bool = False,
+    device: torch.device | str = "cpu",
     on_scan: Callable[[ScanResult], None] | None = None,
 ) -> PrepSummary:
     """Prepare many scans; what fails is noted and the others go on.
@@ -227,6 +243,7 @@ def prepare_many(
         overwrite: prepare again what is prepared already, and replace what was prepared otherwise.
         pictures: also draw one picture a scan (see :func:`prepare_file`) and how often each line
             was sampled, ``qc/coverage.png``.
+        device: where to compute coil maps.
         on_scan: called with each result as it comes in.
 
     Returns:
@@ -238,7 +255,7 @@ def prepare_many(
     config = config or PrepConfig()
     paths = [Path(path) for path in inputs]
     _check_stems(paths)
-    task = partial(_prepare_one, Path(output), config, overwrite, pictures)
+    task = partial(_prepare_one, Path(output), config, overwrite, pictures, torch.device(device))
     results = []
     for result in _run(task, paths, workers):
         results.append(result)
@@ -283,7 +300,12 @@ def _run(
 
 
 def _prepare_one(
-    output: Path, config: PrepConfig, overwrite: bool, pictures: bool, source: Path
+    output: Path,
+    config: PrepConfig,
+    overwrite: bool,
+    pictures: bool,
+    device: torch.device,
+    source: Path,
 ) -> ScanResult:
     start = time.monotonic()
     path = output / f"{source.stem}.h5"
@@ -295,7 +317,9 @@ def _prepare_one(
             if known and _is_finished(path, source, config):
                 status = "skipped"
             else:
-                prepare_file(source, output, config, picture=pictures)
+                prepare_file(source, output, config, picture=pictures, device=device)
+        except DeviceError:
+            raise  # the next scan would fare no better
         except MriAmbientError as error:
             return ScanResult(source, "failed", message=" ".join(str(error).split()))
     doubts = tuple(str(w.message) for w in caught if issubclass(w.category, NumericalWarning))

@@ -612,3 +612,11 @@ def summary_line(report: dict[str, Any]) -> str:
             f"NMSE {scores['nmse']:.4f} against {scores['reference'].upper()}"
         )
     return line
+
+
+def slice_lines(report: dict[str, Any]) -> list[str]:
+    """One line about every slice of a finished reconstruction."""
+    return [
+        f"  slice {check['slice']}: data residual {check['data_residual']:.3f} sigma_n"
+        for check in report["checks"]
+    ]

@@ -135,6 +135,7 @@ class Progress:
         images_per_second: over this call.
         seconds: of this call.
         validation: figures of a validation, if there was one.
+        saved: whether a checkpoint was written.
     """
 
     images: int
@@ -143,6 +144,7 @@ class Progress:
     images_per_second: float
     seconds: float
     validation: dict[str, float] | None
+    saved: bool
 
 
 class _State:
@@ -273,14 +275,15 @@ def train(
                 prior, checked = _check(state, facts, cases, reference, seen)
                 save_prior(prior, run / "prior.safetensors")
             log.write(seen, loss, config.learning_rate_at(seen), checked)
-            if seen // config.save_every > (seen - config.batch_size) // config.save_every:
+            saved = seen // config.save_every > (seen - config.batch_size) // config.save_every
+            if saved:
                 _save(run, state, config)
             if checked is not None:
                 plot_curves(run / "log.jsonl", run / "curves.png")
             if on_progress is not None:
                 seconds = time.monotonic() - started
                 rate = (state.step - first_step) * config.batch_size / seconds
-                on_progress(Progress(seen, images, loss, rate, seconds, checked))
+                on_progress(Progress(seen, images, loss, rate, seconds, checked, saved))
     prior, checked = _check(state, facts, cases, reference, state.step * config.batch_size)
     _save(run, state, config)
     save_prior(prior, run / "prior.safetensors")

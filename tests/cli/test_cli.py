@@ -369,3 +369,32 @@ def test_evaluate_takes_targets_without_k_space_and_says_what_they_are(cli, full
         target["reconstruction_rss"] = np.ones((2, 40, 32))
     _, err = cli("evaluate", tmp_path / "out" / first, "--target", bare / first, code=3)
     assert error_lines(err)[0].startswith(f"error: {tmp_path / 'out' / first}: the reconstruction")
+
+
+def test_verbose_says_more_about_every_case(cli, full, tmp_path):
+    """The facts of every scan, the loss at every checkpoint, the residual of every slice."""
+    raw, run = tmp_path / "raw", tmp_path / "run"
+    cli("simulate", "phantom", "-o", raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
+        "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
+    quiet = cli("prep", raw, "-o", tmp_path / "a", "--device", "cpu", "--no-pictures")[1]
+    loud = cli("prep", raw, "-o", tmp_path / "b", "--device", "cpu", "--no-pictures", "-v")[1]
+    assert "3 of 3 coils" not in quiet
+    assert loud.count("3 of 3 coils (100.0% of the energy)") == 6
+    again = cli("prep", raw, "-o", tmp_path / "b", "--device", "cpu", "--no-pictures", "-v")[1]
+    assert again.count("skipped in") == 6
+    said = cli("train", tmp_path / "b", "-o", run, "--images", 500, "--batch-size", 250,
+               "--device", "cpu", "-v")[1]  # fmt: skip
+    assert "500 images, " in said
+    said = cli("reconstruct", full, "-o", tmp_path / "out", "--method", "cg-sense",
+               "--device", "cpu", "-v")[1]  # fmt: skip
+    assert said.count("slice 0: data residual") == 2
+
+
+def test_prep_stops_where_memory_ends(cli, full, tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("mri_ambient.data_prep.prepare.espirit", exhausted)
+    _, said = cli("prep", full, "-o", tmp_path / "out", "--device", "cpu", code=4)
+    assert said.count("error:") == 1
+    assert "out of memory" in said and "--device cpu" in said

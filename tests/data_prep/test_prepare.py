@@ -346,7 +346,7 @@ def test_workers_make_the_same_files(raw, tmp_path):
 
 
 def test_an_error_that_is_no_fault_of_the_scan_is_not_hidden(raw, tmp_path, monkeypatch):
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mri_ambient.data_prep.shards.plan", stop)

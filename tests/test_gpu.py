@@ -1,0 +1,68 @@
+"""What runs on a GPU gives what it gives on a CPU; skipped where there is no GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import shaken
+from memory_scan import simulated_scan
+
+from mri_ambient.checkpoint import load_prior
+from mri_ambient.data_prep import SimulateConfig, plan, prepare_many, simulate_scans
+from mri_ambient.io import PreparedFile
+from mri_ambient.masks import MaskSpec
+from mri_ambient.nn.unet import UNetSpec
+from mri_ambient.prior import Prior, PriorFacts
+from mri_ambient.reconstruct import METHODS, Options, reconstruct, with_options
+from mri_ambient.train import TrainConfig, train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.filterwarnings("ignore:.*(masks|sampled):UserWarning"),
+]
+
+SCAN = SimulateConfig(size=(48, 40), coils=4, acceleration=2.0, calib=12, noise=0.01)
+
+
+def test_maps_are_those_of_the_cpu():
+    file, _ = simulated_scan("head", SCAN)
+    here, there = (plan(file, device=device).apply(file[0]) for device in ("cpu", "cuda"))
+    assert there.maps.device.type == "cpu"
+    both = (here.maps != 0).any(dim=1) & (there.maps != 0).any(dim=1)
+    alike = (here.maps.conj() * there.maps).sum(dim=1)[both].abs()
+    assert float(alike.min()) > 0.999
+    assert int(both.sum()) > 0.99 * int((here.maps != 0).any(dim=1).sum())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_the_image_of_the_cpu(name):
+    file, _ = simulated_scan("head", SCAN)
+    scan = plan(file).apply(file[0])
+    spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+    facts = PriorFacts(
+        objective="kspace", kind="conditioned", network=spec, sigma_data=0.3, sigma_min=0.02,
+        mask_conditioned=True, mask=MaskSpec("random", 2, 12), tau=0.1,
+    )  # fmt: skip
+    images = []
+    for device in ("cpu", "cuda"):
+        prior = Prior(shaken(facts.build()).to(device), facts)
+        method = with_options(METHODS[name], {"n_steps": 10} if name == "adps" else {})
+        images.append(reconstruct(scan, method, prior, Options(device=device)).img)
+    error = (images[0] - images[1]).norm() / images[0].norm()
+    assert float(error) < (1e-2 if name == "adps" else 1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_goes_on_where_it_was_and_its_prior_loads(precision, tmp_path: Path):
+    raw = simulate_scans("phantom", tmp_path / "raw", SCAN, count=10)
+    prepare_many(raw, tmp_path / "prepared", device="cuda")
+    assert PreparedFile(next((tmp_path / "prepared").glob("*.h5"))).noise_std > 0
+    config = TrainConfig(batch_size=4, check_every=40, save_every=40, precision=precision)
+    for images in (40, 80):
+        train(tmp_path / "prepared", tmp_path / "run", config, images=images, device="cuda")
+    prior = load_prior(tmp_path / "run")
+    assert prior.facts.card["images_seen"] == 80
+    assert all(bool(tensor.isfinite().all()) for tensor in prior.net.state_dict().values())
