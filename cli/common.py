@@ -44,6 +44,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do again what is d
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("-O", "--option", help="NAME=VALUE of the objective; may be repeated."),
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more about every case.")]
 Shard = Annotated[
     str | None, typer.Option("--shard", help="Do part i of N of the inputs, e.g. 2/4.")
@@ -136,6 +140,21 @@ def parse_shares(name: str, text: str) -> str | dict[str, float]:
         raise ConfigError(
             f"{name} is one kind or shares like random:0.8,poisson:0.2; got {text!r}"
         ) from error
+
+
+def parse_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a dictionary.
+
+    Raises:
+        ConfigError: one of them is none.
+    """
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"an option is written NAME=VALUE; got {text!r}")
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 def run_cases(cases: Iterable[T], work: Callable[[T], None]) -> None:

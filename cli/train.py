@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Device, DryRun, Quiet, Seed, Verbose, choose, parse_seconds, progress_bar, say
+from .common import (
+    Device,
+    DryRun,
+    Quiet,
+    Seed,
+    Set,
+    Verbose,
+    parse_pairs,
+    parse_seconds,
+    progress_bar,
+    say,
+)
+from .job import join_job
 
 if TYPE_CHECKING:
     from mri_ambient.train import Progress
@@ -18,21 +30,39 @@ if TYPE_CHECKING:
 def run(
     data: Annotated[Path, typer.Argument(help="Folder of prepared scans.", metavar="DIR")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
-    objective: Annotated[str, typer.Option(help="kspace, ambient or supervised.")] = "kspace",
+    objective: Annotated[
+        str, typer.Option(help="kspace, ambient, gsure, consistency, ssdu or supervised.")
+    ] = "kspace",
+    option: Set = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="What supervised learns from: full scans (full), or l1-wavelet images."),
+    ] = None,
     preset: Annotated[str, typer.Option(help="Size of the networks: tiny, small, base.")] = "tiny",
     wrapper: Annotated[
-        str | None, typer.Option(help="plain or conditioned; by default the objective's own.")
+        str | None,
+        typer.Option(
+            help="plain, conditioned, unguided or inconsistent; by default the objective's own."
+        ),
     ] = None,
     images: Annotated[int | None, typer.Option(help="Stop after this many images.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Stop after, e.g., 90s, 10m, 2h.")] = None,
+    patience: Annotated[
+        int, typer.Option(help="Stop after this many checks without a smaller error; 0: never.")
+    ] = 0,
     init: Annotated[
         Path | None, typer.Option(help="Prior file or run folder to start from (fine-tuning).")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Adam's, after the warm-up.")] = 1e-3,
+    check_every: Annotated[int, typer.Option(help="Images between validations.")] = 2000,
+    workers: Annotated[int, typer.Option(help="Processes that read data; 0: a thread.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even on masks that leave images undetermined.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -42,60 +72,73 @@ def run(
     """Train a prior; a run that was stopped goes on where it was.
 
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
+    Under torchrun, the processes share every batch.
     """
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
-    from mri_ambient.objectives import OBJECTIVES
+    from mri_ambient.objectives import make_objective
     from mri_ambient.train import TrainConfig, describe, train
 
+    options = parse_pairs(option or [])
+    if targets is not None:
+        options["images"] = targets
     config = TrainConfig(
-        objective=choose("objective", objective, OBJECTIVES)(),
+        objective=make_objective(objective, options),
         preset=preset,
         wrapper=wrapper,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        check_every=check_every,
+        patience=patience,
         precision=precision,
         seed=seed,
     )
-    if dry_run or not quiet:
-        say(describe(data, config))
-    if dry_run:
-        return
-    where = pick_device(device)
-    keep_freed_memory()
-    limit = None if time_limit is None else parse_seconds(time_limit)
-    interrupted = _on_interrupt()
-    with progress_bar(quiet) as bars:
-        task = bars.add_task("train", total=images if limit is None else round(limit))
+    with join_job(device) as job:
+        quiet = quiet or not job.leads
+        where = pick_device(job.device)
+        if dry_run or not quiet:
+            say(describe(data, config, where if dry_run else None, images=images))
+        if dry_run:
+            return
+        keep_freed_memory()
+        limit = None if time_limit is None else parse_seconds(time_limit)
+        interrupted = _on_interrupt()
+        damaged: list[str] = []
+        with progress_bar(quiet) as bars:
+            task = bars.add_task("train", total=images if limit is None else round(limit))
 
-        def show(progress: Progress) -> None:
-            done = progress.images if limit is None else int(progress.seconds)
-            bars.update(
-                task,
-                completed=done,
-                description=f"train {progress.images} images, {progress.images_per_second:.1f}/s, "
-                f"loss {progress.loss:.3g}",
+            def show(progress: Progress) -> None:
+                done = progress.images if limit is None else int(progress.seconds)
+                bars.update(task, completed=done, description=f"train {_status(progress)}")
+                if verbose and progress.saved and not quiet:
+                    say(_status(progress))
+                if progress.validation and not quiet:
+                    say(_validation_line(progress))
+
+            def name(sentence: str) -> None:
+                damaged.append(sentence)
+                say(f"error: {sentence}")
+
+            prior = train(
+                data,
+                output,
+                config,
+                images=images,
+                time_limit_s=limit,
+                device=where,
+                init=None if init is None else load_prior(init, where),
+                workers=workers,
+                force=force,
+                on_progress=show,
+                on_damaged=name,
+                should_stop=interrupted.is_set,
             )
-            if verbose and progress.saved:
-                say(_status_line(progress))
-            if progress.validation and not quiet:
-                say(_validation_line(progress))
-
-        prior = train(
-            data,
-            output,
-            config,
-            images=images,
-            time_limit_s=limit,
-            device=where,
-            init=None if init is None else load_prior(init, where),
-            on_progress=show,
-            should_stop=interrupted.is_set,
-        )
     if not quiet:
         say(f"{output / 'prior.safetensors'}: {prior.facts.card['images_seen']} images seen")
     if interrupted.is_set():
         raise typer.Exit(130)
+    if damaged:
+        raise typer.Exit(1)
 
 
 def _on_interrupt() -> Event:
@@ -112,16 +155,18 @@ def _on_interrupt() -> Event:
     return asked
 
 
-def _status_line(progress: Progress) -> str:
+def _status(progress: Progress) -> str:
+    skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
     return (
-        f"{progress.images} images, {progress.seconds:.0f} s, "
-        f"{progress.images_per_second:.1f}/s, loss {progress.loss:.4g}"
+        f"{progress.images} images in {progress.seconds:.0f} s, "
+        f"{progress.images_per_second:.1f}/s, loss {progress.loss:.3g}{skipped}"
     )
 
 
 def _validation_line(progress: Progress) -> str:
     figures = progress.validation or {}
     return (
-        f"{progress.images} images: error on hidden measured lines "
-        f"{figures['held_out']:.4f} (CG-SENSE {figures['held_out_cg_sense']:.4f})"
+        f"{progress.images} images: error on hidden measured lines {figures['held_out']:.4f} "
+        f"(CG-SENSE {figures['held_out_cg_sense']:.4f}, "
+        f"L1-wavelet {figures['held_out_l1_wavelet']:.4f})"
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .fourier import reverse
+from .masks import sampling_density
+from .rng import Streams
 from .scan import Scan
 from .sense import SenseOp
 
@@ -23,6 +26,8 @@ class Batch:
         mask: bool ``(b, 1, y, x)``.
         acquired: bool ``(b, x)``, False for columns the scanner never acquires.
         noise_std: sigma_n per real channel, ``(b,)``.
+        density: chance that a scan of the data set samples an entry, real ``(b, 1, y, x)``.
+        img: target images ``(b, y, x)`` for objectives that learn from images, or None.
     """
 
     ksp: Tensor
@@ -30,6 +35,8 @@ class Batch:
     mask: Tensor
     acquired: Tensor
     noise_std: Tensor
+    density: Tensor
+    img: Tensor | None = None
 
     @property
     def op(self) -> SenseOp:
@@ -41,40 +48,74 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
-        moved = (getattr(self, f.name).to(device, non_blocking=True) for f in fields(self))
-        return Batch(*moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def augmented(self, rng: Generator) -> Batch:
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which a GPU fetches while the CPU goes on."""
+        return self._each(Tensor.pin_memory)
+
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> Batch:
+        """Some of the slices."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if value is None else change(value) for value in values))  # type: ignore[arg-type]
+
+    def augmented(self, rng: Streams) -> Batch:
         """The same measurements of mirrored, conjugated, phase-turned objects, drawn per slice.
 
         Exact for any coils and mask: nothing is interpolated and nothing new is measured. The
         object is mirrored along y and along x and its complex conjugate taken with probability 1/2
         each, and turned by a uniform phase.
         """
-        n = len(self)
-        flip_y, flip_x, conjugate = torch.rand(3, n, generator=rng) < 0.5
-        turn = torch.polar(torch.ones(n), 2 * torch.pi * torch.rand(n, generator=rng))
+        draws = torch.stack([torch.rand(4, generator=g) for g in rng], dim=1)
+        flip_y, flip_x, conjugate = draws[:3] < 0.5
+        turn = torch.polar(torch.ones(len(self)), 2 * torch.pi * draws[3]).to(self.ksp.device)
         ksp, maps, mask, acquired = self.ksp, self.maps, self.mask, self.acquired
+        density, img = self.density, self.img
         # Conjugating an object and its coils conjugates k-space and mirrors both of its axes.
         maps = _where(conjugate, maps.conj(), maps)
         ksp = _where(conjugate, ksp.conj(), ksp)
+        img = None if img is None else _where(conjugate, img.conj(), img)
         for flips, dim in ((flip_y, -2), (flip_x, -1)):
             maps = _where(flips, reverse(maps, dim), maps)
-            ksp, mask = (_where(flips ^ conjugate, reverse(t, dim), t) for t in (ksp, mask))
+            img = None if img is None else _where(flips, reverse(img, dim), img)
+            ksp, mask, density = (
+                _where(flips ^ conjugate, reverse(t, dim), t) for t in (ksp, mask, density)
+            )
         acquired = _where(flip_x ^ conjugate, reverse(acquired, -1), acquired)
-        ksp = ksp * turn.to(ksp.device)[:, None, None, None]
-        return Batch(ksp, maps, mask, acquired, self.noise_std)
+        ksp = ksp * turn[:, None, None, None]
+        img = None if img is None else img * turn[:, None, None]
+        return Batch(ksp, maps, mask, acquired, self.noise_std, density, img)
 
     @classmethod
     def of(cls, scans: Sequence[Scan]) -> Batch:
-        """Stack the slices of prepared scans of one matrix size; coil counts may differ.
+        """The slices of prepared scans of one matrix size; coil counts may differ.
 
         Raises:
             ValueError: a scan is not prepared, or the sizes differ.
         """
-        n_coils = max(scan.n_coils for scan in scans)
-        parts = [_padded(scan, n_coils) for scan in scans]
-        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return cls.stack([_of_scan(scan) for scan in scans])
+
+    @classmethod
+    def stack(cls, batches: Sequence[Batch]) -> Batch:
+        """Batches of one matrix size as one; coil counts may differ.
+
+        Raises:
+            ValueError: the sizes differ, or some have target images and some have none.
+        """
+        n_coils = max(batch.ksp.shape[1] for batch in batches)
+        columns: dict[str, Any] = {}
+        for field in fields(cls):
+            parts = [getattr(batch, field.name) for batch in batches]
+            if field.name in ("ksp", "maps"):
+                parts = [_with_coils(part, n_coils) for part in parts]
+            n_missing = sum(part is None for part in parts)
+            if 0 < n_missing < len(parts):
+                raise ValueError(f"{field.name} is missing from {n_missing} of {len(parts)}")
+            columns[field.name] = None if n_missing else torch.cat(parts)
+        return cls(**columns)
 
 
 def _where(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -82,16 +123,24 @@ def _where(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(flags.view(-1, *[1] * (no.ndim - 1)).to(no.device), yes, no)
 
 
-def _padded(scan: Scan, n_coils: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _with_coils(coils: Tensor, n_coils: int) -> Tensor:
+    """Filled up with coils that see nothing."""
+    n, have, ny, nx = coils.shape
+    if have == n_coils:
+        return coils
+    return torch.cat([coils, coils.new_zeros(n, n_coils - have, ny, nx)], dim=1)
+
+
+def _of_scan(scan: Scan) -> Batch:
     if scan.maps is None or scan.noise_std is None:
         raise ValueError(f"{scan.scan_id}: not prepared; maps and noise_std are needed")
-    n, coils, ny, nx = scan.ksp.shape
+    n, _, ny, nx = scan.ksp.shape
     acquired = torch.ones(nx, dtype=torch.bool) if scan.acquired is None else scan.acquired
-    zeros = scan.ksp.new_zeros(n, n_coils - coils, ny, nx)
-    return (
-        torch.cat([scan.ksp, zeros], dim=1),
-        torch.cat([scan.maps, zeros], dim=1),
-        scan.mask.expand(n, 1, ny, nx),
-        acquired.expand(n, nx),
-        torch.full((n,), float(scan.noise_std)),
+    return Batch(
+        ksp=scan.ksp,
+        maps=scan.maps,
+        mask=scan.mask.expand(n, 1, ny, nx),
+        acquired=acquired.expand(n, nx),
+        noise_std=torch.full((n,), float(scan.noise_std)),
+        density=sampling_density(scan.mask, acquired).expand(n, 1, ny, nx),
     )

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from .masks import is_line_mask, line_coverage, outer_samples
 
+PRIOR_SCANS = 4
+"""Weight of the mean over all lines in the density of one line, in scans."""
+
 FEW_MASKS = 16
 """Fewer distinct masks than this are a handful."""
 
@@ -71,6 +74,16 @@ class Coverage:
         )
 
     @property
+    def identifiable(self) -> bool:
+        """Whether a prior can be learned at all.
+
+        A single coil fills in nothing: no hole may be left, and masks must not give themselves
+        away.
+        """
+        holes = self.never > 0 or self.n_masks < FEW_MASKS
+        return self.mean == 1 or not (self.single_coil and holes)
+
+    @property
     def doubts(self) -> list[str]:
         """What a prior trained on these scans would suffer from, in words."""
         if self.n_scans == 1:  # a scan to look at, not to learn from
@@ -94,12 +107,21 @@ class Coverage:
 
 def coverage(scans: Iterable[MaskFacts]) -> list[Coverage]:
     """Coverage figures, by matrix size and kind of mask, as measured."""
-    groups: dict[tuple[tuple[int, int], str], _Tally] = defaultdict(_Tally)
-    for scan in scans:
-        shape = (scan.mask.shape[-2], scan.mask.shape[-1])
-        kind = "lines" if is_line_mask(scan.mask) else "samples"
-        groups[shape, kind].add(scan, kind)
-    return [tally.summary(shape, kind) for (shape, kind), tally in sorted(groups.items())]
+    groups = sorted(_tallies(scans).items())
+    return [tally.summary(shape, kind) for (shape, kind), tally in groups]
+
+
+def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], Tensor]:
+    """Chance that a scan samples a position, estimated over a data set, by matrix size and kind.
+
+    A share of few scans is coarse: it is drawn towards the mean over all outer positions as if
+    :data:`PRIOR_SCANS` more scans had shown that, and shares of single samples are averaged over
+    their neighbourhood first.
+
+    Returns:
+        Real ``(1, 1, x)`` for masks of lines, ``(1, y, x)`` for 2-D masks.
+    """
+    return {key: tally.density(key[1]) for key, tally in _tallies(scans).items()}
 
 
 class _Tally:
@@ -124,6 +146,16 @@ class _Tally:
         self.n_scans += 1
         self.single_coil += scan.n_coils == 1
 
+    def density(self, kind: str) -> Tensor:
+        share = self.hits.double() / self.n_scans
+        outer = self.acquired & ~self.inner
+        mean = share[outer].mean() if bool(outer.any()) else share.mean()
+        if kind == "samples":
+            share = _smoothed(share, outer)
+        drawn = (self.n_scans * share + PRIOR_SCANS * mean) / (self.n_scans + PRIOR_SCANS)
+        density = torch.where(outer, drawn, share).float()
+        return density.view(1, 1, -1) if kind == "lines" else density[None]
+
     def summary(self, shape: tuple[int, int], kind: str) -> Coverage:
         share = self.hits.double() / self.n_scans
         outer = share[self.acquired & ~self.inner]
@@ -139,3 +171,24 @@ class _Tally:
             per_line=tuple(share.tolist()) if kind == "lines" else (),
             single_coil=self.single_coil,
         )
+
+
+def _tallies(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], _Tally]:
+    groups: dict[tuple[tuple[int, int], str], _Tally] = defaultdict(_Tally)
+    for scan in scans:
+        shape, kind = mask_group(scan.mask)
+        groups[shape, kind].add(scan, kind)
+    return groups
+
+
+def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
+    """Matrix size ``(y, x)`` and kind, "lines" or "samples": what masks are compared within."""
+    kind = "lines" if is_line_mask(mask) else "samples"
+    return (mask.shape[-2], mask.shape[-1]), kind
+
+
+def _smoothed(share: Tensor, outer: Tensor, width: int = 7) -> Tensor:
+    """The mean over the outer positions of a square around each of them, others as they are."""
+    planes = torch.stack([share * outer, outer.double()])[:, None]
+    sums = torch.nn.functional.avg_pool2d(planes, width, stride=1, padding=width // 2)[:, 0]
+    return torch.where(outer, sums[0] / sums[1].clamp(min=1e-12), share)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .batch import Batch
-from .coverage import Coverage, MaskFacts, coverage
+from .coverage import Coverage, MaskFacts, coverage, mask_group, sampling_densities
 from .errors import ConfigError, NumericalWarning, ScanFormatError
-from .io import open_scan
+from .io import ScanFile, open_scan
+from .io.output import read_samples
 from .io.prepared import PreparedFile
 from .masks import calibration_block, is_line_mask, outer_samples
 from .rng import rng_for
 
 MIN_SIGMA = 0.002
 """Smallest noise level any prior is trained at, normalised units."""
+
+WINDOW = 512
+"""Slices that are shuffled together: files are read in a random order, but one after the other."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +58,88 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The slices of a batch that have one matrix size.
+
+    Attributes:
+        batch: their measurements.
+        positions: the place of each in the whole batch, which seeds what is drawn for it.
+    """
+
+    batch: Batch
+    positions: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Group:
+        """The group on another device."""
+        return replace(self, batch=self.batch.to(device))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A batch, or a process's part of one.
+
+    Attributes:
+        groups: its slices by matrix size.
+        damaged: a sentence about every slice that could not be read and was left out.
+    """
+
+    groups: tuple[Group, ...]
+    damaged: tuple[str, ...] = ()
+
+    def pin_memory(self) -> Draw:
+        """The batch in page-locked memory."""
+        groups = (replace(group, batch=group.batch.pin_memory()) for group in self.groups)
+        return replace(self, groups=tuple(groups))
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Slices to learn from and slices to check on; a volume is never split between them.
 
     Attributes:
-        train: slices to learn from.
+        train: slices to learn from, those of a file together.
         validation: slices of other scans, whose *measured* lines are checked.
         n_scans: number of prepared files.
         fingerprint: changes with anything that would change the training.
+        damaged: a sentence about every file that could not be read and was left out.
+        images: folder with target images, ``<scan_id>.h5``, for objectives that learn from images.
     """
 
     train: tuple[Item, ...]
     validation: tuple[Item, ...]
     n_scans: int
     fingerprint: str
+    damaged: tuple[str, ...] = ()
+    images: Path | None = None
+
+    @cached_property
+    def densities(self) -> dict[tuple[tuple[int, int], str], Tensor]:
+        """How often the training scans sample each position, by matrix size and kind of mask."""
+        return sampling_densities(_mask_facts(self.train))
+
+    @cached_property
+    def _orders(self) -> dict[tuple[int, int], list[int]]:
+        return {}
+
+    @cached_property
+    def _files(self) -> list[list[int]]:
+        """Training items by file."""
+        files: dict[Path, list[int]] = {}
+        for i, item in enumerate(self.train):
+            files.setdefault(item.file.path, []).append(i)
+        return list(files.values())
+
+    def order(self, seed: int, epoch: int) -> list[int]:
+        """Every training item once: files in random order, slices shuffled in a moving window."""
+        rng = rng_for(seed, "epoch", epoch)
+        chosen: list[int] = []
+        window: list[int] = []
+        for i in torch.randperm(len(self._files), generator=rng).tolist():
+            window += self._files[i]
+            if len(window) >= WINDOW:
+                chosen += _shuffled(window, rng)
+                window = []
+        return chosen + _shuffled(window, rng)
 
     def indices(self, n: int, size: int, seed: int) -> list[int]:
         """Which training items batch ``n`` holds: every epoch is a permutation of its own."""
@@ -75,44 +148,84 @@ class Dataset:
         first = n * size
         for position in range(first, first + size):
             epoch, place = divmod(position, total)
-            if not chosen or place == 0:
-                order = torch.randperm(total, generator=rng_for(seed, "epoch", epoch))
-            chosen.append(int(order[place]))
+            if (seed, epoch) not in self._orders:
+                self._orders.clear()
+                self._orders[seed, epoch] = self.order(seed, epoch)
+            chosen.append(self._orders[seed, epoch][place])
         return chosen
 
-    def batch(self, n: int, size: int, seed: int, *, augment: bool = False) -> list[Batch]:
-        """Batch ``n`` of ``size`` slices, stacked by matrix size."""
-        groups = stack([self.train[i] for i in self.indices(n, size, seed)])
-        if not augment:
-            return groups
-        return [group.augmented(rng_for(seed, "augment", n, i)) for i, group in enumerate(groups)]
+    def batch(
+        self, n: int, size: int, seed: int, *, augment: bool = False, rank: int = 0, world: int = 1
+    ) -> Draw:
+        """The part of batch ``n`` that is process ``rank``'s of ``world``, by matrix size."""
+        groups: dict[tuple[int, int], list[tuple[int, Batch]]] = {}
+        damaged = []
+        chosen = self.indices(n, size, seed)
+        for position in range(rank, size, world):
+            item = self.train[chosen[position]]
+            try:
+                groups.setdefault(item.shape, []).append((position, self._read(item)))
+            except ScanFormatError as error:
+                damaged.append(str(error))
+        stacked = [
+            Group(Batch.stack([batch for _, batch in group]), tuple(place for place, _ in group))
+            for group in groups.values()
+            if group
+        ]
+        if augment:
+            stacked = [_augmented(group, n, seed) for group in stacked]
+        return Draw(tuple(stacked), tuple(damaged))
+
+    def _read(self, item: Item) -> Batch:
+        batch = item.read()
+        density = self.densities[mask_group(item.file.mask)].expand(1, 1, *item.shape)
+        img = None
+        if self.images is not None:
+            img = read_samples(self.images / f"{item.scan_id}.h5", item.index)[None]
+        return replace(batch, density=density, img=img)
 
 
-def stack(items: Sequence[Item]) -> list[Batch]:
-    """Read items and stack those of equal matrix size, in order of first appearance."""
-    groups: dict[tuple[int, int], list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.shape, []).append(item)
-    return [Batch.of([item.file[item.index] for item in group]) for group in groups.values()]
+def _shuffled(indices: list[int], rng: torch.Generator) -> list[int]:
+    return [indices[i] for i in torch.randperm(len(indices), generator=rng).tolist()]
 
 
-def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
+def _augmented(group: Group, n: int, seed: int) -> Group:
+    streams = [rng_for(seed, "augment", n, position) for position in group.positions]
+    return replace(group, batch=group.batch.augmented(streams))
+
+
+def load_dataset(
+    folder: Path, *, n_validation: int, seed: int, images: Path | None = None
+) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
+
+    Files that cannot be read are left out and named in ``damaged``.
 
     Args:
         folder: where ``mri-ambient prep`` wrote to.
         n_validation: scans to set aside; at most a fifth of all.
         seed: chooses them.
+        images: folder with target images, for objectives that learn from images.
 
     Raises:
-        ConfigError: no prepared files, or too few.
+        ConfigError: no prepared files that can be read.
+        ScanFormatError: a raw scan among them.
     """
     paths = sorted(folder.glob("*.h5")) if folder.is_dir() else []
-    if not paths:
+    scans, damaged = [], []
+    for path in paths:
+        try:
+            file = open_scan(path)
+        except ScanFormatError as error:
+            damaged.append(str(error))
+            continue
+        scans.append(_items(file))
+    if not scans:
+        reasons = f" that can be read ({damaged[0]})" if damaged else " (*.h5)"
         raise ConfigError(
-            f"{folder}: no prepared scans (*.h5); run `mri-ambient prep INPUT... -o {folder}` first"
+            f"{folder}: no prepared scans{reasons}; run `mri-ambient prep INPUT... -o {folder}` "
+            "first"
         )
-    scans = [_items(path) for path in paths]
     order = torch.randperm(len(scans), generator=rng_for(seed, "validation")).tolist()
     n_validation = min(n_validation, len(scans) // 5)
     held = set(order[:n_validation])
@@ -128,18 +241,19 @@ def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
         validation=tuple(validation),
         n_scans=len(scans),
         fingerprint=hashlib.sha256(names.encode()).hexdigest()[:16],
+        damaged=tuple(damaged),
+        images=images,
     )
 
 
-def _items(path: Path) -> list[Item]:
-    file = open_scan(path)
+def _items(file: ScanFile) -> list[Item]:
     if not isinstance(file, PreparedFile):
         raise ScanFormatError(
-            f"{path}: a raw scan ({file.format}), wanted a prepared one; "
-            f"run `mri-ambient prep {path.name} -o PREPARED` first"
+            f"{file.path}: a raw scan ({file.format}), wanted a prepared one; "
+            f"run `mri-ambient prep {file.path.name} -o PREPARED` first"
         )
     if file.noise_std is None:
-        raise ScanFormatError(f"{path}: does not say its noise; prepare it again")
+        raise ScanFormatError(f"{file.path}: does not say its noise; prepare it again")
     return [Item(file, i, float(file.noise_std)) for i in range(len(file))]
 
 
@@ -171,12 +285,10 @@ def smallest_sigma(items: Sequence[Item], margin: float = 1.2) -> float:
     return max(MIN_SIGMA, margin * float(np.quantile([item.noise_std for item in items], 0.95)))
 
 
-def measure_coverage(items: Sequence[Item]) -> list[Coverage]:
+def measure_coverage(items: Sequence[Item], *, warn: bool = True) -> list[Coverage]:
     """How well the masks of the scans cover k-space, by matrix size; warns about holes."""
-    files = {item.file.path: item.file for item in items}.values()
-    facts = [MaskFacts(file.mask, file.acquired, file.shape[1]) for file in files]
-    found = coverage(facts)
-    for doubt in (doubt for group in found for doubt in group.doubts):
+    found = coverage(_mask_facts(items))
+    for doubt in (doubt for group in found for doubt in group.doubts if warn):
         warnings.warn(doubt, NumericalWarning, stacklevel=2)
     return found
 
@@ -193,3 +305,8 @@ def typical_mask(items: Sequence[Item], *, limit: int = 200) -> tuple[str, float
     rates = [item.acceleration for item in chosen]
     calibs = [calibration_block(item.file.mask)[1] for item in chosen]
     return kind, float(np.median(rates)), int(np.median(calibs))
+
+
+def _mask_facts(items: Sequence[Item]) -> list[MaskFacts]:
+    files = {item.file.path: item.file for item in items}.values()
+    return [MaskFacts(file.mask, file.acquired, file.shape[1]) for file in files]

@@ -309,15 +309,25 @@ def training_fraction(mask: Tensor, acquired: Tensor | None = None) -> float:
     return min(n_sampled - n_keep, n_outer) / n_outer
 
 
-def unseen_probability(mask: Tensor, mean_fraction: float, acquired: Tensor | None = None) -> float:
-    """P(M=1 | M~=0) of an outer position when ``mean_fraction`` of the outer lines is removed.
+def sampling_density(mask: Tensor, acquired: Tensor | None = None) -> Tensor:
+    """Chance that a mask like this one samples a position, as far as one mask tells.
 
-    With p the density of sampled outer positions, ``p f / (1 - p (1 - f))``.
+    Returns:
+        ``(1, y, x)``: 1 in the calibration block (or lines), the share of sampled positions
+        elsewhere, 0 in columns that are never acquired.
     """
-    plane = mask.reshape(-1, *mask.shape[-2:]).any(dim=0)
     if acquired is None:
-        acquired = torch.ones(plane.shape[-1], dtype=torch.bool)
-    n_outer = int(outer_samples(mask).sum())
-    n_positions = plane.shape[-2] * int(acquired.sum()) - (int(plane.sum()) - n_outer)
-    density = n_outer / max(n_positions, 1)
-    return density * mean_fraction / max(1 - density * (1 - mean_fraction), 1e-6)
+        acquired = torch.ones(mask.shape[-1], dtype=torch.bool)
+    outer = outer_samples(mask)
+    calib = mask & ~outer
+    n_positions = mask.shape[-2] * int(acquired.sum()) - int(calib.sum())
+    density = int(outer.sum()) / max(n_positions, 1)
+    return torch.where(calib, 1.0, torch.where(acquired, density, 0.0))
+
+
+def unseen_probability(density: Tensor, mean_fraction: float) -> Tensor:
+    """P(M=1 | M~=0) when ``mean_fraction`` of the sampled outer positions is removed.
+
+    With p the density with which a position is sampled, ``p f / (1 - p (1 - f))``.
+    """
+    return density * mean_fraction / (1 - density * (1 - mean_fraction)).clamp(min=1e-6)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .errors import ConfigError
+from .rng import Streams, uniforms
 
 EDM_SIGMA_DATA = 0.5
 
@@ -49,7 +50,7 @@ class LogNormal:
     mean: float = -1.2
     std: float = 1.2
 
-    def draw(self, at_least: Tensor, sigma_data: float, rng: Generator) -> Tensor:
+    def draw(self, at_least: Tensor, sigma_data: float, rng: Streams) -> Tensor:
         """One sigma per item, redrawn until it is at least ``at_least`` ``(b,)``.
 
         Redrawing is done in closed form: a uniform draw over what is left of the distribution.
@@ -57,7 +58,7 @@ class LogNormal:
         center = self.mean + torch.log(torch.tensor(sigma_data / EDM_SIGMA_DATA).double())
         lowest = (at_least.double().log() - center) / self.std
         tail = 0.5 * torch.special.erfc(lowest / 2**0.5)
-        u = torch.rand(at_least.shape, generator=rng, dtype=torch.float64)
+        u = uniforms(rng, torch.float64)
         # The upper tail in terms of ndtri of its complement keeps digits far from the centre.
         normal = -torch.special.ndtri((u * tail).clamp(min=1e-300))
         return torch.maximum((center + self.std * normal).exp().float(), at_least.float())

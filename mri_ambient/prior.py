@@ -13,6 +13,7 @@ from .errors import ConfigError
 from .masks import MaskSpec, subsample_further, training_fraction
 from .nn.precond import DENOISERS, Denoiser
 from .nn.unet import UNetSpec
+from .rng import complex_normals
 from .sense import SenseOp
 
 DenoiseFn = Callable[[Tensor, Tensor], Tensor]
@@ -63,6 +64,8 @@ class PriorFacts:
         sigma_data: standard deviation of the training images per real channel.
         sigma_min: smallest trained noise level per real channel, normalised units.
         mask_conditioned: False if it was trained on whole k-space and ignores masks.
+        noise_filled: where M~ holds nothing, it was shown noise of level sigma and no mask.
+        one_level: it knows no noise level but its scans' own, and can only take one step.
         mask: the kind of mask and the (median) rate it was trained at.
         tau: error to expect of the denoiser in one step, for the final data-consistency solve.
         scale_rule: how scans must be normalised.
@@ -76,6 +79,8 @@ class PriorFacts:
     sigma_min: float
     mask_conditioned: bool
     mask: MaskSpec
+    noise_filled: bool = False
+    one_level: bool = False
     tau: float = 0.05
     scale_rule: str = SCALE_RULE
     card: dict[str, Any] = field(default_factory=dict)
@@ -124,15 +129,25 @@ class Prior:
         Args:
             op: maps ``(b, coil, y, x)`` and mask of the scan.
             rng: one generator per batch item; "training" draws a mask from each.
-            further: which M~ the denoiser is given. Priors that are not mask-conditioned ignore
+            further: which M~ the denoiser is given. Priors that know neither masks nor holes ignore
                 it and see the whole state.
 
         Returns:
             ``denoiser(z, sigma) -> x0``.
         """
-        inner = op.with_mask(self._further_mask(op, rng, further))
+        shape = (op.ishape[-2], op.ishape[-1])
+        everything = torch.ones(1, 1, *shape, dtype=torch.bool, device=op.maps.device)
+        facts = self.facts
+        if facts.mask_conditioned or facts.noise_filled:
+            mask = self._further_mask(op, rng, further)
+        else:
+            mask = everything
+        inner = op.with_mask(mask if facts.mask_conditioned else everything)
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            if facts.noise_filled:
+                noise = complex_normals(tuple(z.shape[1:]), rng, device=z.device)
+                z = torch.where(mask, z, sigma[:, None, None, None] * noise)
             out: Tensor = self.net(inner, z, sigma)
             return out
 
@@ -140,8 +155,6 @@ class Prior:
 
     def _further_mask(self, op: SenseOp, rng: Sequence[Generator], further: Further) -> Tensor:
         shape = (op.ishape[-2], op.ishape[-1])
-        if not self.facts.mask_conditioned:
-            return torch.ones(1, 1, *shape, dtype=torch.bool, device=op.maps.device)
         if isinstance(further, Tensor):
             return further
         if further == "scan":
@@ -150,9 +163,11 @@ class Prior:
         return torch.stack(masks).to(op.maps.device)
 
     def _training_mask(self, shape: tuple[int, int], rng: Generator) -> Tensor:
-        """A mask M~ drawn as in training: one of the training's rate, thinned further."""
+        """A mask drawn as in training: one of its rate, thinned further where it was then."""
         spec = self.facts.mask
         # A narrow matrix holds fewer calibration lines at the same rate.
         calib = min(spec.calib, int(0.6 * shape[-1] / spec.acceleration))
         mask = MaskSpec(spec.kind, spec.acceleration, calib).draw(shape, rng)
+        if self.facts.noise_filled:
+            return mask
         return subsample_further(mask, training_fraction(mask), rng)

@@ -122,8 +122,7 @@ def reconstruct(
     def compute(chunk: list[tuple[int, int]]) -> Tensor:
         rows = [i for i, _ in chunk]
         rng = [rng_for(options.seed, scan.scan_id, scan.slices[i], k) for i, k in chunk]
-        part = Batch(*(getattr(whole, name)[rows] for name in Batch.__dataclass_fields__))
-        return _run(method, prior, part.to(options.device), rng, on_step).cpu()
+        return _run(method, prior, whole[rows].to(options.device), rng, on_step).cpu()
 
     for chunk, images in _backing_off(compute, items, options.batch_size):
         for (i, k), img in zip(chunk, images, strict=True):
@@ -153,10 +152,25 @@ def _run(
         return method(batch.op, ksp, noise_std=batch.noise_std)
     if prior is None:
         raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
+    if not isinstance(method, Aos):
+        _check_levels(prior, method.name)
     with torch.set_grad_enabled(method.needs_grad):
         return method(
             prior, batch.op, ksp, noise_std=batch.noise_std, rng=rng, on_step=on_step
         ).detach()
+
+
+def _check_levels(prior: DenoiserSource, method: str) -> None:
+    """Refuse to walk down noise levels a prior never saw.
+
+    Raises:
+        ConfigError: the prior knows a single level.
+    """
+    if isinstance(prior, Prior) and prior.facts.one_level:
+        raise ConfigError(
+            f"method {method!r} takes many steps, but the prior (objective "
+            f"{prior.facts.objective!r}) saw no noise but the scanner's; use method aos"
+        )
 
 
 def is_sampler(method: Sampler | Baseline) -> TypeIs[Sampler]:
@@ -287,6 +301,7 @@ def draw_images(
     Returns:
         Complex ``(n_images, y, x)``, on the CPU.
     """
+    _check_levels(prior, sampler.name)
     if n_images < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_images}")
     if min(shape) < LEAST_SIDE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ def plot_curves(log: Path, path: Path) -> None:
     if not log.exists():  # stopped before the first step
         return
     records = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+    records = [record for record in records if record["loss"] is not None]  # skipped steps
     if not records:
         return
     figure = Figure(figsize=(9, 3.5))
@@ -36,7 +37,12 @@ def plot_curves(log: Path, path: Path) -> None:
         seen = [record["images"] for record in checked]
         right.plot(seen, [record["held_out"] for record in checked], "o-", label="one step + DC")
         right.plot(seen, [record["held_out_no_dc"] for record in checked], "--", label="one step")
-        right.axhline(checked[-1]["held_out_cg_sense"], color="C3", ls=":", label="CG-SENSE")
+        for color, name, label in (
+            ("C3", "held_out_cg_sense", "CG-SENSE"),
+            ("C2", "held_out_l1_wavelet", "L1-wavelet"),
+        ):
+            if name in checked[-1]:
+                right.axhline(checked[-1][name], color=color, ls=":", label=label)
         right.legend()
     right.set(xlabel="images seen", ylabel="error on hidden measured lines")
     figure.tight_layout()
@@ -52,6 +58,22 @@ def _smooth(values: list[float]) -> list[float]:
     return [
         (sums[i + 1] - sums[max(0, i + 1 - width)]) / min(i + 1, width) for i in range(len(values))
     ]
+
+
+def save_previews(rows: Sequence[Mapping[str, Tensor]], path: Path) -> None:
+    """Held-out slices, a row each: magnitudes ``(y, x)`` by method, in one window a row."""
+    names = list(rows[0])
+    figure = Figure(figsize=(2.6 * len(names), 2.6 * len(rows)))
+    axes = figure.subplots(len(rows), len(names), squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        top = float(row[names[-1]].max()) or 1.0
+        for axis, name in zip(line, names, strict=True):
+            axis.axis("off")
+            axis.imshow(row[name].numpy(), cmap="gray", vmin=0, vmax=top)
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(name, fontsize=9)
+    figure.tight_layout()
+    save_figure(figure, path)
 
 
 def save_images(images: Tensor, path: Path) -> None:

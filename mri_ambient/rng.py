@@ -1,11 +1,18 @@
 """Random state that depends on what is computed, never on when or where."""
 
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Sequence
 
 import torch
+from torch import Generator, Tensor
+
+Streams = Sequence[Generator]
+"""One generator per batch item: an item's numbers do not depend on who shares its batch."""
 
 
-def rng_for(seed: int, *keys: object) -> torch.Generator:
+def rng_for(seed: int, *keys: object) -> Generator:
     """A CPU generator seeded by sha256 of ``seed`` and ``keys`` (scan id, slice, sample, ...).
 
     The same arguments give the same stream in every process and on every machine, so an answer
@@ -13,16 +20,16 @@ def rng_for(seed: int, *keys: object) -> torch.Generator:
     """
     text = "/".join(str(part) for part in (seed, *keys))
     digest = hashlib.sha256(text.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def complex_normal(
     shape: tuple[int, ...],
-    rng: torch.Generator,
+    rng: Generator,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.complex64,
-) -> torch.Tensor:
+) -> Tensor:
     """White complex noise with standard deviation 1 **per real channel**.
 
     It is drawn on the generator's device (the CPU, for :func:`rng_for`) and then moved, so a GPU
@@ -31,3 +38,31 @@ def complex_normal(
     real = dtype.to_real()
     pair = torch.randn((*shape, 2), generator=rng, dtype=real, device=rng.device)
     return torch.view_as_complex(pair).to(device)
+
+
+def complex_normals(
+    shape: tuple[int, ...],
+    rng: Streams,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.complex64,
+) -> Tensor:
+    """White complex noise ``(b, *shape)``, item i from stream i; see :func:`complex_normal`."""
+    return torch.stack([complex_normal(shape, g, dtype=dtype) for g in rng]).to(device)
+
+
+def uniforms(rng: Streams, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One number from 0 to 1 per stream, ``(b,)``."""
+    return torch.cat([torch.rand(1, generator=g, dtype=dtype) for g in rng])
+
+
+def on_device(rng: Streams, device: torch.device) -> list[Generator]:
+    """Streams on a device itself, each seeded from one of ``rng``; on the CPU, the same streams.
+
+    For training, where drawing and moving the noise would take longer than the network. Another
+    kind of device then gives other numbers.
+    """
+    if device.type == "cpu":
+        return list(rng)
+    seeds = [int(torch.randint(2**62, (), generator=g)) for g in rng]
+    return [Generator(device).manual_seed(seed) for seed in seeds]

@@ -1,7 +1,8 @@
 """Training, top to bottom: one loop, resumable to the bit, counted in images.
 
 Everything that shapes the result (learning rate, averaging, masks, noise, order of the slices)
-depends on the number of images seen and the seed, never on the clock; a time limit only stops.
+depends on the number of images seen and the seed, never on the clock or on how many processes share
+the work; a time limit only stops.
 """
 
 from __future__ import annotations
@@ -9,43 +10,54 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ._version import __version__
-from .atomic import atomic_path, make_folder, write_json
-from .batch import Batch
+from .atomic import make_folder, write_json
 from .checkpoint import load_tensors, save_prior, save_tensors
-from .config import write_toml
+from .config import to_toml, write_toml
 from .coverage import Coverage
 from .data import (
+    MIN_SIGMA,
     Dataset,
+    Draw,
+    Item,
     load_dataset,
     measure_coverage,
     measure_sigma_data,
     smallest_sigma,
     typical_mask,
 )
+from .device import describe_device
+from .distributed import Team
 from .errors import CheckpointError, ConfigError, DeviceError, MriAmbientError
+from .loader import Loader, Numbered
 from .masks import MaskSpec
 from .nn.precond import DENOISERS, Denoiser
 from .nn.unet import n_parameters, preset
 from .objectives import Kspace, Objective
 from .prior import Prior, PriorFacts
-from .report import plot_curves
+from .report import plot_curves, save_previews
 from .rng import rng_for
-from .validate import HeldOut, cg_sense_error, fit_tau, hide_lines
+from .runs import Log, checkpoint_path, latest_checkpoint, read_identity
+from .targets import make_targets
+from .validate import HeldOut, fit_tau, hide_lines, previews, reference_errors
 
 STATE_FORMAT = "train/1"
 
 PRECISIONS = ("auto", "fp32", "bf16")
+
+N_PREVIEWS = 4
+"""Held-out slices that preview.png shows."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,9 @@ class TrainConfig:
         n_validation: scans set aside.
         check_every: images between validations, which also write the prior and the curves.
         save_every: images between checkpoints.
+        patience: stop after this many validations in a row without a smaller held-out error; 0
+            never does.
+        max_skipped: stop after this many steps in a row whose loss or gradient is not finite.
         seed: of everything random.
     """
 
@@ -87,6 +102,8 @@ class TrainConfig:
     n_validation: int = 8
     check_every: int = 2000
     save_every: int = 500
+    patience: int = 0
+    max_skipped: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,9 +112,12 @@ class TrainConfig:
             raise ConfigError(
                 f"wrapper {self.wrapper!r} is unknown; choose from {', '.join(DENOISERS)}"
             )
-        for name in ("batch_size", "warmup_images", "decay_images", "check_every", "save_every"):
+        counts = ("batch_size", "warmup_images", "decay_images", "check_every", "save_every")
+        for name in (*counts, "max_skipped"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.patience < 0:
+            raise ConfigError(f"patience must not be negative, got {self.patience}")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.precision not in PRECISIONS:
@@ -107,7 +127,7 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the objective under its name."""
-        return asdict(self) | {"objective": {"name": self.objective.name} | asdict(self.objective)}  # type: ignore[call-overload]
+        return asdict(self) | {"objective": self.objective.as_dict()}
 
     def learning_rate_at(self, images: int) -> float:
         """Linear warm-up, then constant, then inverse square root."""
@@ -116,7 +136,15 @@ class TrainConfig:
         return self.learning_rate * warm * decay
 
     def autocast_on(self, device: torch.device) -> bool:
-        """Whether the network trains in bfloat16."""
+        """Whether the network trains in bfloat16.
+
+        Raises:
+            ConfigError: it should, but the objective needs single precision.
+        """
+        if self.objective.full_precision:
+            if self.precision == "bf16":
+                raise ConfigError(f"objective {self.objective.name!r} as set needs fp32, not bf16")
+            return False
         return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
 
     def ema_decay_at(self, step: int) -> float:
@@ -131,11 +159,13 @@ class Progress:
     Attributes:
         images: images seen.
         target: images to see, or None if only time stops the run.
-        loss: of the last step.
+        loss: of the last step; NaN if it was skipped.
         images_per_second: over this call.
         seconds: of this call.
+        waiting: share of this call's time spent waiting for data.
         validation: figures of a validation, if there was one.
         saved: whether a checkpoint was written.
+        skipped: steps of the run without a finite loss and gradient.
     """
 
     images: int
@@ -143,8 +173,10 @@ class Progress:
     loss: float
     images_per_second: float
     seconds: float
+    waiting: float
     validation: dict[str, float] | None
     saved: bool
+    skipped: int
 
 
 class _State:
@@ -157,32 +189,49 @@ class _State:
             net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
         )
         self.step = 0
+        self.skipped = 0
+        self.skipped_in_a_row = 0
         self.saved_step = 0
 
-    def save(self, path: Path, header: dict[str, Any]) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is a tensor, by name."""
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for name, parameter in self.net.named_parameters():
-            slots = self.optimizer.state[parameter]
+            # Before its first step, and if all were skipped, Adam remembers nothing.
+            slots = self.optimizer.state.get(parameter) or dict.fromkeys(
+                ("exp_avg", "exp_avg_sq"), torch.zeros_like(parameter)
+            )
             tensors[f"exp_avg.{name}"] = slots["exp_avg"]
             tensors[f"exp_avg_sq.{name}"] = slots["exp_avg_sq"]
-        save_tensors(path, tensors, header | {"format": STATE_FORMAT, "step": self.step})
+        return tensors
 
-    def load(self, path: Path) -> None:
-        tensors, header = load_tensors(path)
-        if header.get("format") != STATE_FORMAT:
-            raise CheckpointError(f"{path}: not a training state ({header.get('format')!r})")
+    def counts(self) -> dict[str, Any]:
+        """Everything that is a number."""
+        return {
+            "format": STATE_FORMAT,
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
 
-        def part(name: str) -> dict[str, torch.Tensor]:
+    def restore(self, tensors: dict[str, Tensor], counts: dict[str, Any]) -> None:
+        """Go on from there."""
+
+        def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
-        self.step = self.saved_step = int(header["step"])
+        self.step = self.saved_step = int(counts["step"])
+        self.skipped = int(counts.get("skipped", 0))
+        self.skipped_in_a_row = int(counts.get("skipped_in_a_row", 0))
         self.net.load_state_dict(part("net"))
         self.average.load_state_dict(part("average"))
         first, second = part("exp_avg"), part("exp_avg_sq")
+        if (n_updates := self.step - self.skipped) == 0:
+            return
         for name, parameter in self.net.named_parameters():
             self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.step)),
+                "step": torch.tensor(float(n_updates)),
                 "exp_avg": first[name].to(parameter.device),
                 "exp_avg_sq": second[name].to(parameter.device),
             }
@@ -197,21 +246,32 @@ def train(
     time_limit_s: float | None = None,
     device: torch.device | str = "cpu",
     init: Prior | None = None,
+    targets: Path | None = None,
+    workers: int = 0,
+    force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    on_damaged: Callable[[str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Prior:
     """Train a prior on prepared scans, or go on with a run that was stopped.
 
+    Processes that joined a ``torch.distributed`` group share every batch; the first of them writes.
+
     Args:
         folder: prepared scans.
-        run: folder of the run: config.toml, log.jsonl, curves.png, checkpoints, prior.safetensors.
+        run: folder of the run, see :mod:`~mri_ambient.runs`.
         config: options; must be those of the run if it exists.
         images: stop after this many images in total.
         time_limit_s: stop after this many seconds of this call.
         device: where to train.
         init: start from the weights of this prior instead of fresh ones (fine-tuning); everything
             else about the new prior is measured on the new data.
+        targets: folder of target images (see :mod:`~mri_ambient.targets`) for an objective that
+            learns from images; made in ``run`` by default.
+        workers: processes that read and decode; 0 leaves it to a thread.
+        force: train even if the masks cannot tell what the images are.
         on_progress: told after every step.
+        on_damaged: given a sentence about every file or slice that cannot be read and is left out.
         should_stop: asked before every step; True stops as a time limit does.
 
     Returns:
@@ -222,6 +282,7 @@ def train(
             an ``init`` of another architecture.
         CheckpointError: a state could not be read or written.
         DeviceError: out of memory.
+        MriAmbientError: too many steps without a finite loss, or a lost process.
     """
     if images is None and time_limit_s is None:
         raise ConfigError("say when to stop: a number of images or a time limit")
@@ -229,105 +290,301 @@ def train(
         raise ConfigError(f"at least one image must be seen, got images={images}")
     started = time.monotonic()
     device = torch.device(device)
+    team = Team.joined()
     dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
-    if config.objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
-        raise ConfigError(
-            f"objective {config.objective.name!r} needs fully sampled scans, but {folder} holds "
-            "undersampled ones; use kspace or ambient"
-        )
-    make_folder(run)
-    facts = _prepare_run(run, dataset, config, init)
+    damage = _Damage(on_damaged)
+    damage.note(dataset.damaged)
+    _check_dataset(dataset, folder, config, force=force)
+    cases = _cases(dataset, config, device) if team.leads else []
+    facts = None
+    if team.leads:
+        make_folder(run)
+        facts = _prepare_run(run, dataset, config, init, cases)
+        if config.objective.targets is not None and targets is None:
+            targets = run / "targets"
+            make_targets(dataset.train, targets, config.objective.targets, device=device)
+    facts, targets = team.share((facts, targets))
+    assert facts is not None  # process 0 was given them
+    if config.objective.targets is not None:
+        dataset = replace(dataset, images=targets)
     net = _first_network(facts, config.seed, init).to(device)
     net.autocast = config.autocast_on(device)
     state = _State(net, config)
-    log = _Log(run / "log.jsonl")
-    if (checkpoint := latest_checkpoint(run)) is not None:
-        state.load(checkpoint)
-    log.cut(state.step * config.batch_size)
-    cases = [
-        hide_lines(item.read().to(device), f"{item.scan_id}/{item.index}", seed=config.seed)
-        for item in dataset.validation[:: max(1, len(dataset.validation) // 16)]
-        if item.acceleration > 1
-    ]
-    reference = cg_sense_error(cases) if cases else None
+    log = Log(run / "log.jsonl")
+    _resume(state, run, team)
+    if team.leads:
+        log.cut(state.step * config.batch_size)
+    held_out = log.values("held_out")
 
-    prior = Prior(state.average, facts)
+    batches = Numbered(
+        dataset, config.batch_size, config.seed, config.augment, team.rank, team.size
+    )
+    loader = Loader(batches, state.step, workers=workers, pinned=device.type == "cuda")
     first_step = state.step
-    with _Prefetch(dataset, config, state.step) as batches:
-        for groups in batches:
+    with loader as draws:
+        for draw in draws:
             seen = state.step * config.batch_size
-            if images is not None and seen >= images:
+            late = time_limit_s is not None and time.monotonic() - started > time_limit_s
+            stop = (images is not None and seen >= images) or late
+            stop = stop or (should_stop is not None and should_stop())
+            if team.any(stop or (team.leads and _has_settled(held_out, config)), device):
                 break
-            if time_limit_s is not None and time.monotonic() - started > time_limit_s:
-                break
-            if should_stop is not None and should_stop():
-                break
+            damage.note(draw.damaged)
             try:
-                loss = _step(state, [group.to(device) for group in groups], config)
+                loss, figures = _step(state, draw, config, team, device)
             except torch.OutOfMemoryError as error:
                 raise DeviceError(
                     f"out of memory on {device} with {config.batch_size} images a step; train into "
                     "another folder with a smaller --batch-size, or --preset tiny"
                 ) from error
+            if state.skipped_in_a_row >= config.max_skipped:
+                raise _lost(run, draw, state, config)
             seen += config.batch_size
             checked = None
-            if seen // config.check_every > (seen - config.batch_size) // config.check_every:
-                prior, checked = _check(state, facts, cases, reference, seen)
-                save_prior(prior, run / "prior.safetensors")
-            log.write(seen, loss, config.learning_rate_at(seen), checked)
-            saved = seen // config.save_every > (seen - config.batch_size) // config.save_every
-            if saved:
-                _save(run, state, config)
-            if checked is not None:
-                plot_curves(run / "log.jsonl", run / "curves.png")
+            if _passes(seen, config.check_every, config) and team.leads:
+                checked = _write_prior(run, state, facts, cases, seen)[1]
+                held_out += [checked["held_out"]] if "held_out" in checked else []
+            saved = _passes(seen, config.save_every, config)
+            if team.leads:
+                rate = config.learning_rate_at(seen)
+                log.write(images=seen, loss=loss, learning_rate=rate, **figures, **(checked or {}))
+                if saved:
+                    _save(run, state, config)
+                if checked is not None:
+                    plot_curves(run / "log.jsonl", run / "curves.png")
             if on_progress is not None:
                 seconds = time.monotonic() - started
-                rate = (state.step - first_step) * config.batch_size / seconds
-                on_progress(Progress(seen, images, loss, rate, seconds, checked, saved))
-    prior, checked = _check(state, facts, cases, reference, state.step * config.batch_size)
-    _save(run, state, config)
-    save_prior(prior, run / "prior.safetensors")
-    plot_curves(run / "log.jsonl", run / "curves.png")
-    return prior
+                speed = (state.step - first_step) * config.batch_size / seconds
+                on_progress(
+                    Progress(
+                        images=seen,
+                        target=images,
+                        loss=loss,
+                        images_per_second=speed,
+                        seconds=seconds,
+                        waiting=loader.waited / seconds,
+                        validation=checked,
+                        saved=saved,
+                        skipped=state.skipped,
+                    )
+                )
+    prior = Prior(state.average, facts)
+    if team.leads:
+        prior, _ = _write_prior(run, state, facts, cases, state.step * config.batch_size)
+        _save(run, state, config)
+        plot_curves(run / "log.jsonl", run / "curves.png")
+    return replace(prior, facts=team.share(prior.facts))
 
 
-def describe(folder: Path, config: TrainConfig) -> str:
-    """What a run would be: data, network, work per image."""
+class _Damage:
+    """Passes every sentence on once."""
+
+    def __init__(self, listener: Callable[[str], None] | None) -> None:
+        self.listener = listener
+        self.known: set[str] = set()
+
+    def note(self, sentences: tuple[str, ...]) -> None:
+        for sentence in sentences:
+            if sentence not in self.known and self.listener is not None:
+                self.listener(sentence)
+            self.known.add(sentence)
+
+
+def _passes(seen: int, every: int, config: TrainConfig) -> bool:
+    """Whether the last step passed a multiple of ``every`` images."""
+    return seen // every > (seen - config.batch_size) // every
+
+
+def _has_settled(held_out: list[float], config: TrainConfig) -> bool:
+    """Whether the held-out error has not fallen for ``patience`` validations."""
+    if not config.patience or not held_out:
+        return False
+    return len(held_out) - 1 - int(np.argmin(held_out)) >= config.patience
+
+
+def _check_dataset(dataset: Dataset, folder: Path, config: TrainConfig, *, force: bool) -> None:
+    """Refuse data the objective cannot learn from.
+
+    Raises:
+        ConfigError: undersampled scans where full ones are needed, or masks that leave images
+            undetermined.
+    """
+    objective = config.objective
+    if objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
+        raise ConfigError(
+            f"objective {objective.name!r} needs fully sampled scans, but {folder} holds "
+            "undersampled ones; use kspace or ambient, or --targets l1-wavelet"
+        )
+    if force or objective.needs_full or objective.targets is not None:
+        return
+    for group in measure_coverage(dataset.train, warn=False):
+        if not group.identifiable:
+            raise ConfigError(
+                f"{folder}: {group.line}; {group.single_coil} have a single coil. Nothing tells "
+                "aliased images from true ones, so the prior would be wrong. Add scans with other "
+                "masks, or pass --force"
+            )
+
+
+def _cases(dataset: Dataset, config: TrainConfig, device: torch.device) -> list[HeldOut]:
+    """At most 16 slices of the validation scans with some of their lines hidden."""
+    chosen = dataset.validation[:: max(1, len(dataset.validation) // 16)]
+    cases = []
+    for item in chosen:
+        if item.acceleration > 1:
+            batch = item.read().to(device)
+            cases.append(hide_lines(batch, f"{item.scan_id}/{item.index}", seed=config.seed))
+    return cases
+
+
+def describe(
+    folder: Path,
+    config: TrainConfig,
+    device: torch.device | None = None,
+    *,
+    images: int | None = None,
+) -> str:
+    """What a run would be: data, network, work per image.
+
+    With a device, one image of the largest size is trained on it, and the options, its memory and
+    time are told too.
+    """
     dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
     kind = config.wrapper or config.objective.wrapper
     sizes = sorted({item.shape for item in dataset.train})
     net = DENOISERS[kind](preset(config.preset), sigma_data=1.0)
     flops = net.flops(sizes[-1])
-    return (
+    text = (
         f"{config.objective.name} on {len(dataset.train)} slices of {dataset.n_scans} scans "
         f"({len(dataset.validation)} set aside), "
         f"matrices {', '.join(f'{y}x{x}' for y, x in sizes)}; "
         f"{kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
         f"{flops / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
     )
+    if not config.objective.needs_full and all(item.acceleration == 1 for item in dataset.train):
+        text += "; the scans are fully sampled, which objective supervised makes more of"
+    if device is None:
+        return text
+    largest = max(dataset.train, key=lambda item: item.shape[0] * item.shape[1])
+    return f"{to_toml(config.as_dict())}\n{text}\n" + _trial(largest, config, device, images)
 
 
-def _step(state: _State, groups: list[Batch], config: TrainConfig) -> float:
-    """One optimiser step on one batch; slices of different sizes are weighted by their number."""
+def _trial(item: Item, config: TrainConfig, device: torch.device, images: int | None) -> str:
+    """Train one image, and say what a step of a whole batch takes."""
+    kind = config.wrapper or config.objective.wrapper
+    net = DENOISERS[kind](preset(config.preset), sigma_data=0.3).to(device).train()
+    net.autocast = config.autocast_on(device)
+    batch = item.read().to(device)
+    if config.objective.targets is not None:
+        batch = replace(batch, img=batch.op.adjoint(batch.ksp))
+    kept = 0
+    times = []
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    for trial in range(2):
+        started, kept = time.perf_counter(), 0
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = config.objective(net, batch, [rng_for(config.seed, "trial", trial)])
+        loss.backward.backward()  # type: ignore[no-untyped-call]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    seconds = times[-1]
+    # Weights, gradients, two moments and the average; what one image keeps for its gradients.
+    n_bytes = 5 * 4 * n_parameters(net) + config.batch_size * kept
+    text = (
+        f"about {n_bytes / 2**30:.1f} GiB of memory on {describe_device(device)}; "
+        f"one image of {item.shape[0]}x{item.shape[1]} takes {seconds:.2f} s there"
+    )
+    if images is not None:
+        text += f", {images} images at most {format_seconds(seconds * images)}"
+    return text
+
+
+def format_seconds(seconds: float) -> str:
+    """``90 s``, ``10 min`` or ``1.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _step(
+    state: _State, draw: Draw, config: TrainConfig, team: Team, device: torch.device
+) -> tuple[float, dict[str, float]]:
+    """One optimiser step on one batch; slices of different sizes are weighted by their number.
+
+    A step whose loss or gradient is not finite changes nothing but the count of such steps.
+
+    Returns:
+        The loss over all processes, NaN for such a step, and this process's part of the figures.
+    """
     state.net.train()
     state.optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    for i, group in enumerate(groups):
-        loss = config.objective(state.net, group, rng_for(config.seed, "step", state.step, i))
-        (loss.backward * (len(group) / config.batch_size)).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.backward.detach()) * len(group) / config.batch_size
+    total = torch.zeros((), device=device)
+    figures: dict[str, Tensor] = {}
+    for group in draw.groups:
+        batch = group.batch.to(device)
+        rng = [rng_for(config.seed, "step", state.step, place) for place in group.positions]
+        loss = config.objective(state.net, batch, rng)
+        share = len(batch) / config.batch_size
+        (loss.backward * share).backward()  # type: ignore[no-untyped-call]
+        total += loss.backward.detach() * share
+        for name, value in loss.log.items():
+            figures[name] = figures.get(name, 0.0) + value * share
+    parameters = list(state.net.parameters())
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    team.sum_([total, *(p.grad for p in parameters if p.grad is not None)])
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
     state.step += 1
-    seen = state.step * config.batch_size
-    torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
+    if not math.isfinite(float(total + norm)):
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        return math.nan, {}
+    state.skipped_in_a_row = 0
     for options in state.optimizer.param_groups:
-        options["lr"] = config.learning_rate_at(seen)
+        options["lr"] = config.learning_rate_at(state.step * config.batch_size)
     state.optimizer.step()
     keep = config.ema_decay_at(state.step)
     with torch.no_grad():
-        pairs = zip(state.average.parameters(), state.net.parameters(), strict=True)
+        pairs = zip(state.average.parameters(), parameters, strict=True)
         for average, weight in pairs:
             average.lerp_(weight, 1 - keep)
-    return total
+    return float(total), {name: float(value) for name, value in figures.items()}
+
+
+def _lost(run: Path, draw: Draw, state: _State, config: TrainConfig) -> MriAmbientError:
+    """What to say after too many skipped steps; the last batch is kept to look at."""
+    path = run / f"skipped-{state.step * config.batch_size:09d}.safetensors"
+    tensors = {
+        f"{i}.{name}": value
+        for i, group in enumerate(draw.groups)
+        for name, value in vars(group.batch).items()
+        if value is not None
+    }
+    save_tensors(path, tensors, {"format": "batch/1", "step": state.step})
+    return MriAmbientError(
+        f"{run}: {config.max_skipped} steps in a row gave no finite loss or gradient; the last "
+        f"batch is in {path.name}. Look at its scans, or train into another folder with a smaller "
+        "--learning-rate or --precision fp32"
+    )
+
+
+def _resume(state: _State, run: Path, team: Team) -> None:
+    """Bring every process to where the run is."""
+    stored = None
+    if team.leads and (checkpoint := latest_checkpoint(run)) is not None:
+        stored = load_tensors(checkpoint)
+        if stored[1].get("format") != STATE_FORMAT:
+            raise CheckpointError(f"{checkpoint}: not a training state")
+    stored = team.share(stored)
+    if stored is not None:
+        state.restore(*stored)
 
 
 def _first_network(facts: PriorFacts, seed: int, init: Prior | None) -> Denoiser:
@@ -352,7 +609,7 @@ def _first_network(facts: PriorFacts, seed: int, init: Prior | None) -> Denoiser
 
 
 def _prepare_run(
-    run: Path, dataset: Dataset, config: TrainConfig, init: Prior | None
+    run: Path, dataset: Dataset, config: TrainConfig, init: Prior | None, cases: list[HeldOut]
 ) -> PriorFacts:
     """Write the run's configuration, or check that it is the same run; say what is trained."""
     path = run / "run.json"
@@ -360,7 +617,7 @@ def _prepare_run(
     identity = {"data": dataset.fingerprint, "init": started_from}
     wanted = json.loads(json.dumps({"config": config.as_dict(), **identity}))
     if path.exists():
-        stored = _read_run(path)
+        stored = read_identity(path)
         asked, held = (
             run_of["config"] | {k: run_of.get(k) for k in identity} for run_of in (wanted, stored)
         )
@@ -375,48 +632,55 @@ def _prepare_run(
         kind, rate, calib = typical_mask(dataset.train)
         measured = {
             "sigma_data": measure_sigma_data(dataset.train),
-            "sigma_min": smallest_sigma(dataset.train),
+            "sigma_min": _smallest_sigma(dataset, config.objective),
             "mask": {"kind": kind, "acceleration": rate, "calib": calib},
             "coverage": [_summary(group) for group in measure_coverage(dataset.train)],
+            "references": reference_errors(cases),
         }
         write_toml(run / "config.toml", wanted["config"])
         write_json(path, wanted | {"measured": measured})
+    objective = config.objective
     card = {
         "n_scans": dataset.n_scans,
         "n_train_slices": len(dataset.train),
+        "acceleration": _spread([item.acceleration for item in dataset.train]),
+        "sigma_n": _spread([item.noise_std for item in dataset.train]),
         "coverage": measured["coverage"],
+        "objective_options": objective.as_dict(),
         "preset": config.preset,
         "init": started_from,
         "version": __version__,
         "torch": torch.__version__,
+        "references": measured["references"],
         "intended_use": "research only, not for diagnosis",
+        "limits": "knows scans like its training scans; others are reconstructed with a warning "
+        "or wrongly",
     }
     return PriorFacts(
-        objective=config.objective.name,
-        kind=config.wrapper or config.objective.wrapper,
+        objective=objective.name,
+        kind=config.wrapper or objective.wrapper,
         network=preset(config.preset),
         sigma_data=measured["sigma_data"],
         sigma_min=measured["sigma_min"],
-        mask_conditioned=config.objective.mask_conditioned,
+        mask_conditioned=objective.mask_conditioned,
         mask=MaskSpec(**measured["mask"]),
+        noise_filled=objective.noise_filled,
+        one_level=objective.one_level,
         tau=0.3 * measured["sigma_data"],
         card=card,
     )
 
 
-def _read_run(path: Path) -> dict[str, Any]:
-    """What a run wrote down about itself.
+def _smallest_sigma(dataset: Dataset, objective: Objective) -> float:
+    """Where a sampler may end: above the noise of the scans, unless the objective knows better."""
+    if objective.below_noise or objective.targets is not None:
+        return MIN_SIGMA
+    return smallest_sigma(dataset.train)
 
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: damaged ({error}); train into another folder, or restore the file"
-        ) from error
-    return stored
+
+def _spread(values: list[float]) -> list[float]:
+    """Smallest, median and largest."""
+    return [float(np.quantile(values, q)) for q in (0, 0.5, 1)]
 
 
 def _summary(group: Coverage) -> dict[str, Any]:
@@ -424,112 +688,37 @@ def _summary(group: Coverage) -> dict[str, Any]:
     return {key: value for key, value in asdict(group).items() if key != "per_line"}
 
 
-def _check(
-    state: _State,
-    facts: PriorFacts,
-    cases: list[HeldOut],
-    reference: float | None,
-    seen: int,
+def _write_prior(
+    run: Path, state: _State, facts: PriorFacts, cases: list[HeldOut], seen: int
 ) -> tuple[Prior, dict[str, float]]:
-    """Held-out error of the averaged weights, and the tau that goes with them."""
+    """Judge the averaged weights, fit the tau that goes with them, and write them as a prior."""
     figures: dict[str, float] = {}
     card = {
         **facts.card,
         "images_seen": seen,
+        "steps_skipped": state.skipped,
         "parameters": n_parameters(state.average),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
     tau = facts.tau
-    if cases and reference is not None and facts.mask_conditioned:
-        tau, error, without = fit_tau(Prior(state.average, facts), cases)
-        figures = {
-            "held_out": error,
-            "held_out_no_dc": without,
-            "held_out_cg_sense": reference,
-            "tau": tau,
-        }
-        card["held_out"] = figures
-    return Prior(state.average, replace(facts, tau=tau, card=card)), figures
+    prior = Prior(state.average, facts)
+    if cases and (facts.mask_conditioned or facts.noise_filled):
+        tau, error, without = fit_tau(prior, cases)
+        figures = {"held_out": error, "held_out_no_dc": without, **facts.card["references"]}
+        card["held_out"] = figures = {**figures, "tau": tau}
+    prior = Prior(state.average, replace(facts, tau=tau, card=card))
+    save_prior(prior, run / "prior.safetensors")
+    if figures:
+        save_previews(previews(prior, cases[:N_PREVIEWS]), run / "preview.png")
+    return prior, figures
 
 
 def _save(run: Path, state: _State, config: TrainConfig) -> None:
     """Write a checkpoint; keep the one before it and no more."""
-    seen = state.step * config.batch_size
-    path = run / f"checkpoint-{seen:09d}.safetensors"
     if state.step == state.saved_step:
         return
-    state.save(path, {})
+    path = checkpoint_path(run, state.step * config.batch_size)
+    save_tensors(path, state.tensors(), state.counts())
     state.saved_step = state.step
     for old in sorted(run.glob("checkpoint-*.safetensors"))[:-2]:
         old.unlink()
-
-
-def latest_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint of a run that can be read at all."""
-    for path in sorted(run.glob("checkpoint-*.safetensors"), reverse=True):
-        try:
-            load_tensors(path)
-        except CheckpointError:
-            continue
-        return path
-    return None
-
-
-class _Log:
-    """log.jsonl: one line per step, cut back to the checkpoint on resuming."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def cut(self, images: int) -> None:
-        if not self.path.exists():
-            return
-        kept = [line for line in self._lines() if json.loads(line)["images"] <= images]
-        with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(kept))
-
-    def _lines(self) -> Iterator[str]:
-        for line in self.path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):  # the last line of a killed run may be torn
-                yield line
-
-    def write(
-        self, images: int, loss: float, rate: float, checked: dict[str, float] | None
-    ) -> None:
-        record = {"images": images, "loss": loss, "learning_rate": rate} | (checked or {})
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise MriAmbientError(
-                f"{self.path}: cannot be written ({error.strerror}); free space there and run the "
-                "same command again. The last good checkpoint is untouched."
-            ) from error
-
-
-class _Prefetch:
-    """Reads the next batch while this one trains."""
-
-    def __init__(self, dataset: Dataset, config: TrainConfig, first: int) -> None:
-        self.dataset, self.config, self.n = dataset, config, first
-        self.pool = ThreadPoolExecutor(max_workers=1)
-
-    def __enter__(self) -> Iterator[list[Batch]]:
-        return self._batches()
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-    def _submit(self) -> Future[list[Batch]]:
-        self.n += 1
-        config = self.config
-        return self.pool.submit(
-            self.dataset.batch, self.n - 1, config.batch_size, config.seed, augment=config.augment
-        )
-
-    def _batches(self) -> Iterator[list[Batch]]:
-        ahead = self._submit()
-        while True:
-            ready = ahead.result()
-            ahead = self._submit()
-            yield ready

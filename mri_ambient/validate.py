@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .baselines import CgSense
+from .baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
 from .batch import Batch
 from .masks import subsample_further
 from .prior import DenoiserSource
@@ -43,8 +43,7 @@ def hide_lines(batch: Batch, scan_id: str, *, seed: int, fraction: float = 0.2) 
     """Hide a fixed random share of the sampled outer lines of one slice."""
     kept = subsample_further(batch.mask[0].cpu(), fraction, rng_for(seed, "hold out", scan_id))
     kept = kept.to(batch.mask.device)[None]
-    shown = Batch(batch.ksp, batch.maps, kept, batch.acquired, batch.noise_std)
-    return HeldOut(shown, batch.mask & ~kept)
+    return HeldOut(replace(batch, mask=kept), batch.mask & ~kept)
 
 
 @torch.no_grad()
@@ -84,12 +83,32 @@ def _consistent(case: HeldOut, x0: Tensor, tau: float) -> Tensor:
 
 
 @torch.no_grad()
-def cg_sense_error(cases: Sequence[HeldOut]) -> float:
-    """Mean held-out error of CG-SENSE, the bar every prior must clear."""
-    errors = []
+def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
+    """Mean held-out errors of the classical methods, the bars every prior must clear."""
+    if not cases:
+        return {}
+    found = {}
+    for method in (CgSense(), L1Wavelet()):
+        errors = [case.error(_baseline(method, case)) for case in cases]
+        found[f"held_out_{method.name.replace('-', '_')}"] = sum(errors) / len(errors)
+    return found
+
+
+@torch.no_grad()
+def previews(prior: DenoiserSource, cases: Sequence[HeldOut]) -> list[dict[str, Tensor]]:
+    """Magnitudes ``(y, x)`` of held-out slices, by method: what the prior adds to see."""
+    rows = []
     for case in cases:
-        batch = case.batch
-        ksp = torch.where(batch.mask, batch.ksp, 0)
-        img = CgSense()(batch.op, ksp, noise_std=batch.noise_std)
-        errors.append(case.error(img))
-    return sum(errors) / len(errors)
+        images = {
+            "zero-filled": _baseline(ZeroFilled(), case),
+            "CG-SENSE": _baseline(CgSense(), case),
+            "one step + DC": _consistent(case, one_step(prior, case), prior.tau),
+        }
+        rows.append({name: img[0].abs().cpu() for name, img in images.items()})
+    return rows
+
+
+def _baseline(method: Baseline, case: HeldOut) -> Tensor:
+    batch = case.batch
+    ksp = torch.where(batch.mask, batch.ksp, 0)
+    return method(batch.op, ksp, noise_std=batch.noise_std)

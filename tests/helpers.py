@@ -10,6 +10,11 @@ from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.sense import SenseOp
 
 
+def streams(seed: int, n: int) -> list[Generator]:
+    """A random stream for each of n batch items."""
+    return [rng_for(seed, "item", i) for i in range(n)]
+
+
 def random_maps(
     shape: tuple[int, ...], rng: Generator, dtype: torch.dtype = torch.complex64
 ) -> Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
-from helpers import random_maps
+from helpers import random_maps, streams
 
 from mri_ambient.batch import Batch
 from mri_ambient.fourier import fft2c, reverse
-from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.rng import complex_normal
 
 N = 24
 
@@ -23,7 +24,9 @@ def measured(shape: tuple[int, int], rng: torch.Generator) -> tuple[torch.Tensor
     acquired = torch.arange(shape[1]).expand(N, -1) > 1
     mask = mask & acquired[:, None, None, :]
     ksp = torch.where(mask, fft2c(maps * img[:, None]), 0)
-    return img, Batch(ksp, maps, mask, acquired, torch.rand(N, generator=rng))
+    density = torch.rand(N, 1, *shape, generator=rng)
+    noise_std = torch.rand(N, generator=rng)
+    return img, Batch(ksp, maps, mask, acquired, noise_std, density, img)
 
 
 def versions(img: torch.Tensor) -> list[torch.Tensor]:
@@ -39,7 +42,7 @@ def versions(img: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("shape", [(8, 10), (7, 9), (8, 5)])
 def test_an_augmented_slice_is_a_measurement_of_one_of_eight_versions(shape, rng):
     img, batch = measured(shape, rng)
-    out = batch.augmented(rng_for(0, "augment"))
+    out = batch.augmented(streams(0, N))
     chosen = []
     for i in range(N):
         errors = []
@@ -50,6 +53,9 @@ def test_an_augmented_slice_is_a_measurement_of_one_of_eight_versions(shape, rng
         chosen.append(min(range(8), key=errors.__getitem__))
         assert errors[chosen[-1]] < 1e-5
         assert sorted(errors)[1] > 0.1
+        # The target image moves with the measurement.
+        target = fft2c(out.maps[i] * out.img[i])
+        torch.testing.assert_close(torch.where(out.mask[i], target, 0), out.ksp[i])
     # All eight occur: 24 fair draws miss one of them with probability 8 (7/8)^24 = 0.33; the
     # generator is fixed, so this either always passes or never does.
     assert len(set(chosen)) >= 6
@@ -57,21 +63,21 @@ def test_an_augmented_slice_is_a_measurement_of_one_of_eight_versions(shape, rng
 
 def test_augmentation_measures_nothing_new(rng):
     _, batch = measured((8, 10), rng)
-    out = batch.augmented(rng_for(1, "augment"))
+    out = batch.augmented(streams(1, N))
     assert torch.equal(out.mask.sum(dim=(1, 2, 3)), batch.mask.sum(dim=(1, 2, 3)))
     assert not bool((out.mask & ~out.acquired[:, None, None, :]).any())
     assert torch.equal(out.acquired.sum(dim=-1), batch.acquired.sum(dim=-1))
     assert torch.equal(out.noise_std, batch.noise_std)
+    moved = torch.where(out.mask, out.density, 0).flatten(1).sort(dim=1).values
+    before = torch.where(batch.mask, batch.density, 0).flatten(1).sort(dim=1).values
+    torch.testing.assert_close(moved, before)
     energy, kept = (b.ksp.abs().square().sum(dim=(1, 2, 3)) for b in (batch, out))
     torch.testing.assert_close(energy, kept)
 
 
 def test_augmentation_does_not_read_unmeasured_entries(rng):
     _, batch = measured((8, 10), rng)
-    poisoned = Batch(
-        torch.where(batch.mask, batch.ksp, complex("nan+nanj")),
-        batch.maps, batch.mask, batch.acquired, batch.noise_std,
-    )  # fmt: skip
-    clean, dirty = (b.augmented(rng_for(2, "augment")) for b in (batch, poisoned))
+    poisoned = replace(batch, ksp=torch.where(batch.mask, batch.ksp, complex("nan+nanj")))
+    clean, dirty = (b.augmented(streams(2, N)) for b in (batch, poisoned))
     assert torch.equal(clean.mask, dirty.mask)
     assert torch.equal(torch.where(dirty.mask, dirty.ksp, 0), clean.ksp * clean.mask)

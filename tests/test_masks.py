@@ -20,11 +20,22 @@ from mri_ambient.masks import (
     is_line_mask,
     line_coverage,
     outer_samples,
+    sampling_density,
     subsample_further,
     training_fraction,
     unseen_probability,
 )
 from mri_ambient.rng import rng_for
+
+
+def unseen(mask: torch.Tensor, fraction: float, acquired: torch.Tensor | None = None) -> float:
+    """P(M=1 | M~=0) of outer positions, which have one density here."""
+    chance = unseen_probability(sampling_density(mask, acquired), fraction)
+    everything = torch.ones(mask.shape[-1], dtype=torch.bool) if acquired is None else acquired
+    outer = everything & ~(mask & ~outer_samples(mask))
+    assert chance[outer].unique().numel() == 1
+    return float(chance[outer][0])
+
 
 LINE_KINDS = ["random", "equispaced", "gaussian"]
 
@@ -324,11 +335,11 @@ class TestThinning:
         thin = subsample_further(mask, fraction, rng_for(0))
         assert int(line_coverage(mask).sum() - line_coverage(thin).sum()) == n_removed
         assert achieved_acceleration(thin) == pytest.approx(rate + 1, rel=0.02)
-        assert unseen_probability(mask, fraction) == pytest.approx(chance, rel=0.02)
+        assert unseen(mask, fraction) == pytest.approx(chance, rel=0.02)
 
     @pytest.mark.parametrize(("rate", "weight"), [(2, 6), (4, 19), (6, 37), (8, 63)])
     def test_weights_of_unseen_lines_under_the_5_to_40_percent_law(self, rate, weight):
-        assert 1 / unseen_probability(paper_mask(rate), 0.225) == pytest.approx(weight, abs=0.5)
+        assert 1 / unseen(paper_mask(rate), 0.225) == pytest.approx(weight, abs=0.5)
 
     def test_unseen_probability_is_what_the_draws_give(self):
         # M random at R = 3, then 20 % of its outer lines removed: of the positions that are then
@@ -342,7 +353,7 @@ class TestThinning:
             removed = int((mask & ~thin).sum())
             n_empty += int((~thin).sum())
             n_was_sampled += removed
-            chances.append(unseen_probability(mask, removed / n_outer))
+            chances.append(unseen(mask, removed / n_outer))
         # Exact but for the lines beside the centre that chance makes part of the block.
         assert n_was_sampled / n_empty == pytest.approx(np.mean(chances), rel=1e-3)
 
@@ -350,11 +361,11 @@ class TestThinning:
         mask = torch.zeros(1, 2, 40, dtype=torch.bool)
         mask[..., [8, 12, 18, 19, 20, 21, 25, 30]] = True
         # 4 of 20 acquired outer lines are sampled: p f / (1 - p (1 - f)) with p = 4 / 20.
-        assert unseen_probability(mask, 0.5, columns(40, 8, 8)) == pytest.approx(0.1 / 0.9)
+        assert unseen(mask, 0.5, columns(40, 8, 8)) == pytest.approx(0.1 / 0.9)
 
     def test_planes_count_positions(self):
         mask = torch.zeros(1, 10, 10, dtype=torch.bool)
         mask[..., 3:7, 3:7] = True
         mask[0, 0, ::2] = True
         p = 5 / 84
-        assert unseen_probability(mask, 0.2) == pytest.approx(p * 0.2 / (1 - p * 0.8))
+        assert unseen(mask, 0.2) == pytest.approx(p * 0.2 / (1 - p * 0.8))

@@ -33,7 +33,7 @@ def test_law_scales_with_the_data(rng):
     """Mean and deviation of ln(sigma) within 5 standard errors (false alarm below 1e-6)."""
     n = 40_000
     law = LogNormal(mean=-1.2, std=1.2)
-    logs = law.draw(torch.zeros(n), 0.15, rng).log()
+    logs = law.draw(torch.zeros(n), 0.15, [rng] * n).log()
     want = -1.2 + torch.log(torch.tensor(0.3))
     assert abs(float(logs.mean() - want)) < 5 * 1.2 / n**0.5
     assert abs(float(logs.std()) - 1.2) < 5 * 1.2 / (2 * n) ** 0.5
@@ -43,7 +43,7 @@ def test_redrawing_leaves_the_law_above_the_bound(rng):
     """Against rejection: the Kolmogorov distance of 20 000 draws stays below its 1e-6 quantile."""
     n, bound = 20_000, 0.4
     law = LogNormal()
-    ours = law.draw(torch.full((n,), bound), 0.5, rng).sort().values.double()
+    ours = law.draw(torch.full((n,), bound), 0.5, [rng] * n).sort().values.double()
     normal = torch.distributions.Normal(-1.2, 1.2)
     lowest = normal.cdf(torch.tensor(bound).log())
     cdf = (normal.cdf(ours.log()) - lowest) / (1 - lowest)
@@ -53,6 +53,6 @@ def test_redrawing_leaves_the_law_above_the_bound(rng):
 
 
 def test_a_bound_far_out_still_gives_finite_levels(rng):
-    sigma = LogNormal().draw(torch.full((100,), 500.0), 0.1, rng)
+    sigma = LogNormal().draw(torch.full((100,), 500.0), 0.1, [rng] * 100)
     assert bool(torch.isfinite(sigma).all())
     assert float(sigma.min()) >= 500.0

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import streams
 
+from mri_ambient.batch import Batch
 from mri_ambient.checkpoint import load_prior, load_tensors
-from mri_ambient.data import load_dataset, measure_sigma_data, stack, typical_mask
+from mri_ambient.data import load_dataset, measure_sigma_data, typical_mask
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.errors import (
     CheckpointError,
@@ -22,8 +25,8 @@ from mri_ambient.errors import (
 )
 from mri_ambient.nn.precond import Denoiser
 from mri_ambient.objectives import Ambient, Kspace, Supervised
-from mri_ambient.rng import rng_for
-from mri_ambient.train import TrainConfig, latest_checkpoint, train
+from mri_ambient.runs import latest_checkpoint
+from mri_ambient.train import TrainConfig, train
 
 # Ten scans have fewer masks than a data set should, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled):UserWarning")
@@ -133,12 +136,12 @@ def test_unmeasured_kspace_never_matters(scans, tmp_path, monkeypatch):
 
     step = module._step
 
-    def poisoned(state, groups, config):
-        from dataclasses import replace
-
-        bad = [replace(g, ksp=torch.where(g.mask, g.ksp, complex("nan+nanj"))) for g in groups]
-        assert any(bool(g.ksp.isnan().any()) for g in bad)
-        return step(state, bad, config)
+    def poisoned(state, draw, *others):
+        batches = [group.batch for group in draw.groups]
+        bad = [replace(b, ksp=torch.where(b.mask, b.ksp, complex("nan+nanj"))) for b in batches]
+        assert any(bool(batch.ksp.isnan().any()) for batch in bad)
+        groups = [replace(g, batch=b) for g, b in zip(draw.groups, bad, strict=True)]
+        return step(state, replace(draw, groups=tuple(groups)), *others)
 
     monkeypatch.setattr(module, "_step", poisoned)
     train(scans, tmp_path / "poisoned", QUICK, images=4)
@@ -151,11 +154,11 @@ def test_training_lowers_the_loss(scans, tmp_path):
     config = TrainConfig(batch_size=2, check_every=10**6, save_every=10**6, warmup_images=8)
     trained = train(scans, tmp_path / "run", config, images=120)
     data = load_dataset(scans, n_validation=config.n_validation, seed=config.seed)
-    (held,) = stack(data.validation)
+    held = Batch.stack([item.read() for item in data.validation])
 
     @torch.no_grad()
     def loss(net: Denoiser) -> float:
-        draws = [config.objective(net, held, rng_for(k)).backward for k in range(12)]
+        draws = [config.objective(net, held, streams(k, len(held))).backward for k in range(12)]
         return float(torch.stack(draws).mean())
 
     assert loss(trained.net) < 0.9 * loss(trained.facts.build())
@@ -163,8 +166,6 @@ def test_training_lowers_the_loss(scans, tmp_path):
 
 @pytest.mark.parametrize("objective", [Ambient(), Ambient(noise_correction=True), Kspace()])
 def test_every_objective_trains_and_its_prior_loads(objective, scans, tmp_path):
-    from dataclasses import replace
-
     train(scans, tmp_path / "run", replace(QUICK, objective=objective), images=2)
     prior = load_prior(tmp_path / "run")
     assert prior.facts.objective == objective.name
@@ -173,8 +174,6 @@ def test_every_objective_trains_and_its_prior_loads(objective, scans, tmp_path):
 
 
 def test_fine_tuning_starts_from_the_given_weights(scans, tmp_path):
-    from dataclasses import replace
-
     train(scans, tmp_path / "first", QUICK, images=4)
     first = load_prior(tmp_path / "first")
     still = replace(QUICK, learning_rate=1e-12)
@@ -197,8 +196,6 @@ def test_fine_tuning_resumes_exactly_and_with_the_same_prior_only(scans, tmp_pat
 
 
 def test_fine_tuning_another_network_is_refused(scans, tmp_path):
-    from dataclasses import replace
-
     train(scans, tmp_path / "first", QUICK, images=2)
     first = load_prior(tmp_path / "first")
     with pytest.raises(ConfigError, match="initial prior"):
@@ -206,8 +203,6 @@ def test_fine_tuning_another_network_is_refused(scans, tmp_path):
 
 
 def test_supervised_refuses_undersampled_scans(scans, tmp_path):
-    from dataclasses import replace
-
     with pytest.raises(ConfigError, match="fully sampled"):
         train(scans, tmp_path / "run", replace(QUICK, objective=Supervised()), images=2)
 
@@ -242,8 +237,6 @@ def test_sigma_data_is_that_of_the_images(tmp_path):
 
 
 def test_other_settings_or_data_are_refused_in_an_old_run(scans, tmp_path):
-    from dataclasses import replace
-
     train(scans, tmp_path / "run", QUICK, images=2)
     with pytest.raises(ConfigError, match="learning_rate"):
         train(scans, tmp_path / "run", replace(QUICK, learning_rate=1e-4), images=4)
@@ -300,7 +293,7 @@ def test_a_log_that_cannot_be_written_is_one_error(scans, tmp_path, monkeypatch)
     train(scans, run, QUICK, images=4)
     (run / "log.jsonl").unlink()
     (run / "log.jsonl").symlink_to("/dev/full")
-    monkeypatch.setattr("mri_ambient.train._Log.cut", lambda *_: None)
+    monkeypatch.setattr("mri_ambient.train.Log.cut", lambda *_: None)
     with pytest.raises(MriAmbientError, match="No space left"):
         train(scans, run, QUICK, images=8)
 

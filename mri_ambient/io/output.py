@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
-from .hdf5 import H5Writer, open_h5, read_attributes, write_attributes
+from ..errors import ScanFormatError
+from .hdf5 import (
+    H5Writer,
+    find_dataset,
+    open_h5,
+    read_attributes,
+    read_complex,
+    write_attributes,
+)
 
 RECONSTRUCTION_FORMAT = "reconstruction/1"
 """Value of the root attribute ``mri_ambient_format``."""
@@ -122,6 +130,19 @@ class SamplesWriter(H5Writer):
         """Write the root attributes."""
         facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}
         write_attributes(self.file, {**self._attributes, **facts})
+
+
+def read_samples(path: Path, index: int) -> Tensor:
+    """Image ``index`` of a file made by :class:`SamplesWriter`, complex64 ``(y, x)``.
+
+    Raises:
+        ScanFormatError: the file cannot be read, or holds no such image.
+    """
+    with open_h5(path) as file:
+        dataset = find_dataset(file, path, "samples")
+        if dataset.ndim != 3 or not index < dataset.shape[0]:
+            raise ScanFormatError(f"{path}: samples are {dataset.shape}, wanted image {index}")
+        return torch.from_numpy(read_complex(dataset, path, f"image {index}", index))
 
 
 def describe_output(path: Path) -> dict[str, object] | None:

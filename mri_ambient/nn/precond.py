@@ -116,6 +116,8 @@ class Conditioned(Denoiser):
     n_passes = 3
     n_cg_in = 6
     n_cg_out = 4
+    guided = True
+    consistent = True
 
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
         """Denoise; see :meth:`Denoiser.forward`."""
@@ -123,8 +125,7 @@ class Conditioned(Denoiser):
         sigma_ = sigma[:, None, None]
         c_out = self._c_out(sigma_)
         u = op.adjoint(z)
-        ridge = (sigma_ / s).square() + 0.003
-        w = conjugate_gradient(lambda v: op.normal(v) + ridge * v, u, n_iter=self.n_cg_in)
+        w = self._first_guess(op, u, sigma_)
 
         c_in = (sigma_.square() + s**2).rsqrt()
         known = [_to_channels(w / s), _to_channels(c_in * u), _mask_plane(op, u)]
@@ -134,10 +135,34 @@ class Conditioned(Denoiser):
         for net in self.nets:
             guess = self._run(net, [_to_channels(x / s), *known], sigma)
             x = x + c_out.clamp(min=0.3 * s) * guess
-            x = conjugate_gradient(
-                lambda v: op.normal(v) + mu * v, u + mu * x, n_iter=self.n_cg_out, x0=x
-            )
+            if self.consistent:
+                x = conjugate_gradient(
+                    lambda v: op.normal(v) + mu * v, u + mu * x, n_iter=self.n_cg_out, x0=x
+                )
         return op.support * x
 
+    def _first_guess(self, op: SenseOp, u: Tensor, sigma: Tensor) -> Tensor:
+        s = self.sigma_data
+        if not self.guided:
+            return s**2 / (sigma.square() + s**2) * u
+        ridge = (sigma / s).square() + 0.003
+        return conjugate_gradient(lambda v: op.normal(v) + ridge * v, u, n_iter=self.n_cg_in)
 
-DENOISERS: dict[str, type[Denoiser]] = {"plain": Plain, "conditioned": Conditioned}
+
+class Unguided(Conditioned):
+    """``conditioned`` without the CG-SENSE image: it starts from ``c_skip u``. For comparison."""
+
+    kind = "unguided"
+    guided = False
+
+
+class Inconsistent(Conditioned):
+    """``conditioned`` without data consistency after its networks. For comparison."""
+
+    kind = "inconsistent"
+    consistent = False
+
+
+DENOISERS: dict[str, type[Denoiser]] = {
+    denoiser.kind: denoiser for denoiser in (Plain, Conditioned, Unguided, Inconsistent)
+}

@@ -1,12 +1,70 @@
 """How a denoiser is learned without clean images; one file per objective."""
 
+from collections.abc import Mapping
+from dataclasses import fields
+
+from ..errors import ConfigError
+from ..noise import LogNormal
 from .ambient import Ambient
 from .base import Loss, Objective
+from .consistency import Consistency
+from .gsure import Gsure
 from .kspace import Kspace
+from .ssdu import Ssdu
 from .supervised import Supervised
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (Kspace, Ambient, Supervised)
+    objective.name: objective
+    for objective in (Kspace, Ambient, Gsure, Consistency, Ssdu, Supervised)
 }
 
-__all__ = ["OBJECTIVES", "Ambient", "Kspace", "Loss", "Objective", "Supervised"]
+
+def make_objective(name: str, options: Mapping[str, str] | None = None) -> Objective:
+    """An objective by name, with options as text: numbers, true or false, names, ``0.05,0.4``.
+
+    Raises:
+        ConfigError: an objective or option there is not, or a value that is none of its kind.
+    """
+    if name not in OBJECTIVES:
+        raise ConfigError(f"objective {name!r} is unknown; choose from {', '.join(OBJECTIVES)}")
+    kind = OBJECTIVES[name]
+    defaults = kind()
+    known = {field.name: getattr(defaults, field.name) for field in fields(kind)}
+    values = {}
+    for option, text in (options or {}).items():
+        if option not in known or isinstance(known[option], LogNormal):
+            plain = [key for key, value in known.items() if not isinstance(value, LogNormal)]
+            raise ConfigError(
+                f"objective {name!r} has no option {option!r}; it has {', '.join(plain)}"
+            )
+        values[option] = _parsed(option, text, known[option])
+    return kind(**values)
+
+
+def _parsed(option: str, text: str, default: object) -> object:
+    """``text`` as a value of the kind that ``default`` is."""
+    try:
+        if isinstance(default, Objective):
+            return make_objective(text)
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(float(part) for part in text.split(","))
+        return type(default)(text)  # type: ignore[call-arg]
+    except (KeyError, ValueError) as error:
+        wanted = "true or false" if isinstance(default, bool) else f"something like {default}"
+        raise ConfigError(f"option {option} is {wanted}, got {text!r}") from error
+
+
+__all__ = [
+    "OBJECTIVES",
+    "Ambient",
+    "Consistency",
+    "Gsure",
+    "Kspace",
+    "Loss",
+    "Objective",
+    "Ssdu",
+    "Supervised",
+    "make_objective",
+]

@@ -20,20 +20,20 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..batch import Batch
 from ..masks import subsample_further, training_fraction
 from ..nn.precond import Denoiser
 from ..noise import LogNormal
-from ..rng import complex_normal
+from ..rng import Streams
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import Loss, abs2, edm_weight
+from .base import Loss, Objective, abs2, edm_weight, noise_like
 
 
 @dataclass(frozen=True)
-class Ambient:
+class Ambient(Objective):
     """Options of the ``ambient`` objective (module docstring for the mathematics).
 
     Attributes:
@@ -45,23 +45,21 @@ class Ambient:
     """
 
     name: ClassVar[str] = "ambient"
-    wrapper: ClassVar[str] = "plain"
     mask_conditioned: ClassVar[bool] = True
-    needs_full: ClassVar[bool] = False
 
     law: LogNormal = field(default_factory=LogNormal)
     thin: bool = True
     noise_correction: bool = False
     n_cg: int = 8
 
-    def __call__(self, net: Denoiser, batch: Batch, rng: Generator) -> Loss:
-        """The loss; ``rng`` draws the masks, the noise levels and the noise."""
+    def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
+        """The loss; see :meth:`Objective.__call__`."""
         op = batch.op
         op_further = op.with_mask(self._thin(batch, rng))
         sigma = self.law.draw(torch.zeros(len(batch)), net.sigma_data, rng)
         sigma = sigma.to(batch.ksp.device)
 
-        noise = complex_normal((len(batch), *op.ishape), rng, device=batch.ksp.device)
+        noise = noise_like(batch.ksp[:, 0], rng)
         z = torch.where(batch.mask, batch.ksp, 0) + op.expand(sigma[:, None, None] * noise)
         D = net(op_further, z, sigma)
 
@@ -70,13 +68,13 @@ class Ambient:
             residual = residual + self._correction(op_further, z, D, sigma, batch.noise_std)
         energy = abs2(residual).mean(dim=(-2, -1))
         loss = (edm_weight(sigma, net.sigma_data) * energy).mean()
-        return Loss(loss, {"residual": float(energy.mean().detach())})
+        return Loss(loss, {"residual": energy.mean().detach()})
 
-    def _thin(self, batch: Batch, rng: Generator) -> Tensor:
+    def _thin(self, batch: Batch, rng: Streams) -> Tensor:
         if not self.thin:
             return batch.mask
-        pairs = zip(batch.mask.cpu(), batch.acquired.cpu(), strict=True)
-        masks = [subsample_further(m, training_fraction(m, a), rng) for m, a in pairs]
+        items = zip(batch.mask.cpu(), batch.acquired.cpu(), rng, strict=True)
+        masks = [subsample_further(m, training_fraction(m, a), g) for m, a, g in items]
         return torch.stack(masks).to(batch.mask.device)
 
     def _correction(

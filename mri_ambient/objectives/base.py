@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..batch import Batch
+from ..errors import ConfigError
+from ..masks import subsample_further, unseen_probability
 from ..nn.precond import Denoiser
+from ..rng import Streams, complex_normals, on_device, rng_for
 
 
 @dataclass(frozen=True)
@@ -22,27 +27,62 @@ class Loss:
     """
 
     backward: Tensor
-    log: dict[str, float]
+    log: dict[str, Tensor]
 
 
-class Objective(Protocol):
+@dataclass(frozen=True)
+class Objective(ABC):
     """How a denoiser is learned; a frozen dataclass with its options.
 
     Attributes:
         name: the key it is chosen by.
         wrapper: the kind of denoiser it trains unless told otherwise.
         mask_conditioned: whether the prior it makes is given a mask M~.
-        needs_full: whether it needs fully sampled scans.
+        noise_filled: whether it saw noise of level sigma where nothing was sampled.
+        one_level: whether it saw no noise but the scanner's, which leaves one step to take.
+        below_noise: whether it learns about noise levels below that of the scans.
     """
 
     name: ClassVar[str]
-    wrapper: ClassVar[str]
-    mask_conditioned: ClassVar[bool]
-    needs_full: ClassVar[bool]
+    wrapper: ClassVar[str] = "plain"
+    mask_conditioned: ClassVar[bool] = False
+    noise_filled: ClassVar[bool] = False
+    one_level: ClassVar[bool] = False
+    below_noise: ClassVar[bool] = False
 
-    def __call__(self, net: Denoiser, batch: Batch, rng: Generator) -> Loss:
-        """The loss of ``net`` on ``batch``; all randomness from ``rng``."""
-        ...
+    @abstractmethod
+    def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
+        """The loss of ``net`` on ``batch``, averaged over its items; item i draws from ``rng[i]``.
+
+        Entries of k-space that were not measured are never read.
+        """
+
+    @property
+    def targets(self) -> str | None:
+        """What makes the images it learns from, or None if it learns from measurements."""
+        return None
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether it learns from fully sampled scans alone."""
+        return False
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether the network must compute in single precision."""
+        return False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name and options, as plain values."""
+        options: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Objective):
+                value = value.as_dict()
+            elif is_dataclass(value) and not isinstance(value, type):
+                value = asdict(value)
+            options[field.name] = value
+        return {"name": self.name, **options}
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -58,3 +98,42 @@ def abs2(x: Tensor) -> Tensor:
 def per_pixel(energy: Tensor) -> Tensor:
     """Sum over coils, average over the grid: ``(b, coil, y, x)`` to ``(b,)``."""
     return energy.sum(dim=-3).mean(dim=(-2, -1))
+
+
+def noise_like(x: Tensor, rng: Streams) -> Tensor:
+    """White complex noise shaped like ``x``, item i from stream i, drawn where ``x`` is."""
+    return complex_normals(tuple(x.shape[1:]), on_device(rng, x.device), device=x.device)
+
+
+def check_shares(remove: tuple[float, float]) -> None:
+    """Refuse what is not a range of shares.
+
+    Raises:
+        ConfigError: the two numbers are not shares in rising order.
+    """
+    if len(remove) != 2 or not 0 < remove[0] <= remove[1] < 1:
+        raise ConfigError(f"remove must be two shares between 0 and 1, got {remove}")
+
+
+def thinned(batch: Batch, remove: tuple[float, float], rng: Streams, *, fresh: bool) -> Tensor:
+    """M~ ``(b, 1, y, x)``: a random share of the sampled outer lines removed from every mask.
+
+    ``fresh`` draws another M~ every time; otherwise the same mask always loses the same lines.
+    """
+    low, high = remove
+    seen = []
+    for mask, stream in zip(batch.mask.cpu(), rng, strict=True):
+        if not fresh:
+            stream = rng_for(0, "frozen", hashlib.sha256(mask.numpy().tobytes()).hexdigest())
+        fraction = low + (high - low) * float(torch.rand((), generator=stream))
+        seen.append(subsample_further(mask, fraction, stream))
+    return torch.stack(seen).to(batch.mask.device)
+
+
+def unseen_weight(batch: Batch, remove: tuple[float, float], cap: float) -> Tensor:
+    """min(1 / P(M=1 | M~=0), cap) of every entry, ``(b, 1, y, x)``, for the law of :func:`thinned`.
+
+    P follows from how often the scans of the data set sample an entry, ``batch.density``.
+    """
+    chance = unseen_probability(batch.density, sum(remove) / 2)
+    return (1 / chance.clamp(min=1e-6)).clamp(max=cap)

@@ -7,36 +7,55 @@ is left, in k-space, where the scanner's own noise is white:
 
 .. math::
    L \Big[ \sum_{i \in \tilde M} \frac{|(1 - r) K_i + r y_{t,i} - y_i|^2}{1 - r}
-         + \sum_{i \in M \setminus \tilde M} w\, |K_i - y_i|^2 \Big],
-   \qquad w = \min(1 / P(M_i = 1 \mid \tilde M_i = 0), 20).
+         + \sum_{i \in M \setminus \tilde M} w_i\, |K_i - y_i|^2 \Big],
+   \qquad w_i = \min(1 / P(M_i = 1 \mid \tilde M_i = 0), 20).
 
 The first term knows that the target carries noise too (Daras et al. 2024, arXiv 2404.10177, here
-on k-space entries); both have the minimiser :math:`E[x \mid \tilde A^H y_t, \tilde A]`.
+on k-space entries); both have the minimiser :math:`E[x \mid \tilde A^H y_t, \tilde A]`. P is
+estimated over the data set, line by line.
+
+Every ingredient can be left out, to see what it is worth: see the options, and the denoisers
+``unguided`` and ``inconsistent``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..batch import Batch
 from ..errors import ConfigError
-from ..masks import subsample_further, unseen_probability
 from ..nn.precond import Denoiser
 from ..noise import LogNormal
-from ..rng import complex_normal
-from .base import Loss, abs2, edm_weight, per_pixel
+from ..rng import Streams
+from .base import (
+    Loss,
+    Objective,
+    abs2,
+    check_shares,
+    edm_weight,
+    noise_like,
+    per_pixel,
+    thinned,
+    unseen_weight,
+)
 
 
 @dataclass(frozen=True)
-class Kspace:
+class Kspace(Objective):
     """Options of the ``kspace`` objective (module docstring for the mathematics).
 
     Attributes:
         remove: smallest and largest share of the sampled outer lines that is removed.
+        fresh_masks: draw M~ anew every step; otherwise once for every mask.
+        noise_domain: where noise is added: "kspace", or "image" as in the papers, which makes it
+            coloured on the samples of several coils.
+        noise_correction: know that seen entries carry noise; otherwise their term is
+            ``|K - y|^2``.
+        weights: weigh unseen entries by 1 / P; otherwise all by 1.
         law: of the noise level sigma_t.
         margin: sigma_t is drawn to be at least this many sigma_n.
         max_weight: cap of lambda(sigma_t).
@@ -46,59 +65,57 @@ class Kspace:
     name: ClassVar[str] = "kspace"
     wrapper: ClassVar[str] = "conditioned"
     mask_conditioned: ClassVar[bool] = True
-    needs_full: ClassVar[bool] = False
 
     remove: tuple[float, float] = (0.05, 0.4)
+    fresh_masks: bool = True
+    noise_domain: Literal["kspace", "image"] = "kspace"
+    noise_correction: bool = True
+    weights: bool = True
     law: LogNormal = field(default_factory=LogNormal)
     margin: float = 1.2
     max_weight: float = 400.0
     max_unseen: float = 20.0
 
     def __post_init__(self) -> None:
-        low, high = self.remove
-        if not 0 < low <= high < 1:
-            raise ConfigError(f"remove must be two shares between 0 and 1, got {self.remove}")
+        check_shares(self.remove)
         if self.margin <= 1:
             raise ConfigError(f"margin must be above 1, got {self.margin}")
+        if self.noise_domain not in ("kspace", "image"):
+            raise ConfigError(f"noise_domain is kspace or image, got {self.noise_domain!r}")
 
-    def __call__(self, net: Denoiser, batch: Batch, rng: Generator) -> Loss:
-        """The loss; ``rng`` draws the masks, the noise levels and the noise."""
-        seen, weight = self._thin(batch, rng)
+    def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
+        """The loss; see :meth:`Objective.__call__`."""
+        seen = thinned(batch, self.remove, rng, fresh=self.fresh_masks)
         sigma_n = batch.noise_std
         sigma = self.law.draw(self.margin * sigma_n.cpu(), net.sigma_data, rng).to(sigma_n.device)
         ratio = (sigma_n / sigma).square()[:, None, None, None]
 
         y = torch.where(batch.mask, batch.ksp, 0)
-        noise = complex_normal(tuple(y.shape), rng, device=y.device)
         extra = (sigma.square() - sigma_n.square()).sqrt()[:, None, None, None]
-        y_t = torch.where(seen, y + extra * noise, 0)
+        y_t = torch.where(seen, y + extra * self._noise(batch, y, rng), 0)
 
         D = net(batch.op.with_mask(seen), y_t, sigma)
         K = batch.op.expand(D)
 
-        unseen = batch.mask & ~seen
+        if not self.noise_correction:
+            ratio = torch.zeros_like(ratio)
         on_seen = torch.where(seen, (1 - ratio) * K + ratio * y_t - y, 0)
-        on_unseen = torch.where(unseen, K - y, 0)
+        on_unseen = torch.where(batch.mask & ~seen, K - y, 0)
+        weight = unseen_weight(batch, self.remove, self.max_unseen) if self.weights else 1.0
         seen_term = per_pixel(abs2(on_seen) / (1 - ratio))
-        unseen_term = per_pixel(abs2(on_unseen))
+        unseen_term = per_pixel(weight * abs2(on_unseen))
         level = edm_weight(sigma, net.sigma_data).clamp(max=self.max_weight)
-        loss = (level * (seen_term + weight * unseen_term)).mean()
+        loss = (level * (seen_term + unseen_term)).mean()
         return Loss(
             loss,
             {
-                "seen": float((level * seen_term).mean().detach()),
-                "unseen": float((level * weight * unseen_term).mean().detach()),
+                "seen": (level * seen_term).mean().detach(),
+                "unseen": (level * unseen_term).mean().detach(),
             },
         )
 
-    def _thin(self, batch: Batch, rng: Generator) -> tuple[Tensor, Tensor]:
-        """M~ ``(b, 1, y, x)`` and the weight of unseen entries ``(b,)``, fresh every step."""
-        low, high = self.remove
-        seen, weights = [], []
-        for mask, acquired in zip(batch.mask.cpu(), batch.acquired.cpu(), strict=True):
-            fraction = low + (high - low) * float(torch.rand((), generator=rng))
-            seen.append(subsample_further(mask, fraction, rng))
-            chance = unseen_probability(mask, (low + high) / 2, acquired)
-            weights.append(min(1 / max(chance, 1e-6), self.max_unseen))
-        device = batch.ksp.device
-        return torch.stack(seen).to(device), torch.tensor(weights).to(device)
+    def _noise(self, batch: Batch, y: Tensor, rng: Streams) -> Tensor:
+        """Noise of standard deviation 1 per channel, in k-space or seen through the coils."""
+        if self.noise_domain == "kspace":
+            return noise_like(y, rng)
+        return batch.op.expand(noise_like(y[:, 0], rng))

@@ -1,7 +1,9 @@
-r"""The ``supervised`` objective: ordinary EDM training on fully sampled scans, the upper bound.
+r"""The ``supervised`` objective: ordinary EDM training on images, which somebody must have.
 
-:math:`\lambda(\sigma) \| S^H S (D - x) \|^2` with ``x = S^H F^H y`` (Karras et al. 2022,
-arXiv 2206.00364). It exists to measure the others against.
+:math:`\lambda(\sigma) \| S^H S (D - x) \|^2` (Karras et al. 2022, arXiv 2206.00364). The images
+are those of fully sampled scans, ``x = S^H F^H y``, the upper bound the other objectives are
+measured against; or reconstructions of undersampled scans: by L1-wavelet, which makes the L1-EDM
+prior of Aali et al. 2024 (arXiv 2403.08728), or samples of a posterior (``refit``).
 """
 
 from __future__ import annotations
@@ -10,40 +12,52 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Generator
 
 from ..batch import Batch
 from ..nn.precond import Denoiser
 from ..noise import LogNormal
-from ..rng import complex_normal
-from .base import Loss, abs2, edm_weight
+from ..rng import Streams
+from .base import Loss, Objective, abs2, edm_weight, noise_like
+
+FULL = "full"
+"""Targets that are the images of fully sampled scans themselves."""
 
 
 @dataclass(frozen=True)
-class Supervised:
+class Supervised(Objective):
     """Options of the ``supervised`` objective.
 
     Attributes:
+        images: "full" for fully sampled scans, otherwise what reconstructs the images from
+            undersampled ones: a method, or "posterior" for samples drawn by ``refit``.
         law: of the noise level sigma.
     """
 
     name: ClassVar[str] = "supervised"
-    wrapper: ClassVar[str] = "plain"
-    mask_conditioned: ClassVar[bool] = False
-    needs_full: ClassVar[bool] = True
 
+    images: str = FULL
     law: LogNormal = field(default_factory=LogNormal)
 
-    def __call__(self, net: Denoiser, batch: Batch, rng: Generator) -> Loss:
-        """The loss; ``rng`` draws the noise levels and the noise."""
+    @property
+    def needs_full(self) -> bool:
+        """Unless somebody makes the images."""
+        return self.images == FULL
+
+    @property
+    def targets(self) -> str | None:
+        """What reconstructs the images, or None where the measurement is complete."""
+        return None if self.images == FULL else self.images
+
+    def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
+        """The loss; see :meth:`Objective.__call__`."""
         full = batch.op.with_mask(torch.ones_like(batch.mask))
         sigma = self.law.draw(torch.zeros(len(batch)), net.sigma_data, rng)
         sigma = sigma.to(batch.ksp.device)
 
-        x = batch.op.adjoint(batch.ksp)
-        noise = complex_normal((len(batch), *full.ishape), rng, device=x.device)
+        x = batch.op.adjoint(batch.ksp) if batch.img is None else batch.img
+        noise = noise_like(batch.ksp[:, 0], rng)
         D = net(full, full.expand(x + sigma[:, None, None] * noise), sigma)
 
         energy = abs2(full.support * (D - x)).mean(dim=(-2, -1))
         loss = (edm_weight(sigma, net.sigma_data) * energy).mean()
-        return Loss(loss, {"residual": float(energy.mean().detach())})
+        return Loss(loss, {"residual": energy.mean().detach()})

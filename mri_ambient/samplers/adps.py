@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from ..errors import ConfigError
 from ..noise import EDM_SIGMA_DATA, rho_schedule
 from ..prior import DenoiserSource
-from ..rng import complex_normal
+from ..rng import complex_normals
 from ..sense import SenseOp
 from .base import OnStep, StepInfo
 
@@ -72,7 +72,9 @@ class Adps:
         n_measured = op.mask.sum(dim=(-3, -2, -1)) * ksp.shape[-3]
         step = self.step_size * noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
 
-        x: Tensor = sigmas[0] * op.support * _white(op, rng, ksp)
+        shape = (op.ishape[-2], op.ishape[-1])
+        noise = complex_normals(shape, rng, device=ksp.device, dtype=ksp.dtype)
+        x: Tensor = sigmas[0] * op.support * noise
         for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             x = x.detach().requires_grad_()
             x0 = denoiser(op.expand(x), torch.full_like(noise_std, sigma))
@@ -86,9 +88,3 @@ class Adps:
             if on_step is not None:
                 on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
         return x
-
-
-def _white(op: SenseOp, rng: Sequence[Generator], like: Tensor) -> Tensor:
-    """White image noise, one stream per batch item."""
-    shape = (op.ishape[-2], op.ishape[-1])
-    return torch.stack([complex_normal(shape, g, dtype=like.dtype) for g in rng]).to(like.device)

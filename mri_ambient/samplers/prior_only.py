@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from ..errors import ConfigError
 from ..noise import EDM_SIGMA_DATA, rho_schedule
 from ..prior import DenoiserSource
-from ..rng import complex_normal
+from ..rng import complex_normals
 from ..sense import SenseOp
 from .base import OnStep, StepInfo
 
@@ -66,7 +66,7 @@ class PriorOnly:
         sigmas = [*rho_schedule(self.n_steps, sigma_max, prior.sigma_min).tolist(), 0.0]
 
         shape = (maps.shape[-3], maps.shape[-2], maps.shape[-1])
-        z = sigmas[0] * torch.stack([complex_normal(shape, g) for g in rng]).to(maps.device)
+        z = sigmas[0] * complex_normals(shape, rng, device=maps.device)
         x0 = op.combine(z)
         with torch.no_grad():
             for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):

@@ -1,0 +1,5 @@
+"""``python -m mri_ambient.cli``: the command line under another launcher, such as torchrun."""
+
+from .app import main
+
+main()

@@ -1,0 +1,45 @@
+"""The processes ``torchrun`` starts: they find each other before a command does its work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Job:
+    """This process's place in a job.
+
+    Attributes:
+        leads: whether it speaks and writes.
+        device: name of the device it computes on.
+    """
+
+    leads: bool
+    device: str
+
+
+@contextmanager
+def join_job(device: str) -> Iterator[Job]:
+    """Join the processes named by torchrun's environment; without it, be alone.
+
+    Each process takes the GPU of its local rank if the device is ``auto`` or ``cuda``.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Job(True, device)
+        return
+    import torch
+    from torch import distributed
+
+    on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
+    if on_gpu:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Job(distributed.get_rank() == 0, device)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,113 @@
+r"""The ``consistency`` objective: another one, and what it cannot say about low noise.
+
+Measurements of noise sigma_n tell nothing about noise levels below it. There the denoiser is tied
+to itself instead: its mean over a model rollout is its value before (Daras et al. 2023, arXiv
+2302.09057; 2024, arXiv 2404.10177). From a state z' of level :math:`\sigma' \le \sigma_n`, reached
+from above sigma_n by a rollout of the model, two independent rollouts go on to
+:math:`\sigma'' < \sigma'`, on the entries of M~ in k-space:
+
+.. math::
+   z'' = K + \frac{\sigma''^2}{\sigma'^2} (z' - K)
+         + \sigma'' \sqrt{1 - \sigma''^2 / \sigma'^2}\,\eta, \qquad K = F S D(z').
+
+The penalty is :math:`\mathrm{Re} \langle D(z''_1) - D(z'), D(z''_2) - D(z') \rangle`, the unbiased
+square of the mean deviation; one rollout squared would be biased. No gradient flows through a
+rollout, only through the three denoised images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..errors import ConfigError
+from ..nn.precond import Denoiser
+from ..rng import Streams, uniforms
+from ..sense import SenseOp
+from .ambient import Ambient
+from .base import Loss, Objective, edm_weight, noise_like, thinned
+from .kspace import Kspace
+
+SMALLEST = 0.002
+"""Lowest noise level it ties down, normalised units."""
+
+
+@dataclass(frozen=True)
+class Consistency(Objective):
+    """Options of the ``consistency`` objective (module docstring for the mathematics).
+
+    Attributes:
+        base: the objective for noise levels above that of the scan.
+        weight: of the penalty relative to it; 0 leaves the base alone.
+        margin: rollouts start at this many sigma_n.
+        max_weight: cap of lambda(sigma').
+    """
+
+    name: ClassVar[str] = "consistency"
+    wrapper: ClassVar[str] = "conditioned"
+    mask_conditioned: ClassVar[bool] = True
+    below_noise: ClassVar[bool] = True
+
+    base: Kspace | Ambient = field(default_factory=Kspace)
+    weight: float = 1.0
+    margin: float = 1.5
+    max_weight: float = 400.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Kspace | Ambient):
+            raise ConfigError(f"base is kspace or ambient, got {self.base.name!r}")
+        if self.weight < 0:
+            raise ConfigError(f"weight must not be negative, got {self.weight}")
+        if self.margin <= 1:
+            raise ConfigError(f"margin must be above 1, got {self.margin}")
+
+    def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
+        """The loss; see :meth:`Objective.__call__`."""
+        base = self.base(net, batch, rng)
+        if self.weight == 0:
+            return base
+        penalty = self._penalty(net, batch, rng)
+        return Loss(
+            base.backward + self.weight * penalty,
+            {**base.log, "consistency": penalty.detach()},
+        )
+
+    def _penalty(self, net: Denoiser, batch: Batch, rng: Streams) -> Tensor:
+        op = batch.op.with_mask(thinned(batch, Kspace().remove, rng, fresh=True))
+        sigma_n = batch.noise_std
+        start = (self.margin * sigma_n).clamp(min=self.margin * SMALLEST)
+        # Two levels below sigma_n, uniform in the logarithm; scans without noise have none.
+        first, second = (uniforms(rng).to(sigma_n.device) for _ in range(2))
+        span = (sigma_n.clamp(min=SMALLEST) / SMALLEST).log()
+        high = SMALLEST * (span * first).exp()
+        low = SMALLEST * (span * first * second).exp()
+
+        y = torch.where(op.mask, batch.ksp, 0)
+        extra = (start.square() - sigma_n.square()).clamp(min=0).sqrt()[:, None, None, None]
+        with torch.no_grad():
+            z = torch.where(op.mask, y + extra * noise_like(y, rng), 0)
+            z = _rollout(op, z, net(op, z, start), start, high, rng)
+        D = net(op, z, high)
+        deviations = []
+        for _ in range(2):
+            further = _rollout(op, z, D.detach(), high, low, rng)
+            deviations.append(net(op, further, low) - D)
+        product: Tensor = (deviations[0].conj() * deviations[1]).real.mean(dim=(-2, -1))
+        level = edm_weight(high, net.sigma_data).clamp(max=self.max_weight)
+        penalty: Tensor = (level * product).mean()
+        return penalty
+
+
+def _rollout(
+    op: SenseOp, z: Tensor, D: Tensor, sigma: Tensor, lower: Tensor, rng: Streams
+) -> Tensor:
+    """A state of level ``lower`` given one of level ``sigma`` and its denoised image."""
+    keep = (lower / sigma).square()[:, None, None, None]
+    K = op.expand(D)
+    noise = lower[:, None, None, None] * (1 - keep).clamp(min=0).sqrt() * noise_like(z, rng)
+    further: Tensor = torch.where(op.mask, K + keep * (z - K) + noise, 0)
+    return further
