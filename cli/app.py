@@ -8,6 +8,7 @@ Command modules import torch and the library inside their functions, so that ``-
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from typing import Annotated
@@ -18,7 +19,9 @@ from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
 from . import demo, doctor, evaluate, info, prep, reconstruct, sample, simulate, train
-from .common import exit_code, say
+from .common import be_quiet, complain, exit_code, say
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="mri-ambient",
@@ -46,6 +49,7 @@ def _options(
     ] = False,
 ) -> None:
     """Options that stand before the command."""
+    be_quiet(False)
 
 
 def _show_warning(
@@ -60,14 +64,17 @@ def main() -> None:
     """Run the command line; the process ends with a documented exit code."""
     warnings.showwarning = _show_warning
     warnings.simplefilter("default", NumericalWarning)
+    # Whatever ends a process politely lets it remove its temporary files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(130)
     except MriAmbientError as error:
-        say(f"error: {error}")
+        complain(f"error: {error}")
         sys.exit(exit_code(error))
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            complain("interrupted; what is finished is kept, the same command goes on from there")
+        raise
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -43,7 +45,6 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("-O", "--option", help="NAME=VALUE of the objective; may be repeated."),
@@ -54,10 +55,26 @@ Shard = Annotated[
 ]
 
 _console = Console(stderr=True, highlight=False)
+_voice = {"quiet": False}
+
+
+def be_quiet(quiet: bool) -> bool:
+    """From now on, print errors only, or everything."""
+    _voice["quiet"] = quiet
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", callback=be_quiet, help="Print errors only.")]
 
 
 def say(line: str) -> None:
-    """One line for the person in front of the screen (stderr)."""
+    """One line for the person in front of the screen (stderr), unless they want errors only."""
+    if not _voice["quiet"]:
+        complain(line)
+
+
+def complain(line: str) -> None:
+    """One line about something that failed."""
     _console.print(line, markup=False, soft_wrap=True)
 
 
@@ -172,7 +189,7 @@ def run_cases(cases: Iterable[T], work: Callable[[T], None]) -> None:
         except DeviceError:
             raise
         except MriAmbientError as error:
-            say(f"error: {_named(case, str(error))}")
+            complain(f"error: {_named(case, str(error))}")
             failed.append(error)
     if failed:
         raise typer.Exit(exit_code(failed[0]) if len(failed) == n_cases else 1)
@@ -184,9 +201,38 @@ def _named(case: object, message: str) -> str:
     return message if known else f"{case}: {message}"
 
 
+class _Lines(Progress):
+    """Progress for a log file: now and then a line, instead of bars that move."""
+
+    every_s = 30.0
+    told: float | None = None
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As of a bar."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def update(  # type: ignore[override]  # all that the commands change
+        self, task_id: TaskID, *, completed: float | None = None, description: str | None = None
+    ) -> None:
+        """As of a bar."""
+        super().update(task_id, completed=completed, description=description)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        task, now = self._tasks[task_id], time.monotonic()
+        self.told = now if self.told is None else self.told
+        if now - self.told < self.every_s or not task.total:
+            return
+        self.told = now
+        left = task.time_remaining
+        text = f"{task.description}: {task.completed:.0f} of {task.total:.0f}"
+        say(text if left is None else f"{text}, about {left:.0f} s left")
+
+
 @contextmanager
-def progress_bar(quiet: bool = False) -> Iterator[Progress]:
-    """Bars with time left on stderr; nothing where nobody watches."""
+def progress_bar() -> Iterator[Progress]:
+    """Bars with the time left on stderr; where nobody watches, a line every half a minute."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -195,8 +241,9 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    hidden = quiet or not sys.stderr.isatty()
-    with Progress(*columns, console=_console, disable=hidden, transient=True) as bars:
+    watched = sys.stderr.isatty() and not _voice["quiet"]
+    kind = Progress if watched else _Lines
+    with kind(*columns, console=_console, disable=not watched, transient=True) as bars:
         yield bars
 
 

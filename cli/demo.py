@@ -44,7 +44,7 @@ def run(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Simulate, prepare, train for half a minute, reconstruct a held-out head five ways.
+    """Simulate, prepare, train for half a minute, reconstruct a held-out head six ways.
 
     Training sees undersampled scans only. The reconstructions use the prior that ships with the
     package; the one trained on the spot is shown beside it.
@@ -52,19 +52,22 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import prepare_many
     from mri_ambient.device import keep_freed_memory, pick_device
+    from mri_ambient.errors import OutputExistsError
     from mri_ambient.io import write_json
     from mri_ambient.train import TrainConfig, train
     from mri_ambient.weights import default_prior
 
+    if (output / "run").exists():
+        raise OutputExistsError(f"{output}: holds a demo already; choose another folder with -o")
     where = pick_device(device)
     keep_freed_memory()
     seconds = parse_seconds(train_time)
 
-    with _stage("1/5 simulate undersampled scans", N_SCANS, quiet) as tick:
+    with _stage("1/5 simulate undersampled scans", N_SCANS) as tick:
         raw = _simulate(output / "raw", full=False, count=N_SCANS, tick=tick)
-    with _stage("2/5 prepare them", len(raw), quiet) as tick:
+    with _stage("2/5 prepare them", len(raw)) as tick:
         prepare_many(raw, output / "prepared", on_scan=lambda *_: tick(1))
-    with _stage("3/5 train on the measurements alone", seconds, quiet) as tick:
+    with _stage("3/5 train on the measurements alone", seconds) as tick:
         last = 0.0
 
         def trained(progress: Progress) -> None:
@@ -80,9 +83,9 @@ def run(
             device=where,
             on_progress=trained,
         )
-    with _stage("4/5 simulate a held-out head", 1, quiet) as tick:
+    with _stage("4/5 simulate a held-out head", 1) as tick:
         full = _simulate(output / "held-out", full=True, count=1, tick=tick)[0]
-    with _stage("5/5 reconstruct it", N_ADPS + 5, quiet) as tick:
+    with _stage("5/5 reconstruct it", N_ADPS + 5) as tick:
         shipped = load_prior(default_prior(), where)
         rows, images = _reconstruct(full, output / "recon", shipped, fresh, where, tick)
 
@@ -93,10 +96,10 @@ def run(
 
 
 @contextmanager
-def _stage(name: str, total: float, quiet: bool) -> Iterator[Tick]:
+def _stage(name: str, total: float) -> Iterator[Tick]:
     """A stage with a bar and the time left; one line where nobody watches."""
-    with progress_bar(quiet) as bars:
-        if bars.disable and not quiet:
+    with progress_bar() as bars:
+        if bars.disable:
             say(name)
         task = bars.add_task(name, total=total)
         yield lambda amount: bars.advance(task, amount)

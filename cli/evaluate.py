@@ -58,9 +58,15 @@ def _print_csv(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def _print_table(rows: dict[str, dict[str, Any]], mean: dict[str, float]) -> None:
-    mean_row: dict[str, Any] = dict(mean)
-    table = Table("volume", "NMSE", "PSNR", "SSIM", "")
-    for name, row in [*rows.items(), *([("mean", mean_row)] if len(rows) > 1 else [])]:
-        note = "" if row.get("cropped", True) else "uncropped"
-        table.add_row(name, f"{row['nmse']:.4f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}", note)
+    table = Table("volume", "NMSE", "PSNR", "SSIM", "against")
+    for name, row in rows.items():
+        note = row["reference"].upper() + ("" if row["cropped"] else ", uncropped")
+        table.add_row(name, *_numbers(row), note)
+    if len(rows) > 1:
+        table.add_section()
+        table.add_row(f"mean of {len(rows)}", *_numbers(mean), "")
     Console().print(table)
+
+
+def _numbers(row: dict[str, Any]) -> tuple[str, str, str]:
+    return f"{row['nmse']:.4f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}"

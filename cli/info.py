@@ -12,7 +12,8 @@ from .common import Json, print_json
 
 def run(
     file: Annotated[
-        Path | None, typer.Argument(help="A scan, prepared file, reconstruction or prior.")
+        Path | None,
+        typer.Argument(help="A scan, a prepared file, a reconstruction, a prior, or a folder."),
     ] = None,
     json_out: Json = False,
 ) -> None:
@@ -50,9 +51,12 @@ def _contents(path: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
     from mri_ambient.checkpoint import load_prior
+    from mri_ambient.io import find_scans
     from mri_ambient.io.output import describe_output
     from mri_ambient.nn.unet import n_parameters
 
+    if path.is_dir() and not (path / "prior.safetensors").exists():
+        return {"kind": "folder", "scans": [_scan_contents(file) for file in find_scans([path])]}
     if path.is_dir() or path.suffix == ".safetensors":
         prior = load_prior(path)
         facts = asdict(prior.facts)
@@ -86,7 +90,12 @@ def _scan_contents(path: Path) -> dict[str, Any]:
         "noise_scan": scan.noise is not None,
     }
     if isinstance(scan, PreparedFile):
-        facts |= {"noise_std": scan.noise_std, "scale": scan.scale, "steps": scan.steps}
+        facts |= {
+            "sigma_n": scan.noise_std,
+            "noise_std": scan.qc.get("noise_std_file"),
+            "scale": scan.scale,
+            "steps": scan.steps,
+        }
     return facts
 
 
@@ -95,6 +104,11 @@ def _print_plain(facts: dict[str, Any], indent: str = "") -> None:
         if isinstance(value, dict):
             typer.echo(f"{indent}{name}:")
             _print_plain(value, indent + "  ")
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for entry in value:
+                typer.echo("")
+                _print_plain(entry, indent)
             continue
         if isinstance(value, (list, tuple)):
             value = ", ".join(str(entry) for entry in value)

@@ -41,5 +41,6 @@ def join_job(device: str) -> Iterator[Job]:
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield Job(distributed.get_rank() == 0, device)
+        distributed.barrier()  # who leaves early tears the connections of the others
     finally:
         distributed.destroy_process_group()

@@ -15,6 +15,7 @@ from .common import (
     Quiet,
     Shard,
     Verbose,
+    complain,
     pick_shard,
     progress_bar,
     say,
@@ -58,7 +59,7 @@ def run(
             say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
         return
     where = pick_device(device)
-    with progress_bar(quiet) as bars:
+    with progress_bar() as bars:
         task = bars.add_task("prep", total=len(paths))
 
         def done(result: ScanResult) -> None:
@@ -79,12 +80,11 @@ def run(
             on_scan=done,
         )
     for line in summary.failed_lines:
-        say(f"error: {line}")
+        complain(f"error: {line}")
     for doubt in summary.doubts:
         say(f"warning: {doubt}")
-    if not quiet:
-        for group in summary.coverage:
-            say(group.line)
-        say(summary.line())
+    for group in summary.coverage:
+        say(group.line)
+    say(summary.line())
     if summary.failed:
         raise typer.Exit(3 if len(summary.failed) == len(paths) else 1)

@@ -38,22 +38,44 @@ def run(
         typer.Option(help="Undersample a fully sampled scan to this acceleration first."),
     ] = None,
     mask_type: Annotated[
-        str, typer.Option(help="Retrospective mask: random, equispaced, gaussian or poisson.")
-    ] = "random",
-    calib_lines: Annotated[int, typer.Option(help="Retrospective mask: central lines kept.")] = 20,
+        str | None,
+        typer.Option(
+            help="Retrospective mask: random, equispaced, gaussian or poisson.",
+            show_default="random",
+        ),
+    ] = None,
+    calib_lines: Annotated[
+        int | None,
+        typer.Option(help="Retrospective mask: central lines kept.", show_default="20"),
+    ] = None,
     samples: Annotated[
         int, typer.Option(help="Samples a slice of a stochastic method; their mean is the image.")
     ] = 1,
-    steps: Annotated[int | None, typer.Option(help="Network evaluations a sample (adps).")] = None,
-    step_size: Annotated[float | None, typer.Option(help="Weight of the data term (adps).")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Network evaluations a sample (adps); few make artefacts.", show_default="500"
+        ),
+    ] = None,
+    step_size: Annotated[
+        float | None, typer.Option(help="Weight of the data term (adps).", show_default="0.5")
+    ] = None,
     final_dc: Annotated[bool, typer.Option(help="End aos with data consistency.")] = True,
     lam: Annotated[
-        float | None, typer.Option("--lambda", help="Regularisation of cg-sense and l1-wavelet.")
+        float | None,
+        typer.Option(
+            "--lambda",
+            help="Regularisation of cg-sense and l1-wavelet, normalised units.",
+            show_default="1.0 and 0.3 times the noise",
+        ),
     ] = None,
     noise_std: Annotated[
         float | None, typer.Option(help="k-space noise per real channel, in the file's units.")
     ] = None,
     coils: Annotated[int | None, typer.Option(help="Compress to at most this many coils.")] = None,
+    png: Annotated[
+        bool, typer.Option("--png", help="Draw the slices (at most 16) into <stem>.png too.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Samples computed at once.")] = 1,
     seed: Seed = 0,
     device: Device = "auto",
@@ -70,6 +92,7 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import PrepConfig, plan
     from mri_ambient.device import pick_device
+    from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, find_scans, open_scan, why_no_file
     from mri_ambient.masks import MaskSpec
     from mri_ambient.reconstruct import (
@@ -78,19 +101,28 @@ def run(
         Reference,
         is_done,
         is_sampler,
+        is_stochastic,
         reconstruct_file,
         settings,
         slice_lines,
         summary_line,
         with_options,
     )
+    from mri_ambient.report import draw_volume
     from mri_ambient.weights import default_prior
 
     given = {"n_steps": steps, "step_size": step_size, "lam": lam}
     if not final_dc:
         given["final_dc"] = False
     chosen = with_options(choose("method", method, METHODS), given)
-    spec = None if retrospective is None else MaskSpec(mask_type, retrospective, calib_lines)
+    if retrospective is None and (mask_type is not None or calib_lines is not None):
+        raise ConfigError(
+            "--mask-type and --calib-lines say how --retrospective masks; give it too"
+        )
+    spec = None
+    if retrospective is not None:
+        lines = 20 if calib_lines is None else calib_lines
+        spec = MaskSpec(mask_type or "random", retrospective, lines)
     config = PrepConfig(n_coils=coils, noise_std=noise_std)
     paths = pick_shard(find_scans(inputs), shard)
     if dry_run:
@@ -101,7 +133,7 @@ def run(
     options = Options(seed=seed, n_samples=samples, batch_size=batch_size, device=where)
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
 
-    with progress_bar(quiet) as bars:
+    with progress_bar() as bars:
 
         def one(path: Path) -> None:
             file = full = open_scan(path)
@@ -116,7 +148,8 @@ def run(
             if full.fully_sampled:
                 whole = preparation if file is full else plan(full, config, device=where)
                 reference = Reference(full, whole)
-            slices = bars.add_task(path.name, total=len(file))
+            n_steps = getattr(chosen, "n_steps", 1) * (samples if is_stochastic(chosen) else 1)
+            work = bars.add_task(path.name, total=len(file) * n_steps)
             report = reconstruct_file(
                 file,
                 preparation,
@@ -126,14 +159,13 @@ def run(
                 options,
                 reference=reference,
                 made_with=made_with,
-                on_slice=lambda done, total: bars.update(slices, completed=done),
-                on_step=lambda info: bars.update(
-                    slices, description=f"{path.name} step {info.index + 1}/{info.n_steps}"
-                ),
+                on_slice=lambda done, _: bars.update(work, completed=done * n_steps),
+                on_step=lambda info: bars.advance(work, len(info.residual)),
             )
-            bars.remove_task(slices)
-            if not quiet:
-                say(summary_line(report))
+            bars.remove_task(work)
+            if png:
+                draw_volume(output / f"{file.scan_id}.h5", output / f"{file.scan_id}.png")
+            say(summary_line(report))
             if verbose:
                 for line in slice_lines(report):
                     say(line)

@@ -24,7 +24,12 @@ def run(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw images from a prior: samples.h5 and samples.png in the output folder."""
+    """Draw images from a prior: samples.h5 and samples.png in the output folder.
+
+    A look into what a prior knows. Priors that were trained on undersampled scans are asked through
+    one mask an image and give sketches, not anatomy; a prior from `refit` draws whole images.
+    """
+    from mri_ambient.atomic import make_folder
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
@@ -40,13 +45,14 @@ def run(
         raise OutputExistsError(
             f"{output / 'samples.h5'}: is there already; use --overwrite or another folder"
         )
+    make_folder(output)
     maps = None
     if maps_from is not None:
         scan = open_scan(maps_from)
         maps = plan(scan).apply(scan[0]).maps
     where = pick_device(device)
     loaded = load_prior(prior or default_prior(), where)
-    with progress_bar(quiet) as bars:
+    with progress_bar() as bars:
         task = bars.add_task("sample", total=steps * samples)
         images = draw_images(
             loaded,
@@ -62,5 +68,4 @@ def run(
     with SamplesWriter(output / "samples.h5", images, attributes=facts):
         pass
     save_images(images.abs(), output / "samples.png")
-    if not quiet:
-        say(f"{samples} images in {output}")
+    say(f"{samples} images in {output}")

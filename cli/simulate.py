@@ -77,7 +77,7 @@ def run(
         jitter=jitter,
         seed=seed,
     )
-    with progress_bar(quiet) as bars:
+    with progress_bar() as bars:
         task = bars.add_task("simulate", total=scans)
 
         def done(path: Path) -> None:
@@ -92,5 +92,4 @@ def run(
             overwrite=overwrite,
             on_scan=done,
         )
-    if not quiet:
-        say(f"{len(paths)} scans in {output}")
+    say(f"{len(paths)} scans in {output}")

@@ -16,6 +16,8 @@ from .common import (
     Seed,
     Set,
     Verbose,
+    be_quiet,
+    complain,
     parse_pairs,
     parse_seconds,
     progress_bar,
@@ -46,7 +48,9 @@ def run(
         ),
     ] = None,
     images: Annotated[int | None, typer.Option(help="Stop after this many images.")] = None,
-    time_limit: Annotated[str | None, typer.Option(help="Stop after, e.g., 90s, 10m, 2h.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Stop this call after, e.g., 90s, 10m, 2h.")
+    ] = None,
     patience: Annotated[
         int, typer.Option(help="Stop after this many checks without a smaller error; 0: never.")
     ] = 0,
@@ -77,8 +81,10 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.objectives import make_objective
+    from mri_ambient.runs import images_seen
     from mri_ambient.train import TrainConfig, describe, train
 
+    limit = None if time_limit is None else parse_seconds(time_limit)
     options = parse_pairs(option or [])
     if targets is not None:
         options["images"] = targets
@@ -94,30 +100,30 @@ def run(
         seed=seed,
     )
     with join_job(device) as job:
-        quiet = quiet or not job.leads
+        be_quiet(quiet or not job.leads)
         where = pick_device(job.device)
-        if dry_run or not quiet:
-            say(describe(data, config, where if dry_run else None, images=images))
+        say(describe(data, config, where if dry_run else None, images=images))
         if dry_run:
             return
+        if seen := images_seen(output):
+            say(f"{output}: going on from {seen} images")
         keep_freed_memory()
-        limit = None if time_limit is None else parse_seconds(time_limit)
         interrupted = _on_interrupt()
         damaged: list[str] = []
-        with progress_bar(quiet) as bars:
+        with progress_bar() as bars:
             task = bars.add_task("train", total=images if limit is None else round(limit))
 
             def show(progress: Progress) -> None:
                 done = progress.images if limit is None else int(progress.seconds)
                 bars.update(task, completed=done, description=f"train {_status(progress)}")
-                if verbose and progress.saved and not quiet:
+                if verbose and progress.saved:
                     say(_status(progress))
-                if progress.validation and not quiet:
-                    say(_validation_line(progress))
+                if progress.validation:
+                    say(_validation_line(progress.images, progress.validation))
 
             def name(sentence: str) -> None:
                 damaged.append(sentence)
-                say(f"error: {sentence}")
+                complain(f"error: {sentence}")
 
             prior = train(
                 data,
@@ -133,8 +139,10 @@ def run(
                 on_damaged=name,
                 should_stop=interrupted.is_set,
             )
-    if not quiet:
-        say(f"{output / 'prior.safetensors'}: {prior.facts.card['images_seen']} images seen")
+    card = prior.facts.card
+    say(f"{output / 'prior.safetensors'}: {card['images_seen']} images seen")
+    if "held_out" in card:
+        say(_validation_line(card["images_seen"], card["held_out"]))
     if interrupted.is_set():
         raise typer.Exit(130)
     if damaged:
@@ -163,10 +171,9 @@ def _status(progress: Progress) -> str:
     )
 
 
-def _validation_line(progress: Progress) -> str:
-    figures = progress.validation or {}
+def _validation_line(images: int, figures: dict[str, float]) -> str:
     return (
-        f"{progress.images} images: error on hidden measured lines {figures['held_out']:.4f} "
+        f"{images} images: error on hidden measured lines {figures['held_out']:.4f} "
         f"(CG-SENSE {figures['held_out_cg_sense']:.4f}, "
         f"L1-wavelet {figures['held_out_l1_wavelet']:.4f})"
     )

@@ -110,6 +110,11 @@ class Preparation:
     doubts: tuple[str, ...] = ()
     device: torch.device | str = "cpu"
 
+    @property
+    def noise_std(self) -> float:
+        """Noise of the measured coils per real channel, in the units of the file."""
+        return self.noise.std
+
     def apply(self, scan: Scan) -> Scan:
         """Prepare slices of the planned volume.
 
@@ -329,7 +334,9 @@ def _prepared_already(file: PreparedFile, config: PrepConfig) -> Preparation:
         path=file.path,
         config=config,
         n_rows=file.shape[2],
-        noise=NoiseEstimate(eye, file.noise_source or "unknown", 0),
+        noise=NoiseEstimate(
+            float(file.qc.get("noise_std_file", 1.0)) ** 2 * eye, file.noise_source or "unknown", 0
+        ),
         compression=Compression(eye, n_coils, 1.0),
         calib_shape=file.calib_shape,
         scale=file.scale,

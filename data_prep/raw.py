@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..baselines import Baseline
 from ..checkpoint import load_prior
+from ..errors import ConfigError
 from ..io import Undersampled, open_scan
 from ..masks import MaskSpec
 from ..prior import Prior
 from ..reconstruct import METHODS, Options, Reference, is_sampler, reconstruct_file, settings
-from ..samplers import Aos
+from ..samplers import Sampler
 from ..weights import default_prior
 from .prepare import PrepConfig, plan
 
@@ -19,9 +21,9 @@ def reconstruct_raw(
     path: str | Path,
     output: str | Path,
     *,
-    method: Any = None,  # noqa: ANN401 -- any of METHODS
+    method: str | Sampler | Baseline = "aos",
     prior: Prior | str | Path | None = None,
-    retrospective: MaskSpec | None = None,
+    retrospective: float | MaskSpec | None = None,
     prep: PrepConfig | None = None,
     options: Options | None = None,
 ) -> dict[str, Any]:
@@ -30,9 +32,11 @@ def reconstruct_raw(
     Args:
         path: a raw or prepared scan.
         output: folder for ``<stem>.h5`` (images in scanner units) and ``<stem>.json``.
-        method: an instance of one of ``METHODS``; one step with data consistency by default.
+        method: a key of ``METHODS``, or an instance with options of its own, e.g.
+            ``L1Wavelet(lam=0.01)``; one step with data consistency by default.
         prior: a prior or its file; the one that ships with the package by default.
-        retrospective: undersample a fully sampled scan by this recipe first.
+        retrospective: undersample a fully sampled scan first, by random lines to this acceleration
+            or by a recipe.
         prep: options of the preparation.
         options: seed, samples, batch size, device.
 
@@ -42,9 +46,13 @@ def reconstruct_raw(
     Raises:
         MriAmbientError: the scan cannot be read, prepared or reconstructed.
     """
-    method, options, prep = method or Aos(), options or Options(), prep or PrepConfig()
-    if type(method) not in METHODS.values():
-        raise TypeError(f"method must be one of {sorted(METHODS)}, got {method!r}")
+    options, prep = options or Options(), prep or PrepConfig()
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ConfigError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
+        method = METHODS[method]()
+    if isinstance(retrospective, int | float):
+        retrospective = MaskSpec(acceleration=float(retrospective))
     if is_sampler(method) and not isinstance(prior, Prior):
         prior = load_prior(Path(prior or default_prior()), options.device)
     full = open_scan(path)

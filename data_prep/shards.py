@@ -20,7 +20,14 @@ import torch
 from .._version import __version__
 from ..atomic import write_json
 from ..coverage import Coverage, MaskFacts, coverage
-from ..errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning, ScanFormatError
+from ..errors import (
+    ConfigError,
+    DeviceError,
+    MriAmbientError,
+    NumericalWarning,
+    OutputExistsError,
+    ScanFormatError,
+)
 from ..io import (
     PreparedFile,
     PreparedWriter,
@@ -251,10 +258,12 @@ def prepare_many(
 
     Raises:
         ConfigError: two scans have the same stem.
+        OutputExistsError: the scans are in the output folder.
     """
     config = config or PrepConfig()
     paths = [Path(path) for path in inputs]
     _check_stems(paths)
+    _check_output(paths, Path(output))
     task = partial(_prepare_one, Path(output), config, overwrite, pictures, torch.device(device))
     results = []
     for result in _run(task, paths, workers):
@@ -267,6 +276,18 @@ def prepare_many(
 
         draw_coverage(Path(output) / "qc" / "coverage.png", summary.coverage)
     return summary
+
+
+def _check_output(paths: list[Path], output: Path) -> None:
+    """Refuse to write among the scans that are read.
+
+    Raises:
+        OutputExistsError: ``output`` is the folder of one of them.
+    """
+    if output.is_dir() and any(path.exists() and path.parent.samefile(output) for path in paths):
+        raise OutputExistsError(
+            f"{output}: holds the scans to be prepared; choose another output folder"
+        )
 
 
 def _check_stems(paths: list[Path]) -> None:
@@ -376,6 +397,8 @@ def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
     covered = tuple(coverage(facts))
     doubts = tuple(doubt for group in covered for doubt in group.doubts)
     manifest = output / MANIFEST
+    if not entries and not output.exists():
+        return PrepSummary(results, covered, doubts, manifest)
     write_json(
         manifest,
         {
@@ -402,7 +425,8 @@ def _entry(file: PreparedFile) -> dict[str, Any]:
         "source_sha256": file.source_sha256,
         "shape": file.shape,
         "acceleration": file.acceleration,
-        "noise_std": file.noise_std,
+        "sigma_n": file.noise_std,
+        "noise_std": file.qc.get("noise_std_file"),
         "noise_source": file.noise_source,
         "scale": file.scale,
         "doubts": file.qc.get("doubts", []),

@@ -41,9 +41,10 @@ from scipy.interpolate import CubicSpline
 from torch import Generator, Tensor
 
 from .._version import __version__
-from ..atomic import atomic_path, make_folder
+from ..atomic import make_folder
 from ..errors import ConfigError
 from ..fourier import center_crop, center_pad, fft2c, ifft2c, image_crop
+from ..io.hdf5 import H5Writer
 from ..io.header import build_header
 from ..masks import MaskSpec, achieved_acceleration, is_line_mask
 from ..rng import complex_normal, rng_for
@@ -410,9 +411,19 @@ def _simulate_one(source: ImageSource, config: SimulateConfig, job: tuple[str, P
 
 def write_scan(model: ScanModel, path: Path) -> None:
     """Write a scan in the fastMRI layout, slice by slice, under a temporary name first."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        _write_slices(file, model)
-        _write_facts(file, model)
+    with SimulationWriter(path) as writer:
+        _write_slices(writer.file, model)
+        _write_facts(writer.file, model)
+
+
+class SimulationWriter(H5Writer):
+    """One fastMRI-layout file; see :func:`write_scan`."""
+
+    def start(self) -> None:
+        """Nothing yet."""
+
+    def finish(self) -> None:
+        """Nothing more."""
 
 
 def _write_slices(file: h5py.File, model: ScanModel) -> None:

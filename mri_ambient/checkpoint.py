@@ -96,6 +96,11 @@ def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
         CheckpointError: missing, damaged, foreign, or made by an incompatible version.
     """
     if path.is_dir():
+        if not (path / "prior.safetensors").exists():
+            raise CheckpointError(
+                f"{path}: a folder without prior.safetensors, so no training run; name a run or a "
+                "prior file"
+            )
         path = path / "prior.safetensors"
     tensors, header = load_tensors(path)
     if header.get("format") != PRIOR_FORMAT:

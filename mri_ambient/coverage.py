@@ -68,9 +68,10 @@ class Coverage:
     def line(self) -> str:
         """The figures in one line."""
         return (
-            f"{self.n_scans} scans of {self.shape[0]}x{self.shape[1]}: {self.n_masks} distinct "
-            f"masks; outer {self.kind} are sampled by {self.mean:.1%} of the scans on average, the "
-            f"rarest by {self.least:.1%}, {self.never} by none"
+            f"{_count(self.n_scans, 'scan')} of {self.shape[0]}x{self.shape[1]}: "
+            f"{_count(self.n_masks, 'distinct mask')}; outer {self.kind} are sampled by "
+            f"{self.mean:.1%} of the scans on average, the rarest by {self.least:.1%}, "
+            f"{self.never} by none"
         )
 
     @property
@@ -122,6 +123,10 @@ def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int]
         Real ``(1, 1, x)`` for masks of lines, ``(1, y, x)`` for 2-D masks.
     """
     return {key: tally.density(key[1]) for key, tally in _tallies(scans).items()}
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 class _Tally:

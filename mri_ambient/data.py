@@ -208,10 +208,11 @@ def load_dataset(
         images: folder with target images, for objectives that learn from images.
 
     Raises:
-        ConfigError: no prepared files that can be read.
-        ScanFormatError: a raw scan among them.
+        ScanFormatError: no prepared files that can be read, or a raw scan among them.
     """
-    paths = sorted(folder.glob("*.h5")) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise ScanFormatError(f"{folder}: no such folder")
+    paths = sorted(folder.glob("[!.]*.h5"))
     scans, damaged = [], []
     for path in paths:
         try:
@@ -222,7 +223,7 @@ def load_dataset(
         scans.append(_items(file))
     if not scans:
         reasons = f" that can be read ({damaged[0]})" if damaged else " (*.h5)"
-        raise ConfigError(
+        raise ScanFormatError(
             f"{folder}: no prepared scans{reasons}; run `mri-ambient prep INPUT... -o {folder}` "
             "first"
         )
@@ -250,7 +251,7 @@ def _items(file: ScanFile) -> list[Item]:
     if not isinstance(file, PreparedFile):
         raise ScanFormatError(
             f"{file.path}: a raw scan ({file.format}), wanted a prepared one; "
-            f"run `mri-ambient prep {file.path.name} -o PREPARED` first"
+            f"run `mri-ambient prep {file.path.parent} -o PREPARED` first"
         )
     if file.noise_std is None:
         raise ScanFormatError(f"{file.path}: does not say its noise; prepare it again")
@@ -265,7 +266,10 @@ def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:
     """
     values = []
     for item in items[:: max(1, len(items) // limit)]:
-        batch = item.read()
+        try:
+            batch = item.read()
+        except ScanFormatError:  # named when its turn comes in training
+            continue
         mask, outer = batch.mask[0], outer_samples(batch.mask[0])
         energy = batch.ksp[0].abs().square() - 2 * item.noise_std**2
         n_positions = mask[..., 0].numel() * int(batch.acquired[0].sum())

@@ -28,6 +28,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -7,12 +7,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from .errors import ConfigError, ScanFormatError
+import h5py
+
+from .errors import ScanFormatError
 from .io.hdf5 import find_dataset, open_h5, read_real
 from .metrics import Reference, VolumeMetrics, evaluate_volume
 
 TARGETS: dict[str, Reference] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
-"""Datasets that hold a reference, and what it is; the first that is there counts."""
+"""Datasets that hold a reference, and what it is."""
 
 
 def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
@@ -23,11 +25,22 @@ def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
     """
     if reconstructions.is_file() and targets.is_file():
         return [(reconstructions, targets)]
-    files = [reconstructions] if reconstructions.is_file() else sorted(reconstructions.glob("*.h5"))
+    for path in (reconstructions, targets):
+        if not path.exists():
+            raise ScanFormatError(f"{path}: no such file or folder")
+    if reconstructions.is_file():
+        files = [reconstructions]
+    else:
+        files = sorted(reconstructions.glob("[!.]*.h5"))
     if not files:
         raise ScanFormatError(f"{reconstructions}: no reconstructions (*.h5) here")
-    if not targets.is_dir():
-        raise ConfigError(f"{targets}: wanted a folder of targets, one for each reconstruction")
+    if targets.is_file():
+        files = [file for file in files if file.stem == targets.stem]
+        if not files:
+            raise ScanFormatError(
+                f"{reconstructions}: no reconstruction is called {targets.stem!r} as the target is"
+            )
+        return [(files[0], targets)]
     return [(file, targets / file.name) for file in files]
 
 
@@ -45,7 +58,7 @@ def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
         dataset = find_dataset(file, reconstruction, "reconstruction")
         volume = read_real(dataset, reconstruction, "reconstruction")
     with open_h5(target) as file:
-        name = next((name for name in TARGETS if name in file), None)
+        name = _target_of(file)
         if name is None:
             raise ScanFormatError(
                 f"{target}: holds no reference ({' or '.join(TARGETS)}); found {sorted(file)}"
@@ -55,6 +68,18 @@ def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
         return evaluate_volume(volume, reference, reference=TARGETS[name])
     except ScanFormatError as error:
         raise ScanFormatError(f"{reconstruction}: {error}") from error
+
+
+def _target_of(file: h5py.File) -> str | None:
+    """The dataset fastMRI scores against.
+
+    Its emulated single coil for single-coil k-space, otherwise the root sum of squares; the other
+    one where only that is there.
+    """
+    shape: tuple[int, ...] = getattr(file.get("kspace"), "shape", ())
+    single = len(shape) == 3 or (len(shape) == 4 and shape[1] == 1)
+    names = reversed(TARGETS) if single else TARGETS
+    return next((name for name in names if name in file), None)
 
 
 def mean_metrics(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -8,12 +8,14 @@ never acquires (partial Fourier, zero-filled edges) count in neither.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from .errors import ConfigError
@@ -23,6 +25,9 @@ MAX_CALIB = 24
 
 POISSON_TRIES = 20
 """Seeds tried before a Poisson disc of some acceleration is given up."""
+
+POISSON_STEPS = 30
+"""Bisections of the density of one disc: after these the interval is 1e-9 of what it was."""
 
 MIN_POISSON = 1.8
 """Lowest rate of a Poisson disc: samples keep a distance even where densest, in an ellipse only.
@@ -47,9 +52,11 @@ class MaskSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in MASKS:
-            raise ConfigError(f"mask type {self.kind!r} is unknown; choose from {sorted(MASKS)}")
-        if not self.acceleration >= 1:
-            raise ConfigError(f"acceleration must be at least 1, got {self.acceleration}")
+            raise ConfigError(f"mask type {self.kind!r} is unknown; choose from {', '.join(MASKS)}")
+        if not 1 <= self.acceleration < math.inf:
+            raise ConfigError(
+                f"acceleration must be at least 1 and finite, got {self.acceleration}"
+            )
         if self.calib < 0:
             raise ConfigError(f"calibration lines must not be negative, got {self.calib}")
 
@@ -174,8 +181,6 @@ def _poisson_disc(
     shape: tuple[int, int], acceleration: float, calib: tuple[int, int], rng: Generator
 ) -> Tensor:
     """Sampled positions, bool ``(y, x)``, within 0.1 of the wanted acceleration."""
-    import sigpy.mri  # slow to import (numba), and only these masks need it
-
     wanted = (
         f"no Poisson disc mask of acceleration {acceleration:g} with a {calib[0]}x{calib[1]} "
         f"calibration square fits a {shape[0]}x{shape[1]} k-space"
@@ -186,14 +191,40 @@ def _poisson_disc(
         raise ConfigError(f"{wanted}: its samples keep apart; use at least {MIN_POISSON:g}")
     for _ in range(POISSON_TRIES):
         seed = int(torch.randint(2**31 - 1, (), generator=rng))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # numba's remarks on sigpy's own code
-                disc = sigpy.mri.poisson(shape, acceleration, calib=calib, dtype=bool, seed=seed)
-        except ValueError:  # its search for the density misses the rate with some seeds
-            continue
-        return torch.from_numpy(np.asarray(disc, dtype=bool))
+        disc = _disc_at_rate(shape, acceleration, calib, seed)
+        if disc is not None:  # the search for the density misses the rate with some seeds
+            return torch.from_numpy(disc)
     raise ConfigError(f"{wanted}; try another acceleration or random lines")
+
+
+def _disc_at_rate(
+    shape: tuple[int, int], acceleration: float, calib: tuple[int, int], seed: int
+) -> NDArray[np.bool_] | None:
+    """A disc within 0.1 of a rate, by bisection of how fast its density falls, or None.
+
+    The same search as ``sigpy.mri.poisson``, which never ends where a rate cannot be reached; hence
+    its generator, called from a loop that does end.
+    """
+    from sigpy.mri.samp import _poisson  # slow to import (numba), and only these masks need it
+
+    ny, nx = shape
+    y, x = np.mgrid[:ny, :nx]
+    x = np.maximum(abs(x - nx / 2) - calib[1] / 2, 0)
+    y = np.maximum(abs(y - ny / 2) - calib[0] / 2, 0)
+    r = np.hypot(x / x.max(), y / y.max())
+    low, high = 0.0, float(max(shape))
+    for _ in range(POISSON_STEPS):
+        slope = (low + high) / 2
+        radius_x, radius_y = (np.clip((1 + r * slope) * n / max(shape), 1, None) for n in (nx, ny))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numba's remarks on sigpy's own code
+            disc = _poisson(nx, ny, 30, radius_x, radius_y, calib, seed)
+        disc = (disc != 0) & (r < 1)
+        rate = ny * nx / disc.sum()
+        if abs(rate - acceleration) < 0.1:
+            return np.asarray(disc, dtype=bool)
+        low, high = (slope, high) if rate < acceleration else (low, slope)
+    return None
 
 
 MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor]] = {
@@ -217,12 +248,19 @@ def line_coverage(mask: Tensor) -> Tensor:
 
 
 def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float:
-    """R: acquired over sampled positions. ``acquired`` is bool ``(x,)``; all columns by default."""
+    """R: acquired over sampled positions.
+
+    ``acquired`` is bool ``(x,)``; all columns by default. Rows that no line of a line mask holds
+    (partial echo) were never acquired either.
+    """
     n_sampled = int(mask.sum())
     if n_sampled == 0:
         raise ValueError("the mask samples nothing")
     n_columns = mask.shape[-1] if acquired is None else int(acquired.sum())
-    return mask[..., 0].numel() * n_columns / n_sampled
+    n_rows = mask[..., 0].numel()
+    if is_line_mask(mask):
+        n_rows = int(mask.any(dim=-1).sum())
+    return n_rows * n_columns / n_sampled
 
 
 def calibration_block(mask: Tensor, limit: int = MAX_CALIB) -> tuple[int, int]:

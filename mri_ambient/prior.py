@@ -87,7 +87,9 @@ class PriorFacts:
 
     def __post_init__(self) -> None:
         if self.kind not in DENOISERS:
-            raise ConfigError(f"denoiser {self.kind!r} is unknown; choose from {sorted(DENOISERS)}")
+            raise ConfigError(
+                f"denoiser {self.kind!r} is unknown; choose from {', '.join(DENOISERS)}"
+            )
 
     def build(self) -> Denoiser:
         """A denoiser of this shape with fresh weights."""

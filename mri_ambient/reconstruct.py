@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +46,13 @@ METHODS: dict[str, type[Sampler] | type[Baseline]] = {**SAMPLERS, **BASELINES}
 LEAST_SIDE = 16
 """Smaller images have no room for a calibration block."""
 
+HIGH_RESIDUAL = 2.0
+"""A method with a prior that leaves more than this of the data unexplained, in units of the noise
+(at least :data:`LEAST_NOISE`), is worth a warning."""
+
+LEAST_NOISE = 0.01
+"""Noise per real channel, normalised units, below which the residual is not compared with it."""
+
 FAR = 2.0
 """A scan undersampled this many times more than a prior's training scans is worth a warning."""
 
@@ -57,6 +65,11 @@ class Preparation(Protocol):
     @property
     def doubts(self) -> Sequence[str]:
         """Numerical doubts of the first pass, a sentence each."""
+        ...
+
+    @property
+    def noise_std(self) -> float:
+        """Noise per real channel, in the units of the file."""
         ...
 
     def apply(self, scan: Scan) -> Scan:
@@ -114,7 +127,7 @@ def reconstruct(
     if scan.noise_std is None:
         raise ValueError(f"{scan.scan_id}: not prepared; noise_std is missing")
     started = time.monotonic()
-    n_samples = options.n_samples if _is_stochastic(method) else 1
+    n_samples = options.n_samples if is_stochastic(method) else 1
     items = [(i, k) for i in range(len(scan.slices)) for k in range(n_samples)]
     whole = Batch.of([scan])
     samples = torch.empty(n_samples, *scan.ksp[:, 0].shape, dtype=scan.ksp.dtype)
@@ -133,7 +146,7 @@ def reconstruct(
         img=img,
         scan_id=scan.scan_id,
         slices=scan.slices,
-        std=(samples - img).abs().square().mean(dim=0).sqrt() if n_samples > 1 else None,
+        std=samples.abs().std(dim=0) if n_samples > 1 else None,
         samples=samples if n_samples > 1 else None,
         checks=tuple(_residuals(whole, img)),
         provenance=_provenance(method, prior, options, n_samples, time.monotonic() - started),
@@ -178,7 +191,8 @@ def is_sampler(method: Sampler | Baseline) -> TypeIs[Sampler]:
     return type(method) in SAMPLERS.values()
 
 
-def _is_stochastic(method: Sampler | Baseline) -> bool:
+def is_stochastic(method: Sampler | Baseline) -> bool:
+    """Whether samples of a method differ."""
     return is_sampler(method) and method.stochastic
 
 
@@ -349,8 +363,9 @@ class Reference:
     def volumes(self) -> dict[ReferenceKind, Tensor]:
         """Reference magnitudes ``(slice, y, x)`` in file units, RSS first if it can be had.
 
-        RSS is the file's own target, or computed as fastMRI does; a prepared file no longer has
-        the measured coils. SENSE is ``|S^H F^H k|`` with maps from the full data.
+        Single-coil files are scored as fastMRI scores them, against their emulated single coil
+        (ESC). RSS is the file's own target, or computed as fastMRI does; a prepared file no longer
+        has the measured coils. SENSE is ``|S^H F^H k|`` with maps from the full data.
         """
         sense = []
         for scan in self.file:
@@ -361,22 +376,27 @@ class Reference:
             sense.append(to_file_units(full.op.adjoint(full.ksp).abs(), prepared))
         volumes: dict[ReferenceKind, Tensor] = {}
         if self.file.format != "prepared":
-            stored = self._stored()
-            volumes["rss"] = self._rss() if stored is None else stored
+            single = self.file.shape[1] == 1
+            stored = self._stored("reconstruction_esc") if single else None
+            if stored is not None:
+                volumes["esc"] = stored
+            else:
+                stored = self._stored("reconstruction_rss")
+                volumes["rss"] = self._rss() if stored is None else stored
         return volumes | {"sense": torch.cat(sense)}
 
-    def _stored(self) -> Tensor | None:
+    def _stored(self, name: str) -> Tensor | None:
         """The file's own target, or None, with a warning if there is one of no use."""
         wanted = (len(self.file), *self.file.recon_shape)
         try:
-            stored = self.file.read_target("reconstruction_rss")
+            stored = self.file.read_target(name)
             if stored is None or (tuple(stored.shape) == wanted and bool(stored.any())):
                 return stored
             reason = f"is {tuple(stored.shape)}, wanted {wanted}" if stored.any() else "is zero"
         except ScanFormatError as error:
             reason = f"cannot be used ({error})"
         warnings.warn(
-            f"{self.file.path.name}: its reconstruction_rss {reason}; scored against the RSS of "
+            f"{self.file.path.name}: its {name} {reason}; scored against the RSS of "
             "its k-space instead",
             NumericalWarning,
             stacklevel=2,
@@ -518,9 +538,11 @@ def reconstruct_file(
                     out.write(index, images[i], None if std is None else std[i])
                     checks.append({"slice": index, **result.checks[i]})
                 magnitudes.append(images.abs())
-                facts, seconds = _facts(prepared, result), seconds + result.provenance["seconds"]
+                facts = _facts(prepared, result, preparation.noise_std)
+                seconds = seconds + result.provenance["seconds"]
                 if on_slice is not None:
                     on_slice(len(checks), len(file))
+        _doubt_residual(file, method, checks, facts["sigma_n"])
         if reference is not None:
             scores = _scores(file, torch.cat(magnitudes), reference)
     facts["provenance"]["seconds"] = seconds
@@ -564,6 +586,29 @@ def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSour
         warnings.warn(f"{file.path.name}: the prior {doubt}", NumericalWarning, stacklevel=2)
 
 
+def _doubt_residual(
+    file: ScanFile,
+    method: Sampler | Baseline,
+    checks: Sequence[dict[str, float]],
+    noise_std: float,
+) -> None:
+    """Warn where an image that a prior made leaves much of the measurement unexplained."""
+    if not is_sampler(method):
+        return
+    unit = noise_std / max(noise_std, LEAST_NOISE)
+    high = [check for check in checks if check["data_residual"] * unit > HIGH_RESIDUAL]
+    if high:
+        worst = max(high, key=lambda check: check["data_residual"])
+        warnings.warn(
+            f"{file.path.name}: {method.name} leaves {worst['data_residual']:.1f} sigma_n of the "
+            f"measurement unexplained in slice {worst['slice']} (more than {HIGH_RESIDUAL:g} in "
+            f"{len(high)} of {len(checks)} slices): the image does not fit the data; take more "
+            "steps, another method, or look at the maps",
+            NumericalWarning,
+            stacklevel=2,
+        )
+
+
 @contextmanager
 def _noted(doubts: list[str]) -> Iterator[None]:
     """Numerical warnings go on to the caller and into the report as well."""
@@ -594,17 +639,18 @@ def _writer(
             "voxel_mm": file.voxel_mm,
             "settings": json_text(made_with),
         },
-        with_std=options.n_samples > 1 and _is_stochastic(method),
+        with_std=options.n_samples > 1 and is_stochastic(method),
     )
 
 
-def _facts(prepared: Scan, result: Reconstruction) -> dict[str, Any]:
+def _facts(prepared: Scan, result: Reconstruction, noise_std: float) -> dict[str, Any]:
     """What the report says of the scan as it was prepared, and of how the image was made."""
     return {
         "coils": prepared.n_coils,
         "matrix": list(prepared.shape),
         "recon_shape": list(prepared.recon_shape),
-        "noise_std": prepared.noise_std,
+        "sigma_n": prepared.noise_std,
+        "noise_std": noise_std,
         "noise_source": prepared.noise_source,
         "scale": prepared.scale,
         "steps": list(prepared.steps),
@@ -617,7 +663,8 @@ def summary_line(report: dict[str, Any]) -> str:
     provenance = report["provenance"]
     line = (
         f"{report['input']}: {provenance['method']}, R = {report['acceleration']:.2f}, "
-        f"sigma_n = {report['noise_std']:.4f} ({report['noise_source']}), "
+        f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
+        f"residual {fmean(check['data_residual'] for check in report['checks']):.2f} sigma_n, "
         f"{provenance['seconds']:.1f} s"
     )
     if "metrics" in report:
@@ -626,6 +673,8 @@ def summary_line(report: dict[str, Any]) -> str:
             f"; PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
             f"NMSE {scores['nmse']:.4f} against {scores['reference'].upper()}"
         )
+        if scores["reference"] != "sense":
+            line += f", PSNR {report['metrics_sense']['psnr']:.2f} dB against SENSE"
     return line
 
 

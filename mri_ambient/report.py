@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .atomic import atomic_path
+from .io.hdf5 import find_dataset, open_h5, read_real
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
@@ -18,11 +21,16 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
         figure.savefig(temporary, format="png", dpi=dpi, bbox_inches="tight")
 
 
-def plot_curves(log: Path, path: Path) -> None:
-    """Training loss (smoothed) and held-out error against images seen, from a log.jsonl."""
-    if not log.exists():  # stopped before the first step
-        return
-    records = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+def plot_curves(
+    records: Sequence[Mapping[str, Any]], path: Path, last: Mapping[str, Any] | None = None
+) -> None:
+    """Training loss (smoothed) and held-out error against images seen.
+
+    Args:
+        records: lines of a log.jsonl.
+        path: PNG to write.
+        last: figures of a validation that is not in the log.
+    """
     records = [record for record in records if record["loss"] is not None]  # skipped steps
     if not records:
         return
@@ -32,7 +40,7 @@ def plot_curves(log: Path, path: Path) -> None:
     left.plot(images, [record["loss"] for record in records], color="0.8", lw=0.5)
     left.plot(images, _smooth([record["loss"] for record in records]), color="C0")
     left.set(xlabel="images seen", ylabel="training loss", yscale="log")
-    checked = [record for record in records if "held_out" in record]
+    checked = [record for record in [*records, *([last] if last else [])] if "held_out" in record]
     if checked:
         seen = [record["images"] for record in checked]
         right.plot(seen, [record["held_out"] for record in checked], "o-", label="one step + DC")
@@ -44,6 +52,8 @@ def plot_curves(log: Path, path: Path) -> None:
             if name in checked[-1]:
                 right.axhline(checked[-1][name], color=color, ls=":", label=label)
         right.legend()
+    else:
+        right.text(0.5, 0.5, "no check yet", ha="center", va="center", transform=right.transAxes)
     right.set(xlabel="images seen", ylabel="error on hidden measured lines")
     figure.tight_layout()
     save_figure(figure, path)
@@ -76,8 +86,28 @@ def save_previews(rows: Sequence[Mapping[str, Tensor]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def save_images(images: Tensor, path: Path) -> None:
-    """Magnitude images ``(n, y, x)`` side by side, each in a window of its own."""
+def draw_volume(reconstruction: Path, path: Path, *, most: int = 16) -> None:
+    """The slices of a reconstruction file, evenly chosen, in one window.
+
+    Raises:
+        ScanFormatError: it cannot be read.
+    """
+    with open_h5(reconstruction) as file:
+        dataset = find_dataset(file, reconstruction, "reconstruction")
+        volume = torch.from_numpy(read_real(dataset, reconstruction, "reconstruction"))
+    n = len(volume)
+    chosen = sorted({round(i * (n - 1) / max(min(most, n) - 1, 1)) for i in range(min(most, n))})
+    top = float(np.quantile(volume.numpy(), 0.999)) or 1.0
+    save_images(volume[chosen], path, top=top, titles=[f"slice {i}" for i in chosen])
+
+
+def save_images(
+    images: Tensor, path: Path, *, top: float | None = None, titles: Sequence[str] = ()
+) -> None:
+    """Magnitude images ``(n, y, x)`` side by side, each in a window of its own.
+
+    ``top`` is white in all of them instead; ``titles`` stand above.
+    """
     n = images.shape[0]
     columns = min(n, 4)
     rows = -(-n // columns)
@@ -85,7 +115,9 @@ def save_images(images: Tensor, path: Path) -> None:
     for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axis.axis("off")
         if i < n:
-            axis.imshow(images[i].numpy(), cmap="gray", vmin=0)
+            axis.imshow(images[i].numpy(), cmap="gray", vmin=0, vmax=top)
+            if titles:
+                axis.set_title(titles[i], fontsize=9)
     figure.tight_layout()
     save_figure(figure, path)
 

@@ -24,6 +24,9 @@ from .atomic import atomic_path
 from .checkpoint import load_tensors
 from .errors import CheckpointError, MriAmbientError
 
+STATE_FORMAT = "train/1"
+"""What the header of a checkpoint says it is."""
+
 
 def read_identity(path: Path) -> dict[str, Any]:
     """What a run wrote down about itself in its run.json.
@@ -33,7 +36,9 @@ def read_identity(path: Path) -> dict[str, Any]:
     """
     try:
         stored: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        if not {"config", "data", "measured"} <= set(stored):
+            raise ValueError(f"it holds {sorted(stored)}")
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path}: damaged ({error}); train into another folder, or restore the file"
         ) from error
@@ -46,14 +51,21 @@ def checkpoint_path(run: Path, images: int) -> Path:
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint of a run that can be read at all."""
+    """The newest training state of a run that can be read."""
     for path in sorted(run.glob("checkpoint-*.safetensors"), reverse=True):
         try:
-            load_tensors(path)
+            header = load_tensors(path)[1]
         except CheckpointError:
             continue
-        return path
+        if header.get("format") == STATE_FORMAT:
+            return path
     return None
+
+
+def images_seen(run: Path) -> int:
+    """How far a run is; 0 where there is none."""
+    checkpoint = latest_checkpoint(run)
+    return 0 if checkpoint is None else int(checkpoint.stem.rpartition("-")[-1])
 
 
 class Log:
@@ -66,21 +78,29 @@ class Log:
         """Drop what was written after this many images."""
         if not self.path.exists():
             return
-        kept = [line for line in self._lines() if json.loads(line)["images"] <= images]
+        kept = [line for line, record in self._records() if record["images"] <= images]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(kept))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Everything it says."""
+        return [record for _, record in self._records()] if self.path.exists() else []
 
     def values(self, name: str) -> list[float]:
         """Every value of a figure, in order."""
         if not self.path.exists():
             return []
-        records = (json.loads(line) for line in self._lines())
-        return [record[name] for record in records if record.get(name) is not None]
+        return [record[name] for _, record in self._records() if record.get(name) is not None]
 
-    def _lines(self) -> Iterator[str]:
+    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Whole lines and what they say; the last line of a killed run may be torn."""
         for line in self.path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):  # the last line of a killed run may be torn
-                yield line
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if line.endswith("\n") and isinstance(record, dict) and "images" in record:
+                yield line, record
 
     def write(self, **figures: float | None) -> None:
         """Add a line.

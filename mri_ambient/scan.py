@@ -96,7 +96,7 @@ class Reconstruction:
         img: the image, complex ``(slice, y, x)``; the mean of the samples where there are several.
         scan_id: of the scan it was made from.
         slices: index of each slice in the volume.
-        std: standard deviation over samples, real ``(slice, y, x)``, or None.
+        std: standard deviation of the samples' magnitude, real ``(slice, y, x)``, or None.
         samples: complex ``(sample, slice, y, x)``, kept on request.
         checks: one dictionary of figures per slice, e.g. the data residual.
         provenance: method, options, seed, hashes, versions, device and seconds.

@@ -39,7 +39,13 @@ from .data import (
 )
 from .device import describe_device
 from .distributed import Team
-from .errors import CheckpointError, ConfigError, DeviceError, MriAmbientError
+from .errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    MriAmbientError,
+    ScanFormatError,
+)
 from .loader import Loader, Numbered
 from .masks import MaskSpec
 from .nn.precond import DENOISERS, Denoiser
@@ -48,11 +54,9 @@ from .objectives import Kspace, Objective
 from .prior import Prior, PriorFacts
 from .report import plot_curves, save_previews
 from .rng import rng_for
-from .runs import Log, checkpoint_path, latest_checkpoint, read_identity
+from .runs import STATE_FORMAT, Log, checkpoint_path, latest_checkpoint, read_identity
 from .targets import make_targets
 from .validate import HeldOut, fit_tau, hide_lines, previews, reference_errors
-
-STATE_FORMAT = "train/1"
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -199,11 +203,10 @@ class _State:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for name, parameter in self.net.named_parameters():
             # Before its first step, and if all were skipped, Adam remembers nothing.
-            slots = self.optimizer.state.get(parameter) or dict.fromkeys(
-                ("exp_avg", "exp_avg_sq"), torch.zeros_like(parameter)
-            )
-            tensors[f"exp_avg.{name}"] = slots["exp_avg"]
-            tensors[f"exp_avg_sq.{name}"] = slots["exp_avg_sq"]
+            slots = self.optimizer.state.get(parameter, {})
+            for slot in ("exp_avg", "exp_avg_sq"):
+                value = slots[slot] if slots else torch.zeros_like(parameter)
+                tensors[f"{slot}.{name}"] = value
         return tensors
 
     def counts(self) -> dict[str, Any]:
@@ -295,7 +298,7 @@ def train(
     damage = _Damage(on_damaged)
     damage.note(dataset.damaged)
     _check_dataset(dataset, folder, config, force=force)
-    cases = _cases(dataset, config, device) if team.leads else []
+    cases = _cases(dataset, config, device, damage) if team.leads else []
     facts = None
     if team.leads:
         make_folder(run)
@@ -351,7 +354,7 @@ def train(
                 if saved:
                     _save(run, state, config)
                 if checked is not None:
-                    plot_curves(run / "log.jsonl", run / "curves.png")
+                    plot_curves(log.records(), run / "curves.png")
             if on_progress is not None:
                 seconds = time.monotonic() - started
                 speed = (state.step - first_step) * config.batch_size / seconds
@@ -370,9 +373,10 @@ def train(
                 )
     prior = Prior(state.average, facts)
     if team.leads:
-        prior, _ = _write_prior(run, state, facts, cases, state.step * config.batch_size)
+        seen = state.step * config.batch_size
+        prior, figures = _write_prior(run, state, facts, cases, seen)
         _save(run, state, config)
-        plot_curves(run / "log.jsonl", run / "curves.png")
+        plot_curves(log.records(), run / "curves.png", {"images": seen, **figures})
     return replace(prior, facts=team.share(prior.facts))
 
 
@@ -426,14 +430,21 @@ def _check_dataset(dataset: Dataset, folder: Path, config: TrainConfig, *, force
             )
 
 
-def _cases(dataset: Dataset, config: TrainConfig, device: torch.device) -> list[HeldOut]:
+def _cases(
+    dataset: Dataset, config: TrainConfig, device: torch.device, damage: _Damage
+) -> list[HeldOut]:
     """At most 16 slices of the validation scans with some of their lines hidden."""
     chosen = dataset.validation[:: max(1, len(dataset.validation) // 16)]
     cases = []
     for item in chosen:
-        if item.acceleration > 1:
+        if item.acceleration == 1:
+            continue
+        try:
             batch = item.read().to(device)
-            cases.append(hide_lines(batch, f"{item.scan_id}/{item.index}", seed=config.seed))
+        except ScanFormatError as error:
+            damage.note((str(error),))
+            continue
+        cases.append(hide_lines(batch, f"{item.scan_id}/{item.index}", seed=config.seed))
     return cases
 
 
@@ -580,11 +591,16 @@ def _resume(state: _State, run: Path, team: Team) -> None:
     stored = None
     if team.leads and (checkpoint := latest_checkpoint(run)) is not None:
         stored = load_tensors(checkpoint)
-        if stored[1].get("format") != STATE_FORMAT:
-            raise CheckpointError(f"{checkpoint}: not a training state")
     stored = team.share(stored)
-    if stored is not None:
+    if stored is None:
+        return
+    try:
         state.restore(*stored)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{run}: its newest checkpoint does not fit the run "
+            f"({' '.join(str(error).split())[:80]}); delete it to go on from the one before"
+        ) from error
 
 
 def _first_network(facts: PriorFacts, seed: int, init: Prior | None) -> Denoiser:

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from helpers import streams
 
+from mri_ambient.baselines import L1Wavelet
 from mri_ambient.batch import Batch
-from mri_ambient.checkpoint import load_prior, load_tensors
+from mri_ambient.checkpoint import load_prior, load_tensors, save_tensors
 from mri_ambient.data import load_dataset, measure_sigma_data, typical_mask
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.errors import (
@@ -23,10 +30,17 @@ from mri_ambient.errors import (
     MriAmbientError,
     ScanFormatError,
 )
+from mri_ambient.io import open_scan
+from mri_ambient.io.output import read_samples
+from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.precond import Denoiser
-from mri_ambient.objectives import Ambient, Kspace, Supervised
+from mri_ambient.nn.unet import PRESETS, UNetSpec
+from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Ssdu, Supervised
+from mri_ambient.reconstruct import reconstruct
+from mri_ambient.rng import rng_for
 from mri_ambient.runs import latest_checkpoint
-from mri_ambient.train import TrainConfig, train
+from mri_ambient.samplers import Adps, Aos
+from mri_ambient.train import TrainConfig, describe, train
 
 # Ten scans have fewer masks than a data set should, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled):UserWarning")
@@ -34,6 +48,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled):UserWarning")
 QUICK = TrainConfig(
     batch_size=2, check_every=4, save_every=4, n_validation=2, warmup_images=4, decay_images=8
 )
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    """These tests are about the loop, not about what it learns."""
+    monkeypatch.setitem(PRESETS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +106,13 @@ CHILD = """
 import sys
 from pathlib import Path
 import torch
+from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.train import TrainConfig, train
 torch.set_num_threads(1)
-config = TrainConfig(batch_size=2, check_every=4, save_every=4, n_validation=2,
+PRESETS["tiny"] = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+config = TrainConfig(batch_size=2, check_every=100, save_every=4, n_validation=2,
                      warmup_images=4, decay_images=8)
-train(Path(sys.argv[1]), Path(sys.argv[2]), config, images=240)
+train(Path(sys.argv[1]), Path(sys.argv[2]), config, images=600)
 """
 
 
@@ -109,7 +131,7 @@ def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
         # Start counting once the run has begun; imports take most of a child's life.
         while not (tmp_path / "killed" / "run.json").exists() and child.poll() is None:
             time.sleep(0.05)
-        time.sleep(float(torch.rand((), generator=rng)) * 3)
+        time.sleep(float(torch.rand((), generator=rng)))
         child.send_signal(signal.SIGKILL)
         n_killed += child.wait() == -signal.SIGKILL
     assert run_child(tmp_path / "killed").wait() == 0
@@ -164,13 +186,309 @@ def test_training_lowers_the_loss(scans, tmp_path):
     assert loss(trained.net) < 0.9 * loss(trained.facts.build())
 
 
-@pytest.mark.parametrize("objective", [Ambient(), Ambient(noise_correction=True), Kspace()])
-def test_every_objective_trains_and_its_prior_loads(objective, scans, tmp_path):
-    train(scans, tmp_path / "run", replace(QUICK, objective=objective), images=2)
-    prior = load_prior(tmp_path / "run")
+EVERY = [
+    Kspace(),
+    Ambient(),
+    Ambient(noise_correction=True),
+    Gsure(),
+    Consistency(),
+    Ssdu(),
+    Supervised(images="l1-wavelet"),
+]
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=lambda o: o.name)
+def test_every_objective_resumes_exactly_and_can_be_fine_tuned(objective, scans, tmp_path):
+    """Four images are two and two; the prior loads, and starts another run on other scans."""
+    config = replace(QUICK, objective=objective)
+    train(scans, tmp_path / "whole", config, images=8)
+    train(scans, tmp_path / "parts", config, images=4)
+    train(scans, tmp_path / "parts", config, images=8)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    prior = load_prior(tmp_path / "whole")
     assert prior.facts.objective == objective.name
     assert prior.facts.kind == objective.wrapper
-    assert prior.facts.card["images_seen"] == 2
+    assert prior.facts.card["images_seen"] == 8
+    assert prior.facts.card["objective_options"] == json.loads(json.dumps(objective.as_dict()))
+
+    # Another matrix, coil count and acceleration.
+    other = SimulateConfig(size=(24, 40), coils=2, acceleration=3.0, calib=8, noise=0.02, seed=1)
+    raw = simulate_scans("phantom", tmp_path / "raw", other, count=5)
+    prepare_many(raw, tmp_path / "other")
+    tuned = train(tmp_path / "other", tmp_path / "tuned", config, images=2, init=prior)
+    assert tuned.facts.card["init"] == prior.facts.card["sha256"]
+
+
+def test_priors_are_used_the_way_they_were_trained(scans, tmp_path):
+    """One step of each; more steps only where more than one noise level was seen."""
+    scan = open_scan(next(scans.glob("*.h5")))[0]
+    for objective in EVERY:
+        run = tmp_path / str(EVERY.index(objective))
+        prior = train(scans, run, replace(QUICK, objective=objective), images=2)
+        img = reconstruct(scan, Aos(), prior).img
+        assert bool(img.isfinite().all())
+        if objective.one_level:
+            with pytest.raises(ConfigError, match="use method aos"):
+                reconstruct(scan, Adps(n_steps=2), prior)
+            continue
+        assert bool(reconstruct(scan, Adps(n_steps=2), prior).img.isfinite().all())
+
+
+def test_targets_are_made_once_and_learned_from(scans, tmp_path, monkeypatch):
+    config = replace(QUICK, objective=Supervised(images="l1-wavelet"))
+    train(scans, tmp_path / "run", config, images=2)
+    targets = sorted((tmp_path / "run/targets").glob("*.h5"))
+    assert len(targets) == 8  # ten scans, two set aside
+    scan = open_scan(scans / targets[0].name)[0]
+    want = reconstruct(scan, L1Wavelet()).img[0]
+    torch.testing.assert_close(read_samples(targets[0], 0), want)
+    monkeypatch.setattr("mri_ambient.targets.reconstruct", None)  # would fail if called
+    train(scans, tmp_path / "run", config, images=4)
+    prior = load_prior(tmp_path / "run")
+    assert not prior.facts.mask_conditioned
+    with pytest.raises(ConfigError, match="choose from full, zero-filled"):
+        bad = replace(QUICK, objective=Supervised(images="magic"))
+        train(scans, tmp_path / "bad", bad, images=2)
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
+    """The loss curve of one process at the same batch (to rounding), written once; a run of two
+    processes resumed by one."""
+    words = ["--batch-size", "4", "--check-every", "8", "--device", "cpu", "-O", "margin=1.3"]
+
+    def call(run: Path, images: int, processes: int) -> None:
+        launcher = [] if processes == 1 else [
+            "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone",
+        ]  # fmt: skip
+        command = [sys.executable, *launcher, "-m", "mri_ambient.cli", "train", scans]
+        ran = subprocess.run(
+            [*command, "-o", run, "--images", str(images), *words],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr[-2000:]
+
+    call(tmp_path / "one", 16, 1)
+    call(tmp_path / "two", 8, 2)
+    call(tmp_path / "two", 12, 2)
+    call(tmp_path / "two", 16, 1)
+    logs = [
+        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("one", "two")
+    ]
+    assert (
+        [row["images"] for row in logs[0]] == [row["images"] for row in logs[1]] == [4, 8, 12, 16]
+    )
+    for one, two in zip(*logs, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in first:
+        torch.testing.assert_close(second[name], first[name], rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_with_a_sentence(scans, tmp_path):
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+        "-m", "mri_ambient.cli", "train", scans, "-o", run, "--images", "100000",
+        "--batch-size", "2", "--device", "cpu",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as job:
+        deadline = time.monotonic() + 100
+        while not (run / "log.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        said = job.communicate(timeout=100)[1]
+    assert job.returncode != 0
+    assert "another process of the job is gone" in said or "SIGKILL" in said
+    assert "Run the same command again" in said or "Signal 9" in said
+    train(scans, tmp_path / "other", QUICK, images=2)  # and nothing is left locked
+
+
+def test_every_item_goes_to_one_process(scans):
+    data = load_dataset(scans, n_validation=2, seed=0)
+    whole = data.batch(3, 6, seed=1, augment=True)
+    parts = [data.batch(3, 6, seed=1, augment=True, rank=rank, world=2) for rank in (0, 1)]
+    (group,) = whole.groups
+    places = [place for part in parts for place in part.groups[0].positions]
+    assert sorted(places) == list(group.positions) == list(range(6))
+    for part in parts:
+        (mine,) = part.groups
+        for i, place in enumerate(mine.positions):
+            torch.testing.assert_close(mine.batch.ksp[i], group.batch.ksp[place])
+
+
+# What goes wrong
+
+
+class Sometimes(Kspace):
+    """NaN at chosen steps."""
+
+    bad: ClassVar[tuple[int, ...]] = ()
+    calls: ClassVar[list[int]] = []
+
+    def __call__(self, net, batch, rng):
+        loss = super().__call__(net, batch, rng)
+        self.calls.append(1)
+        factor = math.nan if len(self.calls) in self.bad else 1.0
+        return replace(loss, backward=loss.backward * factor)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(Sometimes, "bad", (2, 3))
+    monkeypatch.setattr(Sometimes, "calls", [])
+    seen = []
+    config = replace(QUICK, objective=Sometimes())
+    prior = train(scans, tmp_path / "run", config, images=10, on_progress=seen.append)
+    assert [math.isnan(progress.loss) for progress in seen] == [False, True, True, False, False]
+    assert seen[-1].skipped == prior.facts.card["steps_skipped"] == 2
+    assert all(bool(p.isfinite().all()) for p in prior.net.parameters())
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["loss"] is None for line in lines] == [False, True, True, False, False]
+    # Stopped in the middle of it and resumed: the same.
+    monkeypatch.setattr(Sometimes, "calls", [])
+    for images in (4, 10):
+        train(scans, tmp_path / "parts", config, images=images)
+    assert_same_run(tmp_path / "run", tmp_path / "parts")
+
+
+def test_too_many_such_steps_stop_the_run_and_keep_the_batch(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(Sometimes, "bad", tuple(range(1, 99)))
+    monkeypatch.setattr(Sometimes, "calls", [])
+    config = replace(QUICK, objective=Sometimes(), max_skipped=3)
+    with pytest.raises(MriAmbientError, match="3 steps in a row"):
+        train(scans, tmp_path / "run", config, images=100)
+    (kept,) = (tmp_path / "run").glob("skipped-*.safetensors")
+    tensors, header = load_tensors(kept)
+    assert header["step"] == 3
+    assert tensors["0.ksp"].shape == (2, 3, 32, 32)
+
+
+def test_damaged_shards_are_named_once_and_left_out(scans, tmp_path):
+    """One cannot be opened; of another, which opens, the samples are damaged."""
+    folder = tmp_path / "scans"
+    shutil.copytree(scans, folder)
+    paths = sorted(folder.glob("*.h5"))
+    held = {item.scan_id for item in load_dataset(folder, n_validation=2, seed=0).validation}
+    in_training = [path for path in paths if path.stem not in held]
+    in_training[0].write_bytes(in_training[0].read_bytes()[:5000])
+    with h5py.File(in_training[1]) as file:
+        offset = file["ksp"].id.get_chunk_info(0).byte_offset
+    with in_training[1].open("r+b") as raw:
+        raw.seek(offset + 100)
+        raw.write(b"\x55" * 16)
+    said = []
+    prior = train(folder, tmp_path / "run", QUICK, images=40, on_damaged=said.append)
+    assert prior.facts.card["images_seen"] == 40
+    named = [name.stem for name in in_training[:2] for line in said if name.name in line]
+    assert len(said) == 2
+    assert set(named) == {in_training[0].stem, in_training[1].stem}
+
+
+def test_hidden_files_are_no_scans(scans, tmp_path):
+    folder = tmp_path / "scans"
+    shutil.copytree(scans, folder)
+    first = sorted(folder.glob("*.h5"))[0]
+    (folder / f".tmp-0123-{first.name}").write_bytes(first.read_bytes())
+    (folder / ".tmp-4567-torn.h5").write_bytes(b"torn")
+    assert load_dataset(folder, n_validation=2, seed=0).n_scans == 10
+
+
+@pytest.mark.parametrize("coils", [1, 3])
+def test_masks_that_tell_nothing_are_refused_for_a_single_coil(coils, tmp_path):
+    """All scans under one mask: fatal with one coil, a warning with three."""
+    config = SimulateConfig(size=(32, 32), coils=coils, full=True, noise=0.01)
+    raw = simulate_scans("phantom", tmp_path / "raw", config, count=6)
+    mask = MaskSpec("random", 2, 8).draw((32, 32), rng_for(0))
+    for path in raw:
+        with h5py.File(path, "r+") as file:
+            file["kspace"][:] = np.where(mask[0].numpy(), file["kspace"][:], 0)
+            del file["reconstruction_rss"]
+            file["mask"] = mask[0, 0].numpy()
+    prepare_many(raw, tmp_path / "prepared")
+    if coils > 1:
+        train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
+        return
+    with pytest.raises(ConfigError, match=r"1 distinct mask;.*single coil.*--force"):
+        train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
+    train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2, force=True)
+
+
+def test_it_stops_when_the_held_out_error_no_longer_falls(scans, tmp_path):
+    """Patience 2 with a learning rate that changes nothing: the third check is the last."""
+    config = replace(QUICK, learning_rate=1e-12, patience=2)
+    prior = train(scans, tmp_path / "run", config, images=1000)
+    assert prior.facts.card["images_seen"] in (12, 16)
+    resumed = train(scans, tmp_path / "run", config, images=1000)
+    assert resumed.facts.card["images_seen"] == prior.facts.card["images_seen"]
+
+
+def test_a_run_shows_what_it_learned(scans, tmp_path):
+    prior = train(scans, tmp_path / "run", QUICK, images=8)
+    for name in ("curves.png", "preview.png", "config.toml"):
+        assert (tmp_path / "run" / name).stat().st_size > 100
+    held_out = prior.facts.card["held_out"]
+    assert {"held_out", "held_out_cg_sense", "held_out_l1_wavelet"} <= set(held_out)
+    assert 0 < held_out["held_out_l1_wavelet"] < 1
+
+
+def test_a_dry_run_says_what_it_would_take(scans):
+    said = describe(scans, QUICK, torch.device("cpu"), images=100)
+    for words in ("batch_size = 2", "[objective]", "M parameters", "GiB of memory", "100 images"):
+        assert words in said
+
+
+def test_gsure_refuses_to_difference_in_half_precision(scans, tmp_path):
+    config = replace(QUICK, objective=Gsure(), precision="bf16")
+    with pytest.raises(ConfigError, match="needs fp32"):
+        train(scans, tmp_path / "run", config, images=2)
+
+
+def damage_identity(run: Path) -> None:
+    (run / "run.json").write_text("{}")
+
+
+def damage_log(run: Path) -> None:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    (run / "log.jsonl").write_text("\n".join([lines[0], "garbage", *lines[1:]]) + "\n")
+
+
+def damage_checkpoint(run: Path) -> None:
+    path = latest_checkpoint(run)
+    tensors, header = load_tensors(path)
+    save_tensors(path, dict(list(tensors.items())[:3]), header)
+
+
+def replace_checkpoint(run: Path) -> None:
+    path = latest_checkpoint(run)
+    shutil.copy(run / "prior.safetensors", path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (damage_identity, r"run\.json: damaged"),
+        (damage_log, None),
+        (damage_checkpoint, "does not fit the run"),
+        (replace_checkpoint, None),
+    ],
+)
+def test_a_damaged_run_folder_goes_on_or_says_why_not(damage, match, scans, tmp_path):
+    run = tmp_path / "run"
+    train(scans, run, QUICK, images=4)
+    train(scans, run, QUICK, images=8)
+    damage(run)
+    if match is None:
+        assert train(scans, run, QUICK, images=12).facts.card["images_seen"] == 12
+        return
+    with pytest.raises(CheckpointError, match=match):
+        train(scans, run, QUICK, images=12)
 
 
 def test_fine_tuning_starts_from_the_given_weights(scans, tmp_path):
@@ -250,8 +568,10 @@ def test_other_settings_or_data_are_refused_in_an_old_run(scans, tmp_path):
 
 def test_folders_that_cannot_be_trained_on(scans, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no prepared scans"):
+    with pytest.raises(ScanFormatError, match="no prepared scans"):
         train(tmp_path / "empty", tmp_path / "run", QUICK, images=2)
+    with pytest.raises(ScanFormatError, match="no such folder"):
+        train(tmp_path / "nowhere", tmp_path / "run", QUICK, images=2)
     with pytest.raises(ConfigError, match="when to stop"):
         train(scans, tmp_path / "run", QUICK)
     raw = tmp_path / "raw"
@@ -272,10 +592,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(scans, tmp_path, monkeypatc
         Path(name).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mri_ambient.checkpoint.save_file", full_disk)
-    with pytest.raises(MriAmbientError, match="No space left"):
-        train(scans, run, QUICK, images=8)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr("mri_ambient.checkpoint.save_file", full_disk)
+        with pytest.raises(MriAmbientError, match="No space left"):
+            train(scans, run, QUICK, images=8)
     assert good.read_bytes() == before
     train(scans, run, QUICK, images=8)
     train(scans, tmp_path / "whole", QUICK, images=8)
@@ -293,6 +613,8 @@ def test_a_log_that_cannot_be_written_is_one_error(scans, tmp_path, monkeypatch)
     train(scans, run, QUICK, images=4)
     (run / "log.jsonl").unlink()
     (run / "log.jsonl").symlink_to("/dev/full")
+    # Reading /dev/full never ends.
+    monkeypatch.setattr("mri_ambient.train.Log._records", lambda _: iter(()))
     monkeypatch.setattr("mri_ambient.train.Log.cut", lambda *_: None)
     with pytest.raises(MriAmbientError, match="No space left"):
         train(scans, run, QUICK, images=8)

@@ -12,7 +12,7 @@ from ..errors import ConfigError, ScanFormatError
 from .base import Contents, ScanFile, Undersampled
 from .fastmri import FastmriFile
 from .header import Header, build_header, parse_header
-from .output import WRITERS, ReconstructionWriter
+from .output import RECONSTRUCTION_FORMAT, WRITERS, ReconstructionWriter
 from .prepared import FORMAT as PREPARED_FORMAT
 from .prepared import PreparedFile, PreparedWriter
 
@@ -70,6 +70,8 @@ def open_scan(path: str | Path) -> ScanFile:
     if contents.error is not None:
         reason = why_no_file(contents.path)
         raise ScanFormatError(reason) if reason else contents.error
+    if contents.tag == RECONSTRUCTION_FORMAT:
+        raise ScanFormatError(f"{path}: is a reconstruction already; give the scan it was made of")
     found = f"format {contents.tag!r}" if contents.tag else f"found {list(contents.names)}"
     known = ", ".join(reader.format for reader in READERS.values())
     raise ScanFormatError(f"{path}: no known layout; {found}; known formats: {known}")
@@ -122,7 +124,7 @@ def _scans_in(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".")
     )
 
 

@@ -45,7 +45,7 @@ def preset(name: str) -> UNetSpec:
         ConfigError: there is none of this name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"network preset {name!r} is unknown; choose from {sorted(PRESETS)}")
+        raise ConfigError(f"network preset {name!r} is unknown; choose from {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

@@ -7,6 +7,7 @@ denoised image to *all* the measurements (Chung et al. 2023, arXiv 2209.14687).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -52,8 +53,8 @@ class Adps:
     def __post_init__(self) -> None:
         if self.n_steps < 2:
             raise ConfigError(f"n_steps must be at least 2, got {self.n_steps}")
-        if self.step_size < 0:
-            raise ConfigError(f"step_size must not be negative, got {self.step_size}")
+        if not 0 <= self.step_size < math.inf:
+            raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
 
     def __call__(
         self,

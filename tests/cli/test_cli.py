@@ -384,7 +384,7 @@ def test_verbose_says_more_about_every_case(cli, full, tmp_path):
     assert again.count("skipped in") == 6
     said = cli("train", tmp_path / "b", "-o", run, "--images", 500, "--batch-size", 250,
                "--device", "cpu", "-v")[1]  # fmt: skip
-    assert "500 images, " in said
+    assert "500 images in " in said
     said = cli("reconstruct", full, "-o", tmp_path / "out", "--method", "cg-sense",
                "--device", "cpu", "-v")[1]  # fmt: skip
     assert said.count("slice 0: data residual") == 2

@@ -18,7 +18,13 @@ from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
 from mri_ambient.data_prep.oversampling import remove_oversampling, rows_without_oversampling
 from mri_ambient.data_prep.shards import MANIFEST
 from mri_ambient.data_prep.simulate import SimulateConfig, simulate_scans
-from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning, PrepError
+from mri_ambient.errors import (
+    ConfigError,
+    MriAmbientError,
+    NumericalWarning,
+    OutputExistsError,
+    PrepError,
+)
 from mri_ambient.fourier import fft2c, fftc, ifft2c, ifftc
 from mri_ambient.io import PreparedFile, Undersampled, open_scan
 from mri_ambient.masks import MaskSpec
@@ -325,9 +331,22 @@ def test_a_scan_that_fails_costs_a_line_and_the_others_go_on(raw, tmp_path):
 def test_raw_data_are_never_written_over(raw, tmp_path):
     copy = tmp_path / raw[0].name
     copy.write_bytes(raw[0].read_bytes())
-    summary = prepare_many([copy], tmp_path, overwrite=True)
+    with pytest.raises(OutputExistsError, match="scans to be prepared"):
+        prepare_many([copy], tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == [copy.name]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / copy.name).write_bytes(raw[1].read_bytes())
+    summary = prepare_many([copy], other, overwrite=True)
     assert "raw scan" in summary.failed_lines[0]
     assert copy.read_bytes() == raw[0].read_bytes()
+    assert (other / copy.name).read_bytes() == raw[1].read_bytes()
+
+
+def test_nothing_prepared_leaves_nothing(tmp_path):
+    (tmp_path / "bad.h5").write_text("no scan")
+    assert prepare_many([tmp_path / "bad.h5"], tmp_path / "out").failed
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_scans_of_one_name_are_refused(raw, tmp_path):

@@ -83,8 +83,10 @@ def test_no_known_layout(write_scan, small_ksp):
     message = refusal(write_scan(data=small_ksp, other=1))
     assert "found ['data', 'other']" in message
     assert "known formats: prepared, fastmri" in message
-    tagged = write_scan(kspace=small_ksp, attrs={"mri_ambient_format": "reconstruction/1"})
-    assert "format 'reconstruction/1'" in refusal(tagged)
+    tagged = write_scan(kspace=small_ksp, attrs={"mri_ambient_format": "samples/1"})
+    assert "format 'samples/1'" in refusal(tagged)
+    ours = write_scan(kspace=small_ksp, attrs={"mri_ambient_format": "reconstruction/1"})
+    assert "is a reconstruction already" in refusal(ours)
 
 
 @pytest.mark.parametrize(
