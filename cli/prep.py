@@ -49,7 +49,7 @@ def run(
 ) -> None:
     """Prepare scans: whiten, compress coils, estimate maps, normalise; DIR gets a manifest too."""
     from mri_ambient.data_prep import PrepConfig, prepare_many
-    from mri_ambient.device import pick_device
+    from mri_ambient.device import pick_device, return_freed_memory
     from mri_ambient.io import find_scans, why_no_file
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
@@ -59,6 +59,7 @@ def run(
             say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
         return
     where = pick_device(device)
+    return_freed_memory()
     with progress_bar() as bars:
         task = bars.add_task("prep", total=len(paths))
 

@@ -20,6 +20,7 @@ import torch
 from .._version import __version__
 from ..atomic import write_json
 from ..coverage import Coverage, MaskFacts, coverage
+from ..device import return_freed_memory
 from ..errors import (
     ConfigError,
     DeviceError,
@@ -307,7 +308,7 @@ def _run(
         yield from map(task, paths)
         return
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
         try:
             yield from pool.map(task, paths)
         except BrokenProcessPool as error:
@@ -318,6 +319,11 @@ def _run(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    return_freed_memory()
 
 
 def _prepare_one(

@@ -23,8 +23,13 @@ from mri_ambient.data_prep import SimulateConfig, simulate_scans
 PREP = """
 import sys
 from pathlib import Path
-from mri_ambient.data_prep import prepare_file
-prepare_file(sys.argv[1], sys.argv[2])
+from mri_ambient.cli.app import main
+options = ["-o", sys.argv[2], "--no-pictures", "--device=cpu", "-q"]
+sys.argv = ["mri-ambient", "prep", sys.argv[1], *options]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
 status = Path("/proc/self/status").read_text()
 print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
