@@ -18,7 +18,7 @@ import typer
 from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
-from . import demo, doctor, evaluate, info, prep, reconstruct, sample, simulate, train
+from . import demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
 from .common import be_quiet, complain, exit_code, say
 
 INTERRUPTED = 130
@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (simulate, prep, train, sample, reconstruct, evaluate, info, doctor, demo):
+for command in (simulate, prep, train, refit, sample, reconstruct, evaluate, info, doctor, demo):
     app.command(command.__name__.rsplit(".", 1)[-1])(command.run)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -87,18 +89,42 @@ def exit_code(error: MriAmbientError) -> int:
     return 4 if isinstance(error, DeviceError) else 1
 
 
+def on_interrupt() -> Event:
+    """The first Ctrl-C ends the run after its step, with a checkpoint; the second ends it now."""
+    asked = Event()
+
+    def stop(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        say("stopping after this step and writing a checkpoint; Ctrl-C again to stop at once")
+
+    signal.signal(signal.SIGINT, stop)
+    return asked
+
+
+def parse_shard(shard: str | None) -> tuple[int, int] | None:
+    """``2/4`` as (2, 4).
+
+    Raises:
+        ConfigError: ``shard`` is not ``i/N`` with 1 <= i <= N.
+    """
+    if shard is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--shard is i/N with 1 <= i <= N, e.g. 2/4; got {shard!r}")
+    return int(match[1]), int(match[2])
+
+
 def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:
     """Every N-th item, starting with the i-th.
 
     Raises:
         ConfigError: ``shard`` is not ``i/N`` with 1 <= i <= N.
     """
-    if shard is None:
-        return list(items)
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(f"--shard is i/N with 1 <= i <= N, e.g. 2/4; got {shard!r}")
-    return list(items[int(match[1]) - 1 :: int(match[2])])
+    part = parse_shard(shard)
+    return list(items) if part is None else list(items[part[0] - 1 :: part[1]])
 
 
 def choose(kind: str, name: str, choices: dict[str, T]) -> T:

@@ -30,7 +30,7 @@ def run(
     inputs: Inputs,
     output: Output,
     method: Annotated[
-        str, typer.Option(help="aos, adps, zero-filled, cg-sense or l1-wavelet.")
+        str, typer.Option(help="aos, dds, adps, zero-filled, cg-sense or l1-wavelet.")
     ] = "aos",
     prior: PriorPath = None,
     retrospective: Annotated[
@@ -53,9 +53,7 @@ def run(
     ] = 1,
     steps: Annotated[
         int | None,
-        typer.Option(
-            help="Network evaluations a sample (adps); few make artefacts.", show_default="500"
-        ),
+        typer.Option(help="Network evaluations a sample (dds, adps).", show_default="50, 500"),
     ] = None,
     step_size: Annotated[
         float | None, typer.Option(help="Weight of the data term (adps).", show_default="0.5")

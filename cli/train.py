@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +16,7 @@ from .common import (
     Verbose,
     be_quiet,
     complain,
+    on_interrupt,
     parse_pairs,
     parse_seconds,
     progress_bar,
@@ -108,7 +107,7 @@ def run(
         if seen := images_seen(output):
             say(f"{output}: going on from {seen} images")
         keep_freed_memory()
-        interrupted = _on_interrupt()
+        interrupted = on_interrupt()
         damaged: list[str] = []
         with progress_bar() as bars:
             task = bars.add_task("train", total=images if limit is None else round(limit))
@@ -147,20 +146,6 @@ def run(
         raise typer.Exit(130)
     if damaged:
         raise typer.Exit(1)
-
-
-def _on_interrupt() -> Event:
-    """The first Ctrl-C ends the run after its step, with a checkpoint; the second ends it now."""
-    asked = Event()
-
-    def stop(*_: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        say("stopping after this step and writing a checkpoint; Ctrl-C again to stop at once")
-
-    signal.signal(signal.SIGINT, stop)
-    return asked
 
 
 def _status(progress: Progress) -> str:

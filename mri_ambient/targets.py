@@ -15,6 +15,7 @@ from .baselines import BASELINES, Baseline
 from .data import Item
 from .errors import ConfigError
 from .io.output import SamplesWriter
+from .io.prepared import PreparedFile
 from .prior import DenoiserSource
 from .reconstruct import Options, reconstruct
 from .samplers import Sampler
@@ -28,6 +29,7 @@ def make_targets(
     options: Options | None = None,
     *,
     device: torch.device | str = "cpu",
+    shard: tuple[int, int] | None = None,
     on_scan: Callable[[int, int], None] | None = None,
 ) -> None:
     """Reconstruct every scan of a training set, one image a slice.
@@ -39,6 +41,7 @@ def make_targets(
         prior: what images look like; samplers need one.
         options: seed, batch size and device; of samples, one a slice is kept.
         device: where to compute, unless ``options`` say.
+        shard: do part i of N of the scans only, counted from 1.
         on_scan: told (done, total) after every scan.
 
     Raises:
@@ -51,7 +54,9 @@ def make_targets(
             )
         method = BASELINES[method]()
     options = options or Options(device=device)
-    files = list({item.file.path: item.file for item in items}.values())
+    files = _files(items)
+    if shard is not None:
+        files = files[shard[0] - 1 :: shard[1]]
     for done, file in enumerate(files, start=1):
         path = folder / f"{file.scan_id}.h5"
         if not path.exists():
@@ -64,3 +69,13 @@ def make_targets(
                 pass
         if on_scan is not None:
             on_scan(done, len(files))
+
+
+def count_targets(items: Sequence[Item], folder: Path) -> tuple[int, int]:
+    """How many scans have their images, and how many there are."""
+    files = _files(items)
+    return sum((folder / f"{file.scan_id}.h5").exists() for file in files), len(files)
+
+
+def _files(items: Sequence[Item]) -> list[PreparedFile]:
+    return list({item.file.path: item.file for item in items}.values())

@@ -302,7 +302,7 @@ def train(
     facts = None
     if team.leads:
         make_folder(run)
-        facts = _prepare_run(run, dataset, config, init, cases)
+        facts = _prepare_run(run, dataset, folder, config, init, cases)
         if config.objective.targets is not None and targets is None:
             targets = run / "targets"
             make_targets(dataset.train, targets, config.objective.targets, device=device)
@@ -625,7 +625,12 @@ def _first_network(facts: PriorFacts, seed: int, init: Prior | None) -> Denoiser
 
 
 def _prepare_run(
-    run: Path, dataset: Dataset, config: TrainConfig, init: Prior | None, cases: list[HeldOut]
+    run: Path,
+    dataset: Dataset,
+    folder: Path,
+    config: TrainConfig,
+    init: Prior | None,
+    cases: list[HeldOut],
 ) -> PriorFacts:
     """Write the run's configuration, or check that it is the same run; say what is trained."""
     path = run / "run.json"
@@ -654,11 +659,12 @@ def _prepare_run(
             "references": reference_errors(cases),
         }
         write_toml(run / "config.toml", wanted["config"])
-        write_json(path, wanted | {"measured": measured})
+        write_json(path, wanted | {"folder": str(folder.resolve()), "measured": measured})
     objective = config.objective
     card = {
         "n_scans": dataset.n_scans,
         "n_train_slices": len(dataset.train),
+        "validation_scans": sorted({item.scan_id for item in dataset.validation}),
         "acceleration": _spread([item.acceleration for item in dataset.train]),
         "sigma_n": _spread([item.noise_std for item in dataset.train]),
         "coverage": measured["coverage"],

@@ -52,3 +52,21 @@ class GaussianPrior:
             return torch.stack(rows).reshape(-1, *op.ishape).to(u.dtype)
 
         return denoise
+
+
+class WholeGaussian(GaussianPrior):
+    """The same, but it sees the whole state, as plain priors do.
+
+    D = var / (var + sigma^2) S^H F^H z, for maps with sum_c |S_c|^2 = 1 everywhere.
+    """
+
+    def denoiser(
+        self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
+    ) -> DenoiseFn:
+        whole = op.with_mask(torch.ones_like(op.mask))
+
+        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            var = self.var.to(z.real.dtype)
+            return var / (var + sigma[:, None, None].square()) * whole.adjoint(z)
+
+        return denoise

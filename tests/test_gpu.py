@@ -49,10 +49,10 @@ def test_every_method_gives_the_image_of_the_cpu(name):
     images = []
     for device in ("cpu", "cuda"):
         prior = Prior(shaken(facts.build()).to(device), facts)
-        method = with_options(METHODS[name], {"n_steps": 10} if name == "adps" else {})
+        method = with_options(METHODS[name], {"n_steps": 10} if name in ("adps", "dds") else {})
         images.append(reconstruct(scan, method, prior, Options(device=device)).img)
     error = (images[0] - images[1]).norm() / images[0].norm()
-    assert float(error) < (1e-2 if name == "adps" else 1e-3)
+    assert float(error) < (1e-2 if name in ("adps", "dds") else 1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -97,7 +97,12 @@ class TestDrawing:
         lines = torch.nonzero(mask[0, 0]).flatten()
         left = width // 2 - calib // 2
         outside = lines[(lines < left) | (lines >= left + calib)]
-        step = int(outside[1] - outside[0])
+        # Neighbours on one side of the centre: two lines across it may be several steps apart.
+        gaps = [int(gap) for side in (outside[outside < left], outside[outside >= left + calib])
+                for gap in side.diff()]  # fmt: skip
+        if not gaps:
+            return
+        step = gaps[0]
         assert set((outside % step).tolist()) == {int(outside[0]) % step}
         # Every line of the comb outside the centre is there.
         comb = torch.arange(int(outside[0]) % step, width, step)

@@ -17,7 +17,7 @@ from mri_ambient.cli import app as module
 from mri_ambient.cli.common import parse_seconds, pick_shard
 from mri_ambient.errors import ConfigError
 from mri_ambient.masks import MaskSpec
-from mri_ambient.nn.unet import UNetSpec
+from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
 
 runner = CliRunner()
@@ -388,6 +388,27 @@ def test_verbose_says_more_about_every_case(cli, full, tmp_path):
     said = cli("reconstruct", full, "-o", tmp_path / "out", "--method", "cg-sense",
                "--device", "cpu", "-v")[1]  # fmt: skip
     assert said.count("slice 0: data residual") == 2
+
+
+def test_refit_a_run(cli, tmp_path, monkeypatch):
+    """It finds the run's scans, draws in parts, trains, and its prior reconstructs."""
+    monkeypatch.setitem(PRESETS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
+    raw, prepared, run = (tmp_path / name for name in ("raw", "prepared", "run"))
+    cli("simulate", "phantom", "-o", raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
+        "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
+    cli("prep", raw, "-o", prepared, "--device", "cpu", "--no-pictures")
+    cli("train", prepared, "-o", run, "--images", 4, "--batch-size", 2, "--device", "cpu")
+    words = ("refit", run, "--rounds", 1, "--images", 4, "--batch-size", 2, "--steps", 3,
+             "--device", "cpu")  # fmt: skip
+    for part in ("1/2", "2/2"):
+        assert f"part {part} are drawn" in cli(*words, "--shard", part)[1]
+    assert "4 images seen in the last round" in cli(*words)[1]
+    held = json.loads(cli("info", run / "refit", "--json")[0])
+    assert (held["objective"], held["denoiser"]) == ("supervised", "plain")
+    cli("reconstruct", prepared, "-o", tmp_path / "out", "-m", run / "refit", "--method", "dds",
+        "--steps", 3, "--samples", 2, "--device", "cpu")  # fmt: skip
+    assert len(list((tmp_path / "out").glob("*.h5"))) == 6
+    assert "wanted" not in cli("refit", tmp_path / "nowhere", code=3)[1]
 
 
 def test_prep_stops_where_memory_ends(cli, full, tmp_path, monkeypatch):

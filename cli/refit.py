@@ -1,0 +1,114 @@
+"""``mri-ambient refit``: a plain prior from posterior samples of the training scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .common import (
+    Device,
+    Quiet,
+    Seed,
+    Shard,
+    on_interrupt,
+    parse_seconds,
+    parse_shard,
+    progress_bar,
+    say,
+)
+
+if TYPE_CHECKING:
+    from mri_ambient.train import Progress
+
+
+def run(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder to write to; by default RUN/refit."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared scans; by default those RUN was trained on.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often to draw samples and train on them.")] = 2,
+    images: Annotated[int | None, typer.Option(help="Images a round trains on.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Stop a round's training in this call after 90s, 10m, 2h.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Network evaluations a sample.")] = 50,
+    preset: Annotated[
+        str | None, typer.Option(help="Size of the network; by default that of RUN.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a step, and samples drawn at once.")] = 8,
+    seed: Seed = 0,
+    device: Device = "auto",
+    shard: Shard = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a posterior sample of every training scan and train a plain prior on them, twice.
+
+    What was drawn or trained already is not done again. `--shard i/N` draws part of the samples and
+    stops, so that several machines can share the work; a call without it goes on to train.
+    """
+    from mri_ambient.checkpoint import load_prior
+    from mri_ambient.device import keep_freed_memory, pick_device
+    from mri_ambient.refit import RefitConfig, refit
+    from mri_ambient.runs import read_identity
+    from mri_ambient.samplers import Dds
+    from mri_ambient.train import TrainConfig
+
+    limit = None if time_limit is None else parse_seconds(time_limit)
+    part = parse_shard(shard)
+    stored = read_identity(run_folder / "run.json")
+    where = pick_device(device)
+    keep_freed_memory()
+    config = RefitConfig(
+        rounds=rounds,
+        sampler=Dds(n_steps=steps),
+        training=TrainConfig(
+            preset=preset or stored["config"]["preset"],
+            batch_size=batch_size,
+            n_validation=stored["config"]["n_validation"],
+            seed=seed,
+        ),
+    )
+    interrupted = on_interrupt()
+    with progress_bar() as bars:
+        tasks: dict[str, object] = {}
+
+        def bar(name: str, total: float | None) -> object:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            return tasks[name]
+
+        def sampled(round_: int, done: int, total: int) -> None:
+            bars.update(bar(f"round {round_}: sample", total), completed=done)  # type: ignore[arg-type]
+
+        def trained(round_: int, progress: Progress) -> None:
+            done = progress.images if limit is None else progress.seconds
+            task = bar(f"round {round_}: train", images if limit is None else limit)
+            bars.update(task, completed=done)  # type: ignore[arg-type]
+
+        prior = refit(
+            data or Path(stored.get("folder", "")),
+            load_prior(run_folder, where),
+            output or run_folder / "refit",
+            config,
+            images=images,
+            time_limit_s=limit,
+            batch_size=batch_size,
+            device=where,
+            shard=part,
+            on_sample=sampled,
+            on_progress=trained,
+            should_stop=interrupted.is_set,
+        )
+    if prior is None:
+        say(f"samples of part {shard} are drawn; draw the others, then run without --shard")
+    else:
+        path = (output or run_folder / "refit") / "prior.safetensors"
+        say(f"{path}: {prior.facts.card['images_seen']} images seen in the last round")
+    if interrupted.is_set():
+        raise typer.Exit(130)

@@ -1,0 +1,143 @@
+"""Refit: a plain prior from posterior samples of the training scans, in a few rounds.
+
+Expectation maximisation with a diffusion prior (Rozet et al. 2024, arXiv 2405.13712): every round
+draws one posterior sample of every training scan, given its own measurements and the prior so far,
+and trains an ordinary prior on these images. Samples, never means: trained on means or on samples
+of too little spread it diverges after a few rounds. One or two rounds are meant.
+
+A round lies in its own folder: ``targets/`` with the samples, and a training run. Samples that are
+there are not drawn again, and a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from .atomic import atomic_path
+from .checkpoint import load_prior
+from .data import load_dataset
+from .errors import ConfigError
+from .objectives import Supervised
+from .prior import Prior
+from .reconstruct import Options
+from .samplers import Dds, Sampler
+from .targets import count_targets, make_targets
+from .train import Progress, TrainConfig, train
+
+
+@dataclass(frozen=True)
+class RefitConfig:
+    """Options of a refit.
+
+    Attributes:
+        rounds: how often samples are drawn and a prior is trained.
+        sampler: how a sample is drawn.
+        training: options of the training; objective and denoiser are the refit's own.
+    """
+
+    rounds: int = 2
+    sampler: Sampler = field(default_factory=Dds)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ConfigError(f"rounds must be at least 1, got {self.rounds}")
+        if not self.sampler.stochastic:
+            raise ConfigError(
+                f"method {self.sampler.name!r} gives one image, not samples; a prior refitted to "
+                "such images loses their variety"
+            )
+
+
+def refit(
+    folder: Path,
+    start: Prior,
+    output: Path,
+    config: RefitConfig | None = None,
+    *,
+    images: int | None = None,
+    time_limit_s: float | None = None,
+    batch_size: int = 1,
+    device: torch.device | str = "cpu",
+    shard: tuple[int, int] | None = None,
+    on_sample: Callable[[int, int, int], None] | None = None,
+    on_progress: Callable[[int, Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Prior | None:
+    """Draw and train, round by round.
+
+    Args:
+        folder: the prepared scans that ``start`` was trained on.
+        start: the prior of the first round.
+        output: folder for ``round-1``, ... and the last round's ``prior.safetensors``.
+        config: options.
+        images: images that each round trains on in total.
+        time_limit_s: seconds that each call of a round's training may take.
+        batch_size: slices whose samples are drawn together.
+        device: where to compute.
+        shard: draw the samples of part i of N of the scans only, counted from 1, in the first round
+            whose samples are not complete, and return.
+        on_sample: told (round, done, total) after every scan.
+        on_progress: told (round, progress) after every training step.
+        should_stop: asked before every training step.
+
+    Returns:
+        The refitted prior; None for a shard.
+
+    Raises:
+        ConfigError: impossible options, or scans that cannot be trained on.
+    """
+    config = config or RefitConfig()
+    training = replace(config.training, objective=Supervised(images="posterior"), wrapper=None)
+    dataset = load_dataset(folder, n_validation=training.n_validation, seed=training.seed)
+    prior = start
+    for round_ in range(1, config.rounds + 1):
+        here = output / f"round-{round_}"
+        targets = here / "targets"
+
+        def drawn(done: int, total: int, round_: int = round_) -> None:
+            if on_sample is not None:
+                on_sample(round_, done, total)
+
+        complete = count_targets(dataset.train, targets)
+        make_targets(
+            dataset.train,
+            targets,
+            config.sampler,
+            prior,
+            # Another seed every round: a sample must not repeat the noise of the one before.
+            Options(seed=training.seed + round_, batch_size=batch_size, device=device),
+            shard=shard,
+            on_scan=drawn,
+        )
+        if shard is not None and complete[0] < complete[1]:
+            return None
+
+        def trained(progress: Progress, round_: int = round_) -> None:
+            if on_progress is not None:
+                on_progress(round_, progress)
+
+        warm = prior if prior.facts.kind == Supervised.wrapper else None
+        train(
+            folder,
+            here,
+            training,
+            images=images,
+            time_limit_s=time_limit_s,
+            device=device,
+            init=warm,
+            targets=targets,
+            on_progress=trained,
+            should_stop=should_stop,
+        )
+        prior = load_prior(here, device)
+        if should_stop is not None and should_stop():
+            break
+    with atomic_path(output / "prior.safetensors") as temporary:
+        shutil.copy(here / "prior.safetensors", temporary)
+    return load_prior(output, device)

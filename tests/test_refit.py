@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mri_ambient.checkpoint import load_prior, load_tensors
+from mri_ambient.data import load_dataset
+from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.errors import ConfigError
+from mri_ambient.io import open_scan
+from mri_ambient.io.output import read_samples
+from mri_ambient.nn.unet import PRESETS, UNetSpec
+from mri_ambient.prior import Prior
+from mri_ambient.reconstruct import Options, reconstruct
+from mri_ambient.refit import RefitConfig, refit
+from mri_ambient.samplers import Aos, Dds
+from mri_ambient.train import TrainConfig, train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled|mask|unexplained):UserWarning")
+
+QUICK = TrainConfig(
+    batch_size=2, check_every=4, save_every=4, n_validation=2, warmup_images=4, decay_images=8
+)
+REFIT = RefitConfig(rounds=2, sampler=Dds(n_steps=3), training=QUICK)
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    config = SimulateConfig(size=(24, 24), coils=3, acceleration=2.0, calib=8, noise=0.01, slices=2)
+    raw = simulate_scans("phantom", tmp_path / "raw", config, count=6)
+    prepare_many(raw, tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+@pytest.fixture
+def start(scans, tmp_path) -> Prior:
+    return train(scans, tmp_path / "run", QUICK, images=4)
+
+
+def test_two_rounds_give_an_ordinary_plain_prior(scans, start, tmp_path):
+    done = []
+    prior = refit(
+        scans, start, tmp_path / "out", REFIT, images=4, on_sample=lambda *told: done.append(told)
+    )
+    assert done == [(round_, i, 5) for round_ in (1, 2) for i in range(1, 6)]
+    assert (prior.facts.kind, prior.facts.mask_conditioned) == ("plain", False)
+    first = load_prior(tmp_path / "out/round-1")
+    assert prior.facts.card["init"] == first.facts.card["sha256"]
+    assert load_prior(tmp_path / "out").facts.card["sha256"] == prior.facts.card["sha256"]
+    scan = open_scan(next(scans.glob("*.h5")))[0]
+    assert bool(reconstruct(scan, Dds(n_steps=3), prior).img.isfinite().all())
+
+
+def test_a_target_is_a_posterior_sample_of_its_scan(scans, start, tmp_path):
+    refit(scans, start, tmp_path / "out", replace(REFIT, rounds=1), images=2, batch_size=3)
+    item = load_dataset(scans, n_validation=2, seed=0).train[1]
+    want = reconstruct(item.file[item.index], Dds(n_steps=3), start, Options(seed=1)).img[0]
+    got = read_samples(tmp_path / f"out/round-1/targets/{item.scan_id}.h5", item.index)
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_shards_draw_and_an_interrupted_refit_goes_on(scans, start, tmp_path):
+    whole = refit(scans, start, tmp_path / "whole", REFIT, images=8)
+    parts = tmp_path / "parts"
+    assert refit(scans, start, parts, REFIT, images=8, shard=(1, 2)) is None
+    assert len(list((parts / "round-1/targets").glob("*.h5"))) == 3
+    assert refit(scans, start, parts, REFIT, images=8, shard=(2, 2)) is None
+    assert len(list((parts / "round-1/targets").glob("*.h5"))) == 5
+    answers = iter([False, True, True, True])
+    refit(scans, start, parts, REFIT, images=8, should_stop=lambda: next(answers))
+    assert not (parts / "round-2").exists()
+    resumed = refit(scans, start, parts, REFIT, images=8)
+    a, b = (load_tensors(tmp_path / name / "prior.safetensors")[0] for name in ("whole", "parts"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert resumed.facts.sigma_data == whole.facts.sigma_data
+
+
+def test_means_are_refused():
+    with pytest.raises(ConfigError, match="not samples"):
+        RefitConfig(sampler=Aos())
+    with pytest.raises(ConfigError, match="rounds"):
+        RefitConfig(rounds=0)
