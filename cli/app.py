@@ -18,7 +18,7 @@ import typer
 from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
-from . import demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
+from . import audit, demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
 from .common import be_quiet, complain, exit_code, say
 
 INTERRUPTED = 130
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 for command in (simulate, prep, train, refit, sample, reconstruct, evaluate, info, doctor, demo):
     app.command(command.__name__.rsplit(".", 1)[-1])(command.run)
+app.add_typer(audit.app, name="audit")
 
 
 def _version(wanted: bool) -> None:

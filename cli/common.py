@@ -239,10 +239,15 @@ class _Lines(Progress):
         self._tell(task_id)
 
     def update(  # type: ignore[override]  # all that the commands change
-        self, task_id: TaskID, *, completed: float | None = None, description: str | None = None
+        self,
+        task_id: TaskID,
+        *,
+        completed: float | None = None,
+        total: float | None = None,
+        description: str | None = None,
     ) -> None:
         """As of a bar."""
-        super().update(task_id, completed=completed, description=description)
+        super().update(task_id, completed=completed, total=total, description=description)
         self._tell(task_id)
 
     def _tell(self, task_id: TaskID) -> None:

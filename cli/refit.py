@@ -41,6 +41,9 @@ def run(
     preset: Annotated[
         str | None, typer.Option(help="Size of the network; by default that of RUN.")
     ] = None,
+    patches: Annotated[
+        bool, typer.Option("--patches", help="Learn patches and their place: for few scans.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Images a step, and samples drawn at once.")] = 8,
     seed: Seed = 0,
     device: Device = "auto",
@@ -69,6 +72,7 @@ def run(
         sampler=Dds(n_steps=steps),
         training=TrainConfig(
             preset=preset or stored["config"]["preset"],
+            wrapper="patched" if patches else None,
             batch_size=batch_size,
             n_validation=stored["config"]["n_validation"],
             seed=seed,

@@ -46,6 +46,10 @@ def run(
             help="plain, conditioned, unguided or inconsistent; by default the objective's own."
         ),
     ] = None,
+    patches: Annotated[
+        bool,
+        typer.Option("--patches", help="Learn patches and their place: for few scans."),
+    ] = False,
     images: Annotated[int | None, typer.Option(help="Stop after this many images.")] = None,
     time_limit: Annotated[
         str | None, typer.Option(help="Stop this call after, e.g., 90s, 10m, 2h.")
@@ -79,6 +83,7 @@ def run(
     """
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
+    from mri_ambient.errors import ConfigError
     from mri_ambient.objectives import make_objective
     from mri_ambient.runs import images_seen
     from mri_ambient.train import TrainConfig, describe, train
@@ -87,10 +92,12 @@ def run(
     options = parse_pairs(option or [])
     if targets is not None:
         options["images"] = targets
+    if patches and wrapper is not None:
+        raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
     config = TrainConfig(
         objective=make_objective(objective, options),
         preset=preset,
-        wrapper=wrapper,
+        wrapper="patched" if patches else wrapper,
         batch_size=batch_size,
         learning_rate=learning_rate,
         check_every=check_every,

@@ -22,6 +22,7 @@ from .atomic import atomic_path
 from .checkpoint import load_prior
 from .data import load_dataset
 from .errors import ConfigError
+from .nn.unet import preset
 from .objectives import Supervised
 from .prior import Prior
 from .reconstruct import Options
@@ -37,7 +38,7 @@ class RefitConfig:
     Attributes:
         rounds: how often samples are drawn and a prior is trained.
         sampler: how a sample is drawn.
-        training: options of the training; objective and denoiser are the refit's own.
+        training: options of the training; the objective is the refit's own.
     """
 
     rounds: int = 2
@@ -93,9 +94,9 @@ def refit(
         ConfigError: impossible options, or scans that cannot be trained on.
     """
     config = config or RefitConfig()
-    training = replace(config.training, objective=Supervised(images="posterior"), wrapper=None)
+    training = replace(config.training, objective=Supervised(images="posterior"))
     dataset = load_dataset(folder, n_validation=training.n_validation, seed=training.seed)
-    prior = start
+    prior, network = start, preset(training.preset)
     for round_ in range(1, config.rounds + 1):
         here = output / f"round-{round_}"
         targets = here / "targets"
@@ -122,7 +123,8 @@ def refit(
             if on_progress is not None:
                 on_progress(round_, progress)
 
-        warm = prior if prior.facts.kind == Supervised.wrapper else None
+        kind = training.wrapper or Supervised.wrapper
+        warm = prior if (prior.facts.kind, prior.facts.network) == (kind, network) else None
         train(
             folder,
             here,

@@ -101,6 +101,36 @@ def draw_volume(reconstruction: Path, path: Path, *, most: int = 16) -> None:
     save_images(volume[chosen], path, top=top, titles=[f"slice {i}" for i in chosen])
 
 
+def draw_memorization(
+    samples: Sequence[float],
+    held_out: Sequence[float],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    path: Path,
+) -> None:
+    """Distances to the nearest training scan, and the nearest pairs.
+
+    Args:
+        samples: of drawn images.
+        held_out: of scans that were not trained on.
+        pairs: drawn image and training scan, magnitudes ``(y, x)``.
+        path: PNG to write.
+    """
+    figure = Figure(figsize=(11, 4.2))
+    grid = figure.add_gridspec(2, 2 + len(pairs))
+    axis = figure.add_subplot(grid[:, :2])
+    axis.boxplot([held_out, samples], orientation="horizontal", whis=(0, 100))
+    axis.set_yticks([1, 2], ["not trained on", "drawn"])
+    axis.set_xlabel("distance to the nearest training scan")
+    for column, pair in enumerate(pairs, start=2):
+        for row, (img, title) in enumerate(zip(pair, ("drawn", "nearest scan"), strict=True)):
+            shown = figure.add_subplot(grid[row, column])
+            shown.imshow(img.numpy(), cmap="gray", vmin=0)
+            shown.set_title(title, fontsize=8)
+            shown.axis("off")
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
 def save_images(
     images: Tensor, path: Path, *, top: float | None = None, titles: Sequence[str] = ()
 ) -> None:

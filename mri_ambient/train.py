@@ -534,6 +534,7 @@ def _step(
         The loss over all processes, NaN for such a step, and this process's part of the figures.
     """
     state.net.train()
+    state.net.vary(rng_for(config.seed, "vary", state.step))
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)
     figures: dict[str, Tensor] = {}

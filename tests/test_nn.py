@@ -5,7 +5,7 @@ import torch
 from helpers import random_sense, shaken
 
 from mri_ambient.errors import ConfigError
-from mri_ambient.nn.precond import DENOISERS, Conditioned, Plain
+from mri_ambient.nn.precond import DENOISERS, Conditioned, Patched, Plain, _to_complex
 from mri_ambient.nn.unet import (
     PRESETS,
     UNet,
@@ -15,7 +15,7 @@ from mri_ambient.nn.unet import (
     n_parameters,
     preset,
 )
-from mri_ambient.rng import complex_normal
+from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.sense import SenseOp
 from mri_ambient.solve import conjugate_gradient
 
@@ -124,3 +124,49 @@ def test_gradients_reach_every_weight_and_the_state(kind, rng):
     net(op, z, torch.tensor([0.3])).abs().square().sum().backward()
     assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in net.parameters())
     assert float(z.grad.abs().max()) > 0
+
+
+class Pointwise(torch.nn.Module):
+    """A stand-in for a network that looks at one pixel at a time."""
+
+    def forward(self, planes, label):
+        angle = 3 * planes[:, 2:3] + planes[:, 3:4]
+        return planes[:, :2] * angle.cos() + label[:, None, None, None]
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (50, 37), (20, 70)])
+@pytest.mark.parametrize("training", [True, False])
+def test_patches_are_put_back_where_they_were_cut(shape, training, rng):
+    """A pointwise network sees no borders: any cut gives what the whole image would."""
+    op = random_sense(shape, 2, rng)
+    op = SenseOp(op.maps[None], torch.ones(1, 1, *shape, dtype=torch.bool))
+    z = complex_normal((1, 2, *shape), rng)
+    sigma = torch.tensor([0.4])
+    denoiser = Patched(SPEC, 0.5).train(training)
+    denoiser.nets[0] = Pointwise()
+    u = op.adjoint(z)
+    axes = [(torch.arange(n) + 0.5) / n * 2 - 1 for n in shape]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+    c_in, c_skip = (0.4**2 + 0.5**2) ** -0.5, 0.5**2 / (0.4**2 + 0.5**2)
+    planes = torch.cat([c_in * u.real[:, None], c_in * u.imag[:, None], place], dim=1)
+    out = _to_complex(Pointwise()(planes, sigma.log() / 4))
+    want = op.support * (c_skip * u + 0.4 * 0.5 * c_in * out)
+    for k in range(4):
+        denoiser.vary(rng_for(k))
+        torch.testing.assert_close(denoiser(op, z, sigma), want, rtol=1e-4, atol=1e-5)
+
+
+def test_cuts_vary_from_step_to_step_in_training_only(rng):
+    op = SenseOp(torch.ones(1, 1, 48, 48) + 0j, torch.ones(1, 1, 48, 48, dtype=torch.bool))
+    z, sigma = complex_normal((1, 1, 48, 48), rng), torch.tensor([0.4])
+    denoiser = shaken(Patched(SPEC, 0.5))
+    outs = {}
+    for training in (True, False):
+        denoiser.train(training)
+        outs[training] = []
+        for k in range(3):
+            denoiser.vary(rng_for(k))
+            outs[training].append(denoiser(op, z, sigma).detach())
+    assert not torch.equal(outs[True][0], outs[True][1])
+    assert torch.equal(outs[False][0], outs[False][1])
+    assert denoiser.flops((48, 48)) == (4 + 2 * 4 + 4) * forward_flops(denoiser.nets[0], (32, 32))

@@ -59,6 +59,15 @@ def test_two_rounds_give_an_ordinary_plain_prior(scans, start, tmp_path):
     assert bool(reconstruct(scan, Dds(n_steps=3), prior).img.isfinite().all())
 
 
+def test_a_refit_of_patches_starts_the_second_round_from_the_first(scans, start, tmp_path):
+    patches = replace(REFIT, training=replace(QUICK, wrapper="patched"))
+    prior = refit(scans, start, tmp_path / "out", patches, images=2)
+    assert prior.facts.kind == "patched"
+    first = load_prior(tmp_path / "out/round-1")
+    assert first.facts.card["init"] is None
+    assert prior.facts.card["init"] == first.facts.card["sha256"]
+
+
 def test_a_target_is_a_posterior_sample_of_its_scan(scans, start, tmp_path):
     refit(scans, start, tmp_path / "out", replace(REFIT, rounds=1), images=2, batch_size=3)
     item = load_dataset(scans, n_validation=2, seed=0).train[1]

@@ -39,7 +39,7 @@ from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Ssdu, Su
 from mri_ambient.reconstruct import reconstruct
 from mri_ambient.rng import rng_for
 from mri_ambient.runs import latest_checkpoint
-from mri_ambient.samplers import Adps, Aos
+from mri_ambient.samplers import Adps, Aos, Dds
 from mri_ambient.train import TrainConfig, describe, train
 
 # Ten scans have fewer masks than a data set should, and say so.
@@ -249,6 +249,22 @@ def test_targets_are_made_once_and_learned_from(scans, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="choose from full, zero-filled"):
         bad = replace(QUICK, objective=Supervised(images="magic"))
         train(scans, tmp_path / "bad", bad, images=2)
+
+
+@pytest.mark.parametrize(
+    "objective", [Supervised(images="l1-wavelet"), Kspace()], ids=lambda o: o.name
+)
+def test_patches_learn_and_resume_exactly(name, scans, tmp_path):
+    (objective,) = (made for made in EVERY if made.name == name)
+    config = replace(QUICK, objective=objective, wrapper="patched")
+    train(scans, tmp_path / "whole", config, images=8)
+    train(scans, tmp_path / "parts", config, images=4)
+    train(scans, tmp_path / "parts", config, images=8)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    prior = load_prior(tmp_path / "whole")
+    assert prior.facts.kind == "patched"
+    scan = open_scan(next(scans.glob("*.h5")))[0]
+    assert bool(reconstruct(scan, Dds(n_steps=3), prior).img.isfinite().all())
 
 
 # Several processes

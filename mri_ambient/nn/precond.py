@@ -7,7 +7,8 @@ return the denoised image ``D``, 0 outside the support of the maps. All sizes ar
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
@@ -59,6 +60,9 @@ class Denoiser(nn.Module):
             The denoised image, complex ``(b, y, x)``.
         """
         raise NotImplementedError
+
+    def vary(self, rng: Generator) -> None:
+        """Draw what varies from one training step to the next; here, nothing."""
 
     def flops(self, shape: tuple[int, int]) -> int:
         """Floating-point operations of the networks in one evaluation of one image ``(y, x)``."""
@@ -163,6 +167,86 @@ class Inconsistent(Conditioned):
     consistent = False
 
 
+class Patched(Denoiser):
+    """EDM's preconditioning of a network that sees patches and where they lie, never a whole image.
+
+    A patch prior learns from few scans (Hu et al. 2024, arXiv 2406.02462). In training the image is
+    cut once, at an offset that changes from step to step; in use it is cut at four offsets half a
+    patch apart, and the patches are blended with windows that add up to 1. The assembled image is
+    what a loss or a sampler sees. Outside the image there are zeros.
+    """
+
+    kind = "patched"
+    in_channels = 4
+    side = 32
+
+    def __init__(self, spec: UNetSpec, sigma_data: float) -> None:
+        super().__init__(spec, sigma_data)
+        self.offset = (0, 0)
+
+    def vary(self, rng: Generator) -> None:
+        """Where the image is cut in this step."""
+        y, x = torch.randint(self.side, (2,), generator=rng).tolist()
+        self.offset = (y, x)
+
+    def flops(self, shape: tuple[int, int]) -> int:
+        """Floating-point operations of one evaluation in use; see :meth:`Denoiser.flops`."""
+        grids = (self._n_patches(shape, (y, x)) for y in self._halves for x in self._halves)
+        return super().flops((self.side, self.side)) * sum(grids)
+
+    def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise; see :meth:`Denoiser.forward`."""
+        u = op.adjoint(z)
+        var, s2 = sigma.square()[:, None, None], self.sigma_data**2
+        c_in, c_skip = (var + s2).rsqrt(), s2 / (var + s2)
+        planes = torch.cat([_to_channels(c_in * u), _position(u)], dim=1)
+        if self.training:
+            made = self._assembled(planes, sigma, self.offset)
+        else:
+            made = torch.zeros_like(u)
+            for offset in ((y, x) for y in self._halves for x in self._halves):
+                window = self._window(u, offset)
+                made = made + window * self._assembled(planes, sigma, offset)
+        return op.support * (c_skip * u + self._c_out(sigma)[:, None, None] * made)
+
+    @property
+    def _halves(self) -> tuple[int, int]:
+        return (0, self.side // 2)
+
+    def _n_patches(self, shape: tuple[int, int], offset: tuple[int, int]) -> int:
+        y, x = (-(-(n + first) // self.side) for n, first in zip(shape, offset, strict=True))
+        return int(y * x)
+
+    def _assembled(self, planes: Tensor, sigma: Tensor, offset: tuple[int, int]) -> Tensor:
+        """What the network makes of the patches of a grid that starts ``offset`` outside."""
+        n, channels, ny, nx = planes.shape
+        side, (top, left) = self.side, offset
+        bottom, right = (-(m + first) % side for m, first in ((ny, top), (nx, left)))
+        padded = functional.pad(planes, (left, right, top, bottom))
+        rows, columns = (length // side for length in padded.shape[-2:])
+        patches = padded.view(n, channels, rows, side, columns, side)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, side, side)
+        out = self._run(self.nets[0], [patches], sigma.repeat_interleave(rows * columns))
+        whole = out.view(n, rows, columns, side, side).permute(0, 1, 3, 2, 4)
+        whole = whole.reshape(n, rows * side, columns * side)
+        return whole[:, top : top + ny, left : left + nx]
+
+    def _window(self, like: Tensor, offset: tuple[int, int]) -> Tensor:
+        """sin^2 over each patch; those of grids half a patch apart add up to 1."""
+        waves = []
+        for n, first in zip(like.shape[-2:], offset, strict=True):
+            place = (torch.arange(n, device=like.device) + first + 0.5) / self.side
+            waves.append((torch.pi * place).sin().square())
+        return torch.outer(*waves)
+
+
+def _position(img: Tensor) -> Tensor:
+    """Where each pixel lies, -1 to 1 along y and along x, ``(b, 2, y, x)``."""
+    axes = [(torch.arange(n, device=img.device) + 0.5) / n * 2 - 1 for n in img.shape[-2:]]
+    plane = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return plane.expand(len(img), -1, -1, -1)
+
+
 DENOISERS: dict[str, type[Denoiser]] = {
-    denoiser.kind: denoiser for denoiser in (Plain, Conditioned, Unguided, Inconsistent)
+    denoiser.kind: denoiser for denoiser in (Plain, Conditioned, Unguided, Inconsistent, Patched)
 }

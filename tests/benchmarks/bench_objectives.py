@@ -1,0 +1,273 @@
+"""Every way to learn a prior, side by side: the same network, scans, budget, seeds and samplers.
+
+    python tests/benchmarks/bench_objectives.py TRAIN.zip VAL.zip WORK [--scan SCAN.h5] [--images N]
+
+simulates one undersampled scan of every training image (one mask an image) at R = 4 and 8, with
+little and with much noise, prepares them, and trains a prior by every objective, and by ``kspace``
+with its ingredients left out one at a time; ``refit`` goes on from ``kspace``. Only ``supervised``
+is given fully sampled scans of the same images. Every prior reconstructs simulated scans of
+validation images, against the noise-free RSS image inside the support, and the real scan at R = 4
+and 8, by one step with data consistency (mask-conditioned priors) and by one sample and the mean of
+four of ``dds``; classical methods stand beside. Prints one JSON line a prior and writes
+WORK/results.json; what is done is not done again, so that it can be run in parts (``--only NAME``,
+``--hours H``).
+
+``--quick`` runs two objectives on phantoms in seconds and says nothing about quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tune_baselines import Case, case_of
+
+from mri_ambient.atomic import write_json
+from mri_ambient.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.checkpoint import load_prior
+from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.raw import reconstruct_raw
+from mri_ambient.device import keep_freed_memory, pick_device
+from mri_ambient.masks import MaskSpec
+from mri_ambient.metrics import volume_metrics
+from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Ssdu, Supervised
+from mri_ambient.prior import Prior
+from mri_ambient.reconstruct import Options, reconstruct, to_file_units
+from mri_ambient.refit import RefitConfig, refit
+from mri_ambient.rng import rng_for
+from mri_ambient.samplers import Aos, Dds, Sampler
+from mri_ambient.train import TrainConfig, train
+
+DATA_SEED, VAL_SEED = 31, 32
+NOISE = {"clean": 0.0005, "noisy": 0.025}
+"""Noise per real channel in units of the object's maximum; about twice that in normalised units."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to learn a prior.
+
+    Attributes:
+        objective: with its options.
+        wrapper: of the network, if not the objective's own.
+        refit: whether two rounds of refit follow.
+        everywhere: whether it is tried on all data sets, or on R = 4 with noise alone.
+    """
+
+    objective: Objective
+    wrapper: str | None = None
+    refit: bool = False
+    everywhere: bool = True
+
+
+WAYS = {
+    "supervised": Way(Supervised()),
+    "supervised by L1-wavelet": Way(Supervised(images="l1-wavelet")),
+    "ambient": Way(Ambient()),
+    "kspace": Way(Kspace()),
+    "gsure": Way(Gsure()),
+    "ssdu": Way(Ssdu()),
+    "kspace + refit": Way(Kspace(), refit=True),
+    "kspace, noise in the image": Way(Kspace(noise_domain="image"), everywhere=False),
+    "kspace, no noise correction": Way(Kspace(noise_correction=False), everywhere=False),
+    "kspace, no weights": Way(Kspace(weights=False), everywhere=False),
+    "kspace, weights up to 100": Way(Kspace(max_unseen=100.0), everywhere=False),
+    "kspace, frozen masks": Way(Kspace(fresh_masks=False), everywhere=False),
+    "kspace, no CG-SENSE image": Way(Kspace(), wrapper="unguided", everywhere=False),
+    "kspace, no data consistency": Way(Kspace(), wrapper="inconsistent", everywhere=False),
+    "kspace, plain network": Way(Kspace(), wrapper="plain", everywhere=False),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One data set: how its scans are simulated."""
+
+    rate: float
+    noise: str
+
+    @property
+    def name(self) -> str:
+        """Folder name."""
+        return f"R{self.rate:g}-{self.noise}"
+
+    def scans(self, args: argparse.Namespace, *, full: bool, seed: int) -> SimulateConfig:
+        """Its simulation; full and undersampled scans of one seed show the same objects."""
+        return SimulateConfig(
+            size=(args.size, args.size), coils=6, acceleration=self.rate, calib=args.calib,
+            noise=NOISE[self.noise], jitter=True, full=full, seed=seed,
+        )  # fmt: skip
+
+
+SETTINGS = [
+    Setting(4.0, "noisy"),
+    Setting(4.0, "clean"),
+    Setting(8.0, "noisy"),
+    Setting(8.0, "clean"),
+]
+
+
+def prepared(args: argparse.Namespace, setting: Setting, *, full: bool) -> Path:
+    """The training scans of a setting."""
+    name = setting.name + ("-full" if full else "")
+    raw = simulate_scans(
+        args.train, args.work / "raw" / name, setting.scans(args, full=full, seed=DATA_SEED),
+        count=args.scans,
+    )  # fmt: skip
+    folder = args.work / "prepared" / name
+    prepare_many(raw, folder)
+    return folder
+
+
+def learn(args: argparse.Namespace, setting: Setting, name: str) -> Prior:
+    """Train one prior, or load what was trained."""
+    way = WAYS[name]
+    run = args.work / "runs" / setting.name / name.replace(" ", "-").replace(",", "")
+    config = TrainConfig(
+        objective=way.objective, wrapper=way.wrapper, preset=args.preset, precision=args.precision,
+        check_every=args.images, n_validation=16,
+    )  # fmt: skip
+    folder = prepared(args, setting, full=way.objective.needs_full)
+    base = args.work / "runs" / setting.name / "kspace" if way.refit else run
+    common = {"device": args.where, "images": args.images}
+    train(folder, base, config, **common)
+    if not way.refit:
+        return load_prior(run, args.where)
+    rounds = RefitConfig(rounds=2, sampler=Dds(n_steps=args.steps), training=config)
+    start = load_prior(base, args.where)
+    done = refit(folder, start, run, rounds, batch_size=16, **common)
+    assert done is not None
+    return done
+
+
+def cases_of(args: argparse.Namespace, setting: Setting, folder: Path) -> list[Case]:
+    """Simulated scans of validation images."""
+    source = open_images(str(args.val))
+    names = source.names(args.cases, 1)
+    names = sorted(names, key=lambda name: rng_for(VAL_SEED, name).initial_seed())[: args.cases]
+    config = setting.scans(args, full=False, seed=VAL_SEED)
+    return [case_of(source, name, config, folder) for name in names]
+
+
+def samplers_for(prior: Prior, args: argparse.Namespace) -> dict[str, tuple[Sampler, int]]:
+    """How a prior is asked, and how many samples are averaged."""
+    facts = prior.facts
+    found: dict[str, tuple[Sampler, int]] = {}
+    if facts.mask_conditioned or facts.noise_filled:
+        found["aos"] = (Aos(), 1)
+    if not facts.one_level:
+        found["dds, one"] = (Dds(n_steps=args.steps), 1)
+        found["dds, mean of 4"] = (Dds(n_steps=args.steps), 4)
+    return found
+
+
+def score(
+    args: argparse.Namespace, cases: list[Case], method: Sampler | Baseline, prior: Prior | None,
+    samples: int = 1,
+) -> dict[str, float]:  # fmt: skip
+    """PSNR inside the support, SSIM and NMSE of the whole image, means over cases."""
+    rows = []
+    options = Options(n_samples=samples, batch_size=samples, device=args.where)
+    for case in cases:
+        img = reconstruct(case.scan, method, prior, options).img
+        ours = to_file_units(img.abs(), case.scan)
+        metrics = volume_metrics(case.truth[None].numpy(), ours.numpy())
+        rows.append({"psnr": case.psnr(img[0]), "ssim": metrics["ssim"], "nmse": metrics["nmse"]})
+    return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+
+
+def score_real(
+    args: argparse.Namespace, method: Sampler | Baseline, prior: Prior | None, samples: int = 1
+) -> dict[str, float]:
+    """PSNR against SENSE on the real scan, R = 4 and 8, means over mask seeds."""
+    if args.scan is None:
+        return {}
+    found = {}
+    for rate, calib in ((4.0, 20), (8.0, 12)):
+        scores = []
+        for seed in range(args.seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                report = reconstruct_raw(
+                    args.scan, folder, method=method, prior=prior,
+                    retrospective=MaskSpec("random", rate, calib),
+                    options=Options(seed=seed, n_samples=samples, device=args.where),
+                )  # fmt: skip
+            scores.append(report["metrics_sense"]["psnr"])
+        found[f"real_psnr_R{rate:g}"] = round(float(np.mean(scores)), 3)
+    return found
+
+
+def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Fill ``results`` one row at a time, and name each when it is there."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for setting in args.settings:
+            cases = cases_of(args, setting, Path(scratch) / setting.name)
+            for method in (ZeroFilled(), CgSense(), L1Wavelet()):
+                key = f"{setting.name} | {method.name}"
+                if key not in results:
+                    results[key] = score(args, cases, method, None) | score_real(args, method, None)
+                    yield key
+            for name, way in WAYS.items():
+                skipped = not way.everywhere and setting != args.settings[0]
+                if skipped or (args.only and name not in args.only):
+                    continue
+                if any(key.startswith(f"{setting.name} | {name} | ") for key in results):
+                    continue
+                prior = learn(args, setting, name)
+                for asked, (method, samples) in samplers_for(prior, args).items():
+                    key = f"{setting.name} | {name} | {asked}"
+                    row = score(args, cases, method, prior, samples)
+                    results[key] = row | score_real(args, method, prior, samples)
+                    yield key
+
+
+def main() -> None:
+    """Learn, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("train", nargs="?", default="phantom")
+    parser.add_argument("val", nargs="?", default="phantom")
+    parser.add_argument("work", nargs="?", type=Path)
+    parser.add_argument("--scan", type=Path, default=None)
+    parser.add_argument("--scans", type=int, default=2400, help="training scans")
+    parser.add_argument("--images", type=int, default=8000, help="images each prior sees")
+    parser.add_argument("--cases", type=int, default=12, help="validation scans")
+    parser.add_argument("--seeds", type=int, default=3, help="masks of the real scan")
+    parser.add_argument("--steps", type=int, default=30, help="of dds")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--calib", type=int, default=8)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", action="append", help="only these ways")
+    parser.add_argument("--hours", type=float, default=1e9, help="start nothing after this")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    args.settings = SETTINGS
+    if args.quick:
+        args.work = Path(tempfile.mkdtemp())
+        args.device, args.scans, args.images, args.cases, args.steps = "cpu", 6, 8, 1, 3
+        args.size, args.settings = 32, [replace(SETTINGS[0], rate=2.0)]
+        args.only = args.only or ["kspace + refit", "gsure"]
+    elif args.work is None:
+        parser.error("TRAIN, VAL and WORK are needed without --quick")
+    args.where = pick_device(args.device)
+    keep_freed_memory()
+    started = time.monotonic()
+    path = args.work / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for key in rows_of(args, results):
+        print(json.dumps({"benchmark": "objectives", "row": key, **results[key]}), flush=True)
+        write_json(path, results)
+        if time.monotonic() - started > 3600 * args.hours:
+            break
+
+
+if __name__ == "__main__":
+    main()

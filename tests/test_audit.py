@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mri_ambient.audit import feature, memorization, nearest
+from mri_ambient.baselines import CgSense
+from mri_ambient.data import load_dataset
+from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.errors import ConfigError
+from mri_ambient.rng import rng_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled|mask):UserWarning")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audit")
+    config = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
+    prepare_many(simulate_scans("phantom", folder / "raw", config, count=10), folder / "prepared")
+    return folder / "prepared"
+
+
+class Stub:
+    """A prior that believes in given images, whatever it is shown."""
+
+    sigma_min, sigma_data, tau = 0.01, 0.3, 0.1
+
+    def __init__(self, images: list[torch.Tensor], held: list[str]) -> None:
+        self.images, self.n = images, 0
+        self.facts = SimpleNamespace(card={"validation_scans": held})
+
+    def denoiser(self, op, rng, further="scan"):
+        img = self.images[self.n % len(self.images)]
+        self.n += 1
+        return lambda z, sigma: img[None].expand(len(z), -1, -1)
+
+
+def cg_images(scans: Path) -> list[torch.Tensor]:
+    batches = [item.read() for item in load_dataset(scans, n_validation=0, seed=0).train]
+    return [CgSense()(b.op, b.ksp, noise_std=b.noise_std)[0] for b in batches]
+
+
+@pytest.fixture
+def held(scans) -> list[str]:
+    names = sorted(path.stem for path in scans.glob("*.h5"))
+    return names[:3]
+
+
+def test_copies_of_training_scans_are_found_and_paired(scans, held):
+    """Noisy, mirrored, rescaled copies of three training scans."""
+    images = cg_images(scans)
+    chosen = [3, 5, 8]
+    noisy = [
+        2 * (images[i] + 0.02 * torch.randn(32, 32, generator=rng_for(i))).flip(-1) for i in chosen
+    ]
+    found = memorization(Stub(noisy, held), scans, n_samples=3, n_steps=2)
+    names = sorted(path.stem for path in scans.glob("*.h5"))
+    assert found.nearest == tuple(f"{names[i]}/0" for i in chosen)
+    assert found.n_suspects == 3
+    assert found.expected == pytest.approx(3 / 4)
+    assert max(found.sample_distances) < 0.1 < min(found.held_out_distances)
+    assert "3 of 3 drawn images" in found.line
+
+
+def test_scans_that_were_not_trained_on_are_no_copies(scans, held):
+    images = cg_images(scans)
+    found = memorization(Stub(images[:3], held), scans, n_samples=3, n_steps=2)
+    assert found.n_suspects == 0
+    assert found.sample_distances == pytest.approx(found.held_out_distances, abs=1e-3)
+
+
+def test_the_prior_must_say_what_it_was_not_trained_on(scans):
+    with pytest.raises(ConfigError, match="set aside"):
+        memorization(Stub([torch.ones(32, 32)], []), scans, n_samples=1)
+
+
+def test_the_distance_is_blind_to_scale_and_mirrors():
+    img = torch.rand(40, 36, generator=rng_for(0))
+    same = torch.stack([feature(img), feature(3 * img.flip(-2)), feature(img.flip((-1, -2)))])
+    distances, index = nearest(same, feature(img)[None])
+    torch.testing.assert_close(distances, torch.zeros(3), rtol=0, atol=1e-5)
+    assert index.tolist() == [0, 0, 0]
+    other = feature(torch.rand(40, 36, generator=rng_for(1)))[None]
+    assert float(nearest(other, feature(img)[None])[0]) > 0.7
