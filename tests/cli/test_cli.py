@@ -411,6 +411,25 @@ def test_refit_a_run(cli, tmp_path, monkeypatch):
     assert "wanted" not in cli("refit", tmp_path / "nowhere", code=3)[1]
 
 
+def test_audit_compares_what_a_prior_draws_with_its_scans(cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
+    raw, prepared, run = (tmp_path / name for name in ("raw", "prepared", "run"))
+    cli("simulate", "phantom", "-o", raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
+        "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
+    cli("prep", raw, "-o", prepared, "--device", "cpu", "--no-pictures")
+    cli("train", prepared, "-o", run, "--images", 4, "--batch-size", 2, "--device", "cpu")
+    out, said = cli("audit", "memorization", run, prepared, "-o", tmp_path / "audit",
+                    "--samples", 2, "--steps", 2, "--device", "cpu", "--json")  # fmt: skip
+    assert "of 2 drawn images are nearer" in said
+    facts = json.loads(out)
+    assert facts == json.loads((tmp_path / "audit/memorization.json").read_text())
+    assert len(facts["sample_distances"]) == 2
+    assert (tmp_path / "audit/memorization.png").stat().st_size > 5000
+    said = cli("audit", "memorization", run, raw, "-o", tmp_path / "audit", "--device", "cpu",
+               code=3)[1]  # fmt: skip
+    assert "a raw scan" in said
+
+
 def test_prep_stops_where_memory_ends(cli, full, tmp_path, monkeypatch):
     def exhausted(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
