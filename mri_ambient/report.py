@@ -118,7 +118,9 @@ def draw_memorization(
     figure = Figure(figsize=(11, 4.2))
     grid = figure.add_gridspec(2, 2 + len(pairs))
     axis = figure.add_subplot(grid[:, :2])
-    axis.boxplot([held_out, samples], orientation="horizontal", whis=(0, 100))
+    for row, distances in enumerate((held_out, samples), start=1):
+        axis.plot(distances, [row] * len(distances), "o", alpha=0.5)
+    axis.set_ylim(0.5, 2.5)
     axis.set_yticks([1, 2], ["not trained on", "drawn"])
     axis.set_xlabel("distance to the nearest training scan")
     for column, pair in enumerate(pairs, start=2):
