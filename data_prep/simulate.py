@@ -411,19 +411,9 @@ def _simulate_one(source: ImageSource, config: SimulateConfig, job: tuple[str, P
 
 def write_scan(model: ScanModel, path: Path) -> None:
     """Write a scan in the fastMRI layout, slice by slice, under a temporary name first."""
-    with SimulationWriter(path) as writer:
+    with H5Writer(path) as writer:
         _write_slices(writer.file, model)
         _write_facts(writer.file, model)
-
-
-class SimulationWriter(H5Writer):
-    """One fastMRI-layout file; see :func:`write_scan`."""
-
-    def start(self) -> None:
-        """Nothing yet."""
-
-    def finish(self) -> None:
-        """Nothing more."""
 
 
 def _write_slices(file: h5py.File, model: ScanModel) -> None:

@@ -194,9 +194,7 @@ def _augmented(group: Group, n: int, seed: int) -> Group:
     return replace(group, batch=group.batch.augmented(streams))
 
 
-def load_dataset(
-    folder: Path, *, n_validation: int, seed: int, images: Path | None = None
-) -> Dataset:
+def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
 
     Files that cannot be read are left out and named in ``damaged``.
@@ -205,7 +203,6 @@ def load_dataset(
         folder: where ``mri-ambient prep`` wrote to.
         n_validation: scans to set aside; at most a fifth of all.
         seed: chooses them.
-        images: folder with target images, for objectives that learn from images.
 
     Raises:
         ScanFormatError: no prepared files that can be read, or a raw scan among them.
@@ -243,7 +240,6 @@ def load_dataset(
         n_scans=len(scans),
         fingerprint=hashlib.sha256(names.encode()).hexdigest()[:16],
         damaged=tuple(damaged),
-        images=images,
     )
 
 

@@ -6,10 +6,10 @@ process. Alone, nothing here does anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -43,14 +43,15 @@ class Team:
         """Whether this process writes the files."""
         return self.rank == 0
 
-    def share(self, value: T) -> T:
-        """What process 0 was given, for everybody."""
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What process 0 makes, for everybody; the others do not make it."""
         if self.size == 1:
-            return value
-        box = [value]
+            return make()
+        box: list[Any] = [make() if self.leads else None]
         with _together():
             distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        made: T = box[0]
+        return made
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether any process says yes."""

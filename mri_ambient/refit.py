@@ -26,8 +26,9 @@ from .nn.unet import preset
 from .objectives import Supervised
 from .prior import Prior
 from .reconstruct import Options
+from .runs import images_seen
 from .samplers import Dds, Sampler
-from .targets import count_targets, make_targets
+from .targets import make_targets
 from .train import Progress, TrainConfig, train
 
 
@@ -81,8 +82,8 @@ def refit(
         time_limit_s: seconds that each call of a round's training may take.
         batch_size: slices whose samples are drawn together.
         device: where to compute.
-        shard: draw the samples of part i of N of the scans only, counted from 1, in the first round
-            whose samples are not complete, and return.
+        shard: draw the samples of part i of N of the scans only, counted from 1, and train nothing;
+            in the first round that has not seen all ``images`` (the first, without a number).
         on_sample: told (round, done, total) after every scan.
         on_progress: told (round, progress) after every training step.
         should_stop: asked before every training step.
@@ -105,7 +106,6 @@ def refit(
             if on_sample is not None:
                 on_sample(round_, done, total)
 
-        complete = count_targets(dataset.train, targets)
         make_targets(
             dataset.train,
             targets,
@@ -116,8 +116,11 @@ def refit(
             shard=shard,
             on_scan=drawn,
         )
-        if shard is not None and complete[0] < complete[1]:
-            return None
+        if shard is not None:
+            if images is None or images_seen(here) < images:
+                return None  # the next round's samples need this round's prior
+            prior = load_prior(here, device)
+            continue
 
         def trained(progress: Progress, round_: int = round_) -> None:
             if on_progress is not None:
@@ -140,6 +143,8 @@ def refit(
         prior = load_prior(here, device)
         if should_stop is not None and should_stop():
             break
+    if shard is not None:
+        return None
     with atomic_path(output / "prior.safetensors") as temporary:
         shutil.copy(here / "prior.safetensors", temporary)
     return load_prior(output, device)

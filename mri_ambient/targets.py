@@ -28,7 +28,6 @@ def make_targets(
     prior: DenoiserSource | None = None,
     options: Options | None = None,
     *,
-    device: torch.device | str = "cpu",
     shard: tuple[int, int] | None = None,
     on_scan: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -40,7 +39,6 @@ def make_targets(
         method: a sampler or baseline, or the name of a baseline.
         prior: what images look like; samplers need one.
         options: seed, batch size and device; of samples, one a slice is kept.
-        device: where to compute, unless ``options`` say.
         shard: do part i of N of the scans only, counted from 1.
         on_scan: told (done, total) after every scan.
 
@@ -53,7 +51,7 @@ def make_targets(
                 f"targets {method!r} are unknown; choose from full, {', '.join(BASELINES)}"
             )
         method = BASELINES[method]()
-    options = options or Options(device=device)
+    options = options or Options()
     files = _files(items)
     if shard is not None:
         files = files[shard[0] - 1 :: shard[1]]
@@ -69,12 +67,6 @@ def make_targets(
                 pass
         if on_scan is not None:
             on_scan(done, len(files))
-
-
-def count_targets(items: Sequence[Item], folder: Path) -> tuple[int, int]:
-    """How many scans have their images, and how many there are."""
-    files = _files(items)
-    return sum((folder / f"{file.scan_id}.h5").exists() for file in files), len(files)
 
 
 def _files(items: Sequence[Item]) -> list[PreparedFile]:

@@ -52,6 +52,7 @@ from .nn.precond import DENOISERS, Denoiser
 from .nn.unet import n_parameters, preset
 from .objectives import Kspace, Objective
 from .prior import Prior, PriorFacts
+from .reconstruct import Options
 from .report import plot_curves, save_previews
 from .rng import rng_for
 from .runs import STATE_FORMAT, Log, checkpoint_path, latest_checkpoint, read_identity
@@ -299,25 +300,27 @@ def train(
     damage.note(dataset.damaged)
     _check_dataset(dataset, folder, config, force=force)
     cases = _cases(dataset, config, device, damage) if team.leads else []
-    facts = None
-    if team.leads:
+
+    def begin() -> PriorFacts:
         make_folder(run)
         facts = _prepare_run(run, dataset, folder, config, init, cases)
         if config.objective.targets is not None and targets is None:
-            targets = run / "targets"
-            make_targets(dataset.train, targets, config.objective.targets, device=device)
-    facts, targets = team.share((facts, targets))
-    assert facts is not None  # process 0 was given them
+            options = Options(device=device)
+            make_targets(dataset.train, run / "targets", config.objective.targets, None, options)
+        return facts
+
+    facts = team.from_first(begin)
     if config.objective.targets is not None:
-        dataset = replace(dataset, images=targets)
+        dataset = replace(dataset, images=targets or run / "targets")
     net = _first_network(facts, config.seed, init).to(device)
     net.autocast = config.autocast_on(device)
     state = _State(net, config)
     log = Log(run / "log.jsonl")
     _resume(state, run, team)
+    held_out: list[float] = []
     if team.leads:
         log.cut(state.step * config.batch_size)
-    held_out = log.values("held_out")
+        held_out = log.values("held_out")
 
     batches = Numbered(
         dataset, config.batch_size, config.seed, config.augment, team.rank, team.size
@@ -377,7 +380,7 @@ def train(
         prior, figures = _write_prior(run, state, facts, cases, seen)
         _save(run, state, config)
         plot_curves(log.records(), run / "curves.png", {"images": seen, **figures})
-    return replace(prior, facts=team.share(prior.facts))
+    return replace(prior, facts=team.from_first(lambda: prior.facts))
 
 
 class _Damage:
@@ -589,10 +592,12 @@ def _lost(run: Path, draw: Draw, state: _State, config: TrainConfig) -> MriAmbie
 
 def _resume(state: _State, run: Path, team: Team) -> None:
     """Bring every process to where the run is."""
-    stored = None
-    if team.leads and (checkpoint := latest_checkpoint(run)) is not None:
-        stored = load_tensors(checkpoint)
-    stored = team.share(stored)
+
+    def newest() -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        checkpoint = latest_checkpoint(run)
+        return None if checkpoint is None else load_tensors(checkpoint)
+
+    stored = team.from_first(newest)
     if stored is None:
         return
     try:

@@ -83,9 +83,12 @@ def test_shards_draw_and_an_interrupted_refit_goes_on(scans, start, tmp_path):
     assert len(list((parts / "round-1/targets").glob("*.h5"))) == 3
     assert refit(scans, start, parts, REFIT, images=8, shard=(2, 2)) is None
     assert len(list((parts / "round-1/targets").glob("*.h5"))) == 5
+    assert refit(scans, start, parts, REFIT, images=8, shard=(2, 2)) is None
+    assert not (parts / "round-1/run.json").exists()  # a shard draws and never trains
     answers = iter([False, True, True, True])
     refit(scans, start, parts, REFIT, images=8, should_stop=lambda: next(answers))
-    assert not (parts / "round-2").exists()
+    assert refit(scans, start, parts, REFIT, images=8, shard=(1, 2)) is None
+    assert not (parts / "round-2").exists()  # round 1 is not trained to its end
     resumed = refit(scans, start, parts, REFIT, images=8)
     a, b = (load_tensors(tmp_path / name / "prior.safetensors")[0] for name in ("whole", "parts"))
     assert all(torch.equal(a[key], b[key]) for key in a)

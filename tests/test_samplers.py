@@ -187,8 +187,7 @@ def test_dds_draws_from_the_posterior_of_a_plain_prior(sigma_n, eta):
 
     300 samples: the mean of each of 12 pixels is known to 6 % of its standard deviation (1 sigma),
     the mean variance to 1.7 %. All pixels have the variance the data step assumes, so the mean is
-    right; 60 Euler steps lose about a tenth of the variance. Fresh noise at every step
-    only would leave 0.4 to 0.6 of it.
+    right; 60 Euler steps lose about a tenth of the variance, which the bounds allow and no more.
     """
     rng, n, shape = rng_for(0, "dds"), 300, (3, 4)
     one = random_sense(shape, 3, rng, torch.complex128)

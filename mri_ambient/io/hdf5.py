@@ -8,7 +8,6 @@ import re
 import struct
 import sys
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -332,7 +331,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "")
 
 
-class H5Writer(ABC):
+class H5Writer:
     """A context manager that writes one HDF5 file, completely or not at all.
 
     Attributes:
@@ -345,11 +344,9 @@ class H5Writer(ABC):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    @abstractmethod
     def start(self) -> None:
         """What is written first, before the block."""
 
-    @abstractmethod
     def finish(self) -> None:
         """What is written last, after the block."""
 

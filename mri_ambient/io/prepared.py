@@ -94,9 +94,6 @@ class PreparedWriter(H5Writer):
         self._first: Scan | None = None
         self._missing = set(range(n_slices))
 
-    def start(self) -> None:
-        """Nothing yet: sizes are those of the first scan."""
-
     def write(self, scan: Scan) -> None:
         """Write the slices of a prepared scan.
 

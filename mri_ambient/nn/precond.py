@@ -6,6 +6,8 @@ return the denoised image ``D``, 0 outside the support of the maps. All sizes ar
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
@@ -26,8 +28,8 @@ def _to_complex(x: Tensor) -> Tensor:
     return torch.complex(x[:, 0], x[:, 1])
 
 
-class Denoiser(nn.Module):
-    """What both wrappers share: networks, their scale, and where lower precision is allowed.
+class Denoiser(nn.Module, ABC):
+    """What all wrappers share: networks, their scale, and where lower precision is allowed.
 
     Attributes:
         kind: the name the wrapper is chosen by.
@@ -48,6 +50,7 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
         self.autocast = False
 
+    @abstractmethod
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
         """Denoise.
 
@@ -59,7 +62,6 @@ class Denoiser(nn.Module):
         Returns:
             The denoised image, complex ``(b, y, x)``.
         """
-        raise NotImplementedError
 
     def vary(self, rng: Generator) -> None:
         """Draw what varies from one training step to the next; here, nothing."""

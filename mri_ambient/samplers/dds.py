@@ -16,9 +16,9 @@ The direction (z - K0) is that *after* the data step; with the one before it, as
 have several times the error they should have. No gradient flows through the network.
 
 With a prior that sees the whole state (supervised, refit) this draws from the posterior, but for
-the steps being finite: with a Gaussian prior, samples of 50 steps have 0.9 of the variance they
-should. A mask-conditioned prior is asked through the scan's own mask and gives estimates with a
-spread: it has seen y before the data step shows it again.
+the steps being finite, which makes samples somewhat narrow (tests/test_samplers.py compares with
+the closed form). A mask-conditioned prior is asked through the scan's own mask and gives estimates
+with a spread: it has seen y before the data step shows it again.
 """
 
 from __future__ import annotations

@@ -390,14 +390,21 @@ def test_verbose_says_more_about_every_case(cli, full, tmp_path):
     assert said.count("slice 0: data residual") == 2
 
 
-def test_refit_a_run(cli, tmp_path, monkeypatch):
-    """It finds the run's scans, draws in parts, trains, and its prior reconstructs."""
+@pytest.fixture
+def trained(cli, tmp_path, monkeypatch) -> tuple[Path, Path, Path]:
+    """Raw scans, prepared ones, and a run that saw four of them."""
     monkeypatch.setitem(PRESETS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
     raw, prepared, run = (tmp_path / name for name in ("raw", "prepared", "run"))
     cli("simulate", "phantom", "-o", raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
         "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
     cli("prep", raw, "-o", prepared, "--device", "cpu", "--no-pictures")
     cli("train", prepared, "-o", run, "--images", 4, "--batch-size", 2, "--device", "cpu")
+    return raw, prepared, run
+
+
+def test_refit_a_run(cli, tmp_path, trained):
+    """It finds the run's scans, draws in parts, trains, and its prior reconstructs."""
+    _, prepared, run = trained
     words = ("refit", run, "--rounds", 1, "--images", 4, "--batch-size", 2, "--steps", 3,
              "--device", "cpu")  # fmt: skip
     for part in ("1/2", "2/2"):
@@ -411,13 +418,8 @@ def test_refit_a_run(cli, tmp_path, monkeypatch):
     assert "wanted" not in cli("refit", tmp_path / "nowhere", code=3)[1]
 
 
-def test_audit_compares_what_a_prior_draws_with_its_scans(cli, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
-    raw, prepared, run = (tmp_path / name for name in ("raw", "prepared", "run"))
-    cli("simulate", "phantom", "-o", raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
-        "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
-    cli("prep", raw, "-o", prepared, "--device", "cpu", "--no-pictures")
-    cli("train", prepared, "-o", run, "--images", 4, "--batch-size", 2, "--device", "cpu")
+def test_audit_compares_what_a_prior_draws_with_its_scans(cli, tmp_path, trained):
+    raw, prepared, run = trained
     out, said = cli("audit", "memorization", run, prepared, "-o", tmp_path / "audit",
                     "--samples", 2, "--steps", 2, "--device", "cpu", "--json")  # fmt: skip
     assert "of 2 drawn images are nearer" in said
