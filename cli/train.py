@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +68,9 @@ def run(
     batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Adam's, after the warm-up.")] = 1e-3,
     check_every: Annotated[int, typer.Option(help="Images between validations.")] = 2000,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard as well.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes that read data; 0: a thread.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Train even on masks that leave images undetermined.")
@@ -116,12 +121,13 @@ def run(
         keep_freed_memory()
         interrupted = on_interrupt()
         damaged: list[str] = []
-        with progress_bar() as bars:
+        with progress_bar() as bars, _board(output, tensorboard and job.leads) as board:
             task = bars.add_task("train", total=images if limit is None else round(limit))
 
             def show(progress: Progress) -> None:
                 done = progress.images if limit is None else int(progress.seconds)
                 bars.update(task, completed=done, description=f"train {_status(progress)}")
+                board(progress)
                 if verbose and progress.saved:
                     say(_status(progress))
                 if progress.validation:
@@ -153,6 +159,34 @@ def run(
         raise typer.Exit(130)
     if damaged:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _board(output: Path, wanted: bool) -> Iterator[Callable[[Progress], None]]:
+    """What shows a run's progress in TensorBoard.
+
+    Raises:
+        ConfigError: TensorBoard is wanted and not installed.
+    """
+    if not wanted:
+        yield lambda progress: None
+        return
+    from mri_ambient.errors import ConfigError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "--tensorboard needs TensorBoard; pip install 'mri-ambient[tensorboard]'"
+        ) from error
+    with SummaryWriter(output / "tensorboard") as writer:  # type: ignore[no-untyped-call]
+
+        def show(progress: Progress) -> None:
+            figures = {"loss": progress.loss, "images_per_second": progress.images_per_second}
+            for name, value in (figures | (progress.validation or {})).items():
+                writer.add_scalar(name, value, progress.images)  # type: ignore[no-untyped-call]
+
+        yield show
 
 
 def _status(progress: Progress) -> str:

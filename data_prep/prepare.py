@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..coil_maps import pack_maps, unpack_maps
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError
 from ..fourier import center_crop
 from ..io import PreparedFile, ScanFile
@@ -186,8 +187,8 @@ def estimate_maps(
 ) -> tuple[Scan, EspiritMaps | None]:
     """ESPIRiT maps on the full field of view; a single coil sees everything equally.
 
-    They are zero where the calibration block of a slice holds only zeros. ``device`` computes them;
-    they come back to where the k-space is.
+    They are zero where the calibration block of a slice holds only zeros, and rounded to what a
+    prepared file keeps of them. ``device`` computes them; they come back to where the k-space is.
     """
     if scan.n_coils == 1:
         seen = center_crop(scan.ksp, calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
@@ -200,7 +201,7 @@ def estimate_maps(
         crop=config.crop,
     )
     found = found.to(scan.ksp.device)
-    return scan.with_step("espirit", maps=found.maps), found
+    return scan.with_step("espirit", maps=unpack_maps(pack_maps(found.maps))), found
 
 
 def plan(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .coil_maps import unpack_maps
 from .fourier import reverse
 from .masks import sampling_density
 from .rng import Streams
@@ -22,7 +23,8 @@ class Batch:
 
     Attributes:
         ksp: complex ``(b, coil, y, x)``. Entries where ``mask`` is False are never read.
-        maps: ``(b, coil, y, x)``; scans with fewer coils are filled up with zero maps.
+        maps: ``(b, coil, y, x)``; scans with fewer coils are filled up with zero maps. On the way
+            to a device they may be packed (:mod:`~mri_ambient.coil_maps`).
         mask: bool ``(b, 1, y, x)``.
         acquired: bool ``(b, x)``, False for columns the scanner never acquires.
         noise_std: sigma_n per real channel, ``(b,)``.
@@ -47,8 +49,9 @@ class Batch:
         return self.ksp.shape[0]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on another device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """The batch on another device, with its maps unpacked there."""
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return moved if moved.maps.is_complex() else replace(moved, maps=unpack_maps(moved.maps))
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from which a GPU fetches while the CPU goes on."""
@@ -96,7 +99,27 @@ class Batch:
         Raises:
             ValueError: a scan is not prepared, or the sizes differ.
         """
-        return cls.stack([_of_scan(scan) for scan in scans])
+        return cls.stack([cls.with_maps(scan, scan.maps) for scan in scans])
+
+    @classmethod
+    def with_maps(cls, scan: Scan, maps: Tensor | None) -> Batch:
+        """The slices of a scan with these maps, complex or packed.
+
+        Raises:
+            ValueError: maps or noise_std are missing.
+        """
+        if maps is None or scan.noise_std is None:
+            raise ValueError(f"{scan.scan_id}: not prepared; maps and noise_std are needed")
+        n, _, ny, nx = scan.ksp.shape
+        acquired = torch.ones(nx, dtype=torch.bool) if scan.acquired is None else scan.acquired
+        return cls(
+            ksp=scan.ksp,
+            maps=maps,
+            mask=scan.mask.expand(n, 1, ny, nx),
+            acquired=acquired.expand(n, nx),
+            noise_std=torch.full((n,), float(scan.noise_std)),
+            density=sampling_density(scan.mask, acquired).expand(n, 1, ny, nx),
+        )
 
     @classmethod
     def stack(cls, batches: Sequence[Batch]) -> Batch:
@@ -125,22 +148,7 @@ def _where(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 def _with_coils(coils: Tensor, n_coils: int) -> Tensor:
     """Filled up with coils that see nothing."""
-    n, have, ny, nx = coils.shape
+    n, have, *rest = coils.shape
     if have == n_coils:
         return coils
-    return torch.cat([coils, coils.new_zeros(n, n_coils - have, ny, nx)], dim=1)
-
-
-def _of_scan(scan: Scan) -> Batch:
-    if scan.maps is None or scan.noise_std is None:
-        raise ValueError(f"{scan.scan_id}: not prepared; maps and noise_std are needed")
-    n, _, ny, nx = scan.ksp.shape
-    acquired = torch.ones(nx, dtype=torch.bool) if scan.acquired is None else scan.acquired
-    return Batch(
-        ksp=scan.ksp,
-        maps=scan.maps,
-        mask=scan.mask.expand(n, 1, ny, nx),
-        acquired=acquired.expand(n, nx),
-        noise_std=torch.full((n,), float(scan.noise_std)),
-        density=sampling_density(scan.mask, acquired).expand(n, 1, ny, nx),
-    )
+    return torch.cat([coils, coils.new_zeros(n, n_coils - have, *rest)], dim=1)

@@ -56,6 +56,11 @@ class Item:
         """The slice as a batch of one."""
         return Batch.of([self.file[self.index]])
 
+    def read_packed(self) -> Batch:
+        """The slice with its maps as they are stored, to be unpacked on a device."""
+        maps = self.file.read_packed_maps(self.index)
+        return Batch.with_maps(self.file.without_maps(self.index), maps[None])
+
 
 @dataclass(frozen=True)
 class Group:
@@ -154,10 +159,11 @@ class Dataset:
             chosen.append(self._orders[seed, epoch][place])
         return chosen
 
-    def batch(
-        self, n: int, size: int, seed: int, *, augment: bool = False, rank: int = 0, world: int = 1
-    ) -> Draw:
-        """The part of batch ``n`` that is process ``rank``'s of ``world``, by matrix size."""
+    def batch(self, n: int, size: int, seed: int, *, rank: int = 0, world: int = 1) -> Draw:
+        """The part of batch ``n`` that is process ``rank``'s of ``world``, by matrix size.
+
+        Maps are packed as they are stored; a batch on its device has them unpacked.
+        """
         groups: dict[tuple[int, int], list[tuple[int, Batch]]] = {}
         damaged = []
         chosen = self.indices(n, size, seed)
@@ -172,12 +178,10 @@ class Dataset:
             for group in groups.values()
             if group
         ]
-        if augment:
-            stacked = [_augmented(group, n, seed) for group in stacked]
         return Draw(tuple(stacked), tuple(damaged))
 
     def _read(self, item: Item) -> Batch:
-        batch = item.read()
+        batch = item.read_packed()
         density = self.densities[mask_group(item.file.mask)].expand(1, 1, *item.shape)
         img = None
         if self.images is not None:
@@ -187,11 +191,6 @@ class Dataset:
 
 def _shuffled(indices: list[int], rng: torch.Generator) -> list[int]:
     return [indices[i] for i in torch.randperm(len(indices), generator=rng).tolist()]
-
-
-def _augmented(group: Group, n: int, seed: int) -> Group:
-    streams = [rng_for(seed, "augment", n, position) for position in group.positions]
-    return replace(group, batch=group.batch.augmented(streams))
 
 
 def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:

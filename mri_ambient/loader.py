@@ -21,14 +21,11 @@ class Numbered(torch.utils.data.Dataset[Draw]):
     dataset: Dataset
     size: int
     seed: int
-    augment: bool
     rank: int
     world: int
 
     def __getitem__(self, n: int) -> Draw:
-        return self.dataset.batch(
-            n, self.size, self.seed, augment=self.augment, rank=self.rank, world=self.world
-        )
+        return self.dataset.batch(n, self.size, self.seed, rank=self.rank, world=self.world)
 
 
 class Loader:

@@ -30,6 +30,7 @@ from .data import (
     MIN_SIGMA,
     Dataset,
     Draw,
+    Group,
     Item,
     load_dataset,
     measure_coverage,
@@ -322,9 +323,7 @@ def train(
         log.cut(state.step * config.batch_size)
         held_out = log.values("held_out")
 
-    batches = Numbered(
-        dataset, config.batch_size, config.seed, config.augment, team.rank, team.size
-    )
+    batches = Numbered(dataset, config.batch_size, config.seed, team.rank, team.size)
     loader = Loader(batches, state.step, workers=workers, pinned=device.type == "cuda")
     first_step = state.step
     with loader as draws:
@@ -526,6 +525,11 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _streams(seed: int, what: str, step: int, group: Group) -> list[torch.Generator]:
+    """A generator for each slice of a batch, whoever else is in the process's part of it."""
+    return [rng_for(seed, what, step, position) for position in group.positions]
+
+
 def _step(
     state: _State, draw: Draw, config: TrainConfig, team: Team, device: torch.device
 ) -> tuple[float, dict[str, float]]:
@@ -543,7 +547,9 @@ def _step(
     figures: dict[str, Tensor] = {}
     for group in draw.groups:
         batch = group.batch.to(device)
-        rng = [rng_for(config.seed, "step", state.step, place) for place in group.positions]
+        if config.augment:
+            batch = batch.augmented(_streams(config.seed, "augment", state.step, group))
+        rng = _streams(config.seed, "step", state.step, group)
         loss = config.objective(state.net, batch, rng)
         share = len(batch) / config.batch_size
         (loss.backward * share).backward()  # type: ignore[no-untyped-call]
@@ -579,7 +585,7 @@ def _lost(run: Path, draw: Draw, state: _State, config: TrainConfig) -> MriAmbie
     tensors = {
         f"{i}.{name}": value
         for i, group in enumerate(draw.groups)
-        for name, value in vars(group.batch).items()
+        for name, value in vars(group.batch.to("cpu")).items()
         if value is not None
     }
     save_tensors(path, tensors, {"format": "batch/1", "step": state.step})

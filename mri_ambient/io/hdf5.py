@@ -204,6 +204,18 @@ def _memory_for(shape: tuple[int, ...]) -> NDArray[np.complex64]:
     return np.frombuffer(memory, np.complex64).reshape(shape)
 
 
+def read_integers(dataset: h5py.Dataset, path: Path, what: str, index: int) -> NDArray[np.int16]:
+    """One entry along the first axis of a dataset of 16-bit integers.
+
+    Raises:
+        ScanFormatError: it is too large to be true or damaged.
+    """
+    check_size(dataset.shape[1:], 2, path, what)
+    with _reading(path, what):
+        out: NDArray[np.int16] = dataset[index]
+    return out
+
+
 @contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
     try:

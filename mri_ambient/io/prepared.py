@@ -4,7 +4,7 @@
 dataset        shape                dtype     meaning
 ============== ==================== ========= ===================================================
 ksp            (slice, coil, y, x)  complex64 whitened, compressed, scaled; 0 where not sampled
-maps           (slice, coil, y, x)  complex64 coil sensitivities
+maps           (slice, coil, y, x, 2) int16   coil sensitivities, Re and Im times 32767
 mask           (1, y, x)            bool      sampled positions
 acquired       (x,)                 bool      False for columns the scanner never acquires
 coil_transform (coil, coil)         complex64 compression x whitening, whole
@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import json_text
+from ..coil_maps import pack_maps, unpack_maps
 from ..errors import ScanFormatError
 from ..scan import Scan
 from .base import ScanFile, stacked
@@ -37,6 +39,7 @@ from .hdf5 import (
     open_h5,
     read_attributes,
     read_complex,
+    read_integers,
     read_real,
     read_text,
     write_attributes,
@@ -114,13 +117,13 @@ class PreparedWriter(H5Writer):
             raise ValueError(f"{scan.scan_id}: slices {scan.slices} differ in mask, scale or coils")
         for position, index in enumerate(scan.slices):
             self.file["ksp"][index] = scan.ksp[position].numpy(force=True)
-            self.file["maps"][index] = scan.maps[position].numpy(force=True)
+            self.file["maps"][index] = pack_maps(scan.maps[position]).numpy(force=True)
         self._missing.difference_update(scan.slices)
 
     def _create(self, scan: Scan) -> None:
         shape = (self._n_slices, *scan.ksp.shape[1:])
-        for name in ("ksp", "maps"):
-            self.create_slices(name, shape, "complex64")
+        self.create_slices("ksp", shape, "complex64")
+        self.create_slices("maps", (*shape, 2), "int16")
         self.file["mask"] = scan.mask.numpy(force=True)
         self.file["acquired"] = _acquired(scan).numpy(force=True)
         self.file["coil_transform"] = _coil_transform(scan).to(torch.complex64).numpy(force=True)
@@ -208,7 +211,7 @@ class PreparedFile(ScanFile):
         self.shape = ksp.shape
         n_coils, ny, nx = self.shape[1:]
         maps = find_dataset(file, self.path, "maps")
-        if maps.dtype != "complex64" or maps.shape != ksp.shape:
+        if maps.dtype != "int16" or maps.shape != (*self.shape, 2):
             raise self._damaged(f"maps are {maps.dtype} {maps.shape}, ksp has {ksp.shape}")
         # Cached where the properties of the base look first.
         self.__dict__["mask"] = self._read_bool(file, "mask", (1, ny, nx))
@@ -261,20 +264,27 @@ class PreparedFile(ScanFile):
 
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice in normalised units, complex64 ``(coil, y, x)``."""
-        return self._read_slice("ksp", index)
-
-    def read_maps(self, index: int) -> Tensor:
-        """Coil sensitivities of one slice, complex64 ``(coil, y, x)``."""
-        return self._read_slice("maps", index)
-
-    def _read_slice(self, name: str, index: int) -> Tensor:
         with open_h5(self.path) as file:
-            dataset = find_dataset(file, self.path, name)
+            dataset = find_dataset(file, self.path, "ksp")
             return torch.from_numpy(
-                read_complex(dataset, self.path, f"slice {index} of {name}", index)
+                read_complex(dataset, self.path, f"slice {index} of ksp", index)
+            )
+
+    def read_packed_maps(self, index: int) -> Tensor:
+        """Coil sensitivities of one slice as they are stored, int16 ``(coil, y, x, 2)``."""
+        with open_h5(self.path) as file:
+            dataset = find_dataset(file, self.path, "maps")
+            return torch.from_numpy(
+                read_integers(dataset, self.path, f"slice {index} of maps", index)
             )
 
     def __getitem__(self, index: int | slice) -> Scan:
+        chosen = self._chosen(index)
+        maps = unpack_maps(stacked(self.read_packed_maps, chosen))
+        return replace(self.without_maps(index), maps=maps)
+
+    def without_maps(self, index: int | slice) -> Scan:
+        """Some slices, for who reads the maps as they are stored."""
         chosen = self._chosen(index)
         try:
             return Scan(
@@ -286,7 +296,6 @@ class PreparedFile(ScanFile):
                 acquired=self.acquired,
                 noise_std=self.noise_std,
                 noise_source=self.noise_source,
-                maps=stacked(self.read_maps, chosen),
                 scale=self.scale,
                 coil_transform=self.coil_transform,
                 voxel_mm=self.voxel_mm,

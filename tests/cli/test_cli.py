@@ -440,3 +440,18 @@ def test_prep_stops_where_memory_ends(cli, full, tmp_path, monkeypatch):
     _, said = cli("prep", full, "-o", tmp_path / "out", "--device", "cpu", code=4)
     assert said.count("error:") == 1
     assert "out of memory" in said and "--device cpu" in said
+
+
+def test_tensorboard_shows_what_the_log_says(cli, tmp_path, trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, prepared, _ = trained
+    run = tmp_path / "watched"
+    cli("train", prepared, "-o", run, "--images", 6, "--batch-size", 2, "--check-every", 2,
+        "--device", "cpu", "--tensorboard")  # fmt: skip
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for name in ("loss", "held_out"):
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        assert shown == [(row["images"], pytest.approx(row[name], rel=1e-6)) for row in log]

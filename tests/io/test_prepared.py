@@ -13,6 +13,7 @@ import torch
 from helpers import random_maps
 from torch import Generator
 
+from mri_ambient.coil_maps import pack_maps, unpack_maps
 from mri_ambient.errors import MriAmbientError, ScanFormatError
 from mri_ambient.io import PreparedFile, PreparedWriter, open_scan
 from mri_ambient.rng import complex_normal
@@ -35,7 +36,7 @@ def prepared(rng: Generator) -> Scan:
         acquired=torch.arange(10) > 0,
         noise_std=0.02,
         noise_source="noise scan",
-        maps=random_maps(SHAPE, rng),
+        maps=unpack_maps(pack_maps(random_maps(SHAPE, rng))),
         scale=3.5e-5,
         coil_transform=complex_normal((4, 4), rng),
         voxel_mm=(0.7, 0.8, 4.5),
@@ -127,7 +128,7 @@ def test_the_file_opens_with_plain_h5py(path):
     with h5py.File(path) as file:
         assert file.attrs["mri_ambient_format"] == "prepared/1"
         assert {name: file[name].shape for name in ("ksp", "maps", "mask", "acquired")} == {
-            "ksp": SHAPE, "maps": SHAPE, "mask": (1, 12, 10), "acquired": (10,)
+            "ksp": SHAPE, "maps": (*SHAPE, 2), "mask": (1, 12, 10), "acquired": (10,)
         }  # fmt: skip
         assert file["mask"].dtype == bool
 
@@ -191,7 +192,8 @@ def test_content_that_cannot_be_right_is_refused(path, edit, message):
     [
         ("ksp", np.ones((3, 2, 12), np.complex64)),
         ("ksp", np.ones(SHAPE, np.float32)),
-        ("maps", np.ones((3, 2, 12, 9), np.complex64)),
+        ("maps", np.ones((3, 2, 12, 9, 2), np.int16)),
+        ("maps", np.ones(SHAPE, np.complex64)),
         ("mask", np.ones((12, 10), bool)),
         ("acquired", np.ones(9, bool)),
         ("coil_transform", np.ones((3, 4), np.complex64)),
