@@ -179,12 +179,12 @@ def _board(output: Path, wanted: bool) -> Iterator[Callable[[Progress], None]]:
         raise ConfigError(
             "--tensorboard needs TensorBoard; pip install 'mri-ambient[tensorboard]'"
         ) from error
-    with SummaryWriter(output / "tensorboard") as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(output / "tensorboard") as writer:
 
         def show(progress: Progress) -> None:
             figures = {"loss": progress.loss, "images_per_second": progress.images_per_second}
             for name, value in (figures | (progress.validation or {})).items():
-                writer.add_scalar(name, value, progress.images)  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, progress.images)
 
         yield show
 
