@@ -49,7 +49,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("-O", "--option", help="NAME=VALUE of the objective; may be repeated."),
+    typer.Option("-O", "--option", help="NAME=VALUE of the objective or method; may be repeated."),
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more about every case.")]
 Shard = Annotated[

@@ -16,9 +16,11 @@ from .common import (
     PriorPath,
     Quiet,
     Seed,
+    Set,
     Shard,
     Verbose,
     choose,
+    parse_pairs,
     pick_shard,
     progress_bar,
     run_cases,
@@ -30,7 +32,8 @@ def run(
     inputs: Inputs,
     output: Output,
     method: Annotated[
-        str, typer.Option(help="aos, dds, adps, zero-filled, cg-sense or l1-wavelet.")
+        str,
+        typer.Option(help="aos, dds, msm, pula, adps, zero-filled, cg-sense or l1-wavelet."),
     ] = "aos",
     prior: PriorPath = None,
     retrospective: Annotated[
@@ -53,12 +56,12 @@ def run(
     ] = 1,
     steps: Annotated[
         int | None,
-        typer.Option(help="Network evaluations a sample (dds, adps).", show_default="50, 500"),
-    ] = None,
-    step_size: Annotated[
-        float | None, typer.Option(help="Weight of the data term (adps).", show_default="0.5")
+        typer.Option(
+            help="Noise levels of a sampler.", show_default="dds, msm 50; pula 100; adps 500"
+        ),
     ] = None,
     final_dc: Annotated[bool, typer.Option(help="End aos with data consistency.")] = True,
+    option: Set = None,
     lam: Annotated[
         float | None,
         typer.Option(
@@ -109,7 +112,7 @@ def run(
     from mri_ambient.report import draw_volume
     from mri_ambient.weights import default_prior
 
-    given = {"n_steps": steps, "step_size": step_size, "lam": lam}
+    given = {"n_steps": steps, "lam": lam, **parse_pairs(option or [])}
     if not final_dc:
         given["final_dc"] = False
     chosen = with_options(choose("method", method, METHODS), given)
@@ -146,7 +149,8 @@ def run(
             if full.fully_sampled:
                 whole = preparation if file is full else plan(full, config, device=where)
                 reference = Reference(full, whole)
-            n_steps = getattr(chosen, "n_steps", 1) * (samples if is_stochastic(chosen) else 1)
+            n_samples = samples if is_stochastic(chosen) else 1
+            n_steps = getattr(chosen, "n_steps", 1) * n_samples
             work = bars.add_task(path.name, total=len(file) * n_steps)
             report = reconstruct_file(
                 file,

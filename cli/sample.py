@@ -19,6 +19,9 @@ def run(
         Path | None, typer.Option(help="Scan whose coil maps (first slice) are used.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Network evaluations an image.")] = 40,
+    guidance: Annotated[
+        float, typer.Option(help="Move towards what all masks agree about, with this weight.")
+    ] = 0.0,
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -56,7 +59,7 @@ def run(
         task = bars.add_task("sample", total=steps * samples)
         images = draw_images(
             loaded,
-            PriorOnly(n_steps=steps),
+            PriorOnly(n_steps=steps, guidance=guidance),
             n_images=samples,
             shape=size,
             maps=maps,
@@ -65,6 +68,7 @@ def run(
             on_step=lambda _: bars.advance(task),
         )
     facts = {"prior_sha256": loaded.facts.card["sha256"], "seed": seed, "steps": steps}
+    facts["guidance"] = guidance
     with SamplesWriter(output / "samples.h5", images, attributes=facts):
         pass
     save_images(images.abs(), output / "samples.png")

@@ -1,4 +1,4 @@
-"""Options as TOML text, for people to read."""
+"""Options as text: read from a command line, written as TOML for people to read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_path
+from .errors import ConfigError
 
 
 def to_toml(values: dict[str, Any], section: str = "") -> str:
@@ -20,6 +21,24 @@ def to_toml(values: dict[str, Any], section: str = "") -> str:
             # JSON writes strings, numbers, booleans and lists just as TOML does.
             lines.append(f"{key} = {json.dumps(value)}\n")
     return "".join(lines + tables)
+
+
+def parse_option(name: str, text: str, default: object) -> object:
+    """``text`` as a value of the kind that ``default`` is; None stands for a number.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(float(part) for part in text.split(","))
+        return float(text) if default is None else type(default)(text)  # type: ignore[call-arg]
+    except (KeyError, ValueError) as error:
+        example = "a number" if default is None else f"something like {default}"
+        wanted = "true or false" if isinstance(default, bool) else example
+        raise ConfigError(f"option {name} is {wanted}, got {text!r}") from error
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> None:

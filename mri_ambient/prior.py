@@ -48,6 +48,10 @@ class DenoiserSource(Protocol):
         """Bind maps, mask rule and random state, one generator per batch item."""
         ...
 
+    def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
+        """M~ drawn as in training, one per batch item; None if the prior knows no masks."""
+        ...
+
 
 SCALE_RULE = "calibration-rss-p99"
 """How scans are normalised before any prior sees them (docs/conventions.md)."""
@@ -140,10 +144,7 @@ class Prior:
         shape = (op.ishape[-2], op.ishape[-1])
         everything = torch.ones(1, 1, *shape, dtype=torch.bool, device=op.maps.device)
         facts = self.facts
-        if facts.mask_conditioned or facts.noise_filled:
-            mask = self._further_mask(op, rng, further)
-        else:
-            mask = everything
+        mask = self._further_mask(op, rng, further) if self.knows_masks else everything
         inner = op.with_mask(mask if facts.mask_conditioned else everything)
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
@@ -155,16 +156,26 @@ class Prior:
 
         return denoise
 
-    def _further_mask(self, op: SenseOp, rng: Sequence[Generator], further: Further) -> Tensor:
+    @property
+    def knows_masks(self) -> bool:
+        """Whether the answer depends on a mask."""
+        return self.facts.mask_conditioned or self.facts.noise_filled
+
+    def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
+        """M~ drawn as in training, bool ``(b, 1, y, x)``; None if the prior knows no masks."""
+        if not self.knows_masks:
+            return None
         shape = (op.ishape[-2], op.ishape[-1])
-        if isinstance(further, Tensor):
-            return further
-        if further == "scan":
-            return op.mask
-        masks = [self._training_mask(shape, generator) for generator in rng]
+        masks = [self._draw_mask(shape, generator) for generator in rng]
         return torch.stack(masks).to(op.maps.device)
 
-    def _training_mask(self, shape: tuple[int, int], rng: Generator) -> Tensor:
+    def _further_mask(self, op: SenseOp, rng: Sequence[Generator], further: Further) -> Tensor:
+        if isinstance(further, Tensor):
+            return further
+        drawn = self.training_mask(op, rng) if further == "training" else None
+        return op.mask if drawn is None else drawn
+
+    def _draw_mask(self, shape: tuple[int, int], rng: Generator) -> Tensor:
         """A mask drawn as in training: one of its rate, thinned further where it was then."""
         spec = self.facts.mask
         # A narrow matrix holds fewer calibration lines at the same rate.

@@ -19,6 +19,7 @@ from typing_extensions import TypeIs
 from ._version import __version__
 from .baselines import BASELINES, Baseline
 from .batch import Batch
+from .config import parse_option
 from .errors import (
     ConfigError,
     DeviceError,
@@ -336,15 +337,22 @@ def with_options(
 ) -> Sampler | Baseline:
     """A method with the options that were given (not None) and its own defaults.
 
+    Args:
+        method: the method.
+        given: values, or the text of values.
+
     Raises:
-        ConfigError: an option this method does not have.
+        ConfigError: an option this method does not have, or text that is no value of its kind.
     """
     options = {name: value for name, value in given.items() if value is not None}
-    known = {field.name for field in fields(method)}  # type: ignore[arg-type]
-    if unknown := sorted(set(options) - known):
+    known = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
+    if unknown := sorted(set(options) - set(known)):
         raise ConfigError(
             f"method {method.name!r} has no option {', '.join(unknown)}; it has {sorted(known)}"
         )
+    for name, value in options.items():
+        if isinstance(value, str) and not isinstance(known[name], str):
+            options[name] = parse_option(name, value, known[name])
     return method(**options)
 
 

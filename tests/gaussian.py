@@ -27,6 +27,12 @@ class GaussianPrior:
             return op.with_mask(further)
         return op if further == "scan" or self.mask is None else op.with_mask(self.mask)
 
+    def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
+        """Lines kept with probability 0.7 each, one mask per item."""
+        width = op.ishape[-1]
+        lines = [torch.rand(width, generator=g, dtype=torch.float64) < 0.7 for g in rng]
+        return torch.stack(lines)[:, None, None].expand(-1, 1, op.ishape[-2], width)
+
     def matrix(self, op: SenseOp, sigma: float) -> Tensor:
         """D = matrix @ A~^H z: (A~^H A~ + sigma^2 / var)^-1, (pixel, pixel)."""
         n = self.var.numel()
@@ -60,6 +66,9 @@ class WholeGaussian(GaussianPrior):
     D = var / (var + sigma^2) S^H F^H z, for maps with sum_c |S_c|^2 = 1 everywhere.
     """
 
+    def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
+        return None
+
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
     ) -> DenoiseFn:
@@ -68,5 +77,28 @@ class WholeGaussian(GaussianPrior):
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
             var = self.var.to(z.real.dtype)
             return var / (var + sigma[:, None, None].square()) * whole.adjoint(z)
+
+        return denoise
+
+
+class Mixture(WholeGaussian):
+    """The whole image is +center or -center with equal chance, plus white noise of ``var``."""
+
+    def __init__(self, center: Tensor, var: float, *, sigma_min: float) -> None:
+        super().__init__(torch.full(center.shape, var).double(), sigma_min=sigma_min)
+        self.center = center
+        self.sigma_data = float((var + center.abs().square().mean() / 2) ** 0.5)
+
+    def denoiser(
+        self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
+    ) -> DenoiseFn:
+        whole = op.with_mask(torch.ones_like(op.mask))
+
+        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            u, sigma = whole.adjoint(z), sigma[:, None, None]
+            total = self.var + sigma**2
+            along = (self.center.conj() * u).real / total
+            sign = torch.tanh(along.sum(dim=(-2, -1), keepdim=True))
+            return sign * self.center + self.var / total * (u - sign * self.center)
 
         return denoise

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 
+from ..config import parse_option
 from ..errors import ConfigError
 from ..noise import LogNormal
 from .ambient import Ambient
@@ -37,23 +38,10 @@ def make_objective(name: str, options: Mapping[str, str] | None = None) -> Objec
             raise ConfigError(
                 f"objective {name!r} has no option {option!r}; it has {', '.join(plain)}"
             )
-        values[option] = _parsed(option, text, known[option])
+        default = known[option]
+        nested = isinstance(default, Objective)
+        values[option] = make_objective(text) if nested else parse_option(option, text, default)
     return kind(**values)
-
-
-def _parsed(option: str, text: str, default: object) -> object:
-    """``text`` as a value of the kind that ``default`` is."""
-    try:
-        if isinstance(default, Objective):
-            return make_objective(text)
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(default, tuple):
-            return tuple(float(part) for part in text.split(","))
-        return type(default)(text)  # type: ignore[call-arg]
-    except (KeyError, ValueError) as error:
-        wanted = "true or false" if isinstance(default, bool) else f"something like {default}"
-        raise ConfigError(f"option {option} is {wanted}, got {text!r}") from error
 
 
 __all__ = [

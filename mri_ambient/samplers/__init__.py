@@ -4,8 +4,23 @@ from .adps import Adps
 from .aos import Aos
 from .base import Sampler, StepInfo, data_consistency
 from .dds import Dds
+from .msm import Msm
 from .prior_only import PriorOnly
+from .pula import Pula
 
-SAMPLERS: dict[str, type[Sampler]] = {sampler.name: sampler for sampler in (Aos, Dds, Adps)}
+SAMPLERS: dict[str, type[Sampler]] = {
+    sampler.name: sampler for sampler in (Aos, Dds, Msm, Pula, Adps)
+}
 
-__all__ = ["SAMPLERS", "Adps", "Aos", "Dds", "PriorOnly", "Sampler", "StepInfo", "data_consistency"]
+__all__ = [
+    "SAMPLERS",
+    "Adps",
+    "Aos",
+    "Dds",
+    "Msm",
+    "PriorOnly",
+    "Pula",
+    "Sampler",
+    "StepInfo",
+    "data_consistency",
+]

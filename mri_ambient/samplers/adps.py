@@ -56,6 +56,11 @@ class Adps:
         if not 0 <= self.step_size < math.inf:
             raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
 
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per sample, each forwards and backwards."""
+        return self.n_steps
+
     def __call__(
         self,
         prior: DenoiserSource,

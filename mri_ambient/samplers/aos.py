@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ..errors import ConfigError
 from ..prior import DenoiserSource
 from ..sense import SenseOp
-from .base import OnStep, StepInfo, data_consistency
+from .base import OnStep, StepInfo, data_consistency, one_step
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Aos:
         if self.n_cg < 1:
             raise ConfigError(f"n_cg must be at least 1, got {self.n_cg}")
 
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per sample."""
+        return 1
+
     def __call__(
         self,
         prior: DenoiserSource,
@@ -50,11 +55,11 @@ class Aos:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Reconstruct; see :class:`~mri_ambient.samplers.base.Sampler`."""
-        sigma = noise_std.clamp(min=prior.sigma_min)
-        x = prior.denoiser(op, rng, further="scan")(ksp, sigma)
+        x = one_step(prior, op, ksp, noise_std=noise_std, rng=rng)
         if self.final_dc:
             x = data_consistency(op, ksp, x, noise_std=noise_std, tau=prior.tau, n_iter=self.n_cg)
         if on_step is not None:
             residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
-            on_step(StepInfo(index=0, n_steps=1, sigma=float(sigma.max()), residual=residual))
+            sigma = float(noise_std.clamp(min=prior.sigma_min).max())
+            on_step(StepInfo(index=0, n_steps=1, sigma=sigma, residual=residual))
         return x

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Generator, Tensor
 
+from ..errors import ConfigError
 from ..prior import DenoiserSource
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
@@ -40,11 +42,17 @@ class Sampler(Protocol):
         name: the key it is chosen by.
         stochastic: whether another generator gives another image.
         needs_grad: whether it differentiates through the denoiser.
+        n_evaluations: network evaluations per sample; with ``needs_grad``, backwards as well.
     """
 
     name: ClassVar[str]
     stochastic: ClassVar[bool]
     needs_grad: ClassVar[bool]
+
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per sample."""
+        ...
 
     def __call__(
         self,
@@ -70,6 +78,54 @@ class Sampler(Protocol):
             Images, complex ``(b, y, x)``, normalised units.
         """
         ...
+
+
+STARTS = ("noise", "aos", "cg-sense")
+"""Where a sampler can start: from nothing, one step of the prior, or CG-SENSE."""
+
+START_CG = 20
+"""Conjugate-gradient steps of the start "cg-sense"."""
+
+
+def check_start(start: str) -> None:
+    """Raise ConfigError if it is none of :data:`STARTS`."""
+    if start not in STARTS:
+        raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+
+
+def one_step(
+    prior: DenoiserSource,
+    op: SenseOp,
+    ksp: Tensor,
+    *,
+    noise_std: Tensor,
+    rng: Sequence[Generator],
+) -> Tensor:
+    """``E[x | A^H y]`` as a prior knows it: the measurement as it is, under the scan's mask."""
+    return prior.denoiser(op, rng, further="scan")(ksp, noise_std.clamp(min=prior.sigma_min))
+
+
+def first_image(
+    start: str,
+    prior: DenoiserSource,
+    op: SenseOp,
+    ksp: Tensor,
+    *,
+    noise_std: Tensor,
+    rng: Sequence[Generator],
+) -> Tensor:
+    """The image a sampler starts from: 0, one step of the prior, or a CG-SENSE image.
+
+    CG-SENSE weighs the image's energy by what the prior knows of it, ``||x||^2 / s^2``.
+    """
+    if start == "aos":
+        return one_step(prior, op, ksp, noise_std=noise_std, rng=rng)
+    nothing = torch.zeros_like(ksp[:, 0])
+    if start == "noise":
+        return nothing
+    return data_consistency(
+        op, ksp, nothing, noise_std=noise_std, tau=prior.sigma_data, n_iter=START_CG
+    )
 
 
 def data_consistency(

@@ -1,11 +1,17 @@
 """Images the prior believes in, with no measurement.
 
 The fixed-mask sampler of Ambient Diffusion (Daras et al. 2023, arXiv 2305.19256, section 4): one
-training-type M~ per image, and deterministic steps towards what the denoiser sees through it.
+training-type M~ per image, and deterministic steps towards what the denoiser sees through it. With
+reconstruction guidance (same section), every step also moves the state against the gradient of
+
+    w ||D(z; M~) - D(z; M~')||^2,
+
+M~' a fresh mask: towards states of which all masks tell the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +22,7 @@ from torch import Generator, Tensor
 
 from ..errors import ConfigError
 from ..noise import EDM_SIGMA_DATA, rho_schedule
-from ..prior import DenoiserSource
+from ..prior import DenoiseFn, DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from .base import OnStep, StepInfo
@@ -29,16 +35,20 @@ class PriorOnly:
     Attributes:
         n_steps: network evaluations per image.
         sigma_max: first noise level, for data of standard deviation 0.5 per channel.
+        guidance: the weight w of reconstruction guidance; 0 leaves it out.
     """
 
     name: ClassVar[str] = "prior-only"
 
     n_steps: int = 40
     sigma_max: float = 80.0
+    guidance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.n_steps < 2:
             raise ConfigError(f"n_steps must be at least 2, got {self.n_steps}")
+        if not 0 <= self.guidance < math.inf:
+            raise ConfigError(f"guidance must be 0 or more and finite, got {self.guidance}")
 
     def __call__(
         self,
@@ -58,6 +68,9 @@ class PriorOnly:
 
         Returns:
             Images, complex ``(b, y, x)``, normalised units.
+
+        Raises:
+            ConfigError: guidance by a prior that knows no masks.
         """
         everything = torch.ones(1, 1, *maps.shape[-2:], dtype=torch.bool, device=maps.device)
         op = SenseOp(maps, everything)
@@ -70,10 +83,33 @@ class PriorOnly:
         x0 = op.combine(z)
         with torch.no_grad():
             for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-                x0 = denoiser(z, torch.full((len(rng),), sigma, device=maps.device))
+                level = torch.full((len(rng),), sigma, device=maps.device)
+                push = torch.zeros_like(z)
+                if self.guidance:
+                    push = self.guidance * _disagreement(prior, op, denoiser, z, level, rng)
+                x0 = denoiser(z, level)
                 K0 = op.expand(x0)
-                z = K0 + sigma_next / sigma * (z - K0)
+                z = K0 + sigma_next / sigma * (z - K0) - push
                 if on_step is not None:
                     change = (z - K0).abs().square().sum(dim=(-3, -2, -1)).sqrt()
                     on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=change))
         return x0
+
+
+@torch.enable_grad()
+def _disagreement(
+    prior: DenoiserSource,
+    op: SenseOp,
+    denoiser: DenoiseFn,
+    z: Tensor,
+    level: Tensor,
+    rng: Sequence[Generator],
+) -> Tensor:
+    """Gradient of ||D(z; M~) - D(z; M~')||^2 over fresh M~' with respect to z."""
+    mask = prior.training_mask(op, rng)
+    if mask is None:
+        raise ConfigError("guidance compares what masks show, and this prior knows no masks")
+    z = z.detach().requires_grad_()
+    difference = denoiser(z, level) - prior.denoiser(op, rng, further=mask)(z, level)
+    (grad,) = torch.autograd.grad(difference.abs().square().sum(), z)
+    return grad

@@ -1,0 +1,144 @@
+"""The descent that ``dds`` and ``msm`` share: denoise, move towards the data, add noise again.
+
+The state is multi-coil k-space, z = F S x + sigma noise. At every noise level the denoised image D
+is balanced against the measurement by the error it has there,
+
+    x0 = argmin ||A x - y||^2 / sigma_n^2 + ||x - D||^2 / tau^2,
+    tau^2 = sigma^2 s^2 / (sigma^2 + s^2),
+
+and the state moves towards K0 = F S x0, along the noise that is in it and some that is fresh:
+
+    z <- K0 + sigma_next (sqrt(1 - c^2) (z - K0) / sigma + c noise).
+
+The share c of fresh noise is ``eta sqrt(1 - sigma_next^2 / sigma^2)`` as in DDIM (Song et al.
+2021, arXiv 2010.02502), or ``sqrt(eta)`` at every level as in DiffPIR (Zhu et al. 2023, arXiv
+2305.08995). The direction (z - K0) is that *after* the data step; with the one before it, as
+published, samples have several times the error they should have. No gradient flows through the
+network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import ConfigError
+from ..noise import EDM_SIGMA_DATA, rho_schedule
+from ..prior import DenoiserSource
+from ..rng import complex_normals
+from ..sense import SenseOp
+from ..solve import conjugate_gradient
+from .base import OnStep, StepInfo, check_start, first_image
+
+LEAST_NOISE = 1e-3
+"""Noise per real channel, normalised units, below which a scan counts as having this much."""
+
+RENOISE = ("ddim", "diffpir")
+"""Ways to choose the share of fresh noise."""
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Options of the descent (module docstring for sources and mathematics).
+
+    Attributes:
+        n_steps: noise levels.
+        eta: share of fresh noise, 0 (deterministic from the first noise on) to 1 (ancestral).
+        n_cg: conjugate-gradient steps of the data step.
+        start: what the first noise is added to: nothing ("noise"), or a reconstruction ("aos",
+            "cg-sense"), which has the coarse things right and saves the high noise levels.
+        sigma_max: first noise level, for data of standard deviation 0.5 per channel; by default 10
+            from nothing and 1 from a reconstruction.
+        renoise: how the share of fresh noise follows from ``eta``: "ddim" or "diffpir".
+    """
+
+    stochastic: ClassVar[bool] = True
+    needs_grad: ClassVar[bool] = False
+
+    n_steps: int = 50
+    eta: float = 0.5
+    n_cg: int = 5
+    start: str = "noise"
+    sigma_max: float | None = None
+    renoise: str = "ddim"
+
+    def __post_init__(self) -> None:
+        if self.n_steps < 2:
+            raise ConfigError(f"n_steps must be at least 2, got {self.n_steps}")
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"eta must be from 0 to 1, got {self.eta}")
+        if self.n_cg < 1:
+            raise ConfigError(f"n_cg must be at least 1, got {self.n_cg}")
+        check_start(self.start)
+        if self.sigma_max is not None and not 0 < self.sigma_max < math.inf:
+            raise ConfigError(f"sigma_max must be positive and finite, got {self.sigma_max}")
+        if self.renoise not in RENOISE:
+            raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
+
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per sample."""
+        return self.n_steps + (self.start == "aos")
+
+    def levels(self, sigma_data: float, sigma_min: float) -> list[float]:
+        """The noise levels, from the first to 0."""
+        highest = self.sigma_max or (10.0 if self.start == "noise" else 1.0)
+        sigma_max = max(highest * sigma_data / EDM_SIGMA_DATA, 2 * sigma_min)
+        return [*rho_schedule(self.n_steps, sigma_max, sigma_min).tolist(), 0.0]
+
+    def fresh(self, sigma: float, sigma_next: float) -> float:
+        """Share of the next noise that is fresh."""
+        if self.renoise == "diffpir":
+            return math.sqrt(self.eta)
+        return self.eta * math.sqrt(1 - (sigma_next / sigma) ** 2)
+
+    def _descend(
+        self,
+        denoise: Denoise,
+        prior: DenoiserSource,
+        op: SenseOp,
+        ksp: Tensor,
+        *,
+        noise_std: Tensor,
+        rng: Sequence[Generator],
+        on_step: OnStep | None,
+    ) -> Tensor:
+        """The loop, with ``denoise`` for D."""
+        s = prior.sigma_data
+        sigmas = self.levels(s, prior.sigma_min)
+        shape = tuple(ksp.shape[1:])
+
+        def white() -> Tensor:
+            return complex_normals(shape, rng, device=ksp.device, dtype=ksp.dtype)
+
+        data = op.adjoint(ksp)
+        var_n = noise_std.clamp(min=LEAST_NOISE).square()[:, None, None]
+        x0 = first_image(self.start, prior, op, ksp, noise_std=noise_std, rng=rng)
+        z: Tensor = sigmas[0] * white()
+        if self.start != "noise":
+            z = z + op.expand(x0)
+        for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+            D = denoise(z, torch.full_like(noise_std, sigma))
+            ridge = var_n * (1 / sigma**2 + 1 / s**2)
+            x0 = conjugate_gradient(
+                lambda v, ridge=ridge: op.normal(v) + ridge * v,  # type: ignore[misc]
+                data + ridge * D,
+                n_iter=self.n_cg,
+                x0=D,
+            )
+            K0 = op.expand(x0)
+            c = self.fresh(sigma, sigma_next)
+            noise = math.sqrt(1 - c**2) * (z - K0) / sigma + c * white()
+            z = K0 + sigma_next * noise
+            if on_step is not None:
+                residual = (op(x0) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
+                on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
+        return x0
