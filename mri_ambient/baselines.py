@@ -12,7 +12,6 @@ weight grows about in proportion, and the best single weight for all gives 0.6 d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -22,9 +21,7 @@ from torch import Tensor
 from .errors import ConfigError
 from .sense import SenseOp
 from .solve import conjugate_gradient
-
-ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))
-"""Wavelets whose shrinkage is a proximal map; ``dbN`` has N vanishing moments and 2 N taps."""
+from .wavelets import ORTHOGONAL_WAVELETS, shrink_wavelets
 
 NOISE_FLOOR = 0.002
 """Noise assumed at least, per real channel: a noiseless scan has errors too, its maps' for one."""
@@ -124,45 +121,16 @@ class L1Wavelet:
 
     def __call__(self, op: SenseOp, ksp: Tensor, *, noise_std: Tensor) -> Tensor:
         """See :class:`Baseline`."""
-        shrink = wavelet_shrinkage(op.ishape, self.wavelet)
         lam = _weights(self.lam, self.lam_per_noise, noise_std)
         b = op.adjoint(ksp)
         x = z = torch.zeros_like(b)
         t = 1.0
         for _ in range(self.n_iter):
             x_last, t_last = x, t
-            x = shrink(z - (op.normal(z) - b), lam)
+            x = shrink_wavelets(z - (op.normal(z) - b), lam, self.wavelet)
             t = (1 + (1 + 4 * t * t) ** 0.5) / 2
             z = x + ((t_last - 1) / t) * (x - x_last)
         return x * op.support
-
-
-def wavelet_shrinkage(shape: tuple[int, ...], wavelet: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The proximal map of ``threshold * ||W x||_1``.
-
-    Coefficients lose ``threshold`` of their magnitude and keep their phase. It works on the CPU,
-    image by image, wherever the tensors live.
-
-    Args:
-        shape: of the images ``(y, x)``.
-        wavelet: one of :data:`ORTHOGONAL_WAVELETS`.
-
-    Returns:
-        A function of images ``(b, y, x)`` and their thresholds ``(b,)``.
-    """
-    import sigpy  # slow to import (numba), and only this method needs it
-
-    transform = sigpy.linop.Wavelet(shape, wave_name=wavelet)
-
-    def shrink_one(img: Tensor, threshold: Tensor) -> Tensor:
-        coefficients = transform(img.numpy(force=True))
-        shrunk = transform.H(sigpy.soft_thresh(threshold.item(), coefficients))
-        return torch.from_numpy(shrunk)
-
-    def shrink(img: Tensor, threshold: Tensor) -> Tensor:
-        return torch.stack([shrink_one(*pair) for pair in zip(img, threshold, strict=True)]).to(img)
-
-    return shrink
 
 
 def _weights(lam: float | None, lam_per_noise: float, noise_std: Tensor) -> Tensor:

@@ -1,0 +1,77 @@
+"""Zero-extended orthogonal wavelet transforms of batches of complex images, and their shrinkage.
+
+PyWavelets does the work on the CPU and ptwt on a GPU; on a CPU ptwt takes four times as long
+(tests/benchmarks/bench_classical.py). The coefficients are those of ``sigpy.linop.Wavelet``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pywt
+import torch
+from torch import Tensor
+
+from .fourier import center_crop, center_pad
+
+ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))
+"""Wavelets whose shrinkage is a proximal map; ``dbN`` has N vanishing moments and 2 N taps."""
+
+AXES = (-2, -1)
+
+
+def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
+    """The proximal map of ``threshold * ||W x||_1``.
+
+    Coefficients of all levels lose ``threshold`` of their magnitude and keep their phase.
+
+    Args:
+        img: complex ``(b, y, x)``; odd sizes are filled up with zeros, as sigpy does.
+        threshold: ``(b,)``.
+        wavelet: one of :data:`ORTHOGONAL_WAVELETS`.
+    """
+    ny, nx = img.shape[-2:]
+    even = (ny + ny % 2, nx + nx % 2)
+    level = pywt.dwtn_max_level(even, wavelet)
+    padded = center_pad(img, even)
+    backend = _by_pywt if img.device.type == "cpu" else _by_ptwt
+    shrunk = backend(padded, threshold[:, None, None], wavelet, level)
+    return center_crop(shrunk, (ny, nx))
+
+
+def _soft(coefficients: Tensor, threshold: Tensor) -> Tensor:
+    """Magnitudes less ``threshold``, at least 0."""
+    size = coefficients.abs()
+    return coefficients * ((size - threshold).clamp(min=0) / size.clamp(min=1e-30))
+
+
+def _each(coefficients: list[Any], change: Callable[[Any], Any]) -> list[Any]:
+    """Change the approximation and the three details of every level."""
+    coarse, *details = coefficients
+    return [change(coarse), *({key: change(d) for key, d in level.items()} for level in details)]
+
+
+def _by_pywt(img: Tensor, threshold: Tensor, wavelet: str, level: int) -> Tensor:
+    def shrink(coefficients: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return _soft(torch.from_numpy(coefficients), threshold).numpy()
+
+    found = pywt.wavedecn(img.numpy(force=True), wavelet, mode="zero", level=level, axes=AXES)
+    back = pywt.waverecn(_each(found, shrink), wavelet, mode="zero", axes=AXES)
+    return torch.from_numpy(back).to(img.dtype)
+
+
+def _by_ptwt(img: Tensor, threshold: Tensor, wavelet: str, level: int) -> Tensor:
+    from ptwt.constants import WaveletDetailTuple2d
+    from ptwt.conv_transform_2 import wavedec2, waverec2
+
+    def shrink(coefficients: Tensor) -> Tensor:
+        pair = coefficients.movedim(1, -1).contiguous()
+        return torch.view_as_real(_soft(torch.view_as_complex(pair), threshold)).movedim(-1, 1)
+
+    pair = torch.view_as_real(img).movedim(-1, 1)
+    coarse, *details = wavedec2(pair, wavelet, mode="zero", level=level)
+    shrunk = [WaveletDetailTuple2d(*map(shrink, level)) for level in details]
+    back = waverec2((shrink(coarse), *shrunk), wavelet).movedim(1, -1).contiguous()
+    return torch.view_as_complex(back)
