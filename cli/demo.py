@@ -136,8 +136,9 @@ def _reconstruct(
     from mri_ambient.io import Undersampled, open_scan
     from mri_ambient.io.hdf5 import open_h5
     from mri_ambient.masks import MaskSpec
-    from mri_ambient.reconstruct import Options, Reference, reconstruct_file
+    from mri_ambient.reconstruct import Options
     from mri_ambient.samplers import Adps, Aos
+    from mri_ambient.volume import Reference, reconstruct_file
 
     full = open_scan(path)
     scan = Undersampled(full, MaskSpec("random", ACCELERATION, CALIB_LINES), seed=DEMO_SEED)

@@ -77,7 +77,16 @@ def run(
     png: Annotated[
         bool, typer.Option("--png", help="Draw the slices (at most 16) into <stem>.png too.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Samples computed at once.")] = 1,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Slices x samples computed at once.", show_default="what fits"),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
+    ] = "auto",
+    cpu_fallback: Annotated[
+        bool, typer.Option("--cpu-fallback", help="Go on with the CPU where a GPU is too small.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     shard: Shard = None,
@@ -99,17 +108,19 @@ def run(
     from mri_ambient.reconstruct import (
         METHODS,
         Options,
-        Reference,
-        is_done,
         is_sampler,
         is_stochastic,
+        with_options,
+    )
+    from mri_ambient.report import draw_volume
+    from mri_ambient.volume import (
+        Reference,
+        is_done,
         reconstruct_file,
         settings,
         slice_lines,
         summary_line,
-        with_options,
     )
-    from mri_ambient.report import draw_volume
     from mri_ambient.weights import default_prior
 
     given = {"n_steps": steps, "lam": lam, **parse_pairs(option or [])}
@@ -131,7 +142,14 @@ def run(
             say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
         return
     where = pick_device(device)
-    options = Options(seed=seed, n_samples=samples, batch_size=batch_size, device=where)
+    options = Options(
+        seed=seed,
+        n_samples=samples,
+        batch_size=batch_size,
+        device=where,
+        precision=precision,
+        cpu_fallback=cpu_fallback,
+    )
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
 
     with progress_bar() as bars:

@@ -11,8 +11,9 @@ from ..errors import ConfigError
 from ..io import Undersampled, open_scan
 from ..masks import MaskSpec
 from ..prior import Prior
-from ..reconstruct import METHODS, Options, Reference, is_sampler, reconstruct_file, settings
+from ..reconstruct import METHODS, Options, is_sampler
 from ..samplers import Sampler
+from ..volume import Reference, reconstruct_file, settings
 from ..weights import default_prior
 from .prepare import PrepConfig, plan
 

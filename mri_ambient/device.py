@@ -40,6 +40,23 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+PRECISIONS = ("auto", "fp32", "bf16")
+"""Of networks: "auto" is bf16 on a GPU and fp32 on a CPU."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise ConfigError if it is none of :data:`PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}"
+        )
+
+
+def autocast_on(precision: str, device: torch.device) -> bool:
+    """Whether networks compute in bfloat16."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
+
+
 def describe_device(device: torch.device) -> str:
     """Name and memory, for reports."""
     if device.type == "cuda":

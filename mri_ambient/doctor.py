@@ -15,6 +15,7 @@ import torch
 from ._version import __version__
 from .checkpoint import load_prior
 from .device import describe_device
+from .memory import bytes_per_image
 from .nn.precond import DENOISERS, Denoiser
 from .nn.unet import PRESETS, n_parameters
 from .objectives import Kspace
@@ -23,6 +24,9 @@ from .weights import shipped_priors
 PACKAGES = ("torch", "numpy", "h5py", "sigpy", "scikit-image", "safetensors", "fastmri", "nibabel")
 
 SHAPE = (256, 256)
+N_COILS = 8
+"""Of the scan that memory is told for."""
+
 MAX_GFLOP_CPU = 50.0
 """Networks above this are not timed on a CPU: the check should take seconds."""
 
@@ -61,10 +65,11 @@ def _is_loadable(path: Any) -> str:  # noqa: ANN401
 
 
 def _network(name: str, device: torch.device) -> dict[str, Any]:
-    """Networks of the default denoiser on a 256x256 image: size, work, and time where short."""
+    """Networks of the default denoiser on a 256x256 image: size, work, memory, time if short."""
     denoiser = DENOISERS[Kspace.wrapper](PRESETS[name], sigma_data=1.0).to(device).eval()
     gflop = denoiser.flops(SHAPE) / 1e9
     facts = {"parameters": n_parameters(denoiser), "gflop": round(gflop, 1)}
+    facts["mib_per_image"] = round(bytes_per_image(denoiser, SHAPE, N_COILS) / 2**20)
     if device.type == "cuda" or gflop < MAX_GFLOP_CPU:
         facts["seconds"] = round(_seconds(denoiser, device), 4)
     return facts

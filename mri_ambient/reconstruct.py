@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from pathlib import Path
-from statistics import fmean
-from typing import Any, Protocol
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,21 +18,10 @@ from ._version import __version__
 from .baselines import BASELINES, Baseline
 from .batch import Batch
 from .config import parse_option
-from .errors import (
-    ConfigError,
-    DeviceError,
-    MriAmbientError,
-    NumericalWarning,
-    OutputExistsError,
-    ScanFormatError,
-)
-from .fourier import ifft2c, image_crop
-from .io import file_sha256, json_text, write_json
-from .io.base import ScanFile
-from .io.hdf5 import open_h5, read_attributes
-from .io.output import RECONSTRUCTION_FORMAT, ReconstructionWriter
-from .metrics import Reference as ReferenceKind
-from .metrics import evaluate_volume
+from .device import autocast_on, check_precision
+from .errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
+from .fourier import image_crop
+from .memory import bytes_per_image, images_at_once
 from .prior import DenoiserSource, Prior
 from .rng import rng_for
 from .samplers import SAMPLERS, Aos, PriorOnly, Sampler, StepInfo
@@ -47,35 +34,7 @@ METHODS: dict[str, type[Sampler] | type[Baseline]] = {**SAMPLERS, **BASELINES}
 LEAST_SIDE = 16
 """Smaller images have no room for a calibration block."""
 
-HIGH_RESIDUAL = 2.0
-"""A method with a prior that leaves more than this of the data unexplained, in units of the noise
-(at least :data:`LEAST_NOISE`), is worth a warning."""
-
-LEAST_NOISE = 0.01
-"""Noise per real channel, normalised units, below which the residual is not compared with it."""
-
-FAR = 2.0
-"""A scan undersampled this many times more than a prior's training scans is worth a warning."""
-
 OnStep = Callable[[StepInfo], None]
-
-
-class Preparation(Protocol):
-    """What was learned about a volume in a first pass, ready to be applied to its slices."""
-
-    @property
-    def doubts(self) -> Sequence[str]:
-        """Numerical doubts of the first pass, a sentence each."""
-        ...
-
-    @property
-    def noise_std(self) -> float:
-        """Noise per real channel, in the units of the file."""
-        ...
-
-    def apply(self, scan: Scan) -> Scan:
-        """Whiten, compress, estimate maps and normalise."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -85,19 +44,41 @@ class Options:
     Attributes:
         seed: of everything random.
         n_samples: samples per slice of a stochastic method; their mean is the image.
-        batch_size: slices x samples that share a call of the method.
+        batch_size: slices x samples that share a call of the method; by default as many as the
+            free memory allows and are of use. Halved whenever memory runs out.
         device: where to compute.
+        precision: of the networks, see :data:`PRECISIONS`; physics and state stay in fp32.
+        cpu_fallback: go on with the CPU where a single image is too much for the device.
     """
 
     seed: int = 0
     n_samples: int = 1
-    batch_size: int = 1
+    batch_size: int | None = None
     device: torch.device | str = "cpu"
+    precision: str = "auto"
+    cpu_fallback: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        check_precision(self.precision)
+
+    def images_at_once(
+        self,
+        method: Sampler | Baseline,
+        prior: DenoiserSource | None,
+        shape: tuple[int, int],
+        n_coils: int,
+    ) -> int:
+        """Slices x samples that share a call of the method."""
+        if self.batch_size is not None:
+            return self.batch_size
+        net = prior.net if isinstance(prior, Prior) and is_sampler(method) else None
+        backwards = is_sampler(method) and method.needs_grad
+        n_bytes = bytes_per_image(net, shape, n_coils, needs_grad=backwards)
+        return images_at_once(n_bytes, shape, torch.device(self.device))
 
 
 def reconstruct(
@@ -132,13 +113,15 @@ def reconstruct(
     items = [(i, k) for i in range(len(scan.slices)) for k in range(n_samples)]
     whole = Batch.of([scan])
     samples = torch.empty(n_samples, *scan.ksp[:, 0].shape, dtype=scan.ksp.dtype)
+    work = _Work(method, prior, options, on_step)
+    size = options.images_at_once(method, prior, scan.shape, scan.n_coils)
 
     def compute(chunk: list[tuple[int, int]]) -> Tensor:
         rows = [i for i, _ in chunk]
         rng = [rng_for(options.seed, scan.scan_id, scan.slices[i], k) for i, k in chunk]
-        return _run(method, prior, whole[rows].to(options.device), rng, on_step).cpu()
+        return work(whole[rows], rng)
 
-    for chunk, images in _backing_off(compute, items, options.batch_size):
+    for chunk, images in _backing_off(compute, items, size, work.move_to_cpu):
         for (i, k), img in zip(chunk, images, strict=True):
             samples[k, i] = img
     img = samples.mean(dim=0)
@@ -154,24 +137,74 @@ def reconstruct(
     )
 
 
-def _run(
-    method: Sampler | Baseline,
-    prior: DenoiserSource | None,
-    batch: Batch,
-    rng: list[torch.Generator],
-    on_step: OnStep | None,
-) -> Tensor:
-    ksp = torch.where(batch.mask, batch.ksp, 0)
-    if not is_sampler(method):
-        return method(batch.op, ksp, noise_std=batch.noise_std)
-    if prior is None:
-        raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
-    if not isinstance(method, Aos):
-        _check_levels(prior, method.name)
-    with torch.set_grad_enabled(method.needs_grad):
-        return method(
-            prior, batch.op, ksp, noise_std=batch.noise_std, rng=rng, on_step=on_step
-        ).detach()
+class _Work:
+    """A method at work on a device, until it has to go on with the CPU."""
+
+    def __init__(
+        self,
+        method: Sampler | Baseline,
+        prior: DenoiserSource | None,
+        options: Options,
+        on_step: OnStep | None,
+    ) -> None:
+        if is_sampler(method) and prior is None:
+            raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
+        if is_sampler(method) and not isinstance(method, Aos) and prior is not None:
+            _check_levels(prior, method.name)
+        self.method, self.prior, self.on_step = method, prior, on_step
+        self.options, self.device = options, torch.device(options.device)
+
+    def __call__(self, batch: Batch, rng: list[torch.Generator]) -> Tensor:
+        """Images of a batch, on the CPU."""
+        try:
+            with self._precision():
+                return self._run(batch.to(self.device), rng).cpu()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if "CUDA error" not in str(error):
+                raise
+            raise DeviceError(
+                f"device {str(self.device)!r} was lost ({str(error).splitlines()[0]}); finished "
+                "slices are kept: run the same command again"
+            ) from error
+
+    def _run(self, batch: Batch, rng: list[torch.Generator]) -> Tensor:
+        method, op, noise_std = self.method, batch.op, batch.noise_std
+        ksp = torch.where(batch.mask, batch.ksp, 0)
+        if not is_sampler(method):
+            return method(op, ksp, noise_std=noise_std)
+        assert self.prior is not None
+        with torch.set_grad_enabled(method.needs_grad):
+            images = method(self.prior, op, ksp, noise_std=noise_std, rng=rng, on_step=self.on_step)
+        return images.detach()
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Networks in the precision that was asked for."""
+        if not isinstance(self.prior, Prior):
+            yield
+            return
+        net = self.prior.net
+        before, net.autocast = net.autocast, autocast_on(self.options.precision, self.device)
+        try:
+            yield
+        finally:
+            net.autocast = before
+
+    def move_to_cpu(self) -> bool:
+        """Go on with the CPU, if that is wanted and it is elsewhere."""
+        if not self.options.cpu_fallback or self.device.type == "cpu":
+            return False
+        warnings.warn(
+            f"out of memory on {self.device} with a single image, going on with the CPU",
+            NumericalWarning,
+            stacklevel=2,
+        )
+        self.device = torch.device("cpu")
+        if isinstance(self.prior, Prior):
+            self.prior = replace(self.prior, net=deepcopy(self.prior.net).to("cpu"))
+        return True
 
 
 def _check_levels(prior: DenoiserSource, method: str) -> None:
@@ -198,9 +231,14 @@ def is_stochastic(method: Sampler | Baseline) -> bool:
 
 
 def _backing_off(
-    compute: Callable[[list[tuple[int, int]]], Tensor], items: list[tuple[int, int]], size: int
+    compute: Callable[[list[tuple[int, int]]], Tensor],
+    items: list[tuple[int, int]],
+    size: int,
+    at_last: Callable[[], bool],
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
     """``compute`` on chunks of ``items``; chunks are halved whenever memory runs out.
+
+    Where a single item is too much, ``at_last`` may know what to do, and then it is tried again.
 
     Raises:
         DeviceError: a single item is too much.
@@ -210,12 +248,13 @@ def _backing_off(
         try:
             images = compute(chunk)
         except torch.OutOfMemoryError as error:
-            if len(chunk) == 1:
+            if len(chunk) > 1:
+                size = len(chunk) // 2
+            elif not at_last():
                 raise DeviceError(
                     f"out of memory with a single image at a time: {str(error).splitlines()[0]}; "
-                    "use --device cpu, or fewer coils"
+                    "use --device cpu, --cpu-fallback, or fewer coils"
                 ) from error
-            size = len(chunk) // 2
             continue
         yield chunk, images
         items = items[size:]
@@ -259,17 +298,18 @@ def _provenance(
     return {
         "method": method.name,
         "method_options": asdict(method),  # type: ignore[call-overload]
-        "prior_sha256": _sha256(prior) if is_sampler(method) else None,
+        "prior_sha256": prior_sha256(prior) if is_sampler(method) else None,
         "seed": options.seed,
         "n_samples": n_samples,
         "device": str(options.device),
+        "precision": options.precision,
         "version": __version__,
         "torch": torch.__version__,
         "seconds": seconds,
     }
 
 
-def _sha256(prior: DenoiserSource | None) -> str | None:
+def prior_sha256(prior: DenoiserSource | None) -> str | None:
     """Hash of the prior's file; None for one that was never in a file."""
     return prior.facts.card.get("sha256") if isinstance(prior, Prior) else None
 
@@ -354,341 +394,3 @@ def with_options(
         if isinstance(value, str) and not isinstance(known[name], str):
             options[name] = parse_option(name, value, known[name])
     return method(**options)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The fully sampled scan, for metrics and nothing else.
-
-    Attributes:
-        file: the scan without a retrospective mask.
-        preparation: of that scan, for maps from the full data.
-    """
-
-    file: ScanFile
-    preparation: Preparation
-
-    def volumes(self) -> dict[ReferenceKind, Tensor]:
-        """Reference magnitudes ``(slice, y, x)`` in file units, RSS first if it can be had.
-
-        Single-coil files are scored as fastMRI scores them, against their emulated single coil
-        (ESC). RSS is the file's own target, or computed as fastMRI does; a prepared file no longer
-        has the measured coils. SENSE is ``|S^H F^H k|`` with maps from the full data.
-        """
-        sense = []
-        for scan in self.file:
-            with warnings.catch_warnings():  # doubts were told when the scan itself was prepared
-                warnings.simplefilter("ignore", NumericalWarning)
-                prepared = self.preparation.apply(scan)
-            full = Batch.of([prepared])
-            sense.append(to_file_units(full.op.adjoint(full.ksp).abs(), prepared))
-        volumes: dict[ReferenceKind, Tensor] = {}
-        if self.file.format != "prepared":
-            single = self.file.shape[1] == 1
-            stored = self._stored("reconstruction_esc") if single else None
-            if stored is not None:
-                volumes["esc"] = stored
-            else:
-                stored = self._stored("reconstruction_rss")
-                volumes["rss"] = self._rss() if stored is None else stored
-        return volumes | {"sense": torch.cat(sense)}
-
-    def _stored(self, name: str) -> Tensor | None:
-        """The file's own target, or None, with a warning if there is one of no use."""
-        wanted = (len(self.file), *self.file.recon_shape)
-        try:
-            stored = self.file.read_target(name)
-            if stored is None or (tuple(stored.shape) == wanted and bool(stored.any())):
-                return stored
-            reason = f"is {tuple(stored.shape)}, wanted {wanted}" if stored.any() else "is zero"
-        except ScanFormatError as error:
-            reason = f"cannot be used ({error})"
-        warnings.warn(
-            f"{self.file.path.name}: its {name} {reason}; scored against the RSS of "
-            "its k-space instead",
-            NumericalWarning,
-            stacklevel=2,
-        )
-        return None
-
-    def _rss(self) -> Tensor:
-        images = (ifft2c(scan.ksp).abs().square().sum(dim=-3).sqrt() for scan in self.file)
-        return torch.cat([image_crop(img, self.file.recon_shape) for img in images])
-
-
-def score(magnitude: Tensor, reference: Reference) -> dict[str, Any]:
-    """FastMRI's numbers, against RSS where it can be had, and against SENSE."""
-    scores = [
-        asdict(evaluate_volume(magnitude.numpy(), volume.numpy(), reference=kind))
-        for kind, volume in reference.volumes().items()
-    ]
-    return {"metrics": scores[0], "metrics_sense": scores[-1]}
-
-
-def settings(
-    file: ScanFile,
-    method: Sampler | Baseline,
-    prior: DenoiserSource | None,
-    options: Options,
-    **more: Any,  # noqa: ANN401 -- preparation and mask options, dataclasses or None
-) -> dict[str, Any]:
-    """All that decides the result, as plain values: how a finished file is recognised."""
-    extra = {key: asdict(value) if is_dataclass(value) else value for key, value in more.items()}  # type: ignore[arg-type]
-    plain: dict[str, Any] = json.loads(
-        json_text(
-            {
-                "input_sha256": file_sha256(file.path),
-                "method": {"name": method.name} | asdict(method),  # type: ignore[call-overload]
-                "prior_sha256": _sha256(prior),
-                "seed": options.seed,
-                "n_samples": options.n_samples,
-                **extra,
-            }
-        )
-    )
-    return plain
-
-
-def is_done(output: Path, scan_id: str, wanted: dict[str, Any], *, overwrite: bool = False) -> bool:
-    """Whether ``output`` holds this very reconstruction already.
-
-    Raises:
-        OutputExistsError: it holds something else of this name: never overwritten if it is no
-            reconstruction of ours, overwritten on request if it was made with other settings.
-    """
-    image, report = output / f"{scan_id}.h5", output / f"{scan_id}.json"
-    if not image.exists():
-        return False
-    found = _settings_of(image)
-    if overwrite:
-        return False
-    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
-    if differing:
-        raise OutputExistsError(
-            f"{image}: was made with other settings ({', '.join(differing)}); use --overwrite or "
-            "another folder"
-        )
-    return report.exists()
-
-
-def _settings_of(image: Path) -> dict[str, Any]:
-    """The settings a reconstruction was made with.
-
-    Raises:
-        OutputExistsError: the file is something else, perhaps somebody's raw data.
-    """
-    try:
-        with open_h5(image, for_text=True) as file:
-            attributes = read_attributes(file, image)
-    except ScanFormatError:
-        attributes = {}
-    if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
-        raise OutputExistsError(
-            f"{image}: is there already and no reconstruction of mri-ambient's, so it is never "
-            "written over; choose another output folder"
-        )
-    found: dict[str, Any] = json.loads(str(attributes.get("settings", "{}")))
-    return found
-
-
-def reconstruct_file(
-    file: ScanFile,
-    preparation: Preparation,
-    method: Sampler | Baseline,
-    prior: DenoiserSource | None,
-    output: Path,
-    options: Options | None = None,
-    *,
-    reference: Reference | None = None,
-    made_with: dict[str, Any] | None = None,
-    on_slice: Callable[[int, int], None] | None = None,
-    on_step: OnStep | None = None,
-) -> dict[str, Any]:
-    """Reconstruct a scan slice by slice and write ``<stem>.h5`` and ``<stem>.json``.
-
-    Args:
-        file: the scan, raw or prepared, perhaps seen through a retrospective mask.
-        preparation: what the first pass over it learned.
-        method: a sampler or a baseline.
-        prior: what images look like; samplers need one.
-        output: folder to write to.
-        options: seed, samples, batch size, device.
-        reference: the fully sampled scan, to score the result against.
-        made_with: the settings, see :func:`settings`; stored in the report.
-        on_slice: told (done, total) after every slice.
-        on_step: told about every step of a sampler.
-
-    Returns:
-        The report, as written to the JSON file.
-
-    Raises:
-        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
-        OutputExistsError: a file of this name is there and no reconstruction.
-    """
-    options = options or Options()
-    if (image := output / f"{file.scan_id}.h5").exists():
-        _settings_of(image)
-    checks: list[dict[str, float]] = []
-    magnitudes: list[Tensor] = []
-    facts: dict[str, Any] = {}
-    scores: dict[str, Any] = {}
-    seconds = 0.0
-    doubts = list(preparation.doubts)
-    with _noted(doubts):
-        _doubt_prior(file, method, prior)
-        with _writer(image, file, method, options, made_with or {}) as out:
-            for scan in _portions(file, options):
-                prepared = preparation.apply(scan)
-                result = reconstruct(prepared, method, prior, options, on_step=on_step)
-                images = to_file_units(result.img, prepared)
-                std = None if result.std is None else to_file_units(result.std, prepared)
-                for i, index in enumerate(scan.slices):
-                    out.write(index, images[i], None if std is None else std[i])
-                    checks.append({"slice": index, **result.checks[i]})
-                magnitudes.append(images.abs())
-                facts = _facts(prepared, result, preparation.noise_std)
-                seconds = seconds + result.provenance["seconds"]
-                if on_slice is not None:
-                    on_slice(len(checks), len(file))
-        _doubt_residual(file, method, checks, facts["sigma_n"])
-        if reference is not None:
-            scores = _scores(file, torch.cat(magnitudes), reference)
-    facts["provenance"]["seconds"] = seconds
-    report = {"scan_id": file.scan_id, "input": file.path.name, "slices": len(file), **facts}
-    report |= {"acceleration": file.acceleration, "checks": checks, "doubts": doubts, **scores}
-    report["settings"] = made_with or {}
-    write_json(output / f"{file.scan_id}.json", report)
-    return report
-
-
-def _portions(file: ScanFile, options: Options) -> Iterator[Scan]:
-    """As many slices at a time as share a call of the method."""
-    n_slices = max(1, options.batch_size // options.n_samples)
-    for first in range(0, len(file), n_slices):
-        yield file[first : first + n_slices]
-
-
-def _scores(file: ScanFile, magnitude: Tensor, reference: Reference) -> dict[str, Any]:
-    """Scores, or a doubt where the reference is of no use: the image is worth keeping."""
-    try:
-        return score(magnitude, reference)
-    except ScanFormatError as error:
-        warnings.warn(f"{file.path.name}: not scored: {error}", NumericalWarning, stacklevel=2)
-        return {}
-
-
-def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSource | None) -> None:
-    """Warn where a prior is asked about a kind of scan it was not trained on."""
-    if not (is_sampler(method) and isinstance(prior, Prior)):
-        return
-    trained, rate = prior.facts.mask.acceleration, file.acceleration
-    doubt = ""
-    if isinstance(method, Aos) and not prior.facts.mask_conditioned and rate > 1:
-        doubt = (
-            "knows no masks and takes the zero-filled image for a noisy one; use method adps, or a "
-            "prior trained with objective kspace or ambient"
-        )
-    elif prior.facts.mask_conditioned and rate > FAR * trained:
-        doubt = f"was trained at R = {trained:.1f}, far from R = {rate:.1f} of this scan"
-    if doubt:
-        warnings.warn(f"{file.path.name}: the prior {doubt}", NumericalWarning, stacklevel=2)
-
-
-def _doubt_residual(
-    file: ScanFile,
-    method: Sampler | Baseline,
-    checks: Sequence[dict[str, float]],
-    noise_std: float,
-) -> None:
-    """Warn where an image that a prior made leaves much of the measurement unexplained."""
-    if not is_sampler(method):
-        return
-    unit = noise_std / max(noise_std, LEAST_NOISE)
-    high = [check for check in checks if check["data_residual"] * unit > HIGH_RESIDUAL]
-    if high:
-        worst = max(high, key=lambda check: check["data_residual"])
-        warnings.warn(
-            f"{file.path.name}: {method.name} leaves {worst['data_residual']:.1f} sigma_n of the "
-            f"measurement unexplained in slice {worst['slice']} (more than {HIGH_RESIDUAL:g} in "
-            f"{len(high)} of {len(checks)} slices): the image does not fit the data; take more "
-            "steps, another method, or look at the maps",
-            NumericalWarning,
-            stacklevel=2,
-        )
-
-
-@contextmanager
-def _noted(doubts: list[str]) -> Iterator[None]:
-    """Numerical warnings go on to the caller and into the report as well."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NumericalWarning)
-        yield
-    for warning in caught:
-        if isinstance(warning.message, NumericalWarning):
-            doubts.append(str(warning.message))
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-
-
-def _writer(
-    image: Path,
-    file: ScanFile,
-    method: Sampler | Baseline,
-    options: Options,
-    made_with: dict[str, Any],
-) -> ReconstructionWriter:
-    return ReconstructionWriter(
-        image,
-        len(file),
-        file.recon_shape,
-        attributes={
-            "method": method.name,
-            "acceleration": file.acceleration,
-            "scan_id": file.scan_id,
-            "voxel_mm": file.voxel_mm,
-            "settings": json_text(made_with),
-        },
-        with_std=options.n_samples > 1 and is_stochastic(method),
-    )
-
-
-def _facts(prepared: Scan, result: Reconstruction, noise_std: float) -> dict[str, Any]:
-    """What the report says of the scan as it was prepared, and of how the image was made."""
-    return {
-        "coils": prepared.n_coils,
-        "matrix": list(prepared.shape),
-        "recon_shape": list(prepared.recon_shape),
-        "sigma_n": prepared.noise_std,
-        "noise_std": noise_std,
-        "noise_source": prepared.noise_source,
-        "scale": prepared.scale,
-        "steps": list(prepared.steps),
-        "provenance": result.provenance,
-    }
-
-
-def summary_line(report: dict[str, Any]) -> str:
-    """One line about a finished reconstruction."""
-    provenance = report["provenance"]
-    line = (
-        f"{report['input']}: {provenance['method']}, R = {report['acceleration']:.2f}, "
-        f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
-        f"residual {fmean(check['data_residual'] for check in report['checks']):.2f} sigma_n, "
-        f"{provenance['seconds']:.1f} s"
-    )
-    if "metrics" in report:
-        scores = report["metrics"]
-        line += (
-            f"; PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
-            f"NMSE {scores['nmse']:.4f} against {scores['reference'].upper()}"
-        )
-        if scores["reference"] != "sense":
-            line += f", PSNR {report['metrics_sense']['psnr']:.2f} dB against SENSE"
-    return line
-
-
-def slice_lines(report: dict[str, Any]) -> list[str]:
-    """One line about every slice of a finished reconstruction."""
-    return [
-        f"  slice {check['slice']}: data residual {check['data_residual']:.3f} sigma_n"
-        for check in report["checks"]
-    ]

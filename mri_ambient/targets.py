@@ -58,9 +58,10 @@ def make_targets(
     for done, file in enumerate(files, start=1):
         path = folder / f"{file.scan_id}.h5"
         if not path.exists():
+            n = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
             parts = [
-                reconstruct(file[i : i + options.batch_size], method, prior, options).img
-                for i in range(0, len(file), options.batch_size)
+                reconstruct(file[i : i + n], method, prior, options).img
+                for i in range(0, len(file), n)
             ]
             attributes = {"scan_id": file.scan_id, "method": method.name, "seed": options.seed}
             with SamplesWriter(path, torch.cat(parts), attributes=attributes):

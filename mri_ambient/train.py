@@ -38,7 +38,7 @@ from .data import (
     smallest_sigma,
     typical_mask,
 )
-from .device import describe_device
+from .device import autocast_on, check_precision, describe_device
 from .distributed import Team
 from .errors import (
     CheckpointError,
@@ -59,8 +59,6 @@ from .rng import rng_for
 from .runs import STATE_FORMAT, Log, checkpoint_path, latest_checkpoint, read_identity
 from .targets import make_targets
 from .validate import HeldOut, fit_tau, hide_lines, previews, reference_errors
-
-PRECISIONS = ("auto", "fp32", "bf16")
 
 N_PREVIEWS = 4
 """Held-out slices that preview.png shows."""
@@ -126,10 +124,7 @@ class TrainConfig:
             raise ConfigError(f"patience must not be negative, got {self.patience}")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"precision {self.precision!r} is unknown; choose from {', '.join(PRECISIONS)}"
-            )
+        check_precision(self.precision)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the objective under its name."""
@@ -151,7 +146,7 @@ class TrainConfig:
             if self.precision == "bf16":
                 raise ConfigError(f"objective {self.objective.name!r} as set needs fp32, not bf16")
             return False
-        return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
+        return autocast_on(self.precision, device)
 
     def ema_decay_at(self, step: int) -> float:
         """How much of the average is kept at this step (counted from 1)."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Generator, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mri_ambient.linop import LinearOperator
 from mri_ambient.rng import complex_normal, rng_for
@@ -60,3 +64,31 @@ def assert_adjoint(
     lhs = torch.vdot(op(x).flatten(), y.flatten())
     rhs = torch.vdot(x.flatten(), op.H(y).flatten())
     assert (lhs - rhs).abs() <= rtol * x.norm() * y.norm(), f"<Ax,y>={lhs:.6g}, <x,Ay>={rhs:.6g}"
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors alive inside the block, and the most there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, n_bytes = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.now += n_bytes
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, key, n_bytes)
+
+    def _drop(self, key: int, n_bytes: int) -> None:
+        self._known.discard(key)
+        self.now -= n_bytes

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 import pytest
 import torch
 from gaussian import GaussianPrior
-from helpers import random_maps
+from helpers import random_maps, shaken
 
 from mri_ambient.baselines import CgSense, ZeroFilled
 from mri_ambient.batch import Batch
 from mri_ambient.data_prep.oversampling import remove_oversampling
-from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
+from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
 from mri_ambient.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.masks import MaskSpec
+from mri_ambient.nn.unet import UNetSpec
+from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options, _residuals, reconstruct, to_file_units, with_options
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.samplers import Adps, Aos
+from mri_ambient.samplers import Adps, Aos, Dds
 from mri_ambient.scan import Scan
 from mri_ambient.sense import SenseOp
 
@@ -149,6 +151,43 @@ def test_out_of_memory_halves_the_batch(scan):
     limit = 0
     with pytest.raises(DeviceError, match="single image"):
         reconstruct(scan, Greedy())
+
+
+def test_the_cpu_takes_over_where_that_is_wanted(scan, monkeypatch):
+    """A GPU without room for one image (here: a name for the CPU) hands over, and is told of."""
+    where = []
+    monkeypatch.setattr(Batch, "to", lambda batch, device: where.append(str(device)) or batch)
+
+    @dataclass(frozen=True)
+    class Greedy(ZeroFilled):
+        def __call__(self, op, ksp, *, noise_std):
+            if where[-1] != "cpu":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return super().__call__(op, ksp, noise_std=noise_std)
+
+    options = Options(batch_size=2, device="cuda", cpu_fallback=True)
+    with pytest.warns(NumericalWarning, match="going on with the CPU"):
+        got = reconstruct(scan, Greedy(), options=options).img
+    assert where == ["cuda", "cuda", "cpu", "cpu", "cpu"]
+    torch.testing.assert_close(got, reconstruct(scan, ZeroFilled()).img)
+    with pytest.raises(DeviceError, match="--cpu-fallback"):
+        reconstruct(scan, Greedy(), options=Options(batch_size=2, device="cuda"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_networks_compute_in_the_precision_asked_for(precision, scan, rng):
+    facts = PriorFacts(
+        objective="supervised", kind="plain", network=UNetSpec((8, 12), 1, 16), sigma_data=0.3,
+        sigma_min=0.02, mask_conditioned=False, mask=MaskSpec("random", 2, 2),
+    )  # fmt: skip
+    prior = Prior(shaken(facts.build()), facts)
+    seen = []
+    prior.net.nets[0].first.register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    reconstruct(scan, Dds(n_steps=2), prior, Options(precision=precision))
+    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert not prior.net.autocast
+    with pytest.raises(ConfigError, match="fp16"):
+        Options(precision="fp16")
 
 
 def test_an_image_of_nans_is_refused(scan):

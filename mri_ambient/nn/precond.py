@@ -35,6 +35,7 @@ class Denoiser(nn.Module, ABC):
         kind: the name the wrapper is chosen by.
         n_passes: how many networks of the same shape, each with weights of its own, follow each
             other in one evaluation.
+        spec: their widths and depth.
         nets: these networks.
         sigma_data: standard deviation of the images per real channel, normalised units.
         autocast: run the network (never the physics) in bfloat16.
@@ -46,6 +47,7 @@ class Denoiser(nn.Module, ABC):
 
     def __init__(self, spec: UNetSpec, sigma_data: float) -> None:
         super().__init__()
+        self.spec = spec
         self.nets = nn.ModuleList(UNet(spec, self.in_channels) for _ in range(self.n_passes))
         self.sigma_data = sigma_data
         self.autocast = False

@@ -1,0 +1,66 @@
+"""How much memory a reconstruction takes, and how many images fit at once."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from .nn.precond import Denoiser
+
+WORKING_PLANES = 14
+"""Planes of the finest level that an evaluation holds at once beside its skip connections, in
+units of that level's width. (These numbers: tests/test_memory.py.)"""
+
+KEPT_PLANES = 9
+"""Planes of its width that a residual block keeps for its gradients."""
+
+COIL_PLANES = 7
+"""Coil images that a step of a sampler holds at once: state, target, noise, maps, transforms."""
+
+SHARE = 0.7
+"""Share of the free memory that is planned with."""
+
+MOST = 64
+"""More images at once gain nothing."""
+
+CPU_PIXELS = 2**16
+"""On a CPU, more pixels at once gain nothing."""
+
+
+def bytes_per_image(
+    net: Denoiser | None, shape: tuple[int, int], n_coils: int, *, needs_grad: bool = False
+) -> int:
+    """Memory one image takes while a sampler (or, without a network, a baseline) works on it.
+
+    Args:
+        net: the denoiser; None for a baseline.
+        shape: matrix ``(y, x)``.
+        n_coils: virtual coils.
+        needs_grad: whether gradients flow through the network.
+    """
+    pixels = shape[0] * shape[1]
+    n_bytes = 8 * COIL_PLANES * (n_coils + 1) * pixels
+    if net is None:
+        return n_bytes
+    spec = net.spec
+    width = sum(w / 4**level for level, w in enumerate(spec.channels)) * spec.blocks
+    planes = WORKING_PLANES * spec.channels[0] + width
+    if needs_grad:
+        # On the way up, blocks have about 1.5 times the width.
+        planes += KEPT_PLANES * 2.5 * width * net.n_passes
+    return int(n_bytes + 4 * planes * pixels)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def images_at_once(n_bytes: int, shape: tuple[int, int], device: torch.device) -> int:
+    """How many images of ``n_bytes`` each are best worked on together."""
+    fit = int(SHARE * free_bytes(device) / n_bytes)
+    useful = MOST if device.type == "cuda" else CPU_PIXELS // (shape[0] * shape[1])
+    return max(1, min(fit, useful))

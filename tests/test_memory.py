@@ -1,0 +1,46 @@
+"""Estimates of memory against the tensors that are really there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import PeakBytes, random_sense
+
+from mri_ambient.masks import MaskSpec
+from mri_ambient.memory import CPU_PIXELS, bytes_per_image, images_at_once
+from mri_ambient.nn.unet import PRESETS
+from mri_ambient.prior import Prior, PriorFacts
+from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.samplers import Adps, Aos, Dds, Pula
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "n_coils"),
+    [("tiny", (64, 64), 4), ("tiny", (128, 96), 8), ("small", (64, 64), 8), ("tiny", (64, 64), 16)],
+)
+@pytest.mark.parametrize("method", [Aos(), Dds(n_steps=2), Pula(n_steps=2), Adps(n_steps=2)])
+def test_the_estimate_is_the_peak(preset, shape, n_coils, method):
+    """Between 5 % below what a batch of three takes and twice that."""
+    facts = PriorFacts(
+        objective="kspace", kind="conditioned", network=PRESETS[preset], sigma_data=0.3,
+        sigma_min=0.02, mask_conditioned=True, mask=MaskSpec("random", 3, 8), tau=0.1,
+    )  # fmt: skip
+    prior = Prior(facts.build().eval().requires_grad_(False), facts)
+    op = random_sense(shape, n_coils, rng_for(0))
+    y = op.mask * complex_normal((3, *op.oshape), rng_for(1))
+    streams = [rng_for(0, i) for i in range(3)]
+    with PeakBytes() as counted, torch.set_grad_enabled(method.needs_grad):
+        method(prior, op, y, noise_std=torch.full((3,), 0.02), rng=streams)
+    estimate = 3 * bytes_per_image(prior.net, shape, n_coils, needs_grad=method.needs_grad)
+    assert 0.95 < estimate / counted.peak < 2.0
+
+
+def test_memory_and_use_limit_a_batch(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("mri_ambient.memory.free_bytes", lambda device: 10_000)
+    assert images_at_once(1000, (16, 16), cpu) == 7
+    assert images_at_once(20_000, (16, 16), cpu) == 1
+    monkeypatch.setattr("mri_ambient.memory.free_bytes", lambda device: 2**40)
+    assert images_at_once(1000, (64, 64), cpu) == CPU_PIXELS // 4096
+    assert images_at_once(1000, (640, 640), cpu) == 1
+    assert images_at_once(1000, (640, 640), torch.device("cuda")) == 64

@@ -1,0 +1,118 @@
+"""A volume that is cut off goes on where it was, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+import pytest
+
+from mri_ambient.baselines import CgSense
+from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
+from mri_ambient.errors import DeviceError, MriAmbientError
+from mri_ambient.io import open_scan
+from mri_ambient.reconstruct import Options
+from mri_ambient.volume import _runs, reconstruct_file, settings
+
+# Slices so small that one set of coil maps is not always enough.
+pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    """Six slices of a phantom."""
+    config = SimulateConfig(size=(24, 24), coils=3, acceleration=2.0, calib=8, slices=6, noise=0.02)
+    (path,) = simulate_scans("phantom", tmp_path_factory.mktemp("raw"), config, count=1)
+    return path
+
+
+@dataclass(frozen=True)
+class Unlucky(CgSense):
+    """CG-SENSE on a device that is lost at the n-th call; ``calls`` counts over all."""
+
+    fails_at: int = 0
+    calls: tuple[list[int], ...] = ([],)
+
+    def __call__(self, op, ksp, *, noise_std):
+        self.calls[0].append(len(ksp))
+        if len(self.calls[0]) == self.fails_at:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return super().__call__(op, ksp, noise_std=noise_std)
+
+
+def run(volume, output, method, batch_size=2, *, made_with=True, **more):
+    file = open_scan(volume)
+    options = Options(batch_size=batch_size)
+    known = settings(file, CgSense(), None, options, **more) if made_with else None
+    return reconstruct_file(file, plan(file), method, None, output, options, made_with=known)
+
+
+def images(folder):
+    with h5py.File(next(folder.glob("*.h5"))) as file:
+        return file["reconstruction_complex"][()]
+
+
+def test_finished_slices_are_kept_and_gone_on_with(volume, tmp_path):
+    """The device is lost at the third of three calls; the next run makes one call only."""
+    with pytest.raises(DeviceError, match=r"was lost .* run the same command again"):
+        run(volume, tmp_path / "cut", Unlucky(fails_at=3, calls=([],)))
+    (hidden,) = (tmp_path / "cut").iterdir()
+    assert len(list(hidden.iterdir())) == 4
+    calls: list[int] = []
+    resumed = run(volume, tmp_path / "cut", Unlucky(calls=(calls,)))
+    assert calls == [2]
+    whole = run(volume, tmp_path / "whole", CgSense())
+    np.testing.assert_array_equal(images(tmp_path / "cut"), images(tmp_path / "whole"))
+    assert resumed["checks"] == whole["checks"]
+    assert set(resumed["doubts"]) == set(whole["doubts"]) != set()
+    assert len(list((tmp_path / "cut").iterdir())) == 2
+
+
+def test_slices_made_with_other_settings_are_dropped(volume, tmp_path):
+    with pytest.raises(DeviceError):
+        run(volume, tmp_path, Unlucky(fails_at=3, calls=([],)))
+    calls: list[int] = []
+    run(volume, tmp_path, Unlucky(calls=(calls,)), mask="another")
+    assert calls == [2, 2, 2]
+
+
+def test_without_settings_nothing_is_gone_on_with(volume, tmp_path):
+    for output in (tmp_path / "a", tmp_path / "a"):
+        calls: list[int] = []
+        with pytest.raises(DeviceError):
+            run(volume, output, Unlucky(fails_at=2, calls=(calls,)), made_with=False)
+        assert calls == [2, 2]
+
+
+def test_a_torn_slice_is_done_again(volume, tmp_path):
+    with pytest.raises(DeviceError):
+        run(volume, tmp_path, Unlucky(fails_at=3, calls=([],)))
+    path = sorted(next(tmp_path.iterdir()).iterdir())[1]
+    path.write_bytes(path.read_bytes()[:40])
+    calls: list[int] = []
+    run(volume, tmp_path, Unlucky(calls=(calls,)))
+    assert calls == [1, 2]
+
+
+def test_other_errors_keep_their_name(volume, tmp_path):
+    class Mistake(CgSense):
+        def __call__(self, op, ksp, *, noise_std):
+            raise RuntimeError("sizes differ")
+
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        run(volume, tmp_path, Mistake())
+
+
+def test_a_full_disk_is_told_of(volume, tmp_path, monkeypatch):
+    def full(*_):
+        raise MriAmbientError("no space left")
+
+    monkeypatch.setattr("mri_ambient.volume.save_tensors", full)
+    with pytest.raises(MriAmbientError, match="no space left"):
+        run(volume, tmp_path, CgSense())
+
+
+def test_runs_of_neighbours():
+    assert list(_runs([0, 1, 2, 5, 6, 9], 2)) == [(0, 2), (2, 3), (5, 7), (9, 10)]
+    assert list(_runs([], 3)) == []
