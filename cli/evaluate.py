@@ -1,33 +1,114 @@
-"""``mri-ambient evaluate``: fastMRI's numbers for a folder of reconstructions."""
+"""``mri-ambient evaluate``: fastMRI's numbers, or what hidden lines tell without a reference."""
 
 from __future__ import annotations
 
 import csv
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from .common import Json, print_json, run_cases
+from .common import (
+    Device,
+    Json,
+    PriorPath,
+    Seed,
+    Set,
+    choose,
+    parse_pairs,
+    print_json,
+    run_cases,
+)
 
 
 def run(
-    reconstructions: Annotated[
-        Path, typer.Argument(help="File or folder written by `reconstruct`.")
+    inputs: Annotated[
+        Path,
+        typer.Argument(
+            help="What `reconstruct` wrote; without --target, scans. A file or a folder.",
+            metavar="INPUT",
+        ),
     ],
     targets: Annotated[
-        Path, typer.Option("--target", help="File or folder of fully sampled scans.")
-    ],
+        Path | None, typer.Option("--target", help="File or folder of fully sampled scans.")
+    ] = None,
+    holdout: Annotated[int, typer.Option(help="Measured lines to hide, without --target.")] = 2,
+    method: Annotated[str, typer.Option(help="Method that is evaluated on scans.")] = "aos",
+    prior: PriorPath = None,
+    samples: Annotated[int, typer.Option(help="Samples a slice of a stochastic method.")] = 4,
+    steps: Annotated[int | None, typer.Option(help="Noise levels of a sampler.")] = None,
+    option: Set = None,
+    seed: Seed = 0,
+    device: Device = "auto",
     csv_out: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json_out: Json = False,
 ) -> None:
-    """Score reconstructions against fully sampled scans: NMSE, PSNR and SSIM per volume.
+    """Score reconstructions against fully sampled scans, or a method on scans without any.
 
-    The numbers equal those of the fastmri package: volume maximum as data range, central square.
+    With --target: NMSE, PSNR and SSIM per volume; the numbers equal those of the fastmri package
+    (volume maximum as data range, central square). Without: a few measured lines of every scan are
+    hidden, predicted from the rest by the method, CG-SENSE and L1-wavelet, and compared; of
+    samples, also whether they spread as much as they should.
     """
+    if targets is not None:
+        _against_targets(inputs, targets, csv_out=csv_out, json_out=json_out)
+        return
+    from mri_ambient.checkpoint import load_prior
+    from mri_ambient.data_prep import plan
+    from mri_ambient.device import pick_device
+    from mri_ambient.io import find_scans, open_scan
+    from mri_ambient.reconstruct import METHODS, Options, is_sampler, with_options
+    from mri_ambient.validate import predict_hidden
+    from mri_ambient.weights import default_prior
+
+    chosen = with_options(
+        choose("method", method, METHODS), {"n_steps": steps, **parse_pairs(option or [])}
+    )
+    where = pick_device(device)
+    loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
+    options = Options(seed=seed, n_samples=samples, device=where)
+    found: dict[str, list[dict[str, float]]] = {}
+
+    def one(path: Path) -> None:
+        file = open_scan(path)
+        preparation = plan(file, device=where)
+        found[file.scan_id] = [
+            predict_hidden(preparation.apply(scan), chosen, loaded, options, holdout)[0]
+            for scan in file
+        ]
+
+    try:
+        run_cases(find_scans([inputs]), one)
+    finally:
+        if json_out and found:
+            print_json(found)
+        elif found:
+            _print_hidden({name: _mean(rows) for name, rows in found.items()}, csv_out=csv_out)
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: fmean(row[key] for row in rows) for key in rows[0]}
+
+
+def _print_hidden(rows: dict[str, dict[str, float]], *, csv_out: bool) -> None:
+    """Means over the slices of every scan."""
+    names = list(next(iter(rows.values())))
+    if csv_out:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["scan", *names])
+        writer.writerows([scan, *row.values()] for scan, row in rows.items())
+        return
+    table = Table("scan", *(name.replace("_", " ") for name in names))
+    for scan, row in rows.items():
+        table.add_row(scan, *(f"{value:.3f}" for value in row.values()))
+    Console().print(table)
+
+
+def _against_targets(inputs: Path, targets: Path, *, csv_out: bool, json_out: bool) -> None:
     from dataclasses import asdict
 
     from mri_ambient.evaluate import mean_metrics, pair_up, score_pair
@@ -38,7 +119,7 @@ def run(
         rows[pair[0].stem] = asdict(score_pair(*pair))
 
     try:
-        run_cases(pair_up(reconstructions, targets), one)
+        run_cases(pair_up(inputs, targets), one)
     finally:
         if rows:
             mean = mean_metrics(rows)

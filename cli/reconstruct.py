@@ -74,6 +74,13 @@ def run(
         float | None, typer.Option(help="k-space noise per real channel, in the file's units.")
     ] = None,
     coils: Annotated[int | None, typer.Option(help="Compress to at most this many coils.")] = None,
+    holdout: Annotated[
+        int,
+        typer.Option(help="Hide so many measured lines, reconstruct again, and see what it says."),
+    ] = 0,
+    warn: Annotated[
+        bool, typer.Option("--warn", help="Flag slices that do not fit the prior.")
+    ] = False,
     png: Annotated[
         bool, typer.Option("--png", help="Draw the slices (at most 16) into <stem>.png too.")
     ] = False,
@@ -114,6 +121,7 @@ def run(
     )
     from mri_ambient.report import draw_volume
     from mri_ambient.volume import (
+        Checking,
         Reference,
         is_done,
         reconstruct_file,
@@ -135,6 +143,9 @@ def run(
     if retrospective is not None:
         lines = 20 if calib_lines is None else calib_lines
         spec = MaskSpec(mask_type or "random", retrospective, lines)
+    if holdout < 0:
+        raise ConfigError(f"--holdout must be 0 or more, got {holdout}")
+    checking = Checking(n_hidden=holdout, flags=warn)
     config = PrepConfig(n_coils=coils, noise_std=noise_std)
     paths = pick_shard(find_scans(inputs), shard)
     if dry_run:
@@ -158,7 +169,9 @@ def run(
             file = full = open_scan(path)
             if spec is not None:
                 file = Undersampled(full, spec, seed)
-            made_with = settings(file, chosen, loaded, options, prep=config, mask=spec)
+            made_with = settings(
+                file, chosen, loaded, options, prep=config, mask=spec, checking=checking
+            )
             if is_done(output, file.scan_id, made_with, overwrite=overwrite):
                 say(f"{path.name}: done already (--overwrite does it again)")
                 return
@@ -179,6 +192,7 @@ def run(
                 options,
                 reference=reference,
                 made_with=made_with,
+                checking=checking,
                 on_slice=lambda done, _: bars.update(work, completed=done * n_steps),
                 on_step=lambda info: bars.advance(work, len(info.residual)),
             )

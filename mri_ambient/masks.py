@@ -317,17 +317,49 @@ def subsample_further(mask: Tensor, fraction: float, rng: Generator) -> Tensor:
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"the share of lines to remove must be from 0 to 1, got {fraction}")
-    outer = outer_samples(mask)
-    by_line = is_line_mask(mask)
-    pool = line_coverage(outer) if by_line else outer.flatten()
-    candidates = torch.nonzero(pool).flatten()
-    n_remove = round(fraction * candidates.numel())
-    if fraction > 0 and candidates.numel():
+    n_outer = int(_outer_pool(mask).sum())
+    n_remove = round(fraction * n_outer)
+    if fraction > 0 and n_outer:
         n_remove = max(n_remove, 1)
+    return _without(mask, n_remove, rng)
+
+
+def hide_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
+    """Remove sampled outer lines (of a 2-D mask: as many outer samples as so many lines hold).
+
+    Args:
+        mask: bool ``(1, y, x)``.
+        n_lines: how many.
+        rng: where the randomness comes from.
+
+    Raises:
+        ConfigError: more than half of the outer lines or samples would go.
+    """
+    n_outer = int(_outer_pool(mask).sum())
+    n_remove = n_lines if is_line_mask(mask) else n_lines * mask.shape[-2]
+    if 2 * n_remove > n_outer:
+        what = "lines" if is_line_mask(mask) else "samples"
+        raise ConfigError(
+            f"cannot hide {n_remove} {what}: only {n_outer} lie outside the calibration, and at "
+            "least half must stay"
+        )
+    return _without(mask, n_remove, rng)
+
+
+def _outer_pool(mask: Tensor) -> Tensor:
+    """Outer lines, bool ``(x,)``; of a 2-D mask, outer samples ``(y * x,)``."""
+    outer = outer_samples(mask)
+    return line_coverage(outer) if is_line_mask(mask) else outer.flatten()
+
+
+def _without(mask: Tensor, n_remove: int, rng: Generator) -> Tensor:
+    """The mask without so many random outer lines or samples."""
+    pool = _outer_pool(mask)
+    candidates = torch.nonzero(pool).flatten()
     order = torch.randperm(candidates.numel(), generator=rng)
     removed = torch.zeros(pool.shape, dtype=torch.bool)
     removed[candidates[order[:n_remove]]] = True
-    return mask & ~(removed.expand_as(mask) if by_line else removed.view_as(mask))
+    return mask & ~(removed.expand_as(mask) if is_line_mask(mask) else removed.view_as(mask))
 
 
 def training_fraction(mask: Tensor, acquired: Tensor | None = None) -> float:

@@ -107,5 +107,5 @@ class Reconstruction:
     slices: tuple[int, ...]
     std: Tensor | None = None
     samples: Tensor | None = None
-    checks: tuple[dict[str, float], ...] = ()
+    checks: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)

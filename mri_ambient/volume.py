@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, Self
@@ -39,6 +39,7 @@ from .reconstruct import (
 )
 from .samplers import Aos, Sampler
 from .scan import Reconstruction, Scan
+from .validate import predict_hidden, prior_share
 
 HIGH_RESIDUAL = 2.0
 """A method with a prior that leaves more than this of the data unexplained, in units of the noise
@@ -46,6 +47,12 @@ HIGH_RESIDUAL = 2.0
 
 LEAST_NOISE = 0.01
 """Noise per real channel, normalised units, below which the residual is not compared with it."""
+
+BRIGHT = 3.0
+"""Images this many times brighter or darker than a prior's training images are flagged."""
+
+NOISY = 1.5
+"""And scans whose noise is this many times that of the noisiest training scan."""
 
 FAR = 2.0
 """A scan undersampled this many times more than a prior's training scans is worth a warning."""
@@ -215,6 +222,7 @@ def reconstruct_file(
     *,
     reference: Reference | None = None,
     made_with: dict[str, Any] | None = None,
+    checking: Checking | None = None,
     on_slice: Callable[[int, int], None] | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
@@ -233,6 +241,7 @@ def reconstruct_file(
         reference: the fully sampled scan, to score the result against.
         made_with: the settings, see :func:`settings`; stored in the report. Without them nothing
             can be gone on with.
+        checking: what is checked of every slice beside the data residual.
         on_slice: told (done, total) after every slice.
         on_step: told about every step of a sampler.
 
@@ -247,6 +256,7 @@ def reconstruct_file(
     if (image := output / f"{file.scan_id}.h5").exists():
         _settings_of(image)
     finished = _Finished(output / f".{file.scan_id}.unfinished", made_with)
+    checking = checking or Checking()
     n_images = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
     n_slices = max(1, n_images // options.n_samples)
     scores: dict[str, Any] = {}
@@ -260,6 +270,7 @@ def reconstruct_file(
             with _noted(noted):
                 prepared = preparation.apply(file[first:last])
                 result = reconstruct(prepared, method, prior, options, on_step=on_step)
+                result = checking(prepared, result, method, prior, options)
             finished.add(prepared, result, preparation.noise_std, noted)
             if on_slice is not None:
                 on_slice(len(finished), len(file))
@@ -271,6 +282,7 @@ def reconstruct_file(
     doubts += noted
     with _noted(doubts):
         _doubt_residual(file, method, checks, facts["sigma_n"])
+        _tell_flags(file, checks)
         if reference is not None:
             magnitude = [finished.read(index)[0]["img"].abs() for index in range(len(file))]
             scores = _scores(file, torch.stack(magnitude), reference)
@@ -280,6 +292,83 @@ def reconstruct_file(
     write_json(output / f"{file.scan_id}.json", report)
     finished.remove()
     return report
+
+
+@dataclass(frozen=True)
+class Checking:
+    """What is checked of every slice beside the data residual, without a reference.
+
+    Attributes:
+        n_hidden: measured outer lines to hide, for a second reconstruction that predicts them; 0
+            leaves that out.
+        flags: look for what does not fit the prior.
+    """
+
+    n_hidden: int = 0
+    flags: bool = False
+
+    def __call__(
+        self,
+        scan: Scan,
+        result: Reconstruction,
+        method: Sampler | Baseline,
+        prior: DenoiserSource | None,
+        options: Options,
+    ) -> Reconstruction:
+        """The result with more in its checks."""
+        checks: list[dict[str, Any]] = [dict(check) for check in result.checks]
+        if self.n_hidden:
+            rows = predict_hidden(scan, method, prior, options, self.n_hidden)
+            for check, row in zip(checks, rows, strict=True):
+                check["held_out"] = row
+        if self.flags:
+            batch = Batch.of([scan])
+            shares = prior_share(batch, result.img)
+            for i, check in enumerate(checks):
+                check["prior_share"] = float(shares[i])
+                support = batch.op.support[i]
+                rms = float(result.img[i][support].abs().square().mean().sqrt()) / 2**0.5
+                check["flags"] = list(_flags(check, rms, scan, method, prior))
+        return replace(result, checks=tuple(checks))
+
+
+def _flags(
+    check: dict[str, Any],
+    rms: float,
+    scan: Scan,
+    method: Sampler | Baseline,
+    prior: DenoiserSource | None,
+) -> Iterator[str]:
+    """Sentences about what does not fit, of one slice."""
+    sigma_n = float(scan.noise_std or 0.0)
+    if check["data_residual"] * sigma_n / max(sigma_n, LEAST_NOISE) > HIGH_RESIDUAL:
+        yield f"leaves {check['data_residual']:.1f} sigma_n of the measurement unexplained"
+    held_out = check.get("held_out")
+    if held_out and held_out["error"] > held_out["l1_wavelet"]:
+        yield (
+            f"predicts hidden lines worse (error {held_out['error']:.3f}) than L1-wavelet "
+            f"({held_out['l1_wavelet']:.3f})"
+        )
+    if not (is_sampler(method) and isinstance(prior, Prior)):
+        return
+    if not 1 / BRIGHT < rms / prior.sigma_data < BRIGHT:
+        yield f"is {rms / prior.sigma_data:.2f} times as bright as the prior's training images"
+    noise = prior.facts.card.get("sigma_n")
+    if noise and sigma_n > NOISY * noise[-1]:
+        yield f"has noise {sigma_n:.4f}, the prior's training scans at most {noise[-1]:.4f}"
+
+
+def _tell_flags(file: ScanFile, checks: Sequence[dict[str, Any]]) -> None:
+    """Warn about flagged slices, one warning a scan."""
+    flagged = [check for check in checks if check.get("flags")]
+    if flagged:
+        first = flagged[0]
+        warnings.warn(
+            f"{file.path.name}: {len(flagged)} of {len(checks)} slices do not fit the prior (slice "
+            f"{first['slice']} {first['flags'][0]})",
+            NumericalWarning,
+            stacklevel=2,
+        )
 
 
 def _runs(missing: list[int], most: int) -> Iterator[tuple[int, int]]:
@@ -492,7 +581,16 @@ def summary_line(report: dict[str, Any]) -> str:
 
 def slice_lines(report: dict[str, Any]) -> list[str]:
     """One line about every slice of a finished reconstruction."""
-    return [
-        f"  slice {check['slice']}: data residual {check['data_residual']:.3f} sigma_n"
-        for check in report["checks"]
-    ]
+    return [_slice_line(check) for check in report["checks"]]
+
+
+def _slice_line(check: dict[str, Any]) -> str:
+    line = f"  slice {check['slice']}: data residual {check['data_residual']:.3f} sigma_n"
+    if held_out := check.get("held_out"):
+        line += (
+            f", error on hidden lines {held_out['error']:.4f} (CG-SENSE "
+            f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
+        )
+    if "prior_share" in check:
+        line += f", {100 * check['prior_share']:.1f} % of the energy is the prior's"
+    return "; ".join([line, *check.get("flags", ())])

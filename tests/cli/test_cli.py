@@ -243,6 +243,32 @@ def test_evaluate_prints_csv_and_names_what_is_missing(cli, full, tmp_path):
     assert "error:" in err
 
 
+def test_evaluate_without_a_target_hides_lines(cli, full, prior_file):
+    """Samples of two methods on undersampled scans; no reference anywhere."""
+    words = ("evaluate", full, "--device", "cpu", "--holdout", 1)
+    out, _ = cli(*words, "-m", prior_file, "--method", "dds", "--steps", 2, "--samples", 3,
+                 "--json")  # fmt: skip
+    slices = [row for rows in json.loads(out).values() for row in rows]
+    assert all(0 <= row["coverage_50"] <= row["coverage_90"] <= 1 for row in slices)
+    out, _ = cli(*words, "--method", "cg-sense", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == len(json.loads(cli(*words, "--method", "cg-sense", "--json")[0]))
+    assert all(float(row["error"]) == pytest.approx(float(row["cg_sense"])) for row in rows)
+    assert "at least half must stay" in cli(*words[:-1], 500, "--method", "cg-sense", code=2)[1]
+
+
+def test_slices_are_checked_and_flagged(cli, full, prior_file, tmp_path):
+    """An untrained prior is found out by hidden lines."""
+    words = ("reconstruct", full, "-o", tmp_path / "out", "-m", prior_file, "--device", "cpu")
+    _, said = cli(*words, "--holdout", 1, "--warn", "-v")
+    assert "error on hidden lines" in said and "of the energy is the prior's" in said
+    for path in (tmp_path / "out").glob("*.json"):
+        for check in json.loads(path.read_text())["checks"]:
+            worse = check["held_out"]["error"] > check["held_out"]["l1_wavelet"]
+            assert worse == any("predicts hidden lines worse" in flag for flag in check["flags"])
+            assert 0 <= check["prior_share"] <= 1
+
+
 def test_sample_draws_pictures(cli, prior_file, tmp_path):
     cli("sample", "-o", tmp_path / "s", "-m", prior_file, "--samples", 2, "--size", 24, 20,
         "--steps", 3, "--device", "cpu")  # fmt: skip
