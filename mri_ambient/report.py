@@ -134,14 +134,19 @@ def draw_memorization(
 
 
 def save_images(
-    images: Tensor, path: Path, *, top: float | None = None, titles: Sequence[str] = ()
+    images: Tensor,
+    path: Path,
+    *,
+    top: float | None = None,
+    titles: Sequence[str] = (),
+    columns: int = 4,
 ) -> None:
     """Magnitude images ``(n, y, x)`` side by side, each in a window of its own.
 
-    ``top`` is white in all of them instead; ``titles`` stand above.
+    ``top`` is white in all of them instead; ``titles`` stand above; ``columns`` at most in a row.
     """
     n = images.shape[0]
-    columns = min(n, 4)
+    columns = min(n, columns)
     rows = -(-n // columns)
     figure = Figure(figsize=(3 * columns, 3 * rows))
     for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):

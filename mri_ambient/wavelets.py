@@ -1,7 +1,8 @@
 """Zero-extended orthogonal wavelet transforms of batches of complex images, and their shrinkage.
 
-PyWavelets does the work on the CPU and ptwt on a GPU; on a CPU ptwt takes four times as long
-(tests/benchmarks/bench_classical.py). The coefficients are those of ``sigpy.linop.Wavelet``.
+PyWavelets does the work on the CPU; ptwt does it on a GPU and where gradients are wanted. On a CPU
+ptwt takes about twice as long (tests/benchmarks/bench_classical.py). The coefficients are those of
+``sigpy.linop.Wavelet``.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
     even = (ny + ny % 2, nx + nx % 2)
     level = pywt.dwtn_max_level(even, wavelet)
     padded = center_pad(img, even)
-    backend = _by_pywt if img.device.type == "cpu" else _by_ptwt
+    plain = img.device.type == "cpu" and not img.requires_grad
+    backend = _by_pywt if plain else _by_ptwt
     shrunk = backend(padded, threshold[:, None, None], wavelet, level)
     return center_crop(shrunk, (ny, nx))
 

@@ -482,3 +482,16 @@ def test_tensorboard_shows_what_the_log_says(cli, tmp_path, trained):
     for name in ("loss", "held_out"):
         shown = [(event.step, event.value) for event in events.Scalars(name)]
         assert shown == [(row["images"], pytest.approx(row[name], rel=1e-6)) for row in log]
+
+
+def test_audit_attacks_a_scan(cli, full, prior_file, tmp_path):
+    scan = sorted(full.glob("*.h5"))[0]
+    out, said = cli("audit", "stability", scan, "-o", tmp_path / "audit", "-m", prior_file,
+                    "--iterations", 2, "--device", "cpu", "--json")  # fmt: skip
+    assert "aos: a change of the measurement by" in said
+    facts = json.loads(out)
+    assert facts == json.loads((tmp_path / "audit/stability.json").read_text())
+    assert list(facts["attacks"]) == ["aos", "cg-sense", "l1-wavelet"]
+    assert (tmp_path / "audit/stability.png").stat().st_size > 5000
+    said = cli("audit", "stability", scan, "-o", tmp_path / "audit", "--slice", 7, code=2)[1]
+    assert "slices 0 to 0, not 7" in said

@@ -1,0 +1,65 @@
+"""The search for the worst change, where the worst change is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gaussian import GaussianPrior
+from helpers import dense, random_maps
+
+from mri_ambient.baselines import CgSense
+from mri_ambient.errors import ConfigError
+from mri_ambient.masks import MaskSpec
+from mri_ambient.rng import complex_normal
+from mri_ambient.samplers import Aos
+from mri_ambient.scan import Scan
+from mri_ambient.sense import SenseOp
+from mri_ambient.stability import stability, verdict
+
+SHAPE = (8, 10)
+
+
+@pytest.fixture
+def scan(rng) -> Scan:
+    maps = random_maps((1, 2, *SHAPE), rng)
+    mask = MaskSpec("random", 2, 4).draw(SHAPE, rng)
+    y = SenseOp(maps, mask)(complex_normal((1, *SHAPE), rng))
+    y = y + 0.1 * mask * complex_normal((1, 2, *SHAPE), rng)
+    return Scan(
+        ksp=y, mask=mask, scan_id="head", slices=(0,), recon_shape=SHAPE, noise_std=0.1,
+        maps=maps, scale=1.0,
+    )  # fmt: skip
+
+
+def test_the_worst_change_of_a_linear_method_is_its_largest_singular_value(scan):
+    """CG-SENSE: (A^H A + lam)^-1 A^H by dense matrices; never more, and within 3 %."""
+    method = CgSense(lam=0.05, n_iter=80)
+    (found, _) = stability(scan, method, None, k=2.0, n_iter=60)
+    op = SenseOp(scan.maps[0], scan.mask)
+    A = dense(op, torch.complex64)
+    inverse = torch.linalg.solve(A.mH @ A + 0.05 * torch.eye(80), A.mH)
+    largest = float(torch.linalg.matrix_norm(inverse, 2))
+    e = found.size * float(scan.ksp.norm())
+    change = found.change * float(found.img.norm())
+    assert e == pytest.approx(2.0 * 0.1 * (2 * 2 * int(scan.mask.sum())) ** 0.5, rel=1e-4)
+    assert 0.97 * largest < change / e < 1.0005 * largest
+    assert found.by_noise < found.change
+    assert found.attacked.shape == SHAPE
+
+
+def test_every_method_is_attacked_alike(scan):
+    """The method, CG-SENSE and L1-wavelet get the same budget and the same comparison noise."""
+    prior = GaussianPrior(torch.ones(SHAPE, dtype=torch.float64), sigma_min=0.05)
+    ticks = []
+    attacks = stability(scan, Aos(), prior, n_iter=4, on_step=lambda *a: ticks.append(a))
+    assert [attack.method for attack in attacks] == ["aos", "cg-sense", "l1-wavelet"]
+    assert len({round(attack.size, 5) for attack in attacks}) == 1
+    assert all(attack.change >= 0.9 * attack.by_noise > 0 for attack in attacks)
+    assert ticks[-1] == (12, 12)
+    assert verdict(attacks).startswith("aos: a change of the measurement by")
+
+
+@pytest.mark.parametrize("options", [{"k": 0.0}, {"n_iter": 0}])
+def test_a_search_of_nothing_is_refused(scan, options):
+    with pytest.raises(ConfigError, match="must"):
+        stability(scan, CgSense(), None, **options)
