@@ -160,7 +160,7 @@ def _reconstruct(
             method,
             prior,
             folder,
-            Options(device=device),
+            Options(n_samples=1, device=device),
             reference=reference,
             on_step=lambda info: tick(1 if info.n_steps > 1 else 0),
         )

@@ -32,7 +32,7 @@ def _installed() -> dict[str, Any]:
     from mri_ambient.device import describe_device
     from mri_ambient.io import READERS, WRITERS
     from mri_ambient.objectives import OBJECTIVES
-    from mri_ambient.reconstruct import METHODS
+    from mri_ambient.reconstruct import METHODS, SAMPLINGS
     from mri_ambient.weights import shipped_priors
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,6 +40,7 @@ def _installed() -> dict[str, Any]:
         "version": __version__,
         "objectives": list(OBJECTIVES),
         "methods": list(METHODS),
+        "presets": list(SAMPLINGS),
         "readers": [reader.format for reader in READERS.values()],
         "writers": list(WRITERS),
         "priors": [path.stem for path in shipped_priors()],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,14 +27,25 @@ from .common import (
     say,
 )
 
+if TYPE_CHECKING:
+    from mri_ambient.baselines import Baseline
+    from mri_ambient.samplers import Sampler
+
 
 def run(
     inputs: Inputs,
     output: Output,
     method: Annotated[
-        str,
-        typer.Option(help="aos, dds, msm, pula, adps, zero-filled, cg-sense or l1-wavelet."),
-    ] = "aos",
+        str | None,
+        typer.Option(
+            help="aos, dds, msm, pula, adps, zero-filled, cg-sense or l1-wavelet.",
+            show_default="aos",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="fast, balanced or quality, instead of a method with its options."),
+    ] = None,
     prior: PriorPath = None,
     retrospective: Annotated[
         float | None,
@@ -52,8 +63,12 @@ def run(
         typer.Option(help="Retrospective mask: central lines kept.", show_default="20"),
     ] = None,
     samples: Annotated[
-        int, typer.Option(help="Samples a slice of a stochastic method; their mean is the image.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Samples a slice of a stochastic method; their mean is the image.",
+            show_default="4, or the preset's",
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -114,6 +129,7 @@ def run(
     from mri_ambient.masks import MaskSpec
     from mri_ambient.reconstruct import (
         METHODS,
+        SAMPLINGS,
         Options,
         is_sampler,
         is_stochastic,
@@ -134,7 +150,16 @@ def run(
     given = {"n_steps": steps, "lam": lam, **parse_pairs(option or [])}
     if not final_dc:
         given["final_dc"] = False
-    chosen = with_options(choose("method", method, METHODS), given)
+    chosen: Sampler | Baseline
+    if preset is None:
+        chosen = with_options(choose("method", method or "aos", METHODS), given)
+    elif method is not None or any(value is not None for value in given.values()):
+        raise ConfigError("--preset is a method with its options; leave those out")
+    else:
+        sampling = choose("preset", preset, SAMPLINGS)
+        chosen, samples = sampling.sampler, samples or sampling.n_samples
+    if samples is None:
+        samples = Options.n_samples
     if retrospective is None and (mask_type is not None or calib_lines is not None):
         raise ConfigError(
             "--mask-type and --calib-lines say how --retrospective masks; give it too"

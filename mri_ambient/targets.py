@@ -7,6 +7,7 @@ A folder of targets holds ``<scan_id>.h5`` for every prepared scan, dataset ``sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def make_targets(
         folder: where the images go.
         method: a sampler or baseline, or the name of a baseline.
         prior: what images look like; samplers need one.
-        options: seed, batch size and device; of samples, one a slice is kept.
+        options: seed, batch size and device; one sample a slice is drawn.
         shard: do part i of N of the scans only, counted from 1.
         on_scan: told (done, total) after every scan.
 
@@ -51,7 +52,7 @@ def make_targets(
                 f"targets {method!r} are unknown; choose from full, {', '.join(BASELINES)}"
             )
         method = BASELINES[method]()
-    options = options or Options()
+    options = replace(options or Options(), n_samples=1)
     files = _files(items)
     if shard is not None:
         files = files[shard[0] - 1 :: shard[1]]

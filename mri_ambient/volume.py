@@ -258,7 +258,7 @@ def reconstruct_file(
     finished = _Finished(output / f".{file.scan_id}.unfinished", made_with)
     checking = checking or Checking()
     n_images = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
-    n_slices = max(1, n_images // options.n_samples)
+    n_slices = max(1, n_images // (options.n_samples if is_stochastic(method) else 1))
     scores: dict[str, Any] = {}
     doubts = list(preparation.doubts)
     with _noted(doubts):

@@ -26,7 +26,7 @@ from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.masks import MaskSpec
-from mri_ambient.reconstruct import reconstruct
+from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Adps, Aos
 from mri_ambient.weights import default_prior
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     prior = load_prior(args.prior or default_prior())
-    grid = STEP_SIZES
+    grid, one = STEP_SIZES, Options(n_samples=1)
     if args.quick:
         args.count, args.steps, grid = 1, 3, STEP_SIZES[2:3]
 
@@ -71,7 +71,9 @@ def main() -> None:
         cases = simulate(args.images, args.count, Path(folder))
         methods = [ZeroFilled(), Aos(), *(Adps(args.steps, step_size=step) for step in grid)]
         for method in methods[:3] if args.quick else methods:
-            scores = [case.psnr(reconstruct(case.scan, method, prior).img[0]) for case in cases]
+            scores = [
+                case.psnr(reconstruct(case.scan, method, prior, one).img[0]) for case in cases
+            ]
             row = {
                 "benchmark": "adps",
                 "method": method.name,
@@ -87,7 +89,7 @@ def main() -> None:
             for method in (ZeroFilled(), Aos(), Adps(args.steps)):
                 report = reconstruct_raw(
                     args.scan, Path(folder) / method.name, method=method, prior=prior,
-                    retrospective=MaskSpec("random", 4.0, 20),
+                    retrospective=MaskSpec("random", 4.0, 20), options=one,
                 )  # fmt: skip
                 scores = {
                     key: round(report[which]["psnr"], 3)

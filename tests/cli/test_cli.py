@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,7 @@ from mri_ambient.errors import ConfigError
 from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
+from mri_ambient.reconstruct import SAMPLINGS
 
 runner = CliRunner()
 
@@ -120,10 +122,11 @@ def test_info_lists_what_the_dictionaries_hold(cli):
 
     facts = json.loads(cli("info", "--json")[0])
     assert facts.keys() == {
-        "version", "objectives", "methods", "readers", "writers", "priors", "device",
+        "version", "objectives", "methods", "presets", "readers", "writers", "priors", "device",
     }  # fmt: skip
     assert facts["objectives"] == list(OBJECTIVES)
     assert facts["methods"] == list(METHODS)
+    assert facts["presets"] == list(SAMPLINGS)
     assert facts["readers"] == [reader.format for reader in READERS.values()]
     assert facts["writers"] == list(WRITERS)
 
@@ -495,3 +498,19 @@ def test_audit_attacks_a_scan(cli, full, prior_file, tmp_path):
     assert (tmp_path / "audit/stability.png").stat().st_size > 5000
     said = cli("audit", "stability", scan, "-o", tmp_path / "audit", "--slice", 7, code=2)[1]
     assert "slices 0 to 0, not 7" in said
+
+
+def test_presets_are_methods_with_their_options(cli, full, prior_file, tmp_path):
+    scan = sorted(full.glob("*.h5"))[0]
+    words = ("reconstruct", scan, "-m", prior_file, "--device", "cpu")
+    for name, sampling in SAMPLINGS.items():
+        cli(*words, "-o", tmp_path / name, "--preset", name)
+        made = json.loads((tmp_path / name / f"{scan.stem}.json").read_text())["provenance"]
+        assert made["method"] == sampling.sampler.name
+        assert made["method_options"] == asdict(sampling.sampler)
+        assert made["n_samples"] == sampling.n_samples
+    for more in (("--method", "dds"), ("--steps", 3), ("-O", "eta=0")):
+        assert (
+            "leave those out" in cli(*words, "-o", tmp_path, "--preset", "fast", *more, code=2)[1]
+        )
+    assert "balanced" in cli(*words, "-o", tmp_path, "--preset", "best", code=2)[1]
