@@ -143,15 +143,25 @@ def reconstruct(
             samples[k, i] = img
     img = samples.mean(dim=0)
     _check_finite(img, scan, method)
+    factor = _std_factor(method, prior)
     return Reconstruction(
         img=img,
         scan_id=scan.scan_id,
         slices=scan.slices,
-        std=samples.abs().std(dim=0) if n_samples > 1 else None,
+        std=factor * samples.abs().std(dim=0) if n_samples > 1 else None,
         samples=samples if n_samples > 1 else None,
         checks=tuple(_residuals(whole, img)),
         provenance=_provenance(method, prior, options, n_samples, time.monotonic() - started),
     )
+
+
+def _std_factor(method: Sampler | Baseline, prior: DenoiserSource | None) -> float:
+    """What the prior's card says the spread of this method's samples lacks; 1 if nothing."""
+    if not (is_sampler(method) and isinstance(prior, Prior)):
+        return 1.0
+    entry = prior.facts.card.get("calibration", {}).get(method.name)
+    fits = entry is not None and entry["options"] == asdict(method)  # type: ignore[call-overload]
+    return float(entry["factor"]) if fits else 1.0
 
 
 class _Work:
@@ -318,6 +328,7 @@ def _provenance(
         "prior_sha256": prior_sha256(prior) if is_sampler(method) else None,
         "seed": options.seed,
         "n_samples": n_samples,
+        "std_factor": _std_factor(method, prior),
         "device": str(options.device),
         "precision": options.precision,
         "version": __version__,

@@ -133,6 +133,28 @@ def draw_memorization(
     save_figure(figure, path)
 
 
+def draw_calibration(
+    levels: Sequence[float], before: Sequence[float], after: Sequence[float], path: Path
+) -> None:
+    """Share of measurements in predictive intervals against the share that should be.
+
+    Args:
+        levels: of the intervals.
+        before: coverage by the samples as they are.
+        after: and with their spread multiplied.
+        path: PNG to write.
+    """
+    figure = Figure(figsize=(4.2, 4.2))
+    axis = figure.add_subplot()
+    axis.plot((0, 1), (0, 1), color="0.7", label="as it should be")
+    axis.plot(levels, before, "o-", label="samples as they are")
+    axis.plot(levels, after, "o-", label="spread multiplied")
+    axis.set(xlabel="interval", ylabel="hidden measurements inside", xlim=(0, 1), ylim=(0, 1))
+    axis.legend()
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
 def save_images(
     images: Tensor,
     path: Path,

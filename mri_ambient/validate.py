@@ -154,48 +154,101 @@ def predict_hidden(
     Raises:
         ConfigError: there are not enough lines.
     """
-    rng = rng_for(options.seed, "hold out", scan.scan_id)
-    kept = hide_mask_lines(scan.mask.cpu(), n_lines, rng)
-    hidden = scan.mask & ~kept
-    seen = replace(scan, mask=kept, ksp=torch.where(kept, scan.ksp, 0))
-    result = reconstruct(seen, method, prior, options)
+    cut = cut_lines(scan, n_lines, options.seed)
+    result = reconstruct(cut.seen, method, prior, options)
     others = {
-        name: reconstruct(seen, baseline, None, options).img
+        name: reconstruct(cut.seen, baseline, None, options).img
         for name, baseline in (("cg_sense", CgSense()), ("l1_wavelet", L1Wavelet()))
     }
-    batch = Batch.of([scan])
     rows = []
-    for i in range(len(batch)):
-        one = batch[i : i + 1]
-        case = HeldOut(replace(one, mask=kept[None]), hidden[None])
-        y = one.ksp[0][hidden.expand(one.ksp[0].shape)]
-        sigma_n = float(one.noise_std[0])
+    for i in range(len(scan.slices)):
+        y, K = cut.hidden_samples(i), cut.predictions(i, result.img[i : i + 1])[0]
+        energy = float(y.abs().square().sum())
         row = {
-            "error": case.error(result.img[i : i + 1]),
-            "noise": 2 * sigma_n**2 * y.numel() / float(y.abs().square().sum()),
-            **{name: case.error(img[i : i + 1]) for name, img in others.items()},
+            "error": float((K - y).abs().square().sum()) / energy,
+            "noise": 2 * cut.sigma_n**2 * y.numel() / energy,
         }
+        for name, img in others.items():
+            K = cut.predictions(i, img[i : i + 1])[0]
+            row[name] = float((K - y).abs().square().sum()) / energy
         if result.samples is not None:
-            K = one.op.expand(result.samples[:, i])[:, hidden.expand(one.ksp[0].shape)]
-            row |= _spread_checks(y, K, sigma_n)
+            row |= _spread_checks(y, cut.predictions(i, result.samples[:, i]), cut.sigma_n)
         rows.append(row)
     return rows
 
 
+@dataclass(frozen=True)
+class CutScan:
+    """A prepared scan of which some measured lines are hidden.
+
+    Attributes:
+        whole: all that was measured.
+        seen: without the hidden lines.
+        hidden: bool ``(1, y, x)``.
+    """
+
+    whole: Scan
+    seen: Scan
+    hidden: Tensor
+
+    @property
+    def sigma_n(self) -> float:
+        """Noise per real channel."""
+        return float(self.whole.noise_std or 0.0)
+
+    def hidden_samples(self, i: int) -> Tensor:
+        """What was measured on the hidden lines of the i-th slice, all coils, ``(n,)``."""
+        return self.whole.ksp[i][self.hidden.expand(self.whole.ksp[i].shape)]
+
+    def predictions(self, i: int, images: Tensor) -> Tensor:
+        """What images ``(k, y, x)`` of the i-th slice say they are, ``(k, n)``."""
+        assert self.whole.maps is not None
+        K = SenseOp(self.whole.maps[i], self.hidden).expand(images)
+        return K[:, self.hidden.expand(K.shape[1:])]
+
+
+def cut_lines(scan: Scan, n_lines: int, seed: int) -> CutScan:
+    """Hide ``n_lines`` measured outer lines, drawn by seed and scan.
+
+    Raises:
+        ConfigError: there are not enough lines.
+    """
+    kept = hide_mask_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
+    seen = replace(scan, mask=kept, ksp=torch.where(kept, scan.ksp, 0))
+    return CutScan(scan, seen, scan.mask & ~kept)
+
+
 def _spread_checks(y: Tensor, K: Tensor, sigma_n: float) -> dict[str, float]:
     """Coverage and chi-square of measurements ``(n,)`` by samples of them ``(sample, n)``."""
-    n_samples = len(K)
-    residual = torch.view_as_real(K.mean(dim=0) - y)
-    drawn = torch.view_as_real(K).var(dim=0).double() * (1 + 1 / n_samples)
-    total = drawn + sigma_n**2
-    # Welch and Satterthwaite: the noise is known, the samples' variance is estimated.
-    freedom = (n_samples - 1) * (total / drawn.clamp(min=1e-30)).square()
-    found = {"chi_square": float(residual.square().sum() / total.sum())}
+    residual, drawn = residual_and_variance(y, K)
+    found = {"chi_square": float(residual.square().sum() / (drawn + sigma_n**2).sum())}
     for level in LEVELS:
-        width = torch.from_numpy(stdtrit(freedom.clamp(max=1e6).numpy(), (1 + level) / 2))
-        inside = residual.abs() <= width * total.sqrt()
+        inside = covered(residual, drawn, sigma_n, len(K), level)
         found[f"coverage_{round(100 * level)}"] = float(inside.double().mean())
     return found
+
+
+def residual_and_variance(y: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """Measured less predicted, and the variance that samples give it, per real channel ``(n, 2)``.
+
+    The mean of K samples has 1/K of their variance, and what it predicts has all of it.
+    """
+    residual = torch.view_as_real(K.mean(dim=0) - y).double()
+    return residual, torch.view_as_real(K).var(dim=0).double() * (1 + 1 / len(K))
+
+
+def covered(
+    residual: Tensor, drawn: Tensor, sigma_n: float, n_samples: int, level: float
+) -> Tensor:
+    """Which residuals lie in the central predictive interval: Student's t.
+
+    Degrees of freedom by Welch and Satterthwaite: the noise is known, the samples' variance was
+    estimated from ``n_samples``.
+    """
+    total = drawn + sigma_n**2
+    freedom = (n_samples - 1) * (total / drawn.clamp(min=1e-30)).square()
+    width = torch.from_numpy(stdtrit(freedom.clamp(max=1e6).numpy(), (1 + level) / 2))
+    return residual.abs() <= width * total.sqrt()
 
 
 PRIOR_RIDGE = 0.05

@@ -10,9 +10,12 @@ import pytest
 
 from mri_ambient.baselines import CgSense
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
+from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.errors import DeviceError, MriAmbientError
 from mri_ambient.io import open_scan
+from mri_ambient.masks import MaskSpec
 from mri_ambient.reconstruct import Options
+from mri_ambient.samplers import Aos, Dds
 from mri_ambient.volume import _runs, reconstruct_file, settings
 
 # Slices so small that one set of coil maps is not always enough.
@@ -116,3 +119,19 @@ def test_a_full_disk_is_told_of(volume, tmp_path, monkeypatch):
 def test_runs_of_neighbours():
     assert list(_runs([0, 1, 2, 5, 6, 9], 2)) == [(0, 2), (2, 3), (5, 7), (9, 10)]
     assert list(_runs([], 3)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("method", [Aos(), Dds(n_steps=6)], ids=lambda method: method.name)
+def test_with_little_undersampling_no_prior_makes_it_worse(method, rate, real_scans, tmp_path):
+    """The real scan with the shipped prior: against RSS and SENSE, at least as near as CG-SENSE."""
+    scores = []
+    for i, one in enumerate((method, CgSense())):
+        report = reconstruct_raw(
+            real_scans / "espirit_brain8.h5", tmp_path / str(i), method=one,
+            retrospective=None if rate == 1 else MaskSpec("random", rate, 20),
+            options=Options(n_samples=1),
+        )  # fmt: skip
+        scores.append([report[key]["psnr"] for key in ("metrics", "metrics_sense")])
+    assert all(ours >= theirs for ours, theirs in zip(*scores, strict=True))

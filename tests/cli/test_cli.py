@@ -514,3 +514,16 @@ def test_presets_are_methods_with_their_options(cli, full, prior_file, tmp_path)
             "leave those out" in cli(*words, "-o", tmp_path, "--preset", "fast", *more, code=2)[1]
         )
     assert "balanced" in cli(*words, "-o", tmp_path, "--preset", "best", code=2)[1]
+
+
+def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
+    words = ("--steps", 2, "--device", "cpu")
+    out, said = cli("audit", "calibration", prior_file, full, "-o", tmp_path / "audit",
+                    "--holdout", 1, "--samples", 3, "--json", *words)  # fmt: skip
+    factor = json.loads(out)["factor"]
+    assert f"multiplied by {factor:.2f}" in said
+    assert (tmp_path / "audit/calibration.png").stat().st_size > 5000
+    cli("reconstruct", full, "-o", tmp_path / "out", "-m", tmp_path / "audit", "--method", "dds",
+        "--samples", 2, *words)  # fmt: skip
+    for path in (tmp_path / "out").glob("*.json"):
+        assert json.loads(path.read_text())["provenance"]["std_factor"] == factor

@@ -1,0 +1,122 @@
+"""One number that makes the spread of samples as large as their error, found on hidden lines.
+
+The standard deviation of samples is too small where a sampler counts the data twice or a prior is
+too sure. On hidden measured lines the error of their mean is known; the factor is the one with
+which noise and samples together predict its energy,
+
+    factor^2 = (sum |K - y|^2 - sum sigma_n^2) / sum (1 + 1/K) var.
+
+It is fitted on scans that the prior was not trained on, holds for one sampler with its options, and
+is stored in the card of the prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from .errors import ConfigError
+from .prior import Prior
+from .reconstruct import Options, is_stochastic, reconstruct
+from .samplers import Sampler
+from .scan import Scan
+from .validate import covered, cut_lines, residual_and_variance
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Central intervals that are drawn."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the spread of samples has to be multiplied with.
+
+    Attributes:
+        factor: this number.
+        before: coverage of the intervals :data:`LEVELS` by the samples as they are.
+        after: and with the factor.
+        n_hidden: hidden measurements, Re and Im counted, that it was fitted on.
+        n_slices: from so many slices.
+    """
+
+    factor: float
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    n_hidden: int
+    n_slices: int
+
+
+def calibrate(
+    scans: Sequence[Scan],
+    method: Sampler,
+    prior: Prior,
+    options: Options,
+    *,
+    n_lines: int = 2,
+    on_scan: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Fit the factor on hidden lines of prepared scans.
+
+    Args:
+        scans: not among those the prior was trained on.
+        method: a stochastic sampler.
+        prior: what images look like.
+        options: at least two samples.
+        n_lines: lines to hide in each scan.
+        on_scan: told (done, total) after every scan.
+
+    Raises:
+        ConfigError: nothing to fit on, or samples that do not differ.
+    """
+    if not is_stochastic(method) or options.n_samples < 2:
+        raise ConfigError("a spread needs at least two samples of a stochastic method")
+    if not scans:
+        raise ConfigError("no scans to calibrate on")
+    parts = []
+    for done, scan in enumerate(scans, start=1):
+        cut = cut_lines(scan, n_lines, options.seed)
+        samples = reconstruct(cut.seen, method, prior, options).samples
+        assert samples is not None
+        for i in range(len(scan.slices)):
+            y, K = cut.hidden_samples(i), cut.predictions(i, samples[:, i])
+            parts.append((*residual_and_variance(y, K), cut.sigma_n))
+        if on_scan is not None:
+            on_scan(done, len(scans))
+    drawn = sum(float(variance.sum()) for _, variance, _ in parts)
+    error = sum(float((r.square() - sigma_n**2).sum()) for r, _, sigma_n in parts)
+    if drawn == 0:
+        raise ConfigError(f"samples of {method.name!r} do not differ")
+    factor = (max(error, 0.0) / drawn) ** 0.5
+
+    def coverage(scale: float) -> tuple[float, ...]:
+        return tuple(
+            float(
+                torch.cat(
+                    [
+                        covered(r, scale**2 * v, sigma_n, options.n_samples, level).flatten()
+                        for r, v, sigma_n in parts
+                    ]
+                )
+                .double()
+                .mean()
+            )
+            for level in LEVELS
+        )
+
+    return Calibration(
+        factor=factor,
+        before=coverage(1.0),
+        after=coverage(factor),
+        n_hidden=sum(r.numel() for r, _, _ in parts),
+        n_slices=len(parts),
+    )
+
+
+def with_calibration(prior: Prior, method: Sampler, found: Calibration) -> Prior:
+    """The prior with the factor in its card, for this sampler with its options."""
+    entry: dict[str, Any] = {"options": asdict(method), "factor": found.factor}  # type: ignore[call-overload]
+    known = dict(prior.facts.card.get("calibration", {}))
+    card = {**prior.facts.card, "calibration": known | {method.name: entry}}
+    return replace(prior, facts=replace(prior.facts, card=card))
