@@ -136,7 +136,7 @@ def test_adps_pulls_towards_the_data_and_reports_every_step(op, prior):
         (Msm(n_steps=7), False, 1e-3),
         (Pula(n_steps=20), False, 1e-3),
         (Aos(), True, 1e-2),
-    ],  # fmt: skip
+    ],
 )
 def test_an_image_does_not_depend_on_its_batch(method, bf16, most, rng):
     """NRMSE 1e-5 for one step and 1e-3 for 20 steps in single precision, 1e-2 in bf16."""
