@@ -156,48 +156,56 @@ def cases_of(args: argparse.Namespace, setting: Setting, folder: Path) -> list[C
     return [case_of(source, name, config, folder) for name in names]
 
 
-def samplers_for(prior: Prior, args: argparse.Namespace) -> dict[str, tuple[Sampler, int]]:
-    """How a prior is asked, and how many samples are averaged."""
+N_SAMPLES = 4
+"""Samples of a stochastic sampler; their mean is scored, and each on its own."""
+
+
+def samplers_for(prior: Prior, args: argparse.Namespace) -> dict[str, Sampler]:
+    """How a prior is asked."""
     facts = prior.facts
-    found: dict[str, tuple[Sampler, int]] = {}
+    found: dict[str, Sampler] = {}
     if facts.mask_conditioned or facts.noise_filled:
-        found["aos"] = (Aos(), 1)
+        found["aos"] = Aos()
     if not facts.one_level:
-        found["dds, one"] = (Dds(n_steps=args.steps), 1)
-        found["dds, mean of 4"] = (Dds(n_steps=args.steps), 4)
+        found["dds, mean of 4"] = Dds(n_steps=args.steps)
     return found
 
 
 def score(
-    args: argparse.Namespace, cases: list[Case], method: Sampler | Baseline, prior: Prior | None,
-    samples: int = 1,
-) -> dict[str, float]:  # fmt: skip
+    args: argparse.Namespace, cases: list[Case], method: Sampler | Baseline, prior: Prior | None
+) -> dict[str, float]:
     """PSNR inside the support, SSIM and NMSE of the whole image, means over cases."""
     rows = []
-    options = Options(n_samples=samples, batch_size=samples, device=args.where)
+    options = Options(n_samples=N_SAMPLES, batch_size=N_SAMPLES, device=args.where)
     for case in cases:
-        img = reconstruct(case.scan, method, prior, options).img
-        ours = to_file_units(img.abs(), case.scan)
+        result = reconstruct(case.scan, method, prior, options)
+        ours = to_file_units(result.img.abs(), case.scan)
         metrics = volume_metrics(case.truth[None].numpy(), ours.numpy())
-        rows.append({"psnr": case.psnr(img[0]), "ssim": metrics["ssim"], "nmse": metrics["nmse"]})
+        row = {"psnr": case.psnr(result.img[0]), "ssim": metrics["ssim"], "nmse": metrics["nmse"]}
+        if result.samples is not None:
+            row["psnr_one"] = float(np.mean([case.psnr(img[0]) for img in result.samples]))
+        rows.append(row)
     return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
 
 
 def score_real(
-    args: argparse.Namespace, method: Sampler | Baseline, prior: Prior | None, samples: int = 1
+    args: argparse.Namespace, method: Sampler | Baseline, prior: Prior | None
 ) -> dict[str, float]:
-    """PSNR against SENSE on the real scan, R = 4 and 8, means over mask seeds."""
+    """PSNR against SENSE on the real scan, R = 4 and 8, means over mask seeds; samples: one seed.
+
+    (Samples of a scan of this size take minutes on a CPU.)
+    """
     if args.scan is None:
         return {}
     found = {}
     for rate, calib in ((4.0, 20), (8.0, 12)):
         scores = []
-        for seed in range(args.seeds):
+        for seed in range(1 if isinstance(method, Dds) else args.seeds):
             with tempfile.TemporaryDirectory() as folder:
                 report = reconstruct_raw(
                     args.scan, folder, method=method, prior=prior,
                     retrospective=MaskSpec("random", rate, calib),
-                    options=Options(seed=seed, n_samples=samples, device=args.where),
+                    options=Options(seed=seed, n_samples=N_SAMPLES, device=args.where),
                 )  # fmt: skip
             scores.append(report["metrics_sense"]["psnr"])
         found[f"real_psnr_R{rate:g}"] = round(float(np.mean(scores)), 3)
@@ -221,10 +229,10 @@ def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> I
                 if any(key.startswith(f"{setting.name} | {name} | ") for key in results):
                     continue
                 prior = learn(args, setting, name)
-                for asked, (method, samples) in samplers_for(prior, args).items():
+                for asked, method in samplers_for(prior, args).items():
                     key = f"{setting.name} | {name} | {asked}"
-                    row = score(args, cases, method, prior, samples)
-                    results[key] = row | score_real(args, method, prior, samples)
+                    row = score(args, cases, method, prior)
+                    results[key] = row | score_real(args, method, prior)
                     yield key
 
 
