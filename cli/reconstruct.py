@@ -69,6 +69,9 @@ def run(
             show_default="4, or the preset's",
         ),
     ] = None,
+    keep_samples: Annotated[
+        bool, typer.Option("--keep-samples", help="Write the samples too (reconstruction_samples).")
+    ] = False,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -185,6 +188,7 @@ def run(
         device=where,
         precision=precision,
         cpu_fallback=cpu_fallback,
+        keep_samples=keep_samples,
     )
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .atomic import atomic_path, file_sha256
-from .errors import CheckpointError, ConfigError, MriAmbientError
+from .errors import CheckpointError, ConfigError, DeviceError, MriAmbientError
 from .masks import MaskSpec
 from .nn.unet import UNetSpec
 from .prior import SCALE_RULE, Prior, PriorFacts
@@ -94,6 +94,7 @@ def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
 
     Raises:
         CheckpointError: missing, damaged, foreign, or made by an incompatible version.
+        DeviceError: the device has no memory left for it.
     """
     if path.is_dir():
         if not (path / "prior.safetensors").exists():
@@ -126,7 +127,12 @@ def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
         )
     card = {**facts.card, "sha256": file_sha256(path)}
     net.requires_grad_(False).eval()
-    return Prior(net.to(device), replace(facts, card=card))
+    try:
+        return Prior(net.to(device), replace(facts, card=card))
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{path}: does not fit into the free memory of {device}; free some, or use --device cpu"
+        ) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -24,7 +24,7 @@ from .fourier import image_crop
 from .memory import bytes_per_image, images_at_once
 from .prior import DenoiserSource, Prior
 from .rng import rng_for
-from .samplers import SAMPLERS, Aos, Dds, PriorOnly, Sampler, StepInfo
+from .samplers import SAMPLERS, Adps, Aos, Dds, PriorOnly, Sampler, StepInfo
 from .scan import Reconstruction, Scan
 from .units import rss_weight
 
@@ -48,6 +48,9 @@ SAMPLINGS: dict[str, Sampling] = {
 """What ``reconstruct --preset`` takes; docs/results/samplers.md has the figures. With a
 mask-conditioned prior, ``fast`` gives the best image and the others add a spread."""
 
+ESTIMATES = "estimates with a spread"
+"""What samples are called that are not drawn from the posterior."""
+
 LEAST_SIDE = 16
 """Smaller images have no room for a calibration block."""
 
@@ -66,6 +69,7 @@ class Options:
         device: where to compute.
         precision: of the networks, see :data:`PRECISIONS`; physics and state stay in fp32.
         cpu_fallback: go on with the CPU where a single image is too much for the device.
+        keep_samples: write the samples beside their mean.
     """
 
     seed: int = 0
@@ -74,6 +78,7 @@ class Options:
     device: torch.device | str = "cpu"
     precision: str = "auto"
     cpu_fallback: bool = False
+    keep_samples: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_samples", "batch_size"):
@@ -162,6 +167,16 @@ def _std_factor(method: Sampler | Baseline, prior: DenoiserSource | None) -> flo
     entry = prior.facts.card.get("calibration", {}).get(method.name)
     fits = entry is not None and entry["options"] == asdict(method)  # type: ignore[call-overload]
     return float(entry["factor"]) if fits else 1.0
+
+
+def _samples_are(method: Sampler | Baseline, prior: DenoiserSource | None) -> str:
+    """What samples may be called.
+
+    Only a prior that sees the whole state can draw from the posterior; one that was trained under
+    masks has seen the data already, or never sees all of the state. A-DPS is biased by itself.
+    """
+    plain = isinstance(prior, Prior) and not prior.knows_masks
+    return "posterior samples" if plain and not isinstance(method, Adps) else ESTIMATES
 
 
 class _Work:
@@ -328,6 +343,7 @@ def _provenance(
         "prior_sha256": prior_sha256(prior) if is_sampler(method) else None,
         "seed": options.seed,
         "n_samples": n_samples,
+        "samples_are": _samples_are(method, prior) if n_samples > 1 else None,
         "std_factor": _std_factor(method, prior),
         "device": str(options.device),
         "precision": options.precision,

@@ -25,6 +25,7 @@ from .fourier import ifft2c, image_crop
 from .io.base import ScanFile
 from .io.hdf5 import open_h5, read_attributes
 from .io.output import RECONSTRUCTION_FORMAT, ReconstructionWriter
+from .masks import is_line_mask
 from .metrics import Reference as ReferenceKind
 from .metrics import evaluate_volume
 from .prior import DenoiserSource, Prior
@@ -162,6 +163,7 @@ def settings(
                 "prior_sha256": prior_sha256(prior),
                 "seed": options.seed,
                 "n_samples": options.n_samples,
+                "keep_samples": options.keep_samples,
                 "precision": options.precision,
                 **extra,
             }
@@ -255,7 +257,8 @@ def reconstruct_file(
     options = options or Options()
     if (image := output / f"{file.scan_id}.h5").exists():
         _settings_of(image)
-    finished = _Finished(output / f".{file.scan_id}.unfinished", made_with)
+    folder = output / f".{file.scan_id}.unfinished"
+    finished = _Finished(folder, made_with, keep_samples=options.keep_samples)
     checking = checking or Checking()
     n_images = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
     n_slices = max(1, n_images // (options.n_samples if is_stochastic(method) else 1))
@@ -277,7 +280,7 @@ def reconstruct_file(
     with _writer(image, file, method, options, made_with or {}) as out:
         for index in range(len(file)):
             parts = finished.read(index)[0]
-            out.write(index, parts["img"], parts.get("std"))
+            out.write(index, parts["img"], parts.get("std"), parts.get("samples"))
     checks, facts, noted = finished.report()
     doubts += noted
     with _noted(doubts):
@@ -387,10 +390,13 @@ class _Finished:
     Args:
         folder: where they are kept.
         settings: what they were made with; slices made with others, or with None, are dropped.
+        keep_samples: whether samples are kept beside their mean.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any] | None) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(
+        self, folder: Path, settings: dict[str, Any] | None, *, keep_samples: bool
+    ) -> None:
+        self.folder, self.settings, self.keep_samples = folder, settings, keep_samples
         self.done: set[int] = set()
         for path in sorted(folder.glob("*.safetensors")):
             try:
@@ -431,6 +437,9 @@ class _Finished:
         tensors = {"img": to_file_units(result.img, scan)}
         if result.std is not None:
             tensors["std"] = to_file_units(result.std, scan)
+        if result.samples is not None and self.keep_samples:
+            samples = [to_file_units(images, scan) for images in result.samples]
+            tensors["samples"] = torch.stack(samples, dim=1)
         for i, index in enumerate(scan.slices):
             header = {
                 "settings": self.settings,
@@ -475,6 +484,8 @@ def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSour
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return
     trained, rate = prior.facts.mask.acceleration, file.acceleration
+    kinds = {group["kind"] for group in prior.facts.card.get("coverage", ())}
+    kind = "lines" if is_line_mask(file.mask) else "samples"
     doubt = ""
     if isinstance(method, Aos) and not prior.facts.mask_conditioned and rate > 1:
         doubt = (
@@ -483,6 +494,9 @@ def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSour
         )
     elif prior.facts.mask_conditioned and rate > FAR * trained:
         doubt = f"was trained at R = {trained:.1f}, far from R = {rate:.1f} of this scan"
+    elif prior.facts.mask_conditioned and kinds and kind not in kinds:
+        seen = "whole lines" if kind == "samples" else "2-D masks"
+        doubt = f"saw {seen} only in training, and this scan has others"
     if doubt:
         warnings.warn(f"{file.path.name}: the prior {doubt}", NumericalWarning, stacklevel=2)
 
@@ -529,6 +543,7 @@ def _writer(
     options: Options,
     made_with: dict[str, Any],
 ) -> ReconstructionWriter:
+    several = options.n_samples > 1 and is_stochastic(method)
     return ReconstructionWriter(
         image,
         len(file),
@@ -540,7 +555,8 @@ def _writer(
             "voxel_mm": file.voxel_mm,
             "settings": json_text(made_with),
         },
-        with_std=options.n_samples > 1 and is_stochastic(method),
+        with_std=several,
+        n_samples=options.n_samples if several and options.keep_samples else 0,
     )
 
 
@@ -562,8 +578,11 @@ def _facts(prepared: Scan, result: Reconstruction, noise_std: float) -> dict[str
 def summary_line(report: dict[str, Any]) -> str:
     """One line about a finished reconstruction."""
     provenance = report["provenance"]
+    what = provenance["method"]
+    if provenance["samples_are"] is not None:
+        what += f" ({provenance['n_samples']} {provenance['samples_are']})"
     line = (
-        f"{report['input']}: {provenance['method']}, R = {report['acceleration']:.2f}, "
+        f"{report['input']}: {what}, R = {report['acceleration']:.2f}, "
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
         f"residual {fmean(check['data_residual'] for check in report['checks']):.2f} sigma_n, "
         f"{provenance['seconds']:.1f} s"

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mri_ambient.checkpoint import load_prior, load_tensors, save_prior, save_tensors
-from mri_ambient.errors import CheckpointError, MriAmbientError
+from mri_ambient.errors import CheckpointError, DeviceError, MriAmbientError
 from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
@@ -153,3 +153,13 @@ def test_the_header_is_json_a_person_can_read(prior, tmp_path):
     (n_header,) = struct.unpack("<Q", raw[:8])
     header = json.loads(json.loads(raw[8 : 8 + n_header])["__metadata__"]["mri_ambient"])
     assert header["facts"]["objective"] == "kspace"
+
+
+def test_a_full_device_is_told_of(prior, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    save_prior(prior, tmp_path / "prior.safetensors")
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(DeviceError, match="does not fit into the free memory of cpu"):
+        load_prior(tmp_path / "prior.safetensors")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 import pytest
+from helpers import shaken
 
 from mri_ambient.baselines import CgSense
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
@@ -14,9 +15,11 @@ from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.errors import DeviceError, MriAmbientError
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec
+from mri_ambient.nn.unet import UNetSpec
+from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options
 from mri_ambient.samplers import Aos, Dds
-from mri_ambient.volume import _runs, reconstruct_file, settings
+from mri_ambient.volume import _runs, reconstruct_file, settings, summary_line
 
 # Slices so small that one set of coil maps is not always enough.
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -135,3 +138,41 @@ def test_with_little_undersampling_no_prior_makes_it_worse(method, rate, real_sc
         )  # fmt: skip
         scores.append([report[key]["psnr"] for key in ("metrics", "metrics_sense")])
     assert all(ours >= theirs for ours, theirs in zip(*scores, strict=True))
+
+
+def prior_of(kind: str, *, masks: bool, coverage: str = "lines") -> Prior:
+    facts = PriorFacts(
+        objective="kspace", kind=kind, network=UNetSpec((8, 12), 1, 16), sigma_data=0.3,
+        sigma_min=0.02, mask_conditioned=masks, mask=MaskSpec("random", 2, 8), tau=0.1,
+        card={"coverage": [{"kind": coverage}], "sha256": "ab"},
+    )  # fmt: skip
+    return Prior(shaken(facts.build()), facts)
+
+
+def test_samples_are_kept_where_that_is_wanted_and_called_what_they_are(volume, tmp_path):
+    file = open_scan(volume)
+    for prior, name in (
+        (prior_of("plain", masks=False), "posterior samples"),
+        (prior_of("conditioned", masks=True), "estimates with a spread"),
+    ):
+        options = Options(n_samples=3, keep_samples=True)
+        output = tmp_path / name
+        report = reconstruct_file(file, plan(file), Dds(n_steps=2), prior, output, options)
+        with h5py.File(output / f"{file.scan_id}.h5") as found:
+            samples, std = found["reconstruction_samples"][()], found["reconstruction_std"][()]
+            image = found["reconstruction_complex"][()]
+        assert samples.shape == (6, 3, 24, 24)
+        np.testing.assert_allclose(samples.mean(axis=1), image, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(np.abs(samples).std(axis=1, ddof=1), std, rtol=1e-3, atol=1e-6)
+        assert report["provenance"]["samples_are"] == name
+        assert f"dds (3 {name})" in summary_line(report)
+
+
+def test_another_kind_of_mask_than_in_training_is_told_of(volume, tmp_path):
+    """A prior that saw 2-D masks only, on a scan of whole lines, and the other way round."""
+    file = open_scan(volume)
+    for coverage, doubted in (("samples", True), ("lines", False)):
+        prior = prior_of("conditioned", masks=True, coverage=coverage)
+        report = reconstruct_file(file, plan(file), Aos(), prior, tmp_path / coverage)
+        told = any("saw 2-D masks only in training" in doubt for doubt in report["doubts"])
+        assert told == doubted

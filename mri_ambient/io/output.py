@@ -30,13 +30,14 @@ SAMPLES_FORMAT = "samples/1"
 class ReconstructionWriter(H5Writer):
     """Write a reconstruction slice by slice; it appears under its name when the block ends well.
 
-    ====================== ============= ========= ===============================
-    dataset                shape         dtype     meaning
-    ====================== ============= ========= ===============================
-    reconstruction         (slice, y, x) float32   magnitude, in scanner units
-    reconstruction_std     (slice, y, x) float32   its standard deviation, if known
-    reconstruction_complex (slice, y, x) complex64 the complex image
-    ====================== ============= ========= ===============================
+    ====================== ===================== ========= ===============================
+    dataset                shape                 dtype     meaning
+    ====================== ===================== ========= ===============================
+    reconstruction         (slice, y, x)         float32   magnitude, in scanner units
+    reconstruction_std     (slice, y, x)         float32   its standard deviation, if known
+    reconstruction_complex (slice, y, x)         complex64 the complex image
+    reconstruction_samples (slice, sample, y, x) complex64 its samples, on request
+    ====================== ===================== ========= ===============================
 
     Args:
         path: where the file goes.
@@ -46,6 +47,7 @@ class ReconstructionWriter(H5Writer):
             are None are left out.
         with_std: whether every slice comes with a standard deviation.
         with_complex: whether the complex image is kept beside its magnitude.
+        n_samples: how many samples of every slice are kept.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ReconstructionWriter(H5Writer):
         attributes: Mapping[str, object],
         with_std: bool = False,
         with_complex: bool = True,
+        n_samples: int = 0,
     ) -> None:
         super().__init__(path)
         self._attributes = attributes
@@ -67,14 +70,18 @@ class ReconstructionWriter(H5Writer):
         if with_complex:
             kinds["reconstruction_complex"] = "complex64"
         self._kinds, self._shape = kinds, (n_slices, *shape)
+        self._n_samples = n_samples
 
-    def write(self, index: int, img: Tensor, std: Tensor | None = None) -> None:
+    def write(
+        self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
+    ) -> None:
         """Write one slice.
 
         Args:
             index: of the slice in the volume.
             img: complex ``(y, x)`` in scanner units, or real where only a magnitude is kept.
             std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
+            samples: complex ``(sample, y, x)``, where they are kept.
 
         Raises:
             ValueError: the slice was written before, has the wrong shape, or lacks a part.
@@ -90,12 +97,22 @@ class ReconstructionWriter(H5Writer):
                 found = None if part is None else tuple(part.shape)
                 raise ValueError(f"{name} is {found}, wanted {self._shape[1:]}")
             self.file[name][index] = part.numpy(force=True)
+        if self._n_samples:
+            wanted = (self._n_samples, *self._shape[1:])
+            if samples is None or samples.shape != wanted:
+                found = None if samples is None else tuple(samples.shape)
+                raise ValueError(f"samples are {found}, wanted {wanted}")
+            self.file["reconstruction_samples"][index] = samples.numpy(force=True)
         self._missing.remove(index)
 
     def start(self) -> None:
         """Make the datasets."""
         for name, dtype in self._kinds.items():
             self.create_slices(name, self._shape, dtype)
+        if self._n_samples:
+            n_slices, *shape = self._shape
+            whole = (n_slices, self._n_samples, *shape)
+            self.create_slices("reconstruction_samples", whole, "complex64")
 
     def finish(self) -> None:
         """Write the root attributes; every slice must have been written."""
