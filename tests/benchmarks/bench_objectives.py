@@ -4,10 +4,13 @@
 
 simulates one undersampled scan of every training image (one mask an image) at R = 4 and 8, with
 little and with much noise, prepares them, and trains a prior by every objective, and by ``kspace``
-with its ingredients left out one at a time; ``refit`` goes on from ``kspace``. Only ``supervised``
-is given fully sampled scans of the same images. Every prior reconstructs simulated scans of
-validation images, against the noise-free RSS image inside the support, and the real scan at R = 4
-and 8, by one step with data consistency (mask-conditioned priors) and by one sample and the mean of
+with its ingredients left out one at a time; ``refit`` goes on from ``kspace``. ``supervised``,
+``ambient``, ``gsure``, ``refit`` and "kspace, plain network" have the same single network;
+``kspace`` and ``ssdu`` have three of them with data consistency in between, and take several times
+as long for an image (parameters and seconds are in every row). Only ``supervised`` is given fully
+sampled scans of the same images. Every prior reconstructs simulated scans of validation images,
+against the noise-free RSS image inside the support, and the real scan at R = 4 and 8, by one step
+with data consistency (mask-conditioned priors) and by one sample and the mean of
 four of ``dds``; classical methods stand beside. Prints one JSON line a prior and writes
 WORK/results.json; what is done is not done again, so that it can be run in parts (``--only NAME``,
 ``--hours H``).
@@ -34,9 +37,11 @@ from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.data_prep.raw import reconstruct_raw
+from mri_ambient.data_prep.shards import MANIFEST
 from mri_ambient.device import keep_freed_memory, pick_device
 from mri_ambient.masks import MaskSpec
 from mri_ambient.metrics import volume_metrics
+from mri_ambient.nn.unet import n_parameters
 from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Ssdu, Supervised
 from mri_ambient.prior import Prior
 from mri_ambient.reconstruct import Options, reconstruct, to_file_units
@@ -71,6 +76,7 @@ WAYS = {
     "supervised": Way(Supervised()),
     "supervised by L1-wavelet": Way(Supervised(images="l1-wavelet")),
     "ambient": Way(Ambient()),
+    "kspace, plain network": Way(Kspace(), wrapper="plain"),
     "kspace": Way(Kspace()),
     "gsure": Way(Gsure()),
     "ssdu": Way(Ssdu()),
@@ -82,7 +88,6 @@ WAYS = {
     "kspace, frozen masks": Way(Kspace(fresh_masks=False), everywhere=False),
     "kspace, no CG-SENSE image": Way(Kspace(), wrapper="unguided", everywhere=False),
     "kspace, no data consistency": Way(Kspace(), wrapper="inconsistent", everywhere=False),
-    "kspace, plain network": Way(Kspace(), wrapper="plain", everywhere=False),
 }
 
 
@@ -117,11 +122,13 @@ SETTINGS = [
 def prepared(args: argparse.Namespace, setting: Setting, *, full: bool) -> Path:
     """The training scans of a setting."""
     name = setting.name + ("-full" if full else "")
+    folder = args.work / "prepared" / name
+    if (folder / MANIFEST).exists():
+        return folder
     raw = simulate_scans(
         args.train, args.work / "raw" / name, setting.scans(args, full=full, seed=DATA_SEED),
         count=args.scans,
     )  # fmt: skip
-    folder = args.work / "prepared" / name
     prepare_many(raw, folder)
     return folder
 
@@ -228,10 +235,15 @@ def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> I
                     continue
                 if any(key.startswith(f"{setting.name} | {name} | ") for key in results):
                     continue
+                began = time.monotonic()
                 prior = learn(args, setting, name)
+                facts = {
+                    "parameters": n_parameters(prior.net),
+                    "seconds": round(time.monotonic() - began),  # of this call: 0 if it was there
+                }
                 for asked, method in samplers_for(prior, args).items():
                     key = f"{setting.name} | {name} | {asked}"
-                    row = score(args, cases, method, prior)
+                    row = facts | score(args, cases, method, prior)
                     results[key] = row | score_real(args, method, prior)
                     yield key
 
