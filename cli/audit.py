@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import (
     Device,
     Json,
-    Output,
+    Overwrite,
     PriorPath,
     Quiet,
     Seed,
     Set,
     choose,
+    complain,
     parse_pairs,
     print_json,
     progress_bar,
     say,
 )
+
+if TYPE_CHECKING:
+    from mri_ambient.scan import Scan
+
+AuditOutput = Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")]
 
 app = typer.Typer(no_args_is_help=True, help="Check a prior before it is handed on.")
 
@@ -30,18 +37,37 @@ def _audit() -> None:
     """Check a prior before it is handed on."""
 
 
+def _claim(output: Path, name: str, *, overwrite: bool) -> None:
+    """Make the folder, unless it holds a training run or, without ``overwrite``, an older result.
+
+    Raises:
+        OutputExistsError: it does.
+    """
+    from mri_ambient.atomic import make_folder
+    from mri_ambient.errors import OutputExistsError
+
+    if (output / "run.json").exists():
+        raise OutputExistsError(f"{output}: is a training run; choose another folder")
+    if (output / name).exists() and not overwrite:
+        raise OutputExistsError(
+            f"{output / name}: is there already; use --overwrite or another folder"
+        )
+    make_folder(output)
+
+
 @app.command()
 def memorization(
     prior: Annotated[Path, typer.Argument(help="Prior file or run folder.", metavar="PRIOR")],
     data: Annotated[
         Path, typer.Argument(help="The prepared scans it was trained on.", metavar="DATA")
     ],
-    output: Output,
+    output: AuditOutput = Path("audit"),
     samples: Annotated[int, typer.Option(help="Images to draw.")] = 16,
     steps: Annotated[int, typer.Option(help="Network evaluations an image.")] = 40,
     seed: Seed = 0,
     device: Device = "auto",
     json_out: Json = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Are the images a prior draws copies of its training scans?
@@ -51,7 +77,7 @@ def memorization(
     """
     from dataclasses import asdict
 
-    from mri_ambient.atomic import make_folder, write_json
+    from mri_ambient.atomic import write_json
     from mri_ambient.audit import memorization as compare
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import pick_device
@@ -59,7 +85,7 @@ def memorization(
 
     where = pick_device(device)
     loaded = load_prior(prior, where)
-    make_folder(output)
+    _claim(output, "memorization.json", overwrite=overwrite)
     with progress_bar() as bars:
         task = bars.add_task("audit", total=None)
         found = compare(
@@ -85,7 +111,7 @@ def memorization(
 @app.command()
 def stability(
     scan: Annotated[Path, typer.Argument(help="A scan, raw or prepared.", metavar="SCAN")],
-    output: Output,
+    output: AuditOutput = Path("audit"),
     prior: PriorPath = None,
     method: Annotated[str, typer.Option(help="The method that is attacked.")] = "aos",
     option: Set = None,
@@ -100,6 +126,7 @@ def stability(
     seed: Seed = 0,
     device: Device = "auto",
     json_out: Json = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """How much can a change no larger than the noise change the image, at worst?
@@ -109,7 +136,7 @@ def stability(
     """
     import torch
 
-    from mri_ambient.atomic import make_folder, write_json
+    from mri_ambient.atomic import write_json
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
@@ -132,7 +159,7 @@ def stability(
     if not 0 <= index < len(file):
         raise ConfigError(f"{scan}: has slices 0 to {len(file) - 1}, not {index}")
     prepared = plan(file, device=where).apply(file[index])
-    make_folder(output)
+    _claim(output, "stability.json", overwrite=overwrite)
     with progress_bar() as bars:
         task = bars.add_task("attack", total=None)
         attacks = attack(
@@ -177,7 +204,7 @@ def calibration(
         Path,
         typer.Argument(help="Scans it was not trained on, raw or prepared.", metavar="DATA"),
     ],
-    output: Output,
+    output: AuditOutput = Path("audit"),
     method: Annotated[str, typer.Option(help="The sampler whose spread is judged.")] = "dds",
     steps: Annotated[int | None, typer.Option(help="Its noise levels.")] = None,
     option: Set = None,
@@ -186,6 +213,7 @@ def calibration(
     seed: Seed = 0,
     device: Device = "auto",
     json_out: Json = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Do samples differ as much as they are wrong? If not, by which factor?
@@ -196,11 +224,12 @@ def calibration(
     """
     from dataclasses import asdict
 
-    from mri_ambient.atomic import make_folder, write_json
+    from mri_ambient.atomic import write_json
     from mri_ambient.calibration import LEVELS, calibrate, with_calibration
     from mri_ambient.checkpoint import load_prior, save_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
+    from mri_ambient.errors import MriAmbientError
     from mri_ambient.io import find_scans, open_scan
     from mri_ambient.reconstruct import Options, with_options
     from mri_ambient.report import draw_calibration
@@ -210,21 +239,30 @@ def calibration(
     chosen = with_options(choose("sampler", method, SAMPLERS), given)
     where = pick_device(device)
     loaded = load_prior(prior, where)
-    scans = []
-    for path in find_scans([data]):
-        file = open_scan(path)
-        scans.append(plan(file, device=where).apply(file[:]))
-    make_folder(output)
+    _claim(output, "calibration.json", overwrite=overwrite)
+    _claim(output, "prior.safetensors", overwrite=overwrite)
+    paths, damaged = find_scans([data]), []
+
+    def slices() -> Iterator[Scan]:
+        for path in paths:
+            try:
+                file = open_scan(path)
+                preparation = plan(file, device=where)
+                yield from (preparation.apply(scan) for scan in file)
+            except MriAmbientError as error:
+                damaged.append(path)
+                complain(f"error: {error}")
+
     options = Options(seed=seed, n_samples=samples, device=where)
     with progress_bar() as bars:
-        task = bars.add_task("calibrate", total=len(scans))
+        task = bars.add_task("calibrate", total=None)
         found = calibrate(
-            scans,
+            slices(),
             chosen,  # type: ignore[arg-type]
             loaded,
             options,
             n_lines=holdout,
-            on_scan=lambda done, _: bars.update(task, completed=done),
+            on_scan=lambda done: bars.update(task, completed=done),
         )
     facts = {"method": method, "levels": LEVELS, **asdict(found)}
     write_json(output / "calibration.json", facts)
@@ -237,3 +275,5 @@ def calibration(
         f"90 % intervals hold {100 * found.before[-2]:.0f} % of {found.n_hidden} hidden "
         f"measurements before and {100 * found.after[-2]:.0f} % after"
     )
+    if damaged:
+        raise typer.Exit(1)

@@ -60,6 +60,7 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
+    from mri_ambient.errors import ScanFormatError
     from mri_ambient.io import find_scans, open_scan
     from mri_ambient.reconstruct import METHODS, Options, is_sampler, with_options
     from mri_ambient.validate import predict_hidden
@@ -81,6 +82,10 @@ def run(
             for scan in file
         ]
 
+        if not any(found[file.scan_id]):
+            del found[file.scan_id]
+            raise ScanFormatError(f"{path}: no slice has signal on the hidden lines")
+
     try:
         run_cases(find_scans([inputs]), one)
     finally:
@@ -91,7 +96,8 @@ def run(
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {key: fmean(row[key] for row in rows) for key in rows[0]}
+    told = [row for row in rows if row]  # slices without signal tell nothing
+    return {key: fmean(row[key] for row in told) for key in told[0]}
 
 
 def _print_hidden(rows: dict[str, dict[str, float]], *, csv_out: bool) -> None:

@@ -93,9 +93,12 @@ def run(
     ] = None,
     coils: Annotated[int | None, typer.Option(help="Compress to at most this many coils.")] = None,
     holdout: Annotated[
-        int,
-        typer.Option(help="Hide so many measured lines, reconstruct again, and see what it says."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Hide so many measured lines, reconstruct again, and see what it says.",
+            show_default="0, with --warn 2",
+        ),
+    ] = None,
     warn: Annotated[
         bool, typer.Option("--warn", help="Flag slices that do not fit the prior.")
     ] = False,
@@ -160,7 +163,8 @@ def run(
         raise ConfigError("--preset is a method with its options; leave those out")
     else:
         sampling = choose("preset", preset, SAMPLINGS)
-        chosen, samples = sampling.sampler, samples or sampling.n_samples
+        chosen = sampling.sampler
+        samples = sampling.n_samples if samples is None else samples
     if samples is None:
         samples = Options.n_samples
     if retrospective is None and (mask_type is not None or calib_lines is not None):
@@ -171,6 +175,8 @@ def run(
     if retrospective is not None:
         lines = 20 if calib_lines is None else calib_lines
         spec = MaskSpec(mask_type or "random", retrospective, lines)
+    if holdout is None:
+        holdout = 2 if warn else 0
     if holdout < 0:
         raise ConfigError(f"--holdout must be 0 or more, got {holdout}")
     checking = Checking(n_hidden=holdout, flags=warn)

@@ -10,8 +10,8 @@ import typer
 from .common import (
     Device,
     Quiet,
-    Seed,
     Shard,
+    complain,
     on_interrupt,
     parse_seconds,
     parse_shard,
@@ -33,7 +33,10 @@ def run(
         Path | None, typer.Option(help="Prepared scans; by default those RUN was trained on.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often to draw samples and train on them.")] = 2,
-    images: Annotated[int | None, typer.Option(help="Images a round trains on.")] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Images a round trains on.", show_default="as many as RUN saw"),
+    ] = None,
     time_limit: Annotated[
         str | None, typer.Option(help="Stop a round's training in this call after 90s, 10m, 2h.")
     ] = None,
@@ -45,7 +48,9 @@ def run(
         bool, typer.Option("--patches", help="Learn patches and their place: for few scans.")
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Images a step, and samples drawn at once.")] = 8,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random.", show_default="that of RUN")
+    ] = None,
     device: Device = "auto",
     shard: Shard = None,
     quiet: Quiet = False,
@@ -58,13 +63,15 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.refit import RefitConfig, refit
-    from mri_ambient.runs import read_identity
+    from mri_ambient.runs import images_seen, read_identity
     from mri_ambient.samplers import Dds
     from mri_ambient.train import TrainConfig
 
     limit = None if time_limit is None else parse_seconds(time_limit)
     part = parse_shard(shard)
     stored = read_identity(run_folder / "run.json")
+    if images is None and limit is None:
+        images = images_seen(run_folder)
     where = pick_device(device)
     keep_freed_memory()
     config = RefitConfig(
@@ -75,10 +82,12 @@ def run(
             wrapper="patched" if patches else None,
             batch_size=batch_size,
             n_validation=stored["config"]["n_validation"],
-            seed=seed,
+            # The same seed sets the same scans aside: none that RUN saw becomes held-out.
+            seed=stored["config"]["seed"] if seed is None else seed,
         ),
     )
     interrupted = on_interrupt()
+    damaged: set[str] = set()
     with progress_bar() as bars:
         tasks: dict[str, object] = {}
 
@@ -95,6 +104,10 @@ def run(
             task = bar(f"round {round_}: train", images if limit is None else limit)
             bars.update(task, completed=done)  # type: ignore[arg-type]
 
+        def name(sentence: str) -> None:
+            damaged.add(sentence)
+            complain(f"error: {sentence}")
+
         prior = refit(
             data or Path(stored.get("folder", "")),
             load_prior(run_folder, where),
@@ -106,13 +119,17 @@ def run(
             device=where,
             shard=part,
             on_sample=sampled,
+            on_damaged=name,
             on_progress=trained,
             should_stop=interrupted.is_set,
         )
+    if interrupted.is_set():
+        say("stopped; the same command goes on")
+        raise typer.Exit(130)
     if prior is None:
         say(f"samples of part {shard} are drawn; draw the others, then run without --shard")
     else:
         path = (output or run_folder / "refit") / "prior.safetensors"
         say(f"{path}: {prior.facts.card['images_seen']} images seen in the last round")
-    if interrupted.is_set():
-        raise typer.Exit(130)
+    if damaged:
+        raise typer.Exit(1)

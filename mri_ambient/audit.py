@@ -93,6 +93,8 @@ def memorization(
         ConfigError: the prior or the folder does not say which scans were not trained on.
     """
     held_ids = set(prior.facts.card.get("validation_scans", ()))
+    if n_samples < 1:
+        raise ConfigError(f"at least one image must be drawn, got {n_samples}")
     dataset = load_dataset(folder, n_validation=0, seed=seed)
     held = [item for item in dataset.train if item.scan_id in held_ids]
     trained = [item for item in dataset.train if item.scan_id not in held_ids]

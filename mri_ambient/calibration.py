@@ -12,7 +12,7 @@ is stored in the card of the prior.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -49,33 +49,32 @@ class Calibration:
 
 
 def calibrate(
-    scans: Sequence[Scan],
+    scans: Iterable[Scan],
     method: Sampler,
     prior: Prior,
     options: Options,
     *,
     n_lines: int = 2,
-    on_scan: Callable[[int, int], None] | None = None,
+    on_scan: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Fit the factor on hidden lines of prepared scans.
 
     Args:
-        scans: not among those the prior was trained on.
+        scans: slices of prepared scans that the prior was not trained on; each is let go of.
         method: a stochastic sampler.
         prior: what images look like.
         options: at least two samples.
         n_lines: lines to hide in each scan.
-        on_scan: told (done, total) after every scan.
+        on_scan: told how many are done after every one.
 
     Raises:
         ConfigError: nothing to fit on, or samples that do not differ.
     """
     if not is_stochastic(method) or options.n_samples < 2:
         raise ConfigError("a spread needs at least two samples of a stochastic method")
-    if not scans:
-        raise ConfigError("no scans to calibrate on")
-    parts = []
+    parts, source = [], None
     for done, scan in enumerate(scans, start=1):
+        source = scan.noise_source
         cut = cut_lines(scan, n_lines, options.seed)
         samples = reconstruct(cut.seen, method, prior, options).samples
         assert samples is not None
@@ -83,12 +82,19 @@ def calibrate(
             y, K = cut.hidden_samples(i), cut.predictions(i, samples[:, i])
             parts.append((*residual_and_variance(y, K), cut.sigma_n))
         if on_scan is not None:
-            on_scan(done, len(scans))
+            on_scan(done)
+    if not parts:
+        raise ConfigError("no scans to calibrate on")
     drawn = sum(float(variance.sum()) for _, variance, _ in parts)
     error = sum(float((r.square() - sigma_n**2).sum()) for r, _, sigma_n in parts)
     if drawn == 0:
         raise ConfigError(f"samples of {method.name!r} do not differ")
-    factor = (max(error, 0.0) / drawn) ** 0.5
+    if error <= 0:
+        raise ConfigError(
+            "hidden lines are predicted better than their noise allows: the noise of these scans "
+            f"is overestimated ({source}); give --noise-std to prep"
+        )
+    factor = (error / drawn) ** 0.5
 
     def coverage(scale: float) -> tuple[float, ...]:
         return tuple(

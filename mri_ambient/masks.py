@@ -333,8 +333,10 @@ def hide_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
         rng: where the randomness comes from.
 
     Raises:
-        ConfigError: more than half of the outer lines or samples would go.
+        ConfigError: fewer than one, or more than half of the outer lines or samples would go.
     """
+    if n_lines < 1:
+        raise ConfigError(f"at least one line must be hidden, got {n_lines}")
     n_outer = int(_outer_pool(mask).sum())
     n_remove = n_lines if is_line_mask(mask) else n_lines * mask.shape[-2]
     if 2 * n_remove > n_outer:

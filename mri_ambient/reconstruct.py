@@ -204,6 +204,8 @@ class _Work:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if "DefaultCPUAllocator" in str(error):  # how a CPU says it
+                raise torch.OutOfMemoryError(str(error)) from error
             if "CUDA error" not in str(error):
                 raise
             raise DeviceError(

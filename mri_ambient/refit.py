@@ -68,6 +68,7 @@ def refit(
     device: torch.device | str = "cpu",
     shard: tuple[int, int] | None = None,
     on_sample: Callable[[int, int, int], None] | None = None,
+    on_damaged: Callable[[str], None] | None = None,
     on_progress: Callable[[int, Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Prior | None:
@@ -85,18 +86,25 @@ def refit(
         shard: draw the samples of part i of N of the scans only, counted from 1, and train nothing;
             in the first round that has not seen all ``images`` (the first, without a number).
         on_sample: told (round, done, total) after every scan.
+        on_damaged: given a sentence about every file or slice that cannot be read and is left out.
         on_progress: told (round, progress) after every training step.
-        should_stop: asked before every training step.
+        should_stop: asked before every scan that is sampled and every training step.
 
     Returns:
-        The refitted prior; None for a shard.
+        The refitted prior; None for a shard, or if it was stopped before its end.
 
     Raises:
-        ConfigError: impossible options, or scans that cannot be trained on.
+        ConfigError: impossible options, nothing to stop at, scans that cannot be trained on, or
+            samples there that were drawn from another prior.
     """
+    if images is None and time_limit_s is None and shard is None:
+        raise ConfigError("say when a round stops: a number of images or a time limit")
     config = config or RefitConfig()
     training = replace(config.training, objective=Supervised(images="posterior"))
     dataset = load_dataset(folder, n_validation=training.n_validation, seed=training.seed)
+    if on_damaged is not None:
+        for sentence in dataset.damaged:
+            on_damaged(sentence)
     prior, network = start, preset(training.preset)
     for round_ in range(1, config.rounds + 1):
         here = output / f"round-{round_}"
@@ -106,7 +114,10 @@ def refit(
             if on_sample is not None:
                 on_sample(round_, done, total)
 
-        make_targets(
+        if _is_finished(output, round_, config.rounds, images):
+            prior = load_prior(here, device)
+            continue
+        whole = make_targets(
             dataset.train,
             targets,
             config.sampler,
@@ -115,12 +126,11 @@ def refit(
             Options(seed=training.seed + round_, batch_size=batch_size, device=device),
             shard=shard,
             on_scan=drawn,
+            on_damaged=on_damaged,
+            should_stop=should_stop,
         )
-        if shard is not None:
-            if images is None or images_seen(here) < images:
-                return None  # the next round's samples need this round's prior
-            prior = load_prior(here, device)
-            continue
+        if shard is not None or not whole:
+            return None  # the next round's samples need this round's prior
 
         def trained(progress: Progress, round_: int = round_) -> None:
             if on_progress is not None:
@@ -138,13 +148,22 @@ def refit(
             init=warm,
             targets=targets,
             on_progress=trained,
+            on_damaged=on_damaged,
             should_stop=should_stop,
         )
-        prior = load_prior(here, device)
         if should_stop is not None and should_stop():
-            break
-    if shard is not None:
-        return None
+            return None
+        prior = load_prior(here, device)
     with atomic_path(output / "prior.safetensors") as temporary:
         shutil.copy(here / "prior.safetensors", temporary)
     return load_prior(output, device)
+
+
+def _is_finished(output: Path, round_: int, rounds: int, images: int | None) -> bool:
+    """Whether a round has trained to its end: its prior must not change once it is sampled from."""
+    here = output / f"round-{round_}"
+    if not (here / "prior.safetensors").exists():
+        return False
+    if (output / f"round-{round_ + 1}").exists() and round_ < rounds:
+        return True
+    return images is not None and images_seen(here) >= images

@@ -87,6 +87,11 @@ def stability(
         raise ConfigError(f"k must be positive and there must be steps, got {k} and {n_iter}")
     if not scan.noise_std:
         raise ConfigError(f"{scan.scan_id}: has no noise that a perturbation could be measured by")
+    if is_sampler(method) and method.needs_grad:
+        raise ConfigError(
+            f"method {method.name!r} takes gradients itself and cannot be attacked through them; "
+            "use aos, dds, msm or pula"
+        )
     batch = Batch.of([scan])[:1].to(device)
     methods: list[Sampler | Baseline] = [method]
     others = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
@@ -151,10 +156,13 @@ def _attack(
             worst, most = e.detach(), float(change.detach())
         (grad,) = torch.autograd.grad(change, e)
         with torch.no_grad():
+            grad = grad * batch.mask  # a plain prior reads the whole state, a scan has this much
             e = e + STEP * radius * grad / grad.norm().clamp(min=1e-30)
             e = e * (radius / e.norm()).clamp(max=1.0)
         tell(step + 1)
     with torch.no_grad():
+        if float((image(y + e) - before).norm()) > most:
+            worst = e
         attacked = image(y + worst)
     scale = float(before.norm())
     return Attack(

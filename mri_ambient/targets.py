@@ -6,19 +6,22 @@ A folder of targets holds ``<scan_id>.h5`` for every prepared scan, dataset ``sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from .atomic import json_text, write_json
 from .baselines import BASELINES, Baseline
 from .data import Item
-from .errors import ConfigError
+from .errors import ConfigError, ScanFormatError
 from .io.output import SamplesWriter
 from .io.prepared import PreparedFile
 from .prior import DenoiserSource
-from .reconstruct import Options, reconstruct
+from .reconstruct import Options, is_sampler, prior_sha256, reconstruct
 from .samplers import Sampler
 
 
@@ -31,7 +34,9 @@ def make_targets(
     *,
     shard: tuple[int, int] | None = None,
     on_scan: Callable[[int, int], None] | None = None,
-) -> None:
+    on_damaged: Callable[[str], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> bool:
     """Reconstruct every scan of a training set, one image a slice.
 
     Args:
@@ -42,9 +47,15 @@ def make_targets(
         options: seed, batch size and device; one sample a slice is drawn.
         shard: do part i of N of the scans only, counted from 1.
         on_scan: told (done, total) after every scan.
+        on_damaged: given a sentence about every scan that cannot be read and is left out.
+        should_stop: asked before every scan.
+
+    Returns:
+        Whether all were made; False if it was stopped.
 
     Raises:
-        ConfigError: no baseline of this name.
+        ConfigError: no baseline of this name, or ``folder`` holds images that were made by another
+            method, prior or seed.
     """
     if isinstance(method, str):
         if method not in BASELINES:
@@ -53,22 +64,52 @@ def make_targets(
             )
         method = BASELINES[method]()
     options = replace(options or Options(), n_samples=1)
+    made_by = {"method": method.name, "options": asdict(method), "seed": options.seed}  # type: ignore[call-overload]
+    _claim(folder, made_by | {"prior_sha256": prior_sha256(prior) if is_sampler(method) else None})
     files = _files(items)
     if shard is not None:
         files = files[shard[0] - 1 :: shard[1]]
     for done, file in enumerate(files, start=1):
+        if should_stop is not None and should_stop():
+            return False
         path = folder / f"{file.scan_id}.h5"
         if not path.exists():
             n = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
-            parts = [
-                reconstruct(file[i : i + n], method, prior, options).img
-                for i in range(0, len(file), n)
-            ]
+            try:
+                parts = [
+                    reconstruct(file[i : i + n], method, prior, options).img
+                    for i in range(0, len(file), n)
+                ]
+            except ScanFormatError as error:
+                if on_damaged is not None:
+                    on_damaged(str(error))
+                continue
             attributes = {"scan_id": file.scan_id, "method": method.name, "seed": options.seed}
             with SamplesWriter(path, torch.cat(parts), attributes=attributes):
                 pass
         if on_scan is not None:
             on_scan(done, len(files))
+    return True
+
+
+def _claim(folder: Path, made_by: dict[str, Any]) -> None:
+    """Say what makes the images of a folder; refuse one whose images something else made.
+
+    Raises:
+        ConfigError: the method, its options, the prior or the seed differ.
+    """
+    path = folder / "made-by.json"
+    made_by = json.loads(json_text(made_by))
+    if not path.exists():
+        write_json(path, made_by)
+        return
+    stored = json.loads(path.read_text())
+    differing = sorted(key for key in made_by if stored.get(key) != made_by[key])
+    if differing:
+        raise ConfigError(
+            f"{folder}: holds images that were made by something else ({', '.join(differing)}); "
+            "use another folder, or delete it"
+        )
 
 
 def _files(items: Sequence[Item]) -> list[PreparedFile]:

@@ -338,12 +338,13 @@ def train(
                     "another folder with a smaller --batch-size, or --preset tiny"
                 ) from error
             if state.skipped_in_a_row >= config.max_skipped:
-                raise _lost(run, draw, state, config)
+                raise _lost(run, draw, state, config, save=team.leads)
             seen += config.batch_size
             checked = None
             if _passes(seen, config.check_every, config) and team.leads:
                 checked = _write_prior(run, state, facts, cases, seen)[1]
-                held_out += [checked["held_out"]] if "held_out" in checked else []
+                told = checked.get("held_out", math.nan)
+                held_out += [told] if math.isfinite(told) else []  # as the log remembers it
             saved = _passes(seen, config.save_every, config)
             if team.leads:
                 rate = config.learning_rate_at(seen)
@@ -441,7 +442,8 @@ def _cases(
         except ScanFormatError as error:
             damage.note((str(error),))
             continue
-        cases.append(hide_lines(batch, f"{item.scan_id}/{item.index}", seed=config.seed))
+        case = hide_lines(batch, f"{item.scan_id}/{item.index}", seed=config.seed)
+        cases += [case] if case.tells else []
     return cases
 
 
@@ -574,7 +576,9 @@ def _step(
     return float(total), {name: float(value) for name, value in figures.items()}
 
 
-def _lost(run: Path, draw: Draw, state: _State, config: TrainConfig) -> MriAmbientError:
+def _lost(
+    run: Path, draw: Draw, state: _State, config: TrainConfig, *, save: bool
+) -> MriAmbientError:
     """What to say after too many skipped steps; the last batch is kept to look at."""
     path = run / f"skipped-{state.step * config.batch_size:09d}.safetensors"
     tensors = {
@@ -583,7 +587,8 @@ def _lost(run: Path, draw: Draw, state: _State, config: TrainConfig) -> MriAmbie
         for name, value in vars(group.batch.to("cpu")).items()
         if value is not None
     }
-    save_tensors(path, tensors, {"format": "batch/1", "step": state.step})
+    if save:
+        save_tensors(path, tensors, {"format": "batch/1", "step": state.step})
     return MriAmbientError(
         f"{run}: {config.max_skipped} steps in a row gave no finite loss or gradient; the last "
         f"batch is in {path.name}. Look at its scans, or train into another folder with a smaller "
@@ -702,7 +707,7 @@ def _prepare_run(
 
 def _smallest_sigma(dataset: Dataset, objective: Objective) -> float:
     """Where a sampler may end: above the noise of the scans, unless the objective knows better."""
-    if objective.below_noise or objective.targets is not None:
+    if objective.below_noise or objective.one_level or objective.targets is not None:
         return MIN_SIGMA
     return smallest_sigma(dataset.train)
 

@@ -37,6 +37,11 @@ class HeldOut:
     batch: Batch
     hidden: Tensor
 
+    @property
+    def tells(self) -> bool:
+        """Whether anything was hidden, and anything measured there."""
+        return bool(torch.where(self.hidden, self.batch.ksp, 0).any())
+
     def error(self, img: Tensor) -> float:
         """Energy of ``F S x - y`` over that of ``y``, on the hidden lines."""
         y = torch.where(self.hidden, self.batch.ksp, 0)
@@ -144,12 +149,13 @@ def predict_hidden(
         n_lines: how many to hide.
 
     Returns:
-        For every slice: ``error``, energy of F S x - y over that of y on the hidden lines;
-        ``noise``, what the scanner's noise alone makes of it; ``cg_sense`` and ``l1_wavelet``, the
-        same error of these methods. With several samples also ``coverage_50`` and ``coverage_90``,
-        the share of hidden measurements (Re and Im) in the central predictive intervals, Student's
-        t with the samples' degrees of freedom; and ``chi_square``, the energy of the error over
-        what samples and noise predict, 1 if they are right.
+        For every slice (nothing for one without signal): ``error``, energy of F S x - y over that
+        of y on the hidden lines; ``noise``, what the scanner's noise alone makes of it;
+        ``cg_sense`` and ``l1_wavelet``, the same error of these methods. With several samples also
+        ``coverage_50`` and ``coverage_90``, the share of hidden measurements (Re and Im) in the
+        central predictive intervals, Student's t with the samples' degrees of freedom; and
+        ``chi_square``, the energy of the error over what samples and noise predict, 1 if they are
+        right. The spread is that of ``reconstruction_std``: with the factor of the prior's card.
 
     Raises:
         ConfigError: there are not enough lines.
@@ -160,10 +166,13 @@ def predict_hidden(
         name: reconstruct(cut.seen, baseline, None, options).img
         for name, baseline in (("cg_sense", CgSense()), ("l1_wavelet", L1Wavelet()))
     }
-    rows = []
+    rows: list[dict[str, float]] = []
     for i in range(len(scan.slices)):
         y, K = cut.hidden_samples(i), cut.predictions(i, result.img[i : i + 1])[0]
         energy = float(y.abs().square().sum())
+        if energy == 0:  # a slice without signal tells nothing
+            rows.append({})
+            continue
         row = {
             "error": float((K - y).abs().square().sum()) / energy,
             "noise": 2 * cut.sigma_n**2 * y.numel() / energy,
@@ -172,7 +181,9 @@ def predict_hidden(
             K = cut.predictions(i, img[i : i + 1])[0]
             row[name] = float((K - y).abs().square().sum()) / energy
         if result.samples is not None:
-            row |= _spread_checks(y, cut.predictions(i, result.samples[:, i]), cut.sigma_n)
+            K = cut.predictions(i, result.samples[:, i])
+            factor = result.provenance["std_factor"]
+            row |= _spread_checks(y, K, cut.sigma_n, factor)
         rows.append(row)
     return rows
 
@@ -218,9 +229,10 @@ def cut_lines(scan: Scan, n_lines: int, seed: int) -> CutScan:
     return CutScan(scan, seen, scan.mask & ~kept)
 
 
-def _spread_checks(y: Tensor, K: Tensor, sigma_n: float) -> dict[str, float]:
+def _spread_checks(y: Tensor, K: Tensor, sigma_n: float, factor: float = 1.0) -> dict[str, float]:
     """Coverage and chi-square of measurements ``(n,)`` by samples of them ``(sample, n)``."""
     residual, drawn = residual_and_variance(y, K)
+    drawn = factor**2 * drawn  # what the prior's card says that the spread lacks
     found = {"chi_square": float(residual.square().sum() / (drawn + sigma_n**2).sum())}
     for level in LEVELS:
         inside = covered(residual, drawn, sigma_n, len(K), level)

@@ -16,11 +16,19 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from ._version import __version__
 from .atomic import file_sha256, json_text, write_json
 from .baselines import Baseline
 from .batch import Batch
 from .checkpoint import load_tensors, read_header, save_tensors
-from .errors import CheckpointError, NumericalWarning, OutputExistsError, ScanFormatError
+from .device import autocast_on
+from .errors import (
+    CheckpointError,
+    ConfigError,
+    NumericalWarning,
+    OutputExistsError,
+    ScanFormatError,
+)
 from .fourier import ifft2c, image_crop
 from .io.base import ScanFile
 from .io.hdf5 import open_h5, read_attributes
@@ -162,9 +170,10 @@ def settings(
                 "method": {"name": method.name} | asdict(method),  # type: ignore[call-overload]
                 "prior_sha256": prior_sha256(prior),
                 "seed": options.seed,
-                "n_samples": options.n_samples,
-                "keep_samples": options.keep_samples,
-                "precision": options.precision,
+                "n_samples": options.n_samples if is_stochastic(method) else 1,
+                "keep_samples": options.keep_samples and is_stochastic(method),
+                "bf16": autocast_on(options.precision, torch.device(options.device)),
+                "version": __version__,
                 **extra,
             }
         )
@@ -321,8 +330,7 @@ class Checking:
         """The result with more in its checks."""
         checks: list[dict[str, Any]] = [dict(check) for check in result.checks]
         if self.n_hidden:
-            rows = predict_hidden(scan, method, prior, options, self.n_hidden)
-            for check, row in zip(checks, rows, strict=True):
+            for check, row in zip(checks, self._hidden(scan, method, prior, options), strict=False):
                 check["held_out"] = row
         if self.flags:
             batch = Batch.of([scan])
@@ -330,9 +338,28 @@ class Checking:
             for i, check in enumerate(checks):
                 check["prior_share"] = float(shares[i])
                 support = batch.op.support[i]
-                rms = float(result.img[i][support].abs().square().mean().sqrt()) / 2**0.5
+                energy = float(result.img[i].abs().square().sum())
+                rms = (energy / (2 * max(int(support.sum()), 1))) ** 0.5
                 check["flags"] = list(_flags(check, rms, scan, method, prior))
         return replace(result, checks=tuple(checks))
+
+    def _hidden(
+        self,
+        scan: Scan,
+        method: Sampler | Baseline,
+        prior: DenoiserSource | None,
+        options: Options,
+    ) -> list[dict[str, float]]:
+        """What hidden lines tell, or a warning where there are too few: the image is worth more."""
+        try:
+            return predict_hidden(scan, method, prior, options, self.n_hidden)
+        except ConfigError as error:
+            warnings.warn(
+                f"{scan.scan_id}: hidden lines are not checked: {error}",
+                NumericalWarning,
+                stacklevel=2,
+            )
+            return []
 
 
 def _flags(
@@ -354,7 +381,7 @@ def _flags(
         )
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return
-    if not 1 / BRIGHT < rms / prior.sigma_data < BRIGHT:
+    if rms > 0 and not 1 / BRIGHT < rms / prior.sigma_data < BRIGHT:
         yield f"is {rms / prior.sigma_data:.2f} times as bright as the prior's training images"
     noise = prior.facts.card.get("sigma_n")
     if noise and sigma_n > NOISY * noise[-1]:
@@ -487,7 +514,7 @@ def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSour
     kinds = {group["kind"] for group in prior.facts.card.get("coverage", ())}
     kind = "lines" if is_line_mask(file.mask) else "samples"
     doubt = ""
-    if isinstance(method, Aos) and not prior.facts.mask_conditioned and rate > 1:
+    if isinstance(method, Aos) and not prior.knows_masks and rate > 1:
         doubt = (
             "knows no masks and takes the zero-filled image for a noisy one; use method adps, or a "
             "prior trained with objective kspace or ambient"

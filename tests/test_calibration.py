@@ -75,13 +75,13 @@ def test_the_factor_is_what_the_spread_lacks(times, scans, prior, monkeypatch):
     ticks = []
     found = calibrate(
         scans, Spread(n_steps=40, n_cg=10, times=times), prior, Options(n_samples=8),
-        n_lines=3, on_scan=lambda *a: ticks.append(a),
+        n_lines=3, on_scan=ticks.append,
     )  # fmt: skip
     assert found.factor * times == pytest.approx(1.05, rel=0.12)
     assert max(abs(a - b) for a, b in zip(found.after, LEVELS, strict=True)) < 0.1
     if times == 0.3:
         assert found.before[LEVELS.index(0.9)] < 0.8
-    assert (found.n_slices, ticks) == (4, [(1, 2), (2, 2)])
+    assert (found.n_slices, ticks) == (4, [1, 2])
 
 
 def test_what_has_no_spread_cannot_be_calibrated(scans, prior):
@@ -109,3 +109,12 @@ def test_a_prior_carries_its_factor_to_new_scans(scans, prior, tmp_path):
     assert after.provenance["std_factor"] == 2.5
     other = reconstruct(scans[0], Dds(n_steps=3), kept, options)
     assert other.provenance["std_factor"] == 1.0
+
+
+def test_overestimated_noise_gives_no_factor(scans, prior):
+    """A factor of 0 would call every image certain."""
+    loud = [
+        replace(scan, noise_std=20 * SIGMA_N, noise_source="outermost samples") for scan in scans
+    ]
+    with pytest.raises(ConfigError, match=r"overestimated .outermost samples."):
+        calibrate(loud, Dds(n_steps=4), prior, Options(n_samples=2))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.prior import Prior
 from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.refit import RefitConfig, refit
+from mri_ambient.runs import images_seen
 from mri_ambient.samplers import Aos, Dds
 from mri_ambient.train import TrainConfig, train
 
@@ -87,8 +89,11 @@ def test_shards_draw_and_an_interrupted_refit_goes_on(scans, start, tmp_path):
     assert len(list((parts / "round-1/targets").glob("*.h5"))) == 5
     assert refit(scans, start, parts, REFIT, images=8, shard=(2, 2)) is None
     assert not (parts / "round-1/run.json").exists()  # a shard draws and never trains
-    answers = iter([False, True, True, True])
-    refit(scans, start, parts, REFIT, images=8, should_stop=lambda: next(answers))
+    answers = iter([*[False] * 6, *[True] * 4])  # five scans, one step of training
+    stop = refit(scans, start, parts, REFIT, images=8, should_stop=lambda: next(answers))
+    assert stop is None
+    assert images_seen(parts / "round-1") == 2
+    assert not (parts / "prior.safetensors").exists()
     assert refit(scans, start, parts, REFIT, images=8, shard=(1, 2)) is None
     assert not (parts / "round-2").exists()  # round 1 is not trained to its end
     resumed = refit(scans, start, parts, REFIT, images=8)
@@ -102,3 +107,56 @@ def test_means_are_refused():
         RefitConfig(sampler=Aos())
     with pytest.raises(ConfigError, match="rounds"):
         RefitConfig(rounds=0)
+
+
+def test_a_finished_round_is_left_alone(scans, start, tmp_path):
+    """Round 2 hangs on the very file of round 1's prior, which holds a date."""
+    refit(scans, start, tmp_path / "out", REFIT, images=4)
+    first = tmp_path / "out/round-1/prior.safetensors"
+    before = first.stat().st_mtime_ns
+    refit(scans, start, tmp_path / "out", REFIT, time_limit_s=0.01)
+    refit(scans, start, tmp_path / "out", REFIT, images=8)
+    assert first.stat().st_mtime_ns == before
+    assert images_seen(tmp_path / "out/round-2") == 8
+
+
+def test_a_refit_stops_while_it_samples(scans, start, tmp_path):
+    answers = iter([False, False, True])
+    out = tmp_path / "out"
+    assert refit(scans, start, out, REFIT, images=4, should_stop=lambda: next(answers)) is None
+    assert len(list((out / "round-1/targets").glob("*.h5"))) == 2
+    assert not (out / "round-1/run.json").exists()
+
+
+def test_samples_of_another_prior_are_refused(scans, start, tmp_path):
+    refit(scans, start, tmp_path / "out", REFIT, images=4, shard=(1, 2))
+    other = replace(start, facts=replace(start.facts, card={**start.facts.card, "sha256": "ab"}))
+    for prior, config, what in (
+        (other, REFIT, "prior_sha256"),
+        (load_prior(tmp_path / "run"), replace(REFIT, sampler=Dds(n_steps=4)), "options"),
+    ):
+        with pytest.raises(ConfigError, match=f"made by something else .*{what}"):
+            refit(scans, prior, tmp_path / "out", config, images=4)
+
+
+def test_a_refit_says_when_it_stops_before_it_samples(scans, start, tmp_path):
+    with pytest.raises(ConfigError, match="say when a round stops"):
+        refit(scans, start, tmp_path / "out", REFIT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_scan_is_named_and_left_out(scans, start, tmp_path):
+    """One that cannot be opened, and one whose second slice cannot be read."""
+    (scans / "junk.h5").write_bytes(b"no HDF5")
+    item = load_dataset(scans, n_validation=2, seed=0).train[0]
+    path = item.file.path
+    with h5py.File(path) as file:
+        where = file["ksp"].id.get_chunk_info(1).byte_offset + 20
+    content = bytearray(path.read_bytes())
+    content[where] ^= 1
+    path.write_bytes(content)
+    named: set[str] = set()
+    refit(scans, start, tmp_path / "out", replace(REFIT, rounds=1), images=8, on_damaged=named.add)
+    assert any("junk.h5" in sentence for sentence in named)
+    assert any(f"{path}: slice 1 of ksp" in sentence for sentence in named)
+    assert (tmp_path / "out/prior.safetensors").exists()

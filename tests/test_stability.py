@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from gaussian import GaussianPrior
+from gaussian import GaussianPrior, WholeGaussian
 from helpers import dense, random_maps
 
 from mri_ambient.baselines import CgSense
 from mri_ambient.errors import ConfigError
 from mri_ambient.masks import MaskSpec
 from mri_ambient.rng import complex_normal
-from mri_ambient.samplers import Aos
+from mri_ambient.samplers import Adps, Aos
 from mri_ambient.scan import Scan
 from mri_ambient.sense import SenseOp
 from mri_ambient.stability import stability, verdict
@@ -63,3 +65,18 @@ def test_every_method_is_attacked_alike(scan):
 def test_a_search_of_nothing_is_refused(scan, options):
     with pytest.raises(ConfigError, match="must"):
         stability(scan, CgSense(), None, **options)
+
+
+def test_a_method_that_takes_gradients_itself_is_refused(scan):
+    prior = GaussianPrior(torch.ones(SHAPE, dtype=torch.float64), sigma_min=0.05)
+    with pytest.raises(ConfigError, match="cannot be attacked"):
+        stability(scan, Adps(n_steps=2), prior)
+
+
+def test_a_plain_prior_is_attacked_through_the_measurement_alone(scan):
+    """It reads the whole state, but what was not sampled cannot be changed."""
+    prior = WholeGaussian(torch.ones(SHAPE, dtype=torch.float64), sigma_min=0.05)
+    first = stability(scan, Aos(), prior, n_iter=3)[0]
+    masked = stability(replace(scan, ksp=scan.ksp * scan.mask), Aos(), prior, n_iter=3)[0]
+    assert first.change == masked.change
+    assert first.size == pytest.approx(stability(scan, CgSense(), None, n_iter=3)[0].size, rel=1e-4)

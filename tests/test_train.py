@@ -660,3 +660,15 @@ def test_a_prior_knows_whether_it_saw_lines_or_discs(mask, kind, tmp_path):
     found, rate, calib = typical_mask(data.train)
     assert (found, calib) == (kind, 8)
     assert rate == pytest.approx(3.0, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("objective", "below"),
+    [(Kspace(), False), (Consistency(), True), (Consistency(weight=0.0), False), (Ssdu(), True)],
+    ids=["kspace", "consistency", "truncated", "ssdu"],
+)
+def test_a_sampler_is_told_the_smallest_level_that_was_trained(objective, below, scans, tmp_path):
+    """Above the scans' noise for kspace and without a penalty; ssdu is labelled with that noise."""
+    prior = train(scans, tmp_path / "run", replace(QUICK, objective=objective), images=2)
+    noise = prior.facts.card["sigma_n"]
+    assert (prior.sigma_min <= noise[0]) == below

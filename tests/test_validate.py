@@ -10,6 +10,7 @@ from gaussian import WholeGaussian
 from helpers import random_maps
 
 from mri_ambient.baselines import CgSense
+from mri_ambient.batch import Batch
 from mri_ambient.errors import ConfigError
 from mri_ambient.masks import MaskSpec, hide_lines, is_line_mask
 from mri_ambient.reconstruct import Options
@@ -18,6 +19,7 @@ from mri_ambient.samplers import Dds
 from mri_ambient.scan import Scan
 from mri_ambient.sense import SenseOp
 from mri_ambient.validate import _spread_checks, predict_hidden
+from mri_ambient.validate import hide_lines as hide_batch_lines
 
 SHAPE = (24, 32)
 SIGMA_N = 0.2
@@ -101,3 +103,25 @@ def test_so_many_lines_are_hidden(kind, rng):
         assert int((mask & ~kept).sum()) == 2 * 40
     with pytest.raises(ConfigError, match="at least half must stay"):
         hide_lines(mask, 20, rng)
+
+    with pytest.raises(ConfigError, match="at least one line"):
+        hide_lines(mask, 0, rng)
+
+
+def test_a_slice_without_signal_tells_nothing(scan):
+    """It has no energy to compare with, neither in training nor in use."""
+    silent = replace(scan, ksp=scan.ksp * torch.tensor([1.0, 0.0, 1.0])[:, None, None, None])
+    rows = predict_hidden(silent, CgSense(), None, Options(), 3)
+    assert [bool(row) for row in rows] == [True, False, True]
+    cases = [hide_batch_lines(Batch.of([silent])[i : i + 1], "head", seed=0) for i in range(3)]
+    assert [case.tells for case in cases] == [True, False, True]
+
+
+def test_a_stored_factor_counts_in_the_checks(rng):
+    """Samples with a third of the spread are found out, and right again with the factor 3."""
+    draws = complex_normal((5, 4000), rng)
+    mean = draws[1:].mean(dim=0)
+    narrow = mean + (draws[1:] - mean) / 3
+    raw, mended = (_spread_checks(draws[0], narrow, 1e-6, factor) for factor in (1.0, 3.0))
+    assert raw["coverage_90"] < 0.6 < 0.87 < mended["coverage_90"] < 0.93
+    assert raw["chi_square"] == pytest.approx(9 * mended["chi_square"], rel=1e-6)

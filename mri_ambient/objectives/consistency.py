@@ -50,7 +50,6 @@ class Consistency(Objective):
     name: ClassVar[str] = "consistency"
     wrapper: ClassVar[str] = "conditioned"
     mask_conditioned: ClassVar[bool] = True
-    below_noise: ClassVar[bool] = True
 
     base: Kspace | Ambient = field(default_factory=Kspace)
     weight: float = 1.0
@@ -64,6 +63,11 @@ class Consistency(Objective):
             raise ConfigError(f"weight must not be negative, got {self.weight}")
         if self.margin <= 1:
             raise ConfigError(f"margin must be above 1, got {self.margin}")
+
+    @property
+    def below_noise(self) -> bool:  # type: ignore[override]
+        """Whether it learns about noise levels below that of the scans."""
+        return self.weight > 0
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -9,7 +10,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Generator, Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, NumericalWarning
+from ..noise import EDM_SIGMA_DATA
 from ..prior import DenoiserSource
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
@@ -91,6 +93,28 @@ def check_start(start: str) -> None:
     """Raise ConfigError if it is none of :data:`STARTS`."""
     if start not in STARTS:
         raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+
+
+MOST_SIGMA = 80.0
+"""No prior is trained above this noise level, for data of standard deviation 0.5 per channel."""
+
+
+def first_level(highest: float, prior: DenoiserSource) -> float:
+    """The first noise level, given for data of standard deviation 0.5, in units of the prior.
+
+    It is at least twice the smallest trained level; that it was raised, or lies above all training,
+    is warned about.
+    """
+    level = highest * prior.sigma_data / EDM_SIGMA_DATA
+    lowest = 2 * prior.sigma_min
+    if level < lowest or highest > MOST_SIGMA:
+        where = f"is raised to {lowest:.4g}" if level < lowest else "is above all training"
+        warnings.warn(
+            f"the first noise level {level:.4g} {where} (trained from {prior.sigma_min:.4g} on)",
+            NumericalWarning,
+            stacklevel=2,
+        )
+    return max(level, lowest)
 
 
 def one_step(

@@ -29,12 +29,12 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
-from ..noise import EDM_SIGMA_DATA, rho_schedule
+from ..noise import rho_schedule
 from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import OnStep, StepInfo, check_start, first_image
+from .base import OnStep, StepInfo, check_start, first_image, first_level
 
 LEAST_NOISE = 1e-3
 """Noise per real channel, normalised units, below which a scan counts as having this much."""
@@ -88,11 +88,11 @@ class Descent:
         """Network evaluations per sample."""
         return self.n_steps + (self.start == "aos")
 
-    def levels(self, sigma_data: float, sigma_min: float) -> list[float]:
+    def levels(self, prior: DenoiserSource) -> list[float]:
         """The noise levels, from the first to 0."""
         highest = self.sigma_max or (10.0 if self.start == "noise" else 1.0)
-        sigma_max = max(highest * sigma_data / EDM_SIGMA_DATA, 2 * sigma_min)
-        return [*rho_schedule(self.n_steps, sigma_max, sigma_min).tolist(), 0.0]
+        sigmas = rho_schedule(self.n_steps, first_level(highest, prior), prior.sigma_min)
+        return [*sigmas.tolist(), 0.0]
 
     def fresh(self, sigma: float, sigma_next: float) -> float:
         """Share of the next noise that is fresh."""
@@ -113,7 +113,7 @@ class Descent:
     ) -> Tensor:
         """The loop, with ``denoise`` for D."""
         s = prior.sigma_data
-        sigmas = self.levels(s, prior.sigma_min)
+        sigmas = self.levels(prior)
         shape = tuple(ksp.shape[1:])
 
         def white() -> Tensor:

@@ -26,12 +26,12 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
-from ..noise import EDM_SIGMA_DATA, rho_schedule
+from ..noise import rho_schedule
 from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import OnStep, StepInfo, check_start, first_image
+from .base import OnStep, StepInfo, check_start, first_image, first_level
 from .descent import LEAST_NOISE
 
 
@@ -85,8 +85,8 @@ class Pula:
     ) -> Tensor:
         """Reconstruct; see :class:`~mri_ambient.samplers.base.Sampler`."""
         denoiser = prior.denoiser(op, rng, further="scan")
-        sigma_max = max(self.sigma_max * prior.sigma_data / EDM_SIGMA_DATA, 2 * prior.sigma_min)
-        sigmas = rho_schedule(self.n_steps, sigma_max, prior.sigma_min).tolist()
+        first = first_level(self.sigma_max, prior)
+        sigmas = rho_schedule(self.n_steps, first, prior.sigma_min).tolist()
         sigma_n = noise_std.clamp(min=LEAST_NOISE)[:, None, None]
 
         def white(shape: tuple[int, ...]) -> Tensor:

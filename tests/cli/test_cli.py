@@ -457,7 +457,7 @@ def test_audit_compares_what_a_prior_draws_with_its_scans(cli, tmp_path, trained
     assert facts == json.loads((tmp_path / "audit/memorization.json").read_text())
     assert len(facts["sample_distances"]) == 2
     assert (tmp_path / "audit/memorization.png").stat().st_size > 5000
-    said = cli("audit", "memorization", run, raw, "-o", tmp_path / "audit", "--device", "cpu",
+    said = cli("audit", "memorization", run, raw, "-o", tmp_path / "other", "--device", "cpu",
                code=3)[1]  # fmt: skip
     assert "a raw scan" in said
 
@@ -514,6 +514,10 @@ def test_presets_are_methods_with_their_options(cli, full, prior_file, tmp_path)
             "leave those out" in cli(*words, "-o", tmp_path, "--preset", "fast", *more, code=2)[1]
         )
     assert "balanced" in cli(*words, "-o", tmp_path, "--preset", "best", code=2)[1]
+    said = cli(*words, "-o", tmp_path / "k0", "--preset", "balanced", "--samples", 0, code=2)[1]
+    assert "n_samples must be at least 1" in said
+    # The default method is the preset fast: what is done is done.
+    assert "done already" in cli(*words, "-o", tmp_path / "fast")[1]
 
 
 def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
@@ -527,3 +531,7 @@ def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
         "--samples", 2, *words)  # fmt: skip
     for path in (tmp_path / "out").glob("*.json"):
         assert json.loads(path.read_text())["provenance"]["std_factor"] == factor
+    again = ("audit", "calibration", prior_file, full, "-o", tmp_path / "audit")
+    assert "use --overwrite" in cli(*again, "--device", "cpu", code=2)[1]
+    (tmp_path / "audit/run.json").write_text("{}")
+    assert "is a training run" in cli(*again, "--device", "cpu", "--overwrite", code=2)[1]
