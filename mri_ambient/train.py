@@ -299,14 +299,20 @@ def train(
 
     def begin() -> PriorFacts:
         make_folder(run)
-        facts = _prepare_run(run, dataset, folder, config, init, cases)
-        if config.objective.targets is not None and targets is None:
-            options = Options(device=device)
-            make_targets(dataset.train, run / "targets", config.objective.targets, None, options)
-        return facts
+        return _prepare_run(run, dataset, folder, config, init, cases)
 
     facts = team.from_first(begin)
     if config.objective.targets is not None:
+        if targets is None:
+            make_targets(
+                dataset.train,
+                run / "targets",
+                config.objective.targets,
+                options=Options(device=device),
+                shard=(team.rank + 1, team.size),
+                on_damaged=damage.note_one,
+            )
+            team.any(False, device)  # until all have made their part
         dataset = replace(dataset, images=targets or run / "targets")
     net = _first_network(facts, config.seed, init).to(device)
     net.autocast = config.autocast_on(device)
@@ -387,9 +393,12 @@ class _Damage:
 
     def note(self, sentences: tuple[str, ...]) -> None:
         for sentence in sentences:
-            if sentence not in self.known and self.listener is not None:
-                self.listener(sentence)
-            self.known.add(sentence)
+            self.note_one(sentence)
+
+    def note_one(self, sentence: str) -> None:
+        if sentence not in self.known and self.listener is not None:
+            self.listener(sentence)
+        self.known.add(sentence)
 
 
 def _passes(seen: int, every: int, config: TrainConfig) -> bool:
@@ -412,6 +421,11 @@ def _check_dataset(dataset: Dataset, folder: Path, config: TrainConfig, *, force
             undetermined.
     """
     objective = config.objective
+    if config.patience and not (objective.mask_conditioned or objective.noise_filled):
+        raise ConfigError(
+            "patience watches the error of one step on hidden lines, which a plain prior cannot "
+            "take; stop by images or time"
+        )
     if objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
         raise ConfigError(
             f"objective {objective.name!r} needs fully sampled scans, but {folder} holds "
