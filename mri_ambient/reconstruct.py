@@ -156,7 +156,11 @@ def reconstruct(
         std=factor * samples.abs().std(dim=0) if n_samples > 1 else None,
         samples=samples if n_samples > 1 else None,
         checks=tuple(_residuals(whole, img)),
-        provenance=_provenance(method, prior, options, n_samples, time.monotonic() - started),
+        provenance={
+            **_provenance(method, prior, options, n_samples),
+            "device": str(work.device),
+            "seconds": time.monotonic() - started,
+        },
     )
 
 
@@ -245,10 +249,15 @@ class _Work:
             NumericalWarning,
             stacklevel=2,
         )
-        self.device = torch.device("cpu")
-        if isinstance(self.prior, Prior):
-            self.prior = replace(self.prior, net=deepcopy(self.prior.net).to("cpu"))
+        self.device, self.prior = torch.device("cpu"), on_cpu(self.prior)
         return True
+
+
+def on_cpu(prior: DenoiserSource | None) -> DenoiserSource | None:
+    """A copy of the prior on the CPU."""
+    if not isinstance(prior, Prior):
+        return prior
+    return replace(prior, net=deepcopy(prior.net).to("cpu"))
 
 
 def _check_levels(prior: DenoiserSource, method: str) -> None:
@@ -337,7 +346,6 @@ def _provenance(
     prior: DenoiserSource | None,
     options: Options,
     n_samples: int,
-    seconds: float,
 ) -> dict[str, Any]:
     return {
         "method": method.name,
@@ -347,11 +355,9 @@ def _provenance(
         "n_samples": n_samples,
         "samples_are": _samples_are(method, prior) if n_samples > 1 else None,
         "std_factor": _std_factor(method, prior),
-        "device": str(options.device),
         "precision": options.precision,
         "version": __version__,
         "torch": torch.__version__,
-        "seconds": seconds,
     }
 
 

@@ -42,6 +42,7 @@ from .reconstruct import (
     Options,
     is_sampler,
     is_stochastic,
+    on_cpu,
     prior_sha256,
     reconstruct,
     to_file_units,
@@ -282,6 +283,10 @@ def reconstruct_file(
             with _noted(noted):
                 prepared = preparation.apply(file[first:last])
                 result = reconstruct(prepared, method, prior, options, on_step=on_step)
+                if result.provenance["device"] != str(torch.device(options.device)):
+                    # The device was too small, and so it is for the slices to come.
+                    prior = on_cpu(prior)
+                    options = replace(options, device="cpu", batch_size=1)
                 result = checking(prepared, result, method, prior, options)
             finished.add(prepared, result, preparation.noise_std, noted)
             if on_slice is not None:
