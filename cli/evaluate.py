@@ -95,6 +95,13 @@ def run(
             _print_hidden({name: _mean(rows) for name, rows in found.items()}, csv_out=csv_out)
 
 
+SHORT = {
+    "cg_sense": "CG-SENSE", "l1_wavelet": "L1", "chi_square": "chi2", "coverage_50": "50 %",
+    "coverage_90": "90 %",
+}  # fmt: skip
+"""Headings of a narrow table."""
+
+
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
     told = [row for row in rows if row]  # slices without signal tell nothing
     return {key: fmean(row[key] for row in told) for key in told[0]}
@@ -108,7 +115,10 @@ def _print_hidden(rows: dict[str, dict[str, float]], *, csv_out: bool) -> None:
         writer.writerow(["scan", *names])
         writer.writerows([scan, *row.values()] for scan, row in rows.items())
         return
-    table = Table("scan", *(name.replace("_", " ") for name in names))
+    table = Table()
+    table.add_column("scan", no_wrap=True, overflow="ignore", min_width=max(map(len, rows)))
+    for name in names:
+        table.add_column(SHORT.get(name, name))
     for scan, row in rows.items():
         table.add_row(scan, *(f"{value:.3f}" for value in row.values()))
     Console().print(table)

@@ -20,6 +20,7 @@ from .common import (
     Shard,
     Verbose,
     choose,
+    complain,
     parse_pairs,
     pick_shard,
     progress_bar,
@@ -165,6 +166,8 @@ def run(
         sampling = choose("preset", preset, SAMPLINGS)
         chosen = sampling.sampler
         samples = sampling.n_samples if samples is None else samples
+    if not is_stochastic(chosen) and ((samples or 1) > 1 or keep_samples):
+        complain(f"warning: {chosen.name} gives one image, so there are no samples")
     if samples is None:
         samples = Options.n_samples
     if retrospective is None and (mask_type is not None or calib_lines is not None):

@@ -39,6 +39,7 @@ class Calibration:
         after: and with the factor.
         n_hidden: hidden measurements, Re and Im counted, that it was fitted on.
         n_slices: from so many slices.
+        n_samples: samples of each.
     """
 
     factor: float
@@ -46,6 +47,7 @@ class Calibration:
     after: tuple[float, ...]
     n_hidden: int
     n_slices: int
+    n_samples: int
 
 
 def calibrate(
@@ -117,12 +119,17 @@ def calibrate(
         after=coverage(factor),
         n_hidden=sum(r.numel() for r, _, _ in parts),
         n_slices=len(parts),
+        n_samples=options.n_samples,
     )
 
 
 def with_calibration(prior: Prior, method: Sampler, found: Calibration) -> Prior:
-    """The prior with the factor in its card, for this sampler with its options."""
-    entry: dict[str, Any] = {"options": asdict(method), "factor": found.factor}  # type: ignore[call-overload]
+    """The prior with the factor in its card, for this sampler with its options and samples."""
+    entry: dict[str, Any] = {
+        "options": asdict(method),  # type: ignore[call-overload]
+        "n_samples": found.n_samples,
+        "factor": found.factor,
+    }
     known = dict(prior.facts.card.get("calibration", {}))
     card = {**prior.facts.card, "calibration": known | {method.name: entry}}
     return replace(prior, facts=replace(prior.facts, card=card))

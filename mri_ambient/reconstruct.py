@@ -148,7 +148,7 @@ def reconstruct(
             samples[k, i] = img
     img = samples.mean(dim=0)
     _check_finite(img, scan, method)
-    factor = _std_factor(method, prior)
+    factor = _std_factor(method, prior, n_samples)
     return Reconstruction(
         img=img,
         scan_id=scan.scan_id,
@@ -158,19 +158,31 @@ def reconstruct(
         checks=tuple(_residuals(whole, img)),
         provenance={
             **_provenance(method, prior, options, n_samples),
+            "std_factor": factor,
             "device": str(work.device),
             "seconds": time.monotonic() - started,
         },
     )
 
 
-def _std_factor(method: Sampler | Baseline, prior: DenoiserSource | None) -> float:
+def _std_factor(method: Sampler | Baseline, prior: DenoiserSource | None, n_samples: int) -> float:
     """What the prior's card says the spread of this method's samples lacks; 1 if nothing."""
-    if not (is_sampler(method) and isinstance(prior, Prior)):
+    if n_samples == 1 or not (is_sampler(method) and isinstance(prior, Prior)):
         return 1.0
-    entry = prior.facts.card.get("calibration", {}).get(method.name)
-    fits = entry is not None and entry["options"] == asdict(method)  # type: ignore[call-overload]
-    return float(entry["factor"]) if fits else 1.0
+    known = prior.facts.card.get("calibration", {})
+    if not known:
+        return 1.0
+    wanted = {"options": asdict(method), "n_samples": n_samples}  # type: ignore[call-overload]
+    entry = known.get(method.name)
+    if entry is not None and all(entry[key] == value for key, value in wanted.items()):
+        return float(entry["factor"])
+    warnings.warn(
+        f"the prior was calibrated for {', '.join(known)} with other options or another number of "
+        f"samples than these of {method.name}: the spread is as it came out",
+        NumericalWarning,
+        stacklevel=2,
+    )
+    return 1.0
 
 
 def _samples_are(method: Sampler | Baseline, prior: DenoiserSource | None) -> str:
@@ -354,7 +366,6 @@ def _provenance(
         "seed": options.seed,
         "n_samples": n_samples,
         "samples_are": _samples_are(method, prior) if n_samples > 1 else None,
-        "std_factor": _std_factor(method, prior),
         "precision": options.precision,
         "version": __version__,
         "torch": torch.__version__,

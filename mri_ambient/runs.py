@@ -38,6 +38,8 @@ def read_identity(path: Path) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(path.read_text())
         if not {"config", "data", "measured"} <= set(stored):
             raise ValueError(f"it holds {sorted(stored)}")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent}: holds no training run (no {path.name})") from error
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path}: damaged ({error}); train into another folder, or restore the file"

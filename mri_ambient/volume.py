@@ -58,6 +58,10 @@ HIGH_RESIDUAL = 2.0
 LEAST_NOISE = 0.01
 """Noise per real channel, normalised units, below which the residual is not compared with it."""
 
+WORSE = 1.1
+"""Hidden lines predicted with this many times the error of L1-wavelet are flagged: a few lines tell
+no finer."""
+
 BRIGHT = 3.0
 """Images this many times brighter or darker than a prior's training images are flagged."""
 
@@ -379,7 +383,9 @@ def _flags(
     if check["data_residual"] * sigma_n / max(sigma_n, LEAST_NOISE) > HIGH_RESIDUAL:
         yield f"leaves {check['data_residual']:.1f} sigma_n of the measurement unexplained"
     held_out = check.get("held_out")
-    if held_out and held_out["error"] > held_out["l1_wavelet"]:
+    if held_out and held_out["error"] > 1:
+        yield f"predicts hidden lines worse than nothing would (error {held_out['error']:.3f})"
+    elif held_out and held_out["error"] > WORSE * held_out["l1_wavelet"]:
         yield (
             f"predicts hidden lines worse (error {held_out['error']:.3f}) than L1-wavelet "
             f"({held_out['l1_wavelet']:.3f})"
@@ -612,7 +618,9 @@ def summary_line(report: dict[str, Any]) -> str:
     provenance = report["provenance"]
     what = provenance["method"]
     if provenance["samples_are"] is not None:
-        what += f" ({provenance['n_samples']} {provenance['samples_are']})"
+        what += f" ({provenance['n_samples']} {provenance['samples_are']}"
+        factor = provenance["std_factor"]
+        what += ")" if factor == 1 else f", spread x {factor:.2f})"
     line = (
         f"{report['input']}: {what}, R = {report['acceleration']:.2f}, "
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "

@@ -12,7 +12,7 @@ from helpers import random_maps, shaken
 
 from mri_ambient.calibration import LEVELS, calibrate, with_calibration
 from mri_ambient.checkpoint import load_prior, save_prior
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, NumericalWarning
 from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
@@ -100,15 +100,17 @@ def test_a_prior_carries_its_factor_to_new_scans(scans, prior, tmp_path):
     )  # fmt: skip
     plain = Prior(shaken(facts.build()), facts)
     method, options = Dds(n_steps=2), Options(n_samples=3)
-    found = replace(calibrate(scans, method, prior, Options(n_samples=2)), factor=2.5)
+    found = replace(calibrate(scans, method, prior, options), factor=2.5)
     save_prior(with_calibration(plain, method, found), tmp_path / "prior.safetensors")
     kept = load_prior(tmp_path / "prior.safetensors")
     before, after = (reconstruct(scans[0], method, p, options) for p in (plain, kept))
     torch.testing.assert_close(after.std, 2.5 * before.std)
     torch.testing.assert_close(after.img, before.img)
     assert after.provenance["std_factor"] == 2.5
-    other = reconstruct(scans[0], Dds(n_steps=3), kept, options)
-    assert other.provenance["std_factor"] == 1.0
+    for other, n_samples in ((Dds(n_steps=3), 3), (method, 2)):
+        with pytest.warns(NumericalWarning, match="calibrated for dds with other options"):
+            raw = reconstruct(scans[0], other, kept, Options(n_samples=n_samples))
+        assert raw.provenance["std_factor"] == 1.0
 
 
 def test_overestimated_noise_gives_no_factor(scans, prior):

@@ -267,7 +267,8 @@ def test_slices_are_checked_and_flagged(cli, full, prior_file, tmp_path):
     assert "error on hidden lines" in said and "of the energy is the prior's" in said
     for path in (tmp_path / "out").glob("*.json"):
         for check in json.loads(path.read_text())["checks"]:
-            worse = check["held_out"]["error"] > check["held_out"]["l1_wavelet"]
+            error, other = check["held_out"]["error"], check["held_out"]["l1_wavelet"]
+            worse = error > min(1, 1.1 * other)
             assert worse == any("predicts hidden lines worse" in flag for flag in check["flags"])
             assert 0 <= check["prior_share"] <= 1
 
@@ -527,8 +528,9 @@ def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
     factor = json.loads(out)["factor"]
     assert f"multiplied by {factor:.2f}" in said
     assert (tmp_path / "audit/calibration.png").stat().st_size > 5000
-    cli("reconstruct", full, "-o", tmp_path / "out", "-m", tmp_path / "audit", "--method", "dds",
-        "--samples", 2, *words)  # fmt: skip
+    said = cli("reconstruct", full, "-o", tmp_path / "out", "-m", tmp_path / "audit", "--method",
+               "dds", "--samples", 3, *words)[1]  # fmt: skip
+    assert f"spread x {factor:.2f}" in said
     for path in (tmp_path / "out").glob("*.json"):
         assert json.loads(path.read_text())["provenance"]["std_factor"] == factor
     again = ("audit", "calibration", prior_file, full, "-o", tmp_path / "audit")
