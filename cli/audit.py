@@ -17,6 +17,7 @@ from .common import (
     Seed,
     Set,
     choose,
+    claim_folder,
     complain,
     parse_pairs,
     print_json,
@@ -35,24 +36,6 @@ app = typer.Typer(no_args_is_help=True, help="Check a prior before it is handed 
 @app.callback()
 def _audit() -> None:
     """Check a prior before it is handed on."""
-
-
-def _claim(output: Path, name: str, *, overwrite: bool) -> None:
-    """Make the folder, unless it holds a training run or, without ``overwrite``, an older result.
-
-    Raises:
-        OutputExistsError: it does.
-    """
-    from mri_ambient.atomic import make_folder
-    from mri_ambient.errors import OutputExistsError
-
-    if (output / "run.json").exists():
-        raise OutputExistsError(f"{output}: is a training run; choose another folder")
-    if (output / name).exists() and not overwrite:
-        raise OutputExistsError(
-            f"{output / name}: is there already; use --overwrite or another folder"
-        )
-    make_folder(output)
 
 
 @app.command()
@@ -85,7 +68,7 @@ def memorization(
 
     where = pick_device(device)
     loaded = load_prior(prior, where)
-    _claim(output, "memorization.json", overwrite=overwrite)
+    claim_folder(output, "memorization.json", overwrite=overwrite)
     with progress_bar() as bars:
         task = bars.add_task("audit", total=None)
         found = compare(
@@ -159,7 +142,7 @@ def stability(
     if not 0 <= index < len(file):
         raise ConfigError(f"{scan}: has slices 0 to {len(file) - 1}, not {index}")
     prepared = plan(file, device=where).apply(file[index])
-    _claim(output, "stability.json", overwrite=overwrite)
+    claim_folder(output, "stability.json", overwrite=overwrite)
     with progress_bar() as bars:
         task = bars.add_task("attack", total=None)
         attacks = attack(
@@ -239,8 +222,8 @@ def calibration(
     chosen = with_options(choose("sampler", method, SAMPLERS), given)
     where = pick_device(device)
     loaded = load_prior(prior, where)
-    _claim(output, "calibration.json", overwrite=overwrite)
-    _claim(output, "prior.safetensors", overwrite=overwrite)
+    claim_folder(output, "calibration.json", overwrite=overwrite)
+    claim_folder(output, "prior.safetensors", overwrite=overwrite)
     paths, damaged = find_scans([data]), []
 
     def slices() -> Iterator[Scan]:

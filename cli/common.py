@@ -185,6 +185,23 @@ def parse_shares(name: str, text: str) -> str | dict[str, float]:
         ) from error
 
 
+def claim_folder(output: Path, name: str, *, overwrite: bool) -> None:
+    """Make a folder for ``name``, unless it is a training run or holds one and may not be changed.
+
+    Raises:
+        OutputExistsError: it is, or does.
+    """
+    from mri_ambient.atomic import make_folder
+
+    if (output / "run.json").exists():
+        raise OutputExistsError(f"{output}: is a training run; choose another folder")
+    if (output / name).exists() and not overwrite:
+        raise OutputExistsError(
+            f"{output / name}: is there already; use --overwrite or another folder"
+        )
+    make_folder(output)
+
+
 def parse_pairs(texts: Sequence[str]) -> dict[str, str]:
     """``NAME=VALUE`` texts as a dictionary.
 

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Output, Overwrite, PriorPath, Quiet, Seed, progress_bar, say
+from .common import (
+    Device,
+    Output,
+    Overwrite,
+    PriorPath,
+    Quiet,
+    Seed,
+    claim_folder,
+    progress_bar,
+    say,
+)
 
 
 def run(
@@ -32,11 +42,9 @@ def run(
     A look into what a prior knows. Priors that were trained on undersampled scans are asked through
     one mask an image and give sketches, not anatomy; a prior from `refit` draws whole images.
     """
-    from mri_ambient.atomic import make_folder
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
-    from mri_ambient.errors import OutputExistsError
     from mri_ambient.io import open_scan
     from mri_ambient.io.output import SamplesWriter
     from mri_ambient.reconstruct import draw_images
@@ -44,11 +52,7 @@ def run(
     from mri_ambient.samplers import PriorOnly
     from mri_ambient.weights import default_prior
 
-    if (output / "samples.h5").exists() and not overwrite:
-        raise OutputExistsError(
-            f"{output / 'samples.h5'}: is there already; use --overwrite or another folder"
-        )
-    make_folder(output)
+    claim_folder(output, "samples.h5", overwrite=overwrite)
     maps = None
     if maps_from is not None:
         scan = open_scan(maps_from)

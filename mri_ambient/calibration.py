@@ -20,7 +20,7 @@ import torch
 
 from .errors import ConfigError
 from .prior import Prior
-from .reconstruct import Options, is_stochastic, reconstruct
+from .reconstruct import Options, reconstruct
 from .samplers import Sampler
 from .scan import Scan
 from .validate import covered, cut_lines, residual_and_variance
@@ -72,14 +72,13 @@ def calibrate(
     Raises:
         ConfigError: nothing to fit on, or samples that do not differ.
     """
-    if not is_stochastic(method) or options.n_samples < 2:
-        raise ConfigError("a spread needs at least two samples of a stochastic method")
     parts, source = [], None
     for done, scan in enumerate(scans, start=1):
         source = scan.noise_source
         cut = cut_lines(scan, n_lines, options.seed)
         samples = reconstruct(cut.seen, method, prior, options).samples
-        assert samples is not None
+        if samples is None:
+            raise ConfigError("a spread needs at least two samples of a stochastic method")
         for i in range(len(scan.slices)):
             y, K = cut.hidden_samples(i), cut.predictions(i, samples[:, i])
             parts.append((*residual_and_variance(y, K), cut.sigma_n))

@@ -148,7 +148,7 @@ def reconstruct(
             samples[k, i] = img
     img = samples.mean(dim=0)
     _check_finite(img, scan, method)
-    factor = _std_factor(method, prior, n_samples)
+    factor = std_factor(method, prior, n_samples) or 1.0
     return Reconstruction(
         img=img,
         scan_id=scan.scan_id,
@@ -165,24 +165,17 @@ def reconstruct(
     )
 
 
-def _std_factor(method: Sampler | Baseline, prior: DenoiserSource | None, n_samples: int) -> float:
-    """What the prior's card says the spread of this method's samples lacks; 1 if nothing."""
-    if n_samples == 1 or not (is_sampler(method) and isinstance(prior, Prior)):
-        return 1.0
-    known = prior.facts.card.get("calibration", {})
-    if not known:
-        return 1.0
+def std_factor(
+    method: Sampler | Baseline, prior: DenoiserSource | None, n_samples: int
+) -> float | None:
+    """What the prior's card says the spread of so many samples of this method lacks, if it does."""
+    if not (is_sampler(method) and isinstance(prior, Prior)):
+        return None
+    entry = prior.facts.card.get("calibration", {}).get(method.name)
     wanted = {"options": asdict(method), "n_samples": n_samples}  # type: ignore[call-overload]
-    entry = known.get(method.name)
-    if entry is not None and all(entry[key] == value for key, value in wanted.items()):
-        return float(entry["factor"])
-    warnings.warn(
-        f"the prior was calibrated for {', '.join(known)} with other options or another number of "
-        f"samples than these of {method.name}: the spread is as it came out",
-        NumericalWarning,
-        stacklevel=2,
-    )
-    return 1.0
+    if entry is None or any(entry[key] != value for key, value in wanted.items()):
+        return None
+    return float(entry["factor"])
 
 
 def _samples_are(method: Sampler | Baseline, prior: DenoiserSource | None) -> str:
@@ -205,10 +198,6 @@ class _Work:
         options: Options,
         on_step: OnStep | None,
     ) -> None:
-        if is_sampler(method) and prior is None:
-            raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
-        if is_sampler(method) and not isinstance(method, Aos) and prior is not None:
-            _check_levels(prior, method.name)
         self.method, self.prior, self.on_step = method, prior, on_step
         self.options, self.device = options, torch.device(options.device)
 
@@ -234,7 +223,10 @@ class _Work:
         ksp = torch.where(batch.mask, batch.ksp, 0)
         if not is_sampler(method):
             return method(op, ksp, noise_std=noise_std)
-        assert self.prior is not None
+        if self.prior is None:
+            raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
+        if not isinstance(method, Aos):
+            _check_levels(self.prior, method.name)
         with torch.set_grad_enabled(method.needs_grad):
             images = method(self.prior, op, ksp, noise_std=noise_std, rng=rng, on_step=self.on_step)
         return images.detach()

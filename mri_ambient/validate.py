@@ -195,11 +195,13 @@ class CutScan:
     Attributes:
         whole: all that was measured.
         seen: without the hidden lines.
+        maps: of the scan, ``(slice, coil, y, x)``.
         hidden: bool ``(1, y, x)``.
     """
 
     whole: Scan
     seen: Scan
+    maps: Tensor
     hidden: Tensor
 
     @property
@@ -213,8 +215,7 @@ class CutScan:
 
     def predictions(self, i: int, images: Tensor) -> Tensor:
         """What images ``(k, y, x)`` of the i-th slice say they are, ``(k, n)``."""
-        assert self.whole.maps is not None
-        K = SenseOp(self.whole.maps[i], self.hidden).expand(images)
+        K = SenseOp(self.maps[i], self.hidden).expand(images)
         return K[:, self.hidden.expand(K.shape[1:])]
 
 
@@ -224,9 +225,11 @@ def cut_lines(scan: Scan, n_lines: int, seed: int) -> CutScan:
     Raises:
         ConfigError: there are not enough lines.
     """
+    if scan.maps is None:
+        raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
     kept = hide_mask_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
     seen = replace(scan, mask=kept, ksp=torch.where(kept, scan.ksp, 0))
-    return CutScan(scan, seen, scan.mask & ~kept)
+    return CutScan(scan, seen, scan.maps, scan.mask & ~kept)
 
 
 def _spread_checks(y: Tensor, K: Tensor, sigma_n: float, factor: float = 1.0) -> dict[str, float]:

@@ -45,6 +45,7 @@ from .reconstruct import (
     on_cpu,
     prior_sha256,
     reconstruct,
+    std_factor,
     to_file_units,
 )
 from .samplers import Aos, Sampler
@@ -280,6 +281,7 @@ def reconstruct_file(
     doubts = list(preparation.doubts)
     with _noted(doubts):
         _doubt_prior(file, method, prior)
+        _doubt_spread(file, method, prior, options)
     with finished:
         missing = [index for index in range(len(file)) if index not in finished]
         for first, last in _runs(missing, n_slices):
@@ -339,7 +341,8 @@ class Checking:
         """The result with more in its checks."""
         checks: list[dict[str, Any]] = [dict(check) for check in result.checks]
         if self.n_hidden:
-            for check, row in zip(checks, self._hidden(scan, method, prior, options), strict=False):
+            rows = self._hidden(scan, method, prior, options)
+            for check, row in zip(checks if rows else [], rows, strict=True):
                 check["held_out"] = row
         if self.flags:
             batch = Batch.of([scan])
@@ -537,6 +540,23 @@ def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSour
         doubt = f"saw {seen} only in training, and this scan has others"
     if doubt:
         warnings.warn(f"{file.path.name}: the prior {doubt}", NumericalWarning, stacklevel=2)
+
+
+def _doubt_spread(
+    file: ScanFile, method: Sampler | Baseline, prior: DenoiserSource | None, options: Options
+) -> None:
+    """Warn where a prior was calibrated, but not for this method with these options."""
+    if not (isinstance(prior, Prior) and is_stochastic(method) and options.n_samples > 1):
+        return
+    known = prior.facts.card.get("calibration", {})
+    if known and std_factor(method, prior, options.n_samples) is None:
+        warnings.warn(
+            f"{file.path.name}: the prior was calibrated for {', '.join(known)} with other options "
+            f"or another number of samples than these of {method.name}: the spread is as it came "
+            "out",
+            NumericalWarning,
+            stacklevel=2,
+        )
 
 
 def _doubt_residual(

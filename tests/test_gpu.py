@@ -9,13 +9,15 @@ import torch
 from helpers import shaken
 from memory_scan import simulated_scan
 
+from mri_ambient.baselines import BASELINES
 from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, prepare_many, simulate_scans
 from mri_ambient.io import PreparedFile
 from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
-from mri_ambient.reconstruct import METHODS, Options, reconstruct, with_options
+from mri_ambient.reconstruct import Options, reconstruct, with_options
+from mri_ambient.samplers import SAMPLERS
 from mri_ambient.train import TrainConfig, train
 
 pytestmark = [
@@ -37,8 +39,8 @@ def test_maps_are_those_of_the_cpu():
     assert int(both.sum()) > 0.99 * int((here.maps != 0).any(dim=1).sum())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_gives_the_image_of_the_cpu(name):
+@pytest.mark.parametrize("methods", [SAMPLERS, BASELINES], ids=["samplers", "baselines"])
+def test_every_method_gives_the_image_of_the_cpu(methods):
     file, _ = simulated_scan("head", SCAN)
     scan = plan(file).apply(file[0])
     spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
@@ -46,15 +48,16 @@ def test_every_method_gives_the_image_of_the_cpu(name):
         objective="kspace", kind="conditioned", network=spec, sigma_data=0.3, sigma_min=0.02,
         mask_conditioned=True, mask=MaskSpec("random", 2, 12), tau=0.1,
     )  # fmt: skip
-    images = []
-    for device in ("cpu", "cuda"):
-        prior = Prior(shaken(facts.build()).to(device), facts)
-        many = hasattr(METHODS[name], "n_steps")
-        method = with_options(METHODS[name], {"n_steps": 10} if many else {})
-        options = Options(n_samples=1, device=device, precision="fp32")
-        images.append(reconstruct(scan, method, prior, options).img)
-    error = (images[0] - images[1]).norm() / images[0].norm()
-    assert float(error) < (1e-2 if many else 1e-3)
+    for name, method in methods.items():
+        many = hasattr(method, "n_steps")
+        images = []
+        for device in ("cpu", "cuda"):
+            prior = Prior(shaken(facts.build()).to(device), facts)
+            chosen = with_options(method, {"n_steps": 10} if many else {})
+            options = Options(n_samples=1, device=device, precision="fp32")
+            images.append(reconstruct(scan, chosen, prior, options).img)
+        error = (images[0] - images[1]).norm() / images[0].norm()
+        assert float(error) < (1e-2 if many else 1e-3), name
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

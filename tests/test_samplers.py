@@ -276,7 +276,8 @@ def test_samples_are_the_posterior_of_a_plain_prior(method, sigma_n):
     assert float(off.max()) < 5 / N**0.5
     error = out - out.mean(dim=0)
     variance = error.abs().square().mean(dim=0) / 2
-    assert 0.8 < float((variance / spread**2).mean()) < 1.1
+    widest = 1.1 if isinstance(method, Pula) else 1.03
+    assert 0.8 < float((variance / spread**2).mean()) < widest
     correlation = error.mH @ error / (2 * N)
     assert float((correlation - cov.mT).norm() / cov.norm()) < 0.35  # 12/sqrt(300) of it is chance
 

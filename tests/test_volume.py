@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import h5py
 import numpy as np
@@ -176,3 +176,18 @@ def test_another_kind_of_mask_than_in_training_is_told_of(volume, tmp_path):
         report = reconstruct_file(file, plan(file), Aos(), prior, tmp_path / coverage)
         told = any("saw 2-D masks only in training" in doubt for doubt in report["doubts"])
         assert told == doubted
+
+
+def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
+    """For another number of steps or samples; a single sample has no spread to speak of."""
+    file = open_scan(volume)
+    plain = prior_of("plain", masks=False)
+    entry = {"options": asdict(Dds(n_steps=2)), "n_samples": 3, "factor": 2.0}
+    card = plain.facts.card | {"calibration": {"dds": entry}}
+    prior = replace(plain, facts=replace(plain.facts, card=card))
+    for steps, n_samples, told in ((2, 3, 0), (3, 3, 1), (2, 2, 1), (3, 1, 0)):
+        options = Options(n_samples=n_samples, batch_size=1)
+        report = reconstruct_file(
+            file, plan(file), Dds(n_steps=steps), prior, tmp_path / f"{steps}-{n_samples}", options
+        )
+        assert sum("was calibrated for dds with other" in d for d in report["doubts"]) == told
