@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from torch import Generator
 
 from mri_ambient.rng import rng_for
+
+# pytest-xdist runs as many processes as there are cores: a thread each, in the processes that tests
+# start too. More of them wait for one another.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # The same cases in every run: a failure that comes and goes helps nobody.
 settings.register_profile("fixed", derandomize=True)
