@@ -230,6 +230,11 @@ def calibration(
         for path in paths:
             try:
                 file = open_scan(path)
+                if loaded.was_trained_on(file.scan_id):
+                    complain(
+                        f"warning: {path}: the prior was trained on a scan of this name; fitted on "
+                        "training scans the factor may be too small for new ones"
+                    )
                 preparation = plan(file, device=where)
                 yield from (preparation.apply(scan) for scan in file)
             except MriAmbientError as error:

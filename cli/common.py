@@ -40,7 +40,9 @@ Inputs = Annotated[list[str], typer.Argument(help="Files, folders or globs.", me
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")]
 PriorPath = Annotated[
     Path | None,
-    typer.Option("-m", "--prior", help="Prior file or run folder; by default the shipped prior."),
+    typer.Option(
+        "-m", "--prior", help="Prior file, run folder or name of a shipped prior (the default)."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:i.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]

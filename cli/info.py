@@ -55,13 +55,16 @@ def _contents(path: Path) -> dict[str, Any]:
     from mri_ambient.io import find_scans
     from mri_ambient.io.output import describe_output
     from mri_ambient.nn.unet import n_parameters
+    from mri_ambient.weights import find_prior
 
+    path = find_prior(path)
     if path.is_dir() and not (path / "prior.safetensors").exists():
         return {"kind": "folder", "scans": [_scan_contents(file) for file in find_scans([path])]}
     if path.is_dir() or path.suffix == ".safetensors":
         prior = load_prior(path)
         facts = asdict(prior.facts)
         denoiser = facts.pop("kind")
+        facts["card"].pop("trained_on", None)  # digests: for programs to know a scan again
         parameters = n_parameters(prior.net)
         return {"kind": "prior", "denoiser": denoiser, "parameters": parameters, **facts}
     output = describe_output(path)

@@ -17,6 +17,7 @@ from .errors import CheckpointError, ConfigError, DeviceError, MriAmbientError
 from .masks import MaskSpec
 from .nn.unet import UNetSpec
 from .prior import SCALE_RULE, Prior, PriorFacts
+from .weights import find_prior
 
 HEADER = "mri_ambient"
 PRIOR_FORMAT = "prior/1"
@@ -89,13 +90,18 @@ def save_prior(prior: Prior, path: Path, *, half: bool = False) -> None:
     save_tensors(path, state, header)
 
 
-def load_prior(path: Path, device: torch.device | str = "cpu") -> Prior:
-    """Read a prior file; its sha256 goes into the card.
+def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
+    """Read a prior; its sha256 goes into the card.
+
+    Args:
+        path: prior file, run folder, or the name of a shipped prior.
+        device: where its network goes.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or made by an incompatible version.
         DeviceError: the device has no memory left for it.
     """
+    path = find_prior(Path(path))
     if path.is_dir():
         if not (path / "prior.safetensors").exists():
             raise CheckpointError(

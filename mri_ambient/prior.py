@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -100,6 +101,11 @@ class PriorFacts:
         return DENOISERS[self.kind](self.network, self.sigma_data)
 
 
+def scan_digest(scan_id: str) -> str:
+    """What the card keeps of the name of a training scan: enough to know it again, not to tell."""
+    return hashlib.sha256(scan_id.encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class Prior:
     """Weights plus facts. ``prior.denoiser(op, rng)`` is all a sampler ever sees.
@@ -155,6 +161,10 @@ class Prior:
             return out
 
         return denoise
+
+    def was_trained_on(self, scan_id: str) -> bool:
+        """Whether a scan of this name was among its training scans, as far as its card says."""
+        return scan_digest(scan_id) in self.facts.card.get("trained_on", ())
 
     @property
     def knows_masks(self) -> bool:

@@ -81,10 +81,10 @@ class Options:
     keep_samples: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("n_samples", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.n_samples < 1:
+            raise ConfigError(f"at least one sample is needed, got {self.n_samples} (n_samples)")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"the batch size must be at least 1, got {self.batch_size}")
         check_precision(self.precision)
 
     def images_at_once(

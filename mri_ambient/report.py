@@ -38,7 +38,8 @@ def plot_curves(
     left, right = figure.subplots(1, 2)
     images = [record["images"] for record in records]
     left.plot(images, [record["loss"] for record in records], color="0.8", lw=0.5)
-    left.plot(images, _smooth([record["loss"] for record in records]), color="C0")
+    marker = "o" if len(records) == 1 else None  # a line of one point is not seen
+    left.plot(images, _smooth([record["loss"] for record in records]), color="C0", marker=marker)
     left.set(xlabel="images seen", ylabel="training loss", yscale="log")
     checked = [record for record in [*records, *([last] if last else [])] if "held_out" in record]
     if checked:
@@ -87,7 +88,9 @@ def save_previews(rows: Sequence[Mapping[str, Tensor]], path: Path) -> None:
 
 
 def draw_volume(reconstruction: Path, path: Path, *, most: int = 16) -> None:
-    """The slices of a reconstruction file, evenly chosen, in one window.
+    """The slices of a reconstruction file, evenly chosen, in one window; their std beside them.
+
+    The standard deviations have a window of their own, which their titles state.
 
     Raises:
         ScanFormatError: it cannot be read.
@@ -95,10 +98,21 @@ def draw_volume(reconstruction: Path, path: Path, *, most: int = 16) -> None:
     with open_h5(reconstruction) as file:
         dataset = find_dataset(file, reconstruction, "reconstruction")
         volume = torch.from_numpy(read_real(dataset, reconstruction, "reconstruction"))
+        std = None
+        if "reconstruction_std" in file:
+            dataset = find_dataset(file, reconstruction, "reconstruction_std")
+            std = torch.from_numpy(read_real(dataset, reconstruction, "reconstruction_std"))
     n = len(volume)
     chosen = sorted({round(i * (n - 1) / max(min(most, n) - 1, 1)) for i in range(min(most, n))})
     top = float(np.quantile(volume.numpy(), 0.999)) or 1.0
-    save_images(volume[chosen], path, top=top, titles=[f"slice {i}" for i in chosen])
+    titles = [f"slice {i}" for i in chosen]
+    if std is None:
+        return save_images(volume[chosen], path, top=top, titles=titles)
+    high = float(np.quantile(std.numpy(), 0.999)) or 1.0
+    pairs = torch.stack([volume[chosen] / top, std[chosen] / high], dim=1)
+    said = f"std, white = {100 * high / top:.2g} % of the image's"
+    titles = [title for name in titles for title in (name, said)]
+    return save_images(pairs.flatten(0, 1), path, top=1.0, titles=titles)
 
 
 def draw_memorization(

@@ -52,7 +52,7 @@ from .masks import MaskSpec
 from .nn.precond import DENOISERS, Denoiser
 from .nn.unet import n_parameters, preset
 from .objectives import Kspace, Objective
-from .prior import Prior, PriorFacts
+from .prior import Prior, PriorFacts, scan_digest
 from .reconstruct import Options
 from .report import plot_curves, save_previews
 from .rng import rng_for
@@ -687,9 +687,13 @@ def _prepare_run(
         write_toml(run / "config.toml", wanted["config"])
         write_json(path, wanted | {"folder": str(folder.resolve()), "measured": measured})
     objective = config.objective
+    trained_on = {scan_digest(item.scan_id) for item in dataset.train}
+    if init is not None:
+        trained_on |= set(init.facts.card.get("trained_on", ()))
     card = {
         "n_scans": dataset.n_scans,
         "n_train_slices": len(dataset.train),
+        "trained_on": sorted(trained_on),
         "validation_scans": sorted({item.scan_id for item in dataset.validation}),
         "acceleration": _spread([item.acceleration for item in dataset.train]),
         "sigma_n": _spread([item.noise_std for item in dataset.train]),

@@ -217,6 +217,11 @@ def test_every_objective_resumes_exactly_and_can_be_fine_tuned(objective, scans,
     prepare_many(raw, tmp_path / "other")
     tuned = train(tmp_path / "other", tmp_path / "tuned", config, images=2, init=prior)
     assert tuned.facts.card["init"] == prior.facts.card["sha256"]
+    seen: set[str] = set()  # by name; fine-tuning adds to what the first prior has seen
+    for made, folder in ((prior, scans), (tuned, tmp_path / "other")):
+        names = {path.stem for path in folder.glob("*.h5")}
+        seen |= names - set(made.facts.card["validation_scans"])
+        assert {name for name in names | {"another"} if made.was_trained_on(name)} == names & seen
 
 
 def test_priors_are_used_the_way_they_were_trained(scans, tmp_path):

@@ -52,7 +52,7 @@ class Adps:
 
     def __post_init__(self) -> None:
         if self.n_steps < 2:
-            raise ConfigError(f"n_steps must be at least 2, got {self.n_steps}")
+            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
         if not 0 <= self.step_size < math.inf:
             raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
 

@@ -72,7 +72,7 @@ class Descent:
 
     def __post_init__(self) -> None:
         if self.n_steps < 2:
-            raise ConfigError(f"n_steps must be at least 2, got {self.n_steps}")
+            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta must be from 0 to 1, got {self.eta}")
         if self.n_cg < 1:

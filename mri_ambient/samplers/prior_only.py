@@ -46,7 +46,7 @@ class PriorOnly:
 
     def __post_init__(self) -> None:
         if self.n_steps < 2:
-            raise ConfigError(f"n_steps must be at least 2, got {self.n_steps}")
+            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"guidance must be 0 or more and finite, got {self.guidance}")
 

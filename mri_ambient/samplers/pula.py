@@ -59,7 +59,7 @@ class Pula:
 
     def __post_init__(self) -> None:
         if self.n_steps < 2:
-            raise ConfigError(f"n_steps must be at least 2, got {self.n_steps}")
+            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
         if not 0 < self.gamma <= 2:
             raise ConfigError(f"gamma must be from above 0 to 2, got {self.gamma}")
         if self.n_cg < 1:

@@ -19,7 +19,13 @@ def default_prior() -> Path:
     Raises:
         CheckpointError: this installation has no weights.
     """
-    path = Path(__file__).parent / f"{DEFAULT}.safetensors"
+    path = find_prior(Path(DEFAULT))
     if not path.exists():
-        raise CheckpointError(f"{path}: the shipped prior is missing; name one with -m")
+        raise CheckpointError(f"{DEFAULT}: the shipped prior is missing; name one with -m")
     return path
+
+
+def find_prior(path: Path) -> Path:
+    """The file of a shipped prior given by its bare name; any other path as it is."""
+    shipped = {file.stem: file for file in shipped_priors()}
+    return path if path.exists() else shipped.get(str(path), path)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -13,15 +13,16 @@ import torch
 from helpers import shaken
 from typer.testing import CliRunner
 
-from mri_ambient.checkpoint import save_prior
+from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli import app as module
 from mri_ambient.cli.common import parse_seconds, pick_shard
 from mri_ambient.errors import ConfigError
 from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import PRESETS, UNetSpec
-from mri_ambient.prior import Prior, PriorFacts
+from mri_ambient.prior import Prior, PriorFacts, scan_digest
 from mri_ambient.reconstruct import SAMPLINGS, Sampling
 from mri_ambient.samplers import Dds
+from mri_ambient.weights import DEFAULT, default_prior
 
 runner = CliRunner()
 
@@ -518,9 +519,19 @@ def test_presets_are_methods_with_their_options(cli, full, prior_file, tmp_path,
         )
     assert "balanced" in cli(*words, "-o", tmp_path, "--preset", "best", code=2)[1]
     said = cli(*words, "-o", tmp_path / "k0", "--preset", "balanced", "--samples", 0, code=2)[1]
-    assert "n_samples must be at least 1" in said
+    assert "at least one sample is needed, got 0" in said
     # The default method is the preset fast: what is done is done.
     assert "done already" in cli(*words, "-o", tmp_path / "fast")[1]
+
+
+def test_a_shipped_prior_is_called_by_its_name(cli, full, tmp_path):
+    named = json.loads(cli("info", DEFAULT, "--json")[0])
+    assert named == json.loads(cli("info", default_prior(), "--json")[0])
+    scan = sorted(full.glob("*.h5"))[0]
+    cli("reconstruct", scan, "-o", tmp_path, "-m", DEFAULT, "--method", "dds", "--steps", 2,
+        "--samples", 2, "--png", "--device", "cpu")  # fmt: skip
+    assert (tmp_path / f"{scan.stem}.png").stat().st_size > 5000
+    assert "brain-kspace-large" in cli("info", "brain-kspace-large", code=3)[1]
 
 
 def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
@@ -535,6 +546,14 @@ def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
     assert f"spread x {factor:.2f}" in said
     for path in (tmp_path / "out").glob("*.json"):
         assert json.loads(path.read_text())["provenance"]["std_factor"] == factor
+    prior = load_prior(prior_file)
+    known = sorted(full.glob("*.h5"))[0].stem
+    card = {**prior.facts.card, "trained_on": [scan_digest(known)]}
+    save_prior(replace(prior, facts=replace(prior.facts, card=card)), tmp_path / "p.safetensors")
+    said = cli("audit", "calibration", tmp_path / "p.safetensors", full, "-o", tmp_path / "known",
+               "--samples", 2, *words)[1]  # fmt: skip
+    assert said.count("trained on a scan of this name") == 1
+    assert f"{known}.h5: the prior was trained" in said
     again = ("audit", "calibration", prior_file, full, "-o", tmp_path / "audit")
     assert "use --overwrite" in cli(*again, "--device", "cpu", code=2)[1]
     (tmp_path / "audit/run.json").write_text("{}")
