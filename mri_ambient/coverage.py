@@ -2,7 +2,8 @@
 
 A line that no mask holds is never supervised, and a handful of masks give themselves away: where
 the further-subsampled mask reveals the full one, only its lines are ever supervised. Parallel
-imaging fills in for several coils; for one coil nothing does.
+imaging fills in as long as lines times coils make up for what is missing; one coil fills in
+nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ PRIOR_SCANS = 4
 
 FEW_MASKS = 16
 """Fewer distinct masks than this are a handful."""
+
+FILLED = 0.5
+"""Share of the field of view that an object fills; below it, coils and lines are surely too few."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,10 @@ class Coverage:
         n_masks: distinct masks among them.
         least: share of the scans that sample the least covered outer line.
         mean: the same, averaged over outer lines.
-        never: how many outer lines no scan samples.
+        n_outer: lines outside the calibration block.
+        never: how many of them no scan samples.
         per_line: share of the scans that sample each line, ``x`` numbers; empty for samples.
-        single_coil: how many of the scans have one coil.
+        fewest_coils: of any of the scans.
     """
 
     shape: tuple[int, int]
@@ -60,9 +65,10 @@ class Coverage:
     n_masks: int
     least: float
     mean: float
+    n_outer: int
     never: int
     per_line: tuple[float, ...]
-    single_coil: int
+    fewest_coils: int
 
     @property
     def line(self) -> str:
@@ -76,13 +82,19 @@ class Coverage:
 
     @property
     def identifiable(self) -> bool:
-        """Whether a prior can be learned at all.
+        """Whether a prior can be learned at all, counted in outer lines.
 
-        A single coil fills in nothing: no hole may be left, and masks must not give themselves
-        away.
+        With C coils a supervised line gives C equations (Pruessmann et al. 1999: parallel imaging
+        is at most C times faster). Supervised are the lines of any scan, or those of every single
+        one where a handful of masks gives itself away. Unknown are as many lines as there are, less
+        where the object leaves a part of the field of view empty, :data:`FILLED` of it at least; a
+        single coil cannot tell where.
         """
-        holes = self.never > 0 or self.n_masks < FEW_MASKS
-        return self.mean == 1 or not (self.single_coil and holes)
+        if not self.n_outer:
+            return True
+        supervised = self.mean if self.n_masks < FEW_MASKS else 1 - self.never / self.n_outer
+        unknown = FILLED if self.fewest_coils > 1 else 1.0
+        return supervised * self.fewest_coils > unknown - 1e-6
 
     @property
     def doubts(self) -> list[str]:
@@ -98,10 +110,10 @@ class Coverage:
             return []
         what = f"{self.n_scans} undersampled scans of {self.shape[0]}x{self.shape[1]}: "
         what += " and ".join(holes)
-        if self.single_coil:
+        if not self.identifiable:
             return [
-                f"{what}; {self.single_coil} of them have a single coil, so nothing can fill in, "
-                "and a prior trained on them will be wrong: vary the mask from scan to scan"
+                f"{what}; {_count(self.fewest_coils, 'coil')} cannot fill that in, and a prior "
+                "trained on them will be wrong: vary the mask from scan to scan"
             ]
         return [f"{what}; parallel imaging fills in, but varying masks would be better"]
 
@@ -134,7 +146,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.masks: set[bytes] = set()
-        self.n_scans = self.single_coil = 0
+        self.n_scans = self.fewest_coils = 0
         self.hits: Tensor = torch.zeros(())
         self.inner: Tensor = torch.zeros((), dtype=torch.bool)
         self.acquired: Tensor = torch.zeros((), dtype=torch.bool)
@@ -149,7 +161,7 @@ class _Tally:
         self.hits = self.hits + sampled
         self.inner, self.acquired = self.inner | calib, self.acquired | acquired
         self.n_scans += 1
-        self.single_coil += scan.n_coils == 1
+        self.fewest_coils = min(self.fewest_coils or scan.n_coils, scan.n_coils)
 
     def density(self, kind: str) -> Tensor:
         share = self.hits.double() / self.n_scans
@@ -172,9 +184,10 @@ class _Tally:
             n_masks=len(self.masks),
             least=least,
             mean=mean,
+            n_outer=outer.numel(),
             never=int((outer == 0).sum()),
             per_line=tuple(share.tolist()) if kind == "lines" else (),
-            single_coil=self.single_coil,
+            fewest_coils=self.fewest_coils,
         )
 
 

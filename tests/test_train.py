@@ -434,7 +434,9 @@ def test_masks_that_tell_nothing_are_refused_for_a_single_coil(coils, tmp_path):
     if coils > 1:
         train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
         return
-    with pytest.raises(ConfigError, match=r"1 distinct mask;.*single coil.*--force"):
+    with pytest.raises(
+        ConfigError, match=r"1 distinct mask;.*number of coils .at least 1.*--force"
+    ):
         train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
     train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2, force=True)
 

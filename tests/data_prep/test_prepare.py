@@ -406,11 +406,29 @@ def test_lines_never_acquired_are_not_missed():
 
 
 def test_a_handful_of_masks_is_doubted_more_with_one_coil():
-    several, single = (coverage(facts([[0, 1], [2, 3]], n))[0].doubts for n in (4, 1))
+    several, few, single = (coverage(facts([[0, 1], [2, 3]], n))[0].doubts for n in (8, 2, 1))
     assert "only 2 distinct masks" in several[0]
     assert "8 outer lines are never sampled" in several[0]
     assert "parallel imaging fills in" in several[0]
-    assert "will be wrong" in single[0]
+    assert "2 coils cannot fill that in" in few[0]
+    assert "1 coil cannot fill that in, and a prior trained on them will be wrong" in single[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "n_coils", "identifiable"),
+    [
+        ([[0, 1]] * 2, 3, True),  # 2 of 12 outer lines, half of the field of view filled
+        ([[0, 1]] * 2, 2, False),
+        ([[]] * 30, 64, False),  # the calibration block alone, however many coils
+        ([[k % 4, 10 + k // 4] for k in range(16)], 2, True),  # many masks: 8 of 12 by any scan
+        ([[k % 4, 10 + k // 4] for k in range(16)], 1, False),
+        ([list(range(6)) + list(range(10, 16))] * 2, 1, True),  # full scans
+    ],
+)
+def test_as_many_lines_are_needed_as_coils_can_fill_in(columns, n_coils, identifiable):
+    (found,) = coverage(facts(columns, n_coils))
+    assert found.identifiable == identifiable
+    assert any("cannot fill that in" in doubt for doubt in found.doubts) == (not identifiable)
 
 
 def test_many_masks_that_cover_everything_are_not_doubted():
