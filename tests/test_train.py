@@ -212,7 +212,7 @@ def test_every_objective_resumes_exactly_and_can_be_fine_tuned(objective, scans,
     assert prior.facts.card["objective_options"] == json.loads(json.dumps(objective.as_dict()))
 
     # Another matrix, coil count and acceleration.
-    other = SimulateConfig(size=(24, 40), coils=2, acceleration=3.0, calib=8, noise=0.02, seed=1)
+    other = SimulateConfig(size=(24, 40), coils=4, acceleration=3.0, calib=8, noise=0.02, seed=1)
     raw = simulate_scans("phantom", tmp_path / "raw", other, count=5)
     prepare_many(raw, tmp_path / "other")
     tuned = train(tmp_path / "other", tmp_path / "tuned", config, images=2, init=prior)
