@@ -230,7 +230,7 @@ def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> I
                     results[key] = score(args, cases, method, None) | score_real(args, method, None)
                     yield key
             for name, way in WAYS.items():
-                skipped = not way.everywhere and setting != args.settings[0]
+                skipped = not way.everywhere and setting.name != SETTINGS[0].name and not args.quick
                 if skipped or (args.only and name not in args.only):
                     continue
                 if any(key.startswith(f"{setting.name} | {name} | ") for key in results):
@@ -266,10 +266,11 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", action="append", help="only these ways")
+    parser.add_argument("--setting", action="append", help="only these data sets, as R4-noisy")
     parser.add_argument("--hours", type=float, default=1e9, help="start nothing after this")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    args.settings = SETTINGS
+    args.settings = [s for s in SETTINGS if not args.setting or s.name in args.setting]
     if args.quick:
         args.work = Path(tempfile.mkdtemp())
         args.device, args.scans, args.images, args.cases, args.steps = "cpu", 6, 8, 1, 3

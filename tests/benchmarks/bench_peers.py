@@ -1,0 +1,253 @@
+"""deepinv's samplers and ours with the same prior on the same scans: quality, work and time.
+
+    python tests/benchmarks/bench_peers.py VAL.zip [--prior PRIOR]
+
+deepinv (BSD-3-Clause) wants an environment of its own, because it insists on torchvision::
+
+    pip install torch==2.13.0 && pip install . deepinv      # or deepinv and torchvision --no-deps
+
+Scans are those of ``bench_samplers.py``. deepinv is given the same maps, masks, k-space and noise
+through its ``MultiCoilMRI``, and the prior as its ``Denoiser``, mask bound as for our samplers. Its
+denoisers live on [0, 1] and DiffPIR clamps to it, so there the problem is shifted and scaled until
+the image lies inside; DPS has its clipping taken out. One sample each, in fp32. Every weight of a
+grid is printed, so that the best in hindsight can be read off: that favours deepinv, as our
+samplers run with their defaults. Images are scored as the samplers give them.
+
+Prints one JSON line a method: PSNR (dB, inside the support, against the noise-free RSS image),
+network evaluations (of DPS and A-DPS the half are differentiated, or all) and seconds an image.
+Without deepinv only our rows are printed. ``--quick`` runs one phantom with few steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench_adps import simulate
+from torch import Tensor
+from tune_baselines import Case
+
+from mri_ambient.batch import Batch
+from mri_ambient.checkpoint import load_prior
+from mri_ambient.device import keep_freed_memory
+from mri_ambient.prior import DenoiseFn, Prior
+from mri_ambient.reconstruct import Options, reconstruct
+from mri_ambient.rng import rng_for
+from mri_ambient.samplers import Adps, Aos, Dds, Sampler
+from mri_ambient.weights import default_prior
+
+DIFFPIR_LAMBDA = (0.5, 2.0, 7.0, 30.0)
+"""Its default is 7."""
+
+DPS_WEIGHT = {"annealed": (0.3, 1.0, 3.0), "norm": (1.0, 10.0)}
+"""By form of guidance; its default is "norm" with 1."""
+
+SEED = 7
+"""Of the samples."""
+
+
+def import_deepinv() -> Any:
+    """The package; beside a torch without CUDA its torchvision needs two operators declared."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.startswith("torchvision")]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for op in ("nms", "qnms"):
+            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import_deepinv.library = library  # it must not be collected
+    import deepinv
+
+    return deepinv
+
+
+def planes(img: Tensor) -> Tensor:
+    """Complex ``(b, ...)`` to real ``(b, 2, ...)``."""
+    return torch.stack([img.real, img.imag], dim=1)
+
+
+def complex_image(x: Tensor) -> Tensor:
+    """Real ``(b, 2, y, x)`` to complex ``(b, y, x)``."""
+    return torch.complex(x[:, 0].float(), x[:, 1].float())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One scan as deepinv sees it, in units of ``2 c``, shifted by one half where asked.
+
+    Attributes:
+        batch: the scan.
+        denoise: the prior, bound to it.
+        prior: whose noise levels are never left downwards.
+        scale: normalised units of one unit here.
+        shift: what is added to both channels.
+    """
+
+    batch: Batch
+    denoise: DenoiseFn
+    prior: Prior
+    scale: float
+    shift: float
+
+    def physics(self, deepinv: Any) -> Any:
+        """Its operator, checked against ours."""
+        op, noise = self.batch.op, float(self.batch.noise_std) / self.scale
+        physics = deepinv.physics.MultiCoilMRI(
+            mask=op.mask[0].expand(1, *op.ishape).float(),
+            coil_maps=op.maps,
+            img_size=(2, *op.ishape),
+            noise_model=deepinv.physics.GaussianNoise(noise),
+        )
+        probe = op.combine(self.batch.ksp)
+        theirs = physics.A(planes(probe))
+        ours = planes(op(probe))
+        assert (theirs - ours).norm() < 1e-4 * ours.norm(), "another Fourier transform"
+        return physics
+
+    def measurement(self, physics: Any) -> Tensor:
+        """k-space in the units of the problem."""
+        op = self.batch.op
+        ksp = planes(torch.where(op.mask, self.batch.ksp, 0)) / self.scale
+        flat = torch.full((1, 2, *op.ishape), self.shift)
+        return ksp + physics.A(flat)
+
+    def into(self, img: Tensor) -> Tensor:
+        """Normalised image to the units of the problem."""
+        return planes(img) / self.scale + self.shift
+
+    def out_of(self, x: Tensor) -> Tensor:
+        """And back."""
+        return complex_image((x - self.shift) * self.scale)
+
+    def denoiser(self, deepinv: Any) -> Any:
+        """The prior as its Denoiser."""
+        problem = self
+
+        class Wrapped(deepinv.models.Denoiser):
+            def forward(self, x: Tensor, sigma: Any, **_: Any) -> Tensor:
+                level = problem.scale * torch.as_tensor(sigma, dtype=torch.float32).reshape(-1)[:1]
+                level = level.clamp(min=problem.prior.sigma_min)
+                state = problem.batch.op.expand(problem.out_of(x))
+                return problem.into(problem.denoise(state, level))
+
+        return Wrapped()
+
+
+def diffpir(deepinv: Any, prior: Prior, batch: Batch, n_steps: int, weight: float) -> Tensor:
+    """``deepinv.sampling.DiffPIR``."""
+    zero_filled = batch.op.adjoint(batch.ksp)
+    largest = 1.5 * float(planes(zero_filled).abs().max())
+    denoise = prior.denoiser(batch.op, [rng_for(SEED, "mask")], further="scan")
+    problem = Problem(batch, denoise, prior, scale=2 * largest, shift=0.5)
+    physics = problem.physics(deepinv)
+    sampler = deepinv.sampling.DiffPIR(
+        problem.denoiser(deepinv), deepinv.optim.L2(), max_iter=n_steps, lambda_=weight,
+        sigma=float(batch.noise_std) / problem.scale,
+    )  # fmt: skip
+    y = problem.measurement(physics)
+    return problem.out_of(sampler(y, physics, seed=SEED, x_init=problem.into(zero_filled)))
+
+
+def dps(
+    deepinv: Any, prior: Prior, batch: Batch, n_steps: int, weight: float, guidance: str
+) -> Tensor:
+    """``deepinv.sampling.DPS`` on the noise levels of our priors (variance exploding)."""
+    denoise = prior.denoiser(batch.op, [rng_for(SEED, "mask")], further="training")
+    problem = Problem(batch, denoise, prior, scale=1.0, shift=0.0)
+    sampler = deepinv.sampling.DPS(
+        problem.denoiser(deepinv), schedule="ve", num_steps=n_steps, weight=weight,
+        guidance=guidance, minus_one_one=False, rng=torch.Generator(),
+    )  # fmt: skip
+    sampler.data_fidelity.clip = None
+    physics = problem.physics(deepinv)
+    return problem.out_of(sampler(problem.measurement(physics), physics, seed=SEED))
+
+
+Method = Callable[[Case], Tensor]
+
+
+def ours(prior: Prior, method: Sampler) -> Method:
+    """One of our samplers, as users get it."""
+    options = Options(n_samples=1, seed=SEED)
+    return lambda case: reconstruct(case.scan, method, prior, options).img[0]
+
+
+def peers(deepinv: Any, prior: Prior, n_steps: int) -> dict[str, tuple[int, Method]]:
+    """Rows of deepinv: evaluations and method."""
+    rows: dict[str, tuple[int, Method]] = {}
+    for steps in (20, n_steps):
+        for weight in DIFFPIR_LAMBDA:
+
+            def run_diffpir(case: Case, steps: int = steps, weight: float = weight) -> Tensor:
+                return diffpir(deepinv, prior, Batch.of([case.scan]), steps, weight)[0]
+
+            rows[f"deepinv DiffPIR {steps}, lambda {weight:g}"] = steps, run_diffpir
+    for guidance, weights in DPS_WEIGHT.items():
+        for weight in weights:
+
+            def run_dps(case: Case, weight: float = weight, guidance: str = guidance) -> Tensor:
+                return dps(deepinv, prior, Batch.of([case.scan]), n_steps, weight, guidance)[0]
+
+            rows[f"deepinv DPS {n_steps}, {guidance} {weight:g}"] = 2 * (n_steps - 1), run_dps
+    return rows
+
+
+def main() -> None:
+    """Reconstruct, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="?", default="phantom")
+    parser.add_argument("--count", type=int, default=1, help="scans per noise level")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--prior", type=Path, default=None)
+    parser.add_argument("--only", action="append", help="only methods of these beginnings")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    keep_freed_memory()
+    prior = load_prior(args.prior or default_prior())
+    steps = 4 if args.quick else args.steps
+    samplers = [Aos(), Dds(n_steps=10), Dds(n_steps=20), Adps(n_steps=steps)]
+    rows = {
+        f"{method.name} {method.n_evaluations}": (method.n_evaluations, ours(prior, method))
+        for method in samplers
+    }
+    if importlib.util.find_spec("deepinv") is None:
+        print(json.dumps({"benchmark": "peers", "deepinv": "not installed: only our rows"}))
+    else:
+        rows |= peers(import_deepinv(), prior, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = simulate(args.images, args.count, Path(folder))[: 1 if args.quick else None]
+        for name, (evaluations, run) in rows.items():
+            if args.only and not name.startswith(tuple(args.only)):
+                continue
+            scores, times = [], []
+            for case in cases:
+                started = time.perf_counter()
+                img = run(case)
+                times.append(time.perf_counter() - started)
+                scores.append(case.psnr(img))
+            row = {
+                "benchmark": "peers",
+                "method": name,
+                "evaluations": evaluations,
+                "psnr": round(float(np.mean(scores)), 3),
+                "worst": round(min(scores), 3),
+                "seconds": round(float(np.median(times)), 2),
+                "scans": len(scores),
+                "prior_sha256": prior.facts.card["sha256"],
+            }
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
