@@ -26,6 +26,7 @@ from .common import (
 
 
 def run(
+    context: typer.Context,
     inputs: Annotated[
         Path,
         typer.Argument(
@@ -55,6 +56,7 @@ def run(
     samples, also whether they spread as much as they should.
     """
     if targets is not None:
+        _refuse_method_options(context)
         _against_targets(inputs, targets, csv_out=csv_out, json_out=json_out)
         return
     from mri_ambient.checkpoint import load_prior
@@ -93,6 +95,25 @@ def run(
             print_json(found)
         elif found:
             _print_hidden({name: _mean(rows) for name, rows in found.items()}, csv_out=csv_out)
+
+
+def _refuse_method_options(context: typer.Context) -> None:
+    """With --target, images are scored as they are.
+
+    Raises:
+        ConfigError: an option says how to reconstruct.
+    """
+    from mri_ambient.errors import ConfigError
+
+    of_both = {"inputs", "targets", "csv_out", "json_out"}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        told = source is not None and source.name == "COMMANDLINE"
+        if told and parameter.name not in of_both:
+            raise ConfigError(
+                f"{parameter.opts[-1]} says how to reconstruct; with --target, images are scored "
+                "as they are: `mri-ambient reconstruct` makes them"
+            )
 
 
 SHORT = {

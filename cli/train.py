@@ -123,14 +123,19 @@ def run(
         damaged: list[str] = []
         with progress_bar() as bars, _board(output, tensorboard and job.leads) as board:
             task = bars.add_task("train", total=images if limit is None else round(limit))
+            checked_at: int | None = None
 
             def show(progress: Progress) -> None:
+                nonlocal checked_at
                 done = progress.images if limit is None else int(progress.seconds)
                 bars.update(task, completed=done, description=f"train {_status(progress)}")
-                board(progress)
+                speed = {"images_per_second": progress.images_per_second}
+                figures = {"loss": progress.loss, **speed, **(progress.validation or {})}
+                board(progress.images, figures)
                 if verbose and progress.saved:
                     say(_status(progress))
                 if progress.validation:
+                    checked_at = progress.images
                     say(_validation_line(progress.images, progress.validation))
 
             def name(sentence: str) -> None:
@@ -151,7 +156,9 @@ def run(
                 on_damaged=name,
                 should_stop=interrupted.is_set,
             )
-    card = prior.facts.card
+            card = prior.facts.card
+            if "held_out" in card and card["images_seen"] != checked_at:
+                board(card["images_seen"], card["held_out"])
     say(f"{output / 'prior.safetensors'}: {card['images_seen']} images seen")
     if "held_out" in card:
         say(_validation_line(card["images_seen"], card["held_out"]))
@@ -162,14 +169,14 @@ def run(
 
 
 @contextmanager
-def _board(output: Path, wanted: bool) -> Iterator[Callable[[Progress], None]]:
-    """What shows a run's progress in TensorBoard.
+def _board(output: Path, wanted: bool) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """What shows figures in TensorBoard, given how many images were seen.
 
     Raises:
         ConfigError: TensorBoard is wanted and not installed.
     """
     if not wanted:
-        yield lambda progress: None
+        yield lambda images, figures: None
         return
     from mri_ambient.errors import ConfigError
 
@@ -181,10 +188,9 @@ def _board(output: Path, wanted: bool) -> Iterator[Callable[[Progress], None]]:
         ) from error
     with SummaryWriter(output / "tensorboard") as writer:
 
-        def show(progress: Progress) -> None:
-            figures = {"loss": progress.loss, "images_per_second": progress.images_per_second}
-            for name, value in (figures | (progress.validation or {})).items():
-                writer.add_scalar(name, value, progress.images)
+        def show(images: int, figures: dict[str, float]) -> None:
+            for name, value in figures.items():
+                writer.add_scalar(name, value, images)
 
         yield show
 

@@ -244,6 +244,8 @@ def test_evaluate_prints_csv_and_names_what_is_missing(cli, full, tmp_path):
     assert len(rows) == 2
     assert float(rows[0]["psnr"]) > 10
     sorted(full.glob("*.h5"))[0].unlink()
+    told = cli("evaluate", tmp_path / "out", "--target", full, "--method", "dds", code=2)[1]
+    assert "--method says how to reconstruct" in told
     _, err = cli("evaluate", tmp_path / "out", "--target", full, code=1)
     assert "error:" in err
 
@@ -480,14 +482,18 @@ def test_tensorboard_shows_what_the_log_says(cli, tmp_path, trained):
 
     _, prepared, _ = trained
     run = tmp_path / "watched"
-    cli("train", prepared, "-o", run, "--images", 6, "--batch-size", 2, "--check-every", 2,
+    cli("train", prepared, "-o", run, "--images", 6, "--batch-size", 2, "--check-every", 4,
         "--device", "cpu", "--tensorboard")  # fmt: skip
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     for name in ("loss", "held_out"):
         shown = [(event.step, event.value) for event in events.Scalars(name)]
-        assert shown == [(row["images"], pytest.approx(row[name], rel=1e-6)) for row in log]
+        logged = [(row["images"], row[name]) for row in log if name in row]
+        for (images, value), row in zip(shown, logged, strict=False):
+            assert (images, value) == (row[0], pytest.approx(row[1], rel=1e-6))
+        assert len(logged) == (3 if name == "loss" else 1)
+        assert shown[-1][0] == 6, "the error of the finished prior is shown too"
 
 
 def test_audit_attacks_a_scan(cli, full, prior_file, tmp_path):
