@@ -2,14 +2,15 @@
 
     python tests/benchmarks/bench_calibration.py [--signals 200]
 
-Signals of 64 pixels with a known Gaussian law (correlated neighbours), four smooth coils, random
-lines at R = 4, noise 0.1 per channel: posterior mean and error are known in closed form, and so is
+Signals of 64 pixels with a known Gaussian law (correlated neighbours), eight smooth coils, random
+lines at R = 4, noise 0.05 per channel: posterior mean and error are known in closed form, and so is
 the exact denoiser under every mask. Each signal is measured once and sampled four times. Printed,
 one JSON line a rule: the mean squared error of one sample over that of the posterior mean (2.00
 for posterior samples), of the mean of four samples (1.25), and the variance of the samples over the
-posterior's (1.00), with standard errors over the signals. Rules: a prior that sees everything
-(plain priors), the scan's mask, one fresh random mask a step, the average over six, one mask for
-all steps; ``pula`` for the plain prior and the masked one, and A-DPS with its single mask.
+posterior's (1.00), with standard errors over the signals. Rules of ``dds``, with a constant share
+of fresh noise: a prior that sees everything (plain priors), the scan's mask, one fresh random mask
+a step, the average of six, one mask for all steps. Beside them ``dds`` as it is by default, ``msm``
+(coverage-weighted averages), ``pula``, and A-DPS with its single mask.
 
 ``--quick`` runs a few signals and few steps.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -30,7 +31,8 @@ from mri_ambient.samplers import Adps, Dds, Msm, Pula, Sampler
 from mri_ambient.sense import SenseOp
 
 N = 64
-SIGMA_N = 0.1
+N_COILS = 8
+SIGMA_N = 0.05
 N_SAMPLES = 4
 
 
@@ -40,13 +42,16 @@ class Exact:
 
     Attributes:
         cov: covariance per real channel, ``(N, N)``.
-        rule: "everything", "asked" (what the sampler asks for) or "frozen".
+        rule: "everything", "asked" (what the sampler asks for), "fresh" (random masks, new for
+            every evaluation) or "frozen" (one random mask for all).
         lines: share of the lines that a training mask keeps.
+        n_masks: how many answers are averaged where masks are fresh.
     """
 
     cov: Tensor
     rule: str
     lines: float = 0.25
+    n_masks: int = 1
     sigma_min: float = 0.01
     tau: float = 0.05
 
@@ -63,6 +68,15 @@ class Exact:
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
     ) -> DenoiseFn:
         """See :class:`~mri_ambient.prior.DenoiserSource`."""
+        if self.rule == "fresh":
+            asked = replace(self, rule="asked")
+
+            def average(z: Tensor, sigma: Tensor) -> Tensor:
+                masks = [asked.training_mask(op, rng) for _ in range(self.n_masks)]
+                answers = [asked.denoiser(op, rng, further=mask)(z, sigma) for mask in masks]
+                return torch.stack(answers).mean(dim=0)
+
+            return average
         if self.rule == "everything":
             mask = torch.ones(1, 1, 1, N, dtype=torch.bool)
         elif self.rule == "frozen" or further == "training":
@@ -95,9 +109,9 @@ def lines(rng: Generator, share: float, calib: int = 4) -> Tensor:
 
 
 def coils() -> Tensor:
-    """Four smooth coils with phase, normalised: ``(4, 1, N)``."""
+    """Smooth coils with phase, normalised: ``(N_COILS, 1, N)``."""
     x = torch.linspace(-1, 1, N, dtype=torch.float64)
-    centers = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None]
+    centers = torch.linspace(-1, 1, N_COILS, dtype=torch.float64)[:, None]
     size = torch.exp(-((x - centers) ** 2) / 0.8)
     maps = torch.polar(size, 2 * centers * x)
     return (maps / maps.abs().square().sum(dim=0).sqrt())[:, None]
@@ -107,7 +121,7 @@ def measure(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, SenseOp, Tensor]:
     """Signals, what a scan measures of them, and their posterior.
 
     Returns:
-        Truth ``(n, N)``, k-space ``(n, 4, 1, N)``, posterior means ``(n, N)``, covariances
+        Truth ``(n, N)``, k-space ``(n, N_COILS, 1, N)``, posterior means ``(n, N)``, covariances
         ``(n, N, N)``, the operator, and the prior covariance.
     """
     place = torch.arange(N, dtype=torch.float64)
@@ -115,10 +129,10 @@ def measure(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, SenseOp, Tensor]:
     root = torch.linalg.cholesky(cov).to(torch.complex128)
     maps = coils()
     masks = torch.stack([lines(rng_for(0, "scan", i), 0.25) for i in range(n)])
-    op = SenseOp(maps.expand(n, 4, 1, N), masks)
+    op = SenseOp(maps.expand(n, N_COILS, 1, N), masks)
     noises = [rng_for(0, "signal", i) for i in range(n)]
     x = torch.stack([root @ complex_normal((N,), g, dtype=torch.complex128) for g in noises])
-    noise = [complex_normal((4, 1, N), g, dtype=torch.complex128) for g in noises]
+    noise = [complex_normal((N_COILS, 1, N), g, dtype=torch.complex128) for g in noises]
     y = op(x[:, None]) + SIGMA_N * torch.stack(noise) * masks
     prior = Exact(cov, "asked")
     mean = prior.denoiser(op, noises, "scan")(y, torch.full((n,), SIGMA_N).double())[:, 0]
@@ -140,30 +154,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--signals", type=int, default=200)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--share", type=float, default=0.5, help="of fresh noise, of even dds")
+    parser.add_argument("--only", action="append", help="only rules of these beginnings")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
         args.signals, args.steps = 6, 8
     x, y, mean, post, op, cov = measure(args.signals)
+    plain, masked = Exact(cov, "everything"), Exact(cov, "asked")
+    fresh, frozen = Exact(cov, "fresh"), Exact(cov, "frozen")
     dds = Dds(n_steps=args.steps, n_cg=15)
-    rules: dict[str, tuple[Sampler, str]] = {
-        "dds, plain prior": (dds, "everything"),
-        "dds, the scan's mask": (dds, "asked"),
-        "msm, one random mask": (Msm(n_steps=args.steps, n_cg=15, n_masks=1), "asked"),
-        "msm, six random masks": (Msm(n_steps=args.steps, n_cg=15, n_masks=6), "asked"),
-        "dds, one mask for all steps": (dds, "frozen"),
-        "pula, plain prior": (Pula(n_steps=2 * args.steps), "everything"),
-        "pula, the scan's mask": (Pula(n_steps=2 * args.steps), "asked"),
-        "adps": (Adps(n_steps=5 * args.steps), "asked"),
+    even = replace(dds, renoise="diffpir", eta=args.share**2)
+    msm = Msm(n_steps=args.steps, n_cg=15)
+    pula = Pula(n_steps=2 * args.steps)
+    rules: dict[str, tuple[Sampler, Exact]] = {
+        "even dds, plain prior": (even, plain),
+        "even dds, six random masks, averaged": (even, replace(fresh, n_masks=6)),
+        "even dds, the scan's mask": (even, masked),
+        "even dds, one random mask": (even, fresh),
+        "even dds, one mask for all steps": (even, frozen),
+        "dds, plain prior": (dds, plain),
+        "dds, the scan's mask": (dds, masked),
+        "msm, one random mask": (replace(msm, n_masks=1), masked),
+        "msm, six random masks": (replace(msm, n_masks=6), masked),
+        "pula, plain prior": (pula, plain),
+        "pula, the scan's mask": (pula, masked),
+        "adps": (Adps(n_steps=5 * args.steps), masked),
     }
     best = (mean - x).abs().square().sum(dim=1)
     wide = 2 * post.diagonal(dim1=1, dim2=2).real.sum(dim=1)
     noise_std = torch.full((args.signals,), SIGMA_N).double()
-    for name, (method, rule) in rules.items():
+    for name, (method, prior) in rules.items():
+        if args.only and not name.startswith(tuple(args.only)):
+            continue
         draws = []
         for k in range(N_SAMPLES):
             streams = [rng_for(1, i, k) for i in range(args.signals)]
-            prior = Exact(cov, rule)
             with torch.set_grad_enabled(method.needs_grad):
                 out = method(prior, op, y, noise_std=noise_std, rng=streams)
             draws.append(out.detach()[:, 0])
@@ -171,7 +197,11 @@ def main() -> None:
         one = (samples - x).abs().square().sum(dim=2).mean(dim=0)
         four = (samples.mean(dim=0) - x).abs().square().sum(dim=1)
         spread = samples.var(dim=0).sum(dim=1)
-        row = {"benchmark": "calibration", "rule": name, "evaluations": method.n_evaluations}
+        row = {
+            "benchmark": "calibration",
+            "rule": name,
+            "evaluations": method.n_evaluations * prior.n_masks,
+        }
         pairs = {"one": (one, best), "mean_of_4": (four, best), "spread": (spread, wide)}
         for key, pair in pairs.items():
             row[key], row[f"{key}_error"] = ratio(*pair)
