@@ -279,7 +279,7 @@ def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:
     return float(np.sqrt(np.mean(values)))
 
 
-def smallest_sigma(items: Sequence[Item], margin: float = 1.2) -> float:
+def smallest_sigma(items: Sequence[Item], margin: float) -> float:
     """max(0.002, 95th percentile of ``margin`` x sigma_n over the slices)."""
     return max(MIN_SIGMA, margin * float(np.quantile([item.noise_std for item in items], 0.95)))
 

@@ -727,7 +727,7 @@ def _smallest_sigma(dataset: Dataset, objective: Objective) -> float:
     """Where a sampler may end: above the noise of the scans, unless the objective knows better."""
     if objective.below_noise or objective.one_level or objective.targets is not None:
         return MIN_SIGMA
-    return smallest_sigma(dataset.train)
+    return smallest_sigma(dataset.train, objective.nearest)
 
 
 def _spread(values: list[float]) -> list[float]:

@@ -16,6 +16,9 @@ from ..masks import subsample_further, unseen_probability
 from ..nn.precond import Denoiser
 from ..rng import Streams, complex_normals, on_device, rng_for
 
+SMALLEST_LABEL = 0.002
+"""Noise level told to the network where the scan has less, normalised units."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -61,6 +64,11 @@ class Objective(ABC):
     def targets(self) -> str | None:
         """What makes the images it learns from, or None if it learns from measurements."""
         return None
+
+    @property
+    def nearest(self) -> float:
+        """The smallest noise level it trains, in units of a scan's sigma_n."""
+        return 1.2
 
     @property
     def needs_full(self) -> bool:

@@ -49,7 +49,7 @@ from mri_ambient.weights import default_prior
 DIFFPIR_LAMBDA = (0.5, 2.0, 7.0, 30.0)
 """Its default is 7."""
 
-DPS_WEIGHT = {"annealed": (0.3, 1.0, 3.0), "norm": (1.0, 10.0)}
+DPS_WEIGHT = {"annealed": (1.0, 3.0, 10.0, 30.0), "norm": (1.0, 10.0, 100.0, 1000.0)}
 """By form of guidance; its default is "norm" with 1."""
 
 SEED = 7
