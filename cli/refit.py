@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,11 +63,16 @@ def run(
     """
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
+    from mri_ambient.errors import ConfigError
     from mri_ambient.refit import RefitConfig, refit
     from mri_ambient.runs import images_seen, read_identity
     from mri_ambient.samplers import Dds
     from mri_ambient.train import TrainConfig
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "refit is not for torchrun: give each machine a part of the samples with --shard i/N"
+        )
     limit = None if time_limit is None else parse_seconds(time_limit)
     part = parse_shard(shard)
     stored = read_identity(run_folder / "run.json")

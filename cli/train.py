@@ -96,6 +96,8 @@ def run(
     limit = None if time_limit is None else parse_seconds(time_limit)
     options = parse_pairs(option or [])
     if targets is not None:
+        if objective != "supervised":
+            raise ConfigError("--targets is for --objective supervised: others learn from samples")
         options["images"] = targets
     if patches and wrapper is not None:
         raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
@@ -113,7 +115,7 @@ def run(
     with join_job(device) as job:
         be_quiet(quiet or not job.leads)
         where = pick_device(job.device)
-        say(describe(data, config, where if dry_run else None, images=images))
+        say(describe(data, config, where if dry_run else None, images=images, force=force))
         if dry_run:
             return
         if seen := images_seen(output):

@@ -204,7 +204,8 @@ def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
         seed: chooses them.
 
     Raises:
-        ScanFormatError: no prepared files that can be read, or a raw scan among them.
+        ScanFormatError: no prepared files that can be read, a raw scan among them, or two files of
+            one scan.
     """
     if not folder.is_dir():
         raise ScanFormatError(f"{folder}: no such folder")
@@ -223,7 +224,12 @@ def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
             f"{folder}: no prepared scans{reasons}; run `mri-ambient prep INPUT... -o {folder}` "
             "first"
         )
-    order = torch.randperm(len(scans), generator=rng_for(seed, "validation")).tolist()
+    _refuse_namesakes(scans)
+    # By name, so that a file that breaks or is added leaves the others where they were.
+    names_of = [items[0].scan_id for items in scans]
+    order = sorted(
+        range(len(scans)), key=lambda i: rng_for(seed, "validation", names_of[i]).initial_seed()
+    )
     n_validation = min(n_validation, len(scans) // 5)
     held = set(order[:n_validation])
     train = [item for i, items in enumerate(scans) if i not in held for item in items]
@@ -240,6 +246,19 @@ def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
         fingerprint=hashlib.sha256(names.encode()).hexdigest()[:16],
         damaged=tuple(damaged),
     )
+
+
+def _refuse_namesakes(scans: Sequence[Sequence[Item]]) -> None:
+    """Targets, splits and cards know a scan by its name."""
+    paths: dict[str, Path] = {}
+    for items in scans:
+        path, scan_id = items[0].file.path, items[0].scan_id
+        if scan_id in paths:
+            raise ScanFormatError(
+                f"{path}: holds scan {scan_id!r}, and so does {paths[scan_id].name}; take one of "
+                "them away, or prepare the scans again under different file names"
+            )
+        paths[scan_id] = path
 
 
 def _items(file: ScanFile) -> list[Item]:

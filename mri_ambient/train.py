@@ -193,6 +193,7 @@ class _State:
         self.skipped = 0
         self.skipped_in_a_row = 0
         self.saved_step = 0
+        self.figures: list[str] = []
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is a tensor, by name."""
@@ -292,6 +293,9 @@ def train(
     device = torch.device(device)
     team = Team.joined()
     dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
+    if init is not None:
+        unknown = [item for item in dataset.validation if not init.was_trained_on(item.scan_id)]
+        dataset = replace(dataset, validation=tuple(unknown))
     damage = _Damage(on_damaged)
     damage.note(dataset.damaged)
     _check_dataset(dataset, folder, config, force=force)
@@ -467,13 +471,19 @@ def describe(
     device: torch.device | None = None,
     *,
     images: int | None = None,
+    force: bool = False,
 ) -> str:
     """What a run would be: data, network, work per image.
 
     With a device, one image of the largest size is trained on it, and the options, its memory and
     time are told too.
+
+    Raises:
+        ConfigError: with a device, where :func:`train` would refuse the data.
     """
     dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
+    if device is not None:
+        _check_dataset(dataset, folder, config, force=force)
     kind = config.wrapper or config.objective.wrapper
     sizes = sorted({item.shape for item in dataset.train})
     net = DENOISERS[kind](preset(config.preset), sigma_data=1.0)
@@ -549,7 +559,7 @@ def _step(
     A step whose loss or gradient is not finite changes nothing but the count of such steps.
 
     Returns:
-        The loss over all processes, NaN for such a step, and this process's part of the figures.
+        The loss and the figures over all processes; NaN and nothing for such a step.
     """
     state.net.train()
     state.net.vary(rng_for(config.seed, "vary", state.step))
@@ -571,7 +581,9 @@ def _step(
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    team.sum_([total, *(p.grad for p in parameters if p.grad is not None)])
+    state.figures = state.figures or team.from_first(lambda: sorted(figures))
+    told = [torch.as_tensor(figures.get(name, 0.0), device=device) for name in state.figures]
+    team.sum_([total, *told, *(p.grad for p in parameters if p.grad is not None)])
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
     state.step += 1
     if not math.isfinite(float(total + norm)):
@@ -587,7 +599,7 @@ def _step(
         pairs = zip(state.average.parameters(), parameters, strict=True)
         for average, weight in pairs:
             average.lerp_(weight, 1 - keep)
-    return float(total), {name: float(value) for name, value in figures.items()}
+    return float(total), dict(zip(state.figures, map(float, told), strict=True))
 
 
 def _lost(
@@ -665,9 +677,12 @@ def _prepare_run(
     wanted = json.loads(json.dumps({"config": config.as_dict(), **identity}))
     if path.exists():
         stored = read_identity(path)
-        asked, held = (
-            run_of["config"] | {k: run_of.get(k) for k in identity} for run_of in (wanted, stored)
-        )
+        # A run of an earlier version lacks the options that came later: it had their defaults.
+        defaults = json.loads(json.dumps(TrainConfig(objective=type(config.objective)()).as_dict()))
+        options = defaults["objective"] | stored["config"].get("objective", {})
+        held = defaults | stored["config"] | {k: stored.get(k) for k in identity}
+        held["objective"] = options
+        asked = wanted["config"] | identity
         differing = [key for key in asked if asked[key] != held.get(key)]
         if differing:
             raise ConfigError(
@@ -758,6 +773,12 @@ def _write_prior(
         tau, error, without = fit_tau(prior, cases)
         figures = {"held_out": error, "held_out_no_dc": without, **facts.card["references"]}
         card["held_out"] = figures = {**figures, "tau": tau}
+    error = figures.get("held_out", 0.0)
+    if not (math.isfinite(error) and all(bool(p.isfinite().all()) for p in prior.net.parameters())):
+        raise MriAmbientError(
+            f"{run}: after {seen} images the prior gives no numbers any more, and was not written; "
+            "train into another folder with a smaller --learning-rate or --precision fp32"
+        )
     prior = Prior(state.average, replace(facts, tau=tau, card=card))
     save_prior(prior, run / "prior.safetensors")
     if figures:

@@ -16,9 +16,6 @@ from ..masks import subsample_further, unseen_probability
 from ..nn.precond import Denoiser
 from ..rng import Streams, complex_normals, on_device, rng_for
 
-SMALLEST_LABEL = 0.002
-"""Noise level told to the network where the scan has less, normalised units."""
-
 
 @dataclass(frozen=True)
 class Loss:

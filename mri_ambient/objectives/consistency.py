@@ -69,6 +69,11 @@ class Consistency(Objective):
         """Whether it learns about noise levels below that of the scans."""
         return self.weight > 0
 
+    @property
+    def nearest(self) -> float:
+        """See :attr:`Objective.nearest`."""
+        return self.base.nearest
+
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
         base = self.base(net, batch, rng)

@@ -72,6 +72,11 @@ class Gsure(Objective):
         """Differences of two evaluations drown in the rounding of bfloat16."""
         return self.divergence
 
+    @property
+    def nearest(self) -> float:
+        """See :attr:`Objective.nearest`."""
+        return self.margin
+
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
         sigma_n = batch.noise_std

@@ -14,10 +14,6 @@ The first term knows that the target carries noise too (Daras et al. 2024, arXiv
 on k-space entries); both have the minimiser :math:`E[x \mid \tilde A^H y_t, \tilde A]`. P is
 estimated over the data set, line by line.
 
-A share of the items, ``at_noise``, is shown as it was measured: sigma_t = sigma_n. There the first
-term knows nothing (r = 1) and is left out, and the second is that of
-:mod:`~mri_ambient.objectives.ssdu`: what one step is asked at the end.
-
 Every ingredient can be left out, to see what it is worth: see the options, and the denoisers
 ``unguided`` and ``inconsistent``.
 """
@@ -34,9 +30,8 @@ from ..batch import Batch
 from ..errors import ConfigError
 from ..nn.precond import Denoiser
 from ..noise import LogNormal
-from ..rng import Streams, uniforms
+from ..rng import Streams
 from .base import (
-    SMALLEST_LABEL,
     Loss,
     Objective,
     abs2,
@@ -63,7 +58,6 @@ class Kspace(Objective):
         weights: weigh unseen entries by 1 / P; otherwise all by 1.
         law: of the noise level sigma_t.
         margin: sigma_t is drawn to be at least this many sigma_n.
-        at_noise: share of the items that get no noise but the scanner's.
         max_weight: cap of lambda(sigma_t).
         max_unseen: cap of the weight of unseen entries.
     """
@@ -79,7 +73,6 @@ class Kspace(Objective):
     weights: bool = True
     law: LogNormal = field(default_factory=LogNormal)
     margin: float = 1.2
-    at_noise: float = 0.0
     max_weight: float = 400.0
     max_unseen: float = 20.0
 
@@ -87,27 +80,23 @@ class Kspace(Objective):
         check_shares(self.remove)
         if self.margin <= 1:
             raise ConfigError(f"margin must be above 1, got {self.margin}")
-        if not 0 <= self.at_noise < 1:
-            raise ConfigError(f"at_noise must be from 0 to below 1, got {self.at_noise}")
         if self.noise_domain not in ("kspace", "image"):
             raise ConfigError(f"noise_domain is kspace or image, got {self.noise_domain!r}")
 
     @property
     def nearest(self) -> float:
         """See :attr:`Objective.nearest`."""
-        return self.margin if self.at_noise == 0 else 1.0
+        return self.margin
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
         seen = thinned(batch, self.remove, rng, fresh=self.fresh_masks)
         sigma_n = batch.noise_std
         sigma = self.law.draw(self.margin * sigma_n.cpu(), net.sigma_data, rng).to(sigma_n.device)
-        sigma, as_measured = self._some_as_measured(sigma, sigma_n, rng)
-        ratio = (sigma_n / sigma).square().masked_fill(as_measured, 0)[:, None, None, None]
+        ratio = (sigma_n / sigma).square()[:, None, None, None]
 
         y = torch.where(batch.mask, batch.ksp, 0)
-        extra = (sigma.square() - sigma_n.square()).sqrt().masked_fill(as_measured, 0)
-        extra = extra[:, None, None, None]
+        extra = (sigma.square() - sigma_n.square()).sqrt()[:, None, None, None]
         y_t = torch.where(seen, y + extra * self._noise(batch, y, rng), 0)
 
         D = net(batch.op.with_mask(seen), y_t, sigma)
@@ -118,7 +107,7 @@ class Kspace(Objective):
         on_seen = torch.where(seen, (1 - ratio) * K + ratio * y_t - y, 0)
         on_unseen = torch.where(batch.mask & ~seen, K - y, 0)
         weight = unseen_weight(batch, self.remove, self.max_unseen) if self.weights else 1.0
-        seen_term = per_pixel(abs2(on_seen) / (1 - ratio)).masked_fill(as_measured, 0)
+        seen_term = per_pixel(abs2(on_seen) / (1 - ratio))
         unseen_term = per_pixel(weight * abs2(on_unseen))
         level = edm_weight(sigma, net.sigma_data).clamp(max=self.max_weight)
         loss = (level * (seen_term + unseen_term)).mean()
@@ -129,15 +118,6 @@ class Kspace(Objective):
                 "unseen": (level * unseen_term).mean().detach(),
             },
         )
-
-    def _some_as_measured(
-        self, sigma: Tensor, sigma_n: Tensor, rng: Streams
-    ) -> tuple[Tensor, Tensor]:
-        """Noise levels with a share of them at the scanner's own, and which these are."""
-        if self.at_noise == 0:
-            return sigma, torch.zeros_like(sigma, dtype=torch.bool)
-        chosen = (uniforms(rng) < self.at_noise).to(sigma.device)
-        return torch.where(chosen, sigma_n.clamp(min=SMALLEST_LABEL), sigma), chosen
 
     def _noise(self, batch: Batch, y: Tensor, rng: Streams) -> Tensor:
         """Noise of standard deviation 1 per channel, in k-space or seen through the coils."""

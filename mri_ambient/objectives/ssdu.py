@@ -19,16 +19,10 @@ import torch
 from ..batch import Batch
 from ..nn.precond import Denoiser
 from ..rng import Streams
-from .base import (
-    SMALLEST_LABEL,
-    Loss,
-    Objective,
-    abs2,
-    check_shares,
-    per_pixel,
-    thinned,
-    unseen_weight,
-)
+from .base import Loss, Objective, abs2, check_shares, per_pixel, thinned, unseen_weight
+
+SMALLEST_LABEL = 0.002
+"""Noise level told to the network where the scan has less, normalised units."""
 
 
 @dataclass(frozen=True)

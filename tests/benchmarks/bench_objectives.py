@@ -86,8 +86,6 @@ WAYS = {
     "kspace, no weights": Way(Kspace(weights=False), everywhere=False),
     "kspace, weights up to 100": Way(Kspace(max_unseen=100.0), everywhere=False),
     "kspace, frozen masks": Way(Kspace(fresh_masks=False), everywhere=False),
-    "kspace, a quarter as measured": Way(Kspace(at_noise=0.25), everywhere=False),
-    "kspace, half as measured": Way(Kspace(at_noise=0.5), everywhere=False),
     "kspace, no CG-SENSE image": Way(Kspace(), wrapper="unguided", everywhere=False),
     "kspace, no data consistency": Way(Kspace(), wrapper="inconsistent", everywhere=False),
 }
