@@ -19,6 +19,7 @@ from .common import (
     choose,
     claim_folder,
     complain,
+    named,
     parse_pairs,
     print_json,
     progress_bar,
@@ -217,6 +218,7 @@ def calibration(
     from mri_ambient.reconstruct import Options, with_options
     from mri_ambient.report import draw_calibration
     from mri_ambient.samplers import SAMPLERS
+    from mri_ambient.validate import cut_lines
 
     given = {"n_steps": steps, **parse_pairs(option or [])}
     chosen = with_options(choose("sampler", method, SAMPLERS), given)
@@ -236,10 +238,13 @@ def calibration(
                         "training scans the factor may be too small for new ones"
                     )
                 preparation = plan(file, device=where)
-                yield from (preparation.apply(scan) for scan in file)
+                for scan in file:
+                    prepared = preparation.apply(scan)
+                    cut_lines(prepared, holdout, seed)  # before all the others are sampled
+                    yield prepared
             except MriAmbientError as error:
                 damaged.append(path)
-                complain(f"error: {error}")
+                complain(f"error: {named(path, str(error))}")
 
     options = Options(seed=seed, n_samples=samples, device=where)
     with progress_bar() as bars:

@@ -234,13 +234,13 @@ def run_cases(cases: Iterable[T], work: Callable[[T], None]) -> None:
         except DeviceError:
             raise
         except MriAmbientError as error:
-            complain(f"error: {_named(case, str(error))}")
+            complain(f"error: {named(case, str(error))}")
             failed.append(error)
     if failed:
         raise typer.Exit(exit_code(failed[0]) if len(failed) == n_cases else 1)
 
 
-def _named(case: object, message: str) -> str:
+def named(case: object, message: str) -> str:
     """The message with the name of its file, where it does not say it itself."""
     known = not isinstance(case, Path) or case.stem in message
     return message if known else f"{case}: {message}"

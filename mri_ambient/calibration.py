@@ -81,6 +81,8 @@ def calibrate(
             raise ConfigError("a spread needs at least two samples of a stochastic method")
         for i in range(len(scan.slices)):
             y, K = cut.hidden_samples(i), cut.predictions(i, samples[:, i])
+            if not bool(y.any()):  # a slice without signal tells nothing
+                continue
             parts.append((*residual_and_variance(y, K), cut.sigma_n))
         if on_scan is not None:
             on_scan(done)

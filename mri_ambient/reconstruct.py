@@ -48,6 +48,9 @@ SAMPLINGS: dict[str, Sampling] = {
 """What ``reconstruct --preset`` takes; docs/results/samplers.md has the figures. With a
 mask-conditioned prior, ``fast`` gives the best image and the others add a spread."""
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+"""How errors of the CPU and of the libraries of a GPU say it, where torch does not."""
+
 ESTIMATES = "estimates with a spread"
 """What samples are called that are not drawn from the posterior."""
 
@@ -209,7 +212,7 @@ class _Work:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if "DefaultCPUAllocator" in str(error):  # how a CPU says it
+            if any(words in str(error) for words in OUT_OF_MEMORY):
                 raise torch.OutOfMemoryError(str(error)) from error
             if "CUDA error" not in str(error):
                 raise
@@ -226,7 +229,7 @@ class _Work:
         if self.prior is None:
             raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
         if not isinstance(method, Aos):
-            _check_levels(self.prior, method.name)
+            check_levels(self.prior, method.name)
         with torch.set_grad_enabled(method.needs_grad):
             images = method(self.prior, op, ksp, noise_std=noise_std, rng=rng, on_step=self.on_step)
         return images.detach()
@@ -264,7 +267,7 @@ def on_cpu(prior: DenoiserSource | None) -> DenoiserSource | None:
     return replace(prior, net=deepcopy(prior.net).to("cpu"))
 
 
-def _check_levels(prior: DenoiserSource, method: str) -> None:
+def check_levels(prior: DenoiserSource | None, method: str) -> None:
     """Refuse to walk down noise levels a prior never saw.
 
     Raises:
@@ -305,6 +308,7 @@ def _backing_off(
         try:
             images = compute(chunk)
         except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
             if len(chunk) > 1:
                 size = len(chunk) // 2
             elif not at_last():
@@ -411,7 +415,7 @@ def draw_images(
     Returns:
         Complex ``(n_images, y, x)``, on the CPU.
     """
-    _check_levels(prior, sampler.name)
+    check_levels(prior, sampler.name)
     if n_images < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_images}")
     if min(shape) < LEAST_SIDE:

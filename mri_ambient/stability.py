@@ -9,6 +9,7 @@ with a prior allows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +20,9 @@ from .baselines import Baseline, CgSense, L1Wavelet
 from .batch import Batch
 from .errors import ConfigError
 from .prior import DenoiserSource
-from .reconstruct import is_sampler
+from .reconstruct import check_levels, is_sampler
 from .rng import complex_normal, rng_for
-from .samplers import Sampler
+from .samplers import Aos, Sampler
 from .scan import Scan
 
 N_WAVELET = 50
@@ -81,9 +82,10 @@ def stability(
         on_step: told (done, total) after every step.
 
     Raises:
-        ConfigError: a budget that is none, or a noiseless scan.
+        ConfigError: a budget that is none, a scan without noise or a slice without signal, or a
+            method that takes more steps than the prior has noise levels.
     """
-    if k <= 0 or n_iter < 1:
+    if not 0 < k < math.inf or n_iter < 1:
         raise ConfigError(f"k must be positive and there must be steps, got {k} and {n_iter}")
     if not scan.noise_std:
         raise ConfigError(f"{scan.scan_id}: has no noise that a perturbation could be measured by")
@@ -92,7 +94,11 @@ def stability(
             f"method {method.name!r} takes gradients itself and cannot be attacked through them; "
             "use aos, dds, msm or pula"
         )
+    if is_sampler(method) and not isinstance(method, Aos):
+        check_levels(prior, method.name)
     batch = Batch.of([scan])[:1].to(device)
+    if not bool((batch.ksp * batch.mask).any()):
+        raise ConfigError(f"{scan.scan_id}: the slice has no signal; choose another one")
     methods: list[Sampler | Baseline] = [method]
     others = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
     methods += [other for other in others if type(other) is not type(method)]

@@ -530,12 +530,12 @@ def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSour
     doubt = ""
     if isinstance(method, Aos) and not prior.knows_masks and rate > 1:
         doubt = (
-            "knows no masks and takes the zero-filled image for a noisy one; use method adps, or a "
+            "knows no masks and takes the zero-filled image for a noisy one; use method dds, or a "
             "prior trained with objective kspace or ambient"
         )
-    elif prior.facts.mask_conditioned and rate > FAR * trained:
+    elif prior.knows_masks and rate > FAR * trained:
         doubt = f"was trained at R = {trained:.1f}, far from R = {rate:.1f} of this scan"
-    elif prior.facts.mask_conditioned and kinds and kind not in kinds:
+    elif prior.knows_masks and kinds and kind not in kinds:
         seen = "whole lines" if kind == "samples" else "2-D masks"
         doubt = f"saw {seen} only in training, and this scan has others"
     if doubt:

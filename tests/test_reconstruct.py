@@ -153,6 +153,28 @@ def test_out_of_memory_halves_the_batch(scan):
         reconstruct(scan, Greedy())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+    ],
+)
+def test_libraries_without_memory_are_given_less(words, scan):
+    sizes = []
+
+    class Greedy(ZeroFilled):
+        def __call__(self, op, ksp, *, noise_std):
+            sizes.append(len(ksp))
+            if len(ksp) > 1:
+                raise RuntimeError(words)
+            return super().__call__(op, ksp, noise_std=noise_std)
+
+    reconstruct(scan, Greedy(), options=Options(batch_size=3))
+    assert sizes == [3, 1, 1, 1]
+
+
 def test_the_cpu_takes_over_where_that_is_wanted(scan, monkeypatch):
     """A GPU without room for one image (here: a name for the CPU) hands over, and is told of."""
     where = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -61,10 +62,15 @@ def test_every_method_is_attacked_alike(scan):
     assert verdict(attacks).startswith("aos: a change of the measurement by")
 
 
-@pytest.mark.parametrize("options", [{"k": 0.0}, {"n_iter": 0}])
+@pytest.mark.parametrize("options", [{"k": 0.0}, {"k": math.nan}, {"n_iter": 0}])
 def test_a_search_of_nothing_is_refused(scan, options):
     with pytest.raises(ConfigError, match="must"):
         stability(scan, CgSense(), None, **options)
+
+
+def test_a_slice_without_signal_is_refused(scan):
+    with pytest.raises(ConfigError, match="no signal"):
+        stability(replace(scan, ksp=torch.zeros_like(scan.ksp)), CgSense(), None)
 
 
 def test_a_method_that_takes_gradients_itself_is_refused(scan):

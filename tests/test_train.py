@@ -679,3 +679,69 @@ def test_a_sampler_is_told_the_smallest_level_that_was_trained(objective, below,
     prior = train(scans, tmp_path / "run", replace(QUICK, objective=objective), images=2)
     noise = prior.facts.card["sigma_n"]
     assert (prior.sigma_min <= noise[0]) == below
+
+
+def test_two_files_of_one_scan_are_refused(scans, tmp_path):
+    """Targets, splits and cards know a scan by its name."""
+    folder = tmp_path / "prepared"
+    shutil.copytree(scans, folder)
+    first = sorted(folder.glob("*.h5"))[0]
+    shutil.copy(first, folder / "again.h5")
+    with pytest.raises(ScanFormatError, match=rf"{first.stem}.* and so does again.h5"):
+        load_dataset(folder, n_validation=2, seed=0)
+
+
+def test_a_file_that_is_gone_leaves_the_others_where_they_were(scans, tmp_path):
+    whole = load_dataset(scans, n_validation=2, seed=0)
+    folder = tmp_path / "prepared"
+    shutil.copytree(scans, folder)
+    (folder / whole.train[0].file.path.name).unlink()
+    rest = load_dataset(folder, n_validation=2, seed=0)
+    held, less = ([item.scan_id for item in d.validation] for d in (whole, rest))
+    assert len(held) == 2
+    assert less == held[: len(less)], "nine scans set one aside, ten two"
+
+
+def test_scans_that_the_initial_prior_knows_judge_nothing(scans, tmp_path):
+    first = train(scans, tmp_path / "first", replace(QUICK, seed=0), images=2)
+    for seed in range(1, 30):
+        held = load_dataset(scans, n_validation=2, seed=seed).validation
+        if all(first.was_trained_on(item.scan_id) for item in held):
+            break
+    config = replace(QUICK, seed=seed)
+    assert train(scans, tmp_path / "alone", config, images=2).facts.card["validation_scans"]
+    second = train(scans, tmp_path / "second", config, images=2, init=first)
+    assert second.facts.card["validation_scans"] == []
+    assert "held_out" not in second.facts.card
+
+
+def test_a_run_from_before_an_option_goes_on(scans, tmp_path):
+    """It had the default; another value is another run."""
+    run = tmp_path / "run"
+    train(scans, run, QUICK, images=2)
+    stored = json.loads((run / "run.json").read_text())
+    del stored["config"]["objective"]["fresh_masks"], stored["config"]["clip"]
+    (run / "run.json").write_text(json.dumps(stored))
+    train(scans, run, QUICK, images=4)
+    with pytest.raises(ConfigError, match="objective"):
+        train(scans, run, replace(QUICK, objective=Kspace(fresh_masks=False)), images=6)
+
+
+def test_a_dry_run_refuses_what_training_refuses(scans):
+    config = replace(QUICK, objective=Supervised())
+    with pytest.raises(ConfigError, match="fully sampled"):
+        describe(scans, config, torch.device("cpu"))
+
+
+def test_a_prior_that_gives_no_numbers_is_not_written(scans, tmp_path):
+    config = replace(QUICK, learning_rate=1e30, warmup_images=1, max_skipped=10**6)
+    with pytest.raises(MriAmbientError, match="no numbers"):
+        train(scans, tmp_path / "run", config, images=6)
+    assert not (tmp_path / "run" / "prior.safetensors").exists()
+
+
+@pytest.mark.parametrize("objective", [Kspace(margin=1.5), Gsure(margin=1.5)])
+def test_a_prior_ends_where_its_training_ended(objective, scans, tmp_path):
+    usual = train(scans, tmp_path / "usual", QUICK, images=2).sigma_min
+    further = train(scans, tmp_path / "run", replace(QUICK, objective=objective), images=2)
+    assert further.sigma_min == pytest.approx(1.25 * usual)

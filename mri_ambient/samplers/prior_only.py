@@ -33,7 +33,7 @@ class PriorOnly:
     """Draw images from a prior (module docstring for the source).
 
     Attributes:
-        n_steps: network evaluations per image.
+        n_steps: noise levels: one network evaluation each, three with guidance.
         sigma_max: first noise level, for data of standard deviation 0.5 per channel.
         guidance: the weight w of reconstruction guidance; 0 leaves it out.
     """
