@@ -559,33 +559,45 @@ def test_gsure_plus_its_constant_is_the_error_to_the_clean_image(divergence, ful
 
 
 class Exact(torch.nn.Module):
-    """E[x | A~^H z] of the toy, times a factor that makes it wrong."""
+    """E[x | A~^H z] of the toy, for noise in k-space or the image, times a factor (1 is right)."""
 
     sigma_data = 0.8
 
-    def __init__(self, toy: Toy, factor: float = 1.0) -> None:
+    def __init__(self, toy: Toy, factor: float = 1.0, *, in_image: bool = False) -> None:
         super().__init__()
-        self.toy, self.factor = toy, factor
+        self.toy, self.factor, self.in_image = toy, factor, in_image
 
     def forward(self, op, z, sigma):
-        G, precision = self.toy.matrix(self.toy.seen), torch.diag(1 / self.toy.var.flatten())
-        W = torch.linalg.inv(G + sigma[:, None, None].square() * precision)
+        G = self.toy.matrix(self.toy.seen)
+        C = torch.diag(self.toy.var.flatten()).to(G)
+        var = sigma[:, None, None].square()
+        if self.in_image:
+            cov_u = G @ (C + var * torch.eye(12)) @ G
+            W = C @ G @ torch.linalg.pinv(cov_u, hermitian=True, rtol=1e-5)
+        else:
+            W = torch.linalg.inv(G + var * torch.linalg.inv(C))
         u = op.adjoint(z).flatten(-2)
         return self.factor * (W @ u[..., None]).reshape(-1, *op.ishape)
 
 
 @pytest.mark.parametrize(("factor", "consistent"), [(1.0, True), (0.7, False)])
+@pytest.mark.parametrize("base", [Kspace(), Ambient()], ids=lambda o: o.name)
 def test_the_consistency_penalty_vanishes_for_the_posterior_mean_alone(
-    factor, consistent, monkeypatch
+    base, factor, consistent, monkeypatch
 ):
-    """8000 noisy measurements in 80 groups: the mean penalty of the exact denoiser is within 4
-    standard errors of 0 (false alarm 6e-5), that of one too small by 30 % more than 8 above."""
-    toy = Toy(8000, 0.4)
+    """8000 measurements in 80 groups: the mean penalty of the exact denoiser is within 4
+    standard errors of 0 (false alarm 6e-5), that of one too small by 30 % more than 8 above.
+
+    Those of ambient, which takes the measured noise for nothing, have none.
+    """
+    in_image = isinstance(base, Ambient)
+    toy = Toy(8000, 0.0 if in_image else 0.4)
+    toy.batch = replace(toy.batch, noise_std=torch.full((toy.n,), 0.1 if in_image else 0.4))
     monkeypatch.setattr(
         "mri_ambient.objectives.consistency.thinned",
         lambda batch, *_, **__: toy.seen.expand(len(batch), 1, *toy.shape),
     )
-    objective, net = Consistency(), Exact(toy, factor)
+    objective, net = Consistency(base=base), Exact(toy, factor, in_image=in_image)
     with torch.no_grad():
         penalties = torch.stack(
             [

@@ -16,6 +16,7 @@ the right minimiser for every sigma.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
+from ..errors import ConfigError
 from ..masks import subsample_further, training_fraction
 from ..nn.precond import Denoiser
 from ..noise import LogNormal
@@ -42,6 +44,7 @@ class Ambient(Objective):
             only fully sampled data allow.
         noise_correction: account for the noise of the measurement.
         n_cg: conjugate-gradient steps of the correction.
+        margin: sigma is drawn to be at least this many sigma_n; the paper draws any.
     """
 
     name: ClassVar[str] = "ambient"
@@ -51,12 +54,22 @@ class Ambient(Objective):
     thin: bool = True
     noise_correction: bool = False
     n_cg: int = 8
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < math.inf:
+            raise ConfigError(f"margin must be 0 or more and finite, got {self.margin}")
+
+    @property
+    def nearest(self) -> float:
+        """See :attr:`Objective.nearest`; small levels are drawn, and stand for sigma_n's own."""
+        return max(self.margin, super().nearest)
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
         op = batch.op
         op_further = op.with_mask(self._thin(batch, rng))
-        sigma = self.law.draw(torch.zeros(len(batch)), net.sigma_data, rng)
+        sigma = self.law.draw(self.margin * batch.noise_std.cpu(), net.sigma_data, rng)
         sigma = sigma.to(batch.ksp.device)
 
         noise = noise_like(batch.ksp[:, 0], rng)

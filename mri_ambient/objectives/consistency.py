@@ -13,11 +13,15 @@ from above sigma_n by a rollout of the model, two independent rollouts go on to
 The penalty is :math:`\mathrm{Re} \langle D(z''_1) - D(z'), D(z''_2) - D(z') \rangle`, the unbiased
 square of the mean deviation; one rollout squared would be biased. No gradient flows through a
 rollout, only through the three denoised images.
+
+On top of ``ambient``, states carry noise of the image seen through the coils, as that objective has
+it. It takes the measured noise for nothing, which holds far above sigma_n alone: it is trained from
+:data:`FAR_ABOVE` sigma_n on, and the penalty reaches up to there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -36,6 +40,10 @@ SMALLEST = 0.002
 """Lowest noise level it ties down, normalised units."""
 
 
+FAR_ABOVE = 3.3
+"""Where ``ambient`` begins, in sigma_n: there the measurement's noise has 9 % of its variance."""
+
+
 @dataclass(frozen=True)
 class Consistency(Objective):
     """Options of the ``consistency`` objective (module docstring for the mathematics).
@@ -43,7 +51,7 @@ class Consistency(Objective):
     Attributes:
         base: the objective for noise levels above that of the scan.
         weight: of the penalty relative to it; 0 leaves the base alone.
-        margin: rollouts start at this many sigma_n.
+        margin: rollouts start at this many sigma_n (times :data:`FAR_ABOVE` for ambient).
         max_weight: cap of lambda(sigma').
     """
 
@@ -76,34 +84,48 @@ class Consistency(Objective):
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
-        base = self.base(net, batch, rng)
         if self.weight == 0:
-            return base
+            return self.base(net, batch, rng)
+        base = self._above(net, batch, rng)
         penalty = self._penalty(net, batch, rng)
         return Loss(
             base.backward + self.weight * penalty,
             {**base.log, "consistency": penalty.detach()},
         )
 
+    @property
+    def _above(self) -> Kspace | Ambient:
+        """The base, kept to where it is right."""
+        if isinstance(self.base, Kspace):
+            return self.base
+        return replace(self.base, margin=max(self.base.margin, FAR_ABOVE))
+
     def _penalty(self, net: Denoiser, batch: Batch, rng: Streams) -> Tensor:
-        op = batch.op.with_mask(thinned(batch, Kspace().remove, rng, fresh=True))
-        sigma_n = batch.noise_std
-        start = (self.margin * sigma_n).clamp(min=self.margin * SMALLEST)
-        # Two levels below sigma_n, uniform in the logarithm; scans without noise have none.
-        first, second = (uniforms(rng).to(sigma_n.device) for _ in range(2))
-        span = (sigma_n.clamp(min=SMALLEST) / SMALLEST).log()
+        kspace = isinstance(self.base, Kspace)
+        remove = self.base.remove if isinstance(self.base, Kspace) else Kspace().remove
+        op = batch.op.with_mask(thinned(batch, remove, rng, fresh=True))
+        limit = batch.noise_std * (1.0 if kspace else self._above.margin)
+        start = (self.margin * limit).clamp(min=self.margin * SMALLEST)
+        # Two levels below the limit, uniform in the logarithm; scans without noise have none.
+        first, second = (uniforms(rng).to(limit.device) for _ in range(2))
+        span = (limit.clamp(min=SMALLEST) / SMALLEST).log()
         high = SMALLEST * (span * first).exp()
         low = SMALLEST * (span * first * second).exp()
 
         y = torch.where(op.mask, batch.ksp, 0)
-        extra = (start.square() - sigma_n.square()).clamp(min=0).sqrt()[:, None, None, None]
+        known = batch.noise_std.square() if kspace else 0.0
+        extra = (start.square() - known).clamp(min=0).sqrt()[:, None, None, None]
+
+        def noise() -> Tensor:
+            return noise_like(y, rng) if kspace else op.expand(noise_like(y[:, 0], rng))
+
         with torch.no_grad():
-            z = torch.where(op.mask, y + extra * noise_like(y, rng), 0)
-            z = _rollout(op, z, net(op, z, start), start, high, rng)
+            z = torch.where(op.mask, y + extra * noise(), 0)
+            z = _rollout(op, z, net(op, z, start), start, high, noise())
         D = net(op, z, high)
         deviations = []
         for _ in range(2):
-            further = _rollout(op, z, D.detach(), high, low, rng)
+            further = _rollout(op, z, D.detach(), high, low, noise())
             deviations.append(net(op, further, low) - D)
         product: Tensor = (deviations[0].conj() * deviations[1]).real.mean(dim=(-2, -1))
         level = edm_weight(high, net.sigma_data).clamp(max=self.max_weight)
@@ -112,11 +134,11 @@ class Consistency(Objective):
 
 
 def _rollout(
-    op: SenseOp, z: Tensor, D: Tensor, sigma: Tensor, lower: Tensor, rng: Streams
+    op: SenseOp, z: Tensor, D: Tensor, sigma: Tensor, lower: Tensor, noise: Tensor
 ) -> Tensor:
-    """A state of level ``lower`` given one of level ``sigma`` and its denoised image."""
+    """A state of level ``lower`` given one of level ``sigma``, its denoised image and noise."""
     keep = (lower / sigma).square()[:, None, None, None]
     K = op.expand(D)
-    noise = lower[:, None, None, None] * (1 - keep).clamp(min=0).sqrt() * noise_like(z, rng)
-    further: Tensor = torch.where(op.mask, K + keep * (z - K) + noise, 0)
+    fresh = lower[:, None, None, None] * (1 - keep).clamp(min=0).sqrt()
+    further: Tensor = torch.where(op.mask, K + keep * (z - K) + fresh * noise, 0)
     return further
