@@ -1,7 +1,8 @@
 """Refit: a plain prior from posterior samples of the training scans, in a few rounds.
 
 Expectation maximisation with a diffusion prior (Rozet et al. 2024, arXiv 2405.13712): every round
-draws one posterior sample of every training scan, given its own measurements and the prior so far,
+draws one sample of every training scan, given its own measurements and the prior so far (posterior
+samples from a plain prior; a mask-conditioned one in the first round gives estimates with a spread)
 and trains an ordinary prior on these images. Samples, never means: trained on means or on samples
 of too little spread it diverges after a few rounds. One or two rounds are meant.
 

@@ -23,6 +23,7 @@ from mri_ambient.batch import Batch
 from mri_ambient.checkpoint import load_prior, load_tensors, save_tensors
 from mri_ambient.data import load_dataset, measure_sigma_data, typical_mask
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.distributed import _together
 from mri_ambient.errors import (
     CheckpointError,
     ConfigError,
@@ -38,7 +39,7 @@ from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Ssdu, Supervised
 from mri_ambient.reconstruct import reconstruct
 from mri_ambient.rng import rng_for
-from mri_ambient.runs import latest_checkpoint
+from mri_ambient.runs import images_seen, latest_checkpoint
 from mri_ambient.samplers import Adps, Aos, Dds
 from mri_ambient.train import TrainConfig, describe, train
 
@@ -325,9 +326,20 @@ def test_a_killed_process_ends_the_job_with_a_sentence(scans, tmp_path):
         os.kill(int(children[-1]), signal.SIGKILL)
         said = job.communicate(timeout=100)[1]
     assert job.returncode != 0
-    assert "another process of the job is gone" in said or "SIGKILL" in said
-    assert "Run the same command again" in said or "Signal 9" in said
-    train(scans, tmp_path / "other", QUICK, images=2)  # and nothing is left locked
+    assert "SIGKILL" in said or "Signal 9" in said, "torchrun names who was killed"
+    # The run goes on, with another number of processes.
+    seen = images_seen(run)
+    alone = [command[0], *command[5:]]
+    alone[alone.index("100000")] = str(seen + 4)
+    subprocess.run(alone, env=environment, check=True, capture_output=True)
+    assert images_seen(run) == seen + 4
+    assert load_prior(run).facts.card["images_seen"] == seen + 4
+
+
+def test_what_ends_another_process_is_told_in_a_sentence():
+    told = r"another process .* Run the same command again"
+    with pytest.raises(MriAmbientError, match=told), _together():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
 
 
 def test_every_item_goes_to_one_process(scans):
