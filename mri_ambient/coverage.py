@@ -1,7 +1,8 @@
 """Whether the masks of a data set let a prior learn everything.
 
-A line that no mask holds is never supervised, and a handful of masks give themselves away: where
-the further-subsampled mask reveals the full one, only its lines are ever supervised. Parallel
+A line that no mask holds is never supervised, and a handful of masks or equispaced ones give
+themselves away: where the further-subsampled mask reveals the full one, only its lines are ever
+supervised. Parallel
 imaging fills in as long as lines times coils make up for what is missing; one coil fills in
 nothing.
 """
@@ -53,6 +54,7 @@ class Coverage:
         n_masks: distinct masks among them.
         least: share of the scans that sample the least covered outer line.
         mean: the same, averaged over outer lines.
+        n_regular: scans whose outer lines are equispaced.
         n_outer: lines outside the calibration block.
         never: how many of them no scan samples.
         per_line: share of the scans that sample each line, ``x`` numbers; empty for samples.
@@ -65,6 +67,7 @@ class Coverage:
     n_masks: int
     least: float
     mean: float
+    n_regular: int
     n_outer: int
     never: int
     per_line: tuple[float, ...]
@@ -86,15 +89,23 @@ class Coverage:
 
         With C coils a supervised line gives C equations (Pruessmann et al. 1999: parallel imaging
         is at most C times faster). Supervised are the lines of any scan, or those of every single
-        one where a handful of masks gives itself away. Unknown are as many lines as there are, less
+        one where masks give themselves away. Unknown are as many lines as there are, less
         where the object leaves a part of the field of view empty, :data:`FILLED` of it at least; a
         single coil cannot tell where.
         """
         if not self.n_outer:
             return True
-        supervised = self.mean if self.n_masks < FEW_MASKS else 1 - self.never / self.n_outer
+        supervised = self.mean if self.revealing else 1 - self.never / self.n_outer
         unknown = FILLED if self.fewest_coils > 1 else 1.0
         return supervised * self.fewest_coils > unknown - 1e-6
+
+    @property
+    def revealing(self) -> bool:
+        """Whether M~ tells what M is: few masks occur, or most are equispaced.
+
+        An equispaced mask has a gap where a line was removed.
+        """
+        return self.n_masks < FEW_MASKS or 2 * self.n_regular > self.n_scans
 
     @property
     def doubts(self) -> list[str]:
@@ -106,6 +117,8 @@ class Coverage:
             holes.append(f"{self.never} outer {self.kind} are never sampled")
         if self.n_masks < FEW_MASKS:
             holes.append(f"only {self.n_masks} distinct masks occur")
+        elif self.revealing:
+            holes.append(f"{self.n_regular} of them are equispaced, and lines removed leave gaps")
         if not holes or self.mean == 1:
             return []
         what = f"{self.n_scans} undersampled scans of {self.shape[0]}x{self.shape[1]}: "
@@ -146,7 +159,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.masks: set[bytes] = set()
-        self.n_scans = self.fewest_coils = 0
+        self.n_scans = self.n_regular = self.fewest_coils = 0
         self.hits: Tensor = torch.zeros(())
         self.inner: Tensor = torch.zeros((), dtype=torch.bool)
         self.acquired: Tensor = torch.zeros((), dtype=torch.bool)
@@ -161,6 +174,7 @@ class _Tally:
         self.hits = self.hits + sampled
         self.inner, self.acquired = self.inner | calib, self.acquired | acquired
         self.n_scans += 1
+        self.n_regular += kind == "lines" and _is_regular(line_coverage(outer))
         self.fewest_coils = min(self.fewest_coils or scan.n_coils, scan.n_coils)
 
     def density(self, kind: str) -> Tensor:
@@ -184,6 +198,7 @@ class _Tally:
             n_masks=len(self.masks),
             least=least,
             mean=mean,
+            n_regular=self.n_regular,
             n_outer=outer.numel(),
             never=int((outer == 0).sum()),
             per_line=tuple(share.tolist()) if kind == "lines" else (),
@@ -203,6 +218,22 @@ def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
     """Matrix size ``(y, x)`` and kind, "lines" or "samples": what masks are compared within."""
     kind = "lines" if is_line_mask(mask) else "samples"
     return (mask.shape[-2], mask.shape[-1]), kind
+
+
+def _is_regular(outer: Tensor) -> bool:
+    """Whether the lines on both sides of the middle are equispaced, at least two apart."""
+    lines = outer.nonzero()[:, 0]
+    middle = len(outer) // 2
+    sides = [side.double() for side in (lines[lines < middle], lines[lines >= middle])]
+    if any(len(side) < 3 for side in sides):
+        return False
+    grids = [
+        torch.linspace(float(side[0]), float(side[-1]), len(side), dtype=torch.float64)
+        for side in sides
+    ]
+    steps = [float((side[-1] - side[0]) / (len(side) - 1)) for side in sides]
+    off = max(float((side - grid).abs().max()) for side, grid in zip(sides, grids, strict=True))
+    return min(steps) >= 2 and off < 1 and abs(steps[0] - steps[1]) < 1
 
 
 def _smoothed(share: Tensor, outer: Tensor, width: int = 7) -> Tensor:

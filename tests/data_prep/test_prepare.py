@@ -431,6 +431,23 @@ def test_as_many_lines_are_needed_as_coils_can_fill_in(columns, n_coils, identif
     assert any("cannot fill that in" in doubt for doubt in found.doubts) == (not identifiable)
 
 
+@pytest.mark.parametrize(
+    ("kind", "n_coils", "identifiable"),
+    [("equispaced", 1, False), ("equispaced", 8, True), ("random", 1, True)],
+)
+@pytest.mark.parametrize("width", [64, 65, 180])
+def test_equispaced_masks_give_themselves_away_however_many(kind, n_coils, identifiable, width):
+    """60 masks of 8 rates: every line is sampled, and a removed one leaves a gap."""
+    rates, rng = [2 + 0.5 * (i % 8) for i in range(60)], rng_for(0, kind)
+    masks = [MaskSpec(kind, rate, 8).draw((4, width), rng) for rate in rates]
+    acquired = torch.ones(width, dtype=torch.bool)
+    (found,) = coverage(MaskFacts(mask, acquired, n_coils) for mask in masks)
+    assert found.n_masks >= 16
+    assert found.never == 0
+    assert found.identifiable == identifiable
+    assert any("are equispaced" in doubt for doubt in found.doubts) == (kind == "equispaced")
+
+
 def test_many_masks_that_cover_everything_are_not_doubted():
     outer = [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
     columns = [[a, b] for a in outer for b in outer if a < b]
