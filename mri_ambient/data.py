@@ -69,10 +69,12 @@ class Group:
     Attributes:
         batch: their measurements.
         positions: the place of each in the whole batch, which seeds what is drawn for it.
+        names: scan and number of each, for people.
     """
 
     batch: Batch
     positions: tuple[int, ...]
+    names: tuple[str, ...]
 
     def to(self, device: torch.device) -> Group:
         """The group on another device."""
@@ -164,20 +166,20 @@ class Dataset:
 
         Maps are packed as they are stored; a batch on its device has them unpacked.
         """
-        groups: dict[tuple[int, int], list[tuple[int, Batch]]] = {}
+        groups: dict[tuple[int, int], list[tuple[Batch, int, str]]] = {}
         damaged = []
         chosen = self.indices(n, size, seed)
         for position in range(rank, size, world):
             item = self.train[chosen[position]]
             try:
-                groups.setdefault(item.shape, []).append((position, self._read(item)))
+                part = self._read(item), position, f"{item.scan_id}/{item.index}"
+                groups.setdefault(item.shape, []).append(part)
             except ScanFormatError as error:
                 damaged.append(str(error))
-        stacked = [
-            Group(Batch.stack([batch for _, batch in group]), tuple(place for place, _ in group))
-            for group in groups.values()
-            if group
-        ]
+        stacked = []
+        for group in groups.values():
+            batches, positions, names = zip(*group, strict=True)
+            stacked.append(Group(Batch.stack(batches), positions, names))
         return Draw(tuple(stacked), tuple(damaged))
 
     def _read(self, item: Item) -> Batch:

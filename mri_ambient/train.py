@@ -348,7 +348,7 @@ def train(
                     "another folder with a smaller --batch-size, or --preset tiny"
                 ) from error
             if state.skipped_in_a_row >= config.max_skipped:
-                raise _lost(run, draw, state, config, save=team.leads)
+                raise _lost(run, draw, state, config, team.rank)
             seen += config.batch_size
             checked = None
             if _passes(seen, config.check_every, config) and team.leads:
@@ -602,23 +602,23 @@ def _step(
     return float(total), dict(zip(state.figures, map(float, told), strict=True))
 
 
-def _lost(
-    run: Path, draw: Draw, state: _State, config: TrainConfig, *, save: bool
-) -> MriAmbientError:
-    """What to say after too many skipped steps; the last batch is kept to look at."""
-    path = run / f"skipped-{state.step * config.batch_size:09d}.safetensors"
+def _lost(run: Path, draw: Draw, state: _State, config: TrainConfig, rank: int) -> MriAmbientError:
+    """What to say after too many skipped steps; this process's part of the last batch is kept."""
+    part = f"-{rank}" if rank else ""
+    path = run / f"skipped-{state.step * config.batch_size:09d}{part}.safetensors"
     tensors = {
         f"{i}.{name}": value
         for i, group in enumerate(draw.groups)
         for name, value in vars(group.batch.to("cpu")).items()
         if value is not None
     }
-    if save:
-        save_tensors(path, tensors, {"format": "batch/1", "step": state.step})
+    names = [list(group.names) for group in draw.groups]
+    save_tensors(path, tensors, {"format": "batch/1", "step": state.step, "slices": names})
+    listed = ", ".join(name for group in names for name in group)
     return MriAmbientError(
         f"{run}: {config.max_skipped} steps in a row gave no finite loss or gradient; the last "
-        f"batch is in {path.name}. Look at its scans, or train into another folder with a smaller "
-        "--learning-rate or --precision fp32"
+        f"batch is in {path.name}. Look at its scans ({listed:.300}), or train into another folder "
+        "with a smaller --learning-rate or --precision fp32"
     )
 
 

@@ -393,11 +393,16 @@ def test_too_many_such_steps_stop_the_run_and_keep_the_batch(scans, tmp_path, mo
     monkeypatch.setattr(Sometimes, "bad", tuple(range(1, 99)))
     monkeypatch.setattr(Sometimes, "calls", [])
     config = replace(QUICK, objective=Sometimes(), max_skipped=3)
-    with pytest.raises(MriAmbientError, match="3 steps in a row"):
+    with pytest.raises(MriAmbientError, match="3 steps in a row") as error:
         train(scans, tmp_path / "run", config, images=100)
     (kept,) = (tmp_path / "run").glob("skipped-*.safetensors")
     tensors, header = load_tensors(kept)
     assert header["step"] == 3
+    (names,) = header["slices"]
+    data = load_dataset(scans, n_validation=2, seed=0)
+    chosen = [data.train[i] for i in data.indices(2, 2, seed=config.seed)]
+    assert names == [f"{item.scan_id}/{item.index}" for item in chosen]
+    assert ", ".join(names) in str(error.value)
     assert tensors["0.ksp"].shape == (2, 3, 32, 32)
 
 
