@@ -762,3 +762,36 @@ def test_a_prior_ends_where_its_training_ended(objective, scans, tmp_path):
     usual = train(scans, tmp_path / "usual", QUICK, images=2).sigma_min
     further = train(scans, tmp_path / "run", replace(QUICK, objective=objective), images=2)
     assert further.sigma_min == pytest.approx(1.25 * usual)
+
+
+def test_sizes_and_coil_counts_are_mixed_in_a_batch(tmp_path):
+    """A step's loss is the mean over its slices, whatever their sizes."""
+    common = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
+    other = replace(common, size=(28, 36), coils=5)
+    raw = simulate_scans("phantom", tmp_path / "a", common, count=6)
+    taken = {path.stem for path in raw}
+    more = simulate_scans("phantom", tmp_path / "b", other, count=12)
+    raw += [path for path in more if path.stem not in taken]
+    prepare_many(raw, tmp_path / "prepared")
+    data = load_dataset(tmp_path / "prepared", n_validation=2, seed=0)
+    config = replace(QUICK, batch_size=len(data.train), augment=False)
+    draw = data.batch(0, config.batch_size, config.seed)
+    assert sorted(group.batch.ksp.shape[-2:] for group in draw.groups) == [(28, 36), (32, 32)]
+    losses = []
+    train(
+        tmp_path / "prepared", tmp_path / "run", config, images=config.batch_size,
+        on_progress=lambda progress: losses.append(progress.loss),
+    )  # fmt: skip
+
+    with torch.random.fork_rng():
+        torch.manual_seed(rng_for(config.seed, "initial weights").initial_seed())
+        net = load_prior(tmp_path / "run").facts.build()
+    total = 0.0
+    for group in draw.groups:
+        batch = group.batch.to("cpu")
+        for i, place in enumerate(group.positions):
+            alone = config.objective(
+                net, batch[i : i + 1], [rng_for(config.seed, "step", 0, place)]
+            )
+            total += float(alone.backward.detach())
+    assert losses == [pytest.approx(total / config.batch_size, rel=1e-4)]
