@@ -397,9 +397,10 @@ def _flags(
         return
     if rms > 0 and not 1 / BRIGHT < rms / prior.sigma_data < BRIGHT:
         yield f"is {rms / prior.sigma_data:.2f} times as bright as the prior's training images"
-    noise = prior.facts.card.get("sigma_n")
-    if noise and sigma_n > NOISY * noise[-1]:
-        yield f"has noise {sigma_n:.4f}, the prior's training scans at most {noise[-1]:.4f}"
+    # Cards of older priors do not say it; the smallest trained level lies above nearly all of them.
+    most = prior.facts.card.get("sigma_n", [prior.sigma_min])[-1]
+    if sigma_n > NOISY * most:
+        yield f"has noise {sigma_n:.4f}, the prior's training scans at most {most:.4f}"
 
 
 def _tell_flags(file: ScanFile, checks: Sequence[dict[str, Any]]) -> None:

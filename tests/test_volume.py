@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from helpers import shaken
 
 from mri_ambient.baselines import CgSense
+from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.errors import DeviceError, MriAmbientError
@@ -19,7 +21,8 @@ from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options
 from mri_ambient.samplers import Aos, Dds
-from mri_ambient.volume import _runs, reconstruct_file, settings, summary_line
+from mri_ambient.volume import _flags, _runs, reconstruct_file, settings, summary_line
+from mri_ambient.weights import default_prior
 
 # Slices so small that one set of coil maps is not always enough.
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -191,3 +194,20 @@ def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
             file, plan(file), Dds(n_steps=steps), prior, tmp_path / f"{steps}-{n_samples}", options
         )
         assert sum("was calibrated for dds with other" in d for d in report["doubts"]) == told
+
+
+def test_scans_outside_the_training_range_are_flagged():
+    """The shipped prior; its card says nothing of noise, but its smallest trained level does."""
+    prior = load_prior(default_prior())
+    check = {"data_residual": 1.0}
+
+    def flags(rms: float, noise_std: float, known: Prior = prior) -> str:
+        scan = SimpleNamespace(noise_std=noise_std)
+        return "; ".join(_flags(check, rms * prior.sigma_data, scan, Aos(), known))
+
+    assert flags(1.0, prior.sigma_min) == ""
+    assert "0.4500, the prior's training scans at most" in flags(1.0, 0.45)
+    assert "10.00 times as bright" in flags(10.0, prior.sigma_min)
+    card = {**prior.facts.card, "sigma_n": [0.001, 0.002, 0.5]}
+    knowing = replace(prior, facts=replace(prior.facts, card=card))
+    assert flags(1.0, 0.45, knowing) == ""
