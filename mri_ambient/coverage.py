@@ -2,9 +2,8 @@
 
 A line that no mask holds is never supervised, and a handful of masks or equispaced ones give
 themselves away: where the further-subsampled mask reveals the full one, only its lines are ever
-supervised. Parallel
-imaging fills in as long as lines times coils make up for what is missing; one coil fills in
-nothing.
+supervised. Parallel imaging fills in as long as lines times coils make up for what is missing; one
+coil fills in nothing.
 """
 
 from __future__ import annotations

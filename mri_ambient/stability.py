@@ -97,7 +97,7 @@ def stability(
     if is_sampler(method) and not isinstance(method, Aos):
         check_levels(prior, method.name)
     batch = Batch.of([scan])[:1].to(device)
-    if not bool((batch.ksp * batch.mask).any()):
+    if not bool(torch.where(batch.mask, batch.ksp, 0).any()):
         raise ConfigError(f"{scan.scan_id}: the slice has no signal; choose another one")
     methods: list[Sampler | Baseline] = [method]
     others = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
