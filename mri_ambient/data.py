@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -195,7 +195,9 @@ def _shuffled(indices: list[int], rng: torch.Generator) -> list[int]:
     return [indices[i] for i in torch.randperm(len(indices), generator=rng).tolist()]
 
 
-def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
+def load_dataset(
+    folder: Path, *, n_validation: int, seed: int, first: Collection[str] = ()
+) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
 
     Files that cannot be read are left out and named in ``damaged``.
@@ -204,6 +206,7 @@ def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
         folder: where ``mri-ambient prep`` wrote to.
         n_validation: scans to set aside; at most a fifth of all.
         seed: chooses them.
+        first: scans that are set aside before others, by name.
 
     Raises:
         ScanFormatError: no prepared files that can be read, a raw scan among them, or two files of
@@ -229,9 +232,8 @@ def load_dataset(folder: Path, *, n_validation: int, seed: int) -> Dataset:
     _refuse_namesakes(scans)
     # By name, so that a file that breaks or is added leaves the others where they were.
     names_of = [items[0].scan_id for items in scans]
-    order = sorted(
-        range(len(scans)), key=lambda i: rng_for(seed, "validation", names_of[i]).initial_seed()
-    )
+    chance = [rng_for(seed, "validation", name).initial_seed() for name in names_of]
+    order = sorted(range(len(scans)), key=lambda i: (names_of[i] not in first, chance[i]))
     n_validation = min(n_validation, len(scans) // 5)
     held = set(order[:n_validation])
     train = [item for i, items in enumerate(scans) if i not in held for item in items]

@@ -292,10 +292,7 @@ def train(
     started = time.monotonic()
     device = torch.device(device)
     team = Team.joined()
-    dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
-    if init is not None:
-        unknown = [item for item in dataset.validation if not init.was_trained_on(item.scan_id)]
-        dataset = replace(dataset, validation=tuple(unknown))
+    dataset = _dataset(folder, config, init)
     damage = _Damage(on_damaged)
     damage.note(dataset.damaged)
     _check_dataset(dataset, folder, config, force=force)
@@ -415,6 +412,16 @@ def _has_settled(held_out: list[float], config: TrainConfig) -> bool:
     if not config.patience or not held_out:
         return False
     return len(held_out) - 1 - int(np.argmin(held_out)) >= config.patience
+
+
+def _dataset(folder: Path, config: TrainConfig, init: Prior | None) -> Dataset:
+    """The scans; what judged the initial prior judges again, and what it knows judges nothing."""
+    judged = set() if init is None else set(init.facts.card.get("validation_scans", ()))
+    dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed, first=judged)
+    if init is None:
+        return dataset
+    unknown = [item for item in dataset.validation if not init.was_trained_on(item.scan_id)]
+    return replace(dataset, validation=tuple(unknown))
 
 
 def _check_dataset(dataset: Dataset, folder: Path, config: TrainConfig, *, force: bool) -> None:

@@ -720,16 +720,25 @@ def test_a_file_that_is_gone_leaves_the_others_where_they_were(scans, tmp_path):
 
 
 def test_scans_that_the_initial_prior_knows_judge_nothing(scans, tmp_path):
+    """With another seed, those that judged it judge again; without them there are none."""
     first = train(scans, tmp_path / "first", replace(QUICK, seed=0), images=2)
+    held = first.facts.card["validation_scans"]
     for seed in range(1, 30):
-        held = load_dataset(scans, n_validation=2, seed=seed).validation
-        if all(first.was_trained_on(item.scan_id) for item in held):
+        other = load_dataset(scans, n_validation=2, seed=seed).validation
+        if all(first.was_trained_on(item.scan_id) for item in other):
             break
     config = replace(QUICK, seed=seed)
-    assert train(scans, tmp_path / "alone", config, images=2).facts.card["validation_scans"]
+    alone = train(scans, tmp_path / "alone", config, images=2)
+    assert alone.facts.card["validation_scans"] == sorted({item.scan_id for item in other})
     second = train(scans, tmp_path / "second", config, images=2, init=first)
-    assert second.facts.card["validation_scans"] == []
-    assert "held_out" not in second.facts.card
+    assert second.facts.card["validation_scans"] == held
+    assert "held_out" in second.facts.card
+
+    less = tmp_path / "less"
+    shutil.copytree(scans, less, ignore=lambda _, names: {f"{name}.h5" for name in held})
+    third = train(less, tmp_path / "third", config, images=2, init=first)
+    assert third.facts.card["validation_scans"] == []
+    assert "held_out" not in third.facts.card
 
 
 def test_a_run_from_before_an_option_goes_on(scans, tmp_path):

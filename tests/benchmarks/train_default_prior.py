@@ -4,10 +4,12 @@
 
 simulates undersampled multi-coil scans (of the images, and of phantoms of the kind the demo shows,
 under other seeds), prepares them, and trains the ``kspace`` objective on them: first on coarse
-scans, which cost little, then from these weights on finer ones. Every image is scanned once, at
-one size, under one mask; no fully sampled scan is ever made. Run it again to train on: every stage
-skips what is done. ``--ship`` writes the prior, in half precision, into ``mri_ambient/weights``
-with a card. ``--quick`` runs all of it in seconds on phantoms alone.
+scans, which cost little, then from these weights on finer ones, then on all of them until the time
+is up. Every image is scanned once, at one size, under one mask; no fully sampled scan is ever made.
+Run it again to train on: every stage skips what is done. ``--init PRIOR`` goes straight to the last
+stage, from a prior that has seen no scans but these. ``--ship`` writes the prior, in half
+precision, into ``mri_ambient/weights`` with a card. ``--quick`` runs all of it in seconds on
+phantoms alone.
 """
 
 from __future__ import annotations
@@ -89,6 +91,9 @@ FINE = {
 COARSE_IMAGES = 8000
 """Images seen before the finer scans begin."""
 
+FINE_IMAGES = 8000
+"""Images seen of the finer scans before all are mixed."""
+
 CONFIG = TrainConfig(
     objective=Kspace(law=LogNormal(mean=-3.2, std=1.8)),
     batch_size=8,
@@ -118,7 +123,7 @@ A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
 | sha256 | `{file_sha256(file)}` |
 | facts | `{json.dumps(facts)}` |
 | made by | `python tests/benchmarks/{command}` |
-| images seen | {COARSE_IMAGES} of 64 x 64 scans, then {seen} of finer ones |
+| images seen | {COARSE_IMAGES} of 64 x 64 scans, {FINE_IMAGES} of finer ones, then {seen} of all |
 
 **Training data.** Multi-coil scans simulated from magnitude images: T1 post-contrast brain slices
 of J. Cheng et al., figshare 1512427 (CC BY 4.0), and T1/T2/FLAIR slices of the open_ms_data
@@ -136,7 +141,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="?", type=Path)
     parser.add_argument("work", type=Path, nargs="?")
-    parser.add_argument("--time-limit", default="1h", help="for the finer scans")
+    parser.add_argument("--time-limit", default="2h", help="for the last stage")
+    parser.add_argument("--init", type=Path, help="the prior to begin the last stage with")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
@@ -153,13 +159,18 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             args.work = Path(folder)
             first = make(args, "coarse", few, CONFIG, images=8)
-            make(args, "fine", few, CONFIG, images=8, init=first)
+            make(args, "all", few, CONFIG, images=8, init=first)
         return
     if args.images is None or args.work is None:
         parser.error("IMAGES and WORK are needed without --quick")
     config = replace(CONFIG, preset=args.preset, precision=args.precision)
-    first = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
-    prior = make(args, "fine", FINE, replace(config, batch_size=4), init=first)
+    finer = replace(config, batch_size=4)
+    if args.init is not None:
+        start = load_prior(args.init)
+    else:
+        coarse = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
+        start = make(args, "fine", FINE, finer, images=FINE_IMAGES, init=coarse)
+    prior = make(args, "all", COARSE | FINE, finer, init=start)
     if args.ship:
         save_prior(prior, WEIGHTS / f"{DEFAULT}.safetensors", half=True)
         (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(prior, args.precision))
