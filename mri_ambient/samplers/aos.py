@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ..errors import ConfigError
 from ..prior import DenoiserSource
 from ..sense import SenseOp
-from .base import OnStep, StepInfo, data_consistency, one_step
+from .base import FINAL_CG, OnStep, StepInfo, data_consistency, one_step
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Aos:
     needs_grad: ClassVar[bool] = False
 
     final_dc: bool = True
-    n_cg: int = 10
+    n_cg: int = FINAL_CG
 
     def __post_init__(self) -> None:
         if self.n_cg < 1:

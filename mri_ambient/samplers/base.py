@@ -152,6 +152,29 @@ def first_image(
     )
 
 
+FINAL_CG = 10
+"""Conjugate-gradient steps of the last solve."""
+
+
+def finish(
+    prior: DenoiserSource,
+    op: SenseOp,
+    ksp: Tensor,
+    x: Tensor,
+    *,
+    noise_std: Tensor,
+    rng: Sequence[Generator],
+) -> Tensor:
+    """The last data-consistency solve, with the error to expect of the prior.
+
+    A prior that sees the whole state is asked at noise levels that say how far to trust it, and its
+    samples are left alone. Under masks it errs by more than the last of these levels.
+    """
+    if prior.training_mask(op, rng) is None:
+        return x
+    return data_consistency(op, ksp, x, noise_std=noise_std, tau=prior.tau, n_iter=FINAL_CG)
+
+
 def data_consistency(
     op: SenseOp, ksp: Tensor, x0: Tensor, *, noise_std: Tensor, tau: float, n_iter: int
 ) -> Tensor:

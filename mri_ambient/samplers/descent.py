@@ -34,7 +34,7 @@ from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import OnStep, StepInfo, check_start, first_image, first_level
+from .base import OnStep, StepInfo, check_start, finish, first_image, first_level
 
 LEAST_NOISE = 1e-3
 """Noise per real channel, normalised units, below which a scan counts as having this much."""
@@ -57,6 +57,7 @@ class Descent:
             "cg-sense"), which has the coarse things right and saves the high noise levels.
         sigma_max: first noise level, for data of standard deviation 0.5 per channel; by default 10
             from nothing and 1 from a reconstruction.
+        final_dc: end with the data-consistency solve of ``aos``, where the prior knows masks.
         renoise: how the share of fresh noise follows from ``eta``: "ddim" or "diffpir".
     """
 
@@ -69,6 +70,7 @@ class Descent:
     start: str = "noise"
     sigma_max: float | None = None
     renoise: str = "ddim"
+    final_dc: bool = True
 
     def __post_init__(self) -> None:
         if self.n_steps < 2:
@@ -141,4 +143,4 @@ class Descent:
             if on_step is not None:
                 residual = (op(x0) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
                 on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
-        return x0
+        return finish(prior, op, ksp, x0, noise_std=noise_std, rng=rng) if self.final_dc else x0

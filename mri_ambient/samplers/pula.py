@@ -31,7 +31,7 @@ from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import OnStep, StepInfo, check_start, first_image, first_level
+from .base import OnStep, StepInfo, check_start, finish, first_image, first_level
 from .descent import LEAST_NOISE
 
 
@@ -45,6 +45,7 @@ class Pula:
         n_cg: conjugate-gradient steps of a solve.
         start: where the image starts: 0 ("noise") or a reconstruction ("aos", "cg-sense").
         sigma_max: first noise level, for data of standard deviation 0.5 per channel.
+        final_dc: end with the data-consistency solve of ``aos``, where the prior knows masks.
     """
 
     name: ClassVar[str] = "pula"
@@ -56,6 +57,7 @@ class Pula:
     n_cg: int = 15
     start: str = "cg-sense"
     sigma_max: float = 1.0
+    final_dc: bool = True
 
     def __post_init__(self) -> None:
         if self.n_steps < 2:
@@ -110,4 +112,4 @@ class Pula:
             if on_step is not None:
                 residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
                 on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
-        return x
+        return finish(prior, op, ksp, x, noise_std=noise_std, rng=rng) if self.final_dc else x
