@@ -20,7 +20,7 @@ from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options
-from mri_ambient.samplers import Aos, Dds
+from mri_ambient.samplers import Aos, Dds, Msm, Pula
 from mri_ambient.volume import _flags, _runs, reconstruct_file, settings, summary_line
 from mri_ambient.weights import default_prior
 
@@ -129,9 +129,13 @@ def test_runs_of_neighbours():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [1.0, 1.5, 2.0])
-@pytest.mark.parametrize("method", [Aos(), Dds(n_steps=6)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method",
+    [Aos(), Dds(n_steps=6), Msm(n_steps=6, n_masks=2), Pula(n_steps=10)],
+    ids=lambda method: method.name,
+)
 def test_with_little_undersampling_no_prior_makes_it_worse(method, rate, real_scans, tmp_path):
-    """The real scan with the shipped prior: against RSS and SENSE, at least as near as CG-SENSE."""
+    """The real scan, one sample: against RSS and SENSE, at least as near as CG-SENSE."""
     scores = []
     for i, one in enumerate((method, CgSense())):
         report = reconstruct_raw(

@@ -21,7 +21,7 @@ from ..noise import EDM_SIGMA_DATA, rho_schedule
 from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
-from .base import OnStep, StepInfo, finish
+from .base import OnStep, StepInfo
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class Adps:
         n_steps: network evaluations per sample.
         step_size: weight of the data term, relative to noise and coils.
         sigma_max: first noise level, for data of standard deviation 0.5 per channel.
-        final_dc: end with the data-consistency solve of ``aos``, which is not in the paper.
     """
 
     name: ClassVar[str] = "adps"
@@ -50,7 +49,6 @@ class Adps:
     n_steps: int = 500
     step_size: float = 0.5
     sigma_max: float = 10.0
-    final_dc: bool = False
 
     def __post_init__(self) -> None:
         if self.n_steps < 2:
@@ -95,4 +93,4 @@ class Adps:
             x = (x + (sigma_next - sigma) * direction - data_step).detach()
             if on_step is not None:
                 on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
-        return finish(prior, op, ksp, x, noise_std=noise_std, rng=rng) if self.final_dc else x
+        return x
