@@ -113,6 +113,10 @@ def run(
     precision: Annotated[
         str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
     ] = "auto",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Translate the networks first: minutes once, for volumes."),
+    ] = False,
     cpu_fallback: Annotated[
         bool, typer.Option("--cpu-fallback", help="Go on with the CPU where a GPU is too small.")
     ] = False,
@@ -198,6 +202,7 @@ def run(
         precision=precision,
         cpu_fallback=cpu_fallback,
         keep_samples=keep_samples,
+        compiled=compiled,
     )
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
 

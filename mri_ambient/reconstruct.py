@@ -51,6 +51,9 @@ mask-conditioned prior, ``fast`` gives the best image and the others add a sprea
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 """How errors of the CPU and of the libraries of a GPU say it, where torch does not."""
 
+COMPILER = ("torch._dynamo", "torch._inductor")
+"""Where the errors of ``torch.compile`` are defined."""
+
 ESTIMATES = "estimates with a spread"
 """What samples are called that are not drawn from the posterior."""
 
@@ -73,6 +76,7 @@ class Options:
         precision: of the networks, see :data:`PRECISIONS`; physics and state stay in fp32.
         cpu_fallback: go on with the CPU where a single image is too much for the device.
         keep_samples: write the samples beside their mean.
+        compiled: translate the networks with ``torch.compile``, which takes minutes once.
     """
 
     seed: int = 0
@@ -82,6 +86,7 @@ class Options:
     precision: str = "auto"
     cpu_fallback: bool = False
     keep_samples: bool = False
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.n_samples < 1:
@@ -146,7 +151,8 @@ def reconstruct(
         rng = [rng_for(options.seed, scan.scan_id, scan.slices[i], k) for i, k in chunk]
         return work(whole[rows], rng)
 
-    for chunk, images in _backing_off(compute, items, size, work.move_to_cpu):
+    for chunk, images, allowed in _backing_off(compute, items, size, work.move_to_cpu):
+        size = allowed
         for (i, k), img in zip(chunk, images, strict=True):
             samples[k, i] = img
     img = samples.mean(dim=0)
@@ -163,6 +169,7 @@ def reconstruct(
             **_provenance(method, prior, options, n_samples),
             "std_factor": factor,
             "device": str(work.device),
+            "batch_size": size,
             "seconds": time.monotonic() - started,
         },
     )
@@ -203,6 +210,8 @@ class _Work:
     ) -> None:
         self.method, self.prior, self.on_step = method, prior, on_step
         self.options, self.device = options, torch.device(options.device)
+        if options.compiled and is_sampler(method) and isinstance(prior, Prior):
+            prior.net.compile_networks()
 
     def __call__(self, batch: Batch, rng: list[torch.Generator]) -> Tensor:
         """Images of a batch, on the CPU."""
@@ -214,6 +223,11 @@ class _Work:
         except RuntimeError as error:
             if any(words in str(error) for words in OUT_OF_MEMORY):
                 raise torch.OutOfMemoryError(str(error)) from error
+            if type(error).__module__.startswith(COMPILER):
+                raise DeviceError(
+                    f"the networks cannot be compiled ({str(error).splitlines()[0]}); leave "
+                    "--compile out"
+                ) from error
             if "CUDA error" not in str(error):
                 raise
             raise DeviceError(
@@ -295,10 +309,13 @@ def _backing_off(
     items: list[tuple[int, int]],
     size: int,
     at_last: Callable[[], bool],
-) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+) -> Iterator[tuple[list[tuple[int, int]], Tensor, int]]:
     """``compute`` on chunks of ``items``; chunks are halved whenever memory runs out.
 
     Where a single item is too much, ``at_last`` may know what to do, and then it is tried again.
+
+    Yields:
+        The chunk, its images, and how many items were allowed in it.
 
     Raises:
         DeviceError: a single item is too much.
@@ -317,7 +334,7 @@ def _backing_off(
                     "use --device cpu, --cpu-fallback, or fewer coils"
                 ) from error
             continue
-        yield chunk, images
+        yield chunk, images, size
         items = items[size:]
 
 
@@ -363,6 +380,7 @@ def _provenance(
         "n_samples": n_samples,
         "samples_are": _samples_are(method, prior) if n_samples > 1 else None,
         "precision": options.precision,
+        "compiled": options.compiled,
         "version": __version__,
         "torch": torch.__version__,
     }

@@ -293,6 +293,8 @@ def reconstruct_file(
                     # The device was too small, and so it is for the slices to come.
                     prior = on_cpu(prior)
                     options = replace(options, device="cpu", batch_size=1)
+                elif result.provenance["batch_size"] < n_images:
+                    options = replace(options, batch_size=result.provenance["batch_size"])
                 result = checking(prepared, result, method, prior, options)
             finished.add(prepared, result, preparation.noise_std, noted)
             if on_slice is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partialmethod
 from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from helpers import shaken
 
 from mri_ambient.baselines import CgSense
@@ -17,6 +20,7 @@ from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.errors import DeviceError, MriAmbientError
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec
+from mri_ambient.nn.precond import Denoiser
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options
@@ -76,6 +80,51 @@ def test_finished_slices_are_kept_and_gone_on_with(volume, tmp_path):
     assert resumed["checks"] == whole["checks"]
     assert set(resumed["doubts"]) == set(whole["doubts"]) != set()
     assert len(list((tmp_path / "cut").iterdir())) == 2
+
+
+def test_a_batch_that_fitted_is_kept_to(volume, tmp_path):
+    """Memory runs out once, not once a batch."""
+    sizes = []
+
+    class Greedy(CgSense):
+        def __call__(self, op, ksp, *, noise_std):
+            sizes.append(len(ksp))
+            if len(ksp) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().__call__(op, ksp, noise_std=noise_std)
+
+    file = open_scan(volume)
+    reconstruct_file(file, plan(file), Greedy(), None, tmp_path, Options(batch_size=3))
+    assert sizes == [3, *[1] * 6]
+
+
+def test_networks_are_compiled_once_for_a_volume(volume, tmp_path, monkeypatch):
+    """Six slices, four at once: a graph for four and one for other numbers; the networks share."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    plainly = Denoiser.compile_networks
+    monkeypatch.setattr(Denoiser, "compile_networks", partialmethod(plainly, backend=backend))
+    file, prior = open_scan(volume), prior_of("conditioned", masks=True)
+    for compiled in (True, False):
+        options = Options(n_samples=1, batch_size=4, compiled=compiled)
+        made = deepcopy(prior)
+        reconstruct_file(file, plan(file), Dds(n_steps=3), made, tmp_path / str(compiled), options)
+        assert len(graphs) == 2
+    one, other = (images(tmp_path / name) for name in ("True", "False"))
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(other).max())
+
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    torch.compiler.reset()
+    monkeypatch.setattr(Denoiser, "compile_networks", partialmethod(plainly, backend=broken))
+    with pytest.raises(DeviceError, match=r"cannot be compiled .*leave --compile out"):
+        reconstruct_file(file, plan(file), Aos(), prior, tmp_path, Options(compiled=True))
 
 
 def test_slices_made_with_other_settings_are_dropped(volume, tmp_path):

@@ -7,6 +7,8 @@ return the denoised image ``D``, 0 outside the support of the maps. All sizes ar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -39,6 +41,7 @@ class Denoiser(nn.Module, ABC):
         nets: these networks.
         sigma_data: standard deviation of the images per real channel, normalised units.
         autocast: run the network (never the physics) in bfloat16.
+        compiled: whether ``torch.compile`` was asked for the networks.
     """
 
     kind: str
@@ -51,6 +54,7 @@ class Denoiser(nn.Module, ABC):
         self.nets = nn.ModuleList(UNet(spec, self.in_channels) for _ in range(self.n_passes))
         self.sigma_data = sigma_data
         self.autocast = False
+        self.compiled = False
 
     @abstractmethod
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
@@ -64,6 +68,13 @@ class Denoiser(nn.Module, ABC):
         Returns:
             The denoised image, complex ``(b, y, x)``.
         """
+
+    def compile_networks(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Have ``torch.compile`` translate the networks, when they first meet a size."""
+        if not self.compiled:
+            for net in self.nets:
+                net.compile(backend=backend)
+        self.compiled = True
 
     def vary(self, rng: Generator) -> None:
         """Draw what varies from one training step to the next; here, nothing."""
