@@ -172,6 +172,8 @@ def run(
         samples = sampling.n_samples if samples is None else samples
     if not is_stochastic(chosen) and ((samples or 1) > 1 or keep_samples):
         complain(f"warning: {chosen.name} gives one image, so there are no samples")
+    elif keep_samples and samples == 1:
+        complain("warning: a single sample is the image itself, and is not written a second time")
     if samples is None:
         samples = Options.n_samples
     if retrospective is None and (mask_type is not None or calib_lines is not None):
@@ -206,6 +208,9 @@ def run(
     )
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
 
+    def draw(scan_id: str) -> None:
+        draw_volume(output / f"{scan_id}.h5", output / f"{scan_id}.png")
+
     with progress_bar() as bars:
 
         def one(path: Path) -> None:
@@ -217,6 +222,8 @@ def run(
             )
             if is_done(output, file.scan_id, made_with, overwrite=overwrite):
                 say(f"{path.name}: done already (--overwrite does it again)")
+                if png:
+                    draw(file.scan_id)
                 return
             preparation = plan(file, config, device=where)
             reference = None
@@ -241,7 +248,7 @@ def run(
             )
             bars.remove_task(work)
             if png:
-                draw_volume(output / f"{file.scan_id}.h5", output / f"{file.scan_id}.png")
+                draw(file.scan_id)
             say(summary_line(report))
             if verbose:
                 for line in slice_lines(report):

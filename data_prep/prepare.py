@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..coil_maps import pack_maps, unpack_maps
+from ..device import lost
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError
 from ..fourier import center_crop
 from ..io import PreparedFile, ScanFile
@@ -135,7 +136,7 @@ class Preparation:
 
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
         """Prepare slices, and hand over ESPIRiT's eigenvalues too (None for a single coil)."""
-        with naming(self.path):
+        with naming(self.path, self.device):
             scan = remove_oversampling(scan, self.n_rows)
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
@@ -145,8 +146,8 @@ class Preparation:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors of the chain's steps become errors that name the file."""
+def naming(path: Path, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Errors of the chain's steps become errors that name the file, or a device that was lost."""
     try:
         yield
     except PrepError as error:
@@ -160,6 +161,10 @@ def naming(path: Path) -> Iterator[None]:
             f"{path}: a coil covariance cannot be decomposed, its numbers span too wide a range; "
             "the k-space or its noise is damaged, export the scan again"
         ) from error
+    except RuntimeError as error:
+        if told := lost(error, device):
+            raise told from error
+        raise
 
 
 def check_samples(scan: Scan, scale: float) -> None:

@@ -40,6 +40,17 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
+    """What to say where an error means that a GPU is no longer there; None where it does not."""
+    if "CUDA error" not in str(error):
+        return None
+    reason = str(error).splitlines()[0]
+    return DeviceError(
+        f"device {str(device)!r} was lost ({reason}); what is finished is kept: run the same command "
+        "again"
+    )
+
+
 PRECISIONS = ("auto", "fp32", "bf16")
 """Of networks: "auto" is bf16 on a GPU and fp32 on a CPU."""
 

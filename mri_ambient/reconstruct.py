@@ -18,7 +18,7 @@ from ._version import __version__
 from .baselines import BASELINES, Baseline
 from .batch import Batch
 from .config import parse_option
-from .device import autocast_on, check_precision
+from .device import autocast_on, check_precision, lost
 from .errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
 from .fourier import image_crop
 from .memory import bytes_per_image, images_at_once
@@ -228,12 +228,9 @@ class _Work:
                     f"the networks cannot be compiled ({str(error).splitlines()[0]}); leave "
                     "--compile out"
                 ) from error
-            if "CUDA error" not in str(error):
-                raise
-            raise DeviceError(
-                f"device {str(self.device)!r} was lost ({str(error).splitlines()[0]}); finished "
-                "slices are kept: run the same command again"
-            ) from error
+            if told := lost(error, self.device):
+                raise told from error
+            raise
 
     def _run(self, batch: Batch, rng: list[torch.Generator]) -> Tensor:
         method, op, noise_std = self.method, batch.op, batch.noise_std

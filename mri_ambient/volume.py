@@ -279,14 +279,15 @@ def reconstruct_file(
     n_slices = max(1, n_images // (options.n_samples if is_stochastic(method) else 1))
     scores: dict[str, Any] = {}
     doubts = list(preparation.doubts)
-    with _noted(doubts):
+    told: set[str] = set()
+    with _noted(doubts, told):
         _doubt_prior(file, method, prior)
         _doubt_spread(file, method, prior, options)
     with finished:
         missing = [index for index in range(len(file)) if index not in finished]
         for first, last in _runs(missing, n_slices):
             noted: list[str] = []
-            with _noted(noted):
+            with _noted(noted, told):
                 prepared = preparation.apply(file[first:last])
                 result = reconstruct(prepared, method, prior, options, on_step=on_step)
                 if result.provenance["device"] != str(torch.device(options.device)):
@@ -305,7 +306,7 @@ def reconstruct_file(
             out.write(index, parts["img"], parts.get("std"), parts.get("samples"))
     checks, facts, noted = finished.report()
     doubts += noted
-    with _noted(doubts):
+    with _noted(doubts, told):
         _doubt_residual(file, method, checks, facts["sigma_n"])
         _tell_flags(file, checks)
         if reference is not None:
@@ -409,10 +410,11 @@ def _tell_flags(file: ScanFile, checks: Sequence[dict[str, Any]]) -> None:
     """Warn about flagged slices, one warning a scan."""
     flagged = [check for check in checks if check.get("flags")]
     if flagged:
+        places = ", ".join(str(check["slice"]) for check in flagged)
         first = flagged[0]
         warnings.warn(
-            f"{file.path.name}: {len(flagged)} of {len(checks)} slices do not fit the prior (slice "
-            f"{first['slice']} {first['flags'][0]})",
+            f"{file.path.name}: {len(flagged)} of {len(checks)} slices are flagged ({places}); "
+            f"slice {first['slice']} {first['flags'][0]}",
             NumericalWarning,
             stacklevel=2,
         )
@@ -586,14 +588,17 @@ def _doubt_residual(
 
 
 @contextmanager
-def _noted(doubts: list[str]) -> Iterator[None]:
-    """Numerical warnings go on to the caller and into the report as well."""
+def _noted(doubts: list[str], told: set[str]) -> Iterator[None]:
+    """Numerical warnings go on to the caller, those not ``told`` yet, and into the report."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NumericalWarning)
         yield
     for warning in caught:
         if isinstance(warning.message, NumericalWarning):
             doubts.append(str(warning.message))
+            if doubts[-1] in told:
+                continue
+            told.add(doubts[-1])
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partialmethod
@@ -80,6 +81,19 @@ def test_finished_slices_are_kept_and_gone_on_with(volume, tmp_path):
     assert resumed["checks"] == whole["checks"]
     assert set(resumed["doubts"]) == set(whole["doubts"]) != set()
     assert len(list((tmp_path / "cut").iterdir())) == 2
+
+
+def test_a_doubt_about_every_batch_is_told_once(volume, tmp_path):
+    file, prior = open_scan(volume), prior_of("plain", masks=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = reconstruct_file(
+            file, plan(file), Dds(n_steps=2, sigma_max=1e-3), prior, tmp_path,
+            Options(n_samples=1, batch_size=2),
+        )  # fmt: skip
+    told = [str(w.message) for w in caught if "the first noise level" in str(w.message)]
+    assert len(told) == 1
+    assert told[0] in report["doubts"]
 
 
 def test_a_batch_that_fitted_is_kept_to(volume, tmp_path):

@@ -71,8 +71,7 @@ def main() -> None:
     prior = Prior(facts.build().eval().requires_grad_(False).to(device), facts)
     prior.net.autocast = autocast_on(args.precision, device)
     if args.compile:
-        for part in prior.net.nets:
-            part.compile()
+        prior.net.compile_networks()
     shape = (args.size, args.size)
     one = random_sense(shape, args.coils, rng_for(0))
     for n in (1, args.batch_size):

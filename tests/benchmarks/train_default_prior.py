@@ -170,7 +170,8 @@ def main() -> None:
     else:
         coarse = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
         start = make(args, "fine", FINE, finer, images=FINE_IMAGES, init=coarse)
-    prior = make(args, "all", COARSE | FINE, finer, init=start)
+    calmer = replace(finer, learning_rate=6e-4, decay_images=3000)
+    prior = make(args, "all", COARSE | FINE, calmer, init=start)
     if args.ship:
         save_prior(prior, WEIGHTS / f"{DEFAULT}.safetensors", half=True)
         (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(prior, args.precision))
