@@ -11,7 +11,7 @@ nearest of the mirror images that training shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from .baselines import CgSense
 from .data import Item, load_dataset
-from .errors import ConfigError
+from .errors import ConfigError, ScanFormatError
 from .prior import Prior
 from .reconstruct import draw_images
 from .samplers import PriorOnly
@@ -77,32 +77,39 @@ def memorization(
     seed: int = 0,
     device: torch.device | str = "cpu",
     on_image: Callable[[int, int], None] | None = None,
+    on_damaged: Callable[[str], None] | None = None,
 ) -> Memorization:
     """Compare what a prior draws with what it was trained on.
 
     Args:
-        prior: it must know which scans were set aside when it was trained (its card does).
-        folder: the prepared scans it was trained on.
+        prior: its card must say which scans it was trained on.
+        folder: these scans, prepared, and some that it was not trained on, such as those that were
+            set aside then.
         n_samples: images to draw, with the maps of the scans that were set aside.
         n_steps: network evaluations an image.
         seed: of the images.
         device: where to compute.
         on_image: told (done, total) after every scan and every drawn image.
+        on_damaged: given a sentence about every file or slice that cannot be read and is left out.
 
     Raises:
-        ConfigError: the prior or the folder does not say which scans were not trained on.
+        ConfigError: there are no scans of one of the two kinds.
+        ScanFormatError: none of one kind can be read.
     """
-    held_ids = set(prior.facts.card.get("validation_scans", ()))
     if n_samples < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_samples}")
     dataset = load_dataset(folder, n_validation=0, seed=seed)
-    held = [item for item in dataset.train if item.scan_id in held_ids]
-    trained = [item for item in dataset.train if item.scan_id not in held_ids]
+    trained = [item for item in dataset.train if prior.was_trained_on(item.scan_id)]
+    held = [item for item in dataset.train if not prior.was_trained_on(item.scan_id)]
     if not held or not trained:
         raise ConfigError(
-            f"{folder}: holds {len(held)} slices that the prior set aside and {len(trained)} it "
-            "was trained on; name the folder it was trained on, with at least 5 scans"
+            f"{folder}: holds {len(trained)} slices that the prior was trained on and {len(held)} "
+            "others; name the folder it was trained on, with at least 5 scans, some of them set "
+            "aside"
         )
+    tell = on_damaged or (lambda sentence: None)
+    for sentence in dataset.damaged:
+        tell(sentence)
     total, done = len(held) + len(trained) + n_samples, 0
 
     def tick() -> None:
@@ -111,14 +118,20 @@ def memorization(
         if on_image is not None:
             on_image(done, total)
 
-    def features(items: Sequence[Item]) -> Tensor:
-        found = []
+    def features(items: list[Item]) -> tuple[list[Item], Tensor]:
+        read, found = [], []
         for item in items:
-            found.append(feature(_cg_sense(item, device)))
+            try:
+                found.append(feature(_cg_sense(item, device)))
+                read.append(item)
+            except ScanFormatError as error:
+                tell(str(error))
             tick()
-        return torch.stack(found)
+        if not read:
+            raise ScanFormatError(f"{folder}: none of the scans compared with can be read")
+        return read, torch.stack(found)
 
-    known, unseen = features(trained), features(held)
+    (trained, known), (held, unseen) = features(trained), features(held)
     images = []
     for k in range(n_samples):
         maps = held[k % len(held)].read().maps

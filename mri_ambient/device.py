@@ -46,8 +46,8 @@ def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
         return None
     reason = str(error).splitlines()[0]
     return DeviceError(
-        f"device {str(device)!r} was lost ({reason}); what is finished is kept: run the same command "
-        "again"
+        f"device {str(device)!r} was lost ({reason}); what is finished is kept: run the same "
+        "command again"
     )
 
 

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import damage_samples
 
 from mri_ambient.audit import feature, memorization, nearest
 from mri_ambient.baselines import CgSense
 from mri_ambient.data import load_dataset
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.rng import rng_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled|mask):UserWarning")
@@ -29,9 +30,12 @@ class Stub:
 
     sigma_min, sigma_data, tau = 0.01, 0.3, 0.1
 
-    def __init__(self, images: list[torch.Tensor], held: list[str]) -> None:
+    def __init__(self, images: list[torch.Tensor], known: list[str]) -> None:
         self.images, self.n = images, 0
-        self.facts = SimpleNamespace(card={"validation_scans": held})
+        self.known = known
+
+    def was_trained_on(self, scan_id: str) -> bool:
+        return scan_id in self.known
 
     def denoiser(self, op, rng, further="scan"):
         img = self.images[self.n % len(self.images)]
@@ -45,19 +49,19 @@ def cg_images(scans: Path) -> list[torch.Tensor]:
 
 
 @pytest.fixture
-def held(scans) -> list[str]:
+def known(scans) -> list[str]:
     names = sorted(path.stem for path in scans.glob("*.h5"))
-    return names[:3]
+    return names[3:]
 
 
-def test_copies_of_training_scans_are_found_and_paired(scans, held):
+def test_copies_of_training_scans_are_found_and_paired(scans, known):
     """Noisy, mirrored, rescaled copies of three training scans."""
     images = cg_images(scans)
     chosen = [3, 5, 8]
     noisy = [
         2 * (images[i] + 0.02 * torch.randn(32, 32, generator=rng_for(i))).flip(-1) for i in chosen
     ]
-    found = memorization(Stub(noisy, held), scans, n_samples=3, n_steps=2)
+    found = memorization(Stub(noisy, known), scans, n_samples=3, n_steps=2)
     names = sorted(path.stem for path in scans.glob("*.h5"))
     assert found.nearest == tuple(f"{names[i]}/0" for i in chosen)
     assert found.n_suspects == 3
@@ -66,16 +70,39 @@ def test_copies_of_training_scans_are_found_and_paired(scans, held):
     assert "3 of 3 drawn images" in found.line
 
 
-def test_scans_that_were_not_trained_on_are_no_copies(scans, held):
+def test_scans_that_were_not_trained_on_are_no_copies(scans, known):
     images = cg_images(scans)
-    found = memorization(Stub(images[:3], held), scans, n_samples=3, n_steps=2)
+    found = memorization(Stub(images[:3], known), scans, n_samples=3, n_steps=2)
     assert found.n_suspects == 0
     assert found.sample_distances == pytest.approx(found.held_out_distances, abs=1e-3)
 
 
-def test_the_prior_must_say_what_it_was_not_trained_on(scans):
-    with pytest.raises(ConfigError, match="set aside"):
-        memorization(Stub([torch.ones(32, 32)], []), scans, n_samples=1)
+def test_there_must_be_scans_of_both_kinds(scans, known):
+    for names in ([], [path.stem for path in scans.glob("*.h5")]):
+        with pytest.raises(ConfigError, match="set aside"):
+            memorization(Stub([torch.ones(32, 32)], names), scans, n_samples=1)
+
+
+def test_damaged_scans_are_named_and_left_out(scans, known, tmp_path):
+    """One of each kind; and none of a kind that is left."""
+    folder = tmp_path / "scans"
+    shutil.copytree(scans, folder)
+    paths = sorted(folder.glob("*.h5"))
+    paths[0].write_bytes(paths[0].read_bytes()[:5000])
+    damage_samples(paths[3])
+    told: list[str] = []
+    images = cg_images(scans)
+    found = memorization(Stub(images[4:5], known), folder, n_samples=1, n_steps=2,
+                         on_damaged=told.append)  # fmt: skip
+    assert len(told) == 2
+    assert paths[0].name in told[0]
+    assert paths[3].name in told[1]
+    assert len(found.held_out_distances) == 2
+    assert found.nearest == (f"{paths[4].stem}/0",)
+    for path in paths[1:3]:
+        damage_samples(path)
+    with pytest.raises(ScanFormatError, match="none of the scans"):
+        memorization(Stub(images[4:5], known), folder, n_samples=1)
 
 
 def test_the_distance_is_blind_to_scale_and_mirrors():

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import streams
+from helpers import damage_samples, streams
 
 from mri_ambient.baselines import L1Wavelet
 from mri_ambient.batch import Batch
@@ -414,11 +414,7 @@ def test_damaged_shards_are_named_once_and_left_out(scans, tmp_path):
     held = {item.scan_id for item in load_dataset(folder, n_validation=2, seed=0).validation}
     in_training = [path for path in paths if path.stem not in held]
     in_training[0].write_bytes(in_training[0].read_bytes()[:5000])
-    with h5py.File(in_training[1]) as file:
-        offset = file["ksp"].id.get_chunk_info(0).byte_offset
-    with in_training[1].open("r+b") as raw:
-        raw.seek(offset + 100)
-        raw.write(b"\x55" * 16)
+    damage_samples(in_training[1])
     said = []
     prior = train(folder, tmp_path / "run", QUICK, images=40, on_damaged=said.append)
     assert prior.facts.card["images_seen"] == 40

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -465,6 +466,25 @@ def test_audit_compares_what_a_prior_draws_with_its_scans(cli, tmp_path, trained
     said = cli("audit", "memorization", run, raw, "-o", tmp_path / "other", "--device", "cpu",
                code=3)[1]  # fmt: skip
     assert "a raw scan" in said
+
+
+def test_damaged_scans_are_named_and_end_with_1(cli, tmp_path, trained):
+    """Of training and of an audit; everything else is done."""
+    _, prepared, run = trained
+    folder = tmp_path / "damaged"
+    shutil.copytree(prepared, folder)
+    known = load_prior(run).was_trained_on
+    path = next(path for path in sorted(folder.glob("*.h5")) if known(path.stem))
+    path.write_bytes(path.read_bytes()[:5000])
+    said = cli("audit", "memorization", run, folder, "-o", tmp_path / "audit", "--samples", 1,
+               "--steps", 2, "--device", "cpu", code=1)[1]  # fmt: skip
+    assert path.name in said
+    assert (tmp_path / "audit/memorization.json").exists()
+    said = cli("train", folder, "-o", tmp_path / "again", "--images", 4, "--batch-size", 2,
+               "--device", "cpu", code=1)[1]  # fmt: skip
+    assert path.name in said
+    assert "4 images seen" in said
+    assert (tmp_path / "again/prior.safetensors").exists()
 
 
 def test_prep_stops_where_memory_ends(cli, full, tmp_path, monkeypatch):
