@@ -48,7 +48,17 @@ def run(
     patches: Annotated[
         bool, typer.Option("--patches", help="Learn patches and their place: for few scans.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Images a step, and samples drawn at once.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images a step, and samples drawn at once.", show_default="that of RUN"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Adam's, after the warm-up.", show_default="that of RUN")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of networks: auto, fp32 or bf16.", show_default="that of RUN"),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of everything random.", show_default="that of RUN")
     ] = None,
@@ -76,6 +86,7 @@ def run(
     limit = None if time_limit is None else parse_seconds(time_limit)
     part = parse_shard(shard)
     stored = read_identity(run_folder / "run.json")
+    before = stored["config"]
     if images is None and limit is None:
         images = images_seen(run_folder)
     where = pick_device(device)
@@ -84,12 +95,14 @@ def run(
         rounds=rounds,
         sampler=Dds(n_steps=steps),
         training=TrainConfig(
-            preset=preset or stored["config"]["preset"],
+            preset=preset or before["preset"],
             wrapper="patched" if patches else None,
-            batch_size=batch_size,
-            n_validation=stored["config"]["n_validation"],
+            batch_size=batch_size or before["batch_size"],
+            learning_rate=learning_rate or before["learning_rate"],
+            precision=precision or before["precision"],
+            n_validation=before["n_validation"],
             # The same seed sets the same scans aside: none that RUN saw becomes held-out.
-            seed=stored["config"]["seed"] if seed is None else seed,
+            seed=before["seed"] if seed is None else seed,
         ),
     )
     interrupted = on_interrupt()
@@ -121,7 +134,7 @@ def run(
             config,
             images=images,
             time_limit_s=limit,
-            batch_size=batch_size,
+            batch_size=config.training.batch_size,
             device=where,
             shard=part,
             on_sample=sampled,

@@ -21,7 +21,6 @@ import torch
 
 from .atomic import atomic_path
 from .checkpoint import load_prior
-from .data import load_dataset
 from .errors import ConfigError
 from .nn.unet import preset
 from .objectives import Supervised
@@ -30,7 +29,7 @@ from .reconstruct import Options
 from .runs import images_seen
 from .samplers import Dds, Sampler
 from .targets import make_targets
-from .train import Progress, TrainConfig, train
+from .train import Progress, TrainConfig, split, train
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def refit(
         raise ConfigError("say when a round stops: a number of images or a time limit")
     config = config or RefitConfig()
     training = replace(config.training, objective=Supervised(images="posterior"))
-    dataset = load_dataset(folder, n_validation=training.n_validation, seed=training.seed)
+    dataset = split(folder, training, start)
     if on_damaged is not None:
         for sentence in dataset.damaged:
             on_damaged(sentence)
@@ -124,7 +123,12 @@ def refit(
             config.sampler,
             prior,
             # Another seed every round: a sample must not repeat the noise of the one before.
-            Options(seed=training.seed + round_, batch_size=batch_size, device=device),
+            Options(
+                seed=training.seed + round_,
+                batch_size=batch_size,
+                device=device,
+                precision=training.precision,
+            ),
             shard=shard,
             on_scan=drawn,
             on_damaged=on_damaged,
@@ -147,6 +151,7 @@ def refit(
             time_limit_s=time_limit_s,
             device=device,
             init=warm,
+            teacher=prior,
             targets=targets,
             on_progress=trained,
             on_damaged=on_damaged,

@@ -247,6 +247,7 @@ def train(
     time_limit_s: float | None = None,
     device: torch.device | str = "cpu",
     init: Prior | None = None,
+    teacher: Prior | None = None,
     targets: Path | None = None,
     workers: int = 0,
     force: bool = False,
@@ -267,6 +268,7 @@ def train(
         device: where to train.
         init: start from the weights of this prior instead of fresh ones (fine-tuning); everything
             else about the new prior is measured on the new data.
+        teacher: the prior that drew the target images: what it knows, the new one may know too.
         targets: folder of target images (see :mod:`~mri_ambient.targets`) for an objective that
             learns from images; made in ``run`` by default.
         workers: processes that read and decode; 0 leaves it to a thread.
@@ -292,7 +294,7 @@ def train(
     started = time.monotonic()
     device = torch.device(device)
     team = Team.joined()
-    dataset = _dataset(folder, config, init)
+    dataset = split(folder, config, teacher or init)
     damage = _Damage(on_damaged)
     damage.note(dataset.damaged)
     _check_dataset(dataset, folder, config, force=force)
@@ -300,7 +302,7 @@ def train(
 
     def begin() -> PriorFacts:
         make_folder(run)
-        return _prepare_run(run, dataset, folder, config, init, cases)
+        return _prepare_run(run, dataset, folder, config, init, teacher, cases)
 
     facts = team.from_first(begin)
     if config.objective.targets is not None:
@@ -414,13 +416,17 @@ def _has_settled(held_out: list[float], config: TrainConfig) -> bool:
     return len(held_out) - 1 - int(np.argmin(held_out)) >= config.patience
 
 
-def _dataset(folder: Path, config: TrainConfig, init: Prior | None) -> Dataset:
-    """The scans; what judged the initial prior judges again, and what it knows judges nothing."""
-    judged = set() if init is None else set(init.facts.card.get("validation_scans", ()))
+def split(folder: Path, config: TrainConfig, elder: Prior | None) -> Dataset:
+    """Scans to train on and scans to judge by, none of which the new prior can know of.
+
+    What judged the prior it learns from (as its start or its teacher) judges again, and what that
+    one knows judges nothing.
+    """
+    judged = set() if elder is None else set(elder.facts.card.get("validation_scans", ()))
     dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed, first=judged)
-    if init is None:
+    if elder is None:
         return dataset
-    unknown = [item for item in dataset.validation if not init.was_trained_on(item.scan_id)]
+    unknown = [item for item in dataset.validation if not elder.was_trained_on(item.scan_id)]
     return replace(dataset, validation=tuple(unknown))
 
 
@@ -675,6 +681,7 @@ def _prepare_run(
     folder: Path,
     config: TrainConfig,
     init: Prior | None,
+    teacher: Prior | None,
     cases: list[HeldOut],
 ) -> PriorFacts:
     """Write the run's configuration, or check that it is the same run; say what is trained."""
@@ -710,8 +717,8 @@ def _prepare_run(
         write_json(path, wanted | {"folder": str(folder.resolve()), "measured": measured})
     objective = config.objective
     trained_on = {scan_digest(item.scan_id) for item in dataset.train}
-    if init is not None:
-        trained_on |= set(init.facts.card.get("trained_on", ()))
+    for elder in (init, teacher):
+        trained_on |= set() if elder is None else set(elder.facts.card.get("trained_on", ()))
     card = {
         "n_scans": dataset.n_scans,
         "n_train_slices": len(dataset.train),
@@ -723,6 +730,7 @@ def _prepare_run(
         "objective_options": objective.as_dict(),
         "preset": config.preset,
         "init": started_from,
+        "teacher": None if teacher is None else teacher.facts.card.get("sha256"),
         "version": __version__,
         "torch": torch.__version__,
         "references": measured["references"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,24 @@ def test_shards_draw_and_an_interrupted_refit_goes_on(scans, start, tmp_path):
     a, b = (load_tensors(tmp_path / name / "prior.safetensors")[0] for name in ("whole", "parts"))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert resumed.facts.sigma_data == whole.facts.sigma_data
+
+
+def test_what_the_first_prior_knows_judges_nothing(scans, start, tmp_path):
+    """On fewer scans, under another seed: what judged it judges on, what it saw is remembered."""
+    (held,) = start.facts.card["validation_scans"]
+    less = tmp_path / "less"
+    known = sorted(path.name for path in scans.glob("*.h5") if path.stem != held)
+    shutil.copytree(scans, less, ignore=lambda *_: {known[0]})
+    seed = next(
+        seed for seed in range(1, 30)
+        if load_dataset(less, n_validation=2, seed=seed).validation[0].scan_id != held
+    )  # fmt: skip
+    config = replace(REFIT, training=replace(QUICK, seed=seed))
+    prior = refit(less, start, tmp_path / "out", config, images=2)
+    card = prior.facts.card
+    assert card["validation_scans"] == [held]
+    assert card["trained_on"] == start.facts.card["trained_on"]
+    assert card["teacher"] == load_prior(tmp_path / "out/round-1").facts.card["sha256"]
 
 
 def test_means_are_refused():

@@ -22,6 +22,7 @@ from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.prior import Prior, PriorFacts, scan_digest
 from mri_ambient.reconstruct import SAMPLINGS, Sampling
+from mri_ambient.runs import read_identity
 from mri_ambient.samplers import Dds
 from mri_ambient.weights import DEFAULT, default_prior
 
@@ -434,20 +435,23 @@ def trained(cli, tmp_path, monkeypatch) -> tuple[Path, Path, Path]:
     cli("simulate", "phantom", "-o", raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
         "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
     cli("prep", raw, "-o", prepared, "--device", "cpu", "--no-pictures")
-    cli("train", prepared, "-o", run, "--images", 4, "--batch-size", 2, "--device", "cpu")
+    cli("train", prepared, "-o", run, "--images", 4, "--batch-size", 2, "--learning-rate", 2e-3,
+        "--precision", "fp32", "--device", "cpu")  # fmt: skip
     return raw, prepared, run
 
 
 def test_refit_a_run(cli, tmp_path, trained):
     """It finds the run's scans, draws in parts, trains, and its prior reconstructs."""
     _, prepared, run = trained
-    words = ("refit", run, "--rounds", 1, "--images", 4, "--batch-size", 2, "--steps", 3,
-             "--device", "cpu")  # fmt: skip
+    words = ("refit", run, "--rounds", 1, "--images", 4, "--steps", 3, "--device", "cpu")
     for part in ("1/2", "2/2"):
         assert f"part {part} are drawn" in cli(*words, "--shard", part)[1]
     assert "4 images seen in the last round" in cli(*words)[1]
     held = json.loads(cli("info", run / "refit", "--json")[0])
     assert (held["objective"], held["denoiser"]) == ("supervised", "plain")
+    options = [read_identity(at / "run.json")["config"] for at in (run, run / "refit/round-1")]
+    for key in ("batch_size", "learning_rate", "precision", "preset", "seed"):
+        assert options[0][key] == options[1][key]
     cli("reconstruct", prepared, "-o", tmp_path / "out", "-m", run / "refit", "--method", "dds",
         "--steps", 3, "--samples", 2, "--device", "cpu")  # fmt: skip
     assert len(list((tmp_path / "out").glob("*.h5"))) == 6
