@@ -10,10 +10,10 @@ with its ingredients left out one at a time; ``refit`` goes on from ``kspace``. 
 as long for an image (parameters and seconds are in every row). Only ``supervised`` is given fully
 sampled scans of the same images. Every prior reconstructs simulated scans of validation images,
 against the noise-free RSS image inside the support, and the real scan at R = 4 and 8, by one step
-with data consistency (mask-conditioned priors) and by one sample and the mean of
-four of ``dds``; classical methods stand beside. Prints one JSON line a prior and writes
-WORK/results.json; what is done is not done again, so that it can be run in parts (``--only NAME``,
-``--hours H``).
+with data consistency (mask-conditioned priors) and by one sample and the mean of four of ``dds``
+(which does not end with data consistency); classical methods stand beside. Prints one JSON line a
+prior and writes WORK/results.json; what is done is not done again, so that it can be run in parts
+(``--only NAME``, ``--hours H``). ``--table RESULTS.json`` prints such a file as Markdown and stops.
 
 ``--quick`` runs two objectives on phantoms in seconds and says nothing about quality.
 """
@@ -147,7 +147,7 @@ def learn(args: argparse.Namespace, setting: Setting, name: str) -> Prior:
     train(folder, base, config, **common)
     if not way.refit:
         return load_prior(run, args.where)
-    rounds = RefitConfig(rounds=2, sampler=Dds(n_steps=args.steps), training=config)
+    rounds = RefitConfig(rounds=2, sampler=dds(args), training=config)
     start = load_prior(base, args.where)
     done = refit(folder, start, run, rounds, batch_size=16, **common)
     assert done is not None
@@ -167,6 +167,11 @@ N_SAMPLES = 4
 """Samples of a stochastic sampler; their mean is scored, and each on its own."""
 
 
+def dds(args: argparse.Namespace) -> Dds:
+    """How samples are drawn: by every prior in the same way."""
+    return Dds(n_steps=args.steps, final_dc=False)
+
+
 def samplers_for(prior: Prior, args: argparse.Namespace) -> dict[str, Sampler]:
     """How a prior is asked."""
     facts = prior.facts
@@ -174,7 +179,7 @@ def samplers_for(prior: Prior, args: argparse.Namespace) -> dict[str, Sampler]:
     if facts.mask_conditioned or facts.noise_filled:
         found["aos"] = Aos()
     if not facts.one_level:
-        found["dds, mean of 4"] = Dds(n_steps=args.steps)
+        found["dds, mean of 4"] = dds(args)
     return found
 
 
@@ -248,6 +253,39 @@ def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> I
                     yield key
 
 
+HEAD = (
+    "prior", "parameters", "one step + DC", "one sample of dds", "mean of 4", "SSIM", "NMSE",
+    "real scan, R = 4 / 8",
+)  # fmt: skip
+
+
+def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Markdown: a table a setting, a line a prior; the last columns are of the better asking."""
+    for setting in SETTINGS:
+        rows = {key: row for key, row in results.items() if key.startswith(f"{setting.name} | ")}
+        if not rows:
+            continue
+        yield f"\n**{setting.name}**\n"
+        yield f"| {' | '.join(HEAD)} |"
+        yield "|---" * len(HEAD) + "|"
+        for name in dict.fromkeys(key.split(" | ")[1] for key in rows):
+            step = rows.get(f"{setting.name} | {name} | aos", {})
+            drawn = rows.get(f"{setting.name} | {name} | dds, mean of 4", {})
+            plainly = rows.get(f"{setting.name} | {name}", {})
+            asked = [row for row in (step or plainly, drawn) if row]
+            best = max(asked, key=lambda row: row["psnr"])
+            numbers = [
+                f"{best['parameters'] / 1e6:.2f} M" if "parameters" in best else "",
+                *(f"{row['psnr']:.2f}" if row else "" for row in (step or plainly,)),
+                f"{drawn['psnr_one']:.2f}" if drawn else "",
+                f"{drawn['psnr']:.2f}" if drawn else "",
+                f"{best['ssim']:.3f}",
+                f"{best['nmse']:.4f}",
+                " / ".join(f"{best[key]:.1f}" for key in best if key.startswith("real")),
+            ]
+            yield f"| {' | '.join([name, *numbers])} |"
+
+
 def main() -> None:
     """Learn, score, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -268,8 +306,12 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="only these ways")
     parser.add_argument("--setting", action="append", help="only these data sets, as R4-noisy")
     parser.add_argument("--hours", type=float, default=1e9, help="start nothing after this")
+    parser.add_argument("--table", type=Path, help="results to print, as Markdown")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    if args.table is not None:
+        print(*table(json.loads(args.table.read_text())), sep="\n")
+        return
     args.settings = [s for s in SETTINGS if not args.setting or s.name in args.setting]
     if args.quick:
         args.work = Path(tempfile.mkdtemp())
