@@ -79,7 +79,9 @@ def run(
             help="Noise levels of a sampler.", show_default="dds, msm 50; pula 100; adps 500"
         ),
     ] = None,
-    final_dc: Annotated[bool, typer.Option(help="End aos with data consistency.")] = True,
+    final_dc: Annotated[
+        bool, typer.Option(help="End with data consistency: aos; dds, msm, pula under masks.")
+    ] = True,
     option: Set = None,
     lam: Annotated[
         float | None,
@@ -207,6 +209,8 @@ def run(
         compiled=compiled,
     )
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
+    if loaded is None and prior is not None:
+        complain(f"warning: {chosen.name} asks no prior, so {prior} is not used")
 
     def draw(scan_id: str) -> None:
         draw_volume(output / f"{scan_id}.h5", output / f"{scan_id}.png")

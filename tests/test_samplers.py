@@ -211,7 +211,8 @@ def test_guidance_needs_a_prior_that_knows_masks(prior, op):
 
 @pytest.mark.parametrize(
     "make", [lambda: Adps(n_steps=1), lambda: Adps(step_size=-1), lambda: PriorOnly(n_steps=0),
-             lambda: PriorOnly(guidance=-1),
+             lambda: PriorOnly(guidance=-1), lambda: PriorOnly(sigma_max=0.0),
+             lambda: Adps(sigma_max=float("inf")), lambda: Pula(sigma_max=-1.0),
              lambda: Aos(n_cg=0), lambda: Dds(start="there"), lambda: Dds(renoise="again"),
              lambda: Dds(sigma_max=0.0), lambda: Msm(n_masks=0), lambda: Pula(n_steps=1),
              lambda: Pula(gamma=2.1), lambda: Pula(start="there")],

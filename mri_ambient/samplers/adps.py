@@ -17,11 +17,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
-from ..noise import EDM_SIGMA_DATA, rho_schedule
+from ..noise import rho_schedule
 from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
-from .base import OnStep, StepInfo
+from .base import OnStep, StepInfo, check_schedule, first_level
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Adps:
     sigma_max: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.n_steps < 2:
-            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
+        check_schedule(self.n_steps, self.sigma_max)
         if not 0 <= self.step_size < math.inf:
             raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
 
@@ -73,8 +72,8 @@ class Adps:
     ) -> Tensor:
         """Reconstruct; see :class:`~mri_ambient.samplers.base.Sampler`."""
         denoiser = prior.denoiser(op, rng, further="training")
-        sigma_max = self.sigma_max * prior.sigma_data / EDM_SIGMA_DATA
-        sigmas = [*rho_schedule(self.n_steps, sigma_max, prior.sigma_min).tolist(), 0.0]
+        highest = first_level(self.sigma_max, prior)
+        sigmas = [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
         n_measured = op.mask.sum(dim=(-3, -2, -1)) * ksp.shape[-3]
         step = self.step_size * noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
 

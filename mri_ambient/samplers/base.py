@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,14 @@ def check_start(start: str) -> None:
     """Raise ConfigError if it is none of :data:`STARTS`."""
     if start not in STARTS:
         raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+
+
+def check_schedule(n_steps: int, sigma_max: float | None) -> None:
+    """Raise ConfigError where no schedule of noise levels has these options."""
+    if n_steps < 2:
+        raise ConfigError(f"at least 2 steps are needed, got {n_steps} (n_steps)")
+    if sigma_max is not None and not 0 < sigma_max < math.inf:
+        raise ConfigError(f"sigma_max must be positive and finite, got {sigma_max}")
 
 
 MOST_SIGMA = 80.0

@@ -34,7 +34,7 @@ from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import OnStep, StepInfo, check_start, finish, first_image, first_level
+from .base import OnStep, StepInfo, check_schedule, check_start, finish, first_image, first_level
 
 LEAST_NOISE = 1e-3
 """Noise per real channel, normalised units, below which a scan counts as having this much."""
@@ -73,15 +73,12 @@ class Descent:
     final_dc: bool = True
 
     def __post_init__(self) -> None:
-        if self.n_steps < 2:
-            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
+        check_schedule(self.n_steps, self.sigma_max)
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta must be from 0 to 1, got {self.eta}")
         if self.n_cg < 1:
             raise ConfigError(f"n_cg must be at least 1, got {self.n_cg}")
         check_start(self.start)
-        if self.sigma_max is not None and not 0 < self.sigma_max < math.inf:
-            raise ConfigError(f"sigma_max must be positive and finite, got {self.sigma_max}")
         if self.renoise not in RENOISE:
             raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
 

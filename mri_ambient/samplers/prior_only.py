@@ -21,11 +21,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
-from ..noise import EDM_SIGMA_DATA, rho_schedule
+from ..noise import rho_schedule
 from ..prior import DenoiseFn, DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
-from .base import OnStep, StepInfo
+from .base import OnStep, StepInfo, check_schedule, first_level
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class PriorOnly:
     guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.n_steps < 2:
-            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
+        check_schedule(self.n_steps, self.sigma_max)
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"guidance must be 0 or more and finite, got {self.guidance}")
 
@@ -75,8 +74,8 @@ class PriorOnly:
         everything = torch.ones(1, 1, *maps.shape[-2:], dtype=torch.bool, device=maps.device)
         op = SenseOp(maps, everything)
         denoiser = prior.denoiser(op, rng, further="training")
-        sigma_max = self.sigma_max * prior.sigma_data / EDM_SIGMA_DATA
-        sigmas = [*rho_schedule(self.n_steps, sigma_max, prior.sigma_min).tolist(), 0.0]
+        highest = first_level(self.sigma_max, prior)
+        sigmas = [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
 
         shape = (maps.shape[-3], maps.shape[-2], maps.shape[-1])
         z = sigmas[0] * complex_normals(shape, rng, device=maps.device)

@@ -31,7 +31,7 @@ from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import OnStep, StepInfo, check_start, finish, first_image, first_level
+from .base import OnStep, StepInfo, check_schedule, check_start, finish, first_image, first_level
 from .descent import LEAST_NOISE
 
 
@@ -60,15 +60,12 @@ class Pula:
     final_dc: bool = True
 
     def __post_init__(self) -> None:
-        if self.n_steps < 2:
-            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
+        check_schedule(self.n_steps, self.sigma_max)
         if not 0 < self.gamma <= 2:
             raise ConfigError(f"gamma must be from above 0 to 2, got {self.gamma}")
         if self.n_cg < 1:
             raise ConfigError(f"n_cg must be at least 1, got {self.n_cg}")
         check_start(self.start)
-        if not 0 < self.sigma_max < math.inf:
-            raise ConfigError(f"sigma_max must be positive and finite, got {self.sigma_max}")
 
     @property
     def n_evaluations(self) -> int:
