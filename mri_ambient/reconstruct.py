@@ -375,7 +375,7 @@ def _provenance(
         "prior_sha256": prior_sha256(prior) if is_sampler(method) else None,
         "seed": options.seed,
         "n_samples": n_samples,
-        "samples_are": _samples_are(method, prior) if n_samples > 1 else None,
+        "samples_are": _samples_are(method, prior) if is_stochastic(method) else None,
         "precision": options.precision,
         "compiled": options.compiled,
         "version": __version__,

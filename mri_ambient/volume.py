@@ -645,7 +645,7 @@ def summary_line(report: dict[str, Any]) -> str:
     """One line about a finished reconstruction."""
     provenance = report["provenance"]
     what = provenance["method"]
-    if provenance["samples_are"] is not None:
+    if provenance["n_samples"] > 1:
         what += f" ({provenance['n_samples']} {provenance['samples_are']}"
         factor = provenance["std_factor"]
         what += ")" if factor == 1 else f", spread x {factor:.2f})"

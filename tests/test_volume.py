@@ -236,6 +236,11 @@ def test_samples_are_kept_where_that_is_wanted_and_called_what_they_are(volume, 
         np.testing.assert_allclose(np.abs(samples).std(axis=1, ddof=1), std, rtol=1e-3, atol=1e-6)
         assert report["provenance"]["samples_are"] == name
         assert f"dds (3 {name})" in summary_line(report)
+        single = reconstruct_file(
+            file, plan(file), Dds(n_steps=2), prior, tmp_path / "single", Options(n_samples=1)
+        )
+        assert single["provenance"]["samples_are"] == name
+        assert ": dds, R" in summary_line(single)
 
 
 def test_another_kind_of_mask_than_in_training_is_told_of(volume, tmp_path):

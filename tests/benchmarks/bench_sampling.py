@@ -74,7 +74,7 @@ def main() -> None:
         prior.net.compile_networks()
     shape = (args.size, args.size)
     one = random_sense(shape, args.coils, rng_for(0))
-    for n in (1, args.batch_size):
+    for n in sorted({1, args.batch_size}):
         op = SenseOp(one.maps.expand(n, -1, -1, -1), one.mask.expand(n, 1, *shape)).to(device)
         ksp = op.mask * complex_normal((n, args.coils, *shape), rng_for(1), device=device)
         noise_std = torch.full((n,), 0.02, device=device)
