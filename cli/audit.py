@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import (
+    Complaints,
     Device,
     Json,
     Overwrite,
@@ -70,12 +71,7 @@ def memorization(
     where = pick_device(device)
     loaded = load_prior(prior, where)
     claim_folder(output, "memorization.json", overwrite=overwrite)
-    damaged: list[str] = []
-
-    def name(sentence: str) -> None:
-        damaged.append(sentence)
-        complain(f"error: {sentence}")
-
+    damaged = Complaints()
     with progress_bar() as bars:
         task = bars.add_task("audit", total=None)
         found = compare(
@@ -86,7 +82,7 @@ def memorization(
             seed=seed,
             device=where,
             on_image=lambda done, total: bars.update(task, completed=done, total=total),
-            on_damaged=name,
+            on_damaged=damaged,
         )
     facts = {key: value for key, value in asdict(found).items() if key != "pairs"}
     facts |= {"suspects": found.n_suspects, "expected_by_chance": found.expected}
@@ -97,8 +93,7 @@ def memorization(
     if json_out:
         print_json(facts)
     say(found.line)
-    if damaged:
-        raise typer.Exit(1)
+    damaged.end()
 
 
 @app.command()

@@ -82,6 +82,24 @@ def complain(line: str) -> None:
     _console.print(line, markup=False, soft_wrap=True)
 
 
+class Complaints:
+    """One line about everything that could not be read, and exit code 1 when all else is done."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def __call__(self, sentence: str) -> None:
+        """Complain, once about the same."""
+        if sentence not in self.told:
+            complain(f"error: {sentence}")
+        self.told.add(sentence)
+
+    def end(self) -> None:
+        """Exit with code 1 if there was anything."""
+        if self.told:
+            raise typer.Exit(1)
+
+
 def exit_code(error: MriAmbientError) -> int:
     """The documented exit code of an error that ended the command."""
     if isinstance(error, (ConfigError, OutputExistsError)):

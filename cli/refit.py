@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .common import (
+    Complaints,
     Device,
     Quiet,
     Shard,
-    complain,
     on_interrupt,
     parse_seconds,
     parse_shard,
@@ -76,7 +77,6 @@ def run(
     from mri_ambient.errors import ConfigError
     from mri_ambient.refit import RefitConfig, refit
     from mri_ambient.runs import images_seen, read_identity
-    from mri_ambient.samplers import Dds
     from mri_ambient.train import TrainConfig
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -86,27 +86,31 @@ def run(
     limit = None if time_limit is None else parse_seconds(time_limit)
     part = parse_shard(shard)
     stored = read_identity(run_folder / "run.json")
-    before = stored["config"]
     if images is None and limit is None:
         images = images_seen(run_folder)
+
+    def of_run(key: str, given: Any = None) -> Any:  # noqa: ANN401 -- any option
+        held = stored["config"].get(key, getattr(TrainConfig, key))  # an older run lacks the newer
+        return held if given is None else given
+
     where = pick_device(device)
     keep_freed_memory()
     config = RefitConfig(
         rounds=rounds,
-        sampler=Dds(n_steps=steps),
+        sampler=replace(RefitConfig().sampler, n_steps=steps),  # type: ignore[type-var]
         training=TrainConfig(
-            preset=preset or before["preset"],
+            preset=of_run("preset", preset),
             wrapper="patched" if patches else None,
-            batch_size=batch_size or before["batch_size"],
-            learning_rate=learning_rate or before["learning_rate"],
-            precision=precision or before["precision"],
-            n_validation=before["n_validation"],
+            batch_size=of_run("batch_size", batch_size),
+            learning_rate=of_run("learning_rate", learning_rate),
+            precision=of_run("precision", precision),
+            n_validation=of_run("n_validation"),
             # The same seed sets the same scans aside: none that RUN saw becomes held-out.
-            seed=before["seed"] if seed is None else seed,
+            seed=of_run("seed", seed),
         ),
     )
     interrupted = on_interrupt()
-    damaged: set[str] = set()
+    damaged = Complaints()
     with progress_bar() as bars:
         tasks: dict[str, object] = {}
 
@@ -123,10 +127,6 @@ def run(
             task = bar(f"round {round_}: train", images if limit is None else limit)
             bars.update(task, completed=done)  # type: ignore[arg-type]
 
-        def name(sentence: str) -> None:
-            damaged.add(sentence)
-            complain(f"error: {sentence}")
-
         prior = refit(
             data or Path(stored.get("folder", "")),
             load_prior(run_folder, where),
@@ -138,7 +138,7 @@ def run(
             device=where,
             shard=part,
             on_sample=sampled,
-            on_damaged=name,
+            on_damaged=damaged,
             on_progress=trained,
             should_stop=interrupted.is_set,
         )
@@ -150,5 +150,4 @@ def run(
     else:
         path = (output or run_folder / "refit") / "prior.safetensors"
         say(f"{path}: {prior.facts.card['images_seen']} images seen in the last round")
-    if damaged:
-        raise typer.Exit(1)
+    damaged.end()

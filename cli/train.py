@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import (
+    Complaints,
     Device,
     DryRun,
     Quiet,
@@ -17,7 +18,6 @@ from .common import (
     Set,
     Verbose,
     be_quiet,
-    complain,
     on_interrupt,
     parse_pairs,
     parse_seconds,
@@ -115,14 +115,16 @@ def run(
     with join_job(device) as job:
         be_quiet(quiet or not job.leads)
         where = pick_device(job.device)
-        say(describe(data, config, where if dry_run else None, images=images, force=force))
+        start = None if init is None else load_prior(init, where)
+        trial = where if dry_run else None
+        say(describe(data, config, trial, images=images, init=start, force=force))
         if dry_run:
             return
         if seen := images_seen(output):
             say(f"{output}: going on from {seen} images")
         keep_freed_memory()
         interrupted = on_interrupt()
-        damaged: list[str] = []
+        damaged = Complaints()
         with progress_bar() as bars, _board(output, tensorboard and job.leads) as board:
             task = bars.add_task("train", total=images if limit is None else round(limit))
             checked_at: int | None = None
@@ -140,10 +142,6 @@ def run(
                     checked_at = progress.images
                     say(_validation_line(progress.images, progress.validation))
 
-            def name(sentence: str) -> None:
-                damaged.append(sentence)
-                complain(f"error: {sentence}")
-
             prior = train(
                 data,
                 output,
@@ -151,11 +149,11 @@ def run(
                 images=images,
                 time_limit_s=limit,
                 device=where,
-                init=None if init is None else load_prior(init, where),
+                init=start,
                 workers=workers,
                 force=force,
                 on_progress=show,
-                on_damaged=name,
+                on_damaged=damaged,
                 should_stop=interrupted.is_set,
             )
             card = prior.facts.card
@@ -166,8 +164,7 @@ def run(
         say(_validation_line(card["images_seen"], card["held_out"]))
     if interrupted.is_set():
         raise typer.Exit(130)
-    if damaged:
-        raise typer.Exit(1)
+    damaged.end()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..coil_maps import pack_maps, unpack_maps
-from ..device import lost
+from ..device import lost, out_of_memory
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError
 from ..fourier import center_crop
 from ..io import PreparedFile, ScanFile
@@ -152,16 +152,16 @@ def naming(path: Path, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
     except PrepError as error:
         raise PrepError(f"{path}: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"{path}: out of memory: {str(error).splitlines()[0]}; use --device cpu"
-        ) from error
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch's stubs lack it
         raise PrepError(
             f"{path}: a coil covariance cannot be decomposed, its numbers span too wide a range; "
             "the k-space or its noise is damaged, export the scan again"
         ) from error
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise DeviceError(
+                f"{path}: out of memory: {str(error).splitlines()[0]}; use --device cpu"
+            ) from error
         if told := lost(error, device):
             raise told from error
         raise

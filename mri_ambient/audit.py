@@ -101,15 +101,17 @@ def memorization(
     dataset = load_dataset(folder, n_validation=0, seed=seed)
     trained = [item for item in dataset.train if prior.was_trained_on(item.scan_id)]
     held = [item for item in dataset.train if not prior.was_trained_on(item.scan_id)]
+    tell = on_damaged or (lambda sentence: None)
+    for sentence in dataset.damaged:
+        tell(sentence)
+    if "trained_on" not in prior.facts.card:
+        raise ConfigError("the prior's card does not say which scans it was trained on")
     if not held or not trained:
         raise ConfigError(
             f"{folder}: holds {len(trained)} slices that the prior was trained on and {len(held)} "
             "others; name the folder it was trained on, with at least 5 scans, some of them set "
             "aside"
         )
-    tell = on_damaged or (lambda sentence: None)
-    for sentence in dataset.damaged:
-        tell(sentence)
     total, done = len(held) + len(trained) + n_samples, 0
 
     def tick() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -196,7 +196,12 @@ def _shuffled(indices: list[int], rng: torch.Generator) -> list[int]:
 
 
 def load_dataset(
-    folder: Path, *, n_validation: int, seed: int, first: Collection[str] = ()
+    folder: Path,
+    *,
+    n_validation: int,
+    seed: int,
+    first: Collection[str] = (),
+    never: Callable[[str], bool] = lambda _: False,
 ) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
 
@@ -207,6 +212,7 @@ def load_dataset(
         n_validation: scans to set aside; at most a fifth of all.
         seed: chooses them.
         first: scans that are set aside before others, by name.
+        never: whether a scan of this name must not be set aside.
 
     Raises:
         ScanFormatError: no prepared files that can be read, a raw scan among them, or two files of
@@ -233,7 +239,8 @@ def load_dataset(
     # By name, so that a file that breaks or is added leaves the others where they were.
     names_of = [items[0].scan_id for items in scans]
     chance = [rng_for(seed, "validation", name).initial_seed() for name in names_of]
-    order = sorted(range(len(scans)), key=lambda i: (names_of[i] not in first, chance[i]))
+    allowed = [i for i in range(len(scans)) if not never(names_of[i])]
+    order = sorted(allowed, key=lambda i: (names_of[i] not in first, chance[i]))
     n_validation = min(n_validation, len(scans) // 5)
     held = set(order[:n_validation])
     train = [item for i, items in enumerate(scans) if i not in held for item in items]

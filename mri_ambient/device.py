@@ -40,6 +40,17 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+"""How errors of the CPU and of the libraries of a GPU say it, where torch does not."""
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error means that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in OUT_OF_MEMORY
+    )
+
+
 def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
     """What to say where an error means that a GPU is no longer there; None where it does not."""
     if "CUDA error" not in str(error):

@@ -49,6 +49,11 @@ class DenoiserSource(Protocol):
         """Bind maps, mask rule and random state, one generator per batch item."""
         ...
 
+    @property
+    def knows_masks(self) -> bool:
+        """Whether the answer depends on a mask."""
+        ...
+
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
         """M~ drawn as in training, one per batch item; None if the prior knows no masks."""
         ...

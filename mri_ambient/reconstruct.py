@@ -18,7 +18,7 @@ from ._version import __version__
 from .baselines import BASELINES, Baseline
 from .batch import Batch
 from .config import parse_option
-from .device import autocast_on, check_precision, lost
+from .device import autocast_on, check_precision, lost, out_of_memory
 from .errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
 from .fourier import image_crop
 from .memory import bytes_per_image, images_at_once
@@ -47,9 +47,6 @@ SAMPLINGS: dict[str, Sampling] = {
 }
 """What ``reconstruct --preset`` takes; docs/results/samplers.md has the figures. With a
 mask-conditioned prior, ``fast`` gives the best image and the others add a spread."""
-
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-"""How errors of the CPU and of the libraries of a GPU say it, where torch does not."""
 
 COMPILER = ("torch._dynamo", "torch._inductor")
 """Where the errors of ``torch.compile`` are defined."""
@@ -151,8 +148,9 @@ def reconstruct(
         rng = [rng_for(options.seed, scan.scan_id, scan.slices[i], k) for i, k in chunk]
         return work(whole[rows], rng)
 
+    fitted = None
     for chunk, images, allowed in _backing_off(compute, items, size, work.move_to_cpu):
-        size = allowed
+        fitted = allowed if allowed < size else None
         for (i, k), img in zip(chunk, images, strict=True):
             samples[k, i] = img
     img = samples.mean(dim=0)
@@ -169,7 +167,7 @@ def reconstruct(
             **_provenance(method, prior, options, n_samples),
             "std_factor": factor,
             "device": str(work.device),
-            "batch_size": size,
+            "fitted": fitted,  # images at once, where more were too much
             "seconds": time.monotonic() - started,
         },
     )
@@ -221,7 +219,7 @@ class _Work:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if any(words in str(error) for words in OUT_OF_MEMORY):
+            if out_of_memory(error):
                 raise torch.OutOfMemoryError(str(error)) from error
             if type(error).__module__.startswith(COMPILER):
                 raise DeviceError(
@@ -272,10 +270,12 @@ class _Work:
 
 
 def on_cpu(prior: DenoiserSource | None) -> DenoiserSource | None:
-    """A copy of the prior on the CPU."""
+    """A copy of the prior on the CPU, not compiled."""
     if not isinstance(prior, Prior):
         return prior
-    return replace(prior, net=deepcopy(prior.net).to("cpu"))
+    net = deepcopy(prior.net).to("cpu")
+    net.compiled = False
+    return replace(prior, net=net)
 
 
 def check_levels(prior: DenoiserSource | None, method: str) -> None:
@@ -377,7 +377,7 @@ def _provenance(
         "n_samples": n_samples,
         "samples_are": _samples_are(method, prior) if is_stochastic(method) else None,
         "precision": options.precision,
-        "compiled": options.compiled,
+        "compiled": is_sampler(method) and isinstance(prior, Prior) and prior.net.compiled,
         "version": __version__,
         "torch": torch.__version__,
     }

@@ -38,12 +38,13 @@ class RefitConfig:
 
     Attributes:
         rounds: how often samples are drawn and a prior is trained.
-        sampler: how a sample is drawn.
+        sampler: how a sample is drawn; by default without the last data-consistency solve, which
+            takes variety from samples.
         training: options of the training; the objective is the refit's own.
     """
 
     rounds: int = 2
-    sampler: Sampler = field(default_factory=Dds)
+    sampler: Sampler = field(default_factory=lambda: Dds(final_dc=False))
     training: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

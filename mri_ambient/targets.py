@@ -17,6 +17,7 @@ import torch
 from .atomic import json_text, write_json
 from .baselines import BASELINES, Baseline
 from .data import Item
+from .device import autocast_on
 from .errors import ConfigError, ScanFormatError
 from .io.output import SamplesWriter
 from .io.prepared import PreparedFile
@@ -65,7 +66,10 @@ def make_targets(
         method = BASELINES[method]()
     options = replace(options or Options(), n_samples=1)
     made_by = {"method": method.name, "options": asdict(method), "seed": options.seed}  # type: ignore[call-overload]
-    _claim(folder, made_by | {"prior_sha256": prior_sha256(prior) if is_sampler(method) else None})
+    if is_sampler(method):
+        bf16 = autocast_on(options.precision, torch.device(options.device))
+        made_by |= {"prior_sha256": prior_sha256(prior), "bf16": bf16}
+    _claim(folder, made_by)
     files = _files(items)
     if shard is not None:
         files = files[shard[0] - 1 :: shard[1]]
@@ -104,7 +108,7 @@ def _claim(folder: Path, made_by: dict[str, Any]) -> None:
         write_json(path, made_by)
         return
     stored = json.loads(path.read_text())
-    differing = sorted(key for key in made_by if stored.get(key) != made_by[key])
+    differing = sorted(key for key in made_by if stored.get(key, made_by[key]) != made_by[key])
     if differing:
         raise ConfigError(
             f"{folder}: holds images that were made by something else ({', '.join(differing)}); "

@@ -294,7 +294,7 @@ def train(
     started = time.monotonic()
     device = torch.device(device)
     team = Team.joined()
-    dataset = split(folder, config, teacher or init)
+    dataset = split(folder, config, init, teacher)
     damage = _Damage(on_damaged)
     damage.note(dataset.damaged)
     _check_dataset(dataset, folder, config, force=force)
@@ -416,18 +416,21 @@ def _has_settled(held_out: list[float], config: TrainConfig) -> bool:
     return len(held_out) - 1 - int(np.argmin(held_out)) >= config.patience
 
 
-def split(folder: Path, config: TrainConfig, elder: Prior | None) -> Dataset:
-    """Scans to train on and scans to judge by, none of which the new prior can know of.
+def split(folder: Path, config: TrainConfig, *elders: Prior | None) -> Dataset:
+    """Scans to train on, and scans to judge by, which the new prior cannot know of.
 
-    What judged the prior it learns from (as its start or its teacher) judges again, and what that
-    one knows judges nothing.
+    What judged the priors it learns from (its start, its teacher) judges again, and what they know
+    judges nothing.
     """
-    judged = set() if elder is None else set(elder.facts.card.get("validation_scans", ()))
-    dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed, first=judged)
-    if elder is None:
-        return dataset
-    unknown = [item for item in dataset.validation if not elder.was_trained_on(item.scan_id)]
-    return replace(dataset, validation=tuple(unknown))
+    known = [elder for elder in elders if elder is not None]
+    judged = [elder.facts.card.get("validation_scans", ()) for elder in known]
+    return load_dataset(
+        folder,
+        n_validation=config.n_validation,
+        seed=config.seed,
+        first={scan_id for ids in judged for scan_id in ids},
+        never=lambda scan_id: any(elder.was_trained_on(scan_id) for elder in known),
+    )
 
 
 def _check_dataset(dataset: Dataset, folder: Path, config: TrainConfig, *, force: bool) -> None:
@@ -484,6 +487,7 @@ def describe(
     device: torch.device | None = None,
     *,
     images: int | None = None,
+    init: Prior | None = None,
     force: bool = False,
 ) -> str:
     """What a run would be: data, network, work per image.
@@ -494,7 +498,7 @@ def describe(
     Raises:
         ConfigError: with a device, where :func:`train` would refuse the data.
     """
-    dataset = load_dataset(folder, n_validation=config.n_validation, seed=config.seed)
+    dataset = split(folder, config, init)
     if device is not None:
         _check_dataset(dataset, folder, config, force=force)
     kind = config.wrapper or config.objective.wrapper
@@ -730,7 +734,7 @@ def _prepare_run(
         "objective_options": objective.as_dict(),
         "preset": config.preset,
         "init": started_from,
-        "teacher": None if teacher is None else teacher.facts.card.get("sha256"),
+        "teacher": None if teacher is None else teacher.facts.card.get("sha256", "unsaved"),
         "version": __version__,
         "torch": torch.__version__,
         "references": measured["references"],

@@ -179,6 +179,7 @@ def settings(
                 "n_samples": options.n_samples if is_stochastic(method) else 1,
                 "keep_samples": options.keep_samples and is_stochastic(method),
                 "bf16": autocast_on(options.precision, torch.device(options.device)),
+                "compiled": options.compiled and is_sampler(method),
                 "version": __version__,
                 **extra,
             }
@@ -293,9 +294,9 @@ def reconstruct_file(
                 if result.provenance["device"] != str(torch.device(options.device)):
                     # The device was too small, and so it is for the slices to come.
                     prior = on_cpu(prior)
-                    options = replace(options, device="cpu", batch_size=1)
-                elif result.provenance["batch_size"] < n_images:
-                    options = replace(options, batch_size=result.provenance["batch_size"])
+                    options = replace(options, device="cpu", batch_size=1, compiled=False)
+                elif fitted := result.provenance["fitted"]:
+                    options = replace(options, batch_size=fitted)
                 result = checking(prepared, result, method, prior, options)
             finished.add(prepared, result, preparation.noise_std, noted)
             if on_slice is not None:

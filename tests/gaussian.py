@@ -17,6 +17,8 @@ class GaussianPrior:
     The denoiser is the exact posterior mean E[x | A~^H z] for z = F S x + sigma noise on M~.
     """
 
+    knows_masks = True
+
     def __init__(self, var: Tensor, *, sigma_min: float, mask: Tensor | None = None) -> None:
         self.var, self.sigma_min, self.mask = var, sigma_min, mask
         self.sigma_data = float(var.mean().sqrt())
@@ -65,6 +67,8 @@ class WholeGaussian(GaussianPrior):
 
     D = var / (var + sigma^2) S^H F^H z, for maps with sum_c |S_c|^2 = 1 everywhere.
     """
+
+    knows_masks = False
 
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
         return None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ class Stub:
     def __init__(self, images: list[torch.Tensor], known: list[str]) -> None:
         self.images, self.n = images, 0
         self.known = known
+        self.facts = SimpleNamespace(card={"trained_on": known})
 
     def was_trained_on(self, scan_id: str) -> bool:
         return scan_id in self.known
@@ -81,6 +83,13 @@ def test_there_must_be_scans_of_both_kinds(scans, known):
     for names in ([], [path.stem for path in scans.glob("*.h5")]):
         with pytest.raises(ConfigError, match="set aside"):
             memorization(Stub([torch.ones(32, 32)], names), scans, n_samples=1)
+
+
+def test_a_card_that_says_nothing_is_told_of(scans):
+    prior = Stub([torch.ones(32, 32)], [])
+    prior.facts.card.clear()
+    with pytest.raises(ConfigError, match="card does not say"):
+        memorization(prior, scans, n_samples=1)
 
 
 def test_damaged_scans_are_named_and_left_out(scans, known, tmp_path):

@@ -735,6 +735,12 @@ def test_scans_that_the_initial_prior_knows_judge_nothing(scans, tmp_path):
     third = train(less, tmp_path / "third", config, images=2, init=first)
     assert third.facts.card["validation_scans"] == []
     assert "held_out" not in third.facts.card
+    assert third.facts.card["n_train_slices"] == third.facts.card["n_scans"] == 10 - len(held)
+    said = describe(scans, config, init=first)
+    assert f"{10 - len(held)} slices of 10 scans ({len(held)} set aside)" in said
+    # What two priors know judges nothing, whichever way they know it.
+    mixed = train(scans, tmp_path / "mixed", config, images=2, init=alone, teacher=first)
+    assert mixed.facts.card["validation_scans"] == []
 
 
 def test_a_run_from_before_an_option_goes_on(scans, tmp_path):

@@ -96,9 +96,10 @@ def test_a_doubt_about_every_batch_is_told_once(volume, tmp_path):
     assert told[0] in report["doubts"]
 
 
-def test_a_batch_that_fitted_is_kept_to(volume, tmp_path):
-    """Memory runs out once, not once a batch."""
-    sizes = []
+def test_a_batch_that_fitted_is_kept_to(volume, tmp_path, monkeypatch):
+    """Memory runs out once, not once a batch; how many were thought to fit may change."""
+    sizes, guesses = [], iter([3, 3, 4, 2])
+    monkeypatch.setattr("mri_ambient.reconstruct.images_at_once", lambda *_: next(guesses))
 
     class Greedy(CgSense):
         def __call__(self, op, ksp, *, noise_std):
@@ -108,8 +109,24 @@ def test_a_batch_that_fitted_is_kept_to(volume, tmp_path):
             return super().__call__(op, ksp, noise_std=noise_std)
 
     file = open_scan(volume)
-    reconstruct_file(file, plan(file), Greedy(), None, tmp_path, Options(batch_size=3))
+    reconstruct_file(file, plan(file), Greedy(), None, tmp_path)
     assert sizes == [3, *[1] * 6]
+    # Where nothing ran out, a small guess is no limit.
+    sizes.clear()
+    guesses = iter([3, 1, 3])
+    reconstruct_file(file, plan(file), Roomy(sizes=(sizes,)), None, tmp_path)
+    assert sizes == [1, 1, 1, 3]
+
+
+@dataclass(frozen=True)
+class Roomy(CgSense):
+    """CG-SENSE that remembers how many images it was given."""
+
+    sizes: tuple[list[int], ...] = ([],)
+
+    def __call__(self, op, ksp, *, noise_std):
+        self.sizes[0].append(len(ksp))
+        return super().__call__(op, ksp, noise_std=noise_std)
 
 
 def test_networks_are_compiled_once_for_a_volume(volume, tmp_path, monkeypatch):

@@ -172,14 +172,13 @@ def finish(
     x: Tensor,
     *,
     noise_std: Tensor,
-    rng: Sequence[Generator],
 ) -> Tensor:
     """The last data-consistency solve, with the error to expect of the prior.
 
     A prior that sees the whole state is asked at noise levels that say how far to trust it, and its
     samples are left alone. Under masks it errs by more than the last of these levels.
     """
-    if prior.training_mask(op, rng) is None:
+    if not prior.knows_masks:
         return x
     return data_consistency(op, ksp, x, noise_std=noise_std, tau=prior.tau, n_iter=FINAL_CG)
 

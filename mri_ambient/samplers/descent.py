@@ -140,4 +140,4 @@ class Descent:
             if on_step is not None:
                 residual = (op(x0) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
                 on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
-        return finish(prior, op, ksp, x0, noise_std=noise_std, rng=rng) if self.final_dc else x0
+        return finish(prior, op, ksp, x0, noise_std=noise_std) if self.final_dc else x0

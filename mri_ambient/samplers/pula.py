@@ -109,4 +109,4 @@ class Pula:
             if on_step is not None:
                 residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
                 on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
-        return finish(prior, op, ksp, x, noise_std=noise_std, rng=rng) if self.final_dc else x
+        return finish(prior, op, ksp, x, noise_std=noise_std) if self.final_dc else x

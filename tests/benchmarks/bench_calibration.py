@@ -57,6 +57,11 @@ class Exact:
     tau: float = 0.05
 
     @property
+    def knows_masks(self) -> bool:
+        """Whether the answer depends on a mask."""
+        return self.rule != "everything"
+
+    @property
     def sigma_data(self) -> float:
         """Standard deviation per real channel."""
         return float(self.cov.diagonal().mean().sqrt())

@@ -118,8 +118,7 @@ def main() -> None:
     net = DENOISERS[Kspace.wrapper](preset(args.preset), 0.3).to(device).train()
     net.autocast = config.autocast_on(device)
     if args.compile:
-        for part in net.nets:
-            part.compile()
+        net.compile_networks()
     whole, network = step_times(net, group.batch.to(device), device, args.repeats)
     on_gpu = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0

@@ -7,7 +7,7 @@ under other seeds), prepares them, and trains the ``kspace`` objective on them: 
 scans, which cost little, then from these weights on finer ones, then on all of them until the time
 is up. Every image is scanned once, at one size, under one mask; no fully sampled scan is ever made.
 Run it again to train on: every stage skips what is done. ``--init PRIOR`` goes straight to the last
-stage, from a prior that has seen no scans but these. ``--ship`` writes the prior, in half
+stage, from a prior that the first two made. ``--ship`` writes the prior, in half
 precision, into ``mri_ambient/weights`` with a card. ``--quick`` runs all of it in seconds on
 phantoms alone.
 """
@@ -29,6 +29,7 @@ from mri_ambient.device import keep_freed_memory, pick_device
 from mri_ambient.noise import LogNormal
 from mri_ambient.objectives import Kspace
 from mri_ambient.prior import Prior
+from mri_ambient.runs import images_seen
 from mri_ambient.train import Progress, TrainConfig, train
 from mri_ambient.weights import DEFAULT
 
@@ -104,11 +105,15 @@ CONFIG = TrainConfig(
 """More small noise levels than EDM's law has: one step is taken at the noise of the scan."""
 
 
-def card_of(prior: Prior, precision: str) -> str:
+LISTS = ("sha256", "trained_on", "validation_scans")
+"""What the card for people leaves out: `info` has it."""
+
+
+def card_of(prior: Prior, options: str) -> str:
     """The card beside the weights, which are there already, for people."""
-    facts = {key: value for key, value in prior.facts.card.items() if key != "sha256"}
+    facts = {key: value for key, value in prior.facts.card.items() if key not in LISTS}
     file = WEIGHTS / f"{DEFAULT}.safetensors"
-    command = f"train_default_prior.py IMAGES.zip WORK --precision {precision} --ship"
+    command = f"train_default_prior.py IMAGES.zip WORK {options} --ship"
     seen = prior.facts.card["images_seen"]
     return f"""# {DEFAULT}
 
@@ -174,7 +179,8 @@ def main() -> None:
     prior = make(args, "all", COARSE | FINE, calmer, init=start)
     if args.ship:
         save_prior(prior, WEIGHTS / f"{DEFAULT}.safetensors", half=True)
-        (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(prior, args.precision))
+        options = f"--precision {args.precision}" + (" --init PRIOR" if args.init else "")
+        (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(prior, options))
 
 
 def make(
@@ -194,11 +200,13 @@ def make(
             count=part.count, workers=args.workers,
         )  # fmt: skip
         print(f"{stage}: simulated {name}, {len(scans)} scans so far", flush=True)
-    prepared = args.work / "prepared" / stage
+    prepared, run = args.work / "prepared" / stage, args.work / f"run-{stage}"
+    if images is not None and images_seen(run) >= images:
+        return load_prior(run)  # its file holds a date: the next stage hangs on this very one
     print(prepare_many(scans, prepared, workers=args.workers).line(), flush=True)
     train(
         prepared,
-        args.work / f"run-{stage}",
+        run,
         config,
         images=images,
         time_limit_s=None if images else parse_seconds(args.time_limit),
@@ -206,7 +214,7 @@ def make(
         init=init,
         on_progress=_show,
     )
-    return load_prior(args.work / f"run-{stage}")
+    return load_prior(run)
 
 
 def _show(progress: Progress) -> None:

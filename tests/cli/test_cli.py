@@ -491,14 +491,25 @@ def test_damaged_scans_are_named_and_end_with_1(cli, tmp_path, trained):
     assert (tmp_path / "again/prior.safetensors").exists()
 
 
-def test_prep_stops_where_memory_ends(cli, full, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "--device cpu"),
+        (RuntimeError("CUDA error: out of memory"), "--device cpu"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "run the same command again"),
+    ],
+)
+def test_prep_stops_where_memory_or_the_device_ends(
+    error, advice, cli, full, tmp_path, monkeypatch
+):
     def exhausted(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise error
 
     monkeypatch.setattr("mri_ambient.data_prep.prepare.espirit", exhausted)
     _, said = cli("prep", full, "-o", tmp_path / "out", "--device", "cpu", code=4)
-    assert said.count("error:") == 1
-    assert "out of memory" in said and "--device cpu" in said
+    assert sum(line.startswith("error: ") for line in said.splitlines()) == 1
+    assert str(error)[:20] in said
+    assert advice in said
 
 
 def test_tensorboard_shows_what_the_log_says(cli, tmp_path, trained):
@@ -566,6 +577,10 @@ def test_a_shipped_prior_is_called_by_its_name(cli, full, tmp_path):
     # What is done is not done again, but drawn.
     assert "done already" in cli(*words, "--png")[1]
     assert picture.stat().st_size > 5000
+    single = (*words[:-4], "--samples", 1, "--device", "cpu", "--overwrite")
+    assert "is not written a second time" in cli(*single, "--keep-samples")[1]
+    cg = ("reconstruct", scan, "-o", tmp_path / "cg", "--method", "cg-sense", "--device", "cpu")
+    assert "asks no prior, so nowhere is not used" in cli(*cg, "-m", "nowhere")[1]
     assert "brain-kspace-large" in cli("info", "brain-kspace-large", code=3)[1]
 
 
