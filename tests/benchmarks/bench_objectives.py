@@ -254,7 +254,7 @@ def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> I
 
 
 HEAD = (
-    "prior", "parameters", "one step + DC", "one sample of dds", "mean of 4", "SSIM", "NMSE",
+    "prior", "parameters", "one step + DC", "one sample of dds", "mean of 4", "one/mean", "SSIM", "NMSE",
     "real scan, R = 4 / 8",
 )  # fmt: skip
 
@@ -279,6 +279,7 @@ def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
                 *(f"{row['psnr']:.2f}" if row else "" for row in (step or plainly,)),
                 f"{drawn['psnr_one']:.2f}" if drawn else "",
                 f"{drawn['psnr']:.2f}" if drawn else "",
+                f"{10 ** ((drawn['psnr'] - drawn['psnr_one']) / 10):.2f}" if drawn else "",
                 f"{best['ssim']:.3f}",
                 f"{best['nmse']:.4f}",
                 " / ".join(f"{best[key]:.1f}" for key in best if key.startswith("real")),
