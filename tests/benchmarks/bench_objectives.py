@@ -254,8 +254,8 @@ def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> I
 
 
 HEAD = (
-    "prior", "parameters", "one step + DC", "one sample of dds", "mean of 4", "one/mean", "SSIM", "NMSE",
-    "real scan, R = 4 / 8",
+    "prior", "parameters", "one step + DC", "one sample of dds", "mean of 4", "one/mean", "SSIM",
+    "NMSE", "real scan, R = 4 / 8",
 )  # fmt: skip
 
 
