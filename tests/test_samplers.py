@@ -244,6 +244,16 @@ def posterior(prior: GaussianPrior, one: SenseOp, y: Tensor, sigma_n: float) -> 
     return cov @ A.mH @ y.flatten() / sigma_n**2, cov
 
 
+def even_problem(sigma_n: float) -> tuple[WholeGaussian, SenseOp, Tensor]:
+    """12 pixels of the variance that the data step assumes, three coils, a measurement."""
+    rng, shape = rng_for(0, "dds"), (3, 4)
+    one = random_sense(shape, 3, rng, torch.complex128)
+    prior = WholeGaussian(torch.full(shape, 0.8, dtype=torch.float64), sigma_min=0.01)
+    x = prior.var.sqrt() * complex_normal(shape, rng, dtype=torch.complex128)
+    noise = complex_normal(one.oshape, rng, dtype=torch.complex128)
+    return prior, one, one(x) + sigma_n * one.mask * noise
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -264,12 +274,7 @@ def test_samples_are_the_posterior_of_a_plain_prior(method, sigma_n):
     errors (12 pixels: 1e-5); finite steps lose up to a fifth of the variance (dds) or add some
     (pula), which the bounds allow and no more.
     """
-    rng, shape = rng_for(0, "dds"), (3, 4)
-    one = random_sense(shape, 3, rng, torch.complex128)
-    prior = WholeGaussian(torch.full(shape, 0.8, dtype=torch.float64), sigma_min=0.01)
-    x = prior.var.sqrt() * complex_normal(shape, rng, dtype=torch.complex128)
-    noise = complex_normal(one.oshape, rng, dtype=torch.complex128)
-    y = one(x) + sigma_n * one.mask * noise
+    prior, one, y = even_problem(sigma_n)
     mean, cov = posterior(prior, one, y, sigma_n)
     out = draw(method, prior, one, y, sigma_n)
 
@@ -289,12 +294,8 @@ def test_adps_ends_at_least_squares_where_the_coils_decide():
 
     The posterior's mean is far away, and its variance is 1 in these units.
     """
-    sigma_n, rng, shape = 1.0, rng_for(0, "dds"), (3, 4)
-    one = random_sense(shape, 3, rng, torch.complex128)
-    prior = WholeGaussian(torch.full(shape, 0.8, dtype=torch.float64), sigma_min=0.01)
-    x = prior.var.sqrt() * complex_normal(shape, rng, dtype=torch.complex128)
-    noise = complex_normal(one.oshape, rng, dtype=torch.complex128)
-    y = one(x) + sigma_n * one.mask * noise
+    sigma_n = 1.0
+    prior, one, y = even_problem(sigma_n)
     mean, cov = posterior(prior, one, y, sigma_n)
     spread = 2**0.5 * cov.diagonal().real.sqrt()
     squares = torch.linalg.lstsq(dense(one, torch.complex128), y.flatten()[:, None]).solution[:, 0]
