@@ -59,6 +59,7 @@ METHODS: dict[str, Sampler | Baseline] = {
     "pula 50": Pula(n_steps=50),
     "pula 20 from aos": Pula(n_steps=20, start="aos"),
     "adps 500": Adps(n_steps=500),
+    "adps 500, step 0.1": Adps(n_steps=500, step_size=0.1),
 }
 REAL = ((2.0, 20), (4.0, 20), (8.0, 12))
 """Rates and calibration lines of the masks of the real scan."""
@@ -135,7 +136,7 @@ def main() -> None:
             row = {"benchmark": "samplers", "method": name, "samples": n}
             row["evaluations"] = n * method.n_evaluations if is_sampler(method) else 0
             row |= judge(cases, method, prior, options) if cases else {}
-            if args.scan is not None and name != "adps 500":
+            if args.scan is not None and not isinstance(method, Adps):
                 row |= judge_real(args, method, prior, options)
             print(json.dumps(row | {"prior_sha256": prior.facts.card["sha256"]}), flush=True)
 
