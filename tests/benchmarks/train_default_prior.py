@@ -137,7 +137,8 @@ One scan per image, under one mask; no fully sampled scan took part.
 
 **Intended use.** Research: Cartesian brain scans with several coils. Not for diagnosis.
 
-**Limits.** Simulated coils, phase and noise; magnitude images of 8 bits; brains only.
+**Limits.** Simulated coils, phase and noise; magnitude images of 8 bits; brains only. It completes
+measurements: images drawn from it alone (`mri-ambient sample`) are no heads.
 """
 
 
