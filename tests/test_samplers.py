@@ -365,7 +365,7 @@ def test_msm_is_its_own_linear_recursion(op, prior):
 
 @pytest.mark.parametrize("method", [Dds(n_steps=3), Msm(n_steps=3), Pula(n_steps=3)])
 def test_the_last_solve_is_for_priors_that_know_masks(method, op, prior):
-    """It trusts them by their tau; a prior that sees the whole state has its samples left alone."""
+    """It trusts them by tau, of which a sample has sqrt(2); other samples are left alone."""
     _, y = measure(op, prior, 0.1)
     noise_std = torch.tensor([0.1]).double()
     for one, solved in ((prior, True), (WholeGaussian(prior.var, sigma_min=0.05), False)):
@@ -373,7 +373,7 @@ def test_the_last_solve_is_for_priors_that_know_masks(method, op, prior):
             replace(method, final_dc=final)(one, op, y, noise_std=noise_std, rng=[rng_for(0)])
             for final in (False, True)
         )
-        want = data_consistency(op, y, x, noise_std=noise_std, tau=0.1, n_iter=10)
+        want = data_consistency(op, y, x, noise_std=noise_std, tau=0.1 * 2**0.5, n_iter=10)
         torch.testing.assert_close(got, want if solved else x)
         assert float((want - x).norm()) > 1e-3 * float(x.norm())
 

@@ -176,11 +176,13 @@ def finish(
     """The last data-consistency solve, with the error to expect of the prior.
 
     A prior that sees the whole state is asked at noise levels that say how far to trust it, and its
-    samples are left alone. Under masks it errs by more than the last of these levels.
+    samples are left alone. Under masks it errs by more than the last of these levels. Its tau is
+    the error of an estimate of the mean; a sample's squared error is twice that.
     """
     if not prior.knows_masks:
         return x
-    return data_consistency(op, ksp, x, noise_std=noise_std, tau=prior.tau, n_iter=FINAL_CG)
+    tau = math.sqrt(2) * prior.tau
+    return data_consistency(op, ksp, x, noise_std=noise_std, tau=tau, n_iter=FINAL_CG)
 
 
 def data_consistency(
