@@ -102,7 +102,7 @@ def memorization(
     trained = [item for item in dataset.train if prior.was_trained_on(item.scan_id)]
     held = [item for item in dataset.train if not prior.was_trained_on(item.scan_id)]
     tell = on_damaged or (lambda sentence: None)
-    for sentence in dataset.damaged:
+    for sentence in dataset.damaged.values():
         tell(sentence)
     if "trained_on" not in prior.facts.card:
         raise ConfigError("the prior's card does not say which scans it was trained on")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -107,17 +107,21 @@ class Dataset:
         train: slices to learn from, those of a file together.
         validation: slices of other scans, whose *measured* lines are checked.
         n_scans: number of prepared files.
-        fingerprint: changes with anything that would change the training.
-        damaged: a sentence about every file that could not be read and was left out.
+        damaged: files that could not be read and were left out, and a sentence about each.
         images: folder with target images, ``<scan_id>.h5``, for objectives that learn from images.
     """
 
     train: tuple[Item, ...]
     validation: tuple[Item, ...]
     n_scans: int
-    fingerprint: str
-    damaged: tuple[str, ...] = ()
+    damaged: Mapping[Path, str] = field(default_factory=dict)
     images: Path | None = None
+
+    @property
+    def digests(self) -> dict[str, dict[str, str]]:
+        """What training depends on: ``train`` and ``validation`` scans by name, a hash of each."""
+        parts = {"train": self.train, "validation": self.validation}
+        return {part: _digests(items) for part, items in parts.items()}
 
     @cached_property
     def densities(self) -> dict[tuple[tuple[int, int], str], Tensor]:
@@ -191,6 +195,15 @@ class Dataset:
         return replace(batch, density=density, img=img)
 
 
+def _digests(items: Sequence[Item]) -> dict[str, str]:
+    """A hash of what is known of every scan before its samples are read."""
+    told: dict[str, str] = {}
+    for item in items:
+        facts = f"{item.index}/{item.shape}/{item.noise_std:.9g}/{item.acceleration:.9g}\n"
+        told[item.scan_id] = told.get(item.scan_id, "") + facts
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:8] for name, text in told.items()}
+
+
 def _shuffled(indices: list[int], rng: torch.Generator) -> list[int]:
     return [indices[i] for i in torch.randperm(len(indices), generator=rng).tolist()]
 
@@ -202,6 +215,7 @@ def load_dataset(
     seed: int,
     first: Collection[str] = (),
     never: Callable[[str], bool] = lambda _: False,
+    held: Collection[str] | None = None,
 ) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
 
@@ -213,6 +227,7 @@ def load_dataset(
         seed: chooses them.
         first: scans that are set aside before others, by name.
         never: whether a scan of this name must not be set aside.
+        held: set exactly these aside instead: those of a run that goes on.
 
     Raises:
         ScanFormatError: no prepared files that can be read, a raw scan among them, or two files of
@@ -221,16 +236,16 @@ def load_dataset(
     if not folder.is_dir():
         raise ScanFormatError(f"{folder}: no such folder")
     paths = sorted(folder.glob("[!.]*.h5"))
-    scans, damaged = [], []
+    scans, damaged = [], {}
     for path in paths:
         try:
             file = open_scan(path)
         except ScanFormatError as error:
-            damaged.append(str(error))
+            damaged[path] = str(error)
             continue
         scans.append(_items(file))
     if not scans:
-        reasons = f" that can be read ({damaged[0]})" if damaged else " (*.h5)"
+        reasons = f" that can be read ({min(damaged.values())})" if damaged else " (*.h5)"
         raise ScanFormatError(
             f"{folder}: no prepared scans{reasons}; run `mri-ambient prep INPUT... -o {folder}` "
             "first"
@@ -239,23 +254,17 @@ def load_dataset(
     # By name, so that a file that breaks or is added leaves the others where they were.
     names_of = [items[0].scan_id for items in scans]
     chance = [rng_for(seed, "validation", name).initial_seed() for name in names_of]
-    allowed = [i for i in range(len(scans)) if not never(names_of[i])]
+    if held is not None:
+        allowed = [i for i, name in enumerate(names_of) if name in held]
+    else:
+        allowed = [i for i, name in enumerate(names_of) if not never(name)]
     order = sorted(allowed, key=lambda i: (names_of[i] not in first, chance[i]))
-    n_validation = min(n_validation, len(scans) // 5)
-    held = set(order[:n_validation])
-    train = [item for i, items in enumerate(scans) if i not in held for item in items]
-    validation = [item for i in order[:n_validation] for item in scans[i]]
-    names = "\n".join(
-        f"{item.scan_id}/{item.index}/{item.shape}/{item.noise_std:.9g}/{item.acceleration:.9g}"
-        for items in scans
-        for item in items
-    )
+    aside = order[: min(n_validation, len(scans) // 5)] if held is None else order
     return Dataset(
-        train=tuple(train),
-        validation=tuple(validation),
+        train=tuple(item for i in range(len(scans)) if i not in aside for item in scans[i]),
+        validation=tuple(item for i in aside for item in scans[i]),
         n_scans=len(scans),
-        fingerprint=hashlib.sha256(names.encode()).hexdigest()[:16],
-        damaged=tuple(damaged),
+        damaged=damaged,
     )
 
 

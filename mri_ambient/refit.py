@@ -104,7 +104,7 @@ def refit(
     training = replace(config.training, objective=Supervised(images="posterior"))
     dataset = split(folder, training, start)
     if on_damaged is not None:
-        for sentence in dataset.damaged:
+        for sentence in dataset.damaged.values():
             on_damaged(sentence)
     prior, network = start, preset(training.preset)
     for round_ in range(1, config.rounds + 1):

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_path
 from .checkpoint import load_tensors
-from .errors import CheckpointError, MriAmbientError
+from .errors import CheckpointError, ConfigError, MriAmbientError
 
 STATE_FORMAT = "train/1"
 """What the header of a checkpoint says it is."""
@@ -38,6 +38,8 @@ def read_identity(path: Path) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(path.read_text())
         if not {"config", "data", "measured"} <= set(stored):
             raise ValueError(f"it holds {sorted(stored)}")
+        if not {"train", "validation"} <= set(stored["data"]):
+            raise ValueError("it does not say what is trained on")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent}: holds no training run (no {path.name})") from error
     except (OSError, ValueError, TypeError) as error:
@@ -45,6 +47,39 @@ def read_identity(path: Path) -> dict[str, Any]:
             f"{path}: damaged ({error}); train into another folder, or restore the file"
         ) from error
     return stored
+
+
+def check_data(
+    run: Path,
+    stored: dict[str, dict[str, str]],
+    found: dict[str, dict[str, str]],
+    damaged: Collection[str],
+) -> None:
+    """Refuse to go on with other scans; of those it began with, some may have broken since.
+
+    Args:
+        run: its folder.
+        stored: the scans it began with, see :attr:`.data.Dataset.digests`.
+        found: the scans there are.
+        damaged: names of files that cannot be read.
+
+    Raises:
+        ConfigError: there are others, or some are gone that are not damaged.
+    """
+    began = stored["train"] | stored["validation"]
+    there = found["train"] | found["validation"]
+    changed = {
+        "new or changed": [name for name in there if there[name] != began.get(name)],
+        "missing": [name for name in began if name not in there and name not in damaged],
+    }
+    told = [
+        f"{len(names)} {what} ({', '.join(names):.80})" for what, names in changed.items() if names
+    ]
+    if told:
+        raise ConfigError(
+            f"{run}: its scans are not those it began with: {', '.join(told)}; give the same "
+            f"data, or train into another folder with --init {run / 'prior.safetensors'}"
+        )
 
 
 def checkpoint_path(run: Path, images: int) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -56,7 +56,14 @@ from .prior import Prior, PriorFacts, scan_digest
 from .reconstruct import Options
 from .report import plot_curves, save_previews
 from .rng import rng_for
-from .runs import STATE_FORMAT, Log, checkpoint_path, latest_checkpoint, read_identity
+from .runs import (
+    STATE_FORMAT,
+    Log,
+    check_data,
+    checkpoint_path,
+    latest_checkpoint,
+    read_identity,
+)
 from .targets import make_targets
 from .validate import HeldOut, fit_tau, hide_lines, previews, reference_errors
 
@@ -294,15 +301,18 @@ def train(
     started = time.monotonic()
     device = torch.device(device)
     team = Team.joined()
-    dataset = split(folder, config, init, teacher)
+    identity = run / "run.json"
+    stored = team.from_first(lambda: read_identity(identity) if identity.exists() else None)
+    held = None if stored is None else stored["data"]["validation"]
+    dataset = split(folder, config, init, teacher, held=held)
     damage = _Damage(on_damaged)
-    damage.note(dataset.damaged)
+    damage.note(tuple(dataset.damaged.values()))
     _check_dataset(dataset, folder, config, force=force)
     cases = _cases(dataset, config, device, damage) if team.leads else []
 
     def begin() -> PriorFacts:
         make_folder(run)
-        return _prepare_run(run, dataset, folder, config, init, teacher, cases)
+        return _prepare_run(run, stored, dataset, folder, config, init, teacher, cases)
 
     facts = team.from_first(begin)
     if config.objective.targets is not None:
@@ -416,11 +426,13 @@ def _has_settled(held_out: list[float], config: TrainConfig) -> bool:
     return len(held_out) - 1 - int(np.argmin(held_out)) >= config.patience
 
 
-def split(folder: Path, config: TrainConfig, *elders: Prior | None) -> Dataset:
+def split(
+    folder: Path, config: TrainConfig, *elders: Prior | None, held: Collection[str] | None = None
+) -> Dataset:
     """Scans to train on, and scans to judge by, which the new prior cannot know of.
 
     What judged the priors it learns from (its start, its teacher) judges again, and what they know
-    judges nothing.
+    judges nothing. A run that goes on keeps the scans it ``held`` back.
     """
     known = [elder for elder in elders if elder is not None]
     judged = [elder.facts.card.get("validation_scans", ()) for elder in known]
@@ -430,6 +442,7 @@ def split(folder: Path, config: TrainConfig, *elders: Prior | None) -> Dataset:
         seed=config.seed,
         first={scan_id for ids in judged for scan_id in ids},
         never=lambda scan_id: any(elder.was_trained_on(scan_id) for elder in known),
+        held=held,
     )
 
 
@@ -681,6 +694,7 @@ def _first_network(facts: PriorFacts, seed: int, init: Prior | None) -> Denoiser
 
 def _prepare_run(
     run: Path,
+    stored: dict[str, Any] | None,
     dataset: Dataset,
     folder: Path,
     config: TrainConfig,
@@ -689,24 +703,23 @@ def _prepare_run(
     cases: list[HeldOut],
 ) -> PriorFacts:
     """Write the run's configuration, or check that it is the same run; say what is trained."""
-    path = run / "run.json"
     started_from = None if init is None else init.facts.card.get("sha256", "unsaved")
-    identity = {"data": dataset.fingerprint, "init": started_from}
-    wanted = json.loads(json.dumps({"config": config.as_dict(), **identity}))
-    if path.exists():
-        stored = read_identity(path)
+    wanted = json.loads(json.dumps({"config": config.as_dict(), "init": started_from}))
+    if stored is not None:
         # A run of an earlier version lacks the options that came later: it had their defaults.
         defaults = json.loads(json.dumps(TrainConfig(objective=type(config.objective)()).as_dict()))
         options = defaults["objective"] | stored["config"].get("objective", {})
-        held = defaults | stored["config"] | {k: stored.get(k) for k in identity}
+        held = defaults | stored["config"] | {"init": stored.get("init")}
         held["objective"] = options
-        asked = wanted["config"] | identity
+        asked = wanted["config"] | {"init": started_from}
         differing = [key for key in asked if asked[key] != held.get(key)]
         if differing:
             raise ConfigError(
                 f"{run}: holds a run with other settings ({', '.join(sorted(differing))}); "
                 "give the same ones to go on with it, or choose another folder"
             )
+        damaged = {path.stem for path in dataset.damaged}
+        check_data(run, stored["data"], dataset.digests, damaged)
         measured = stored["measured"]
     else:
         kind, rate, calib = typical_mask(dataset.train)
@@ -717,17 +730,18 @@ def _prepare_run(
             "coverage": [_summary(group) for group in measure_coverage(dataset.train)],
             "references": reference_errors(cases),
         }
+        stored = wanted | {"data": dataset.digests, "measured": measured}
         write_toml(run / "config.toml", wanted["config"])
-        write_json(path, wanted | {"folder": str(folder.resolve()), "measured": measured})
+        write_json(run / "run.json", stored | {"folder": str(folder.resolve())})
     objective = config.objective
-    trained_on = {scan_digest(item.scan_id) for item in dataset.train}
+    trained_on = {scan_digest(scan_id) for scan_id in stored["data"]["train"]}
     for elder in (init, teacher):
         trained_on |= set() if elder is None else set(elder.facts.card.get("trained_on", ()))
     card = {
-        "n_scans": dataset.n_scans,
+        "n_scans": sum(map(len, stored["data"].values())),
         "n_train_slices": len(dataset.train),
         "trained_on": sorted(trained_on),
-        "validation_scans": sorted({item.scan_id for item in dataset.validation}),
+        "validation_scans": sorted(stored["data"]["validation"]),
         "acceleration": _spread([item.acceleration for item in dataset.train]),
         "sigma_n": _spread([item.noise_std for item in dataset.train]),
         "coverage": measured["coverage"],

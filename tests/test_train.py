@@ -41,7 +41,7 @@ from mri_ambient.reconstruct import reconstruct
 from mri_ambient.rng import rng_for
 from mri_ambient.runs import images_seen, latest_checkpoint
 from mri_ambient.samplers import Adps, Aos, Dds
-from mri_ambient.train import TrainConfig, describe, train
+from mri_ambient.train import TrainConfig, describe, split, train
 
 # Ten scans have fewer masks than a data set should, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled):UserWarning")
@@ -423,6 +423,40 @@ def test_damaged_shards_are_named_once_and_left_out(scans, tmp_path):
     assert set(named) == {in_training[0].stem, in_training[1].stem}
 
 
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_run_goes_on_without_a_shard_that_broke(part, scans, tmp_path):
+    """Nothing moves between training and validation; the card still tells of the lost scan."""
+    folder, run = tmp_path / "scans", tmp_path / "run"
+    shutil.copytree(scans, folder)
+    before = train(folder, run, QUICK, images=4).facts.card
+    began = json.loads((run / "run.json").read_text())["data"]
+    broken = folder / f"{min(began[part])}.h5"
+    broken.write_bytes(b"torn")
+    said = []
+    card = train(folder, run, QUICK, images=8, on_damaged=said.append).facts.card
+    assert len(said) == 1 and broken.name in said[0]
+    assert card["images_seen"] == 8
+    assert {key: card[key] for key in ("n_scans", "trained_on", "validation_scans")} == {
+        key: before[key] for key in ("n_scans", "trained_on", "validation_scans")
+    }
+    broken.unlink()
+    with pytest.raises(ConfigError, match=rf"1 missing \({broken.stem}\)"):
+        train(folder, run, QUICK, images=12)
+
+
+def test_validation_scans_of_a_run_stay_when_others_break(scans, tmp_path):
+    """Nine scans would set one aside instead of two: the other must not be trained on now."""
+    folder, run = tmp_path / "scans", tmp_path / "run"
+    shutil.copytree(scans, folder)
+    train(folder, run, QUICK, images=4)
+    began = json.loads((run / "run.json").read_text())["data"]
+    assert len(began["validation"]) == 2
+    (folder / f"{min(began['train'])}.h5").unlink()
+    assert len(split(folder, QUICK).validation) == 1
+    dataset = split(folder, QUICK, held=began["validation"])
+    assert {item.scan_id for item in dataset.validation} == set(began["validation"])
+
+
 def test_hidden_files_are_no_scans(scans, tmp_path):
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)
@@ -596,8 +630,14 @@ def test_other_settings_or_data_are_refused_in_an_old_run(scans, tmp_path):
     fewer.mkdir()
     for path in sorted(scans.glob("*.h5"))[:6]:
         (fewer / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ConfigError, match="data"):
+    with pytest.raises(ConfigError, match=r"4 missing \("):
         train(fewer, tmp_path / "run", QUICK, images=4)
+    more = tmp_path / "more"
+    shutil.copytree(scans, more)
+    with h5py.File(sorted(more.glob("*.h5"))[0], "r+") as file:
+        file.attrs["noise_std"] = 2 * file.attrs["noise_std"]
+    with pytest.raises(ConfigError, match=r"1 new or changed \("):
+        train(more, tmp_path / "run", QUICK, images=4)
 
 
 def test_folders_that_cannot_be_trained_on(scans, tmp_path):
