@@ -25,7 +25,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +93,21 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One data set: how its scans are simulated."""
+    """One data set: how its scans are simulated.
+
+    Attributes:
+        rate: acceleration.
+        noise: a key of ``NOISE``.
+        size: rows and columns.
+        n_scans: training scans.
+        n_images: images each prior sees.
+    """
 
     rate: float
     noise: str
+    size: int = 64
+    n_scans: int = 2400
+    n_images: int = 8000
 
     @property
     def name(self) -> str:
@@ -106,7 +117,7 @@ class Setting:
     def scans(self, args: argparse.Namespace, *, full: bool, seed: int) -> SimulateConfig:
         """Its simulation; full and undersampled scans of one seed show the same objects."""
         return SimulateConfig(
-            size=(args.size, args.size), coils=6, acceleration=self.rate, calib=args.calib,
+            size=(self.size, self.size), coils=6, acceleration=self.rate, calib=args.calib,
             noise=NOISE[self.noise], jitter=True, full=full, seed=seed,
         )  # fmt: skip
 
@@ -114,9 +125,10 @@ class Setting:
 SETTINGS = [
     Setting(4.0, "noisy"),
     Setting(4.0, "clean"),
-    Setting(8.0, "noisy"),
-    Setting(8.0, "clean"),
+    Setting(8.0, "noisy", size=96, n_scans=1200, n_images=4000),
+    Setting(8.0, "clean", size=96, n_scans=1200, n_images=4000),
 ]
+"""At R = 8 larger: of 64 lines eight are measured, all of them for calibration."""
 
 
 def prepared(args: argparse.Namespace, setting: Setting, *, full: bool) -> Path:
@@ -127,7 +139,7 @@ def prepared(args: argparse.Namespace, setting: Setting, *, full: bool) -> Path:
         return folder
     raw = simulate_scans(
         args.train, args.work / "raw" / name, setting.scans(args, full=full, seed=DATA_SEED),
-        count=args.scans,
+        count=setting.n_scans,
     )  # fmt: skip
     prepare_many(raw, folder)
     return folder
@@ -137,13 +149,14 @@ def learn(args: argparse.Namespace, setting: Setting, name: str) -> Prior:
     """Train one prior, or load what was trained."""
     way = WAYS[name]
     run = args.work / "runs" / setting.name / name.replace(" ", "-").replace(",", "")
+    images = args.images or setting.n_images
     config = TrainConfig(
         objective=way.objective, wrapper=way.wrapper, preset=args.preset, precision=args.precision,
-        check_every=args.images, n_validation=16,
+        check_every=images, n_validation=16,
     )  # fmt: skip
     folder = prepared(args, setting, full=way.objective.needs_full)
     base = args.work / "runs" / setting.name / "kspace" if way.refit else run
-    common = {"device": args.where, "images": args.images}
+    common = {"device": args.where, "images": images}
     train(folder, base, config, **common)
     if not way.refit:
         return load_prior(run, args.where)
@@ -294,12 +307,10 @@ def main() -> None:
     parser.add_argument("val", nargs="?", default="phantom")
     parser.add_argument("work", nargs="?", type=Path)
     parser.add_argument("--scan", type=Path, default=None)
-    parser.add_argument("--scans", type=int, default=2400, help="training scans")
-    parser.add_argument("--images", type=int, default=8000, help="images each prior sees")
+    parser.add_argument("--images", type=int, help="images each prior sees, unlike the setting's")
     parser.add_argument("--cases", type=int, default=12, help="validation scans")
     parser.add_argument("--seeds", type=int, default=3, help="masks of the real scan")
     parser.add_argument("--steps", type=int, default=30, help="of dds")
-    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--calib", type=int, default=8)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--precision", default="auto")
@@ -316,8 +327,8 @@ def main() -> None:
     args.settings = [s for s in SETTINGS if not args.setting or s.name in args.setting]
     if args.quick:
         args.work = Path(tempfile.mkdtemp())
-        args.device, args.scans, args.images, args.cases, args.steps = "cpu", 6, 8, 1, 3
-        args.size, args.settings = 32, [replace(SETTINGS[0], rate=2.0)]
+        args.device, args.cases, args.steps = "cpu", 1, 3
+        args.settings = [Setting(2.0, "noisy", size=32, n_scans=6, n_images=8)]
         args.only = args.only or ["kspace + refit", "gsure"]
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")
