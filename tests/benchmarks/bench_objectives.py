@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tune_baselines import Case, case_of
@@ -49,6 +50,9 @@ from mri_ambient.refit import RefitConfig, refit
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Sampler
 from mri_ambient.train import TrainConfig, train
+
+Row = dict[str, Any]
+"""Figures of a prior asked in one way."""
 
 DATA_SEED, VAL_SEED = 31, 32
 NOISE = {"clean": 0.0005, "noisy": 0.025}
@@ -157,6 +161,8 @@ def learn(args: argparse.Namespace, setting: Setting, name: str) -> Prior:
     folder = prepared(args, setting, full=way.objective.needs_full)
     base = args.work / "runs" / setting.name / "kspace" if way.refit else run
     common = {"device": args.where, "images": images}
+    if (run / "prior.safetensors").exists() and load_prior(run).facts.card["images_seen"] == images:
+        return load_prior(run, args.where)
     train(folder, base, config, **common)
     if not way.refit:
         return load_prior(run, args.where)
@@ -198,8 +204,8 @@ def samplers_for(prior: Prior, args: argparse.Namespace) -> dict[str, Sampler]:
 
 def score(
     args: argparse.Namespace, cases: list[Case], method: Sampler | Baseline, prior: Prior | None
-) -> dict[str, float]:
-    """PSNR inside the support, SSIM and NMSE of the whole image, means over cases."""
+) -> Row:
+    """PSNR inside the support, SSIM and NMSE of the whole image: means, and every case's PSNR."""
     rows = []
     options = Options(n_samples=N_SAMPLES, batch_size=N_SAMPLES, device=args.where)
     for case in cases:
@@ -210,19 +216,18 @@ def score(
         if result.samples is not None:
             row["psnr_one"] = float(np.mean([case.psnr(img[0]) for img in result.samples]))
         rows.append(row)
-    return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+    means = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+    return means | {"psnr_each": [round(row["psnr"], 3) for row in rows]}
 
 
-def score_real(
-    args: argparse.Namespace, method: Sampler | Baseline, prior: Prior | None
-) -> dict[str, float]:
-    """PSNR against SENSE on the real scan, R = 4 and 8, means over mask seeds; samples: one seed.
+def score_real(args: argparse.Namespace, method: Sampler | Baseline, prior: Prior | None) -> Row:
+    """Against SENSE on the real scan, R = 4 and 8: a figure for every mask, for samples one.
 
     (Samples of a scan of this size take minutes on a CPU.)
     """
     if args.scan is None:
         return {}
-    found = {}
+    found: Row = {}
     for rate, calib in ((4.0, 20), (8.0, 12)):
         scores = []
         for seed in range(1 if isinstance(method, Dds) else args.seeds):
@@ -232,12 +237,13 @@ def score_real(
                     retrospective=MaskSpec("random", rate, calib),
                     options=Options(seed=seed, n_samples=N_SAMPLES, device=args.where),
                 )  # fmt: skip
-            scores.append(report["metrics_sense"]["psnr"])
-        found[f"real_psnr_R{rate:g}"] = round(float(np.mean(scores)), 3)
+            scores.append(report["metrics_sense"])
+        for name in ("psnr", "ssim", "nmse"):
+            found[f"real_{name}_R{rate:g}"] = [round(metrics[name], 4) for metrics in scores]
     return found
 
 
-def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> Iterator[str]:
+def rows_of(args: argparse.Namespace, results: dict[str, Row]) -> Iterator[str]:
     """Fill ``results`` one row at a time, and name each when it is there."""
     with tempfile.TemporaryDirectory() as scratch:
         for setting in args.settings:
@@ -267,13 +273,31 @@ def rows_of(args: argparse.Namespace, results: dict[str, dict[str, float]]) -> I
 
 
 HEAD = (
-    "prior", "parameters", "one step + DC", "one sample of dds", "mean of 4", "one/mean", "SSIM",
-    "NMSE", "real scan, R = 4 / 8",
+    "prior", "parameters", "one step + DC", "one sample of dds", "mean of 4", "one/mean",
+    "less kspace", "SSIM", "NMSE", "real R = 4: PSNR, SSIM, NMSE", "real R = 8",
 )  # fmt: skip
 
 
-def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
-    """Markdown: a table a setting, a line a prior; the last columns are of the better asking."""
+def best_of(results: dict[str, Row], setting: Setting, name: str) -> Row:
+    """The row of a prior's better asking."""
+    keys = [f"{setting.name} | {name}{asked}" for asked in ("", " | aos", " | dds, mean of 4")]
+    rows = [results[key] for key in keys if key in results]
+    return max(rows, key=lambda row: row["psnr"]) if rows else {}
+
+
+def difference(row: Row, other: Row) -> str:
+    """Mean difference of PSNR over the cases and its standard error."""
+    if "psnr_each" not in row or "psnr_each" not in other:
+        return ""
+    each = np.subtract(row["psnr_each"], other["psnr_each"])
+    return f"{each.mean():+.2f} ± {each.std(ddof=1) / len(each) ** 0.5:.2f}"
+
+
+def table(results: dict[str, Row]) -> Iterator[str]:
+    """Markdown: a table a setting, a line a prior; after one/mean, all is of the better asking.
+
+    The real scan's figures are those of its first mask, which every row has.
+    """
     for setting in SETTINGS:
         rows = {key: row for key, row in results.items() if key.startswith(f"{setting.name} | ")}
         if not rows:
@@ -281,21 +305,28 @@ def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
         yield f"\n**{setting.name}**\n"
         yield f"| {' | '.join(HEAD)} |"
         yield "|---" * len(HEAD) + "|"
+        kspace = best_of(results, setting, "kspace")
         for name in dict.fromkeys(key.split(" | ")[1] for key in rows):
             step = rows.get(f"{setting.name} | {name} | aos", {})
             drawn = rows.get(f"{setting.name} | {name} | dds, mean of 4", {})
             plainly = rows.get(f"{setting.name} | {name}", {})
-            asked = [row for row in (step or plainly, drawn) if row]
-            best = max(asked, key=lambda row: row["psnr"])
+            best = best_of(results, setting, name)
             numbers = [
                 f"{best['parameters'] / 1e6:.2f} M" if "parameters" in best else "",
                 *(f"{row['psnr']:.2f}" if row else "" for row in (step or plainly,)),
                 f"{drawn['psnr_one']:.2f}" if drawn else "",
                 f"{drawn['psnr']:.2f}" if drawn else "",
                 f"{10 ** ((drawn['psnr'] - drawn['psnr_one']) / 10):.2f}" if drawn else "",
+                difference(best, kspace),
                 f"{best['ssim']:.3f}",
                 f"{best['nmse']:.4f}",
-                " / ".join(f"{best[key]:.1f}" for key in best if key.startswith("real")),
+                *(
+                    f"{best[f'real_psnr_{rate}'][0]:.2f}, {best[f'real_ssim_{rate}'][0]:.3f}, "
+                    f"{best[f'real_nmse_{rate}'][0]:.4f}"
+                    if f"real_ssim_{rate}" in best
+                    else ""
+                    for rate in ("R4", "R8")
+                ),
             ]
             yield f"| {' | '.join([name, *numbers])} |"
 
