@@ -19,7 +19,8 @@ import torch
 
 from .._version import __version__
 from ..atomic import write_json
-from ..coverage import Coverage, MaskFacts, coverage
+from ..coverage import Coverage, coverage
+from ..data import mask_facts
 from ..device import return_freed_memory
 from ..errors import (
     ConfigError,
@@ -399,7 +400,7 @@ def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
             continue  # not ours, or damaged: reading it will say so
         if isinstance(file, PreparedFile):
             entries.append(_entry(file))
-            facts.append(MaskFacts(file.mask, file.acquired, file.coil_transform.shape[-1]))
+            facts.append(mask_facts(file))
     covered = tuple(coverage(facts))
     doubts = tuple(doubt for group in covered for doubt in group.doubts)
     manifest = output / MANIFEST

@@ -2,20 +2,24 @@
 
 A line that no mask holds is never supervised, and a handful of masks or equispaced ones give
 themselves away: where the further-subsampled mask reveals the full one, only its lines are ever
-supervised. Parallel imaging fills in as long as lines times coils make up for what is missing; one
-coil fills in nothing.
+supervised. Parallel imaging fills in what the coils allow, which their maps tell; one coil fills in
+nothing.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from .errors import ScanFormatError
 from .masks import is_line_mask, line_coverage, outer_samples
+from .rng import rng_for
+from .sense import SenseOp
+from .solve import conjugate_gradient
 
 PRIOR_SCANS = 4
 """Weight of the mean over all lines in the density of one line, in scans."""
@@ -23,8 +27,14 @@ PRIOR_SCANS = 4
 FEW_MASKS = 16
 """Fewer distinct masks than this are a handful."""
 
-FILLED = 0.5
-"""Share of the field of view that an object fills; below it, coils and lines are surely too few."""
+WEAK = 0.01
+"""Parts of an image that measurements see with less than this share of their energy are open."""
+
+OPEN = 0.25
+"""A prior cannot be learned where more than this share of an image is open."""
+
+N_PROBED = 3
+"""Scans whose coils are asked what they fill in."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,12 @@ class MaskFacts:
     Attributes:
         mask: sampled positions, bool ``(1, y, x)``.
         acquired: bool ``(x,)``.
-        n_coils: coils that were measured.
+        read_op: reads its coils, with any mask; without it nothing is said about what they fill in.
     """
 
     mask: Tensor
     acquired: Tensor
-    n_coils: int
+    read_op: Callable[[], SenseOp] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,8 @@ class Coverage:
         n_outer: lines outside the calibration block.
         never: how many of them no scan samples.
         per_line: share of the scans that sample each line, ``x`` numbers; empty for samples.
-        fewest_coils: of any of the scans.
+        left_open: largest :func:`open_share` of some of the scans, given what is ever supervised;
+            None where that is everything, or coils are unknown.
     """
 
     shape: tuple[int, int]
@@ -70,7 +81,7 @@ class Coverage:
     n_outer: int
     never: int
     per_line: tuple[float, ...]
-    fewest_coils: int
+    left_open: float | None = None
 
     @property
     def line(self) -> str:
@@ -84,19 +95,12 @@ class Coverage:
 
     @property
     def identifiable(self) -> bool:
-        """Whether a prior can be learned at all, counted in outer lines.
+        """Whether a prior can be learned at all: what is supervised and the coils tell enough.
 
-        With C coils a supervised line gives C equations (Pruessmann et al. 1999: parallel imaging
-        is at most C times faster). Supervised are the lines of any scan, or those of every single
-        one where masks give themselves away. Unknown are as many lines as there are, less
-        where the object leaves a part of the field of view empty, :data:`FILLED` of it at least; a
-        single coil cannot tell where.
+        Supervised are the samples of any scan, or those of every single one where masks give
+        themselves away.
         """
-        if not self.n_outer:
-            return True
-        supervised = self.mean if self.revealing else 1 - self.never / self.n_outer
-        unknown = FILLED if self.fewest_coils > 1 else 1.0
-        return supervised * self.fewest_coils > unknown - 1e-6
+        return self.left_open is None or self.left_open <= OPEN
 
     @property
     def revealing(self) -> bool:
@@ -109,8 +113,26 @@ class Coverage:
     @property
     def doubts(self) -> list[str]:
         """What a prior trained on these scans would suffer from, in words."""
-        if self.n_scans == 1:  # a scan to look at, not to learn from
+        holes = self.holes
+        if not holes or self.n_scans == 1:  # a scan to look at, not to learn from
             return []
+        what = f"{self.n_scans} undersampled scans of {self.shape[0]}x{self.shape[1]}: "
+        what += " and ".join(holes)
+        if self.left_open is None:
+            return [what]
+        if not self.identifiable:
+            return [
+                f"{what}; the coils leave {self.left_open:.0%} of an image open, and a prior "
+                "trained on them will be wrong: vary the mask from scan to scan"
+            ]
+        return [
+            f"{what}; parallel imaging fills in all but {self.left_open:.0%} of an image, but "
+            "varying masks would be better"
+        ]
+
+    @property
+    def holes(self) -> list[str]:
+        """What is not supervised, in words."""
         holes = []
         if self.never:
             holes.append(f"{self.never} outer {self.kind} are never sampled")
@@ -118,16 +140,7 @@ class Coverage:
             holes.append(f"only {self.n_masks} distinct masks occur")
         elif self.revealing:
             holes.append(f"{self.n_regular} of them are equispaced, and lines removed leave gaps")
-        if not holes or self.mean == 1:
-            return []
-        what = f"{self.n_scans} undersampled scans of {self.shape[0]}x{self.shape[1]}: "
-        what += " and ".join(holes)
-        if not self.identifiable:
-            return [
-                f"{what}; {_count(self.fewest_coils, 'coil')} cannot fill that in, and a prior "
-                "trained on them will be wrong: vary the mask from scan to scan"
-            ]
-        return [f"{what}; parallel imaging fills in, but varying masks would be better"]
+        return holes if self.mean < 1 else []
 
 
 def coverage(scans: Iterable[MaskFacts]) -> list[Coverage]:
@@ -149,6 +162,27 @@ def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int]
     return {key: tally.density(key[1]) for key, tally in _tallies(scans).items()}
 
 
+def open_share(op: SenseOp, *, n_iter: int = 30) -> float:
+    """Share of an image that measurements leave open: 0 is all determined.
+
+    The mean over the eigenvalues v of ``A^H A`` in the support of the coils of w / (v + w) with
+    w = :data:`WEAK`, which is one where v = 0 and nearly zero where v is larger than w: estimated
+    with one random image z as z^H (A^H A + w)^-1 w z / z^H z (Hutchinson 1990,
+    doi:10.1080/03610919008812866).
+
+    Args:
+        op: coils and what is supervised, ``(..., coil, y, x)``.
+        n_iter: conjugate gradient iterations.
+    """
+    support = op.support
+    if not bool(support.any()):
+        return 0.0
+    parts = torch.randn((*support.shape, 2), generator=rng_for(0, "open share"))
+    z = torch.view_as_complex(parts).to(op.maps.device) * support
+    x = conjugate_gradient(lambda v: op.normal(v) + WEAK * v, z, n_iter=n_iter)
+    return float(WEAK * torch.vdot(z.flatten(), x.flatten()).real / z.abs().square().sum())
+
+
 def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
@@ -158,7 +192,8 @@ class _Tally:
 
     def __init__(self) -> None:
         self.masks: set[bytes] = set()
-        self.n_scans = self.n_regular = self.fewest_coils = 0
+        self.scans: list[MaskFacts] = []
+        self.n_regular = 0
         self.hits: Tensor = torch.zeros(())
         self.inner: Tensor = torch.zeros((), dtype=torch.bool)
         self.acquired: Tensor = torch.zeros((), dtype=torch.bool)
@@ -172,28 +207,28 @@ class _Tally:
         self.masks.add(sampled.numpy().tobytes())
         self.hits = self.hits + sampled
         self.inner, self.acquired = self.inner | calib, self.acquired | acquired
-        self.n_scans += 1
+        self.scans.append(scan)
         self.n_regular += kind == "lines" and _is_regular(line_coverage(outer))
-        self.fewest_coils = min(self.fewest_coils or scan.n_coils, scan.n_coils)
 
     def density(self, kind: str) -> Tensor:
-        share = self.hits.double() / self.n_scans
+        n_scans = len(self.scans)
+        share = self.hits.double() / n_scans
         outer = self.acquired & ~self.inner
         mean = share[outer].mean() if bool(outer.any()) else share.mean()
         if kind == "samples":
             share = _smoothed(share, outer)
-        drawn = (self.n_scans * share + PRIOR_SCANS * mean) / (self.n_scans + PRIOR_SCANS)
+        drawn = (n_scans * share + PRIOR_SCANS * mean) / (n_scans + PRIOR_SCANS)
         density = torch.where(outer, drawn, share).float()
         return density.view(1, 1, -1) if kind == "lines" else density[None]
 
     def summary(self, shape: tuple[int, int], kind: str) -> Coverage:
-        share = self.hits.double() / self.n_scans
+        share = self.hits.double() / len(self.scans)
         outer = share[self.acquired & ~self.inner]
         least, mean = (float(outer.min()), float(outer.mean())) if outer.numel() else (1.0, 1.0)
-        return Coverage(
+        found = Coverage(
             shape=shape,
             kind=kind,
-            n_scans=self.n_scans,
+            n_scans=len(self.scans),
             n_masks=len(self.masks),
             least=least,
             mean=mean,
@@ -201,8 +236,21 @@ class _Tally:
             n_outer=outer.numel(),
             never=int((outer == 0).sum()),
             per_line=tuple(share.tolist()) if kind == "lines" else (),
-            fewest_coils=self.fewest_coils,
         )
+        return replace(found, left_open=self._left_open(found)) if found.holes else found
+
+    def _left_open(self, found: Coverage) -> float | None:
+        shares = []
+        for scan in self.scans[:: max(1, len(self.scans) // N_PROBED)][:N_PROBED]:
+            try:
+                op = None if scan.read_op is None else scan.read_op()
+            except ScanFormatError:  # named when its turn comes
+                continue
+            if op is not None:
+                seen = scan.mask if found.revealing else self.hits > 0
+                seen = seen | ~scan.acquired  # what the scanner never acquires is not missed
+                shares.append(open_share(op.with_mask(seen.expand_as(scan.mask))))
+        return max(shares, default=None)
 
 
 def _tallies(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], _Tally]:

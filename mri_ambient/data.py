@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch
+from .coil_maps import unpack_maps
 from .coverage import Coverage, MaskFacts, coverage, mask_group, sampling_densities
 from .errors import ConfigError, NumericalWarning, ScanFormatError
 from .io import ScanFile, open_scan
@@ -21,6 +22,7 @@ from .io.output import read_samples
 from .io.prepared import PreparedFile
 from .masks import calibration_block, is_line_mask, outer_samples
 from .rng import rng_for
+from .sense import SenseOp
 
 MIN_SIGMA = 0.002
 """Smallest noise level any prior is trained at, normalised units."""
@@ -347,4 +349,13 @@ def typical_mask(items: Sequence[Item], *, limit: int = 200) -> tuple[str, float
 
 def _mask_facts(items: Sequence[Item]) -> list[MaskFacts]:
     files = {item.file.path: item.file for item in items}.values()
-    return [MaskFacts(file.mask, file.acquired, file.shape[1]) for file in files]
+    return [mask_facts(file) for file in files]
+
+
+def mask_facts(file: PreparedFile) -> MaskFacts:
+    """What coverage wants to know; the coils are those of the middle slice."""
+
+    def read_op() -> SenseOp:
+        return SenseOp(unpack_maps(file.read_packed_maps(len(file) // 2)), file.mask)
+
+    return MaskFacts(file.mask, file.acquired, read_op)

@@ -469,9 +469,9 @@ def _check_dataset(dataset: Dataset, folder: Path, config: TrainConfig, *, force
     for group in measure_coverage(dataset.train, warn=False):
         if not group.identifiable:
             raise ConfigError(
-                f"{folder}: {group.line}. That is too little for the number of coils (at least "
-                f"{group.fewest_coils}): nothing tells aliased images from true ones, so the prior "
-                "would be wrong. Add scans with other masks, or pass --force"
+                f"{folder}: {group.line}. The coils leave {group.left_open:.0%} of an image open: "
+                "nothing tells aliased images from true ones, so the prior would be wrong. Add "
+                "scans with other masks, or pass --force"
             )
 
 

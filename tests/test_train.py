@@ -466,24 +466,22 @@ def test_hidden_files_are_no_scans(scans, tmp_path):
     assert load_dataset(folder, n_validation=2, seed=0).n_scans == 10
 
 
-@pytest.mark.parametrize("coils", [1, 3])
-def test_masks_that_tell_nothing_are_refused_for_a_single_coil(coils, tmp_path):
-    """All scans under one mask: fatal with one coil, a warning with three."""
+@pytest.mark.parametrize(("coils", "rate", "enough"), [(1, 2, False), (3, 2, True), (8, 3, False)])
+def test_masks_that_coils_cannot_make_up_for_are_refused(coils, rate, enough, tmp_path):
+    """All scans under one mask: fatal with one coil, a warning with three; R = 3 is too much."""
     config = SimulateConfig(size=(32, 32), coils=coils, full=True, noise=0.01)
     raw = simulate_scans("phantom", tmp_path / "raw", config, count=6)
-    mask = MaskSpec("random", 2, 8).draw((32, 32), rng_for(0))
+    mask = MaskSpec("random", rate, 8).draw((32, 32), rng_for(0))
     for path in raw:
         with h5py.File(path, "r+") as file:
             file["kspace"][:] = np.where(mask[0].numpy(), file["kspace"][:], 0)
             del file["reconstruction_rss"]
             file["mask"] = mask[0, 0].numpy()
     prepare_many(raw, tmp_path / "prepared")
-    if coils > 1:
+    if enough:
         train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
         return
-    with pytest.raises(
-        ConfigError, match=r"1 distinct mask;.*number of coils .at least 1.*--force"
-    ):
+    with pytest.raises(ConfigError, match=r"1 distinct mask;.*% of an image open.*--force"):
         train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
     train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2, force=True)
 
