@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def join_job(device: str) -> Iterator[Job]:
     if on_gpu:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    # Whoever makes the last targets may take hours longer than the first.
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     try:
         yield Job(distributed.get_rank() == 0, device)
         distributed.barrier()  # who leaves early tears the connections of the others

@@ -68,6 +68,10 @@ def run(
     batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Adam's, after the warm-up.")] = 1e-3,
     check_every: Annotated[int, typer.Option(help="Images between validations.")] = 2000,
+    save_every: Annotated[
+        int | None,
+        typer.Option(help="Images between checkpoints.", show_default="500, or 50 steps"),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard as well.")
     ] = False,
@@ -108,6 +112,7 @@ def run(
         batch_size=batch_size,
         learning_rate=learning_rate,
         check_every=check_every,
+        save_every=max(500, 50 * batch_size) if save_every is None else save_every,
         patience=patience,
         precision=precision,
         seed=seed,

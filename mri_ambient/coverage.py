@@ -104,11 +104,13 @@ class Coverage:
 
     @property
     def revealing(self) -> bool:
-        """Whether M~ tells what M is: few masks occur, or most are equispaced.
+        """Whether M~ tells what M is: few masks occur again and again, or most are equispaced.
 
-        An equispaced mask has a gap where a line was removed.
+        An equispaced mask has a gap where a line was removed. Few scans with a mask each are few
+        scans above all.
         """
-        return self.n_masks < FEW_MASKS or 2 * self.n_regular > self.n_scans
+        repeated = self.n_masks < FEW_MASKS and 2 * self.n_masks <= self.n_scans
+        return repeated or 2 * self.n_regular > self.n_scans
 
     @property
     def doubts(self) -> list[str]:
@@ -138,7 +140,7 @@ class Coverage:
             holes.append(f"{self.never} outer {self.kind} are never sampled")
         if self.n_masks < FEW_MASKS:
             holes.append(f"only {self.n_masks} distinct masks occur")
-        elif self.revealing:
+        elif 2 * self.n_regular > self.n_scans:
             holes.append(f"{self.n_regular} of them are equispaced, and lines removed leave gaps")
         return holes if self.mean < 1 else []
 

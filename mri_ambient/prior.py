@@ -101,6 +101,11 @@ class PriorFacts:
                 f"denoiser {self.kind!r} is unknown; choose from {', '.join(DENOISERS)}"
             )
 
+    @property
+    def images_seen(self) -> int:
+        """By this prior and those it started from."""
+        return int(self.card.get("images_seen_before", 0)) + int(self.card.get("images_seen", 0))
+
     def build(self) -> Denoiser:
         """A denoiser of this shape with fresh weights."""
         return DENOISERS[self.kind](self.network, self.sigma_data)

@@ -44,8 +44,8 @@ def plot_curves(
     checked = [record for record in [*records, *([last] if last else [])] if "held_out" in record]
     if checked:
         seen = [record["images"] for record in checked]
-        right.plot(seen, [record["held_out"] for record in checked], "o-", label="one step + DC")
-        right.plot(seen, [record["held_out_no_dc"] for record in checked], "s--", label="one step")
+        right.plot(seen, [record["held_out"] for record in checked], "o-", label="prior + DC")
+        right.plot(seen, [record["held_out_no_dc"] for record in checked], "s--", label="prior")
         for color, name, label in (
             ("C3", "held_out_cg_sense", "CG-SENSE"),
             ("C2", "held_out_l1_wavelet", "L1-wavelet"),

@@ -59,11 +59,7 @@ def make_targets(
             method, prior or seed.
     """
     if isinstance(method, str):
-        if method not in BASELINES:
-            raise ConfigError(
-                f"targets {method!r} are unknown; choose from full, {', '.join(BASELINES)}"
-            )
-        method = BASELINES[method]()
+        method = target_method(method)
     options = replace(options or Options(), n_samples=1)
     made_by = {"method": method.name, "options": asdict(method), "seed": options.seed}  # type: ignore[call-overload]
     if is_sampler(method):
@@ -94,6 +90,17 @@ def make_targets(
         if on_scan is not None:
             on_scan(done, len(files))
     return True
+
+
+def target_method(name: str) -> Baseline:
+    """The method of this name that makes targets.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in BASELINES:
+        raise ConfigError(f"targets {name!r} are unknown; choose from full, {', '.join(BASELINES)}")
+    return BASELINES[name]()
 
 
 def _claim(folder: Path, made_by: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ from .runs import (
     latest_checkpoint,
     read_identity,
 )
-from .targets import make_targets
+from .targets import make_targets, target_method
 from .validate import HeldOut, fit_tau, hide_lines, previews, reference_errors
 
 N_PREVIEWS = 4
@@ -294,10 +294,12 @@ def train(
         DeviceError: out of memory.
         MriAmbientError: too many steps without a finite loss, or a lost process.
     """
-    if images is None and time_limit_s is None:
-        raise ConfigError("say when to stop: a number of images or a time limit")
+    if images is None and time_limit_s is None and not config.patience:
+        raise ConfigError("say when to stop: a number of images, a time limit, or patience")
     if images is not None and images < 1:
         raise ConfigError(f"at least one image must be seen, got images={images}")
+    if workers < 0:
+        raise ConfigError(f"workers must not be negative, got {workers}")
     started = time.monotonic()
     device = torch.device(device)
     team = Team.joined()
@@ -307,10 +309,16 @@ def train(
     dataset = split(folder, config, init, teacher, held=held)
     damage = _Damage(on_damaged)
     damage.note(tuple(dataset.damaged.values()))
-    _check_dataset(dataset, folder, config, force=force)
+    made = targets is not None
+    _check(dataset, folder, config, device, init=init, targets_made=made, force=force)
     cases = _cases(dataset, config, device, damage) if team.leads else []
 
     def begin() -> PriorFacts:
+        if config.patience and not cases:
+            raise ConfigError(
+                "patience watches the error on hidden lines of scans that are set aside, and there "
+                "are none: at least five undersampled scans are needed"
+            )
         make_folder(run)
         return _prepare_run(run, stored, dataset, folder, config, init, teacher, cases)
 
@@ -446,18 +454,33 @@ def split(
     )
 
 
-def _check_dataset(dataset: Dataset, folder: Path, config: TrainConfig, *, force: bool) -> None:
-    """Refuse data the objective cannot learn from.
+def _check(
+    dataset: Dataset,
+    folder: Path,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    init: Prior | None,
+    targets_made: bool,
+    force: bool,
+) -> None:
+    """Refuse, before anything is written, what cannot be trained.
 
     Raises:
-        ConfigError: undersampled scans where full ones are needed, or masks that leave images
-            undetermined.
+        ConfigError: undersampled scans where full ones are needed, masks that leave images
+            undetermined, an unknown way to make targets, an ``init`` of another architecture, or a
+            precision that the objective cannot do with.
     """
     objective = config.objective
-    if config.patience and not (objective.mask_conditioned or objective.noise_filled):
+    config.autocast_on(device)
+    if objective.targets is not None and not targets_made:
+        target_method(objective.targets)
+    kind = config.wrapper or objective.wrapper
+    if init is not None and (init.facts.kind, init.facts.network) != (kind, preset(config.preset)):
         raise ConfigError(
-            "patience watches the error of one step on hidden lines, which a plain prior cannot "
-            "take; stop by images or time"
+            f"the initial prior is a {init.facts.kind!r} denoiser with {init.facts.network}, but a "
+            f"{kind!r} one with {preset(config.preset)} is to be trained; choose the same preset "
+            "and wrapper, or leave --init out"
         )
     if objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
         raise ConfigError(
@@ -482,8 +505,6 @@ def _cases(
     chosen = dataset.validation[:: max(1, len(dataset.validation) // 16)]
     cases = []
     for item in chosen:
-        if item.acceleration == 1:
-            continue
         try:
             batch = item.read().to(device)
         except ScanFormatError as error:
@@ -513,7 +534,7 @@ def describe(
     """
     dataset = split(folder, config, init)
     if device is not None:
-        _check_dataset(dataset, folder, config, force=force)
+        _check(dataset, folder, config, device, init=init, targets_made=False, force=force)
     kind = config.wrapper or config.objective.wrapper
     sizes = sorted({item.shape for item in dataset.train})
     net = DENOISERS[kind](preset(config.preset), sigma_data=1.0)
@@ -672,23 +693,12 @@ def _resume(state: _State, run: Path, team: Team) -> None:
 
 
 def _first_network(facts: PriorFacts, seed: int, init: Prior | None) -> Denoiser:
-    """Initial weights from the seed, leaving torch's global random state as it was, or a prior's.
-
-    Raises:
-        ConfigError: the prior's network is another one.
-    """
+    """Weights of a prior, or from the seed, leaving torch's global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng_for(seed, "initial weights").initial_seed())
         net = facts.build()
-    if init is None:
-        return net
-    if (init.facts.kind, init.facts.network) != (facts.kind, facts.network):
-        raise ConfigError(
-            f"the initial prior is a {init.facts.kind!r} denoiser with {init.facts.network}, but a "
-            f"{facts.kind!r} one with {facts.network} is to be trained; choose the same preset and "
-            "wrapper, or leave --init out"
-        )
-    net.load_state_dict(init.net.state_dict())
+    if init is not None:
+        net.load_state_dict(init.net.state_dict())
     return net
 
 
@@ -737,25 +747,32 @@ def _prepare_run(
     trained_on = {scan_digest(scan_id) for scan_id in stored["data"]["train"]}
     for elder in (init, teacher):
         trained_on |= set() if elder is None else set(elder.facts.card.get("trained_on", ()))
-    card = {
+    card: dict[str, Any] = {
         "n_scans": sum(map(len, stored["data"].values())),
         "n_train_slices": len(dataset.train),
         "trained_on": sorted(trained_on),
         "validation_scans": sorted(stored["data"]["validation"]),
+        "matrices": sorted({f"{y}x{x}" for y, x in (item.shape for item in dataset.train)}),
+        "coils": _spread([item.file.shape[1] for item in dataset.train]),
         "acceleration": _spread([item.acceleration for item in dataset.train]),
         "sigma_n": _spread([item.noise_std for item in dataset.train]),
         "coverage": measured["coverage"],
         "objective_options": objective.as_dict(),
         "preset": config.preset,
         "init": started_from,
+        "images_seen_before": 0 if init is None else init.facts.images_seen,
         "teacher": None if teacher is None else teacher.facts.card.get("sha256", "unsaved"),
         "version": __version__,
         "torch": torch.__version__,
         "references": measured["references"],
         "intended_use": "research only, not for diagnosis",
-        "limits": "knows scans like its training scans; others are reconstructed with a warning "
-        "or wrongly",
     }
+    card["limits"] = (
+        f"knows scans like its training scans (matrices {', '.join(card['matrices'])}; "
+        f"{_range(card['coils'])} coils; R = {_range(card['acceleration'])}; noise "
+        f"{_range(card['sigma_n'])} after normalisation), their anatomy and contrast; others are "
+        "reconstructed with a warning or wrongly"
+    )
     return PriorFacts(
         objective=objective.name,
         kind=config.wrapper or objective.wrapper,
@@ -783,6 +800,11 @@ def _spread(values: list[float]) -> list[float]:
     return [float(np.quantile(values, q)) for q in (0, 0.5, 1)]
 
 
+def _range(spread: list[float]) -> str:
+    low, _, high = (f"{value:.3g}" for value in spread)
+    return low if low == high else f"{low} to {high}"
+
+
 def _summary(group: Coverage) -> dict[str, Any]:
     """Coverage figures for the card; the share of every single line is left to the manifest."""
     return {key: value for key, value in asdict(group).items() if key != "per_line"}
@@ -802,7 +824,7 @@ def _write_prior(
     }
     tau = facts.tau
     prior = Prior(state.average, facts)
-    if cases and (facts.mask_conditioned or facts.noise_filled):
+    if cases:
         tau, error, without = fit_tau(prior, cases)
         figures = {"held_out": error, "held_out_no_dc": without, **facts.card["references"]}
         card["held_out"] = figures = {**figures, "tau": tau}

@@ -21,7 +21,8 @@ from helpers import damage_samples, streams
 from mri_ambient.baselines import L1Wavelet
 from mri_ambient.batch import Batch
 from mri_ambient.checkpoint import load_prior, load_tensors, save_tensors
-from mri_ambient.data import load_dataset, measure_sigma_data, typical_mask
+from mri_ambient.coverage import sampling_densities
+from mri_ambient.data import load_dataset, mask_facts, measure_sigma_data, typical_mask
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.distributed import _together
 from mri_ambient.errors import (
@@ -495,8 +496,25 @@ def test_it_stops_when_the_held_out_error_no_longer_falls(scans, tmp_path):
     assert resumed.facts.card["images_seen"] == prior.facts.card["images_seen"]
 
 
-def test_a_run_shows_what_it_learned(scans, tmp_path):
-    prior = train(scans, tmp_path / "run", QUICK, images=8)
+def test_patience_alone_stops_a_run_but_needs_something_to_watch(scans, tmp_path):
+    config = replace(QUICK, learning_rate=1e-12, patience=1)
+    prior = train(scans, tmp_path / "run", config)
+    assert prior.facts.card["images_seen"] in (8, 12)
+    with pytest.raises(ConfigError, match="patience watches"):
+        train(scans, tmp_path / "none", replace(config, n_validation=0), images=8)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["kspace", "plain, undersampled", "plain, full", "gsure"])
+def test_a_run_shows_what_it_learned(name, scans, tmp_path):
+    """Plain priors, which take no single step, by a short sample."""
+    objective = {"kspace": Kspace(), "gsure": Gsure()}.get(name, Supervised(images="l1-wavelet"))
+    if name == "plain, full":
+        objective, raw = Supervised(), tmp_path / "raw"
+        full = SimulateConfig(size=(32, 32), coils=3, full=True, noise=0.01)
+        scans = tmp_path / "prepared"
+        prepare_many(simulate_scans("phantom", raw, full, count=5), scans)
+    prior = train(scans, tmp_path / "run", replace(QUICK, objective=objective), images=8)
     for name in ("curves.png", "preview.png", "config.toml"):
         assert (tmp_path / "run" / name).stat().st_size > 100
     held_out = prior.facts.card["held_out"]
@@ -508,6 +526,46 @@ def test_a_dry_run_says_what_it_would_take(scans):
     said = describe(scans, QUICK, torch.device("cpu"), images=100)
     for words in ("batch_size = 2", "[objective]", "M parameters", "GiB of memory", "100 images"):
         assert words in said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objective": Supervised(images="l1_wavelet")},
+        {"objective": Gsure(), "precision": "bf16"},
+        {"wrapper": "plain"},
+    ],
+    ids=["targets", "precision", "init"],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(wrong, scans, tmp_path):
+    """The command put right goes on in the same folder; a dry run says the same."""
+    init = train(scans, tmp_path / "first", QUICK, images=2) if "wrapper" in wrong else None
+    config, run = replace(QUICK, **wrong), tmp_path / "run"
+    with pytest.raises(ConfigError):
+        train(scans, run, config, images=2, init=init)
+    with pytest.raises(ConfigError):
+        describe(scans, config, torch.device("cpu"), init=init)
+    assert not run.exists()
+
+
+def test_workers_read_what_the_thread_reads(scans, tmp_path):
+    """And a run goes on with another number of them, to the bit."""
+    train(scans, tmp_path / "alone", QUICK, images=12)
+    train(scans, tmp_path / "helped", QUICK, images=8, workers=2)
+    train(scans, tmp_path / "helped", QUICK, images=12, workers=1)
+    assert_same_run(tmp_path / "alone", tmp_path / "helped")
+    with pytest.raises(ConfigError, match="workers"):
+        train(scans, tmp_path / "less", QUICK, images=4, workers=-1)
+
+
+def test_batches_know_how_often_all_scans_sample_each_line(scans):
+    """Not this scan's own lines: two scans with other masks have the same density."""
+    data = load_dataset(scans, n_validation=2, seed=0)
+    (density,) = sampling_densities(mask_facts(item.file) for item in data.train).values()
+    (group,) = data.batch(0, 4, 0).groups
+    assert len({mask.numpy().tobytes() for mask in group.batch.mask}) > 1
+    for own in group.batch.density:
+        torch.testing.assert_close(own, density.expand_as(own))
 
 
 def test_gsure_refuses_to_difference_in_half_precision(scans, tmp_path):
