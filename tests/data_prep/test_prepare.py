@@ -444,13 +444,14 @@ PAIRS = [[a, b] for a in (0, 1, 2, 3, 4, 5, 10) for b in (0, 1, 2, 3, 4, 5, 10) 
 def test_what_coils_leave_open(columns, n_coils, share):
     """Coil c of these sees a line where it should be 4 c columns further: a count says the rest.
 
-    A quarter of the image is the limit. Determined parts count WEAK / v at most, v >= 1 / coils.
+    A quarter of the image is the limit. Determined
+    parts count WEAK / v at most, v >= 1 / coils; one random image of 1024 pixels: 0.016 (1 sigma).
     """
     (found,) = coverage(facts(columns, n_coils))
     if share is None:
         assert found.left_open is None
     else:
-        assert found.left_open == pytest.approx(share + 0.02, abs=0.04)
+        assert found.left_open == pytest.approx(share + 0.015, abs=0.055)
     assert found.identifiable == (share is None or share < 0.25)
     assert any("will be wrong" in doubt for doubt in found.doubts) == (not found.identifiable)
 
