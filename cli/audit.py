@@ -236,10 +236,10 @@ def calibration(
         for path in paths:
             try:
                 file = open_scan(path)
-                if loaded.was_trained_on(file.scan_id):
+                if loaded.was_trained_on(file.source_sha256):
                     complain(
-                        f"warning: {path}: the prior was trained on a scan of this name; fitted on "
-                        "training scans the factor may be too small for new ones"
+                        f"warning: {path}: the prior was trained on this scan; fitted on training "
+                        "scans the factor may be too small for new ones"
                     )
                 preparation = plan(file, device=where)
                 for scan in file:

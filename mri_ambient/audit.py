@@ -99,8 +99,9 @@ def memorization(
     if n_samples < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_samples}")
     dataset = load_dataset(folder, n_validation=0, seed=seed)
-    trained = [item for item in dataset.train if prior.was_trained_on(item.scan_id)]
-    held = [item for item in dataset.train if not prior.was_trained_on(item.scan_id)]
+    seen = [prior.was_trained_on(item.file.source_sha256) for item in dataset.train]
+    trained = [item for item, yes in zip(dataset.train, seen, strict=True) if yes]
+    held = [item for item, yes in zip(dataset.train, seen, strict=True) if not yes]
     tell = on_damaged or (lambda sentence: None)
     for sentence in dataset.damaged.values():
         tell(sentence)

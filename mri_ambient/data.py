@@ -21,6 +21,7 @@ from .io import ScanFile, open_scan
 from .io.output import read_samples
 from .io.prepared import PreparedFile
 from .masks import calibration_block, is_line_mask, outer_samples
+from .prior import scan_digest
 from .rng import rng_for
 from .sense import SenseOp
 
@@ -121,7 +122,10 @@ class Dataset:
 
     @property
     def digests(self) -> dict[str, dict[str, str]]:
-        """What training depends on: ``train`` and ``validation`` scans by name, a hash of each."""
+        """What training depends on: ``train`` and ``validation`` scans by name.
+
+        Of each the hash of its raw file, and one of what is known before its samples are read.
+        """
         parts = {"train": self.train, "validation": self.validation}
         return {part: _digests(items) for part, items in parts.items()}
 
@@ -198,12 +202,13 @@ class Dataset:
 
 
 def _digests(items: Sequence[Item]) -> dict[str, str]:
-    """A hash of what is known of every scan before its samples are read."""
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     for item in items:
-        facts = f"{item.index}/{item.shape}/{item.noise_std:.9g}/{item.acceleration:.9g}\n"
-        told[item.scan_id] = told.get(item.scan_id, "") + facts
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:8] for name, text in told.items()}
+        file = item.file
+        facts = f"{file.shape}/{item.noise_std:.9g}/{item.acceleration:.9g}"
+        known = hashlib.sha256(facts.encode()).hexdigest()[:8]
+        found[item.scan_id] = f"{scan_digest(file.source_sha256)}:{known}"
+    return found
 
 
 def _shuffled(indices: list[int], rng: torch.Generator) -> list[int]:
@@ -216,7 +221,7 @@ def load_dataset(
     n_validation: int,
     seed: int,
     first: Collection[str] = (),
-    never: Callable[[str], bool] = lambda _: False,
+    never: Callable[[PreparedFile], bool] = lambda _: False,
     held: Collection[str] | None = None,
 ) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
@@ -228,7 +233,7 @@ def load_dataset(
         n_validation: scans to set aside; at most a fifth of all.
         seed: chooses them.
         first: scans that are set aside before others, by name.
-        never: whether a scan of this name must not be set aside.
+        never: whether a scan must not be set aside.
         held: set exactly these aside instead: those of a run that goes on.
 
     Raises:
@@ -259,7 +264,7 @@ def load_dataset(
     if held is not None:
         allowed = [i for i, name in enumerate(names_of) if name in held]
     else:
-        allowed = [i for i, name in enumerate(names_of) if not never(name)]
+        allowed = [i for i, items in enumerate(scans) if not never(items[0].file)]
     order = sorted(allowed, key=lambda i: (names_of[i] not in first, chance[i]))
     aside = order[: min(n_validation, len(scans) // 5)] if held is None else order
     return Dataset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -111,9 +110,13 @@ class PriorFacts:
         return DENOISERS[self.kind](self.network, self.sigma_data)
 
 
-def scan_digest(scan_id: str) -> str:
-    """What the card keeps of the name of a training scan: enough to know it again, not to tell."""
-    return hashlib.sha256(scan_id.encode()).hexdigest()[:12]
+def scan_digest(source_sha256: str) -> str:
+    """What the card keeps of the raw file of a training scan: whatever its name, it is known again.
+
+    Args:
+        source_sha256: hash of the file it was prepared from.
+    """
+    return source_sha256[:12]
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,9 @@ class Prior:
 
         return denoise
 
-    def was_trained_on(self, scan_id: str) -> bool:
-        """Whether a scan of this name was among its training scans, as far as its card says."""
-        return scan_digest(scan_id) in self.facts.card.get("trained_on", ())
+    def was_trained_on(self, source_sha256: str) -> bool:
+        """Whether the scan from this raw file was among its training scans, going by its card."""
+        return scan_digest(source_sha256) in self.facts.card.get("trained_on", ())
 
     @property
     def knows_masks(self) -> bool:

@@ -52,7 +52,7 @@ from .masks import MaskSpec
 from .nn.precond import DENOISERS, Denoiser
 from .nn.unet import n_parameters, preset
 from .objectives import Kspace, Objective
-from .prior import Prior, PriorFacts, scan_digest
+from .prior import Prior, PriorFacts
 from .reconstruct import Options
 from .report import plot_curves, save_previews
 from .rng import rng_for
@@ -449,7 +449,7 @@ def split(
         n_validation=config.n_validation,
         seed=config.seed,
         first={scan_id for ids in judged for scan_id in ids},
-        never=lambda scan_id: any(elder.was_trained_on(scan_id) for elder in known),
+        never=lambda file: any(elder.was_trained_on(file.source_sha256) for elder in known),
         held=held,
     )
 
@@ -744,7 +744,7 @@ def _prepare_run(
         write_toml(run / "config.toml", wanted["config"])
         write_json(run / "run.json", stored | {"folder": str(folder.resolve())})
     objective = config.objective
-    trained_on = {scan_digest(scan_id) for scan_id in stored["data"]["train"]}
+    trained_on = {digest.partition(":")[0] for digest in stored["data"]["train"].values()}
     for elder in (init, teacher):
         trained_on |= set() if elder is None else set(elder.facts.card.get("trained_on", ()))
     card: dict[str, Any] = {

@@ -13,6 +13,7 @@ from mri_ambient.baselines import CgSense
 from mri_ambient.data import load_dataset
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.io import open_scan
 from mri_ambient.rng import rng_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled|mask):UserWarning")
@@ -36,8 +37,8 @@ class Stub:
         self.known = known
         self.facts = SimpleNamespace(card={"trained_on": known})
 
-    def was_trained_on(self, scan_id: str) -> bool:
-        return scan_id in self.known
+    def was_trained_on(self, source_sha256: str) -> bool:
+        return source_sha256 in self.known
 
     def denoiser(self, op, rng, further="scan"):
         img = self.images[self.n % len(self.images)]
@@ -52,8 +53,8 @@ def cg_images(scans: Path) -> list[torch.Tensor]:
 
 @pytest.fixture
 def known(scans) -> list[str]:
-    names = sorted(path.stem for path in scans.glob("*.h5"))
-    return names[3:]
+    paths = sorted(scans.glob("*.h5"))
+    return [open_scan(path).source_sha256 for path in paths[3:]]
 
 
 def test_copies_of_training_scans_are_found_and_paired(scans, known):

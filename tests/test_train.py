@@ -219,11 +219,38 @@ def test_every_objective_resumes_exactly_and_can_be_fine_tuned(objective, scans,
     prepare_many(raw, tmp_path / "other")
     tuned = train(tmp_path / "other", tmp_path / "tuned", config, images=2, init=prior)
     assert tuned.facts.card["init"] == prior.facts.card["sha256"]
-    seen: set[str] = set()  # by name; fine-tuning adds to what the first prior has seen
+    seen: set[str] = set()  # fine-tuning adds to what the first prior has seen
+    known: set[str] = set()
     for made, folder in ((prior, scans), (tuned, tmp_path / "other")):
-        names = {path.stem for path in folder.glob("*.h5")}
-        seen |= names - set(made.facts.card["validation_scans"])
-        assert {name for name in names | {"another"} if made.was_trained_on(name)} == names & seen
+        sources = {path.stem: open_scan(path).source_sha256 for path in folder.glob("*.h5")}
+        held = made.facts.card["validation_scans"]
+        seen |= {source for name, source in sources.items() if name not in held}
+        known |= set(sources.values())
+        assert {source for source in known if made.was_trained_on(source)} == seen
+
+
+def test_scans_are_known_by_their_content_not_by_their_name(scans, tmp_path):
+    """Strangers of the same names judge; a training scan under another name does not."""
+    first = train(scans, tmp_path / "first", QUICK, images=2)
+    config = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01, seed=5)
+    raw = simulate_scans("phantom", tmp_path / "raw", config, count=10)
+    prepare_many(raw, tmp_path / "others")
+    assert {p.name for p in (tmp_path / "others").glob("*.h5")} == {
+        p.name for p in scans.glob("*.h5")
+    }
+    strangers = split(tmp_path / "others", QUICK, first)
+    assert len(strangers.validation) == 2
+    assert not any(first.was_trained_on(item.file.source_sha256) for item in strangers.train)
+
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for i, path in enumerate(sorted(scans.glob("*.h5"))):
+        shutil.copy(path, renamed / f"other{i}.h5")
+        with h5py.File(renamed / f"other{i}.h5", "r+") as file:
+            file.attrs["scan_id"] = f"other{i}"
+    held = split(renamed, QUICK, first).validation
+    assert held
+    assert not any(first.was_trained_on(item.file.source_sha256) for item in held)
 
 
 def test_priors_are_used_the_way_they_were_trained(scans, tmp_path):
@@ -817,7 +844,7 @@ def test_scans_that_the_initial_prior_knows_judge_nothing(scans, tmp_path):
     held = first.facts.card["validation_scans"]
     for seed in range(1, 30):
         other = load_dataset(scans, n_validation=2, seed=seed).validation
-        if all(first.was_trained_on(item.scan_id) for item in other):
+        if all(first.was_trained_on(item.file.source_sha256) for item in other):
             break
     config = replace(QUICK, seed=seed)
     alone = train(scans, tmp_path / "alone", config, images=2)

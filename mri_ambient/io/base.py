@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..atomic import file_sha256
 from ..errors import ConfigError, ScanFormatError
 from ..masks import MaskSpec, achieved_acceleration
 from ..rng import rng_for
@@ -87,6 +88,11 @@ class ScanFile(ABC):
         """Readers read the facts here, and no slices."""
         self.path = Path(path)
         self.scan_id = self.path.stem
+
+    @cached_property
+    def source_sha256(self) -> str:
+        """Hash of the file, or of the one it was prepared from."""
+        return file_sha256(self.path)
 
     @cached_property
     def mask(self) -> Tensor:

@@ -18,6 +18,7 @@ from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli import app as module
 from mri_ambient.cli.common import parse_seconds, pick_shard
 from mri_ambient.errors import ConfigError
+from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.prior import Prior, PriorFacts, scan_digest
@@ -478,7 +479,7 @@ def test_damaged_scans_are_named_and_end_with_1(cli, tmp_path, trained):
     folder = tmp_path / "damaged"
     shutil.copytree(prepared, folder)
     known = load_prior(run).was_trained_on
-    path = next(path for path in sorted(folder.glob("*.h5")) if known(path.stem))
+    path = next(p for p in sorted(folder.glob("*.h5")) if known(open_scan(p).source_sha256))
     path.write_bytes(path.read_bytes()[:5000])
     said = cli("audit", "memorization", run, folder, "-o", tmp_path / "audit", "--samples", 1,
                "--steps", 2, "--device", "cpu", code=1)[1]  # fmt: skip
@@ -597,13 +598,14 @@ def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
     for path in (tmp_path / "out").glob("*.json"):
         assert json.loads(path.read_text())["provenance"]["std_factor"] == factor
     prior = load_prior(prior_file)
-    known = sorted(full.glob("*.h5"))[0].stem
-    card = {**prior.facts.card, "trained_on": [scan_digest(known)]}
+    known = sorted(full.glob("*.h5"))[0]
+    digest = scan_digest(open_scan(known).source_sha256)
+    card = {**prior.facts.card, "trained_on": [digest]}
     save_prior(replace(prior, facts=replace(prior.facts, card=card)), tmp_path / "p.safetensors")
     said = cli("audit", "calibration", tmp_path / "p.safetensors", full, "-o", tmp_path / "known",
                "--samples", 2, *words)[1]  # fmt: skip
-    assert said.count("trained on a scan of this name") == 1
-    assert f"{known}.h5: the prior was trained" in said
+    assert said.count("the prior was trained on this scan") == 1
+    assert f"{known.name}: the prior was trained" in said
     again = ("audit", "calibration", prior_file, full, "-o", tmp_path / "audit")
     assert "use --overwrite" in cli(*again, "--device", "cpu", code=2)[1]
     (tmp_path / "audit/run.json").write_text("{}")
