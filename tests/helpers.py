@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import weakref
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import torch
@@ -14,6 +17,16 @@ from torch.utils._pytree import tree_leaves
 from mri_ambient.linop import LinearOperator
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.sense import SenseOp
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of tests/benchmarks, for what it is made of."""
+    path = Path(__file__).parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def streams(seed: int, n: int) -> list[Generator]:

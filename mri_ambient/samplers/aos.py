@@ -13,10 +13,9 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from ..errors import ConfigError
 from ..prior import DenoiserSource
 from ..sense import SenseOp
-from .base import FINAL_CG, OnStep, StepInfo, data_consistency, one_step
+from .base import FINAL_CG, OnStep, StepInfo, check_cg, data_consistency, one_step
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ class Aos:
     n_cg: int = FINAL_CG
 
     def __post_init__(self) -> None:
-        if self.n_cg < 1:
-            raise ConfigError(f"n_cg must be at least 1, got {self.n_cg}")
+        check_cg(self.n_cg)
 
     @property
     def n_evaluations(self) -> int:

@@ -161,6 +161,25 @@ def first_image(
     )
 
 
+CG_UNDER_MASKS = 20
+"""Conjugate-gradient steps of a data step where the prior knows masks: more change nothing."""
+
+CG_OF_PLAIN = 40
+"""The same for a prior that sees everything: fewer leave its samples too far off, or too narrow,
+where the noise is small (``test_samples_as_by_default_are_the_posterior_of_a_plain_prior``)."""
+
+
+def cg_steps(n_cg: int | None, prior: DenoiserSource) -> int:
+    """Conjugate-gradient steps of a data step: as given, or what the prior needs."""
+    return n_cg or (CG_UNDER_MASKS if prior.knows_masks else CG_OF_PLAIN)
+
+
+def check_cg(n_cg: int | None) -> None:
+    """Raise ConfigError if it is no number of steps."""
+    if n_cg is not None and n_cg < 1:
+        raise ConfigError(f"n_cg must be at least 1, got {n_cg}")
+
+
 FINAL_CG = 10
 """Conjugate-gradient steps of the last solve."""
 

@@ -34,7 +34,17 @@ from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import OnStep, StepInfo, check_schedule, check_start, finish, first_image, first_level
+from .base import (
+    OnStep,
+    StepInfo,
+    cg_steps,
+    check_cg,
+    check_schedule,
+    check_start,
+    finish,
+    first_image,
+    first_level,
+)
 
 LEAST_NOISE = 1e-3
 """Noise per real channel, normalised units, below which a scan counts as having this much."""
@@ -52,7 +62,7 @@ class Descent:
     Attributes:
         n_steps: noise levels.
         eta: share of fresh noise, 0 (deterministic from the first noise on) to 1 (ancestral).
-        n_cg: conjugate-gradient steps of the data step.
+        n_cg: conjugate-gradient steps of the data step; by default 20, with a plain prior 40.
         start: what the first noise is added to: nothing ("noise"), or a reconstruction ("aos",
             "cg-sense"), which has the coarse things right and saves the high noise levels.
         sigma_max: first noise level, for data of standard deviation 0.5 per channel; by default 10
@@ -66,7 +76,7 @@ class Descent:
 
     n_steps: int = 50
     eta: float = 0.5
-    n_cg: int = 5
+    n_cg: int | None = None
     start: str = "noise"
     sigma_max: float | None = None
     renoise: str = "ddim"
@@ -76,8 +86,7 @@ class Descent:
         check_schedule(self.n_steps, self.sigma_max)
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta must be from 0 to 1, got {self.eta}")
-        if self.n_cg < 1:
-            raise ConfigError(f"n_cg must be at least 1, got {self.n_cg}")
+        check_cg(self.n_cg)
         check_start(self.start)
         if self.renoise not in RENOISE:
             raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
@@ -111,7 +120,7 @@ class Descent:
         on_step: OnStep | None,
     ) -> Tensor:
         """The loop, with ``denoise`` for D."""
-        s = prior.sigma_data
+        s, n_cg = prior.sigma_data, cg_steps(self.n_cg, prior)
         sigmas = self.levels(prior)
         shape = tuple(ksp.shape[1:])
 
@@ -130,7 +139,7 @@ class Descent:
             x0 = conjugate_gradient(
                 lambda v, ridge=ridge: op.normal(v) + ridge * v,  # type: ignore[misc]
                 data + ridge * D,
-                n_iter=self.n_cg,
+                n_iter=n_cg,
                 x0=D,
             )
             K0 = op.expand(x0)

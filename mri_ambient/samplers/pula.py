@@ -31,7 +31,17 @@ from ..prior import DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
-from .base import OnStep, StepInfo, check_schedule, check_start, finish, first_image, first_level
+from .base import (
+    OnStep,
+    StepInfo,
+    cg_steps,
+    check_cg,
+    check_schedule,
+    check_start,
+    finish,
+    first_image,
+    first_level,
+)
 from .descent import LEAST_NOISE
 
 
@@ -42,7 +52,7 @@ class Pula:
     Attributes:
         n_steps: network evaluations per sample.
         gamma: step length, at most 2.
-        n_cg: conjugate-gradient steps of a solve.
+        n_cg: conjugate-gradient steps of a solve; by default 20, with a plain prior 40.
         start: where the image starts: 0 ("noise") or a reconstruction ("aos", "cg-sense").
         sigma_max: first noise level, for data of standard deviation 0.5 per channel.
         final_dc: end with the data-consistency solve of ``aos``, where the prior knows masks.
@@ -54,7 +64,7 @@ class Pula:
 
     n_steps: int = 100
     gamma: float = 0.5
-    n_cg: int = 15
+    n_cg: int | None = None
     start: str = "cg-sense"
     sigma_max: float = 1.0
     final_dc: bool = True
@@ -63,8 +73,7 @@ class Pula:
         check_schedule(self.n_steps, self.sigma_max)
         if not 0 < self.gamma <= 2:
             raise ConfigError(f"gamma must be from above 0 to 2, got {self.gamma}")
-        if self.n_cg < 1:
-            raise ConfigError(f"n_cg must be at least 1, got {self.n_cg}")
+        check_cg(self.n_cg)
         check_start(self.start)
 
     @property
@@ -83,6 +92,7 @@ class Pula:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Reconstruct; see :class:`~mri_ambient.samplers.base.Sampler`."""
+        n_cg = cg_steps(self.n_cg, prior)
         denoiser = prior.denoiser(op, rng, further="scan")
         first = first_level(self.sigma_max, prior)
         sigmas = rho_schedule(self.n_steps, first, prior.sigma_min).tolist()
@@ -104,7 +114,7 @@ class Pula:
             x = x + conjugate_gradient(
                 lambda v, ridge=ridge: op.normal(v) + ridge * v,  # type: ignore[misc]
                 self.gamma / 2 * drift + math.sqrt(self.gamma) * spread,
-                n_iter=self.n_cg,
+                n_iter=n_cg,
             )
             if on_step is not None:
                 residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()

@@ -1,9 +1,9 @@
 """Are samples as far from the truth as they should be? Every rule for M~, with an exact prior.
 
-    python tests/benchmarks/bench_calibration.py [--signals 200]
+    python tests/benchmarks/bench_calibration.py [--signals 200] [--noise 0.05]
 
 Signals of 64 pixels with a known Gaussian law (correlated neighbours), eight smooth coils, random
-lines at R = 4, noise 0.05 per channel: posterior mean and error are known in closed form, and so is
+lines at R = 4, noise per channel as given: posterior mean and error are known in closed form, and so is
 the exact denoiser under every mask. Each signal is measured once and sampled four times. Printed,
 one JSON line a rule: the mean squared error of one sample over that of the posterior mean (2.00
 for posterior samples), of the mean of four samples (1.25), and the variance of the samples over the
@@ -33,7 +33,6 @@ from mri_ambient.sense import SenseOp
 
 N = 64
 N_COILS = 8
-SIGMA_N = 0.05
 N_SAMPLES = 4
 
 
@@ -123,7 +122,7 @@ def coils() -> Tensor:
     return (maps / maps.abs().square().sum(dim=0).sqrt())[:, None]
 
 
-def measure(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, SenseOp, Tensor]:
+def measure(n: int, sigma_n: float) -> tuple[Tensor, Tensor, Tensor, Tensor, SenseOp, Tensor]:
     """Signals, what a scan measures of them, and their posterior.
 
     Returns:
@@ -139,12 +138,12 @@ def measure(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, SenseOp, Tensor]:
     noises = [rng_for(0, "signal", i) for i in range(n)]
     x = torch.stack([root @ complex_normal((N,), g, dtype=torch.complex128) for g in noises])
     noise = [complex_normal((N_COILS, 1, N), g, dtype=torch.complex128) for g in noises]
-    y = op(x[:, None]) + SIGMA_N * torch.stack(noise) * masks
+    y = op(x[:, None]) + sigma_n * torch.stack(noise) * masks
     prior = Exact(cov, "asked")
-    mean = prior.denoiser(op, noises, "scan")(y, torch.full((n,), SIGMA_N).double())[:, 0]
+    mean = prior.denoiser(op, noises, "scan")(y, torch.full((n,), sigma_n).double())[:, 0]
     eye = torch.eye(N, dtype=torch.complex128)[:, None]
     normal = torch.stack([SenseOp(maps, m).normal(eye)[:, 0].mT for m in masks])
-    post = torch.linalg.inv(normal / SIGMA_N**2 + torch.linalg.inv(cov).to(normal))
+    post = torch.linalg.inv(normal / sigma_n**2 + torch.linalg.inv(cov).to(normal))
     return x, y, mean, post, op, cov
 
 
@@ -159,6 +158,7 @@ def main() -> None:
     """Sample, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--signals", type=int, default=200)
+    parser.add_argument("--noise", type=float, default=0.05, help="per channel")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--share", type=float, default=0.5, help="of fresh noise, of even dds")
     parser.add_argument("--only", action="append", help="only rules of these beginnings")
@@ -166,12 +166,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.signals, args.steps = 6, 8
-    x, y, mean, post, op, cov = measure(args.signals)
+    x, y, mean, post, op, cov = measure(args.signals, args.noise)
     plain, masked = Exact(cov, "everything"), Exact(cov, "asked")
     fresh, frozen = Exact(cov, "fresh"), Exact(cov, "frozen")
-    dds = Dds(n_steps=args.steps, n_cg=15, final_dc=False)
+    dds = Dds(n_steps=args.steps, final_dc=False)
     even = replace(dds, renoise="diffpir", eta=args.share**2)
-    msm = Msm(n_steps=args.steps, n_cg=15, final_dc=False)
+    msm = Msm(n_steps=args.steps, final_dc=False)
     pula = Pula(n_steps=2 * args.steps, final_dc=False)
     adps = Adps(n_steps=5 * args.steps)
     rules: dict[str, tuple[Sampler, Exact]] = {
@@ -191,7 +191,7 @@ def main() -> None:
     }
     best = (mean - x).abs().square().sum(dim=1)
     wide = 2 * post.diagonal(dim1=1, dim2=2).real.sum(dim=1)
-    noise_std = torch.full((args.signals,), SIGMA_N).double()
+    noise_std = torch.full((args.signals,), args.noise).double()
     for name, (method, prior) in rules.items():
         if args.only and not name.startswith(tuple(args.only)):
             continue

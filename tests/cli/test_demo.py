@@ -1,29 +1,17 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from helpers import load_script
 
 from mri_ambient.atomic import file_sha256
 from mri_ambient.cli import demo
 from mri_ambient.weights import default_prior
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "train_default_prior.py"
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("train_default_prior", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
 
 def parts():
-    script = load_script()
+    script = load_script("train_default_prior")
     return [*script.COARSE.values(), *script.FINE.values()]
 
 
