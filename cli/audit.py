@@ -110,7 +110,7 @@ def stability(
         float | None, typer.Option(help="Undersample a fully sampled scan first.")
     ] = None,
     k: Annotated[float, typer.Option("--k", help="Energy of the change over the noise's.")] = 1.0,
-    iterations: Annotated[int, typer.Option(help="Steps of the search.")] = 20,
+    iterations: Annotated[int, typer.Option(help="Steps of the search.")] = 100,
     seed: Seed = 0,
     device: Device = "auto",
     json_out: Json = False,
@@ -135,6 +135,7 @@ def stability(
     from mri_ambient.report import save_images
     from mri_ambient.stability import stability as attack
     from mri_ambient.stability import verdict
+    from mri_ambient.volume import doubt_prior
     from mri_ambient.weights import default_prior
 
     chosen = with_options(choose("method", method, METHODS), dict(parse_pairs(option or [])))
@@ -143,6 +144,7 @@ def stability(
     file = open_scan(scan)
     if retrospective is not None:
         file = Undersampled(file, MaskSpec(acceleration=retrospective), seed)
+    doubt_prior(file, chosen, loaded)
     index = len(file) // 2 if slice_index is None else slice_index
     if not 0 <= index < len(file):
         raise ConfigError(f"{scan}: has slices 0 to {len(file) - 1}, not {index}")
@@ -168,6 +170,7 @@ def stability(
                 "size": one.size,
                 "change": one.change,
                 "by_noise": one.by_noise,
+                "rising": one.rising,
                 "amplification": one.amplification,
             }
             for one in attacks

@@ -66,6 +66,7 @@ def run(
     from mri_ambient.io import find_scans, open_scan
     from mri_ambient.reconstruct import METHODS, Options, is_sampler, with_options
     from mri_ambient.validate import predict_hidden
+    from mri_ambient.volume import doubt_prior
     from mri_ambient.weights import default_prior
 
     chosen = with_options(
@@ -78,6 +79,7 @@ def run(
 
     def one(path: Path) -> None:
         file = open_scan(path)
+        doubt_prior(file, chosen, loaded)
         preparation = plan(file, device=where)
         found[file.scan_id] = [
             predict_hidden(preparation.apply(scan), chosen, loaded, options, holdout)[0]

@@ -40,6 +40,8 @@ class Calibration:
         n_hidden: hidden measurements, Re and Im counted, that it was fitted on.
         n_slices: from so many slices.
         n_samples: samples of each.
+        acceleration: least and most of the scans.
+        sigma_n: least and most noise of the scans, normalised.
     """
 
     factor: float
@@ -48,6 +50,8 @@ class Calibration:
     n_hidden: int
     n_slices: int
     n_samples: int
+    acceleration: tuple[float, float]
+    sigma_n: tuple[float, float]
 
 
 def calibrate(
@@ -72,9 +76,10 @@ def calibrate(
     Raises:
         ConfigError: nothing to fit on, or samples that do not differ.
     """
-    parts, source = [], None
+    parts, rates, source = [], [], None
     for done, scan in enumerate(scans, start=1):
         source = scan.noise_source
+        rates.append(scan.acceleration)
         cut = cut_lines(scan, n_lines, options.seed)
         samples = reconstruct(cut.seen, method, prior, options).samples
         if samples is None:
@@ -121,6 +126,8 @@ def calibrate(
         n_hidden=sum(r.numel() for r, _, _ in parts),
         n_slices=len(parts),
         n_samples=options.n_samples,
+        acceleration=(min(rates), max(rates)),
+        sigma_n=(min(s for _, _, s in parts), max(s for _, _, s in parts)),
     )
 
 
@@ -130,6 +137,10 @@ def with_calibration(prior: Prior, method: Sampler, found: Calibration) -> Prior
         "options": asdict(method),  # type: ignore[call-overload]
         "n_samples": found.n_samples,
         "factor": found.factor,
+        "acceleration": found.acceleration,
+        "sigma_n": found.sigma_n,
+        "n_slices": found.n_slices,
+        "n_hidden": found.n_hidden,
     }
     known = dict(prior.facts.card.get("calibration", {}))
     card = {**prior.facts.card, "calibration": known | {method.name: entry}}

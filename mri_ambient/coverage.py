@@ -269,6 +269,11 @@ def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
     return (mask.shape[-2], mask.shape[-1]), kind
 
 
+def is_regular(mask: Tensor) -> bool:
+    """Whether a mask of lines is equispaced outside its calibration block."""
+    return is_line_mask(mask) and _is_regular(line_coverage(outer_samples(mask)))
+
+
 def _is_regular(outer: Tensor) -> bool:
     """Whether the lines on both sides of the middle are equispaced, at least two apart."""
     lines = outer.nonzero()[:, 0]

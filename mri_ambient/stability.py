@@ -28,6 +28,9 @@ from .scan import Scan
 N_WAVELET = 50
 """Iterations of L1-wavelet, all of which the gradient goes through."""
 
+STILL_RISING = 0.02
+"""A search whose last tenth raised the change by more was too short, and flatters the method."""
+
 STEP = 0.3
 """Length of a step of the ascent, in units of the largest perturbation."""
 
@@ -41,6 +44,7 @@ class Attack:
         size: energy norm of the change, ``||e|| / ||y||``.
         change: of the image, ``||f(y + e) - f(y)|| / ||f(y)||``.
         by_noise: the same for noise of equal energy.
+        rising: by how much the last tenth of the search still raised ``change``, relative.
         img: ``f(y)``, magnitude ``(y, x)``.
         attacked: ``f(y + e)``.
     """
@@ -49,6 +53,7 @@ class Attack:
     size: float
     change: float
     by_noise: float
+    rising: float
     img: Tensor
     attacked: Tensor
 
@@ -64,7 +69,7 @@ def stability(
     prior: DenoiserSource | None,
     *,
     k: float = 1.0,
-    n_iter: int = 20,
+    n_iter: int = 100,
     seed: int = 0,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, int], None] | None = None,
@@ -153,13 +158,14 @@ def _attack(
     with torch.no_grad():
         before = image(y)
         by_noise = image(y + noise("noise")) - before
-    worst, most = noise("start"), -1.0
+    worst, most, found = noise("start"), -1.0, []
     e = worst
     for step in range(n_iter):
         e = e.detach().requires_grad_()
         change = (image(y + e) - before).norm()
         if float(change.detach()) > most:
             worst, most = e.detach(), float(change.detach())
+        found.append(most)
         (grad,) = torch.autograd.grad(change, e)
         with torch.no_grad():
             grad = grad * batch.mask  # a plain prior reads the whole state, a scan has this much
@@ -171,11 +177,13 @@ def _attack(
             worst = e
         attacked = image(y + worst)
     scale = float(before.norm())
+    final = float((attacked - before).norm())
     return Attack(
         method=name,
         size=float(worst.norm() / y.norm()),
-        change=float((attacked - before).norm()) / scale,
+        change=final / scale,
         by_noise=float(by_noise.norm()) / scale,
+        rising=final / max(found[-math.ceil(n_iter / 10)], 1e-30) - 1,
         img=before[0].abs().cpu(),
         attacked=attacked[0].abs().cpu(),
     )
@@ -189,4 +197,8 @@ def verdict(attacks: Sequence[Attack]) -> str:
         f"{first.method}: a change of the measurement by {100 * first.size:.1f} % can change the "
         f"image by {100 * first.change:.1f} % (noise of this size: {100 * first.by_noise:.1f} %); "
         f"{beside}"
+    ) + (
+        f"; still rising by {100 * first.rising:.0f} % at the end: take more --iterations"
+        if first.rising > STILL_RISING
+        else ""
     )

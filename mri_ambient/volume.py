@@ -21,6 +21,7 @@ from .atomic import file_sha256, json_text, write_json
 from .baselines import Baseline
 from .batch import Batch
 from .checkpoint import load_tensors, read_header, save_tensors
+from .coverage import is_regular
 from .device import autocast_on
 from .errors import (
     CheckpointError,
@@ -60,14 +61,20 @@ LEAST_NOISE = 0.01
 """Noise per real channel, normalised units, below which the residual is not compared with it."""
 
 WORSE = 1.1
-"""Hidden lines predicted with this many times the error of L1-wavelet are flagged: a few lines tell
-no finer."""
+"""Hidden lines predicted with this many times the error of L1-wavelet, noise taken off both, are
+flagged: a few lines tell no finer."""
+
+MOSTLY_NOISE = 0.8
+"""Hidden lines with a larger share of noise in their energy tell nothing."""
 
 BRIGHT = 3.0
 """Images this many times brighter or darker than a prior's training images are flagged."""
 
 NOISY = 1.5
 """And scans whose noise is this many times that of the noisiest training scan."""
+
+ALIKE = 1.5
+"""A calibration is for scans whose acceleration and noise are within this factor of its own."""
 
 FAR = 2.0
 """A scan undersampled this many times more than a prior's training scans is worth a warning."""
@@ -282,8 +289,7 @@ def reconstruct_file(
     doubts = list(preparation.doubts)
     told: set[str] = set()
     with _noted(doubts, told):
-        _doubt_prior(file, method, prior)
-        _doubt_spread(file, method, prior, options)
+        doubt_prior(file, method, prior)
     with finished:
         missing = [index for index in range(len(file)) if index not in finished]
         for first, last in _runs(missing, n_slices):
@@ -301,13 +307,14 @@ def reconstruct_file(
             finished.add(prepared, result, preparation.noise_std, noted)
             if on_slice is not None:
                 on_slice(len(finished), len(file))
-    with _writer(image, file, method, options, made_with or {}) as out:
+    with _writer(image, file, method, options, made_with or {}, finished.provenance) as out:
         for index in range(len(file)):
             parts = finished.read(index)[0]
             out.write(index, parts["img"], parts.get("std"), parts.get("samples"))
     checks, facts, noted = finished.report()
     doubts += noted
     with _noted(doubts, told):
+        _doubt_spread(file, method, prior, options, facts["sigma_n"])
         _doubt_residual(file, method, checks, facts["sigma_n"])
         _tell_flags(file, checks)
         if reference is not None:
@@ -352,7 +359,8 @@ class Checking:
             batch = Batch.of([scan])
             shares = prior_share(batch, result.img)
             for i, check in enumerate(checks):
-                check["prior_share"] = float(shares[i])
+                if is_sampler(method):
+                    check["prior_share"] = float(shares[i])
                 support = batch.op.support[i]
                 energy = float(result.img[i].abs().square().sum())
                 rms = (energy / (2 * max(int(support.sum()), 1))) ** 0.5
@@ -389,14 +397,7 @@ def _flags(
     sigma_n = float(scan.noise_std or 0.0)
     if check["data_residual"] * sigma_n / max(sigma_n, LEAST_NOISE) > HIGH_RESIDUAL:
         yield f"leaves {check['data_residual']:.1f} sigma_n of the measurement unexplained"
-    held_out = check.get("held_out")
-    if held_out and held_out["error"] > 1:
-        yield f"predicts hidden lines worse than nothing would (error {held_out['error']:.3f})"
-    elif held_out and held_out["error"] > WORSE * held_out["l1_wavelet"]:
-        yield (
-            f"predicts hidden lines worse (error {held_out['error']:.3f}) than L1-wavelet "
-            f"({held_out['l1_wavelet']:.3f})"
-        )
+    yield from _hidden_flags(check.get("held_out"))
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return
     if rms > 0 and not 1 / BRIGHT < rms / prior.sigma_data < BRIGHT:
@@ -405,6 +406,20 @@ def _flags(
     most = prior.facts.card.get("sigma_n", [prior.sigma_min])[-1]
     if sigma_n > NOISY * most:
         yield f"has noise {sigma_n:.4f}, the prior's training scans at most {most:.4f}"
+
+
+def _hidden_flags(held_out: dict[str, float] | None) -> Iterator[str]:
+    """What is wrong with predictions of hidden lines, beyond what their noise explains."""
+    if not held_out or held_out["noise"] > MOSTLY_NOISE:
+        return
+    excess, of_l1 = (held_out[name] - held_out["noise"] for name in ("error", "l1_wavelet"))
+    if held_out["error"] > 1 and excess > of_l1:
+        yield f"predicts hidden lines worse than nothing would (error {held_out['error']:.3f})"
+    elif excess > max(WORSE * of_l1, 0.0):
+        yield (
+            f"predicts hidden lines worse (error {held_out['error']:.3f}, noise alone "
+            f"{held_out['noise']:.3f}) than L1-wavelet ({held_out['l1_wavelet']:.3f})"
+        )
 
 
 def _tell_flags(file: ScanFile, checks: Sequence[dict[str, Any]]) -> None:
@@ -503,6 +518,12 @@ class _Finished:
         """Images of a slice in file units, and its header."""
         return load_tensors(self.folder / f"{index:05d}.safetensors")
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the last of the images was made."""
+        found: dict[str, Any] = self.read(max(self.done))[1]["facts"]["provenance"]
+        return found
+
     def report(self) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
         """The checks of all slices, facts about scan and method, and doubts, each told once."""
         headers = [self.read(index)[1] for index in sorted(self.done)]
@@ -526,7 +547,7 @@ def _scores(file: ScanFile, magnitude: Tensor, reference: Reference) -> dict[str
         return {}
 
 
-def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSource | None) -> None:
+def doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSource | None) -> None:
     """Warn where a prior is asked about a kind of scan it was not trained on."""
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return
@@ -544,18 +565,45 @@ def _doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSour
     elif prior.knows_masks and kinds and kind not in kinds:
         seen = "whole lines" if kind == "samples" else "2-D masks"
         doubt = f"saw {seen} only in training, and this scan has others"
+    elif prior.knows_masks and is_regular(file.mask) and _few_regular(prior):
+        doubt = (
+            "saw next to no equispaced masks in training, whose aliasing is unlike that of others"
+        )
     if doubt:
         warnings.warn(f"{file.path.name}: the prior {doubt}", NumericalWarning, stacklevel=2)
 
 
+def _few_regular(prior: Prior) -> bool:
+    """Whether under one in twenty of its training scans of whole lines was equispaced."""
+    groups = [g for g in prior.facts.card.get("coverage", ()) if g.get("kind") == "lines"]
+    n_scans, n_regular = (sum(g.get(name, 0) for g in groups) for name in ("n_scans", "n_regular"))
+    return bool(n_regular < 0.05 * n_scans)
+
+
 def _doubt_spread(
-    file: ScanFile, method: Sampler | Baseline, prior: DenoiserSource | None, options: Options
+    file: ScanFile,
+    method: Sampler | Baseline,
+    prior: DenoiserSource | None,
+    options: Options,
+    sigma_n: float,
 ) -> None:
-    """Warn where a prior was calibrated, but not for this method with these options."""
+    """Warn where a prior was calibrated, but not for this method, these options or such scans."""
     if not (isinstance(prior, Prior) and is_stochastic(method) and options.n_samples > 1):
         return
     known = prior.facts.card.get("calibration", {})
-    if known and std_factor(method, prior, options.n_samples) is None:
+    factor = std_factor(method, prior, options.n_samples)
+    if factor is not None:
+        for name, value in (("acceleration", file.acceleration), ("sigma_n", sigma_n)):
+            low, high = known[method.name].get(name, (value, value))
+            if not low / ALIKE <= value <= high * ALIKE:
+                warnings.warn(
+                    f"{file.path.name}: the spread is multiplied by {factor:.2f}, which was fitted "
+                    f"on scans with {name} {low:.3g} to {high:.3g}, and this one has {value:.3g}: "
+                    "it may be far off",
+                    NumericalWarning,
+                    stacklevel=2,
+                )
+    elif known:
         warnings.warn(
             f"{file.path.name}: the prior was calibrated for {', '.join(known)} with other options "
             f"or another number of samples than these of {method.name}: the spread is as it came "
@@ -609,8 +657,11 @@ def _writer(
     method: Sampler | Baseline,
     options: Options,
     made_with: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> ReconstructionWriter:
     several = options.n_samples > 1 and is_stochastic(method)
+    # What the standard deviation is, for who opens the file without the report beside it.
+    told = ("n_samples", "samples_are", "std_factor") if several else ()
     return ReconstructionWriter(
         image,
         len(file),
@@ -621,6 +672,7 @@ def _writer(
             "scan_id": file.scan_id,
             "voxel_mm": file.voxel_mm,
             "settings": json_text(made_with),
+            **{name: provenance[name] for name in told},
         },
         with_std=several,
         n_samples=options.n_samples if several and options.keep_samples else 0,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from gaussian import WholeGaussian
-from helpers import random_maps
+from helpers import dense, random_maps
 
 from mri_ambient.baselines import CgSense
 from mri_ambient.batch import Batch
@@ -18,7 +18,7 @@ from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.samplers import Dds
 from mri_ambient.scan import Scan
 from mri_ambient.sense import SenseOp
-from mri_ambient.validate import _spread_checks, predict_hidden
+from mri_ambient.validate import PRIOR_RIDGE, _spread_checks, predict_hidden, prior_share
 from mri_ambient.validate import hide_lines as hide_batch_lines
 
 SHAPE = (24, 32)
@@ -115,6 +115,30 @@ def test_a_slice_without_signal_tells_nothing(scan):
     assert [bool(row) for row in rows] == [True, False, True]
     cases = [hide_batch_lines(Batch.of([silent])[i : i + 1], "head", seed=0) for i in range(3)]
     assert [case.tells for case in cases] == [True, False, True]
+
+
+def test_the_prior_s_share_is_what_the_measurement_cannot_have_given(rng):
+    """Energy left by (A^H A + e)^-1 A^H A, as a dense matrix; all and nothing at the ends."""
+    maps = random_maps((2, *SHAPE), rng)
+    mask = MaskSpec("random", 3, 4).draw(SHAPE, rng)
+    op = SenseOp(maps, mask)
+    A = dense(op, torch.complex64)
+    n = A.shape[1]
+    keep = torch.linalg.solve(A.mH @ A + PRIOR_RIDGE * torch.eye(n), A.mH @ A)
+    images = complex_normal((3, *SHAPE), rng)
+    images[1] = torch.linalg.eigh(A.mH @ A).eigenvectors[:, 0].view(SHAPE)  # seen least
+    images[2] = torch.linalg.eigh(A.mH @ A).eigenvectors[:, -1].view(SHAPE)  # seen best
+    flat = images.flatten(1)
+    left = flat - flat @ keep.mT
+    wanted = left.abs().square().sum(1) / flat.abs().square().sum(1)
+    got = torch.cat([
+        prior_share(Batch(ksp=op(x)[None], maps=maps[None], mask=mask[None],
+                          acquired=torch.ones(1, SHAPE[1], dtype=torch.bool),
+                          noise_std=torch.tensor([0.1]), density=mask[None].float()), x[None])
+        for x in images
+    ])  # fmt: skip
+    torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-4)
+    assert float(wanted[1]) > 0.9 and float(wanted[2]) < 0.1
 
 
 def test_a_stored_factor_counts_in_the_checks(rng):

@@ -6,6 +6,7 @@ import warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partialmethod
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -20,13 +21,23 @@ from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.errors import DeviceError, MriAmbientError
 from mri_ambient.io import open_scan
-from mri_ambient.masks import MaskSpec
+from mri_ambient.masks import MaskSpec, achieved_acceleration
 from mri_ambient.nn.precond import Denoiser
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
-from mri_ambient.reconstruct import Options
+from mri_ambient.reconstruct import SAMPLERS, Options
+from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Msm, Pula
-from mri_ambient.volume import _flags, _runs, reconstruct_file, settings, summary_line
+from mri_ambient.volume import (
+    Checking,
+    _flags,
+    _hidden_flags,
+    _runs,
+    doubt_prior,
+    reconstruct_file,
+    settings,
+    summary_line,
+)
 from mri_ambient.weights import default_prior
 
 # Slices so small that one set of coil maps is not always enough.
@@ -277,12 +288,94 @@ def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
     entry = {"options": asdict(Dds(n_steps=2)), "n_samples": 3, "factor": 2.0}
     card = plain.facts.card | {"calibration": {"dds": entry}}
     prior = replace(plain, facts=replace(plain.facts, card=card))
+    for rate, sigma_n, words in (
+        ([1.5, 2.5], [0.0, 9.0], ""),
+        ([8.0, 9.0], [0.0, 9.0], "acceleration 8 to 9"),
+        ([1.5, 2.5], [7.0, 9.0], "sigma_n 7 to 9"),
+    ):
+        known = {"dds": entry | {"acceleration": rate, "sigma_n": sigma_n}}
+        card = plain.facts.card | {"calibration": known}
+        other = replace(plain, facts=replace(plain.facts, card=card))
+        report = reconstruct_file(
+            file, plan(file), Dds(n_steps=2), other, tmp_path / f"w{words}", Options(n_samples=3)
+        )
+        said = [doubt for doubt in report["doubts"] if "it may be far off" in doubt]
+        assert len(said) == bool(words)
+        assert all(words in doubt for doubt in said)
+        with h5py.File(tmp_path / f"w{words}" / f"{file.scan_id}.h5") as written:
+            facts = {name: written.attrs[name] for name in ("samples_are", "std_factor")}
+        assert facts == {"samples_are": "posterior samples", "std_factor": 2.0}
     for steps, n_samples, told in ((2, 3, 0), (3, 3, 1), (2, 2, 1), (3, 1, 0)):
         options = Options(n_samples=n_samples, batch_size=1)
         report = reconstruct_file(
             file, plan(file), Dds(n_steps=steps), prior, tmp_path / f"{steps}-{n_samples}", options
         )
         assert sum("was calibrated for dds with other" in d for d in report["doubts"]) == told
+
+
+@pytest.mark.parametrize(
+    ("mask", "rate", "regular", "told"),
+    [
+        ("random", 4.1, 0, "far from R = 4"),
+        ("random", 3.0, 0, ""),
+        ("equispaced", 3.0, 0, "next to no equispaced masks"),
+        ("equispaced", 3.0, 20, ""),
+    ],
+)
+def test_scans_unlike_the_training_scans_are_doubted(mask, rate, regular, told):
+    """The prior was trained at R = 2, on 100 scans of which so many were equispaced."""
+    prior = prior_of("conditioned", masks=True)
+    card = {"coverage": [{"kind": "lines", "n_scans": 100, "n_regular": regular}]}
+    prior = replace(prior, facts=replace(prior.facts, card=card))
+    drawn = MaskSpec(mask, rate, 8).draw((16, 128), rng_for(0))
+    file = SimpleNamespace(path=Path("a.h5"), mask=drawn, acceleration=achieved_acceleration(drawn))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        doubt_prior(file, Dds(), prior)
+    assert len(caught) == bool(told)
+    assert all(told in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize(
+    ("error", "l1", "noise", "flagged"),
+    [
+        (0.3, 0.2, 0.1, "than L1-wavelet"),
+        (0.21, 0.2, 0.1, ""),  # a tenth more than L1-wavelet's part that is no noise
+        (1.2, 1.1, 0.5, "worse than nothing"),
+        (1.1, 1.2, 0.5, ""),  # L1-wavelet is no better
+        (1.1, 1.1, 0.5, ""),  # it is L1-wavelet
+        (0.56, 0.53, 0.5, "than L1-wavelet"),  # a tenth more in all, twice as much beyond the noise
+        (1.01, 0.98, 0.95, ""),  # these lines hold noise alone
+        (0.49, 0.47, 0.5, ""),
+    ],
+)
+def test_hidden_lines_flag_what_noise_does_not_explain(error, l1, noise, flagged):
+    row = {"error": error, "l1_wavelet": l1, "noise": noise}
+    said = list(_hidden_flags(row))
+    assert len(said) == bool(flagged)
+    assert all(flagged in one for one in said)
+
+
+def test_data_that_are_left_unexplained_are_flagged_and_told_of(volume, tmp_path, monkeypatch):
+    """A method that answers with half of CG-SENSE's image."""
+
+    @dataclass(frozen=True)
+    class Half(Dds):
+        def __call__(self, prior, op, ksp, *, noise_std, rng, on_step=None):
+            return CgSense()(op, ksp, noise_std=noise_std) / 2
+
+    monkeypatch.setitem(SAMPLERS, "half", Half)
+    file = open_scan(volume)
+    prior = prior_of("plain", masks=False)
+    for name, method, found in (("half", Half(), True), ("whole", CgSense(), False)):
+        report = reconstruct_file(
+            file, plan(file), method, prior if found else None, tmp_path / name,
+            checking=Checking(flags=True),
+        )  # fmt: skip
+        flags = [flag for check in report["checks"] for flag in check["flags"]]
+        assert any("sigma_n of the measurement unexplained" in flag for flag in flags) == found
+        assert any("does not fit the data" in doubt for doubt in report["doubts"]) == found
+        assert all(("prior_share" in check) == found for check in report["checks"])
 
 
 def test_scans_outside_the_training_range_are_flagged():

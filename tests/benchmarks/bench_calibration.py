@@ -3,12 +3,12 @@
     python tests/benchmarks/bench_calibration.py [--signals 200] [--noise 0.05]
 
 Signals of 64 pixels with a known Gaussian law (correlated neighbours), eight smooth coils, random
-lines at R = 4, noise per channel as given: posterior mean and error are known in closed form, and so is
-the exact denoiser under every mask. Each signal is measured once and sampled four times. Printed,
-one JSON line a rule: the mean squared error of one sample over that of the posterior mean (2.00
-for posterior samples), of the mean of four samples (1.25), and the variance of the samples over the
-posterior's (1.00), with standard errors over the signals. Rules of ``dds``, with a constant share
-of fresh noise: a prior that sees everything (plain priors), the scan's mask, one fresh random mask
+lines at R = 4, noise per channel as given: posterior mean and error are known in closed form, and
+so is the exact denoiser under every mask. Each signal is measured once and sampled four times.
+Printed, one JSON line a rule: the mean squared error of one sample over that of the posterior mean
+(2.00 for posterior samples), of the mean of four samples (1.25), and the variance of the samples
+over the posterior's (1.00), with standard errors over the signals. Rules of ``dds``, with a
+constant share of fresh noise: a prior that sees everything (plain priors), the scan's mask, one fresh random mask
 a step, the average of six, one mask for all steps. Beside them ``dds`` as it is by default, ``msm``
 (coverage-weighted averages), ``pula``, and A-DPS, with a plain prior and with its single mask. No
 sampler ends with a data-consistency solve: the denoisers are exact.
