@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import (
+    CalibLines,
     Complaints,
     Device,
     Json,
+    MaskType,
     Overwrite,
     PriorPath,
     Quiet,
+    Retrospective,
     Seed,
     Set,
     choose,
@@ -24,6 +27,7 @@ from .common import (
     parse_pairs,
     print_json,
     progress_bar,
+    retrospective_mask,
     say,
 )
 
@@ -106,9 +110,10 @@ def stability(
     slice_index: Annotated[
         int | None, typer.Option("--slice", help="Slice to attack; the middle one by default.")
     ] = None,
-    retrospective: Annotated[
-        float | None, typer.Option(help="Undersample a fully sampled scan first.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Its noise levels.")] = None,
+    retrospective: Retrospective = None,
+    mask_type: MaskType = None,
+    calib_lines: CalibLines = None,
     k: Annotated[float, typer.Option("--k", help="Energy of the change over the noise's.")] = 1.0,
     iterations: Annotated[int, typer.Option(help="Steps of the search.")] = 100,
     seed: Seed = 0,
@@ -130,7 +135,6 @@ def stability(
     from mri_ambient.device import pick_device
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, open_scan
-    from mri_ambient.masks import MaskSpec
     from mri_ambient.reconstruct import METHODS, is_sampler, with_options
     from mri_ambient.report import save_images
     from mri_ambient.stability import stability as attack
@@ -138,12 +142,14 @@ def stability(
     from mri_ambient.volume import doubt_prior
     from mri_ambient.weights import default_prior
 
-    chosen = with_options(choose("method", method, METHODS), dict(parse_pairs(option or [])))
+    given = {"n_steps": steps, **parse_pairs(option or [])}
+    chosen = with_options(choose("method", method, METHODS), given)
+    spec = retrospective_mask(retrospective, mask_type, calib_lines)
     where = pick_device(device)
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
     file = open_scan(scan)
-    if retrospective is not None:
-        file = Undersampled(file, MaskSpec(acceleration=retrospective), seed)
+    if spec is not None:
+        file = Undersampled(file, spec, seed)
     doubt_prior(file, chosen, loaded)
     index = len(file) // 2 if slice_index is None else slice_index
     if not 0 <= index < len(file):
@@ -199,8 +205,8 @@ def calibration(
     method: Annotated[str, typer.Option(help="The sampler whose spread is judged.")] = "dds",
     steps: Annotated[int | None, typer.Option(help="Its noise levels.")] = None,
     option: Set = None,
-    samples: Annotated[int, typer.Option(help="Samples a slice.")] = 4,
-    holdout: Annotated[int, typer.Option(help="Measured lines to hide in each scan.")] = 2,
+    samples: Annotated[int, typer.Option(help="Samples a slice.", min=2)] = 4,
+    holdout: Annotated[int, typer.Option(help="Measured lines to hide in each scan.", min=1)] = 2,
     seed: Seed = 0,
     device: Device = "auto",
     json_out: Json = False,
@@ -228,7 +234,8 @@ def calibration(
     from mri_ambient.validate import cut_lines
 
     given = {"n_steps": steps, **parse_pairs(option or [])}
-    chosen = with_options(choose("sampler", method, SAMPLERS), given)
+    spreading = {name: sampler for name, sampler in SAMPLERS.items() if sampler.stochastic}
+    chosen = with_options(choose("sampler", method, spreading), given)
     where = pick_device(device)
     loaded = load_prior(prior, where)
     claim_folder(output, "calibration.json", overwrite=overwrite)

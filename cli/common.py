@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -34,6 +34,9 @@ from mri_ambient.errors import (
     ScanFormatError,
 )
 
+if TYPE_CHECKING:
+    from mri_ambient.masks import MaskSpec
+
 T = TypeVar("T")
 
 Inputs = Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="INPUT...")]
@@ -52,6 +55,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("-O", "--option", help="NAME=VALUE of the objective or method; may be repeated."),
+]
+Retrospective = Annotated[
+    float | None,
+    typer.Option(help="Undersample a fully sampled scan to this acceleration first."),
+]
+MaskType = Annotated[
+    str | None,
+    typer.Option(
+        help="Retrospective mask: random, equispaced, gaussian or poisson.",
+        show_default="random",
+    ),
+]
+CalibLines = Annotated[
+    int | None,
+    typer.Option(help="Retrospective mask: central lines kept.", show_default="20"),
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more about every case.")]
 Shard = Annotated[
@@ -320,3 +338,23 @@ def print_json(content: Any) -> None:  # noqa: ANN401 -- whatever a command repo
     from mri_ambient.io import json_text
 
     typer.echo(json_text(content, indent=2))
+
+
+def retrospective_mask(
+    acceleration: float | None, mask_type: str | None, calib_lines: int | None
+) -> MaskSpec | None:
+    """The mask that undersamples full scans, if there is to be one.
+
+    Raises:
+        ConfigError: it is described without an acceleration, or impossible.
+    """
+    from mri_ambient.masks import MaskSpec
+
+    if acceleration is not None:
+        lines = 20 if calib_lines is None else calib_lines
+        return MaskSpec(mask_type or "random", acceleration, lines)
+    if mask_type is not None or calib_lines is not None:
+        raise ConfigError(
+            "--mask-type and --calib-lines say how --retrospective masks; give it too"
+        )
+    return None

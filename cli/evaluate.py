@@ -37,7 +37,9 @@ def run(
     targets: Annotated[
         Path | None, typer.Option("--target", help="File or folder of fully sampled scans.")
     ] = None,
-    holdout: Annotated[int, typer.Option(help="Measured lines to hide, without --target.")] = 2,
+    holdout: Annotated[
+        int, typer.Option(help="Measured lines to hide, without --target.", min=1)
+    ] = 2,
     method: Annotated[str, typer.Option(help="Method that is evaluated on scans.")] = "aos",
     prior: PriorPath = None,
     samples: Annotated[int, typer.Option(help="Samples a slice of a stochastic method.")] = 4,

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import (
+    CalibLines,
     Device,
     DryRun,
     Inputs,
+    MaskType,
     Output,
     Overwrite,
     PriorPath,
     Quiet,
+    Retrospective,
     Seed,
     Set,
     Shard,
@@ -24,6 +27,7 @@ from .common import (
     parse_pairs,
     pick_shard,
     progress_bar,
+    retrospective_mask,
     run_cases,
     say,
 )
@@ -48,21 +52,9 @@ def run(
         typer.Option(help="fast, balanced or quality, instead of a method with its options."),
     ] = None,
     prior: PriorPath = None,
-    retrospective: Annotated[
-        float | None,
-        typer.Option(help="Undersample a fully sampled scan to this acceleration first."),
-    ] = None,
-    mask_type: Annotated[
-        str | None,
-        typer.Option(
-            help="Retrospective mask: random, equispaced, gaussian or poisson.",
-            show_default="random",
-        ),
-    ] = None,
-    calib_lines: Annotated[
-        int | None,
-        typer.Option(help="Retrospective mask: central lines kept.", show_default="20"),
-    ] = None,
+    retrospective: Retrospective = None,
+    mask_type: MaskType = None,
+    calib_lines: CalibLines = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -139,7 +131,6 @@ def run(
     from mri_ambient.device import pick_device
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, find_scans, open_scan, why_no_file
-    from mri_ambient.masks import MaskSpec
     from mri_ambient.reconstruct import (
         METHODS,
         SAMPLINGS,
@@ -178,14 +169,7 @@ def run(
         complain("warning: a single sample is the image itself, and is not written a second time")
     if samples is None:
         samples = Options.n_samples
-    if retrospective is None and (mask_type is not None or calib_lines is not None):
-        raise ConfigError(
-            "--mask-type and --calib-lines say how --retrospective masks; give it too"
-        )
-    spec = None
-    if retrospective is not None:
-        lines = 20 if calib_lines is None else calib_lines
-        spec = MaskSpec(mask_type or "random", retrospective, lines)
+    spec = retrospective_mask(retrospective, mask_type, calib_lines)
     if holdout is None:
         holdout = 2 if warn else 0
     if holdout < 0:

@@ -23,7 +23,7 @@ from .common import (
 def run(
     output: Output,
     prior: PriorPath = None,
-    samples: Annotated[int, typer.Option(help="Number of images.")] = 4,
+    samples: Annotated[int, typer.Option(help="Number of images.", min=1)] = 4,
     size: Annotated[tuple[int, int], typer.Option(help="Image size: y, x.")] = (128, 128),
     maps_from: Annotated[
         Path | None, typer.Option(help="Scan whose coil maps (first slice) are used.")

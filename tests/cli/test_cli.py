@@ -281,6 +281,23 @@ def test_slices_are_checked_and_flagged(cli, full, prior_file, tmp_path):
             assert 0 <= check["prior_share"] <= 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sample", "--samples", 0),
+        ("audit", "calibration", "PRIOR", "DATA", "--samples", 1),
+        ("audit", "calibration", "PRIOR", "DATA", "--holdout", 0),
+        ("audit", "calibration", "PRIOR", "DATA", "--method", "aos"),
+        ("audit", "stability", "SCAN", "--calib-lines", 8),
+    ],
+)
+def test_usage_errors_leave_no_folder_behind(words, cli, full, prior_file, tmp_path):
+    places = {"PRIOR": prior_file, "DATA": full, "SCAN": sorted(full.glob("*.h5"))[0]}
+    cli(*(places.get(word, word) for word in words), "-o", tmp_path / "out", "--device", "cpu",
+        code=2)  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def test_sample_draws_pictures(cli, prior_file, tmp_path):
     cli("sample", "-o", tmp_path / "s", "-m", prior_file, "--samples", 2, "--size", 24, 20,
         "--steps", 3, "--device", "cpu")  # fmt: skip
