@@ -438,9 +438,9 @@ def test_verbose_says_more_about_every_case(cli, full, tmp_path):
     assert loud.count("3 of 3 coils (100.0% of the energy)") == 6
     again = cli("prep", raw, "-o", tmp_path / "b", "--device", "cpu", "--no-pictures", "-v")[1]
     assert again.count("skipped in") == 6
-    said = cli("train", tmp_path / "b", "-o", run, "--images", 500, "--batch-size", 250,
-               "--device", "cpu", "-v")[1]  # fmt: skip
-    assert "500 images in " in said
+    said = cli("train", tmp_path / "b", "-o", run, "--images", 16, "--batch-size", 8,
+               "--save-every", 8, "--device", "cpu", "-v")[1]  # fmt: skip
+    assert "8 images in " in said and "16 images in " in said
     said = cli("reconstruct", full, "-o", tmp_path / "out", "--method", "cg-sense",
                "--device", "cpu", "-v")[1]  # fmt: skip
     assert said.count("slice 0: data residual") == 2
