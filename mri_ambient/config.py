@@ -24,7 +24,7 @@ def to_toml(values: dict[str, Any], section: str = "") -> str:
 
 
 def parse_option(name: str, text: str, default: object) -> object:
-    """``text`` as a value of the kind that ``default`` is; None stands for a number.
+    """``text`` as a value of the kind that ``default`` is; None stands for a number, whole or not.
 
     Raises:
         ConfigError: it is none.
@@ -34,7 +34,9 @@ def parse_option(name: str, text: str, default: object) -> object:
             return {"true": True, "false": False}[text.lower()]
         if isinstance(default, tuple):
             return tuple(float(part) for part in text.split(","))
-        return float(text) if default is None else type(default)(text)  # type: ignore[call-arg]
+        if default is None:
+            return int(text) if text.lstrip("+-").isdigit() else float(text)
+        return type(default)(text)  # type: ignore[call-arg]
     except (KeyError, ValueError) as error:
         example = "a number" if default is None else f"something like {default}"
         wanted = "true or false" if isinstance(default, bool) else example

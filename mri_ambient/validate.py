@@ -22,7 +22,7 @@ from .sense import SenseOp
 from .solve import conjugate_gradient
 
 TAUS = tuple(0.3 * 2 ** (-k / 2) for k in range(13))
-"""Candidate errors of one step, relative to sigma_data / 0.3: 0.3 down to 0.005."""
+"""Candidate errors of an estimate, relative to sigma_data / 0.3: 0.3 down to 0.005."""
 
 
 @dataclass(frozen=True)

@@ -176,8 +176,8 @@ def cg_steps(n_cg: int | None, prior: DenoiserSource) -> int:
 
 def check_cg(n_cg: int | None) -> None:
     """Raise ConfigError if it is no number of steps."""
-    if n_cg is not None and n_cg < 1:
-        raise ConfigError(f"n_cg must be at least 1, got {n_cg}")
+    if n_cg is not None and (n_cg < 1 or not isinstance(n_cg, int)):
+        raise ConfigError(f"n_cg must be a whole number of at least 1, got {n_cg}")
 
 
 FINAL_CG = 10

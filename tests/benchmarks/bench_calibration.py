@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=200)
     parser.add_argument("--noise", type=float, default=0.05, help="per channel")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--n-cg", type=int, help="of dds, msm and pula, unlike their own default")
     parser.add_argument("--share", type=float, default=0.5, help="of fresh noise, of even dds")
     parser.add_argument("--only", action="append", help="only rules of these beginnings")
     parser.add_argument("--quick", action="store_true")
@@ -169,10 +170,10 @@ def main() -> None:
     x, y, mean, post, op, cov = measure(args.signals, args.noise)
     plain, masked = Exact(cov, "everything"), Exact(cov, "asked")
     fresh, frozen = Exact(cov, "fresh"), Exact(cov, "frozen")
-    dds = Dds(n_steps=args.steps, final_dc=False)
+    dds = Dds(n_steps=args.steps, n_cg=args.n_cg, final_dc=False)
     even = replace(dds, renoise="diffpir", eta=args.share**2)
-    msm = Msm(n_steps=args.steps, final_dc=False)
-    pula = Pula(n_steps=2 * args.steps, final_dc=False)
+    msm = Msm(n_steps=args.steps, n_cg=args.n_cg, final_dc=False)
+    pula = Pula(n_steps=2 * args.steps, n_cg=args.n_cg, final_dc=False)
     adps = Adps(n_steps=5 * args.steps)
     rules: dict[str, tuple[Sampler, Exact]] = {
         "even dds, plain prior": (even, plain),
