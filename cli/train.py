@@ -122,7 +122,7 @@ def run(
         where = pick_device(job.device)
         start = None if init is None else load_prior(init, where)
         trial = where if dry_run else None
-        say(describe(data, config, trial, images=images, init=start, force=force))
+        say(describe(data, config, trial, images=images, run=output, init=start, force=force))
         if dry_run:
             return
         if seen := images_seen(output):
@@ -208,8 +208,7 @@ def _status(progress: Progress) -> str:
 
 
 def _validation_line(images: int, figures: dict[str, float]) -> str:
-    return (
-        f"{images} images: error on hidden measured lines {figures['held_out']:.4f} "
-        f"(CG-SENSE {figures['held_out_cg_sense']:.4f}, "
-        f"L1-wavelet {figures['held_out_l1_wavelet']:.4f})"
-    )
+    names = {"CG-SENSE": "held_out_cg_sense", "L1-wavelet": "held_out_l1_wavelet"}
+    others = [f"{name} {figures[key]:.4f}" for name, key in names.items() if key in figures]
+    text = f"{images} images: error on hidden measured lines {figures['held_out']:.4f}"
+    return f"{text} ({', '.join(others)})" if others else text

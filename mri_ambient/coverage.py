@@ -9,11 +9,13 @@ nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from skimage.morphology import convex_hull_image
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d, avg_pool2d
 
 from .errors import ScanFormatError
 from .masks import is_line_mask, line_coverage, outer_samples
@@ -35,6 +37,9 @@ OPEN = 0.25
 
 N_PROBED = 3
 """Scans whose coils are asked what they fill in."""
+
+ALIKE = 1.25
+"""Matrices whose sides differ by no more than this factor are learned from together."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,12 @@ class Coverage:
         n_outer: lines outside the calibration block.
         never: how many of them no scan samples.
         per_line: share of the scans that sample each line, ``x`` numbers; empty for samples.
-        left_open: largest :func:`open_share` of some of the scans, given what is ever supervised;
-            None where that is everything, or coils are unknown.
+        revealing: whether M~ tells what M is: few masks occur again and again, or most are
+            equispaced (an equispaced mask has a gap where a line was removed). Few scans with a
+            mask each are few scans above all.
+        left_open: largest :func:`open_share` of some of the scans, given what is ever supervised
+            here and in groups of nearly this size; None where that is everything, or coils are
+            unknown.
     """
 
     shape: tuple[int, int]
@@ -81,6 +90,7 @@ class Coverage:
     n_outer: int
     never: int
     per_line: tuple[float, ...]
+    revealing: bool = False
     left_open: float | None = None
 
     @property
@@ -103,14 +113,9 @@ class Coverage:
         return self.left_open is None or self.left_open <= OPEN
 
     @property
-    def revealing(self) -> bool:
-        """Whether M~ tells what M is: few masks occur again and again, or most are equispaced.
-
-        An equispaced mask has a gap where a line was removed. Few scans with a mask each are few
-        scans above all.
-        """
-        repeated = self.n_masks < FEW_MASKS and 2 * self.n_masks <= self.n_scans
-        return repeated or 2 * self.n_regular > self.n_scans
+    def advice(self) -> str:
+        """What would help."""
+        return "vary the mask from scan to scan" if self.revealing else "add scans with other masks"
 
     @property
     def doubts(self) -> list[str]:
@@ -125,11 +130,11 @@ class Coverage:
         if not self.identifiable:
             return [
                 f"{what}; the coils leave {self.left_open:.0%} of an image open, and a prior "
-                "trained on them will be wrong: vary the mask from scan to scan"
+                f"trained on them will be wrong: {self.advice}"
             ]
         return [
-            f"{what}; parallel imaging fills in all but {self.left_open:.0%} of an image, but "
-            "varying masks would be better"
+            f"{what}; parallel imaging fills in all but {self.left_open:.0%} of an image, but it "
+            f"would be better to {self.advice}"
         ]
 
     @property
@@ -147,8 +152,11 @@ class Coverage:
 
 def coverage(scans: Iterable[MaskFacts]) -> list[Coverage]:
     """Coverage figures, by matrix size and kind of mask, as measured."""
-    groups = sorted(_tallies(scans).items())
-    return [tally.summary(shape, kind) for (shape, kind), tally in groups]
+    tallies = _tallies(scans)
+    return [
+        tally.summary(shape, kind, _alike(tallies, shape, kind))
+        for (shape, kind), tally in sorted(tallies.items())
+    ]
 
 
 def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], Tensor]:
@@ -197,6 +205,7 @@ class _Tally:
         self.scans: list[MaskFacts] = []
         self.n_regular = 0
         self.hits: Tensor = torch.zeros(())
+        self.ever: Tensor = torch.zeros((), dtype=torch.bool)
         self.inner: Tensor = torch.zeros((), dtype=torch.bool)
         self.acquired: Tensor = torch.zeros((), dtype=torch.bool)
 
@@ -206,16 +215,22 @@ class _Tally:
         acquired = scan.acquired.expand_as(sampled)
         if kind == "lines":
             sampled, calib, acquired = (line_coverage(x) for x in (sampled, calib, acquired))
+        self.ever = self.ever | scan.mask[0]
         self.masks.add(sampled.numpy().tobytes())
         self.hits = self.hits + sampled
         self.inner, self.acquired = self.inner | calib, self.acquired | acquired
         self.scans.append(scan)
         self.n_regular += kind == "lines" and _is_regular(line_coverage(outer))
 
+    def outer(self, kind: str) -> Tensor:
+        """Positions outside the calibration block that a scan could have sampled."""
+        outer = self.acquired & ~self.inner
+        return outer if kind == "lines" else outer & _reach(self.ever, kind)
+
     def density(self, kind: str) -> Tensor:
         n_scans = len(self.scans)
         share = self.hits.double() / n_scans
-        outer = self.acquired & ~self.inner
+        outer = self.outer(kind)
         mean = share[outer].mean() if bool(outer.any()) else share.mean()
         if kind == "samples":
             share = _smoothed(share, outer)
@@ -223,9 +238,16 @@ class _Tally:
         density = torch.where(outer, drawn, share).float()
         return density.view(1, 1, -1) if kind == "lines" else density[None]
 
-    def summary(self, shape: tuple[int, int], kind: str) -> Coverage:
+    def summary(self, shape: tuple[int, int], kind: str, alike: list[_Tally]) -> Coverage:
+        """The figures.
+
+        Args:
+            shape: its matrix.
+            kind: "lines" or "samples".
+            alike: this group and those of nearly its size.
+        """
         share = self.hits.double() / len(self.scans)
-        outer = share[self.acquired & ~self.inner]
+        outer = share[self.outer(kind)]
         least, mean = (float(outer.min()), float(outer.mean())) if outer.numel() else (1.0, 1.0)
         found = Coverage(
             shape=shape,
@@ -238,21 +260,62 @@ class _Tally:
             n_outer=outer.numel(),
             never=int((outer == 0).sum()),
             per_line=tuple(share.tolist()) if kind == "lines" else (),
+            revealing=_are_revealing(alike),
         )
-        return replace(found, left_open=self._left_open(found)) if found.holes else found
+        if not found.holes:
+            return found
+        ever = torch.stack([_resized(other.ever, shape) for other in alike]).any(dim=0)
+        return replace(found, left_open=self._left_open(ever, kind, found.revealing))
 
-    def _left_open(self, found: Coverage) -> float | None:
+    def _left_open(self, ever: Tensor, kind: str, revealing: bool) -> float | None:
         shares = []
+        beyond = ~_reach(ever, kind)
         for scan in self.scans[:: max(1, len(self.scans) // N_PROBED)][:N_PROBED]:
             try:
                 op = None if scan.read_op is None else scan.read_op()
             except ScanFormatError:  # named when its turn comes
                 continue
             if op is not None:
-                seen = scan.mask if found.revealing else self.hits > 0
-                seen = seen | ~scan.acquired  # what the scanner never acquires is not missed
+                seen = scan.mask if revealing else ever
+                seen = seen | beyond | ~scan.acquired
                 shares.append(open_share(op.with_mask(seen.expand_as(scan.mask))))
         return max(shares, default=None)
+
+
+def _are_revealing(tallies: Sequence[_Tally]) -> bool:
+    n_scans = sum(len(tally.scans) for tally in tallies)
+    n_masks = sum(len(tally.masks) for tally in tallies)
+    n_regular = sum(tally.n_regular for tally in tallies)
+    return (n_masks < FEW_MASKS and 2 * n_masks <= n_scans) or 2 * n_regular > n_scans
+
+
+def _alike(
+    tallies: Mapping[tuple[tuple[int, int], str], _Tally], shape: tuple[int, int], kind: str
+) -> list[_Tally]:
+    """The groups of this kind and nearly this size, itself among them."""
+
+    def near(other: tuple[int, int]) -> bool:
+        pairs = zip(shape, other, strict=True)
+        return all(max(a, b) <= ALIKE * min(a, b) for a, b in pairs)
+
+    return [tally for (other, of), tally in tallies.items() if of == kind and near(other)]
+
+
+def _reach(ever: Tensor, kind: str) -> Tensor:
+    """Where scans go at all, ``(y, x)``: what they all lack beyond is resolution, not aliased.
+
+    Whole lines lack rows (an asymmetric echo), other masks what lies outside the convex hull of
+    their samples (corners, a part of the plane).
+    """
+    if kind == "lines":
+        return ever.any(dim=-1, keepdim=True).expand_as(ever)
+    hull = convex_hull_image(ever.numpy())  # type: ignore[no-untyped-call]
+    return torch.from_numpy(hull)
+
+
+def _resized(plane: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Which positions of another matrix size were sampled, nearly."""
+    return adaptive_max_pool2d(plane[None].float(), shape)[0].bool()
 
 
 def _tallies(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], _Tally]:
@@ -293,5 +356,5 @@ def _is_regular(outer: Tensor) -> bool:
 def _smoothed(share: Tensor, outer: Tensor, width: int = 7) -> Tensor:
     """The mean over the outer positions of a square around each of them, others as they are."""
     planes = torch.stack([share * outer, outer.double()])[:, None]
-    sums = torch.nn.functional.avg_pool2d(planes, width, stride=1, padding=width // 2)[:, 0]
+    sums = avg_pool2d(planes, width, stride=1, padding=width // 2)[:, 0]
     return torch.where(outer, sums[0] / sums[1].clamp(min=1e-12), share)

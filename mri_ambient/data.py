@@ -121,13 +121,14 @@ class Dataset:
     images: Path | None = None
 
     @property
-    def digests(self) -> dict[str, dict[str, str]]:
-        """What training depends on: ``train`` and ``validation`` scans by name.
+    def identity(self) -> dict[str, dict[str, str]]:
+        """What training depends on: ``train`` and ``validation`` scans by name, and their files.
 
-        Of each the hash of its raw file, and one of what is known before its samples are read.
+        Of each scan the hash of its raw file, and one of what is known before its samples are read.
         """
         parts = {"train": self.train, "validation": self.validation}
-        return {part: _digests(items) for part, items in parts.items()}
+        files = {item.scan_id: item.file.path.name for item in self.train + self.validation}
+        return {part: _digests(items) for part, items in parts.items()} | {"files": files}
 
     @cached_property
     def densities(self) -> dict[tuple[tuple[int, int], str], Tensor]:
@@ -251,7 +252,7 @@ def load_dataset(
             damaged[path] = str(error)
             continue
         scans.append(_items(file))
-    if not scans:
+    if not scans and not held:
         reasons = f" that can be read ({min(damaged.values())})" if damaged else " (*.h5)"
         raise ScanFormatError(
             f"{folder}: no prepared scans{reasons}; run `mri-ambient prep INPUT... -o {folder}` "

@@ -76,8 +76,8 @@ class PriorFacts:
         noise_filled: where M~ holds nothing, it was shown noise of level sigma and no mask.
         one_level: it knows no noise level but its scans' own, and can only take one step.
         mask: the kind of mask and the (median) rate it was trained at.
-        tau: error to expect of the denoiser in one step, for the final data-consistency solve; of a
-            plain prior, that of a short sample.
+        tau: error to expect of the denoiser in one step, for the final data-consistency solve;
+            measured for priors that know masks, others are not asked for one step.
         scale_rule: how scans must be normalised.
         card: data, number of scans, images seen, date, versions, metrics, intended use.
     """

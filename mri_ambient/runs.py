@@ -38,8 +38,6 @@ def read_identity(path: Path) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(path.read_text())
         if not {"config", "data", "measured"} <= set(stored):
             raise ValueError(f"it holds {sorted(stored)}")
-        if not {"train", "validation"} <= set(stored["data"]):
-            raise ValueError("it does not say what is trained on")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent}: holds no training run (no {path.name})") from error
     except (OSError, ValueError, TypeError) as error:
@@ -47,6 +45,24 @@ def read_identity(path: Path) -> dict[str, Any]:
             f"{path}: damaged ({error}); train into another folder, or restore the file"
         ) from error
     return stored
+
+
+def held_back(run: Path, stored: dict[str, Any]) -> list[str]:
+    """The scans that a run set aside when it began.
+
+    Args:
+        run: its folder.
+        stored: its identity.
+
+    Raises:
+        ConfigError: it does not say, as it was begun by an earlier version.
+    """
+    if not isinstance(stored["data"], dict) or "validation" not in stored["data"]:
+        raise ConfigError(
+            f"{run}: begun by an earlier version, which did not write down what it trains on; "
+            f"train into another folder with --init {run / 'prior.safetensors'}"
+        )
+    return list(stored["data"]["validation"])
 
 
 def check_data(
@@ -59,18 +75,24 @@ def check_data(
 
     Args:
         run: its folder.
-        stored: the scans it began with, see :attr:`.data.Dataset.digests`.
+        stored: the scans it began with, see :attr:`.data.Dataset.identity`.
         found: the scans there are.
         damaged: names of files that cannot be read.
 
     Raises:
-        ConfigError: there are others, or some are gone that are not damaged.
+        ConfigError: there are others, some are gone that are not damaged, or none to train on is
+            left.
     """
     began = stored["train"] | stored["validation"]
     there = found["train"] | found["validation"]
+    files = stored.get("files", {})
     changed = {
         "new or changed": [name for name in there if there[name] != began.get(name)],
-        "missing": [name for name in began if name not in there and name not in damaged],
+        "missing": [
+            name
+            for name in began
+            if name not in there and files.get(name, f"{name}.h5") not in damaged
+        ],
     }
     told = [
         f"{len(names)} {what} ({', '.join(names):.80})" for what, names in changed.items() if names

@@ -61,6 +61,7 @@ from .runs import (
     Log,
     check_data,
     checkpoint_path,
+    held_back,
     latest_checkpoint,
     read_identity,
 )
@@ -305,20 +306,19 @@ def train(
     team = Team.joined()
     identity = run / "run.json"
     stored = team.from_first(lambda: read_identity(identity) if identity.exists() else None)
-    held = None if stored is None else stored["data"]["validation"]
+    held = None if stored is None else held_back(run, stored)
     dataset = split(folder, config, init, teacher, held=held)
     damage = _Damage(on_damaged)
     damage.note(tuple(dataset.damaged.values()))
     made = targets is not None
-    _check(dataset, folder, config, device, init=init, targets_made=made, force=force)
+    _check(dataset, folder, config, device, init=init, targets_made=made)
     cases = _cases(dataset, config, device, damage) if team.leads else []
 
     def begin() -> PriorFacts:
-        if config.patience and not cases:
-            raise ConfigError(
-                "patience watches the error on hidden lines of scans that are set aside, and there "
-                "are none: at least five undersampled scans are needed"
-            )
+        if stored is None or (images is None and time_limit_s is None):
+            _check_patience(config, cases)
+        if stored is None:  # what was begun goes on, also where scans broke
+            _check_masks(dataset, folder, config, force=force)
         make_folder(run)
         return _prepare_run(run, stored, dataset, folder, config, init, teacher, cases)
 
@@ -462,15 +462,17 @@ def _check(
     *,
     init: Prior | None,
     targets_made: bool,
-    force: bool,
 ) -> None:
     """Refuse, before anything is written, what cannot be trained.
 
     Raises:
-        ConfigError: undersampled scans where full ones are needed, masks that leave images
-            undetermined, an unknown way to make targets, an ``init`` of another architecture, or a
-            precision that the objective cannot do with.
+        ConfigError: no scans to train on, undersampled scans where full ones are needed, an unknown
+            way to make targets, an ``init`` of another architecture, or a precision that the
+            objective cannot do with.
     """
+    if not dataset.train:
+        reasons = f": {min(dataset.damaged.values())}" if dataset.damaged else ""
+        raise ConfigError(f"{folder}: no scan to train on can be read{reasons}")
     objective = config.objective
     config.autocast_on(device)
     if objective.targets is not None and not targets_made:
@@ -487,15 +489,31 @@ def _check(
             f"objective {objective.name!r} needs fully sampled scans, but {folder} holds "
             "undersampled ones; use kspace or ambient, or --targets l1-wavelet"
         )
+
+
+def _check_patience(config: TrainConfig, cases: list[HeldOut]) -> None:
+    """Refuse patience without anything to watch."""
+    if config.patience and not cases:
+        raise ConfigError(
+            "patience watches the error on hidden lines of scans that are set aside, and there are "
+            "none: at least five scans are needed"
+        )
+
+
+def _check_masks(dataset: Dataset, folder: Path, config: TrainConfig, *, force: bool) -> None:
+    """Refuse masks that leave most scans' images undetermined."""
+    objective = config.objective
     if force or objective.needs_full or objective.targets is not None:
         return
-    for group in measure_coverage(dataset.train, warn=False):
-        if not group.identifiable:
-            raise ConfigError(
-                f"{folder}: {group.line}. The coils leave {group.left_open:.0%} of an image open: "
-                "nothing tells aliased images from true ones, so the prior would be wrong. Add "
-                "scans with other masks, or pass --force"
-            )
+    groups = measure_coverage(dataset.train, warn=False)
+    wrong = [group for group in groups if not group.identifiable]
+    if 2 * sum(group.n_scans for group in wrong) > sum(group.n_scans for group in groups):
+        worst = max(wrong, key=lambda group: group.n_scans)
+        raise ConfigError(
+            f"{folder}: {worst.line}. The coils leave {worst.left_open:.0%} of an image open: "
+            "nothing tells aliased images from true ones, so the prior would be wrong. "
+            f"{worst.advice.capitalize()}, or pass --force"
+        )
 
 
 def _cases(
@@ -521,6 +539,7 @@ def describe(
     device: torch.device | None = None,
     *,
     images: int | None = None,
+    run: Path | None = None,
     init: Prior | None = None,
     force: bool = False,
 ) -> str:
@@ -529,12 +548,27 @@ def describe(
     With a device, one image of the largest size is trained on it, and the options, its memory and
     time are told too.
 
+    Args:
+        folder: prepared scans.
+        config: options.
+        device: where to train.
+        images: how many a time is told for.
+        run: its folder; one that was begun keeps the scans it held back.
+        init: the prior it starts from.
+        force: as for :func:`train`.
+
     Raises:
         ConfigError: with a device, where :func:`train` would refuse the data.
     """
-    dataset = split(folder, config, init)
+    identity = None if run is None else run / "run.json"
+    stored = read_identity(identity) if identity is not None and identity.exists() else None
+    held = None if run is None or stored is None else held_back(run, stored)
+    dataset = split(folder, config, init, held=held)
     if device is not None:
-        _check(dataset, folder, config, device, init=init, targets_made=False, force=force)
+        _check(dataset, folder, config, device, init=init, targets_made=False)
+        if stored is None:
+            _check_patience(config, _cases(dataset, config, device, _Damage(None)))
+            _check_masks(dataset, folder, config, force=force)
     kind = config.wrapper or config.objective.wrapper
     sizes = sorted({item.shape for item in dataset.train})
     net = DENOISERS[kind](preset(config.preset), sigma_data=1.0)
@@ -728,9 +762,11 @@ def _prepare_run(
                 f"{run}: holds a run with other settings ({', '.join(sorted(differing))}); "
                 "give the same ones to go on with it, or choose another folder"
             )
-        damaged = {path.stem for path in dataset.damaged}
-        check_data(run, stored["data"], dataset.digests, damaged)
+        damaged = {path.name for path in dataset.damaged}
+        check_data(run, stored["data"], dataset.identity, damaged)
         measured = stored["measured"]
+        if not measured["references"]:  # where they could not be read at the start
+            measured = measured | {"references": reference_errors(cases)}
     else:
         kind, rate, calib = typical_mask(dataset.train)
         measured = {
@@ -740,7 +776,7 @@ def _prepare_run(
             "coverage": [_summary(group) for group in measure_coverage(dataset.train)],
             "references": reference_errors(cases),
         }
-        stored = wanted | {"data": dataset.digests, "measured": measured}
+        stored = wanted | {"data": dataset.identity, "measured": measured}
         write_toml(run / "config.toml", wanted["config"])
         write_json(run / "run.json", stored | {"folder": str(folder.resolve())})
     objective = config.objective
@@ -748,7 +784,7 @@ def _prepare_run(
     for elder in (init, teacher):
         trained_on |= set() if elder is None else set(elder.facts.card.get("trained_on", ()))
     card: dict[str, Any] = {
-        "n_scans": sum(map(len, stored["data"].values())),
+        "n_scans": len(stored["data"]["train"]) + len(stored["data"]["validation"]),
         "n_train_slices": len(dataset.train),
         "trained_on": sorted(trained_on),
         "validation_scans": sorted(stored["data"]["validation"]),
@@ -822,7 +858,6 @@ def _write_prior(
         "parameters": n_parameters(state.average),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
-    tau = facts.tau
     prior = Prior(state.average, facts)
     if cases:
         tau, error, without = fit_tau(prior, cases)
@@ -834,10 +869,12 @@ def _write_prior(
             f"{run}: after {seen} images the prior gives no numbers any more, and was not written; "
             "train into another folder with a smaller --learning-rate or --precision fp32"
         )
-    prior = Prior(state.average, replace(facts, tau=tau, card=card))
+    if cases and prior.knows_masks:  # the others' is a sample's, not that of one step
+        facts = replace(facts, tau=tau)
+    prior = Prior(state.average, replace(facts, card=card))
     save_prior(prior, run / "prior.safetensors")
-    if figures:
-        save_previews(previews(prior, cases[:N_PREVIEWS]), run / "preview.png")
+    if cases:
+        save_previews(previews(prior, cases[:N_PREVIEWS], tau), run / "preview.png")
     return prior, figures
 
 

@@ -114,14 +114,16 @@ def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def previews(prior: DenoiserSource, cases: Sequence[HeldOut]) -> list[dict[str, Tensor]]:
+def previews(
+    prior: DenoiserSource, cases: Sequence[HeldOut], tau: float
+) -> list[dict[str, Tensor]]:
     """Magnitudes ``(y, x)`` of held-out slices, by method: what the prior adds to see."""
     rows = []
     for case in cases:
         images = {
             "zero-filled": _baseline(ZeroFilled(), case),
             "CG-SENSE": _baseline(CgSense(), case),
-            "prior + DC": _consistent(case, estimate(prior, case), prior.tau),
+            "prior + DC": _consistent(case, estimate(prior, case), tau),
         }
         rows.append({name: img[0].abs().cpu() for name, img in images.items()})
     return rows

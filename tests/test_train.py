@@ -40,7 +40,7 @@ from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Ssdu, Supervised
 from mri_ambient.reconstruct import reconstruct
 from mri_ambient.rng import rng_for
-from mri_ambient.runs import images_seen, latest_checkpoint
+from mri_ambient.runs import images_seen, latest_checkpoint, read_identity
 from mri_ambient.samplers import Adps, Aos, Dds
 from mri_ambient.train import TrainConfig, describe, split, train
 
@@ -472,6 +472,76 @@ def test_a_run_goes_on_without_a_shard_that_broke(part, scans, tmp_path):
         train(folder, run, QUICK, images=12)
 
 
+def test_a_broken_shard_is_known_by_the_name_its_file_had(scans, tmp_path):
+    """Which need not be its scan's; nor is every broken file one of the run's."""
+    folder, run = tmp_path / "scans", tmp_path / "run"
+    shutil.copytree(scans, folder)
+    first, other, *_ = sorted(folder.glob("*.h5"))
+    renamed = first.rename(folder / "patient-7.h5")
+    train(folder, run, QUICK, images=4)
+    renamed.write_bytes(b"torn")
+    assert train(folder, run, QUICK, images=8).facts.card["images_seen"] == 8
+    other.unlink()
+    (folder / "strange.h5").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match=rf"1 missing \({other.stem}\)"):
+        train(folder, run, QUICK, images=12)
+
+
+def test_a_run_whose_scans_all_broke_says_so(scans, tmp_path):
+    """All to train on, or (where patience alone would stop it) all to watch."""
+    folder, run = tmp_path / "scans", tmp_path / "run"
+    shutil.copytree(scans, folder)
+    config = replace(QUICK, patience=50)
+    train(folder, run, config, images=4)
+    data = json.loads((run / "run.json").read_text())["data"]
+    for name in data["validation"]:
+        (folder / f"{name}.h5").write_bytes(b"torn")
+    assert train(folder, run, config, images=8).facts.card["images_seen"] == 8
+    with pytest.raises(ConfigError, match="patience watches"):
+        train(folder, run, config)
+    for name in data["train"]:
+        (folder / f"{name}.h5").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match="no scan to train on can be read"):
+        train(folder, run, config, images=12)
+
+
+def test_classical_errors_are_told_once_there_are_scans_to_tell_them(scans, tmp_path):
+    """The validation scans open at first and cannot be read; later they are put right."""
+    folder, run = tmp_path / "scans", tmp_path / "run"
+    shutil.copytree(scans, folder)
+    held = {item.file.path for item in load_dataset(folder, n_validation=2, seed=0).validation}
+    for path in held:
+        damage_samples(path)
+    assert "held_out" not in train(folder, run, QUICK, images=4).facts.card
+    for path in held:
+        shutil.copy(scans / path.name, path)
+    found = train(folder, run, QUICK, images=8).facts.card["held_out"]
+    whole = train(scans, tmp_path / "whole", QUICK, images=8).facts.card["held_out"]
+    assert found == whole
+
+
+def test_a_run_of_an_earlier_version_is_not_called_damaged(scans, tmp_path):
+    run = tmp_path / "run"
+    train(scans, run, QUICK, images=4)
+    stored = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(stored | {"data": "0123456789abcdef"}))
+    assert read_identity(run / "run.json")["config"] == stored["config"]
+    with pytest.raises(ConfigError, match=r"earlier version.*--init"):
+        train(scans, run, QUICK, images=8)
+
+
+def test_a_dry_run_of_a_run_that_goes_on_tells_of_its_scans(scans, tmp_path):
+    folder, run = tmp_path / "scans", tmp_path / "run"
+    shutil.copytree(scans, folder)
+    train(folder, run, QUICK, images=4)
+    began = json.loads((run / "run.json").read_text())["data"]
+    (folder / f"{min(began['train'])}.h5").unlink()
+    assert "(1 set aside)" in describe(folder, QUICK)
+    assert "(2 set aside)" in describe(folder, QUICK, run=run)
+    with pytest.raises(ConfigError, match="patience watches"):
+        describe(folder, replace(QUICK, patience=1, n_validation=0), torch.device("cpu"))
+
+
 def test_validation_scans_of_a_run_stay_when_others_break(scans, tmp_path):
     """Nine scans would set one aside instead of two: the other must not be trained on now."""
     folder, run = tmp_path / "scans", tmp_path / "run"
@@ -512,6 +582,31 @@ def test_masks_that_coils_cannot_make_up_for_are_refused(coils, rate, enough, tm
     with pytest.raises(ConfigError, match=r"1 distinct mask;.*% of an image open.*--force"):
         train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
     train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2, force=True)
+    train(tmp_path / "prepared", tmp_path / "run", QUICK, images=4)  # once begun, it goes on
+
+
+@pytest.mark.parametrize(("odd", "refused"), [(1, False), (8, True)])
+def test_a_few_scans_of_another_size_do_not_refuse_the_rest(odd, refused, tmp_path):
+    """With one coil; the odd ones, of twice the width, share a mask and are undetermined."""
+    folder = tmp_path / "prepared"
+    common = {"coils": 1, "acceleration": 2, "calib": 8, "noise": 0.01}
+    usual, wide = (SimulateConfig(size=(32, width), **common) for width in (32, 64))
+    prepare_many(simulate_scans("phantom", tmp_path / "raw", usual, count=7), folder)
+    others = simulate_scans("phantom", tmp_path / "wide", wide, count=odd)
+    others = [path.rename(path.with_name(f"wide-{path.name}")) for path in others]
+    mask = MaskSpec("random", 2, 8).draw((32, 64), rng_for(0))
+    for path in others:
+        with h5py.File(path, "r+") as file:
+            full = file["kspace"][:]
+            del file["mask"]
+            file["mask"] = mask[0, 0].numpy()
+            file["kspace"][:] = np.where(mask[0].numpy(), full + 1e-3, 0)
+    prepare_many(others, folder)
+    if refused:
+        with pytest.raises(ConfigError, match=r"scans of 32x64: 1 distinct mask.*Vary the mask"):
+            train(folder, tmp_path / "run", QUICK, images=2)
+    else:
+        train(folder, tmp_path / "run", QUICK, images=2)
 
 
 def test_it_stops_when_the_held_out_error_no_longer_falls(scans, tmp_path):
@@ -547,6 +642,9 @@ def test_a_run_shows_what_it_learned(name, scans, tmp_path):
     held_out = prior.facts.card["held_out"]
     assert {"held_out", "held_out_cg_sense", "held_out_l1_wavelet"} <= set(held_out)
     assert 0 < held_out["held_out_l1_wavelet"] < 1
+    # Plain priors are not asked for one step, whose error this is.
+    known = held_out["tau"] if prior.knows_masks else 0.3 * prior.sigma_data
+    assert prior.tau == pytest.approx(known)
 
 
 def test_a_dry_run_says_what_it_would_take(scans):

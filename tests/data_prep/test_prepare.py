@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from memory_scan import MemoryScan, noise_only, random_cov, simulated_scan
+from scipy.spatial import Delaunay
 from torch import Tensor
 
 from mri_ambient.baselines import ZeroFilled
@@ -515,10 +517,68 @@ def test_two_dimensional_masks_are_counted_by_sample():
     masks = [MaskSpec("poisson", 4.0, 8).draw((32, 32), rng_for(i)) for i in range(3)]
     op, acquired = coils(1, (32, 32)), torch.ones(32, dtype=torch.bool)
     (found,) = coverage(MaskFacts(m, acquired, lambda: op) for m in masks)
-    unseen = float((~torch.stack(masks).any(dim=0)).double().mean())
+    seen = torch.stack(masks).any(dim=0)[0]
+    inside = Delaunay(seen.nonzero().numpy()).find_simplex(np.argwhere(np.ones((32, 32)))) >= 0
+    unseen = float((~seen & torch.from_numpy(inside).view(32, 32)).double().mean())
+    assert 0.3 < unseen < 0.5  # of 0.54 with the corners, where no disc goes
     assert found.left_open == pytest.approx(unseen + 0.01, abs=0.05)
     assert (found.kind, found.n_masks, found.per_line) == ("samples", 3, ())
     assert 0 < found.mean < 0.5
+
+
+@pytest.mark.parametrize("cut", ["an echo", "corners", "a part", "nothing"])
+def test_what_no_scan_reaches_is_resolution_and_not_open(cut):
+    """Rows that an asymmetric echo lacks, a shutter's corners, partial Fourier in the plane."""
+    y, x = torch.meshgrid(*[(torch.arange(32) - 16) / 16] * 2, indexing="ij")
+    reached = {
+        "an echo": y > -0.4,
+        "corners": y.square() + x.square() < 1,
+        "a part": (x > -0.4) & (y > -1),
+        "nothing": y > -2,
+    }[cut]
+    kind = "random" if cut in ("an echo", "nothing") else "poisson"
+    masks = [MaskSpec(kind, 2.0, 8).draw((32, 32), rng_for(i)) & reached for i in range(30)]
+    op, acquired = coils(1, (32, 32)), torch.ones(32, dtype=torch.bool)
+    (found,) = coverage(MaskFacts(m, acquired, lambda: op) for m in masks)
+    assert (found.left_open or 0) < 0.06
+    assert found.identifiable
+    scarce = [masks[0], masks[0], masks[0]]  # one mask all over is told from what is beyond it
+    (found,) = coverage(MaskFacts(m, acquired, lambda: op) for m in scarce)
+    missed = (reached & ~masks[0][0]).double().mean()
+    assert found.left_open == pytest.approx(float(missed) + 0.01, abs=0.12)
+    assert not found.identifiable
+
+
+def test_scans_of_nearly_one_size_are_judged_together():
+    """Twenty scans with a mask each, no two of one matrix; and a small one that is alone."""
+    acquired = torch.ones(80, dtype=torch.bool)
+    shapes = [(8, 60 + i) for i in range(20)] + [(8, 32)]
+    masks = [MaskSpec("random", 2.0, 6).draw(shape, rng_for(i)) for i, shape in enumerate(shapes)]
+    facts = [
+        MaskFacts(m, acquired[: m.shape[-1]], lambda m=m: coils(1, tuple(m.shape[-2:]), stride=1))
+        for m in masks
+    ]
+    alone, *together = coverage(facts)
+    assert [group.n_scans for group in together] == [1] * 20
+    assert all(group.identifiable for group in together)
+    assert (alone.shape, alone.identifiable) == ((8, 32), False)
+    repeated = [MaskSpec("random", 2.0, 6).draw((8, 64 + i % 2), rng_for(i % 2)) for i in range(20)]
+    found = coverage(
+        MaskFacts(m, acquired[: m.shape[-1]], lambda m=m: coils(1, tuple(m.shape[-2:]), stride=1))
+        for m in repeated
+    )
+    assert all(group.revealing and not group.identifiable for group in found)
+    assert "vary the mask from scan to scan" in found[0].doubts[0]
+
+
+def test_a_few_scans_with_a_mask_each_are_told_to_be_few():
+    """Ten scans at R = 8: many lines are in none of them."""
+    acquired = torch.ones(128, dtype=torch.bool)
+    masks = [MaskSpec("random", 8.0, 8).draw((8, 128), rng_for(i)) for i in range(10)]
+    op = coils(1, (8, 128), stride=1)
+    (found,) = coverage(MaskFacts(m, acquired, lambda: op) for m in masks)
+    assert not found.revealing
+    assert found.doubts[0].endswith("will be wrong: add scans with other masks")
 
 
 # Memory
