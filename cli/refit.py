@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +13,14 @@ from .common import (
     Device,
     Quiet,
     Shard,
+    be_quiet,
     on_interrupt,
     parse_seconds,
     parse_shard,
     progress_bar,
     say,
 )
+from .job import join_job
 
 if TYPE_CHECKING:
     from mri_ambient.train import Progress
@@ -70,19 +71,15 @@ def run(
     """Draw a posterior sample of every training scan and train a plain prior on them, twice.
 
     What was drawn or trained already is not done again. `--shard i/N` draws part of the samples and
-    stops, so that several machines can share the work; a call without it goes on to train.
+    stops, so that machines that do not know one another can share the work; a call without it goes
+    on to train. Under torchrun, the processes share the samples and every batch.
     """
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
-    from mri_ambient.errors import ConfigError
     from mri_ambient.refit import RefitConfig, refit
     from mri_ambient.runs import images_seen, read_identity
     from mri_ambient.train import TrainConfig
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "refit is not for torchrun: give each machine a part of the samples with --shard i/N"
-        )
     limit = None if time_limit is None else parse_seconds(time_limit)
     part = parse_shard(shard)
     stored = read_identity(run_folder / "run.json")
@@ -93,8 +90,6 @@ def run(
         held = stored["config"].get(key, getattr(TrainConfig, key))  # an older run lacks the newer
         return held if given is None else given
 
-    where = pick_device(device)
-    keep_freed_memory()
     config = RefitConfig(
         rounds=rounds,
         sampler=replace(RefitConfig().sampler, n_steps=steps),  # type: ignore[type-var]
@@ -111,37 +106,41 @@ def run(
     )
     interrupted = on_interrupt()
     damaged = Complaints()
-    with progress_bar() as bars:
-        tasks: dict[str, object] = {}
+    with join_job(device) as job:
+        be_quiet(quiet or not job.leads)
+        where = pick_device(job.device)
+        keep_freed_memory()
+        with progress_bar() as bars:
+            tasks: dict[str, object] = {}
 
-        def bar(name: str, total: float | None) -> object:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            return tasks[name]
+            def bar(name: str, total: float | None) -> object:
+                if name not in tasks:
+                    tasks[name] = bars.add_task(name, total=total)
+                return tasks[name]
 
-        def sampled(round_: int, done: int, total: int) -> None:
-            bars.update(bar(f"round {round_}: sample", total), completed=done)  # type: ignore[arg-type]
+            def sampled(round_: int, done: int, total: int) -> None:
+                bars.update(bar(f"round {round_}: sample", total), completed=done)  # type: ignore[arg-type]
 
-        def trained(round_: int, progress: Progress) -> None:
-            done = progress.images if limit is None else progress.seconds
-            task = bar(f"round {round_}: train", images if limit is None else limit)
-            bars.update(task, completed=done)  # type: ignore[arg-type]
+            def trained(round_: int, progress: Progress) -> None:
+                done = progress.images if limit is None else progress.seconds
+                task = bar(f"round {round_}: train", images if limit is None else limit)
+                bars.update(task, completed=done)  # type: ignore[arg-type]
 
-        prior = refit(
-            data or Path(stored.get("folder", "")),
-            load_prior(run_folder, where),
-            output or run_folder / "refit",
-            config,
-            images=images,
-            time_limit_s=limit,
-            batch_size=config.training.batch_size,
-            device=where,
-            shard=part,
-            on_sample=sampled,
-            on_damaged=damaged,
-            on_progress=trained,
-            should_stop=interrupted.is_set,
-        )
+            prior = refit(
+                data or Path(stored.get("folder", "")),
+                load_prior(run_folder, where),
+                output or run_folder / "refit",
+                config,
+                images=images,
+                time_limit_s=limit,
+                batch_size=config.training.batch_size,
+                device=where,
+                shard=part,
+                on_sample=sampled,
+                on_damaged=damaged,
+                on_progress=trained,
+                should_stop=interrupted.is_set,
+            )
     if interrupted.is_set():
         say("stopped; the same command goes on")
         raise typer.Exit(130)

@@ -7,7 +7,8 @@ and trains an ordinary prior on these images. Samples, never means: trained on m
 of too little spread it diverges after a few rounds. One or two rounds are meant.
 
 A round lies in its own folder: ``targets/`` with the samples, and a training run. Samples that are
-there are not drawn again, and a run that was stopped goes on.
+there are not drawn again, and a run that was stopped goes on. Processes that joined a
+``torch.distributed`` group share the samples and every batch.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from .atomic import atomic_path
 from .checkpoint import load_prior
+from .distributed import Team
 from .errors import ConfigError
 from .nn.unet import preset
 from .objectives import Supervised
@@ -85,7 +88,8 @@ def refit(
         batch_size: slices whose samples are drawn together.
         device: where to compute.
         shard: draw the samples of part i of N of the scans only, counted from 1, and train nothing;
-            in the first round that has not seen all ``images`` (the first, without a number).
+            in the first round that has not seen all ``images`` (the first, without a number). For
+            processes that know nothing of one another.
         on_sample: told (round, done, total) after every scan.
         on_damaged: given a sentence about every file or slice that cannot be read and is left out.
         on_progress: told (round, progress) after every training step.
@@ -97,9 +101,18 @@ def refit(
     Raises:
         ConfigError: impossible options, nothing to stop at, scans that cannot be trained on, or
             samples there that were drawn from another prior.
+        MriAmbientError: a lost process.
     """
     if images is None and time_limit_s is None and shard is None:
         raise ConfigError("say when a round stops: a number of images or a time limit")
+    team, device = Team.joined(), torch.device(device)
+    if shard is not None and team.size > 1:
+        raise ConfigError("processes of one job share the samples as it is: leave out shard i/N")
+    part = (team.rank + 1, team.size) if team.size > 1 else shard
+
+    def interrupted() -> bool:
+        return team.any(should_stop is not None and should_stop(), device)
+
     config = config or RefitConfig()
     training = replace(config.training, objective=Supervised(images="posterior"))
     dataset = split(folder, training, start)
@@ -115,7 +128,8 @@ def refit(
             if on_sample is not None:
                 on_sample(round_, done, total)
 
-        if _is_finished(output, round_, config.rounds, images):
+        finished = partial(_is_finished, output, round_, config.rounds, images)
+        if team.from_first(finished):
             prior = load_prior(here, device)
             continue
         whole = make_targets(
@@ -130,12 +144,13 @@ def refit(
                 device=device,
                 precision=training.precision,
             ),
-            shard=shard,
+            shard=part,
             on_scan=drawn,
             on_damaged=on_damaged,
             should_stop=should_stop,
         )
-        if shard is not None or not whole:
+        stopped = team.any(not whole, device)  # and everybody's samples are there
+        if shard is not None or stopped:
             return None  # the next round's samples need this round's prior
 
         def trained(progress: Progress, round_: int = round_) -> None:
@@ -158,12 +173,16 @@ def refit(
             on_damaged=on_damaged,
             should_stop=should_stop,
         )
-        if should_stop is not None and should_stop():
+        if interrupted():
             return None
         prior = load_prior(here, device)
-    with atomic_path(output / "prior.safetensors") as temporary:
-        shutil.copy(here / "prior.safetensors", temporary)
+    team.from_first(lambda: _copy(here / "prior.safetensors", output / "prior.safetensors"))
     return load_prior(output, device)
+
+
+def _copy(source: Path, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        shutil.copy(source, temporary)
 
 
 def _is_finished(output: Path, round_: int, rounds: int, images: int | None) -> bool:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.prior import Prior
 from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.refit import RefitConfig, refit
-from mri_ambient.runs import images_seen
+from mri_ambient.runs import Log, images_seen
 from mri_ambient.samplers import Aos, Dds
 from mri_ambient.train import TrainConfig, train
 
@@ -101,6 +104,41 @@ def test_shards_draw_and_an_interrupted_refit_goes_on(scans, start, tmp_path):
     a, b = (load_tensors(tmp_path / name / "prior.safetensors")[0] for name in ("whole", "parts"))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert resumed.facts.sigma_data == whole.facts.sigma_data
+
+
+@pytest.mark.slow
+def test_two_processes_refit_as_one(scans, tmp_path):
+    """Each draws its part of the samples; both train, with the loss curve of one process."""
+    words = [scans, "-o", tmp_path / "run", "--images", "4", "--batch-size", "2"]
+    alone = [sys.executable, "-m", "mri_ambient.cli"]
+    team = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+        *alone[1:],
+    ]  # fmt: skip
+
+    def call(*command: object) -> None:
+        ran = subprocess.run(
+            [*map(str, command), "--device", "cpu"], env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr[-2000:]
+
+    call(*alone, "train", *words)
+    for name, launcher in (("one", alone), ("two", team)):
+        call(
+            *launcher, "refit", tmp_path / "run", "-o", tmp_path / name, "--rounds", "1",
+            "--images", "4", "--steps", "3", "--batch-size", "2",
+        )  # fmt: skip
+    one, two = (
+        sorted((tmp_path / name / "round-1/targets").glob("*.h5")) for name in ("one", "two")
+    )
+    assert [path.name for path in one] == [path.name for path in two]
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(read_samples(a, 1), read_samples(b, 1))
+    logs = [Log(tmp_path / name / "round-1/log.jsonl").values("loss") for name in ("one", "two")]
+    assert len(logs[0]) == 2
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)
+    assert load_prior(tmp_path / "two").facts.card["images_seen"] == 4
 
 
 def test_what_the_first_prior_knows_judges_nothing(scans, start, tmp_path):
