@@ -1,0 +1,204 @@
+"""The presets, A-DPS and classical methods on the same scans, simulated and real: which to use.
+
+    python tests/benchmarks/bench_presets.py VAL.zip WORK [--scan SCAN.h5 ...]
+
+Simulated scans are those of ``bench_samplers.py`` (``--count`` for every noise level). Fully
+sampled real scans are undersampled by random lines at every rate of ``RATES`` and scored against
+SENSE; others are taken as they are and have no PSNR. Each method, with the number of samples that
+its preset names, gives PSNR (dB) and SSIM of the image, network evaluations and seconds an image. A
+second reconstruction, from all but two measured lines, tells how it predicts these: the energy of
+the error over that of the measurement, and, for samples, the share of hidden measurements in the
+central 50 and 90 % predictive intervals and chi-square, as ``mri-ambient evaluate`` does. Prints
+one JSON line a scan and method and writes WORK/presets.json; what is there is not done again.
+``--table RESULTS.json`` prints such a file as Markdown and stops.
+
+``--quick`` runs one phantom with few steps and says nothing about quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from bench_adps import simulate
+from tune_baselines import Case
+
+from mri_ambient.atomic import write_json
+from mri_ambient.baselines import CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.checkpoint import load_prior
+from mri_ambient.data_prep import PrepConfig, plan
+from mri_ambient.device import pick_device
+from mri_ambient.io import Undersampled, open_scan
+from mri_ambient.masks import MaskSpec
+from mri_ambient.metrics import volume_metrics
+from mri_ambient.prior import Prior
+from mri_ambient.reconstruct import (
+    SAMPLINGS,
+    Options,
+    Reconstruction,
+    Sampling,
+    is_sampler,
+    reconstruct,
+    to_file_units,
+)
+from mri_ambient.samplers import Adps
+from mri_ambient.scan import Scan
+from mri_ambient.validate import predict_hidden
+from mri_ambient.volume import Reference, score
+from mri_ambient.weights import default_prior
+
+Row = dict[str, float]
+Score = Callable[[Reconstruction], Row]
+"""What is known of an image: of prospective scans, nothing."""
+
+CLASSICAL = {"zero-filled": ZeroFilled(), "CG-SENSE": CgSense(), "L1-wavelet": L1Wavelet()}
+METHODS = {name: Sampling(method, 1) for name, method in CLASSICAL.items()}  # type: ignore[arg-type]
+METHODS |= SAMPLINGS | {"A-DPS, 500 steps": Sampling(Adps(n_steps=500), 1)}
+
+RATES = ((2.0, 20), (4.0, 20), (8.0, 12))
+"""Rates and calibration lines of the masks of fully sampled real scans."""
+
+N_HIDDEN = 2
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A prepared scan, and what its images are compared with."""
+
+    scan: Scan
+    score: Score
+
+
+def simulated(args: argparse.Namespace, folder: Path) -> list[Judged]:
+    """Scans whose noise-free images are known."""
+
+    def of(case: Case) -> Judged:
+        def score(result: Reconstruction) -> Row:
+            ours = to_file_units(result.img.abs(), case.scan)
+            ssim = volume_metrics(case.truth[None].numpy(), ours.numpy())["ssim"]
+            return {"psnr": case.psnr(result.img[0]), "ssim": ssim}
+
+        return Judged(case.scan, score)
+
+    return [of(case) for case in simulate(args.images, args.count, folder)]
+
+
+def real(path: Path, args: argparse.Namespace) -> dict[str, list[Judged]]:
+    """A real scan, under ``--seeds`` masks of every rate if it is fully sampled."""
+    full = open_scan(path)
+    if not full.fully_sampled:
+        scan = plan(full, PrepConfig()).apply(full[0:1])
+        return {f"{path.stem}, R = {full.acceleration:.1f}": [Judged(scan, lambda _: {})]}
+    reference = Reference(full, plan(full, PrepConfig()))
+
+    def under(mask: MaskSpec, seed: int) -> Judged:
+        file = Undersampled(full, mask, seed)
+        scan = plan(file, PrepConfig()).apply(file[0:1])
+
+        def against_sense(result: Reconstruction) -> Row:
+            metrics = score(to_file_units(result.img.abs(), scan), reference)["metrics_sense"]
+            return {name: metrics[name] for name in ("psnr", "ssim")}
+
+        return Judged(scan, against_sense)
+
+    return {
+        f"{path.stem}, R = {rate:g}": [
+            under(MaskSpec("random", rate, calib), seed) for seed in range(args.seeds)
+        ]
+        for rate, calib in RATES
+    }
+
+
+def judge(judged: list[Judged], how: Sampling, prior: Prior, device: str) -> Row:
+    """Means over scans."""
+    n = how.n_samples
+    rows = []
+    for one in judged:
+        options = Options(n_samples=n, batch_size=n, device=device)
+        started = time.perf_counter()
+        result = reconstruct(one.scan, how.sampler, prior, options)
+        row = {"seconds": time.perf_counter() - started, **one.score(result)}
+        rows.append(row | predict_hidden(one.scan, how.sampler, prior, options, N_HIDDEN)[0])
+    names = list(rows[0])
+    return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
+
+
+COLUMNS = {
+    "evaluations": ("evaluations", "d"), "s": ("seconds", ".1f"), "PSNR": ("psnr", ".2f"),
+    "SSIM": ("ssim", ".3f"), "error on hidden lines": ("error", ".3f"),
+    "in 50 %": ("coverage_50", ".0%"), "in 90 %": ("coverage_90", ".0%"),
+    "chi-square": ("chi_square", ".2f"),
+}  # fmt: skip
+
+
+def table(results: dict[str, Row]) -> Iterator[str]:
+    """Markdown: a table a scan, a line a method."""
+    for scan in dict.fromkeys(key.split(" | ")[0] for key in results):
+        yield f"\n**{scan}**\n"
+        yield f"| method | {' | '.join(COLUMNS)} |"
+        yield "|---" * (len(COLUMNS) + 1) + "|"
+        for key, row in results.items():
+            if key.startswith(f"{scan} | "):
+                values = [
+                    format(row[name], as_) if name in row else "" for name, as_ in COLUMNS.values()
+                ]
+                yield f"| {key.split(' | ')[1]} | {' | '.join(values)} |"
+
+
+def main() -> None:
+    """Reconstruct, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="?", default="phantom")
+    parser.add_argument("work", nargs="?", type=Path)
+    parser.add_argument("--count", type=int, default=4, help="simulated scans per noise level")
+    parser.add_argument("--scan", type=Path, action="append", default=[], help="real scans")
+    parser.add_argument("--seeds", type=int, default=1, help="masks of real scans at every rate")
+    parser.add_argument("--only", action="append", help="only these methods")
+    parser.add_argument("--prior", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--table", type=Path, help="results to print, as Markdown")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    if args.table is not None:
+        print(*table(json.loads(args.table.read_text())), sep="\n")
+        return
+    methods = {name: how for name, how in METHODS.items() if not args.only or name in args.only}
+    if args.quick:
+        args.count, args.work = 1, Path(tempfile.mkdtemp())
+        methods = {
+            name: replace(how, sampler=replace(how.sampler, n_steps=3), n_samples=2)
+            for name, how in methods.items()
+            if name in ("balanced", "A-DPS, 500 steps")
+        }
+    elif args.work is None:
+        parser.error("VAL and WORK are needed without --quick")
+    device = pick_device(args.device)
+    prior = load_prior(args.prior or default_prior(), device)
+    path = args.work / "presets.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        scans = {"simulated, R = 4": simulated(args, Path(folder))}
+        for scan in args.scan:
+            scans |= real(scan, args)
+        for name, how in methods.items():
+            for scan_name, judged in scans.items():
+                key = f"{scan_name} | {name}"
+                if key in results:
+                    continue
+                row = judge(judged, how, prior, device)
+                if is_sampler(how.sampler):
+                    row["evaluations"] = how.n_samples * how.sampler.n_evaluations
+                results[key] = row | {"scans": len(judged)}
+                sha = prior.facts.card["sha256"]
+                print(json.dumps({"row": key, **results[key], "prior_sha256": sha}), flush=True)
+                write_json(path, results)
+
+
+if __name__ == "__main__":
+    main()
