@@ -133,13 +133,13 @@ def stability(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
+    from mri_ambient.doubts import doubt_prior
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, open_scan
     from mri_ambient.reconstruct import METHODS, is_sampler, with_options
     from mri_ambient.report import save_images
     from mri_ambient.stability import stability as attack
     from mri_ambient.stability import verdict
-    from mri_ambient.volume import doubt_prior
     from mri_ambient.weights import default_prior
 
     given = {"n_steps": steps, **parse_pairs(option or [])}

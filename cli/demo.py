@@ -54,7 +54,8 @@ def run(
     from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.errors import OutputExistsError
     from mri_ambient.io import write_json
-    from mri_ambient.train import TrainConfig, train
+    from mri_ambient.train import train
+    from mri_ambient.train_config import TrainConfig
     from mri_ambient.weights import default_prior
 
     if (output / "run").exists():

@@ -64,11 +64,11 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
+    from mri_ambient.doubts import doubt_prior
     from mri_ambient.errors import ScanFormatError
     from mri_ambient.io import find_scans, open_scan
     from mri_ambient.reconstruct import METHODS, Options, is_sampler, with_options
     from mri_ambient.validate import predict_hidden
-    from mri_ambient.volume import doubt_prior
     from mri_ambient.weights import default_prior
 
     chosen = with_options(

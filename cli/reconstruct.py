@@ -129,6 +129,7 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import PrepConfig, plan
     from mri_ambient.device import pick_device
+    from mri_ambient.doubts import Checking
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, find_scans, open_scan, why_no_file
     from mri_ambient.reconstruct import (
@@ -141,7 +142,6 @@ def run(
     )
     from mri_ambient.report import draw_volume
     from mri_ambient.volume import (
-        Checking,
         Reference,
         is_done,
         reconstruct_file,

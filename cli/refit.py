@@ -78,7 +78,7 @@ def run(
     from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.refit import RefitConfig, refit
     from mri_ambient.runs import images_seen, read_identity
-    from mri_ambient.train import TrainConfig
+    from mri_ambient.train_config import TrainConfig
 
     limit = None if time_limit is None else parse_seconds(time_limit)
     part = parse_shard(shard)

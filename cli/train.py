@@ -94,8 +94,10 @@ def run(
     from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.errors import ConfigError
     from mri_ambient.objectives import make_objective
+    from mri_ambient.preflight import describe
     from mri_ambient.runs import images_seen
-    from mri_ambient.train import TrainConfig, describe, train
+    from mri_ambient.train import train
+    from mri_ambient.train_config import TrainConfig
 
     limit = None if time_limit is None else parse_seconds(time_limit)
     options = parse_pairs(option or [])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .prior import Prior
     from .reconstruct import METHODS, Options, to_file_units
     from .scan import Reconstruction, Scan
-    from .train import TrainConfig
+    from .train_config import TrainConfig
 
 _WHERE = {
     "METHODS": "reconstruct",
@@ -34,7 +34,7 @@ _WHERE = {
     "Prior": "prior",
     "Reconstruction": "scan",
     "Scan": "scan",
-    "TrainConfig": "train",
+    "TrainConfig": "train_config",
     "load_prior": "checkpoint",
     "open_scan": "io",
     "reconstruct_raw": "data_prep.raw",

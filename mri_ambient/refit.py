@@ -27,12 +27,14 @@ from .distributed import Team
 from .errors import ConfigError
 from .nn.unet import preset
 from .objectives import Supervised
+from .preflight import split
 from .prior import Prior
 from .reconstruct import Options
 from .runs import images_seen
 from .samplers import Dds, Sampler
 from .targets import make_targets
-from .train import Progress, TrainConfig, split, train
+from .train import Progress, train
+from .train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options, reconstruct, with_options
 from mri_ambient.samplers import SAMPLERS
-from mri_ambient.train import TrainConfig, train
+from mri_ambient.train import train
+from mri_ambient.train_config import TrainConfig
 
 pytestmark = [
     pytest.mark.gpu,

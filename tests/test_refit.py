@@ -23,7 +23,8 @@ from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.refit import RefitConfig, refit
 from mri_ambient.runs import Log, images_seen
 from mri_ambient.samplers import Aos, Dds
-from mri_ambient.train import TrainConfig, train
+from mri_ambient.train import train
+from mri_ambient.train_config import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled|mask|unexplained):UserWarning")
 

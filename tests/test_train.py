@@ -38,11 +38,13 @@ from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.precond import Denoiser
 from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Ssdu, Supervised
+from mri_ambient.preflight import describe, split
 from mri_ambient.reconstruct import reconstruct
 from mri_ambient.rng import rng_for
 from mri_ambient.runs import images_seen, latest_checkpoint, read_identity
 from mri_ambient.samplers import Adps, Aos, Dds
-from mri_ambient.train import TrainConfig, describe, split, train
+from mri_ambient.train import train
+from mri_ambient.train_config import TrainConfig
 
 # Ten scans have fewer masks than a data set should, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled):UserWarning")
@@ -109,7 +111,8 @@ import sys
 from pathlib import Path
 import torch
 from mri_ambient.nn.unet import PRESETS, UNetSpec
-from mri_ambient.train import TrainConfig, train
+from mri_ambient.train_config import TrainConfig
+from mri_ambient.train import train
 torch.set_num_threads(1)
 PRESETS["tiny"] = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 config = TrainConfig(batch_size=2, check_every=100, save_every=4, n_validation=2,

@@ -19,6 +19,7 @@ from mri_ambient.baselines import CgSense
 from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.data_prep.raw import reconstruct_raw
+from mri_ambient.doubts import Checking, _flags, _hidden_flags, doubt_prior
 from mri_ambient.errors import DeviceError, MriAmbientError
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec, achieved_acceleration
@@ -29,11 +30,7 @@ from mri_ambient.reconstruct import SAMPLERS, Options
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Msm, Pula
 from mri_ambient.volume import (
-    Checking,
-    _flags,
-    _hidden_flags,
     _runs,
-    doubt_prior,
     reconstruct_file,
     settings,
     summary_line,
@@ -208,7 +205,7 @@ def test_a_full_disk_is_told_of(volume, tmp_path, monkeypatch):
     def full(*_):
         raise MriAmbientError("no space left")
 
-    monkeypatch.setattr("mri_ambient.volume.save_tensors", full)
+    monkeypatch.setattr("mri_ambient.finished.save_tensors", full)
     with pytest.raises(MriAmbientError, match="no space left"):
         run(volume, tmp_path, CgSense())
 

@@ -49,7 +49,8 @@ from mri_ambient.reconstruct import Options, reconstruct, to_file_units
 from mri_ambient.refit import RefitConfig, refit
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Sampler
-from mri_ambient.train import TrainConfig, train
+from mri_ambient.train import train
+from mri_ambient.train_config import TrainConfig
 
 Row = dict[str, Any]
 """Figures of a prior asked in one way."""

@@ -31,7 +31,8 @@ CHILD = """
 import sys, warnings
 from pathlib import Path
 import torch
-from mri_ambient.train import TrainConfig, train
+from mri_ambient.train_config import TrainConfig
+from mri_ambient.train import train
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 config = TrainConfig(batch_size=2, check_every=8, save_every=4, n_validation=2, warmup_images=4)

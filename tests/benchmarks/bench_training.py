@@ -30,7 +30,8 @@ from mri_ambient.nn.precond import DENOISERS, Denoiser
 from mri_ambient.nn.unet import preset
 from mri_ambient.objectives import Kspace
 from mri_ambient.rng import rng_for
-from mri_ambient.train import Progress, TrainConfig, train
+from mri_ambient.train import Progress, train
+from mri_ambient.train_config import TrainConfig
 
 
 def seconds(work: object, device: torch.device, repeats: int) -> float:

@@ -30,7 +30,8 @@ from mri_ambient.noise import LogNormal
 from mri_ambient.objectives import Kspace
 from mri_ambient.prior import Prior
 from mri_ambient.runs import images_seen
-from mri_ambient.train import Progress, TrainConfig, train
+from mri_ambient.train import Progress, train
+from mri_ambient.train_config import TrainConfig
 from mri_ambient.weights import DEFAULT
 
 WEIGHTS = Path(__file__).parents[2] / "mri_ambient" / "weights"

@@ -1,0 +1,365 @@
+"""Before the first step: which scans, what is refused, what is measured, what a prior will say."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._version import __version__
+from .atomic import write_json
+from .config import to_toml, write_toml
+from .coverage import Coverage
+from .data import (
+    MIN_SIGMA,
+    Dataset,
+    Item,
+    load_dataset,
+    measure_coverage,
+    measure_sigma_data,
+    smallest_sigma,
+    typical_mask,
+)
+from .device import describe_device
+from .errors import ConfigError, ScanFormatError
+from .masks import MaskSpec
+from .nn.precond import DENOISERS
+from .nn.unet import n_parameters, preset
+from .objectives import Objective
+from .prior import Prior, PriorFacts
+from .rng import rng_for
+from .runs import check_data, held_back, read_identity
+from .targets import target_method
+from .train_config import TrainConfig
+from .validate import HeldOut, hide_lines, reference_errors
+
+
+def split(
+    folder: Path, config: TrainConfig, *elders: Prior | None, held: Collection[str] | None = None
+) -> Dataset:
+    """Scans to train on, and scans to judge by, which the new prior cannot know of.
+
+    What judged the priors it learns from (its start, its teacher) judges again, and what they know
+    judges nothing. A run that goes on keeps the scans it ``held`` back.
+    """
+    known = [elder for elder in elders if elder is not None]
+    judged = [elder.facts.card.get("validation_scans", ()) for elder in known]
+    return load_dataset(
+        folder,
+        n_validation=config.n_validation,
+        seed=config.seed,
+        first={scan_id for ids in judged for scan_id in ids},
+        never=lambda file: any(elder.was_trained_on(file.source_sha256) for elder in known),
+        held=held,
+    )
+
+
+def check_trainable(
+    dataset: Dataset,
+    folder: Path,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    init: Prior | None,
+    targets_made: bool,
+) -> None:
+    """Refuse, before anything is written, what cannot be trained.
+
+    Raises:
+        ConfigError: no scans to train on, undersampled scans where full ones are needed, an unknown
+            way to make targets, an ``init`` of another architecture, or a precision that the
+            objective cannot do with.
+    """
+    if not dataset.train:
+        reasons = f": {min(dataset.damaged.values())}" if dataset.damaged else ""
+        raise ConfigError(f"{folder}: no scan to train on can be read{reasons}")
+    objective = config.objective
+    config.autocast_on(device)
+    if objective.targets is not None and not targets_made:
+        target_method(objective.targets)
+    kind = config.wrapper or objective.wrapper
+    if init is not None and (init.facts.kind, init.facts.network) != (kind, preset(config.preset)):
+        raise ConfigError(
+            f"the initial prior is a {init.facts.kind!r} denoiser with {init.facts.network}, but a "
+            f"{kind!r} one with {preset(config.preset)} is to be trained; choose the same preset "
+            "and wrapper, or leave --init out"
+        )
+    if objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
+        raise ConfigError(
+            f"objective {objective.name!r} needs fully sampled scans, but {folder} holds "
+            "undersampled ones; use kspace or ambient, or --targets l1-wavelet"
+        )
+
+
+def check_patience(config: TrainConfig, cases: list[HeldOut]) -> None:
+    """Refuse patience without anything to watch."""
+    if config.patience and not cases:
+        raise ConfigError(
+            "patience watches the error on hidden lines of scans that are set aside, and there are "
+            "none: at least five scans are needed"
+        )
+
+
+def check_masks(dataset: Dataset, folder: Path, config: TrainConfig, *, force: bool) -> None:
+    """Refuse masks that leave most scans' images undetermined."""
+    objective = config.objective
+    if force or objective.needs_full or objective.targets is not None:
+        return
+    groups = measure_coverage(dataset.train, warn=False)
+    wrong = [group for group in groups if not group.identifiable]
+    if 2 * sum(group.n_scans for group in wrong) > sum(group.n_scans for group in groups):
+        worst = max(wrong, key=lambda group: group.n_scans)
+        raise ConfigError(
+            f"{folder}: {worst.line}. The coils leave {worst.left_open:.0%} of an image open: "
+            "nothing tells aliased images from true ones, so the prior would be wrong. "
+            f"{worst.advice.capitalize()}, or pass --force"
+        )
+
+
+def held_out_cases(
+    dataset: Dataset,
+    config: TrainConfig,
+    device: torch.device,
+    on_damaged: Callable[[str], None],
+) -> list[HeldOut]:
+    """At most 16 slices of the validation scans with some of their lines hidden."""
+    chosen = dataset.validation[:: max(1, len(dataset.validation) // 16)]
+    cases = []
+    for item in chosen:
+        try:
+            batch = item.read().to(device)
+        except ScanFormatError as error:
+            on_damaged(str(error))
+            continue
+        case = hide_lines(batch, f"{item.scan_id}/{item.index}", seed=config.seed)
+        cases += [case] if case.tells else []
+    return cases
+
+
+def begin_run(
+    run: Path,
+    stored: dict[str, Any] | None,
+    dataset: Dataset,
+    folder: Path,
+    config: TrainConfig,
+    init: Prior | None,
+    teacher: Prior | None,
+    cases: list[HeldOut],
+) -> PriorFacts:
+    """Write the run's configuration, or check that it is the same run; say what is trained.
+
+    Args:
+        run: its folder.
+        stored: its identity, if it was begun.
+        dataset: the scans.
+        folder: where they are.
+        config: options.
+        init: the prior it starts from.
+        teacher: the prior that drew the target images.
+        cases: held-out slices, which the classical methods are measured on.
+
+    Raises:
+        ConfigError: it was begun with other settings or scans.
+    """
+    started_from = None if init is None else init.facts.card.get("sha256", "unsaved")
+    wanted = json.loads(json.dumps({"config": config.as_dict(), "init": started_from}))
+    if stored is not None:
+        # A run of an earlier version lacks the options that came later: it had their defaults.
+        defaults = json.loads(json.dumps(TrainConfig(objective=type(config.objective)()).as_dict()))
+        options = defaults["objective"] | stored["config"].get("objective", {})
+        held = defaults | stored["config"] | {"init": stored.get("init")}
+        held["objective"] = options
+        asked = wanted["config"] | {"init": started_from}
+        differing = [key for key in asked if asked[key] != held.get(key)]
+        if differing:
+            raise ConfigError(
+                f"{run}: holds a run with other settings ({', '.join(sorted(differing))}); "
+                "give the same ones to go on with it, or choose another folder"
+            )
+        damaged = {path.name for path in dataset.damaged}
+        check_data(run, stored["data"], dataset.identity, damaged)
+        measured = stored["measured"]
+        if not measured["references"]:  # where they could not be read at the start
+            measured = measured | {"references": reference_errors(cases)}
+    else:
+        kind, rate, calib = typical_mask(dataset.train)
+        measured = {
+            "sigma_data": measure_sigma_data(dataset.train),
+            "sigma_min": _smallest_sigma(dataset, config.objective),
+            "mask": {"kind": kind, "acceleration": rate, "calib": calib},
+            "coverage": [_summary(group) for group in measure_coverage(dataset.train)],
+            "references": reference_errors(cases),
+        }
+        stored = wanted | {"data": dataset.identity, "measured": measured}
+        write_toml(run / "config.toml", wanted["config"])
+        write_json(run / "run.json", stored | {"folder": str(folder.resolve())})
+    objective = config.objective
+    trained_on = {digest.partition(":")[0] for digest in stored["data"]["train"].values()}
+    for elder in (init, teacher):
+        trained_on |= set() if elder is None else set(elder.facts.card.get("trained_on", ()))
+    card: dict[str, Any] = {
+        "n_scans": len(stored["data"]["train"]) + len(stored["data"]["validation"]),
+        "n_train_slices": len(dataset.train),
+        "trained_on": sorted(trained_on),
+        "validation_scans": sorted(stored["data"]["validation"]),
+        "matrices": sorted({f"{y}x{x}" for y, x in (item.shape for item in dataset.train)}),
+        "coils": _spread([item.file.shape[1] for item in dataset.train]),
+        "acceleration": _spread([item.acceleration for item in dataset.train]),
+        "sigma_n": _spread([item.noise_std for item in dataset.train]),
+        "coverage": measured["coverage"],
+        "objective_options": objective.as_dict(),
+        "preset": config.preset,
+        "init": started_from,
+        "images_seen_before": 0 if init is None else init.facts.images_seen,
+        "teacher": None if teacher is None else teacher.facts.card.get("sha256", "unsaved"),
+        "version": __version__,
+        "torch": torch.__version__,
+        "references": measured["references"],
+        "intended_use": "research only, not for diagnosis",
+    }
+    card["limits"] = (
+        f"knows scans like its training scans (matrices {', '.join(card['matrices'])}; "
+        f"{_range(card['coils'])} coils; R = {_range(card['acceleration'])}; noise "
+        f"{_range(card['sigma_n'])} after normalisation), their anatomy and contrast; others are "
+        "reconstructed with a warning or wrongly"
+    )
+    return PriorFacts(
+        objective=objective.name,
+        kind=config.wrapper or objective.wrapper,
+        network=preset(config.preset),
+        sigma_data=measured["sigma_data"],
+        sigma_min=measured["sigma_min"],
+        mask_conditioned=objective.mask_conditioned,
+        mask=MaskSpec(**measured["mask"]),
+        noise_filled=objective.noise_filled,
+        one_level=objective.one_level,
+        tau=0.3 * measured["sigma_data"],
+        card=card,
+    )
+
+
+def _smallest_sigma(dataset: Dataset, objective: Objective) -> float:
+    """Where a sampler may end: above the noise of the scans, unless the objective knows better."""
+    if objective.below_noise or objective.one_level or objective.targets is not None:
+        return MIN_SIGMA
+    return smallest_sigma(dataset.train, objective.nearest)
+
+
+def _spread(values: list[float]) -> list[float]:
+    """Smallest, median and largest."""
+    return [float(np.quantile(values, q)) for q in (0, 0.5, 1)]
+
+
+def _range(spread: list[float]) -> str:
+    low, _, high = (f"{value:.3g}" for value in spread)
+    return low if low == high else f"{low} to {high}"
+
+
+def _summary(group: Coverage) -> dict[str, Any]:
+    """Coverage figures for the card; the share of every single line is left to the manifest."""
+    return {key: value for key, value in asdict(group).items() if key != "per_line"}
+
+
+def describe(
+    folder: Path,
+    config: TrainConfig,
+    device: torch.device | None = None,
+    *,
+    images: int | None = None,
+    run: Path | None = None,
+    init: Prior | None = None,
+    force: bool = False,
+) -> str:
+    """What a run would be: data, network, work per image.
+
+    With a device, one image of the largest size is trained on it, and the options, its memory and
+    time are told too.
+
+    Args:
+        folder: prepared scans.
+        config: options.
+        device: where to train.
+        images: how many a time is told for.
+        run: its folder; one that was begun keeps the scans it held back.
+        init: the prior it starts from.
+        force: as for :func:`train`.
+
+    Raises:
+        ConfigError: with a device, where :func:`train` would refuse the data.
+    """
+    identity = None if run is None else run / "run.json"
+    stored = read_identity(identity) if identity is not None and identity.exists() else None
+    held = None if run is None or stored is None else held_back(run, stored)
+    dataset = split(folder, config, init, held=held)
+    if device is not None:
+        check_trainable(dataset, folder, config, device, init=init, targets_made=False)
+        if stored is None:
+            check_patience(config, held_out_cases(dataset, config, device, lambda _: None))
+            check_masks(dataset, folder, config, force=force)
+    kind = config.wrapper or config.objective.wrapper
+    sizes = sorted({item.shape for item in dataset.train})
+    net = DENOISERS[kind](preset(config.preset), sigma_data=1.0)
+    flops = net.flops(sizes[-1])
+    text = (
+        f"{config.objective.name} on {len(dataset.train)} slices of {dataset.n_scans} scans "
+        f"({len(dataset.validation)} set aside), "
+        f"matrices {', '.join(f'{y}x{x}' for y, x in sizes)}; "
+        f"{kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
+        f"{flops / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
+    )
+    if not config.objective.needs_full and all(item.acceleration == 1 for item in dataset.train):
+        text += "; the scans are fully sampled, which objective supervised makes more of"
+    if device is None:
+        return text
+    largest = max(dataset.train, key=lambda item: item.shape[0] * item.shape[1])
+    return f"{to_toml(config.as_dict())}\n{text}\n" + _trial(largest, config, device, images)
+
+
+def _trial(item: Item, config: TrainConfig, device: torch.device, images: int | None) -> str:
+    """Train one image, and say what a step of a whole batch takes."""
+    kind = config.wrapper or config.objective.wrapper
+    net = DENOISERS[kind](preset(config.preset), sigma_data=0.3).to(device).train()
+    net.autocast = config.autocast_on(device)
+    batch = item.read().to(device)
+    if config.objective.targets is not None:
+        batch = replace(batch, img=batch.op.adjoint(batch.ksp))
+    kept = 0
+    times = []
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    for trial in range(2):
+        started, kept = time.perf_counter(), 0
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = config.objective(net, batch, [rng_for(config.seed, "trial", trial)])
+        loss.backward.backward()  # type: ignore[no-untyped-call]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    seconds = times[-1]
+    # Weights, gradients, two moments and the average; what one image keeps for its gradients.
+    n_bytes = 5 * 4 * n_parameters(net) + config.batch_size * kept
+    text = (
+        f"about {n_bytes / 2**30:.1f} GiB of memory on {describe_device(device)}; "
+        f"one image of {item.shape[0]}x{item.shape[1]} takes {seconds:.2f} s there"
+    )
+    if images is not None:
+        text += f", {images} images at most {format_seconds(seconds * images)}"
+    return text
+
+
+def format_seconds(seconds: float) -> str:
+    """``90 s``, ``10 min`` or ``1.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
