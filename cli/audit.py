@@ -14,6 +14,7 @@ from .common import (
     Device,
     Json,
     MaskType,
+    Output,
     Overwrite,
     PriorPath,
     Quiet,
@@ -23,8 +24,8 @@ from .common import (
     choose,
     claim_folder,
     complain,
+    merge_options,
     named,
-    parse_pairs,
     print_json,
     progress_bar,
     retrospective_mask,
@@ -33,8 +34,6 @@ from .common import (
 
 if TYPE_CHECKING:
     from mri_ambient.scan import Scan
-
-AuditOutput = Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")]
 
 app = typer.Typer(no_args_is_help=True, help="Check a prior before it is handed on.")
 
@@ -50,7 +49,7 @@ def memorization(
     data: Annotated[
         Path, typer.Argument(help="The prepared scans it was trained on.", metavar="DATA")
     ],
-    output: AuditOutput = Path("audit"),
+    output: Output = Path("audit"),
     samples: Annotated[int, typer.Option(help="Images to draw.")] = 16,
     steps: Annotated[int, typer.Option(help="Network evaluations an image.")] = 40,
     seed: Seed = 0,
@@ -103,7 +102,7 @@ def memorization(
 @app.command()
 def stability(
     scan: Annotated[Path, typer.Argument(help="A scan, raw or prepared.", metavar="SCAN")],
-    output: AuditOutput = Path("audit"),
+    output: Output = Path("audit"),
     prior: PriorPath = None,
     method: Annotated[str, typer.Option(help="The method that is attacked.")] = "aos",
     option: Set = None,
@@ -142,7 +141,7 @@ def stability(
     from mri_ambient.stability import verdict
     from mri_ambient.weights import default_prior
 
-    given = {"n_steps": steps, **parse_pairs(option or [])}
+    given = merge_options({"n_steps": steps}, option)
     chosen = with_options(choose("method", method, METHODS), given)
     spec = retrospective_mask(retrospective, mask_type, calib_lines)
     where = pick_device(device)
@@ -201,7 +200,7 @@ def calibration(
         Path,
         typer.Argument(help="Scans it was not trained on, raw or prepared.", metavar="DATA"),
     ],
-    output: AuditOutput = Path("audit"),
+    output: Output = Path("audit"),
     method: Annotated[str, typer.Option(help="The sampler whose spread is judged.")] = "dds",
     steps: Annotated[int | None, typer.Option(help="Its noise levels.")] = None,
     option: Set = None,
@@ -233,7 +232,7 @@ def calibration(
     from mri_ambient.samplers import SAMPLERS
     from mri_ambient.validate import cut_lines
 
-    given = {"n_steps": steps, **parse_pairs(option or [])}
+    given = merge_options({"n_steps": steps}, option)
     spreading = {name: sampler for name, sampler in SAMPLERS.items() if sampler.stochastic}
     chosen = with_options(choose("sampler", method, spreading), given)
     where = pick_device(device)

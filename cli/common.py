@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -40,7 +40,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Inputs = Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="INPUT...")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")]
+
+
+def _folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: cannot be made a folder (File exists); choose another output")
+    return path
+
+
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder to write to.", callback=_folder)
+]
 PriorPath = Annotated[
     Path | None,
     typer.Option(
@@ -224,20 +234,30 @@ def parse_shares(name: str, text: str) -> str | dict[str, float]:
 
 
 def claim_folder(output: Path, name: str, *, overwrite: bool) -> None:
-    """Make a folder for ``name``, unless it is a training run or holds one and may not be changed.
+    """Refuse a folder for ``name`` that is a training run, or holds one and may not be changed.
 
     Raises:
         OutputExistsError: it is, or does.
     """
-    from mri_ambient.atomic import make_folder
-
     if (output / "run.json").exists():
         raise OutputExistsError(f"{output}: is a training run; choose another folder")
     if (output / name).exists() and not overwrite:
         raise OutputExistsError(
             f"{output / name}: is there already; use --overwrite or another folder"
         )
-    make_folder(output)
+
+
+def merge_options(flags: Mapping[str, Any], texts: Sequence[str] | None) -> dict[str, Any]:
+    """Options given by flags of their own (those that are not None) and by ``-O NAME=VALUE``.
+
+    Raises:
+        ConfigError: one is given both ways.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    pairs = parse_pairs(texts or [])
+    if twice := sorted(set(given) & set(pairs)):
+        raise ConfigError(f"-O {twice[0]}=... is given by an option of its own too; give it once")
+    return given | pairs
 
 
 def parse_pairs(texts: Sequence[str]) -> dict[str, str]:

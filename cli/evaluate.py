@@ -19,7 +19,7 @@ from .common import (
     Seed,
     Set,
     choose,
-    parse_pairs,
+    merge_options,
     print_json,
     run_cases,
 )
@@ -72,7 +72,7 @@ def run(
     from mri_ambient.weights import default_prior
 
     chosen = with_options(
-        choose("method", method, METHODS), {"n_steps": steps, **parse_pairs(option or [])}
+        choose("method", method, METHODS), merge_options({"n_steps": steps}, option)
     )
     where = pick_device(device)
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None

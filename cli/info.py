@@ -23,6 +23,8 @@ def run(
         print_json(facts)
     else:
         _print_plain(facts)
+    if any(entry["kind"] == "unreadable" for entry in facts.get("files", ())):
+        raise typer.Exit(1)
 
 
 def _installed() -> dict[str, Any]:
@@ -53,13 +55,12 @@ def _contents(path: Path) -> dict[str, Any]:
 
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.io import find_scans
-    from mri_ambient.io.output import describe_output
     from mri_ambient.nn.unet import n_parameters
     from mri_ambient.weights import find_prior
 
     path = find_prior(path)
     if path.is_dir() and not (path / "prior.safetensors").exists():
-        return {"kind": "folder", "scans": [_scan_contents(file) for file in find_scans([path])]}
+        return {"kind": "folder", "files": [_file_contents(file) for file in find_scans([path])]}
     if path.is_dir() or path.suffix == ".safetensors":
         prior = load_prior(path)
         facts = asdict(prior.facts)
@@ -67,8 +68,24 @@ def _contents(path: Path) -> dict[str, Any]:
         facts["card"].pop("trained_on", None)  # digests: for programs to know a scan again
         parameters = n_parameters(prior.net)
         return {"kind": "prior", "denoiser": denoiser, "parameters": parameters, **facts}
+    return _of_file(path)
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    from mri_ambient.io.output import describe_output
+
     output = describe_output(path)
     return _scan_contents(path) if output is None else {"kind": "output", **output}
+
+
+def _file_contents(path: Path) -> dict[str, Any]:
+    """What a file of a folder holds, or what is wrong with it."""
+    from mri_ambient.errors import MriAmbientError
+
+    try:
+        return {"file": path.name, **_of_file(path)}
+    except MriAmbientError as error:
+        return {"file": path.name, "kind": "unreadable", "error": str(error)}
 
 
 def _scan_contents(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .common import (
     Verbose,
     choose,
     complain,
-    parse_pairs,
+    merge_options,
     pick_shard,
     progress_bar,
     retrospective_mask,
@@ -151,13 +151,12 @@ def run(
     )
     from mri_ambient.weights import default_prior
 
-    given = {"n_steps": steps, "lam": lam, **parse_pairs(option or [])}
-    if not final_dc:
-        given["final_dc"] = False
+    flags = {"n_steps": steps, "lam": lam, "final_dc": None if final_dc else False}
+    given = merge_options(flags, option)
     chosen: Sampler | Baseline
     if preset is None:
         chosen = with_options(choose("method", method or "aos", METHODS), given)
-    elif method is not None or any(value is not None for value in given.values()):
+    elif method is not None or given:
         raise ConfigError("--preset is a method with its options; leave those out")
     else:
         sampling = choose("preset", preset, SAMPLINGS)

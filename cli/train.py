@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -92,7 +93,7 @@ def run(
     """
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
-    from mri_ambient.errors import ConfigError
+    from mri_ambient.errors import ConfigError, StoppedError
     from mri_ambient.objectives import make_objective
     from mri_ambient.preflight import describe
     from mri_ambient.runs import images_seen
@@ -149,20 +150,26 @@ def run(
                     checked_at = progress.images
                     say(_validation_line(progress.images, progress.validation))
 
-            prior = train(
-                data,
-                output,
-                config,
-                images=images,
-                time_limit_s=limit,
-                device=where,
-                init=start,
-                workers=workers,
-                force=force,
-                on_progress=show,
-                on_damaged=damaged,
-                should_stop=interrupted.is_set,
-            )
+            try:
+                prior = train(
+                    data,
+                    output,
+                    config,
+                    images=images,
+                    time_limit_s=limit,
+                    device=where,
+                    init=start,
+                    workers=workers,
+                    force=force,
+                    on_progress=show,
+                    on_damaged=damaged,
+                    should_stop=interrupted.is_set,
+                )
+            except StoppedError as error:
+                if not interrupted.is_set():
+                    raise
+                say(str(error))
+                raise typer.Exit(130) from error
             card = prior.facts.card
             if "held_out" in card and card["images_seen"] != checked_at:
                 board(card["images_seen"], card["held_out"])
@@ -192,11 +199,15 @@ def _board(output: Path, wanted: bool) -> Iterator[Callable[[int, dict[str, floa
         raise ConfigError(
             "--tensorboard needs TensorBoard; pip install 'mri-ambient[tensorboard]'"
         ) from error
-    with SummaryWriter(output / "tensorboard") as writer:
+    with ExitStack() as stack:
+
+        @cache
+        def writer() -> Any:  # noqa: ANN401 -- once there is something to show
+            return stack.enter_context(SummaryWriter(output / "tensorboard"))
 
         def show(images: int, figures: dict[str, float]) -> None:
             for name, value in figures.items():
-                writer.add_scalar(name, value, images)
+                writer().add_scalar(name, value, images)
 
         yield show
 

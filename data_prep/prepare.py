@@ -34,6 +34,9 @@ from .whiten import mix_coils, whiten, whitening_matrix
 MIN_CALIB = 8
 """Fewest calibration lines that maps and scale can be taken from."""
 
+FAR_OFF = 3.0
+"""Noise that is given is doubted if the scan shows so many times more or less."""
+
 MIN_NOISE, MAX_NOISE = 1e-15, 1e15
 """Standard deviations of noise that are believed, in the units of the file."""
 
@@ -251,21 +254,24 @@ class FirstPass:
         n_coils, n_rows = file.shape[1:3]
         self.n_rows = rows_without_oversampling(n_rows, file.readout_oversampling, file.mask)
         self.calib_shape = find_calibration(file, self.n_rows, config.calib_width)
-        self.noise: NoiseEstimate | NoiseEstimator = _known_noise(file, config) or NoiseEstimator(
-            file.mask,
-            n_coils,
-            fully_sampled=file.fully_sampled,
-            oversampling=file.readout_oversampling,
-        )
+        self.noise = _known_noise(file, config)
+        self.estimator = None
+        if self.noise is None or config.noise_std is not None:  # to compare what is given with
+            self.estimator = NoiseEstimator(
+                file.mask,
+                n_coils,
+                fully_sampled=file.fully_sampled,
+                oversampling=file.readout_oversampling,
+            )
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
 
     def add(self, scan: Scan) -> None:
         """Look at some slices, as read; empty ones say nothing, not even about noise."""
         held = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
-        if isinstance(self.noise, NoiseEstimator):
+        if self.estimator is not None:
             for index in held:
-                self.noise.add(scan.ksp[index])
+                self.estimator.add(scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
         for index in held:
             self.cov += coil_covariance(scan.ksp[index])
@@ -280,9 +286,7 @@ class FirstPass:
         file, config = self.file, self.config
         if not self.calib:
             raise PrepError("every sample is zero; nothing can be reconstructed from it")
-        noise = self.noise
-        if isinstance(noise, NoiseEstimator):
-            noise = noise.estimate()
+        noise, doubts = self._noise()
         if not MIN_NOISE <= noise.std <= MAX_NOISE:
             raise PrepError(
                 f"the noise ({noise.source}) has a standard deviation of {noise.std:.3g}, wanted "
@@ -302,8 +306,28 @@ class FirstPass:
             compression=compression,
             calib_shape=self.calib_shape,
             scale=self._scale(compression.rotation[: compression.n_coils] @ white),
-            doubts=(_one_coil(file),) if compression.n_coils == 1 else (),
+            doubts=(*doubts, *([_one_coil(file)] if compression.n_coils == 1 else [])),
         )
+
+    def _noise(self) -> tuple[NoiseEstimate, list[str]]:
+        """The noise that is known, or its estimate; a doubt where what is given is far from it."""
+        if self.noise is None:
+            assert self.estimator is not None
+            return self.estimator.estimate(), []
+        if self.estimator is None:
+            return self.noise, []
+        try:
+            estimate = self.estimator.estimate()
+        except PrepError:  # there is none to compare with
+            return self.noise, []
+        ratio = self.noise.std / estimate.std
+        if 1 / FAR_OFF <= ratio <= FAR_OFF:
+            return self.noise, []
+        return self.noise, [
+            f"{self.file.path}: the noise given ({self.noise.std:.3g}) is {ratio:.2g} times what "
+            f"the scan shows ({estimate.std:.3g}, {estimate.source}); the image and its error "
+            "bars rest on it"
+        ]
 
     def _scale(self, to_virtual: Tensor) -> float:
         """The percentile of the volume's calibration images, whitened and compressed."""
@@ -376,5 +400,6 @@ def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]
 def _one_coil(file: ScanFile) -> str:
     return (
         f"{file.path}: a single coil: its map is 1 everywhere, and nothing but the mask tells "
-        "aliased images apart, so training needs many different masks"
+        "aliased images apart: what was not measured is the prior's, and a prior learns it from "
+        "scans with many different masks only"
     )

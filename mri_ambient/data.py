@@ -203,13 +203,14 @@ class Dataset:
 
 
 def _digests(items: Sequence[Item]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for item in items:
-        file = item.file
-        facts = f"{file.shape}/{item.noise_std:.9g}/{item.acceleration:.9g}"
-        known = hashlib.sha256(facts.encode()).hexdigest()[:8]
-        found[item.scan_id] = f"{scan_digest(file.source_sha256)}:{known}"
-    return found
+    return {item.scan_id: prepared_digest(item.file) for item in items}
+
+
+def prepared_digest(file: PreparedFile) -> str:
+    """The hash of its raw file, and one of what is known of how it was prepared."""
+    facts = f"{file.shape}/{float(file.noise_std or 0):.9g}/{file.acceleration:.9g}"
+    known = hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return f"{scan_digest(file.source_sha256)}:{known}"
 
 
 def _shuffled(indices: list[int], rng: torch.Generator) -> list[int]:

@@ -44,14 +44,26 @@ class Team:
         return self.rank == 0
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What process 0 makes, for everybody; the others do not make it."""
+        """What process 0 makes, for everybody; the others do not make it.
+
+        Raises:
+            MriAmbientError: in all of them, what process 0 could not do.
+        """
         if self.size == 1:
             return make()
-        box: list[Any] = [make() if self.leads else None]
+        box: list[Any] = [None, None]
+        if self.leads:
+            try:
+                box = [make(), None]
+            except MriAmbientError as error:
+                box = [None, error]
         with _together():
             distributed.broadcast_object_list(box, src=0)
-        made: T = box[0]
-        return made
+        made, refused = box
+        if refused is not None:
+            raise refused
+        found: T = made
+        return found
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether any process says yes."""

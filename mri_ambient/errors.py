@@ -29,6 +29,10 @@ class OutputExistsError(MriAmbientError):
     """What would be written is there already and was made with other settings."""
 
 
+class StoppedError(MriAmbientError):
+    """Stopped before there was anything to keep."""
+
+
 class DeviceError(MriAmbientError):
     """No usable device, or out of memory after backing off."""
 

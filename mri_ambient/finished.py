@@ -42,6 +42,17 @@ class Finished:
                 return
             self.done.add(int(header["slice"]))
 
+    @staticmethod
+    def n_others(folder: Path, settings: dict[str, Any]) -> int:
+        """How many slices a call with other settings left there."""
+        n_others = 0
+        for path in folder.glob("*.safetensors"):
+            try:
+                n_others += read_header(path).get("settings") != settings
+            except CheckpointError:
+                continue
+        return n_others
+
     def __contains__(self, index: int) -> bool:
         return index in self.done
 

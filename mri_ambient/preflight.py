@@ -168,21 +168,10 @@ def begin_run(
     Raises:
         ConfigError: it was begun with other settings or scans.
     """
-    started_from = None if init is None else init.facts.card.get("sha256", "unsaved")
-    wanted = json.loads(json.dumps({"config": config.as_dict(), "init": started_from}))
+    wanted = _settings(config, init)
+    started_from = wanted["init"]
     if stored is not None:
-        # A run of an earlier version lacks the options that came later: it had their defaults.
-        defaults = json.loads(json.dumps(TrainConfig(objective=type(config.objective)()).as_dict()))
-        options = defaults["objective"] | stored["config"].get("objective", {})
-        held = defaults | stored["config"] | {"init": stored.get("init")}
-        held["objective"] = options
-        asked = wanted["config"] | {"init": started_from}
-        differing = [key for key in asked if asked[key] != held.get(key)]
-        if differing:
-            raise ConfigError(
-                f"{run}: holds a run with other settings ({', '.join(sorted(differing))}); "
-                "give the same ones to go on with it, or choose another folder"
-            )
+        check_settings(run, stored, config, init)
         damaged = {path.name for path in dataset.damaged}
         check_data(run, stored["data"], dataset.identity, damaged)
         measured = stored["measured"]
@@ -243,6 +232,37 @@ def begin_run(
         tau=0.3 * measured["sigma_data"],
         card=card,
     )
+
+
+def _settings(config: TrainConfig, init: Prior | None) -> dict[str, Any]:
+    started_from = None if init is None else init.facts.card.get("sha256", "unsaved")
+    plain: dict[str, Any] = json.loads(
+        json.dumps({"config": config.as_dict(), "init": started_from})
+    )
+    return plain
+
+
+def check_settings(
+    run: Path, stored: dict[str, Any], config: TrainConfig, init: Prior | None
+) -> None:
+    """Refuse to go on with a run that was begun with other settings.
+
+    Raises:
+        ConfigError: options, or the prior it starts from, differ.
+    """
+    # A run of an earlier version lacks the options that came later: it had their defaults.
+    defaults = json.loads(json.dumps(TrainConfig(objective=type(config.objective)()).as_dict()))
+    options = defaults["objective"] | stored["config"].get("objective", {})
+    held = defaults | stored["config"] | {"init": stored.get("init")}
+    held["objective"] = options
+    wanted = _settings(config, init)
+    asked = wanted["config"] | {"init": wanted["init"]}
+    differing = [key for key in asked if asked[key] != held.get(key)]
+    if differing:
+        raise ConfigError(
+            f"{run}: holds a run with other settings ({', '.join(sorted(differing))}); "
+            "give the same ones to go on with it, or choose another folder"
+        )
 
 
 def _smallest_sigma(dataset: Dataset, objective: Objective) -> float:

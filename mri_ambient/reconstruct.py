@@ -287,7 +287,8 @@ def check_levels(prior: DenoiserSource | None, method: str) -> None:
     if isinstance(prior, Prior) and prior.facts.one_level:
         raise ConfigError(
             f"method {method!r} takes many steps, but the prior (objective "
-            f"{prior.facts.objective!r}) saw no noise but the scanner's; use method aos"
+            f"{prior.facts.objective!r}) saw no noise but the scanner's: all it can do is "
+            "reconstruct with method aos"
         )
 
 

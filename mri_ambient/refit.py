@@ -14,6 +14,7 @@ there are not drawn again, and a run that was stopped goes on. Processes that jo
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,15 +25,15 @@ import torch
 from .atomic import atomic_path
 from .checkpoint import load_prior
 from .distributed import Team
-from .errors import ConfigError
+from .errors import ConfigError, NumericalWarning, StoppedError
 from .nn.unet import preset
 from .objectives import Supervised
-from .preflight import split
+from .preflight import check_settings, split
 from .prior import Prior
 from .reconstruct import Options
-from .runs import images_seen
+from .runs import images_seen, read_identity
 from .samplers import Dds, Sampler
-from .targets import make_targets
+from .targets import check_made_by, make_targets
 from .train import Progress, train
 from .train_config import TrainConfig
 
@@ -102,7 +103,7 @@ def refit(
 
     Raises:
         ConfigError: impossible options, nothing to stop at, scans that cannot be trained on, or
-            samples there that were drawn from another prior.
+            rounds there that were made with other options, priors or scans.
         MriAmbientError: a lost process.
     """
     if images is None and time_limit_s is None and shard is None:
@@ -130,8 +131,25 @@ def refit(
             if on_sample is not None:
                 on_sample(round_, done, total)
 
-        finished = partial(_is_finished, output, round_, config.rounds, images)
-        if team.from_first(finished):
+        kind = training.wrapper or Supervised.wrapper
+        warm = prior if (prior.facts.kind, prior.facts.network) == (kind, network) else None
+        # Another seed every round: a sample must not repeat the noise of the one before.
+        drawing = Options(
+            seed=training.seed + round_,
+            batch_size=batch_size,
+            device=device,
+            precision=training.precision,
+        )
+        if team.from_first(partial(_is_finished, output, round_, images)):
+            check_made_by(targets, config.sampler, prior, drawing)
+            check_settings(here, read_identity(here / "run.json"), training, warm)
+            if images is not None and (seen := images_seen(here)) < images:
+                warnings.warn(
+                    f"{here}: stays as it is, with {seen} images seen, as round {round_ + 1} was "
+                    "drawn from it",
+                    NumericalWarning,
+                    stacklevel=2,
+                )
             prior = load_prior(here, device)
             continue
         whole = make_targets(
@@ -139,13 +157,7 @@ def refit(
             targets,
             config.sampler,
             prior,
-            # Another seed every round: a sample must not repeat the noise of the one before.
-            Options(
-                seed=training.seed + round_,
-                batch_size=batch_size,
-                device=device,
-                precision=training.precision,
-            ),
+            drawing,
             shard=part,
             on_scan=drawn,
             on_damaged=on_damaged,
@@ -159,22 +171,25 @@ def refit(
             if on_progress is not None:
                 on_progress(round_, progress)
 
-        kind = training.wrapper or Supervised.wrapper
-        warm = prior if (prior.facts.kind, prior.facts.network) == (kind, network) else None
-        train(
-            folder,
-            here,
-            training,
-            images=images,
-            time_limit_s=time_limit_s,
-            device=device,
-            init=warm,
-            teacher=prior,
-            targets=targets,
-            on_progress=trained,
-            on_damaged=on_damaged,
-            should_stop=should_stop,
-        )
+        try:
+            train(
+                folder,
+                here,
+                training,
+                images=images,
+                time_limit_s=time_limit_s,
+                device=device,
+                init=warm,
+                teacher=prior,
+                targets=targets,
+                on_progress=trained,
+                on_damaged=on_damaged,
+                should_stop=should_stop,
+            )
+        except StoppedError:
+            if not interrupted():
+                raise
+            return None
         if interrupted():
             return None
         prior = load_prior(here, device)
@@ -187,11 +202,11 @@ def _copy(source: Path, path: Path) -> None:
         shutil.copy(source, temporary)
 
 
-def _is_finished(output: Path, round_: int, rounds: int, images: int | None) -> bool:
+def _is_finished(output: Path, round_: int, images: int | None) -> bool:
     """Whether a round has trained to its end: its prior must not change once it is sampled from."""
     here = output / f"round-{round_}"
     if not (here / "prior.safetensors").exists():
         return False
-    if (output / f"round-{round_ + 1}").exists() and round_ < rounds:
+    if (output / f"round-{round_ + 1}").exists():
         return True
     return images is not None and images_seen(here) >= images

@@ -110,7 +110,7 @@ def draw_volume(reconstruction: Path, path: Path, *, most: int = 16) -> None:
         return save_images(volume[chosen], path, top=top, titles=titles)
     high = float(np.quantile(std.numpy(), 0.999)) or 1.0
     pairs = torch.stack([volume[chosen] / top, std[chosen] / high], dim=1)
-    said = f"std, white = {100 * high / top:.2g} % of the image's"
+    said = f"std, white = {100 * high / top:.3g} % of the image's"
     titles = [title for name in titles for title in (name, said)]
     return save_images(pairs.flatten(0, 1), path, top=1.0, titles=titles)
 

@@ -1,7 +1,8 @@
 """Images to learn from, where no scan is fully sampled: reconstructions of the training scans.
 
 A folder of targets holds ``<scan_id>.h5`` for every prepared scan, dataset ``samples`` complex64
-``(slice, y, x)``, normalised as the scan is. A scan whose file is there is not done again.
+``(slice, y, x)``, normalised as the scan is, and says which scan it was made of. A scan whose file
+is there is not done again, unless the file is damaged.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch
 
 from .atomic import json_text, write_json
 from .baselines import BASELINES, Baseline
-from .data import Item
+from .data import Item, prepared_digest
 from .device import autocast_on
 from .errors import ConfigError, ScanFormatError
+from .io.hdf5 import open_h5, read_attributes
 from .io.output import SamplesWriter
 from .io.prepared import PreparedFile
 from .prior import DenoiserSource
@@ -56,16 +58,15 @@ def make_targets(
 
     Raises:
         ConfigError: no baseline of this name, or ``folder`` holds images that were made by another
-            method, prior or seed.
+            method, prior or seed, or of other scans.
     """
     if isinstance(method, str):
         method = target_method(method)
     options = replace(options or Options(), n_samples=1)
-    made_by = {"method": method.name, "options": asdict(method), "seed": options.seed}  # type: ignore[call-overload]
-    if is_sampler(method):
-        bf16 = autocast_on(options.precision, torch.device(options.device))
-        made_by |= {"prior_sha256": prior_sha256(prior), "bf16": bf16}
-    _claim(folder, made_by)
+    check_made_by(folder, method, prior, options)
+    made_by = folder / "made-by.json"
+    if not made_by.exists():
+        write_json(made_by, _made_by(method, prior, options))
     files = _files(items)
     if shard is not None:
         files = files[shard[0] - 1 :: shard[1]]
@@ -73,7 +74,8 @@ def make_targets(
         if should_stop is not None and should_stop():
             return False
         path = folder / f"{file.scan_id}.h5"
-        if not path.exists():
+        digest = prepared_digest(file)
+        if not _is_made(path, digest):
             n = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
             try:
                 parts = [
@@ -84,7 +86,7 @@ def make_targets(
                 if on_damaged is not None:
                     on_damaged(str(error))
                 continue
-            attributes = {"scan_id": file.scan_id, "method": method.name, "seed": options.seed}
+            attributes = {"scan_id": file.scan_id, "made_of": digest, "method": method.name}
             with SamplesWriter(path, torch.cat(parts), attributes=attributes):
                 pass
         if on_scan is not None:
@@ -103,18 +105,50 @@ def target_method(name: str) -> Baseline:
     return BASELINES[name]()
 
 
-def _claim(folder: Path, made_by: dict[str, Any]) -> None:
-    """Say what makes the images of a folder; refuse one whose images something else made.
+def _is_made(path: Path, digest: str) -> bool:
+    """Whether the image of this prepared scan is there, in a file that can be read.
+
+    Raises:
+        ConfigError: it is that of another scan.
+    """
+    if not path.exists():
+        return False
+    try:
+        with open_h5(path) as file:
+            found = read_attributes(file, path).get("made_of")
+    except ScanFormatError:
+        return False
+    if found != digest:
+        raise ConfigError(
+            f"{path}: is the image of another scan of this name, or of one that was prepared "
+            "otherwise; delete its folder, or choose another"
+        )
+    return True
+
+
+def _made_by(
+    method: Sampler | Baseline, prior: DenoiserSource | None, options: Options
+) -> dict[str, Any]:
+    made_by = {"method": method.name, "options": asdict(method), "seed": options.seed}  # type: ignore[call-overload]
+    if is_sampler(method):
+        bf16 = autocast_on(options.precision, torch.device(options.device))
+        made_by |= {"prior_sha256": prior_sha256(prior), "bf16": bf16}
+    plain: dict[str, Any] = json.loads(json_text(made_by))
+    return plain
+
+
+def check_made_by(
+    folder: Path, method: Sampler | Baseline, prior: DenoiserSource | None, options: Options
+) -> None:
+    """Refuse a folder whose images something else made.
 
     Raises:
         ConfigError: the method, its options, the prior or the seed differ.
     """
     path = folder / "made-by.json"
-    made_by = json.loads(json_text(made_by))
     if not path.exists():
-        write_json(path, made_by)
         return
-    stored = json.loads(path.read_text())
+    made_by, stored = _made_by(method, prior, options), json.loads(path.read_text())
     differing = sorted(key for key in made_by if stored.get(key, made_by[key]) != made_by[key])
     if differing:
         raise ConfigError(

@@ -32,6 +32,7 @@ from .errors import (
     ConfigError,
     DeviceError,
     MriAmbientError,
+    StoppedError,
 )
 from .loader import Loader, Numbered
 from .nn.precond import Denoiser
@@ -175,7 +176,7 @@ def train(
         run: folder of the run, see :mod:`~mri_ambient.runs`.
         config: options; must be those of the run if it exists.
         images: stop after this many images in total.
-        time_limit_s: stop after this many seconds of this call.
+        time_limit_s: stop after this many seconds of this call, but not before its first step.
         device: where to train.
         init: start from the weights of this prior instead of fresh ones (fine-tuning); everything
             else about the new prior is measured on the new data.
@@ -196,6 +197,7 @@ def train(
             an ``init`` of another architecture.
         CheckpointError: a state could not be read or written.
         DeviceError: out of memory.
+        StoppedError: stopped before the first image was seen.
         MriAmbientError: too many steps without a finite loss, or a lost process.
     """
     if images is None and time_limit_s is None and not config.patience:
@@ -204,7 +206,16 @@ def train(
         raise ConfigError(f"at least one image must be seen, got images={images}")
     if workers < 0:
         raise ConfigError(f"workers must not be negative, got {workers}")
+    if run.resolve() == folder.resolve():
+        raise ConfigError(f"{run}: holds the scans; choose another folder for the run")
     started = time.monotonic()
+
+    def asked() -> bool:
+        return should_stop is not None and should_stop()
+
+    def late() -> bool:
+        return time_limit_s is not None and time.monotonic() - started > time_limit_s
+
     device = torch.device(device)
     team = Team.joined()
     identity = run / "run.json"
@@ -218,6 +229,11 @@ def train(
     cases = held_out_cases(dataset, config, device, damage.note_one) if team.leads else []
 
     def begin() -> PriorFacts:
+        if stored is None and (checkpoint := latest_checkpoint(run)) is not None:
+            raise CheckpointError(
+                f"{run}: holds {checkpoint.name} and no run.json, which says what of; put it back, "
+                "or train into another folder"
+            )
         if stored is None or (images is None and time_limit_s is None):
             check_patience(config, cases)
         if stored is None:  # what was begun goes on, also where scans broke
@@ -228,15 +244,20 @@ def train(
     facts = team.from_first(begin)
     if config.objective.targets is not None:
         if targets is None:
-            make_targets(
+            whole = make_targets(
                 dataset.train,
                 run / "targets",
                 config.objective.targets,
                 options=Options(device=device),
                 shard=(team.rank + 1, team.size),
                 on_damaged=damage.note_one,
+                should_stop=lambda: asked() or late(),
             )
-            team.any(False, device)  # until all have made their part
+            if team.any(not whole, device):  # and all have made their part
+                raise StoppedError(
+                    f"{run}: stopped while the images to learn from were made; the same command "
+                    "goes on"
+                )
         dataset = replace(dataset, images=targets or run / "targets")
     net = _first_network(facts, config.seed, init).to(device)
     net.autocast = config.autocast_on(device)
@@ -254,9 +275,9 @@ def train(
     with loader as draws:
         for draw in draws:
             seen = state.step * config.batch_size
-            late = time_limit_s is not None and time.monotonic() - started > time_limit_s
-            stop = (images is not None and seen >= images) or late
-            stop = stop or (should_stop is not None and should_stop())
+            # However short the time, a call takes a step.
+            stop = (images is not None and seen >= images) or asked()
+            stop = stop or (late() and state.step > first_step)
             if team.any(stop or (team.leads and _has_settled(held_out, config)), device):
                 break
             damage.note(draw.damaged)
@@ -299,6 +320,10 @@ def train(
                         skipped=state.skipped,
                     )
                 )
+    if state.step == 0:
+        raise StoppedError(
+            f"{run}: stopped before the first image was seen; the same command begins"
+        )
     prior = Prior(state.average, facts)
     if team.leads:
         seen = state.step * config.batch_size

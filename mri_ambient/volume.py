@@ -167,10 +167,17 @@ def is_done(output: Path, scan_id: str, wanted: dict[str, Any], *, overwrite: bo
 
     Raises:
         OutputExistsError: it holds something else of this name: never overwritten if it is no
-            reconstruction of ours, overwritten on request if it was made with other settings.
+            reconstruction of ours, overwritten on request if it, or some slices of it, was made
+            with other settings.
     """
     image, report = output / f"{scan_id}.h5", output / f"{scan_id}.json"
     if not image.exists():
+        n_others = 0 if overwrite else Finished.n_others(_unfinished(output, scan_id), wanted)
+        if n_others:
+            raise OutputExistsError(
+                f"{image}: {n_others} slices were finished with other settings by a call that was "
+                "cut off; give those to go on, or use --overwrite or another folder"
+            )
         return False
     found = _settings_of(image)
     if overwrite:
@@ -182,6 +189,11 @@ def is_done(output: Path, scan_id: str, wanted: dict[str, Any], *, overwrite: bo
             "another folder"
         )
     return report.exists()
+
+
+def _unfinished(output: Path, scan_id: str) -> Path:
+    """Where finished slices are kept until all are."""
+    return output / f".{scan_id}.unfinished"
 
 
 def _settings_of(image: Path) -> dict[str, Any]:
@@ -247,8 +259,9 @@ def reconstruct_file(
     options = options or Options()
     if (image := output / f"{file.scan_id}.h5").exists():
         _settings_of(image)
-    folder = output / f".{file.scan_id}.unfinished"
-    finished = Finished(folder, made_with, keep_samples=options.keep_samples)
+    finished = Finished(
+        _unfinished(output, file.scan_id), made_with, keep_samples=options.keep_samples
+    )
     checking = checking or Checking()
     n_images = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
     n_slices = max(1, n_images // (options.n_samples if is_stochastic(method) else 1))
@@ -365,10 +378,12 @@ def summary_line(report: dict[str, Any]) -> str:
         what += f" ({provenance['n_samples']} {provenance['samples_are']}"
         factor = provenance["std_factor"]
         what += ")" if factor == 1 else f", spread x {factor:.2f})"
+    residuals = [check["data_residual"] for check in report["checks"]]
+    residuals = [value for value in residuals if value > 0] or [0.0]  # empty slices tell nothing
     line = (
         f"{report['input']}: {what}, R = {report['acceleration']:.2f}, "
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
-        f"residual {fmean(check['data_residual'] for check in report['checks']):.2f} sigma_n, "
+        f"residual {fmean(residuals):.2f} sigma_n, "
         f"{provenance['seconds']:.1f} s"
     )
     if "metrics" in report:

@@ -14,7 +14,7 @@ import torch
 from mri_ambient.checkpoint import load_prior, load_tensors
 from mri_ambient.data import load_dataset
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, NumericalWarning
 from mri_ambient.io import open_scan
 from mri_ambient.io.output import read_samples
 from mri_ambient.nn.unet import PRESETS, UNetSpec
@@ -160,6 +160,53 @@ def test_what_the_first_prior_knows_judges_nothing(scans, start, tmp_path):
     assert card["teacher"] == load_prior(tmp_path / "out/round-1").facts.card["sha256"]
 
 
+def test_samples_of_other_scans_are_not_taken_for_these(scans, start, tmp_path):
+    """Archives number their scans alike; and a scan may have been prepared anew."""
+    assert refit(scans, start, tmp_path / "out", REFIT, shard=(1, 1)) is None
+    config = SimulateConfig(size=(24, 24), coils=3, acceleration=2.0, calib=8, noise=0.01, slices=2)
+    others = simulate_scans("phantom", tmp_path / "others", replace(config, seed=5), count=6)
+    prepare_many(others, tmp_path / "strangers")
+    assert {p.name for p in scans.glob("*.h5")} == {
+        p.name for p in (tmp_path / "strangers").glob("*.h5")
+    }
+    with pytest.raises(ConfigError, match="another scan of this name"):
+        refit(tmp_path / "strangers", start, tmp_path / "out", REFIT, images=2)
+    (target, *_) = sorted((tmp_path / "out/round-1/targets").glob("*.h5"))
+    want = read_samples(target, 0)
+    target.write_bytes(target.read_bytes()[:1000])  # torn: drawn again
+    refit(scans, start, tmp_path / "out", replace(REFIT, rounds=1), images=2)
+    assert torch.equal(read_samples(target, 0), want)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sampler": Dds(n_steps=4)},
+        {"training": replace(QUICK, seed=1)},
+        {"training": replace(QUICK, learning_rate=1e-4)},
+    ],
+    ids=["steps", "seed", "learning rate"],
+)
+def test_a_finished_refit_is_not_taken_for_one_with_other_options(other, scans, start, tmp_path):
+    once = replace(REFIT, rounds=1)
+    refit(scans, start, tmp_path / "out", once, images=2)
+    with pytest.raises(ConfigError, match=r"something else|other settings"):
+        refit(scans, start, tmp_path / "out", replace(once, **other), images=2)
+
+
+def test_a_round_that_was_drawn_from_never_changes(scans, start, tmp_path):
+    """However few rounds and many images are asked for later; it says so."""
+    refit(scans, start, tmp_path / "out", REFIT, images=2)
+    first = load_prior(tmp_path / "out/round-1").facts.card["sha256"]
+    with pytest.warns(NumericalWarning, match=r"stays as it is, with 2 images"):
+        prior = refit(scans, start, tmp_path / "out", replace(REFIT, rounds=1), images=4)
+    assert prior.facts.card["sha256"] == first
+    with pytest.warns(NumericalWarning, match="stays as it is"):
+        prior = refit(scans, start, tmp_path / "out", REFIT, images=4)
+    assert prior.facts.card["init"] == first
+    assert prior.facts.card["images_seen"] == 4
+
+
 def test_means_are_refused():
     with pytest.raises(ConfigError, match="not samples"):
         RefitConfig(sampler=Aos())
@@ -173,7 +220,8 @@ def test_a_finished_round_is_left_alone(scans, start, tmp_path):
     first = tmp_path / "out/round-1/prior.safetensors"
     before = first.stat().st_mtime_ns
     refit(scans, start, tmp_path / "out", REFIT, time_limit_s=0.01)
-    refit(scans, start, tmp_path / "out", REFIT, images=8)
+    with pytest.warns(NumericalWarning, match="stays as it is"):
+        refit(scans, start, tmp_path / "out", REFIT, images=8)
     assert first.stat().st_mtime_ns == before
     assert images_seen(tmp_path / "out/round-2") == 8
 

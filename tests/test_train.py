@@ -31,6 +31,7 @@ from mri_ambient.errors import (
     DeviceError,
     MriAmbientError,
     ScanFormatError,
+    StoppedError,
 )
 from mri_ambient.io import open_scan
 from mri_ambient.io.output import read_samples
@@ -92,7 +93,8 @@ def test_four_images_are_two_and_two(scans, tmp_path):
 
 def test_a_time_limit_only_stops(scans, tmp_path):
     train(scans, tmp_path / "whole", QUICK, images=8)
-    train(scans, tmp_path / "parts", QUICK, time_limit_s=0.01)
+    made = train(scans, tmp_path / "parts", QUICK, time_limit_s=1e-9)
+    assert made.facts.card["images_seen"] == 2  # it never stands still
     train(scans, tmp_path / "parts", QUICK, images=8)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -265,7 +267,7 @@ def test_priors_are_used_the_way_they_were_trained(scans, tmp_path):
         img = reconstruct(scan, Aos(), prior).img
         assert bool(img.isfinite().all())
         if objective.one_level:
-            with pytest.raises(ConfigError, match="use method aos"):
+            with pytest.raises(ConfigError, match="reconstruct with method aos"):
                 reconstruct(scan, Adps(n_steps=2), prior)
             continue
         assert bool(reconstruct(scan, Adps(n_steps=2), prior).img.isfinite().all())
@@ -286,6 +288,35 @@ def test_targets_are_made_once_and_learned_from(scans, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="choose from full, zero-filled"):
         bad = replace(QUICK, objective=Supervised(images="magic"))
         train(scans, tmp_path / "bad", bad, images=2)
+
+
+def test_a_run_can_be_stopped_while_its_targets_are_made(scans, tmp_path):
+    """By a signal or by the time limit; a prior that saw nothing is not written."""
+    config, run = replace(QUICK, objective=Supervised(images="l1-wavelet")), tmp_path / "run"
+    answers = iter([False, False, False, True])
+    with pytest.raises(StoppedError, match="the same command goes on"):
+        train(scans, run, config, images=2, should_stop=lambda: next(answers))
+    assert len(list((run / "targets").glob("*.h5"))) == 3
+    with pytest.raises(StoppedError):
+        train(scans, run, config, time_limit_s=1e-9)
+    assert not (run / "prior.safetensors").exists()
+    assert train(scans, run, config, images=2).facts.card["images_seen"] == 2
+    with pytest.raises(StoppedError, match="before the first image"):
+        train(scans, tmp_path / "other", QUICK, images=2, should_stop=lambda: True)
+    assert not (tmp_path / "other/prior.safetensors").exists()
+
+
+def test_checkpoints_without_their_identity_are_not_gone_on_from(scans, tmp_path):
+    train(scans, tmp_path / "run", QUICK, images=4)
+    (tmp_path / "run/run.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no run\.json"):
+        train(scans, tmp_path / "run", replace(QUICK, seed=9), images=8)
+
+
+def test_a_run_does_not_mix_with_the_scans(scans):
+    with pytest.raises(ConfigError, match="holds the scans"):
+        train(scans, scans, QUICK, images=2)
+    assert not list(scans.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["supervised", "kspace"])
@@ -320,12 +351,16 @@ def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
             [*command, "-o", run, "--images", str(images), *words],
             env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
         )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr[-2000:]
+        assert ran.returncode == 0, ran.stderr
 
     call(tmp_path / "one", 16, 1)
     call(tmp_path / "two", 8, 2)
     call(tmp_path / "two", 12, 2)
     call(tmp_path / "two", 16, 1)
+    words += ["--learning-rate", "0.1"]  # what one refuses, all refuse, with its words
+    with pytest.raises(AssertionError, match="holds a run with other settings") as error:
+        call(tmp_path / "two", 20, 2)
+    assert "is gone" not in str(error.value)
     logs = [
         [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
         for run in ("one", "two")

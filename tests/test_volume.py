@@ -20,7 +20,7 @@ from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.doubts import Checking, _flags, _hidden_flags, doubt_prior
-from mri_ambient.errors import DeviceError, MriAmbientError
+from mri_ambient.errors import DeviceError, MriAmbientError, OutputExistsError
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec, achieved_acceleration
 from mri_ambient.nn.precond import Denoiser
@@ -31,6 +31,7 @@ from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Msm, Pula
 from mri_ambient.volume import (
     _runs,
+    is_done,
     reconstruct_file,
     settings,
     summary_line,
@@ -89,6 +90,24 @@ def test_finished_slices_are_kept_and_gone_on_with(volume, tmp_path):
     assert resumed["checks"] == whole["checks"]
     assert set(resumed["doubts"]) == set(whole["doubts"]) != set()
     assert len(list((tmp_path / "cut").iterdir())) == 2
+
+
+def test_slices_finished_with_other_settings_are_not_dropped_unasked(volume, tmp_path):
+    with pytest.raises(DeviceError):
+        run(volume, tmp_path, Unlucky(fails_at=3, calls=([],)))
+    file = open_scan(volume)
+    same, other = (settings(file, CgSense(), None, Options(seed=seed)) for seed in (0, 1))
+    assert not is_done(tmp_path, file.scan_id, same)
+    with pytest.raises(OutputExistsError, match="4 slices were finished with other settings"):
+        is_done(tmp_path, file.scan_id, other)
+    assert not is_done(tmp_path, file.scan_id, other, overwrite=True)
+
+
+def test_empty_slices_do_not_thin_the_residual(volume, tmp_path):
+    report = run(volume, tmp_path, CgSense())
+    checks = [check | {"data_residual": 0.8 * (i > 1)} for i, check in enumerate(report["checks"])]
+    assert "residual 0.80 sigma_n" in summary_line(report | {"checks": checks})
+    assert "residual 0.00 sigma_n" in summary_line(report | {"checks": checks[:2]})
 
 
 def test_a_doubt_about_every_batch_is_told_once(volume, tmp_path):

@@ -148,6 +148,39 @@ def test_info_says_what_a_file_holds(cli, full, prior_file):
     assert "sigma_min" in cli("info", prior_file)[0]
 
 
+def test_info_says_what_a_folder_holds(cli, full, tmp_path):
+    """Scans, reconstructions, and what cannot be read, each on its own."""
+    cli("reconstruct", full, "-o", tmp_path, "--method", "zero-filled", "--device", "cpu")
+    first = sorted(full.glob("*.h5"))[0]
+    shutil.copy(first, tmp_path / "raw.h5")
+    (tmp_path / "empty.h5").write_bytes(b"")
+    facts = json.loads(cli("info", tmp_path, "--json", code=1)[0])
+    found = {entry["file"]: entry["kind"] for entry in facts["files"]}
+    outputs = {path.name: "output" for path in full.glob("*.h5")}
+    assert found == {"raw.h5": "scan", "empty.h5": "unreadable", **outputs}
+
+
+def test_an_option_is_given_once(cli, full, tmp_path):
+    words = ("reconstruct", full, "-o", tmp_path / "out", "--device", "cpu", "--method", "dds")
+    for twice in (("--steps", 3, "-O", "n_steps=7"), ("--no-final-dc", "-O", "final_dc=true")):
+        assert "give it once" in cli(*words, *twice, code=2)[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_at_once(cli, full, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    cli("reconstruct", full, "-o", tmp_path / "out", "--device", "cpu", code=2)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_command_that_is_refused_leaves_no_folder(cli, full, tmp_path):
+    out = tmp_path / "out"
+    cli("sample", "-o", out, "--size", 8, 8, "--device", "cpu", code=2)
+    cli("audit", "memorization", "brain-kspace-tiny", tmp_path / "none", "-o", out, code=3)
+    cli("train", full, "-o", out, "--images", 2, "--tensorboard", "--device", "cpu", code=3)
+    assert not out.exists()
+
+
 def test_a_bad_file_in_the_middle_costs_one_line(cli, full, tmp_path):
     scans = sorted(full.glob("*.h5"))
     bad = full / (scans[0].stem + "_b.h5")

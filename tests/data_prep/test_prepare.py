@@ -122,6 +122,16 @@ def test_a_given_noise_level_is_taken():
     assert torch.linalg.svdvals(scan.coil_transform) * 3e-6 == pytest.approx(torch.ones(8))
 
 
+@pytest.mark.filterwarnings("ignore:.*what the scan shows:UserWarning")
+@pytest.mark.parametrize(("times", "doubted"), [(0.01, True), (0.5, False), (2, False), (50, True)])
+def test_a_given_noise_level_that_the_scan_does_not_show_is_doubted(times, doubted):
+    file = head()
+    shown = plan(file).noise.std
+    found = plan(file, PrepConfig(noise_std=times * shown))
+    assert found.noise.std == pytest.approx(times * shown)
+    assert any(f"is {times:.2g} times what the scan shows" in d for d in found.doubts) == doubted
+
+
 # What it may see
 
 
