@@ -138,17 +138,16 @@ COLUMNS = {
 
 
 def table(results: dict[str, Row]) -> Iterator[str]:
-    """Markdown: a table a scan, a line a method."""
+    """Markdown: a line a scan and method."""
+    yield f"| scan | method | {' | '.join(COLUMNS)} |"
+    yield "|---" * (len(COLUMNS) + 2) + "|"
     for scan in dict.fromkeys(key.split(" | ")[0] for key in results):
-        yield f"\n**{scan}**\n"
-        yield f"| method | {' | '.join(COLUMNS)} |"
-        yield "|---" * (len(COLUMNS) + 1) + "|"
         for key, row in results.items():
             if key.startswith(f"{scan} | "):
                 values = [
                     format(row[name], as_) if name in row else "" for name, as_ in COLUMNS.values()
                 ]
-                yield f"| {key.split(' | ')[1]} | {' | '.join(values)} |"
+                yield f"| {key} | {' | '.join(values)} |"
 
 
 def main() -> None:
