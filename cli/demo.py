@@ -133,17 +133,18 @@ def _reconstruct(
     import torch
 
     from mri_ambient.baselines import CgSense, L1Wavelet, ZeroFilled
-    from mri_ambient.data_prep import plan
+    from mri_ambient.data_prep import plan, plan_reference
     from mri_ambient.io import Undersampled, open_scan
     from mri_ambient.io.hdf5 import open_h5
     from mri_ambient.masks import MaskSpec
     from mri_ambient.reconstruct import Options
     from mri_ambient.samplers import Adps, Aos
-    from mri_ambient.volume import Reference, reconstruct_file
+    from mri_ambient.volume import reconstruct_file
 
     full = open_scan(path)
     scan = Undersampled(full, MaskSpec("random", ACCELERATION, CALIB_LINES), seed=DEMO_SEED)
-    preparation, reference = plan(scan), Reference(full, plan(full))
+    preparation, reference = plan(scan), plan_reference(full)
+    assert reference is not None
     methods: dict[str, tuple[Sampler | Baseline, Prior | None]] = {
         "zero-filled": (ZeroFilled(), None),
         "CG-SENSE": (CgSense(), None),

@@ -127,7 +127,7 @@ def run(
     A scan that fails costs one line and exit code 1; the others are written.
     """
     from mri_ambient.checkpoint import load_prior
-    from mri_ambient.data_prep import PrepConfig, plan
+    from mri_ambient.data_prep import PrepConfig, plan, plan_reference
     from mri_ambient.device import pick_device
     from mri_ambient.doubts import Checking
     from mri_ambient.errors import ConfigError
@@ -142,7 +142,6 @@ def run(
     )
     from mri_ambient.report import draw_volume
     from mri_ambient.volume import (
-        Reference,
         is_done,
         reconstruct_file,
         settings,
@@ -213,10 +212,9 @@ def run(
                     draw(file.scan_id)
                 return
             preparation = plan(file, config, device=where)
-            reference = None
-            if full.fully_sampled:
-                whole = preparation if file is full else plan(full, config, device=where)
-                reference = Reference(full, whole)
+            reference = plan_reference(
+                full, config, device=where, made=preparation if file is full else None
+            )
             n_samples = samples if is_stochastic(chosen) else 1
             n_steps = getattr(chosen, "n_steps", 1) * n_samples
             work = bars.add_task(path.name, total=len(file) * n_steps)

@@ -23,6 +23,7 @@ from ..fourier import center_crop
 from ..io import PreparedFile, ScanFile
 from ..masks import calibration_block
 from ..scan import Scan
+from ..volume import Reference
 from .compress import Compression, coil_covariance, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit
 from .noise import NoiseEstimate, NoiseEstimator, from_noise_scan, from_user
@@ -239,6 +240,31 @@ def plan(
     for doubt in preparation.doubts:
         warnings.warn(doubt, NumericalWarning, stacklevel=2)
     return preparation
+
+
+def plan_reference(
+    file: ScanFile,
+    config: PrepConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    made: Preparation | None = None,
+) -> Reference | None:
+    """What the images of a retrospectively undersampled scan are scored against.
+
+    Args:
+        file: the scan without the retrospective mask.
+        config: options of the chain.
+        device: where ESPIRiT works.
+        made: its preparation, where there is one already.
+
+    Returns:
+        None for a scan that is not fully sampled.
+    """
+    if not file.fully_sampled:
+        return None
+    with warnings.catch_warnings():  # doubts are told where the scan itself is prepared
+        warnings.simplefilter("ignore", NumericalWarning)
+        return Reference(file, made or plan(file, config, device=device))
 
 
 class FirstPass:

@@ -13,9 +13,9 @@ from ..masks import MaskSpec
 from ..prior import Prior
 from ..reconstruct import METHODS, Options, is_sampler
 from ..samplers import Sampler
-from ..volume import Reference, reconstruct_file, settings
+from ..volume import reconstruct_file, settings
 from ..weights import default_prior
-from .prepare import PrepConfig, plan
+from .prepare import PrepConfig, plan, plan_reference
 
 
 def reconstruct_raw(
@@ -59,11 +59,9 @@ def reconstruct_raw(
     full = open_scan(path)
     file = full if retrospective is None else Undersampled(full, retrospective, options.seed)
     preparation = plan(file, prep, device=options.device)
-    reference = None
-    if full.fully_sampled:
-        reference = Reference(
-            full, preparation if file is full else plan(full, prep, device=options.device)
-        )
+    reference = plan_reference(
+        full, prep, device=options.device, made=preparation if file is full else None
+    )
     loaded = prior if isinstance(prior, Prior) else None
     return reconstruct_file(
         file,

@@ -32,7 +32,7 @@ from tune_baselines import Case
 from mri_ambient.atomic import write_json
 from mri_ambient.baselines import CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.checkpoint import load_prior
-from mri_ambient.data_prep import PrepConfig, plan
+from mri_ambient.data_prep import plan, plan_reference
 from mri_ambient.device import pick_device
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.masks import MaskSpec
@@ -50,7 +50,7 @@ from mri_ambient.reconstruct import (
 from mri_ambient.samplers import Adps
 from mri_ambient.scan import Scan
 from mri_ambient.validate import predict_hidden
-from mri_ambient.volume import Reference, score
+from mri_ambient.volume import score
 from mri_ambient.weights import default_prior
 
 Row = dict[str, float]
@@ -93,13 +93,14 @@ def real(path: Path, args: argparse.Namespace) -> dict[str, list[Judged]]:
     """A real scan, under ``--seeds`` masks of every rate if it is fully sampled."""
     full = open_scan(path)
     if not full.fully_sampled:
-        scan = plan(full, PrepConfig()).apply(full[0:1])
+        scan = plan(full).apply(full[0:1])
         return {f"{path.stem}, R = {full.acceleration:.1f}": [Judged(scan, lambda _: {})]}
-    reference = Reference(full, plan(full, PrepConfig()))
+    reference = plan_reference(full)
+    assert reference is not None
 
     def under(mask: MaskSpec, seed: int) -> Judged:
         file = Undersampled(full, mask, seed)
-        scan = plan(file, PrepConfig()).apply(file[0:1])
+        scan = plan(file).apply(file[0:1])
 
         def against_sense(result: Reconstruction) -> Row:
             metrics = score(to_file_units(result.img.abs(), scan), reference)["metrics_sense"]
