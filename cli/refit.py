@@ -141,7 +141,7 @@ def run(
                 on_progress=trained,
                 should_stop=interrupted.is_set,
             )
-    if interrupted.is_set():
+    if interrupted.is_set() or (prior is None and part is None):
         say("stopped; the same command goes on")
         raise typer.Exit(130)
     if prior is None:

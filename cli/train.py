@@ -125,7 +125,13 @@ def run(
         where = pick_device(job.device)
         start = None if init is None else load_prior(init, where)
         trial = where if dry_run else None
-        say(describe(data, config, trial, images=images, run=output, init=start, force=force))
+        endless = images is None and limit is None
+        say(
+            describe(
+                data, config, trial, images=images, endless=endless, run=output, init=start,
+                force=force,
+            )
+        )  # fmt: skip
         if dry_run:
             return
         if seen := images_seen(output):

@@ -77,6 +77,9 @@ LEAST_FREE = 1 / 16
 UNEQUAL = 0.2
 """Energy, relative to the mean, that combinations may hold beyond what chance makes of noise."""
 
+UPPER_BOUND = "outer-samples (upper bound)"
+"""The source of an estimate that signal is in as well."""
+
 WHITENINGS = 8
 """Rounds in which the coils' noise is equalised by the estimate so far; it settles in about six."""
 
@@ -94,6 +97,11 @@ class NoiseEstimate:
     cov: Tensor
     source: str
     n_samples: int
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the noise may be much less: signal is in there too."""
+        return self.source == UPPER_BOUND
 
     @property
     def std(self) -> float:
@@ -295,7 +303,7 @@ class OuterSamples:
         """
         n_outer, n_middle = (ring.numel() * self.n_slices for ring in self.rings)
         bound = noise_covariance(self.outer, n_outer)
-        outermost = NoiseEstimate(bound, "outer-samples (upper bound)", n_outer)
+        outermost = NoiseEstimate(bound, UPPER_BOUND, n_outer)
         n_coils = bound.shape[0]
         if n_coils == 1 or n_middle == 0 or float(bound.diagonal().real.min()) == 0:
             return outermost

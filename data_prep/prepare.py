@@ -282,7 +282,8 @@ class FirstPass:
         self.calib_shape = find_calibration(file, self.n_rows, config.calib_width)
         self.noise = _known_noise(file, config)
         self.estimator = None
-        if self.noise is None or config.noise_std is not None:  # to compare what is given with
+        # What is given is compared with it, where there is nothing better.
+        if self.noise is None or (config.noise_std is not None and file.noise is None):
             self.estimator = NoiseEstimator(
                 file.mask,
                 n_coils,
@@ -340,14 +341,18 @@ class FirstPass:
         if self.noise is None:
             assert self.estimator is not None
             return self.estimator.estimate(), []
-        if self.estimator is None:
+        if self.config.noise_std is None:
             return self.noise, []
         try:
-            estimate = self.estimator.estimate()
+            if self.estimator is not None:
+                estimate = self.estimator.estimate()
+            else:
+                assert self.file.noise is not None
+                estimate = from_noise_scan(self.file.noise)
         except PrepError:  # there is none to compare with
             return self.noise, []
-        ratio = self.noise.std / estimate.std
-        if 1 / FAR_OFF <= ratio <= FAR_OFF:
+        ratio = self.noise.std / max(estimate.std, MIN_NOISE)
+        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or estimate.is_bound):
             return self.noise, []
         return self.noise, [
             f"{self.file.path}: the noise given ({self.noise.std:.3g}) is {ratio:.2g} times what "

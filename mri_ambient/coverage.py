@@ -8,14 +8,14 @@ nothing.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from skimage.morphology import convex_hull_image
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
 from .errors import ScanFormatError
 from .masks import is_line_mask, line_coverage, outer_samples
@@ -40,6 +40,9 @@ N_PROBED = 3
 
 ALIKE = 1.25
 """Matrices whose sides differ by no more than this factor are learned from together."""
+
+LEAST_REACH = 1 / 3
+"""Scans that all stay within less of the plane than this are not cut by shutter or echo."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ class Coverage:
         revealing: whether M~ tells what M is: few masks occur again and again, or most are
             equispaced (an equispaced mask has a gap where a line was removed). Few scans with a
             mask each are few scans above all.
+        holes: what is not supervised, here and in groups of nearly this size, in words.
         left_open: largest :func:`open_share` of some of the scans, given what is ever supervised
-            here and in groups of nearly this size; None where that is everything, or coils are
-            unknown.
+            there, of the part of the plane that scans reach; None where that is everything, or
+            coils are unknown.
     """
 
     shape: tuple[int, int]
@@ -91,6 +95,7 @@ class Coverage:
     never: int
     per_line: tuple[float, ...]
     revealing: bool = False
+    holes: tuple[str, ...] = ()
     left_open: float | None = None
 
     @property
@@ -120,11 +125,10 @@ class Coverage:
     @property
     def doubts(self) -> list[str]:
         """What a prior trained on these scans would suffer from, in words."""
-        holes = self.holes
-        if not holes or self.n_scans == 1:  # a scan to look at, not to learn from
+        if not self.holes or self.n_scans == 1:  # a scan to look at, not to learn from
             return []
         what = f"{self.n_scans} undersampled scans of {self.shape[0]}x{self.shape[1]}: "
-        what += " and ".join(holes)
+        what += " and ".join(self.holes)
         if self.left_open is None:
             return [what]
         if not self.identifiable:
@@ -136,18 +140,6 @@ class Coverage:
             f"{what}; parallel imaging fills in all but {self.left_open:.0%} of an image, but it "
             f"would be better to {self.advice}"
         ]
-
-    @property
-    def holes(self) -> list[str]:
-        """What is not supervised, in words."""
-        holes = []
-        if self.never:
-            holes.append(f"{self.never} outer {self.kind} are never sampled")
-        if self.n_masks < FEW_MASKS:
-            holes.append(f"only {self.n_masks} distinct masks occur")
-        elif 2 * self.n_regular > self.n_scans:
-            holes.append(f"{self.n_regular} of them are equispaced, and lines removed leave gaps")
-        return holes if self.mean < 1 else []
 
 
 def coverage(scans: Iterable[MaskFacts]) -> list[Coverage]:
@@ -201,7 +193,7 @@ class _Tally:
     """Adds up the masks of one group."""
 
     def __init__(self) -> None:
-        self.masks: set[bytes] = set()
+        self.masks: Counter[bytes] = Counter()
         self.scans: list[MaskFacts] = []
         self.n_regular = 0
         self.hits: Tensor = torch.zeros(())
@@ -216,21 +208,16 @@ class _Tally:
         if kind == "lines":
             sampled, calib, acquired = (line_coverage(x) for x in (sampled, calib, acquired))
         self.ever = self.ever | scan.mask[0]
-        self.masks.add(sampled.numpy().tobytes())
+        self.masks[sampled.numpy().tobytes()] += 1
         self.hits = self.hits + sampled
         self.inner, self.acquired = self.inner | calib, self.acquired | acquired
         self.scans.append(scan)
         self.n_regular += kind == "lines" and _is_regular(line_coverage(outer))
 
-    def outer(self, kind: str) -> Tensor:
-        """Positions outside the calibration block that a scan could have sampled."""
-        outer = self.acquired & ~self.inner
-        return outer if kind == "lines" else outer & _reach(self.ever, kind)
-
     def density(self, kind: str) -> Tensor:
         n_scans = len(self.scans)
         share = self.hits.double() / n_scans
-        outer = self.outer(kind)
+        outer = self.acquired & ~self.inner
         mean = share[outer].mean() if bool(outer.any()) else share.mean()
         if kind == "samples":
             share = _smoothed(share, outer)
@@ -247,7 +234,12 @@ class _Tally:
             alike: this group and those of nearly its size.
         """
         share = self.hits.double() / len(self.scans)
-        outer = share[self.outer(kind)]
+        ever = torch.stack([_resized(other.ever, shape, kind) for other in alike]).any(dim=0)
+        reach = _reach(ever, kind)
+        wanted = self.acquired & ~self.inner
+        if kind == "samples":
+            wanted = wanted & reach
+        outer = share[wanted]
         least, mean = (float(outer.min()), float(outer.mean())) if outer.numel() else (1.0, 1.0)
         found = Coverage(
             shape=shape,
@@ -262,14 +254,16 @@ class _Tally:
             per_line=tuple(share.tolist()) if kind == "lines" else (),
             revealing=_are_revealing(alike),
         )
-        if not found.holes:
+        seen = line_coverage(ever) if kind == "lines" else ever
+        n_never = int((wanted & ~seen).sum())
+        holes = tuple(_holes(alike, kind, n_never)) if mean < 1 else ()
+        if not holes:
             return found
-        ever = torch.stack([_resized(other.ever, shape) for other in alike]).any(dim=0)
-        return replace(found, left_open=self._left_open(ever, kind, found.revealing))
+        left_open = self._left_open(ever, reach, found.revealing)
+        return replace(found, holes=holes, left_open=left_open)
 
-    def _left_open(self, ever: Tensor, kind: str, revealing: bool) -> float | None:
+    def _left_open(self, ever: Tensor, reach: Tensor, revealing: bool) -> float | None:
         shares = []
-        beyond = ~_reach(ever, kind)
         for scan in self.scans[:: max(1, len(self.scans) // N_PROBED)][:N_PROBED]:
             try:
                 op = None if scan.read_op is None else scan.read_op()
@@ -277,16 +271,43 @@ class _Tally:
                 continue
             if op is not None:
                 seen = scan.mask if revealing else ever
-                seen = seen | beyond | ~scan.acquired
-                shares.append(open_share(op.with_mask(seen.expand_as(scan.mask))))
+                missed = reach & scan.acquired
+                found = open_share(op.with_mask((seen | ~missed).expand_as(scan.mask)))
+                shares.append(min(found / max(float(missed.double().mean()), 1e-9), 1.0))
         return max(shares, default=None)
 
 
+def _n_masks(tallies: Sequence[_Tally]) -> float:
+    """Number of equally frequent masks that would repeat as often: (sum c)^2 / sum c^2."""
+    counts = [float(n) for tally in tallies for n in tally.masks.values()]
+    return sum(counts) ** 2 / sum(n**2 for n in counts)
+
+
+def _n_regular(tallies: Sequence[_Tally]) -> int:
+    return sum(tally.n_regular for tally in tallies)
+
+
+def _n_scans(tallies: Sequence[_Tally]) -> int:
+    return sum(len(tally.scans) for tally in tallies)
+
+
 def _are_revealing(tallies: Sequence[_Tally]) -> bool:
-    n_scans = sum(len(tally.scans) for tally in tallies)
+    n_scans, n_masks = _n_scans(tallies), _n_masks(tallies)
+    repeated = n_masks < FEW_MASKS and 2 * n_masks <= n_scans
+    return repeated or 2 * _n_regular(tallies) > n_scans
+
+
+def _holes(tallies: Sequence[_Tally], kind: str, n_never: int) -> Iterator[str]:
+    """What is not supervised, in words."""
+    if n_never:
+        yield f"{n_never} outer {kind} are never sampled"
     n_masks = sum(len(tally.masks) for tally in tallies)
-    n_regular = sum(tally.n_regular for tally in tallies)
-    return (n_masks < FEW_MASKS and 2 * n_masks <= n_scans) or 2 * n_regular > n_scans
+    if n_masks < FEW_MASKS:
+        yield f"only {_count(n_masks, 'distinct mask')} {'occurs' if n_masks == 1 else 'occur'}"
+    elif 2 * _n_regular(tallies) > _n_scans(tallies):
+        yield f"{_n_regular(tallies)} of them are equispaced, and lines removed leave gaps"
+    elif _n_masks(tallies) < FEW_MASKS:
+        yield f"most of them share a few of {n_masks} masks"
 
 
 def _alike(
@@ -305,17 +326,32 @@ def _reach(ever: Tensor, kind: str) -> Tensor:
     """Where scans go at all, ``(y, x)``: what they all lack beyond is resolution, not aliased.
 
     Whole lines lack rows (an asymmetric echo), other masks what lies outside the convex hull of
-    their samples (corners, a part of the plane).
+    their samples (corners, a part of the plane). All of the plane where that would be little.
     """
     if kind == "lines":
-        return ever.any(dim=-1, keepdim=True).expand_as(ever)
-    hull = convex_hull_image(ever.numpy())  # type: ignore[no-untyped-call]
-    return torch.from_numpy(hull)
+        reach = ever.any(dim=-1, keepdim=True).expand_as(ever)
+    else:
+        hull = convex_hull_image(ever.numpy())  # type: ignore[no-untyped-call]
+        reach = torch.from_numpy(hull)
+    return reach if float(reach.double().mean()) >= LEAST_REACH else torch.ones_like(reach)
 
 
-def _resized(plane: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Which positions of another matrix size were sampled, nearly."""
-    return adaptive_max_pool2d(plane[None].float(), shape)[0].bool()
+def _resized(plane: Tensor, shape: tuple[int, int], kind: str) -> Tensor:
+    """The nearest positions of another matrix size, one for each that was sampled."""
+    if kind == "lines":  # which hold all rows that were read
+        rows = plane.any(dim=-1)[None, None].float()
+        rows = interpolate(rows, shape[0], mode="nearest-exact")[0, 0].bool()
+        return rows[:, None] & _moved(plane.any(dim=-2), shape[1])
+    return _moved(_moved(plane, shape[1]).mT, shape[0]).mT
+
+
+def _moved(plane: Tensor, size: int) -> Tensor:
+    """``(..., n)`` to ``(..., size)``, k = 0 to k = 0."""
+    n = plane.shape[-1]
+    place = (torch.arange(n) - n // 2) * (size / n)
+    index = (place.round().long() + size // 2).clamp(0, size - 1)
+    moved = torch.zeros(*plane.shape[:-1], size).index_add_(-1, index, plane.float())
+    return moved > 0
 
 
 def _tallies(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], _Tally]:

@@ -43,15 +43,18 @@ class Finished:
             self.done.add(int(header["slice"]))
 
     @staticmethod
-    def n_others(folder: Path, settings: dict[str, Any]) -> int:
-        """How many slices a call with other settings left there."""
-        n_others = 0
+    def others(folder: Path, settings: dict[str, Any]) -> tuple[int, list[str]]:
+        """How many slices a call with other settings left there, and which of these differ."""
+        n_others, differing = 0, set()
         for path in folder.glob("*.safetensors"):
             try:
-                n_others += read_header(path).get("settings") != settings
+                found = read_header(path).get("settings") or {}
             except CheckpointError:
                 continue
-        return n_others
+            keys = {key for key in settings if settings[key] != found.get(key)}
+            n_others += bool(keys)
+            differing |= keys
+        return n_others, sorted(differing)
 
     def __contains__(self, index: int) -> bool:
         return index in self.done

@@ -28,14 +28,14 @@ from .data import (
     typical_mask,
 )
 from .device import describe_device
-from .errors import ConfigError, ScanFormatError
+from .errors import CheckpointError, ConfigError, ScanFormatError
 from .masks import MaskSpec
 from .nn.precond import DENOISERS
 from .nn.unet import n_parameters, preset
 from .objectives import Objective
 from .prior import Prior, PriorFacts
 from .rng import rng_for
-from .runs import check_data, held_back, read_identity
+from .runs import check_data, held_back, latest_checkpoint, read_identity
 from .targets import target_method
 from .train_config import TrainConfig
 from .validate import HeldOut, hide_lines, reference_errors
@@ -48,10 +48,14 @@ def split(
 
     What judged the priors it learns from (its start, its teacher) judges again, and what they know
     judges nothing. A run that goes on keeps the scans it ``held`` back.
+
+    Raises:
+        ConfigError: there is none to train on.
+        ScanFormatError: see :func:`~mri_ambient.data.load_dataset`.
     """
     known = [elder for elder in elders if elder is not None]
     judged = [elder.facts.card.get("validation_scans", ()) for elder in known]
-    return load_dataset(
+    dataset = load_dataset(
         folder,
         n_validation=config.n_validation,
         seed=config.seed,
@@ -59,6 +63,10 @@ def split(
         never=lambda file: any(elder.was_trained_on(file.source_sha256) for elder in known),
         held=held,
     )
+    if not dataset.train:
+        reasons = f": {min(dataset.damaged.values())}" if dataset.damaged else ""
+        raise ConfigError(f"{folder}: no scan to train on can be read{reasons}")
+    return dataset
 
 
 def check_trainable(
@@ -73,13 +81,9 @@ def check_trainable(
     """Refuse, before anything is written, what cannot be trained.
 
     Raises:
-        ConfigError: no scans to train on, undersampled scans where full ones are needed, an unknown
-            way to make targets, an ``init`` of another architecture, or a precision that the
-            objective cannot do with.
+        ConfigError: undersampled scans where full ones are needed, an unknown way to make targets,
+            an ``init`` of another architecture, or a precision that the objective cannot do with.
     """
-    if not dataset.train:
-        reasons = f": {min(dataset.damaged.values())}" if dataset.damaged else ""
-        raise ConfigError(f"{folder}: no scan to train on can be read{reasons}")
     objective = config.objective
     config.autocast_on(device)
     if objective.targets is not None and not targets_made:
@@ -98,20 +102,67 @@ def check_trainable(
         )
 
 
-def check_patience(config: TrainConfig, cases: list[HeldOut]) -> None:
-    """Refuse patience without anything to watch."""
-    if config.patience and not cases:
+def check_run(
+    run: Path | None,
+    stored: dict[str, Any] | None,
+    dataset: Dataset,
+    folder: Path,
+    config: TrainConfig,
+    init: Prior | None,
+    cases: list[HeldOut],
+    *,
+    endless: bool,
+    force: bool,
+) -> None:
+    """Refuse, before anything is written, what a run cannot begin or go on with.
+
+    What was begun goes on, also where scans broke that its masks or its patience would miss.
+
+    Args:
+        run: its folder; None for one that has none yet.
+        stored: its identity, if it was begun.
+        dataset: the scans.
+        folder: where they are.
+        config: options.
+        init: the prior it starts from.
+        cases: held-out slices.
+        endless: whether nothing but patience would stop it.
+        force: do not look at the masks.
+
+    Raises:
+        ConfigError: it was begun with other settings or scans, masks leave most scans' images
+            undetermined, patience has nothing to watch, or the run would lie among the scans.
+        CheckpointError: it holds states of a run, and not what it was.
+    """
+    if run is not None:
+        _check_folder(run, stored, dataset, folder)
+        if stored is not None:
+            check_settings(run, stored, config, init)
+    if config.patience and not cases and (stored is None or endless):
         raise ConfigError(
             "patience watches the error on hidden lines of scans that are set aside, and there are "
             "none: at least five scans are needed"
         )
-
-
-def check_masks(dataset: Dataset, folder: Path, config: TrainConfig, *, force: bool) -> None:
-    """Refuse masks that leave most scans' images undetermined."""
     objective = config.objective
-    if force or objective.needs_full or objective.targets is not None:
-        return
+    if stored is None and not (force or objective.needs_full or objective.targets is not None):
+        _check_masks(dataset, folder)
+
+
+def _check_folder(run: Path, stored: dict[str, Any] | None, dataset: Dataset, folder: Path) -> None:
+    if run.resolve() == folder.resolve():
+        raise ConfigError(f"{run}: holds the scans; choose another folder for the run")
+    if stored is not None:
+        damaged = {path.name for path in dataset.damaged}
+        check_data(run, stored["data"], dataset.identity, damaged)
+    elif (checkpoint := latest_checkpoint(run)) is not None:
+        raise CheckpointError(
+            f"{run}: holds {checkpoint.name} and no run.json, which says what of; put it back, or "
+            "train into another folder"
+        )
+
+
+def _check_masks(dataset: Dataset, folder: Path) -> None:
+    """Refuse masks that leave most scans' images undetermined."""
     groups = measure_coverage(dataset.train, warn=False)
     wrong = [group for group in groups if not group.identifiable]
     if 2 * sum(group.n_scans for group in wrong) > sum(group.n_scans for group in groups):
@@ -130,7 +181,7 @@ def held_out_cases(
     on_damaged: Callable[[str], None],
 ) -> list[HeldOut]:
     """At most 16 slices of the validation scans with some of their lines hidden."""
-    chosen = dataset.validation[:: max(1, len(dataset.validation) // 16)]
+    chosen = dataset.validation[:: max(1, -(-len(dataset.validation) // 16))]
     cases = []
     for item in chosen:
         try:
@@ -153,7 +204,7 @@ def begin_run(
     teacher: Prior | None,
     cases: list[HeldOut],
 ) -> PriorFacts:
-    """Write the run's configuration, or check that it is the same run; say what is trained.
+    """Write the run's configuration, if it is a new one; say what is trained.
 
     Args:
         run: its folder.
@@ -164,16 +215,10 @@ def begin_run(
         init: the prior it starts from.
         teacher: the prior that drew the target images.
         cases: held-out slices, which the classical methods are measured on.
-
-    Raises:
-        ConfigError: it was begun with other settings or scans.
     """
     wanted = _settings(config, init)
     started_from = wanted["init"]
     if stored is not None:
-        check_settings(run, stored, config, init)
-        damaged = {path.name for path in dataset.damaged}
-        check_data(run, stored["data"], dataset.identity, damaged)
         measured = stored["measured"]
         if not measured["references"]:  # where they could not be read at the start
             measured = measured | {"references": reference_errors(cases)}
@@ -293,6 +338,7 @@ def describe(
     device: torch.device | None = None,
     *,
     images: int | None = None,
+    endless: bool = False,
     run: Path | None = None,
     init: Prior | None = None,
     force: bool = False,
@@ -307,12 +353,13 @@ def describe(
         config: options.
         device: where to train.
         images: how many a time is told for.
+        endless: whether nothing but patience would stop it.
         run: its folder; one that was begun keeps the scans it held back.
         init: the prior it starts from.
         force: as for :func:`train`.
 
     Raises:
-        ConfigError: with a device, where :func:`train` would refuse the data.
+        ConfigError, CheckpointError: with a device, where :func:`train` would refuse.
     """
     identity = None if run is None else run / "run.json"
     stored = read_identity(identity) if identity is not None and identity.exists() else None
@@ -320,9 +367,11 @@ def describe(
     dataset = split(folder, config, init, held=held)
     if device is not None:
         check_trainable(dataset, folder, config, device, init=init, targets_made=False)
-        if stored is None:
-            check_patience(config, held_out_cases(dataset, config, device, lambda _: None))
-            check_masks(dataset, folder, config, force=force)
+        cases = held_out_cases(dataset, config, device, lambda _: None)
+        check_run(
+            run, stored, dataset, folder, config, init, cases,
+            endless=endless, force=force,
+        )  # fmt: skip
     kind = config.wrapper or config.objective.wrapper
     sizes = sorted({item.shape for item in dataset.train})
     net = DENOISERS[kind](preset(config.preset), sigma_data=1.0)

@@ -112,9 +112,15 @@ def refit(
     if shard is not None and team.size > 1:
         raise ConfigError("processes of one job share the samples as it is: leave out shard i/N")
     part = (team.rank + 1, team.size) if team.size > 1 else shard
+    heard = False
+
+    def asked() -> bool:
+        nonlocal heard  # once is enough
+        heard = heard or (should_stop is not None and should_stop())
+        return heard
 
     def interrupted() -> bool:
-        return team.any(should_stop is not None and should_stop(), device)
+        return team.any(asked(), device)
 
     config = config or RefitConfig()
     training = replace(config.training, objective=Supervised(images="posterior"))
@@ -141,7 +147,7 @@ def refit(
             precision=training.precision,
         )
         if team.from_first(partial(_is_finished, output, round_, images)):
-            check_made_by(targets, config.sampler, prior, drawing)
+            check_made_by(targets, config.sampler, prior, drawing, finished=True)
             check_settings(here, read_identity(here / "run.json"), training, warm)
             if images is not None and (seen := images_seen(here)) < images:
                 warnings.warn(
@@ -161,7 +167,7 @@ def refit(
             shard=part,
             on_scan=drawn,
             on_damaged=on_damaged,
-            should_stop=should_stop,
+            should_stop=asked,
         )
         stopped = team.any(not whole, device)  # and everybody's samples are there
         if shard is not None or stopped:
@@ -184,7 +190,7 @@ def refit(
                 targets=targets,
                 on_progress=trained,
                 on_damaged=on_damaged,
-                should_stop=should_stop,
+                should_stop=asked,
             )
         except StoppedError:
             if not interrupted():

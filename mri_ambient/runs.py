@@ -80,8 +80,7 @@ def check_data(
         damaged: names of files that cannot be read.
 
     Raises:
-        ConfigError: there are others, some are gone that are not damaged, or none to train on is
-            left.
+        ConfigError: there are others, or some are gone that are not damaged.
     """
     began = stored["train"] | stored["validation"]
     there = found["train"] | found["validation"]

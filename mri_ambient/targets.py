@@ -51,7 +51,7 @@ def make_targets(
         shard: do part i of N of the scans only, counted from 1.
         on_scan: told (done, total) after every scan.
         on_damaged: given a sentence about every scan that cannot be read and is left out.
-        should_stop: asked before every scan.
+        should_stop: asked before every image that is made.
 
     Returns:
         Whether all were made; False if it was stopped.
@@ -71,11 +71,11 @@ def make_targets(
     if shard is not None:
         files = files[shard[0] - 1 :: shard[1]]
     for done, file in enumerate(files, start=1):
-        if should_stop is not None and should_stop():
-            return False
         path = folder / f"{file.scan_id}.h5"
         digest = prepared_digest(file)
         if not _is_made(path, digest):
+            if should_stop is not None and should_stop():
+                return False
             n = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
             try:
                 parts = [
@@ -114,8 +114,8 @@ def _is_made(path: Path, digest: str) -> bool:
     if not path.exists():
         return False
     try:
-        with open_h5(path) as file:
-            found = read_attributes(file, path).get("made_of")
+        with open_h5(path, for_text=True) as file:
+            found = read_attributes(file, path).get("made_of", digest)  # older ones do not say it
     except ScanFormatError:
         return False
     if found != digest:
@@ -138,9 +138,21 @@ def _made_by(
 
 
 def check_made_by(
-    folder: Path, method: Sampler | Baseline, prior: DenoiserSource | None, options: Options
+    folder: Path,
+    method: Sampler | Baseline,
+    prior: DenoiserSource | None,
+    options: Options,
+    *,
+    finished: bool = False,
 ) -> None:
     """Refuse a folder whose images something else made.
+
+    Args:
+        folder: of the images.
+        method: what makes them.
+        prior: its prior.
+        options: seed, device and precision.
+        finished: none will be made any more, so that the device does not matter.
 
     Raises:
         ConfigError: the method, its options, the prior or the seed differ.
@@ -149,6 +161,8 @@ def check_made_by(
     if not path.exists():
         return
     made_by, stored = _made_by(method, prior, options), json.loads(path.read_text())
+    if finished:
+        made_by.pop("bf16", None)
     differing = sorted(key for key in made_by if stored.get(key, made_by[key]) != made_by[key])
     if differing:
         raise ConfigError(

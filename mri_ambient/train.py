@@ -13,6 +13,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ from .nn.precond import Denoiser
 from .nn.unet import n_parameters
 from .preflight import (
     begin_run,
-    check_masks,
-    check_patience,
+    check_run,
     check_trainable,
     held_out_cases,
     split,
@@ -187,7 +187,8 @@ def train(
         force: train even if the masks cannot tell what the images are.
         on_progress: told after every step.
         on_damaged: given a sentence about every file or slice that cannot be read and is left out.
-        should_stop: asked before every step; True stops as a time limit does.
+        should_stop: asked before every step, and before every target image that is made; True
+            stops as a time limit does.
 
     Returns:
         The prior, as written to ``run/prior.safetensors``.
@@ -206,8 +207,6 @@ def train(
         raise ConfigError(f"at least one image must be seen, got images={images}")
     if workers < 0:
         raise ConfigError(f"workers must not be negative, got {workers}")
-    if run.resolve() == folder.resolve():
-        raise ConfigError(f"{run}: holds the scans; choose another folder for the run")
     started = time.monotonic()
 
     def asked() -> bool:
@@ -229,21 +228,15 @@ def train(
     cases = held_out_cases(dataset, config, device, damage.note_one) if team.leads else []
 
     def begin() -> PriorFacts:
-        if stored is None and (checkpoint := latest_checkpoint(run)) is not None:
-            raise CheckpointError(
-                f"{run}: holds {checkpoint.name} and no run.json, which says what of; put it back, "
-                "or train into another folder"
-            )
-        if stored is None or (images is None and time_limit_s is None):
-            check_patience(config, cases)
-        if stored is None:  # what was begun goes on, also where scans broke
-            check_masks(dataset, folder, config, force=force)
+        endless = images is None and time_limit_s is None
+        check_run(run, stored, dataset, folder, config, init, cases, endless=endless, force=force)
         make_folder(run)
         return begin_run(run, stored, dataset, folder, config, init, teacher, cases)
 
     facts = team.from_first(begin)
     if config.objective.targets is not None:
         if targets is None:
+            asks = count()
             whole = make_targets(
                 dataset.train,
                 run / "targets",
@@ -251,7 +244,8 @@ def train(
                 options=Options(device=device),
                 shard=(team.rank + 1, team.size),
                 on_damaged=damage.note_one,
-                should_stop=lambda: asked() or late(),
+                # However short the time, a call makes one.
+                should_stop=lambda: asked() or (next(asks) > 0 and late()),
             )
             if team.any(not whole, device):  # and all have made their part
                 raise StoppedError(

@@ -172,11 +172,12 @@ def is_done(output: Path, scan_id: str, wanted: dict[str, Any], *, overwrite: bo
     """
     image, report = output / f"{scan_id}.h5", output / f"{scan_id}.json"
     if not image.exists():
-        n_others = 0 if overwrite else Finished.n_others(_unfinished(output, scan_id), wanted)
-        if n_others:
+        n_others, names = Finished.others(_unfinished(output, scan_id), wanted)
+        if n_others and not overwrite:
             raise OutputExistsError(
-                f"{image}: {n_others} slices were finished with other settings by a call that was "
-                "cut off; give those to go on, or use --overwrite or another folder"
+                f"{image}: {n_others} slices were finished with other settings "
+                f"({', '.join(names)}) by a call that was cut off; give those to go on, or use "
+                "--overwrite or another folder"
             )
         return False
     found = _settings_of(image)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -174,8 +175,20 @@ def test_samples_of_other_scans_are_not_taken_for_these(scans, start, tmp_path):
     (target, *_) = sorted((tmp_path / "out/round-1/targets").glob("*.h5"))
     want = read_samples(target, 0)
     target.write_bytes(target.read_bytes()[:1000])  # torn: drawn again
-    refit(scans, start, tmp_path / "out", replace(REFIT, rounds=1), images=2)
+    with h5py.File(sorted((tmp_path / "out/round-1/targets").glob("*.h5"))[1], "r+") as file:
+        del file.attrs["made_of"]  # an earlier version did not say it
+    once = replace(REFIT, rounds=1)
+    refit(scans, start, tmp_path / "out", once, images=2)
     assert torch.equal(read_samples(target, 0), want)
+    made_by = tmp_path / "out/round-1/targets/made-by.json"
+    stored = json.loads(made_by.read_text())
+    made_by.write_text(json.dumps(stored | {"bf16": not stored["bf16"]}))
+    refit(scans, start, tmp_path / "out", once, images=2)  # finished, on another device
+    stopped = iter([False, True, *[False] * 99])  # heard once
+    assert (
+        refit(scans, start, tmp_path / "two", once, images=8, should_stop=lambda: next(stopped))
+        is None
+    )
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,7 @@ def test_a_run_can_be_stopped_while_its_targets_are_made(scans, tmp_path):
     assert len(list((run / "targets").glob("*.h5"))) == 3
     with pytest.raises(StoppedError):
         train(scans, run, config, time_limit_s=1e-9)
+    assert len(list((run / "targets").glob("*.h5"))) == 4  # it never stands still
     assert not (run / "prior.safetensors").exists()
     assert train(scans, run, config, images=2).facts.card["images_seen"] == 2
     with pytest.raises(StoppedError, match="before the first image"):
@@ -539,8 +540,9 @@ def test_a_run_whose_scans_all_broke_says_so(scans, tmp_path):
         train(folder, run, config)
     for name in data["train"]:
         (folder / f"{name}.h5").write_bytes(b"torn")
-    with pytest.raises(ConfigError, match="no scan to train on can be read"):
-        train(folder, run, config, images=12)
+    for told in (train, describe):
+        with pytest.raises(ConfigError, match="no scan to train on can be read"):
+            told(folder, run=run, config=config, images=12)
 
 
 def test_classical_errors_are_told_once_there_are_scans_to_tell_them(scans, tmp_path):
@@ -575,6 +577,10 @@ def test_a_dry_run_of_a_run_that_goes_on_tells_of_its_scans(scans, tmp_path):
     began = json.loads((run / "run.json").read_text())["data"]
     (folder / f"{min(began['train'])}.h5").unlink()
     assert "(1 set aside)" in describe(folder, QUICK)
+    with pytest.raises(ConfigError, match="1 missing"):
+        describe(folder, QUICK, torch.device("cpu"), run=run)
+    with pytest.raises(ConfigError, match="other settings"):
+        describe(scans, replace(QUICK, seed=1), torch.device("cpu"), run=run)
     assert "(2 set aside)" in describe(folder, QUICK, run=run)
     with pytest.raises(ConfigError, match="patience watches"):
         describe(folder, replace(QUICK, patience=1, n_validation=0), torch.device("cpu"))

@@ -175,7 +175,10 @@ def describe_output(path: Path) -> dict[str, object] | None:
         images = {name: list(file[name].shape) for name in file}
     settings = attributes.pop("settings", None)
     facts: dict[str, object] = {**attributes, "images": images}
-    return facts if settings is None else facts | {"settings": json.loads(str(settings))}
+    try:
+        return facts if settings is None else facts | {"settings": json.loads(str(settings))}
+    except ValueError as error:
+        raise ScanFormatError(f"{path}: its settings are damaged ({error})") from error
 
 
 WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}

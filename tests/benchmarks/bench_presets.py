@@ -36,7 +36,7 @@ from mri_ambient.data_prep import plan, plan_reference
 from mri_ambient.device import pick_device
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.masks import MaskSpec
-from mri_ambient.metrics import volume_metrics
+from mri_ambient.metrics import evaluate_volume, volume_metrics
 from mri_ambient.prior import Prior
 from mri_ambient.reconstruct import (
     SAMPLINGS,
@@ -50,7 +50,6 @@ from mri_ambient.reconstruct import (
 from mri_ambient.samplers import Adps
 from mri_ambient.scan import Scan
 from mri_ambient.validate import predict_hidden
-from mri_ambient.volume import score
 from mri_ambient.weights import default_prior
 
 Row = dict[str, float]
@@ -90,21 +89,23 @@ def simulated(args: argparse.Namespace, folder: Path) -> list[Judged]:
 
 
 def real(path: Path, args: argparse.Namespace) -> dict[str, list[Judged]]:
-    """A real scan, under ``--seeds`` masks of every rate if it is fully sampled."""
+    """The first slice of a real scan, under ``--seeds`` masks of every rate if it is whole."""
     full = open_scan(path)
     if not full.fully_sampled:
         scan = plan(full).apply(full[0:1])
         return {f"{path.stem}, R = {full.acceleration:.1f}": [Judged(scan, lambda _: {})]}
     reference = plan_reference(full)
     assert reference is not None
+    truth = reference.volumes()["sense"][0].numpy()
 
     def under(mask: MaskSpec, seed: int) -> Judged:
         file = Undersampled(full, mask, seed)
         scan = plan(file).apply(file[0:1])
 
         def against_sense(result: Reconstruction) -> Row:
-            metrics = score(to_file_units(result.img.abs(), scan), reference)["metrics_sense"]
-            return {name: metrics[name] for name in ("psnr", "ssim")}
+            ours = to_file_units(result.img.abs(), scan)
+            metrics = evaluate_volume(ours.numpy(), truth[None], reference="sense")
+            return {"psnr": metrics.psnr, "ssim": metrics.ssim}
 
         return Judged(scan, against_sense)
 
@@ -180,6 +181,8 @@ def main() -> None:
         parser.error("VAL and WORK are needed without --quick")
     device = pick_device(args.device)
     prior = load_prior(args.prior or default_prior(), device)
+    made_with = {"prior_sha256": prior.facts.card["sha256"], "count": args.count}
+    made_with["seeds"] = args.seeds
     path = args.work / "presets.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -189,14 +192,13 @@ def main() -> None:
         for name, how in methods.items():
             for scan_name, judged in scans.items():
                 key = f"{scan_name} | {name}"
-                if key in results:
+                if key in results and made_with.items() <= results[key].items():
                     continue
                 row = judge(judged, how, prior, device)
                 if is_sampler(how.sampler):
                     row["evaluations"] = how.n_samples * how.sampler.n_evaluations
-                results[key] = row | {"scans": len(judged)}
-                sha = prior.facts.card["sha256"]
-                print(json.dumps({"row": key, **results[key], "prior_sha256": sha}), flush=True)
+                results[key] = row | made_with | {"scans": len(judged)}
+                print(json.dumps({"row": key, **results[key]}), flush=True)
                 write_json(path, results)
 
 

@@ -177,7 +177,9 @@ def test_a_command_that_is_refused_leaves_no_folder(cli, full, tmp_path):
     out = tmp_path / "out"
     cli("sample", "-o", out, "--size", 8, 8, "--device", "cpu", code=2)
     cli("audit", "memorization", "brain-kspace-tiny", tmp_path / "none", "-o", out, code=3)
-    cli("train", full, "-o", out, "--images", 2, "--tensorboard", "--device", "cpu", code=3)
+    cli("prep", full, "-o", tmp_path / "prepared")
+    words = ("train", tmp_path / "prepared", "-o", out, "--tensorboard", "--device", "cpu")
+    cli(*words, "--patience", 1, code=2)  # which two scans leave nothing to watch
     assert not out.exists()
 
 
