@@ -318,7 +318,7 @@ class FirstPass:
             raise PrepError(
                 f"the noise ({noise.source}) has a standard deviation of {noise.std:.3g}, wanted "
                 f"{MIN_NOISE:g} to {MAX_NOISE:g}; export the scan in other units, or pass "
-                "--noise-std"
+                "--noise-std if that is not its noise"
             )
         white = whitening_matrix(noise.cov)
         n_samples = len(self.calib) * int(file.mask[:, : self.n_rows].sum())
