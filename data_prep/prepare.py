@@ -280,25 +280,25 @@ class FirstPass:
         n_coils, n_rows = file.shape[1:3]
         self.n_rows = rows_without_oversampling(n_rows, file.readout_oversampling, file.mask)
         self.calib_shape = find_calibration(file, self.n_rows, config.calib_width)
-        self.noise = _known_noise(file, config)
-        self.estimator = None
-        # What is given is compared with it, where there is nothing better.
-        if self.noise is None or (config.noise_std is not None and file.noise is None):
-            self.estimator = NoiseEstimator(
+        self.shown: NoiseEstimator | Tensor  # where the scan shows its noise
+        if file.noise is None:
+            self.shown = NoiseEstimator(
                 file.mask,
                 n_coils,
                 fully_sampled=file.fully_sampled,
                 oversampling=file.readout_oversampling,
             )
+        else:
+            self.shown = file.noise
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
 
     def add(self, scan: Scan) -> None:
         """Look at some slices, as read; empty ones say nothing, not even about noise."""
         held = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
-        if self.estimator is not None:
+        if isinstance(self.shown, NoiseEstimator):
             for index in held:
-                self.estimator.add(scan.ksp[index])
+                self.shown.add(scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
         for index in held:
             self.cov += coil_covariance(scan.ksp[index])
@@ -337,28 +337,26 @@ class FirstPass:
         )
 
     def _noise(self) -> tuple[NoiseEstimate, list[str]]:
-        """The noise that is known, or its estimate; a doubt where what is given is far from it."""
-        if self.noise is None:
-            assert self.estimator is not None
-            return self.estimator.estimate(), []
+        """The noise that is given, or that the scan shows; a doubt where these are far apart."""
         if self.config.noise_std is None:
-            return self.noise, []
+            return self._shown_noise(), []
+        given = from_user(self.config.noise_std, self.file.shape[1])
         try:
-            if self.estimator is not None:
-                estimate = self.estimator.estimate()
-            else:
-                assert self.file.noise is not None
-                estimate = from_noise_scan(self.file.noise)
-        except PrepError:  # there is none to compare with
-            return self.noise, []
-        ratio = self.noise.std / max(estimate.std, MIN_NOISE)
-        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or estimate.is_bound):
-            return self.noise, []
-        return self.noise, [
-            f"{self.file.path}: the noise given ({self.noise.std:.3g}) is {ratio:.2g} times what "
-            f"the scan shows ({estimate.std:.3g}, {estimate.source}); the image and its error "
-            "bars rest on it"
+            shown = self._shown_noise()
+        except PrepError:  # there is nothing to compare with
+            return given, []
+        ratio = given.std / max(shown.std, MIN_NOISE)
+        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or shown.is_bound):
+            return given, []
+        return given, [
+            f"{self.file.path}: the noise given ({given.std:.3g}) is {ratio:.2g} times what the "
+            f"scan shows ({shown.std:.3g}, {shown.source}); the image and its error bars rest on it"
         ]
+
+    def _shown_noise(self) -> NoiseEstimate:
+        if isinstance(self.shown, NoiseEstimator):
+            return self.shown.estimate()
+        return from_noise_scan(self.shown)
 
     def _scale(self, to_virtual: Tensor) -> float:
         """The percentile of the volume's calibration images, whitened and compressed."""
@@ -402,12 +400,6 @@ def _prepared_already(file: PreparedFile, config: PrepConfig) -> Preparation:
         calib_shape=file.calib_shape,
         scale=file.scale,
     )
-
-
-def _known_noise(file: ScanFile, config: PrepConfig) -> NoiseEstimate | None:
-    if config.noise_std is not None:
-        return from_user(config.noise_std, file.shape[1])
-    return None if file.noise is None else from_noise_scan(file.noise)
 
 
 def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]:
