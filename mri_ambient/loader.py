@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch.utils.data import DataLoader
 
+from .ahead import one_ahead
 from .data import Dataset, Draw
 
 
@@ -28,7 +29,7 @@ class Numbered(torch.utils.data.Dataset[Draw]):
         return self.dataset.batch(n, self.size, self.seed, rank=self.rank, world=self.world)
 
 
-class Loader:
+class Loader(Iterator[Draw]):
     """Batches from a number on, one read ahead by a thread, more by worker processes.
 
     Args:
@@ -36,6 +37,9 @@ class Loader:
         first: number of the first batch.
         workers: processes that read and decode; 0 leaves it to the thread.
         pinned: hand batches over in page-locked memory, for a GPU.
+
+    Attributes:
+        waited: seconds that the next batch was waited for.
     """
 
     def __init__(self, batches: Numbered, first: int, *, workers: int, pinned: bool) -> None:
@@ -47,21 +51,17 @@ class Loader:
             pin_memory=pinned,
             multiprocessing_context="forkserver" if workers else None,
         )
-        self.thread = ThreadPoolExecutor(max_workers=1)
         self.waited = 0.0
 
-    def __enter__(self) -> Iterator[Draw]:
-        return self._ahead()
+    def __enter__(self) -> Self:
+        self.ready: Generator[Draw, None, None] = one_ahead(self.loader)
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self.thread.shutdown(wait=True, cancel_futures=True)
+        self.ready.close()
 
-    def _ahead(self) -> Iterator[Draw]:
-        batches = iter(self.loader)
-        ahead = self.thread.submit(next, batches)
-        while True:
-            started = time.perf_counter()
-            ready = ahead.result()
-            self.waited += time.perf_counter() - started
-            ahead = self.thread.submit(next, batches)
-            yield ready
+    def __next__(self) -> Draw:
+        started = time.perf_counter()
+        draw = next(self.ready)
+        self.waited += time.perf_counter() - started
+        return draw

@@ -266,8 +266,8 @@ def train(
     batches = Numbered(dataset, config.batch_size, config.seed, team.rank, team.size)
     loader = Loader(batches, state.step, workers=workers, pinned=device.type == "cuda")
     first_step = state.step
-    with loader as draws:
-        for draw in draws:
+    with loader:
+        for draw in loader:
             seen = state.step * config.batch_size
             # However short the time, a call takes a step.
             stop = (images is not None and seen >= images) or asked()

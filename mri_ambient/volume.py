@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ._version import __version__
+from .ahead import one_ahead
 from .atomic import file_sha256, json_text, write_json
 from .baselines import Baseline
 from .batch import Batch
@@ -234,7 +235,8 @@ def reconstruct_file(
     """Reconstruct a scan slice by slice and write ``<stem>.h5`` and ``<stem>.json``.
 
     Finished slices are kept in a hidden folder until all are there, so that a call with the same
-    settings goes on where one was cut off. They are written while the next are computed.
+    settings goes on where one was cut off. They are written, and the next ones read, while others
+    are computed.
 
     Args:
         file: the scan, raw or prepared, perhaps seen through a retrospective mask.
@@ -271,12 +273,13 @@ def reconstruct_file(
     told: set[str] = set()
     with _noted(doubts, told):
         doubt_prior(file, method, prior)
-    with finished:
-        missing = [index for index in range(len(file)) if index not in finished]
-        for first, last in _runs(missing, n_slices):
+    missing = [index for index in range(len(file)) if index not in finished]
+    scans = one_ahead(file[first:last] for first, last in _runs(missing, n_slices))
+    with finished, closing(scans):
+        for scan in scans:
             noted: list[str] = []
             with _noted(noted, told):
-                prepared = preparation.apply(file[first:last])
+                prepared = preparation.apply(scan)
                 result = reconstruct(prepared, method, prior, options, on_step=on_step)
                 if result.provenance["device"] != str(torch.device(options.device)):
                     # The device was too small, and so it is for the slices to come.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.doubts import Checking, _flags, _hidden_flags, doubt_prior
-from mri_ambient.errors import DeviceError, MriAmbientError, OutputExistsError
+from mri_ambient.errors import DeviceError, MriAmbientError, OutputExistsError, ScanFormatError
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec, achieved_acceleration
 from mri_ambient.nn.precond import Denoiser
@@ -209,6 +210,47 @@ def test_a_torn_slice_is_done_again(volume, tmp_path):
     calls: list[int] = []
     run(volume, tmp_path, Unlucky(calls=(calls,)))
     assert calls == [1, 2]
+
+
+def test_the_next_slices_are_read_while_the_present_are_computed(volume, tmp_path, monkeypatch):
+    """The first call of the method goes on once the slices of the second have been read."""
+    read, waited = threading.Event(), []
+
+    class Slow(CgSense):
+        def __call__(self, op, ksp, *, noise_std):
+            waited.append(read.wait(timeout=30))
+            return super().__call__(op, ksp, noise_std=noise_std)
+
+    file = open_scan(volume)
+    preparation, read_ksp = plan(file), type(file).read_ksp
+
+    def noting(self, index):
+        if index == 2:
+            read.set()
+        return read_ksp(self, index)
+
+    monkeypatch.setattr(type(file), "read_ksp", noting)
+    reconstruct_file(file, preparation, Slow(), None, tmp_path, Options(batch_size=2))
+    assert waited == [True, True, True]
+
+
+def test_slices_before_one_that_cannot_be_read_are_kept(volume, tmp_path, monkeypatch):
+    file = open_scan(volume)
+    preparation, read_ksp = plan(file), type(file).read_ksp
+
+    def torn(self, index):
+        if index == 4:
+            raise ScanFormatError("slice 4 is torn")
+        return read_ksp(self, index)
+
+    monkeypatch.setattr(type(file), "read_ksp", torn)
+    known = settings(file, CgSense(), None, Options(batch_size=2))
+    with pytest.raises(ScanFormatError, match="slice 4 is torn"):
+        reconstruct_file(
+            file, preparation, CgSense(), None, tmp_path, Options(batch_size=2), made_with=known
+        )
+    (hidden,) = tmp_path.iterdir()
+    assert len(list(hidden.iterdir())) == 4
 
 
 def test_other_errors_keep_their_name(volume, tmp_path):
