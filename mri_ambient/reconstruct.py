@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -132,45 +132,73 @@ def reconstruct(
         ConfigError: a sampler without a prior.
         DeviceError: out of memory even with a single image at a time.
     """
+    (result,) = reconstruct_many([scan], method, prior, options, on_step=on_step)
+    return result
+
+
+def reconstruct_many(
+    scans: Sequence[Scan],
+    method: Sampler | Baseline,
+    prior: DenoiserSource | None = None,
+    options: Options | None = None,
+    *,
+    on_step: OnStep | None = None,
+) -> list[Reconstruction]:
+    """Reconstruct the slices of several prepared scans of one matrix size and number of coils.
+
+    As :func:`reconstruct` does each of them, but their slices share calls of the method: scans of a
+    slice each would leave a GPU idle.
+    """
     options = options or Options()
-    if scan.noise_std is None:
-        raise ValueError(f"{scan.scan_id}: not prepared; noise_std is missing")
+    for scan in scans:
+        if scan.noise_std is None:
+            raise ValueError(f"{scan.scan_id}: not prepared; noise_std is missing")
+    if len({(scan.shape, scan.n_coils) for scan in scans}) > 1:  # coils that pad would draw noise
+        raise ValueError("scans of several sizes or numbers of coils")
     started = time.monotonic()
     n_samples = options.n_samples if is_stochastic(method) else 1
-    items = [(i, k) for i in range(len(scan.slices)) for k in range(n_samples)]
-    whole = Batch.of([scan])
-    samples = torch.empty(n_samples, *scan.ksp[:, 0].shape, dtype=scan.ksp.dtype)
+    whole = Batch.of(scans)
+    names = [(scan.scan_id, index) for scan in scans for index in scan.slices]
+    items = [(row, k) for row in range(len(whole)) for k in range(n_samples)]
+    samples = torch.empty(n_samples, *whole.ksp[:, 0].shape, dtype=whole.ksp.dtype)
     work = _Work(method, prior, options, on_step)
-    size = options.images_at_once(method, prior, scan.shape, scan.n_coils)
+    size = options.images_at_once(method, prior, scans[0].shape, scans[0].n_coils)
 
     def compute(chunk: list[tuple[int, int]]) -> Tensor:
-        rows = [i for i, _ in chunk]
-        rng = [rng_for(options.seed, scan.scan_id, scan.slices[i], k) for i, k in chunk]
-        return work(whole[rows], rng)
+        rng = [rng_for(options.seed, *names[row], k) for row, k in chunk]
+        return work(whole[[row for row, _ in chunk]], rng)
 
     fitted = None
     for chunk, images, allowed in _backing_off(compute, items, size, work.move_to_cpu):
         fitted = allowed if allowed < size else None
-        for (i, k), img in zip(chunk, images, strict=True):
-            samples[k, i] = img
-    img = samples.mean(dim=0)
-    _check_finite(img, scan, method)
+        for (row, k), img in zip(chunk, images, strict=True):
+            samples[k, row] = img
     factor = std_factor(method, prior, n_samples) or 1.0
-    return Reconstruction(
-        img=img,
-        scan_id=scan.scan_id,
-        slices=scan.slices,
-        std=factor * samples.abs().std(dim=0) if n_samples > 1 else None,
-        samples=samples if n_samples > 1 else None,
-        checks=tuple(_residuals(whole, img)),
-        provenance={
-            **_provenance(method, prior, options, n_samples),
-            "std_factor": factor,
-            "device": str(work.device),
-            "fitted": fitted,  # images at once, where more were too much
-            "seconds": time.monotonic() - started,
-        },
-    )
+    provenance = {
+        **_provenance(method, prior, options, n_samples),
+        "std_factor": factor,
+        "device": str(work.device),
+        "fitted": fitted,  # images at once, where more were too much
+    }
+    seconds = (time.monotonic() - started) / len(whole)
+    results, first = [], 0
+    for scan in scans:
+        rows = slice(first, first := first + len(scan.slices))
+        drawn = samples[:, rows]
+        img = drawn.mean(dim=0)
+        _check_finite(img, scan, method)
+        results.append(
+            Reconstruction(
+                img=img,
+                scan_id=scan.scan_id,
+                slices=scan.slices,
+                std=factor * drawn.abs().std(dim=0) if n_samples > 1 else None,
+                samples=drawn if n_samples > 1 else None,
+                checks=tuple(_residuals(whole[rows], img)),
+                provenance=provenance | {"seconds": seconds * len(scan.slices)},
+            )
+        )
+    return results
 
 
 def std_factor(

@@ -8,12 +8,14 @@ is there is not done again, unless the file is damaged.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .atomic import json_text, write_json
 from .baselines import BASELINES, Baseline
@@ -24,8 +26,9 @@ from .io.hdf5 import open_h5, read_attributes
 from .io.output import SamplesWriter
 from .io.prepared import PreparedFile
 from .prior import DenoiserSource
-from .reconstruct import Options, is_sampler, prior_sha256, reconstruct
+from .reconstruct import Options, is_sampler, prior_sha256, reconstruct_many
 from .samplers import Sampler
+from .scan import Reconstruction, Scan
 
 
 def make_targets(
@@ -42,16 +45,19 @@ def make_targets(
 ) -> bool:
     """Reconstruct every scan of a training set, one image a slice.
 
+    Scans of one matrix size and number of coils are worked on together. Which ones does not depend
+    on what is there already, nor on ``shard``, and so neither do the images.
+
     Args:
         items: slices of prepared scans; whole scans are reconstructed.
         folder: where the images go.
         method: a sampler or baseline, or the name of a baseline.
         prior: what images look like; samplers need one.
         options: seed, batch size and device; one sample a slice is drawn.
-        shard: do part i of N of the scans only, counted from 1.
+        shard: do part i of N only, counted from 1.
         on_scan: told (done, total) after every scan.
         on_damaged: given a sentence about every scan that cannot be read and is left out.
-        should_stop: asked before every image that is made.
+        should_stop: asked before images are made, as many as are worked on together.
 
     Returns:
         Whether all were made; False if it was stopped.
@@ -67,31 +73,77 @@ def make_targets(
     made_by = folder / "made-by.json"
     if not made_by.exists():
         write_json(made_by, _made_by(method, prior, options))
-    files = _files(items)
+
+    def at_once(file: PreparedFile) -> int:
+        n_coils, ny, nx = file.shape[1:]
+        return options.images_at_once(method, prior, (ny, nx), n_coils)
+
+    def damaged(error: ScanFormatError) -> None:
+        if on_damaged is not None:
+            on_damaged(str(error))
+
+    draw = partial(reconstruct_many, method=method, prior=prior, options=options)
+    groups = list(_groups(_files(items), at_once))
     if shard is not None:
-        files = files[shard[0] - 1 :: shard[1]]
-    for done, file in enumerate(files, start=1):
-        path = folder / f"{file.scan_id}.h5"
-        digest = prepared_digest(file)
-        if not _is_made(path, digest):
-            if should_stop is not None and should_stop():
-                return False
-            n = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
-            try:
-                parts = [
-                    reconstruct(file[i : i + n], method, prior, options).img
-                    for i in range(0, len(file), n)
-                ]
-            except ScanFormatError as error:
-                if on_damaged is not None:
-                    on_damaged(str(error))
-                continue
-            attributes = {"scan_id": file.scan_id, "made_of": digest, "method": method.name}
-            with SamplesWriter(path, torch.cat(parts), attributes=attributes):
-                pass
-        if on_scan is not None:
-            on_scan(done, len(files))
+        groups = groups[shard[0] - 1 :: shard[1]]
+    done, n_files = 0, sum(len(group) for group in groups)
+    for group in groups:
+        digests = {file.scan_id: prepared_digest(file) for file in group}
+        missing = {name for name in digests if not _is_made(folder / f"{name}.h5", digests[name])}
+        if missing and should_stop is not None and should_stop():
+            return False
+        for name, images in _images(group, at_once(group[0]), draw, damaged) if missing else ():
+            attributes = {"scan_id": name, "made_of": digests[name], "method": method.name}
+            if name in missing:
+                with SamplesWriter(folder / f"{name}.h5", images, attributes=attributes):
+                    pass
+        for _ in group:
+            done += 1
+            if on_scan is not None:
+                on_scan(done, n_files)
     return True
+
+
+def _groups(
+    files: list[PreparedFile], at_once: Callable[[PreparedFile], int]
+) -> Iterator[list[PreparedFile]]:
+    """Files that are worked on together, a long one alone."""
+    waiting: dict[tuple[int, ...], list[PreparedFile]] = {}
+    for file in files:
+        alike = file.shape[1:]
+        group = waiting.setdefault(alike, [])
+        if group and sum(len(other) for other in group) + len(file) > at_once(file):
+            yield group
+            group = waiting[alike] = []
+        group.append(file)
+    yield from waiting.values()
+
+
+def _images(
+    group: list[PreparedFile],
+    n_slices: int,
+    draw: Callable[[list[Scan]], list[Reconstruction]],
+    damaged: Callable[[ScanFormatError], None],
+) -> Iterator[tuple[str, Tensor]]:
+    """Scan and images ``(slice, y, x)`` of every file of a group that can be read."""
+    if len(group) == 1:  # it may be long, and is never held as a whole
+        (file,) = group
+        try:
+            starts = range(0, len(file), n_slices)
+            parts = [draw([file[first : first + n_slices]])[0].img for first in starts]
+        except ScanFormatError as error:
+            damaged(error)
+        else:
+            yield file.scan_id, torch.cat(parts)
+        return
+    scans = []
+    for file in group:
+        try:
+            scans.append(file[:])
+        except ScanFormatError as error:
+            damaged(error)
+    for result in draw(scans) if scans else ():
+        yield result.scan_id, result.img
 
 
 def target_method(name: str) -> Baseline:

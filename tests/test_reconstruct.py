@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,7 +15,14 @@ from mri_ambient.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
-from mri_ambient.reconstruct import Options, _residuals, reconstruct, to_file_units, with_options
+from mri_ambient.reconstruct import (
+    Options,
+    _residuals,
+    reconstruct,
+    reconstruct_many,
+    to_file_units,
+    with_options,
+)
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.samplers import Adps, Aos, Dds
 from mri_ambient.scan import Scan
@@ -64,18 +71,31 @@ def test_the_batch_size_changes_nothing(batch_size, scan, prior):
 
 
 def test_a_slice_alone_gets_the_image_it_gets_in_the_volume(scan, prior):
-    from dataclasses import replace
-
     alone = replace(scan, ksp=scan.ksp[1:2], maps=scan.maps[1:2], slices=scan.slices[1:2])
     method = Adps(n_steps=6)
     whole = reconstruct(scan, method, prior).img[1]
     torch.testing.assert_close(reconstruct(alone, method, prior).img[0], whole)
 
 
+def test_scans_together_get_the_images_they_get_alone(scan, prior, rng):
+    other = replace(scan, scan_id="other", ksp=scan.ksp[:2], maps=scan.maps[:2], slices=(0, 1))
+    method, options = Adps(n_steps=6), Options(n_samples=3, batch_size=4)
+    together = reconstruct_many([scan, other], method, prior, options)
+    for one, result in zip((scan, other), together, strict=True):
+        alone = reconstruct(one, method, prior, options)
+        assert (result.scan_id, result.slices) == (one.scan_id, one.slices)
+        assert result.provenance.keys() == alone.provenance.keys()
+        torch.testing.assert_close(result.samples, alone.samples, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result.std, alone.std, rtol=1e-4, atol=1e-5)
+        got, want = ([c["data_residual"] for c in r.checks] for r in (result, alone))
+        assert got == pytest.approx(want, rel=1e-3)
+    fewer = replace(scan, ksp=scan.ksp[:, :3], maps=scan.maps[:, :3])
+    with pytest.raises(ValueError, match="several sizes or numbers of coils"):
+        reconstruct_many([scan, fewer], method, prior, options)
+
+
 def test_the_residual_is_in_units_of_the_noise(scan, rng):
     """A x = y but for noise of sigma_n: 1, within 5 standard errors of 3 x 96 complex numbers."""
-    from dataclasses import replace
-
     op = SenseOp(scan.maps, scan.mask)
     noise = 0.1 * scan.mask * complex_normal(tuple(scan.ksp.shape), rng)
     truth = complex_normal((3, *SHAPE), rng)

@@ -281,7 +281,7 @@ def test_targets_are_made_once_and_learned_from(scans, tmp_path, monkeypatch):
     scan = open_scan(scans / targets[0].name)[0]
     want = reconstruct(scan, L1Wavelet()).img[0]
     torch.testing.assert_close(read_samples(targets[0], 0), want)
-    monkeypatch.setattr("mri_ambient.targets.reconstruct", None)  # would fail if called
+    monkeypatch.setattr("mri_ambient.targets.reconstruct_many", pytest.fail)
     train(scans, tmp_path / "run", config, images=4)
     prior = load_prior(tmp_path / "run")
     assert not prior.facts.mask_conditioned
@@ -290,9 +290,10 @@ def test_targets_are_made_once_and_learned_from(scans, tmp_path, monkeypatch):
         train(scans, tmp_path / "bad", bad, images=2)
 
 
-def test_a_run_can_be_stopped_while_its_targets_are_made(scans, tmp_path):
+def test_a_run_can_be_stopped_while_its_targets_are_made(scans, tmp_path, monkeypatch):
     """By a signal or by the time limit; a prior that saw nothing is not written."""
     config, run = replace(QUICK, objective=Supervised(images="l1-wavelet")), tmp_path / "run"
+    monkeypatch.setattr("mri_ambient.reconstruct.images_at_once", lambda *_: 1)
     answers = iter([False, False, False, True])
     with pytest.raises(StoppedError, match="the same command goes on"):
         train(scans, run, config, images=2, should_stop=lambda: next(answers))
