@@ -52,7 +52,10 @@ def run(
     ] = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images a step, and samples drawn at once.", show_default="that of RUN"),
+        typer.Option(
+            help="Images a step, and samples drawn at once.",
+            show_default="that of RUN, and as many samples as fit into memory",
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Adam's, after the warm-up.", show_default="that of RUN")
@@ -133,7 +136,7 @@ def run(
                 config,
                 images=images,
                 time_limit_s=limit,
-                batch_size=config.training.batch_size,
+                batch_size=batch_size,
                 device=where,
                 shard=part,
                 on_sample=sampled,

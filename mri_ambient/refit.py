@@ -71,7 +71,7 @@ def refit(
     *,
     images: int | None = None,
     time_limit_s: float | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     shard: tuple[int, int] | None = None,
     on_sample: Callable[[int, int, int], None] | None = None,
@@ -88,7 +88,8 @@ def refit(
         config: options.
         images: images that each round trains on in total.
         time_limit_s: seconds that each call of a round's training may take.
-        batch_size: slices whose samples are drawn together.
+        batch_size: slices whose samples are drawn together; by default as many as the free memory
+            allows and are of use.
         device: where to compute.
         shard: draw the samples of part i of N of the scans only, counted from 1, and train nothing;
             in the first round that has not seen all ``images`` (the first, without a number). For

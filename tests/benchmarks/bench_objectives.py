@@ -169,7 +169,7 @@ def learn(args: argparse.Namespace, setting: Setting, name: str) -> Prior:
         return load_prior(run, args.where)
     rounds = RefitConfig(rounds=2, sampler=dds(args), training=config)
     start = load_prior(base, args.where)
-    done = refit(folder, start, run, rounds, batch_size=16, **common)
+    done = refit(folder, start, run, rounds, **common)
     assert done is not None
     return done
 
