@@ -13,7 +13,8 @@ against the noise-free RSS image inside the support, and the real scan at R = 4 
 with data consistency (mask-conditioned priors) and by one sample and the mean of four of ``dds``
 (which does not end with data consistency); classical methods stand beside. Prints one JSON line a
 prior and writes WORK/results.json; what is done is not done again, so that it can be run in parts
-(``--only NAME``, ``--hours H``). ``--table RESULTS.json`` prints such a file as Markdown and stops.
+(``--only NAME``, ``--hours H``). Scans of 256 x 256 want a GPU (``--setting R4-noisy-256``).
+``--table RESULTS.json`` prints such a file as Markdown and stops.
 
 ``--quick`` runs two objectives on phantoms in seconds and says nothing about quality.
 """
@@ -104,6 +105,7 @@ class Setting:
         rate: acceleration.
         noise: a key of ``NOISE``.
         size: rows and columns.
+        calib: calibration lines.
         n_scans: training scans.
         n_images: images each prior sees.
     """
@@ -111,18 +113,20 @@ class Setting:
     rate: float
     noise: str
     size: int = 64
+    calib: int = 8
     n_scans: int = 2400
     n_images: int = 8000
 
     @property
     def name(self) -> str:
         """Folder name."""
-        return f"R{self.rate:g}-{self.noise}"
+        size = f"-{self.size}" if self in LARGE else ""
+        return f"R{self.rate:g}-{self.noise}{size}"
 
-    def scans(self, args: argparse.Namespace, *, full: bool, seed: int) -> SimulateConfig:
+    def scans(self, *, full: bool, seed: int) -> SimulateConfig:
         """Its simulation; full and undersampled scans of one seed show the same objects."""
         return SimulateConfig(
-            size=(self.size, self.size), coils=6, acceleration=self.rate, calib=args.calib,
+            size=(self.size, self.size), coils=6, acceleration=self.rate, calib=self.calib,
             noise=NOISE[self.noise], jitter=True, full=full, seed=seed,
         )  # fmt: skip
 
@@ -135,6 +139,11 @@ SETTINGS = [
 ]
 """At R = 8 larger: of 64 lines eight are measured, all of them for calibration."""
 
+LARGE = [
+    Setting(rate, "noisy", size=256, calib=20, n_scans=2400, n_images=24000) for rate in (4.0, 8.0)
+]
+"""For a GPU: only where they are named."""
+
 
 def prepared(args: argparse.Namespace, setting: Setting, *, full: bool) -> Path:
     """The training scans of a setting."""
@@ -143,7 +152,7 @@ def prepared(args: argparse.Namespace, setting: Setting, *, full: bool) -> Path:
     if (folder / MANIFEST).exists():
         return folder
     raw = simulate_scans(
-        args.train, args.work / "raw" / name, setting.scans(args, full=full, seed=DATA_SEED),
+        args.train, args.work / "raw" / name, setting.scans(full=full, seed=DATA_SEED),
         count=setting.n_scans,
     )  # fmt: skip
     prepare_many(raw, folder)
@@ -179,7 +188,7 @@ def cases_of(args: argparse.Namespace, setting: Setting, folder: Path) -> list[C
     source = open_images(str(args.val))
     names = source.names(args.cases, 1)
     names = sorted(names, key=lambda name: rng_for(VAL_SEED, name).initial_seed())[: args.cases]
-    config = setting.scans(args, full=False, seed=VAL_SEED)
+    config = setting.scans(full=False, seed=VAL_SEED)
     return [case_of(source, name, config, folder) for name in names]
 
 
@@ -299,7 +308,7 @@ def table(results: dict[str, Row]) -> Iterator[str]:
 
     The real scan's figures are those of its first mask, which every row has.
     """
-    for setting in SETTINGS:
+    for setting in SETTINGS + LARGE:
         rows = {key: row for key, row in results.items() if key.startswith(f"{setting.name} | ")}
         if not rows:
             continue
@@ -343,7 +352,6 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=12, help="validation scans")
     parser.add_argument("--seeds", type=int, default=3, help="masks of the real scan")
     parser.add_argument("--steps", type=int, default=30, help="of dds")
-    parser.add_argument("--calib", type=int, default=8)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
@@ -356,7 +364,8 @@ def main() -> None:
     if args.table is not None:
         print(*table(json.loads(args.table.read_text())), sep="\n")
         return
-    args.settings = [s for s in SETTINGS if not args.setting or s.name in args.setting]
+    chosen = args.setting or [setting.name for setting in SETTINGS]
+    args.settings = [setting for setting in SETTINGS + LARGE if setting.name in chosen]
     if args.quick:
         args.work = Path(tempfile.mkdtemp())
         args.device, args.cases, args.steps = "cpu", 1, 3
