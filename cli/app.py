@@ -72,6 +72,17 @@ def main() -> None:
     except MriAmbientError as error:
         complain(f"error: {error}")
         sys.exit(exit_code(error))
+    except RuntimeError as error:
+        from mri_ambient.device import lost, out_of_memory
+
+        if out_of_memory(error):
+            told = f"out of memory: {str(error).splitlines()[0]}"
+        elif (device_error := lost(error, "cuda")) is not None:
+            told = str(device_error)
+        else:
+            raise
+        complain(f"error: {told}")
+        sys.exit(4)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             complain("interrupted; what is finished is kept, the same command goes on from there")

@@ -113,7 +113,9 @@ def stability(
     retrospective: Retrospective = None,
     mask_type: MaskType = None,
     calib_lines: CalibLines = None,
-    k: Annotated[float, typer.Option("--k", help="Energy of the change over the noise's.")] = 1.0,
+    k: Annotated[
+        float, typer.Option("--k", help="Size (norm) of the change over that of the noise.")
+    ] = 1.0,
     iterations: Annotated[int, typer.Option(help="Steps of the search.")] = 100,
     seed: Seed = 0,
     device: Device = "auto",
@@ -246,7 +248,7 @@ def calibration(
             try:
                 file = open_scan(path)
                 if loaded.was_trained_on(file.source_sha256):
-                    complain(
+                    say(
                         f"warning: {path}: the prior was trained on this scan; fitted on training "
                         "scans the factor may be too small for new ones"
                     )

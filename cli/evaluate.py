@@ -83,13 +83,13 @@ def run(
         file = open_scan(path)
         doubt_prior(file, chosen, loaded)
         preparation = plan(file, device=where)
-        found[file.scan_id] = [
+        found[path.stem] = [
             predict_hidden(preparation.apply(scan), chosen, loaded, options, holdout)[0]
             for scan in file
         ]
 
-        if not any(found[file.scan_id]):
-            del found[file.scan_id]
+        if not any(found[path.stem]):
+            del found[path.stem]
             raise ScanFormatError(f"{path}: no slice has signal on the hidden lines")
 
     try:

@@ -16,6 +16,7 @@ from .common import (
     Shard,
     Verbose,
     complain,
+    exit_code,
     pick_shard,
     progress_bar,
     say,
@@ -88,4 +89,5 @@ def run(
         say(group.line)
     say(summary.line())
     if summary.failed:
-        raise typer.Exit(3 if len(summary.failed) == len(paths) else 1)
+        error = summary.failed[0].error if len(summary.failed) == len(paths) else None
+        raise typer.Exit(1 if error is None else exit_code(error))

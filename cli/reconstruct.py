@@ -23,7 +23,6 @@ from .common import (
     Shard,
     Verbose,
     choose,
-    complain,
     merge_options,
     pick_shard,
     progress_bar,
@@ -162,9 +161,9 @@ def run(
         chosen = sampling.sampler
         samples = sampling.n_samples if samples is None else samples
     if not is_stochastic(chosen) and ((samples or 1) > 1 or keep_samples):
-        complain(f"warning: {chosen.name} gives one image, so there are no samples")
+        say(f"warning: {chosen.name} gives one image, so there are no samples")
     elif keep_samples and samples == 1:
-        complain("warning: a single sample is the image itself, and is not written a second time")
+        say("warning: a single sample is the image itself, and is not written a second time")
     if samples is None:
         samples = Options.n_samples
     spec = retrospective_mask(retrospective, mask_type, calib_lines)
@@ -192,10 +191,10 @@ def run(
     )
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
     if loaded is None and prior is not None:
-        complain(f"warning: {chosen.name} asks no prior, so {prior} is not used")
+        say(f"warning: {chosen.name} asks no prior, so {prior} is not used")
 
-    def draw(scan_id: str) -> None:
-        draw_volume(output / f"{scan_id}.h5", output / f"{scan_id}.png")
+    def draw(name: str) -> None:
+        draw_volume(output / f"{name}.h5", output / f"{name}.png")
 
     with progress_bar() as bars:
 
@@ -206,10 +205,10 @@ def run(
             made_with = settings(
                 file, chosen, loaded, options, prep=config, mask=spec, checking=checking
             )
-            if is_done(output, file.scan_id, made_with, overwrite=overwrite):
+            if is_done(output, path.stem, made_with, overwrite=overwrite):
                 say(f"{path.name}: done already (--overwrite does it again)")
                 if png:
-                    draw(file.scan_id)
+                    draw(path.stem)
                 return
             preparation = plan(file, config, device=where)
             reference = plan_reference(
@@ -233,7 +232,7 @@ def run(
             )
             bars.remove_task(work)
             if png:
-                draw(file.scan_id)
+                draw(path.stem)
             say(summary_line(report))
             if verbose:
                 for line in slice_lines(report):

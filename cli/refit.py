@@ -79,6 +79,7 @@ def run(
     """
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
+    from mri_ambient.errors import ConfigError
     from mri_ambient.refit import RefitConfig, refit
     from mri_ambient.runs import images_seen, read_identity
     from mri_ambient.train_config import TrainConfig
@@ -86,6 +87,9 @@ def run(
     limit = None if time_limit is None else parse_seconds(time_limit)
     part = parse_shard(shard)
     stored = read_identity(run_folder / "run.json")
+    data = data or (Path(stored["folder"]) if "folder" in stored else None)
+    if data is None:
+        raise ConfigError(f"{run_folder}: does not say where its scans are; name them with --data")
     if images is None and limit is None:
         images = images_seen(run_folder)
 
@@ -130,7 +134,7 @@ def run(
                 bars.update(task, completed=done)  # type: ignore[arg-type]
 
             prior = refit(
-                data or Path(stored.get("folder", "")),
+                data,
                 load_prior(run_folder, where),
                 output or run_folder / "refit",
                 config,

@@ -6,12 +6,9 @@ import hashlib
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from .._version import __version__
 from ..atomic import write_json
 from ..coverage import Coverage, coverage
 from ..data import mask_facts
-from ..device import return_freed_memory
 from ..errors import (
     ConfigError,
     DeviceError,
@@ -41,6 +37,7 @@ from ..io import (
 )
 from ..scan import Scan
 from .espirit import EspiritMaps
+from .parallel import parallel_map
 from .prepare import Preparation, PrepConfig, plan
 from .qc import SliceCheck, check_slices, slice_doubts
 
@@ -56,7 +53,7 @@ class ScanResult:
         source: the scan.
         status: "done", "skipped" (it was prepared already) or "failed".
         path: the prepared file, or None.
-        message: why it failed, one line; empty otherwise.
+        error: why it failed, or None.
         doubts: numerical doubts, a sentence each.
         seconds: time it took.
     """
@@ -64,9 +61,14 @@ class ScanResult:
     source: Path
     status: str
     path: Path | None = None
-    message: str = ""
+    error: MriAmbientError | None = None
     doubts: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def message(self) -> str:
+        """Why it failed, one line; empty otherwise."""
+        return "" if self.error is None else " ".join(str(self.error).split())
 
     def line(self) -> str:
         """How the scan fared, with the main facts of its prepared file."""
@@ -268,7 +270,7 @@ def prepare_many(
     _check_output(paths, Path(output))
     task = partial(_prepare_one, Path(output), config, overwrite, pictures, torch.device(device))
     results = []
-    for result in _run(task, paths, workers):
+    for result in parallel_map(task, paths, workers):
         results.append(result)
         if on_scan is not None:
             on_scan(result)
@@ -302,31 +304,6 @@ def _check_stems(paths: list[Path]) -> None:
             )
 
 
-def _run(
-    task: Callable[[Path], ScanResult], paths: list[Path], workers: int
-) -> Iterator[ScanResult]:
-    if workers < 2 or len(paths) < 2:
-        yield from map(task, paths)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
-        try:
-            yield from pool.map(task, paths)
-        except BrokenProcessPool as error:
-            raise MriAmbientError(
-                "a worker process died, most likely out of memory; run again with fewer workers "
-                "(what is finished is kept)"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    return_freed_memory()
-
-
 def _prepare_one(
     output: Path,
     config: PrepConfig,
@@ -349,9 +326,9 @@ def _prepare_one(
         except DeviceError:
             raise  # the next scan would fare no better
         except MriAmbientError as error:
-            return ScanResult(source, "failed", message=" ".join(str(error).split()))
+            return ScanResult(source, "failed", error=error)
     doubts = tuple(str(w.message) for w in caught if issubclass(w.category, NumericalWarning))
-    return ScanResult(source, status, path, "", doubts, time.monotonic() - start)
+    return ScanResult(source, status, path, None, doubts, time.monotonic() - start)
 
 
 def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:

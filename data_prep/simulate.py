@@ -26,11 +26,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +40,14 @@ from torch import Generator, Tensor
 
 from .._version import __version__
 from ..atomic import make_folder
-from ..errors import ConfigError
+from ..errors import ConfigError, ScanFormatError
 from ..fourier import center_crop, center_pad, fft2c, ifft2c, image_crop
-from ..io.hdf5 import H5Writer
+from ..io.hdf5 import H5Writer, open_h5, read_attributes
 from ..io.header import build_header
 from ..masks import MaskSpec, achieved_acceleration, is_line_mask
 from ..rng import complex_normal, rng_for
 from .images import Anatomy, ImageSource, open_images
+from .parallel import parallel_map
 
 FOV_MM = 240.0
 """Longer side of the field of view where the source does not know its pixel size."""
@@ -373,9 +372,8 @@ def simulate_scans(
     names = _choose(source, config, count)
     make_folder(output)
     paths = [output / f"{name}.h5" for name in names]
-    if not overwrite:
-        for path in paths:
-            _check_same_config(path, config)
+    for path in paths:
+        _check_replaceable(path, config, overwrite=overwrite)
     todo = [
         (name, path) for name, path in zip(names, paths, strict=True)
         if overwrite or not path.exists()
@@ -384,21 +382,11 @@ def simulate_scans(
     for path in paths:
         if on_scan is not None and path not in pending:
             on_scan(path)
-    for path in _run(partial(_simulate_one, source, config), todo, workers):
+    task, share = partial(_simulate_one, source, config), len(todo) // (4 * max(workers, 1))
+    for path in parallel_map(task, todo, workers, chunksize=max(1, min(32, share))):
         if on_scan is not None:
             on_scan(path)
     return paths
-
-
-def _run(
-    task: Callable[[tuple[str, Path]], Path], todo: list[tuple[str, Path]], workers: int
-) -> Iterator[Path]:
-    if workers < 2 or len(todo) < 2:
-        yield from map(task, todo)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(task, todo, chunksize=max(1, min(32, len(todo) // (4 * workers))))
 
 
 def _simulate_one(source: ImageSource, config: SimulateConfig, job: tuple[str, Path]) -> Path:
@@ -476,17 +464,19 @@ def _choose(source: ImageSource, config: SimulateConfig, count: int | None) -> l
     return sorted(names, key=place)[:count]
 
 
-def _check_same_config(path: Path, config: SimulateConfig) -> None:
+def _check_replaceable(path: Path, config: SimulateConfig, *, overwrite: bool) -> None:
+    """Refuse what is no simulated scan, and on request what is another one."""
     if not path.exists():
         return
     try:
-        with h5py.File(path) as file:
-            found = json.loads(file.attrs["mri_ambient_simulation"])["config"]
-    except (OSError, KeyError, ValueError) as error:
+        with open_h5(path, for_text=True) as file:
+            found = json.loads(str(read_attributes(file, path)["mri_ambient_simulation"]))["config"]
+    except (ScanFormatError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{path}: not a simulated scan ({error}); choose another folder or overwrite"
+            f"{path}: is there already and no simulated scan, so it is never written over; choose "
+            "another folder"
         ) from error
-    if found != _as_json(config):
+    if found != _as_json(config) and not overwrite:
         raise ConfigError(
             f"{path}: simulated with other settings; choose another folder or overwrite"
         )

@@ -32,8 +32,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask has it; safetensors' own is 0600
             save_file(stored, temporary, metadata={HEADER: json.dumps(header)})
-            temporary.chmod(0o644)  # safetensors lets the owner alone read
+            temporary.chmod(mode)
     except (MriAmbientError, SafetensorError) as error:
         raise MriAmbientError(
             f"{path}: could not be written ({error}); free some space or choose another folder. "

@@ -46,4 +46,4 @@ def parse_option(name: str, text: str, default: object) -> object:
 def write_toml(path: Path, values: dict[str, Any]) -> None:
     """Write a TOML file, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(to_toml(values))
+        temporary.write_text(to_toml(values), encoding="utf-8")

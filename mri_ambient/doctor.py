@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from ._version import __version__
 from .checkpoint import load_prior
 from .device import describe_device
+from .errors import CheckpointError
 from .memory import bytes_per_image
 from .nn.precond import DENOISERS, Denoiser
 from .nn.unet import PRESETS, n_parameters
@@ -41,9 +43,9 @@ def examine(device: torch.device) -> dict[str, Any]:
         "device": describe_device(device),
         "cuda": torch.cuda.is_available(),
         "cores": os.cpu_count(),
-        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "memory_gib": _memory_gib(),
         "free_disk_gib": round(shutil.disk_usage(".").free / 2**30, 1),
-        "priors": {path.stem: _is_loadable(path) for path in shipped_priors()},
+        "priors": {path.stem: _state_of(path) for path in shipped_priors()},
         "networks": {name: _network(name, device) for name in PRESETS},
     }
 
@@ -55,12 +57,20 @@ def _version_of(package: str) -> str:
         return "not installed"
 
 
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _memory_gib() -> float | None:
+    """Physical memory, where the system tells it."""
+    try:
+        n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return None
+    return round(n_bytes / 2**30, 1)
 
 
-def _is_loadable(path: Any) -> str:  # noqa: ANN401
-    load_prior(path)
+def _state_of(path: Path) -> str:
+    try:
+        load_prior(path)
+    except CheckpointError as error:
+        return str(error)
     return "loads"
 
 

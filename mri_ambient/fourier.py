@@ -32,6 +32,8 @@ def _phases(
         # A checkerboard of +-1: a real factor is cheaper and rounds nothing.
         grids = [grid.real.round() for grid in grids]
         dtype = dtype.to_real()
+    else:
+        dtype = dtype.to_complex()
     return grids[0].to(device, dtype), grids[1].to(device, dtype)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -26,6 +27,10 @@ MOST = 64
 
 CPU_PIXELS = 2**16
 """On a CPU, more pixels at once gain nothing."""
+
+
+UNKNOWN_FREE = 4 * 2**30
+"""Free memory that is planned with on a CPU where the system does not tell it."""
 
 
 def bytes_per_image(
@@ -58,11 +63,20 @@ def free_bytes(device: torch.device) -> int:
         # What torch keeps for the next tensor is free, though the driver counts it as taken.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + kept)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            name, _, kib = line.partition(":")
+            if name == "MemAvailable":
+                return 1024 * int(kib.split()[0])
+    return UNKNOWN_FREE
 
 
 def images_at_once(n_bytes: int, shape: tuple[int, int], device: torch.device) -> int:
     """How many images of ``n_bytes`` each are best worked on together."""
     fit = int(SHARE * free_bytes(device) / n_bytes)
-    useful = MOST if device.type == "cuda" else CPU_PIXELS // (shape[0] * shape[1])
-    return max(1, min(fit, useful))
+    return max(1, min(fit, most_at_once(shape, device)))
+
+
+def most_at_once(shape: tuple[int, int], device: torch.device) -> int:
+    """How many images are worth working on together, however much memory there is."""
+    return MOST if device.type == "cuda" else max(1, CPU_PIXELS // (shape[0] * shape[1]))

@@ -76,8 +76,9 @@ class PriorFacts:
         noise_filled: where M~ holds nothing, it was shown noise of level sigma and no mask.
         one_level: it knows no noise level but its scans' own, and can only take one step.
         mask: the kind of mask and the (median) rate it was trained at.
-        tau: error to expect of the denoiser in one step, for the final data-consistency solve;
-            measured for priors that know masks, others are not asked for one step.
+        tau: error to expect of the denoiser in one step, for the final data-consistency solve: its
+            standard deviation per real channel, normalised units; measured for priors that know
+            masks, others are not asked for one step.
         scale_rule: how scans must be normalised.
         card: data, number of scans, images seen, date, versions, metrics, intended use.
     """
@@ -132,6 +133,11 @@ class Prior:
     net: Denoiser
     facts: PriorFacts
 
+    def to(self, device: torch.device | str) -> Prior:
+        """This prior, its network moved to a device."""
+        self.net.to(device)
+        return self
+
     @property
     def sigma_min(self) -> float:
         """Smallest trained noise level."""
@@ -144,7 +150,7 @@ class Prior:
 
     @property
     def tau(self) -> float:
-        """Error to expect of one denoising step, normalised units."""
+        """Standard deviation of the error of one step per real channel, normalised units."""
         return self.facts.tau
 
     def denoiser(

@@ -121,7 +121,7 @@ def reconstruct(
     Args:
         scan: prepared (with maps and noise_std); any number of slices.
         method: a sampler or a baseline.
-        prior: what images look like; samplers need one.
+        prior: what images look like; samplers need one. Its network is moved to the device.
         options: seed, samples, batch size, device.
         on_step: told about every step of a sampler.
 
@@ -175,7 +175,7 @@ def reconstruct_many(
             samples[k, row] = img
     factor = std_factor(method, prior, n_samples) or 1.0
     provenance = {
-        **_provenance(method, prior, options, n_samples),
+        **_provenance(method, prior, options, n_samples, work.device),
         "std_factor": factor,
         "device": str(work.device),
         "fitted": fitted,  # images at once, where more were too much
@@ -236,6 +236,8 @@ class _Work:
     ) -> None:
         self.method, self.prior, self.on_step = method, prior, on_step
         self.options, self.device = options, torch.device(options.device)
+        if is_sampler(method) and isinstance(prior, Prior):
+            prior.to(self.device)
         if options.compiled and is_sampler(method) and isinstance(prior, Prior):
             prior.net.compile_networks()
 
@@ -322,7 +324,7 @@ def check_levels(prior: DenoiserSource | None, method: str) -> None:
 
 def is_sampler(method: Sampler | Baseline) -> TypeIs[Sampler]:
     """Whether a method asks a prior."""
-    return type(method) in SAMPLERS.values()
+    return hasattr(method, "needs_grad")
 
 
 def is_stochastic(method: Sampler | Baseline) -> bool:
@@ -397,6 +399,7 @@ def _provenance(
     prior: DenoiserSource | None,
     options: Options,
     n_samples: int,
+    device: torch.device,
 ) -> dict[str, Any]:
     return {
         "method": method.name,
@@ -405,7 +408,7 @@ def _provenance(
         "seed": options.seed,
         "n_samples": n_samples,
         "samples_are": _samples_are(method, prior) if is_stochastic(method) else None,
-        "precision": options.precision,
+        "precision": "bf16" if autocast_on(options.precision, device) else "fp32",
         "compiled": is_sampler(method) and isinstance(prior, Prior) and prior.net.compiled,
         "version": __version__,
         "torch": torch.__version__,
@@ -468,6 +471,8 @@ def draw_images(
         )
     if maps is None:
         maps = torch.ones(1, 1, *shape, dtype=torch.complex64)
+    if isinstance(prior, Prior):
+        prior.to(device)
     images = [
         sampler(prior, maps.to(device), rng=[rng_for(seed, "sample", k)], on_step=on_step)
         for k in range(n_images)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_path
-from .checkpoint import load_tensors
+from .checkpoint import read_header
 from .errors import CheckpointError, ConfigError, MriAmbientError
 
 STATE_FORMAT = "train/1"
@@ -35,7 +35,7 @@ def read_identity(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read.
     """
     try:
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not {"config", "data", "measured"} <= set(stored):
             raise ValueError(f"it holds {sorted(stored)}")
     except FileNotFoundError as error:
@@ -112,7 +112,7 @@ def latest_checkpoint(run: Path) -> Path | None:
     """The newest training state of a run that can be read."""
     for path in sorted(run.glob("checkpoint-*.safetensors"), reverse=True):
         try:
-            header = load_tensors(path)[1]
+            header = read_header(path)
         except CheckpointError:
             continue
         if header.get("format") == STATE_FORMAT:
@@ -138,7 +138,7 @@ class Log:
             return
         kept = [line for line, record in self._records() if record["images"] <= images]
         with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(kept), encoding="utf-8")
 
     def records(self) -> list[dict[str, Any]]:
         """Everything it says."""
@@ -152,7 +152,7 @@ class Log:
 
     def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Whole lines and what they say; the last line of a killed run may be torn."""
-        for line in self.path.read_text().splitlines(keepends=True):
+        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
                 record = json.loads(line)
             except ValueError:
@@ -168,7 +168,7 @@ class Log:
         """
         record = {name: value if _finite(value) else None for name, value in figures.items()}
         try:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise MriAmbientError(

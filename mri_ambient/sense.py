@@ -120,7 +120,8 @@ class _Normal(torch.autograd.Function):
         ctx.save_for_backward(maps, weight)
         ctx.axes, ctx.shape = axes, x.shape
         ksp: Tensor = torch.fft.fftn(maps * x.unsqueeze(-3), dim=axes)
-        coil_img: Tensor = torch.fft.ifftn(ksp.mul_(weight), dim=axes)
+        seen = ksp.mul_(weight) if weight.ndim <= ksp.ndim else ksp * weight  # several masks
+        coil_img: Tensor = torch.fft.ifftn(seen, dim=axes)
         return coil_img.mul_(maps.conj()).sum(dim=-3)
 
     @staticmethod

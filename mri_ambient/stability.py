@@ -1,7 +1,7 @@
 """How much can a small change of the measurement change the image? The worst change, searched for.
 
 Projected gradient ascent (after Antun et al. 2020, doi:10.1073/pnas.1907377117, and Han et al.
-2024) finds a perturbation of the measured samples, of no more energy than ``k`` times the noise,
+2024) finds a perturbation of the measured samples, its norm at most ``k`` times the noise's,
 that changes a reconstruction as much as possible. The same search is done against CG-SENSE and
 L1-wavelet: some change is in the nature of undersampling, and what counts is how much more a method
 with a prior allows.
@@ -19,7 +19,7 @@ from torch import Tensor
 from .baselines import Baseline, CgSense, L1Wavelet
 from .batch import Batch
 from .errors import ConfigError
-from .prior import DenoiserSource
+from .prior import DenoiserSource, Prior
 from .reconstruct import check_levels, is_sampler
 from .rng import complex_normal, rng_for
 from .samplers import Aos, Sampler
@@ -80,7 +80,7 @@ def stability(
         scan: prepared; its first slice is attacked.
         method: a sampler (its random numbers are kept fixed) or a baseline.
         prior: what images look like.
-        k: energy of the perturbation over that of the noise.
+        k: norm of the perturbation over that of the noise.
         n_iter: steps of the ascent.
         seed: of the starting point, the comparison noise and the sampler.
         device: where to compute.
@@ -102,6 +102,8 @@ def stability(
     if is_sampler(method) and not isinstance(method, Aos):
         check_levels(prior, method.name)
     batch = Batch.of([scan])[:1].to(device)
+    if isinstance(prior, Prior):
+        prior.to(device)
     if not bool(torch.where(batch.mask, batch.ksp, 0).any()):
         raise ConfigError(f"{scan.scan_id}: the slice has no signal; choose another one")
     methods: list[Sampler | Baseline] = [method]

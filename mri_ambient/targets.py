@@ -25,6 +25,7 @@ from .errors import ConfigError, ScanFormatError
 from .io.hdf5 import open_h5, read_attributes
 from .io.output import SamplesWriter
 from .io.prepared import PreparedFile
+from .memory import most_at_once
 from .prior import DenoiserSource
 from .reconstruct import Options, is_sampler, prior_sha256, reconstruct_many
 from .samplers import Sampler
@@ -75,8 +76,9 @@ def make_targets(
         write_json(made_by, _made_by(method, prior, options))
 
     def at_once(file: PreparedFile) -> int:
-        n_coils, ny, nx = file.shape[1:]
-        return options.images_at_once(method, prior, (ny, nx), n_coils)
+        # Not what fits into the memory of this moment: every process makes the same groups.
+        ny, nx = file.shape[-2:]
+        return options.batch_size or most_at_once((ny, nx), torch.device(options.device))
 
     def damaged(error: ScanFormatError) -> None:
         if on_damaged is not None:
@@ -212,7 +214,7 @@ def check_made_by(
     path = folder / "made-by.json"
     if not path.exists():
         return
-    made_by, stored = _made_by(method, prior, options), json.loads(path.read_text())
+    made_by, stored = _made_by(method, prior, options), json.loads(path.read_text(encoding="utf-8"))
     if finished:
         made_by.pop("bf16", None)
     differing = sorted(key for key in made_by if stored.get(key, made_by[key]) != made_by[key])

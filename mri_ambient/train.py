@@ -231,6 +231,8 @@ def train(
         endless = images is None and time_limit_s is None
         check_run(run, stored, dataset, folder, config, init, cases, endless=endless, force=force)
         make_folder(run)
+        for torn in run.glob(".tmp-*"):  # of a process that was killed while it wrote
+            torn.unlink(missing_ok=True)
         return begin_run(run, stored, dataset, folder, config, init, teacher, cases)
 
     facts = team.from_first(begin)

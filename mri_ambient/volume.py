@@ -163,17 +163,17 @@ def settings(
     return plain
 
 
-def is_done(output: Path, scan_id: str, wanted: dict[str, Any], *, overwrite: bool = False) -> bool:
-    """Whether ``output`` holds this very reconstruction already.
+def is_done(output: Path, name: str, wanted: dict[str, Any], *, overwrite: bool = False) -> bool:
+    """Whether ``output`` holds this very reconstruction, ``<name>.h5``, already.
 
     Raises:
         OutputExistsError: it holds something else of this name: never overwritten if it is no
             reconstruction of ours, overwritten on request if it, or some slices of it, was made
             with other settings.
     """
-    image, report = output / f"{scan_id}.h5", output / f"{scan_id}.json"
+    image, report = output / f"{name}.h5", output / f"{name}.json"
     if not image.exists():
-        n_others, names = Finished.others(_unfinished(output, scan_id), wanted)
+        n_others, names = Finished.others(_unfinished(output, name), wanted)
         if n_others and not overwrite:
             raise OutputExistsError(
                 f"{image}: {n_others} slices were finished with other settings "
@@ -193,9 +193,9 @@ def is_done(output: Path, scan_id: str, wanted: dict[str, Any], *, overwrite: bo
     return report.exists()
 
 
-def _unfinished(output: Path, scan_id: str) -> Path:
+def _unfinished(output: Path, name: str) -> Path:
     """Where finished slices are kept until all are."""
-    return output / f".{scan_id}.unfinished"
+    return output / f".{name}.unfinished"
 
 
 def _settings_of(image: Path) -> dict[str, Any]:
@@ -260,10 +260,10 @@ def reconstruct_file(
         OutputExistsError: a file of this name is there and no reconstruction.
     """
     options = options or Options()
-    if (image := output / f"{file.scan_id}.h5").exists():
+    if (image := output / f"{file.path.stem}.h5").exists():
         _settings_of(image)
     finished = Finished(
-        _unfinished(output, file.scan_id), made_with, keep_samples=options.keep_samples
+        _unfinished(output, file.path.stem), made_with, keep_samples=options.keep_samples
     )
     checking = checking or Checking()
     n_images = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
@@ -307,7 +307,7 @@ def reconstruct_file(
     report = {"scan_id": file.scan_id, "input": file.path.name, "slices": len(file), **facts}
     report |= {"acceleration": file.acceleration, "checks": checks, "doubts": doubts, **scores}
     report["settings"] = made_with or {}
-    write_json(output / f"{file.scan_id}.json", report)
+    write_json(output / f"{file.path.stem}.json", report)
     finished.remove()
     return report
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 from dataclasses import replace
@@ -128,6 +129,16 @@ def test_header_noise_never_escapes(prior, tmp_path, rng):
             load_prior(path)
         except MriAmbientError as error:
             assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_are_readable_for_whom_the_umask_says(mask, mode, prior, tmp_path):
+    before = os.umask(mask)
+    try:
+        save_prior(prior, tmp_path / "prior.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "prior.safetensors").stat().st_mode & 0o777 == mode
 
 
 def test_a_failed_write_leaves_the_old_file(prior, tmp_path, monkeypatch):

@@ -89,6 +89,12 @@ def test_diagonals_in_kspace_need_no_shift(shape, rng):
     torch.testing.assert_close(decentre(img).abs(), img.abs(), rtol=0, atol=1e-12)
 
 
+def test_real_images_are_complex_ones_without_an_imaginary_part(rng):
+    for shape in ((5, 7), (6, 4)):
+        x = torch.randn(shape, generator=rng)
+        torch.testing.assert_close(fft2c(x), fft2c(x + 0j))
+
+
 def test_precision_is_kept():
     for dtype in (torch.complex64, torch.complex128):
         for shape in ((4, 4), (5, 4)):

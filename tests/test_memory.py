@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import PeakBytes, random_sense
 
 from mri_ambient.masks import MaskSpec
-from mri_ambient.memory import CPU_PIXELS, bytes_per_image, images_at_once
+from mri_ambient.memory import (
+    CPU_PIXELS,
+    UNKNOWN_FREE,
+    bytes_per_image,
+    free_bytes,
+    images_at_once,
+)
 from mri_ambient.nn.unet import PRESETS
 from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.rng import complex_normal, rng_for
@@ -33,6 +41,16 @@ def test_the_estimate_is_the_peak(preset, shape, n_coils, method):
         method(prior, op, y, noise_std=torch.full((3,), 0.02), rng=streams)
     estimate = 3 * bytes_per_image(prior.net, shape, n_coils, needs_grad=method.needs_grad)
     assert 0.95 < estimate / counted.peak < 2.0
+
+
+def test_free_memory_is_what_the_system_can_give(monkeypatch):
+    assert 2**26 < free_bytes(torch.device("cpu")) < 2**50
+
+    def nowhere(*_, **__):
+        raise FileNotFoundError("no /proc")
+
+    monkeypatch.setattr(Path, "read_text", nowhere)
+    assert free_bytes(torch.device("cpu")) == UNKNOWN_FREE
 
 
 def test_memory_and_use_limit_a_batch(monkeypatch):

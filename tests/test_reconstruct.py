@@ -112,6 +112,16 @@ def test_file_units_undo_the_scale_and_crop(scan):
     torch.testing.assert_close(out, torch.full_like(out, 2.5), rtol=1e-5, atol=0)
 
 
+def test_a_sampler_of_ones_own_is_a_sampler(scan, prior):
+    @dataclass(frozen=True)
+    class Mine(Aos):
+        """In no list."""
+
+    torch.testing.assert_close(
+        reconstruct(scan, Mine(), prior).img, reconstruct(scan, Aos(), prior).img
+    )
+
+
 def test_a_sampler_needs_a_prior(scan):
     with pytest.raises(ConfigError, match="needs a prior"):
         reconstruct(scan, Aos())
@@ -227,6 +237,9 @@ def test_networks_compute_in_the_precision_asked_for(precision, scan, rng):
     prior.net.nets[0].first.register_forward_hook(lambda *a: seen.append(a[2].dtype))
     reconstruct(scan, Dds(n_steps=2), prior, Options(precision=precision))
     assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    result = reconstruct(scan, Aos(), prior, Options(precision=precision))
+    assert result.provenance["precision"] == precision
+    assert reconstruct(scan, Aos(), prior).provenance["precision"] == "fp32"  # of a CPU
     assert not prior.net.autocast
     with pytest.raises(ConfigError, match="fp16"):
         Options(precision="fp16")

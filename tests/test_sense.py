@@ -87,6 +87,14 @@ def test_every_slice_has_its_own_maps_and_mask(rng):
         torch.testing.assert_close(both.normal(x)[i], alone.normal(x[i]))
 
 
+def test_one_set_of_coils_under_several_masks(rng):
+    maps, masks = random_maps((2, 5, 4), rng, C128), torch.rand(3, 1, 5, 4, generator=rng) < 0.5
+    op, x = SenseOp(maps, masks), complex_normal((5, 4), rng, dtype=C128)
+    torch.testing.assert_close(op.normal(x), op.adjoint(op(x)))
+    for i, mask in enumerate(masks):
+        torch.testing.assert_close(op.normal(x)[i], SenseOp(maps, mask).normal(x))
+
+
 def test_full_sampling_gives_the_image_back_inside_the_support(rng):
     maps = random_maps((4, 7, 6), rng, C128)
     maps[:, :2] = 0

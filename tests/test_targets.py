@@ -80,6 +80,19 @@ def test_what_is_there_and_who_makes_it_changes_no_bit(items, prior, tmp_path):
     assert untouched.stat().st_mtime_ns == before
 
 
+def test_processes_with_less_memory_draw_the_same_parts(items, prior, tmp_path, monkeypatch):
+    """Nobody's scan, or two processes', there would be if memory decided who gets what."""
+    monkeypatch.setattr("mri_ambient.memory.CPU_PIXELS", 3 * 24 * 24)
+    told: list[int] = []
+    for part, memory in ((1, 10**9), (2, 10**5)):
+        monkeypatch.setattr("mri_ambient.memory.free_bytes", lambda _, memory=memory: memory)
+        make_targets(
+            items, tmp_path, SAMPLER, prior, shard=(part, 2), on_scan=lambda *t: told.append(t)
+        )
+    assert len(images(tmp_path)) == 8
+    assert len(told) == 8
+
+
 def test_a_scan_that_cannot_be_read_is_named_and_its_group_made(
     items, prior, tmp_path, monkeypatch
 ):

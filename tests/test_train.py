@@ -154,8 +154,10 @@ def test_a_torn_checkpoint_is_passed_over(scans, tmp_path):
     newest.write_bytes(newest.read_bytes()[:1000])
     with (run / "log.jsonl").open("a") as log:
         log.write('{"images": 10, "lo')
+    (run / ".tmp-0123-checkpoint-000000010.safetensors").write_bytes(b"cut off")
     train(scans, run, QUICK, images=8)
     assert_same_run(tmp_path / "whole", run)
+    assert not list(run.glob(".tmp-*"))
 
 
 def test_unmeasured_kspace_never_matters(scans, tmp_path, monkeypatch):

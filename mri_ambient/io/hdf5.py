@@ -200,7 +200,8 @@ def _memory_for(shape: tuple[int, ...]) -> NDArray[np.complex64]:
     if sys.platform != "linux" or n_bytes < LARGE:
         return np.empty(shape, np.complex64)
     memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)  # as numpy does: fewer pages to touch first
+    with suppress(OSError, AttributeError):  # not every kernel has huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)  # as numpy does: fewer pages to touch first
     return np.frombuffer(memory, np.complex64).reshape(shape)
 
 

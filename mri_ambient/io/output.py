@@ -46,7 +46,6 @@ class ReconstructionWriter(H5Writer):
         attributes: root attributes (method, prior_sha256, acceleration, voxel_mm, ...); those that
             are None are left out.
         with_std: whether every slice comes with a standard deviation.
-        with_complex: whether the complex image is kept beside its magnitude.
         n_samples: how many samples of every slice are kept.
     """
 
@@ -58,17 +57,14 @@ class ReconstructionWriter(H5Writer):
         *,
         attributes: Mapping[str, object],
         with_std: bool = False,
-        with_complex: bool = True,
         n_samples: int = 0,
     ) -> None:
         super().__init__(path)
         self._attributes = attributes
         self._missing = set(range(n_slices))
-        kinds = {"reconstruction": "float32"}
+        kinds = {"reconstruction": "float32", "reconstruction_complex": "complex64"}
         if with_std:
             kinds["reconstruction_std"] = "float32"
-        if with_complex:
-            kinds["reconstruction_complex"] = "complex64"
         self._kinds, self._shape = kinds, (n_slices, *shape)
         self._n_samples = n_samples
 
@@ -79,7 +75,7 @@ class ReconstructionWriter(H5Writer):
 
         Args:
             index: of the slice in the volume.
-            img: complex ``(y, x)`` in scanner units, or real where only a magnitude is kept.
+            img: complex ``(y, x)`` in scanner units.
             std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
             samples: complex ``(sample, y, x)``, where they are kept.
 
@@ -87,8 +83,7 @@ class ReconstructionWriter(H5Writer):
             ValueError: the slice was written before, has the wrong shape, or lacks a part.
         """
         parts = {"reconstruction": img.abs(), "reconstruction_std": std}
-        if img.is_complex():
-            parts["reconstruction_complex"] = img
+        parts["reconstruction_complex"] = img if img.is_complex() else None
         if index not in self._missing:
             raise ValueError(f"{self.path}: slice {index} was written before or is out of range")
         for name in self._kinds:

@@ -246,6 +246,8 @@ class PreparedFile(ScanFile):
         if facts["mri_ambient_format"] != FORMAT:
             raise ValueError(f"mri_ambient_format is {facts['mri_ambient_format']!r}")
         self.scan_id = str(facts["scan_id"])
+        if Path(self.scan_id).name != self.scan_id or not self.scan_id:  # files are named by it
+            raise ValueError(f"scan_id {self.scan_id!r} is no name of a file")
         self.scale = _positive(facts["scale"])
         self.noise_std = _finite(facts["noise_std"]) if "noise_std" in facts else None
         self.noise_source = str(facts["noise_source"]) if "noise_source" in facts else None

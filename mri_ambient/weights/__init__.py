@@ -19,7 +19,7 @@ def default_prior() -> Path:
     Raises:
         CheckpointError: this installation has no weights.
     """
-    path = find_prior(Path(DEFAULT))
+    path = Path(__file__).parent / f"{DEFAULT}.safetensors"
     if not path.exists():
         raise CheckpointError(f"{DEFAULT}: the shipped prior is missing; name one with -m")
     return path

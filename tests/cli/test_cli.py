@@ -341,6 +341,51 @@ def test_sample_draws_pictures(cli, prior_file, tmp_path):
     assert (tmp_path / "s/samples.png").stat().st_size > 1000
 
 
+def test_doctor_names_a_damaged_prior_and_goes_on(cli, tmp_path, monkeypatch):
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    monkeypatch.setattr(
+        "mri_ambient.doctor.shipped_priors", lambda: [tmp_path / "junk.safetensors"]
+    )
+    facts = json.loads(cli("doctor", "--device", "cpu", "--json")[0])
+    assert "not a readable safetensors file" in facts["priors"]["junk"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", "out of memory"),
+        ("CUDA error: unspecified launch failure", "was lost"),
+    ],
+)
+def test_a_device_that_fails_anywhere_is_a_line_and_exit_code_4(words, told, cli, monkeypatch):
+    def fails():
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(module, "app", fails)
+    err = cli("sample", code=4)[1]
+    assert err.startswith("error: ")
+    assert told in err
+    monkeypatch.setattr(module, "app", lambda: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError):  # a mistake of ours keeps its traceback
+        module.main()
+
+
+def test_a_renamed_prepared_scan_gives_files_of_its_new_name(cli, full, tmp_path):
+    cli("prep", full, "-o", tmp_path / "prepared")
+    made = next((tmp_path / "prepared").glob("*.h5"))
+    renamed = made.rename(made.with_name("renamed.h5"))
+    cli("reconstruct", renamed, "-o", tmp_path / "out", "--method", "zero-filled")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"renamed.h5", "renamed.json"}
+    with h5py.File(renamed, "r+") as file:
+        file.attrs["scan_id"] = "../elsewhere"
+    assert "is no name of a file" in cli("reconstruct", renamed, "-o", tmp_path / "x", code=3)[1]
+
+
+def test_prep_of_scans_prepared_otherwise_is_a_matter_of_usage(cli, full, tmp_path):
+    cli("prep", full, "-o", tmp_path)
+    assert "other options" in cli("prep", full, "-o", tmp_path, "--coils", "2", code=2)[1]
+
+
 def test_doctor_examines_the_machine(cli):
     facts = json.loads(cli("doctor", "--device", "cpu", "--json")[0])
     assert facts["packages"]["torch"] == torch.__version__
@@ -508,7 +553,13 @@ def test_refit_a_run(cli, tmp_path, trained):
     cli("reconstruct", prepared, "-o", tmp_path / "out", "-m", run / "refit", "--method", "dds",
         "--steps", 3, "--samples", 2, "--device", "cpu")  # fmt: skip
     assert len(list((tmp_path / "out").glob("*.h5"))) == 6
-    assert "wanted" not in cli("refit", tmp_path / "nowhere", code=3)[1]
+    assert "holds no training run" in cli("refit", tmp_path / "nowhere", code=3)[1]
+    homeless = tmp_path / "homeless"
+    shutil.copytree(run, homeless)
+    identity = json.loads((run / "run.json").read_text())
+    del identity["folder"]
+    (homeless / "run.json").write_text(json.dumps(identity))
+    assert "name them with --data" in cli("refit", homeless, code=2)[1]
 
 
 def test_audit_compares_what_a_prior_draws_with_its_scans(cli, tmp_path, trained):

@@ -541,8 +541,10 @@ def test_scans_of_other_settings_are_not_mixed(tmp_path):
         simulate_scans("phantom", tmp_path, other, count=1)
     (path,) = simulate_scans("phantom", tmp_path, other, count=1, overwrite=True)
     path.write_bytes(b"no")
-    with pytest.raises(ConfigError, match="not a simulated scan"):
-        simulate_scans("phantom", tmp_path, other, count=1)
+    for overwrite in (False, True):  # it could be somebody's raw data
+        with pytest.raises(ConfigError, match="no simulated scan, so it is never written over"):
+            simulate_scans("phantom", tmp_path, other, count=1, overwrite=overwrite)
+    assert path.read_bytes() == b"no"
 
 
 @pytest.mark.parametrize(

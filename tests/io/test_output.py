@@ -40,14 +40,6 @@ def test_a_reconstruction_is_magnitude_std_and_complex_image(tmp_path, rng):
     }
 
 
-def test_a_magnitude_alone(tmp_path):
-    path = tmp_path / "scan.h5"
-    with ReconstructionWriter(path, 1, (2, 2), attributes={}, with_complex=False) as out:
-        out.write(0, torch.ones(2, 2))
-    with h5py.File(path) as file:
-        assert list(file) == ["reconstruction"]
-
-
 @pytest.mark.parametrize(
     ("index", "img", "std", "message"),
     [
