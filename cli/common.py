@@ -49,7 +49,8 @@ def _folder(path: Path) -> Path:
 
 
 Output = Annotated[
-    Path, typer.Option("-o", "--output", help="Folder to write to.", callback=_folder)
+    Path,
+    typer.Option("-o", "--output", help="Folder to write to.", metavar="OUT", callback=_folder),
 ]
 PriorPath = Annotated[
     Path | None,

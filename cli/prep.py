@@ -39,7 +39,7 @@ def run(
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0 works in this one.")] = 0,
     pictures: Annotated[
-        bool, typer.Option(help="Draw one picture a scan into DIR/qc, to look at the maps.")
+        bool, typer.Option(help="Draw one picture a scan into OUT/qc, to look at the maps.")
     ] = True,
     device: Device = "auto",
     shard: Shard = None,
@@ -48,7 +48,7 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Prepare scans: whiten, compress coils, estimate maps, normalise; DIR gets a manifest too."""
+    """Prepare scans: whiten, compress coils, estimate maps, normalise; OUT gets a manifest too."""
     from mri_ambient.data_prep import PrepConfig, prepare_many
     from mri_ambient.device import pick_device, return_freed_memory
     from mri_ambient.io import find_scans, why_no_file

@@ -15,7 +15,6 @@ phantoms alone.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,13 +105,10 @@ CONFIG = TrainConfig(
 """More small noise levels than EDM's law has: one step is taken at the noise of the scan."""
 
 
-LISTS = ("sha256", "trained_on", "validation_scans")
-"""What the card for people leaves out: `info` has it."""
-
-
 def card_of(prior: Prior, options: str) -> str:
     """The card beside the weights, which are there already, for people."""
-    facts = {key: value for key, value in prior.facts.card.items() if key not in LISTS}
+    card = prior.facts.card
+    low, middle, high = card["sigma_n"]
     file = WEIGHTS / f"{DEFAULT}.safetensors"
     command = f"train_default_prior.py IMAGES.zip WORK {options} --ship"
     seen = prior.facts.card["images_seen"]
@@ -127,7 +123,9 @@ A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
 | smallest trained sigma | {prior.facts.sigma_min:.4f} |
 | tau | {prior.facts.tau:.3f} |
 | sha256 | `{file_sha256(file)}` |
-| facts | `{json.dumps(facts)}` |
+| scans | {card["n_scans"]}, R = {card["acceleration"][0]:.1f} to {card["acceleration"][-1]:.1f} |
+| noise of the scans | {low:.4f} to {high:.4f}, median {middle:.4f} |
+| all of the card | `mri-ambient info {DEFAULT}` |
 | made by | `python tests/benchmarks/{command}` |
 | images seen | {COARSE_IMAGES} of 64 x 64 scans, {FINE_IMAGES} of finer ones, then {seen} of all |
 
