@@ -356,7 +356,7 @@ def progress_bar() -> Iterator[Progress]:
 
 def print_json(content: Any) -> None:  # noqa: ANN401 -- whatever a command reports
     """JSON on stdout."""
-    from mri_ambient.io import json_text
+    from mri_ambient.atomic import json_text
 
     typer.echo(json_text(content, indent=2))
 

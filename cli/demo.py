@@ -49,11 +49,11 @@ def run(
     Training sees undersampled scans only. The reconstructions use the prior that ships with the
     package; the one trained on the spot is shown beside it.
     """
+    from mri_ambient.atomic import write_json
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import prepare_many
     from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.errors import OutputExistsError
-    from mri_ambient.io import write_json
     from mri_ambient.train import train
     from mri_ambient.train_config import TrainConfig
     from mri_ambient.weights import default_prior

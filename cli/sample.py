@@ -46,7 +46,7 @@ def run(
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
     from mri_ambient.io import open_scan
-    from mri_ambient.io.output import SamplesWriter
+    from mri_ambient.io.output import write_samples
     from mri_ambient.reconstruct import draw_images
     from mri_ambient.report import save_images
     from mri_ambient.samplers import PriorOnly
@@ -73,7 +73,6 @@ def run(
         )
     facts = {"prior_sha256": loaded.facts.card["sha256"], "seed": seed, "steps": steps}
     facts["guidance"] = guidance
-    with SamplesWriter(output / "samples.h5", images, attributes=facts):
-        pass
+    write_samples(output / "samples.h5", images, facts)
     save_images(images.abs(), output / "samples.png")
     say(f"{samples} images in {output}")

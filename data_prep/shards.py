@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .._version import __version__
-from ..atomic import write_json
+from ..atomic import file_sha256, json_text, write_json
 from ..coverage import Coverage, coverage
 from ..data import mask_facts
 from ..errors import (
@@ -30,8 +30,6 @@ from ..io import (
     PreparedFile,
     PreparedWriter,
     ScanFile,
-    file_sha256,
-    json_text,
     open_scan,
     why_no_file,
 )

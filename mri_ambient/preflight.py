@@ -38,7 +38,7 @@ from .rng import rng_for
 from .runs import check_data, held_back, latest_checkpoint, read_identity
 from .targets import target_method
 from .train_config import TrainConfig
-from .validate import HeldOut, hide_lines, reference_errors
+from .validate import HeldOut, hold_out, reference_errors
 
 
 def split(
@@ -189,7 +189,7 @@ def held_out_cases(
         except ScanFormatError as error:
             on_damaged(str(error))
             continue
-        case = hide_lines(batch, f"{item.scan_id}/{item.index}", seed=config.seed)
+        case = hold_out(batch, f"{item.scan_id}/{item.index}", seed=config.seed)
         cases += [case] if case.tells else []
     return cases
 

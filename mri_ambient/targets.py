@@ -23,7 +23,7 @@ from .data import Item, prepared_digest
 from .device import autocast_on
 from .errors import ConfigError, ScanFormatError
 from .io.hdf5 import open_h5, read_attributes
-from .io.output import SamplesWriter
+from .io.output import write_samples
 from .io.prepared import PreparedFile
 from .memory import most_at_once
 from .prior import DenoiserSource
@@ -97,8 +97,7 @@ def make_targets(
         for name, images in _images(group, at_once(group[0]), draw, damaged) if missing else ():
             attributes = {"scan_id": name, "made_of": digests[name], "method": method.name}
             if name in missing:
-                with SamplesWriter(folder / f"{name}.h5", images, attributes=attributes):
-                    pass
+                write_samples(folder / f"{name}.h5", images, attributes)
         for _ in group:
             done += 1
             if on_scan is not None:

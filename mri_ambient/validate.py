@@ -11,8 +11,7 @@ from torch import Tensor
 
 from .baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
 from .batch import Batch
-from .masks import hide_lines as hide_mask_lines
-from .masks import subsample_further
+from .masks import hide_lines, subsample_further
 from .prior import DenoiserSource
 from .reconstruct import Options, reconstruct
 from .rng import rng_for
@@ -49,7 +48,7 @@ class HeldOut:
         return float((K - y).abs().square().sum() / y.abs().square().sum())
 
 
-def hide_lines(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
+def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
     """Hide a fixed random fifth of the sampled outer lines of one slice; four of a full scan's."""
     fraction = 0.8 if bool((batch.mask[0] | ~batch.acquired[0]).all()) else 0.2
     kept = subsample_further(batch.mask[0].cpu(), fraction, rng_for(seed, "hold out", scan_id))
@@ -238,7 +237,7 @@ def cut_lines(scan: Scan, n_lines: int, seed: int) -> CutScan:
     """
     if scan.maps is None:
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
-    kept = hide_mask_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
+    kept = hide_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
     seen = replace(scan, mask=kept, ksp=torch.where(kept, scan.ksp, 0))
     return CutScan(scan, seen, scan.maps, scan.mask & ~kept)
 

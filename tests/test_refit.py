@@ -110,7 +110,6 @@ def test_shards_draw_and_an_interrupted_refit_goes_on(scans, start, tmp_path):
     assert resumed.facts.sigma_data == whole.facts.sigma_data
 
 
-@pytest.mark.slow
 def test_two_processes_refit_as_one(scans, tmp_path):
     """Each draws its part of the samples; both train, with the loss curve of one process."""
     words = [scans, "-o", tmp_path / "run", "--images", "4", "--batch-size", "2"]

@@ -123,7 +123,6 @@ train(Path(sys.argv[1]), Path(sys.argv[2]), config, images=600)
 """
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
     """kill -9 five times at random times, then left alone: equal to a run that was not."""
 
@@ -340,7 +339,6 @@ def test_patches_learn_and_resume_exactly(name, scans, tmp_path):
 # Several processes
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
     """The loss curve of one process at the same batch (to rounding), written once; a run of two
     processes resumed by one."""
@@ -379,7 +377,6 @@ def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
         torch.testing.assert_close(second[name], first[name], rtol=1e-2, atol=2e-3)
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_job_with_a_sentence(scans, tmp_path):
     run = tmp_path / "run"
     command = [

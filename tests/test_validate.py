@@ -18,8 +18,7 @@ from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.samplers import Dds
 from mri_ambient.scan import Scan
 from mri_ambient.sense import SenseOp
-from mri_ambient.validate import PRIOR_RIDGE, _spread_checks, predict_hidden, prior_share
-from mri_ambient.validate import hide_lines as hide_batch_lines
+from mri_ambient.validate import PRIOR_RIDGE, _spread_checks, hold_out, predict_hidden, prior_share
 
 SHAPE = (24, 32)
 SIGMA_N = 0.2
@@ -113,7 +112,7 @@ def test_a_slice_without_signal_tells_nothing(scan):
     silent = replace(scan, ksp=scan.ksp * torch.tensor([1.0, 0.0, 1.0])[:, None, None, None])
     rows = predict_hidden(silent, CgSense(), None, Options(), 3)
     assert [bool(row) for row in rows] == [True, False, True]
-    cases = [hide_batch_lines(Batch.of([silent])[i : i + 1], "head", seed=0) for i in range(3)]
+    cases = [hold_out(Batch.of([silent])[i : i + 1], "head", seed=0) for i in range(3)]
     assert [case.tells for case in cases] == [True, False, True]
 
 

@@ -276,7 +276,6 @@ def test_runs_of_neighbours():
     assert list(_runs([], 3)) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rate"),
     [

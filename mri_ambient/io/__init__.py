@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..atomic import atomic_path, file_sha256, json_text, write_json
 from ..errors import ConfigError, ScanFormatError
 from .base import Contents, ScanFile, Undersampled
 from .fastmri import FastmriFile
@@ -27,15 +26,11 @@ __all__ = [
     "ReconstructionWriter",
     "ScanFile",
     "Undersampled",
-    "atomic_path",
     "build_header",
-    "file_sha256",
     "find_scans",
-    "json_text",
     "open_scan",
     "parse_header",
     "why_no_file",
-    "write_json",
 ]
 
 

@@ -117,14 +117,8 @@ class ReconstructionWriter(H5Writer):
         write_attributes(self.file, {**self._attributes, **facts})
 
 
-class SamplesWriter(H5Writer):
-    """Write images drawn from a prior: dataset ``samples``, complex64 ``(image, y, x)``.
-
-    Args:
-        path: where the file goes.
-        images: complex ``(image, y, x)``, normalised units.
-        attributes: root attributes (prior_sha256, seed, ...).
-    """
+class _SamplesWriter(H5Writer):
+    """Dataset ``samples``, complex64 ``(image, y, x)``."""
 
     def __init__(
         self, path: str | Path, images: Tensor, *, attributes: Mapping[str, object]
@@ -144,8 +138,23 @@ class SamplesWriter(H5Writer):
         write_attributes(self.file, {**self._attributes, **facts})
 
 
+def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:
+    """Write images to a file, whole or not at all.
+
+    Args:
+        path: where the file goes.
+        images: complex ``(image, y, x)``, normalised units.
+        attributes: root attributes (prior_sha256, seed, ...).
+
+    Raises:
+        MriAmbientError: it cannot be written.
+    """
+    with _SamplesWriter(path, images, attributes=attributes):
+        pass
+
+
 def read_samples(path: Path, index: int) -> Tensor:
-    """Image ``index`` of a file made by :class:`SamplesWriter`, complex64 ``(y, x)``.
+    """Image ``index`` of a file made by :func:`write_samples`, complex64 ``(y, x)``.
 
     Raises:
         ScanFormatError: the file cannot be read, or holds no such image.

@@ -36,7 +36,6 @@ print(json.dumps({"slices": len(file), "most": most, "growth": resident_mb() - b
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_reading_forty_slices_takes_the_memory_of_one(tmp_path):
     path = tmp_path / "knee.h5"
