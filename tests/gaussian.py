@@ -52,11 +52,14 @@ class GaussianPrior:
             n = len(u)
             maps = inner.maps.expand(n, *inner.maps.shape[-3:]).to(torch.complex128)
             mask = inner.mask.expand(n, 1, *inner.mask.shape[-2:])
-            rows = [
-                self.matrix(SenseOp(maps[i], mask[i]), float(sigma[i]))
-                @ u[i].flatten().to(torch.complex128)
-                for i in range(n)
-            ]
+            known: dict[tuple[object, ...], Tensor] = {}
+            rows = []
+            for i in range(n):
+                coils = i if len(inner.maps) == n else 0
+                key = (coils, mask[i].numpy().tobytes(), float(sigma[i]))
+                if key not in known:
+                    known[key] = self.matrix(SenseOp(maps[i], mask[i]), float(sigma[i]))
+                rows.append(known[key] @ u[i].flatten().to(torch.complex128))
             return torch.stack(rows).reshape(-1, *op.ishape).to(u.dtype)
 
         return denoise
