@@ -329,9 +329,12 @@ class _Lines(Progress):
     def _tell(self, task_id: TaskID) -> None:
         task, now = self._tasks[task_id], time.monotonic()
         self.told = now if self.told is None else self.told
-        if now - self.told < self.every_s or not task.total:
+        if now - self.told < self.every_s:
             return
         self.told = now
+        if not task.total:
+            say(task.description)
+            return
         left = task.time_remaining
         text = f"{task.description}: {task.completed:.0f} of {task.total:.0f}"
         say(text if left is None else f"{text}, about {left:.0f} s left")

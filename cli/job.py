@@ -27,6 +27,10 @@ def join_job(device: str) -> Iterator[Job]:
     """Join the processes named by torchrun's environment; without it, be alone.
 
     Each process takes the GPU of its local rank if the device is ``auto`` or ``cuda``.
+
+    Raises:
+        ConfigError: the environment is not torchrun's.
+        DeviceError: there are more processes than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -35,14 +39,32 @@ def join_job(device: str) -> Iterator[Job]:
     import torch
     from torch import distributed
 
+    from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
+
     on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpu:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        place = int(os.environ.get("LOCAL_RANK", "0"))
+        if place >= torch.cuda.device_count():
+            raise DeviceError(
+                f"process {place + 1} of this machine has no GPU of its own, there are "
+                f"{torch.cuda.device_count()}; start fewer, or use --device cpu"
+            )
+        device = f"cuda:{place}"
         torch.cuda.set_device(device)
-    # Whoever makes the last targets may take hours longer than the first.
-    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
+    try:
+        # Whoever makes the last targets may take hours longer than the first.
+        distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
+    except ValueError as error:
+        raise ConfigError(
+            f"WORLD_SIZE is {size}, but the processes cannot find each other ({error}); start them "
+            "with torchrun, or unset WORLD_SIZE"
+        ) from error
     try:
         yield Job(distributed.get_rank() == 0, device)
         distributed.barrier()  # who leaves early tears the connections of the others
-    finally:
+    except MriAmbientError:
+        raise  # at once: where another process was lost, torchrun soon ends this one too
+    except BaseException:
         distributed.destroy_process_group()
+        raise
+    distributed.destroy_process_group()

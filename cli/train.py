@@ -125,15 +125,15 @@ def run(
         where = pick_device(job.device)
         start = None if init is None else load_prior(init, where)
         trial = where if dry_run else None
-        endless = images is None and limit is None
-        say(
-            describe(
-                data, config, trial, images=images, endless=endless, run=output, init=start,
-                force=force,
-            )
+        told = describe(
+            data, config, trial, images=images, time_limit_s=limit, run=output, init=start,
+            force=force,
         )  # fmt: skip
         if dry_run:
+            if job.leads:
+                typer.echo(told)
             return
+        say(told)
         if seen := images_seen(output):
             say(f"{output}: going on from {seen} images")
         keep_freed_memory()
@@ -142,16 +142,18 @@ def run(
         with progress_bar() as bars, _board(output, tensorboard and job.leads) as board:
             task = bars.add_task("train", total=images if limit is None else round(limit))
             checked_at: int | None = None
+            status = "nothing left to train"
 
             def show(progress: Progress) -> None:
-                nonlocal checked_at
+                nonlocal checked_at, status
+                status = _status(progress)
                 done = progress.images if limit is None else int(progress.seconds)
-                bars.update(task, completed=done, description=f"train {_status(progress)}")
+                bars.update(task, completed=done, description=f"train {status}")
                 speed = {"images_per_second": progress.images_per_second}
                 figures = {"loss": progress.loss, **speed, **(progress.validation or {})}
                 board(progress.images, figures)
                 if verbose and progress.saved:
-                    say(_status(progress))
+                    say(status)
                 if progress.validation:
                     checked_at = progress.images
                     say(_validation_line(progress.images, progress.validation))
@@ -179,7 +181,7 @@ def run(
             card = prior.facts.card
             if "held_out" in card and card["images_seen"] != checked_at:
                 board(card["images_seen"], card["held_out"])
-    say(f"{output / 'prior.safetensors'}: {card['images_seen']} images seen")
+    say(f"{output / 'prior.safetensors'}: {card['images_seen']} images seen; {status}")
     if "held_out" in card:
         say(_validation_line(card["images_seen"], card["held_out"]))
     if interrupted.is_set():

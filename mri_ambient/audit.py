@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ from .samplers import PriorOnly
 
 SIDE = 32
 """Pixels a side of what is compared: finer detail is noise, aliasing and registration."""
+
+FAR_OFF = 2.0
+"""Drawn images this many times farther from the scans than scans are from one another are none."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,18 @@ class Memorization:
     @property
     def line(self) -> str:
         """The finding in one line."""
-        return (
+        told = (
             f"{self.n_suspects} of {len(self.sample_distances)} drawn images are nearer to a "
             f"training scan than all {len(self.held_out_distances)} scans that were not trained on "
             f"({self.expected:.1f} would be by chance); nearest {min(self.sample_distances):.3f} "
             f"against {min(self.held_out_distances):.3f}"
         )
+        if median(self.sample_distances) > FAR_OFF * median(self.held_out_distances):
+            told += (
+                ". The drawn images are much farther from every scan than scans are from one "
+                "another: the prior does not draw such images, and this says nothing about it"
+            )
+        return told
 
 
 def memorization(

@@ -137,8 +137,8 @@ class Coverage:
                 f"trained on them will be wrong: {self.advice}"
             ]
         return [
-            f"{what}; parallel imaging fills in all but {self.left_open:.0%} of an image, but it "
-            f"would be better to {self.advice}"
+            f"{what}; samples and coils together leave only {self.left_open:.0%} of an image open, "
+            f"but it would be better to {self.advice}"
         ]
 
 

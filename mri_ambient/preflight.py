@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
@@ -28,11 +29,12 @@ from .data import (
     typical_mask,
 )
 from .device import describe_device
+from .distributed import Team
 from .errors import CheckpointError, ConfigError, ScanFormatError
 from .masks import MaskSpec
 from .nn.precond import DENOISERS
 from .nn.unet import n_parameters, preset
-from .objectives import Objective
+from .objectives import Gsure, Objective
 from .prior import Prior, PriorFacts
 from .rng import rng_for
 from .runs import check_data, held_back, latest_checkpoint, read_identity
@@ -239,6 +241,7 @@ def begin_run(
     for elder in (init, teacher):
         trained_on |= set() if elder is None else set(elder.facts.card.get("trained_on", ()))
     card: dict[str, Any] = {
+        "data": folder.resolve().name,
         "n_scans": len(stored["data"]["train"]) + len(stored["data"]["validation"]),
         "n_train_slices": len(dataset.train),
         "trained_on": sorted(trained_on),
@@ -285,6 +288,18 @@ def _settings(config: TrainConfig, init: Prior | None) -> dict[str, Any]:
         json.dumps({"config": config.as_dict(), "init": started_from})
     )
     return plain
+
+
+def check_end(config: TrainConfig, images: int | None, time_limit_s: float | None) -> None:
+    """Refuse a run that would not stop, or not begin.
+
+    Raises:
+        ConfigError: there is neither a number of images nor a time limit nor patience.
+    """
+    if images is None and time_limit_s is None and not config.patience:
+        raise ConfigError("say when to stop: a number of images, a time limit, or patience")
+    if images is not None and images < 1:
+        raise ConfigError(f"at least one image must be seen, got images={images}")
 
 
 def check_settings(
@@ -338,7 +353,7 @@ def describe(
     device: torch.device | None = None,
     *,
     images: int | None = None,
-    endless: bool = False,
+    time_limit_s: float | None = None,
     run: Path | None = None,
     init: Prior | None = None,
     force: bool = False,
@@ -352,8 +367,8 @@ def describe(
         folder: prepared scans.
         config: options.
         device: where to train.
-        images: how many a time is told for.
-        endless: whether nothing but patience would stop it.
+        images: how many it would see.
+        time_limit_s: seconds it would take.
         run: its folder; one that was begun keeps the scans it held back.
         init: the prior it starts from.
         force: as for :func:`train`.
@@ -366,11 +381,12 @@ def describe(
     held = None if run is None or stored is None else held_back(run, stored)
     dataset = split(folder, config, init, held=held)
     if device is not None:
+        check_end(config, images, time_limit_s)
         check_trainable(dataset, folder, config, device, init=init, targets_made=False)
         cases = held_out_cases(dataset, config, device, lambda _: None)
         check_run(
             run, stored, dataset, folder, config, init, cases,
-            endless=endless, force=force,
+            endless=images is None and time_limit_s is None, force=force,
         )  # fmt: skip
     kind = config.wrapper or config.objective.wrapper
     sizes = sorted({item.shape for item in dataset.train})
@@ -383,28 +399,47 @@ def describe(
         f"{kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
         f"{flops / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
     )
-    if not config.objective.needs_full and all(item.acceleration == 1 for item in dataset.train):
-        text += "; the scans are fully sampled, which objective supervised makes more of"
+    n_full = sum(item.acceleration == 1 for item in dataset.train)
+    if n_full and not config.objective.needs_full:
+        text += f"; {n_full} slices are fully sampled, which objective supervised makes more of"
+    n_silent = sum(item.noise_std == 0 for item in dataset.train)
+    if n_silent and isinstance(config.objective, Gsure):
+        text += (
+            f"; {n_silent} slices have no noise, so gsure's divergence has no weight there, and it "
+            "learns by plain squares on what was sampled"
+        )
     if device is None:
         return text
     largest = max(dataset.train, key=lambda item: item.shape[0] * item.shape[1])
-    return f"{to_toml(config.as_dict())}\n{text}\n" + _trial(largest, config, device, images)
+    bf16 = config.autocast_on(device)
+    resolved = replace(config, wrapper=kind, precision="bf16" if bf16 else "fp32")
+    trial = _trial(largest, resolved, device, images, time_limit_s)
+    return f"{to_toml(resolved.as_dict())}\n{text}\n{trial}"
 
 
-def _trial(item: Item, config: TrainConfig, device: torch.device, images: int | None) -> str:
-    """Train one image, and say what a step of a whole batch takes."""
+def _trial(
+    item: Item,
+    config: TrainConfig,
+    device: torch.device,
+    images: int | None,
+    time_limit_s: float | None,
+) -> str:
+    """Train one image, and say what a step of a whole batch takes, of each process of a job."""
     kind = config.wrapper or config.objective.wrapper
     net = DENOISERS[kind](preset(config.preset), sigma_data=0.3).to(device).train()
     net.autocast = config.autocast_on(device)
     batch = item.read().to(device)
     if config.objective.targets is not None:
         batch = replace(batch, img=batch.op.adjoint(batch.ksp))
+    weights = {tuple(parameter.shape) for parameter in net.parameters()}
+    weights |= {shape[::-1] for shape in weights}
     kept = 0
     times = []
 
     def count(tensor: Tensor) -> Tensor:
         nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
+        if tuple(tensor.shape) not in weights:  # these are kept once, not for every image
+            kept += tensor.numel() * tensor.element_size()
         return tensor
 
     for trial in range(2):
@@ -415,15 +450,20 @@ def _trial(item: Item, config: TrainConfig, device: torch.device, images: int | 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
-    seconds = times[-1]
+    seconds, team = times[-1], Team.joined()
     # Weights, gradients, two moments and the average; what one image keeps for its gradients.
-    n_bytes = 5 * 4 * n_parameters(net) + config.batch_size * kept
+    n_bytes = 5 * 4 * n_parameters(net) + math.ceil(config.batch_size / team.size) * kept
     text = (
         f"about {n_bytes / 2**30:.1f} GiB of memory on {describe_device(device)}; "
         f"one image of {item.shape[0]}x{item.shape[1]} takes {seconds:.2f} s there"
     )
+    if team.size > 1:
+        text += f" in each of {team.size} processes"
     if images is not None:
-        text += f", {images} images at most {format_seconds(seconds * images)}"
+        text += f", {images} images at most {format_seconds(seconds * images / team.size)}"
+    if time_limit_s is not None:
+        seen = int(time_limit_s * team.size / seconds)
+        text += f"; at least {seen} images in {format_seconds(time_limit_s)}"
     return text
 
 

@@ -30,7 +30,7 @@ from .nn.unet import preset
 from .objectives import Supervised
 from .preflight import check_settings, split
 from .prior import Prior
-from .reconstruct import Options
+from .reconstruct import Options, check_levels
 from .runs import images_seen, read_identity
 from .samplers import Dds, Sampler
 from .targets import check_made_by, make_targets
@@ -124,6 +124,7 @@ def refit(
         return team.any(asked(), device)
 
     config = config or RefitConfig()
+    check_levels(start, config.sampler.name)
     training = replace(config.training, objective=Supervised(images="posterior"))
     dataset = split(folder, training, start)
     if on_damaged is not None:

@@ -40,6 +40,7 @@ from .nn.precond import Denoiser
 from .nn.unet import n_parameters
 from .preflight import (
     begin_run,
+    check_end,
     check_run,
     check_trainable,
     held_out_cases,
@@ -201,10 +202,7 @@ def train(
         StoppedError: stopped before the first image was seen.
         MriAmbientError: too many steps without a finite loss, or a lost process.
     """
-    if images is None and time_limit_s is None and not config.patience:
-        raise ConfigError("say when to stop: a number of images, a time limit, or patience")
-    if images is not None and images < 1:
-        raise ConfigError(f"at least one image must be seen, got images={images}")
+    check_end(config, images, time_limit_s)
     if workers < 0:
         raise ConfigError(f"workers must not be negative, got {workers}")
     started = time.monotonic()
@@ -267,7 +265,7 @@ def train(
 
     batches = Numbered(dataset, config.batch_size, config.seed, team.rank, team.size)
     loader = Loader(batches, state.step, workers=workers, pinned=device.type == "cuda")
-    first_step = state.step
+    first_step, began = state.step, time.monotonic()
     with loader:
         for draw in loader:
             seen = state.step * config.batch_size
@@ -302,7 +300,7 @@ def train(
                     plot_curves(log.records(), run / "curves.png")
             if on_progress is not None:
                 seconds = time.monotonic() - started
-                speed = (state.step - first_step) * config.batch_size / seconds
+                speed = (state.step - first_step) * config.batch_size / (time.monotonic() - began)
                 on_progress(
                     Progress(
                         images=seen,

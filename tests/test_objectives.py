@@ -487,8 +487,17 @@ class At(LogNormal):
 N_TOY = 8000
 """Draws. With 144 complex weights the minimiser has an excess error of a few times 144 / N."""
 
-RIGHT, WRONG = 0.05, 0.1
-"""Excess errors below and above which a loss is taken to be right or wrong."""
+RIGHT = {
+    "kspace": 0.009,
+    "kspace, no weights": 0.006,
+    "ambient": 0.008,
+    "gsure": 0.003,
+    "gsure, no divergence": 0.008,
+}
+"""Excess errors below which a loss is taken to be right: up to twice what these seeds give."""
+
+WRONG = 0.1
+"""And above which a plain mistake must lie."""
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.4])
@@ -499,8 +508,9 @@ def test_kspace_learns_the_posterior_mean(noise_std, weights, always_seen):
     always_seen(toy)
     G, C = toy.matrix(toy.seen), torch.diag(toy.var.flatten()).to(torch.complex64)
     best = torch.linalg.inv(G + toy.sigma**2 * torch.linalg.inv(C))
-    learned = toy.minimiser(Kspace(law=At(), weights=weights))
-    assert toy.excess(learned, best, G @ C @ G + toy.sigma**2 * G) < RIGHT
+    cov_u = G @ C @ G + toy.sigma**2 * G
+    right = RIGHT["kspace" if weights else "kspace, no weights"]
+    assert toy.excess(toy.minimiser(Kspace(law=At(), weights=weights)), best, cov_u) < right
 
 
 def test_kspace_with_noise_in_the_image_learns_from_noiseless_scans(always_seen):
@@ -510,7 +520,7 @@ def test_kspace_with_noise_in_the_image_learns_from_noiseless_scans(always_seen)
     cov_u = G @ (C + toy.sigma**2 * torch.eye(12)) @ G
     best = C @ G @ torch.linalg.pinv(cov_u, hermitian=True, rtol=1e-5)
     learned = toy.minimiser(Kspace(law=At(), noise_domain="image"))
-    assert toy.excess(learned, best, cov_u) < RIGHT
+    assert toy.excess(learned, best, cov_u) < RIGHT["kspace"]
 
 
 def test_plain_squares_on_seen_noisy_entries_learn_something_else(always_seen):
@@ -538,7 +548,7 @@ def test_ambient_learns_the_posterior_mean_if_it_knows_its_noise(
     best = C @ G @ torch.linalg.pinv(cov_u, hermitian=True, rtol=1e-5)
     learned = toy.minimiser(Ambient(law=At(), noise_correction=corrected, n_cg=12))
     found = toy.excess(learned, best, cov_u)
-    assert found < RIGHT if right else found > WRONG
+    assert found < RIGHT["ambient"] if right else found > WRONG
 
 
 @pytest.mark.parametrize("divergence", [True, False])
@@ -549,7 +559,9 @@ def test_gsure_learns_the_posterior_mean_of_full_scans(divergence):
     best = torch.diag(C / (C + toy.sigma**2)).to(torch.complex64)
     cov_u = torch.diag(C + toy.sigma**2).to(torch.complex64)
     learned = toy.minimiser(Gsure(law=At(), divergence=divergence))
-    assert toy.excess(learned, best, cov_u) < RIGHT
+    assert (
+        toy.excess(learned, best, cov_u) < RIGHT["gsure" if divergence else "gsure, no divergence"]
+    )
     naive = toy.minimiser(Kspace(law=At(), noise_correction=False))
     assert toy.excess(naive, best, cov_u) > WRONG
 
@@ -614,6 +626,36 @@ class Exact(torch.nn.Module):
             W = torch.linalg.inv(G + var * torch.linalg.inv(C))
         u = op.adjoint(z).flatten(-2)
         return self.factor * (W @ u[..., None]).reshape(-1, *op.ishape)
+
+
+@pytest.mark.parametrize("base", [Kspace(), Ambient()], ids=lambda o: o.name)
+def test_rollouts_start_with_the_noise_they_are_said_to_have(base, monkeypatch):
+    """On scans of nothing but noise, 0.4 per channel: kspace counts it in, ambient knows none.
+
+    12 entries of four coils, Re and Im, of 500 scans: within 5 standard errors (false alarm 6e-7).
+    """
+    toy = Toy(500, 0.4)
+    in_image = isinstance(base, Ambient)
+    noise = 0.0 if in_image else 0.4
+    ksp = noise * complex_normals((4, *toy.shape), streams(3, toy.n))
+    toy.batch = replace(toy.batch, ksp=torch.where(toy.batch.mask, ksp, 0))
+    states = []
+
+    class Noting(Exact):
+        def forward(self, op, z, sigma):
+            states.append((op, z, sigma))
+            return super().forward(op, z, sigma)
+
+    with torch.no_grad():
+        Consistency(base=base)._penalty(Noting(toy), toy.batch, streams(5, toy.n))
+    op, z, sigma = states[0]
+    wanted = sigma[:, None, None, None].expand_as(z)
+    if in_image:  # white in the image, where the coils weigh it: E |A n|^2 = 2 sigma^2 |S|^2
+        wanted = wanted * op.maps.abs()
+    seen = op.mask.expand_as(z)
+    got, want = z[seen].abs().square().sum() / 2, wanted[seen].square().sum()
+    n = 2 * int(seen.sum()) / (4 if in_image else 1)
+    assert abs(float(got / want) - 1) < 5 * (2 / n) ** 0.5
 
 
 @pytest.mark.parametrize(("factor", "consistent"), [(1.0, True), (0.7, False)])
