@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,8 +32,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from mri_ambient.baselines import Baseline
-    from mri_ambient.samplers import Sampler
+    from mri_ambient.reconstruct import Sampling
 
 
 def run(
@@ -131,14 +130,7 @@ def run(
     from mri_ambient.doubts import Checking
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, find_scans, open_scan, why_no_file
-    from mri_ambient.reconstruct import (
-        METHODS,
-        SAMPLINGS,
-        Options,
-        is_sampler,
-        is_stochastic,
-        with_options,
-    )
+    from mri_ambient.reconstruct import Options, is_sampler, is_stochastic
     from mri_ambient.report import draw_volume
     from mri_ambient.volume import (
         is_done,
@@ -150,22 +142,8 @@ def run(
     from mri_ambient.weights import default_prior
 
     flags = {"n_steps": steps, "lam": lam, "final_dc": None if final_dc else False}
-    given = merge_options(flags, option)
-    chosen: Sampler | Baseline
-    if preset is None:
-        chosen = with_options(choose("method", method or "aos", METHODS), given)
-    elif method is not None or given:
-        raise ConfigError("--preset is a method with its options; leave those out")
-    else:
-        sampling = choose("preset", preset, SAMPLINGS)
-        chosen = sampling.sampler
-        samples = sampling.n_samples if samples is None else samples
-    if not is_stochastic(chosen) and ((samples or 1) > 1 or keep_samples):
-        say(f"warning: {chosen.name} gives one image, so there are no samples")
-    elif keep_samples and samples == 1:
-        say("warning: a single sample is the image itself, and is not written a second time")
-    if samples is None:
-        samples = Options.n_samples
+    sampling = _sampling(preset, method, merge_options(flags, option), samples, keep_samples)
+    chosen, samples = sampling.method, sampling.n_samples
     spec = retrospective_mask(retrospective, mask_type, calib_lines)
     if holdout is None:
         holdout = 2 if warn else 0
@@ -239,3 +217,40 @@ def run(
                     say(line)
 
         run_cases(paths, one)
+
+
+def _sampling(
+    preset: str | None,
+    method: str | None,
+    given: dict[str, Any],
+    samples: int | None,
+    keep_samples: bool,
+) -> Sampling:
+    """The method with its options, and how many samples it draws: as asked for, or the preset's.
+
+    Raises:
+        ConfigError: there is none of this name, an option that it lacks, or a preset beside them.
+    """
+    from mri_ambient.errors import ConfigError
+    from mri_ambient.reconstruct import (
+        METHODS,
+        SAMPLINGS,
+        Options,
+        Sampling,
+        is_stochastic,
+        with_options,
+    )
+
+    if preset is None:
+        chosen = with_options(choose("method", method or "aos", METHODS), given)
+        n_samples = Options.n_samples if samples is None else samples
+    elif method is not None or given:
+        raise ConfigError("--preset is a method with its options; leave those out")
+    else:
+        held = choose("preset", preset, SAMPLINGS)
+        chosen, n_samples = held.method, held.n_samples if samples is None else samples
+    if not is_stochastic(chosen) and ((samples or 1) > 1 or keep_samples):
+        say(f"warning: {chosen.name} gives one image, so there are no samples")
+    elif keep_samples and n_samples == 1:
+        say("warning: a single sample is the image itself, and is not written a second time")
+    return Sampling(chosen, n_samples)

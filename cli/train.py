@@ -93,9 +93,9 @@ def run(
     """
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
+    from mri_ambient.dry_run import describe
     from mri_ambient.errors import ConfigError, StoppedError
     from mri_ambient.objectives import make_objective
-    from mri_ambient.preflight import describe
     from mri_ambient.runs import images_seen
     from mri_ambient.train import train
     from mri_ambient.train_config import TrainConfig

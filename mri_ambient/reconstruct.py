@@ -34,9 +34,9 @@ METHODS: dict[str, type[Sampler] | type[Baseline]] = {**SAMPLERS, **BASELINES}
 
 @dataclass(frozen=True)
 class Sampling:
-    """A sampler with its options, and how many samples are drawn."""
+    """A method with its options, and how many samples are drawn."""
 
-    sampler: Sampler
+    method: Sampler | Baseline
     n_samples: int
 
 

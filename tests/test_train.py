@@ -26,6 +26,7 @@ from mri_ambient.coverage import sampling_densities
 from mri_ambient.data import load_dataset, mask_facts, measure_sigma_data, typical_mask
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.distributed import _together
+from mri_ambient.dry_run import describe
 from mri_ambient.errors import (
     CheckpointError,
     ConfigError,
@@ -40,7 +41,7 @@ from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.precond import DENOISERS, Denoiser
 from mri_ambient.nn.unet import PRESETS, UNetSpec, n_parameters
 from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Ssdu, Supervised
-from mri_ambient.preflight import describe, split
+from mri_ambient.preflight import split
 from mri_ambient.reconstruct import reconstruct
 from mri_ambient.rng import rng_for
 from mri_ambient.runs import images_seen, latest_checkpoint, read_identity

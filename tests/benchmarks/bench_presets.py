@@ -57,7 +57,7 @@ Score = Callable[[Reconstruction], Row]
 """What is known of an image: of prospective scans, nothing."""
 
 CLASSICAL = {"zero-filled": ZeroFilled(), "CG-SENSE": CgSense(), "L1-wavelet": L1Wavelet()}
-METHODS = {name: Sampling(method, 1) for name, method in CLASSICAL.items()}  # type: ignore[arg-type]
+METHODS = {name: Sampling(method, 1) for name, method in CLASSICAL.items()}
 METHODS |= SAMPLINGS | {"A-DPS, 500 steps": Sampling(Adps(n_steps=500), 1)}
 
 RATES = ((2.0, 20), (4.0, 20), (8.0, 12))
@@ -124,9 +124,9 @@ def judge(judged: list[Judged], how: Sampling, prior: Prior, device: str) -> Row
     for one in judged:
         options = Options(n_samples=n, batch_size=n, device=device)
         started = time.perf_counter()
-        result = reconstruct(one.scan, how.sampler, prior, options)
+        result = reconstruct(one.scan, how.method, prior, options)
         row = {"seconds": time.perf_counter() - started, **one.score(result)}
-        rows.append(row | predict_hidden(one.scan, how.sampler, prior, options, N_HIDDEN)[0])
+        rows.append(row | predict_hidden(one.scan, how.method, prior, options, N_HIDDEN)[0])
     names = list(rows[0])
     return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
 
@@ -173,7 +173,7 @@ def main() -> None:
     if args.quick:
         args.count, args.work = 1, Path(tempfile.mkdtemp())
         methods = {
-            name: replace(how, sampler=replace(how.sampler, n_steps=3), n_samples=2)
+            name: replace(how, method=replace(how.method, n_steps=3), n_samples=2)
             for name, how in methods.items()
             if name in ("balanced", "A-DPS, 500 steps")
         }
@@ -195,8 +195,8 @@ def main() -> None:
                 if key in results and made_with.items() <= results[key].items():
                     continue
                 row = judge(judged, how, prior, device)
-                if is_sampler(how.sampler):
-                    row["evaluations"] = how.n_samples * how.sampler.n_evaluations
+                if is_sampler(how.method):
+                    row["evaluations"] = how.n_samples * how.method.n_evaluations
                 results[key] = row | made_with | {"scans": len(judged)}
                 print(json.dumps({"row": key, **results[key]}), flush=True)
                 write_json(path, results)

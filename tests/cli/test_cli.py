@@ -655,8 +655,8 @@ def test_presets_are_methods_with_their_options(cli, full, prior_file, tmp_path,
     for name, sampling in SAMPLINGS.items():
         cli(*words, "-o", tmp_path / name, "--preset", name)
         made = json.loads((tmp_path / name / f"{scan.stem}.json").read_text())["provenance"]
-        assert made["method"] == sampling.sampler.name
-        assert made["method_options"] == asdict(sampling.sampler)
+        assert made["method"] == sampling.method.name
+        assert made["method_options"] == asdict(sampling.method)
         assert made["n_samples"] == sampling.n_samples
     for more in (("--method", "dds"), ("--steps", 3), ("-O", "eta=0")):
         assert (
