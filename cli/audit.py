@@ -128,6 +128,8 @@ def stability(
     OUT gets stability.json and stability.png: the method, CG-SENSE and L1-wavelet before and after
     the worst change that was found for each, and five times the difference.
     """
+    from dataclasses import asdict
+
     import torch
 
     from mri_ambient.atomic import write_json
@@ -137,7 +139,7 @@ def stability(
     from mri_ambient.doubts import doubt_prior
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, open_scan
-    from mri_ambient.reconstruct import METHODS, is_sampler, with_options
+    from mri_ambient.reconstruct import METHODS, is_sampler, prior_sha256, with_options
     from mri_ambient.report import save_images
     from mri_ambient.stability import stability as attack
     from mri_ambient.stability import verdict
@@ -172,6 +174,11 @@ def stability(
     facts = {
         "slice": index,
         "k": k,
+        "seed": seed,
+        "method_options": asdict(chosen),  # type: ignore[call-overload]
+        "prior_sha256": prior_sha256(loaded),
+        "acceleration": file.acceleration,
+        "sigma_n": prepared.noise_std,
         "attacks": {
             one.method: {
                 "size": one.size,

@@ -64,10 +64,16 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
-    from mri_ambient.doubts import doubt_prior
+    from mri_ambient.doubts import doubt_prior, doubt_spread
     from mri_ambient.errors import ScanFormatError
     from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.reconstruct import METHODS, Options, is_sampler, with_options
+    from mri_ambient.reconstruct import (
+        METHODS,
+        Options,
+        is_sampler,
+        is_stochastic,
+        with_options,
+    )
     from mri_ambient.validate import predict_hidden
     from mri_ambient.weights import default_prior
 
@@ -83,14 +89,16 @@ def run(
         file = open_scan(path)
         doubt_prior(file, chosen, loaded)
         preparation = plan(file, device=where)
-        found[path.stem] = [
-            predict_hidden(preparation.apply(scan), chosen, loaded, options, holdout)[0]
-            for scan in file
-        ]
-
-        if not any(found[path.stem]):
-            del found[path.stem]
+        n_images = options.images_at_once(chosen, loaded, file.shape[-2:], file.shape[1])
+        n_slices = max(1, n_images // (samples if is_stochastic(chosen) else 1))
+        rows: list[dict[str, float]] = []
+        for first in range(0, len(file), n_slices):
+            scan = preparation.apply(file[first : first + n_slices])
+            rows += predict_hidden(scan, chosen, loaded, options, holdout)
+        doubt_spread(file, chosen, loaded, options, scan.noise_std or 0.0)
+        if not any(rows):
             raise ScanFormatError(f"{path}: no slice has signal on the hidden lines")
+        found[path.stem] = rows
 
     try:
         run_cases(find_scans([inputs]), one)

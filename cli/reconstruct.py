@@ -167,7 +167,8 @@ def run(
         keep_samples=keep_samples,
         compiled=compiled,
     )
-    loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
+    # Its network is moved to the device where it is used.
+    loaded = load_prior(prior or default_prior()) if is_sampler(chosen) else None
     if loaded is None and prior is not None:
         say(f"warning: {chosen.name} asks no prior, so {prior} is not used")
 

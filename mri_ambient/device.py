@@ -51,9 +51,13 @@ def out_of_memory(error: RuntimeError) -> bool:
     )
 
 
+LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
+"""How errors of a GPU that no longer works begin."""
+
+
 def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
     """What to say where an error means that a GPU is no longer there; None where it does not."""
-    if "CUDA error" not in str(error):
+    if not any(words in str(error) for words in LOST):
         return None
     reason = str(error).splitlines()[0]
     return DeviceError(

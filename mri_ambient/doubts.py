@@ -23,6 +23,13 @@ HIGH_RESIDUAL = 2.0
 """A method with a prior that leaves more than this of the data unexplained, in units of the noise
 (at least :data:`LEAST_NOISE`), is worth a warning."""
 
+LOW_RESIDUAL = 0.5
+"""And one that leaves less than this fits noise, or the noise is said to be larger than it is."""
+
+HIGH_CHI_SQUARE = 4.0
+"""Errors on hidden lines this many times what samples and noise predict are flagged: the spread is
+less than half of what it should be."""
+
 LEAST_NOISE = 0.01
 """Noise per real channel, normalised units, below which the residual is not compared with it."""
 
@@ -207,6 +214,11 @@ def _flags(
     yield from _hidden_flags(check.get("held_out"))
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return
+    if check["data_residual"] < LOW_RESIDUAL and sigma_n > LEAST_NOISE and bool(scan.ksp.any()):
+        yield (
+            f"explains the measurement to {check['data_residual']:.1f} sigma_n, better than its "
+            "noise allows: the noise may be smaller than is said"
+        )
     if rms > 0 and not 1 / BRIGHT < rms / prior.sigma_data < BRIGHT:
         yield f"is {rms / prior.sigma_data:.2f} times as bright as the prior's training images"
     # Cards of older priors do not say it; the smallest trained level lies above nearly all of them.
@@ -220,12 +232,17 @@ def _hidden_flags(held_out: dict[str, float] | None) -> Iterator[str]:
     if not held_out or held_out["noise"] > MOSTLY_NOISE:
         return
     excess, of_l1 = (held_out[name] - held_out["noise"] for name in ("error", "l1_wavelet"))
-    if held_out["error"] > 1 and excess > of_l1:
+    if excess > 1 or (held_out["error"] > 1 and excess > of_l1):
         yield f"predicts hidden lines worse than nothing would (error {held_out['error']:.3f})"
     elif excess > max(WORSE * of_l1, 0.0):
         yield (
             f"predicts hidden lines worse (error {held_out['error']:.3f}, noise alone "
             f"{held_out['noise']:.3f}) than L1-wavelet ({held_out['l1_wavelet']:.3f})"
+        )
+    if held_out.get("chi_square", 0.0) > HIGH_CHI_SQUARE:
+        yield (
+            f"has samples whose spread, with the noise, explains 1/{held_out['chi_square']:.1f} of "
+            "the error on hidden lines"
         )
 
 

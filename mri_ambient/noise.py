@@ -6,6 +6,7 @@ arXiv 2206.00364) assume data of standard deviation 0.5 and scale here with ``si
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ from .errors import ConfigError
 from .rng import Streams, uniforms
 
 EDM_SIGMA_DATA = 0.5
+
+EDM_HIGHEST = 80.0
+"""From where EDM draws images, for data of standard deviation 0.5."""
 
 
 def rho_schedule(n: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> Tensor:
@@ -49,6 +53,11 @@ class LogNormal:
 
     mean: float = -1.2
     std: float = 1.2
+
+    @property
+    def highest(self) -> float:
+        """The level, for data of standard deviation 0.5, that one draw in 4300 exceeds."""
+        return math.exp(self.mean + 3.5 * self.std)
 
     def draw(self, at_least: Tensor, sigma_data: float, rng: Streams) -> Tensor:
         """One sigma per item, redrawn until it is at least ``at_least`` ``(b,)``.

@@ -13,6 +13,7 @@ from .errors import ConfigError
 from .masks import MaskSpec, subsample_further, training_fraction
 from .nn.precond import DENOISERS, Denoiser
 from .nn.unet import UNetSpec
+from .noise import EDM_HIGHEST, LogNormal
 from .rng import complex_normals
 from .sense import SenseOp
 
@@ -152,6 +153,13 @@ class Prior:
     def tau(self) -> float:
         """Standard deviation of the error of one step per real channel, normalised units."""
         return self.facts.tau
+
+    @property
+    def highest_level(self) -> float:
+        """Largest noise level of its training, for data of standard deviation 0.5."""
+        options = self.facts.card.get("objective_options", {})
+        law = options.get("base", options).get("law")
+        return EDM_HIGHEST if law is None else LogNormal(**law).highest
 
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"

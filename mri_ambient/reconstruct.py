@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -237,7 +236,14 @@ class _Work:
         self.method, self.prior, self.on_step = method, prior, on_step
         self.options, self.device = options, torch.device(options.device)
         if is_sampler(method) and isinstance(prior, Prior):
-            prior.to(self.device)
+            try:
+                prior.to(self.device)
+            except torch.OutOfMemoryError as error:
+                if not self.move_to_cpu():
+                    raise DeviceError(
+                        f"out of memory: the prior does not fit on {self.device}; use --device "
+                        "cpu or --cpu-fallback"
+                    ) from error
         if options.compiled and is_sampler(method) and isinstance(prior, Prior):
             prior.net.compile_networks()
 
@@ -291,7 +297,7 @@ class _Work:
         if not self.options.cpu_fallback or self.device.type == "cpu":
             return False
         warnings.warn(
-            f"out of memory on {self.device} with a single image, going on with the CPU",
+            f"out of memory on {self.device}, going on with the CPU",
             NumericalWarning,
             stacklevel=2,
         )
@@ -303,9 +309,9 @@ def on_cpu(prior: DenoiserSource | None) -> DenoiserSource | None:
     """A copy of the prior on the CPU, not compiled."""
     if not isinstance(prior, Prior):
         return prior
-    net = deepcopy(prior.net).to("cpu")
-    net.compiled = False
-    return replace(prior, net=net)
+    net = prior.facts.build()  # not a copy on a device that is full
+    net.load_state_dict({name: tensor.cpu() for name, tensor in prior.net.state_dict().items()})
+    return replace(prior, net=net.requires_grad_(False).eval())
 
 
 def check_levels(prior: DenoiserSource | None, method: str) -> None:
@@ -349,18 +355,20 @@ def _backing_off(
         DeviceError: a single item is too much.
     """
     while items:
-        chunk = items[:size]
+        chunk, images, reason = items[:size], None, ""
         try:
             images = compute(chunk)
         except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+        if images is None:  # and the error, whose traceback holds the batch, is gone
             torch.cuda.empty_cache()
             if len(chunk) > 1:
                 size = len(chunk) // 2
             elif not at_last():
                 raise DeviceError(
-                    f"out of memory with a single image at a time: {str(error).splitlines()[0]}; "
-                    "use --device cpu, --cpu-fallback, or fewer coils"
-                ) from error
+                    f"out of memory with a single image at a time: {reason}; use --device cpu, "
+                    "--cpu-fallback, or fewer coils"
+                )
             continue
         yield chunk, images, size
         items = items[size:]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import torch
 from torch import Generator, Tensor
@@ -48,7 +51,15 @@ def complex_normals(
     dtype: torch.dtype = torch.complex64,
 ) -> Tensor:
     """White complex noise ``(b, *shape)``, item i from stream i; see :func:`complex_normal`."""
-    return torch.stack([complex_normal(shape, g, dtype=dtype) for g in rng]).to(device)
+    draw = partial(complex_normal, shape, dtype=dtype)
+    if torch.device(device).type == "cpu" or len(rng) == 1:
+        return torch.stack([draw(stream) for stream in rng]).to(device)
+    return torch.stack(list(_threads().map(draw, rng))).to(device)  # or a GPU waits for one core
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(16, os.cpu_count() or 1))
 
 
 def uniforms(rng: Streams, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -194,13 +194,18 @@ def _attack(
 def verdict(attacks: Sequence[Attack]) -> str:
     """One line: the method's worst change beside the others'."""
     first, *others = attacks
+    rising = [
+        f"{one.method} (by {100 * one.rising:.0f} %)"
+        for one in attacks
+        if one.rising > STILL_RISING
+    ]
     beside = ", ".join(f"{attack.method} {100 * attack.change:.1f} %" for attack in others)
     return (
         f"{first.method}: a change of the measurement by {100 * first.size:.1f} % can change the "
         f"image by {100 * first.change:.1f} % (noise of this size: {100 * first.by_noise:.1f} %); "
         f"{beside}"
     ) + (
-        f"; still rising by {100 * first.rising:.0f} % at the end: take more --iterations"
-        if first.rising > STILL_RISING
+        f"; {' and '.join(rising)} still rising at the end: take more --iterations"
+        if rising
         else ""
     )

@@ -143,6 +143,7 @@ def settings(
     **more: Any,  # noqa: ANN401 -- preparation and mask options, dataclasses or None
 ) -> dict[str, Any]:
     """All that decides the result, as plain values: how a finished file is recognised."""
+    bf16 = autocast_on(options.precision, torch.device(options.device))
     extra = {key: asdict(value) if is_dataclass(value) else value for key, value in more.items()}  # type: ignore[arg-type]
     plain: dict[str, Any] = json.loads(
         json_text(
@@ -153,7 +154,7 @@ def settings(
                 "seed": options.seed,
                 "n_samples": options.n_samples if is_stochastic(method) else 1,
                 "keep_samples": options.keep_samples and is_stochastic(method),
-                "bf16": autocast_on(options.precision, torch.device(options.device)),
+                "precision": "bf16" if bf16 else "fp32",
                 "compiled": options.compiled and is_sampler(method),
                 "version": __version__,
                 **extra,
@@ -334,16 +335,21 @@ def _scores(file: ScanFile, magnitude: Tensor, reference: Reference) -> dict[str
 @contextmanager
 def _noted(doubts: list[str], told: set[str]) -> Iterator[None]:
     """Numerical warnings go on to the caller, those not ``told`` yet, and into the report."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NumericalWarning)
-        yield
-    for warning in caught:
-        if isinstance(warning.message, NumericalWarning):
-            doubts.append(str(warning.message))
-            if doubts[-1] in told:
-                continue
-            told.add(doubts[-1])
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", NumericalWarning)
+            yield
+    finally:  # what fails may have been doubted first
+        for warning in caught:
+            if isinstance(warning.message, NumericalWarning):
+                doubts.append(str(warning.message))
+                if doubts[-1] in told:
+                    continue
+                told.add(doubts[-1])
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
 
 
 def _writer(

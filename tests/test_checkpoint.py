@@ -167,8 +167,12 @@ def test_the_header_is_json_a_person_can_read(prior, tmp_path):
 
 
 def test_a_full_device_is_told_of(prior, tmp_path, monkeypatch):
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    to = torch.nn.Module.to
+
+    def full(module, *device, **layout):
+        if device:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return to(module, **layout)
 
     save_prior(prior, tmp_path / "prior.safetensors")
     monkeypatch.setattr(torch.nn.Module, "to", full)

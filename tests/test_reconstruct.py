@@ -10,6 +10,7 @@ from helpers import random_maps, shaken
 from mri_ambient.baselines import CgSense, ZeroFilled
 from mri_ambient.batch import Batch
 from mri_ambient.data_prep.oversampling import remove_oversampling
+from mri_ambient.device import lost
 from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
 from mri_ambient.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.masks import MaskSpec
@@ -18,6 +19,7 @@ from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import (
     Options,
     _residuals,
+    on_cpu,
     reconstruct,
     reconstruct_many,
     to_file_units,
@@ -243,6 +245,32 @@ def test_networks_compute_in_the_precision_asked_for(precision, scan, rng):
     assert not prior.net.autocast
     with pytest.raises(ConfigError, match="fp16"):
         Options(precision="fp16")
+
+
+def test_the_prior_goes_to_the_cpu_and_its_first_stays(scan):
+    facts = PriorFacts(
+        objective="supervised", kind="plain", network=UNetSpec((8, 12), 1, 16), sigma_data=0.3,
+        sigma_min=0.02, mask_conditioned=False, mask=MaskSpec("random", 2, 2),
+    )  # fmt: skip
+    prior = Prior(shaken(facts.build()), facts)
+    moved = on_cpu(prior)
+    assert moved.net is not prior.net
+    assert not any(parameter.requires_grad for parameter in moved.net.parameters())
+    images = [reconstruct(scan, Dds(n_steps=2), one).img for one in (prior, moved)]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_lost"),
+    [
+        ("CUDA error: unspecified launch failure", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
+        ("cuFFT error: CUFFT_EXEC_FAILED", True),
+        ("sizes differ", False),
+    ],
+)
+def test_a_device_is_lost_whichever_library_says_so(words, is_lost):
+    assert (lost(RuntimeError(words), "cuda") is not None) == is_lost
 
 
 def test_an_image_of_nans_is_refused(scan):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,12 +11,15 @@ from gaussian import GaussianPrior, Mixture, WholeGaussian
 from helpers import dense, load_script, random_sense, shaken
 from torch import Tensor
 
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, NumericalWarning
+from mri_ambient.masks import MaskSpec
 from mri_ambient.nn.unet import UNetSpec
-from mri_ambient.noise import rho_schedule
+from mri_ambient.noise import LogNormal, rho_schedule
+from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import with_options
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.samplers import Adps, Aos, Dds, Msm, PriorOnly, Pula, data_consistency
+from mri_ambient.samplers.base import first_level
 from mri_ambient.sense import SenseOp
 
 SHAPE = (5, 6)
@@ -202,6 +207,25 @@ def test_guidance_is_the_gradient_of_what_masks_disagree_about(op, prior):
         x0 = fixed @ z
         z = lift @ x0 + sigma_next / sigma * (z - lift @ x0) - push
     torch.testing.assert_close(got[0].flatten(), x0, rtol=1e-6, atol=1e-8)
+
+
+def test_levels_above_the_training_are_told_of(prior):
+    """One draw in 4300 lies above exp(mean + 3.5 std): 22 for this law, 80 where there is none."""
+    law = LogNormal(mean=-3.2, std=1.8)
+    z = (math.log(law.highest) - law.mean) / law.std
+    assert 0.5 * math.erfc(z / 2**0.5) == pytest.approx(1 / 4300, rel=0.01)
+    facts = PriorFacts(
+        objective="kspace", kind="plain", network=UNetSpec((8, 12), 1, 16), sigma_data=0.5,
+        sigma_min=0.02, mask_conditioned=False, mask=MaskSpec("random", 2, 8),
+        card={"objective_options": {"base": {"law": {"mean": -3.2, "std": 1.8}}}},
+    )  # fmt: skip
+    known = Prior(facts.build(), facts)
+    with pytest.warns(NumericalWarning, match="above all training"):
+        assert first_level(23.0, known) == 23.0
+    for quiet in (lambda: first_level(21.0, known), lambda: first_level(79.0, prior)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            quiet()
 
 
 @pytest.mark.parametrize("method", [Dds, Msm, Pula])

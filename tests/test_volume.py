@@ -21,7 +21,13 @@ from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.doubts import Checking, _flags, _hidden_flags, doubt_prior
-from mri_ambient.errors import DeviceError, MriAmbientError, OutputExistsError, ScanFormatError
+from mri_ambient.errors import (
+    DeviceError,
+    MriAmbientError,
+    NumericalWarning,
+    OutputExistsError,
+    ScanFormatError,
+)
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec, achieved_acceleration
 from mri_ambient.nn.precond import Denoiser
@@ -253,6 +259,20 @@ def test_slices_before_one_that_cannot_be_read_are_kept(volume, tmp_path, monkey
     assert len(list(hidden.iterdir())) == 4
 
 
+def test_what_fails_tells_of_its_doubts_first(volume, tmp_path):
+    @dataclass(frozen=True)
+    class Doubtful(CgSense):
+        def __call__(self, op, ksp, *, noise_std):
+            warnings.warn("this is doubtful", NumericalWarning, stacklevel=2)
+            return super().__call__(op, ksp, noise_std=noise_std) * float("nan")
+
+    with (
+        pytest.warns(NumericalWarning, match="this is doubtful"),
+        pytest.raises(MriAmbientError, match="not finite"),
+    ):
+        run(volume, tmp_path, Doubtful())
+
+
 def test_other_errors_keep_their_name(volume, tmp_path):
     class Mistake(CgSense):
         def __call__(self, op, ksp, *, noise_std):
@@ -409,6 +429,7 @@ def test_scans_unlike_the_training_scans_are_doubted(mask, rate, regular, told):
         (0.56, 0.53, 0.5, "than L1-wavelet"),  # a tenth more in all, twice as much beyond the noise
         (1.01, 0.98, 0.95, ""),  # these lines hold noise alone
         (0.49, 0.47, 0.5, ""),
+        (1.6, 4.9, 0.5, "worse than nothing"),  # L1-wavelet broke down
     ],
 )
 def test_hidden_lines_flag_what_noise_does_not_explain(error, l1, noise, flagged):
@@ -416,6 +437,18 @@ def test_hidden_lines_flag_what_noise_does_not_explain(error, l1, noise, flagged
     said = list(_hidden_flags(row))
     assert len(said) == bool(flagged)
     assert all(flagged in one for one in said)
+    for chi_square, n_more in ((3.9, 0), (4.1, 1)):
+        more = list(_hidden_flags(row | {"chi_square": chi_square}))[len(said) :]
+        assert len(more) == (n_more if noise < 0.9 else 0)
+        assert all("spread" in one for one in more)
+
+
+def test_noise_that_is_fitted_is_flagged():
+    file = SimpleNamespace(noise_std=0.05, ksp=torch.ones(1))
+    prior = prior_of("plain", masks=False)
+    for residual, flagged in ((0.45, True), (0.55, False)):
+        said = list(_flags({"data_residual": residual}, 0.3, file, Dds(), prior))
+        assert any("better than its noise allows" in one for one in said) == flagged
 
 
 def test_data_that_are_left_unexplained_are_flagged_and_told_of(volume, tmp_path, monkeypatch):

@@ -117,6 +117,8 @@ class UNet(nn.Module):
             self.up.append(level)
         self.last_norm = _group_norm(n_in)
         self.last = _zeroed(nn.Conv2d(n_in, 2, 3, padding=1))
+        # Weights too: after a norm, a GPU goes by theirs.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """Planes ``(b, in_channels, y, x)`` and noise label ``(b,)`` to ``(b, 2, y, x)``."""

@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import ConfigError, NumericalWarning
-from ..noise import EDM_SIGMA_DATA
-from ..prior import DenoiserSource
+from ..noise import EDM_HIGHEST, EDM_SIGMA_DATA
+from ..prior import DenoiserSource, Prior
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
 
@@ -104,19 +104,17 @@ def check_schedule(n_steps: int, sigma_max: float | None) -> None:
         raise ConfigError(f"sigma_max must be positive and finite, got {sigma_max}")
 
 
-MOST_SIGMA = 80.0
-"""No prior is trained above this noise level, for data of standard deviation 0.5 per channel."""
-
-
-def first_level(highest: float, prior: DenoiserSource) -> float:
+def first_level(highest: float, prior: DenoiserSource, *, most: float | None = None) -> float:
     """The first noise level, given for data of standard deviation 0.5, in units of the prior.
 
-    It is at least twice the smallest trained level; that it was raised, or lies above all training,
-    is warned about.
+    It is at least twice the smallest trained level. That it was raised, or lies above ``most``, by
+    default what the prior was trained on, is warned about.
     """
     level = highest * prior.sigma_data / EDM_SIGMA_DATA
     lowest = 2 * prior.sigma_min
-    if level < lowest or highest > MOST_SIGMA:
+    if most is None:
+        most = prior.highest_level if isinstance(prior, Prior) else EDM_HIGHEST
+    if level < lowest or highest > most:
         where = f"is raised to {lowest:.4g}" if level < lowest else "is above all training"
         warnings.warn(
             f"the first noise level {level:.4g} {where} (trained from {prior.sigma_min:.4g} on)",

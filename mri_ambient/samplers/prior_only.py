@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
-from ..noise import rho_schedule
+from ..noise import EDM_HIGHEST, rho_schedule
 from ..prior import DenoiseFn, DenoiserSource
 from ..rng import complex_normals
 from ..sense import SenseOp
@@ -74,7 +74,7 @@ class PriorOnly:
         everything = torch.ones(1, 1, *maps.shape[-2:], dtype=torch.bool, device=maps.device)
         op = SenseOp(maps, everything)
         denoiser = prior.denoiser(op, rng, further="training")
-        highest = first_level(self.sigma_max, prior)
+        highest = first_level(self.sigma_max, prior, most=EDM_HIGHEST)
         sigmas = [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
 
         shape = (maps.shape[-3], maps.shape[-2], maps.shape[-1])

@@ -1,8 +1,8 @@
 """Are samples as far from the truth as they should be? Every rule for M~, with an exact prior.
 
-    python tests/benchmarks/bench_calibration.py [--signals 200] [--noise 0.05]
+    python tests/benchmarks/bench_calibration.py [--signals 200] [--noise 0.05] [--coils 8]
 
-Signals of 64 pixels with a known Gaussian law (correlated neighbours), eight smooth coils, random
+Signals of 64 pixels with a known Gaussian law (correlated neighbours), smooth coils, random
 lines at R = 4, noise per channel as given: posterior mean and error are known in closed form, and
 so is the exact denoiser under every mask. Each signal is measured once and sampled four times.
 Printed, one JSON line a rule: the mean squared error of one sample over that of the posterior mean
@@ -32,7 +32,6 @@ from mri_ambient.samplers import Adps, Dds, Msm, Pula, Sampler
 from mri_ambient.sense import SenseOp
 
 N = 64
-N_COILS = 8
 N_SAMPLES = 4
 
 
@@ -113,31 +112,33 @@ def lines(rng: Generator, share: float, calib: int = 4) -> Tensor:
     return mask[None, None]
 
 
-def coils() -> Tensor:
-    """Smooth coils with phase, normalised: ``(N_COILS, 1, N)``."""
+def coils(n: int) -> Tensor:
+    """Smooth coils with phase, normalised: ``(n, 1, N)``."""
     x = torch.linspace(-1, 1, N, dtype=torch.float64)
-    centers = torch.linspace(-1, 1, N_COILS, dtype=torch.float64)[:, None]
+    centers = torch.linspace(-1, 1, n, dtype=torch.float64)[:, None]
     size = torch.exp(-((x - centers) ** 2) / 0.8)
     maps = torch.polar(size, 2 * centers * x)
     return (maps / maps.abs().square().sum(dim=0).sqrt())[:, None]
 
 
-def measure(n: int, sigma_n: float) -> tuple[Tensor, Tensor, Tensor, Tensor, SenseOp, Tensor]:
+def measure(
+    n: int, sigma_n: float, n_coils: int = 8
+) -> tuple[Tensor, Tensor, Tensor, Tensor, SenseOp, Tensor]:
     """Signals, what a scan measures of them, and their posterior.
 
     Returns:
-        Truth ``(n, N)``, k-space ``(n, N_COILS, 1, N)``, posterior means ``(n, N)``, covariances
+        Truth ``(n, N)``, k-space ``(n, n_coils, 1, N)``, posterior means ``(n, N)``, covariances
         ``(n, N, N)``, the operator, and the prior covariance.
     """
     place = torch.arange(N, dtype=torch.float64)
     cov = torch.exp(-(place[:, None] - place).abs() / 8)
     root = torch.linalg.cholesky(cov).to(torch.complex128)
-    maps = coils()
+    maps = coils(n_coils)
     masks = torch.stack([lines(rng_for(0, "scan", i), 0.25) for i in range(n)])
-    op = SenseOp(maps.expand(n, N_COILS, 1, N), masks)
+    op = SenseOp(maps.expand(n, n_coils, 1, N), masks)
     noises = [rng_for(0, "signal", i) for i in range(n)]
     x = torch.stack([root @ complex_normal((N,), g, dtype=torch.complex128) for g in noises])
-    noise = [complex_normal((N_COILS, 1, N), g, dtype=torch.complex128) for g in noises]
+    noise = [complex_normal((n_coils, 1, N), g, dtype=torch.complex128) for g in noises]
     y = op(x[:, None]) + sigma_n * torch.stack(noise) * masks
     prior = Exact(cov, "asked")
     mean = prior.denoiser(op, noises, "scan")(y, torch.full((n,), sigma_n).double())[:, 0]
@@ -159,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--signals", type=int, default=200)
     parser.add_argument("--noise", type=float, default=0.05, help="per channel")
+    parser.add_argument("--coils", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--n-cg", type=int, help="of dds, msm and pula, unlike their own default")
     parser.add_argument("--share", type=float, default=0.5, help="of fresh noise, of even dds")
@@ -167,7 +169,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.signals, args.steps = 6, 8
-    x, y, mean, post, op, cov = measure(args.signals, args.noise)
+    x, y, mean, post, op, cov = measure(args.signals, args.noise, args.coils)
     plain, masked = Exact(cov, "everything"), Exact(cov, "asked")
     fresh, frozen = Exact(cov, "fresh"), Exact(cov, "frozen")
     dds = Dds(n_steps=args.steps, n_cg=args.n_cg, final_dc=False)

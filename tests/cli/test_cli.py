@@ -288,13 +288,19 @@ def test_evaluate_prints_csv_and_names_what_is_missing(cli, full, tmp_path):
     assert "error:" in err
 
 
-def test_evaluate_without_a_target_hides_lines(cli, full, prior_file):
+def test_evaluate_without_a_target_hides_lines(cli, full, prior_file, monkeypatch):
     """Samples of two methods on undersampled scans; no reference anywhere."""
     words = ("evaluate", full, "--device", "cpu", "--holdout", 1)
     out, _ = cli(*words, "-m", prior_file, "--method", "dds", "--steps", 2, "--samples", 3,
                  "--json")  # fmt: skip
     slices = [row for rows in json.loads(out).values() for row in rows]
     assert all(0 <= row["coverage_50"] <= row["coverage_90"] <= 1 for row in slices)
+    monkeypatch.setattr("mri_ambient.reconstruct.images_at_once", lambda *_: 1)
+    alone, _ = cli(*words, "-m", prior_file, "--method", "dds", "--steps", 2, "--samples", 3,
+                   "--json")  # fmt: skip
+    one_by_one = [row for rows in json.loads(alone).values() for row in rows]
+    for row, other in zip(slices, one_by_one, strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
     out, _ = cli(*words, "--method", "cg-sense", "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert len(rows) == len(json.loads(cli(*words, "--method", "cg-sense", "--json")[0]))
