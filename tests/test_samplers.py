@@ -310,8 +310,8 @@ def test_samples_are_the_posterior_of_a_plain_prior(method, sigma_n):
 
     All pixels have the variance that the data step assumes. The mean is right within 5 standard
     errors (12 pixels: 1e-5); finite steps lose up to a fifth of the variance (dds) or add some
-    (pula), which the bounds allow and no more. (At sigma_n = 1 the prior decides, and correlations are
-    too small for the last bound to tell.)
+    (pula), which the bounds allow and no more. (At sigma_n = 1 the prior decides, and correlations
+    are too small for the last bound to tell.)
     """
     prior, one, y = even_problem(sigma_n)
     mean, cov = posterior(prior, one, y, sigma_n)
