@@ -236,7 +236,7 @@ def calibration(
     from mri_ambient.device import pick_device
     from mri_ambient.errors import MriAmbientError
     from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.reconstruct import Options, with_options
+    from mri_ambient.reconstruct import Options, samples_are, with_options
     from mri_ambient.report import draw_calibration
     from mri_ambient.samplers import SAMPLERS
     from mri_ambient.validate import cut_lines
@@ -279,14 +279,16 @@ def calibration(
             n_lines=holdout,
             on_scan=lambda done: bars.update(task, completed=done),
         )
-    facts = {"method": method, "levels": LEVELS, **asdict(found)}
+    what = samples_are(chosen, loaded)
+    facts = {"method": method, "samples_are": what, "levels": LEVELS, **asdict(found)}
     write_json(output / "calibration.json", facts)
     draw_calibration(LEVELS, found.before, found.after, output / "calibration.png")
     save_prior(with_calibration(loaded, chosen, found), output / "prior.safetensors")  # type: ignore[arg-type]
     if json_out:
         print_json(facts)
     say(
-        f"{method}: the spread of {samples} samples is to be multiplied by {found.factor:.2f}; "
+        f"{method}: the spread of {samples} samples ({what}) is to be multiplied by "
+        f"{found.factor:.2f}; "
         f"90 % intervals hold {100 * found.before[-2]:.0f} % of {found.n_hidden} hidden "
         f"measurements before and {100 * found.after[-2]:.0f} % after"
     )

@@ -22,6 +22,7 @@ from .common import (
     merge_options,
     print_json,
     run_cases,
+    say,
 )
 
 
@@ -72,6 +73,8 @@ def run(
         Options,
         is_sampler,
         is_stochastic,
+        samples_are,
+        std_factor,
         with_options,
     )
     from mri_ambient.validate import predict_hidden
@@ -96,6 +99,10 @@ def run(
             scan = preparation.apply(file[first : first + n_slices])
             rows += predict_hidden(scan, chosen, loaded, options, holdout)
         doubt_spread(file, chosen, loaded, options, scan.noise_std or 0.0)
+        if is_stochastic(chosen) and samples > 1:
+            factor = std_factor(chosen, loaded, samples) or 1.0
+            what = samples_are(chosen, loaded)
+            say(f"{path.name}: {samples} {what} a slice, spread x {factor:.2f}")
         if not any(rows):
             raise ScanFormatError(f"{path}: no slice has signal on the hidden lines")
         found[path.stem] = rows

@@ -213,7 +213,7 @@ def std_factor(
     return float(entry["factor"])
 
 
-def _samples_are(method: Sampler | Baseline, prior: DenoiserSource | None) -> str:
+def samples_are(method: Sampler | Baseline, prior: DenoiserSource | None) -> str:
     """What samples may be called.
 
     Only a prior that sees the whole state can draw from the posterior; one that was trained under
@@ -415,7 +415,7 @@ def _provenance(
         "prior_sha256": prior_sha256(prior) if is_sampler(method) else None,
         "seed": options.seed,
         "n_samples": n_samples,
-        "samples_are": _samples_are(method, prior) if is_stochastic(method) else None,
+        "samples_are": samples_are(method, prior) if is_stochastic(method) else None,
         "precision": "bf16" if autocast_on(options.precision, device) else "fp32",
         "compiled": is_sampler(method) and isinstance(prior, Prior) and prior.net.compiled,
         "version": __version__,

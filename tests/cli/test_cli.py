@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli import app as module
 from mri_ambient.cli.common import parse_seconds, pick_shard
+from mri_ambient.cli.job import join_job
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec
@@ -719,3 +720,11 @@ def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
     assert "use --overwrite" in cli(*again, "--device", "cpu", code=2)[1]
     (tmp_path / "audit/run.json").write_text("{}")
     assert "is a training run" in cli(*again, "--device", "cpu", "--overwrite", code=2)[1]
+
+
+def test_a_job_without_its_launcher_is_refused(monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="start them with torchrun"), join_job("cpu"):
+        pass
