@@ -139,7 +139,8 @@ def stability(
     from mri_ambient.doubts import doubt_prior
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, open_scan
-    from mri_ambient.reconstruct import METHODS, is_sampler, prior_sha256, with_options
+    from mri_ambient.methods import METHODS, is_sampler, with_options
+    from mri_ambient.reconstruct import prior_sha256
     from mri_ambient.report import save_images
     from mri_ambient.stability import stability as attack
     from mri_ambient.stability import verdict
@@ -236,7 +237,8 @@ def calibration(
     from mri_ambient.device import pick_device
     from mri_ambient.errors import MriAmbientError
     from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.reconstruct import Options, samples_are, with_options
+    from mri_ambient.methods import with_options
+    from mri_ambient.reconstruct import Options, samples_are
     from mri_ambient.report import draw_calibration
     from mri_ambient.samplers import SAMPLERS
     from mri_ambient.validate import cut_lines

@@ -68,15 +68,8 @@ def run(
     from mri_ambient.doubts import doubt_prior, doubt_spread
     from mri_ambient.errors import ScanFormatError
     from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.reconstruct import (
-        METHODS,
-        Options,
-        is_sampler,
-        is_stochastic,
-        samples_are,
-        std_factor,
-        with_options,
-    )
+    from mri_ambient.methods import METHODS, is_sampler, is_stochastic, with_options
+    from mri_ambient.reconstruct import Options, samples_are, std_factor
     from mri_ambient.validate import predict_hidden
     from mri_ambient.weights import default_prior
 

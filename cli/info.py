@@ -33,8 +33,8 @@ def _installed() -> dict[str, Any]:
     from mri_ambient._version import __version__
     from mri_ambient.device import describe_device
     from mri_ambient.io import READERS, WRITERS
+    from mri_ambient.methods import METHODS, SAMPLINGS
     from mri_ambient.objectives import OBJECTIVES
-    from mri_ambient.reconstruct import METHODS, SAMPLINGS
     from mri_ambient.weights import shipped_priors
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -32,7 +32,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from mri_ambient.reconstruct import Sampling
+    from mri_ambient.methods import Sampling
 
 
 def run(
@@ -130,7 +130,8 @@ def run(
     from mri_ambient.doubts import Checking
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, find_scans, open_scan, why_no_file
-    from mri_ambient.reconstruct import Options, is_sampler, is_stochastic
+    from mri_ambient.methods import is_sampler, is_stochastic
+    from mri_ambient.reconstruct import Options
     from mri_ambient.report import draw_volume
     from mri_ambient.volume import (
         is_done,
@@ -233,14 +234,8 @@ def _sampling(
         ConfigError: there is none of this name, an option that it lacks, or a preset beside them.
     """
     from mri_ambient.errors import ConfigError
-    from mri_ambient.reconstruct import (
-        METHODS,
-        SAMPLINGS,
-        Options,
-        Sampling,
-        is_stochastic,
-        with_options,
-    )
+    from mri_ambient.methods import METHODS, SAMPLINGS, Sampling, is_stochastic, with_options
+    from mri_ambient.reconstruct import Options
 
     if preset is None:
         chosen = with_options(choose("method", method or "aos", METHODS), given)

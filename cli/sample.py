@@ -69,7 +69,7 @@ def run(
             maps=maps,
             seed=seed,
             device=where,
-            on_step=lambda _: bars.advance(task),
+            on_step=lambda info: bars.advance(task, len(info.residual)),
         )
     facts = {"prior_sha256": loaded.facts.card["sha256"], "seed": seed, "steps": steps}
     facts["guidance"] = guidance

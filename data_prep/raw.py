@@ -10,8 +10,9 @@ from ..checkpoint import load_prior
 from ..errors import ConfigError
 from ..io import Undersampled, open_scan
 from ..masks import MaskSpec
+from ..methods import METHODS, is_sampler
 from ..prior import Prior
-from ..reconstruct import METHODS, Options, is_sampler
+from ..reconstruct import Options
 from ..samplers import Sampler
 from ..volume import reconstruct_file, settings
 from ..weights import default_prior

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from .checkpoint import load_prior, save_prior
     from .data_prep.raw import reconstruct_raw
     from .io import open_scan
+    from .methods import METHODS
     from .prior import Prior
-    from .reconstruct import METHODS, Options, to_file_units
+    from .reconstruct import Options, to_file_units
     from .scan import Reconstruction, Scan
     from .train_config import TrainConfig
 
 _WHERE = {
-    "METHODS": "reconstruct",
+    "METHODS": "methods",
     "Options": "reconstruct",
     "Prior": "prior",
     "Reconstruction": "scan",

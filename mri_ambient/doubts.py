@@ -13,8 +13,9 @@ from .coverage import is_regular
 from .errors import ConfigError, NumericalWarning
 from .io.base import ScanFile
 from .masks import is_line_mask
+from .methods import is_sampler, is_stochastic
 from .prior import DenoiserSource, Prior
-from .reconstruct import Options, is_sampler, is_stochastic, std_factor
+from .reconstruct import Options, std_factor
 from .samplers import Aos, Sampler
 from .scan import Reconstruction, Scan
 from .validate import predict_hidden, prior_share

@@ -6,46 +6,25 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import TypeIs
 
 from ._version import __version__
-from .baselines import BASELINES, Baseline
+from .baselines import Baseline
 from .batch import Batch
-from .config import parse_option
 from .device import autocast_on, check_precision, lost, out_of_memory
 from .errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
 from .fourier import image_crop
 from .memory import bytes_per_image, images_at_once
+from .methods import check_levels, is_sampler, is_stochastic
 from .prior import DenoiserSource, Prior
 from .rng import rng_for
-from .samplers import SAMPLERS, Adps, Aos, Dds, PriorOnly, Sampler, StepInfo
+from .samplers import Adps, Aos, PriorOnly, Sampler, StepInfo
 from .scan import Reconstruction, Scan
 from .units import rss_weight
-
-METHODS: dict[str, type[Sampler] | type[Baseline]] = {**SAMPLERS, **BASELINES}
-"""Everything ``reconstruct --method`` takes."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """A method with its options, and how many samples are drawn."""
-
-    method: Sampler | Baseline
-    n_samples: int
-
-
-SAMPLINGS: dict[str, Sampling] = {
-    "fast": Sampling(Aos(), 1),
-    "balanced": Sampling(Dds(n_steps=10), 4),
-    "quality": Sampling(Dds(n_steps=50), 8),
-}
-"""What ``reconstruct --preset`` takes; docs/results/samplers.md has the figures. With a
-mask-conditioned prior, ``fast`` gives the best image and the others add a spread."""
 
 COMPILER = ("torch._dynamo", "torch._inductor")
 """Where the errors of ``torch.compile`` are defined."""
@@ -314,30 +293,6 @@ def on_cpu(prior: DenoiserSource | None) -> DenoiserSource | None:
     return replace(prior, net=net.requires_grad_(False).eval())
 
 
-def check_levels(prior: DenoiserSource | None, method: str) -> None:
-    """Refuse to walk down noise levels a prior never saw.
-
-    Raises:
-        ConfigError: the prior knows a single level.
-    """
-    if isinstance(prior, Prior) and prior.facts.one_level:
-        raise ConfigError(
-            f"method {method!r} takes many steps, but the prior (objective "
-            f"{prior.facts.objective!r}) saw no noise but the scanner's: all it can do is "
-            "reconstruct with method aos"
-        )
-
-
-def is_sampler(method: Sampler | Baseline) -> TypeIs[Sampler]:
-    """Whether a method asks a prior."""
-    return hasattr(method, "needs_grad")
-
-
-def is_stochastic(method: Sampler | Baseline) -> bool:
-    """Whether samples of a method differ."""
-    return is_sampler(method) and method.stochastic
-
-
 def _backing_off(
     compute: Callable[[list[tuple[int, int]]], Tensor],
     items: list[tuple[int, int]],
@@ -481,32 +436,17 @@ def draw_images(
         maps = torch.ones(1, 1, *shape, dtype=torch.complex64)
     if isinstance(prior, Prior):
         prior.to(device)
-    images = [
-        sampler(prior, maps.to(device), rng=[rng_for(seed, "sample", k)], on_step=on_step)
-        for k in range(n_images)
-    ]
-    return torch.cat(images).cpu()
+    coils = maps.to(device)
 
+    def compute(chunk: list[tuple[int, int]]) -> Tensor:
+        rng = [rng_for(seed, "sample", k) for _, k in chunk]
+        shared = coils.expand(len(rng), -1, -1, -1)
+        return sampler(prior, shared, rng=rng, on_step=on_step).cpu()
 
-def with_options(
-    method: type[Sampler] | type[Baseline], given: dict[str, Any]
-) -> Sampler | Baseline:
-    """A method with the options that were given (not None) and its own defaults.
-
-    Args:
-        method: the method.
-        given: values, or the text of values.
-
-    Raises:
-        ConfigError: an option this method does not have, or text that is no value of its kind.
-    """
-    options = {name: value for name, value in given.items() if value is not None}
-    known = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
-    if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(
-            f"method {method.name!r} has no option {', '.join(unknown)}; it has {sorted(known)}"
-        )
-    for name, value in options.items():
-        if isinstance(value, str) and not isinstance(known[name], str):
-            options[name] = parse_option(name, value, known[name])
-    return method(**options)
+    net = prior.net if isinstance(prior, Prior) else None
+    needs_grad, size = sampler.guidance > 0, (maps.shape[-2], maps.shape[-1])
+    n_bytes = bytes_per_image(net, size, maps.shape[-3], needs_grad=needs_grad)
+    at_once = images_at_once(n_bytes, size, torch.device(device))
+    items = [(0, k) for k in range(n_images)]
+    parts = _backing_off(compute, items, at_once, lambda: False)
+    return torch.cat([images for _, images, _ in parts])

@@ -26,11 +26,12 @@ from .atomic import atomic_path
 from .checkpoint import load_prior
 from .distributed import Team
 from .errors import ConfigError, NumericalWarning, StoppedError
+from .methods import check_levels
 from .nn.unet import preset
 from .objectives import Supervised
 from .preflight import check_settings, split
 from .prior import Prior
-from .reconstruct import Options, check_levels
+from .reconstruct import Options
 from .runs import images_seen, read_identity
 from .samplers import Dds, Sampler
 from .targets import check_made_by, make_targets

@@ -19,8 +19,8 @@ from torch import Tensor
 from .baselines import Baseline, CgSense, L1Wavelet
 from .batch import Batch
 from .errors import ConfigError
+from .methods import check_levels, is_sampler
 from .prior import DenoiserSource, Prior
-from .reconstruct import check_levels, is_sampler
 from .rng import complex_normal, rng_for
 from .samplers import Aos, Sampler
 from .scan import Scan

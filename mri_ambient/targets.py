@@ -26,8 +26,9 @@ from .io.hdf5 import open_h5, read_attributes
 from .io.output import write_samples
 from .io.prepared import PreparedFile
 from .memory import most_at_once
+from .methods import is_sampler
 from .prior import DenoiserSource
-from .reconstruct import Options, is_sampler, prior_sha256, reconstruct_many
+from .reconstruct import Options, prior_sha256, reconstruct_many
 from .samplers import Sampler
 from .scan import Reconstruction, Scan
 

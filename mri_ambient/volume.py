@@ -31,19 +31,11 @@ from .fourier import ifft2c, image_crop
 from .io.base import ScanFile
 from .io.hdf5 import open_h5, read_attributes
 from .io.output import RECONSTRUCTION_FORMAT, ReconstructionWriter
+from .methods import is_sampler, is_stochastic
 from .metrics import Reference as ReferenceKind
 from .metrics import evaluate_volume
 from .prior import DenoiserSource
-from .reconstruct import (
-    OnStep,
-    Options,
-    is_sampler,
-    is_stochastic,
-    on_cpu,
-    prior_sha256,
-    reconstruct,
-    to_file_units,
-)
+from .reconstruct import OnStep, Options, on_cpu, prior_sha256, reconstruct, to_file_units
 from .samplers import Sampler
 from .scan import Scan
 

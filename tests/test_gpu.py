@@ -15,9 +15,10 @@ from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, prepare_many, simulate_scans
 from mri_ambient.io import PreparedFile
 from mri_ambient.masks import MaskSpec
+from mri_ambient.methods import with_options
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
-from mri_ambient.reconstruct import Options, reconstruct, with_options
+from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.samplers import SAMPLERS
 from mri_ambient.train import train
 from mri_ambient.train_config import TrainConfig

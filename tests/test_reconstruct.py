@@ -14,6 +14,7 @@ from mri_ambient.device import lost
 from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
 from mri_ambient.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.masks import MaskSpec
+from mri_ambient.methods import with_options
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import (
@@ -23,7 +24,6 @@ from mri_ambient.reconstruct import (
     reconstruct,
     reconstruct_many,
     to_file_units,
-    with_options,
 )
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.samplers import Adps, Aos, Dds

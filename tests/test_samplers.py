@@ -8,15 +8,16 @@ from itertools import pairwise
 import pytest
 import torch
 from gaussian import GaussianPrior, Mixture, WholeGaussian
-from helpers import dense, load_script, random_sense, shaken
+from helpers import dense, load_script, random_maps, random_sense, shaken
 from torch import Tensor
 
 from mri_ambient.errors import ConfigError, NumericalWarning
 from mri_ambient.masks import MaskSpec
+from mri_ambient.methods import with_options
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.noise import LogNormal, rho_schedule
 from mri_ambient.prior import Prior, PriorFacts
-from mri_ambient.reconstruct import with_options
+from mri_ambient.reconstruct import draw_images
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.samplers import Adps, Aos, Dds, Msm, PriorOnly, Pula, data_consistency
 from mri_ambient.samplers.base import first_level
@@ -183,6 +184,15 @@ def test_prior_only_draws_from_a_gaussian(rng):
     # The deterministic steps shrink the spread by their discretisation, below 3 % at 40 steps.
     error = (measured / var - 1).abs()
     assert float(error.max()) < 6 / n**0.5 + 0.03
+
+
+def test_images_drawn_together_are_those_drawn_alone(rng):
+    prior = GaussianPrior(0.2 + torch.rand((16, 18), generator=rng), sigma_min=1e-2)
+    sampler, maps = PriorOnly(n_steps=3), random_maps((1, 2, 16, 18), rng)
+    together = draw_images(prior, sampler, n_images=3, shape=(16, 18), maps=maps)
+    for k in range(3):
+        streams = [rng_for(0, "sample", k)]
+        torch.testing.assert_close(together[k], sampler(prior, maps, rng=streams)[0])
 
 
 def test_guidance_is_the_gradient_of_what_masks_disagree_about(op, prior):

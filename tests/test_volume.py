@@ -33,7 +33,7 @@ from mri_ambient.masks import MaskSpec, achieved_acceleration
 from mri_ambient.nn.precond import Denoiser
 from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.prior import Prior, PriorFacts
-from mri_ambient.reconstruct import SAMPLERS, Options
+from mri_ambient.reconstruct import Options
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Msm, Pula
 from mri_ambient.volume import (
@@ -451,7 +451,7 @@ def test_noise_that_is_fitted_is_flagged():
         assert any("better than its noise allows" in one for one in said) == flagged
 
 
-def test_data_that_are_left_unexplained_are_flagged_and_told_of(volume, tmp_path, monkeypatch):
+def test_data_that_are_left_unexplained_are_flagged_and_told_of(volume, tmp_path):
     """A method that answers with half of CG-SENSE's image."""
 
     @dataclass(frozen=True)
@@ -459,7 +459,6 @@ def test_data_that_are_left_unexplained_are_flagged_and_told_of(volume, tmp_path
         def __call__(self, prior, op, ksp, *, noise_std, rng, on_step=None):
             return CgSense()(op, ksp, noise_std=noise_std) / 2
 
-    monkeypatch.setitem(SAMPLERS, "half", Half)
     file = open_scan(volume)
     prior = prior_of("plain", masks=False)
     for name, method, found in (("half", Half(), True), ("whole", CgSense(), False)):

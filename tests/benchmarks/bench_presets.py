@@ -36,17 +36,10 @@ from mri_ambient.data_prep import plan, plan_reference
 from mri_ambient.device import pick_device
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.masks import MaskSpec
+from mri_ambient.methods import SAMPLINGS, Sampling, is_sampler
 from mri_ambient.metrics import evaluate_volume, volume_metrics
 from mri_ambient.prior import Prior
-from mri_ambient.reconstruct import (
-    SAMPLINGS,
-    Options,
-    Reconstruction,
-    Sampling,
-    is_sampler,
-    reconstruct,
-    to_file_units,
-)
+from mri_ambient.reconstruct import Options, Reconstruction, reconstruct, to_file_units
 from mri_ambient.samplers import Adps
 from mri_ambient.scan import Scan
 from mri_ambient.validate import predict_hidden

@@ -32,9 +32,10 @@ from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.device import pick_device
 from mri_ambient.masks import MaskSpec
+from mri_ambient.methods import is_sampler, is_stochastic
 from mri_ambient.metrics import volume_metrics
 from mri_ambient.prior import Prior
-from mri_ambient.reconstruct import Options, is_sampler, is_stochastic, reconstruct, to_file_units
+from mri_ambient.reconstruct import Options, reconstruct, to_file_units
 from mri_ambient.samplers import Adps, Aos, Dds, Msm, Pula, Sampler
 from mri_ambient.weights import default_prior
 

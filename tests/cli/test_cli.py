@@ -21,9 +21,9 @@ from mri_ambient.cli.job import join_job
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec
+from mri_ambient.methods import SAMPLINGS, Sampling
 from mri_ambient.nn.unet import PRESETS, UNetSpec
 from mri_ambient.prior import Prior, PriorFacts, scan_digest
-from mri_ambient.reconstruct import SAMPLINGS, Sampling
 from mri_ambient.runs import read_identity
 from mri_ambient.samplers import Dds
 from mri_ambient.weights import DEFAULT, default_prior
@@ -123,8 +123,8 @@ def test_every_method_writes_what_is_promised(method, cli, full, prior_file, tmp
 
 def test_info_lists_what_the_dictionaries_hold(cli):
     from mri_ambient.io import READERS, WRITERS
+    from mri_ambient.methods import METHODS
     from mri_ambient.objectives import OBJECTIVES
-    from mri_ambient.reconstruct import METHODS
 
     facts = json.loads(cli("info", "--json")[0])
     assert facts.keys() == {
