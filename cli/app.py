@@ -1,7 +1,7 @@
 """``mri-ambient``: the list of commands, and how errors become exit codes.
 
 Exit codes: 0 done; 1 some cases failed, the others are written; 2 usage; 3 no usable input;
-4 no usable device or out of memory; 130 interrupted.
+4 no usable device or out of memory; 130 interrupted; 143 terminated.
 
 Command modules import torch and the library inside their functions, so that ``--help`` is fast.
 """
@@ -21,7 +21,7 @@ from mri_ambient.errors import MriAmbientError, NumericalWarning
 from . import audit, demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
 from .common import be_quiet, complain, exit_code, say
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="mri-ambient",
@@ -66,7 +66,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     warnings.simplefilter("default", NumericalWarning)
     # Whatever ends a process politely lets it remove its temporary files.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         app()
     except MriAmbientError as error:
@@ -86,6 +86,11 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             complain("interrupted; what is finished is kept, the same command goes on from there")
+        elif stop.code == TERMINATED:
+            complain(
+                "terminated by another process (of a job: perhaps because one of it was lost); "
+                "what is finished is kept, the same command goes on from there"
+            )
         raise
 
 

@@ -400,7 +400,7 @@ def test_a_killed_process_ends_the_job_with_a_sentence(scans, tmp_path):
         said = job.communicate(timeout=100)[1]
     assert job.returncode != 0
     assert "SIGKILL" in said or "Signal 9" in said, "torchrun names who was killed"
-    assert "another process of the job is gone" in said
+    assert "another process of the job is gone" in said or "terminated by another" in said
     # The run goes on, with another number of processes.
     seen = images_seen(run)
     alone = [command[0], *command[5:]]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,8 +34,6 @@ runner = CliRunner()
 
 def call(*words: object, code: int = 0, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """Run the command line as a user does, errors and exit codes included."""
-    import sys
-
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "argv", ["mri-ambient", *map(str, words)])
     monkeypatch.setattr(sys, "stdout", out)
@@ -372,6 +371,8 @@ def test_a_device_that_fails_anywhere_is_a_line_and_exit_code_4(words, told, cli
     err = cli("sample", code=4)[1]
     assert err.startswith("error: ")
     assert told in err
+    monkeypatch.setattr(module, "app", lambda: sys.exit(143))  # as on SIGTERM
+    assert "terminated by another process" in cli("sample", code=143)[1]
     monkeypatch.setattr(module, "app", lambda: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError):  # a mistake of ours keeps its traceback
         module.main()

@@ -447,7 +447,7 @@ def test_a_handful_of_masks_is_doubted_more_with_one_coil():
     several, single = (coverage(facts([[0, 1], [2, 3]], n))[0].doubts for n in (4, 1))
     assert "only 2 distinct masks" in several[0]
     assert "8 outer lines are never sampled" in several[0]
-    assert "parallel imaging fills in all but" in several[0]
+    assert "samples and coils together leave only" in several[0]
     assert "% of an image open, and a prior trained on them will be wrong" in single[0]
 
 
