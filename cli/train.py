@@ -142,7 +142,7 @@ def run(
         with progress_bar() as bars, _board(output, tensorboard and job.leads) as board:
             task = bars.add_task("train", total=images if limit is None else round(limit))
             checked_at: int | None = None
-            status = "nothing left to train"
+            status = "no step was taken"
 
             def show(progress: Progress) -> None:
                 nonlocal checked_at, status

@@ -324,7 +324,8 @@ def _prepare_one(
         except DeviceError:
             raise  # the next scan would fare no better
         except MriAmbientError as error:
-            return ScanResult(source, "failed", error=error)
+            # Without its traceback, which holds the slices.
+            return ScanResult(source, "failed", error=type(error)(str(error)))
     doubts = tuple(str(w.message) for w in caught if issubclass(w.category, NumericalWarning))
     return ScanResult(source, status, path, None, doubts, time.monotonic() - start)
 

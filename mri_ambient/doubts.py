@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ HIGH_RESIDUAL = 2.0
 (at least :data:`LEAST_NOISE`), is worth a warning."""
 
 LOW_RESIDUAL = 0.5
-"""And one that leaves less than this fits noise, or the noise is said to be larger than it is."""
+"""And one that leaves less than this share of what least squares would fits noise, or the noise is
+said to be larger than it is."""
 
 HIGH_CHI_SQUARE = 4.0
 """Errors on hidden lines this many times what samples and noise predict are flagged: the spread is
@@ -215,7 +217,7 @@ def _flags(
     yield from _hidden_flags(check.get("held_out"))
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return
-    if check["data_residual"] < LOW_RESIDUAL and sigma_n > LEAST_NOISE and bool(scan.ksp.any()):
+    if check["data_residual"] < LOW_RESIDUAL * _least_residual(scan) and sigma_n > LEAST_NOISE:
         yield (
             f"explains the measurement to {check['data_residual']:.1f} sigma_n, better than its "
             "noise allows: the noise may be smaller than is said"
@@ -226,6 +228,12 @@ def _flags(
     most = prior.facts.card.get("sigma_n", [prior.sigma_min])[-1]
     if sigma_n > NOISY * most:
         yield f"has noise {sigma_n:.4f}, the prior's training scans at most {most:.4f}"
+
+
+def _least_residual(scan: Scan) -> float:
+    """What least squares would leave, in sigma_n; 0 where there are no more samples than pixels."""
+    n_samples = int(scan.mask.sum()) * scan.n_coils
+    return math.sqrt(max(0.0, 1 - scan.shape[0] * scan.shape[1] / n_samples))
 
 
 def _hidden_flags(held_out: dict[str, float] | None) -> Iterator[str]:

@@ -74,9 +74,5 @@ def free_bytes(device: torch.device) -> int:
 def images_at_once(n_bytes: int, shape: tuple[int, int], device: torch.device) -> int:
     """How many images of ``n_bytes`` each are best worked on together."""
     fit = int(SHARE * free_bytes(device) / n_bytes)
-    return max(1, min(fit, most_at_once(shape, device)))
-
-
-def most_at_once(shape: tuple[int, int], device: torch.device) -> int:
-    """How many images are worth working on together, however much memory there is."""
-    return MOST if device.type == "cuda" else max(1, CPU_PIXELS // (shape[0] * shape[1]))
+    useful = MOST if device.type == "cuda" else CPU_PIXELS // (shape[0] * shape[1])
+    return max(1, min(fit, useful))

@@ -153,7 +153,7 @@ def reconstruct_many(
             samples[k, row] = img
     factor = std_factor(method, prior, n_samples) or 1.0
     provenance = {
-        **_provenance(method, prior, options, n_samples, work.device),
+        **_provenance(method, work.prior, options, n_samples, work.device),
         "std_factor": factor,
         "device": str(work.device),
         "fitted": fitted,  # images at once, where more were too much
@@ -223,19 +223,18 @@ class _Work:
                         f"out of memory: the prior does not fit on {self.device}; use --device "
                         "cpu or --cpu-fallback"
                     ) from error
-        if options.compiled and is_sampler(method) and isinstance(prior, Prior):
+        on_device = self.device == torch.device(options.device)  # and not fallen back
+        if options.compiled and on_device and is_sampler(method) and isinstance(prior, Prior):
             prior.net.compile_networks()
 
     def __call__(self, batch: Batch, rng: list[torch.Generator]) -> Tensor:
         """Images of a batch, on the CPU."""
         try:
-            with self._precision():
+            with self._precision(), _running_out():
                 return self._run(batch.to(self.device), rng).cpu()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if out_of_memory(error):
-                raise torch.OutOfMemoryError(str(error)) from error
             if type(error).__module__.startswith(COMPILER):
                 raise DeviceError(
                     f"the networks cannot be compiled ({str(error).splitlines()[0]}); leave "
@@ -284,6 +283,17 @@ class _Work:
         return True
 
 
+@contextmanager
+def _running_out() -> Iterator[None]:
+    """What libraries say when memory runs out becomes torch's own error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if out_of_memory(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
+
+
 def on_cpu(prior: DenoiserSource | None) -> DenoiserSource | None:
     """A copy of the prior on the CPU, not compiled."""
     if not isinstance(prior, Prior):
@@ -322,7 +332,7 @@ def _backing_off(
             elif not at_last():
                 raise DeviceError(
                     f"out of memory with a single image at a time: {reason}; use --device cpu, "
-                    "--cpu-fallback, or fewer coils"
+                    "fewer coils, or (with reconstruct) --cpu-fallback"
                 )
             continue
         yield chunk, images, size
@@ -418,7 +428,7 @@ def draw_images(
         n_images: how many.
         shape: size ``(y, x)``; ignored if maps are given.
         maps: coil maps ``(1, coil, y, x)`` of a prepared scan; without them one coil sees all.
-        seed: of everything random; image k does not depend on how many are drawn.
+        seed: of everything random; image k depends on how many are drawn by rounding alone.
         device: where to compute.
         on_step: told about every step of every image.
 
@@ -441,7 +451,8 @@ def draw_images(
     def compute(chunk: list[tuple[int, int]]) -> Tensor:
         rng = [rng_for(seed, "sample", k) for _, k in chunk]
         shared = coils.expand(len(rng), -1, -1, -1)
-        return sampler(prior, shared, rng=rng, on_step=on_step).cpu()
+        with _running_out():
+            return sampler(prior, shared, rng=rng, on_step=on_step).cpu()
 
     net = prior.net if isinstance(prior, Prior) else None
     needs_grad, size = sampler.guidance > 0, (maps.shape[-2], maps.shape[-1])

@@ -92,13 +92,13 @@ def refit(
         batch_size: slices whose samples are drawn together; by default as many as the free memory
             allows and are of use.
         device: where to compute.
-        shard: draw the samples of part i of N of the scans only, counted from 1, and train nothing;
-            in the first round that has not seen all ``images`` (the first, without a number). For
-            processes that know nothing of one another.
+        shard: draw the samples of part i of N of the groups of scans only, counted from 1, and
+            train nothing; in the first round that has not seen all ``images`` (the first, without
+            a number). For processes that know nothing of one another.
         on_sample: told (round, done, total) after every scan.
         on_damaged: given a sentence about every file or slice that cannot be read and is left out.
         on_progress: told (round, progress) after every training step.
-        should_stop: asked before every scan that is sampled and every training step.
+        should_stop: asked before every group of scans that is sampled and every training step.
 
     Returns:
         The refitted prior; None for a shard, or if it was stopped before its end.

@@ -51,6 +51,8 @@ def complex_normals(
     dtype: torch.dtype = torch.complex64,
 ) -> Tensor:
     """White complex noise ``(b, *shape)``, item i from stream i; see :func:`complex_normal`."""
+    if rng[0].device.type != "cpu":
+        return torch.stack([complex_normal(shape, g, device=device, dtype=dtype) for g in rng])
     draw = partial(complex_normal, shape, dtype=dtype)
     if torch.device(device).type == "cpu" or len(rng) == 1:
         return torch.stack([draw(stream) for stream in rng]).to(device)

@@ -25,7 +25,6 @@ from .errors import ConfigError, ScanFormatError
 from .io.hdf5 import open_h5, read_attributes
 from .io.output import write_samples
 from .io.prepared import PreparedFile
-from .memory import most_at_once
 from .methods import is_sampler
 from .prior import DenoiserSource
 from .reconstruct import Options, prior_sha256, reconstruct_many
@@ -56,7 +55,7 @@ def make_targets(
         method: a sampler or baseline, or the name of a baseline.
         prior: what images look like; samplers need one.
         options: seed, batch size and device; one sample a slice is drawn.
-        shard: do part i of N only, counted from 1.
+        shard: do part i of N of these groups only, counted from 1.
         on_scan: told (done, total) after every scan.
         on_damaged: given a sentence about every scan that cannot be read and is left out.
         should_stop: asked before images are made, as many as are worked on together.
@@ -77,16 +76,15 @@ def make_targets(
         write_json(made_by, _made_by(method, prior, options))
 
     def at_once(file: PreparedFile) -> int:
-        # Not what fits into the memory of this moment: every process makes the same groups.
-        ny, nx = file.shape[-2:]
-        return options.batch_size or most_at_once((ny, nx), torch.device(options.device))
+        n_coils, ny, nx = file.shape[1:]
+        return options.images_at_once(method, prior, (ny, nx), n_coils)
 
     def damaged(error: ScanFormatError) -> None:
         if on_damaged is not None:
             on_damaged(str(error))
 
     draw = partial(reconstruct_many, method=method, prior=prior, options=options)
-    groups = list(_groups(_files(items), at_once))
+    groups = list(_groups(_files(items)))
     if shard is not None:
         groups = groups[shard[0] - 1 :: shard[1]]
     done, n_files = 0, sum(len(group) for group in groups)
@@ -95,10 +93,9 @@ def make_targets(
         missing = {name for name in digests if not _is_made(folder / f"{name}.h5", digests[name])}
         if missing and should_stop is not None and should_stop():
             return False
-        for name, images in _images(group, at_once(group[0]), draw, damaged) if missing else ():
+        for name, images in _images(group, missing, at_once(group[0]), draw, damaged):
             attributes = {"scan_id": name, "made_of": digests[name], "method": method.name}
-            if name in missing:
-                write_samples(folder / f"{name}.h5", images, attributes)
+            write_samples(folder / f"{name}.h5", images, attributes)
         for _ in group:
             done += 1
             if on_scan is not None:
@@ -106,15 +103,20 @@ def make_targets(
     return True
 
 
-def _groups(
-    files: list[PreparedFile], at_once: Callable[[PreparedFile], int]
-) -> Iterator[list[PreparedFile]]:
+TOGETHER, PIXELS_TOGETHER = 16, 2**18
+"""Slices, and pixels, that scans which are worked on together have at most: enough for a GPU, and
+few where it may take long to stop. Neither memory nor the device decides it: every process makes
+the same groups."""
+
+
+def _groups(files: list[PreparedFile]) -> Iterator[list[PreparedFile]]:
     """Files that are worked on together, a long one alone."""
     waiting: dict[tuple[int, ...], list[PreparedFile]] = {}
     for file in files:
         alike = file.shape[1:]
         group = waiting.setdefault(alike, [])
-        if group and sum(len(other) for other in group) + len(file) > at_once(file):
+        most = min(TOGETHER, PIXELS_TOGETHER // (file.shape[-2] * file.shape[-1]))
+        if group and sum(len(other) for other in group) + len(file) > most:
             yield group
             group = waiting[alike] = []
         group.append(file)
@@ -123,11 +125,14 @@ def _groups(
 
 def _images(
     group: list[PreparedFile],
+    missing: set[str],
     n_slices: int,
     draw: Callable[[list[Scan]], list[Reconstruction]],
     damaged: Callable[[ScanFormatError], None],
 ) -> Iterator[tuple[str, Tensor]]:
-    """Scan and images ``(slice, y, x)`` of every file of a group that can be read."""
+    """Scan and images ``(slice, y, x)`` of the missing files of a group that can be read."""
+    if not missing:
+        return
     if len(group) == 1:  # it may be long, and is never held as a whole
         (file,) = group
         try:
@@ -144,8 +149,10 @@ def _images(
             scans.append(file[:])
         except ScanFormatError as error:
             damaged(error)
-    for result in draw(scans) if scans else ():
-        yield result.scan_id, result.img
+    if any(scan.scan_id in missing for scan in scans):  # and with them all that share their calls
+        for result in draw(scans):
+            if result.scan_id in missing:
+                yield result.scan_id, result.img
 
 
 def target_method(name: str) -> Baseline:

@@ -188,7 +188,7 @@ def train(
         force: train even if the masks cannot tell what the images are.
         on_progress: told after every step.
         on_damaged: given a sentence about every file or slice that cannot be read and is left out.
-        should_stop: asked before every step, and before every target image that is made; True
+        should_stop: asked before every step, and before targets of a group of scans are made; True
             stops as a time limit does.
 
     Returns:
@@ -244,7 +244,7 @@ def train(
                 options=Options(device=device),
                 shard=(team.rank + 1, team.size),
                 on_damaged=damage.note_one,
-                # However short the time, a call makes one.
+                # However short the time, a call makes those of one group.
                 should_stop=lambda: asked() or (next(asks) > 0 and late()),
             )
             if team.any(not whole, device):  # and all have made their part

@@ -39,7 +39,7 @@ REFIT = RefitConfig(rounds=2, sampler=Dds(n_steps=3), training=QUICK)
 def small_networks(monkeypatch):
     monkeypatch.setitem(PRESETS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
     # The two slices of a scan are drawn together, and those of no other.
-    monkeypatch.setattr("mri_ambient.targets.most_at_once", lambda *_: 2)
+    monkeypatch.setattr("mri_ambient.targets.TOGETHER", 2)
 
 
 @pytest.fixture

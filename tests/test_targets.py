@@ -53,7 +53,12 @@ def images(folder):
 
 SAMPLER = Dds(n_steps=3, final_dc=False)
 FOUR = Options(batch_size=4)
-"""The scans of one slice make a group of four and one of one; the longer ones are alone."""
+
+
+@pytest.fixture(autouse=True)
+def groups_of_four(monkeypatch):
+    """Scans of one size are together as long as they have four slices at most."""
+    monkeypatch.setattr("mri_ambient.targets.TOGETHER", 4)
 
 
 def test_targets_are_the_samples_of_their_scans(items, prior, tmp_path):
@@ -82,7 +87,7 @@ def test_what_is_there_and_who_makes_it_changes_no_bit(items, prior, tmp_path):
 
 def test_processes_with_less_memory_draw_the_same_parts(items, prior, tmp_path, monkeypatch):
     """Nobody's scan, or two processes', there would be if memory decided who gets what."""
-    monkeypatch.setattr("mri_ambient.memory.CPU_PIXELS", 3 * 24 * 24)
+    monkeypatch.setattr("mri_ambient.targets.TOGETHER", 3)
     told: list[int] = []
     for part, memory in ((1, 10**9), (2, 10**5)):
         monkeypatch.setattr("mri_ambient.memory.free_bytes", lambda _, memory=memory: memory)
@@ -108,6 +113,11 @@ def test_a_scan_that_cannot_be_read_is_named_and_its_group_made(
     make_targets(items, tmp_path, CgSense(), None, FOUR, on_damaged=named.append)
     assert [broken in sentence for sentence in named] == [True]
     assert len(images(tmp_path)) == 7
+    monkeypatch.setattr(
+        "mri_ambient.targets.reconstruct_many", pytest.fail
+    )  # nothing is left to do
+    make_targets(items, tmp_path, CgSense(), None, FOUR, on_damaged=named.append)
+    assert len(named) == 2
 
 
 def test_a_long_scan_is_never_read_as_a_whole(items, prior, tmp_path, monkeypatch):
@@ -119,6 +129,7 @@ def test_a_long_scan_is_never_read_as_a_whole(items, prior, tmp_path, monkeypatc
         return scan
 
     monkeypatch.setattr(PreparedFile, "__getitem__", counting)
+    monkeypatch.setattr("mri_ambient.targets.TOGETHER", 1)
     make_targets(items, tmp_path, CgSense(), None, Options(batch_size=2))
     assert max(most) == 2
     assert len(images(tmp_path)) == 8

@@ -300,7 +300,7 @@ def test_targets_are_made_once_and_learned_from(scans, tmp_path, monkeypatch):
 def test_a_run_can_be_stopped_while_its_targets_are_made(scans, tmp_path, monkeypatch):
     """By a signal or by the time limit; a prior that saw nothing is not written."""
     config, run = replace(QUICK, objective=Supervised(images="l1-wavelet")), tmp_path / "run"
-    monkeypatch.setattr("mri_ambient.targets.most_at_once", lambda *_: 1)
+    monkeypatch.setattr("mri_ambient.targets.TOGETHER", 1)
     answers = iter([False, False, False, True])
     with pytest.raises(StoppedError, match="the same command goes on"):
         train(scans, run, config, images=2, should_stop=lambda: next(answers))

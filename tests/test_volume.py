@@ -36,6 +36,7 @@ from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Msm, Pula
+from mri_ambient.scan import Scan
 from mri_ambient.volume import (
     _runs,
     is_done,
@@ -443,12 +444,18 @@ def test_hidden_lines_flag_what_noise_does_not_explain(error, l1, noise, flagged
         assert all("spread" in one for one in more)
 
 
-def test_noise_that_is_fitted_is_flagged():
-    file = SimpleNamespace(noise_std=0.05, ksp=torch.ones(1))
+@pytest.mark.parametrize(
+    ("n_coils", "residual", "flagged"), [(4, 0.3, True), (4, 0.4, False), (1, 0.01, False)]
+)
+def test_noise_that_is_fitted_is_flagged(n_coils, residual, flagged):
+    """At R = 2, least squares leaves 0.71 of the noise of four coils; of one coil, nothing."""
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[..., ::2] = True
+    ksp = torch.ones(1, n_coils, 16, 16, dtype=torch.complex64) * mask
+    scan = Scan(ksp=ksp, mask=mask, scan_id="a", slices=(0,), recon_shape=(16, 16), noise_std=0.05)
     prior = prior_of("plain", masks=False)
-    for residual, flagged in ((0.45, True), (0.55, False)):
-        said = list(_flags({"data_residual": residual}, 0.3, file, Dds(), prior))
-        assert any("better than its noise allows" in one for one in said) == flagged
+    said = list(_flags({"data_residual": residual}, 0.3, scan, Dds(), prior))
+    assert any("better than its noise allows" in one for one in said) == flagged
 
 
 def test_data_that_are_left_unexplained_are_flagged_and_told_of(volume, tmp_path):
@@ -478,7 +485,9 @@ def test_scans_outside_the_training_range_are_flagged():
     check = {"data_residual": 1.0}
 
     def flags(rms: float, noise_std: float, known: Prior = prior) -> str:
-        scan = SimpleNamespace(noise_std=noise_std)
+        scan = SimpleNamespace(
+            noise_std=noise_std, mask=torch.ones(1, 4, 4), n_coils=1, shape=(4, 4)
+        )
         return "; ".join(_flags(check, rms * prior.sigma_data, scan, Aos(), known))
 
     assert flags(1.0, prior.sigma_min) == ""

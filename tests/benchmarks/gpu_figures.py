@@ -6,7 +6,8 @@
 runs the tests marked ``gpu``, then benchmarks with the ``base`` network at 320 x 320, the presets,
 the training of the prior that ships and the objectives at 256 x 256, in this order, until the time
 is up. What each prints goes to OUT/<name>.txt. What ended well is not run again, and what can go on
-does so from WORK. What lacks its images is left out. ``--quick`` lists the commands alone.
+does so from WORK; ``--only NAME`` gives one of them all the time. What lacks its images is left
+out. ``--quick`` lists the commands alone.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
             "prior",
             script(
                 "train_default_prior.py", args.train, args.work / "prior",
-                "--time-limit", f"{args.minutes:g}m",
+                "--time-limit", f"{max(1, args.minutes - 3):g}m",
             ),
         )  # fmt: skip
     if args.train and args.val:
