@@ -85,8 +85,7 @@ def run(
         file = open_scan(path)
         doubt_prior(file, chosen, loaded)
         preparation = plan(file, device=where)
-        n_images = options.images_at_once(chosen, loaded, file.shape[-2:], file.shape[1])
-        n_slices = max(1, n_images // (samples if is_stochastic(chosen) else 1))
+        n_slices = options.slices_at_once(chosen, loaded, file.shape)
         rows: list[dict[str, float]] = []
         for first in range(0, len(file), n_slices):
             scan = preparation.apply(file[first : first + n_slices])

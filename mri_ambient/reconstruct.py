@@ -85,6 +85,17 @@ class Options:
         n_bytes = bytes_per_image(net, shape, n_coils, needs_grad=backwards)
         return images_at_once(n_bytes, shape, torch.device(self.device))
 
+    def slices_at_once(
+        self,
+        method: Sampler | Baseline,
+        prior: DenoiserSource | None,
+        shape: tuple[int, int, int, int],
+    ) -> int:
+        """Slices of a volume ``(slice, coil, y, x)`` that are read and reconstructed together."""
+        _, n_coils, ny, nx = shape
+        n_images = self.images_at_once(method, prior, (ny, nx), n_coils)
+        return max(1, n_images // (self.n_samples if is_stochastic(method) else 1))
+
 
 def reconstruct(
     scan: Scan,

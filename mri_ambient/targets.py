@@ -31,6 +31,11 @@ from .reconstruct import Options, prior_sha256, reconstruct_many
 from .samplers import Sampler
 from .scan import Reconstruction, Scan
 
+TOGETHER, PIXELS_TOGETHER = 16, 2**18
+"""Slices, and pixels, that scans which are worked on together have at most: enough for a GPU, and
+few where it may take long to stop. Neither memory nor the device decides it: every process makes
+the same groups."""
+
 
 def make_targets(
     items: Sequence[Item],
@@ -75,10 +80,6 @@ def make_targets(
     if not made_by.exists():
         write_json(made_by, _made_by(method, prior, options))
 
-    def at_once(file: PreparedFile) -> int:
-        n_coils, ny, nx = file.shape[1:]
-        return options.images_at_once(method, prior, (ny, nx), n_coils)
-
     def damaged(error: ScanFormatError) -> None:
         if on_damaged is not None:
             on_damaged(str(error))
@@ -93,7 +94,8 @@ def make_targets(
         missing = {name for name in digests if not _is_made(folder / f"{name}.h5", digests[name])}
         if missing and should_stop is not None and should_stop():
             return False
-        for name, images in _images(group, missing, at_once(group[0]), draw, damaged):
+        n_slices = options.slices_at_once(method, prior, group[0].shape)
+        for name, images in _images(group, missing, n_slices, draw, damaged):
             attributes = {"scan_id": name, "made_of": digests[name], "method": method.name}
             write_samples(folder / f"{name}.h5", images, attributes)
         for _ in group:
@@ -101,12 +103,6 @@ def make_targets(
             if on_scan is not None:
                 on_scan(done, n_files)
     return True
-
-
-TOGETHER, PIXELS_TOGETHER = 16, 2**18
-"""Slices, and pixels, that scans which are worked on together have at most: enough for a GPU, and
-few where it may take long to stop. Neither memory nor the device decides it: every process makes
-the same groups."""
 
 
 def _groups(files: list[PreparedFile]) -> Iterator[list[PreparedFile]]:

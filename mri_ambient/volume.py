@@ -259,8 +259,7 @@ def reconstruct_file(
         _unfinished(output, file.path.stem), made_with, keep_samples=options.keep_samples
     )
     checking = checking or Checking()
-    n_images = options.images_at_once(method, prior, file.shape[-2:], file.shape[1])
-    n_slices = max(1, n_images // (options.n_samples if is_stochastic(method) else 1))
+    n_slices = options.slices_at_once(method, prior, file.shape)
     scores: dict[str, Any] = {}
     doubts = list(preparation.doubts)
     told: set[str] = set()

@@ -62,7 +62,7 @@ class ScanFile(ABC):
         format: name of the file format, as ``mri-ambient info`` prints it.
         suffixes: of the files that are tried where a folder is given.
         path: the file.
-        scan_id: its stem when it was prepared, or now; random streams are named after it.
+        scan_id: stem of the raw file; random streams are named after it.
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
         voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.

@@ -373,8 +373,8 @@ class H5Writer:
         self.file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True)
 
     def __enter__(self) -> Self:
-        self._session = self._open()
-        self._session.__enter__()
+        self._opened = self._open()
+        self._opened.__enter__()
         return self
 
     def __exit__(
@@ -383,7 +383,7 @@ class H5Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        return self._session.__exit__(kind, error, traceback)
+        return self._opened.__exit__(kind, error, traceback)
 
     @contextmanager
     def _open(self) -> Iterator[None]:

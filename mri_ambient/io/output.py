@@ -117,27 +117,6 @@ class ReconstructionWriter(H5Writer):
         write_attributes(self.file, {**self._attributes, **facts})
 
 
-class _SamplesWriter(H5Writer):
-    """Dataset ``samples``, complex64 ``(image, y, x)``."""
-
-    def __init__(
-        self, path: str | Path, images: Tensor, *, attributes: Mapping[str, object]
-    ) -> None:
-        super().__init__(path)
-        self._images, self._attributes = images, attributes
-
-    def start(self) -> None:
-        """Write the images."""
-        self.create_slices("samples", tuple(self._images.shape), "complex64")
-        for index, img in enumerate(self._images):
-            self.file["samples"][index] = img.to(torch.complex64).numpy(force=True)
-
-    def finish(self) -> None:
-        """Write the root attributes."""
-        facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}
-        write_attributes(self.file, {**self._attributes, **facts})
-
-
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:
     """Write images to a file, whole or not at all.
 
@@ -149,8 +128,12 @@ def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, obj
     Raises:
         MriAmbientError: it cannot be written.
     """
-    with _SamplesWriter(path, images, attributes=attributes):
-        pass
+    facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}
+    with H5Writer(path) as out:
+        out.create_slices("samples", tuple(images.shape), "complex64")
+        for index, img in enumerate(images):
+            out.file["samples"][index] = img.to(torch.complex64).numpy(force=True)
+        write_attributes(out.file, {**attributes, **facts})
 
 
 def read_samples(path: Path, index: int) -> Tensor:
