@@ -12,15 +12,16 @@ is stored in the card of the prior.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby, islice
 from typing import Any
 
 import torch
 
 from .errors import ConfigError
 from .prior import Prior
-from .reconstruct import Options, reconstruct
+from .reconstruct import Options, reconstruct_many
 from .samplers import Sampler
 from .scan import Scan
 from .validate import covered, cut_lines, residual_and_variance
@@ -66,7 +67,7 @@ def calibrate(
     """Fit the factor on hidden lines of prepared scans.
 
     Args:
-        scans: slices of prepared scans that the prior was not trained on; each is let go of.
+        scans: slices of prepared scans that the prior was not trained on; few are held at a time.
         method: a stochastic sampler.
         prior: what images look like.
         options: at least two samples.
@@ -77,20 +78,21 @@ def calibrate(
         ConfigError: nothing to fit on, or samples that do not differ.
     """
     parts, rates, source = [], [], None
-    for done, scan in enumerate(scans, start=1):
-        source = scan.noise_source
-        rates.append(scan.acceleration)
-        cut = cut_lines(scan, n_lines, options.seed)
-        samples = reconstruct(cut.seen, method, prior, options).samples
-        if samples is None:
-            raise ConfigError("a spread needs at least two samples of a stochastic method")
-        for i in range(len(scan.slices)):
-            y, K = cut.hidden_samples(i), cut.predictions(i, samples[:, i])
-            if not bool(y.any()):  # a slice without signal tells nothing
-                continue
-            parts.append((*residual_and_variance(y, K), cut.sigma_n))
-        if on_scan is not None:
-            on_scan(done)
+    for group in _together(scans, method, prior, options):
+        cuts = [cut_lines(scan, n_lines, options.seed) for scan in group]
+        results = reconstruct_many([cut.seen for cut in cuts], method, prior, options)
+        for scan, cut, result in zip(group, cuts, results, strict=True):
+            source = scan.noise_source
+            rates.append(scan.acceleration)
+            if result.samples is None:
+                raise ConfigError("a spread needs at least two samples of a stochastic method")
+            for i in range(len(scan.slices)):
+                y, K = cut.hidden_samples(i), cut.predictions(i, result.samples[:, i])
+                if not bool(y.any()):  # a slice without signal tells nothing
+                    continue
+                parts.append((*residual_and_variance(y, K), cut.sigma_n))
+            if on_scan is not None:
+                on_scan(len(rates))
     if not parts:
         raise ConfigError("no scans to calibrate on")
     drawn = sum(float(variance.sum()) for _, variance, _ in parts)
@@ -129,6 +131,16 @@ def calibrate(
         acceleration=(min(rates), max(rates)),
         sigma_n=(min(s for _, _, s in parts), max(s for _, _, s in parts)),
     )
+
+
+def _together(
+    scans: Iterable[Scan], method: Sampler, prior: Prior, options: Options
+) -> Iterator[list[Scan]]:
+    """Neighbours of one matrix size and number of coils, as many as share a call."""
+    for (shape, n_coils), alike in groupby(scans, key=lambda scan: (scan.shape, scan.n_coils)):
+        most = options.slices_at_once(method, prior, (1, n_coils, *shape))
+        while group := list(islice(alike, most)):
+            yield group
 
 
 def with_calibration(prior: Prior, method: Sampler, found: Calibration) -> Prior:

@@ -174,10 +174,10 @@ class Checking:
                 check["held_out"] = row
         if self.flags:
             batch = Batch.of([scan])
-            shares = prior_share(batch, result.img)
             for i, check in enumerate(checks):
                 if is_sampler(method):
-                    check["prior_share"] = float(shares[i])
+                    share = prior_share(batch[[i]].to(options.device), result.img[[i]])
+                    check["prior_share"] = float(share)
                 support = batch.op.support[i]
                 energy = float(result.img[i].abs().square().sum())
                 rms = (energy / (2 * max(int(support.sum()), 1))) ** 0.5

@@ -149,8 +149,9 @@ def reconstruct_many(
     whole = Batch.of(scans)
     names = [(scan.scan_id, index) for scan in scans for index in scan.slices]
     items = [(row, k) for row in range(len(whole)) for k in range(n_samples)]
-    samples = torch.empty(n_samples, *whole.ksp[:, 0].shape, dtype=whole.ksp.dtype)
     work = _Work(method, prior, options, on_step)
+    shape = (n_samples, *whole.ksp[:, 0].shape)
+    samples = torch.empty(shape, dtype=whole.ksp.dtype, pin_memory=work.device.type == "cuda")
     size = options.images_at_once(method, prior, scans[0].shape, scans[0].n_coils)
 
     def compute(chunk: list[tuple[int, int]]) -> Tensor:
@@ -161,7 +162,9 @@ def reconstruct_many(
     for chunk, images, allowed in _backing_off(compute, items, size, work.move_to_cpu):
         fitted = allowed if allowed < size else None
         for (row, k), img in zip(chunk, images, strict=True):
-            samples[k, row] = img
+            # The device goes on with the next chunk while this one is copied.
+            samples[k, row].copy_(img, non_blocking=samples.is_pinned())
+    work.wait()
     factor = std_factor(method, prior, n_samples) or 1.0
     provenance = {
         **_provenance(method, work.prior, options, n_samples, work.device),
@@ -183,7 +186,7 @@ def reconstruct_many(
                 slices=scan.slices,
                 std=factor * drawn.abs().std(dim=0) if n_samples > 1 else None,
                 samples=drawn if n_samples > 1 else None,
-                checks=tuple(_residuals(whole[rows], img)),
+                checks=tuple(work.residuals(whole[rows], img)),
                 provenance=provenance | {"seconds": seconds * len(scan.slices)},
             )
         )
@@ -239,10 +242,32 @@ class _Work:
             prior.net.compile_networks()
 
     def __call__(self, batch: Batch, rng: list[torch.Generator]) -> Tensor:
-        """Images of a batch, on the CPU."""
+        """Images of a batch, on the device."""
+        with self._told(), self._precision(), _running_out():
+            return self._run(batch.to(self.device), rng)
+
+    def wait(self) -> None:
+        """Until all that a GPU was given to do is done."""
+        asked = torch.device(self.options.device)
+        if asked.type == "cuda":
+            with self._told():
+                torch.cuda.synchronize(asked)
+
+    def residuals(self, batch: Batch, img: Tensor) -> Iterator[dict[str, float]]:
+        """Per slice: RMS of A x - y over the measured samples, in units of sigma_n per channel.
+
+        0 for a slice that no coil sees.
+        """
+        for i in range(len(batch)):
+            with self._told():
+                rms = _residual(batch[[i]].to(self.device), img[[i]])
+            yield {"data_residual": rms}
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Failures of the compiler or the device become errors that say what to do."""
         try:
-            with self._precision(), _running_out():
-                return self._run(batch.to(self.device), rng).cpu()
+            yield
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -365,17 +390,13 @@ def _check_finite(img: Tensor, scan: Scan, method: Sampler | Baseline) -> None:
         )
 
 
-def _residuals(batch: Batch, img: Tensor) -> Iterator[dict[str, float]]:
-    """Per slice: RMS of A x - y over the measured samples, in units of sigma_n per channel.
-
-    0 for a slice that no coil sees.
-    """
+def _residual(batch: Batch, img: Tensor) -> float:
+    """RMS of A x - y of one slice over the measured samples, in units of sigma_n per channel."""
     ksp = torch.where(batch.mask, batch.ksp, 0)
-    residual = (batch.op(img) - ksp).abs().square()
-    coils = (batch.maps.abs().amax(dim=(-2, -1)) > 0).sum(dim=-1)
-    n_samples = batch.mask.sum(dim=(-3, -2, -1)) * coils
-    rms = (residual.sum(dim=(-3, -2, -1)) / (2 * n_samples.clamp(min=1))).sqrt() / batch.noise_std
-    return ({"data_residual": float(value)} for value in rms)
+    residual = (batch.op(img.to(ksp.device)) - ksp).abs().square().sum()
+    n_coils = (batch.maps.abs().amax(dim=(-2, -1)) > 0).sum()
+    n_samples = (batch.mask.sum() * n_coils).clamp(min=1)
+    return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)
 
 
 def _provenance(

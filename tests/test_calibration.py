@@ -10,6 +10,7 @@ import torch
 from gaussian import WholeGaussian
 from helpers import random_maps, shaken
 
+from mri_ambient import calibration
 from mri_ambient.calibration import LEVELS, calibrate, with_calibration
 from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.errors import ConfigError
@@ -82,6 +83,24 @@ def test_the_factor_is_what_the_spread_lacks(times, scans, prior, monkeypatch):
     if times == 0.3:
         assert found.before[LEVELS.index(0.9)] < 0.8
     assert (found.n_slices, ticks) == (4, [1, 2])
+
+
+def test_scans_that_are_sampled_together_give_the_same_factor(scans, prior, monkeypatch):
+    """Whether they share a call or not; those with other coils never do."""
+    single = replace(scans[1], ksp=scans[1].ksp[:, :1], maps=scans[1].maps[:, :1])
+    sizes, whole = [], calibration.reconstruct_many
+
+    def spied(cuts, *rest):
+        sizes.append(len(cuts))
+        return whole(cuts, *rest)
+
+    monkeypatch.setattr(calibration, "reconstruct_many", spied)
+    alone, together = (
+        calibrate([*scans, single], Dds(n_steps=3), prior, Options(n_samples=2, batch_size=size))
+        for size in (2, 4)
+    )
+    assert sizes == [1, 1, 1, 2, 1]
+    assert alone.factor == pytest.approx(together.factor, rel=1e-4)
 
 
 def test_what_has_no_spread_cannot_be_calibrated(scans, prior):
