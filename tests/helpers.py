@@ -15,6 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mri_ambient.linop import LinearOperator
+from mri_ambient.masks import MaskSpec
+from mri_ambient.nn.unet import UNetSpec
+from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.sense import SenseOp
 
@@ -57,6 +60,17 @@ def shaken(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=rng))
     return net.eval()
+
+
+def small_prior(kind: str = "plain", **facts: object) -> Prior:
+    """A prior of a few thousand random weights; ``facts`` are those of :class:`PriorFacts`."""
+    given = {
+        "objective": "supervised" if kind == "plain" else "kspace", "kind": kind,
+        "network": UNetSpec(channels=(8, 12), blocks=1, embedding=16), "sigma_data": 0.3,
+        "sigma_min": 0.02, "mask_conditioned": kind != "plain", "mask": MaskSpec("random", 2, 8),
+    }  # fmt: skip
+    known = PriorFacts(**(given | facts))
+    return Prior(shaken(known.build()), known)
 
 
 def dense(op: LinearOperator, dtype: torch.dtype = torch.complex64) -> Tensor:

@@ -8,15 +8,13 @@ from typing import ClassVar
 import pytest
 import torch
 from gaussian import WholeGaussian
-from helpers import random_maps, shaken
+from helpers import random_maps, small_prior
 
 from mri_ambient import calibration
 from mri_ambient.calibration import LEVELS, calibrate, with_calibration
 from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.errors import ConfigError
 from mri_ambient.masks import MaskSpec
-from mri_ambient.nn.unet import UNetSpec
-from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.rng import complex_normal
 from mri_ambient.samplers import SAMPLERS, Aos, Dds, data_consistency
@@ -113,11 +111,7 @@ def test_what_has_no_spread_cannot_be_calibrated(scans, prior):
 
 def test_a_prior_carries_its_factor_to_new_scans(scans, prior, tmp_path):
     """Through its file, into the standard deviation, for the very options it was fitted with."""
-    facts = PriorFacts(
-        objective="supervised", kind="plain", network=UNetSpec((8, 12), 1, 16), sigma_data=0.3,
-        sigma_min=0.02, mask_conditioned=False, mask=MaskSpec("random", 2, 2),
-    )  # fmt: skip
-    plain = Prior(shaken(facts.build()), facts)
+    plain = small_prior()
     method, options = Dds(n_steps=2), Options(n_samples=3)
     found = replace(calibrate(scans, method, prior, options), factor=2.5)
     save_prior(with_calibration(plain, method, found), tmp_path / "prior.safetensors")

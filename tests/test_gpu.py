@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import shaken
+from helpers import small_prior
 from memory_scan import simulated_scan
 
 from mri_ambient.baselines import BASELINES
 from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, prepare_many, simulate_scans
 from mri_ambient.io import PreparedFile
-from mri_ambient.masks import MaskSpec
 from mri_ambient.methods import with_options
-from mri_ambient.nn.unet import UNetSpec
-from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.samplers import SAMPLERS
 from mri_ambient.train import train
@@ -46,18 +43,13 @@ def test_maps_are_those_of_the_cpu():
 def test_every_method_gives_the_image_of_the_cpu(methods, monkeypatch):
     file, _ = simulated_scan("head", SCAN)
     scan = plan(file).apply(file[0])
-    spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
-    facts = PriorFacts(
-        objective="kspace", kind="conditioned", network=spec, sigma_data=0.3, sigma_min=0.02,
-        mask_conditioned=True, mask=MaskSpec("random", 2, 12), tau=0.1,
-    )  # fmt: skip
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    net = shaken(facts.build())
+    start = small_prior("conditioned", tau=0.1)
     for name, method in methods.items():
         many = hasattr(method, "n_steps")
         images = []
         for device in ("cpu", "cuda"):
-            prior = Prior(deepcopy(net), facts)  # which is moved where it is wanted
+            prior = deepcopy(start)  # which is moved where it is wanted
             chosen = with_options(method, {"n_steps": 10} if many else {})
             options = Options(n_samples=1, device=device, precision="fp32")
             images.append(reconstruct(scan, chosen, prior, options).img)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from gaussian import GaussianPrior
-from helpers import random_maps, shaken
+from helpers import random_maps, small_prior
 
 from mri_ambient.baselines import CgSense, ZeroFilled
 from mri_ambient.batch import Batch
@@ -15,8 +15,6 @@ from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, Numeri
 from mri_ambient.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.masks import MaskSpec
 from mri_ambient.methods import with_options
-from mri_ambient.nn.unet import UNetSpec
-from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import (
     Options,
     _residual,
@@ -231,11 +229,7 @@ def test_the_cpu_takes_over_where_that_is_wanted(scan, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_networks_compute_in_the_precision_asked_for(precision, scan, rng):
-    facts = PriorFacts(
-        objective="supervised", kind="plain", network=UNetSpec((8, 12), 1, 16), sigma_data=0.3,
-        sigma_min=0.02, mask_conditioned=False, mask=MaskSpec("random", 2, 2),
-    )  # fmt: skip
-    prior = Prior(shaken(facts.build()), facts)
+    prior = small_prior()
     seen = []
     prior.net.nets[0].first.register_forward_hook(lambda *a: seen.append(a[2].dtype))
     reconstruct(scan, Dds(n_steps=2), prior, Options(precision=precision))
@@ -249,11 +243,7 @@ def test_networks_compute_in_the_precision_asked_for(precision, scan, rng):
 
 
 def test_the_prior_goes_to_the_cpu_and_its_first_stays(scan):
-    facts = PriorFacts(
-        objective="supervised", kind="plain", network=UNetSpec((8, 12), 1, 16), sigma_data=0.3,
-        sigma_min=0.02, mask_conditioned=False, mask=MaskSpec("random", 2, 2),
-    )  # fmt: skip
-    prior = Prior(shaken(facts.build()), facts)
+    prior = small_prior()
     moved = on_cpu(prior)
     assert moved.net is not prior.net
     assert not any(parameter.requires_grad for parameter in moved.net.parameters())

@@ -8,15 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 from gaussian import GaussianPrior, Mixture, WholeGaussian
-from helpers import dense, load_script, random_maps, random_sense, shaken
+from helpers import dense, load_script, random_maps, random_sense, small_prior
 from torch import Tensor
 
 from mri_ambient.errors import ConfigError, NumericalWarning
-from mri_ambient.masks import MaskSpec
 from mri_ambient.methods import with_options
-from mri_ambient.nn.unet import UNetSpec
 from mri_ambient.noise import LogNormal, rho_schedule
-from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import draw_images
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.samplers import Adps, Aos, Dds, Msm, PriorOnly, Pula, data_consistency
@@ -148,15 +145,7 @@ def test_adps_pulls_towards_the_data_and_reports_every_step(op, prior):
 )
 def test_an_image_does_not_depend_on_its_batch(method, bf16, most, rng):
     """NRMSE 1e-5 for one step and 1e-3 for 20 steps in single precision, 1e-2 in bf16."""
-    from mri_ambient.masks import MaskSpec
-    from mri_ambient.prior import Prior, PriorFacts
-
-    spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
-    facts = PriorFacts(
-        objective="kspace", kind="conditioned", network=spec, sigma_data=0.3, sigma_min=0.02,
-        mask_conditioned=True, mask=MaskSpec("random", 3, 4), tau=0.1,
-    )  # fmt: skip
-    prior = Prior(shaken(facts.build()), facts)
+    prior = small_prior("conditioned", tau=0.1)
     prior.net.autocast = bf16
     op = random_sense((16, 18), 4, rng)
     y = op.mask * complex_normal((3, *op.oshape), rng)
@@ -224,12 +213,8 @@ def test_levels_above_the_training_are_told_of(prior):
     law = LogNormal(mean=-3.2, std=1.8)
     z = (math.log(law.highest) - law.mean) / law.std
     assert 0.5 * math.erfc(z / 2**0.5) == pytest.approx(1 / 4300, rel=0.01)
-    facts = PriorFacts(
-        objective="kspace", kind="plain", network=UNetSpec((8, 12), 1, 16), sigma_data=0.5,
-        sigma_min=0.02, mask_conditioned=False, mask=MaskSpec("random", 2, 8),
-        card={"objective_options": {"base": {"law": {"mean": -3.2, "std": 1.8}}}},
-    )  # fmt: skip
-    known = Prior(facts.build(), facts)
+    card = {"objective_options": {"base": {"law": {"mean": -3.2, "std": 1.8}}}}
+    known = small_prior(sigma_data=0.5, card=card)
     with pytest.warns(NumericalWarning, match="above all training"):
         assert first_level(23.0, known) == 23.0
     for quiet in (lambda: first_level(21.0, known), lambda: first_level(79.0, prior)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import shaken
+from helpers import small_prior
 
 from mri_ambient.baselines import CgSense
 from mri_ambient.data import load_dataset
@@ -12,9 +12,6 @@ from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io.output import read_samples
 from mri_ambient.io.prepared import PreparedFile
-from mri_ambient.masks import MaskSpec
-from mri_ambient.nn.unet import UNetSpec
-from mri_ambient.prior import Prior, PriorFacts
 from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.samplers import Dds
 from mri_ambient.targets import make_targets
@@ -39,12 +36,7 @@ def items(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prior():
-    facts = PriorFacts(
-        objective="supervised", kind="plain",
-        network=UNetSpec(channels=(8, 12), blocks=1, embedding=16), sigma_data=0.3, sigma_min=0.02,
-        mask_conditioned=False, mask=MaskSpec("random", 2, 8), tau=0.1,
-    )  # fmt: skip
-    return Prior(shaken(facts.build()), facts)
+    return small_prior(tau=0.1)
 
 
 def images(folder):

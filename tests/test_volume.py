@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import shaken
+from helpers import small_prior
 
 from mri_ambient.baselines import CgSense
 from mri_ambient.checkpoint import load_prior
@@ -31,8 +31,7 @@ from mri_ambient.errors import (
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec, achieved_acceleration
 from mri_ambient.nn.precond import Denoiser
-from mri_ambient.nn.unet import UNetSpec
-from mri_ambient.prior import Prior, PriorFacts
+from mri_ambient.prior import Prior
 from mri_ambient.reconstruct import Options
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Msm, Pula
@@ -119,7 +118,7 @@ def test_empty_slices_do_not_thin_the_residual(volume, tmp_path):
 
 
 def test_a_doubt_about_every_batch_is_told_once(volume, tmp_path):
-    file, prior = open_scan(volume), prior_of("plain", masks=False)
+    file, prior = open_scan(volume), prior_of("plain")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         report = reconstruct_file(
@@ -175,7 +174,7 @@ def test_networks_are_compiled_once_for_a_volume(volume, tmp_path, monkeypatch):
     torch.compiler.reset()
     plainly = Denoiser.compile_networks
     monkeypatch.setattr(Denoiser, "compile_networks", partialmethod(plainly, backend=backend))
-    file, prior = open_scan(volume), prior_of("conditioned", masks=True)
+    file, prior = open_scan(volume), prior_of("conditioned")
     for compiled in (True, False):
         options = Options(n_samples=1, batch_size=4, compiled=compiled)
         made = deepcopy(prior)
@@ -321,20 +320,16 @@ def test_with_little_undersampling_no_prior_makes_it_worse(kind, rate, real_scan
             assert ours >= bar, method.name
 
 
-def prior_of(kind: str, *, masks: bool, coverage: str = "lines") -> Prior:
-    facts = PriorFacts(
-        objective="kspace", kind=kind, network=UNetSpec((8, 12), 1, 16), sigma_data=0.3,
-        sigma_min=0.02, mask_conditioned=masks, mask=MaskSpec("random", 2, 8), tau=0.1,
-        card={"coverage": [{"kind": coverage}], "sha256": "ab"},
-    )  # fmt: skip
-    return Prior(shaken(facts.build()), facts)
+def prior_of(kind: str, coverage: str = "lines") -> Prior:
+    card = {"coverage": [{"kind": coverage}], "sha256": "ab"}
+    return small_prior(kind, objective="kspace", tau=0.1, card=card)
 
 
 def test_samples_are_kept_where_that_is_wanted_and_called_what_they_are(volume, tmp_path):
     file = open_scan(volume)
     for prior, name in (
-        (prior_of("plain", masks=False), "posterior samples"),
-        (prior_of("conditioned", masks=True), "estimates with a spread"),
+        (prior_of("plain"), "posterior samples"),
+        (prior_of("conditioned"), "estimates with a spread"),
     ):
         options = Options(n_samples=3, keep_samples=True)
         output = tmp_path / name
@@ -358,7 +353,7 @@ def test_another_kind_of_mask_than_in_training_is_told_of(volume, tmp_path):
     """A prior that saw 2-D masks only, on a scan of whole lines, and the other way round."""
     file = open_scan(volume)
     for coverage, doubted in (("samples", True), ("lines", False)):
-        prior = prior_of("conditioned", masks=True, coverage=coverage)
+        prior = prior_of("conditioned", coverage)
         report = reconstruct_file(file, plan(file), Aos(), prior, tmp_path / coverage)
         told = any("saw 2-D masks only in training" in doubt for doubt in report["doubts"])
         assert told == doubted
@@ -367,7 +362,7 @@ def test_another_kind_of_mask_than_in_training_is_told_of(volume, tmp_path):
 def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
     """For another number of steps or samples; a single sample has no spread to speak of."""
     file = open_scan(volume)
-    plain = prior_of("plain", masks=False)
+    plain = prior_of("plain")
     entry = {"options": asdict(Dds(n_steps=2)), "n_samples": 3, "factor": 2.0}
     card = plain.facts.card | {"calibration": {"dds": entry}}
     prior = replace(plain, facts=replace(plain.facts, card=card))
@@ -407,7 +402,7 @@ def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
 )
 def test_scans_unlike_the_training_scans_are_doubted(mask, rate, regular, told):
     """The prior was trained at R = 2, on 100 scans of which so many were equispaced."""
-    prior = prior_of("conditioned", masks=True)
+    prior = prior_of("conditioned")
     card = {"coverage": [{"kind": "lines", "n_scans": 100, "n_regular": regular}]}
     prior = replace(prior, facts=replace(prior.facts, card=card))
     drawn = MaskSpec(mask, rate, 8).draw((16, 128), rng_for(0))
@@ -453,7 +448,7 @@ def test_noise_that_is_fitted_is_flagged(n_coils, residual, flagged):
     mask[..., ::2] = True
     ksp = torch.ones(1, n_coils, 16, 16, dtype=torch.complex64) * mask
     scan = Scan(ksp=ksp, mask=mask, scan_id="a", slices=(0,), recon_shape=(16, 16), noise_std=0.05)
-    prior = prior_of("plain", masks=False)
+    prior = prior_of("plain")
     said = list(_flags({"data_residual": residual}, 0.3, scan, Dds(), prior))
     assert any("better than its noise allows" in one for one in said) == flagged
 
@@ -467,7 +462,7 @@ def test_data_that_are_left_unexplained_are_flagged_and_told_of(volume, tmp_path
             return CgSense()(op, ksp, noise_std=noise_std) / 2
 
     file = open_scan(volume)
-    prior = prior_of("plain", masks=False)
+    prior = prior_of("plain")
     for name, method, found in (("half", Half(), True), ("whole", CgSense(), False)):
         report = reconstruct_file(
             file, plan(file), method, prior if found else None, tmp_path / name,
