@@ -50,7 +50,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device, with its maps unpacked there."""
-        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        fetched = torch.device(device).type != "cpu"  # on its way to the CPU nobody would wait
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=fetched))
         return moved if moved.maps.is_complex() else replace(moved, maps=unpack_maps(moved.maps))
 
     def pin_memory(self) -> Batch:

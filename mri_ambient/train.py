@@ -23,10 +23,7 @@ from torch import Tensor
 
 from .atomic import make_folder
 from .checkpoint import load_tensors, save_prior, save_tensors
-from .data import (
-    Draw,
-    Group,
-)
+from .data import Dataset, Draw, Group
 from .distributed import Team
 from .errors import (
     CheckpointError,
@@ -236,23 +233,14 @@ def train(
     facts = team.from_first(begin)
     if config.objective.targets is not None:
         if targets is None:
-            asks = count()
-            whole = make_targets(
-                dataset.train,
-                run / "targets",
-                config.objective.targets,
-                options=Options(device=device),
-                shard=(team.rank + 1, team.size),
-                on_damaged=damage.note_one,
-                # However short the time, a call makes those of one group.
-                should_stop=lambda: asked() or (next(asks) > 0 and late()),
-            )
-            if team.any(not whole, device):  # and all have made their part
-                raise StoppedError(
-                    f"{run}: stopped while the images to learn from were made; the same command "
-                    "goes on"
-                )
-        dataset = replace(dataset, images=targets or run / "targets")
+            targets, asks = run / "targets", count()
+
+            def enough() -> bool:
+                # However short the time, a call makes the images of one group.
+                return asked() or (next(asks) > 0 and late())
+
+            _make_images(dataset, targets, config.objective.targets, device, team, damage, enough)
+        dataset = replace(dataset, images=targets)
     net = _first_network(facts, config.seed, init).to(device)
     net.autocast = config.autocast_on(device)
     state = _State(net, config)
@@ -325,6 +313,36 @@ def train(
         _save(run, state, config)
         plot_curves(log.records(), run / "curves.png", {"images": seen, **figures})
     return replace(prior, facts=team.from_first(lambda: prior.facts))
+
+
+def _make_images(
+    dataset: Dataset,
+    folder: Path,
+    method: str,
+    device: torch.device,
+    team: Team,
+    damage: _Damage,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Reconstruct what an objective learns from; every process makes its part.
+
+    Raises:
+        StoppedError: a process was stopped before all were made.
+    """
+    whole = make_targets(
+        dataset.train,
+        folder,
+        method,
+        options=Options(device=device),
+        shard=(team.rank + 1, team.size),
+        on_damaged=damage.note_one,
+        should_stop=should_stop,
+    )
+    if team.any(not whole, device):  # and all have made their part
+        raise StoppedError(
+            f"{folder.parent}: stopped while the images to learn from were made; the same command "
+            "goes on"
+        )
 
 
 class _Damage:
