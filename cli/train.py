@@ -182,6 +182,8 @@ def run(
             if "held_out" in card and card["images_seen"] != checked_at:
                 board(card["images_seen"], card["held_out"])
     say(f"{output / 'prior.safetensors'}: {card['images_seen']} images seen; {status}")
+    if card["images_seen"] < (seen := images_seen(output)):
+        say(f"{seen} images were seen; the error on hidden lines was smallest before")
     if "held_out" in card:
         say(_validation_line(card["images_seen"], card["held_out"]))
     if interrupted.is_set():

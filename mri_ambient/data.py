@@ -29,7 +29,7 @@ MIN_SIGMA = 0.002
 """Smallest noise level any prior is trained at, normalised units."""
 
 WINDOW = 512
-"""Slices that are shuffled together: files are read in a random order, but one after the other."""
+"""Slices that are shuffled together: all of a few neighbouring batches' files, in random order."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Item:
     def shape(self) -> tuple[int, int]:
         """Matrix ``(y, x)``."""
         return self.file.shape[-2:]
+
+    @property
+    def patient(self) -> str:
+        """Who was measured; where the file does not say it, the scan stands for itself."""
+        return str(self.file.attributes.get("patient_id") or self.scan_id)
 
     @cached_property
     def acceleration(self) -> float:
@@ -104,7 +109,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Slices to learn from and slices to check on; a volume is never split between them.
+    """Slices to learn from and slices to check on; patients are on one side, if there are enough.
 
     Attributes:
         train: slices to learn from, those of a file together.
@@ -129,6 +134,12 @@ class Dataset:
         parts = {"train": self.train, "validation": self.validation}
         files = {item.scan_id: item.file.path.name for item in self.train + self.validation}
         return {part: _digests(items) for part, items in parts.items()} | {"files": files}
+
+    @property
+    def mixes_patients(self) -> bool:
+        """Whether somebody has scans on both sides, so that checks tell too good a tale."""
+        aside = {item.patient for item in self.validation}
+        return any(item.patient in aside for item in self.train)
 
     @cached_property
     def densities(self) -> dict[tuple[tuple[int, int], str], Tensor]:
@@ -228,14 +239,17 @@ def load_dataset(
 ) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
 
+    All scans of a patient are set aside or none: the next slice, or another contrast, is too easy.
+    Where whole patients would be too many, single scans are.
+
     Files that cannot be read are left out and named in ``damaged``.
 
     Args:
         folder: where ``mri-ambient prep`` wrote to.
-        n_validation: scans to set aside; at most a fifth of all.
+        n_validation: scans to set aside at least, but never more than a fifth of all.
         seed: chooses them.
         first: scans that are set aside before others, by name.
-        never: whether a scan must not be set aside.
+        never: whether a scan must not be set aside, nor others of its patient.
         held: set exactly these aside instead: those of a run that goes on.
 
     Raises:
@@ -260,21 +274,47 @@ def load_dataset(
             "first"
         )
     _refuse_namesakes(scans)
-    # By name, so that a file that breaks or is added leaves the others where they were.
-    names_of = [items[0].scan_id for items in scans]
-    chance = [rng_for(seed, "validation", name).initial_seed() for name in names_of]
-    if held is not None:
-        allowed = [i for i, name in enumerate(names_of) if name in held]
-    else:
-        allowed = [i for i, items in enumerate(scans) if not never(items[0].file)]
-    order = sorted(allowed, key=lambda i: (names_of[i] not in first, chance[i]))
-    aside = order[: min(n_validation, len(scans) // 5)] if held is None else order
+    if held is None:
+        most = min(n_validation, len(scans) // 5), len(scans) // 5
+        held = _set_aside(scans, most, seed, first, never, lambda item: item.patient)
+        held = held or _set_aside(scans, most, seed, first, never, lambda item: item.scan_id)
     return Dataset(
-        train=tuple(item for i in range(len(scans)) if i not in aside for item in scans[i]),
-        validation=tuple(item for i in aside for item in scans[i]),
+        train=tuple(item for items in scans for item in items if item.scan_id not in held),
+        validation=tuple(item for items in scans for item in items if item.scan_id in held),
         n_scans=len(scans),
         damaged=damaged,
     )
+
+
+def _set_aside(
+    scans: Sequence[Sequence[Item]],
+    wanted: tuple[int, int],
+    seed: int,
+    first: Collection[str],
+    never: Callable[[PreparedFile], bool],
+    whose: Callable[[Item], str],
+) -> set[str]:
+    """Names of scans for validation, from least to most as wanted: all of an owner's, or none.
+
+    Owners are drawn by name, so that a file that breaks or is added leaves the others where they
+    were.
+    """
+    owned: dict[str, list[Item]] = {}
+    for items in scans:
+        owned.setdefault(whose(items[0]), []).append(items[0])
+
+    def turn(owner: str) -> tuple[bool, int]:
+        known = any(item.scan_id in first for item in owned[owner])
+        return not known, rng_for(seed, "validation", owner).initial_seed()
+
+    (least, most), aside = wanted, set[str]()
+    for owner in sorted(owned, key=turn):
+        names = {item.scan_id for item in owned[owner]}
+        if len(aside) >= least or any(never(item.file) for item in owned[owner]):
+            continue
+        if len(aside) + len(names) <= most:
+            aside |= names
+    return aside
 
 
 def _refuse_namesakes(scans: Sequence[Sequence[Item]]) -> None:

@@ -17,7 +17,7 @@ from .distributed import Team
 from .nn.precond import DENOISERS
 from .nn.unet import n_parameters, preset
 from .objectives import Gsure
-from .preflight import check_end, check_run, check_trainable, held_out_cases, split
+from .preflight import MIXED, check_end, check_run, check_trainable, held_out_cases, split
 from .prior import Prior
 from .rng import rng_for
 from .runs import held_back, read_identity
@@ -76,6 +76,8 @@ def describe(
         f"{kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
         f"{flops / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
     )
+    if dataset.mixes_patients:
+        text += f"; {MIXED}"
     n_full = sum(item.acceleration == 1 for item in dataset.train)
     if n_full and not config.objective.needs_full:
         text += f"; {n_full} slices are fully sampled, which objective supervised makes more of"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ from .data import (
     smallest_sigma,
     typical_mask,
 )
-from .errors import CheckpointError, ConfigError, ScanFormatError
+from .errors import CheckpointError, ConfigError, NumericalWarning, ScanFormatError
 from .masks import MaskSpec
 from .nn.unet import preset
 from .objectives import Objective
@@ -33,6 +34,12 @@ from .runs import check_data, latest_checkpoint
 from .targets import target_method
 from .train_config import TrainConfig
 from .validate import HeldOut, hold_out, reference_errors
+
+MIXED = (
+    "too few patients to set some aside, so single scans are: errors on hidden lines are those of "
+    "patients the prior knows"
+)
+"""What is said where nobody can be kept out of training."""
 
 
 def split(
@@ -225,6 +232,8 @@ def begin_run(
             "coverage": [_summary(group) for group in measure_coverage(dataset.train)],
             "references": reference_errors(cases),
         }
+        if dataset.mixes_patients:
+            warnings.warn(f"{folder}: {MIXED}", NumericalWarning, stacklevel=2)
         stored = wanted | {"data": dataset.identity, "measured": measured}
         write_toml(run / "config.toml", wanted["config"])
         write_json(run / "run.json", stored | {"folder": str(folder.resolve())})
@@ -238,6 +247,7 @@ def begin_run(
         "n_train_slices": len(dataset.train),
         "trained_on": sorted(trained_on),
         "validation_scans": sorted(stored["data"]["validation"]),
+        "validation_patients": "trained on too" if dataset.mixes_patients else "not trained on",
         "matrices": sorted({f"{y}x{x}" for y, x in (item.shape for item in dataset.train)}),
         "coils": _spread([item.file.shape[1] for item in dataset.train]),
         "acceleration": _spread([item.acceleration for item in dataset.train]),

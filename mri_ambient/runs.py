@@ -8,6 +8,7 @@ config.toml                  the options, for people to read
 log.jsonl                    a line per step
 checkpoint-IMAGES.safetensors weights, averages and optimiser state; the last two
 prior.safetensors            the prior so far
+best.safetensors             with patience, the prior of the smallest held-out error so far
 curves.png, preview.png      losses; held-out reconstructions
 ============================ =====================================================
 """
@@ -23,6 +24,9 @@ from typing import Any
 from .atomic import atomic_path
 from .checkpoint import read_header
 from .errors import CheckpointError, ConfigError, MriAmbientError
+
+BEST = "best.safetensors"
+"""The prior that patience goes back to."""
 
 STATE_FORMAT = "train/1"
 """What the header of a checkpoint says it is."""

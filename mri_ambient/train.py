@@ -8,6 +8,7 @@ the work; a time limit only stops.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -21,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .atomic import make_folder
-from .checkpoint import load_tensors, save_prior, save_tensors
+from .atomic import atomic_path, make_folder
+from .checkpoint import load_prior, load_tensors, save_prior, save_tensors
 from .data import Dataset, Draw, Group
 from .distributed import Team
 from .errors import (
@@ -48,6 +49,7 @@ from .reconstruct import Options
 from .report import plot_curves, save_previews
 from .rng import rng_for
 from .runs import (
+    BEST,
     STATE_FORMAT,
     Log,
     checkpoint_path,
@@ -189,7 +191,8 @@ def train(
             stops as a time limit does.
 
     Returns:
-        The prior, as written to ``run/prior.safetensors``.
+        The prior, as written to ``run/prior.safetensors``; with patience, that of the smallest
+        held-out error.
 
     Raises:
         ConfigError: nothing to stop at, unusable data, another configuration than the run's, or
@@ -275,8 +278,10 @@ def train(
             seen += config.batch_size
             checked = None
             if _passes(seen, config.check_every, config) and team.leads:
-                checked = _write_prior(run, state, facts, cases, seen)[1]
+                prior, checked = _write_prior(run, state, facts, cases, seen)
                 told = checked.get("held_out", math.nan)
+                if config.patience and told < min(held_out, default=math.inf):
+                    save_prior(prior, run / BEST)
                 held_out += [told] if math.isfinite(told) else []  # as the log remembers it
             saved = _passes(seen, config.save_every, config)
             if team.leads:
@@ -312,7 +317,12 @@ def train(
         prior, figures = _write_prior(run, state, facts, cases, seen)
         _save(run, state, config)
         plot_curves(log.records(), run / "curves.png", {"images": seen, **figures})
-    return replace(prior, facts=team.from_first(lambda: prior.facts))
+        if config.patience:
+            prior = _best_of(run, prior)
+    facts, weights = team.from_first(lambda: (prior.facts, _weights(prior.net)))
+    prior = Prior(state.average, facts)
+    prior.net.load_state_dict(weights)
+    return prior
 
 
 def _make_images(
@@ -509,6 +519,27 @@ def _write_prior(
     if cases:
         save_previews(previews(prior, cases[:N_PREVIEWS], tau), run / "preview.png")
     return prior, figures
+
+
+def _best_of(run: Path, last: Prior) -> Prior:
+    """Of a run that waited in vain for a smaller held-out error: the prior that had the smallest.
+
+    It becomes the run's prior.
+    """
+    if not (run / BEST).exists():
+        return last
+    best = load_prior(run / BEST)
+    errors = (prior.facts.card["held_out"]["held_out"] for prior in (best, last))
+    if next(errors) >= next(errors):
+        return last
+    with atomic_path(run / "prior.safetensors") as path:
+        shutil.copyfile(run / BEST, path)
+    return best
+
+
+def _weights(net: Denoiser) -> dict[str, Tensor]:
+    """All weights, on the CPU."""
+    return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
 
 
 def _save(run: Path, state: _State, config: TrainConfig) -> None:
