@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .config import to_toml
-from .data import Item
+from .data import MIN_SIGMA, Item
+from .data_prep.noise import UPPER_BOUND
 from .device import describe_device
 from .distributed import Team
 from .nn.precond import DENOISERS
@@ -81,11 +82,17 @@ def describe(
     n_full = sum(item.acceleration == 1 for item in dataset.train)
     if n_full and not config.objective.needs_full:
         text += f"; {n_full} slices are fully sampled, which objective supervised makes more of"
-    n_silent = sum(item.noise_std == 0 for item in dataset.train)
+    n_silent = sum(item.noise_std < MIN_SIGMA for item in dataset.train)
     if n_silent and isinstance(config.objective, Gsure):
         text += (
-            f"; {n_silent} slices have no noise, so gsure's divergence has no weight there, and it "
-            "learns by plain squares on what was sampled"
+            f"; {n_silent} slices have next to no noise, so gsure's divergence has next to no "
+            "weight there, and it learns by plain squares on what was sampled"
+        )
+    n_bounds = sum(item.file.noise_source == UPPER_BOUND for item in dataset.train)
+    if n_bounds and config.objective.needs_noise:
+        text += (
+            f"; of {n_bounds} slices the noise is an upper bound, and objective "
+            f"{config.objective.name} takes off too much: give --noise-std to prep if it is known"
         )
     if device is None:
         return text

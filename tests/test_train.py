@@ -25,6 +25,7 @@ from mri_ambient.checkpoint import load_prior, load_tensors, save_tensors
 from mri_ambient.coverage import sampling_densities
 from mri_ambient.data import load_dataset, mask_facts, measure_sigma_data, typical_mask
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.data_prep.noise import UPPER_BOUND
 from mri_ambient.distributed import _together
 from mri_ambient.dry_run import describe
 from mri_ambient.errors import (
@@ -725,6 +726,49 @@ def test_a_dry_run_says_what_it_would_take(scans):
     assert "images in 10 min" in describe(scans, QUICK, torch.device("cpu"), time_limit_s=600)
     with pytest.raises(ConfigError, match="say when to stop"):
         describe(scans, QUICK, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "noise", "source", "told"),
+    [
+        (Gsure(), 0.0019, "noise_std", "10 slices have next to no noise, so gsure's divergence"),
+        (Gsure(), 0.0021, "noise_std", ""),
+        (Kspace(), 0.0019, "noise_std", ""),
+        (
+            Gsure(),
+            0.02,
+            UPPER_BOUND,
+            "of 10 slices the noise is an upper bound, and objective gsure",
+        ),
+        (Kspace(), 0.02, UPPER_BOUND, "objective kspace takes off too much"),
+        (Kspace(noise_correction=False), 0.02, UPPER_BOUND, ""),
+        (Ambient(), 0.02, UPPER_BOUND, ""),
+    ],
+)
+def test_noise_that_does_not_serve_an_objective_is_told_of(
+    objective, noise, source, told, scans, tmp_path
+):
+    folder = tmp_path / "prepared"
+    shutil.copytree(scans, folder)
+    for path in folder.glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            file.attrs["noise_std"], file.attrs["noise_source"] = noise, source
+    said = describe(folder, replace(QUICK, objective=objective, n_validation=0))
+    assert told in said
+    assert ("next to no noise" in said, "upper bound" in said) == (
+        "next to no noise" in told, bool(told) and source == UPPER_BOUND,
+    )  # fmt: skip
+
+
+def test_full_scans_are_told_of_where_they_are_not_made_the_most_of(tmp_path):
+    raw, folder = tmp_path / "raw", tmp_path / "prepared"
+    full = SimulateConfig(size=(32, 32), coils=3, full=True, noise=0.01)
+    prepare_many(simulate_scans("phantom", raw, full, count=2), folder)
+    said = [
+        describe(folder, replace(QUICK, objective=objective, n_validation=0))
+        for objective in (Ambient(), Supervised())
+    ]
+    assert ["2 slices are fully sampled" in text for text in said] == [True, False]
 
 
 def test_a_dry_run_counts_weights_once(scans, monkeypatch):

@@ -61,6 +61,11 @@ class Ambient(Objective):
             raise ConfigError(f"margin must be 0 or more and finite, got {self.margin}")
 
     @property
+    def needs_noise(self) -> bool:
+        """See :attr:`Objective.needs_noise`."""
+        return self.noise_correction
+
+    @property
     def nearest(self) -> float:
         """See :attr:`Objective.nearest`; small levels are drawn, and stand for sigma_n's own."""
         return max(self.margin, super().nearest)

@@ -68,6 +68,11 @@ class Objective(ABC):
         return 1.2
 
     @property
+    def needs_noise(self) -> bool:
+        """Whether its loss takes off what the scanner's noise adds, and so must know how much."""
+        return False
+
+    @property
     def needs_full(self) -> bool:
         """Whether it learns from fully sampled scans alone."""
         return False

@@ -78,6 +78,11 @@ class Consistency(Objective):
         return self.weight > 0
 
     @property
+    def needs_noise(self) -> bool:
+        """See :attr:`Objective.needs_noise`."""
+        return self.base.needs_noise
+
+    @property
     def nearest(self) -> float:
         """See :attr:`Objective.nearest`."""
         return self.base.nearest

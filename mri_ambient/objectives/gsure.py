@@ -73,6 +73,11 @@ class Gsure(Objective):
         return self.divergence
 
     @property
+    def needs_noise(self) -> bool:
+        """See :attr:`Objective.needs_noise`."""
+        return True
+
+    @property
     def nearest(self) -> float:
         """See :attr:`Objective.nearest`."""
         return self.margin

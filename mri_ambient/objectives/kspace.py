@@ -84,6 +84,11 @@ class Kspace(Objective):
             raise ConfigError(f"noise_domain is kspace or image, got {self.noise_domain!r}")
 
     @property
+    def needs_noise(self) -> bool:
+        """See :attr:`Objective.needs_noise`."""
+        return self.noise_correction
+
+    @property
     def nearest(self) -> float:
         """See :attr:`Objective.nearest`."""
         return self.margin
