@@ -26,6 +26,7 @@ from .common import (
     complain,
     merge_options,
     named,
+    pick_sampling,
     print_json,
     progress_bar,
     retrospective_mask,
@@ -211,10 +212,20 @@ def calibration(
         typer.Argument(help="Scans it was not trained on, raw or prepared.", metavar="DATA"),
     ],
     output: Output = Path("audit"),
-    method: Annotated[str, typer.Option(help="The sampler whose spread is judged.")] = "dds",
+    method: Annotated[
+        str | None,
+        typer.Option(help="The sampler whose spread is judged.", show_default="dds"),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="balanced or quality, instead of a sampler with its options."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Its noise levels.")] = None,
     option: Set = None,
-    samples: Annotated[int, typer.Option(help="Samples a slice.", min=2)] = 4,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Samples a slice.", min=2, show_default="4, or the preset's"),
+    ] = None,
     holdout: Annotated[int, typer.Option(help="Measured lines to hide in each scan.", min=1)] = 2,
     seed: Seed = 0,
     device: Device = "auto",
@@ -235,17 +246,22 @@ def calibration(
     from mri_ambient.checkpoint import load_prior, save_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
-    from mri_ambient.errors import MriAmbientError
+    from mri_ambient.errors import ConfigError, MriAmbientError
     from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.methods import with_options
+    from mri_ambient.methods import is_sampler
     from mri_ambient.reconstruct import Options, samples_are
     from mri_ambient.report import draw_calibration
-    from mri_ambient.samplers import SAMPLERS
     from mri_ambient.validate import cut_lines
 
     given = merge_options({"n_steps": steps}, option)
-    spreading = {name: sampler for name, sampler in SAMPLERS.items() if sampler.stochastic}
-    chosen = with_options(choose("sampler", method, spreading), given)
+    if preset is None:
+        method = method or "dds"
+    sampling = pick_sampling(preset, method, given, samples, prior=prior)
+    chosen, samples = sampling.method, sampling.n_samples
+    if not (is_sampler(chosen) and chosen.stochastic):
+        raise ConfigError(
+            f"{chosen.name} gives one image, which has no spread; choose dds, msm, pula or adps"
+        )
     where = pick_device(device)
     loaded = load_prior(prior, where)
     claim_folder(output, "calibration.json", overwrite=overwrite)
@@ -275,21 +291,21 @@ def calibration(
         task = bars.add_task("calibrate", total=None)
         found = calibrate(
             slices(),
-            chosen,  # type: ignore[arg-type]
+            chosen,
             loaded,
             options,
             n_lines=holdout,
             on_scan=lambda done: bars.update(task, completed=done),
         )
     what = samples_are(chosen, loaded)
-    facts = {"method": method, "samples_are": what, "levels": LEVELS, **asdict(found)}
+    facts = {"method": chosen.name, "samples_are": what, "levels": LEVELS, **asdict(found)}
     write_json(output / "calibration.json", facts)
     draw_calibration(LEVELS, found.before, found.after, output / "calibration.png")
-    save_prior(with_calibration(loaded, chosen, found), output / "prior.safetensors")  # type: ignore[arg-type]
+    save_prior(with_calibration(loaded, chosen, found), output / "prior.safetensors")
     if json_out:
         print_json(facts)
     say(
-        f"{method}: the spread of {samples} samples ({what}) is to be multiplied by "
+        f"{chosen.name}: the spread of {samples} samples ({what}) is to be multiplied by "
         f"{found.factor:.2f}; "
         f"90 % intervals hold {100 * found.before[-2]:.0f} % of {found.n_hidden} hidden "
         f"measurements before and {100 * found.after[-2]:.0f} % after"

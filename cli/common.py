@@ -36,6 +36,7 @@ from mri_ambient.errors import (
 
 if TYPE_CHECKING:
     from mri_ambient.masks import MaskSpec
+    from mri_ambient.methods import Sampling
 
 T = TypeVar("T")
 
@@ -185,6 +186,43 @@ def choose(kind: str, name: str, choices: dict[str, T]) -> T:
     if name not in choices:
         raise ConfigError(f"{kind} {name!r} is unknown; choose from {', '.join(choices)}")
     return choices[name]
+
+
+def pick_sampling(
+    preset: str | None,
+    method: str | None,
+    given: dict[str, Any],
+    samples: int | None,
+    *,
+    prior: Path | None,
+) -> Sampling:
+    """The method with its options, and how many samples it draws: as asked for, or the preset's.
+
+    Args:
+        preset: its name, if one was given.
+        method: its name, if one was given; otherwise it is what suits the prior.
+        given: options of the method.
+        samples: how many were asked for.
+        prior: the prior, unless it is the one that ships.
+
+    Raises:
+        ConfigError: there is none of this name, an option that it lacks, or a preset beside them.
+        CheckpointError: the prior cannot be read.
+    """
+    from mri_ambient.checkpoint import load_prior
+    from mri_ambient.errors import ConfigError
+    from mri_ambient.methods import METHODS, SAMPLINGS, Sampling, default_method, with_options
+    from mri_ambient.reconstruct import Options
+
+    if preset is None:
+        if method is None:
+            method = "aos" if prior is None else default_method(load_prior(prior))
+        chosen = with_options(choose("method", method, METHODS), given)
+        return Sampling(chosen, Options.n_samples if samples is None else samples)
+    if method is not None or given:
+        raise ConfigError("--preset is a method with its options; leave those out")
+    held = choose("preset", preset, SAMPLINGS)
+    return Sampling(held.method, held.n_samples if samples is None else samples)
 
 
 def parse_seconds(text: str) -> float:

@@ -18,8 +18,8 @@ from .common import (
     PriorPath,
     Seed,
     Set,
-    choose,
     merge_options,
+    pick_sampling,
     print_json,
     run_cases,
     say,
@@ -41,9 +41,24 @@ def run(
     holdout: Annotated[
         int, typer.Option(help="Measured lines to hide, without --target.", min=1)
     ] = 2,
-    method: Annotated[str, typer.Option(help="Method that is evaluated on scans.")] = "aos",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Method that is evaluated on scans.",
+            show_default="aos; dds for a prior that knows no masks",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="fast, balanced or quality, instead of a method with its options."),
+    ] = None,
     prior: PriorPath = None,
-    samples: Annotated[int, typer.Option(help="Samples a slice of a stochastic method.")] = 4,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples a slice of a stochastic method.", show_default="4, or the preset's"
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Noise levels of a sampler.")] = None,
     option: Set = None,
     seed: Seed = 0,
@@ -65,25 +80,33 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
-    from mri_ambient.doubts import doubt_prior, doubt_spread
+    from mri_ambient.doubts import doubt_checks, doubt_prior, doubt_spread
     from mri_ambient.errors import ScanFormatError
     from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.methods import METHODS, is_sampler, is_stochastic, with_options
+    from mri_ambient.methods import is_sampler, is_stochastic
     from mri_ambient.reconstruct import Options, samples_are, std_factor
     from mri_ambient.validate import predict_hidden
     from mri_ambient.weights import default_prior
 
-    chosen = with_options(
-        choose("method", method, METHODS), merge_options({"n_steps": steps}, option)
-    )
+    given = merge_options({"n_steps": steps}, option)
+    sampling = pick_sampling(preset, method, given, samples, prior=prior)
+    chosen, samples = sampling.method, sampling.n_samples
     where = pick_device(device)
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
     options = Options(seed=seed, n_samples=samples, device=where)
     found: dict[str, list[dict[str, float]]] = {}
+    spread: dict[str, Any] = {}
+    if is_stochastic(chosen) and samples > 1:
+        spread = {
+            "n_samples": samples,
+            "samples_are": samples_are(chosen, loaded),
+            "std_factor": std_factor(chosen, loaded, samples) or 1.0,
+        }
 
     def one(path: Path) -> None:
         file = open_scan(path)
         doubt_prior(file, chosen, loaded)
+        doubt_checks(file, chosen, loaded)
         preparation = plan(file, device=where)
         n_slices = options.slices_at_once(chosen, loaded, file.shape)
         rows: list[dict[str, float]] = []
@@ -91,9 +114,8 @@ def run(
             scan = preparation.apply(file[first : first + n_slices])
             rows += predict_hidden(scan, chosen, loaded, options, holdout)
         doubt_spread(file, chosen, loaded, options, scan.noise_std or 0.0)
-        if is_stochastic(chosen) and samples > 1:
-            factor = std_factor(chosen, loaded, samples) or 1.0
-            what = samples_are(chosen, loaded)
+        if spread:
+            what, factor = spread["samples_are"], spread["std_factor"]
             say(f"{path.name}: {samples} {what} a slice, spread x {factor:.2f}")
         if not any(rows):
             raise ScanFormatError(f"{path}: no slice has signal on the hidden lines")
@@ -103,7 +125,7 @@ def run(
         run_cases(find_scans([inputs]), one)
     finally:
         if json_out and found:
-            print_json(found)
+            print_json({"method": chosen.name, **spread, "scans": found})
         elif found:
             _print_hidden({name: _mean(rows) for name, rows in found.items()}, csv_out=csv_out)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,17 +22,14 @@ from .common import (
     Set,
     Shard,
     Verbose,
-    choose,
     merge_options,
+    pick_sampling,
     pick_shard,
     progress_bar,
     retrospective_mask,
     run_cases,
     say,
 )
-
-if TYPE_CHECKING:
-    from mri_ambient.methods import Sampling
 
 
 def run(
@@ -42,7 +39,7 @@ def run(
         str | None,
         typer.Option(
             help="aos, dds, msm, pula, adps, zero-filled, cg-sense or l1-wavelet.",
-            show_default="aos",
+            show_default="aos; dds for a prior that knows no masks",
         ),
     ] = None,
     preset: Annotated[
@@ -143,8 +140,13 @@ def run(
     from mri_ambient.weights import default_prior
 
     flags = {"n_steps": steps, "lam": lam, "final_dc": None if final_dc else False}
-    sampling = _sampling(preset, method, merge_options(flags, option), samples, keep_samples)
+    given, asked = merge_options(flags, option), samples
+    sampling = pick_sampling(preset, method, given, asked, prior=prior)
     chosen, samples = sampling.method, sampling.n_samples
+    if not is_stochastic(chosen) and ((asked or 1) > 1 or keep_samples):
+        say(f"warning: {chosen.name} gives one image, so there are no samples")
+    elif keep_samples and samples == 1:
+        say("warning: a single sample is the image itself, and is not written a second time")
     spec = retrospective_mask(retrospective, mask_type, calib_lines)
     if holdout is None:
         holdout = 2 if warn else 0
@@ -219,34 +221,3 @@ def run(
                     say(line)
 
         run_cases(paths, one)
-
-
-def _sampling(
-    preset: str | None,
-    method: str | None,
-    given: dict[str, Any],
-    samples: int | None,
-    keep_samples: bool,
-) -> Sampling:
-    """The method with its options, and how many samples it draws: as asked for, or the preset's.
-
-    Raises:
-        ConfigError: there is none of this name, an option that it lacks, or a preset beside them.
-    """
-    from mri_ambient.errors import ConfigError
-    from mri_ambient.methods import METHODS, SAMPLINGS, Sampling, is_stochastic, with_options
-    from mri_ambient.reconstruct import Options
-
-    if preset is None:
-        chosen = with_options(choose("method", method or "aos", METHODS), given)
-        n_samples = Options.n_samples if samples is None else samples
-    elif method is not None or given:
-        raise ConfigError("--preset is a method with its options; leave those out")
-    else:
-        held = choose("preset", preset, SAMPLINGS)
-        chosen, n_samples = held.method, held.n_samples if samples is None else samples
-    if not is_stochastic(chosen) and ((samples or 1) > 1 or keep_samples):
-        say(f"warning: {chosen.name} gives one image, so there are no samples")
-    elif keep_samples and n_samples == 1:
-        say("warning: a single sample is the image itself, and is not written a second time")
-    return Sampling(chosen, n_samples)

@@ -7,10 +7,11 @@ from typing import Any
 
 from ..baselines import Baseline
 from ..checkpoint import load_prior
+from ..doubts import Checking
 from ..errors import ConfigError
 from ..io import Undersampled, open_scan
 from ..masks import MaskSpec
-from ..methods import METHODS, is_sampler
+from ..methods import METHODS, SAMPLINGS, default_method, is_sampler
 from ..prior import Prior
 from ..reconstruct import Options
 from ..samplers import Sampler
@@ -23,24 +24,28 @@ def reconstruct_raw(
     path: str | Path,
     output: str | Path,
     *,
-    method: str | Sampler | Baseline = "aos",
+    method: str | Sampler | Baseline | None = None,
     prior: Prior | str | Path | None = None,
     retrospective: float | MaskSpec | None = None,
     prep: PrepConfig | None = None,
     options: Options | None = None,
+    checking: Checking | None = None,
 ) -> dict[str, Any]:
     """Prepare and reconstruct a scan, as ``mri-ambient reconstruct`` does.
 
     Args:
         path: a raw or prepared scan.
         output: folder for ``<stem>.h5`` (images in scanner units) and ``<stem>.json``.
-        method: a key of ``METHODS``, or an instance with options of its own, e.g.
-            ``L1Wavelet(lam=0.01)``; one step with data consistency by default.
+        method: a key of ``METHODS`` or ``SAMPLINGS`` (a preset, which also says how many samples
+            are drawn unless ``options`` are given), or an instance with options of its own, e.g.
+            ``L1Wavelet(lam=0.01)``; by default what suits the prior, one step with data consistency
+            for the one that ships.
         prior: a prior or its file; the one that ships with the package by default.
         retrospective: undersample a fully sampled scan first, by random lines to this acceleration
             or by a recipe.
         prep: options of the preparation.
         options: seed, samples, batch size, device.
+        checking: what is checked without a reference: hidden lines, flags; nothing by default.
 
     Returns:
         The report that also stands in the JSON file.
@@ -48,15 +53,23 @@ def reconstruct_raw(
     Raises:
         MriAmbientError: the scan cannot be read, prepared or reconstructed.
     """
-    options, prep = options or Options(), prep or PrepConfig()
-    if isinstance(method, str):
+    prep, checking = prep or PrepConfig(), checking or Checking()
+    if method is None:
+        prior = prior if isinstance(prior, Prior) else load_prior(Path(prior or default_prior()))
+        method = default_method(prior)
+    if isinstance(method, str) and method in SAMPLINGS:
+        preset = SAMPLINGS[method]
+        method, options = preset.method, options or Options(n_samples=preset.n_samples)
+    elif isinstance(method, str):
         if method not in METHODS:
-            raise ConfigError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
+            known = ", ".join([*METHODS, *SAMPLINGS])
+            raise ConfigError(f"method {method!r} is unknown; choose from {known}")
         method = METHODS[method]()
+    options = options or Options()
     if isinstance(retrospective, int | float):
         retrospective = MaskSpec(acceleration=float(retrospective))
     if is_sampler(method) and not isinstance(prior, Prior):
-        prior = load_prior(Path(prior or default_prior()), options.device)
+        prior = load_prior(Path(prior or default_prior()))
     full = open_scan(path)
     file = full if retrospective is None else Undersampled(full, retrospective, options.seed)
     preparation = plan(file, prep, device=options.device)
@@ -72,5 +85,8 @@ def reconstruct_raw(
         Path(output),
         options,
         reference=reference,
-        made_with=settings(file, method, loaded, options, prep=prep, mask=retrospective),
+        made_with=settings(
+            file, method, loaded, options, prep=prep, mask=retrospective, checking=checking
+        ),
+        checking=checking,
     )

@@ -81,6 +81,8 @@ def calibrate(
     for group in _together(scans, method, prior, options):
         cuts = [cut_lines(scan, n_lines, options.seed) for scan in group]
         results = reconstruct_many([cut.seen for cut in cuts], method, prior, options)
+        if fitted := results[0].provenance["fitted"]:
+            options = replace(options, batch_size=fitted)
         for scan, cut, result in zip(group, cuts, results, strict=True):
             source = scan.noise_source
             rates.append(scan.acceleration)
@@ -144,8 +146,12 @@ def _together(
 
 
 def with_calibration(prior: Prior, method: Sampler, found: Calibration) -> Prior:
-    """The prior with the factor in its card, for this sampler with its options and samples."""
+    """The prior with the factor in its card, for this sampler with its options and samples.
+
+    What the card says of others is kept.
+    """
     entry: dict[str, Any] = {
+        "method": method.name,
         "options": asdict(method),  # type: ignore[call-overload]
         "n_samples": found.n_samples,
         "factor": found.factor,
@@ -154,6 +160,11 @@ def with_calibration(prior: Prior, method: Sampler, found: Calibration) -> Prior
         "n_slices": found.n_slices,
         "n_hidden": found.n_hidden,
     }
-    known = dict(prior.facts.card.get("calibration", {}))
-    card = {**prior.facts.card, "calibration": known | {method.name: entry}}
+    same = ("method", "options", "n_samples")
+    others = [
+        other
+        for other in prior.facts.card.get("calibration", ())
+        if any(other[key] != entry[key] for key in same)
+    ]
+    card = {**prior.facts.card, "calibration": [*others, entry]}
     return replace(prior, facts=replace(prior.facts, card=card))

@@ -16,7 +16,7 @@ from .io.base import ScanFile
 from .masks import is_line_mask
 from .methods import is_sampler, is_stochastic
 from .prior import DenoiserSource, Prior
-from .reconstruct import Options, std_factor
+from .reconstruct import ESTIMATES, Options, calibration_of, here_or_on_the_cpu, samples_are
 from .samplers import Aos, Sampler
 from .scan import Reconstruction, Scan
 from .validate import predict_hidden, prior_share
@@ -99,24 +99,45 @@ def doubt_spread(
     """Warn where a prior was calibrated, but not for this method, these options or such scans."""
     if not (isinstance(prior, Prior) and is_stochastic(method) and options.n_samples > 1):
         return
-    known = prior.facts.card.get("calibration", {})
-    factor = std_factor(method, prior, options.n_samples)
-    if factor is not None:
+    entry = calibration_of(method, prior, options.n_samples)
+    if entry is not None:
         for name, value in (("acceleration", file.acceleration), ("sigma_n", sigma_n)):
-            low, high = known[method.name].get(name, (value, value))
+            low, high = entry[name]
             if not low / ALIKE <= value <= high * ALIKE:
                 warnings.warn(
-                    f"{file.path.name}: the spread is multiplied by {factor:.2f}, which was fitted "
-                    f"on scans with {name} {low:.3g} to {high:.3g}, and this one has {value:.3g}: "
-                    "it may be far off",
+                    f"{file.path.name}: the spread is multiplied by {entry['factor']:.2f}, which "
+                    f"was fitted on scans with {name} {low:.3g} to {high:.3g}, and this one has "
+                    f"{value:.3g}: it may be far off",
                     NumericalWarning,
                     stacklevel=2,
                 )
-    elif known:
+    elif known := prior.facts.card.get("calibration"):
+        names = sorted({entry["method"] for entry in known})
         warnings.warn(
-            f"{file.path.name}: the prior was calibrated for {', '.join(known)} with other options "
+            f"{file.path.name}: the prior was calibrated for {', '.join(names)} with other options "
             f"or another number of samples than these of {method.name}: the spread is as it came "
             "out",
+            NumericalWarning,
+            stacklevel=2,
+        )
+    elif samples_are(method, prior) == ESTIMATES:
+        warnings.warn(
+            f"{file.path.name}: samples of {method.name} by this prior are estimates whose spread "
+            "was never calibrated, and usually says too little; `mri-ambient audit calibration` "
+            "finds the factor",
+            NumericalWarning,
+            stacklevel=2,
+        )
+
+
+def doubt_checks(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSource | None) -> None:
+    """Warn where hidden lines tell too good a tale: the prior has seen them."""
+    if not (is_sampler(method) and isinstance(prior, Prior)):
+        return
+    if prior.was_trained_on(file.source_sha256):
+        warnings.warn(
+            f"{file.path.name}: the prior was trained on this scan, hidden lines and all: their "
+            "error is smaller than that of lines nobody measured",
             NumericalWarning,
             stacklevel=2,
         )
@@ -135,11 +156,12 @@ def doubt_residual(
     high = [check for check in checks if check["data_residual"] * unit > HIGH_RESIDUAL]
     if high:
         worst = max(high, key=lambda check: check["data_residual"])
+        more = "take more steps, " if hasattr(method, "n_steps") else "take "
         warnings.warn(
             f"{file.path.name}: {method.name} leaves {worst['data_residual']:.1f} sigma_n of the "
             f"measurement unexplained in slice {worst['slice']} (more than {HIGH_RESIDUAL:g} in "
-            f"{len(high)} of {len(checks)} slices): the image does not fit the data; take more "
-            "steps, another method, or look at the maps",
+            f"{len(high)} of {len(checks)} slices): the image does not fit the data; "
+            f"{more}another method, or look at the maps",
             NumericalWarning,
             stacklevel=2,
         )
@@ -176,7 +198,9 @@ class Checking:
             batch = Batch.of([scan])
             for i, check in enumerate(checks):
                 if is_sampler(method):
-                    share = prior_share(batch[[i]].to(options.device), result.img[[i]])
+                    share = here_or_on_the_cpu(
+                        prior_share, batch[[i]], result.img[[i]], options.device
+                    )
                     check["prior_share"] = float(share)
                 support = batch.op.support[i]
                 energy = float(result.img[i].abs().square().sum())

@@ -17,6 +17,9 @@ from .errors import CheckpointError
 from .reconstruct import to_file_units
 from .scan import Reconstruction, Scan
 
+MOST_WAITING = 4
+"""Results that wait to be written."""
+
 
 class Finished:
     """Slices of a reconstruction that are done, each a file of its own, written by a thread.
@@ -73,8 +76,11 @@ class Finished:
             future.result()
 
     def add(self, scan: Scan, result: Reconstruction, noise_std: float, doubts: list[str]) -> None:
-        """Keep the slices of a result; raises what went wrong with earlier ones."""
-        while self.writing and self.writing[0].done():
+        """Keep the slices of a result; raises what went wrong with earlier ones.
+
+        Of a disk that is slower than the device, a few results are waited for: memory is finite.
+        """
+        while self.writing and (self.writing[0].done() or len(self.writing) >= MOST_WAITING):
             self.writing.pop(0).result()
         self.writing.append(self.thread.submit(self._write, scan, result, noise_std, doubts))
         self.done.update(scan.slices)

@@ -34,7 +34,12 @@ UNKNOWN_FREE = 4 * 2**30
 
 
 def bytes_per_image(
-    net: Denoiser | None, shape: tuple[int, int], n_coils: int, *, needs_grad: bool = False
+    net: Denoiser | None,
+    shape: tuple[int, int],
+    n_coils: int,
+    *,
+    needs_grad: bool = False,
+    n_evaluations: int = 1,
 ) -> int:
     """Memory one image takes while a sampler (or, without a network, a baseline) works on it.
 
@@ -43,6 +48,7 @@ def bytes_per_image(
         shape: matrix ``(y, x)``.
         n_coils: virtual coils.
         needs_grad: whether gradients flow through the network.
+        n_evaluations: how many evaluations these gradients flow through at once.
     """
     pixels = shape[0] * shape[1]
     n_bytes = 8 * COIL_PLANES * (n_coils + 1) * pixels
@@ -53,7 +59,7 @@ def bytes_per_image(
     planes = WORKING_PLANES * spec.channels[0] + width
     if needs_grad:
         # On the way up, blocks have about 1.5 times the width.
-        planes += KEPT_PLANES * 2.5 * width * net.n_passes
+        planes += KEPT_PLANES * 2.5 * width * net.n_passes * n_evaluations
     return int(n_bytes + 4 * planes * pixels)
 
 

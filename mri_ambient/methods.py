@@ -30,8 +30,16 @@ SAMPLINGS: dict[str, Sampling] = {
     "balanced": Sampling(Dds(n_steps=10), 4),
     "quality": Sampling(Dds(n_steps=50), 8),
 }
-"""What ``reconstruct --preset`` takes; docs/results/samplers.md has the figures. With a
-mask-conditioned prior, ``fast`` gives the best image and the others add a spread."""
+"""What ``--preset`` takes; docs/results/samplers.md has the figures. With a mask-conditioned prior,
+``fast`` gives the best image and the others add a spread; ``fast`` is for such priors alone."""
+
+
+def default_method(prior: DenoiserSource) -> str:
+    """What a prior is asked by unless told otherwise: one step, if it knows masks.
+
+    Of a prior that knows none, one step takes the zero-filled image for a noisy one.
+    """
+    return Aos.name if prior.knows_masks else Dds.name
 
 
 def check_levels(prior: DenoiserSource | None, method: str) -> None:

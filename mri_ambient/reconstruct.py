@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,10 +32,15 @@ COMPILER = ("torch._dynamo", "torch._inductor")
 ESTIMATES = "estimates with a spread"
 """What samples are called that are not drawn from the posterior."""
 
+FAR_TOO_BRIGHT = 10.0
+"""Drawn images this many times as bright as a prior's training images are none."""
+
 LEAST_SIDE = 16
 """Smaller images have no room for a calibration block."""
 
 OnStep = Callable[[StepInfo], None]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -197,13 +202,22 @@ def std_factor(
     method: Sampler | Baseline, prior: DenoiserSource | None, n_samples: int
 ) -> float | None:
     """What the prior's card says the spread of so many samples of this method lacks, if it does."""
+    entry = calibration_of(method, prior, n_samples)
+    return None if entry is None else float(entry["factor"])
+
+
+def calibration_of(
+    method: Sampler | Baseline, prior: DenoiserSource | None, n_samples: int
+) -> dict[str, Any] | None:
+    """What the prior's card says of so many samples of this method with its options."""
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return None
-    entry = prior.facts.card.get("calibration", {}).get(method.name)
-    wanted = {"options": asdict(method), "n_samples": n_samples}  # type: ignore[call-overload]
-    if entry is None or any(entry[key] != value for key, value in wanted.items()):
-        return None
-    return float(entry["factor"])
+    wanted = {"method": method.name, "options": asdict(method), "n_samples": n_samples}  # type: ignore[call-overload]
+    for entry in prior.facts.card.get("calibration", ()):
+        if all(entry[key] == value for key, value in wanted.items()):
+            found: dict[str, Any] = entry
+            return found
+    return None
 
 
 def samples_are(method: Sampler | Baseline, prior: DenoiserSource | None) -> str:
@@ -230,7 +244,8 @@ class _Work:
         self.options, self.device = options, torch.device(options.device)
         if is_sampler(method) and isinstance(prior, Prior):
             try:
-                prior.to(self.device)
+                with _running_out():
+                    prior.to(self.device)
             except torch.OutOfMemoryError as error:
                 if not self.move_to_cpu():
                     raise DeviceError(
@@ -260,7 +275,7 @@ class _Work:
         """
         for i in range(len(batch)):
             with self._told():
-                rms = _residual(batch[[i]].to(self.device), img[[i]])
+                rms = here_or_on_the_cpu(_residual, batch[[i]], img[[i]], self.device)
             yield {"data_residual": rms}
 
     @contextmanager
@@ -317,6 +332,17 @@ class _Work:
         )
         self.device, self.prior = torch.device("cpu"), on_cpu(self.prior)
         return True
+
+
+def here_or_on_the_cpu(
+    check: Callable[[Batch, Tensor], T], batch: Batch, img: Tensor, device: torch.device | str
+) -> T:
+    """``check(batch, img)`` on a device, or on the CPU if it has no room: images are not lost."""
+    try:
+        with _running_out():
+            return check(batch.to(device), img.to(device))
+    except torch.OutOfMemoryError:
+        return check(batch.to("cpu"), img.cpu())
 
 
 @contextmanager
@@ -393,7 +419,7 @@ def _check_finite(img: Tensor, scan: Scan, method: Sampler | Baseline) -> None:
 def _residual(batch: Batch, img: Tensor) -> float:
     """RMS of A x - y of one slice over the measured samples, in units of sigma_n per channel."""
     ksp = torch.where(batch.mask, batch.ksp, 0)
-    residual = (batch.op(img.to(ksp.device)) - ksp).abs().square().sum()
+    residual = (batch.op(img) - ksp).abs().square().sum()
     n_coils = (batch.maps.abs().amax(dim=(-2, -1)) > 0).sum()
     n_samples = (batch.mask.sum() * n_coils).clamp(min=1)
     return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)
@@ -466,6 +492,10 @@ def draw_images(
 
     Returns:
         Complex ``(n_images, y, x)``, on the CPU.
+
+    Raises:
+        ConfigError: no images, too small ones, or guidance by a prior that knows no masks.
+        MriAmbientError: they left all that the prior knows.
     """
     check_levels(prior, sampler.name)
     if n_images < 1:
@@ -488,8 +518,18 @@ def draw_images(
 
     net = prior.net if isinstance(prior, Prior) else None
     needs_grad, size = sampler.guidance > 0, (maps.shape[-2], maps.shape[-1])
-    n_bytes = bytes_per_image(net, size, maps.shape[-3], needs_grad=needs_grad)
+    n_bytes = bytes_per_image(
+        net, size, maps.shape[-3], needs_grad=needs_grad, n_evaluations=2
+    )  # guidance compares two of them
     at_once = images_at_once(n_bytes, size, torch.device(device))
     items = [(0, k) for k in range(n_images)]
     parts = _backing_off(compute, items, at_once, lambda: False)
-    return torch.cat([images for _, images, _ in parts])
+    drawn = torch.cat([images for _, images, _ in parts])
+    rms = drawn.abs().square().mean(dim=(-2, -1)).div(2).sqrt()
+    if bool((rms > FAR_TOO_BRIGHT * prior.sigma_data).any() or not drawn.isfinite().all()):
+        raise MriAmbientError(
+            f"images went astray (up to {float(rms.max()) / prior.sigma_data:.3g} times as bright "
+            "as the prior's training images); take "
+            + ("less guidance" if sampler.guidance else "more steps, or another prior")
+        )
+    return drawn

@@ -286,7 +286,6 @@ def prior_share(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
 
     What is left of x without (A^H A + e)^-1 A^H A x: its part in the near-null space of A.
     """
-    img = img.to(batch.ksp.device)
     measured = conjugate_gradient(
         lambda v: batch.op.normal(v) + PRIOR_RIDGE * v, batch.op.normal(img), n_iter=n_cg
     )

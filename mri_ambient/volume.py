@@ -20,7 +20,14 @@ from .atomic import file_sha256, json_text, write_json
 from .baselines import Baseline
 from .batch import Batch
 from .device import autocast_on
-from .doubts import Checking, doubt_prior, doubt_residual, doubt_spread, tell_flags
+from .doubts import (
+    Checking,
+    doubt_checks,
+    doubt_prior,
+    doubt_residual,
+    doubt_spread,
+    tell_flags,
+)
 from .errors import (
     NumericalWarning,
     OutputExistsError,
@@ -135,7 +142,7 @@ def settings(
     **more: Any,  # noqa: ANN401 -- preparation and mask options, dataclasses or None
 ) -> dict[str, Any]:
     """All that decides the result, as plain values: how a finished file is recognised."""
-    bf16 = autocast_on(options.precision, torch.device(options.device))
+    on = is_sampler(method) and autocast_on(options.precision, torch.device(options.device))
     extra = {key: asdict(value) if is_dataclass(value) else value for key, value in more.items()}  # type: ignore[arg-type]
     plain: dict[str, Any] = json.loads(
         json_text(
@@ -146,7 +153,7 @@ def settings(
                 "seed": options.seed,
                 "n_samples": options.n_samples if is_stochastic(method) else 1,
                 "keep_samples": options.keep_samples and is_stochastic(method),
-                "precision": "bf16" if bf16 else "fp32",
+                "precision": "bf16" if on else "fp32",
                 "compiled": options.compiled and is_sampler(method),
                 "version": __version__,
                 **extra,
@@ -170,8 +177,8 @@ def is_done(output: Path, name: str, wanted: dict[str, Any], *, overwrite: bool 
         if n_others and not overwrite:
             raise OutputExistsError(
                 f"{image}: {n_others} slices were finished with other settings "
-                f"({', '.join(names)}) by a call that was cut off; give those to go on, or use "
-                "--overwrite or another folder"
+                f"({_named(names, wanted)}) by a call that was cut off; give those to go on, or "
+                "use --overwrite or another folder"
             )
         return False
     found = _settings_of(image)
@@ -180,10 +187,17 @@ def is_done(output: Path, name: str, wanted: dict[str, Any], *, overwrite: bool 
     differing = sorted(key for key in wanted if wanted[key] != found.get(key))
     if differing:
         raise OutputExistsError(
-            f"{image}: was made with other settings ({', '.join(differing)}); use --overwrite or "
-            "another folder"
+            f"{image}: was made with other settings ({_named(differing, wanted)}); use --overwrite "
+            "or another folder"
         )
     return report.exists()
+
+
+def _named(differing: Sequence[str], wanted: dict[str, Any]) -> str:
+    """Settings by name; of the precision, which another device may have chosen, also the value."""
+    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
+    names = (f"--precision {other}" if name == "precision" else name for name in differing)
+    return ", ".join(names)
 
 
 def _unfinished(output: Path, name: str) -> Path:
@@ -265,6 +279,8 @@ def reconstruct_file(
     told: set[str] = set()
     with _noted(doubts, told):
         doubt_prior(file, method, prior)
+        if checking.n_hidden:
+            doubt_checks(file, method, prior)
     missing = [index for index in range(len(file)) if index not in finished]
     scans = one_ahead(file[first:last] for first, last in _runs(missing, n_slices))
     with finished, closing(scans):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PeakBytes, random_sense
+from helpers import PeakBytes, random_sense, small_prior
 
 from mri_ambient.masks import MaskSpec
 from mri_ambient.memory import (
@@ -17,23 +17,27 @@ from mri_ambient.memory import (
     images_at_once,
 )
 from mri_ambient.nn.unet import PRESETS
-from mri_ambient.prior import Prior, PriorFacts
+from mri_ambient.prior import Prior
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.samplers import Adps, Aos, Dds, Pula
+from mri_ambient.samplers import Adps, Aos, Dds, Msm, PriorOnly, Pula
+
+
+def prior_of(preset: str) -> Prior:
+    prior = small_prior("conditioned", network=PRESETS[preset], mask=MaskSpec("random", 3, 8))
+    prior.net.requires_grad_(False)
+    return prior
 
 
 @pytest.mark.parametrize(
     ("preset", "shape", "n_coils"),
     [("tiny", (64, 64), 4), ("tiny", (96, 64), 8), ("small", (64, 64), 8), ("tiny", (64, 64), 16)],
 )
-@pytest.mark.parametrize("method", [Aos(), Dds(n_steps=2), Pula(n_steps=2), Adps(n_steps=2)])
+@pytest.mark.parametrize(
+    "method", [Aos(), Dds(n_steps=2), Msm(n_steps=2), Pula(n_steps=2), Adps(n_steps=2)]
+)
 def test_the_estimate_is_the_peak(preset, shape, n_coils, method):
     """Between 5 % below what a batch of three takes and twice that."""
-    facts = PriorFacts(
-        objective="kspace", kind="conditioned", network=PRESETS[preset], sigma_data=0.3,
-        sigma_min=0.02, mask_conditioned=True, mask=MaskSpec("random", 3, 8), tau=0.1,
-    )  # fmt: skip
-    prior = Prior(facts.build().eval().requires_grad_(False), facts)
+    prior = prior_of(preset)
     op = random_sense(shape, n_coils, rng_for(0))
     y = op.mask * complex_normal((3, *op.oshape), rng_for(1))
     streams = [rng_for(0, i) for i in range(3)]
@@ -41,6 +45,16 @@ def test_the_estimate_is_the_peak(preset, shape, n_coils, method):
         method(prior, op, y, noise_std=torch.full((3,), 0.02), rng=streams)
     estimate = 3 * bytes_per_image(prior.net, shape, n_coils, needs_grad=method.needs_grad)
     assert 0.95 < estimate / counted.peak < 2.0
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_guidance_keeps_two_evaluations(preset):
+    """Between 5 % below what a batch of three takes and twice that."""
+    prior, maps = prior_of(preset), torch.ones(3, 1, 64, 64, dtype=torch.complex64)
+    with PeakBytes() as counted:
+        PriorOnly(n_steps=2, guidance=0.1)(prior, maps, rng=[rng_for(0, i) for i in range(3)])
+    estimate = bytes_per_image(prior.net, (64, 64), 1, needs_grad=True, n_evaluations=2)
+    assert 0.95 < 3 * estimate / counted.peak < 2.0
 
 
 def test_free_memory_is_what_the_system_can_give(monkeypatch):

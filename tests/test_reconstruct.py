@@ -15,9 +15,11 @@ from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, Numeri
 from mri_ambient.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.masks import MaskSpec
 from mri_ambient.methods import with_options
+from mri_ambient.prior import Prior
 from mri_ambient.reconstruct import (
     Options,
     _residual,
+    here_or_on_the_cpu,
     on_cpu,
     reconstruct,
     reconstruct_many,
@@ -225,6 +227,42 @@ def test_the_cpu_takes_over_where_that_is_wanted(scan, monkeypatch):
     torch.testing.assert_close(got, reconstruct(scan, ZeroFilled()).img)
     with pytest.raises(DeviceError, match="--cpu-fallback"):
         reconstruct(scan, Greedy(), options=Options(batch_size=2, device="mps"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")],
+)
+def test_a_device_without_room_for_the_prior_hands_over(error, scan, monkeypatch):
+    """Torch's own error, or the driver's."""
+
+    def full(*_):
+        raise error
+
+    prior = small_prior()
+    expected = reconstruct(scan, Dds(n_steps=2), prior, Options(n_samples=1)).img
+    monkeypatch.setattr(Prior, "to", full)
+    options = Options(n_samples=1, device="mps")
+    with pytest.raises(DeviceError, match=r"the prior does not fit on mps.*--cpu-fallback"):
+        reconstruct(scan, Dds(n_steps=2), prior, options)
+    with pytest.warns(NumericalWarning, match="going on with the CPU"):
+        result = reconstruct(scan, Dds(n_steps=2), prior, replace(options, cpu_fallback=True))
+    torch.testing.assert_close(result.img, expected)
+    assert result.provenance["device"] == "cpu"
+
+
+def test_a_check_without_room_is_made_by_the_cpu(scan, monkeypatch):
+    where = []
+
+    def check(batch, img):
+        where.append(len(where))
+        if len(where) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return float(img.real.sum())
+
+    batch, img = Batch.of([scan]), torch.ones(3, *SHAPE, dtype=torch.complex64)
+    assert here_or_on_the_cpu(check, batch, img, "cpu") == img.numel()
+    assert where == [0, 1]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

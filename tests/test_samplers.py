@@ -11,7 +11,7 @@ from gaussian import GaussianPrior, Mixture, WholeGaussian
 from helpers import dense, load_script, random_maps, random_sense, small_prior
 from torch import Tensor
 
-from mri_ambient.errors import ConfigError, NumericalWarning
+from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning
 from mri_ambient.methods import with_options
 from mri_ambient.noise import LogNormal, rho_schedule
 from mri_ambient.reconstruct import draw_images
@@ -182,6 +182,17 @@ def test_images_drawn_together_are_those_drawn_alone(rng):
     for k in range(3):
         streams = [rng_for(0, "sample", k)]
         torch.testing.assert_close(together[k], sampler(prior, maps, rng=streams)[0])
+
+
+def test_images_that_went_astray_are_not_handed_over():
+    """A guided state that grows tenfold a step; a prior that gives none."""
+    prior = small_prior("conditioned")
+    with pytest.raises(MriAmbientError, match="less guidance"):
+        draw_images(prior, PriorOnly(n_steps=8, guidance=50.0), n_images=1, shape=(32, 32))
+    with torch.no_grad():
+        next(prior.net.parameters()).fill_(float("nan"))
+    with pytest.raises(MriAmbientError, match="another prior"):
+        draw_images(prior, PriorOnly(n_steps=3), n_images=1, shape=(32, 32))
 
 
 def test_guidance_is_the_gradient_of_what_masks_disagree_about(op, prior):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -28,10 +29,11 @@ from mri_ambient.errors import (
     OutputExistsError,
     ScanFormatError,
 )
+from mri_ambient.finished import Finished
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec, achieved_acceleration
 from mri_ambient.nn.precond import Denoiser
-from mri_ambient.prior import Prior
+from mri_ambient.prior import Prior, scan_digest
 from mri_ambient.reconstruct import Options
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Msm, Pula
@@ -108,6 +110,18 @@ def test_slices_finished_with_other_settings_are_not_dropped_unasked(volume, tmp
     with pytest.raises(OutputExistsError, match="4 slices were finished with other settings"):
         is_done(tmp_path, file.scan_id, other)
     assert not is_done(tmp_path, file.scan_id, other, overwrite=True)
+
+
+def test_what_another_device_chose_is_said_where_a_call_goes_on(volume, tmp_path):
+    """A GPU's "auto" is bf16, a CPU's fp32; methods without networks have neither."""
+    file, prior = open_scan(volume), prior_of("conditioned")
+    on_gpu, on_cpu = (Options(device=device) for device in ("cuda", "cpu"))
+    made = settings(file, Aos(), prior, on_gpu)
+    reconstruct_file(file, plan(file), Aos(), prior, tmp_path, on_cpu, made_with=made)
+    with pytest.raises(OutputExistsError, match=r"other settings \(--precision bf16\)"):
+        is_done(tmp_path, file.scan_id, settings(file, Aos(), prior, on_cpu))
+    same = (settings(file, CgSense(), None, options) for options in (on_gpu, on_cpu))
+    assert next(same) == next(same)
 
 
 def test_empty_slices_do_not_thin_the_residual(volume, tmp_path):
@@ -363,16 +377,17 @@ def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
     """For another number of steps or samples; a single sample has no spread to speak of."""
     file = open_scan(volume)
     plain = prior_of("plain")
-    entry = {"options": asdict(Dds(n_steps=2)), "n_samples": 3, "factor": 2.0}
-    card = plain.facts.card | {"calibration": {"dds": entry}}
+    entry = {"method": "dds", "options": asdict(Dds(n_steps=2)), "n_samples": 3, "factor": 2.0}
+    entry |= {"acceleration": [1.5, 2.5], "sigma_n": [0.0, 9.0]}
+    card = plain.facts.card | {"calibration": [entry]}
     prior = replace(plain, facts=replace(plain.facts, card=card))
     for rate, sigma_n, words in (
         ([1.5, 2.5], [0.0, 9.0], ""),
         ([8.0, 9.0], [0.0, 9.0], "acceleration 8 to 9"),
         ([1.5, 2.5], [7.0, 9.0], "sigma_n 7 to 9"),
     ):
-        known = {"dds": entry | {"acceleration": rate, "sigma_n": sigma_n}}
-        card = plain.facts.card | {"calibration": known}
+        known = entry | {"acceleration": rate, "sigma_n": sigma_n}
+        card = plain.facts.card | {"calibration": [known]}
         other = replace(plain, facts=replace(plain.facts, card=card))
         report = reconstruct_file(
             file, plan(file), Dds(n_steps=2), other, tmp_path / f"w{words}", Options(n_samples=3)
@@ -389,6 +404,45 @@ def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
             file, plan(file), Dds(n_steps=steps), prior, tmp_path / f"{steps}-{n_samples}", options
         )
         assert sum("was calibrated for dds with other" in d for d in report["doubts"]) == told
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_samples", "told"), [("conditioned", 3, 1), ("conditioned", 1, 0), ("plain", 3, 0)]
+)
+def test_spreads_that_were_never_calibrated_are_doubted(kind, n_samples, told, volume, tmp_path):
+    """Those of estimates; posterior samples have about the spread they should."""
+    file, options = open_scan(volume), Options(n_samples=n_samples)
+    report = reconstruct_file(file, plan(file), Dds(n_steps=2), prior_of(kind), tmp_path, options)
+    assert sum("was never calibrated" in doubt for doubt in report["doubts"]) == told
+
+
+@pytest.mark.parametrize(("known", "n_hidden", "told"), [(True, 1, 1), (True, 0, 0), (False, 1, 0)])
+def test_hidden_lines_that_a_prior_has_seen_are_told_of(known, n_hidden, told, volume, tmp_path):
+    file, prior = open_scan(volume), prior_of("conditioned")
+    digests = [scan_digest(file.source_sha256)] if known else []
+    card = prior.facts.card | {"trained_on": digests}
+    prior = replace(prior, facts=replace(prior.facts, card=card))
+    report = reconstruct_file(
+        file, plan(file), Aos(), prior, tmp_path, checking=Checking(n_hidden=n_hidden)
+    )
+    assert sum("trained on this scan" in doubt for doubt in report["doubts"]) == told
+
+
+def test_a_slow_disk_is_waited_for(volume, tmp_path, monkeypatch):
+    """Of a result every slice, no more than a few wait to be written."""
+    waiting, plainly = [], Finished.add
+
+    def add(finished, *rest):
+        plainly(finished, *rest)
+        waiting.append(sum(not future.done() for future in finished.writing))
+
+    slow = Finished._write
+    monkeypatch.setattr(Finished, "add", add)
+    monkeypatch.setattr(Finished, "_write", lambda *a: (time.sleep(0.05), slow(*a)))
+    monkeypatch.setattr("mri_ambient.finished.MOST_WAITING", 2)
+    run(volume, tmp_path, CgSense(), 1)
+    assert len(waiting) == 6
+    assert max(waiting) == 2
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,12 @@ class Adps:
     ``l = step_size * max(sigma_n, 0.01) * sqrt(2 n)``:
 
     steps are short while the residual is large and reach ``step_size`` when it is down to noise.
+    Without one it is 50 over the number of steps, at most 0.5: about the best of those tried with
+    100 and with 500 steps (tests/benchmarks/bench_adps.py, bench_samplers.py).
 
     Attributes:
         n_steps: network evaluations per sample.
-        step_size: weight of the data term, relative to noise and coils.
+        step_size: weight of the data term, relative to noise and coils; None goes by the steps.
         sigma_max: first noise level, for data of standard deviation 0.5 per channel.
     """
 
@@ -47,12 +49,12 @@ class Adps:
     needs_grad: ClassVar[bool] = True
 
     n_steps: int = 500
-    step_size: float = 0.5
+    step_size: float | None = None
     sigma_max: float = 10.0
 
     def __post_init__(self) -> None:
         check_schedule(self.n_steps, self.sigma_max)
-        if not 0 <= self.step_size < math.inf:
+        if self.step_size is not None and not 0 <= self.step_size < math.inf:
             raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
 
     @property
@@ -75,7 +77,8 @@ class Adps:
         highest = first_level(self.sigma_max, prior)
         sigmas = [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
         n_measured = op.mask.sum(dim=(-3, -2, -1)) * ksp.shape[-3]
-        step = self.step_size * noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
+        step_size = min(0.5, 50 / self.n_steps) if self.step_size is None else self.step_size
+        step = step_size * noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
 
         shape = (op.ishape[-2], op.ishape[-1])
         noise = complex_normals(shape, rng, device=ksp.device, dtype=ksp.dtype)

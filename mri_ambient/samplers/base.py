@@ -115,9 +115,14 @@ def first_level(highest: float, prior: DenoiserSource, *, most: float | None = N
     if most is None:
         most = prior.highest_level if isinstance(prior, Prior) else EDM_HIGHEST
     if level < lowest or highest > most:
-        where = f"is raised to {lowest:.4g}" if level < lowest else "is above all training"
+        unit = prior.sigma_data / EDM_SIGMA_DATA
+        where = (
+            f"is raised to {lowest:.4g} (trained from {prior.sigma_min:.4g} on)"
+            if level < lowest
+            else f"is above all training (up to about {most * unit:.4g})"
+        )
         warnings.warn(
-            f"the first noise level {level:.4g} {where} (trained from {prior.sigma_min:.4g} on)",
+            f"the first noise level {level:.4g} {where}",
             NumericalWarning,
             stacklevel=2,
         )

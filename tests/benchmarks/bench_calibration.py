@@ -176,7 +176,7 @@ def main() -> None:
     even = replace(dds, renoise="diffpir", eta=args.share**2)
     msm = Msm(n_steps=args.steps, n_cg=args.n_cg, final_dc=False)
     pula = Pula(n_steps=2 * args.steps, n_cg=args.n_cg, final_dc=False)
-    adps = Adps(n_steps=5 * args.steps)
+    adps = Adps(n_steps=5 * args.steps, step_size=0.5)
     rules: dict[str, tuple[Sampler, Exact]] = {
         "even dds, plain prior": (even, plain),
         "even dds, six random masks, averaged": (even, replace(fresh, n_masks=6)),

@@ -60,7 +60,7 @@ METHODS: dict[str, Sampler | Baseline] = {
     "pula 50": Pula(n_steps=50),
     "pula 20 from aos": Pula(n_steps=20, start="aos"),
     "adps 500": Adps(n_steps=500),
-    "adps 500, step 0.1": Adps(n_steps=500, step_size=0.1),
+    "adps 500, step 0.5": Adps(n_steps=500, step_size=0.5),
 }
 REAL = ((2.0, 20), (4.0, 20), (8.0, 12))
 """Rates and calibration lines of the masks of the real scan."""

@@ -293,17 +293,22 @@ def test_evaluate_without_a_target_hides_lines(cli, full, prior_file, monkeypatc
     words = ("evaluate", full, "--device", "cpu", "--holdout", 1)
     out, _ = cli(*words, "-m", prior_file, "--method", "dds", "--steps", 2, "--samples", 3,
                  "--json")  # fmt: skip
-    slices = [row for rows in json.loads(out).values() for row in rows]
+    told = json.loads(out)
+    assert (told["method"], told["n_samples"], told["std_factor"]) == ("dds", 3, 1.0)
+    assert told["samples_are"] == "estimates with a spread"
+    slices = [row for rows in told["scans"].values() for row in rows]
     assert all(0 <= row["coverage_50"] <= row["coverage_90"] <= 1 for row in slices)
     monkeypatch.setattr("mri_ambient.reconstruct.images_at_once", lambda *_: 1)
     alone, _ = cli(*words, "-m", prior_file, "--method", "dds", "--steps", 2, "--samples", 3,
                    "--json")  # fmt: skip
-    one_by_one = [row for rows in json.loads(alone).values() for row in rows]
+    one_by_one = [row for rows in json.loads(alone)["scans"].values() for row in rows]
     for row, other in zip(slices, one_by_one, strict=True):
         assert row == pytest.approx(other, rel=1e-3)
     out, _ = cli(*words, "--method", "cg-sense", "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert len(rows) == len(json.loads(cli(*words, "--method", "cg-sense", "--json")[0]))
+    told = json.loads(cli(*words, "--method", "cg-sense", "--json")[0])
+    assert len(rows) == len(told["scans"])
+    assert "samples_are" not in told
     assert all(float(row["error"]) == pytest.approx(float(row["cg_sense"])) for row in rows)
     assert "at least half must stay" in cli(*words[:-1], 500, "--method", "cg-sense", code=2)[1]
 
@@ -708,6 +713,11 @@ def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
     assert f"spread x {factor:.2f}" in said
     for path in (tmp_path / "out").glob("*.json"):
         assert json.loads(path.read_text())["provenance"]["std_factor"] == factor
+    cli("audit", "calibration", tmp_path / "audit", full, "-o", tmp_path / "second",
+        "--holdout", 1, "--samples", 2, *words)  # fmt: skip
+    known = load_prior(tmp_path / "second").facts.card["calibration"]
+    assert [entry["n_samples"] for entry in known] == [3, 2]
+    assert known[0]["factor"] == factor
     prior = load_prior(prior_file)
     known = sorted(full.glob("*.h5"))[0]
     digest = scan_digest(open_scan(known).source_sha256)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import small_prior
 from typer.testing import CliRunner
 
 from mri_ambient.checkpoint import load_prior, save_prior
@@ -17,8 +19,7 @@ from mri_ambient.cli.common import exit_code
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate_scans
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 from mri_ambient.masks import MaskSpec
-from mri_ambient.nn.unet import UNetSpec
-from mri_ambient.prior import Prior, PriorFacts
+from mri_ambient.methods import SAMPLINGS
 
 ZERO_FILLED = ("--method", "zero-filled", "--device", "cpu")
 
@@ -32,16 +33,6 @@ def call(*words: object) -> tuple[int, str]:
     if error is not None and not isinstance(error, SystemExit):
         raise error
     return result.exit_code, result.stderr
-
-
-def fresh_prior(objective: str, kind: str) -> Prior:
-    """A prior that was never trained."""
-    facts = PriorFacts(
-        objective=objective, kind=kind, network=UNetSpec((8, 12), blocks=1, embedding=16),
-        sigma_data=0.3, sigma_min=0.02, mask_conditioned=kind == "conditioned",
-        mask=MaskSpec("random", 2, 8),
-    )  # fmt: skip
-    return Prior(facts.build(), facts)
 
 
 @pytest.fixture
@@ -116,7 +107,7 @@ def test_images_too_small_to_score_are_kept(tmp_path):
 
 
 def test_a_prior_of_nans_is_refused(scan, tmp_path):
-    prior = fresh_prior("kspace", "conditioned")
+    prior = small_prior("conditioned")
     with torch.no_grad():
         next(prior.net.parameters()).flatten()[0] = float("nan")
     save_prior(prior, tmp_path / "bad.safetensors")
@@ -129,8 +120,30 @@ def test_a_prior_of_nans_is_refused(scan, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_prior_is_asked_as_suits_it(scan, tmp_path):
+    """From the command line and from Python, which take one another's output for their own."""
+    from mri_ambient import reconstruct_raw
+    from mri_ambient.doubts import Checking
+
+    for kind, method in (("plain", "dds"), ("conditioned", "aos")):
+        path, out = tmp_path / f"{kind}.safetensors", tmp_path / kind
+        save_prior(small_prior(kind), path)
+        report = reconstruct_raw(
+            scan, out, prior=path, retrospective=MaskSpec("random", 2, 8),
+            checking=Checking(n_hidden=1, flags=True),
+        )  # fmt: skip
+        assert report["provenance"]["method"] == method
+        assert all({"held_out", "flags"} <= set(check) for check in report["checks"])
+        words = ("--retrospective", 2, "--calib-lines", 8, "--holdout", 1, "--warn")
+        code, err = call("reconstruct", scan, "-o", out, "-m", path, *words, "--device", "cpu")
+        assert (code, "done already" in err) == (0, True)
+    report = reconstruct_raw(scan, tmp_path / "preset", method="balanced", prior=path)
+    assert report["provenance"]["n_samples"] == SAMPLINGS["balanced"].n_samples
+    assert report["provenance"]["method_options"] == asdict(SAMPLINGS["balanced"].method)
+
+
 def test_a_prior_that_knows_no_masks_is_doubted_in_one_step(scan, tmp_path):
-    save_prior(fresh_prior("supervised", "plain"), tmp_path / "plain.safetensors")
+    save_prior(small_prior(), tmp_path / "plain.safetensors")
     prior = load_prior(tmp_path / "plain.safetensors")
     from mri_ambient import reconstruct_raw
     from mri_ambient.samplers import Aos
