@@ -35,6 +35,7 @@ from mri_ambient.errors import (
 )
 
 if TYPE_CHECKING:
+    from mri_ambient import train
     from mri_ambient.masks import MaskSpec
     from mri_ambient.methods import Sampling
 
@@ -223,6 +224,23 @@ def pick_sampling(
         raise ConfigError("--preset is a method with its options; leave those out")
     held = choose("preset", preset, SAMPLINGS)
     return Sampling(held.method, held.n_samples if samples is None else samples)
+
+
+def status_line(progress: train.Progress) -> str:
+    """How far a training run is."""
+    skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
+    return (
+        f"{progress.images} images in {progress.seconds:.0f} s, "
+        f"{progress.images_per_second:.1f}/s, loss {progress.loss:.3g}{skipped}"
+    )
+
+
+def validation_line(images: int, figures: dict[str, float]) -> str:
+    """What a validation found, beside the classical methods."""
+    names = {"CG-SENSE": "held_out_cg_sense", "L1-wavelet": "held_out_l1_wavelet"}
+    others = [f"{name} {figures[key]:.4f}" for name, key in names.items() if key in figures]
+    text = f"{images} images: error on hidden measured lines {figures['held_out']:.4f}"
+    return f"{text} ({', '.join(others)})" if others else text
 
 
 def parse_seconds(text: str) -> float:

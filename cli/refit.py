@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +12,18 @@ from .common import (
     Complaints,
     Device,
     Quiet,
+    Set,
     Shard,
     be_quiet,
+    choose,
+    merge_options,
     on_interrupt,
     parse_seconds,
     parse_shard,
     progress_bar,
     say,
+    status_line,
+    validation_line,
 )
 from .job import join_job
 
@@ -43,7 +48,13 @@ def run(
     time_limit: Annotated[
         str | None, typer.Option(help="Stop a round's training in this call after 90s, 10m, 2h.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Network evaluations a sample.")] = 50,
+    method: Annotated[
+        str, typer.Option(help="How samples are drawn: dds, msm, pula or adps.")
+    ] = "dds",
+    steps: Annotated[
+        int | None, typer.Option(help="Network evaluations a sample.", show_default="50 of dds")
+    ] = None,
+    option: Set = None,
     preset: Annotated[
         str | None, typer.Option(help="Size of the network; by default that of RUN.")
     ] = None,
@@ -80,8 +91,10 @@ def run(
     from mri_ambient.checkpoint import load_prior
     from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.errors import ConfigError
+    from mri_ambient.methods import with_options
     from mri_ambient.refit import RefitConfig, refit
     from mri_ambient.runs import images_seen, read_identity
+    from mri_ambient.samplers import SAMPLERS
     from mri_ambient.train_config import TrainConfig
 
     limit = None if time_limit is None else parse_seconds(time_limit)
@@ -97,9 +110,13 @@ def run(
         held = stored["config"].get(key, getattr(TrainConfig, key))  # an older run lacks the newer
         return held if given is None else given
 
+    given = merge_options({"n_steps": steps}, option)
+    kind = choose("sampler", method, SAMPLERS)
+    if "final_dc" in {field.name for field in fields(kind)}:  # type: ignore[arg-type]
+        given = {"final_dc": False} | given  # it takes variety from samples
     config = RefitConfig(
         rounds=rounds,
-        sampler=replace(RefitConfig().sampler, n_steps=steps),  # type: ignore[type-var]
+        sampler=with_options(kind, given),  # type: ignore[arg-type]
         training=TrainConfig(
             preset=of_run("preset", preset),
             wrapper="patched" if patches else None,
@@ -130,8 +147,13 @@ def run(
 
             def trained(round_: int, progress: Progress) -> None:
                 done = progress.images if limit is None else progress.seconds
-                task = bar(f"round {round_}: train", images if limit is None else limit)
-                bars.update(task, completed=done)  # type: ignore[arg-type]
+                name = f"round {round_}: train"
+                task = bar(name, images if limit is None else limit)
+                text = f"{name} {status_line(progress)}"
+                bars.update(task, completed=done, description=text)  # type: ignore[arg-type]
+                if progress.validation:
+                    line = validation_line(progress.images, progress.validation)
+                    say(f"round {round_}: {line}")
 
             prior = refit(
                 data,
@@ -155,5 +177,8 @@ def run(
         say(f"samples of part {shard} are drawn; draw the others, then run without --shard")
     else:
         path = (output or run_folder / "refit") / "prior.safetensors"
-        say(f"{path}: {prior.facts.card['images_seen']} images seen in the last round")
+        card = prior.facts.card
+        say(f"{path}: {card['images_seen']} images seen in the last round")
+        if "held_out" in card:
+            say(validation_line(card["images_seen"], card["held_out"]))
     damaged.end()

@@ -24,6 +24,8 @@ from .common import (
     parse_seconds,
     progress_bar,
     say,
+    status_line,
+    validation_line,
 )
 from .job import join_job
 
@@ -146,7 +148,7 @@ def run(
 
             def show(progress: Progress) -> None:
                 nonlocal checked_at, status
-                status = _status(progress)
+                status = status_line(progress)
                 done = progress.images if limit is None else int(progress.seconds)
                 bars.update(task, completed=done, description=f"train {status}")
                 speed = {"images_per_second": progress.images_per_second}
@@ -156,7 +158,7 @@ def run(
                     say(status)
                 if progress.validation:
                     checked_at = progress.images
-                    say(_validation_line(progress.images, progress.validation))
+                    say(validation_line(progress.images, progress.validation))
 
             try:
                 prior = train(
@@ -185,7 +187,7 @@ def run(
     if card["images_seen"] < (seen := images_seen(output)):
         say(f"{seen} images were seen; the error on hidden lines was smallest before")
     if "held_out" in card:
-        say(_validation_line(card["images_seen"], card["held_out"]))
+        say(validation_line(card["images_seen"], card["held_out"]))
     if interrupted.is_set():
         raise typer.Exit(130)
     damaged.end()
@@ -220,18 +222,3 @@ def _board(output: Path, wanted: bool) -> Iterator[Callable[[int, dict[str, floa
                 writer().add_scalar(name, value, images)
 
         yield show
-
-
-def _status(progress: Progress) -> str:
-    skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
-    return (
-        f"{progress.images} images in {progress.seconds:.0f} s, "
-        f"{progress.images_per_second:.1f}/s, loss {progress.loss:.3g}{skipped}"
-    )
-
-
-def _validation_line(images: int, figures: dict[str, float]) -> str:
-    names = {"CG-SENSE": "held_out_cg_sense", "L1-wavelet": "held_out_l1_wavelet"}
-    others = [f"{name} {figures[key]:.4f}" for name, key in names.items() if key in figures]
-    text = f"{images} images: error on hidden measured lines {figures['held_out']:.4f}"
-    return f"{text} ({', '.join(others)})" if others else text

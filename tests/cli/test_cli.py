@@ -557,7 +557,13 @@ def test_refit_a_run(cli, tmp_path, trained):
     words = ("refit", run, "--rounds", 1, "--images", 4, "--steps", 3, "--device", "cpu")
     for part in ("1/2", "2/2"):
         assert f"part {part} are drawn" in cli(*words, "--shard", part)[1]
-    assert "4 images seen in the last round" in cli(*words)[1]
+    said = cli(*words)[1]
+    assert "4 images seen in the last round" in said
+    assert "4 images: error on hidden measured lines" in said
+    made_by = json.loads((run / "refit/round-1/targets/made-by.json").read_text())
+    assert (made_by["method"], made_by["options"]["final_dc"]) == ("dds", False)
+    for other in (("--method", "msm"), ("-O", "final_dc=true")):
+        assert "made by something else" in cli(*words, *other, code=2)[1]
     held = json.loads(cli("info", run / "refit", "--json")[0])
     assert (held["objective"], held["denoiser"]) == ("supervised", "plain")
     options = [read_identity(at / "run.json")["config"] for at in (run, run / "refit/round-1")]
