@@ -18,7 +18,9 @@ one JSON line a scan and method and writes WORK/presets.json; what is there is n
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +126,21 @@ def judge(judged: list[Judged], how: Sampling, prior: Prior, device: str) -> Row
     return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
 
 
+def weights_sha256(prior: Prior) -> str:
+    """Hash of the network's weights: a card may be added to."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(prior.net.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def commit() -> str:
+    """The commit this script is of; empty outside a repository."""
+    words = ("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+
 COLUMNS = {
     "evaluations": ("evaluations", "d"), "s": ("seconds", ".1f"), "PSNR": ("psnr", ".2f"),
     "SSIM": ("ssim", ".3f"), "error on hidden lines": ("error", ".3f"),
@@ -143,6 +160,7 @@ def table(results: dict[str, Row]) -> Iterator[str]:
                     format(row[name], as_) if name in row else "" for name, as_ in COLUMNS.values()
                 ]
                 yield f"| {key} | {' | '.join(values)} |"
+    yield f"\nCommits: {', '.join(sorted({row['commit'] for row in results.values()}))}"
 
 
 def main() -> None:
@@ -174,8 +192,7 @@ def main() -> None:
         parser.error("VAL and WORK are needed without --quick")
     device = pick_device(args.device)
     prior = load_prior(args.prior or default_prior(), device)
-    made_with = {"prior_sha256": prior.facts.card["sha256"], "count": args.count}
-    made_with["seeds"] = args.seeds
+    made_with = {"weights": weights_sha256(prior), "count": args.count, "seeds": args.seeds}
     path = args.work / "presets.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +207,7 @@ def main() -> None:
                 row = judge(judged, how, prior, device)
                 if is_sampler(how.method):
                     row["evaluations"] = how.n_samples * how.method.n_evaluations
-                results[key] = row | made_with | {"scans": len(judged)}
+                results[key] = row | made_with | {"scans": len(judged), "commit": commit()}
                 print(json.dumps({"row": key, **results[key]}), flush=True)
                 write_json(path, results)
 
