@@ -1,7 +1,7 @@
 """Zero-extended orthogonal wavelet transforms of batches of complex images, and their shrinkage.
 
-PyWavelets does the work on the CPU; ptwt does it on a GPU and where gradients are wanted. On a CPU
-ptwt takes about twice as long (tests/benchmarks/bench_classical.py). The coefficients are those of
+PyWavelets does the work on the CPU, where it is faster (tests/benchmarks/bench_classical.py); ptwt
+does it on a GPU and where gradients are wanted. The coefficients are those of
 ``sigpy.linop.Wavelet``.
 """
 
