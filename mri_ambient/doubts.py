@@ -60,26 +60,28 @@ def doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSourc
     """Warn where a prior is asked about a kind of scan it was not trained on."""
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return
+    for doubt in _prior_doubts(file, method, prior):
+        warnings.warn(f"{file.path.name}: the prior {doubt}", NumericalWarning, stacklevel=2)
+
+
+def _prior_doubts(file: ScanFile, method: Sampler, prior: Prior) -> Iterator[str]:
     trained, rate = prior.facts.mask.acceleration, file.acceleration
+    if not prior.knows_masks:
+        if isinstance(method, Aos) and rate > 1:
+            yield (
+                "knows no masks and takes the zero-filled image for a noisy one; use method dds, "
+                "or a prior trained with objective kspace or ambient"
+            )
+        return
+    if rate > FAR * trained:
+        yield f"was trained at R = {trained:.1f}, far from R = {rate:.1f} of this scan"
     kinds = {group["kind"] for group in prior.facts.card.get("coverage", ())}
     kind = "lines" if is_line_mask(file.mask) else "samples"
-    doubt = ""
-    if isinstance(method, Aos) and not prior.knows_masks and rate > 1:
-        doubt = (
-            "knows no masks and takes the zero-filled image for a noisy one; use method dds, or a "
-            "prior trained with objective kspace or ambient"
-        )
-    elif prior.knows_masks and rate > FAR * trained:
-        doubt = f"was trained at R = {trained:.1f}, far from R = {rate:.1f} of this scan"
-    elif prior.knows_masks and kinds and kind not in kinds:
+    if kinds and kind not in kinds:
         seen = "whole lines" if kind == "samples" else "2-D masks"
-        doubt = f"saw {seen} only in training, and this scan has others"
-    elif prior.knows_masks and is_regular(file.mask) and _few_regular(prior):
-        doubt = (
-            "saw next to no equispaced masks in training, whose aliasing is unlike that of others"
-        )
-    if doubt:
-        warnings.warn(f"{file.path.name}: the prior {doubt}", NumericalWarning, stacklevel=2)
+        yield f"saw {seen} only in training, and this scan has others"
+    elif is_regular(file.mask) and _few_regular(prior):
+        yield "saw next to no equispaced masks in training, whose aliasing is unlike that of others"
 
 
 def _few_regular(prior: Prior) -> bool:

@@ -90,11 +90,15 @@ def check_trainable(
     if objective.targets is not None and not targets_made:
         target_method(objective.targets)
     kind = config.wrapper or objective.wrapper
-    if init is not None and (init.facts.kind, init.facts.network) != (kind, preset(config.preset)):
+    if init is not None and init.facts.kind != kind:
         raise ConfigError(
-            f"the initial prior is a {init.facts.kind!r} denoiser with {init.facts.network}, but a "
-            f"{kind!r} one with {preset(config.preset)} is to be trained; choose the same preset "
-            "and wrapper, or leave --init out"
+            f"the initial prior is a {init.facts.kind!r} denoiser, and a {kind!r} one is to be "
+            f"trained; add --wrapper {init.facts.kind}, or leave --init out"
+        )
+    if init is not None and init.facts.network != preset(config.preset):
+        raise ConfigError(
+            f"the initial prior's network is {init.facts.network}, and preset {config.preset!r} is "
+            f"{preset(config.preset)}; choose the same --preset, or leave --init out"
         )
     if objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
         raise ConfigError(

@@ -897,8 +897,12 @@ def test_fine_tuning_resumes_exactly_and_with_the_same_prior_only(scans, tmp_pat
 def test_fine_tuning_another_network_is_refused(scans, tmp_path):
     train(scans, tmp_path / "first", QUICK, images=2)
     first = load_prior(tmp_path / "first")
-    with pytest.raises(ConfigError, match="initial prior"):
-        train(scans, tmp_path / "run", replace(QUICK, objective=Ambient()), images=2, init=first)
+    for config, advice in (
+        (replace(QUICK, objective=Ambient()), "add --wrapper conditioned"),
+        (replace(QUICK, preset="small"), "choose the same --preset"),
+    ):
+        with pytest.raises(ConfigError, match=advice):
+            train(scans, tmp_path / "run", config, images=2, init=first)
 
 
 def test_supervised_refuses_undersampled_scans(scans, tmp_path):
