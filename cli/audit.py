@@ -21,7 +21,6 @@ from .common import (
     Retrospective,
     Seed,
     Set,
-    choose,
     claim_folder,
     complain,
     merge_options,
@@ -105,7 +104,13 @@ def stability(
     scan: Annotated[Path, typer.Argument(help="A scan, raw or prepared.", metavar="SCAN")],
     output: Output = Path("audit"),
     prior: PriorPath = None,
-    method: Annotated[str, typer.Option(help="The method that is attacked.")] = "aos",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="The method that is attacked.",
+            show_default="aos; dds for a prior that knows no masks",
+        ),
+    ] = None,
     option: Set = None,
     slice_index: Annotated[
         int | None, typer.Option("--slice", help="Slice to attack; the middle one by default.")
@@ -140,7 +145,7 @@ def stability(
     from mri_ambient.doubts import doubt_prior
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, open_scan
-    from mri_ambient.methods import METHODS, is_sampler, with_options
+    from mri_ambient.methods import is_sampler
     from mri_ambient.reconstruct import prior_sha256
     from mri_ambient.report import save_images
     from mri_ambient.stability import stability as attack
@@ -148,7 +153,7 @@ def stability(
     from mri_ambient.weights import default_prior
 
     given = merge_options({"n_steps": steps}, option)
-    chosen = with_options(choose("method", method, METHODS), given)
+    chosen = pick_sampling(None, method, given, None, prior=prior).method
     spec = retrospective_mask(retrospective, mask_type, calib_lines)
     where = pick_device(device)
     loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
@@ -298,7 +303,8 @@ def calibration(
             on_scan=lambda done: bars.update(task, completed=done),
         )
     what = samples_are(chosen, loaded)
-    facts = {"method": chosen.name, "samples_are": what, "levels": LEVELS, **asdict(found)}
+    facts = {"method": chosen.name, "method_options": asdict(chosen), "samples_are": what}  # type: ignore[call-overload]
+    facts |= {"levels": LEVELS, **asdict(found)}
     write_json(output / "calibration.json", facts)
     draw_calibration(LEVELS, found.before, found.after, output / "calibration.png")
     save_prior(with_calibration(loaded, chosen, found), output / "prior.safetensors")

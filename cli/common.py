@@ -211,7 +211,6 @@ def pick_sampling(
         CheckpointError: the prior cannot be read.
     """
     from mri_ambient.checkpoint import load_prior
-    from mri_ambient.errors import ConfigError
     from mri_ambient.methods import METHODS, SAMPLINGS, Sampling, default_method, with_options
     from mri_ambient.reconstruct import Options
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -125,7 +126,8 @@ def run(
         run_cases(find_scans([inputs]), one)
     finally:
         if json_out and found:
-            print_json({"method": chosen.name, **spread, "scans": found})
+            facts = {"method": chosen.name, "method_options": asdict(chosen), **spread}  # type: ignore[call-overload]
+            print_json(facts | {"scans": found})
         elif found:
             _print_hidden({name: _mean(rows) for name, rows in found.items()}, csv_out=csv_out)
 

@@ -181,11 +181,12 @@ def run(
                 say(str(error))
                 raise typer.Exit(130) from error
             card = prior.facts.card
-            if "held_out" in card and card["images_seen"] != checked_at:
+            last = images_seen(output)  # not those of an earlier, better prior
+            if "held_out" in card and card["images_seen"] == last != checked_at:
                 board(card["images_seen"], card["held_out"])
     say(f"{output / 'prior.safetensors'}: {card['images_seen']} images seen; {status}")
-    if card["images_seen"] < (seen := images_seen(output)):
-        say(f"{seen} images were seen; the error on hidden lines was smallest before")
+    if card["images_seen"] < last:
+        say(f"{last} images were seen; the error on hidden lines was smallest before")
     if "held_out" in card:
         say(validation_line(card["images_seen"], card["held_out"]))
     if interrupted.is_set():

@@ -36,6 +36,7 @@ from torch import Tensor
 from ..errors import PrepError
 from ..fourier import ifft2c, ifftc
 from ..masks import calibration_block
+from ..scan import UPPER_BOUND
 from .oversampling import readout_is_full
 
 MAX_SIGNAL = 0.2
@@ -76,9 +77,6 @@ LEAST_FREE = 1 / 16
 
 UNEQUAL = 0.2
 """Energy, relative to the mean, that combinations may hold beyond what chance makes of noise."""
-
-UPPER_BOUND = "outer-samples (upper bound)"
-"""The source of an estimate that signal is in as well."""
 
 WHITENINGS = 8
 """Rounds in which the coils' noise is equalised by the estimate so far; it settles in about six."""

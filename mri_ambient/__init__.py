@@ -22,6 +22,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .checkpoint import load_prior, save_prior
     from .data_prep.raw import reconstruct_raw
+    from .doubts import Checking
     from .io import open_scan
     from .methods import METHODS
     from .prior import Prior
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .train_config import TrainConfig
 
 _WHERE = {
+    "Checking": "doubts",
     "METHODS": "methods",
     "Options": "reconstruct",
     "Prior": "prior",
@@ -45,6 +47,7 @@ _WHERE = {
 
 __all__ = [
     "METHODS",
+    "Checking",
     "Options",
     "Prior",
     "Reconstruction",

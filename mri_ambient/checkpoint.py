@@ -149,6 +149,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _facts_from(stored: dict[str, Any]) -> PriorFacts:
+    card = stored.get("card", {})
+    if isinstance(old := card.get("calibration"), dict):  # by method, and of one each
+        entries = [{"method": name, **entry} for name, entry in old.items()]
+        stored = {**stored, "card": {**card, "calibration": entries}}
     network = stored["network"]
     spec = UNetSpec(tuple(network["channels"]), network["blocks"], network["embedding"])
     return PriorFacts(**{**stored, "network": spec, "mask": MaskSpec(**stored["mask"])})

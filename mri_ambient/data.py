@@ -29,7 +29,7 @@ MIN_SIGMA = 0.002
 """Smallest noise level any prior is trained at, normalised units."""
 
 WINDOW = 512
-"""Slices that are shuffled together: all of a few neighbouring batches' files, in random order."""
+"""Whole files, in random order, make up so many slices; these are shuffled."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,16 @@ class Dataset:
         return {part: _digests(items) for part, items in parts.items()} | {"files": files}
 
     @property
-    def mixes_patients(self) -> bool:
-        """Whether somebody has scans on both sides, so that checks tell too good a tale."""
+    def mixes_patients(self) -> bool | None:
+        """Whether somebody has scans on both sides, so that checks tell too good a tale.
+
+        None where nothing is set aside, or files do not say who was measured.
+        """
         aside = {item.patient for item in self.validation}
-        return any(item.patient in aside for item in self.train)
+        if any(item.patient in aside for item in self.train):
+            return True
+        said = all(item.file.attributes.get("patient_id") for item in self.train + self.validation)
+        return False if aside and said else None
 
     @cached_property
     def densities(self) -> dict[tuple[tuple[int, int], str], Tensor]:
@@ -240,13 +246,14 @@ def load_dataset(
     """List the prepared files of a folder and set scans aside for validation.
 
     All scans of a patient are set aside or none: the next slice, or another contrast, is too easy.
-    Where whole patients would be too many, single scans are.
+    Where whole patients are not half of what is wanted, single scans are.
 
     Files that cannot be read are left out and named in ``damaged``.
 
     Args:
         folder: where ``mri-ambient prep`` wrote to.
-        n_validation: scans to set aside at least, but never more than a fifth of all.
+        n_validation: scans to set aside; never more than a fifth of all, and a patient's last ones
+            may be more, or fewer where no other patient fits.
         seed: chooses them.
         first: scans that are set aside before others, by name.
         never: whether a scan must not be set aside, nor others of its patient.
@@ -277,7 +284,9 @@ def load_dataset(
     if held is None:
         most = min(n_validation, len(scans) // 5), len(scans) // 5
         held = _set_aside(scans, most, seed, first, never, lambda item: item.patient)
-        held = held or _set_aside(scans, most, seed, first, never, lambda item: item.scan_id)
+        if 2 * len(held) < most[0]:
+            single = _set_aside(scans, most, seed, first, never, lambda item: item.scan_id)
+            held = single if len(single) > len(held) else held
     return Dataset(
         train=tuple(item for items in scans for item in items if item.scan_id not in held),
         validation=tuple(item for items in scans for item in items if item.scan_id in held),

@@ -98,13 +98,13 @@ def doubt_spread(
     options: Options,
     sigma_n: float,
 ) -> None:
-    """Warn where a prior was calibrated, but not for this method, these options or such scans."""
+    """Warn where a spread is as it came out, or multiplied by what was fitted on other scans."""
     if not (isinstance(prior, Prior) and is_stochastic(method) and options.n_samples > 1):
         return
     entry = calibration_of(method, prior, options.n_samples)
     if entry is not None:
         for name, value in (("acceleration", file.acceleration), ("sigma_n", sigma_n)):
-            low, high = entry[name]
+            low, high = entry.get(name, (value, value))
             if not low / ALIKE <= value <= high * ALIKE:
                 warnings.warn(
                     f"{file.path.name}: the spread is multiplied by {entry['factor']:.2f}, which "
@@ -134,7 +134,7 @@ def doubt_spread(
 
 def doubt_checks(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSource | None) -> None:
     """Warn where hidden lines tell too good a tale: the prior has seen them."""
-    if not (is_sampler(method) and isinstance(prior, Prior)):
+    if not (is_sampler(method) and isinstance(prior, Prior) and prior.facts.card.get("trained_on")):
         return
     if prior.was_trained_on(file.source_sha256):
         warnings.warn(

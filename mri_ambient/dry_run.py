@@ -12,7 +12,6 @@ from torch import Tensor
 
 from .config import to_toml
 from .data import MIN_SIGMA, Item
-from .data_prep.noise import UPPER_BOUND
 from .device import describe_device
 from .distributed import Team
 from .nn.precond import DENOISERS
@@ -22,6 +21,7 @@ from .preflight import MIXED, check_end, check_run, check_trainable, held_out_ca
 from .prior import Prior
 from .rng import rng_for
 from .runs import held_back, read_identity
+from .scan import UPPER_BOUND
 from .train_config import TrainConfig
 
 
@@ -77,7 +77,7 @@ def describe(
         f"{kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
         f"{flops / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
     )
-    if dataset.mixes_patients:
+    if device is not None and dataset.mixes_patients:
         text += f"; {MIXED}"
     n_full = sum(item.acceleration == 1 for item in dataset.train)
     if n_full and not config.objective.needs_full:

@@ -36,10 +36,13 @@ from .train_config import TrainConfig
 from .validate import HeldOut, hold_out, reference_errors
 
 MIXED = (
-    "too few patients to set some aside, so single scans are: errors on hidden lines are those of "
+    "patients cannot be set aside whole, so single scans are: errors on hidden lines are those of "
     "patients the prior knows"
 )
 """What is said where nobody can be kept out of training."""
+
+WHOSE = {True: "trained on too", False: "not trained on", None: "not known"}
+"""What the card says of the patients that judge a prior."""
 
 
 def split(
@@ -251,7 +254,7 @@ def begin_run(
         "n_train_slices": len(dataset.train),
         "trained_on": sorted(trained_on),
         "validation_scans": sorted(stored["data"]["validation"]),
-        "validation_patients": "trained on too" if dataset.mixes_patients else "not trained on",
+        "validation_patients": WHOSE[_knows_patients(dataset, init, teacher)],
         "matrices": sorted({f"{y}x{x}" for y, x in (item.shape for item in dataset.train)}),
         "coils": _spread([item.file.shape[1] for item in dataset.train]),
         "acceleration": _spread([item.acceleration for item in dataset.train]),
@@ -286,6 +289,17 @@ def begin_run(
         tau=0.3 * measured["sigma_data"],
         card=card,
     )
+
+
+def _knows_patients(dataset: Dataset, *elders: Prior | None) -> bool | None:
+    """Whether the prior knows patients that judge it, from its own scans or from its elders'."""
+    ours = {item.scan_id for item in dataset.validation}
+    known = [dataset.mixes_patients]
+    for card in (elder.facts.card for elder in elders if elder is not None):
+        judged_too = ours <= set(card.get("validation_scans", ()))
+        said = [key for key, words in WHOSE.items() if words == card.get("validation_patients")]
+        known.append(said[0] if judged_too and said else None)
+    return True if True in known else None if None in known else False
 
 
 def _settings(config: TrainConfig, init: Prior | None) -> dict[str, Any]:

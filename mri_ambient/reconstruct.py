@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -155,8 +155,7 @@ def reconstruct_many(
     names = [(scan.scan_id, index) for scan in scans for index in scan.slices]
     items = [(row, k) for row in range(len(whole)) for k in range(n_samples)]
     work = _Work(method, prior, options, on_step)
-    shape = (n_samples, *whole.ksp[:, 0].shape)
-    samples = torch.empty(shape, dtype=whole.ksp.dtype, pin_memory=work.device.type == "cuda")
+    samples = work.room_for((n_samples, *whole.ksp[:, 0].shape), whole.ksp.dtype)
     size = options.images_at_once(method, prior, scans[0].shape, scans[0].n_coils)
 
     def compute(chunk: list[tuple[int, int]]) -> Tensor:
@@ -166,9 +165,7 @@ def reconstruct_many(
     fitted = None
     for chunk, images, allowed in _backing_off(compute, items, size, work.move_to_cpu):
         fitted = allowed if allowed < size else None
-        for (row, k), img in zip(chunk, images, strict=True):
-            # The device goes on with the next chunk while this one is copied.
-            samples[k, row].copy_(img, non_blocking=samples.is_pinned())
+        work.fetch(images, [samples[k, row] for row, k in chunk])
     work.wait()
     factor = std_factor(method, prior, n_samples) or 1.0
     provenance = {
@@ -261,6 +258,19 @@ class _Work:
         with self._told(), self._precision(), _running_out():
             return self._run(batch.to(self.device), rng)
 
+    def room_for(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Where images are collected: for a GPU in page-locked memory, if there is any."""
+        if self.device.type == "cuda":
+            with suppress(RuntimeError):
+                return torch.empty(shape, dtype=dtype, pin_memory=True)
+        return torch.empty(shape, dtype=dtype)
+
+    def fetch(self, images: Tensor, places: list[Tensor]) -> None:
+        """Copy images to the CPU, while a GPU goes on with the next; wait before they are used."""
+        with self._told():
+            for img, place in zip(images, places, strict=True):
+                place.copy_(img, non_blocking=place.is_pinned())
+
     def wait(self) -> None:
         """Until all that a GPU was given to do is done."""
         asked = torch.device(self.options.device)
@@ -274,8 +284,7 @@ class _Work:
         0 for a slice that no coil sees.
         """
         for i in range(len(batch)):
-            with self._told():
-                rms = here_or_on_the_cpu(_residual, batch[[i]], img[[i]], self.device)
+            rms = here_or_on_the_cpu(_residual, batch[[i]], img[[i]], self.device)
             yield {"data_residual": rms}
 
     @contextmanager
@@ -343,6 +352,10 @@ def here_or_on_the_cpu(
             return check(batch.to(device), img.to(device))
     except torch.OutOfMemoryError:
         return check(batch.to("cpu"), img.cpu())
+    except RuntimeError as error:
+        if told := lost(error, device):
+            raise told from error
+        raise
 
 
 @contextmanager
@@ -439,11 +452,19 @@ def _provenance(
         "seed": options.seed,
         "n_samples": n_samples,
         "samples_are": samples_are(method, prior) if is_stochastic(method) else None,
-        "precision": "bf16" if autocast_on(options.precision, device) else "fp32",
+        "precision": precision_of(method, options, device),
         "compiled": is_sampler(method) and isinstance(prior, Prior) and prior.net.compiled,
         "version": __version__,
         "torch": torch.__version__,
     }
+
+
+def precision_of(
+    method: Sampler | Baseline, options: Options, device: torch.device | str | None = None
+) -> str:
+    """What networks compute in; fp32 where there are none."""
+    where = torch.device(options.device if device is None else device)
+    return "bf16" if is_sampler(method) and autocast_on(options.precision, where) else "fp32"
 
 
 def prior_sha256(prior: DenoiserSource | None) -> str | None:
@@ -526,10 +547,10 @@ def draw_images(
     parts = _backing_off(compute, items, at_once, lambda: False)
     drawn = torch.cat([images for _, images, _ in parts])
     rms = drawn.abs().square().mean(dim=(-2, -1)).div(2).sqrt()
-    if bool((rms > FAR_TOO_BRIGHT * prior.sigma_data).any() or not drawn.isfinite().all()):
+    if not bool((rms < FAR_TOO_BRIGHT * prior.sigma_data).all()):  # nor where it is NaN
         raise MriAmbientError(
-            f"images went astray (up to {float(rms.max()) / prior.sigma_data:.3g} times as bright "
-            "as the prior's training images); take "
+            f"images went astray (energy {float(rms.max()) / prior.sigma_data:.3g} times that of "
+            "the prior's training images, where 1 is usual); take "
             + ("less guidance" if sampler.guidance else "more steps, or another prior")
         )
     return drawn

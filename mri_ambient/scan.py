@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .masks import achieved_acceleration
 
+UPPER_BOUND = "outer-samples (upper bound)"
+"""The source of a noise estimate that signal is in as well."""
+
 
 @dataclass(frozen=True)
 class Scan:

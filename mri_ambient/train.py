@@ -317,12 +317,10 @@ def train(
         prior, figures = _write_prior(run, state, facts, cases, seen)
         _save(run, state, config)
         plot_curves(log.records(), run / "curves.png", {"images": seen, **figures})
-        if config.patience:
-            prior = _best_of(run, prior)
-    facts, weights = team.from_first(lambda: (prior.facts, _weights(prior.net)))
-    prior = Prior(state.average, facts)
-    prior.net.load_state_dict(weights)
-    return prior
+        prior = _best_of(run, prior, cases) if config.patience else prior
+    if config.patience:  # its weights may be earlier ones, which the first process alone has
+        state.average.load_state_dict(team.from_first(lambda: _weights(prior.net)))
+    return Prior(state.average, team.from_first(lambda: prior.facts))
 
 
 def _make_images(
@@ -516,25 +514,32 @@ def _write_prior(
         facts = replace(facts, tau=tau)
     prior = Prior(state.average, replace(facts, card=card))
     save_prior(prior, run / "prior.safetensors")
-    if cases:
-        save_previews(previews(prior, cases[:N_PREVIEWS], tau), run / "preview.png")
+    _draw(prior, cases, figures.get("tau", 0.0), run)
     return prior, figures
 
 
-def _best_of(run: Path, last: Prior) -> Prior:
-    """Of a run that waited in vain for a smaller held-out error: the prior that had the smallest.
+def _best_of(run: Path, last: Prior, cases: list[HeldOut]) -> Prior:
+    """The last prior, or the one whose held-out error was the smallest of all checks.
 
-    It becomes the run's prior.
+    That becomes the run's prior, also where the last cannot be judged any more.
     """
     if not (run / BEST).exists():
         return last
     best = load_prior(run / BEST)
-    errors = (prior.facts.card["held_out"]["held_out"] for prior in (best, last))
-    if next(errors) >= next(errors):
+    known, now = (prior.facts.card.get("held_out", {}) for prior in (best, last))
+    if known["held_out"] >= now.get("held_out", math.inf):
         return last
     with atomic_path(run / "prior.safetensors") as path:
         shutil.copyfile(run / BEST, path)
+    _draw(best, cases, known["tau"], run)
     return best
+
+
+def _draw(prior: Prior, cases: list[HeldOut], tau: float, run: Path) -> None:
+    """Held-out slices as the prior sees them."""
+    if cases:
+        device = cases[0].batch.ksp.device
+        save_previews(previews(prior.to(device), cases[:N_PREVIEWS], tau), run / "preview.png")
 
 
 def _weights(net: Denoiser) -> dict[str, Tensor]:

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ._version import __version__
 from .ahead import one_ahead
-from .atomic import file_sha256, json_text, write_json
+from .atomic import json_text, write_json
 from .baselines import Baseline
 from .batch import Batch
-from .device import autocast_on
 from .doubts import (
     Checking,
     doubt_checks,
@@ -42,7 +41,15 @@ from .methods import is_sampler, is_stochastic
 from .metrics import Reference as ReferenceKind
 from .metrics import evaluate_volume
 from .prior import DenoiserSource
-from .reconstruct import OnStep, Options, on_cpu, prior_sha256, reconstruct, to_file_units
+from .reconstruct import (
+    OnStep,
+    Options,
+    on_cpu,
+    precision_of,
+    prior_sha256,
+    reconstruct,
+    to_file_units,
+)
 from .samplers import Sampler
 from .scan import Scan
 
@@ -142,18 +149,17 @@ def settings(
     **more: Any,  # noqa: ANN401 -- preparation and mask options, dataclasses or None
 ) -> dict[str, Any]:
     """All that decides the result, as plain values: how a finished file is recognised."""
-    on = is_sampler(method) and autocast_on(options.precision, torch.device(options.device))
     extra = {key: asdict(value) if is_dataclass(value) else value for key, value in more.items()}  # type: ignore[arg-type]
     plain: dict[str, Any] = json.loads(
         json_text(
             {
-                "input_sha256": file_sha256(file.path),
+                "input_sha256": file.sha256,
                 "method": {"name": method.name} | asdict(method),  # type: ignore[call-overload]
                 "prior_sha256": prior_sha256(prior),
                 "seed": options.seed,
                 "n_samples": options.n_samples if is_stochastic(method) else 1,
                 "keep_samples": options.keep_samples and is_stochastic(method),
-                "precision": "bf16" if on else "fp32",
+                "precision": precision_of(method, options),
                 "compiled": options.compiled and is_sampler(method),
                 "version": __version__,
                 **extra,

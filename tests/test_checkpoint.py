@@ -44,6 +44,16 @@ def test_a_prior_comes_back_as_it_was(prior, tmp_path):
     assert not any(p.requires_grad for p in again.net.parameters())
 
 
+def test_calibrations_of_one_a_method_are_read_as_a_list(prior, tmp_path):
+    """Cards once held one for every method."""
+    entry = {"options": {"n_steps": 10}, "n_samples": 4, "factor": 2.5}
+    card = prior.facts.card | {"calibration": {"dds": entry}}
+    old = Prior(prior.net, replace(prior.facts, card=card))
+    save_prior(old, tmp_path / "prior.safetensors")
+    known = load_prior(tmp_path / "prior.safetensors").facts.card["calibration"]
+    assert known == [{"method": "dds", **entry}]
+
+
 def test_a_run_folder_stands_for_its_prior(prior, tmp_path):
     save_prior(prior, tmp_path / "prior.safetensors")
     assert load_prior(tmp_path).facts.tau == prior.facts.tau

@@ -25,7 +25,6 @@ from mri_ambient.checkpoint import load_prior, load_tensors, save_tensors
 from mri_ambient.coverage import sampling_densities
 from mri_ambient.data import load_dataset, mask_facts, measure_sigma_data, typical_mask
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
-from mri_ambient.data_prep.noise import UPPER_BOUND
 from mri_ambient.distributed import _together
 from mri_ambient.dry_run import describe
 from mri_ambient.errors import (
@@ -48,6 +47,7 @@ from mri_ambient.reconstruct import reconstruct
 from mri_ambient.rng import rng_for
 from mri_ambient.runs import images_seen, latest_checkpoint, read_identity
 from mri_ambient.samplers import Adps, Aos, Dds
+from mri_ambient.scan import UPPER_BOUND
 from mri_ambient.train import train
 from mri_ambient.train_config import TrainConfig
 
@@ -687,6 +687,20 @@ def test_patience_goes_back_to_the_best(scans, tmp_path, monkeypatch):
         assert any(not torch.equal(last[f"average.{name}"], given[name]) for name in given)
 
 
+def test_patience_keeps_the_best_where_nothing_judges_any_more(scans, tmp_path):
+    """Its validation scans broke after the best prior was written."""
+    folder, run = tmp_path / "prepared", tmp_path / "run"
+    shutil.copytree(scans, folder)
+    config = replace(QUICK, patience=5)
+    best = train(folder, run, config, images=4).facts.card
+    for path in folder.glob("*.h5"):
+        if path.stem in best["validation_scans"]:
+            damage_samples(path)
+    later = train(folder, run, config, images=6).facts.card
+    assert images_seen(run) == 6
+    assert (later["images_seen"], later["held_out"]) == (4, best["held_out"])
+
+
 def test_patience_alone_stops_a_run_but_needs_something_to_watch(scans, tmp_path):
     config = replace(QUICK, learning_rate=1e-12, patience=1)
     prior = train(scans, tmp_path / "run", config)
@@ -1095,10 +1109,44 @@ def test_patients_are_on_one_side(tmp_path):
     data = load_dataset(folder, n_validation=2, seed=0)
     assert len({item.scan_id for item in data.validation}) == 2
     assert data.mixes_patients
-    assert "too few patients" in describe(folder, QUICK)
-    with pytest.warns(NumericalWarning, match="too few patients"):
+    cpu = torch.device("cpu")
+    assert "patients cannot be set aside" in describe(folder, QUICK, cpu, images=2)
+    with pytest.warns(NumericalWarning, match="patients cannot be set aside"):
         prior = train(folder, tmp_path / "mixed", QUICK, images=2)
     assert prior.facts.card["validation_patients"] == "trained on too"
+    of_patients(1)
+    with h5py.File(sorted(folder.glob("*.h5"))[0], "r+") as file:
+        file.attrs["patient_id"] = "another"
+    data = load_dataset(folder, n_validation=3, seed=0)
+    assert len(data.validation) == 3, "one scan of another patient is too little"
+    assert data.mixes_patients
+
+
+@pytest.mark.parametrize("n_validation", [2, 0])
+def test_a_card_claims_nothing_about_patients_that_files_do_not_name(n_validation, scans, tmp_path):
+    folder = tmp_path / "prepared"
+    shutil.copytree(scans, folder)
+    for path in folder.glob("*.h5") if n_validation else ():
+        with h5py.File(path, "r+") as file:
+            del file.attrs["patient_id"]
+    prior = train(folder, tmp_path / "run", replace(QUICK, n_validation=n_validation), images=2)
+    assert prior.facts.card["validation_patients"] == "not known"
+
+
+def test_fine_tuning_knows_whose_scans_its_start_knew(scans, tmp_path):
+    """The same scans set aside: nobody's; among other scans: perhaps."""
+    first = train(scans, tmp_path / "first", QUICK, images=2)
+    card = first.facts.card
+    assert card["validation_patients"] == "not trained on"
+    second = train(scans, tmp_path / "second", QUICK, images=2, init=first)
+    assert second.facts.card["validation_patients"] == "not trained on"
+    for other, told in (
+        ({"validation_patients": "trained on too"}, "trained on too"),
+        ({"validation_scans": []}, "not known"),
+    ):
+        elder = replace(first, facts=replace(first.facts, card=card | other))
+        third = train(scans, tmp_path / told, QUICK, images=2, init=elder)
+        assert third.facts.card["validation_patients"] == told
 
 
 def test_scans_that_the_initial_prior_knows_judge_nothing(scans, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -430,19 +429,26 @@ def test_hidden_lines_that_a_prior_has_seen_are_told_of(known, n_hidden, told, v
 
 def test_a_slow_disk_is_waited_for(volume, tmp_path, monkeypatch):
     """Of a result every slice, no more than a few wait to be written."""
-    waiting, plainly = [], Finished.add
+    calls, free, slow = [], threading.Event(), Finished._write
+
+    def write(*rest):
+        free.wait(timeout=60)
+        slow(*rest)
 
     def add(finished, *rest):
+        calls.append(free.is_set())
+        if len(calls) == 3:  # two wait, and this one until there is room
+            threading.Timer(0.2, free.set).start()
         plainly(finished, *rest)
-        waiting.append(sum(not future.done() for future in finished.writing))
+        calls[-1] = calls[-1], free.is_set()
 
-    slow = Finished._write
+    plainly = Finished.add
     monkeypatch.setattr(Finished, "add", add)
-    monkeypatch.setattr(Finished, "_write", lambda *a: (time.sleep(0.05), slow(*a)))
+    monkeypatch.setattr(Finished, "_write", write)
     monkeypatch.setattr("mri_ambient.finished.MOST_WAITING", 2)
     run(volume, tmp_path, CgSense(), 1)
-    assert len(waiting) == 6
-    assert max(waiting) == 2
+    assert calls[:3] == [(False, False), (False, False), (False, True)]
+    assert len(calls) == 6
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,14 @@ class ScanFile(ABC):
         self.scan_id = self.path.stem
 
     @cached_property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return file_sha256(self.path)
+
+    @cached_property
     def source_sha256(self) -> str:
         """Hash of the file, or of the one it was prepared from."""
-        return file_sha256(self.path)
+        return self.sha256
 
     @cached_property
     def mask(self) -> Tensor:

@@ -564,6 +564,10 @@ def test_refit_a_run(cli, tmp_path, trained):
     assert (made_by["method"], made_by["options"]["final_dc"]) == ("dds", False)
     for other in (("--method", "msm"), ("-O", "final_dc=true")):
         assert "made by something else" in cli(*words, *other, code=2)[1]
+    cli(*words, "--method", "msm", "-O", "n_masks=2", "-o", tmp_path / "msm")
+    made_by = json.loads((tmp_path / "msm/round-1/targets/made-by.json").read_text())
+    assert made_by["method"] == "msm"
+    assert (made_by["options"]["n_masks"], made_by["options"]["final_dc"]) == (2, False)
     held = json.loads(cli("info", run / "refit", "--json")[0])
     assert (held["objective"], held["denoiser"]) == ("supervised", "plain")
     options = [read_identity(at / "run.json")["config"] for at in (run, run / "refit/round-1")]
@@ -707,7 +711,7 @@ def test_a_shipped_prior_is_called_by_its_name(cli, full, tmp_path):
     assert "brain-kspace-large" in cli("info", "brain-kspace-large", code=3)[1]
 
 
-def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
+def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path, monkeypatch):
     words = ("--steps", 2, "--device", "cpu")
     out, said = cli("audit", "calibration", prior_file, full, "-o", tmp_path / "audit",
                     "--holdout", 1, "--samples", 3, "--json", *words)  # fmt: skip
@@ -724,6 +728,14 @@ def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path):
     known = load_prior(tmp_path / "second").facts.card["calibration"]
     assert [entry["n_samples"] for entry in known] == [3, 2]
     assert known[0]["factor"] == factor
+    monkeypatch.setitem(SAMPLINGS, "balanced", Sampling(Dds(n_steps=3), 2))
+    out, _ = cli("audit", "calibration", tmp_path / "second", full, "-o", tmp_path / "third",
+                 "--holdout", 1, "--preset", "balanced", "--json", "--device", "cpu")  # fmt: skip
+    told = json.loads(out)
+    assert (told["method_options"]["n_steps"], told["n_samples"]) == (3, 2)
+    out, _ = cli("evaluate", full, "-m", tmp_path / "third", "--preset", "balanced", "--json",
+                 "--device", "cpu")  # fmt: skip
+    assert json.loads(out)["std_factor"] == told["factor"]
     prior = load_prior(prior_file)
     known = sorted(full.glob("*.h5"))[0]
     digest = scan_digest(open_scan(known).source_sha256)

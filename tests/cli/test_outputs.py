@@ -120,6 +120,7 @@ def test_a_prior_of_nans_is_refused(scan, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 def test_a_prior_is_asked_as_suits_it(scan, tmp_path):
     """From the command line and from Python, which take one another's output for their own."""
     from mri_ambient import reconstruct_raw
