@@ -639,6 +639,18 @@ def test_prep_stops_where_memory_or_the_device_ends(
     assert advice in said
 
 
+def test_a_run_that_goes_back_says_so(cli, tmp_path, trained, monkeypatch):
+    """Errors at 2, 4 and 6 images, where patience ends, and once more at the end."""
+    errors = iter([0.3, 0.4, 0.5, 0.5])
+    monkeypatch.setattr("mri_ambient.train.fit_tau", lambda *_: (0.1, next(errors), 0.6))
+    _, prepared, _ = trained
+    said = cli("train", prepared, "-o", tmp_path / "patient", "--patience", 2, "--check-every", 2,
+               "--batch-size", 2, "--device", "cpu")[1]  # fmt: skip
+    assert "prior.safetensors: 2 images seen" in said
+    assert "6 images were seen; the error on hidden lines was smallest before" in said
+    assert said.rstrip().splitlines()[-1].startswith("2 images: error on hidden measured lines 0.3")
+
+
 def test_tensorboard_shows_what_the_log_says(cli, tmp_path, trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
