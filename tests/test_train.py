@@ -351,6 +351,7 @@ def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
     """The loss curve of one process at the same batch (to rounding), written once; a run of two
     processes resumed by one."""
     words = ["--batch-size", "4", "--check-every", "8", "--device", "cpu", "-O", "margin=1.3"]
+    words += ["--patience", "9"]  # the first process alone knows which prior was best
 
     def call(run: Path, images: int, processes: int) -> None:
         launcher = [] if processes == 1 else [
