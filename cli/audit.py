@@ -14,11 +14,14 @@ from .common import (
     Device,
     Json,
     MaskType,
+    Method,
     Output,
     Overwrite,
     PriorPath,
     Quiet,
     Retrospective,
+    Samples,
+    SamplingPreset,
     Seed,
     Set,
     claim_folder,
@@ -104,13 +107,7 @@ def stability(
     scan: Annotated[Path, typer.Argument(help="A scan, raw or prepared.", metavar="SCAN")],
     output: Output = Path("audit"),
     prior: PriorPath = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="The method that is attacked.",
-            show_default="aos; dds for a prior that knows no masks",
-        ),
-    ] = None,
+    method: Method = None,
     option: Set = None,
     slice_index: Annotated[
         int | None, typer.Option("--slice", help="Slice to attack; the middle one by default.")
@@ -221,16 +218,10 @@ def calibration(
         str | None,
         typer.Option(help="The sampler whose spread is judged.", show_default="dds"),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="balanced or quality, instead of a sampler with its options."),
-    ] = None,
+    preset: SamplingPreset = None,
     steps: Annotated[int | None, typer.Option(help="Its noise levels.")] = None,
     option: Set = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(help="Samples a slice.", min=2, show_default="4, or the preset's"),
-    ] = None,
+    samples: Samples = None,
     holdout: Annotated[int, typer.Option(help="Measured lines to hide in each scan.", min=1)] = 2,
     seed: Seed = 0,
     device: Device = "auto",

@@ -61,6 +61,26 @@ PriorPath = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:i.")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="aos, dds, msm, pula, adps, zero-filled, cg-sense or l1-wavelet.",
+        show_default="aos; dds for a prior that knows no masks",
+    ),
+]
+SamplingPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", help="fast, balanced or quality, instead of a method with its options."
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        help="Samples a slice of a stochastic method; their mean is the image.",
+        show_default="4, or the preset's",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]

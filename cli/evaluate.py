@@ -16,7 +16,10 @@ from rich.table import Table
 from .common import (
     Device,
     Json,
+    Method,
     PriorPath,
+    Samples,
+    SamplingPreset,
     Seed,
     Set,
     merge_options,
@@ -42,24 +45,10 @@ def run(
     holdout: Annotated[
         int, typer.Option(help="Measured lines to hide, without --target.", min=1)
     ] = 2,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Method that is evaluated on scans.",
-            show_default="aos; dds for a prior that knows no masks",
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="fast, balanced or quality, instead of a method with its options."),
-    ] = None,
+    method: Method = None,
+    preset: SamplingPreset = None,
     prior: PriorPath = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            help="Samples a slice of a stochastic method.", show_default="4, or the preset's"
-        ),
-    ] = None,
+    samples: Samples = None,
     steps: Annotated[int | None, typer.Option(help="Noise levels of a sampler.")] = None,
     option: Set = None,
     seed: Seed = 0,

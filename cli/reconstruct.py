@@ -13,11 +13,14 @@ from .common import (
     DryRun,
     Inputs,
     MaskType,
+    Method,
     Output,
     Overwrite,
     PriorPath,
     Quiet,
     Retrospective,
+    Samples,
+    SamplingPreset,
     Seed,
     Set,
     Shard,
@@ -35,28 +38,13 @@ from .common import (
 def run(
     inputs: Inputs,
     output: Output,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="aos, dds, msm, pula, adps, zero-filled, cg-sense or l1-wavelet.",
-            show_default="aos; dds for a prior that knows no masks",
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="fast, balanced or quality, instead of a method with its options."),
-    ] = None,
+    method: Method = None,
+    preset: SamplingPreset = None,
     prior: PriorPath = None,
     retrospective: Retrospective = None,
     mask_type: MaskType = None,
     calib_lines: CalibLines = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            help="Samples a slice of a stochastic method; their mean is the image.",
-            show_default="4, or the preset's",
-        ),
-    ] = None,
+    samples: Samples = None,
     keep_samples: Annotated[
         bool, typer.Option("--keep-samples", help="Write the samples too (reconstruction_samples).")
     ] = False,
