@@ -521,13 +521,13 @@ def _write_prior(
 def _best_of(run: Path, last: Prior, cases: list[HeldOut]) -> Prior:
     """The last prior, or the one whose held-out error was the smallest of all checks.
 
-    That becomes the run's prior, also where the last cannot be judged any more.
+    That becomes the run's prior. Where nothing judges the last any more, it is given as it is.
     """
-    if not (run / BEST).exists():
+    if not (run / BEST).exists() or "held_out" not in last.facts.card:
         return last
     best = load_prior(run / BEST)
-    known, now = (prior.facts.card.get("held_out", {}) for prior in (best, last))
-    if known["held_out"] >= now.get("held_out", math.inf):
+    known, now = (prior.facts.card["held_out"] for prior in (best, last))
+    if known["held_out"] >= now["held_out"]:
         return last
     with atomic_path(run / "prior.safetensors") as path:
         shutil.copyfile(run / BEST, path)

@@ -688,8 +688,8 @@ def test_patience_goes_back_to_the_best(scans, tmp_path, monkeypatch):
         assert any(not torch.equal(last[f"average.{name}"], given[name]) for name in given)
 
 
-def test_patience_keeps_the_best_where_nothing_judges_any_more(scans, tmp_path):
-    """Its validation scans broke after the best prior was written."""
+def test_what_nothing_judges_any_more_is_given_as_it_is(scans, tmp_path):
+    """The validation scans of a patient run broke after its best prior was written."""
     folder, run = tmp_path / "prepared", tmp_path / "run"
     shutil.copytree(scans, folder)
     config = replace(QUICK, patience=5)
@@ -698,8 +698,8 @@ def test_patience_keeps_the_best_where_nothing_judges_any_more(scans, tmp_path):
         if path.stem in best["validation_scans"]:
             damage_samples(path)
     later = train(folder, run, config, images=6).facts.card
-    assert images_seen(run) == 6
-    assert (later["images_seen"], later["held_out"]) == (4, best["held_out"])
+    assert later["images_seen"] == images_seen(run) == 6
+    assert "held_out" not in later
 
 
 def test_patience_alone_stops_a_run_but_needs_something_to_watch(scans, tmp_path):
