@@ -31,7 +31,7 @@ def run(
     steps: Annotated[int, typer.Option(help="Network evaluations an image.")] = 40,
     guidance: Annotated[
         float,
-        typer.Option(help="Move towards what all masks agree about; 0.3 is much, 2 too much."),
+        typer.Option(help="Weight of moving towards what all masks agree about."),
     ] = 0.0,
     seed: Seed = 0,
     device: Device = "auto",

@@ -252,8 +252,8 @@ def load_dataset(
 
     Args:
         folder: where ``mri-ambient prep`` wrote to.
-        n_validation: scans to set aside; never more than a fifth of all, and a patient's last ones
-            may be more, or fewer where no other patient fits.
+        n_validation: scans to set aside: about so many, as patients are whole, and never more than
+            a fifth of all.
         seed: chooses them.
         first: scans that are set aside before others, by name.
         never: whether a scan must not be set aside, nor others of its patient.

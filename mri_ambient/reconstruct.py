@@ -549,8 +549,8 @@ def draw_images(
     rms = drawn.abs().square().mean(dim=(-2, -1)).div(2).sqrt()
     if not bool((rms < FAR_TOO_BRIGHT * prior.sigma_data).all()):  # nor where it is NaN
         raise MriAmbientError(
-            f"images went astray (energy {float(rms.max()) / prior.sigma_data:.3g} times that of "
-            "the prior's training images, where 1 is usual); take "
+            f"images went astray ({float(rms.max()) / prior.sigma_data:.3g} times as bright as the "
+            "prior's training images); take "
             + ("less guidance" if sampler.guidance else "more steps, or another prior")
         )
     return drawn
