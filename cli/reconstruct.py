@@ -180,9 +180,13 @@ def run(
                 if png:
                     draw(path.stem)
                 return
-            preparation = plan(file, config, device=where)
+            preparation = plan(file, config, device=where, cpu_fallback=cpu_fallback)
             reference = plan_reference(
-                full, config, device=where, made=preparation if file is full else None
+                full,
+                config,
+                device=where,
+                cpu_fallback=cpu_fallback,
+                made=preparation if file is full else None,
             )
             n_samples = samples if is_stochastic(chosen) else 1
             n_steps = getattr(chosen, "n_steps", 1) * n_samples

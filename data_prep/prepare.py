@@ -104,6 +104,7 @@ class Preparation:
         scale: what normalised images are multiplied with to get back to whitened units.
         doubts: numerical doubts, a sentence each.
         device: where coil maps are computed.
+        cpu_fallback: compute them on the CPU where the device has no room.
     """
 
     path: Path
@@ -115,6 +116,7 @@ class Preparation:
     scale: float
     doubts: tuple[str, ...] = ()
     device: torch.device | str = "cpu"
+    cpu_fallback: bool = False
 
     @property
     def noise_std(self) -> float:
@@ -145,8 +147,23 @@ class Preparation:
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
             check_samples(scan, self.scale)
-            scan, found = estimate_maps(scan, self.calib_shape, self.config, device=self.device)
+            scan, found = self._estimate_maps(scan)
             return normalise(scan, self.scale), found
+
+    def _estimate_maps(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
+        """On the device, or on the CPU if it has no room and that is wanted."""
+        try:
+            return estimate_maps(scan, self.calib_shape, self.config, device=self.device)
+        except RuntimeError as error:
+            here = torch.device(self.device).type == "cpu"
+            if here or not self.cpu_fallback or not out_of_memory(error):
+                raise
+        warnings.warn(
+            f"out of memory on {self.device}, coil maps are computed on the CPU",
+            NumericalWarning,
+            stacklevel=2,
+        )
+        return estimate_maps(scan, self.calib_shape, self.config)
 
 
 @contextmanager
@@ -164,7 +181,8 @@ def naming(path: Path, device: torch.device | str = "cpu") -> Iterator[None]:
     except RuntimeError as error:
         if out_of_memory(error):
             raise DeviceError(
-                f"{path}: out of memory: {str(error).splitlines()[0]}; use --device cpu"
+                f"{path}: out of memory: {str(error).splitlines()[0]}; use --device cpu (or, to "
+                "reconstruct, --cpu-fallback)"
             ) from error
         if told := lost(error, device):
             raise told from error
@@ -214,7 +232,11 @@ def estimate_maps(
 
 
 def plan(
-    file: ScanFile, config: PrepConfig | None = None, *, device: torch.device | str = "cpu"
+    file: ScanFile,
+    config: PrepConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    cpu_fallback: bool = False,
 ) -> Preparation:
     """Learn noise, virtual coils and scale of a volume, reading it slice by slice.
 
@@ -223,6 +245,7 @@ def plan(
             back hands its slices through.
         config: options of the chain.
         device: where the coil maps are to be computed.
+        cpu_fallback: compute them on the CPU where the device has no room.
 
     Raises:
         PrepError: no calibration block, nothing but zeros, or samples and noise that are too large
@@ -236,7 +259,7 @@ def plan(
         first = FirstPass(file, config)
         for index in range(len(file)):  # no slice outlives its turn
             first.add(file[index])
-        preparation = replace(first.preparation(), device=device)
+        preparation = replace(first.preparation(), device=device, cpu_fallback=cpu_fallback)
     for doubt in preparation.doubts:
         warnings.warn(doubt, NumericalWarning, stacklevel=2)
     return preparation
@@ -247,6 +270,7 @@ def plan_reference(
     config: PrepConfig | None = None,
     *,
     device: torch.device | str = "cpu",
+    cpu_fallback: bool = False,
     made: Preparation | None = None,
 ) -> Reference | None:
     """What the images of a retrospectively undersampled scan are scored against.
@@ -255,6 +279,7 @@ def plan_reference(
         file: the scan without the retrospective mask.
         config: options of the chain.
         device: where ESPIRiT works.
+        cpu_fallback: let it work on the CPU where the device has no room.
         made: its preparation, where there is one already.
 
     Returns:
@@ -264,7 +289,9 @@ def plan_reference(
         return None
     with warnings.catch_warnings():  # doubts are told where the scan itself is prepared
         warnings.simplefilter("ignore", NumericalWarning)
-        return Reference(file, made or plan(file, config, device=device))
+        if made is None:
+            made = plan(file, config, device=device, cpu_fallback=cpu_fallback)
+        return Reference(file, made)
 
 
 class FirstPass:

@@ -72,9 +72,13 @@ def reconstruct_raw(
         prior = load_prior(Path(prior or default_prior()))
     full = open_scan(path)
     file = full if retrospective is None else Undersampled(full, retrospective, options.seed)
-    preparation = plan(file, prep, device=options.device)
+    preparation = plan(file, prep, device=options.device, cpu_fallback=options.cpu_fallback)
     reference = plan_reference(
-        full, prep, device=options.device, made=preparation if file is full else None
+        full,
+        prep,
+        device=options.device,
+        cpu_fallback=options.cpu_fallback,
+        made=preparation if file is full else None,
     )
     loaded = prior if isinstance(prior, Prior) else None
     return reconstruct_file(

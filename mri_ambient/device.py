@@ -33,6 +33,8 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            return device  # it is there, and whoever needs room on it says so
         reason = str(error).splitlines()[0]
         raise DeviceError(
             f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda[:i]"

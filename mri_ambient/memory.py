@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .device import out_of_memory
 from .nn.precond import Denoiser
 
 WORKING_PLANES = 14
@@ -68,7 +69,12 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         # What torch keeps for the next tensor is free, though the driver counts it as taken.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + kept)
+        try:
+            return int(torch.cuda.mem_get_info(device)[0] + kept)
+        except RuntimeError as error:
+            if out_of_memory(error):  # there is not even room to ask
+                return 0
+            raise
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             name, _, kib = line.partition(":")

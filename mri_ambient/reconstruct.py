@@ -276,7 +276,11 @@ class _Work:
         asked = torch.device(self.options.device)
         if asked.type == "cuda":
             with self._told():
-                torch.cuda.synchronize(asked)
+                try:
+                    torch.cuda.synchronize(asked)
+                except RuntimeError as error:
+                    if not out_of_memory(error):  # else nothing ever found room there
+                        raise
 
     def residuals(self, batch: Batch, img: Tensor) -> Iterator[dict[str, float]]:
         """Per slice: RMS of A x - y over the measured samples, in units of sigma_n per channel.

@@ -76,3 +76,19 @@ def test_memory_and_use_limit_a_batch(monkeypatch):
     assert images_at_once(1000, (64, 64), cpu) == CPU_PIXELS // 4096
     assert images_at_once(1000, (640, 640), cpu) == 1
     assert images_at_once(1000, (640, 640), torch.device("cuda")) == 64
+
+
+@pytest.mark.parametrize("error", ["CUDA error: out of memory", "CUDA error: unspecified failure"])
+def test_a_gpu_too_full_to_be_asked_has_nothing_free(error, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    if "memory" in error:
+        assert free_bytes(torch.device("cuda")) == 0
+        assert images_at_once(1000, (64, 64), torch.device("cuda")) == 1
+    else:
+        with pytest.raises(RuntimeError, match="unspecified"):
+            free_bytes(torch.device("cuda"))

@@ -18,12 +18,20 @@ from torch import Tensor
 
 from mri_ambient.baselines import ZeroFilled
 from mri_ambient.coverage import WEAK, MaskFacts, coverage, open_share
-from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
+from mri_ambient.data_prep import (
+    PrepConfig,
+    plan,
+    plan_reference,
+    prepare_file,
+    prepare_many,
+)
+from mri_ambient.data_prep.espirit import espirit
 from mri_ambient.data_prep.oversampling import remove_oversampling, rows_without_oversampling
 from mri_ambient.data_prep.shards import MANIFEST
 from mri_ambient.data_prep.simulate import SimulateConfig, simulate_scans
 from mri_ambient.errors import (
     ConfigError,
+    DeviceError,
     MriAmbientError,
     NumericalWarning,
     OutputExistsError,
@@ -693,6 +701,34 @@ def test_memory_does_not_grow_with_the_number_of_slices():
     )
     few, many = map(int, done.stdout.split())
     assert many <= 1.1 * few
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")],
+)
+def test_coil_maps_are_computed_on_the_cpu_where_that_is_wanted(error, monkeypatch):
+    """A GPU without room for ESPIRiT (here: a device that holds nothing) hands over."""
+    where = []
+
+    def crowded(ksp, *args, **options):
+        where.append(ksp.device.type)
+        if ksp.device.type != "cpu":
+            raise error
+        return espirit(ksp, *args, **options)
+
+    file = head(full=True)
+    expected = plan(file).apply(file[0])
+    monkeypatch.setattr("mri_ambient.data_prep.prepare.espirit", crowded)
+    with pytest.raises(DeviceError, match=r"out of memory.*--cpu-fallback"):
+        plan(file, device="meta").apply(file[0])
+    with pytest.warns(NumericalWarning, match="coil maps are computed on the CPU"):
+        scan = plan(file, device="meta", cpu_fallback=True).apply(file[0])
+    assert where == ["meta", "meta", "cpu"]
+    torch.testing.assert_close(scan.maps, expected.maps, rtol=0, atol=0)
+    reference = plan_reference(file, device="meta", cpu_fallback=True)
+    there = plan_reference(file)
+    torch.testing.assert_close(reference.volumes(), there.volumes(), rtol=0, atol=0)
 
 
 def test_the_coverage_of_a_data_set_is_told_and_drawn(tmp_path):
