@@ -19,6 +19,7 @@ from mri_ambient.prior import Prior
 from mri_ambient.reconstruct import (
     Options,
     _residual,
+    _Work,
     here_or_on_the_cpu,
     on_cpu,
     reconstruct,
@@ -312,3 +313,17 @@ def test_an_image_of_nans_is_refused(scan):
 
     with pytest.raises(MriAmbientError, match=r"not finite in slices \[5\]"):
         reconstruct(scan, Broken(), options=Options(batch_size=3))
+
+
+def test_nothing_is_waited_for_on_a_gpu_that_never_had_room(monkeypatch):
+    said = ["CUDA error: out of memory", "CUDA error: unspecified launch failure"]
+
+    def refuse(*_):
+        raise RuntimeError(said.pop(0))
+
+    monkeypatch.setattr(torch.cuda, "synchronize", refuse)
+    work = _Work(ZeroFilled(), None, Options(device="cuda"), None)
+    work.wait()
+    with pytest.raises(DeviceError, match="was lost"):
+        work.wait()
+    assert said == []

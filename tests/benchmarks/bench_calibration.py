@@ -1,10 +1,11 @@
 """Are samples as far from the truth as they should be? Every rule for M~, with an exact prior.
 
-    python tests/benchmarks/bench_calibration.py [--signals 200] [--noise 0.05] [--coils 8]
+    python tests/benchmarks/bench_calibration.py [--signals 200] [--noise 0.05] [--rate 4]
 
-Signals of 64 pixels with a known Gaussian law (correlated neighbours), smooth coils, random
-lines at R = 4, noise per channel as given: posterior mean and error are known in closed form, and
-so is the exact denoiser under every mask. Each signal is measured once and sampled four times.
+Signals of 64 pixels with a known Gaussian law (neighbours correlated over ``--length`` pixels),
+smooth coils, random lines, noise per channel as given: posterior mean and error are known in closed
+form, and so is the exact denoiser under every mask. Each signal is measured once and sampled four
+times, by training masks of the scan's rate.
 Printed, one JSON line a rule: the mean squared error of one sample over that of the posterior mean
 (2.00 for posterior samples), of the mean of four samples (1.25), and the variance of the samples
 over the posterior's (1.00), with standard errors over the signals. Rules of ``dds``, with a
@@ -122,7 +123,7 @@ def coils(n: int) -> Tensor:
 
 
 def measure(
-    n: int, sigma_n: float, n_coils: int = 8
+    n: int, sigma_n: float, n_coils: int = 8, rate: float = 4.0, length: float = 8.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, SenseOp, Tensor]:
     """Signals, what a scan measures of them, and their posterior.
 
@@ -131,10 +132,10 @@ def measure(
         ``(n, N, N)``, the operator, and the prior covariance.
     """
     place = torch.arange(N, dtype=torch.float64)
-    cov = torch.exp(-(place[:, None] - place).abs() / 8)
+    cov = torch.exp(-(place[:, None] - place).abs() / length)
     root = torch.linalg.cholesky(cov).to(torch.complex128)
     maps = coils(n_coils)
-    masks = torch.stack([lines(rng_for(0, "scan", i), 0.25) for i in range(n)])
+    masks = torch.stack([lines(rng_for(0, "scan", i), 1 / rate) for i in range(n)])
     op = SenseOp(maps.expand(n, n_coils, 1, N), masks)
     noises = [rng_for(0, "signal", i) for i in range(n)]
     x = torch.stack([root @ complex_normal((N,), g, dtype=torch.complex128) for g in noises])
@@ -161,6 +162,8 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=200)
     parser.add_argument("--noise", type=float, default=0.05, help="per channel")
     parser.add_argument("--coils", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=4.0, help="of the scan and of training masks")
+    parser.add_argument("--length", type=float, default=8.0, help="of correlation, in pixels")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--n-cg", type=int, help="of dds, msm and pula, unlike their own default")
     parser.add_argument("--share", type=float, default=0.5, help="of fresh noise, of even dds")
@@ -169,9 +172,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.signals, args.steps = 6, 8
-    x, y, mean, post, op, cov = measure(args.signals, args.noise, args.coils)
-    plain, masked = Exact(cov, "everything"), Exact(cov, "asked")
-    fresh, frozen = Exact(cov, "fresh"), Exact(cov, "frozen")
+    x, y, mean, post, op, cov = measure(
+        args.signals, args.noise, args.coils, args.rate, args.length
+    )
+    plain, masked, fresh, frozen = (
+        Exact(cov, rule, lines=1 / args.rate) for rule in ("everything", "asked", "fresh", "frozen")
+    )
     dds = Dds(n_steps=args.steps, n_cg=args.n_cg, final_dc=False)
     even = replace(dds, renoise="diffpir", eta=args.share**2)
     msm = Msm(n_steps=args.steps, n_cg=args.n_cg, final_dc=False)
