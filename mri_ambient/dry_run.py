@@ -19,9 +19,11 @@ from .nn.unet import n_parameters, preset
 from .objectives import Gsure
 from .preflight import MIXED, check_end, check_run, check_trainable, held_out_cases, split
 from .prior import Prior
+from .reconstruct import Options, reconstruct
 from .rng import rng_for
 from .runs import held_back, read_identity
 from .scan import UPPER_BOUND
+from .targets import target_method
 from .train_config import TrainConfig
 
 
@@ -99,24 +101,30 @@ def describe(
     largest = max(dataset.train, key=lambda item: item.shape[0] * item.shape[1])
     bf16 = config.autocast_on(device)
     resolved = replace(config, wrapper=kind, precision="bf16" if bf16 else "fp32")
-    trial = _trial(largest, resolved, device, images, time_limit_s)
+    trial = _trial(largest, len(dataset.train), resolved, device, images, time_limit_s)
     return f"{to_toml(resolved.as_dict())}\n{text}\n{trial}"
 
 
 def _trial(
     item: Item,
+    n_slices: int,
     config: TrainConfig,
     device: torch.device,
     images: int | None,
     time_limit_s: float | None,
 ) -> str:
-    """Train one image, and say what a step of a whole batch takes, of each process of a job."""
+    """Train one of ``n_slices``, and say what all of it takes, of each process of a job."""
     kind = config.wrapper or config.objective.wrapper
     net = DENOISERS[kind](preset(config.preset), sigma_data=0.3).to(device).train()
     net.autocast = config.autocast_on(device)
     batch = item.read().to(device)
+    to_make = 0.0
     if config.objective.targets is not None:
-        batch = replace(batch, img=batch.op.adjoint(batch.ksp))
+        method, options = target_method(config.objective.targets), Options(device=device)
+        for _ in range(2):  # the first time, libraries are loaded
+            target = reconstruct(item.file[item.index], method, options=options)
+        batch = replace(batch, img=target.img.to(device))
+        to_make = n_slices * target.provenance["seconds"]
     weights = {tuple(parameter.shape) for parameter in net.parameters()}
     weights |= {shape[::-1] for shape in weights}
     kept = 0
@@ -143,6 +151,8 @@ def _trial(
         f"about {n_bytes / 2**30:.1f} GiB of memory on {describe_device(device)}; "
         f"one image of {item.shape[0]}x{item.shape[1]} takes {seconds:.2f} s there"
     )
+    if to_make:
+        text += f", to make {n_slices} targets first {format_seconds(to_make / team.size)}"
     if team.size > 1:
         text += f" in each of {team.size} processes"
     if images is not None:

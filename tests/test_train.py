@@ -19,7 +19,7 @@ import pytest
 import torch
 from helpers import damage_samples, streams
 
-from mri_ambient.baselines import L1Wavelet
+from mri_ambient.baselines import L1Wavelet, ZeroFilled
 from mri_ambient.batch import Batch
 from mri_ambient.checkpoint import load_prior, load_tensors, save_tensors
 from mri_ambient.coverage import sampling_densities
@@ -741,6 +741,26 @@ def test_a_dry_run_says_what_it_would_take(scans):
     assert "images in 10 min" in describe(scans, QUICK, torch.device("cpu"), time_limit_s=600)
     with pytest.raises(ConfigError, match="say when to stop"):
         describe(scans, QUICK, torch.device("cpu"))
+
+
+def test_a_dry_run_counts_the_making_of_targets(scans, monkeypatch):
+    def told(objective):
+        config = replace(QUICK, objective=objective)
+        return describe(scans, config, torch.device("cpu"), images=100)
+
+    class Slow(ZeroFilled):
+        def __call__(self, op, ksp, *, noise_std):
+            time.sleep(0.3)
+            return super().__call__(op, ksp, noise_std=noise_std)
+
+    monkeypatch.setattr("mri_ambient.targets.BASELINES", {"l1-wavelet": Slow})
+    assert "targets" not in told(Kspace()).splitlines()[-1]
+    n_slices = len(split(scans, QUICK).train)
+    said = re.search(
+        r", to make (\d+) targets first (\d+) s", told(Supervised(images="l1-wavelet"))
+    )
+    assert int(said[1]) == n_slices
+    assert int(said[2]) >= math.floor(0.3 * n_slices)
 
 
 @pytest.mark.parametrize(
