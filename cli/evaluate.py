@@ -25,6 +25,7 @@ from .common import (
     merge_options,
     pick_sampling,
     print_json,
+    progress_bar,
     run_cases,
     say,
 )
@@ -100,9 +101,17 @@ def run(
         preparation = plan(file, device=where)
         n_slices = options.slices_at_once(chosen, loaded, file.shape)
         rows: list[dict[str, float]] = []
+        n_steps = getattr(chosen, "n_steps", 1) * (samples if is_stochastic(chosen) else 1)
+        work = bars.add_task(path.name, total=len(file) * n_steps)
+
         for first in range(0, len(file), n_slices):
             scan = preparation.apply(file[first : first + n_slices])
-            rows += predict_hidden(scan, chosen, loaded, options, holdout)
+            rows += predict_hidden(
+                scan, chosen, loaded, options, holdout,
+                on_step=lambda info: bars.advance(work, len(info.residual)),
+            )  # fmt: skip
+            bars.update(work, completed=len(rows) * n_steps)
+        bars.remove_task(work)
         doubt_spread(file, chosen, loaded, options, scan.noise_std or 0.0)
         if spread:
             what, factor = spread["samples_are"], spread["std_factor"]
@@ -112,7 +121,8 @@ def run(
         found[path.stem] = rows
 
     try:
-        run_cases(find_scans([inputs]), one)
+        with progress_bar() as bars:
+            run_cases(find_scans([inputs]), one)
     finally:
         if json_out and found:
             facts = {"method": chosen.name, "method_options": asdict(chosen), **spread}  # type: ignore[call-overload]

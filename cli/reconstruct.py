@@ -189,7 +189,7 @@ def run(
                 made=preparation if file is full else None,
             )
             n_samples = samples if is_stochastic(chosen) else 1
-            n_steps = getattr(chosen, "n_steps", 1) * n_samples
+            n_steps = getattr(chosen, "n_steps", 1) * n_samples * (2 if holdout else 1)
             work = bars.add_task(path.name, total=len(file) * n_steps)
             report = reconstruct_file(
                 file,

@@ -17,7 +17,7 @@ from .masks import is_line_mask
 from .methods import is_sampler, is_stochastic
 from .prior import DenoiserSource, Prior
 from .reconstruct import ESTIMATES, Options, calibration_of, here_or_on_the_cpu, samples_are
-from .samplers import Aos, Sampler
+from .samplers import Aos, OnStep, Sampler
 from .scan import Reconstruction, Scan
 from .validate import predict_hidden, prior_share
 
@@ -189,11 +189,13 @@ class Checking:
         method: Sampler | Baseline,
         prior: DenoiserSource | None,
         options: Options,
+        *,
+        on_step: OnStep | None = None,
     ) -> Reconstruction:
-        """The result with more in its checks."""
+        """The result with more in its checks; ``on_step`` is told about a second sampling."""
         checks: list[dict[str, Any]] = [dict(check) for check in result.checks]
         if self.n_hidden:
-            rows = self._hidden(scan, method, prior, options)
+            rows = self._hidden(scan, method, prior, options, on_step)
             for check, row in zip(checks if rows else [], rows, strict=True):
                 check["held_out"] = row
         if self.flags:
@@ -216,10 +218,11 @@ class Checking:
         method: Sampler | Baseline,
         prior: DenoiserSource | None,
         options: Options,
+        on_step: OnStep | None,
     ) -> list[dict[str, float]]:
         """What hidden lines tell, or a warning where there are too few: the image is worth more."""
         try:
-            return predict_hidden(scan, method, prior, options, self.n_hidden)
+            return predict_hidden(scan, method, prior, options, self.n_hidden, on_step=on_step)
         except ConfigError as error:
             warnings.warn(
                 f"{scan.scan_id}: hidden lines are not checked: {error}",

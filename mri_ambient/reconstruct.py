@@ -22,7 +22,7 @@ from .memory import bytes_per_image, images_at_once
 from .methods import check_levels, is_sampler, is_stochastic
 from .prior import DenoiserSource, Prior
 from .rng import rng_for
-from .samplers import Adps, Aos, PriorOnly, Sampler, StepInfo
+from .samplers import Adps, Aos, OnStep, PriorOnly, Sampler
 from .scan import Reconstruction, Scan
 from .units import rss_weight
 
@@ -37,8 +37,6 @@ FAR_TOO_BRIGHT = 10.0
 
 LEAST_SIDE = 16
 """Smaller images have no room for a calibration block."""
-
-OnStep = Callable[[StepInfo], None]
 
 T = TypeVar("T")
 

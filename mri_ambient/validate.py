@@ -15,7 +15,7 @@ from .masks import hide_lines, subsample_further
 from .prior import DenoiserSource
 from .reconstruct import Options, reconstruct
 from .rng import rng_for
-from .samplers import Aos, Dds, Sampler, data_consistency
+from .samplers import Aos, Dds, OnStep, Sampler, data_consistency
 from .scan import Scan
 from .sense import SenseOp
 from .solve import conjugate_gradient
@@ -144,6 +144,8 @@ def predict_hidden(
     prior: DenoiserSource | None,
     options: Options,
     n_lines: int,
+    *,
+    on_step: OnStep | None = None,
 ) -> list[dict[str, float]]:
     """Hide measured outer lines, reconstruct from the rest, and compare with what was hidden.
 
@@ -157,6 +159,7 @@ def predict_hidden(
         prior: what images look like.
         options: of the reconstruction; samples give the spread that is checked.
         n_lines: how many to hide.
+        on_step: told about every step of a sampler.
 
     Returns:
         For every slice (nothing for one without signal): ``error``, energy of F S x - y over that
@@ -171,7 +174,7 @@ def predict_hidden(
         ConfigError: there are not enough lines.
     """
     cut = cut_lines(scan, n_lines, options.seed)
-    result = reconstruct(cut.seen, method, prior, options)
+    result = reconstruct(cut.seen, method, prior, options, on_step=on_step)
     others = {
         name: reconstruct(cut.seen, baseline, None, options).img
         for name, baseline in (("cg_sense", CgSense()), ("l1_wavelet", L1Wavelet()))

@@ -42,7 +42,6 @@ from .metrics import Reference as ReferenceKind
 from .metrics import evaluate_volume
 from .prior import DenoiserSource
 from .reconstruct import (
-    OnStep,
     Options,
     on_cpu,
     precision_of,
@@ -50,7 +49,7 @@ from .reconstruct import (
     reconstruct,
     to_file_units,
 )
-from .samplers import Sampler
+from .samplers import OnStep, Sampler
 from .scan import Scan
 
 
@@ -263,7 +262,7 @@ def reconstruct_file(
             can be gone on with.
         checking: what is checked of every slice beside the data residual.
         on_slice: told (done, total) after every slice.
-        on_step: told about every step of a sampler.
+        on_step: told about every step of a sampler, also where hidden lines are predicted.
 
     Returns:
         The report, as written to the JSON file.
@@ -301,7 +300,7 @@ def reconstruct_file(
                     options = replace(options, device="cpu", batch_size=1, compiled=False)
                 elif fitted := result.provenance["fitted"]:
                     options = replace(options, batch_size=fitted)
-                result = checking(prepared, result, method, prior, options)
+                result = checking(prepared, result, method, prior, options, on_step=on_step)
             finished.add(prepared, result, preparation.noise_std, noted)
             if on_slice is not None:
                 on_slice(len(finished), len(file))

@@ -143,6 +143,17 @@ def test_a_doubt_about_every_batch_is_told_once(volume, tmp_path):
     assert told[0] in report["doubts"]
 
 
+@pytest.mark.parametrize("n_hidden", [0, 1])
+def test_steps_are_told_of_where_hidden_lines_are_predicted_too(n_hidden, volume, tmp_path):
+    file, prior, steps = open_scan(volume), prior_of("plain"), []
+    reconstruct_file(
+        file, plan(file), Dds(n_steps=3), prior, tmp_path, Options(n_samples=2),
+        checking=Checking(n_hidden=n_hidden), on_step=lambda info: steps.append(info.residual),
+    )  # fmt: skip
+    times = 1 + n_hidden
+    assert sum(len(residual) for residual in steps) == times * 3 * 2 * len(file)
+
+
 def test_a_batch_that_fitted_is_kept_to(volume, tmp_path, monkeypatch):
     """Memory runs out once, not once a batch; how many were thought to fit may change."""
     sizes, guesses = [], iter([3, 3, 4, 2])

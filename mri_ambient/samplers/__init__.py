@@ -2,7 +2,7 @@
 
 from .adps import Adps
 from .aos import Aos
-from .base import Sampler, StepInfo, data_consistency
+from .base import OnStep, Sampler, StepInfo, data_consistency
 from .dds import Dds
 from .msm import Msm
 from .prior_only import PriorOnly
@@ -18,6 +18,7 @@ __all__ = [
     "Aos",
     "Dds",
     "Msm",
+    "OnStep",
     "PriorOnly",
     "Pula",
     "Sampler",
