@@ -17,7 +17,7 @@ import torch
 from .._version import __version__
 from ..atomic import file_sha256, json_text, write_json
 from ..coverage import Coverage, coverage
-from ..data import mask_facts
+from ..data import mask_facts, told_of_twins, twins
 from ..errors import (
     ConfigError,
     DeviceError,
@@ -159,9 +159,14 @@ def prepare_file(
         header_xml=file.header_xml,
         attributes=file.attributes,
     )
+    center, measured = hashlib.sha256(), False
     with writer:
         for index in range(len(file)):
-            scan, found = preparation.apply_espirit(file[index])
+            raw = file[index]
+            values = raw.ksp[..., raw.shape[0] // 2, raw.shape[1] // 2].contiguous()
+            center.update(values.numpy().tobytes())
+            measured = measured or bool(values.any())
+            scan, found = preparation.apply_espirit(raw)
             writer.write(scan)
             checks += check_slices(scan, found, preparation.calib_shape)
             if picture and index == len(file) // 2:
@@ -169,6 +174,7 @@ def prepare_file(
         doubts = slice_doubts(file.scan_id, tuple(checks))
         for doubt in doubts:
             warnings.warn(doubt, NumericalWarning, stacklevel=2)
+        writer.center_sha256 = center.hexdigest() if measured else ""
         writer.qc = _qc(file, preparation, checks, [*preparation.doubts, *doubts])
     return path
 
@@ -368,7 +374,7 @@ def _check_replaceable(path: Path) -> None:
 
 def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
     """Look at every prepared file of the folder, whichever call or shard made it."""
-    entries, facts = [], []
+    entries, facts, files = [], [], []
     for path in sorted(output.glob("[!.]*.h5")):
         try:
             file = open_scan(path)
@@ -377,8 +383,10 @@ def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
         if isinstance(file, PreparedFile):
             entries.append(_entry(file))
             facts.append(mask_facts(file))
+            files.append(file)
     covered = tuple(coverage(facts))
     doubts = tuple(doubt for group in covered for doubt in group.doubts)
+    doubts += tuple(told_of_twins(group) for group in twins(files))
     manifest = output / MANIFEST
     if not entries and not output.exists():
         return PrepSummary(results, covered, doubts, manifest)

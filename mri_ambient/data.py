@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -260,8 +260,8 @@ def load_dataset(
         held: set exactly these aside instead: those of a run that goes on.
 
     Raises:
-        ScanFormatError: no prepared files that can be read, a raw scan among them, or two files of
-            one scan.
+        ScanFormatError: no prepared files that can be read, a raw scan among them, or several files
+            of one scan or one acquisition.
     """
     if not folder.is_dir():
         raise ScanFormatError(f"{folder}: no such folder")
@@ -281,6 +281,8 @@ def load_dataset(
             "first"
         )
     _refuse_namesakes(scans)
+    for group in twins(items[0].file for items in scans):
+        raise ScanFormatError(f"{folder}: {told_of_twins(group)}; take all but one of them away")
     if held is None:
         most = min(n_validation, len(scans) // 5), len(scans) // 5
         held = _set_aside(scans, most, seed, first, never, lambda item: item.patient)
@@ -337,6 +339,23 @@ def _refuse_namesakes(scans: Sequence[Sequence[Item]]) -> None:
                 "them away, or prepare the scans again under different file names"
             )
         paths[scan_id] = path
+
+
+def twins(files: Iterable[PreparedFile]) -> list[list[PreparedFile]]:
+    """Files that hold one acquisition: every mask keeps k = 0, where noise never repeats."""
+    groups: dict[str, list[PreparedFile]] = {}
+    for file in files:
+        groups.setdefault(file.center_sha256, []).append(file)
+    return [group for key, group in groups.items() if key and len(group) > 1]
+
+
+def told_of_twins(group: Sequence[PreparedFile]) -> str:
+    """What is wrong with files of one acquisition."""
+    return (
+        f"{', '.join(file.path.name for file in group)} hold one acquisition; an image under "
+        "several masks amounts to a fully sampled one, and none of them can judge what learned "
+        "from another"
+    )
 
 
 def _items(file: ScanFile) -> list[Item]:

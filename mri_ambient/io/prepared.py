@@ -50,7 +50,7 @@ FORMAT = "prepared/1"
 
 _FACTS = (
     "mri_ambient_format", "scan_id", "noise_std", "noise_source", "scale", "voxel_mm",
-    "recon_shape", "steps", "source", "source_sha256", "qc", "calib_shape",
+    "recon_shape", "steps", "source", "source_sha256", "center_sha256", "qc", "calib_shape",
 )  # fmt: skip
 
 
@@ -72,6 +72,7 @@ class PreparedWriter(H5Writer):
 
     Attributes:
         qc: quality figures for a person to read, JSON-ready; may be filled until the block ends.
+        center_sha256: of :class:`PreparedFile`; may be given until the block ends.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class PreparedWriter(H5Writer):
     ) -> None:
         super().__init__(path)
         self.qc: dict[str, Any] = {}
+        self.center_sha256 = ""
         self._n_slices, self._header_xml = n_slices, header_xml
         self._facts: dict[str, object] = {
             "calib_shape": calib_shape,
@@ -145,7 +147,8 @@ class PreparedWriter(H5Writer):
         if self._missing:
             raise ValueError(f"{self.path}: slices {sorted(self._missing)} were never written")
         carried = {name: v for name, v in self._attributes.items() if name not in _FACTS}
-        write_attributes(self.file, {**carried, **self._facts, "qc": json_text(self.qc)})
+        late = {"qc": json_text(self.qc), "center_sha256": self.center_sha256}
+        write_attributes(self.file, {**carried, **self._facts, **late})
 
 
 def _acquired(scan: Scan) -> Tensor:
@@ -180,6 +183,7 @@ class PreparedFile(ScanFile):
         calib_shape: sides ``(y, x)`` of the calibration block.
         source: name of the file it was made from.
         source_sha256: hash of that file.
+        center_sha256: hash of its samples of k = 0, as measured; empty where prep did not say it.
         qc: quality figures, as ``prep`` recorded them.
     """
 
@@ -258,6 +262,7 @@ class PreparedFile(ScanFile):
             self.voxel_mm = (y, x, z)
         self.steps = tuple(str(step) for step in json.loads(facts["steps"]))
         self.source, self.source_sha256 = str(facts["source"]), str(facts["source_sha256"])
+        self.center_sha256 = str(facts.get("center_sha256", ""))
         self.qc: dict[str, Any] = json.loads(facts["qc"])
 
     def _find_mask(self) -> Tensor:

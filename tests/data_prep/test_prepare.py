@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from mri_ambient.baselines import ZeroFilled
 from mri_ambient.coverage import WEAK, MaskFacts, coverage, open_share
+from mri_ambient.data import load_dataset, twins
 from mri_ambient.data_prep import (
     PrepConfig,
     plan,
@@ -36,6 +39,7 @@ from mri_ambient.errors import (
     NumericalWarning,
     OutputExistsError,
     PrepError,
+    ScanFormatError,
 )
 from mri_ambient.fourier import fft2c, fftc, ifft2c, ifftc
 from mri_ambient.io import PreparedFile, Undersampled, open_scan
@@ -291,6 +295,39 @@ def test_a_prepared_file_holds_what_the_chain_makes(raw, tmp_path):
     assert file.qc["noise_std_file"] == pytest.approx(want.noise.std)
     assert [check["index"] for check in file.qc["slices"]] == [0, 1]
     assert all(0.9 < check["eigenvalue"] <= 1 + 1e-6 for check in file.qc["slices"])
+
+
+def test_one_acquisition_under_two_masks_is_found_out(tmp_path):
+    """Two files of one image, each with every other outer line of it: together, all of it."""
+    config = SimulateConfig(size=(48, 48), coils=4, calib=12, full=True, noise=0.01)
+    whole, other = simulate_scans("phantom", tmp_path / "whole", config, count=2)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for first, name in enumerate(("even", "odd")):
+        with h5py.File(shutil.copy(whole, raw / f"{name}.h5"), "r+") as file:
+            ksp = file["kspace"][()]
+            ksp[..., first:18:2] = 0
+            ksp[..., 30 + first :: 2] = 0
+            file["kspace"][...] = ksp
+    shutil.copy(other, raw / "other.h5")
+    prepared = tmp_path / "prepared"
+    summary = prepare_many(sorted(raw.glob("*.h5")), prepared)
+    (told,) = [doubt for doubt in summary.doubts if "one acquisition" in doubt]
+    assert told.startswith("even.h5, odd.h5 hold one acquisition")
+    with pytest.raises(ScanFormatError, match=r"even\.h5, odd\.h5 hold one acquisition"):
+        load_dataset(prepared, n_validation=0, seed=0)
+    (prepared / "odd.h5").unlink()
+    assert load_dataset(prepared, n_validation=0, seed=0).n_scans == 2
+
+
+def test_what_does_not_say_its_center_has_no_twin(raw, tmp_path):
+    """Files of earlier versions, and scans that hold nothing at k = 0."""
+    files = [PreparedFile(prepare_file(path, tmp_path)) for path in raw[:2]]
+    assert files[0].center_sha256 != files[1].center_sha256
+    for file in files:
+        with h5py.File(file.path, "r+") as stored:
+            del stored.attrs["center_sha256"]
+    assert twins(map(PreparedFile, [file.path for file in files])) == []
 
 
 def test_a_compressed_prepared_file_still_knows_its_units(raw, tmp_path):
