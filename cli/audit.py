@@ -242,7 +242,7 @@ def calibration(
     from mri_ambient.checkpoint import load_prior, save_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
-    from mri_ambient.errors import ConfigError, MriAmbientError
+    from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
     from mri_ambient.io import find_scans, open_scan
     from mri_ambient.methods import is_sampler
     from mri_ambient.reconstruct import Options, samples_are
@@ -278,6 +278,8 @@ def calibration(
                     prepared = preparation.apply(scan)
                     cut_lines(prepared, holdout, seed)  # before all the others are sampled
                     yield prepared
+            except DeviceError:
+                raise  # the next scan would fare no better
             except MriAmbientError as error:
                 damaged.append(path)
                 complain(f"error: {named(path, str(error))}")

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from .errors import ConfigError
+from .errors import ConfigError, ScanFormatError
+from .masks import mask_kind
 from .prior import Prior
 from .reconstruct import Options, reconstruct_many
 from .samplers import Sampler
@@ -43,6 +44,7 @@ class Calibration:
         n_samples: samples of each.
         acceleration: least and most of the scans.
         sigma_n: least and most noise of the scans, normalised.
+        mask_kinds: what their masks sample: "lines", "samples" or both.
     """
 
     factor: float
@@ -53,6 +55,7 @@ class Calibration:
     n_samples: int
     acceleration: tuple[float, float]
     sigma_n: tuple[float, float]
+    mask_kinds: tuple[str, ...]
 
 
 def calibrate(
@@ -75,9 +78,10 @@ def calibrate(
         on_scan: told how many are done after every one.
 
     Raises:
-        ConfigError: nothing to fit on, or samples that do not differ.
+        ConfigError: samples that do not differ, or noise that is overestimated.
+        ScanFormatError: no scans, or none with signal.
     """
-    parts, rates, source = [], [], None
+    parts, rates, kinds, source = [], [], set(), None
     for group in _together(scans, method, prior, options):
         cuts = [cut_lines(scan, n_lines, options.seed) for scan in group]
         results = reconstruct_many([cut.seen for cut in cuts], method, prior, options)
@@ -86,6 +90,7 @@ def calibrate(
         for scan, cut, result in zip(group, cuts, results, strict=True):
             source = scan.noise_source
             rates.append(scan.acceleration)
+            kinds.add(mask_kind(scan.mask))
             if result.samples is None:
                 raise ConfigError("a spread needs at least two samples of a stochastic method")
             for i in range(len(scan.slices)):
@@ -96,7 +101,7 @@ def calibrate(
             if on_scan is not None:
                 on_scan(len(rates))
     if not parts:
-        raise ConfigError("no scans to calibrate on")
+        raise ScanFormatError("there is no scan with signal to calibrate on")
     drawn = sum(float(variance.sum()) for _, variance, _ in parts)
     error = sum(float((r.square() - sigma_n**2).sum()) for r, _, sigma_n in parts)
     if drawn == 0:
@@ -132,6 +137,7 @@ def calibrate(
         n_samples=options.n_samples,
         acceleration=(min(rates), max(rates)),
         sigma_n=(min(s for _, _, s in parts), max(s for _, _, s in parts)),
+        mask_kinds=tuple(sorted(kinds)),
     )
 
 
@@ -157,6 +163,7 @@ def with_calibration(prior: Prior, method: Sampler, found: Calibration) -> Prior
         "factor": found.factor,
         "acceleration": found.acceleration,
         "sigma_n": found.sigma_n,
+        "mask_kinds": found.mask_kinds,
         "n_slices": found.n_slices,
         "n_hidden": found.n_hidden,
     }

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from .errors import ScanFormatError
-from .masks import is_line_mask, line_coverage, outer_samples
+from .masks import is_line_mask, line_coverage, mask_kind, outer_samples
 from .rng import rng_for
 from .sense import SenseOp
 from .solve import conjugate_gradient
@@ -364,8 +364,7 @@ def _tallies(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], _T
 
 def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
     """Matrix size ``(y, x)`` and kind, "lines" or "samples": what masks are compared within."""
-    kind = "lines" if is_line_mask(mask) else "samples"
-    return (mask.shape[-2], mask.shape[-1]), kind
+    return (mask.shape[-2], mask.shape[-1]), mask_kind(mask)
 
 
 def is_regular(mask: Tensor) -> bool:

@@ -13,7 +13,7 @@ from .batch import Batch
 from .coverage import is_regular
 from .errors import ConfigError, NumericalWarning
 from .io.base import ScanFile
-from .masks import is_line_mask
+from .masks import mask_kind
 from .methods import is_sampler, is_stochastic
 from .prior import DenoiserSource, Prior
 from .reconstruct import ESTIMATES, Options, calibration_of, here_or_on_the_cpu, samples_are
@@ -67,16 +67,17 @@ def doubt_prior(file: ScanFile, method: Sampler | Baseline, prior: DenoiserSourc
 def _prior_doubts(file: ScanFile, method: Sampler, prior: Prior) -> Iterator[str]:
     trained, rate = prior.facts.mask.acceleration, file.acceleration
     if not prior.knows_masks:
-        if isinstance(method, Aos) and rate > 1:
+        one_step = isinstance(method, Aos) or getattr(method, "start", "") == Aos.name
+        if one_step and rate > 1:
             yield (
-                "knows no masks and takes the zero-filled image for a noisy one; use method dds, "
-                "or a prior trained with objective kspace or ambient"
+                "knows no masks and takes the zero-filled image for a noisy one; use method dds "
+                "from noise, or a prior trained with objective kspace or ambient"
             )
         return
     if rate > FAR * trained:
         yield f"was trained at R = {trained:.1f}, far from R = {rate:.1f} of this scan"
     kinds = {group["kind"] for group in prior.facts.card.get("coverage", ())}
-    kind = "lines" if is_line_mask(file.mask) else "samples"
+    kind = mask_kind(file.mask)
     if kinds and kind not in kinds:
         seen = "whole lines" if kind == "samples" else "2-D masks"
         yield f"saw {seen} only in training, and this scan has others"
@@ -113,6 +114,15 @@ def doubt_spread(
                     NumericalWarning,
                     stacklevel=2,
                 )
+        kinds = entry.get("mask_kinds", [mask_kind(file.mask)])
+        if mask_kind(file.mask) not in kinds:
+            warnings.warn(
+                f"{file.path.name}: the spread is multiplied by {entry['factor']:.2f}, which was "
+                f"fitted under masks of {' and '.join(kinds)}, and this scan has another: it may "
+                "be far off",
+                NumericalWarning,
+                stacklevel=2,
+            )
     elif known := prior.facts.card.get("calibration"):
         names = sorted({entry["method"] for entry in known})
         warnings.warn(
@@ -124,9 +134,9 @@ def doubt_spread(
         )
     elif samples_are(method, prior) == ESTIMATES:
         warnings.warn(
-            f"{file.path.name}: samples of {method.name} by this prior are estimates whose spread "
-            "was never calibrated, and usually says too little; `mri-ambient audit calibration` "
-            "finds the factor",
+            f"{file.path.name}: samples of {method.name} by this prior and with these options are "
+            "estimates whose spread was never calibrated, and usually says too little; "
+            "`mri-ambient audit calibration` finds the factor",
             NumericalWarning,
             stacklevel=2,
         )

@@ -242,6 +242,11 @@ def is_line_mask(mask: Tensor) -> bool:
     return bool((plane == rows[:, None] & lines).all())
 
 
+def mask_kind(mask: Tensor) -> str:
+    """What a mask samples or skips as a whole: "lines", or else single "samples"."""
+    return "lines" if is_line_mask(mask) else "samples"
+
+
 def line_coverage(mask: Tensor) -> Tensor:
     """Which columns hold any sample, bool ``(x,)``."""
     return mask.reshape(-1, mask.shape[-1]).any(dim=0)
@@ -340,10 +345,9 @@ def hide_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
     n_outer = int(_outer_pool(mask).sum())
     n_remove = n_lines if is_line_mask(mask) else n_lines * mask.shape[-2]
     if 2 * n_remove > n_outer:
-        what = "lines" if is_line_mask(mask) else "samples"
         raise ConfigError(
-            f"cannot hide {n_remove} {what}: only {n_outer} lie outside the calibration, and at "
-            "least half must stay"
+            f"cannot hide {n_remove} {mask_kind(mask)}: only {n_outer} lie outside the "
+            "calibration, and at least half must stay"
         )
     return _without(mask, n_remove, rng)
 

@@ -22,7 +22,7 @@ from .memory import bytes_per_image, images_at_once
 from .methods import check_levels, is_sampler, is_stochastic
 from .prior import DenoiserSource, Prior
 from .rng import rng_for
-from .samplers import Adps, Aos, OnStep, PriorOnly, Sampler
+from .samplers import Aos, OnStep, PriorOnly, Sampler
 from .scan import Reconstruction, Scan
 from .units import rss_weight
 
@@ -219,10 +219,12 @@ def samples_are(method: Sampler | Baseline, prior: DenoiserSource | None) -> str
     """What samples may be called.
 
     Only a prior that sees the whole state can draw from the posterior; one that was trained under
-    masks has seen the data already, or never sees all of the state. A-DPS is biased by itself.
+    masks has seen the data already, or never sees all of the state. And the method must take steps
+    that are small enough; A-DPS is biased by itself.
     """
     plain = isinstance(prior, Prior) and not prior.knows_masks
-    return "posterior samples" if plain and not isinstance(method, Adps) else ESTIMATES
+    right = plain and is_sampler(method) and method.draws_posterior
+    return "posterior samples" if right else ESTIMATES
 
 
 class _Work:

@@ -134,7 +134,7 @@ def _baseline(method: Baseline, case: HeldOut) -> Tensor:
     return method(batch.op, ksp, noise_std=batch.noise_std)
 
 
-LEVELS = (0.5, 0.9)
+TOLD_LEVELS = (0.5, 0.9)
 """Central intervals whose coverage is told."""
 
 
@@ -250,7 +250,7 @@ def _spread_checks(y: Tensor, K: Tensor, sigma_n: float, factor: float = 1.0) ->
     residual, drawn = residual_and_variance(y, K)
     drawn = factor**2 * drawn  # what the prior's card says that the spread lacks
     found = {"chi_square": float(residual.square().sum() / (drawn + sigma_n**2).sum())}
-    for level in LEVELS:
+    for level in TOLD_LEVELS:
         inside = covered(residual, drawn, sigma_n, len(K), level)
         found[f"coverage_{round(100 * level)}"] = float(inside.double().mean())
     return found

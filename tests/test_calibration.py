@@ -13,7 +13,7 @@ from helpers import random_maps, small_prior
 from mri_ambient import calibration
 from mri_ambient.calibration import LEVELS, calibrate, with_calibration
 from mri_ambient.checkpoint import load_prior, save_prior
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.masks import MaskSpec
 from mri_ambient.reconstruct import Options, reconstruct
 from mri_ambient.rng import complex_normal
@@ -80,7 +80,7 @@ def test_the_factor_is_what_the_spread_lacks(times, scans, prior, monkeypatch):
     assert max(abs(a - b) for a, b in zip(found.after, LEVELS, strict=True)) < 0.1
     if times == 0.3:
         assert found.before[LEVELS.index(0.9)] < 0.8
-    assert (found.n_slices, ticks) == (4, [1, 2])
+    assert (found.n_slices, found.mask_kinds, ticks) == (4, ("lines",), [1, 2])
 
 
 def test_scans_that_are_sampled_together_give_the_same_factor(scans, prior, monkeypatch):
@@ -105,7 +105,7 @@ def test_what_has_no_spread_cannot_be_calibrated(scans, prior):
     for method, n in ((Aos(), 4), (Dds(n_steps=2), 1)):
         with pytest.raises(ConfigError, match="at least two samples"):
             calibrate(scans, method, prior, Options(n_samples=n))
-    with pytest.raises(ConfigError, match="no scans"):
+    with pytest.raises(ScanFormatError, match="no scan with signal"):
         calibrate([], Dds(n_steps=2), prior, Options())
 
 

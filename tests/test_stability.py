@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from gaussian import GaussianPrior, WholeGaussian
-from helpers import dense, random_maps
+from helpers import PeakBytes, dense, random_maps, small_prior
+from torch import Tensor
 
 from mri_ambient.baselines import CgSense
 from mri_ambient.errors import ConfigError
 from mri_ambient.masks import MaskSpec
-from mri_ambient.rng import complex_normal
-from mri_ambient.samplers import Adps, Aos
+from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.samplers import Adps, Aos, Dds, Msm, Pula
 from mri_ambient.scan import Scan
 from mri_ambient.sense import SenseOp
 from mri_ambient.stability import stability, verdict
@@ -71,6 +72,41 @@ def test_a_search_of_nothing_is_refused(scan, options):
 def test_a_slice_without_signal_is_refused(scan):
     with pytest.raises(ConfigError, match="no signal"):
         stability(replace(scan, ksp=torch.zeros_like(scan.ksp)), CgSense(), None)
+
+
+@pytest.mark.parametrize(
+    "method", [Dds(n_steps=4), Msm(n_steps=4, n_masks=2), Pula(n_steps=4)], ids=lambda m: m.name
+)
+def test_gradients_of_samplers_are_those_of_one_graph(method, scan, monkeypatch):
+    """Steps that are computed again draw the same noise and the same masks."""
+    prior = GaussianPrior(torch.ones(SHAPE, dtype=torch.float64), sigma_min=0.05)
+    op, noise_std = SenseOp(scan.maps, scan.mask), torch.tensor([0.1])
+
+    def gradient() -> tuple[Tensor, Tensor]:
+        y, rng = scan.ksp.clone().requires_grad_(), [rng_for(3)]
+        img = method(prior, op, y, noise_std=noise_std, rng=rng)
+        (grad,) = torch.autograd.grad(img.abs().square().sum(), y)
+        return grad, torch.randn(3, generator=rng[0])
+
+    again, stream = gradient()
+    module = "pula" if isinstance(method, Pula) else "descent"
+    name = f"mri_ambient.samplers.{module}.step_by_step"
+    monkeypatch.setattr(name, lambda step, state, rng: step(state))
+    at_once, untouched = gradient()
+    assert float(at_once.abs().max()) > 0
+    torch.testing.assert_close(again, at_once, rtol=1e-5, atol=1e-6)
+    assert torch.equal(stream, untouched)  # what is drawn afterwards is not moved
+
+
+def test_an_attack_takes_the_memory_of_a_step(scan):
+    prior = small_prior("conditioned")
+
+    def peak(n_steps: int) -> int:
+        with PeakBytes() as seen:
+            stability(scan, Dds(n_steps=n_steps), prior, n_iter=1)
+        return seen.peak
+
+    assert peak(16) < 1.3 * peak(4)
 
 
 def test_a_method_that_takes_gradients_itself_is_refused(scan):

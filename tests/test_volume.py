@@ -36,6 +36,7 @@ from mri_ambient.prior import Prior, scan_digest
 from mri_ambient.reconstruct import Options
 from mri_ambient.rng import rng_for
 from mri_ambient.samplers import Aos, Dds, Msm, Pula
+from mri_ambient.samplers.descent import ENOUGH_STEPS
 from mri_ambient.scan import Scan
 from mri_ambient.volume import (
     _runs,
@@ -357,7 +358,8 @@ def test_samples_are_kept_where_that_is_wanted_and_called_what_they_are(volume, 
     ):
         options = Options(n_samples=3, keep_samples=True)
         output = tmp_path / name
-        report = reconstruct_file(file, plan(file), Dds(n_steps=2), prior, output, options)
+        method = Dds(n_steps=ENOUGH_STEPS)
+        report = reconstruct_file(file, plan(file), method, prior, output, options)
         with h5py.File(output / f"{file.scan_id}.h5") as found:
             samples, std = found["reconstruction_samples"][()], found["reconstruction_std"][()]
             image = found["reconstruction_complex"][()]
@@ -367,7 +369,7 @@ def test_samples_are_kept_where_that_is_wanted_and_called_what_they_are(volume, 
         assert report["provenance"]["samples_are"] == name
         assert f"dds (3 {name})" in summary_line(report)
         single = reconstruct_file(
-            file, plan(file), Dds(n_steps=2), prior, tmp_path / "single", Options(n_samples=1)
+            file, plan(file), method, prior, tmp_path / "single", Options(n_samples=1)
         )
         assert single["provenance"]["samples_are"] == name
         assert ": dds, R" in summary_line(single)
@@ -391,23 +393,26 @@ def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
     entry |= {"acceleration": [1.5, 2.5], "sigma_n": [0.0, 9.0]}
     card = plain.facts.card | {"calibration": [entry]}
     prior = replace(plain, facts=replace(plain.facts, card=card))
-    for rate, sigma_n, words in (
-        ([1.5, 2.5], [0.0, 9.0], ""),
-        ([8.0, 9.0], [0.0, 9.0], "acceleration 8 to 9"),
-        ([1.5, 2.5], [7.0, 9.0], "sigma_n 7 to 9"),
+    for changed, words in (
+        ({}, ""),
+        ({"mask_kinds": ["lines"]}, ""),
+        ({"acceleration": [8.0, 9.0]}, "acceleration 8 to 9"),
+        ({"sigma_n": [7.0, 9.0]}, "sigma_n 7 to 9"),
+        ({"mask_kinds": ["samples"]}, "masks of samples, and this scan has another"),
     ):
-        known = entry | {"acceleration": rate, "sigma_n": sigma_n}
+        known = entry | changed
         card = plain.facts.card | {"calibration": [known]}
         other = replace(plain, facts=replace(plain.facts, card=card))
+        where = tmp_path / "-".join(["w", *changed, words[:1]])
         report = reconstruct_file(
-            file, plan(file), Dds(n_steps=2), other, tmp_path / f"w{words}", Options(n_samples=3)
+            file, plan(file), Dds(n_steps=2), other, where, Options(n_samples=3)
         )
         said = [doubt for doubt in report["doubts"] if "it may be far off" in doubt]
         assert len(said) == bool(words)
         assert all(words in doubt for doubt in said)
-        with h5py.File(tmp_path / f"w{words}" / f"{file.scan_id}.h5") as written:
+        with h5py.File(where / f"{file.scan_id}.h5") as written:
             facts = {name: written.attrs[name] for name in ("samples_are", "std_factor")}
-        assert facts == {"samples_are": "posterior samples", "std_factor": 2.0}
+        assert facts == {"samples_are": "estimates with a spread", "std_factor": 2.0}
     for steps, n_samples, told in ((2, 3, 0), (3, 3, 1), (2, 2, 1), (3, 1, 0)):
         options = Options(n_samples=n_samples, batch_size=1)
         report = reconstruct_file(
@@ -417,13 +422,23 @@ def test_a_calibration_for_something_else_is_told_of_once(volume, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "n_samples", "told"), [("conditioned", 3, 1), ("conditioned", 1, 0), ("plain", 3, 0)]
+    ("kind", "n_samples", "n_steps", "told"),
+    [
+        ("conditioned", 3, 2, 1),
+        ("conditioned", 1, 2, 0),
+        ("plain", 3, 2, 1),
+        ("plain", 3, ENOUGH_STEPS, 0),
+    ],
 )
-def test_spreads_that_were_never_calibrated_are_doubted(kind, n_samples, told, volume, tmp_path):
+def test_spreads_that_were_never_calibrated_are_doubted(
+    kind, n_samples, n_steps, told, volume, tmp_path
+):
     """Those of estimates; posterior samples have about the spread they should."""
-    file, options = open_scan(volume), Options(n_samples=n_samples)
-    report = reconstruct_file(file, plan(file), Dds(n_steps=2), prior_of(kind), tmp_path, options)
+    file, options, method = open_scan(volume), Options(n_samples=n_samples), Dds(n_steps=n_steps)
+    report = reconstruct_file(file, plan(file), method, prior_of(kind), tmp_path, options)
     assert sum("was never calibrated" in doubt for doubt in report["doubts"]) == told
+    estimates = report["provenance"]["samples_are"] == "estimates with a spread"
+    assert estimates == (kind == "conditioned" or n_steps < ENOUGH_STEPS)
 
 
 @pytest.mark.parametrize(("known", "n_hidden", "told"), [(True, 1, 1), (True, 0, 0), (False, 1, 0)])

@@ -62,6 +62,11 @@ class Adps:
         """Network evaluations per sample, each forwards and backwards."""
         return self.n_steps
 
+    @property
+    def draws_posterior(self) -> bool:
+        """Biased by construction (docs/results/samplers.md)."""
+        return False
+
     def __call__(
         self,
         prior: DenoiserSource,

@@ -42,6 +42,11 @@ class Aos:
         """Network evaluations per sample."""
         return 1
 
+    @property
+    def draws_posterior(self) -> bool:
+        """It gives one image, an estimate of the posterior mean."""
+        return False
+
     def __call__(
         self,
         prior: DenoiserSource,

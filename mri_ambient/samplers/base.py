@@ -6,10 +6,11 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError, NumericalWarning
 from ..noise import EDM_HIGHEST, EDM_SIGMA_DATA
@@ -46,6 +47,8 @@ class Sampler(Protocol):
         stochastic: whether another generator gives another image.
         needs_grad: whether it differentiates through the denoiser.
         n_evaluations: network evaluations per sample; with ``needs_grad``, backwards as well.
+        draws_posterior: whether samples are the posterior's, nearly, given a good prior that sees
+            the whole state: options with which their mean and spread were measured to be right.
     """
 
     name: ClassVar[str]
@@ -55,6 +58,11 @@ class Sampler(Protocol):
     @property
     def n_evaluations(self) -> int:
         """Network evaluations per sample."""
+        ...
+
+    @property
+    def draws_posterior(self) -> bool:
+        """Whether samples are the posterior's, given a good prior that sees the whole state."""
         ...
 
     def __call__(
@@ -127,6 +135,37 @@ def first_level(highest: float, prior: DenoiserSource, *, most: float | None = N
             stacklevel=2,
         )
     return max(level, lowest)
+
+
+State = TypeVar("State")
+
+
+def step_by_step(step: Callable[[Tensor], State], state: Tensor, rng: Sequence[Generator]) -> State:
+    """``step(state)``, computed again where gradients come back through it.
+
+    So a gradient through a sampler takes the memory of one of its steps, not of all. What the step
+    draws from ``rng`` is the same both times. Without gradients it is just called.
+    """
+    if not torch.is_grad_enabled():
+        return step(state)
+    begun, first = [generator.get_state() for generator in rng], True
+
+    def repeatable(state: Tensor) -> State:
+        nonlocal first
+        if first:
+            first = False
+            return step(state)
+        now = [generator.get_state() for generator in rng]
+        for generator, drawn in zip(rng, begun, strict=True):
+            generator.set_state(drawn)
+        try:
+            return step(state)
+        finally:
+            for generator, drawn in zip(rng, now, strict=True):
+                generator.set_state(drawn)
+
+    done: State = checkpoint(repeatable, state, use_reentrant=False, preserve_rng_state=False)
+    return done
 
 
 def one_step(

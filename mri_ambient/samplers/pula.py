@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -41,6 +42,7 @@ from .base import (
     finish,
     first_image,
     first_level,
+    step_by_step,
 )
 from .descent import LEAST_NOISE
 
@@ -81,6 +83,12 @@ class Pula:
         """Network evaluations per sample."""
         return self.n_steps + (self.start == "aos")
 
+    @property
+    def draws_posterior(self) -> bool:
+        """In enough steps that are small enough, from a level that leaves the start behind."""
+        small = self.gamma <= Pula.gamma and self.sigma_max >= Pula.sigma_max
+        return small and self.n_steps >= Pula.n_steps
+
     def __call__(
         self,
         prior: DenoiserSource,
@@ -103,7 +111,8 @@ class Pula:
 
         x = first_image(self.start, prior, op, ksp, noise_std=noise_std, rng=rng)
         data = op.adjoint(ksp)
-        for i, sigma in enumerate(sigmas):
+
+        def step(x: Tensor, sigma: float) -> Tensor:
             noise = sigma * white(tuple(ksp.shape[1:]))
             z = op.expand(x - op.combine(noise)) + noise
             D = denoiser(z, torch.full_like(noise_std, sigma))
@@ -111,11 +120,15 @@ class Pula:
             drift = data - op.normal(x) + ridge * (D - x)
             w1, w2 = white(tuple(ksp.shape[1:])), op.support * white(tuple(x.shape[1:]))
             spread = sigma_n * (op.adjoint(w1) + sigma_n / sigma * w2)
-            x = x + conjugate_gradient(
-                lambda v, ridge=ridge: op.normal(v) + ridge * v,  # type: ignore[misc]
+            moved: Tensor = x + conjugate_gradient(
+                lambda v: op.normal(v) + ridge * v,
                 self.gamma / 2 * drift + math.sqrt(self.gamma) * spread,
                 n_iter=n_cg,
             )
+            return moved
+
+        for i, sigma in enumerate(sigmas):
+            x = step_by_step(partial(step, sigma=sigma), x, rng)
             if on_step is not None:
                 residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
                 on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))

@@ -19,7 +19,7 @@ from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli import app as module
 from mri_ambient.cli.common import parse_seconds, pick_shard
 from mri_ambient.cli.job import join_job
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, DeviceError, PrepError
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec
 from mri_ambient.methods import SAMPLINGS, Sampling
@@ -761,6 +761,29 @@ def test_audit_calibrates_the_spread(cli, full, prior_file, tmp_path, monkeypatc
     assert "use --overwrite" in cli(*again, "--device", "cpu", code=2)[1]
     (tmp_path / "audit/run.json").write_text("{}")
     assert "is a training run" in cli(*again, "--device", "cpu", "--overwrite", code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DeviceError("device 'cuda' was lost; run the same command again"), 4),
+        (PrepError("every sample is zero"), 3),
+    ],
+)
+def test_audit_calibration_ends_where_no_scan_can_be_used(
+    error, code, cli, full, prior_file, tmp_path, monkeypatch
+):
+    """A lost device is said once; scans of which none is of use, each, and no usable input."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mri_ambient.data_prep.plan", fail)
+    said = cli("audit", "calibration", prior_file, full, "-o", tmp_path / "audit", "--device",
+               "cpu", code=code)[1]  # fmt: skip
+    n_scans = len(list(full.glob("*.h5")))
+    assert said.count(str(error)) == (1 if code == 4 else n_scans)
+    assert not (tmp_path / "audit/calibration.json").exists()
 
 
 def test_a_job_without_its_launcher_is_refused(monkeypatch):
