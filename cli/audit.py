@@ -128,8 +128,9 @@ def stability(
 ) -> None:
     """How much can a change no larger than the noise change the image, at worst?
 
-    OUT gets stability.json and stability.png: the method, CG-SENSE and L1-wavelet before and after
-    the worst change that was found for each, and five times the difference.
+    Of a sampler, one sample with its random numbers kept fixed is attacked. OUT gets stability.json
+    and stability.png: the method, CG-SENSE and L1-wavelet before and after the worst change that
+    was found for each, and five times the difference of the magnitudes.
     """
     from dataclasses import asdict
 

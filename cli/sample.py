@@ -28,7 +28,10 @@ def run(
     maps_from: Annotated[
         Path | None, typer.Option(help="Scan whose coil maps (first slice) are used.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Network evaluations an image.")] = 40,
+    steps: Annotated[
+        int,
+        typer.Option(help="Noise levels an image: one evaluation each, with --guidance three."),
+    ] = 40,
     guidance: Annotated[
         float,
         typer.Option(help="Weight of moving towards what all masks agree about."),

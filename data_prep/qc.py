@@ -11,6 +11,9 @@ from ..fourier import center_crop, center_pad, fft2c, ifft2c
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
 
+ABOVE_NOISE = 3.0
+"""Calibration data are unexplained by more than noise if their rest is so many times the noise's."""
+
 LEAST_SUPPORT = 0.02
 """Share of the field of view that any object should fill."""
 
@@ -27,6 +30,7 @@ class SliceCheck:
         second_map: share of the support where a second map is as real as the first.
         calib_residual: share of the calibration data's energy that the maps leave unexplained;
             noise included.
+        calib_noise: share of it that is noise.
     """
 
     index: int
@@ -35,6 +39,18 @@ class SliceCheck:
     eigenvalue: float
     second_map: float
     calib_residual: float
+    calib_noise: float
+
+    @property
+    def folded(self) -> bool:
+        """Whether two places of the object share pixels: noise alone has many maps as well."""
+        real = self.calib_residual > ABOVE_NOISE * self.calib_noise
+        return self.second_map > SECOND_MAP_SHARE and real
+
+    @property
+    def drowned(self) -> bool:
+        """Whether the calibration data are so noisy that no maps can be told from them."""
+        return self.second_map > SECOND_MAP_SHARE and not self.folded
 
 
 def check_slices(
@@ -51,7 +67,11 @@ def check_slices(
         second = second_map_share(found)
     calib = center_crop(scan.ksp, calib_shape)
     blank, residual = ~calib.flatten(1).any(dim=1), calibration_residual(calib, maps)
-    columns = (blank, support.float().mean(dim=(-2, -1)), eigenvalue, second, residual)
+    energy = calib.abs().square().sum(dim=(-3, -2, -1))
+    n_samples = (calib != 0).sum(dim=(-3, -2, -1))
+    noise = 2 * float(scan.noise_std or 0.0) ** 2 * n_samples / energy.clamp_min(1e-30)
+    noise = noise.clamp(max=1.0)
+    columns = (blank, support.float().mean(dim=(-2, -1)), eigenvalue, second, residual, noise)
     rows = zip(scan.slices, *(column.tolist() for column in columns), strict=True)
     return tuple(SliceCheck(*row) for row in rows)
 
@@ -78,7 +98,8 @@ def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
 
 def slice_doubts(scan_id: str, checks: tuple[SliceCheck, ...]) -> list[str]:
     """What the figures of a volume give reason to doubt, one sentence for each kind."""
-    folded = [check for check in checks if check.second_map > SECOND_MAP_SHARE]
+    folded = [check for check in checks if check.folded]
+    drowned = [check for check in checks if check.drowned]
     blank = [check.index for check in checks if check.blank]
     empty = [check for check in checks if check.support < LEAST_SUPPORT and not check.blank]
     doubts = []
@@ -94,6 +115,13 @@ def slice_doubts(scan_id: str, checks: tuple[SliceCheck, ...]) -> list[str]:
             f"enough (slice {worst.index}: in {worst.second_map:.0%} of the support two places of "
             "the object share a pixel): the field of view is smaller than the object, and where "
             "it folds the reconstruction will keep artefacts"
+        )
+    if drowned:
+        worst = max(drowned, key=lambda check: check.calib_noise)
+        doubts.append(
+            f"{scan_id}: in {len(drowned)} of {len(checks)} slices the calibration data are too "
+            f"noisy to tell coil maps from (slice {worst.index}: {worst.calib_noise:.0%} of their "
+            "energy is noise): do not trust images of these slices"
         )
     if empty:
         doubts.append(

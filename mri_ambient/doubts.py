@@ -249,11 +249,11 @@ def _flags(
     method: Sampler | Baseline,
     prior: DenoiserSource | None,
 ) -> Iterator[str]:
-    """Sentences about what does not fit, of one slice."""
+    """Sentences about what does not fit, of one slice, the gravest first."""
     sigma_n = float(scan.noise_std or 0.0)
+    yield from _hidden_flags(check.get("held_out"))
     if check["data_residual"] * sigma_n / max(sigma_n, LEAST_NOISE) > HIGH_RESIDUAL:
         yield f"leaves {check['data_residual']:.1f} sigma_n of the measurement unexplained"
-    yield from _hidden_flags(check.get("held_out"))
     if not (is_sampler(method) and isinstance(prior, Prior)):
         return
     if check["data_residual"] < LOW_RESIDUAL * _least_residual(scan) and sigma_n > LEAST_NOISE:

@@ -258,6 +258,18 @@ def test_options_that_cannot_work_are_refused(options):
         PrepConfig(**options)
 
 
+@pytest.mark.parametrize(("noise", "told"), [(0.03, False), (0.3, True)])
+def test_noise_is_not_taken_for_a_folded_field_of_view(noise, told):
+    """A head that fits, in noise that gives ESPIRiT eigenvalues of 1 everywhere."""
+    file = head(noise=noise)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plan(file).apply(file[0])
+    said = " ".join(str(w.message) for w in caught)
+    assert ("too noisy to tell coil maps from (slice 0: " in said) == told
+    assert "share a pixel" not in said
+
+
 def test_one_map_too_few_is_noticed_on_a_real_scan(real_scans, tmp_path):
     with pytest.warns(NumericalWarning, match="one set of coil maps is not enough"):
         path = prepare_file(real_scans / "alias_brain8.h5", tmp_path)
