@@ -12,7 +12,7 @@ from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
 
 ABOVE_NOISE = 3.0
-"""Calibration data are unexplained by more than noise if their rest is so many times the noise's."""
+"""Calibration data hold more than maps and noise if their rest is so many times the noise."""
 
 LEAST_SUPPORT = 0.02
 """Share of the field of view that any object should fill."""

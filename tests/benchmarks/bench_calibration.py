@@ -8,7 +8,8 @@ form, and so is the exact denoiser under every mask. Each signal is measured onc
 times, by training masks of the scan's rate.
 Printed, one JSON line a rule: the mean squared error of one sample over that of the posterior mean
 (2.00 for posterior samples), of the mean of four samples (1.25), and the variance of the samples
-over the posterior's (1.00), with standard errors over the signals. Rules of ``dds``, with a
+over the posterior's (1.00), with standard errors over the signals, and how far the mean of the
+samples' law is from the posterior's (0.00). Rules of ``dds``, with a
 constant share of fresh noise: a prior that sees everything (plain priors), the scan's mask, one
 fresh random mask a step, the average of six, one mask for all steps. Beside them ``dds`` as it is
 by default, ``msm`` (coverage-weighted averages), ``pula``, and A-DPS, with a plain prior and with
@@ -156,6 +157,27 @@ def ratio(above: Tensor, below: Tensor) -> tuple[float, float]:
     return round(float(value), 3), round(float(error), 3)
 
 
+def bias(samples: Tensor, mean: Tensor, post: Tensor) -> float:
+    """RMS distance of the samples' law's mean from the posterior's, in posterior deviations.
+
+    Over the eigendirections of the posterior, alike; what the mean of few samples is off by chance
+    is taken off.
+
+    Args:
+        samples: ``(sample, signal, N)``.
+        mean: posterior means ``(signal, N)``.
+        post: their covariances per real channel, ``(signal, N, N)``.
+    """
+    variance, directions = torch.linalg.eigh(post)
+
+    def along(x: Tensor) -> Tensor:
+        return (directions.mH @ x[..., None])[..., 0].abs().square() / (2 * variance)
+
+    middle = samples.mean(dim=0)
+    chance = sum(along(one - middle) for one in samples) / (len(samples) - 1) / len(samples)
+    return round(float((along(middle - mean) - chance).mean().clamp(min=0).sqrt()), 3)
+
+
 def main() -> None:
     """Sample, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -222,6 +244,7 @@ def main() -> None:
         pairs = {"one": (one, best), "mean_of_4": (four, best), "spread": (spread, wide)}
         for key, pair in pairs.items():
             row[key], row[f"{key}_error"] = ratio(*pair)
+        row["bias"] = bias(samples, mean, post)
         print(json.dumps(row), flush=True)
 
 
