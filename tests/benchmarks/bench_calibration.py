@@ -6,14 +6,15 @@ Signals of 64 pixels with a known Gaussian law (neighbours correlated over ``--l
 smooth coils, random lines, noise per channel as given: posterior mean and error are known in closed
 form, and so is the exact denoiser under every mask. Each signal is measured once and sampled four
 times, by training masks of the scan's rate.
+
 Printed, one JSON line a rule: the mean squared error of one sample over that of the posterior mean
 (2.00 for posterior samples), of the mean of four samples (1.25), and the variance of the samples
-over the posterior's (1.00), with standard errors over the signals, and how far the mean of the
-samples' law is from the posterior's (0.00). Rules of ``dds``, with a
-constant share of fresh noise: a prior that sees everything (plain priors), the scan's mask, one
-fresh random mask a step, the average of six, one mask for all steps. Beside them ``dds`` as it is
-by default, ``msm`` (coverage-weighted averages), ``pula``, and A-DPS, with a plain prior and with
-its single mask. No sampler ends with a data-consistency solve: the denoisers are exact.
+over the posterior's (1.00), with standard errors over the signals; and how far the mean of the
+samples' law is from the posterior's (0.00). Rules of ``dds``, with a constant share of fresh noise:
+a prior that sees everything (plain priors), the scan's mask, one fresh random mask a step, the
+average of six, one mask for all steps. Beside them ``dds`` with fresh noise as by default, ``msm``
+(coverage-weighted averages), ``pula``, and A-DPS, with a plain prior and with its single mask. No
+sampler ends with a data-consistency solve: the denoisers are exact.
 
 ``--quick`` runs a few signals and few steps.
 """
