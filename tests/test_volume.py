@@ -31,6 +31,7 @@ from mri_ambient.errors import (
 from mri_ambient.finished import Finished
 from mri_ambient.io import open_scan
 from mri_ambient.masks import MaskSpec, achieved_acceleration
+from mri_ambient.methods import SAMPLINGS
 from mri_ambient.nn.precond import Denoiser
 from mri_ambient.prior import Prior, scan_digest
 from mri_ambient.reconstruct import Options
