@@ -114,7 +114,7 @@ def slice_doubts(scan_id: str, checks: tuple[SliceCheck, ...]) -> list[str]:
             f"{scan_id}: in {len(folded)} of {len(checks)} slices one set of coil maps is not "
             f"enough (slice {worst.index}: in {worst.second_map:.0%} of the support two places of "
             "the object share a pixel): the field of view is smaller than the object, and where "
-            "it folds the reconstruction will keep artefacts"
+            "it folds the reconstruction will keep artefacts, which a larger --noise-std weakens"
         )
     if drowned:
         worst = max(drowned, key=lambda check: check.calib_noise)
