@@ -26,6 +26,7 @@ from .common import (
     Set,
     claim_folder,
     complain,
+    exit_code,
     merge_options,
     named,
     pick_sampling,
@@ -243,7 +244,7 @@ def calibration(
     from mri_ambient.checkpoint import load_prior, save_prior
     from mri_ambient.data_prep import plan
     from mri_ambient.device import pick_device
-    from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
+    from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, ScanFormatError
     from mri_ambient.io import find_scans, open_scan
     from mri_ambient.methods import is_sampler
     from mri_ambient.reconstruct import Options, samples_are
@@ -263,7 +264,8 @@ def calibration(
     loaded = load_prior(prior, where)
     claim_folder(output, "calibration.json", overwrite=overwrite)
     claim_folder(output, "prior.safetensors", overwrite=overwrite)
-    paths, damaged = find_scans([data]), []
+    paths = find_scans([data])
+    failed: list[MriAmbientError] = []
 
     def slices() -> Iterator[Scan]:
         for path in paths:
@@ -282,20 +284,25 @@ def calibration(
             except DeviceError:
                 raise  # the next scan would fare no better
             except MriAmbientError as error:
-                damaged.append(path)
+                failed.append(error)
                 complain(f"error: {named(path, str(error))}")
 
     options = Options(seed=seed, n_samples=samples, device=where)
     with progress_bar() as bars:
         task = bars.add_task("calibrate", total=None)
-        found = calibrate(
-            slices(),
-            chosen,
-            loaded,
-            options,
-            n_lines=holdout,
-            on_scan=lambda done: bars.update(task, completed=done),
-        )
+        try:
+            found = calibrate(
+                slices(),
+                chosen,
+                loaded,
+                options,
+                n_lines=holdout,
+                on_scan=lambda done: bars.update(task, completed=done),
+            )
+        except ScanFormatError:
+            if failed:  # and was told of
+                raise typer.Exit(exit_code(failed[0])) from None
+            raise
     what = samples_are(chosen, loaded)
     facts = {"method": chosen.name, "method_options": asdict(chosen), "samples_are": what}  # type: ignore[call-overload]
     facts |= {"levels": LEVELS, **asdict(found)}
@@ -310,5 +317,5 @@ def calibration(
         f"90 % intervals hold {100 * found.before[-2]:.0f} % of {found.n_hidden} hidden "
         f"measurements before and {100 * found.after[-2]:.0f} % after"
     )
-    if damaged:
+    if failed:
         raise typer.Exit(1)

@@ -104,14 +104,16 @@ def run(
         n_steps = getattr(chosen, "n_steps", 1) * (samples if is_stochastic(chosen) else 1)
         work = bars.add_task(path.name, total=len(file) * n_steps)
 
-        for first in range(0, len(file), n_slices):
-            scan = preparation.apply(file[first : first + n_slices])
-            rows += predict_hidden(
-                scan, chosen, loaded, options, holdout,
-                on_step=lambda info: bars.advance(work, len(info.residual)),
-            )  # fmt: skip
-            bars.update(work, completed=len(rows) * n_steps)
-        bars.remove_task(work)
+        try:
+            for first in range(0, len(file), n_slices):
+                scan = preparation.apply(file[first : first + n_slices])
+                rows += predict_hidden(
+                    scan, chosen, loaded, options, holdout,
+                    on_step=lambda info: bars.advance(work, len(info.residual)),
+                )  # fmt: skip
+                bars.update(work, completed=len(rows) * n_steps)
+        finally:
+            bars.remove_task(work)
         doubt_spread(file, chosen, loaded, options, scan.noise_std or 0.0)
         if spread:
             what, factor = spread["samples_are"], spread["std_factor"]

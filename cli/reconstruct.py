@@ -191,20 +191,22 @@ def run(
             n_samples = samples if is_stochastic(chosen) else 1
             n_steps = getattr(chosen, "n_steps", 1) * n_samples * (2 if holdout else 1)
             work = bars.add_task(path.name, total=len(file) * n_steps)
-            report = reconstruct_file(
-                file,
-                preparation,
-                chosen,
-                loaded,
-                output,
-                options,
-                reference=reference,
-                made_with=made_with,
-                checking=checking,
-                on_slice=lambda done, _: bars.update(work, completed=done * n_steps),
-                on_step=lambda info: bars.advance(work, len(info.residual)),
-            )
-            bars.remove_task(work)
+            try:
+                report = reconstruct_file(
+                    file,
+                    preparation,
+                    chosen,
+                    loaded,
+                    output,
+                    options,
+                    reference=reference,
+                    made_with=made_with,
+                    checking=checking,
+                    on_slice=lambda done, _: bars.update(work, completed=done * n_steps),
+                    on_step=lambda info: bars.advance(work, len(info.residual)),
+                )
+            finally:
+                bars.remove_task(work)
             if png:
                 draw(path.stem)
             say(summary_line(report))

@@ -11,8 +11,11 @@ from ..fourier import center_crop, center_pad, fft2c, ifft2c
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
 
-ABOVE_NOISE = 3.0
+ABOVE_NOISE = 1.5
 """Calibration data hold more than maps and noise if their rest is so many times the noise."""
+
+MOSTLY_NOISE = 0.5
+"""No maps are told from calibration data with a larger share of noise in their energy."""
 
 LEAST_SUPPORT = 0.02
 """Share of the field of view that any object should fill."""
@@ -48,9 +51,14 @@ class SliceCheck:
         return self.second_map > SECOND_MAP_SHARE and real
 
     @property
+    def unclear(self) -> bool:
+        """Whether there are several maps, and noise alone may be the reason."""
+        return self.second_map > SECOND_MAP_SHARE and not self.folded
+
+    @property
     def drowned(self) -> bool:
         """Whether the calibration data are so noisy that no maps can be told from them."""
-        return self.second_map > SECOND_MAP_SHARE and not self.folded
+        return self.unclear and self.calib_noise > MOSTLY_NOISE
 
 
 def check_slices(
@@ -100,6 +108,7 @@ def slice_doubts(scan_id: str, checks: tuple[SliceCheck, ...]) -> list[str]:
     """What the figures of a volume give reason to doubt, one sentence for each kind."""
     folded = [check for check in checks if check.folded]
     drowned = [check for check in checks if check.drowned]
+    unclear = [check for check in checks if check.unclear and not check.drowned]
     blank = [check.index for check in checks if check.blank]
     empty = [check for check in checks if check.support < LEAST_SUPPORT and not check.blank]
     doubts = []
@@ -115,6 +124,13 @@ def slice_doubts(scan_id: str, checks: tuple[SliceCheck, ...]) -> list[str]:
             f"enough (slice {worst.index}: in {worst.second_map:.0%} of the support two places of "
             "the object share a pixel): the field of view is smaller than the object, and where "
             "it folds the reconstruction will keep artefacts, which a larger --noise-std weakens"
+        )
+    if unclear:
+        worst = max(unclear, key=lambda check: check.second_map)
+        doubts.append(
+            f"{scan_id}: in {len(unclear)} of {len(checks)} slices a second set of coil maps is as "
+            f"real as the first (slice {worst.index}: in {worst.second_map:.0%} of the support): "
+            "noise, or a field of view smaller than the object, which cannot be told apart there"
         )
     if drowned:
         worst = max(drowned, key=lambda check: check.calib_noise)

@@ -101,19 +101,21 @@ def describe(
     largest = max(dataset.train, key=lambda item: item.shape[0] * item.shape[1])
     bf16 = config.autocast_on(device)
     resolved = replace(config, wrapper=kind, precision="bf16" if bf16 else "fp32")
-    trial = _trial(largest, len(dataset.train), resolved, device, images, time_limit_s)
+    made = set() if run is None else {path.stem for path in (run / "targets").glob("*.h5")}
+    n_targets = sum(item.scan_id not in made for item in dataset.train)
+    trial = _trial(largest, n_targets, resolved, device, images, time_limit_s)
     return f"{to_toml(resolved.as_dict())}\n{text}\n{trial}"
 
 
 def _trial(
     item: Item,
-    n_slices: int,
+    n_targets: int,
     config: TrainConfig,
     device: torch.device,
     images: int | None,
     time_limit_s: float | None,
 ) -> str:
-    """Train one of ``n_slices``, and say what all of it takes, of each process of a job."""
+    """Train one image, and say what a step of a whole batch takes, of each process of a job."""
     kind = config.wrapper or config.objective.wrapper
     net = DENOISERS[kind](preset(config.preset), sigma_data=0.3).to(device).train()
     net.autocast = config.autocast_on(device)
@@ -124,7 +126,7 @@ def _trial(
         for _ in range(2):  # the first time, libraries are loaded
             target = reconstruct(item.file[item.index], method, options=options)
         batch = replace(batch, img=target.img.to(device))
-        to_make = n_slices * target.provenance["seconds"]
+        to_make = n_targets * target.provenance["seconds"]
     weights = {tuple(parameter.shape) for parameter in net.parameters()}
     weights |= {shape[::-1] for shape in weights}
     kept = 0
@@ -152,7 +154,7 @@ def _trial(
         f"one image of {item.shape[0]}x{item.shape[1]} takes {seconds:.2f} s there"
     )
     if to_make:
-        text += f", to make {n_slices} targets first {format_seconds(to_make / team.size)}"
+        text += f", to make {n_targets} targets first {format_seconds(to_make / team.size)}"
     if team.size > 1:
         text += f" in each of {team.size} processes"
     if images is not None:

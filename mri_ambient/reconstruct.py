@@ -279,7 +279,8 @@ class _Work:
                 try:
                     torch.cuda.synchronize(asked)
                 except RuntimeError as error:
-                    if not out_of_memory(error):  # else nothing ever found room there
+                    never_there = self.device.type == "cpu" and out_of_memory(error)
+                    if not never_there:  # as it had no room, not even to be asked
                         raise
 
     def residuals(self, batch: Batch, img: Tensor) -> Iterator[dict[str, float]]:

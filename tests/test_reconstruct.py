@@ -316,13 +316,18 @@ def test_an_image_of_nans_is_refused(scan):
 
 
 def test_nothing_is_waited_for_on_a_gpu_that_never_had_room(monkeypatch):
-    said = ["CUDA error: out of memory", "CUDA error: unspecified launch failure"]
+    full = "CUDA error: out of memory"
+    said = [full, full, "CUDA error: unspecified launch failure"]
 
     def refuse(*_):
         raise RuntimeError(said.pop(0))
 
     monkeypatch.setattr(torch.cuda, "synchronize", refuse)
-    work = _Work(ZeroFilled(), None, Options(device="cuda"), None)
+    work = _Work(ZeroFilled(), None, Options(device="cuda", cpu_fallback=True), None)
+    with pytest.raises(DeviceError, match="out of memory"):  # what it computes is not ready
+        work.wait()
+    with pytest.warns(NumericalWarning, match="going on with the CPU"):
+        work.move_to_cpu()
     work.wait()
     with pytest.raises(DeviceError, match="was lost"):
         work.wait()

@@ -36,6 +36,7 @@ from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
 from .base import (
+    CG_OF_PLAIN,
     OnStep,
     StepInfo,
     cg_steps,
@@ -54,9 +55,6 @@ LEAST_NOISE = 1e-3
 ENOUGH_STEPS = 40
 """With so many steps the samples of an exact plain prior have nine tenths of the posterior's
 variance, with 10 six tenths (docs/results/samplers.md)."""
-
-MOST_FRESH = 0.3
-"""With more fresh noise at every level (DiffPIR's way) they have less."""
 
 RENOISE = ("ddim", "diffpir")
 """Ways to choose the share of fresh noise."""
@@ -107,10 +105,11 @@ class Descent:
 
     @property
     def draws_posterior(self) -> bool:
-        """From noise, down all levels in steps that are small enough."""
+        """From noise, down all levels, in steps and solves that go far enough."""
         whole = self.start == "noise" and self.sigma_max is None
-        gentle = self.renoise == "ddim" or self.eta <= MOST_FRESH
-        return whole and gentle and self.n_steps >= ENOUGH_STEPS
+        gentle = self.renoise == "ddim" and self.eta <= Descent.eta
+        solved = self.n_cg is None or self.n_cg >= CG_OF_PLAIN
+        return whole and gentle and solved and self.n_steps >= ENOUGH_STEPS
 
     def levels(self, prior: DenoiserSource) -> list[float]:
         """The noise levels, from the first to 0."""

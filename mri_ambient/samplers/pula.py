@@ -33,6 +33,7 @@ from ..rng import complex_normals
 from ..sense import SenseOp
 from ..solve import conjugate_gradient
 from .base import (
+    CG_OF_PLAIN,
     OnStep,
     StepInfo,
     cg_steps,
@@ -85,9 +86,10 @@ class Pula:
 
     @property
     def draws_posterior(self) -> bool:
-        """In enough steps that are small enough, from a level that leaves the start behind."""
-        small = self.gamma <= Pula.gamma and self.sigma_max >= Pula.sigma_max
-        return small and self.n_steps >= Pula.n_steps
+        """In enough steps of the usual length, from a level that leaves the start behind."""
+        steps = self.gamma == Pula.gamma and self.n_steps >= Pula.n_steps
+        solved = self.n_cg is None or self.n_cg >= CG_OF_PLAIN
+        return steps and solved and self.sigma_max >= Pula.sigma_max
 
     def __call__(
         self,

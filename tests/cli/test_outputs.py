@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli.app import app
 from mri_ambient.cli.common import exit_code
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate_scans
-from mri_ambient.errors import MriAmbientError, NumericalWarning
+from mri_ambient.errors import MriAmbientError
 from mri_ambient.masks import MaskSpec
 from mri_ambient.methods import SAMPLINGS
 
@@ -143,18 +144,24 @@ def test_a_prior_is_asked_as_suits_it(scan, tmp_path):
     assert report["provenance"]["method_options"] == asdict(SAMPLINGS["balanced"].method)
 
 
-def test_a_prior_that_knows_no_masks_is_doubted_in_one_step(scan, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "doubted"), [("aos", True), ("dds", False), ("dds from aos", True)]
+)
+def test_a_prior_that_knows_no_masks_is_doubted_in_one_step(method, doubted, scan, tmp_path):
     save_prior(small_prior(), tmp_path / "plain.safetensors")
     prior = load_prior(tmp_path / "plain.safetensors")
     from mri_ambient import reconstruct_raw
-    from mri_ambient.samplers import Aos
+    from mri_ambient.samplers import Aos, Dds
 
-    with pytest.warns(NumericalWarning, match="knows no masks"):
+    first = {"aos": Aos(), "dds": Dds(n_steps=2), "dds from aos": Dds(n_steps=2, start="aos")}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         report = reconstruct_raw(
-            scan, tmp_path / "out", method=Aos(), prior=prior,
+            scan, tmp_path / "out", method=first[method], prior=prior,
             retrospective=MaskSpec("random", 2, 8),
         )  # fmt: skip
-    assert any("knows no masks" in doubt for doubt in report["doubts"])
+    assert any("knows no masks" in str(w.message) for w in caught) == doubted
+    assert any("knows no masks" in doubt for doubt in report["doubts"]) == doubted
 
 
 def test_info_says_what_an_output_holds(scan, tmp_path):
