@@ -18,8 +18,7 @@ from helpers import small_prior
 
 from mri_ambient.baselines import CgSense
 from mri_ambient.checkpoint import load_prior
-from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
-from mri_ambient.data_prep.raw import reconstruct_raw
+from mri_ambient.data_prep import SimulateConfig, plan, plan_reference, simulate_scans
 from mri_ambient.doubts import Checking, _flags, _hidden_flags, doubt_prior
 from mri_ambient.errors import (
     DeviceError,
@@ -29,7 +28,7 @@ from mri_ambient.errors import (
     ScanFormatError,
 )
 from mri_ambient.finished import Finished
-from mri_ambient.io import open_scan
+from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.masks import MaskSpec, achieved_acceleration
 from mri_ambient.methods import SAMPLINGS
 from mri_ambient.nn.precond import Denoiser
@@ -331,12 +330,16 @@ def test_runs_of_neighbours():
 )  # fmt: skip
 def test_with_little_undersampling_no_prior_makes_it_worse(kind, rate, real_scans, tmp_path):
     """The real scan, one sample: as near to RSS and SENSE as CG-SENSE, or nearer."""
+    file = full = open_scan(real_scans / "espirit_brain8.h5")
+    if rate > 1:
+        file = Undersampled(full, MaskSpec(kind, rate, 20), 0)
+    preparation, prior = plan(file), load_prior(default_prior())
+    reference = plan_reference(full, made=preparation if file is full else None)
 
     def scores(method):
-        report = reconstruct_raw(
-            real_scans / "espirit_brain8.h5", tmp_path / method.name, method=method,
-            retrospective=None if rate == 1 else MaskSpec(kind, rate, 20),
-            options=Options(n_samples=1),
+        report = reconstruct_file(
+            file, preparation, method, prior, tmp_path / method.name, Options(n_samples=1),
+            reference=reference,
         )  # fmt: skip
         return [report[key]["psnr"] for key in ("metrics", "metrics_sense")]
 

@@ -63,8 +63,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    kills = 2 if args.quick else args.kills
-    images = 60 + 20 * kills
+    kills, images, longest = args.kills, 60 + 20 * args.kills, 4.0
+    if args.quick:
+        kills, images, longest = 1, 40, 1.0
     moments = random.Random(args.seed)
     n_killed = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +77,7 @@ def main() -> int:
             child = start(work / "data", work / "killed", images)
             while not (work / "killed/run.json").exists() and child.poll() is None:
                 time.sleep(0.02)
-            time.sleep(moments.uniform(0, 4))
+            time.sleep(moments.uniform(0, longest))
             child.send_signal(signal.SIGKILL)
             if child.wait() != -signal.SIGKILL:
                 break  # it had finished
