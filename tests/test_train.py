@@ -123,7 +123,7 @@ torch.set_num_threads(1)
 PRESETS["tiny"] = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 config = TrainConfig(batch_size=2, check_every=100, save_every=4, n_validation=2,
                      warmup_images=4, decay_images=8)
-train(Path(sys.argv[1]), Path(sys.argv[2]), config, images=400)
+train(Path(sys.argv[1]), Path(sys.argv[2]), config, images=600)
 """
 
 

@@ -65,7 +65,7 @@ def main() -> int:
     args = parser.parse_args()
     kills, images, longest = args.kills, 60 + 20 * args.kills, 4.0
     if args.quick:
-        kills, images, longest = 1, 40, 1.0
+        kills, images, longest = 2, 60, 1.0
     moments = random.Random(args.seed)
     n_killed = 0
     with tempfile.TemporaryDirectory() as folder:
