@@ -73,7 +73,7 @@ def main() -> None:
         complain(f"error: {error}")
         sys.exit(exit_code(error))
     except RuntimeError as error:
-        from mri_ambient.device import lost, out_of_memory
+        from mri_ambient.runtime.device import lost, out_of_memory
 
         if out_of_memory(error):
             told = f"out of memory: {str(error).splitlines()[0]}"

@@ -69,11 +69,11 @@ def memorization(
     """
     from dataclasses import asdict
 
-    from mri_ambient.atomic import write_json
-    from mri_ambient.audit import memorization as compare
-    from mri_ambient.checkpoint import load_prior
-    from mri_ambient.device import pick_device
-    from mri_ambient.report import draw_memorization
+    from mri_ambient.evaluation.memorization import memorization as compare
+    from mri_ambient.plots import draw_memorization
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.runtime.device import pick_device
+    from mri_ambient.runtime.files import write_json
 
     where = pick_device(device)
     loaded = load_prior(prior, where)
@@ -137,19 +137,19 @@ def stability(
 
     import torch
 
-    from mri_ambient.atomic import write_json
-    from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
-    from mri_ambient.device import pick_device
-    from mri_ambient.doubts import doubt_prior
     from mri_ambient.errors import ConfigError
+    from mri_ambient.evaluation.stability import stability as attack
+    from mri_ambient.evaluation.stability import verdict
     from mri_ambient.io import Undersampled, open_scan
-    from mri_ambient.methods import is_sampler
-    from mri_ambient.reconstruct import prior_sha256
-    from mri_ambient.report import save_images
-    from mri_ambient.stability import stability as attack
-    from mri_ambient.stability import verdict
-    from mri_ambient.weights import default_prior
+    from mri_ambient.methods.presets import is_sampler
+    from mri_ambient.plots import save_images
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.priors.weights import default_prior
+    from mri_ambient.recon.engine import prior_sha256
+    from mri_ambient.recon.warnings import doubt_prior
+    from mri_ambient.runtime.device import pick_device
+    from mri_ambient.runtime.files import write_json
 
     given = merge_options({"n_steps": steps}, option)
     chosen = pick_sampling(None, method, given, None, prior=prior).method
@@ -239,17 +239,17 @@ def calibration(
     """
     from dataclasses import asdict
 
-    from mri_ambient.atomic import write_json
-    from mri_ambient.calibration import LEVELS, calibrate, with_calibration
-    from mri_ambient.checkpoint import load_prior, save_prior
     from mri_ambient.data_prep import plan
-    from mri_ambient.device import pick_device
     from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, ScanFormatError
+    from mri_ambient.evaluation.calibration import LEVELS, calibrate, with_calibration
     from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.methods import is_sampler
-    from mri_ambient.reconstruct import Options, samples_are
-    from mri_ambient.report import draw_calibration
-    from mri_ambient.validate import cut_lines
+    from mri_ambient.methods.presets import is_sampler
+    from mri_ambient.plots import draw_calibration
+    from mri_ambient.priors.checkpoint import load_prior, save_prior
+    from mri_ambient.recon.checks import cut_lines
+    from mri_ambient.recon.engine import Options, samples_are
+    from mri_ambient.runtime.device import pick_device
+    from mri_ambient.runtime.files import write_json
 
     given = merge_options({"n_steps": steps}, option)
     if preset is None:

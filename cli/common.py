@@ -35,9 +35,9 @@ from mri_ambient.errors import (
 )
 
 if TYPE_CHECKING:
-    from mri_ambient import train
-    from mri_ambient.masks import MaskSpec
-    from mri_ambient.methods import Sampling
+    from mri_ambient.methods.presets import Sampling
+    from mri_ambient.physics.masks import MaskSpec
+    from mri_ambient.training import loop as train
 
 T = TypeVar("T")
 
@@ -230,9 +230,15 @@ def pick_sampling(
         ConfigError: there is none of this name, an option that it lacks, or a preset beside them.
         CheckpointError: the prior cannot be read.
     """
-    from mri_ambient.checkpoint import load_prior
-    from mri_ambient.methods import METHODS, SAMPLINGS, Sampling, default_method, with_options
-    from mri_ambient.reconstruct import Options
+    from mri_ambient.methods.presets import (
+        METHODS,
+        SAMPLINGS,
+        Sampling,
+        default_method,
+        with_options,
+    )
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.recon.engine import Options
 
     if preset is None:
         if method is None:
@@ -434,7 +440,7 @@ def progress_bar() -> Iterator[Progress]:
 
 def print_json(content: Any) -> None:  # noqa: ANN401 -- whatever a command reports
     """JSON on stdout."""
-    from mri_ambient.atomic import json_text
+    from mri_ambient.runtime.files import json_text
 
     typer.echo(json_text(content, indent=2))
 
@@ -447,7 +453,7 @@ def retrospective_mask(
     Raises:
         ConfigError: it is described without an acceleration, or impossible.
     """
-    from mri_ambient.masks import MaskSpec
+    from mri_ambient.physics.masks import MaskSpec
 
     if acceleration is not None:
         lines = 20 if calib_lines is None else calib_lines

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from mri_ambient.baselines import Baseline
-    from mri_ambient.prior import Prior
-    from mri_ambient.samplers import Sampler
-    from mri_ambient.train import Progress
+    from mri_ambient.methods import Sampler
+    from mri_ambient.methods.baselines import Baseline
+    from mri_ambient.priors.prior import Prior
+    from mri_ambient.training.loop import Progress
 
 SIZE = (96, 96)
 N_COILS = 6
@@ -49,14 +49,14 @@ def run(
     Training sees undersampled scans only. The reconstructions use the prior that ships with the
     package; the one trained on the spot is shown beside it.
     """
-    from mri_ambient.atomic import write_json
-    from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import prepare_many
-    from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.errors import OutputExistsError
-    from mri_ambient.train import train
-    from mri_ambient.train_config import TrainConfig
-    from mri_ambient.weights import default_prior
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.priors.weights import default_prior
+    from mri_ambient.runtime.device import keep_freed_memory, pick_device
+    from mri_ambient.runtime.files import write_json
+    from mri_ambient.training.config import TrainConfig
+    from mri_ambient.training.loop import train
 
     if (output / "run").exists():
         raise OutputExistsError(f"{output}: holds a demo already; choose another folder with -o")
@@ -132,14 +132,15 @@ def _reconstruct(
     """Every method on one retrospectively undersampled scan: scores and images."""
     import torch
 
-    from mri_ambient.baselines import CgSense, L1Wavelet, ZeroFilled
-    from mri_ambient.data_prep import plan, plan_reference
+    from mri_ambient.data_prep import plan
     from mri_ambient.io import Undersampled, open_scan
     from mri_ambient.io.hdf5 import open_h5
-    from mri_ambient.masks import MaskSpec
-    from mri_ambient.reconstruct import Options
-    from mri_ambient.samplers import Adps, Aos
-    from mri_ambient.volume import reconstruct_file
+    from mri_ambient.methods import Adps, Aos
+    from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
+    from mri_ambient.physics.masks import MaskSpec
+    from mri_ambient.recon.engine import Options
+    from mri_ambient.recon.reference import plan_reference
+    from mri_ambient.recon.volume import reconstruct_file
 
     full = open_scan(path)
     scan = Undersampled(full, MaskSpec("random", ACCELERATION, CALIB_LINES), seed=DEMO_SEED)
@@ -181,7 +182,7 @@ def _seconds(report: dict[str, Any]) -> dict[str, float]:
 
 
 def _draw(images: dict[str, Tensor], rows: list[dict[str, Any]], path: Path) -> None:
-    from mri_ambient.report import save_comparison
+    from mri_ambient.plots import save_comparison
 
     reference = images.pop("reference")
     scores = {row["method"]: f"{row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}" for row in rows}

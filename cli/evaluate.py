@@ -68,16 +68,16 @@ def run(
         _refuse_method_options(context)
         _against_targets(inputs, targets, csv_out=csv_out, json_out=json_out)
         return
-    from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
-    from mri_ambient.device import pick_device
-    from mri_ambient.doubts import doubt_checks, doubt_prior, doubt_spread
     from mri_ambient.errors import ScanFormatError
     from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.methods import is_sampler, is_stochastic
-    from mri_ambient.reconstruct import Options, samples_are, std_factor
-    from mri_ambient.validate import predict_hidden
-    from mri_ambient.weights import default_prior
+    from mri_ambient.methods.presets import is_sampler, is_stochastic
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.priors.weights import default_prior
+    from mri_ambient.recon.checks import predict_hidden
+    from mri_ambient.recon.engine import Options, samples_are, std_factor
+    from mri_ambient.recon.warnings import doubt_checks, doubt_prior, doubt_spread
+    from mri_ambient.runtime.device import pick_device
 
     given = merge_options({"n_steps": steps}, option)
     sampling = pick_sampling(preset, method, given, samples, prior=prior)
@@ -184,7 +184,7 @@ def _print_hidden(rows: dict[str, dict[str, float]], *, csv_out: bool) -> None:
 def _against_targets(inputs: Path, targets: Path, *, csv_out: bool, json_out: bool) -> None:
     from dataclasses import asdict
 
-    from mri_ambient.evaluate import mean_metrics, pair_up, score_pair
+    from mri_ambient.evaluation.folders import mean_metrics, pair_up, score_pair
 
     rows: dict[str, dict[str, Any]] = {}
 

@@ -31,11 +31,11 @@ def _installed() -> dict[str, Any]:
     import torch
 
     from mri_ambient._version import __version__
-    from mri_ambient.device import describe_device
     from mri_ambient.io import READERS, WRITERS
-    from mri_ambient.methods import METHODS, SAMPLINGS
+    from mri_ambient.methods.presets import METHODS, SAMPLINGS
     from mri_ambient.objectives import OBJECTIVES
-    from mri_ambient.weights import shipped_priors
+    from mri_ambient.priors.weights import shipped_priors
+    from mri_ambient.runtime.device import describe_device
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
@@ -53,10 +53,10 @@ def _installed() -> dict[str, Any]:
 def _contents(path: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from mri_ambient.checkpoint import load_prior
     from mri_ambient.io import find_scans
-    from mri_ambient.nn.unet import n_parameters
-    from mri_ambient.weights import find_prior
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.priors.unet import n_parameters
+    from mri_ambient.priors.weights import find_prior
 
     path = find_prior(path)
     if path.is_dir() and not (path / "prior.safetensors").exists():
@@ -72,7 +72,7 @@ def _contents(path: Path) -> dict[str, Any]:
 
 
 def _of_file(path: Path) -> dict[str, Any]:
-    from mri_ambient.io.output import describe_output
+    from mri_ambient.io.reconstruction import describe_output
 
     output = describe_output(path)
     return _scan_contents(path) if output is None else {"kind": "output", **output}
@@ -90,7 +90,7 @@ def _file_contents(path: Path) -> dict[str, Any]:
 
 def _scan_contents(path: Path) -> dict[str, Any]:
     from mri_ambient.io import PreparedFile, open_scan
-    from mri_ambient.masks import calibration_block, is_line_mask
+    from mri_ambient.physics.masks import calibration_block, is_line_mask
 
     scan = open_scan(path)
     facts: dict[str, Any] = {

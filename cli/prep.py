@@ -50,8 +50,8 @@ def run(
 ) -> None:
     """Prepare scans: whiten, compress coils, estimate maps, normalise; OUT gets a manifest too."""
     from mri_ambient.data_prep import PrepConfig, prepare_many
-    from mri_ambient.device import pick_device, return_freed_memory
     from mri_ambient.io import find_scans, why_no_file
+    from mri_ambient.runtime.device import pick_device, return_freed_memory
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
     paths = pick_shard(find_scans(inputs), shard)

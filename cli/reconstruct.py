@@ -109,23 +109,24 @@ def run(
 
     A scan that fails costs one line and exit code 1; the others are written.
     """
-    from mri_ambient.checkpoint import load_prior
-    from mri_ambient.data_prep import PrepConfig, plan, plan_reference
-    from mri_ambient.device import pick_device
-    from mri_ambient.doubts import Checking
+    from mri_ambient.data_prep import PrepConfig, plan
     from mri_ambient.errors import ConfigError
     from mri_ambient.io import Undersampled, find_scans, open_scan, why_no_file
-    from mri_ambient.methods import is_sampler, is_stochastic
-    from mri_ambient.reconstruct import Options
-    from mri_ambient.report import draw_volume
-    from mri_ambient.volume import (
+    from mri_ambient.methods.presets import is_sampler, is_stochastic
+    from mri_ambient.plots import draw_volume
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.priors.weights import default_prior
+    from mri_ambient.recon.checks import Checking
+    from mri_ambient.recon.engine import Options
+    from mri_ambient.recon.reference import plan_reference
+    from mri_ambient.recon.volume import (
         is_done,
         reconstruct_file,
         settings,
         slice_lines,
         summary_line,
     )
-    from mri_ambient.weights import default_prior
+    from mri_ambient.runtime.device import pick_device
 
     flags = {"n_steps": steps, "lam": lam, "final_dc": None if final_dc else False}
     given, asked = merge_options(flags, option), samples

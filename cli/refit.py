@@ -28,7 +28,7 @@ from .common import (
 from .job import join_job
 
 if TYPE_CHECKING:
-    from mri_ambient.train import Progress
+    from mri_ambient.training.loop import Progress
 
 
 def run(
@@ -88,14 +88,14 @@ def run(
     stops, so that machines that do not know one another can share the work; a call without it goes
     on to train. Under torchrun, the processes share the samples and every batch.
     """
-    from mri_ambient.checkpoint import load_prior
-    from mri_ambient.device import keep_freed_memory, pick_device
     from mri_ambient.errors import ConfigError
-    from mri_ambient.methods import with_options
-    from mri_ambient.refit import RefitConfig, refit
-    from mri_ambient.runs import images_seen, read_identity
-    from mri_ambient.samplers import SAMPLERS
-    from mri_ambient.train_config import TrainConfig
+    from mri_ambient.methods import SAMPLERS
+    from mri_ambient.methods.presets import with_options
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.runtime.device import keep_freed_memory, pick_device
+    from mri_ambient.training.config import TrainConfig
+    from mri_ambient.training.refit import RefitConfig, refit
+    from mri_ambient.training.run import images_seen, read_identity
 
     limit = None if time_limit is None else parse_seconds(time_limit)
     part = parse_shard(shard)

@@ -46,15 +46,15 @@ def run(
     A look into what a prior knows. Priors that were trained on undersampled scans are asked through
     one mask an image and give sketches, not anatomy; a prior from `refit` draws whole images.
     """
-    from mri_ambient.checkpoint import load_prior
     from mri_ambient.data_prep import plan
-    from mri_ambient.device import pick_device
     from mri_ambient.io import open_scan
-    from mri_ambient.io.output import write_samples
-    from mri_ambient.reconstruct import draw_images
-    from mri_ambient.report import save_images
-    from mri_ambient.samplers import PriorOnly
-    from mri_ambient.weights import default_prior
+    from mri_ambient.io.reconstruction import write_samples
+    from mri_ambient.methods import PriorOnly
+    from mri_ambient.plots import save_images
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.priors.weights import default_prior
+    from mri_ambient.recon.engine import draw_images
+    from mri_ambient.runtime.device import pick_device
 
     claim_folder(output, "samples.h5", overwrite=overwrite)
     maps = None

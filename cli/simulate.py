@@ -7,16 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import (
-    Output,
-    Overwrite,
-    Quiet,
-    Seed,
-    parse_range,
-    parse_shares,
-    progress_bar,
-    say,
-)
+from .common import Output, Overwrite, Quiet, Seed, parse_range, parse_shares, progress_bar, say
 
 
 def run(

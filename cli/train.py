@@ -30,7 +30,7 @@ from .common import (
 from .job import join_job
 
 if TYPE_CHECKING:
-    from mri_ambient.train import Progress
+    from mri_ambient.training.loop import Progress
 
 
 def run(
@@ -93,14 +93,14 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     Under torchrun, the processes share every batch.
     """
-    from mri_ambient.checkpoint import load_prior
-    from mri_ambient.device import keep_freed_memory, pick_device
-    from mri_ambient.dry_run import describe
     from mri_ambient.errors import ConfigError, StoppedError
     from mri_ambient.objectives import make_objective
-    from mri_ambient.runs import images_seen
-    from mri_ambient.train import train
-    from mri_ambient.train_config import TrainConfig
+    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.runtime.device import keep_freed_memory, pick_device
+    from mri_ambient.training.config import TrainConfig
+    from mri_ambient.training.dry_run import describe
+    from mri_ambient.training.loop import train
+    from mri_ambient.training.run import images_seen
 
     limit = None if time_limit is None else parse_seconds(time_limit)
     options = parse_pairs(option or [])

@@ -1,7 +1,7 @@
 """From scanner files to training shards: whiten, compress, map, scale, and write."""
 
 from .espirit import EspiritMaps, espirit_maps, second_map_share
-from .prepare import Preparation, PrepConfig, plan, plan_reference
+from .prepare import Preparation, PrepConfig, plan
 from .shards import PrepSummary, ScanResult, prepare_file, prepare_many
 from .simulate import SimulateConfig, simulate_scans
 
@@ -14,7 +14,6 @@ __all__ = [
     "SimulateConfig",
     "espirit_maps",
     "plan",
-    "plan_reference",
     "prepare_file",
     "prepare_many",
     "second_map_share",

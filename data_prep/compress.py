@@ -83,7 +83,7 @@ def compress_coils(scan: Scan, compression: Compression) -> Scan:
     """Turn whitened coils into virtual coils and keep the strongest.
 
     ``coil_transform`` keeps all rows, so that the units of the file can be restored
-    (:mod:`mri_ambient.units`).
+    (:mod:`mri_ambient.physics.units`).
     """
     rotation = compression.rotation
     before = scan.coil_transform

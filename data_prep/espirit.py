@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning, PrepError
-from ..fourier import center_crop
-from ..masks import MAX_CALIB, calibration_block
+from ..physics.fourier import center_crop
+from ..physics.masks import MAX_CALIB, calibration_block
 
 CROP = 0.9
 """Eigenvalue above which a pixel belongs to the support; :func:`espirit` says why."""
@@ -168,7 +168,7 @@ def espirit(
         ksp: k-space on the full field of view, complex ``(slice, coil, y, x)``; only its centred
             calibration block is looked at.
         calib_shape: sides ``(y, x)`` of the fully sampled block, in samples, as
-            :func:`~mri_ambient.masks.calibration_block` finds it.
+            :func:`~mri_ambient.physics.masks.calibration_block` finds it.
         kernel_width: side of a kernel, in samples.
         threshold: singular values to keep, relative to the largest.
         crop: eigenvalue above which a pixel belongs to the support.

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 from ..errors import PrepError
-from ..fourier import ifft2c, ifftc
-from ..masks import calibration_block
+from ..physics.fourier import ifft2c, ifftc
+from ..physics.masks import calibration_block
 from ..scan import UPPER_BOUND
 from .oversampling import readout_is_full
 

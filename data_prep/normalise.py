@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..fourier import center_pad, ifft2c
+from ..physics.fourier import center_pad, ifft2c
 from ..scan import Scan
 
 PERCENTILE = 99.0

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..fourier import fftc, ifftc
+from ..physics.fourier import fftc, ifftc
 from ..scan import Scan
 
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import torch
 
-from ..device import return_freed_memory
 from ..errors import MriAmbientError
+from ..runtime.device import return_freed_memory
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

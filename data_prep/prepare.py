@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..coil_maps import pack_maps, unpack_maps
-from ..device import lost, out_of_memory
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError
-from ..fourier import center_crop
 from ..io import PreparedFile, ScanFile
-from ..masks import calibration_block
+from ..physics.coil_maps import pack_maps, unpack_maps
+from ..physics.fourier import center_crop
+from ..physics.masks import calibration_block
+from ..runtime.device import lost, out_of_memory
 from ..scan import Scan
-from ..volume import Reference
 from .compress import Compression, coil_covariance, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit
 from .noise import NoiseEstimate, NoiseEstimator, from_noise_scan, from_user
@@ -263,35 +262,6 @@ def plan(
     for doubt in preparation.doubts:
         warnings.warn(doubt, NumericalWarning, stacklevel=2)
     return preparation
-
-
-def plan_reference(
-    file: ScanFile,
-    config: PrepConfig | None = None,
-    *,
-    device: torch.device | str = "cpu",
-    cpu_fallback: bool = False,
-    made: Preparation | None = None,
-) -> Reference | None:
-    """What the images of a retrospectively undersampled scan are scored against.
-
-    Args:
-        file: the scan without the retrospective mask.
-        config: options of the chain.
-        device: where ESPIRiT works.
-        cpu_fallback: let it work on the CPU where the device has no room.
-        made: its preparation, where there is one already.
-
-    Returns:
-        None for a scan that is not fully sampled.
-    """
-    if not file.fully_sampled:
-        return None
-    with warnings.catch_warnings():  # doubts are told where the scan itself is prepared
-        warnings.simplefilter("ignore", NumericalWarning)
-        if made is None:
-            made = plan(file, config, device=device, cpu_fallback=cpu_fallback)
-        return Reference(file, made)
 
 
 class FirstPass:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..fourier import center_crop, center_pad, fft2c, ifft2c
+from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
 

@@ -15,9 +15,6 @@ from typing import Any
 import torch
 
 from .._version import __version__
-from ..atomic import file_sha256, json_text, write_json
-from ..coverage import Coverage, coverage
-from ..data import mask_facts, told_of_twins, twins
 from ..errors import (
     ConfigError,
     DeviceError,
@@ -26,15 +23,14 @@ from ..errors import (
     OutputExistsError,
     ScanFormatError,
 )
-from ..io import (
-    PreparedFile,
-    PreparedWriter,
-    ScanFile,
-    open_scan,
-    why_no_file,
-)
+from ..io import PreparedFile, PreparedWriter, ScanFile, open_scan, why_no_file
+from ..io.prepared import mask_facts, told_of_twins, twins
+from ..physics.coverage import Coverage, coverage
+from ..physics.fourier import center_crop
+from ..runtime.files import file_sha256, json_text, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
+from .normalise import calibration_image
 from .parallel import parallel_map
 from .prepare import Preparation, PrepConfig, plan
 from .qc import SliceCheck, check_slices, slice_doubts
@@ -187,11 +183,13 @@ def _draw(
     check: SliceCheck,
     output: Path,
 ) -> None:
-    from .picture import draw_scan  # matplotlib is slow to import, and pictures are optional
+    from ..plots import draw_scan  # matplotlib is slow to import, and pictures are optional
 
     path = output / "qc" / f"{file.scan_id}.png"
     facts = _facts(file, preparation, check)
-    draw_scan(path, scan, found, preparation.calib_shape, facts)
+    calib = center_crop(scan.ksp[0], preparation.calib_shape)
+    eigenvalues = () if found is None else (found.eigenvalue[0], found.second_eigenvalue[0])
+    draw_scan(path, scan, calibration_image(calib, scan.shape), eigenvalues, facts)
 
 
 def _facts(file: ScanFile, preparation: Preparation, check: SliceCheck) -> dict[str, str]:
@@ -204,6 +202,7 @@ def _facts(file: ScanFile, preparation: Preparation, check: SliceCheck) -> dict[
         "noise": f"{noise.std:.3g} in the file, from {noise.source}",
         "noise, normalised": f"{1 / preparation.scale:.4f} per real channel",
         "scale": f"{preparation.scale:.4g}",
+        "calibration block": "{} x {} (y, x)".format(*preparation.calib_shape),
         "support": f"{check.support:.1%} of the field of view",
         "eigenvalue in it": f"{check.eigenvalue:.4f}",
         "second map needed": f"in {check.second_map:.1%} of it",
@@ -280,7 +279,7 @@ def prepare_many(
             on_scan(result)
     summary = _summarise(tuple(results), Path(output))
     if pictures and any(group.per_line for group in summary.coverage):
-        from .picture import draw_coverage
+        from ..plots import draw_coverage
 
         draw_coverage(Path(output) / "qc" / "coverage.png", summary.coverage)
     return summary

@@ -39,13 +39,13 @@ from scipy.interpolate import CubicSpline
 from torch import Generator, Tensor
 
 from .._version import __version__
-from ..atomic import make_folder
 from ..errors import ConfigError, ScanFormatError
-from ..fourier import center_crop, center_pad, fft2c, ifft2c, image_crop
 from ..io.hdf5 import H5Writer, open_h5, read_attributes
 from ..io.header import build_header
-from ..masks import MaskSpec, achieved_acceleration, is_line_mask
+from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c, image_crop
+from ..physics.masks import MaskSpec, achieved_acceleration, is_line_mask
 from ..rng import complex_normal, rng_for
+from ..runtime.files import make_folder
 from .images import Anatomy, ImageSource, open_images
 from .parallel import parallel_map
 

@@ -1,8 +1,6 @@
 """MRI reconstruction with diffusion priors learned from undersampled measurements alone.
 
 Names load on first use, so that ``import mri_ambient`` and ``mri-ambient --help`` stay fast.
-Functions named like their module are imported from it: ``from mri_ambient.reconstruct import
-reconstruct``, ``from mri_ambient.train import train``.
 
 Example:
     Reconstruct a raw scan with the prior that ships with the package::
@@ -20,29 +18,29 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .checkpoint import load_prior, save_prior
-    from .data_prep.raw import reconstruct_raw
-    from .doubts import Checking
     from .io import open_scan
-    from .methods import METHODS
-    from .prior import Prior
-    from .reconstruct import Options, to_file_units
+    from .methods.presets import METHODS
+    from .priors.checkpoint import load_prior, save_prior
+    from .priors.prior import Prior
+    from .recon.checks import Checking
+    from .recon.engine import Options, to_file_units
+    from .recon.pipeline import reconstruct_raw
     from .scan import Reconstruction, Scan
-    from .train_config import TrainConfig
+    from .training.config import TrainConfig
 
 _WHERE = {
-    "Checking": "doubts",
-    "METHODS": "methods",
-    "Options": "reconstruct",
-    "Prior": "prior",
+    "Checking": "recon.checks",
+    "METHODS": "methods.presets",
+    "Options": "recon.engine",
+    "Prior": "priors.prior",
     "Reconstruction": "scan",
     "Scan": "scan",
-    "TrainConfig": "train_config",
-    "load_prior": "checkpoint",
+    "TrainConfig": "training.config",
+    "load_prior": "priors.checkpoint",
     "open_scan": "io",
-    "reconstruct_raw": "data_prep.raw",
-    "save_prior": "checkpoint",
-    "to_file_units": "reconstruct",
+    "reconstruct_raw": "recon.pipeline",
+    "save_prior": "priors.checkpoint",
+    "to_file_units": "recon.engine",
 }
 
 __all__ = [

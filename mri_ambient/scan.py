@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .masks import achieved_acceleration
+from .physics.coil_maps import unpack_maps
+from .physics.fourier import reverse
+from .physics.masks import achieved_acceleration, sampling_density
+from .physics.operators import SenseOp
+from .rng import Streams
 
 UPPER_BOUND = "outer-samples (upper bound)"
 """The source of a noise estimate that signal is in as well."""
@@ -112,3 +117,141 @@ class Reconstruction:
     samples: Tensor | None = None
     checks: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Measurements of several slices, normalised.
+
+    Attributes:
+        ksp: complex ``(b, coil, y, x)``. Entries where ``mask`` is False are never read.
+        maps: ``(b, coil, y, x)``; scans with fewer coils are filled up with zero maps. On the way
+            to a device they may be packed (:mod:`~mri_ambient.physics.coil_maps`).
+        mask: bool ``(b, 1, y, x)``.
+        acquired: bool ``(b, x)``, False for columns the scanner never acquires.
+        noise_std: sigma_n per real channel, ``(b,)``.
+        density: chance that a scan of the data set samples an entry, real ``(b, 1, y, x)``.
+        img: target images ``(b, y, x)`` for objectives that learn from images, or None.
+    """
+
+    ksp: Tensor
+    maps: Tensor
+    mask: Tensor
+    acquired: Tensor
+    noise_std: Tensor
+    density: Tensor
+    img: Tensor | None = None
+
+    @property
+    def op(self) -> SenseOp:
+        """``A = M F S`` of the measurement."""
+        return SenseOp(self.maps, self.mask)
+
+    def __len__(self) -> int:
+        return self.ksp.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device, with its maps unpacked there."""
+        fetched = torch.device(device).type != "cpu"  # on its way to the CPU nobody would wait
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=fetched))
+        return moved if moved.maps.is_complex() else replace(moved, maps=unpack_maps(moved.maps))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which a GPU fetches while the CPU goes on."""
+        return self._each(Tensor.pin_memory)
+
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> Batch:
+        """Some of the slices."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = (getattr(self, part.name) for part in fields(self))
+        return Batch(*(None if value is None else change(value) for value in values))  # type: ignore[arg-type]
+
+    def augmented(self, rng: Streams) -> Batch:
+        """The same measurements of mirrored, conjugated, phase-turned objects, drawn per slice.
+
+        Exact for any coils and mask: nothing is interpolated and nothing new is measured. The
+        object is mirrored along y and along x and its complex conjugate taken with probability 1/2
+        each, and turned by a uniform phase.
+        """
+        draws = torch.stack([torch.rand(4, generator=g) for g in rng], dim=1)
+        flip_y, flip_x, conjugate = draws[:3] < 0.5
+        turn = torch.polar(torch.ones(len(self)), 2 * torch.pi * draws[3]).to(self.ksp.device)
+        ksp, maps, mask, acquired = self.ksp, self.maps, self.mask, self.acquired
+        density, img = self.density, self.img
+        # Conjugating an object and its coils conjugates k-space and mirrors both of its axes.
+        maps = _where(conjugate, maps.conj(), maps)
+        ksp = _where(conjugate, ksp.conj(), ksp)
+        img = None if img is None else _where(conjugate, img.conj(), img)
+        for flips, dim in ((flip_y, -2), (flip_x, -1)):
+            maps = _where(flips, reverse(maps, dim), maps)
+            img = None if img is None else _where(flips, reverse(img, dim), img)
+            ksp, mask, density = (
+                _where(flips ^ conjugate, reverse(t, dim), t) for t in (ksp, mask, density)
+            )
+        acquired = _where(flip_x ^ conjugate, reverse(acquired, -1), acquired)
+        ksp = ksp * turn[:, None, None, None]
+        img = None if img is None else img * turn[:, None, None]
+        return Batch(ksp, maps, mask, acquired, self.noise_std, density, img)
+
+    @classmethod
+    def of(cls, scans: Sequence[Scan]) -> Batch:
+        """The slices of prepared scans of one matrix size; coil counts may differ.
+
+        Raises:
+            ValueError: a scan is not prepared, or the sizes differ.
+        """
+        return cls.stack([cls.with_maps(scan, scan.maps) for scan in scans])
+
+    @classmethod
+    def with_maps(cls, scan: Scan, maps: Tensor | None) -> Batch:
+        """The slices of a scan with these maps, complex or packed.
+
+        Raises:
+            ValueError: maps or noise_std are missing.
+        """
+        if maps is None or scan.noise_std is None:
+            raise ValueError(f"{scan.scan_id}: not prepared; maps and noise_std are needed")
+        n, _, ny, nx = scan.ksp.shape
+        acquired = torch.ones(nx, dtype=torch.bool) if scan.acquired is None else scan.acquired
+        return cls(
+            ksp=scan.ksp,
+            maps=maps,
+            mask=scan.mask.expand(n, 1, ny, nx),
+            acquired=acquired.expand(n, nx),
+            noise_std=torch.full((n,), float(scan.noise_std)),
+            density=sampling_density(scan.mask, acquired).expand(n, 1, ny, nx),
+        )
+
+    @classmethod
+    def stack(cls, batches: Sequence[Batch]) -> Batch:
+        """Batches of one matrix size as one; coil counts may differ.
+
+        Raises:
+            ValueError: the sizes differ, or some have target images and some have none.
+        """
+        n_coils = max(batch.ksp.shape[1] for batch in batches)
+        columns: dict[str, Any] = {}
+        for part in fields(cls):
+            parts = [getattr(batch, part.name) for batch in batches]
+            if part.name in ("ksp", "maps"):
+                parts = [_with_coils(part, n_coils) for part in parts]
+            n_missing = sum(part is None for part in parts)
+            if 0 < n_missing < len(parts):
+                raise ValueError(f"{part.name} is missing from {n_missing} of {len(parts)}")
+            columns[part.name] = None if n_missing else torch.cat(parts)
+        return cls(**columns)
+
+
+def _where(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Choose per slice."""
+    return torch.where(flags.view(-1, *[1] * (no.ndim - 1)).to(no.device), yes, no)
+
+
+def _with_coils(coils: Tensor, n_coils: int) -> Tensor:
+    """Filled up with coils that see nothing."""
+    n, have, *rest = coils.shape
+    if have == n_coils:
+        return coils
+    return torch.cat([coils, coils.new_zeros(n, n_coils - have, *rest)], dim=1)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from mri_ambient.prior import DenoiseFn, Further
-from mri_ambient.sense import SenseOp
+from mri_ambient.physics.operators import SenseOp
+from mri_ambient.priors.prior import DenoiseFn, Further
 
 
 class GaussianPrior:

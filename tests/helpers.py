@@ -14,12 +14,11 @@ from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mri_ambient.linop import LinearOperator
-from mri_ambient.masks import MaskSpec
-from mri_ambient.nn.unet import UNetSpec
-from mri_ambient.prior import Prior, PriorFacts
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.operators import LinearOperator, SenseOp
+from mri_ambient.priors.prior import Prior, PriorFacts
+from mri_ambient.priors.unet import UNetSpec
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.sense import SenseOp
 
 
 def load_script(name: str) -> ModuleType:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from helpers import random_maps, streams
 
-from mri_ambient.batch import Batch
-from mri_ambient.fourier import fft2c, reverse
+from mri_ambient.physics.fourier import fft2c, reverse
 from mri_ambient.rng import complex_normal
+from mri_ambient.scan import Batch
 
 N = 24
 

@@ -10,15 +10,15 @@ import torch
 from helpers import small_prior
 from memory_scan import simulated_scan
 
-from mri_ambient.baselines import BASELINES
-from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, prepare_many, simulate_scans
 from mri_ambient.io import PreparedFile
-from mri_ambient.methods import with_options
-from mri_ambient.reconstruct import Options, reconstruct
-from mri_ambient.samplers import SAMPLERS
-from mri_ambient.train import train
-from mri_ambient.train_config import TrainConfig
+from mri_ambient.methods import SAMPLERS
+from mri_ambient.methods.baselines import BASELINES
+from mri_ambient.methods.presets import with_options
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.recon.engine import Options, reconstruct
+from mri_ambient.training.config import TrainConfig
+from mri_ambient.training.loop import train
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, ScanFormatError
-from .base import Contents, ScanFile, Undersampled
 from .fastmri import FastmriFile
 from .header import Header, build_header, parse_header
-from .output import RECONSTRUCTION_FORMAT, WRITERS, ReconstructionWriter
 from .prepared import FORMAT as PREPARED_FORMAT
 from .prepared import PreparedFile, PreparedWriter
+from .reconstruction import RECONSTRUCTION_FORMAT, WRITERS, ReconstructionWriter
+from .scan_file import Contents, ScanFile, Undersampled
 
 __all__ = [
     "READERS",

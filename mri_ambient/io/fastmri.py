@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
-from .base import ScanFile
 from .hdf5 import (
     check_size,
     find_dataset,
@@ -42,6 +41,7 @@ from .hdf5 import (
 )
 from .header import Header, parse_header
 from .sampling import Sampling, find_sampling
+from .scan_file import ScanFile
 
 TARGETS = ("reconstruction_rss", "reconstruction_esc")
 

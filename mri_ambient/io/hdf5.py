@@ -18,8 +18,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import atomic_path, json_text, require_space
 from ..errors import NumericalWarning, ScanFormatError
+from ..runtime.files import atomic_path, json_text, require_space
 
 BROKEN = (
     OSError, RuntimeError, KeyError, ValueError, TypeError,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,11 +28,12 @@ import h5py
 import torch
 from torch import Tensor
 
-from ..atomic import json_text
-from ..coil_maps import pack_maps, unpack_maps
 from ..errors import ScanFormatError
+from ..physics.coil_maps import pack_maps, unpack_maps
+from ..physics.coverage import MaskFacts
+from ..physics.operators import SenseOp
+from ..runtime.files import json_text
 from ..scan import Scan
-from .base import ScanFile, stacked
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -44,6 +45,7 @@ from .hdf5 import (
     read_text,
     write_attributes,
 )
+from .scan_file import ScanFile, stacked
 
 FORMAT = "prepared/1"
 """Value of the root attribute ``mri_ambient_format``."""
@@ -334,3 +336,29 @@ def _sizes(value: Any) -> tuple[int, int]:  # noqa: ANN401 -- from a file
     if min(y, x) < 0:
         raise ValueError(f"sizes of {y} x {x}")
     return y, x
+
+
+def twins(files: Iterable[PreparedFile]) -> list[list[PreparedFile]]:
+    """Files that hold one acquisition: every mask keeps k = 0, where noise never repeats."""
+    groups: dict[str, list[PreparedFile]] = {}
+    for file in files:
+        groups.setdefault(file.center_sha256, []).append(file)
+    return [group for key, group in groups.items() if key and len(group) > 1]
+
+
+def told_of_twins(group: Sequence[PreparedFile]) -> str:
+    """What is wrong with files of one acquisition."""
+    return (
+        f"{', '.join(file.path.name for file in group)} hold one acquisition; an image under "
+        "several masks amounts to a fully sampled one, and none of them can judge what learned "
+        "from another"
+    )
+
+
+def mask_facts(file: PreparedFile) -> MaskFacts:
+    """What coverage wants to know; the coils are those of the middle slice."""
+
+    def read_op() -> SenseOp:
+        return SenseOp(unpack_maps(file.read_packed_maps(len(file) // 2)), file.mask)
+
+    return MaskFacts(file.mask, file.acquired, read_op)

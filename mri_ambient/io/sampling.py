@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
-from ..masks import is_line_mask, line_coverage
+from ..physics.masks import is_line_mask, line_coverage
 
 LINE_FILL = 0.8
 """Share of non-zero samples from which on a column counts as one sampled line."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import fields
 
-from ..config import parse_option
 from ..errors import ConfigError
-from ..noise import LogNormal
+from ..priors.schedules import LogNormal
+from ..runtime.config import parse_option
 from .ambient import Ambient
 from .base import Loss, Objective
 from .consistency import Consistency

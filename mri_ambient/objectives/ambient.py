@@ -23,14 +23,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..errors import ConfigError
-from ..masks import subsample_further, training_fraction
-from ..nn.precond import Denoiser
-from ..noise import LogNormal
+from ..physics.masks import subsample_further, training_fraction
+from ..physics.operators import SenseOp
+from ..physics.solve import conjugate_gradient
+from ..priors.denoisers import Denoiser
+from ..priors.schedules import LogNormal
 from ..rng import Streams
-from ..sense import SenseOp
-from ..solve import conjugate_gradient
+from ..scan import Batch
 from .base import Loss, Objective, abs2, edm_weight, noise_like
 
 

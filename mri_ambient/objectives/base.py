@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..errors import ConfigError
-from ..masks import subsample_further, unseen_probability
-from ..nn.precond import Denoiser
+from ..physics.masks import subsample_further, unseen_probability
+from ..priors.denoisers import Denoiser
 from ..rng import Streams, complex_normals, on_device, rng_for
+from ..scan import Batch
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..errors import ConfigError
-from ..nn.precond import Denoiser
+from ..physics.operators import SenseOp
+from ..priors.denoisers import Denoiser
 from ..rng import Streams, uniforms
-from ..sense import SenseOp
+from ..scan import Batch
 from .ambient import Ambient
 from .base import Loss, Objective, edm_weight, noise_like, thinned
 from .kspace import Kspace

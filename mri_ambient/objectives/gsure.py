@@ -30,11 +30,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..errors import ConfigError
-from ..nn.precond import Denoiser
-from ..noise import LogNormal
+from ..priors.denoisers import Denoiser
+from ..priors.schedules import LogNormal
 from ..rng import Streams, on_device
+from ..scan import Batch
 from .base import Loss, Objective, abs2, edm_weight, noise_like, per_pixel
 
 

@@ -26,11 +26,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..errors import ConfigError
-from ..nn.precond import Denoiser
-from ..noise import LogNormal
+from ..priors.denoisers import Denoiser
+from ..priors.schedules import LogNormal
 from ..rng import Streams
+from ..scan import Batch
 from .base import (
     Loss,
     Objective,

@@ -16,9 +16,9 @@ from typing import ClassVar
 
 import torch
 
-from ..batch import Batch
-from ..nn.precond import Denoiser
+from ..priors.denoisers import Denoiser
 from ..rng import Streams
+from ..scan import Batch
 from .base import Loss, Objective, abs2, check_shares, per_pixel, thinned, unseen_weight
 
 SMALLEST_LABEL = 0.002

@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import torch
 
-from ..batch import Batch
-from ..nn.precond import Denoiser
-from ..noise import LogNormal
+from ..priors.denoisers import Denoiser
+from ..priors.schedules import LogNormal
 from ..rng import Streams
+from ..scan import Batch
 from .base import Loss, Objective, abs2, edm_weight, noise_like
 
 FULL = "full"

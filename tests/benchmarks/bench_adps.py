@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 from tune_baselines import Case, case_of
 
-from mri_ambient.baselines import ZeroFilled
-from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.raw import reconstruct_raw
-from mri_ambient.masks import MaskSpec
-from mri_ambient.reconstruct import Options, reconstruct
+from mri_ambient.methods import Adps, Aos
+from mri_ambient.methods.baselines import ZeroFilled
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.priors.weights import default_prior
+from mri_ambient.recon.engine import Options, reconstruct
+from mri_ambient.recon.pipeline import reconstruct_raw
 from mri_ambient.rng import rng_for
-from mri_ambient.samplers import Adps, Aos
-from mri_ambient.weights import default_prior
 
 STEP_SIZES = (0.125, 0.25, 0.5, 0.75, 1.0)
 NOISE = (0.003, 0.008, 0.02)

@@ -29,10 +29,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from mri_ambient.prior import DenoiseFn, Further
+from mri_ambient.methods import Adps, Dds, Msm, Pula, Sampler
+from mri_ambient.physics.operators import SenseOp
+from mri_ambient.priors.prior import DenoiseFn, Further
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.samplers import Adps, Dds, Msm, Pula, Sampler
-from mri_ambient.sense import SenseOp
 
 N = 64
 N_SAMPLES = 4
@@ -74,7 +74,7 @@ class Exact:
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
     ) -> DenoiseFn:
-        """See :class:`~mri_ambient.prior.DenoiserSource`."""
+        """See :class:`~mri_ambient.priors.prior.DenoiserSource`."""
         if self.rule == "fresh":
             asked = replace(self, rule="asked")
 

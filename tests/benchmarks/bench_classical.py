@@ -80,13 +80,13 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
         import sigpy
         import sigpy.mri
 
-    from mri_ambient.baselines import CgSense, L1Wavelet
     from mri_ambient.data_prep.espirit import espirit
-    from mri_ambient.masks import MaskSpec
-    from mri_ambient.memory import bytes_per_image, images_at_once
+    from mri_ambient.methods.baselines import CgSense, L1Wavelet
+    from mri_ambient.physics.masks import MaskSpec
+    from mri_ambient.physics.operators import SenseOp
+    from mri_ambient.physics.wavelets import _by_ptwt, _by_pywt
+    from mri_ambient.recon.memory import bytes_per_image, images_at_once
     from mri_ambient.rng import complex_normal, rng_for
-    from mri_ambient.sense import SenseOp
-    from mri_ambient.wavelets import _by_ptwt, _by_pywt
 
     torch.set_num_threads(args.threads)
     n, device = args.size, args.device

@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_coverage.py IMAGES.zip [--scan SCAN.h5]
 
 Coil maps of simulated scans with 1 to 12 coils, and of a real one, under random and equispaced
-masks: :func:`mri_ambient.coverage.open_share`, of which ``train`` refuses more than ``OPEN``.
-Prints one JSON line for every scan.
+masks: :func:`mri_ambient.physics.coverage.open_share`, of which ``train`` refuses more than
+``OPEN``. Prints one JSON line for every scan.
 
 ``--quick`` looks at one phantom.
 """
@@ -16,11 +16,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from mri_ambient.coverage import OPEN, open_share
-from mri_ambient.data import mask_facts
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate_scans
 from mri_ambient.io import PreparedFile
-from mri_ambient.masks import MaskSpec
+from mri_ambient.io.prepared import mask_facts
+from mri_ambient.physics.coverage import OPEN, open_share
+from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.rng import rng_for
 
 MASKS = [("random", 2.0), ("random", 3.0), ("random", 4.0)]

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         import sigpy.mri
 
     from mri_ambient.data_prep.espirit import espirit
-    from mri_ambient.fourier import fft2c
+    from mri_ambient.physics.fourier import fft2c
     from mri_ambient.rng import complex_normal, rng_for
 
     torch.set_num_threads(args.threads)

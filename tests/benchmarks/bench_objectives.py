@@ -33,25 +33,25 @@ from typing import Any
 import numpy as np
 from tune_baselines import Case, case_of
 
-from mri_ambient.atomic import write_json
-from mri_ambient.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.data_prep.shards import MANIFEST
-from mri_ambient.device import keep_freed_memory, pick_device
-from mri_ambient.masks import MaskSpec
-from mri_ambient.metrics import volume_metrics
-from mri_ambient.nn.unet import n_parameters
+from mri_ambient.methods import Aos, Dds, Sampler
+from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Ssdu, Supervised
-from mri_ambient.prior import Prior
-from mri_ambient.reconstruct import Options, reconstruct, to_file_units
-from mri_ambient.refit import RefitConfig, refit
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.unet import n_parameters
+from mri_ambient.recon.engine import Options, reconstruct, to_file_units
+from mri_ambient.recon.metrics import volume_metrics
+from mri_ambient.recon.pipeline import reconstruct_raw
 from mri_ambient.rng import rng_for
-from mri_ambient.samplers import Aos, Dds, Sampler
-from mri_ambient.train import train
-from mri_ambient.train_config import TrainConfig
+from mri_ambient.runtime.device import keep_freed_memory, pick_device
+from mri_ambient.runtime.files import write_json
+from mri_ambient.training.config import TrainConfig
+from mri_ambient.training.loop import train
+from mri_ambient.training.refit import RefitConfig, refit
 
 Row = dict[str, Any]
 """Figures of a prior asked in one way."""

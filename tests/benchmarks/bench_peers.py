@@ -37,14 +37,14 @@ from bench_adps import simulate
 from torch import Tensor
 from tune_baselines import Case
 
-from mri_ambient.batch import Batch
-from mri_ambient.checkpoint import load_prior
-from mri_ambient.device import keep_freed_memory
-from mri_ambient.prior import DenoiseFn, Prior
-from mri_ambient.reconstruct import Options, reconstruct
+from mri_ambient.methods import Adps, Aos, Dds, Sampler
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.priors.prior import DenoiseFn, Prior
+from mri_ambient.priors.weights import default_prior
+from mri_ambient.recon.engine import Options, reconstruct
 from mri_ambient.rng import rng_for
-from mri_ambient.samplers import Adps, Aos, Dds, Sampler
-from mri_ambient.weights import default_prior
+from mri_ambient.runtime.device import keep_freed_memory
+from mri_ambient.scan import Batch
 
 DIFFPIR_LAMBDA = (0.5, 2.0, 7.0, 30.0)
 """Its default is 7."""

@@ -31,21 +31,22 @@ import numpy as np
 from bench_adps import simulate
 from tune_baselines import Case
 
-from mri_ambient.atomic import write_json
-from mri_ambient.baselines import CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.checkpoint import load_prior
-from mri_ambient.data_prep import plan, plan_reference
-from mri_ambient.device import pick_device
+from mri_ambient.data_prep import plan
 from mri_ambient.io import Undersampled, open_scan
-from mri_ambient.masks import MaskSpec
-from mri_ambient.methods import SAMPLINGS, Sampling, is_sampler
-from mri_ambient.metrics import evaluate_volume, volume_metrics
-from mri_ambient.prior import Prior
-from mri_ambient.reconstruct import Options, Reconstruction, reconstruct, to_file_units
-from mri_ambient.samplers import Adps
+from mri_ambient.methods import Adps
+from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.methods.presets import SAMPLINGS, Sampling, is_sampler
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.weights import default_prior
+from mri_ambient.recon.checks import predict_hidden
+from mri_ambient.recon.engine import Options, Reconstruction, reconstruct, to_file_units
+from mri_ambient.recon.metrics import evaluate_volume, volume_metrics
+from mri_ambient.recon.reference import plan_reference
+from mri_ambient.runtime.device import pick_device
+from mri_ambient.runtime.files import write_json
 from mri_ambient.scan import Scan
-from mri_ambient.validate import predict_hidden
-from mri_ambient.weights import default_prior
 
 Row = dict[str, float]
 Score = Callable[[Reconstruction], Row]

@@ -26,17 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_ambient.baselines import CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.batch import Batch
-from mri_ambient.checkpoint import load_prior
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.io import Undersampled, open_scan
-from mri_ambient.masks import MaskSpec
-from mri_ambient.prior import Prior
-from mri_ambient.reconstruct import reconstruct, to_file_units
-from mri_ambient.samplers import Aos
-from mri_ambient.scan import Scan
-from mri_ambient.weights import default_prior
+from mri_ambient.methods import Aos
+from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.weights import default_prior
+from mri_ambient.recon.engine import reconstruct, to_file_units
+from mri_ambient.scan import Batch, Scan
 
 WEIGHTS = np.geomspace(1e-4, 3e-2, 8)
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
-from mri_ambient.checkpoint import load_tensors
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
-from mri_ambient.runs import latest_checkpoint
+from mri_ambient.priors.checkpoint import load_tensors
+from mri_ambient.training.run import latest_checkpoint
 
 CHILD = """
 import sys, warnings

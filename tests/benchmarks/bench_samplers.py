@@ -27,17 +27,17 @@ import torch
 from bench_adps import simulate
 from tune_baselines import Case
 
-from mri_ambient.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.checkpoint import load_prior
-from mri_ambient.data_prep.raw import reconstruct_raw
-from mri_ambient.device import pick_device
-from mri_ambient.masks import MaskSpec
-from mri_ambient.methods import is_sampler, is_stochastic
-from mri_ambient.metrics import volume_metrics
-from mri_ambient.prior import Prior
-from mri_ambient.reconstruct import Options, reconstruct, to_file_units
-from mri_ambient.samplers import Adps, Aos, Dds, Msm, Pula, Sampler
-from mri_ambient.weights import default_prior
+from mri_ambient.methods import Adps, Aos, Dds, Msm, Pula, Sampler
+from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.methods.presets import is_sampler, is_stochastic
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.weights import default_prior
+from mri_ambient.recon.engine import Options, reconstruct, to_file_units
+from mri_ambient.recon.metrics import volume_metrics
+from mri_ambient.recon.pipeline import reconstruct_raw
+from mri_ambient.runtime.device import pick_device
 
 METHODS: dict[str, Sampler | Baseline] = {
     "zero-filled": ZeroFilled(),

@@ -22,16 +22,16 @@ from pathlib import Path
 
 import torch
 
-from mri_ambient.batch import Batch
-from mri_ambient.data import load_dataset
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
-from mri_ambient.device import describe_device, keep_freed_memory, pick_device
-from mri_ambient.nn.precond import DENOISERS, Denoiser
-from mri_ambient.nn.unet import preset
 from mri_ambient.objectives import Kspace
+from mri_ambient.priors.denoisers import DENOISERS, Denoiser
+from mri_ambient.priors.unet import preset
 from mri_ambient.rng import rng_for
-from mri_ambient.train import Progress, train
-from mri_ambient.train_config import TrainConfig
+from mri_ambient.runtime.device import describe_device, keep_freed_memory, pick_device
+from mri_ambient.scan import Batch
+from mri_ambient.training.config import TrainConfig
+from mri_ambient.training.dataset import load_dataset
+from mri_ambient.training.loop import Progress, train
 
 
 def seconds(work: object, device: torch.device, repeats: int) -> float:

@@ -20,19 +20,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mri_ambient.atomic import file_sha256
-from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli.common import parse_seconds
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.data_prep.images import ImageSource, Pictures, open_images
-from mri_ambient.device import keep_freed_memory, pick_device
-from mri_ambient.noise import LogNormal
 from mri_ambient.objectives import Kspace
-from mri_ambient.prior import Prior
-from mri_ambient.runs import images_seen
-from mri_ambient.train import Progress, train
-from mri_ambient.train_config import TrainConfig
-from mri_ambient.weights import DEFAULT
+from mri_ambient.priors.checkpoint import load_prior, save_prior
+from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.schedules import LogNormal
+from mri_ambient.priors.weights import DEFAULT
+from mri_ambient.runtime.device import keep_freed_memory, pick_device
+from mri_ambient.runtime.files import file_sha256
+from mri_ambient.training.config import TrainConfig
+from mri_ambient.training.loop import Progress, train
+from mri_ambient.training.run import images_seen
 
 WEIGHTS = Path(__file__).parents[2] / "mri_ambient" / "weights"
 

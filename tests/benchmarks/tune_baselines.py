@@ -22,16 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_ambient.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.batch import Batch
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.data_prep.prepare import plan
 from mri_ambient.data_prep.simulate import ScanModel, SimulateConfig, write_scan
-from mri_ambient.fourier import center_crop, ifft2c
 from mri_ambient.io import open_scan
-from mri_ambient.reconstruct import to_file_units
+from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.physics.fourier import center_crop, ifft2c
+from mri_ambient.recon.engine import to_file_units
 from mri_ambient.rng import rng_for
-from mri_ambient.scan import Scan
+from mri_ambient.scan import Batch, Scan
 
 MASKS = {
     "random R=4": {"mask": "random", "acceleration": 4.0},

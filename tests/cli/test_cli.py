@@ -15,19 +15,19 @@ import torch
 from helpers import shaken
 from typer.testing import CliRunner
 
-from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli import app as module
 from mri_ambient.cli.common import parse_seconds, pick_shard
 from mri_ambient.cli.job import join_job
 from mri_ambient.errors import ConfigError, DeviceError, PrepError
 from mri_ambient.io import open_scan
-from mri_ambient.masks import MaskSpec
-from mri_ambient.methods import SAMPLINGS, Sampling
-from mri_ambient.nn.unet import PRESETS, UNetSpec
-from mri_ambient.prior import Prior, PriorFacts, scan_digest
-from mri_ambient.runs import read_identity
-from mri_ambient.samplers import Dds
-from mri_ambient.weights import DEFAULT, default_prior
+from mri_ambient.methods import Dds
+from mri_ambient.methods.presets import SAMPLINGS, Sampling
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior, save_prior
+from mri_ambient.priors.prior import Prior, PriorFacts, scan_digest
+from mri_ambient.priors.unet import PRESETS, UNetSpec
+from mri_ambient.priors.weights import DEFAULT, default_prior
+from mri_ambient.training.run import read_identity
 
 runner = CliRunner()
 
@@ -122,7 +122,7 @@ def test_every_method_writes_what_is_promised(method, cli, full, prior_file, tmp
 
 def test_info_lists_what_the_dictionaries_hold(cli):
     from mri_ambient.io import READERS, WRITERS
-    from mri_ambient.methods import METHODS
+    from mri_ambient.methods.presets import METHODS
     from mri_ambient.objectives import OBJECTIVES
 
     facts = json.loads(cli("info", "--json")[0])
@@ -251,7 +251,7 @@ def test_interrupted_it_leaves_no_half_file(cli, full, tmp_path, monkeypatch):
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mri_ambient.volume.reconstruct", interrupt)
+    monkeypatch.setattr("mri_ambient.recon.volume.reconstruct", interrupt)
     cli("reconstruct", full, "-o", tmp_path / "out", "--method", "zero-filled",
         "--device", "cpu", code=130)  # fmt: skip
     assert not (tmp_path / "out").exists()
@@ -298,7 +298,7 @@ def test_evaluate_without_a_target_hides_lines(cli, full, prior_file, monkeypatc
     assert told["samples_are"] == "estimates with a spread"
     slices = [row for rows in told["scans"].values() for row in rows]
     assert all(0 <= row["coverage_50"] <= row["coverage_90"] <= 1 for row in slices)
-    monkeypatch.setattr("mri_ambient.reconstruct.images_at_once", lambda *_: 1)
+    monkeypatch.setattr("mri_ambient.recon.engine.images_at_once", lambda *_: 1)
     alone, _ = cli(*words, "-m", prior_file, "--method", "dds", "--steps", 2, "--samples", 3,
                    "--json")  # fmt: skip
     one_by_one = [row for rows in json.loads(alone)["scans"].values() for row in rows]
@@ -355,7 +355,7 @@ def test_sample_draws_pictures(cli, prior_file, tmp_path):
 def test_doctor_names_a_damaged_prior_and_goes_on(cli, tmp_path, monkeypatch):
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     monkeypatch.setattr(
-        "mri_ambient.doctor.shipped_priors", lambda: [tmp_path / "junk.safetensors"]
+        "mri_ambient.evaluation.doctor.shipped_priors", lambda: [tmp_path / "junk.safetensors"]
     )
     facts = json.loads(cli("doctor", "--device", "cpu", "--json")[0])
     assert "not a readable safetensors file" in facts["priors"]["junk"]
@@ -642,7 +642,7 @@ def test_prep_stops_where_memory_or_the_device_ends(
 def test_a_run_that_goes_back_says_so(cli, tmp_path, trained, monkeypatch):
     """Errors at 2, 4 and 6 images, where patience ends, and once more at the end."""
     errors = iter([0.3, 0.4, 0.5, 0.5])
-    monkeypatch.setattr("mri_ambient.train.fit_tau", lambda *_: (0.1, next(errors), 0.6))
+    monkeypatch.setattr("mri_ambient.training.loop.fit_tau", lambda *_: (0.1, next(errors), 0.6))
     _, prepared, _ = trained
     said = cli("train", prepared, "-o", tmp_path / "patient", "--patience", 2, "--check-every", 2,
                "--batch-size", 2, "--device", "cpu")[1]  # fmt: skip

@@ -5,9 +5,9 @@ import json
 import pytest
 from helpers import load_script
 
-from mri_ambient.atomic import file_sha256
 from mri_ambient.cli import demo
-from mri_ambient.weights import default_prior
+from mri_ambient.priors.weights import default_prior
+from mri_ambient.runtime.files import file_sha256
 
 
 def parts():
@@ -62,9 +62,9 @@ def test_the_demo_runs_and_shows_what_it_promises(tmp_path, monkeypatch, capsys)
 def test_the_shipped_prior_loads_and_beats_cg_sense_on_the_demo(tmp_path):
     """On one head, by more than 1 dB: the margin measured when it was shipped was above 3 dB."""
     from mri_ambient import reconstruct_raw
-    from mri_ambient.baselines import CgSense
     from mri_ambient.data_prep import SimulateConfig, simulate_scans
-    from mri_ambient.masks import MaskSpec
+    from mri_ambient.methods.baselines import CgSense
+    from mri_ambient.physics.masks import MaskSpec
 
     config = SimulateConfig(size=(96, 96), coils=6, noise=0.01, full=True, seed=demo.DEMO_SEED)
     (scan,) = simulate_scans("phantom", tmp_path, config, count=1)

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.fastmri
 def test_fastmri_evaluates_our_reconstructions_to_our_numbers(size, tmp_path):
     from fastmri.evaluate import evaluate
 
-    from mri_ambient.baselines import CgSense
     from mri_ambient.data_prep import SimulateConfig, simulate_scans
-    from mri_ambient.data_prep.raw import reconstruct_raw
-    from mri_ambient.masks import MaskSpec
+    from mri_ambient.methods.baselines import CgSense
+    from mri_ambient.physics.masks import MaskSpec
+    from mri_ambient.recon.pipeline import reconstruct_raw
 
     config = SimulateConfig(size=size, coils=4, full=True, noise=0.01, slices=2)
     scans = simulate_scans("phantom", tmp_path / "full", config, count=2)
@@ -63,7 +63,7 @@ def test_we_cut_images_where_fastmri_does(size, shape):
     import torch
     from fastmri.data.transforms import center_crop
 
-    from mri_ambient.fourier import image_crop
+    from mri_ambient.physics.fourier import image_crop
 
     img = torch.arange(size[0] * size[1]).view(size)
     assert torch.equal(image_crop(img, shape), center_crop(img, shape))

@@ -14,13 +14,13 @@ import torch
 from helpers import small_prior
 from typer.testing import CliRunner
 
-from mri_ambient.checkpoint import load_prior, save_prior
 from mri_ambient.cli.app import app
 from mri_ambient.cli.common import exit_code
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate_scans
 from mri_ambient.errors import MriAmbientError
-from mri_ambient.masks import MaskSpec
-from mri_ambient.methods import SAMPLINGS
+from mri_ambient.methods.presets import SAMPLINGS
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior, save_prior
 
 ZERO_FILLED = ("--method", "zero-filled", "--device", "cpu")
 
@@ -125,7 +125,7 @@ def test_a_prior_of_nans_is_refused(scan, tmp_path):
 def test_a_prior_is_asked_as_suits_it(scan, tmp_path):
     """From the command line and from Python, which take one another's output for their own."""
     from mri_ambient import reconstruct_raw
-    from mri_ambient.doubts import Checking
+    from mri_ambient.recon.checks import Checking
 
     for kind, method in (("plain", "dds"), ("conditioned", "aos")):
         path, out = tmp_path / f"{kind}.safetensors", tmp_path / kind
@@ -151,7 +151,7 @@ def test_a_prior_that_knows_no_masks_is_doubted_in_one_step(method, doubted, sca
     save_prior(small_prior(), tmp_path / "plain.safetensors")
     prior = load_prior(tmp_path / "plain.safetensors")
     from mri_ambient import reconstruct_raw
-    from mri_ambient.samplers import Aos, Dds
+    from mri_ambient.methods import Aos, Dds
 
     first = {"aos": Aos(), "dds": Dds(n_steps=2), "dds from aos": Dds(n_steps=2, start="aos")}
     with warnings.catch_warnings(record=True) as caught:

@@ -13,7 +13,6 @@ import torch
 from memory_scan import MemoryScan, simulated_scan
 from torch import Tensor
 
-from mri_ambient.baselines import CgSense, ZeroFilled
 from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
 from mri_ambient.data_prep.compress import coil_covariance, plan_compression
 from mri_ambient.data_prep.noise import (
@@ -23,11 +22,12 @@ from mri_ambient.data_prep.noise import (
     from_noise_scan,
     outer_products,
 )
-from mri_ambient.data_prep.raw import reconstruct_raw
 from mri_ambient.data_prep.simulate import SimulateConfig, simulate_scans
 from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning, PrepError
 from mri_ambient.io import PreparedFile
+from mri_ambient.methods.baselines import CgSense, ZeroFilled
+from mri_ambient.recon.pipeline import reconstruct_raw
 from mri_ambient.rng import complex_normal, rng_for
 
 

@@ -22,8 +22,8 @@ from mri_ambient.data_prep.espirit import (
     second_map_share,
 )
 from mri_ambient.errors import NumericalWarning, PrepError
-from mri_ambient.fourier import center_crop, fft2c, ifft2c
-from mri_ambient.masks import MaskSpec, calibration_block
+from mri_ambient.physics.fourier import center_crop, fft2c, ifft2c
+from mri_ambient.physics.masks import MaskSpec, calibration_block
 from mri_ambient.rng import complex_normal, rng_for
 
 with warnings.catch_warnings():

@@ -18,16 +18,7 @@ from memory_scan import MemoryScan, noise_only, random_cov, simulated_scan
 from scipy.spatial import Delaunay
 from torch import Tensor
 
-from mri_ambient.baselines import ZeroFilled
-from mri_ambient.coverage import WEAK, MaskFacts, coverage, open_share
-from mri_ambient.data import load_dataset, twins
-from mri_ambient.data_prep import (
-    PrepConfig,
-    plan,
-    plan_reference,
-    prepare_file,
-    prepare_many,
-)
+from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
 from mri_ambient.data_prep.espirit import espirit
 from mri_ambient.data_prep.oversampling import remove_oversampling, rows_without_oversampling
 from mri_ambient.data_prep.shards import MANIFEST
@@ -41,14 +32,19 @@ from mri_ambient.errors import (
     PrepError,
     ScanFormatError,
 )
-from mri_ambient.fourier import fft2c, fftc, ifft2c, ifftc
 from mri_ambient.io import PreparedFile, Undersampled, open_scan
-from mri_ambient.masks import MaskSpec
-from mri_ambient.reconstruct import reconstruct, to_file_units
+from mri_ambient.io.prepared import twins
+from mri_ambient.methods.baselines import ZeroFilled
+from mri_ambient.physics.coverage import WEAK, MaskFacts, coverage, open_share
+from mri_ambient.physics.fourier import fft2c, fftc, ifft2c, ifftc
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.operators import SenseOp
+from mri_ambient.physics.units import rss_weight
+from mri_ambient.recon.engine import reconstruct, to_file_units
+from mri_ambient.recon.reference import plan_reference
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Scan
-from mri_ambient.sense import SenseOp
-from mri_ambient.units import rss_weight
+from mri_ambient.training.dataset import load_dataset
 
 
 def head(

@@ -26,9 +26,9 @@ from mri_ambient.data_prep.simulate import (
     write_scan,
 )
 from mri_ambient.errors import ConfigError
-from mri_ambient.fourier import center_crop, ifft2c
 from mri_ambient.io import open_scan, parse_header
-from mri_ambient.masks import achieved_acceleration
+from mri_ambient.physics.fourier import center_crop, ifft2c
+from mri_ambient.physics.masks import achieved_acceleration
 from mri_ambient.rng import rng_for
 
 SMALL = SimulateConfig(size=(32, 32), coils=4, calib=6, acceleration=3.0, noise=0.02)

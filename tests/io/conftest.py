@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from mri_ambient.fourier import center_crop, ifft2c
 from mri_ambient.io import build_header
+from mri_ambient.physics.fourier import center_crop, ifft2c
 from mri_ambient.rng import complex_normal, rng_for
 
 WriteScan = Callable[..., Path]

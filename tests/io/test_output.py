@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from mri_ambient import __version__
-from mri_ambient.atomic import atomic_path, file_sha256, write_json
 from mri_ambient.errors import MriAmbientError, ScanFormatError
 from mri_ambient.io import WRITERS, ReconstructionWriter
 from mri_ambient.rng import complex_normal
+from mri_ambient.runtime.files import atomic_path, file_sha256, write_json
 
 
 def test_a_reconstruction_is_magnitude_std_and_complex_image(tmp_path, rng):

@@ -13,9 +13,9 @@ import torch
 from helpers import random_maps
 from torch import Generator
 
-from mri_ambient.coil_maps import pack_maps, unpack_maps
 from mri_ambient.errors import MriAmbientError, ScanFormatError
 from mri_ambient.io import PreparedFile, PreparedWriter, open_scan
+from mri_ambient.physics.coil_maps import pack_maps, unpack_maps
 from mri_ambient.rng import complex_normal
 from mri_ambient.scan import Scan
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mri_ambient.errors import NumericalWarning, ScanFormatError
 from mri_ambient.io.sampling import Sampling, find_sampling
-from mri_ambient.masks import MaskSpec
+from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.rng import complex_normal
 
 SHAPE = (3, 2, 40, 30)

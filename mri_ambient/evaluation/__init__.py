@@ -1,0 +1,1 @@
+"""Judging results and priors: metrics over folders, calibration, memorization, stability."""

@@ -1,0 +1,87 @@
+"""Folders of reconstructions against folders of references, as fastMRI pairs them: by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import h5py
+
+from ..errors import ScanFormatError
+from ..io.hdf5 import find_dataset, open_h5, read_real
+from ..recon.metrics import Reference, VolumeMetrics, evaluate_volume
+
+TARGETS: dict[str, Reference] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
+"""Datasets that hold a reference, and what it is."""
+
+
+def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
+    """Reconstructions with the target of the same name.
+
+    Raises:
+        ScanFormatError: there is nothing to score, or a reconstruction has no target.
+    """
+    if reconstructions.is_file() and targets.is_file():
+        return [(reconstructions, targets)]
+    for path in (reconstructions, targets):
+        if not path.exists():
+            raise ScanFormatError(f"{path}: no such file or folder")
+    if reconstructions.is_file():
+        files = [reconstructions]
+    else:
+        files = sorted(reconstructions.glob("[!.]*.h5"))
+    if not files:
+        raise ScanFormatError(f"{reconstructions}: no reconstructions (*.h5) here")
+    if targets.is_file():
+        files = [file for file in files if file.stem == targets.stem]
+        if not files:
+            raise ScanFormatError(
+                f"{reconstructions}: no reconstruction is called {targets.stem!r} as the target is"
+            )
+        return [(files[0], targets)]
+    return [(file, targets / file.name) for file in files]
+
+
+def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
+    """Score one reconstruction.
+
+    Args:
+        reconstruction: a file with the dataset ``reconstruction``.
+        target: a file with one of :data:`TARGETS`; it need not hold k-space, as for fastMRI.
+
+    Raises:
+        ScanFormatError: a file is damaged, holds no image of the kind, or the two do not fit.
+    """
+    with open_h5(reconstruction) as file:
+        dataset = find_dataset(file, reconstruction, "reconstruction")
+        volume = read_real(dataset, reconstruction, "reconstruction")
+    with open_h5(target) as file:
+        name = _target_of(file)
+        if name is None:
+            raise ScanFormatError(
+                f"{target}: holds no reference ({' or '.join(TARGETS)}); found {sorted(file)}"
+            )
+        reference = read_real(find_dataset(file, target, name), target, name)
+    try:
+        return evaluate_volume(volume, reference, reference=TARGETS[name])
+    except ScanFormatError as error:
+        raise ScanFormatError(f"{reconstruction}: {error}") from error
+
+
+def _target_of(file: h5py.File) -> str | None:
+    """The dataset fastMRI scores against.
+
+    Its emulated single coil for single-coil k-space, otherwise the root sum of squares; the other
+    one where only that is there.
+    """
+    shape: tuple[int, ...] = getattr(file.get("kspace"), "shape", ())
+    single = len(shape) == 3 or (len(shape) == 4 and shape[1] == 1)
+    names = reversed(TARGETS) if single else TARGETS
+    return next((name for name in names if name in file), None)
+
+
+def mean_metrics(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Means over volumes."""
+    return {key: fmean(row[key] for row in rows.values()) for key in ("nmse", "psnr", "ssim")}

@@ -1,0 +1,165 @@
+"""What ``reconstruct`` leaves behind: one HDF5 file a scan that fastMRI's own evaluator reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .._version import __version__
+from ..errors import ScanFormatError
+from .hdf5 import H5Writer, find_dataset, open_h5, read_attributes, read_complex, write_attributes
+
+RECONSTRUCTION_FORMAT = "reconstruction/1"
+"""Value of the root attribute ``mri_ambient_format``."""
+
+SAMPLES_FORMAT = "samples/1"
+"""The same for images drawn from a prior."""
+
+
+class ReconstructionWriter(H5Writer):
+    """Write a reconstruction slice by slice; it appears under its name when the block ends well.
+
+    ====================== ===================== ========= ===============================
+    dataset                shape                 dtype     meaning
+    ====================== ===================== ========= ===============================
+    reconstruction         (slice, y, x)         float32   magnitude, in scanner units
+    reconstruction_std     (slice, y, x)         float32   its standard deviation, if known
+    reconstruction_complex (slice, y, x)         complex64 the complex image
+    reconstruction_samples (slice, sample, y, x) complex64 its samples, on request
+    ====================== ===================== ========= ===============================
+
+    Args:
+        path: where the file goes.
+        n_slices: how many slices will be written, in any order, each once.
+        shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
+        attributes: root attributes (method, prior_sha256, acceleration, voxel_mm, ...); those that
+            are None are left out.
+        with_std: whether every slice comes with a standard deviation.
+        n_samples: how many samples of every slice are kept.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        n_slices: int,
+        shape: tuple[int, int],
+        *,
+        attributes: Mapping[str, object],
+        with_std: bool = False,
+        n_samples: int = 0,
+    ) -> None:
+        super().__init__(path)
+        self._attributes = attributes
+        self._missing = set(range(n_slices))
+        kinds = {"reconstruction": "float32", "reconstruction_complex": "complex64"}
+        if with_std:
+            kinds["reconstruction_std"] = "float32"
+        self._kinds, self._shape = kinds, (n_slices, *shape)
+        self._n_samples = n_samples
+
+    def write(
+        self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
+    ) -> None:
+        """Write one slice.
+
+        Args:
+            index: of the slice in the volume.
+            img: complex ``(y, x)`` in scanner units.
+            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
+            samples: complex ``(sample, y, x)``, where they are kept.
+
+        Raises:
+            ValueError: the slice was written before, has the wrong shape, or lacks a part.
+        """
+        parts = {"reconstruction": img.abs(), "reconstruction_std": std}
+        parts["reconstruction_complex"] = img if img.is_complex() else None
+        if index not in self._missing:
+            raise ValueError(f"{self.path}: slice {index} was written before or is out of range")
+        for name in self._kinds:
+            part = parts.get(name)
+            if part is None or part.shape != self._shape[1:]:
+                found = None if part is None else tuple(part.shape)
+                raise ValueError(f"{name} is {found}, wanted {self._shape[1:]}")
+            self.file[name][index] = part.numpy(force=True)
+        if self._n_samples:
+            wanted = (self._n_samples, *self._shape[1:])
+            if samples is None or samples.shape != wanted:
+                found = None if samples is None else tuple(samples.shape)
+                raise ValueError(f"samples are {found}, wanted {wanted}")
+            self.file["reconstruction_samples"][index] = samples.numpy(force=True)
+        self._missing.remove(index)
+
+    def start(self) -> None:
+        """Make the datasets."""
+        for name, dtype in self._kinds.items():
+            self.create_slices(name, self._shape, dtype)
+        if self._n_samples:
+            n_slices, *shape = self._shape
+            whole = (n_slices, self._n_samples, *shape)
+            self.create_slices("reconstruction_samples", whole, "complex64")
+
+    def finish(self) -> None:
+        """Write the root attributes; every slice must have been written."""
+        if self._missing:
+            raise ValueError(f"{self.path}: slices {sorted(self._missing)} were never written")
+        facts = {"mri_ambient_format": RECONSTRUCTION_FORMAT, "mri_ambient_version": __version__}
+        write_attributes(self.file, {**self._attributes, **facts})
+
+
+def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:
+    """Write images to a file, whole or not at all.
+
+    Args:
+        path: where the file goes.
+        images: complex ``(image, y, x)``, normalised units.
+        attributes: root attributes (prior_sha256, seed, ...).
+
+    Raises:
+        MriAmbientError: it cannot be written.
+    """
+    facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}
+    with H5Writer(path) as out:
+        out.create_slices("samples", tuple(images.shape), "complex64")
+        for index, img in enumerate(images):
+            out.file["samples"][index] = img.to(torch.complex64).numpy(force=True)
+        write_attributes(out.file, {**attributes, **facts})
+
+
+def read_samples(path: Path, index: int) -> Tensor:
+    """Image ``index`` of a file made by :func:`write_samples`, complex64 ``(y, x)``.
+
+    Raises:
+        ScanFormatError: the file cannot be read, or holds no such image.
+    """
+    with open_h5(path) as file:
+        dataset = find_dataset(file, path, "samples")
+        if dataset.ndim != 3 or not index < dataset.shape[0]:
+            raise ScanFormatError(f"{path}: samples are {dataset.shape}, wanted image {index}")
+        return torch.from_numpy(read_complex(dataset, path, f"image {index}", index))
+
+
+def describe_output(path: Path) -> dict[str, object] | None:
+    """What a file written by ``reconstruct`` or ``sample`` says about itself; None for others.
+
+    Raises:
+        ScanFormatError: the file cannot be read.
+    """
+    with open_h5(path, for_text=True) as file:
+        attributes = read_attributes(file, path)
+        if attributes.get("mri_ambient_format") not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):
+            return None
+        images = {name: list(file[name].shape) for name in file}
+    settings = attributes.pop("settings", None)
+    facts: dict[str, object] = {**attributes, "images": images}
+    try:
+        return facts if settings is None else facts | {"settings": json.loads(str(settings))}
+    except ValueError as error:
+        raise ScanFormatError(f"{path}: its settings are damaged ({error})") from error
+
+
+WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}
+"""What ``reconstruct`` writes, by format; all write slice by slice."""

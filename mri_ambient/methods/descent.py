@@ -1,0 +1,168 @@
+"""The descent that ``dds`` and ``msm`` share: denoise, move towards the data, add noise again.
+
+The state is multi-coil k-space, z = F S x + sigma noise. At every noise level the denoised image D
+is balanced against the measurement by the error it has there,
+
+    x0 = argmin ||A x - y||^2 / sigma_n^2 + ||x - D||^2 / tau^2,
+    tau^2 = sigma^2 s^2 / (sigma^2 + s^2),
+
+and the state moves towards K0 = F S x0, along the noise that is in it and some that is fresh:
+
+    z <- K0 + sigma_next (sqrt(1 - c^2) (z - K0) / sigma + c noise).
+
+The share c of fresh noise is ``eta sqrt(1 - sigma_next^2 / sigma^2)`` as in DDIM (Song et al.
+2021, arXiv 2010.02502), or ``sqrt(eta)`` at every level as in DiffPIR (Zhu et al. 2023, arXiv
+2305.08995). The direction (z - K0) is that *after* the data step; with the one before it, as
+published, samples have several times the error they should have. No gradient flows through the
+network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import ConfigError
+from ..physics.operators import SenseOp
+from ..physics.solve import conjugate_gradient
+from ..priors.prior import DenoiserSource
+from ..priors.schedules import rho_schedule
+from ..rng import complex_normals
+from .base import (
+    CG_OF_PLAIN,
+    OnStep,
+    StepInfo,
+    cg_steps,
+    check_cg,
+    check_schedule,
+    check_start,
+    finish,
+    first_image,
+    first_level,
+    step_by_step,
+)
+
+LEAST_NOISE = 1e-3
+"""Noise per real channel, normalised units, below which a scan counts as having this much."""
+
+ENOUGH_STEPS = 40
+"""With so many steps the samples of an exact plain prior have nine tenths of the posterior's
+variance, with 10 six tenths (docs/results/samplers.md)."""
+
+RENOISE = ("ddim", "diffpir")
+"""Ways to choose the share of fresh noise."""
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Options of the descent (module docstring for sources and mathematics).
+
+    Attributes:
+        n_steps: noise levels.
+        eta: share of fresh noise, 0 (deterministic from the first noise on) to 1 (ancestral).
+        n_cg: conjugate-gradient steps of the data step; by default 20, with a plain prior 40.
+        start: what the first noise is added to: nothing ("noise"), or a reconstruction ("aos",
+            "cg-sense"), which has the coarse things right and saves the high noise levels.
+        sigma_max: first noise level, for data of standard deviation 0.5 per channel; by default 10
+            from nothing and 1 from a reconstruction.
+        final_dc: end with the data-consistency solve of ``aos``, where the prior knows masks.
+        renoise: how the share of fresh noise follows from ``eta``: "ddim" or "diffpir".
+    """
+
+    stochastic: ClassVar[bool] = True
+    needs_grad: ClassVar[bool] = False
+
+    n_steps: int = 50
+    eta: float = 0.5
+    n_cg: int | None = None
+    start: str = "noise"
+    sigma_max: float | None = None
+    renoise: str = "ddim"
+    final_dc: bool = True
+
+    def __post_init__(self) -> None:
+        check_schedule(self.n_steps, self.sigma_max)
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"eta must be from 0 to 1, got {self.eta}")
+        check_cg(self.n_cg)
+        check_start(self.start)
+        if self.renoise not in RENOISE:
+            raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
+
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per sample."""
+        return self.n_steps + (self.start == "aos")
+
+    @property
+    def draws_posterior(self) -> bool:
+        """From noise, down all levels, in steps and solves that go far enough."""
+        whole = self.start == "noise" and self.sigma_max is None
+        gentle = self.renoise == "ddim" and self.eta <= Descent.eta
+        solved = self.n_cg is None or self.n_cg >= CG_OF_PLAIN
+        return whole and gentle and solved and self.n_steps >= ENOUGH_STEPS
+
+    def levels(self, prior: DenoiserSource) -> list[float]:
+        """The noise levels, from the first to 0."""
+        highest = self.sigma_max or (10.0 if self.start == "noise" else 1.0)
+        sigmas = rho_schedule(self.n_steps, first_level(highest, prior), prior.sigma_min)
+        return [*sigmas.tolist(), 0.0]
+
+    def fresh(self, sigma: float, sigma_next: float) -> float:
+        """Share of the next noise that is fresh."""
+        if self.renoise == "diffpir":
+            return math.sqrt(self.eta)
+        return self.eta * math.sqrt(1 - (sigma_next / sigma) ** 2)
+
+    def _descend(
+        self,
+        denoise: Denoise,
+        prior: DenoiserSource,
+        op: SenseOp,
+        ksp: Tensor,
+        *,
+        noise_std: Tensor,
+        rng: Sequence[Generator],
+        on_step: OnStep | None,
+    ) -> Tensor:
+        """The loop, with ``denoise`` for D."""
+        s, n_cg = prior.sigma_data, cg_steps(self.n_cg, prior)
+        sigmas = self.levels(prior)
+        shape = tuple(ksp.shape[1:])
+
+        def white() -> Tensor:
+            return complex_normals(shape, rng, device=ksp.device, dtype=ksp.dtype)
+
+        data = op.adjoint(ksp)
+        var_n = noise_std.clamp(min=LEAST_NOISE).square()[:, None, None]
+        x0 = first_image(self.start, prior, op, ksp, noise_std=noise_std, rng=rng)
+        z: Tensor = sigmas[0] * white()
+        if self.start != "noise":
+            z = z + op.expand(x0)
+
+        def step(z: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
+            D = denoise(z, torch.full_like(noise_std, sigma))
+            ridge = var_n * (1 / sigma**2 + 1 / s**2)
+            x0 = conjugate_gradient(
+                lambda v: op.normal(v) + ridge * v, data + ridge * D, n_iter=n_cg, x0=D
+            )
+            K0 = op.expand(x0)
+            c = self.fresh(sigma, sigma_next)
+            noise = math.sqrt(1 - c**2) * (z - K0) / sigma + c * white()
+            return K0 + sigma_next * noise, x0
+
+        for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+            z, x0 = step_by_step(partial(step, sigma=sigma, sigma_next=sigma_next), z, rng)
+            if on_step is not None:
+                residual = (op(x0) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
+                on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
+        return finish(prior, op, ksp, x0, noise_std=noise_std) if self.final_dc else x0

@@ -1,0 +1,76 @@
+"""Averages over random masks: a prior that knows masked k-space, asked through several of them.
+
+After Park et al. 2025 (measurement score-based diffusion, arXiv 2505.11853): at every noise level
+the state is denoised under ``n_masks`` fresh masks of the training's kind. Each result counts where
+its mask has seen the state; where none has, all count alike,
+
+    K = sum_j w_j F S D_j / sum_j w_j,    w_j = M~_j, or 1 where no mask sees,    D = S^H F^H K.
+
+Data step and re-noising are those of :mod:`~mri_ambient.methods.descent`. The masks do not depend
+on the scan's, so the prior has not seen y before the data step; but no mask sees all of the state,
+and what is unseen is guessed anew at every step (docs/results/samplers.md has the calibration).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import ConfigError
+from ..physics.operators import SenseOp
+from ..priors.prior import DenoiserSource
+from .base import OnStep
+from .descent import Descent
+
+
+@dataclass(frozen=True)
+class Msm(Descent):
+    """Options of the descent, and how many masks are averaged.
+
+    Attributes:
+        n_masks: masks per noise level; a prior that knows no masks is asked once.
+    """
+
+    name: ClassVar[str] = "msm"
+
+    n_masks: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_masks < 1:
+            raise ConfigError(f"n_masks must be at least 1, got {self.n_masks}")
+
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per sample."""
+        return self.n_steps * self.n_masks + (self.start == "aos")
+
+    def __call__(
+        self,
+        prior: DenoiserSource,
+        op: SenseOp,
+        ksp: Tensor,
+        *,
+        noise_std: Tensor,
+        rng: Sequence[Generator],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Reconstruct; see :class:`~mri_ambient.methods.base.Sampler`."""
+
+        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            total, weight = torch.zeros_like(z), torch.zeros_like(z.real[:, :1])
+            everywhere = torch.zeros_like(z)
+            for _ in range(self.n_masks):
+                mask = prior.training_mask(op, rng)
+                if mask is None:
+                    return prior.denoiser(op, rng)(z, sigma)
+                K = op.expand(prior.denoiser(op, rng, further=mask)(z, sigma))
+                total, weight = total + K * mask, weight + mask
+                everywhere = everywhere + K / self.n_masks
+            return op.combine(torch.where(weight > 0, total / weight.clamp(min=1), everywhere))
+
+        return self._descend(denoise, prior, op, ksp, noise_std=noise_std, rng=rng, on_step=on_step)

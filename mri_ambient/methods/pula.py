@@ -1,0 +1,137 @@
+"""Preconditioned Langevin dynamics on exact likelihood times diffused prior.
+
+Blumenthal, Holliber et al. 2025, arXiv 2512.05791. The state is an image x. At every noise level
+sigma it moves by
+
+    x <- x + P (gamma/2 g + sqrt(gamma) (A^H w1 / sigma_n + w2 / sigma)),
+    g = A^H (y - A x) / sigma_n^2 + (D - x) / sigma^2,    P = (A^H A / sigma_n^2 + I / sigma^2)^-1,
+
+with white w1, w2: drift along the preconditioned score of p(y|x) p_sigma(x), and noise of
+covariance gamma P by perturbing the right-hand side. Both are one conjugate-gradient solve. A
+finite gamma makes samples too wide, by 1/(1 - gamma/4) where P is the posterior covariance and by
+less elsewhere; a small one leaves them behind the falling levels, which is worse.
+
+The denoiser is given z = F S x + (1 - F S S^H F^H) sigma noise, whose S^H F^H z is x and whose
+noise is white over all coils: what every prior was trained on, masked or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import ConfigError
+from ..physics.operators import SenseOp
+from ..physics.solve import conjugate_gradient
+from ..priors.prior import DenoiserSource
+from ..priors.schedules import rho_schedule
+from ..rng import complex_normals
+from .base import (
+    CG_OF_PLAIN,
+    OnStep,
+    StepInfo,
+    cg_steps,
+    check_cg,
+    check_schedule,
+    check_start,
+    finish,
+    first_image,
+    first_level,
+    step_by_step,
+)
+from .descent import LEAST_NOISE
+
+
+@dataclass(frozen=True)
+class Pula:
+    """Options of preconditioned Langevin dynamics (module docstring for the mathematics).
+
+    Attributes:
+        n_steps: network evaluations per sample.
+        gamma: step length, at most 2.
+        n_cg: conjugate-gradient steps of a solve; by default 20, with a plain prior 40.
+        start: where the image starts: 0 ("noise") or a reconstruction ("aos", "cg-sense").
+        sigma_max: first noise level, for data of standard deviation 0.5 per channel.
+        final_dc: end with the data-consistency solve of ``aos``, where the prior knows masks.
+    """
+
+    name: ClassVar[str] = "pula"
+    stochastic: ClassVar[bool] = True
+    needs_grad: ClassVar[bool] = False
+
+    n_steps: int = 100
+    gamma: float = 0.5
+    n_cg: int | None = None
+    start: str = "cg-sense"
+    sigma_max: float = 1.0
+    final_dc: bool = True
+
+    def __post_init__(self) -> None:
+        check_schedule(self.n_steps, self.sigma_max)
+        if not 0 < self.gamma <= 2:
+            raise ConfigError(f"gamma must be from above 0 to 2, got {self.gamma}")
+        check_cg(self.n_cg)
+        check_start(self.start)
+
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per sample."""
+        return self.n_steps + (self.start == "aos")
+
+    @property
+    def draws_posterior(self) -> bool:
+        """In enough steps of the usual length, from a level that leaves the start behind."""
+        steps = self.gamma == Pula.gamma and self.n_steps >= Pula.n_steps
+        solved = self.n_cg is None or self.n_cg >= CG_OF_PLAIN
+        return steps and solved and self.sigma_max >= Pula.sigma_max
+
+    def __call__(
+        self,
+        prior: DenoiserSource,
+        op: SenseOp,
+        ksp: Tensor,
+        *,
+        noise_std: Tensor,
+        rng: Sequence[Generator],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Reconstruct; see :class:`~mri_ambient.methods.base.Sampler`."""
+        n_cg = cg_steps(self.n_cg, prior)
+        denoiser = prior.denoiser(op, rng, further="scan")
+        first = first_level(self.sigma_max, prior)
+        sigmas = rho_schedule(self.n_steps, first, prior.sigma_min).tolist()
+        sigma_n = noise_std.clamp(min=LEAST_NOISE)[:, None, None]
+
+        def white(shape: tuple[int, ...]) -> Tensor:
+            return complex_normals(shape, rng, device=ksp.device, dtype=ksp.dtype)
+
+        x = first_image(self.start, prior, op, ksp, noise_std=noise_std, rng=rng)
+        data = op.adjoint(ksp)
+
+        def step(x: Tensor, sigma: float) -> Tensor:
+            noise = sigma * white(tuple(ksp.shape[1:]))
+            z = op.expand(x - op.combine(noise)) + noise
+            D = denoiser(z, torch.full_like(noise_std, sigma))
+            ridge = (sigma_n / sigma) ** 2
+            drift = data - op.normal(x) + ridge * (D - x)
+            w1, w2 = white(tuple(ksp.shape[1:])), op.support * white(tuple(x.shape[1:]))
+            spread = sigma_n * (op.adjoint(w1) + sigma_n / sigma * w2)
+            moved: Tensor = x + conjugate_gradient(
+                lambda v: op.normal(v) + ridge * v,
+                self.gamma / 2 * drift + math.sqrt(self.gamma) * spread,
+                n_iter=n_cg,
+            )
+            return moved
+
+        for i, sigma in enumerate(sigmas):
+            x = step_by_step(partial(step, sigma=sigma), x, rng)
+            if on_step is not None:
+                residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
+                on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
+        return finish(prior, op, ksp, x, noise_std=noise_std) if self.final_dc else x

@@ -1,0 +1,181 @@
+"""Linear operators: a forward map and its adjoint, proved as a pair."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .fourier import decentre, fft2c, ifft2c
+
+
+class LinearOperator(ABC):
+    """A linear map between complex tensors; leading axes are batch.
+
+    Attributes:
+        ishape: trailing shape of what :meth:`forward` takes.
+        oshape: trailing shape of what :meth:`forward` gives.
+    """
+
+    ishape: tuple[int, ...]
+    oshape: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """``A x``, from ``(..., *ishape)`` to ``(..., *oshape)``."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^H y``, from ``(..., *oshape)`` to ``(..., *ishape)``."""
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A x``; operators override it where one pass is cheaper than two."""
+        return self.adjoint(self.forward(x))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``A x``."""
+        return self.forward(x)
+
+    @property
+    def H(self) -> LinearOperator:  # noqa: N802 -- the field's name for the adjoint
+        """The adjoint operator; ``op.H.H is op``."""
+        return _Adjoint(self)
+
+
+class _Adjoint(LinearOperator):
+    """The same pair, read backwards."""
+
+    def __init__(self, op: LinearOperator) -> None:
+        self.op, self.ishape, self.oshape = op, op.oshape, op.ishape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op.adjoint(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.op.forward(y)
+
+    @property
+    def H(self) -> LinearOperator:  # noqa: N802
+        return self.op
+
+
+class SenseOp(LinearOperator):
+    """Mask x Fourier x coil maps (Pruessmann et al. 1999, doi:10.1002/(SICI)1522-2594(199911)42:5).
+
+    ``maps`` satisfy sum_c |S_c|^2 = 1 inside their support and are 0 outside, so the adjoint of a
+    fully sampled acquisition is the SENSE-combined image and ``S^H S`` is the support.
+
+    Attributes:
+        maps: coil sensitivities, complex ``(..., coil, y, x)``, dimensionless.
+        mask: sampled k-space positions, bool, broadcastable to ``(..., 1, y, x)``.
+    """
+
+    def __init__(self, maps: Tensor, mask: Tensor) -> None:
+        if maps.ndim < 3 or not maps.is_complex():
+            raise ValueError(
+                f"maps must be complex (..., coil, y, x), got {maps.dtype} {tuple(maps.shape)}"
+            )
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask must be bool, got {mask.dtype}")
+        wanted = (*maps.shape[:-3], 1, *maps.shape[-2:])
+        if mask.ndim < 2 or any(
+            have not in (1, want)
+            for have, want in zip(reversed(mask.shape), reversed(wanted), strict=False)
+        ):
+            raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to {wanted}")
+        self.maps, self.mask = maps, mask
+        self.ishape, self.oshape = tuple(maps.shape[-2:]), tuple(maps.shape[-3:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image ``(..., y, x)`` to k-space ``(..., coil, y, x)``, zero where not sampled."""
+        return self.expand(x) * self.mask
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """K-space to image; whatever ``y`` holds where nothing was sampled is ignored."""
+        return self.combine(torch.where(self.mask, y, 0))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A x`` with a single pair of Fourier transforms and no shifts.
+
+        Where whole lines are sampled, transforming along y and back changes nothing and is left
+        out. Differentiable in ``x``, not in the maps.
+        """
+        return _normal(x, self._decentred_maps, self._weight, self._transformed_axes)
+
+    @cached_property
+    @torch.inference_mode(mode=False)  # what is remembered must also serve where gradients flow
+    def _decentred_maps(self) -> Tensor:
+        return decentre(self.maps)
+
+    @cached_property
+    @torch.inference_mode(mode=False)
+    def _weight(self) -> Tensor:
+        """The mask as zeros and ones of the precision of the maps."""
+        return self.mask.to(self.maps.dtype.to_real())
+
+    @cached_property
+    def _transformed_axes(self) -> tuple[int, ...]:
+        """The axes along which the mask varies; the last one at least."""
+        mask = self.mask
+        lines = mask.shape[-2] == 1 or bool((mask == mask[..., :1, :]).all())
+        return (-1,) if lines else (-2, -1)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """``F S x``: all of the multi-coil k-space of an image, ``(..., coil, y, x)``."""
+        return fft2c(self.maps * x.unsqueeze(-3))
+
+    def combine(self, ksp: Tensor) -> Tensor:
+        """``S^H F^H k``: the coil-combined image of a full k-space, ``(..., y, x)``."""
+        return (self.maps.conj() * ifft2c(ksp)).sum(dim=-3)
+
+    @property
+    def support(self) -> Tensor:
+        """Where the maps see anything, bool ``(..., y, x)``."""
+        return self.maps.abs().sum(dim=-3) > 0
+
+    def with_mask(self, mask: Tensor) -> SenseOp:
+        """The same coils under another mask."""
+        op = SenseOp(self.maps, mask)
+        op.__dict__["_decentred_maps"] = self._decentred_maps
+        return op
+
+    def to(self, device: torch.device | str) -> SenseOp:
+        """The operator on another device."""
+        return SenseOp(self.maps.to(device), self.mask.to(device))
+
+
+def _normal(x: Tensor, maps: Tensor, weight: Tensor, axes: tuple[int, ...]) -> Tensor:
+    out: Tensor = _Normal.apply(x, maps, weight, axes)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Normal(torch.autograd.Function):
+    """``S^H F^H M F S x``, Hermitian and so its own gradient; coil images are changed in place.
+
+    Every coil image is as large as the k-space, and memory traffic costs as much as the transforms:
+    automatic differentiation would keep one new coil image for each factor.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 -- torch's context has no public type
+        x: Tensor,
+        maps: Tensor,
+        weight: Tensor,
+        axes: tuple[int, ...],
+    ) -> Tensor:
+        ctx.save_for_backward(maps, weight)
+        ctx.axes, ctx.shape = axes, x.shape
+        ksp: Tensor = torch.fft.fftn(maps * x.unsqueeze(-3), dim=axes)
+        seen = ksp.mul_(weight) if weight.ndim <= ksp.ndim else ksp * weight  # several masks
+        coil_img: Tensor = torch.fft.ifftn(seen, dim=axes)
+        return coil_img.mul_(maps.conj()).sum(dim=-3)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        (grad,) = grads
+        maps, weight = ctx.saved_tensors
+        return _normal(grad, maps, weight, ctx.axes).sum_to_size(ctx.shape), None, None, None

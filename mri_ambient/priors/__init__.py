@@ -1,0 +1,1 @@
+"""Trained denoisers: networks, noise levels, the Prior record and its file."""

@@ -1,0 +1,158 @@
+"""Priors and training states on disk: safetensors with a JSON header, never pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError
+from ..physics.masks import MaskSpec
+from ..runtime.files import atomic_path, file_sha256
+from .prior import SCALE_RULE, Prior, PriorFacts
+from .unet import UNetSpec
+from .weights import find_prior
+
+HEADER = "mri_ambient"
+PRIOR_FORMAT = "prior/1"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header to a temporary name, then rename.
+
+    Raises:
+        MriAmbientError: the file could not be written; what was there before is untouched.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_path(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask has it; safetensors' own is 0600
+            save_file(stored, temporary, metadata={HEADER: json.dumps(header)})
+            temporary.chmod(mode)
+    except (MriAmbientError, SafetensorError) as error:
+        raise MriAmbientError(
+            f"{path}: could not be written ({error}); free some space or choose another folder. "
+            "The last good checkpoint is untouched."
+        ) from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of one of our files.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if HEADER in metadata:
+            header: dict[str, Any] = json.loads(metadata[HEADER])
+            return header
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}). Priors are safetensors with a "
+            "JSON header; pickled checkpoints (.pt, .pkl) are never opened."
+        ) from error
+    raise CheckpointError(f"{path}: a safetensors file, but not one of mri-ambient's (no header)")
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON header of one of our files, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not ours.
+    """
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
+
+
+def save_prior(prior: Prior, path: Path, *, half: bool = False) -> None:
+    """Write a prior file; ``half`` stores float16 weights, which halves it for shipping.
+
+    Raises:
+        MriAmbientError: the file could not be written.
+    """
+    header = {"format": PRIOR_FORMAT, "facts": asdict(prior.facts)}
+    state = prior.net.state_dict()
+    if half:
+        state = {name: tensor.half() for name, tensor in state.items()}
+    save_tensors(path, state, header)
+
+
+def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
+    """Read a prior; its sha256 goes into the card.
+
+    Args:
+        path: prior file, run folder, or the name of a shipped prior.
+        device: where its network goes.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or made by an incompatible version.
+        DeviceError: the device has no memory left for it.
+    """
+    path = find_prior(Path(path))
+    if path.is_dir():
+        if not (path / "prior.safetensors").exists():
+            raise CheckpointError(
+                f"{path}: a folder without prior.safetensors, so no training run; name a run or a "
+                "prior file"
+            )
+        path = path / "prior.safetensors"
+    tensors, header = load_tensors(path)
+    if header.get("format") != PRIOR_FORMAT:
+        raise CheckpointError(
+            f"{path}: holds {header.get('format')!r}, wanted a prior ({PRIOR_FORMAT!r}). "
+            "Training states (checkpoint-*.safetensors) lie beside their prior.safetensors."
+        )
+    try:
+        facts = _facts_from(header["facts"])
+        net = facts.build()
+        net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: does not hold a prior this version can use ({_one_line(error)}); train it "
+            "again, or use the version of mri-ambient that made it"
+        ) from error
+    if not all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values()):
+        raise CheckpointError(f"{path}: holds weights that are NaN or Inf; get the file again")
+    if facts.scale_rule != SCALE_RULE:
+        raise CheckpointError(
+            f"{path}: a prior for another kind of data: it wants scans normalised by "
+            f"{facts.scale_rule!r}, this version normalises by {SCALE_RULE!r}"
+        )
+    card = {**facts.card, "sha256": file_sha256(path)}
+    net.requires_grad_(False).eval()
+    try:
+        return Prior(net.to(device), replace(facts, card=card))
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{path}: does not fit into the free memory of {device}; free some, or use --device cpu"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    """The first hundred characters: torch lists every tensor that does not fit."""
+    return " ".join(str(error).split())[:100]
+
+
+def _facts_from(stored: dict[str, Any]) -> PriorFacts:
+    card = stored.get("card", {})
+    if isinstance(old := card.get("calibration"), dict):  # by method, and of one each
+        entries = [{"method": name, **entry} for name, entry in old.items()]
+        stored = {**stored, "card": {**card, "calibration": entries}}
+    network = stored["network"]
+    spec = UNetSpec(tuple(network["channels"]), network["blocks"], network["embedding"])
+    return PriorFacts(**{**stored, "network": spec, "mask": MaskSpec(**stored["mask"])})

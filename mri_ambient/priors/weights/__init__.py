@@ -1,0 +1,31 @@
+"""Priors that ship with the package, each beside its card."""
+
+from pathlib import Path
+
+from ...errors import CheckpointError
+
+DEFAULT = "brain-kspace-tiny"
+"""The prior ``reconstruct`` uses unless told otherwise."""
+
+
+def shipped_priors() -> list[Path]:
+    """The prior files in this folder."""
+    return sorted(Path(__file__).parent.glob("*.safetensors"))
+
+
+def default_prior() -> Path:
+    """The shipped default.
+
+    Raises:
+        CheckpointError: this installation has no weights.
+    """
+    path = Path(__file__).parent / f"{DEFAULT}.safetensors"
+    if not path.exists():
+        raise CheckpointError(f"{DEFAULT}: the shipped prior is missing; name one with -m")
+    return path
+
+
+def find_prior(path: Path) -> Path:
+    """The file of a shipped prior given by its bare name; any other path as it is."""
+    shipped = {file.stem: file for file in shipped_priors()}
+    return path if path.exists() else shipped.get(str(path), path)

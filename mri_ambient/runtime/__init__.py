@@ -1,0 +1,1 @@
+"""What the computation runs on: files, devices, processes, and data read ahead."""

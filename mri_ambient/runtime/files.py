@@ -1,0 +1,126 @@
+"""Whole files: written completely or not at all, and known by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError, MriAmbientError, ScanFormatError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary name in the same folder that becomes ``path`` when the block ends well.
+
+    Whatever ends the block otherwise (an error, Ctrl-C) removes the temporary file and leaves an
+    older ``path`` as it was. The temporary name is hidden and keeps the suffixes, on which some
+    writers depend. Missing folders are made.
+
+    Raises:
+        MriAmbientError: the file cannot be written (disk full, read-only folder, ...).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        # HDF5 puts pages of its own into strerror.
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise MriAmbientError(
+            f"{path}: cannot be written ({reason}); free space there or choose another output"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for output, with those above it, if it is not there.
+
+    Raises:
+        ConfigError: it cannot be one (a file is in the way, no permission, ...).
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be made a folder ({error.strerror}); choose another output"
+        ) from error
+
+
+def require_space(path: Path, n_bytes: int) -> None:
+    """Refuse at once what the disk under ``path`` has no room for.
+
+    Raises:
+        MriAmbientError: fewer than ``n_bytes`` are free.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if n_bytes > free:
+        raise MriAmbientError(
+            f"{path}: needs {n_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free; "
+            "free space there or choose another output"
+        )
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file as 64 hex digits, read in pieces.
+
+    Raises:
+        ScanFormatError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def json_text(content: object, *, indent: int | None = None) -> str:
+    """JSON of plain values, tensors, arrays, paths and containers of them.
+
+    NaN and Inf, which JSON does not know, become null.
+
+    Raises:
+        TypeError: something else is in there.
+    """
+    return json.dumps(_jsonable(content), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write readable JSON (see :func:`json_text`), completely or not at all.
+
+    Raises:
+        MriAmbientError: the file cannot be written.
+    """
+    text = json_text(content, indent=2)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _jsonable(value: Any) -> Any:  # noqa: ANN401 -- whatever a caller wants to report
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(entry) for entry in value]
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        return _jsonable(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise TypeError(f"{type(value).__name__} has no place in a JSON file")

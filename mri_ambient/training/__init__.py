@@ -1,0 +1,1 @@
+"""From prepared scans to a prior: configuration, data set, run folder, loop, validation."""

@@ -1,0 +1,270 @@
+"""Baselines solve the problems they state: against matrices, against sigpy."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+import torch
+from helpers import dense, random_sense
+
+from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.errors import ConfigError
+from mri_ambient.methods.baselines import BASELINES, NOISE_FLOOR, CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.operators import SenseOp
+from mri_ambient.physics.wavelets import ORTHOGONAL_WAVELETS, _by_ptwt, _by_pywt, shrink_wavelets
+from mri_ambient.rng import complex_normal, rng_for
+
+SHAPE = (48, 44)
+NOISE = 0.02
+NOISE_STD = torch.tensor([NOISE])
+
+
+def smooth_maps(n_coils, shape, rng):
+    """Coil maps of a few low spatial frequencies, zero in the outermost pixels."""
+    y, x = (torch.linspace(-1, 1, n) for n in shape)
+    angle = 2 * torch.pi * torch.arange(n_coils) / n_coils
+    distance = (y[:, None] - angle.sin().view(-1, 1, 1)) ** 2 + (
+        x[None, :] - angle.cos().view(-1, 1, 1)
+    ) ** 2
+    turn = 2 * torch.pi * torch.rand(n_coils, 1, 1, generator=rng) + x[None, :] * y[:, None]
+    maps = torch.polar(torch.exp(-distance), turn)
+    support = (y[:, None] ** 2 + x[None, :] ** 2) < 0.9
+    return maps / maps.abs().square().sum(dim=0).sqrt() * support
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A head seen by six coils at R = 3: the operator, its noisy k-space and the truth."""
+    rng = rng_for(0, "baselines")
+    maps = smooth_maps(6, SHAPE, rng)[None]
+    op = SenseOp(maps, MaskSpec("random", 3.0, 10).draw(SHAPE, rng)[None])
+    truth = head_phantom(SHAPE, rng).to(torch.complex64) * op.support
+    noise = NOISE * complex_normal((1, 6, *SHAPE), rng)
+    return op, op(truth) + op.mask * noise, truth
+
+
+def nrmse(img, reference):
+    return float((img - reference).norm() / reference.norm())
+
+
+def as_numpy(op, ksp):
+    return ksp[0].numpy(), op.maps[0].numpy(), op.mask[0].to(torch.float32).numpy()
+
+
+def objective(op, ksp, img, lam):
+    """1/2 ||A x - y||^2 + lam ||W x||_1 with sigpy's wavelets."""
+    import sigpy
+
+    wavelet = sigpy.linop.Wavelet(op.ishape, wave_name="db4")
+    misfit = 0.5 * (op(img) - ksp).abs().square().sum()
+    return float(misfit) + lam * float(np.abs(wavelet(img[0].numpy())).sum())
+
+
+class TestAll:
+    @pytest.mark.parametrize("name", BASELINES)
+    def test_names_are_the_dictionarys(self, name):
+        assert BASELINES[name].name == name
+
+    @pytest.mark.parametrize("name", BASELINES)
+    def test_full_noiseless_sampling_gives_the_image_back(self, name, case):
+        op, _, truth = case
+        full = op.with_mask(torch.ones_like(op.mask))
+        method = BASELINES[name]() if name == "zero-filled" else BASELINES[name](lam=1e-6)
+        assert nrmse(method(full, full(truth), noise_std=NOISE_STD), truth) < 1e-3
+
+    @pytest.mark.parametrize("name", BASELINES)
+    def test_nothing_appears_outside_the_support(self, name, case):
+        op, ksp, _ = case
+        img = BASELINES[name]()(op, ksp, noise_std=NOISE_STD)
+        assert img.shape == (1, *SHAPE)
+        assert img.dtype == torch.complex64
+        assert img[~op.support].abs().max() == 0
+
+    @pytest.mark.parametrize("name", BASELINES)
+    def test_what_was_not_sampled_is_never_read(self, name, case):
+        op, ksp, _ = case
+        method = BASELINES[name]()
+        poisoned = torch.where(op.mask, ksp, torch.nan)
+        clean = method(op, ksp, noise_std=NOISE_STD)
+        assert torch.equal(method(op, poisoned, noise_std=NOISE_STD), clean)
+
+    @pytest.mark.parametrize("name", BASELINES)
+    def test_a_slice_does_not_see_its_batch(self, name, case):
+        op, ksp, _ = case
+        both = SenseOp(torch.cat([op.maps, op.maps.flip(1)]), torch.cat([op.mask, op.mask]))
+        pair = torch.cat([ksp, 3 * ksp])
+        method = BASELINES[name]()
+        together = method(both, pair, noise_std=NOISE_STD.expand(2))
+        for i in range(2):
+            one = SenseOp(both.maps[i : i + 1], both.mask[i : i + 1])
+            alone = method(one, pair[i : i + 1], noise_std=NOISE_STD)
+            assert nrmse(together[i], alone[0]) < 1e-5
+
+    @pytest.mark.parametrize(("method", "multiple"), [(CgSense, 1.0), (L1Wavelet, 0.3)])
+    def test_the_default_weight_follows_the_noise_of_each_scan(self, method, multiple, case):
+        op, ksp, _ = case
+        both = SenseOp(torch.cat([op.maps, op.maps]), torch.cat([op.mask, op.mask]))
+        noise_std = torch.tensor([0.05, 0.0])
+        pair = method()(both, torch.cat([ksp, ksp]), noise_std=noise_std)
+        for img, noise in zip(pair, (0.05, NOISE_FLOOR), strict=True):
+            given = method(lam=multiple * noise)(op, ksp, noise_std=NOISE_STD)
+            assert nrmse(img, given[0]) < 1e-5
+
+    @pytest.mark.parametrize("name", ["cg-sense", "l1-wavelet"])
+    def test_parallel_imaging_beats_zero_filling(self, name, case):
+        op, ksp, truth = case
+        zero_filled = nrmse(op.adjoint(ksp), truth)
+        assert nrmse(BASELINES[name]()(op, ksp, noise_std=NOISE_STD), truth) < 0.95 * zero_filled
+
+    def test_options_are_frozen(self):
+        with pytest.raises(FrozenInstanceError):
+            CgSense().lam = 1.0
+
+    @pytest.mark.parametrize(
+        ("method", "options", "message"),
+        [
+            (CgSense, {"lam": -1.0}, "cg-sense: lambda must be 0 or more and finite, got -1"),
+            (CgSense, {"n_iter": 0}, "cg-sense: iterations must be at least 1, got 0"),
+            (L1Wavelet, {"lam": float("nan")}, "l1-wavelet: lambda must be 0 or more .* got nan"),
+            (L1Wavelet, {"lam": float("inf")}, "l1-wavelet: lambda must be 0 or more .* got inf"),
+            (L1Wavelet, {"n_iter": -3}, "l1-wavelet: iterations must be at least 1, got -3"),
+            (L1Wavelet, {"wavelet": "bior2.2"}, r"'bior2.2' is unknown or not orthogonal; choose"),
+        ],
+    )
+    def test_options_check_themselves(self, method, options, message):
+        with pytest.raises(ConfigError, match=message):
+            method(**options)
+
+
+def test_zero_filled_is_the_adjoint(case):
+    op, ksp, _ = case
+    assert torch.equal(ZeroFilled()(op, ksp, noise_std=NOISE_STD), op.adjoint(ksp))
+
+
+class TestCgSense:
+    @pytest.mark.parametrize("lam", [0.01, 0.3])
+    def test_is_the_dense_solution(self, lam, rng):
+        op = random_sense((7, 6), 3, rng, torch.complex128)
+        ksp = op(complex_normal((1, 7, 6), rng, dtype=torch.complex128))
+        img = CgSense(lam=lam, n_iter=80)(op, ksp, noise_std=NOISE_STD.double())
+        matrix = dense(op, torch.complex128)
+        normal = matrix.mH @ matrix + lam * torch.eye(42, dtype=torch.complex128)
+        want = torch.linalg.solve(normal, matrix.mH @ ksp.flatten())
+        torch.testing.assert_close(img.flatten(), want, rtol=0, atol=1e-10)
+
+    def test_is_sigpys(self, case):
+        import sigpy.mri
+
+        op, ksp, _ = case
+        y, maps, weights = as_numpy(op, ksp)
+        app = sigpy.mri.app.SenseRecon(
+            y, maps, lamda=0.01, weights=weights, max_iter=30, show_pbar=False
+        )
+        theirs = torch.from_numpy(app.run())[None]
+        ours = CgSense(lam=0.01, n_iter=30)(op, ksp, noise_std=NOISE_STD)
+        assert nrmse(ours, theirs) < 1e-4
+
+    def test_default_iterations_are_enough(self, case):
+        op, ksp, _ = case
+        limit = CgSense(n_iter=300)(op, ksp, noise_std=NOISE_STD)
+        assert nrmse(CgSense()(op, ksp, noise_std=NOISE_STD), limit) < 0.01
+
+    def test_without_regularisation_it_stays_finite(self, case):
+        op, ksp, _ = case
+        img = CgSense(lam=0, n_iter=400)(op, ksp, noise_std=NOISE_STD)
+        assert torch.isfinite(img.abs()).all()
+        assert img.abs().max() < 100
+
+
+class TestL1Wavelet:
+    @pytest.mark.parametrize("n_iter", [1, 40])
+    def test_is_sigpys_step_by_step(self, n_iter, case):
+        import sigpy.mri
+
+        op, ksp, _ = case
+        y, maps, weights = as_numpy(op, ksp)
+        app = sigpy.mri.app.L1WaveletRecon(
+            y, maps, 0.005, weights=weights, max_iter=n_iter, alpha=1, show_pbar=False
+        )
+        theirs = torch.from_numpy(app.run())[None] * op.support
+        ours = L1Wavelet(lam=0.005, n_iter=n_iter)(op, ksp, noise_std=NOISE_STD)
+        assert nrmse(ours, theirs) < 1e-4
+
+    def test_measured_zeros_count_as_measured(self, case):
+        # sigpy guesses the mask from the data when it is not given; a zero sample is still data.
+        op, ksp, _ = case
+        silent = ksp.clone()
+        silent[..., 22] = 0
+        known = L1Wavelet()(op, silent, noise_std=NOISE_STD)
+        mask = op.mask.clone()
+        mask[..., 22] = False
+        guessed = L1Wavelet()(op.with_mask(mask), silent, noise_std=NOISE_STD)
+        assert nrmse(known, guessed) > 0.05
+
+    def test_the_objective_falls_to_sigpys(self, case):
+        import sigpy.mri
+
+        op, ksp, _ = case
+        lam = 0.01
+        y, maps, weights = as_numpy(op, ksp)
+        app = sigpy.mri.app.L1WaveletRecon(
+            y, maps, lam, weights=weights, max_iter=400, show_pbar=False
+        )  # with the step length of its own power iteration
+        theirs = torch.from_numpy(app.run())[None] * op.support
+        limit = objective(op, ksp, theirs, lam)
+        excess = [
+            objective(op, ksp, L1Wavelet(lam=lam, n_iter=n)(op, ksp, noise_std=NOISE_STD), lam)
+            / limit
+            - 1
+            for n in (1, 3, 100)
+        ]
+        assert excess[0] > excess[1] > 0.01
+        assert abs(excess[2]) < 1e-3
+
+    def test_default_iterations_are_enough(self, case):
+        op, ksp, _ = case
+        limit = L1Wavelet(n_iter=1500)(op, ksp, noise_std=NOISE_STD)
+        assert nrmse(L1Wavelet()(op, ksp, noise_std=NOISE_STD), limit) < 0.02
+
+    def test_shrinkage_minimises_its_objective(self, rng):
+        # With Haar wavelets on a power of two the transform is orthogonal, borders included: the
+        # result must beat every nearby image.
+        img = complex_normal((1, 16, 16), rng)
+        shrunk = shrink_wavelets(img, torch.tensor([0.5]), "haar")
+
+        def cost(x):
+            import sigpy
+
+            coefficients = sigpy.linop.Wavelet((16, 16), wave_name="haar")(x[0].numpy())
+            return 0.5 * float((x - img).abs().square().sum()) + 0.5 * float(
+                np.abs(coefficients).sum()
+            )
+
+        best = cost(shrunk)
+        for _ in range(20):
+            assert cost(shrunk + 1e-2 * complex_normal(img.shape, rng)) > best
+
+    def test_shrinkage_by_nothing_is_the_image_in_its_precision(self, rng):
+        img = complex_normal((2, 9, 8), rng, dtype=torch.complex128)
+        shrunk = shrink_wavelets(img, torch.zeros(2), "db4")
+        torch.testing.assert_close(shrunk, img)
+
+    @pytest.mark.parametrize("shape", [(48, 44), (35, 40), (32, 17)])
+    def test_shrinkage_is_sigpys(self, shape, rng):
+        import sigpy
+
+        img, threshold = complex_normal((2, *shape), rng), torch.tensor([0.3, 1.0])
+        shrunk = shrink_wavelets(img, threshold, "db4")
+        transform = sigpy.linop.Wavelet(shape, wave_name="db4")
+        for i in range(2):
+            soft = sigpy.soft_thresh(float(threshold[i]), transform(img[i].numpy()))
+            np.testing.assert_allclose(shrunk[i].numpy(), transform.H(soft), atol=2e-6)
+
+    @pytest.mark.parametrize("wavelet", ORTHOGONAL_WAVELETS)
+    def test_what_a_gpu_computes_is_what_the_cpu_does(self, wavelet, rng):
+        img, threshold = complex_normal((2, 48, 40), rng), torch.tensor([0.3, 1.0])[:, None, None]
+        ours, other = (by(img, threshold, wavelet, 1) for by in (_by_pywt, _by_ptwt))
+        torch.testing.assert_close(ours, other, rtol=0, atol=5e-6)

@@ -1,0 +1,161 @@
+"""The measurement is a matrix; everything about it follows from that matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_adjoint, dense, random_maps, random_sense
+
+from mri_ambient.physics.fourier import fft2c
+from mri_ambient.physics.operators import SenseOp
+from mri_ambient.rng import complex_normal
+
+C128 = torch.complex128
+CASES = [((8, 8), 4), ((7, 9), 3), ((1, 6), 2), ((6, 1), 2), ((5, 4), 1)]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def op(request, rng):
+    shape, n_coils = request.param
+    return random_sense(shape, n_coils, rng, C128)
+
+
+def matrix_by_hand(op: SenseOp) -> torch.Tensor:
+    """mask · F · maps with explicit Fourier matrices and diagonals."""
+
+    def dft(n: int) -> torch.Tensor:
+        j = torch.arange(n, dtype=torch.float64) - n // 2
+        return torch.exp(-2j * torch.pi * torch.outer(j, j) / n) / n**0.5
+
+    ny, nx = op.ishape
+    fourier = torch.kron(dft(ny), dft(nx))
+    mask = torch.diag(op.mask.flatten().to(C128))
+    return torch.cat([mask @ fourier @ torch.diag(s.flatten()) for s in op.maps])
+
+
+def test_forward_is_mask_fourier_maps(op):
+    torch.testing.assert_close(dense(op, C128), matrix_by_hand(op), rtol=0, atol=1e-12)
+
+
+def test_adjoint_is_the_conjugate_transpose(op):
+    torch.testing.assert_close(dense(op.H, C128), dense(op, C128).mH, rtol=0, atol=1e-12)
+
+
+def test_adjoint_by_dot_product(op, rng):
+    assert_adjoint(op, rng=rng)
+
+
+def test_normal_is_adjoint_of_forward(op, rng):
+    x = complex_normal((3, *op.ishape), rng, dtype=C128)
+    torch.testing.assert_close(op.normal(x), op.adjoint(op.forward(x)), rtol=0, atol=1e-12)
+
+
+def test_adjoint_of_the_adjoint_is_the_operator(op, rng):
+    assert op.H.H is op
+    assert (op.H.ishape, op.H.oshape) == (op.oshape, op.ishape)
+    x = complex_normal(op.ishape, rng, dtype=C128)
+    torch.testing.assert_close(op.H.normal(op(x)), op(op.H(op(x))), rtol=0, atol=1e-12)
+
+
+def test_gradients_flow_after_use_in_inference_mode(op, rng):
+    # What the operator remembers of its maps must serve a sampler that differentiates through it.
+    x = complex_normal(op.ishape, rng, dtype=C128)
+    with torch.inference_mode():
+        op.normal(x)
+    x.requires_grad_()
+    op.normal(x).real.sum().backward()
+    ones = torch.ones(op.ishape, dtype=C128)
+    torch.testing.assert_close(x.grad, op.normal(ones))
+
+
+def test_leading_axes_are_batch(op, rng):
+    x = complex_normal((2, 3, *op.ishape), rng, dtype=C128)
+    one_by_one = torch.stack([torch.stack([op(image) for image in row]) for row in x])
+    torch.testing.assert_close(op(x), one_by_one)
+    torch.testing.assert_close(op.H(op(x))[1, 2], op.H(op(x[1, 2])))
+
+
+def test_every_slice_has_its_own_maps_and_mask(rng):
+    maps = random_maps((2, 3, 6, 5), rng, C128)
+    mask = torch.rand((2, 1, 6, 5), generator=rng) < 0.5
+    x = complex_normal((2, 6, 5), rng, dtype=C128)
+    both = SenseOp(maps, mask)
+    for i in range(2):
+        alone = SenseOp(maps[i], mask[i])
+        torch.testing.assert_close(both(x)[i], alone(x[i]))
+        torch.testing.assert_close(both.normal(x)[i], alone.normal(x[i]))
+
+
+def test_one_set_of_coils_under_several_masks(rng):
+    maps, masks = random_maps((2, 5, 4), rng, C128), torch.rand(3, 1, 5, 4, generator=rng) < 0.5
+    op, x = SenseOp(maps, masks), complex_normal((5, 4), rng, dtype=C128)
+    torch.testing.assert_close(op.normal(x), op.adjoint(op(x)))
+    for i, mask in enumerate(masks):
+        torch.testing.assert_close(op.normal(x)[i], SenseOp(maps, mask).normal(x))
+
+
+def test_full_sampling_gives_the_image_back_inside_the_support(rng):
+    maps = random_maps((4, 7, 6), rng, C128)
+    maps[:, :2] = 0
+    op = SenseOp(maps, torch.ones(1, 7, 6, dtype=torch.bool))
+    x = complex_normal((7, 6), rng, dtype=C128)
+    assert op.support.sum() == 5 * 6
+    torch.testing.assert_close(op.normal(x), x * op.support, rtol=0, atol=1e-12)
+
+
+def test_the_norm_is_at_most_one(op):
+    assert torch.linalg.matrix_norm(dense(op, C128), ord=2) <= 1 + 1e-12
+
+
+def test_what_was_not_sampled_is_never_read(op, rng):
+    y = op(complex_normal(op.ishape, rng, dtype=C128))
+    poisoned = torch.where(op.mask, y, torch.nan)
+    assert torch.equal(op.adjoint(poisoned), op.adjoint(y))
+
+
+def test_line_masks_broadcast_along_the_readout(rng):
+    maps = random_maps((3, 6, 5), rng, C128)
+    lines = torch.tensor([True, False, True, True, False]).expand(1, 1, 5)
+    x = complex_normal((6, 5), rng, dtype=C128)
+    torch.testing.assert_close(
+        SenseOp(maps, lines)(x), SenseOp(maps, lines.expand(1, 6, 5).clone())(x)
+    )
+
+
+def test_another_mask_keeps_the_coils(op, rng):
+    mask = ~op.mask
+    x = complex_normal(op.ishape, rng, dtype=C128)
+    torch.testing.assert_close(op(x) + op.with_mask(mask)(x), op.expand(x))
+    torch.testing.assert_close(op.expand(x), fft2c(op.maps * x))
+
+
+def test_moving_to_a_device_moves_everything(op):
+    moved = op.to("meta")
+    assert (moved.maps.device.type, moved.mask.device.type) == ("meta", "meta")
+
+
+@pytest.mark.parametrize(("shape", "n_coils"), [((16, 16), 4), ((15, 17), 3), ((16, 15), 2)])
+def test_agrees_with_sigpy(shape, n_coils, rng):
+    import sigpy.mri
+
+    op = random_sense(shape, n_coils, rng)
+    theirs = sigpy.mri.linop.Sense(op.maps.numpy(), weights=op.mask[0].float().numpy())
+    x, y = complex_normal(op.ishape, rng), complex_normal(op.oshape, rng)
+    np.testing.assert_allclose(op(x).numpy(), theirs(x.numpy()), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(op.H(y).numpy(), theirs.H(y.numpy()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("maps", "mask", "message"),
+    [
+        (torch.ones(4, 4, dtype=C128), torch.ones(1, 4, 4) > 0, r"maps must be complex"),
+        (torch.ones(2, 4, 4), torch.ones(1, 4, 4) > 0, r"maps must be complex .* got torch.float"),
+        (torch.ones(2, 4, 4, dtype=C128), torch.ones(1, 4, 4), r"mask must be bool, got"),
+        (torch.ones(2, 4, 4, dtype=C128), torch.ones(1, 4, 3) > 0, r"mask \(1, 4, 3\) does not"),
+        (torch.ones(2, 4, 4, dtype=C128), torch.ones(2, 4, 4) > 0, r"mask \(2, 4, 4\) does not"),
+    ],
+)
+def test_what_does_not_fit_is_refused(maps, mask, message):
+    with pytest.raises(ValueError, match=message):
+        SenseOp(maps, mask)

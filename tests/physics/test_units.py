@@ -1,0 +1,37 @@
+"""Back to the units of the file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import random_maps
+
+from mri_ambient.physics.units import rss_weight
+from mri_ambient.rng import complex_normal, rng_for
+
+
+def test_the_weight_is_the_rss_of_the_measured_coils_maps():
+    # W mixes 5 coils, 3 virtual ones are kept: by hand, pixel by pixel.
+    W = complex_normal((5, 5), rng_for(0), dtype=torch.complex128)
+    maps = random_maps((2, 3, 4, 6), rng_for(1), torch.complex128)
+    virtual = torch.cat([maps, torch.zeros_like(maps[:, :2])], dim=1)
+    measured = torch.linalg.solve(W, virtual.flatten(-2)).view_as(virtual)
+    want = measured.abs().square().sum(dim=1).sqrt()
+    torch.testing.assert_close(rss_weight(maps, W), want)
+
+
+def test_without_a_transform_the_weight_is_the_support():
+    maps = random_maps((3, 4, 6), rng_for(1), torch.complex128)
+    maps[..., :2] = 0
+    want = torch.ones(4, 6, dtype=torch.float64)
+    want[..., :2] = 0
+    torch.testing.assert_close(rss_weight(maps, None), want)
+    torch.testing.assert_close(rss_weight(maps, torch.eye(3)), want)
+
+
+def test_a_transform_without_its_dropped_rows_is_refused():
+    maps = random_maps((3, 4, 6), rng_for(1))
+    with pytest.raises(ValueError, match=r"square.*\(3, 5\)"):
+        rss_weight(maps, torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="3 virtual coils"):
+        rss_weight(maps, torch.eye(2))

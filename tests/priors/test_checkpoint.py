@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mri_ambient.errors import CheckpointError, DeviceError, MriAmbientError
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior, save_tensors
+from mri_ambient.priors.prior import Prior, PriorFacts
+from mri_ambient.priors.unet import UNetSpec
+from mri_ambient.rng import rng_for
+
+SPEC = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+
+
+@pytest.fixture
+def prior():
+    facts = PriorFacts(
+        objective="kspace", kind="conditioned", network=SPEC, sigma_data=0.3, sigma_min=0.02,
+        mask_conditioned=True, mask=MaskSpec("random", 4, 12), tau=0.07, card={"n_scans": 3},
+    )  # fmt: skip
+    net = facts.build()
+    rng = rng_for(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=rng))
+    return Prior(net, facts)
+
+
+def test_a_prior_comes_back_as_it_was(prior, tmp_path):
+    save_prior(prior, tmp_path / "prior.safetensors")
+    again = load_prior(tmp_path / "prior.safetensors")
+    assert again.facts.card.pop("sha256")
+    assert again.facts == prior.facts
+    state = prior.net.state_dict()
+    assert all(torch.equal(state[name], t) for name, t in again.net.state_dict().items())
+    assert not any(p.requires_grad for p in again.net.parameters())
+
+
+def test_calibrations_of_one_a_method_are_read_as_a_list(prior, tmp_path):
+    """Cards once held one for every method."""
+    entry = {"options": {"n_steps": 10}, "n_samples": 4, "factor": 2.5}
+    card = prior.facts.card | {"calibration": {"dds": entry}}
+    old = Prior(prior.net, replace(prior.facts, card=card))
+    save_prior(old, tmp_path / "prior.safetensors")
+    known = load_prior(tmp_path / "prior.safetensors").facts.card["calibration"]
+    assert known == [{"method": "dds", **entry}]
+
+
+def test_a_run_folder_stands_for_its_prior(prior, tmp_path):
+    save_prior(prior, tmp_path / "prior.safetensors")
+    assert load_prior(tmp_path).facts.tau == prior.facts.tau
+
+
+def test_half_precision_halves_the_file_and_rounds_the_weights(prior, tmp_path):
+    save_prior(prior, tmp_path / "full.safetensors")
+    save_prior(prior, tmp_path / "half.safetensors", half=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
+    assert sizes[0] < 0.7 * sizes[1]
+    again = load_prior(tmp_path / "half.safetensors").net.state_dict()
+    for name, tensor in prior.net.state_dict().items():
+        torch.testing.assert_close(again[name], tensor, rtol=2**-10, atol=2**-24)
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def test_pickles_are_never_opened(tmp_path):
+    path = tmp_path / "prior.pt"
+    path.write_bytes(pickle.dumps(_Bomb()))
+    with pytest.raises(CheckpointError, match="safetensors"):
+        load_prior(path)
+    torch.save({"w": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="never opened"):
+        load_prior(path)
+
+
+def test_foreign_and_damaged_files_are_refused(prior, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_prior(path)
+    save_file({"w": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="not one of mri-ambient's"):
+        load_prior(path)
+    save_tensors(path, {"w": torch.zeros(3)}, {"format": "train/1"})
+    with pytest.raises(CheckpointError, match="wanted a prior"):
+        load_prior(path)
+    save_prior(prior, path)
+    whole = path.read_bytes()
+    for n_bytes in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:n_bytes])
+        with pytest.raises(CheckpointError):
+            load_prior(path)
+
+
+def test_a_prior_of_another_shape_is_refused(prior, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    save_prior(prior, path)
+    tensors, header = load_tensors(path)
+    header["facts"]["network"]["channels"] = [8, 16]
+    save_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError, match="can use"):
+        load_prior(path)
+    header["facts"]["surprise"] = 1
+    save_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError):
+        load_prior(path)
+
+
+def test_a_prior_for_another_kind_of_data_is_refused(prior, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    save_prior(Prior(prior.net, replace(prior.facts, scale_rule="maximum")), path)
+    with pytest.raises(CheckpointError, match=r"another kind of data.*'maximum'"):
+        load_prior(path)
+
+
+def test_header_noise_never_escapes(prior, tmp_path, rng):
+    """Flipped bytes anywhere in the header: an error of ours, or a prior that loads."""
+    path = tmp_path / "prior.safetensors"
+    save_prior(prior, path)
+    whole = bytearray(path.read_bytes())
+    (n_header,) = struct.unpack("<Q", whole[:8])
+    assert b"mri_ambient" in whole[8 : 8 + n_header]
+    for _ in range(60):
+        bad = bytearray(whole)
+        at = int(torch.randint(8 + n_header, (), generator=rng))
+        bad[at] ^= 1 << int(torch.randint(8, (), generator=rng))
+        path.write_bytes(bytes(bad))
+        try:
+            load_prior(path)
+        except MriAmbientError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_are_readable_for_whom_the_umask_says(mask, mode, prior, tmp_path):
+    before = os.umask(mask)
+    try:
+        save_prior(prior, tmp_path / "prior.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "prior.safetensors").stat().st_mode & 0o777 == mode
+
+
+def test_a_failed_write_leaves_the_old_file(prior, tmp_path, monkeypatch):
+    path = tmp_path / "prior.safetensors"
+    save_prior(prior, path)
+    before = path.read_bytes()
+
+    def full_disk(tensors, name, metadata):
+        name.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mri_ambient.priors.checkpoint.save_file", full_disk)
+    with pytest.raises(MriAmbientError, match="No space left"):
+        save_prior(prior, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_header_is_json_a_person_can_read(prior, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    save_prior(prior, path)
+    raw = path.read_bytes()
+    (n_header,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(json.loads(raw[8 : 8 + n_header])["__metadata__"]["mri_ambient"])
+    assert header["facts"]["objective"] == "kspace"
+
+
+def test_a_full_device_is_told_of(prior, tmp_path, monkeypatch):
+    to = torch.nn.Module.to
+
+    def full(module, *device, **layout):
+        if device:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return to(module, **layout)
+
+    save_prior(prior, tmp_path / "prior.safetensors")
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(DeviceError, match="does not fit into the free memory of cpu"):
+        load_prior(tmp_path / "prior.safetensors")
