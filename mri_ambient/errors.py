@@ -1,8 +1,14 @@
-"""Errors a user can meet; the command line turns each into one line and an exit code.
+"""Errors and warnings a user can meet.
+
+The command line turns an error into one line and an exit code.
 
 Every message says what was found, what was wanted and what to do. Programmer mistakes are
 ``ValueError`` and ``TypeError`` and keep their traceback.
 """
+
+from __future__ import annotations
+
+import warnings
 
 
 class MriAmbientError(Exception):
@@ -37,5 +43,75 @@ class DeviceError(MriAmbientError):
     """No usable device, or out of memory after backing off."""
 
 
+WARNINGS: dict[str, str] = {
+    # runtime
+    "W-CPU-FALLBACK": "The device has too little memory; the rest is computed on the CPU.",
+    # io
+    "W-ATTRIBUTE": "An attribute of the file is damaged and was left out.",
+    "W-NO-HEADER": "Store the ISMRMRD header with the k-space: voxel size and matrix are in it.",
+    "W-HEADER-MISMATCH": "The header belongs to another matrix; export both together.",
+    "W-HEADER-LIMITS": "The header's encoding limits contradict the data and are ignored.",
+    "W-NOISE-DATASET": "Store noise-only samples as complex (coil, sample), or rename the dataset.",
+    "W-EMPTY-SLICES": "These slices hold zeros only; their images are zero.",
+    "W-MISSING-COLUMNS": "Some columns of a slice hold zeros; they count as sampled.",
+    "W-MASK-ZEROS": "The mask calls positions sampled that hold zeros; they count as not sampled.",
+    "W-OUTSIDE-MASK": "Data outside the mask is ignored; delete the mask to use it.",
+    # data preparation
+    "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
+    "W-NOISE-GIVEN": "The given noise differs from what the scan shows; check --noise-std.",
+    "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",
+    "W-FOLDED-FOV": "Acquire a larger field of view; a larger --noise-std weakens the artefact.",
+    "W-SECOND-MAP": "Noise or a small field of view; compare with a less noisy scan.",
+    "W-NOISY-CALIBRATION": "Acquire more calibration lines, or do not trust these slices.",
+    "W-EMPTY-SUPPORT": "Look at the slices: ESPIRiT found nearly no signal.",
+    "W-DUPLICATES": "Remove all but one file of each acquisition.",
+    "W-COVERAGE": "Use scans with other masks, or vary the mask from scan to scan.",
+    # methods
+    "W-FIRST-LEVEL": "Choose sigma_max within the noise levels the prior was trained on.",
+    # reconstruction
+    "W-PRIOR-ACCELERATION": "Use a prior trained at this acceleration, and check held-out lines.",
+    "W-PRIOR-MASK-KIND": "Use a prior trained on this kind of mask, and check held-out lines.",
+    "W-PRIOR-EQUISPACED": "Use a prior trained on equispaced masks, and check held-out lines.",
+    "W-PRIOR-ONE-STEP": "Use method dds, or a mask-conditioned prior.",
+    "W-UNCALIBRATED": "Run `mri-ambient audit calibration` to find the factor.",
+    "W-CALIBRATION-OPTIONS": "Use the calibrated options, or calibrate these.",
+    "W-CALIBRATION-RANGE": "Calibrate on scans like this one.",
+    "W-TRAINED-ON-SCAN": "Judge the prior on scans it was not trained on.",
+    "W-RESIDUAL": "Take more steps or another method, and look at the coil maps.",
+    "W-FLAGGED": "Look at these slices; the JSON file says what each flag is.",
+    "W-HELD-OUT-SKIPPED": "Hold out fewer lines.",
+    "W-REFERENCE": "The stored reference is not usable; the RSS of the k-space was used.",
+    "W-NOT-SCORED": "Check that the reference fits the reconstruction.",
+    # training
+    "W-PATIENTS-MIXED": "Add scans of more patients, and store patient_id.",
+    "W-ROUND-KEPT": "Delete the later rounds to train this one further.",
+}
+"""Every warning by its code, and what to do about it; docs/reference/warnings.md explains each."""
+
+
 class NumericalWarning(UserWarning):
-    """Numerical doubt: the result was computed but deserves a look."""
+    """The result was computed but deserves a look; it stands in the report as code and text.
+
+    Attributes:
+        code: a key of :data:`WARNINGS`, stable between versions.
+    """
+
+    def __init__(self, code: str, text: str | None = None) -> None:
+        if text is None:  # TRANSITION: delete with the last warnings.warn(text, NumericalWarning)
+            code, text = "W-RESIDUAL", code
+        if code not in WARNINGS:
+            raise ValueError(f"warning code {code!r} is not listed in errors.WARNINGS")
+        super().__init__(code, text)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+    def as_dict(self) -> dict[str, str]:
+        """Code and text, as reports hold them."""
+        return {"code": self.code, "text": str(self)}
+
+
+def warn(code: str, text: str, *, stacklevel: int = 2) -> None:
+    """Warn with a code of :data:`WARNINGS`; ``stacklevel`` counts from the caller."""
+    warnings.warn(NumericalWarning(code, text), stacklevel=stacklevel + 1)
