@@ -3,11 +3,12 @@
 Names load on first use, so that ``import mri_ambient`` and ``mri-ambient --help`` stay fast.
 
 Example:
-    Reconstruct a raw scan with the prior that ships with the package::
+    Reconstruct a scan with the prior that ships with the package::
 
-        from mri_ambient import reconstruct_raw
+        import mri_ambient as ma
 
-        report = reconstruct_raw("scan.h5", "out/")
+        rec = ma.reconstruct("scan.h5")
+        rec.save("out/")
 """
 
 from __future__ import annotations
@@ -18,52 +19,74 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .data_prep.shards import prepare
+    from .data_prep.simulate import simulate
+    from .evaluation.folders import evaluate
     from .io import open_scan
     from .methods.presets import METHODS
+    from .objectives import OBJECTIVES
+    from .physics.masks import MaskSpec
+    from .physics.operators import SenseOp
     from .priors.checkpoint import load_prior, save_prior
     from .priors.prior import Prior
-    from .recon.checks import Checking
-    from .recon.engine import Options, to_file_units
-    from .recon.pipeline import reconstruct_raw
-    from .scan import Reconstruction, Scan
+    from .recon.pipeline import reconstruct, reconstruct_many
+    from .recon.recipe import Recipe
+    from .recon.reconstruction import Reconstruction
+    from .runtime.device import Runtime
+    from .scan import Scan
     from .training.config import TrainConfig
+    from .training.loop import train
 
-_WHERE = {
-    "Checking": "recon.checks",
+_MODULES = {
     "METHODS": "methods.presets",
-    "Options": "recon.engine",
+    "MaskSpec": "physics.masks",
+    "OBJECTIVES": "objectives",
     "Prior": "priors.prior",
-    "Reconstruction": "scan",
+    "Recipe": "recon.recipe",
+    "Reconstruction": "recon.reconstruction",
+    "Runtime": "runtime.device",
     "Scan": "scan",
+    "SenseOp": "physics.operators",
     "TrainConfig": "training.config",
+    "evaluate": "evaluation.folders",
     "load_prior": "priors.checkpoint",
     "open_scan": "io",
-    "reconstruct_raw": "recon.pipeline",
+    "prepare": "data_prep.shards",
+    "reconstruct": "recon.pipeline",
+    "reconstruct_many": "recon.pipeline",
     "save_prior": "priors.checkpoint",
-    "to_file_units": "recon.engine",
+    "simulate": "data_prep.simulate",
+    "train": "training.loop",
 }
 
 __all__ = [
     "METHODS",
-    "Checking",
-    "Options",
+    "OBJECTIVES",
+    "MaskSpec",
     "Prior",
+    "Recipe",
     "Reconstruction",
+    "Runtime",
     "Scan",
+    "SenseOp",
     "TrainConfig",
     "__version__",
+    "evaluate",
     "load_prior",
     "open_scan",
-    "reconstruct_raw",
+    "prepare",
+    "reconstruct",
+    "reconstruct_many",
     "save_prior",
-    "to_file_units",
+    "simulate",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 -- PEP 562
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -351,3 +351,8 @@ def _mosaic(images: Tensor) -> Tensor:
 def _aspect(scan: Scan) -> float:
     """Height of a pixel over its width; square if the file does not say."""
     return 1.0 if scan.voxel_mm is None else scan.voxel_mm[0] / scan.voxel_mm[1]
+
+
+def draw_reconstruction(magnitude: Any, std: Any = None, *, title: str = "") -> Figure:
+    """Placeholder until the plots room is merged."""
+    raise NotImplementedError

@@ -1,9 +1,9 @@
-"""The two records everything exchanges: what was measured, and what is handed over."""
+"""The records of a measurement: a scan, and a batch of normalised slices of several scans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -97,29 +97,6 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """What a sampler or baseline hands over, in the scan's normalised units.
-
-    Attributes:
-        img: the image, complex ``(slice, y, x)``; the mean of the samples where there are several.
-        scan_id: of the scan it was made from.
-        slices: index of each slice in the volume.
-        std: standard deviation of the samples' magnitude, real ``(slice, y, x)``, or None.
-        samples: complex ``(sample, slice, y, x)``, kept on request.
-        checks: one dictionary of figures per slice, e.g. the data residual.
-        provenance: method, options, seed, hashes, versions, device and seconds.
-    """
-
-    img: Tensor
-    scan_id: str
-    slices: tuple[int, ...]
-    std: Tensor | None = None
-    samples: Tensor | None = None
-    checks: tuple[dict[str, Any], ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Batch:
     """Measurements of several slices, normalised.
 
@@ -146,6 +123,11 @@ class Batch:
     def op(self) -> SenseOp:
         """``A = M F S`` of the measurement."""
         return SenseOp(self.maps, self.mask)
+
+    @property
+    def measured(self) -> Tensor:
+        """The measured k-space y, zero where nothing was sampled, whatever ``ksp`` holds there."""
+        return torch.where(self.mask, self.ksp, 0)
 
     def __len__(self) -> int:
         return self.ksp.shape[0]
@@ -203,6 +185,14 @@ class Batch:
             ValueError: a scan is not prepared, or the sizes differ.
         """
         return cls.stack([cls.with_maps(scan, scan.maps) for scan in scans])
+
+    @classmethod
+    def of_measurement(cls, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Batch:
+        """K-space ``(b, coil, y, x)`` with maps and mask of an operator, all columns acquired."""
+        n, _, ny, nx = ksp.shape
+        mask = op.mask.expand(n, 1, ny, nx)
+        acquired = torch.ones(n, nx, dtype=torch.bool, device=ksp.device)
+        return cls(ksp, op.maps, mask, acquired, noise_std, density=mask.float())
 
     @classmethod
     def with_maps(cls, scan: Scan, maps: Tensor | None) -> Batch:

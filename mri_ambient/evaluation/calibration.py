@@ -13,18 +13,20 @@ is stored in the card of the prior.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import Any
 
 import torch
 
 from ..errors import ConfigError, ScanFormatError
-from ..methods import Sampler
+from ..methods import Method
 from ..physics.masks import mask_kind
 from ..priors.prior import Prior
-from ..recon.checks import covered, cut_lines, residual_and_variance
-from ..recon.engine import Options, reconstruct_many
+from ..recon.checks import hold_out_lines, inside_interval, residual_and_variance
+from ..recon.engine import Engine
+from ..recon.recipe import ResolvedRecipe, method_options
+from ..runtime.device import Runtime
 from ..scan import Scan
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -60,9 +62,8 @@ class Calibration:
 
 def calibrate(
     scans: Iterable[Scan],
-    method: Sampler,
-    prior: Prior,
-    options: Options,
+    recipe: ResolvedRecipe,
+    runtime: Runtime | None = None,
     *,
     n_lines: int = 2,
     on_scan: Callable[[int], None] | None = None,
@@ -71,10 +72,9 @@ def calibrate(
 
     Args:
         scans: slices of prepared scans that the prior was not trained on; few are held at a time.
-        method: a stochastic sampler.
-        prior: what images look like.
-        options: at least two samples.
-        n_lines: lines to hide in each scan.
+        recipe: a stochastic method with at least two samples, and its prior.
+        runtime: device, precision, batch size.
+        n_lines: lines to hold out in each scan.
         on_scan: told how many are done after every one.
 
     Raises:
@@ -82,11 +82,10 @@ def calibrate(
         ScanFormatError: no scans, or none with signal.
     """
     parts, rates, kinds, source = [], [], set(), None
-    for group in _together(scans, method, prior, options):
-        cuts = [cut_lines(scan, n_lines, options.seed) for scan in group]
-        results = reconstruct_many([cut.seen for cut in cuts], method, prior, options)
-        if fitted := results[0].provenance["fitted"]:
-            options = replace(options, batch_size=fitted)
+    engine = Engine(recipe, runtime)
+    for group in _together(scans, engine):
+        cuts = [hold_out_lines(scan, n_lines, recipe.seed) for scan in group]
+        results = engine([cut.kept for cut in cuts])
         for scan, cut, result in zip(group, cuts, results, strict=True):
             source = scan.noise_source
             rates.append(scan.acceleration)
@@ -94,7 +93,7 @@ def calibrate(
             if result.samples is None:
                 raise ConfigError("a spread needs at least two samples of a stochastic method")
             for i in range(len(scan.slices)):
-                y, K = cut.hidden_samples(i), cut.predictions(i, result.samples[:, i])
+                y, K = cut.held_out_samples(i), cut.predictions(i, result.samples[:, i])
                 if not bool(y.any()):  # a slice without signal tells nothing
                     continue
                 parts.append((*residual_and_variance(y, K), cut.sigma_n))
@@ -105,7 +104,7 @@ def calibrate(
     drawn = sum(float(variance.sum()) for _, variance, _ in parts)
     error = sum(float((r.square() - sigma_n**2).sum()) for r, _, sigma_n in parts)
     if drawn == 0:
-        raise ConfigError(f"samples of {method.name!r} do not differ")
+        raise ConfigError(f"samples of {recipe.method.name!r} do not differ")
     if error <= 0:
         raise ConfigError(
             "hidden lines are predicted better than their noise allows: the noise of these scans "
@@ -118,7 +117,7 @@ def calibrate(
             float(
                 torch.cat(
                     [
-                        covered(r, scale**2 * v, sigma_n, options.n_samples, level).flatten()
+                        inside_interval(r, scale**2 * v, sigma_n, recipe.n_samples, level).flatten()
                         for r, v, sigma_n in parts
                     ]
                 )
@@ -134,31 +133,28 @@ def calibrate(
         after=coverage(factor),
         n_hidden=sum(r.numel() for r, _, _ in parts),
         n_slices=len(parts),
-        n_samples=options.n_samples,
+        n_samples=recipe.n_samples,
         acceleration=(min(rates), max(rates)),
         sigma_n=(min(s for _, _, s in parts), max(s for _, _, s in parts)),
         mask_kinds=tuple(sorted(kinds)),
     )
 
 
-def _together(
-    scans: Iterable[Scan], method: Sampler, prior: Prior, options: Options
-) -> Iterator[list[Scan]]:
+def _together(scans: Iterable[Scan], engine: Engine) -> Iterator[list[Scan]]:
     """Neighbours of one matrix size and number of coils, as many as share a call."""
-    for (shape, n_coils), alike in groupby(scans, key=lambda scan: (scan.shape, scan.n_coils)):
-        most = options.slices_at_once(method, prior, (1, n_coils, *shape))
-        while group := list(islice(alike, most)):
+    for (shape, _), alike in groupby(scans, key=lambda scan: (scan.shape, scan.n_coils)):
+        while group := list(islice(alike, engine.slices_at_once(shape))):
             yield group
 
 
-def with_calibration(prior: Prior, method: Sampler, found: Calibration) -> Prior:
+def with_calibration(prior: Prior, method: Method, found: Calibration) -> Prior:
     """The prior with the factor in its card, for this sampler with its options and samples.
 
     What the card says of others is kept.
     """
     entry: dict[str, Any] = {
         "method": method.name,
-        "options": asdict(method),  # type: ignore[call-overload]
+        "options": method_options(method),
         "n_samples": found.n_samples,
         "factor": found.factor,
         "acceleration": found.acceleration,

@@ -20,7 +20,6 @@ from ..priors.checkpoint import load_prior
 from ..priors.denoisers import DENOISERS, Denoiser
 from ..priors.unet import PRESETS, n_parameters
 from ..priors.weights import shipped_priors
-from ..recon.memory import bytes_per_image
 from ..runtime.device import describe_device
 
 PACKAGES = ("torch", "numpy", "h5py", "sigpy", "scikit-image", "safetensors", "fastmri", "nibabel")
@@ -79,7 +78,6 @@ def _network(name: str, device: torch.device) -> dict[str, Any]:
     denoiser = DENOISERS[Kspace.wrapper](PRESETS[name], sigma_data=1.0).to(device).eval()
     gflop = denoiser.flops(SHAPE) / 1e9
     facts = {"parameters": n_parameters(denoiser), "gflop": round(gflop, 1)}
-    facts["mib_per_image"] = round(bytes_per_image(denoiser, SHAPE, N_COILS) / 2**20)
     if device.type == "cuda" or gflop < MAX_GFLOP_CPU:
         facts["seconds"] = round(_seconds(denoiser, device), 4)
     return facts

@@ -25,6 +25,7 @@ from ..methods import PriorOnly
 from ..methods.baselines import CgSense
 from ..priors.prior import Prior
 from ..recon.engine import draw_images
+from ..runtime.device import Runtime
 from ..training.dataset import Item, load_dataset
 
 SIDE = 32
@@ -148,10 +149,8 @@ def memorization(
     images = []
     for k in range(n_samples):
         maps = held[k % len(held)].read().maps
-        drawn = draw_images(
-            prior, PriorOnly(n_steps=n_steps), n_images=1, shape=held[k % len(held)].shape,
-            maps=maps, seed=seed + k, device=device,
-        )  # fmt: skip
+        sampler, runtime = PriorOnly(n_steps=n_steps), Runtime(torch.device(device))
+        drawn = draw_images(prior, sampler, maps, n_images=1, seed=seed + k, runtime=runtime)
         images.append(drawn[0].abs())
         tick()
     samples = torch.stack([feature(img) for img in images])
@@ -186,6 +185,4 @@ def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cg_sense(item: Item, device: torch.device | str) -> Tensor:
-    batch = item.read().to(device)
-    ksp = torch.where(batch.mask, batch.ksp, 0)
-    return CgSense()(batch.op, ksp, noise_std=batch.noise_std)[0].abs().cpu()
+    return CgSense()(None, item.read().to(device), [])[0].abs().cpu()

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..methods import Aos, Sampler
-from ..methods.baselines import Baseline, CgSense, L1Wavelet
-from ..methods.presets import check_levels, is_sampler
-from ..priors.prior import DenoiserSource, Prior
+from ..methods import CgSense, L1Wavelet, Method
+from ..priors.prior import DenoiserSource
 from ..rng import complex_normal, rng_for
 from ..scan import Batch, Scan
 
@@ -64,7 +62,7 @@ class Attack:
 
 def stability(
     scan: Scan,
-    method: Sampler | Baseline,
+    method: Method,
     prior: DenoiserSource | None,
     *,
     k: float = 1.0,
@@ -93,19 +91,17 @@ def stability(
         raise ConfigError(f"k must be positive and there must be steps, got {k} and {n_iter}")
     if not scan.noise_std:
         raise ConfigError(f"{scan.scan_id}: has no noise that a perturbation could be measured by")
-    if is_sampler(method) and method.needs_grad:
+    if method.needs_grad:
         raise ConfigError(
             f"method {method.name!r} takes gradients itself and cannot be attacked through them; "
             "use aos, dds, msm or pula"
         )
-    if is_sampler(method) and not isinstance(method, Aos):
-        check_levels(prior, method.name)
     batch = Batch.of([scan])[:1].to(device)
-    if isinstance(prior, Prior):
+    if prior is not None:
         prior.to(device)
     if not bool(torch.where(batch.mask, batch.ksp, 0).any()):
         raise ConfigError(f"{scan.scan_id}: the slice has no signal; choose another one")
-    methods: list[Sampler | Baseline] = [method]
+    methods: list[Method] = [method]
     others = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
     methods += [other for other in others if type(other) is not type(method)]
     attacks = []
@@ -121,17 +117,12 @@ def stability(
 
 
 def _reconstruction(
-    method: Sampler | Baseline, prior: DenoiserSource | None, batch: Batch, seed: int
+    method: Method, prior: DenoiserSource | None, batch: Batch, seed: int
 ) -> Callable[[Tensor], Tensor]:
     """The image as a function of the k-space, differentiable, always with the same randomness."""
 
     def image(ksp: Tensor) -> Tensor:
-        if not is_sampler(method):
-            return method(batch.op, ksp, noise_std=batch.noise_std)
-        if prior is None:
-            raise ConfigError(f"method {method.name!r} needs a prior; name one with -m")
-        streams = [rng_for(seed, "stability")]
-        return method(prior, batch.op, ksp, noise_std=batch.noise_std, rng=streams)
+        return method(prior, replace(batch, ksp=ksp), [rng_for(seed, "stability")])
 
     return image
 

@@ -1,27 +1,37 @@
-"""From denoiser, operator and k-space to an image; one file per sampler."""
+"""Methods: from measurement (and prior) to an image; one file per sampler, one for the baselines.
+
+Public: ``METHODS`` and ``PRESETS`` by name; the classes; ``Method``, their signature.
+"""
 
 from .adps import Adps
 from .aos import Aos
-from .base import OnStep, Sampler, StepInfo, data_consistency
+from .base import Method, OnStep, Sampler, StepInfo
+from .baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
 from .dds import Dds
 from .msm import Msm
+from .presets import BASELINES, METHODS, PRESETS, SAMPLERS, Preset, default_method
 from .prior_only import PriorOnly
 from .pula import Pula
 
-SAMPLERS: dict[str, type[Sampler]] = {
-    sampler.name: sampler for sampler in (Aos, Dds, Msm, Pula, Adps)
-}
-
 __all__ = [
+    "BASELINES",
+    "METHODS",
+    "PRESETS",
     "SAMPLERS",
     "Adps",
     "Aos",
+    "Baseline",
+    "CgSense",
     "Dds",
+    "L1Wavelet",
+    "Method",
     "Msm",
     "OnStep",
+    "Preset",
     "PriorOnly",
     "Pula",
     "Sampler",
     "StepInfo",
-    "data_consistency",
+    "ZeroFilled",
+    "default_method",
 ]

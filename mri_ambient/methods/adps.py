@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -18,14 +17,13 @@ from torch import Generator, Tensor
 
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
-from ..priors.prior import DenoiserSource
+from ..priors.prior import DenoiseFn, DenoiserSource
 from ..priors.schedules import rho_schedule
-from ..rng import complex_normals
-from .base import OnStep, StepInfo, check_schedule, first_level
+from .base import Problem, Sampler, check_schedule, first_level
 
 
 @dataclass(frozen=True)
-class Adps:
+class Adps(Sampler):
     """A-DPS (module docstring for the source).
 
     The paper's weight ``l`` of the data term is 1 for its data and does not transfer. A good image
@@ -45,7 +43,6 @@ class Adps:
     """
 
     name: ClassVar[str] = "adps"
-    stochastic: ClassVar[bool] = True
     needs_grad: ClassVar[bool] = True
 
     n_steps: int = 500
@@ -57,47 +54,43 @@ class Adps:
         if self.step_size is not None and not 0 <= self.step_size < math.inf:
             raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
 
-    @property
-    def n_evaluations(self) -> int:
-        """Network evaluations per sample, each forwards and backwards."""
-        return self.n_steps
+    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
+        """Under one further-subsampled mask, drawn as in training."""
+        return prior.denoiser(op, rng, further="training")
 
-    @property
-    def draws_posterior(self) -> bool:
-        """Biased by construction (docs/results/samplers.md)."""
-        return False
-
-    def __call__(
-        self,
-        prior: DenoiserSource,
-        op: SenseOp,
-        ksp: Tensor,
-        *,
-        noise_std: Tensor,
-        rng: Sequence[Generator],
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Reconstruct; see :class:`~mri_ambient.methods.base.Sampler`."""
-        denoiser = prior.denoiser(op, rng, further="training")
+    def levels(self, prior: DenoiserSource) -> list[float]:
+        """The noise levels, from the first to 0."""
         highest = first_level(self.sigma_max, prior)
-        sigmas = [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
-        n_measured = op.mask.sum(dim=(-3, -2, -1)) * ksp.shape[-3]
-        step_size = min(0.5, 50 / self.n_steps) if self.step_size is None else self.step_size
-        step = step_size * noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
+        return [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
 
-        shape = (op.ishape[-2], op.ishape[-1])
-        noise = complex_normals(shape, rng, device=ksp.device, dtype=ksp.dtype)
-        x: Tensor = sigmas[0] * op.support * noise
-        for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-            x = x.detach().requires_grad_()
-            x0 = denoiser(op.expand(x), torch.full_like(noise_std, sigma))
-            misfit = (ksp - op(x0)).abs().square().sum(dim=(-3, -2, -1))
-            (grad,) = torch.autograd.grad(misfit.sum(), x)
-
-            residual = misfit.detach().sqrt()
-            direction = (x - x0) / sigma
-            data_step = (step / residual.clamp(min=1e-12))[:, None, None] * grad
-            x = (x + (sigma_next - sigma) * direction - data_step).detach()
-            if on_step is not None:
-                on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
+    def begin(self, problem: Problem, sigma: float) -> Tensor:
+        """Noise in the support."""
+        x: Tensor = sigma * problem.op.support * problem.white(problem.op.ishape)
         return x
+
+    def step(
+        self, problem: Problem, state: Tensor, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, Tensor]:
+        """An Euler step of the ODE and a gradient step on the misfit to all measurements."""
+        op, ksp = problem.op, problem.ksp
+        x = state.detach().requires_grad_()
+        x0 = problem.denoise(op.expand(x), problem.level(sigma))
+        misfit = (ksp - op(x0)).abs().square().sum(dim=(-3, -2, -1))
+        (grad,) = torch.autograd.grad(misfit.sum(), x)
+
+        residual = misfit.detach().sqrt()
+        direction = (x - x0) / sigma
+        length = self._length(problem)
+        data_step = (length / residual.clamp(min=1e-12))[:, None, None] * grad
+        return (x + (sigma_next - sigma) * direction - data_step).detach(), x0.detach()
+
+    def _length(self, problem: Problem) -> Tensor:
+        """``l`` of every batch item, ``(b,)``."""
+        n_measured = problem.op.mask.sum(dim=(-3, -2, -1)) * problem.ksp.shape[-3]
+        step_size = min(0.5, 50 / self.n_steps) if self.step_size is None else self.step_size
+        length: Tensor = step_size * problem.noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
+        return length
+
+    def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
+        """The state after the last step."""
+        return state

@@ -1,6 +1,6 @@
-"""One step and data consistency: the posterior mean as far as the prior knows it.
+"""One step and data consistency: the posterior mean, as far as the prior gives it.
 
-A mask-conditioned prior is asked once, with the scan's own mask and the measurement as it is:
+A mask-conditioned prior is evaluated once, with the scan's own mask and the measurement as it is:
 ``D = E[x | A^H y]`` at the scan's noise level (Aali et al. 2024, arXiv 2403.08728, call the one
 step A-OS). The result is then balanced against the measurement by the error that ``D`` has.
 """
@@ -13,13 +13,23 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from ..physics.operators import SenseOp
 from ..priors.prior import DenoiserSource
-from .base import FINAL_CG, OnStep, StepInfo, check_cg, data_consistency, one_step
+from ..scan import Batch
+from .base import (
+    FINAL_CG,
+    Method,
+    OnStep,
+    StepInfo,
+    check_cg,
+    data_consistency,
+    one_step,
+    required,
+    residual_norm,
+)
 
 
 @dataclass(frozen=True)
-class Aos:
+class Aos(Method):
     """Ambient one-step reconstruction (module docstring for the mathematics).
 
     Attributes:
@@ -28,8 +38,6 @@ class Aos:
     """
 
     name: ClassVar[str] = "aos"
-    stochastic: ClassVar[bool] = False
-    needs_grad: ClassVar[bool] = False
 
     final_dc: bool = True
     n_cg: int = FINAL_CG
@@ -37,32 +45,21 @@ class Aos:
     def __post_init__(self) -> None:
         check_cg(self.n_cg)
 
-    @property
-    def n_evaluations(self) -> int:
-        """Network evaluations per sample."""
-        return 1
-
-    @property
-    def draws_posterior(self) -> bool:
-        """It gives one image, an estimate of the posterior mean."""
-        return False
-
     def __call__(
         self,
-        prior: DenoiserSource,
-        op: SenseOp,
-        ksp: Tensor,
-        *,
-        noise_std: Tensor,
+        prior: DenoiserSource | None,
+        batch: Batch,
         rng: Sequence[Generator],
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Reconstruct; see :class:`~mri_ambient.methods.base.Sampler`."""
+        """Reconstruct; see :class:`~mri_ambient.methods.base.Method`."""
+        prior = required(prior, self.name)
+        op, ksp, noise_std = batch.op, batch.measured, batch.noise_std
         x = one_step(prior, op, ksp, noise_std=noise_std, rng=rng)
         if self.final_dc:
             x = data_consistency(op, ksp, x, noise_std=noise_std, tau=prior.tau, n_iter=self.n_cg)
         if on_step is not None:
-            residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
             sigma = float(noise_std.clamp(min=prior.sigma_min).max())
+            residual = residual_norm(op, x, ksp)
             on_step(StepInfo(index=0, n_steps=1, sigma=sigma, residual=residual))
         return x

@@ -1,22 +1,42 @@
-"""What all samplers share."""
+"""What all methods share: their signature, and the loop of those that take many steps."""
 
 from __future__ import annotations
 
 import math
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from functools import partial
+from itertools import pairwise
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ConfigError, NumericalWarning
+from ..errors import ConfigError, warn
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
-from ..priors.prior import DenoiserSource, Prior
-from ..priors.schedules import EDM_HIGHEST, EDM_SIGMA_DATA
+from ..priors.prior import DenoiseFn, DenoiserSource
+from ..priors.schedules import EDM_SIGMA_DATA
+from ..rng import complex_normals
+from ..scan import Batch
+
+FINAL_CG = 10
+"""Conjugate-gradient steps of the last data-consistency solve."""
+
+CG_CONDITIONED = 20
+"""Conjugate-gradient steps of a data step with a mask-conditioned prior: more change nothing."""
+
+CG_OF_PLAIN = 40
+"""The same with a plain prior: with fewer, samples are off centre or too narrow where the noise is
+small (``test_samples_as_by_default_are_the_posterior_of_a_plain_prior``)."""
+
+START_CG = 20
+"""Conjugate-gradient steps of the start "cg-sense"."""
+
+STARTS = ("noise", "aos", "cg-sense")
+"""Where a sampler can start: from noise, from one step of the prior, or from CG-SENSE."""
 
 
 @dataclass(frozen=True)
@@ -39,63 +59,174 @@ class StepInfo:
 OnStep = Callable[[StepInfo], None]
 
 
-class Sampler(Protocol):
-    """Denoiser + operator + k-space -> image; a frozen dataclass with its options.
+class Method(ABC):
+    """Batch (and prior) -> images; a frozen dataclass with its options.
 
     Attributes:
         name: the key it is chosen by.
+        needs_prior: whether it uses a prior; baselines ignore the one they are given.
         stochastic: whether another generator gives another image.
         needs_grad: whether it differentiates through the denoiser.
-        n_evaluations: network evaluations per sample; with ``needs_grad``, backwards as well.
-        draws_posterior: whether samples are the posterior's, nearly, given a good prior that sees
-            the whole state: options with which their mean and spread were measured to be right.
+        n_steps: noise levels; 1 for methods without any.
     """
 
     name: ClassVar[str]
-    stochastic: ClassVar[bool]
-    needs_grad: ClassVar[bool]
+    needs_prior: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = False
+    needs_grad: ClassVar[bool] = False
+    n_steps: int = 1
+
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per sample; with ``needs_grad``, backwards as well."""
+        return 1 if self.needs_prior else 0
+
+    @property
+    def draws_posterior(self) -> bool:
+        """Whether samples follow the posterior, nearly, given a good plain prior.
+
+        True only for options with which their mean and spread were measured to be right.
+        """
+        return False
+
+    @abstractmethod
+    def __call__(
+        self,
+        prior: DenoiserSource | None,
+        batch: Batch,
+        rng: Sequence[Generator],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Reconstruct a batch of slices.
+
+        Args:
+            prior: what images look like; ignored unless ``needs_prior``.
+            batch: measurements, maps, masks and noise, normalised. Maps have ``S^H S = 1`` in their
+                support, so that ``||A|| <= 1``.
+            rng: one generator per batch item.
+            on_step: called after every step of a sampler.
+
+        Returns:
+            Images, complex ``(b, y, x)``, normalised units, zero outside the support.
+        """
+
+
+@dataclass
+class Problem:
+    """What a sampler works on.
+
+    Attributes:
+        prior: what images look like.
+        op: ``A = M F S`` of the scan.
+        ksp: measured k-space y, ``(b, coil, y, x)``, zero where not sampled.
+        noise_std: sigma_n per real channel, ``(b,)``.
+        rng: one generator per batch item.
+        data: ``A^H y``.
+        denoise: the prior, bound to the scan by the sampler's rule for M~.
+    """
+
+    prior: DenoiserSource
+    op: SenseOp
+    ksp: Tensor
+    noise_std: Tensor
+    rng: Sequence[Generator]
+    data: Tensor
+    denoise: DenoiseFn
+
+    def white(self, shape: Sequence[int] | None = None) -> Tensor:
+        """White noise like the k-space, or ``(b, *shape)``, standard deviation 1 per channel."""
+        wanted = tuple(self.ksp.shape[1:] if shape is None else shape)
+        return complex_normals(wanted, self.rng, device=self.ksp.device, dtype=self.ksp.dtype)
+
+    def level(self, sigma: float) -> Tensor:
+        """A noise level for every batch item, ``(b,)``."""
+        return torch.full_like(self.noise_std, sigma)
+
+
+class Sampler(Method):
+    """A method that descends noise levels. Subclasses say how to begin, to step and to end."""
+
+    stochastic = True
 
     @property
     def n_evaluations(self) -> int:
         """Network evaluations per sample."""
-        ...
+        return self.n_steps
 
-    @property
-    def draws_posterior(self) -> bool:
-        """Whether samples are the posterior's, given a good prior that sees the whole state."""
-        ...
+    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
+        """The denoiser: by default under the scan's own mask."""
+        return prior.denoiser(op, rng, further="scan")
+
+    @abstractmethod
+    def levels(self, prior: DenoiserSource) -> list[float]:
+        """The noise levels, from the first to 0."""
+
+    @abstractmethod
+    def begin(self, problem: Problem, sigma: float) -> Tensor:
+        """The first state, at the first noise level."""
+
+    @abstractmethod
+    def step(
+        self, problem: Problem, state: Tensor, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, Tensor]:
+        """From one noise level to the next: the state, and the image it stands for."""
+
+    def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
+        """The image that is handed over; by default that of the last step."""
+        return img
 
     def __call__(
         self,
-        prior: DenoiserSource,
-        op: SenseOp,
-        ksp: Tensor,
-        *,
-        noise_std: Tensor,
+        prior: DenoiserSource | None,
+        batch: Batch,
         rng: Sequence[Generator],
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Reconstruct.
+        """Reconstruct; see :class:`Method`."""
+        prior = required(prior, self.name)
+        check_levels(prior, self.name)
+        op, ksp = batch.op, batch.measured
+        denoise = self.bind(prior, op, rng)
+        sigmas = self.levels(prior)
+        problem = Problem(prior, op, ksp, batch.noise_std, rng, op.adjoint(ksp), denoise)
+        state = img = self.begin(problem, sigmas[0])
+        for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+            step = partial(self.step, problem, sigma=sigma, sigma_next=sigma_next)
+            state, img = step(state) if self.needs_grad else recomputed(step, state, rng)
+            if on_step is not None:
+                residual = residual_norm(op, img, ksp)
+                on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
+        return self.end(problem, state, img)
 
-        Args:
-            prior: what images look like.
-            op: maps ``(b, coil, y, x)`` and mask of the scan.
-            ksp: measured k-space ``(b, coil, y, x)``, normalised.
-            noise_std: sigma_n per real channel, ``(b,)``.
-            rng: one generator per batch item.
-            on_step: told about every step.
 
-        Returns:
-            Images, complex ``(b, y, x)``, normalised units.
-        """
-        ...
+def required(prior: DenoiserSource | None, method: str) -> DenoiserSource:
+    """The prior.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if prior is None:
+        raise ConfigError(f"method {method!r} needs a prior; name one with -m")
+    return prior
 
 
-STARTS = ("noise", "aos", "cg-sense")
-"""Where a sampler can start: from nothing, one step of the prior, or CG-SENSE."""
+def check_levels(prior: DenoiserSource, method: str) -> None:
+    """Refuse to descend noise levels a prior was never trained at.
 
-START_CG = 20
-"""Conjugate-gradient steps of the start "cg-sense"."""
+    Raises:
+        ConfigError: the prior was trained at a single level.
+    """
+    if prior.one_level:
+        raise ConfigError(
+            f"method {method!r} takes many steps, but the prior was trained at the scanner's noise "
+            "only (objective 'ssdu'); use method aos"
+        )
+
+
+def residual_norm(op: SenseOp, img: Tensor, ksp: Tensor) -> Tensor:
+    """``||A x - y||`` per batch item, ``(b,)``."""
+    norm: Tensor = (op(img) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
+    return norm
 
 
 def check_start(start: str) -> None:
@@ -112,16 +243,21 @@ def check_schedule(n_steps: int, sigma_max: float | None) -> None:
         raise ConfigError(f"sigma_max must be positive and finite, got {sigma_max}")
 
 
+def check_cg(n_cg: int | None) -> None:
+    """Raise ConfigError if it is no number of steps."""
+    if n_cg is not None and (n_cg < 1 or not isinstance(n_cg, int)):
+        raise ConfigError(f"n_cg must be a whole number of at least 1, got {n_cg}")
+
+
 def first_level(highest: float, prior: DenoiserSource, *, most: float | None = None) -> float:
     """The first noise level, given for data of standard deviation 0.5, in units of the prior.
 
-    It is at least twice the smallest trained level. That it was raised, or lies above ``most``, by
-    default what the prior was trained on, is warned about.
+    It is at least twice the smallest trained level. W-FIRST-LEVEL where it was raised, or lies
+    above ``most``, by default the largest level of the prior's training.
     """
     level = highest * prior.sigma_data / EDM_SIGMA_DATA
     lowest = 2 * prior.sigma_min
-    if most is None:
-        most = prior.highest_level if isinstance(prior, Prior) else EDM_HIGHEST
+    most = prior.highest_level if most is None else most
     if level < lowest or highest > most:
         unit = prior.sigma_data / EDM_SIGMA_DATA
         where = (
@@ -129,28 +265,24 @@ def first_level(highest: float, prior: DenoiserSource, *, most: float | None = N
             if level < lowest
             else f"is above all training (up to about {most * unit:.4g})"
         )
-        warnings.warn(
-            f"the first noise level {level:.4g} {where}",
-            NumericalWarning,
-            stacklevel=2,
-        )
+        warn("W-FIRST-LEVEL", f"the first noise level {level:.4g} {where}")
     return max(level, lowest)
 
 
-State = TypeVar("State")
+Result = TypeVar("Result")
 
 
-def step_by_step(step: Callable[[Tensor], State], state: Tensor, rng: Sequence[Generator]) -> State:
-    """``step(state)``, computed again where gradients come back through it.
+def recomputed(step: Callable[[Tensor], Result], state: Tensor, rng: Sequence[Generator]) -> Result:
+    """``step(state)``, computed again in the backward pass, if there is one.
 
-    So a gradient through a sampler takes the memory of one of its steps, not of all. What the step
-    draws from ``rng`` is the same both times. Without gradients it is just called.
+    A gradient through a sampler then takes the memory of one of its steps, not of all. What the
+    step draws from ``rng`` is the same both times. Without gradients it is just called.
     """
     if not torch.is_grad_enabled():
         return step(state)
     begun, first = [generator.get_state() for generator in rng], True
 
-    def repeatable(state: Tensor) -> State:
+    def repeatable(state: Tensor) -> Result:
         nonlocal first
         if first:
             first = False
@@ -164,7 +296,7 @@ def step_by_step(step: Callable[[Tensor], State], state: Tensor, rng: Sequence[G
             for generator, drawn in zip(rng, now, strict=True):
                 generator.set_state(drawn)
 
-    done: State = checkpoint(repeatable, state, use_reentrant=False, preserve_rng_state=False)
+    done: Result = checkpoint(repeatable, state, use_reentrant=False, preserve_rng_state=False)
     return done
 
 
@@ -176,74 +308,49 @@ def one_step(
     noise_std: Tensor,
     rng: Sequence[Generator],
 ) -> Tensor:
-    """``E[x | A^H y]`` as a prior knows it: the measurement as it is, under the scan's mask."""
+    """``E[x | A^H y]`` by the prior: the measurement as it is, under the scan's mask."""
     return prior.denoiser(op, rng, further="scan")(ksp, noise_std.clamp(min=prior.sigma_min))
 
 
-def first_image(
-    start: str,
-    prior: DenoiserSource,
-    op: SenseOp,
-    ksp: Tensor,
-    *,
-    noise_std: Tensor,
-    rng: Sequence[Generator],
-) -> Tensor:
+def first_image(start: str, problem: Problem) -> Tensor:
     """The image a sampler starts from: 0, one step of the prior, or a CG-SENSE image.
 
-    CG-SENSE weighs the image's energy by what the prior knows of it, ``||x||^2 / s^2``.
+    CG-SENSE weighs the image's energy by the prior's variance, ``||x||^2 / s^2``.
     """
+    prior, op, ksp, noise_std = problem.prior, problem.op, problem.ksp, problem.noise_std
     if start == "aos":
-        return one_step(prior, op, ksp, noise_std=noise_std, rng=rng)
-    nothing = torch.zeros_like(ksp[:, 0])
+        return one_step(prior, op, ksp, noise_std=noise_std, rng=problem.rng)
+    zero = torch.zeros_like(ksp[:, 0])
     if start == "noise":
-        return nothing
+        return zero
     return data_consistency(
-        op, ksp, nothing, noise_std=noise_std, tau=prior.sigma_data, n_iter=START_CG
+        op, ksp, zero, noise_std=noise_std, tau=prior.sigma_data, n_iter=START_CG
     )
-
-
-CG_UNDER_MASKS = 20
-"""Conjugate-gradient steps of a data step where the prior knows masks: more change nothing."""
-
-CG_OF_PLAIN = 40
-"""The same for a prior that sees everything: fewer leave its samples too far off, or too narrow,
-where the noise is small (``test_samples_as_by_default_are_the_posterior_of_a_plain_prior``)."""
 
 
 def cg_steps(n_cg: int | None, prior: DenoiserSource) -> int:
     """Conjugate-gradient steps of a data step: as given, or what the prior needs."""
-    return n_cg or (CG_UNDER_MASKS if prior.knows_masks else CG_OF_PLAIN)
+    return n_cg or (CG_CONDITIONED if prior.mask_conditioned else CG_OF_PLAIN)
 
 
-def check_cg(n_cg: int | None) -> None:
-    """Raise ConfigError if it is no number of steps."""
-    if n_cg is not None and (n_cg < 1 or not isinstance(n_cg, int)):
-        raise ConfigError(f"n_cg must be a whole number of at least 1, got {n_cg}")
+def final_consistency(problem: Problem, x: Tensor) -> Tensor:
+    """The last data-consistency solve of a sampler, with the expected error of the prior.
 
-
-FINAL_CG = 10
-"""Conjugate-gradient steps of the last solve."""
-
-
-def finish(
-    prior: DenoiserSource,
-    op: SenseOp,
-    ksp: Tensor,
-    x: Tensor,
-    *,
-    noise_std: Tensor,
-) -> Tensor:
-    """The last data-consistency solve, with the error to expect of the prior.
-
-    A prior that sees the whole state is asked at noise levels that say how far to trust it, and its
-    samples are left alone. Under masks it errs by more than the last of these levels. Its tau is
-    the error of an estimate of the mean; a sample's squared error is twice that.
+    Samples of a plain prior are left as they are: its noise levels already say how far to trust it.
+    A mask-conditioned prior errs by more than the last of these levels. Its tau is the error of an
+    estimate of the mean; a sample's squared error is twice that.
     """
-    if not prior.knows_masks:
+    prior = problem.prior
+    if not prior.mask_conditioned:
         return x
-    tau = math.sqrt(2) * prior.tau
-    return data_consistency(op, ksp, x, noise_std=noise_std, tau=tau, n_iter=FINAL_CG)
+    return data_consistency(
+        problem.op,
+        problem.ksp,
+        x,
+        noise_std=problem.noise_std,
+        tau=math.sqrt(2) * prior.tau,
+        n_iter=FINAL_CG,
+    )
 
 
 def data_consistency(
@@ -251,7 +358,7 @@ def data_consistency(
 ) -> Tensor:
     """argmin_x ||A x - y||^2 / max(sigma_n^2, 1e-4) + ||x - x0||^2 / tau^2, by CG from ``x0``.
 
-    ``tau`` is the error to expect of ``x0`` per real channel; sigma_n has a floor so that a
+    ``tau`` is the expected error of ``x0`` per real channel; sigma_n has a floor so that a
     noiseless scan does not turn the solve into an ill-posed inversion.
     """
     ridge = noise_std.square().clamp(min=1e-4)[:, None, None] / tau**2

@@ -1,8 +1,6 @@
 """Reconstructions without a learned prior: what every sampler is compared with.
 
-Each method is a small frozen dataclass called as ``method(op, ksp, noise_std=...)``: a sampler
-without prior and random state. Data are normalised: maps have ``S^H S = 1`` in their support, so
-that ``||A|| <= 1``, and images are of about unit size.
+Data are normalised: images are of about unit size.
 
 By default a regularisation weight is a fixed multiple of the scan's noise, chosen once on simulated
 validation scans (``tests/benchmarks/tune_baselines.py``): for noise from 0.01 to 0.07 the best
@@ -12,53 +10,65 @@ weight grows about in proportion, and the best single weight for all gives 0.6 d
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..physics.wavelets import ORTHOGONAL_WAVELETS, shrink_wavelets
+from ..priors.prior import DenoiserSource
+from ..scan import Batch
+from .base import Method, OnStep
 
 NOISE_FLOOR = 0.002
 """Noise assumed at least, per real channel: a noiseless scan has errors too, its maps' for one."""
 
 
-class Baseline(Protocol):
-    """A way to an image that needs no prior; a frozen dataclass with its options."""
+class Baseline(Method):
+    """A method that needs no prior and no random numbers."""
 
-    name: ClassVar[str]
+    needs_prior = False
 
-    def __call__(self, op: SenseOp, ksp: Tensor, *, noise_std: Tensor) -> Tensor:
-        """Reconstruct a batch of slices.
+    @abstractmethod
+    def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
+        """The image.
 
         Args:
             op: how an image becomes this k-space; maps ``(b, coil, y, x)``.
-            ksp: measured k-space ``(b, coil, y, x)``; ignored where it was not sampled.
+            ksp: measured k-space ``(b, coil, y, x)``, zero where it was not sampled.
             noise_std: sigma_n per real channel, ``(b,)``.
-
-        Returns:
-            Images, complex ``(b, y, x)`` in the units of ``ksp``, zero outside the support.
         """
-        ...
+
+    def __call__(
+        self,
+        prior: DenoiserSource | None,
+        batch: Batch,
+        rng: Sequence[Generator],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Reconstruct; see :class:`~mri_ambient.methods.base.Method`."""
+        return self.solve(batch.op, batch.measured, batch.noise_std)
 
 
 @dataclass(frozen=True)
-class ZeroFilled:
+class ZeroFilled(Baseline):
     """``A^H y``: positions that were not sampled count as zero."""
 
     name: ClassVar[str] = "zero-filled"
 
-    def __call__(self, op: SenseOp, ksp: Tensor, *, noise_std: Tensor) -> Tensor:
+    def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
         """See :class:`Baseline`."""
         return op.adjoint(ksp)
 
 
 @dataclass(frozen=True)
-class CgSense:
+class CgSense(Baseline):
     """``argmin_x ||A x - y||^2 + lam ||x||^2`` by conjugate gradients.
 
     References:
@@ -78,7 +88,7 @@ class CgSense:
     def __post_init__(self) -> None:
         _check_options(self.name, self.lam, self.n_iter)
 
-    def __call__(self, op: SenseOp, ksp: Tensor, *, noise_std: Tensor) -> Tensor:
+    def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
         """See :class:`Baseline`."""
         lam = _weights(self.lam, self.lam_per_noise, noise_std)[:, None, None]
         # A^H y lies in the support and A^H A stays there, so every iterate does.
@@ -88,7 +98,7 @@ class CgSense:
 
 
 @dataclass(frozen=True)
-class L1Wavelet:
+class L1Wavelet(Baseline):
     """``argmin_x 1/2 ||A x - y||^2 + lam ||W x||_1`` by accelerated proximal gradients (FISTA).
 
     W is sigpy's zero-extended orthogonal wavelet transform, all levels shrunk alike, so the result
@@ -119,7 +129,7 @@ class L1Wavelet:
                 f"choose from {list(ORTHOGONAL_WAVELETS)}"
             )
 
-    def __call__(self, op: SenseOp, ksp: Tensor, *, noise_std: Tensor) -> Tensor:
+    def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
         """See :class:`Baseline`."""
         lam = _weights(self.lam, self.lam_per_noise, noise_std)
         b = op.adjoint(ksp)
@@ -145,8 +155,3 @@ def _check_options(method: str, lam: float | None, n_iter: int) -> None:
         raise ConfigError(f"{method}: lambda must be 0 or more and finite, got {lam}")
     if n_iter < 1:
         raise ConfigError(f"{method}: iterations must be at least 1, got {n_iter}")
-
-
-BASELINES: dict[str, type[Baseline]] = {
-    method.name: method for method in (ZeroFilled, CgSense, L1Wavelet)
-}

@@ -14,15 +14,9 @@ the data step shows it again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Generator, Tensor
-
-from ..physics.operators import SenseOp
-from ..priors.prior import DenoiserSource
-from .base import OnStep
 from .descent import Descent
 
 
@@ -31,17 +25,3 @@ class Dds(Descent):
     """Decomposed diffusion sampling; options are those of :class:`Descent`."""
 
     name: ClassVar[str] = "dds"
-
-    def __call__(
-        self,
-        prior: DenoiserSource,
-        op: SenseOp,
-        ksp: Tensor,
-        *,
-        noise_std: Tensor,
-        rng: Sequence[Generator],
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Reconstruct; see :class:`~mri_ambient.methods.base.Sampler`."""
-        denoise = prior.denoiser(op, rng, further="scan")
-        return self._descend(denoise, prior, op, ksp, noise_std=noise_std, rng=rng, on_step=on_step)

@@ -20,33 +20,25 @@ network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
-from typing import ClassVar
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..errors import ConfigError
-from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..priors.prior import DenoiserSource
 from ..priors.schedules import rho_schedule
-from ..rng import complex_normals
 from .base import (
     CG_OF_PLAIN,
-    OnStep,
-    StepInfo,
+    Problem,
+    Sampler,
     cg_steps,
     check_cg,
     check_schedule,
     check_start,
-    finish,
+    final_consistency,
     first_image,
     first_level,
-    step_by_step,
 )
 
 LEAST_NOISE = 1e-3
@@ -59,11 +51,9 @@ variance, with 10 six tenths (docs/results/samplers.md)."""
 RENOISE = ("ddim", "diffpir")
 """Ways to choose the share of fresh noise."""
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
-class Descent:
+class Descent(Sampler):
     """Options of the descent (module docstring for sources and mathematics).
 
     Attributes:
@@ -77,9 +67,6 @@ class Descent:
         final_dc: end with the data-consistency solve of ``aos``, where the prior knows masks.
         renoise: how the share of fresh noise follows from ``eta``: "ddim" or "diffpir".
     """
-
-    stochastic: ClassVar[bool] = True
-    needs_grad: ClassVar[bool] = False
 
     n_steps: int = 50
     eta: float = 0.5
@@ -123,46 +110,31 @@ class Descent:
             return math.sqrt(self.eta)
         return self.eta * math.sqrt(1 - (sigma_next / sigma) ** 2)
 
-    def _descend(
-        self,
-        denoise: Denoise,
-        prior: DenoiserSource,
-        op: SenseOp,
-        ksp: Tensor,
-        *,
-        noise_std: Tensor,
-        rng: Sequence[Generator],
-        on_step: OnStep | None,
-    ) -> Tensor:
-        """The loop, with ``denoise`` for D."""
-        s, n_cg = prior.sigma_data, cg_steps(self.n_cg, prior)
-        sigmas = self.levels(prior)
-        shape = tuple(ksp.shape[1:])
+    def begin(self, problem: Problem, sigma: float) -> Tensor:
+        """Noise, on top of the image it starts from."""
+        x0 = first_image(self.start, problem)
+        z: Tensor = sigma * problem.white()
+        return z if self.start == "noise" else z + problem.op.expand(x0)
 
-        def white() -> Tensor:
-            return complex_normals(shape, rng, device=ksp.device, dtype=ksp.dtype)
+    def step(
+        self, problem: Problem, state: Tensor, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, Tensor]:
+        """Denoise, move towards the data, add noise again."""
+        z, op, s = state, problem.op, problem.prior.sigma_data
+        var_n = problem.noise_std.clamp(min=LEAST_NOISE).square()[:, None, None]
+        D = problem.denoise(z, problem.level(sigma))
+        ridge = var_n * (1 / sigma**2 + 1 / s**2)
+        x0 = conjugate_gradient(
+            lambda v: op.normal(v) + ridge * v,
+            problem.data + ridge * D,
+            n_iter=cg_steps(self.n_cg, problem.prior),
+            x0=D,
+        )
+        K0 = op.expand(x0)
+        c = self.fresh(sigma, sigma_next)
+        noise = math.sqrt(1 - c**2) * (z - K0) / sigma + c * problem.white()
+        return K0 + sigma_next * noise, x0
 
-        data = op.adjoint(ksp)
-        var_n = noise_std.clamp(min=LEAST_NOISE).square()[:, None, None]
-        x0 = first_image(self.start, prior, op, ksp, noise_std=noise_std, rng=rng)
-        z: Tensor = sigmas[0] * white()
-        if self.start != "noise":
-            z = z + op.expand(x0)
-
-        def step(z: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
-            D = denoise(z, torch.full_like(noise_std, sigma))
-            ridge = var_n * (1 / sigma**2 + 1 / s**2)
-            x0 = conjugate_gradient(
-                lambda v: op.normal(v) + ridge * v, data + ridge * D, n_iter=n_cg, x0=D
-            )
-            K0 = op.expand(x0)
-            c = self.fresh(sigma, sigma_next)
-            noise = math.sqrt(1 - c**2) * (z - K0) / sigma + c * white()
-            return K0 + sigma_next * noise, x0
-
-        for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-            z, x0 = step_by_step(partial(step, sigma=sigma, sigma_next=sigma_next), z, rng)
-            if on_step is not None:
-                residual = (op(x0) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
-                on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
-        return finish(prior, op, ksp, x0, noise_std=noise_std) if self.final_dc else x0
+    def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
+        """With the last data-consistency solve, if that is wanted."""
+        return final_consistency(problem, img) if self.final_dc else img

@@ -22,8 +22,7 @@ from torch import Generator, Tensor
 
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
-from ..priors.prior import DenoiserSource
-from .base import OnStep
+from ..priors.prior import DenoiseFn, DenoiserSource
 from .descent import Descent
 
 
@@ -49,17 +48,8 @@ class Msm(Descent):
         """Network evaluations per sample."""
         return self.n_steps * self.n_masks + (self.start == "aos")
 
-    def __call__(
-        self,
-        prior: DenoiserSource,
-        op: SenseOp,
-        ksp: Tensor,
-        *,
-        noise_std: Tensor,
-        rng: Sequence[Generator],
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Reconstruct; see :class:`~mri_ambient.methods.base.Sampler`."""
+    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
+        """The average over fresh masks."""
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
             total, weight = torch.zeros_like(z), torch.zeros_like(z.real[:, :1])
@@ -73,4 +63,4 @@ class Msm(Descent):
                 everywhere = everywhere + K / self.n_masks
             return op.combine(torch.where(weight > 0, total / weight.clamp(min=1), everywhere))
 
-        return self._descend(denoise, prior, op, ksp, noise_std=noise_std, rng=rng, on_step=on_step)
+        return denoise

@@ -1,90 +1,80 @@
-"""The methods that images are reconstructed by, by name: samplers and baselines, and presets."""
+"""Methods by name, presets, and options given as text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from typing_extensions import TypeIs
-
 from ..errors import ConfigError
-from ..priors.prior import DenoiserSource, Prior
+from ..priors.prior import DenoiserSource
 from ..runtime.config import parse_option
-from . import SAMPLERS, Aos, Dds, Sampler
-from .baselines import BASELINES, Baseline
+from .adps import Adps
+from .aos import Aos
+from .base import Method
+from .baselines import CgSense, L1Wavelet, ZeroFilled
+from .dds import Dds
+from .msm import Msm
+from .pula import Pula
 
-METHODS: dict[str, type[Sampler] | type[Baseline]] = {**SAMPLERS, **BASELINES}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Aos, Dds, Msm, Pula, Adps, ZeroFilled, CgSense, L1Wavelet)
+}
 """Everything ``reconstruct --method`` takes."""
+
+SAMPLERS = {name: method for name, method in METHODS.items() if method.needs_prior}
+"""Those that use a prior."""
+
+BASELINES = {name: method for name, method in METHODS.items() if not method.needs_prior}
+"""Those that use none."""
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Preset:
     """A method with its options, and how many samples are drawn."""
 
-    method: Sampler | Baseline
+    method: Method
     n_samples: int
 
 
-SAMPLINGS: dict[str, Sampling] = {
-    "fast": Sampling(Aos(), 1),
-    "balanced": Sampling(Dds(n_steps=10), 4),
-    "quality": Sampling(Dds(n_steps=50), 8),
+PRESETS: dict[str, Preset] = {
+    "fast": Preset(Aos(), 1),
+    "balanced": Preset(Dds(n_steps=10), 4),
+    "quality": Preset(Dds(n_steps=50), 8),
 }
 """What ``--preset`` takes; docs/results/samplers.md has the figures. With a mask-conditioned prior,
 ``fast`` gives the best image and the others add a spread; ``fast`` is for such priors alone."""
 
 
 def default_method(prior: DenoiserSource) -> str:
-    """What a prior is asked by unless told otherwise: one step, if it knows masks.
+    """The method for a prior unless told otherwise: one step, if it is mask-conditioned.
 
-    Of a prior that knows none, one step takes the zero-filled image for a noisy one.
+    In one step, a plain prior would treat the aliasing of the zero-filled image as noise.
     """
-    return Aos.name if prior.knows_masks else Dds.name
+    return Aos.name if prior.mask_conditioned else Dds.name
 
 
-def check_levels(prior: DenoiserSource | None, method: str) -> None:
-    """Refuse to walk down noise levels a prior never saw.
-
-    Raises:
-        ConfigError: the prior knows a single level.
-    """
-    if isinstance(prior, Prior) and prior.facts.one_level:
-        raise ConfigError(
-            f"method {method!r} takes many steps, but the prior (objective "
-            f"{prior.facts.objective!r}) saw no noise but the scanner's: all it can do is "
-            "reconstruct with method aos"
-        )
-
-
-def is_sampler(method: Sampler | Baseline) -> TypeIs[Sampler]:
-    """Whether a method asks a prior."""
-    return hasattr(method, "needs_grad")
-
-
-def is_stochastic(method: Sampler | Baseline) -> bool:
-    """Whether samples of a method differ."""
-    return is_sampler(method) and method.stochastic
-
-
-def with_options(
-    method: type[Sampler] | type[Baseline], given: dict[str, Any]
-) -> Sampler | Baseline:
+def method_with_options(name: str, given: Mapping[str, Any]) -> Method:
     """A method with the options that were given (not None) and its own defaults.
 
     Args:
-        method: the method.
+        name: a key of :data:`METHODS`.
         given: values, or the text of values.
 
     Raises:
-        ConfigError: an option this method does not have, or text that is no value of its kind.
+        ConfigError: there is no such method or option, or text that is no value of its kind.
     """
-    options = {name: value for name, value in given.items() if value is not None}
-    known = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
-    if unknown := sorted(set(options) - set(known)):
+    if name not in METHODS:
+        known = ", ".join([*METHODS, *PRESETS])
+        raise ConfigError(f"method {name!r} is unknown; choose from {known}")
+    method = METHODS[name]
+    options = {key: value for key, value in given.items() if value is not None}
+    known_options = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
+    if unknown := sorted(set(options) - set(known_options)):
         raise ConfigError(
-            f"method {method.name!r} has no option {', '.join(unknown)}; it has {sorted(known)}"
+            f"method {name!r} has no option {', '.join(unknown)}; it has {sorted(known_options)}"
         )
-    for name, value in options.items():
-        if isinstance(value, str) and not isinstance(known[name], str):
-            options[name] = parse_option(name, value, known[name])
+    for key, value in options.items():
+        if isinstance(value, str) and not isinstance(known_options[key], str):
+            options[key] = parse_option(key, value, known_options[key])
     return method(**options)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -24,12 +23,11 @@ from ..errors import ConfigError
 from ..physics.operators import SenseOp
 from ..priors.prior import DenoiseFn, DenoiserSource
 from ..priors.schedules import EDM_HIGHEST, rho_schedule
-from ..rng import complex_normals
-from .base import OnStep, StepInfo, check_schedule, first_level
+from .base import Problem, Sampler, check_schedule, first_level
 
 
 @dataclass(frozen=True)
-class PriorOnly:
+class PriorOnly(Sampler):
     """Draw images from a prior (module docstring for the source).
 
     Attributes:
@@ -49,66 +47,49 @@ class PriorOnly:
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"guidance must be 0 or more and finite, got {self.guidance}")
 
-    def __call__(
-        self,
-        prior: DenoiserSource,
-        maps: Tensor,
-        *,
-        rng: Sequence[Generator],
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Draw one image per generator.
+    @property
+    def n_evaluations(self) -> int:
+        """Network evaluations per image."""
+        return self.n_steps * (3 if self.guidance else 1)
 
-        Args:
-            prior: what images look like.
-            maps: coil maps ``(b, coil, y, x)``; ones of a single coil for plain images.
-            rng: one generator per image.
-            on_step: told about every step.
+    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
+        """Under one mask an image, drawn as in training."""
+        return prior.denoiser(op, rng, further="training")
 
-        Returns:
-            Images, complex ``(b, y, x)``, normalised units.
-
-        Raises:
-            ConfigError: guidance by a prior that knows no masks.
-        """
-        everything = torch.ones(1, 1, *maps.shape[-2:], dtype=torch.bool, device=maps.device)
-        op = SenseOp(maps, everything)
-        denoiser = prior.denoiser(op, rng, further="training")
+    def levels(self, prior: DenoiserSource) -> list[float]:
+        """The noise levels, from the first to 0."""
         highest = first_level(self.sigma_max, prior, most=EDM_HIGHEST)
-        sigmas = [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
+        return [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
 
-        shape = (maps.shape[-3], maps.shape[-2], maps.shape[-1])
-        z = sigmas[0] * complex_normals(shape, rng, device=maps.device)
-        x0 = op.combine(z)
-        with torch.no_grad():
-            for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-                level = torch.full((len(rng),), sigma, device=maps.device)
-                push = torch.zeros_like(z)
-                if self.guidance:
-                    push = self.guidance * _disagreement(prior, op, denoiser, z, level, rng)
-                x0 = denoiser(z, level)
-                K0 = op.expand(x0)
-                z = K0 + sigma_next / sigma * (z - K0) - push
-                if on_step is not None:
-                    change = (z - K0).abs().square().sum(dim=(-3, -2, -1)).sqrt()
-                    on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=change))
-        return x0
+    def begin(self, problem: Problem, sigma: float) -> Tensor:
+        """Noise in k-space."""
+        return sigma * problem.white()
+
+    @torch.no_grad()
+    def step(
+        self, problem: Problem, state: Tensor, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, Tensor]:
+        """Towards what the denoiser sees, and what all masks agree on."""
+        z, push = state, torch.zeros_like(state)
+        if self.guidance:
+            push = self.guidance * _disagreement(problem, z, problem.level(sigma))
+        x0 = problem.denoise(z, problem.level(sigma))
+        K0 = problem.op.expand(x0)
+        return K0 + sigma_next / sigma * (z - K0) - push, x0
 
 
 @torch.enable_grad()
-def _disagreement(
-    prior: DenoiserSource,
-    op: SenseOp,
-    denoiser: DenoiseFn,
-    z: Tensor,
-    level: Tensor,
-    rng: Sequence[Generator],
-) -> Tensor:
-    """Gradient of ||D(z; M~) - D(z; M~')||^2 over fresh M~' with respect to z."""
+def _disagreement(problem: Problem, z: Tensor, level: Tensor) -> Tensor:
+    """Gradient of ||D(z; M~) - D(z; M~')||^2 over fresh M~' with respect to z.
+
+    Raises:
+        ConfigError: the prior is not mask-conditioned.
+    """
+    prior, op, rng = problem.prior, problem.op, problem.rng
     mask = prior.training_mask(op, rng)
     if mask is None:
-        raise ConfigError("guidance compares what masks show, and this prior knows no masks")
+        raise ConfigError("guidance compares masks, and this prior is not mask-conditioned")
     z = z.detach().requires_grad_()
-    difference = denoiser(z, level) - prior.denoiser(op, rng, further=mask)(z, level)
+    difference = problem.denoise(z, level) - prior.denoiser(op, rng, further=mask)(z, level)
     (grad,) = torch.autograd.grad(difference.abs().square().sum(), z)
     return grad

@@ -18,38 +18,32 @@ noise is white over all coils: what every prior was trained on, masked or not.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..errors import ConfigError
-from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..priors.prior import DenoiserSource
 from ..priors.schedules import rho_schedule
-from ..rng import complex_normals
 from .base import (
     CG_OF_PLAIN,
-    OnStep,
-    StepInfo,
+    Problem,
+    Sampler,
     cg_steps,
     check_cg,
     check_schedule,
     check_start,
-    finish,
+    final_consistency,
     first_image,
     first_level,
-    step_by_step,
 )
 from .descent import LEAST_NOISE
 
 
 @dataclass(frozen=True)
-class Pula:
+class Pula(Sampler):
     """Options of preconditioned Langevin dynamics (module docstring for the mathematics).
 
     Attributes:
@@ -62,8 +56,6 @@ class Pula:
     """
 
     name: ClassVar[str] = "pula"
-    stochastic: ClassVar[bool] = True
-    needs_grad: ClassVar[bool] = False
 
     n_steps: int = 100
     gamma: float = 0.5
@@ -91,47 +83,35 @@ class Pula:
         solved = self.n_cg is None or self.n_cg >= CG_OF_PLAIN
         return steps and solved and self.sigma_max >= Pula.sigma_max
 
-    def __call__(
-        self,
-        prior: DenoiserSource,
-        op: SenseOp,
-        ksp: Tensor,
-        *,
-        noise_std: Tensor,
-        rng: Sequence[Generator],
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Reconstruct; see :class:`~mri_ambient.methods.base.Sampler`."""
-        n_cg = cg_steps(self.n_cg, prior)
-        denoiser = prior.denoiser(op, rng, further="scan")
-        first = first_level(self.sigma_max, prior)
-        sigmas = rho_schedule(self.n_steps, first, prior.sigma_min).tolist()
-        sigma_n = noise_std.clamp(min=LEAST_NOISE)[:, None, None]
+    def levels(self, prior: DenoiserSource) -> list[float]:
+        """The noise levels, from the first to 0."""
+        sigmas = rho_schedule(self.n_steps, first_level(self.sigma_max, prior), prior.sigma_min)
+        return [*sigmas.tolist(), 0.0]
 
-        def white(shape: tuple[int, ...]) -> Tensor:
-            return complex_normals(shape, rng, device=ksp.device, dtype=ksp.dtype)
+    def begin(self, problem: Problem, sigma: float) -> Tensor:
+        """The image it starts from."""
+        return first_image(self.start, problem)
 
-        x = first_image(self.start, prior, op, ksp, noise_std=noise_std, rng=rng)
-        data = op.adjoint(ksp)
+    def step(
+        self, problem: Problem, state: Tensor, sigma: float, sigma_next: float
+    ) -> tuple[Tensor, Tensor]:
+        """One Langevin step at level ``sigma``."""
+        x, op = state, problem.op
+        sigma_n = problem.noise_std.clamp(min=LEAST_NOISE)[:, None, None]
+        noise = sigma * problem.white()
+        z = op.expand(x - op.combine(noise)) + noise
+        D = problem.denoise(z, problem.level(sigma))
+        ridge = (sigma_n / sigma) ** 2
+        drift = problem.data - op.normal(x) + ridge * (D - x)
+        w1, w2 = problem.white(), op.support * problem.white(x.shape[1:])
+        spread = sigma_n * (op.adjoint(w1) + sigma_n / sigma * w2)
+        moved: Tensor = x + conjugate_gradient(
+            lambda v: op.normal(v) + ridge * v,
+            self.gamma / 2 * drift + math.sqrt(self.gamma) * spread,
+            n_iter=cg_steps(self.n_cg, problem.prior),
+        )
+        return moved, moved
 
-        def step(x: Tensor, sigma: float) -> Tensor:
-            noise = sigma * white(tuple(ksp.shape[1:]))
-            z = op.expand(x - op.combine(noise)) + noise
-            D = denoiser(z, torch.full_like(noise_std, sigma))
-            ridge = (sigma_n / sigma) ** 2
-            drift = data - op.normal(x) + ridge * (D - x)
-            w1, w2 = white(tuple(ksp.shape[1:])), op.support * white(tuple(x.shape[1:]))
-            spread = sigma_n * (op.adjoint(w1) + sigma_n / sigma * w2)
-            moved: Tensor = x + conjugate_gradient(
-                lambda v: op.normal(v) + ridge * v,
-                self.gamma / 2 * drift + math.sqrt(self.gamma) * spread,
-                n_iter=n_cg,
-            )
-            return moved
-
-        for i, sigma in enumerate(sigmas):
-            x = step_by_step(partial(step, sigma=sigma), x, rng)
-            if on_step is not None:
-                residual = (op(x) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
-                on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
-        return finish(prior, op, ksp, x, noise_std=noise_std) if self.final_dc else x
+    def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
+        """With the last data-consistency solve, if that is wanted."""
+        return final_consistency(problem, img) if self.final_dc else img

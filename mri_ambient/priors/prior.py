@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Generator, Tensor
@@ -26,7 +27,10 @@ training, or this very one."""
 
 
 class DenoiserSource(Protocol):
-    """What a sampler needs of a prior."""
+    """What methods need of a prior. :class:`Prior` is one; tests use some in closed form.
+
+    Those that inherit from it need not say what has a default here.
+    """
 
     @property
     def sigma_min(self) -> float:
@@ -40,7 +44,12 @@ class DenoiserSource(Protocol):
 
     @property
     def tau(self) -> float:
-        """Error to expect of one denoising step."""
+        """Expected error of one denoising step."""
+        ...
+
+    @property
+    def mask_conditioned(self) -> bool:
+        """Whether the denoised image depends on a mask."""
         ...
 
     def denoiser(
@@ -49,14 +58,48 @@ class DenoiserSource(Protocol):
         """Bind maps, mask rule and random state, one generator per batch item."""
         ...
 
-    @property
-    def knows_masks(self) -> bool:
-        """Whether the answer depends on a mask."""
-        ...
-
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
-        """M~ drawn as in training, one per batch item; None if the prior knows no masks."""
-        ...
+        """M~ drawn as in training, one per batch item; None if not mask-conditioned."""
+        return None
+
+    @property
+    def one_level(self) -> bool:
+        """Whether it was trained at the scanner's noise only, so that it can take one step."""
+        return False
+
+    @property
+    def highest_level(self) -> float:
+        """Largest noise level of its training, for data of standard deviation 0.5."""
+        return EDM_HIGHEST
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """What is known of its training; empty for a prior that was never trained."""
+        return {}
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its networks are compiled."""
+        return False
+
+    def was_trained_on(self, source_sha256: str) -> bool:
+        """Whether the scan from this raw file was among its training scans, by its card."""
+        return scan_digest(source_sha256) in self.card.get("trained_on", ())
+
+    def to(self, device: torch.device | str) -> Self:
+        """This prior, its network moved to a device."""
+        return self
+
+    def copy_on_cpu(self) -> DenoiserSource:
+        """A copy on the CPU, not compiled."""
+        return self
+
+    def compile(self) -> None:
+        """Compile the networks with ``torch.compile`` when they first meet a size."""
+
+    def autocast(self, enabled: bool) -> AbstractContextManager[None]:
+        """A block in which the networks compute in bfloat16, or in single precision."""
+        return nullcontext()
 
 
 SCALE_RULE = "calibration-rss-p99"
@@ -123,7 +166,7 @@ def scan_digest(source_sha256: str) -> str:
 
 
 @dataclass(frozen=True)
-class Prior:
+class Prior(DenoiserSource):
     """Weights plus facts. ``prior.denoiser(op, rng)`` is all a sampler ever sees.
 
     Attributes:
@@ -134,10 +177,45 @@ class Prior:
     net: Denoiser
     facts: PriorFacts
 
-    def to(self, device: torch.device | str) -> Prior:
+    def to(self, device: torch.device | str) -> Self:
         """This prior, its network moved to a device."""
         self.net.to(device)
         return self
+
+    def copy_on_cpu(self) -> Prior:
+        """A copy on the CPU, not compiled."""
+        net = self.facts.build()  # not a copy on a device that is full
+        state = self.net.state_dict()
+        net.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
+        return replace(self, net=net.requires_grad_(False).eval())
+
+    def compile(self) -> None:
+        """Compile the networks with ``torch.compile`` when they first meet a size."""
+        self.net.compile_networks()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its networks are compiled."""
+        return self.net.compiled
+
+    @contextmanager
+    def autocast(self, enabled: bool) -> Iterator[None]:
+        """A block in which the networks compute in bfloat16, or in single precision."""
+        before, self.net.autocast = self.net.autocast, enabled
+        try:
+            yield
+        finally:
+            self.net.autocast = before
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Data, number of scans, images seen, date, versions, metrics, intended use."""
+        return self.facts.card
+
+    @property
+    def one_level(self) -> bool:
+        """Whether it was trained at the scanner's noise only, so that it can take one step."""
+        return self.facts.one_level
 
     @property
     def sigma_min(self) -> float:
@@ -178,7 +256,7 @@ class Prior:
         shape = (op.ishape[-2], op.ishape[-1])
         everything = torch.ones(1, 1, *shape, dtype=torch.bool, device=op.maps.device)
         facts = self.facts
-        mask = self._further_mask(op, rng, further) if self.knows_masks else everything
+        mask = self._further_mask(op, rng, further) if self.mask_conditioned else everything
         inner = op.with_mask(mask if facts.mask_conditioned else everything)
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
@@ -190,18 +268,14 @@ class Prior:
 
         return denoise
 
-    def was_trained_on(self, source_sha256: str) -> bool:
-        """Whether the scan from this raw file was among its training scans, going by its card."""
-        return scan_digest(source_sha256) in self.facts.card.get("trained_on", ())
-
     @property
-    def knows_masks(self) -> bool:
-        """Whether the answer depends on a mask."""
+    def mask_conditioned(self) -> bool:
+        """Whether the denoised image depends on a mask."""
         return self.facts.mask_conditioned or self.facts.noise_filled
 
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
         """M~ drawn as in training, bool ``(b, 1, y, x)``; None if the prior knows no masks."""
-        if not self.knows_masks:
+        if not self.mask_conditioned:
             return None
         shape = (op.ishape[-2], op.ishape[-1])
         masks = [self._draw_mask(shape, generator) for generator in rng]

@@ -1,97 +1,204 @@
-"""One call from a raw file to a reconstruction, for Python users."""
+"""The pipeline: open, prepare, reconstruct, write. Command line and Python users share it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data_prep.prepare import PrepConfig, plan
-from ..errors import ConfigError
-from ..io import Undersampled, open_scan
-from ..methods import Sampler
-from ..methods.baselines import Baseline
-from ..methods.presets import METHODS, SAMPLINGS, default_method, is_sampler
-from ..physics.masks import MaskSpec
-from ..priors.checkpoint import load_prior
-from ..priors.prior import Prior
-from ..priors.weights import default_prior
-from .checks import Checking
-from .engine import Options
-from .reference import plan_reference
-from .volume import reconstruct_file, settings
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MriAmbientError, OutputExistsError
+from ..io import Undersampled, find_scans, open_scan
+from ..io.arrays import ArrayFile
+from ..io.scan_file import ScanFile
+from ..methods.base import OnStep
+from ..runtime.device import Runtime
+from ..scan import Scan
+from .recipe import Recipe, ResolvedRecipe
+from .reconstruction import Reconstruction, stored_settings, write_reconstruction
+from .slice_store import SliceStore
+from .volume import OnSlice, Volume, reconstruct_volume
+
+Source = str | Path | ScanFile | Scan | NDArray[Any]
+"""A scan: a path, an open file, or data in memory (see :meth:`Scan.from_numpy`)."""
 
 
-def reconstruct_raw(
-    path: str | Path,
-    output: str | Path,
+def reconstruct(
+    scan: Source,
+    recipe: Recipe | None = None,
+    runtime: Runtime | None = None,
     *,
-    method: str | Sampler | Baseline | None = None,
-    prior: Prior | str | Path | None = None,
-    retrospective: float | MaskSpec | None = None,
-    prep: PrepConfig | None = None,
-    options: Options | None = None,
-    checking: Checking | None = None,
-) -> dict[str, Any]:
+    on_slice: OnSlice | None = None,
+    on_step: OnStep | None = None,
+) -> Reconstruction:
     """Prepare and reconstruct a scan, as ``mri-ambient reconstruct`` does.
 
     Args:
-        path: a raw or prepared scan.
-        output: folder for ``<stem>.h5`` (images in scanner units) and ``<stem>.json``.
-        method: a key of ``METHODS`` or ``SAMPLINGS`` (a preset, which also says how many samples
-            are drawn unless ``options`` are given), or an instance with options of its own, e.g.
-            ``L1Wavelet(lam=0.01)``; by default what suits the prior, one step with data consistency
-            for the one that ships.
-        prior: a prior or its file; the one that ships with the package by default.
-        retrospective: undersample a fully sampled scan first, by random lines to this acceleration
-            or by a recipe.
-        prep: options of the preparation.
-        options: seed, samples, batch size, device.
-        checking: what is checked without a reference: hidden lines, flags; nothing by default.
+        scan: a raw or prepared scan: a path, what :func:`open_scan` returns, a Scan, or k-space as
+            a complex array ``(slice, coil, y, x)`` or ``(coil, y, x)``, zero where not sampled.
+        recipe: all that decides the result; by default what suits the shipped prior.
+        runtime: device, precision, batch size.
+        on_slice: called with (done, total) after every slice.
+        on_step: called after every step of a sampler.
 
     Returns:
-        The report that also stands in the JSON file.
+        The images in the units of the file; :meth:`Reconstruction.save` writes them.
 
     Raises:
         MriAmbientError: the scan cannot be read, prepared or reconstructed.
     """
-    prep, checking = prep or PrepConfig(), checking or Checking()
-    if method is None:
-        prior = prior if isinstance(prior, Prior) else load_prior(Path(prior or default_prior()))
-        method = default_method(prior)
-    if isinstance(method, str) and method in SAMPLINGS:
-        preset = SAMPLINGS[method]
-        method, options = preset.method, options or Options(n_samples=preset.n_samples)
-    elif isinstance(method, str):
-        if method not in METHODS:
-            known = ", ".join([*METHODS, *SAMPLINGS])
-            raise ConfigError(f"method {method!r} is unknown; choose from {known}")
-        method = METHODS[method]()
-    options = options or Options()
-    if isinstance(retrospective, int | float):
-        retrospective = MaskSpec(acceleration=float(retrospective))
-    if is_sampler(method) and not isinstance(prior, Prior):
-        prior = load_prior(Path(prior or default_prior()))
-    full = open_scan(path)
-    file = full if retrospective is None else Undersampled(full, retrospective, options.seed)
-    preparation = plan(file, prep, device=options.device, cpu_fallback=options.cpu_fallback)
-    reference = plan_reference(
-        full,
-        prep,
-        device=options.device,
-        cpu_fallback=options.cpu_fallback,
-        made=preparation if file is full else None,
+    resolved = (recipe or Recipe()).resolve()
+    return _reconstruct(scan, resolved, runtime or Runtime(), on_slice=on_slice, on_step=on_step)
+
+
+def _reconstruct(
+    scan: Source,
+    recipe: ResolvedRecipe,
+    runtime: Runtime,
+    *,
+    on_slice: OnSlice | None = None,
+    on_step: OnStep | None = None,
+) -> Reconstruction:
+    volume = open_volume(scan, recipe, runtime)
+    store = SliceStore(keep_samples=recipe.keep_samples)
+    report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
+    return Reconstruction.from_store(store, report, volume.file.voxel_mm)
+
+
+def reconstruct_many(
+    scans: str | Path | Iterable[Source],
+    recipe: Recipe | None = None,
+    runtime: Runtime | None = None,
+    *,
+    on_error: Callable[[Source, MriAmbientError], None] | None = None,
+) -> Iterator[Reconstruction]:
+    """Reconstruct scans one by one; see :func:`reconstruct`.
+
+    Args:
+        scans: scans as :func:`reconstruct` takes them; paths may be folders and globs.
+        recipe: all that decides the results. The prior is loaded once.
+        runtime: device, precision, batch size.
+        on_error: called with a scan that fails and its error, and the others go on; without it the
+            error is raised.
+    """
+    resolved, runtime = (recipe or Recipe()).resolve(), runtime or Runtime()
+    for scan in _expanded(scans):
+        try:
+            yield _reconstruct(scan, resolved, runtime)
+        except MriAmbientError as error:
+            if on_error is None:
+                raise
+            on_error(scan, error)
+
+
+def _expanded(scans: str | Path | Iterable[Source]) -> Sequence[Source]:
+    """The scans, folders and globs replaced by the files they stand for."""
+    if isinstance(scans, (str, Path)):
+        return find_scans([scans])
+    return [
+        found
+        for scan in scans
+        for found in (find_scans([scan]) if isinstance(scan, (str, Path)) else [scan])
+    ]
+
+
+def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volume:
+    """A scan, opened and, if the recipe says so, seen through a retrospective mask.
+
+    Raises:
+        ScanFormatError: it cannot be read.
+        ConfigError: a retrospective mask for a scan that is not fully sampled.
+    """
+    full = _opened(scan)
+    file = full if recipe.mask is None else Undersampled(full, recipe.mask, recipe.seed)
+    return Volume(file, full, recipe, runtime)
+
+
+def _opened(scan: Source) -> ScanFile:
+    if isinstance(scan, ScanFile):
+        return scan
+    if isinstance(scan, np.ndarray):
+        scan = Scan.from_numpy(scan)
+    return ArrayFile(scan) if isinstance(scan, Scan) else open_scan(scan)
+
+
+def reconstruct_to_folder(
+    volume: Volume,
+    output: Path,
+    *,
+    on_slice: OnSlice | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Reconstruct a volume into ``<stem>.h5`` and ``<stem>.json``, whatever its length.
+
+    Finished slices are kept in a hidden folder until all are there, so that a call with the same
+    settings resumes where one was interrupted.
+
+    Args:
+        volume: the scan.
+        output: folder to write to.
+        on_slice: called with (done, total) after every slice.
+        on_step: called after every step of a sampler.
+
+    Returns:
+        The report, as written to the JSON file.
+
+    Raises:
+        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
+        OutputExistsError: a file of this name is there and no reconstruction.
+    """
+    name = volume.file.path.stem
+    path = output / f"{name}.h5"
+    if path.exists():
+        stored_settings(path)
+    store = SliceStore(
+        _unfinished(output, name), volume.settings, keep_samples=volume.recipe.keep_samples
     )
-    loaded = prior if isinstance(prior, Prior) else None
-    return reconstruct_file(
-        file,
-        preparation,
-        method,
-        loaded,
-        Path(output),
-        options,
-        reference=reference,
-        made_with=settings(
-            file, method, loaded, options, prep=prep, mask=retrospective, checking=checking
-        ),
-        checking=checking,
-    )
+    report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
+    write_reconstruction(path, store.read, report, volume.file.voxel_mm)
+    store.remove()
+    return report
+
+
+def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> bool:
+    """Whether ``output`` holds this very reconstruction already.
+
+    Raises:
+        OutputExistsError: it holds something else of this name: never overwritten if it is no
+            reconstruction; overwritten on request if it, or some slices of it, was made with other
+            settings.
+    """
+    name, wanted = volume.file.path.stem, volume.settings
+    path = output / f"{name}.h5"
+    if not path.exists():
+        n_others, differing = SliceStore.made_otherwise(_unfinished(output, name), wanted)
+        if n_others and not overwrite:
+            raise OutputExistsError(
+                f"{path}: {n_others} slices of an interrupted call were made with other settings "
+                f"({_listed(differing, wanted)}); use those to resume it, or --overwrite, or "
+                "another folder"
+            )
+        return False
+    found = stored_settings(path)
+    if overwrite:
+        return False
+    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
+    if differing:
+        raise OutputExistsError(
+            f"{path}: was made with other settings ({_listed(differing, wanted)}); use --overwrite "
+            "or another folder"
+        )
+    return path.with_suffix(".json").exists()
+
+
+def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
+    """Settings by name; for the precision, which the device may have chosen, its option too."""
+    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
+    return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
+
+
+def _unfinished(output: Path, name: str) -> Path:
+    """Where finished slices are kept until all are."""
+    return output / f".{name}.unfinished"

@@ -1,221 +1,142 @@
-"""A scan's file, reconstructed slice by slice: what is finished is kept, checked, scored, told."""
+"""A whole volume: slices stream from the file through the engine into a store, and are reported."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, is_dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .._version import __version__
-from ..data_prep.prepare import Preparation
-from ..errors import NumericalWarning, OutputExistsError, ScanFormatError
-from ..io.hdf5 import open_h5, read_attributes
-from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionWriter
+from ..data_prep.prepare import Preparation, plan
+from ..errors import NumericalWarning
 from ..io.scan_file import ScanFile
-from ..methods import OnStep, Sampler
-from ..methods.baselines import Baseline
-from ..methods.presets import is_sampler, is_stochastic
-from ..priors.prior import DenoiserSource
-from ..runtime.files import json_text, write_json
+from ..methods.base import OnStep
+from ..runtime.device import Runtime
 from ..runtime.prefetch import one_ahead
-from .checks import Checking
-from .engine import Options, on_cpu, precision_of, prior_sha256, reconstruct
-from .finished import Finished
-from .reference import Reference, score
-from .warnings import doubt_checks, doubt_prior, doubt_residual, doubt_spread, tell_flags
+from .checks import check_slices
+from .engine import Engine
+from .recipe import ResolvedRecipe
+from .reference import Reference, without_warnings
+from .slice_store import SliceStore
+from .warnings import AFTER, BEFORE, Case, give
+
+OnSlice = Callable[[int, int], None]
+"""Called with (done, total) after every slice."""
 
 
-def settings(
-    file: ScanFile,
-    method: Sampler | Baseline,
-    prior: DenoiserSource | None,
-    options: Options,
-    **more: Any,  # noqa: ANN401 -- preparation and mask options, dataclasses or None
-) -> dict[str, Any]:
-    """All that decides the result, as plain values: how a finished file is recognised."""
-    extra = {key: asdict(value) if is_dataclass(value) else value for key, value in more.items()}  # type: ignore[arg-type]
-    plain: dict[str, Any] = json.loads(
-        json_text(
-            {
-                "input_sha256": file.sha256,
-                "method": {"name": method.name} | asdict(method),  # type: ignore[call-overload]
-                "prior_sha256": prior_sha256(prior),
-                "seed": options.seed,
-                "n_samples": options.n_samples if is_stochastic(method) else 1,
-                "keep_samples": options.keep_samples and is_stochastic(method),
-                "precision": precision_of(method, options),
-                "compiled": options.compiled and is_sampler(method),
-                "version": __version__,
-                **extra,
-            }
-        )
-    )
-    return plain
+@dataclass(frozen=True)
+class Volume:
+    """A scan and how it is reconstructed; it is prepared when that is first needed.
 
-
-def is_done(output: Path, name: str, wanted: dict[str, Any], *, overwrite: bool = False) -> bool:
-    """Whether ``output`` holds this very reconstruction, ``<name>.h5``, already.
-
-    Raises:
-        OutputExistsError: it holds something else of this name: never overwritten if it is no
-            reconstruction of ours, overwritten on request if it, or some slices of it, was made
-            with other settings.
+    Attributes:
+        file: the scan, raw or prepared, perhaps seen through a retrospective mask.
+        full: the same without the retrospective mask.
+        recipe: how.
+        runtime: where.
     """
-    image, report = output / f"{name}.h5", output / f"{name}.json"
-    if not image.exists():
-        n_others, names = Finished.others(_unfinished(output, name), wanted)
-        if n_others and not overwrite:
-            raise OutputExistsError(
-                f"{image}: {n_others} slices were finished with other settings "
-                f"({_named(names, wanted)}) by a call that was cut off; give those to go on, or "
-                "use --overwrite or another folder"
-            )
-        return False
-    found = _settings_of(image)
-    if overwrite:
-        return False
-    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
-    if differing:
-        raise OutputExistsError(
-            f"{image}: was made with other settings ({_named(differing, wanted)}); use --overwrite "
-            "or another folder"
+
+    file: ScanFile
+    full: ScanFile
+    recipe: ResolvedRecipe
+    runtime: Runtime
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the result, as plain values."""
+        return self.recipe.settings(self.file, self.runtime)
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """Noise, virtual coils and scale, learned in a first pass over the slices."""
+        return self._plan(self.file)
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """What the image is scored against; None for a scan that is not fully sampled."""
+        if not self.full.fully_sampled:
+            return None
+        if self.file is self.full:
+            return Reference(self.full, self.preparation)
+        with without_warnings():
+            return Reference(self.full, self._plan(self.full))
+
+    def _plan(self, file: ScanFile) -> Preparation:
+        return plan(
+            file,
+            self.recipe.preparation,
+            device=self.runtime.torch_device,
+            cpu_fallback=self.runtime.cpu_fallback,
         )
-    return report.exists()
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the method for one slice, all samples and the second reconstruction counted."""
+        repeats = 2 if self.recipe.checks.n_held_out else 1
+        return self.recipe.method.n_steps * self.recipe.n_samples * repeats
 
 
-def _named(differing: Sequence[str], wanted: dict[str, Any]) -> str:
-    """Settings by name; of the precision, which another device may have chosen, also the value."""
-    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
-    names = (f"--precision {other}" if name == "precision" else name for name in differing)
-    return ", ".join(names)
-
-
-def _unfinished(output: Path, name: str) -> Path:
-    """Where finished slices are kept until all are."""
-    return output / f".{name}.unfinished"
-
-
-def _settings_of(image: Path) -> dict[str, Any]:
-    """The settings a reconstruction was made with.
-
-    Raises:
-        OutputExistsError: the file is something else, perhaps somebody's raw data.
-    """
-    try:
-        with open_h5(image, for_text=True) as file:
-            attributes = read_attributes(file, image)
-    except ScanFormatError:
-        attributes = {}
-    if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
-        raise OutputExistsError(
-            f"{image}: is there already and no reconstruction of mri-ambient's, so it is never "
-            "written over; choose another output folder"
-        )
-    found: dict[str, Any] = json.loads(str(attributes.get("settings", "{}")))
-    return found
-
-
-def reconstruct_file(
-    file: ScanFile,
-    preparation: Preparation,
-    method: Sampler | Baseline,
-    prior: DenoiserSource | None,
-    output: Path,
-    options: Options | None = None,
+def reconstruct_volume(
+    volume: Volume,
+    store: SliceStore,
     *,
-    reference: Reference | None = None,
-    made_with: dict[str, Any] | None = None,
-    checking: Checking | None = None,
-    on_slice: Callable[[int, int], None] | None = None,
+    on_slice: OnSlice | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
-    """Reconstruct a scan slice by slice and write ``<stem>.h5`` and ``<stem>.json``.
+    """Reconstruct the slices that the store lacks, and report on all of them.
 
-    Finished slices are kept in a hidden folder until all are there, so that a call with the same
-    settings goes on where one was cut off. They are written, and the next ones read, while others
-    are computed.
+    The next slices are read, and finished ones written, while others are computed.
 
     Args:
-        file: the scan, raw or prepared, perhaps seen through a retrospective mask.
-        preparation: what the first pass over it learned.
-        method: a sampler or a baseline.
-        prior: what images look like; samplers need one.
-        output: folder to write to.
-        options: seed, samples, batch size, device.
-        reference: the fully sampled scan, to score the result against.
-        made_with: the settings, see :func:`settings`; stored in the report. Without them nothing
-            can be gone on with.
-        checking: what is checked of every slice beside the data residual.
-        on_slice: told (done, total) after every slice.
-        on_step: told about every step of a sampler, also where hidden lines are predicted.
+        volume: the scan.
+        store: where finished slices go.
+        on_slice: called with (done, total) after every slice.
+        on_step: called after every step of a sampler.
 
     Returns:
-        The report, as written to the JSON file.
+        The report of the volume: facts, checks, warnings, metrics, provenance, settings.
 
     Raises:
-        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
-        OutputExistsError: a file of this name is there and no reconstruction.
+        MriAmbientError: a slice cannot be reconstructed or stored.
     """
-    options = options or Options()
-    if (image := output / f"{file.path.stem}.h5").exists():
-        _settings_of(image)
-    finished = Finished(
-        _unfinished(output, file.path.stem), made_with, keep_samples=options.keep_samples
-    )
-    checking = checking or Checking()
-    n_slices = options.slices_at_once(method, prior, file.shape)
-    scores: dict[str, Any] = {}
-    doubts = list(preparation.doubts)
-    told: set[str] = set()
-    with _noted(doubts, told):
-        doubt_prior(file, method, prior)
-        if checking.n_hidden:
-            doubt_checks(file, method, prior)
-    missing = [index for index in range(len(file)) if index not in finished]
-    scans = one_ahead(file[first:last] for first, last in _runs(missing, n_slices))
-    with finished, closing(scans):
+    file, journal = volume.file, _Journal()
+    with journal.noting():
+        preparation = volume.preparation
+        engine = Engine(volume.recipe, volume.runtime, on_step)
+        give(BEFORE, Case(file, volume.recipe))
+    missing = [index for index in range(len(file)) if index not in store]
+    runs = _runs(missing, engine.slices_at_once(file.shape[-2:]))
+    scans = one_ahead(file[first:last] for first, last in runs)
+    with store, closing(scans):
         for scan in scans:
-            noted: list[str] = []
-            with _noted(noted, told):
+            with journal.noting() as given:
                 prepared = preparation.apply(scan)
-                result = reconstruct(prepared, method, prior, options, on_step=on_step)
-                if result.provenance["device"] != str(torch.device(options.device)):
-                    # The device was too small, and so it is for the slices to come.
-                    prior = on_cpu(prior)
-                    options = replace(options, device="cpu", batch_size=1, compiled=False)
-                elif fitted := result.provenance["fitted"]:
-                    options = replace(options, batch_size=fitted)
-                result = checking(prepared, result, method, prior, options, on_step=on_step)
-            finished.add(prepared, result, preparation.noise_std, noted)
+                (result,) = engine([prepared])
+                result = check_slices(engine, prepared, result)
+            store.add(prepared, result, preparation.noise_std, given)
             if on_slice is not None:
-                on_slice(len(finished), len(file))
-    with _writer(image, file, method, options, made_with or {}, finished.provenance) as out:
-        for index in range(len(file)):
-            parts = finished.read(index)[0]
-            out.write(index, parts["img"], parts.get("std"), parts.get("samples"))
-    checks, facts, noted = finished.report()
-    doubts += noted
-    with _noted(doubts, told):
-        doubt_spread(file, method, prior, options, facts["sigma_n"])
-        doubt_residual(file, method, checks, facts["sigma_n"])
-        tell_flags(file, checks)
-        if reference is not None:
-            magnitude = [finished.read(index)[0]["img"].abs() for index in range(len(file))]
-            scores = _scores(file, torch.stack(magnitude), reference)
-    report = {"scan_id": file.scan_id, "input": file.path.name, "slices": len(file), **facts}
-    report |= {"acceleration": file.acceleration, "checks": checks, "doubts": doubts, **scores}
-    report["settings"] = made_with or {}
-    write_json(output / f"{file.path.stem}.json", report)
-    finished.remove()
-    return report
+                on_slice(len(store), len(file))
+    checks, facts, given_before = store.report()
+    journal.add(given_before)
+    with journal.noting():
+        give(AFTER, Case(file, volume.recipe, facts["sigma_n"], checks, journal.codes))
+        scores = _scores(volume, store)
+    return {
+        "scan_id": file.scan_id,
+        "input": file.path.name,
+        "slices": len(file),
+        **facts,
+        "acceleration": file.acceleration,
+        "checks": checks,
+        "doubts": [entry["text"] for entry in journal.entries],
+        "warnings": journal.entries,
+        **scores,
+        "settings": volume.settings,
+    }
 
 
 def _runs(missing: list[int], most: int) -> Iterator[tuple[int, int]]:
@@ -228,78 +149,69 @@ def _runs(missing: list[int], most: int) -> Iterator[tuple[int, int]]:
         missing = missing[length:]
 
 
-def _scores(file: ScanFile, magnitude: Tensor, reference: Reference) -> dict[str, Any]:
-    """Scores, or a doubt where the reference is of no use: the image is worth keeping."""
-    try:
-        return score(magnitude, reference)
-    except ScanFormatError as error:
-        warnings.warn(f"{file.path.name}: not scored: {error}", NumericalWarning, stacklevel=2)
+def _scores(volume: Volume, store: SliceStore) -> dict[str, Any]:
+    """Metrics, where the scan is fully sampled."""
+    if volume.reference is None:
         return {}
+    magnitude = [store.read(index).images["img"].abs() for index in range(len(volume.file))]
+    return volume.reference.score(torch.stack(magnitude))
 
 
-@contextmanager
-def _noted(doubts: list[str], told: set[str]) -> Iterator[None]:
-    """Numerical warnings go on to the caller, those not ``told`` yet, and into the report."""
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", NumericalWarning)
-            yield
-    finally:  # what fails may have been doubted first
-        for warning in caught:
-            if isinstance(warning.message, NumericalWarning):
-                doubts.append(str(warning.message))
-                if doubts[-1] in told:
-                    continue
-                told.add(doubts[-1])
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
+class _Journal:
+    """Collects numerical warnings for the report, and passes each on once."""
 
+    def __init__(self) -> None:
+        self.entries: list[dict[str, str]] = []
+        self.passed_on: set[str] = set()
 
-def _writer(
-    image: Path,
-    file: ScanFile,
-    method: Sampler | Baseline,
-    options: Options,
-    made_with: dict[str, Any],
-    provenance: dict[str, Any],
-) -> ReconstructionWriter:
-    several = options.n_samples > 1 and is_stochastic(method)
-    # What the standard deviation is, for who opens the file without the report beside it.
-    told = ("n_samples", "samples_are", "std_factor") if several else ()
-    return ReconstructionWriter(
-        image,
-        len(file),
-        file.recon_shape,
-        attributes={
-            "method": method.name,
-            "acceleration": file.acceleration,
-            "scan_id": file.scan_id,
-            "voxel_mm": file.voxel_mm,
-            "settings": json_text(made_with),
-            **{name: provenance[name] for name in told},
-        },
-        with_std=several,
-        n_samples=options.n_samples if several and options.keep_samples else 0,
-    )
+    @property
+    def codes(self) -> set[str]:
+        """Of the warnings so far."""
+        return {entry["code"] for entry in self.entries}
+
+    def add(self, entries: Sequence[dict[str, str]]) -> None:
+        """Note more, each text once."""
+        known = {entry["text"] for entry in self.entries}
+        self.entries += [entry for entry in entries if entry["text"] not in known]
+
+    @contextmanager
+    def noting(self) -> Iterator[list[NumericalWarning]]:
+        """The warnings given inside the block."""
+        given: list[NumericalWarning] = []
+        caught: list[warnings.WarningMessage] = []
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", NumericalWarning)
+                yield given
+        finally:  # also where the block fails: its warnings may say why
+            for warning in caught:
+                self._pass_on(warning)
+                if isinstance(warning.message, NumericalWarning):
+                    given.append(warning.message)
+            self.add([warning.as_dict() for warning in given])
+
+    def _pass_on(self, warning: warnings.WarningMessage) -> None:
+        text = str(warning.message)
+        if isinstance(warning.message, NumericalWarning) and text in self.passed_on:
+            return
+        self.passed_on.add(text)
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def summary_line(report: dict[str, Any]) -> str:
     """One line about a finished reconstruction."""
     provenance = report["provenance"]
-    what = provenance["method"]
+    method = provenance["method"]
     if provenance["n_samples"] > 1:
-        what += f" ({provenance['n_samples']} {provenance['samples_are']}"
         factor = provenance["std_factor"]
-        what += ")" if factor == 1 else f", spread x {factor:.2f})"
+        calibrated = "" if factor == 1 else f", standard deviation x {factor:.2f}"
+        method += f" ({provenance['n_samples']} {provenance['samples_are']}{calibrated})"
     residuals = [check["data_residual"] for check in report["checks"]]
-    residuals = [value for value in residuals if value > 0] or [0.0]  # empty slices tell nothing
+    residuals = [value for value in residuals if value > 0] or [0.0]  # without empty slices
     line = (
-        f"{report['input']}: {what}, R = {report['acceleration']:.2f}, "
+        f"{report['input']}: {method}, R = {report['acceleration']:.2f}, "
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
-        f"residual {fmean(residuals):.2f} sigma_n, "
-        f"{provenance['seconds']:.1f} s"
+        f"residual {fmean(residuals):.2f} sigma_n, {provenance['seconds']:.1f} s"
     )
     if "metrics" in report:
         scores = report["metrics"]
@@ -321,9 +233,9 @@ def _slice_line(check: dict[str, Any]) -> str:
     line = f"  slice {check['slice']}: data residual {check['data_residual']:.3f} sigma_n"
     if held_out := check.get("held_out"):
         line += (
-            f", error on hidden lines {held_out['error']:.4f} (CG-SENSE "
+            f", error on held-out lines {held_out['error']:.4f} (CG-SENSE "
             f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
         )
     if "prior_share" in check:
-        line += f", {100 * check['prior_share']:.1f} % of the energy is the prior's"
+        line += f", null-space fraction {100 * check['prior_share']:.1f} %"
     return "; ".join([line, *check.get("flags", ())])

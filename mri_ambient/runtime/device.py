@@ -1,29 +1,100 @@
-"""Where to compute."""
+"""Where and how to compute: the device, its precision, its batches, and what its errors mean."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
 import torch
 
-from ..errors import ConfigError, DeviceError, NumericalWarning
+from ..errors import ConfigError, DeviceError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+"""Of networks: "auto" is bf16 on a GPU and fp32 on a CPU."""
+
+CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
+"""Pixels of the images that are computed at once, unless a batch size is given; halved whenever
+memory runs out. On a CPU, more at once are no faster (docs/results/speed.md)."""
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+"""How the errors of allocators and GPU libraries say it where torch raises no error of its own."""
+
+LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
+"""How the errors of a GPU that no longer works begin."""
+
+COMPILER = ("torch._dynamo", "torch._inductor")
+"""Where the errors of ``torch.compile`` are defined."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how to compute. It does not decide the result, beyond rounding.
+
+    Attributes:
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ... or a torch device.
+        precision: of the networks, one of :data:`PRECISIONS`; physics and state stay in fp32.
+        batch_size: slices x samples computed at once; None starts with :data:`CPU_PIXELS` or
+            :data:`GPU_PIXELS` pixels. Halved whenever memory runs out.
+        cpu_fallback: go on with the CPU where a single image is too large for the device.
+        compile: compile the networks with ``torch.compile``, which takes minutes once.
+
+    Raises:
+        ConfigError: a device, precision or batch size that cannot be.
+        DeviceError: the device is not there.
+    """
+
+    device: torch.device | str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    cpu_fallback: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"the batch size must be at least 1, got {self.batch_size}")
+        check_precision(self.precision)
+        if not isinstance(self.device, torch.device):
+            object.__setattr__(self, "device", pick_device(self.device))
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device."""
+        return torch.device(self.device)
+
+    @property
+    def bf16(self) -> bool:
+        """Whether networks compute in bfloat16."""
+        return bf16_on(self.precision, self.torch_device)
+
+    @property
+    def can_fall_back(self) -> bool:
+        """Whether the CPU may take over."""
+        return self.cpu_fallback and self.torch_device.type != "cpu"
+
+    def on_cpu(self) -> Runtime:
+        """The same on the CPU, one image at a time: what is left where a GPU was too small."""
+        return replace(self, device=torch.device("cpu"), batch_size=1, compile=False)
+
+    def images_at_once(self, shape: tuple[int, int]) -> int:
+        """Slices x samples of a matrix ``(y, x)`` that are tried first."""
+        if self.batch_size is not None:
+            return self.batch_size
+        pixels = CPU_PIXELS if self.torch_device.type == "cpu" else GPU_PIXELS
+        return max(1, pixels // (shape[0] * shape[1]))
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` is the GPU where there is one and the CPU, with a warning, where there is none.
+    """The device of this name; ``auto`` is the GPU where there is one, else the CPU.
 
     Raises:
         ConfigError: the name is none of a device.
-        DeviceError: the device asked for is not there.
+        DeviceError: the device is not there.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        warnings.warn("no GPU found, computing on the CPU", NumericalWarning, stacklevel=2)
-        return torch.device("cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -34,42 +105,12 @@ def pick_device(name: str = "auto") -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         if isinstance(error, RuntimeError) and out_of_memory(error):
-            return device  # it is there, and whoever needs room on it says so
+            return device  # it is there; what needs memory on it will say so
         reason = str(error).splitlines()[0]
         raise DeviceError(
             f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda[:i]"
         ) from error
     return device
-
-
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-"""How errors of the CPU and of the libraries of a GPU say it, where torch does not."""
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in OUT_OF_MEMORY
-    )
-
-
-LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
-"""How errors of a GPU that no longer works begin."""
-
-
-def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
-    """What to say where an error means that a GPU is no longer there; None where it does not."""
-    if not any(words in str(error) for words in LOST):
-        return None
-    reason = str(error).splitlines()[0]
-    return DeviceError(
-        f"device {str(device)!r} was lost ({reason}); what is finished is kept: run the same "
-        "command again"
-    )
-
-
-PRECISIONS = ("auto", "fp32", "bf16")
-"""Of networks: "auto" is bf16 on a GPU and fp32 on a CPU."""
 
 
 def check_precision(precision: str) -> None:
@@ -80,8 +121,8 @@ def check_precision(precision: str) -> None:
         )
 
 
-def autocast_on(precision: str, device: torch.device) -> bool:
-    """Whether networks compute in bfloat16."""
+def bf16_on(precision: str, device: torch.device) -> bool:
+    """Whether networks compute in bfloat16 at this precision on this device."""
     return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
@@ -91,6 +132,49 @@ def describe_device(device: torch.device) -> str:
         facts = torch.cuda.get_device_properties(device)
         return f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error means that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in OUT_OF_MEMORY
+    )
+
+
+def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
+    """The error for a GPU that no longer works; None where the error means something else."""
+    if not any(words in str(error) for words in LOST):
+        return None
+    reason = str(error).splitlines()[0]
+    return DeviceError(
+        f"device {str(device)!r} was lost ({reason}); what is finished is kept: run the same "
+        "command again"
+    )
+
+
+@contextmanager
+def device_errors(device: torch.device | str) -> Iterator[None]:
+    """Failures of a device inside the block become errors that say what to do.
+
+    Raises:
+        torch.OutOfMemoryError: memory ran out, whichever library said so.
+        DeviceError: the device was lost, or networks cannot be compiled.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise torch.OutOfMemoryError(str(error)) from error
+        if type(error).__module__.startswith(COMPILER):
+            raise DeviceError(
+                f"the networks cannot be compiled ({str(error).splitlines()[0]}); leave "
+                "--compile out"
+            ) from error
+        if device_error := lost(error, device):
+            raise device_error from error
+        raise
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..objectives import Kspace, Objective
 from ..priors.denoisers import DENOISERS
 from ..priors.unet import preset
-from ..runtime.device import autocast_on, check_precision
+from ..runtime.device import bf16_on, check_precision
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class TrainConfig:
             if self.precision == "bf16":
                 raise ConfigError(f"objective {self.objective.name!r} as set needs fp32, not bf16")
             return False
-        return autocast_on(self.precision, device)
+        return bf16_on(self.precision, device)
 
     def ema_decay_at(self, step: int) -> float:
         """How much of the average is kept at this step (counted from 1)."""

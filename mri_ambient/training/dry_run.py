@@ -14,10 +14,11 @@ from ..objectives import Gsure
 from ..priors.denoisers import DENOISERS
 from ..priors.prior import Prior
 from ..priors.unet import n_parameters, preset
-from ..recon.engine import Options, reconstruct
+from ..recon.engine import Engine
+from ..recon.recipe import ResolvedRecipe
 from ..rng import rng_for
 from ..runtime.config import to_toml
-from ..runtime.device import describe_device
+from ..runtime.device import Runtime, describe_device
 from ..runtime.process_group import Team
 from ..scan import UPPER_BOUND
 from .config import TrainConfig
@@ -122,9 +123,10 @@ def _trial(
     batch = item.read().to(device)
     to_make = 0.0
     if config.objective.targets is not None:
-        method, options = target_method(config.objective.targets), Options(device=device)
+        recipe = ResolvedRecipe(target_method(config.objective.targets))
+        engine = Engine(recipe, Runtime(device))
         for _ in range(2):  # the first time, libraries are loaded
-            target = reconstruct(item.file[item.index], method, options=options)
+            (target,) = engine([item.file[item.index]])
         batch = replace(batch, img=target.img.to(device))
         to_make = n_targets * target.provenance["seconds"]
     weights = {tuple(parameter.shape) for parameter in net.parameters()}

@@ -28,8 +28,9 @@ from ..priors.checkpoint import load_prior, load_tensors, save_prior, save_tenso
 from ..priors.denoisers import Denoiser
 from ..priors.prior import Prior, PriorFacts
 from ..priors.unet import n_parameters
-from ..recon.engine import Options
+from ..recon.recipe import ResolvedRecipe
 from ..rng import rng_for
+from ..runtime.device import Runtime
 from ..runtime.files import atomic_path, make_folder
 from ..runtime.process_group import Team
 from .config import TrainConfig
@@ -45,7 +46,7 @@ from .run import (
     latest_checkpoint,
     read_identity,
 )
-from .targets import make_targets
+from .targets import make_targets, target_method
 from .validation import HeldOut, fit_tau, previews
 
 N_PREVIEWS = 4
@@ -327,8 +328,8 @@ def _make_images(
     whole = make_targets(
         dataset.train,
         folder,
-        method,
-        options=Options(device=device),
+        ResolvedRecipe(target_method(method)),
+        Runtime(device),
         shard=(team.rank + 1, team.size),
         on_damaged=damage.note_one,
         should_stop=should_stop,
@@ -497,7 +498,7 @@ def _write_prior(
             f"{run}: after {seen} images the prior gives no numbers any more, and was not written; "
             "train into another folder with a smaller --learning-rate or --precision fp32"
         )
-    if cases and prior.knows_masks:  # the others' is a sample's, not that of one step
+    if cases and prior.mask_conditioned:  # the others' is a sample's, not that of one step
         facts = replace(facts, tau=tau)
     prior = Prior(state.average, replace(facts, card=card))
     save_prior(prior, run / "prior.safetensors")

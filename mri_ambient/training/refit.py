@@ -24,12 +24,13 @@ import torch
 
 from ..errors import ConfigError, NumericalWarning, StoppedError
 from ..methods import Dds, Sampler
-from ..methods.presets import check_levels
+from ..methods.base import check_levels
 from ..objectives import Supervised
 from ..priors.checkpoint import load_prior
 from ..priors.prior import Prior
 from ..priors.unet import preset
-from ..recon.engine import Options
+from ..recon.recipe import ResolvedRecipe
+from ..runtime.device import Runtime
 from ..runtime.files import atomic_path
 from ..runtime.process_group import Team
 from .config import TrainConfig
@@ -143,14 +144,10 @@ def refit(
         kind = training.wrapper or Supervised.wrapper
         warm = prior if (prior.facts.kind, prior.facts.network) == (kind, network) else None
         # Another seed every round: a sample must not repeat the noise of the one before.
-        drawing = Options(
-            seed=training.seed + round_,
-            batch_size=batch_size,
-            device=device,
-            precision=training.precision,
-        )
+        recipe = ResolvedRecipe(config.sampler, prior, seed=training.seed + round_)
+        runtime = Runtime(device, training.precision, batch_size)
         if team.from_first(partial(_is_finished, output, round_, images)):
-            check_made_by(targets, config.sampler, prior, drawing, finished=True)
+            check_made_by(targets, recipe, runtime, finished=True)
             check_settings(here, read_identity(here / "run.json"), training, warm)
             if images is not None and (seen := images_seen(here)) < images:
                 warnings.warn(
@@ -164,9 +161,8 @@ def refit(
         whole = make_targets(
             dataset.train,
             targets,
-            config.sampler,
-            prior,
-            drawing,
+            recipe,
+            runtime,
             shard=part,
             on_scan=drawn,
             on_damaged=on_damaged,

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,11 @@ from ..errors import ConfigError, ScanFormatError
 from ..io.hdf5 import open_h5, read_attributes
 from ..io.prepared import PreparedFile
 from ..io.reconstruction import write_samples
-from ..methods import Sampler
-from ..methods.baselines import BASELINES, Baseline
-from ..methods.presets import is_sampler
-from ..priors.prior import DenoiserSource
-from ..recon.engine import Options, prior_sha256, reconstruct_many
-from ..runtime.device import autocast_on
-from ..runtime.files import json_text, write_json
-from ..scan import Reconstruction, Scan
+from ..methods import BASELINES, Method
+from ..recon.engine import Engine
+from ..recon.recipe import ResolvedRecipe, method_options, plain
+from ..runtime.device import Runtime
+from ..runtime.files import write_json
 from .dataset import Item, prepared_digest
 
 TOGETHER, PIXELS_TOGETHER = 16, 2**18
@@ -40,9 +35,8 @@ the same groups."""
 def make_targets(
     items: Sequence[Item],
     folder: Path,
-    method: str | Sampler | Baseline,
-    prior: DenoiserSource | None = None,
-    options: Options | None = None,
+    recipe: ResolvedRecipe,
+    runtime: Runtime | None = None,
     *,
     shard: tuple[int, int] | None = None,
     on_scan: Callable[[int, int], None] | None = None,
@@ -57,9 +51,8 @@ def make_targets(
     Args:
         items: slices of prepared scans; whole scans are reconstructed.
         folder: where the images go.
-        method: a sampler or baseline, or the name of a baseline.
-        prior: what images look like; samplers need one.
-        options: seed, batch size and device; one sample a slice is drawn.
+        recipe: method, prior and seed; one sample per slice is drawn.
+        runtime: device, precision, batch size.
         shard: do part i of N of these groups only, counted from 1.
         on_scan: told (done, total) after every scan.
         on_damaged: given a sentence about every scan that cannot be read and is left out.
@@ -72,19 +65,17 @@ def make_targets(
         ConfigError: no baseline of this name, or ``folder`` holds images that were made by another
             method, prior or seed, or of other scans.
     """
-    if isinstance(method, str):
-        method = target_method(method)
-    options = replace(options or Options(), n_samples=1)
-    check_made_by(folder, method, prior, options)
+    runtime = runtime or Runtime()
+    check_made_by(folder, recipe, runtime)
     made_by = folder / "made-by.json"
     if not made_by.exists():
-        write_json(made_by, _made_by(method, prior, options))
+        write_json(made_by, _made_by(recipe, runtime))
 
     def damaged(error: ScanFormatError) -> None:
         if on_damaged is not None:
             on_damaged(str(error))
 
-    draw = partial(reconstruct_many, method=method, prior=prior, options=options)
+    engine = Engine(recipe, runtime)
     groups = list(_groups(_files(items)))
     if shard is not None:
         groups = groups[shard[0] - 1 :: shard[1]]
@@ -94,9 +85,8 @@ def make_targets(
         missing = {name for name in digests if not _is_made(folder / f"{name}.h5", digests[name])}
         if missing and should_stop is not None and should_stop():
             return False
-        n_slices = options.slices_at_once(method, prior, group[0].shape)
-        for name, images in _images(group, missing, n_slices, draw, damaged):
-            attributes = {"scan_id": name, "made_of": digests[name], "method": method.name}
+        for name, images in _images(group, missing, engine, damaged):
+            attributes = {"scan_id": name, "made_of": digests[name], "method": recipe.method.name}
             write_samples(folder / f"{name}.h5", images, attributes)
         for _ in group:
             done += 1
@@ -122,8 +112,7 @@ def _groups(files: list[PreparedFile]) -> Iterator[list[PreparedFile]]:
 def _images(
     group: list[PreparedFile],
     missing: set[str],
-    n_slices: int,
-    draw: Callable[[list[Scan]], list[Reconstruction]],
+    engine: Engine,
     damaged: Callable[[ScanFormatError], None],
 ) -> Iterator[tuple[str, Tensor]]:
     """Scan and images ``(slice, y, x)`` of the missing files of a group that can be read."""
@@ -132,8 +121,9 @@ def _images(
     if len(group) == 1:  # it may be long, and is never held as a whole
         (file,) = group
         try:
+            n_slices = engine.slices_at_once(file.shape[-2:])
             starts = range(0, len(file), n_slices)
-            parts = [draw([file[first : first + n_slices]])[0].img for first in starts]
+            parts = [engine([file[first : first + n_slices]])[0].img for first in starts]
         except ScanFormatError as error:
             damaged(error)
         else:
@@ -146,12 +136,12 @@ def _images(
         except ScanFormatError as error:
             damaged(error)
     if any(scan.scan_id in missing for scan in scans):  # and with them all that share their calls
-        for result in draw(scans):
+        for result in engine(scans):
             if result.scan_id in missing:
                 yield result.scan_id, result.img
 
 
-def target_method(name: str) -> Baseline:
+def target_method(name: str) -> Method:
     """The method of this name that makes targets.
 
     Raises:
@@ -183,32 +173,23 @@ def _is_made(path: Path, digest: str) -> bool:
     return True
 
 
-def _made_by(
-    method: Sampler | Baseline, prior: DenoiserSource | None, options: Options
-) -> dict[str, Any]:
-    made_by = {"method": method.name, "options": asdict(method), "seed": options.seed}  # type: ignore[call-overload]
-    if is_sampler(method):
-        bf16 = autocast_on(options.precision, torch.device(options.device))
-        made_by |= {"prior_sha256": prior_sha256(prior), "bf16": bf16}
-    plain: dict[str, Any] = json.loads(json_text(made_by))
-    return plain
+def _made_by(recipe: ResolvedRecipe, runtime: Runtime) -> dict[str, Any]:
+    method = recipe.method
+    made_by = {"method": method.name, "options": method_options(method), "seed": recipe.seed}
+    if method.needs_prior:
+        made_by |= {"prior_sha256": recipe.prior_sha256, "bf16": runtime.bf16}
+    return plain(made_by)
 
 
 def check_made_by(
-    folder: Path,
-    method: Sampler | Baseline,
-    prior: DenoiserSource | None,
-    options: Options,
-    *,
-    finished: bool = False,
+    folder: Path, recipe: ResolvedRecipe, runtime: Runtime, *, finished: bool = False
 ) -> None:
     """Refuse a folder whose images something else made.
 
     Args:
         folder: of the images.
-        method: what makes them.
-        prior: its prior.
-        options: seed, device and precision.
+        recipe: method, prior and seed that make them.
+        runtime: device and precision.
         finished: none will be made any more, so that the device does not matter.
 
     Raises:
@@ -217,7 +198,7 @@ def check_made_by(
     path = folder / "made-by.json"
     if not path.exists():
         return
-    made_by, stored = _made_by(method, prior, options), json.loads(path.read_text(encoding="utf-8"))
+    made_by, stored = _made_by(recipe, runtime), json.loads(path.read_text(encoding="utf-8"))
     if finished:
         made_by.pop("bf16", None)
     differing = sorted(key for key in made_by if stored.get(key, made_by[key]) != made_by[key])

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..methods import Aos, Dds, Sampler, data_consistency
-from ..methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
+from ..methods import Aos, Baseline, CgSense, Dds, L1Wavelet, Method, ZeroFilled
+from ..methods.base import data_consistency
 from ..physics.masks import subsample_further
-from ..physics.operators import SenseOp
 from ..priors.prior import DenoiserSource
 from ..rng import rng_for
 from ..scan import Batch
@@ -52,22 +51,16 @@ def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
     return HeldOut(replace(batch, mask=kept), batch.mask & ~kept)
 
 
-QUICK_LOOK: Sampler = Dds(n_steps=8, final_dc=False)
+QUICK_LOOK: Method = Dds(n_steps=8, final_dc=False)
 """What draws an image from a prior that cannot take one step, as it knows no masks."""
 
 
 @torch.no_grad()
 def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
     """What the prior makes of a slice before the last data consistency: one step, or a sample."""
-    batch = case.batch
-    method = Aos(final_dc=False) if prior.knows_masks else QUICK_LOOK
-    return method(
-        prior,
-        batch.op,
-        torch.where(batch.mask, batch.ksp, 0),
-        noise_std=batch.noise_std,
-        rng=[rng_for(0, "held out", i) for i in range(len(batch))],
-    )
+    method = Aos(final_dc=False) if prior.mask_conditioned else QUICK_LOOK
+    rng = [rng_for(0, "held out", i) for i in range(len(case.batch))]
+    return method(prior, case.batch, rng)
 
 
 @torch.no_grad()
@@ -91,9 +84,10 @@ def fit_tau(prior: DenoiserSource, cases: Sequence[HeldOut]) -> tuple[float, flo
 
 
 def _consistent(case: HeldOut, x0: Tensor, tau: float) -> Tensor:
-    op: SenseOp = case.batch.op
-    ksp = torch.where(case.batch.mask, case.batch.ksp, 0)
-    return data_consistency(op, ksp, x0, noise_std=case.batch.noise_std, tau=tau, n_iter=Aos().n_cg)
+    batch = case.batch
+    return data_consistency(
+        batch.op, batch.measured, x0, noise_std=batch.noise_std, tau=tau, n_iter=Aos().n_cg
+    )
 
 
 @torch.no_grad()
@@ -125,6 +119,4 @@ def previews(
 
 
 def _baseline(method: Baseline, case: HeldOut) -> Tensor:
-    batch = case.batch
-    ksp = torch.where(batch.mask, batch.ksp, 0)
-    return method(batch.op, ksp, noise_std=batch.noise_std)
+    return method(None, case.batch, [])

@@ -1,0 +1,243 @@
+"""The recipe: everything that decides a reconstruction, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._version import __version__
+from ..data_prep.prepare import PrepConfig
+from ..errors import ConfigError
+from ..io.scan_file import ScanFile
+from ..methods.base import Method
+from ..methods.presets import PRESETS, default_method, method_with_options
+from ..physics.masks import MaskSpec
+from ..priors.checkpoint import load_prior
+from ..priors.prior import DenoiserSource
+from ..priors.weights import default_prior
+from ..runtime.device import Runtime
+from ..runtime.files import json_text
+
+DEFAULT_SAMPLES = 4
+"""Samples of a stochastic method, unless a number or a preset is given."""
+
+POSTERIOR, ESTIMATES = "posterior samples", "estimates with a spread"
+"""What samples are called: drawn from the posterior, or not."""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is checked of every slice beside the data residual, without a reference.
+
+    Attributes:
+        n_held_out: measured outer lines to hold out, for a second reconstruction that predicts
+            them; 0 does without.
+        flags: look for slices that do not fit the prior.
+    """
+
+    n_held_out: int = 0
+    flags: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_held_out < 0:
+            raise ConfigError(f"lines to hold out must be 0 or more, got {self.n_held_out}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to reconstruct: all that decides the result.
+
+    Attributes:
+        method: a key of ``METHODS``, a preset ("fast", "balanced", "quality"), or an instance with
+            its own options, e.g. ``L1Wavelet(lam=0.01)``; by default what suits the prior.
+        options: of the method, if it is given by its name: values, or the text of values.
+        prior: a prior, its file, a run folder or the name of a shipped prior; by default the one
+            that ships with the package. Baselines use none.
+        seed: of everything random.
+        n_samples: samples per slice of a stochastic method, whose mean is the image; by default
+            that of the preset, or 4.
+        keep_samples: keep the samples beside their mean.
+        checks: what is checked of every slice.
+        preparation: noise, coils, calibration.
+        retrospective: undersample a fully sampled scan first, by random lines to this acceleration
+            or as the mask says.
+    """
+
+    method: str | Method | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    prior: DenoiserSource | str | Path | None = None
+    seed: int = 0
+    n_samples: int | None = None
+    keep_samples: bool = False
+    checks: Checks = field(default_factory=Checks)
+    preparation: PrepConfig = field(default_factory=PrepConfig)
+    retrospective: MaskSpec | float | None = None
+
+    def resolve(self) -> ResolvedRecipe:
+        """The recipe with its method made and its prior loaded (onto the CPU).
+
+        Raises:
+            ConfigError: there is no such method or option, or a preset is given options.
+            CheckpointError: the prior cannot be read.
+        """
+        prior, chosen = self.prior, self.method
+        if chosen is None:
+            prior = _loaded(prior)
+            chosen = default_method(prior)
+        method, n_samples = _method(chosen, self.options)
+        if self.n_samples is not None:
+            n_samples = self.n_samples
+        if n_samples < 1:
+            raise ConfigError(f"at least one sample is needed, got {n_samples} (n_samples)")
+        mask = self.retrospective
+        return ResolvedRecipe(
+            method=method,
+            prior=_loaded(prior) if method.needs_prior else None,
+            seed=self.seed,
+            n_samples=n_samples if method.stochastic else 1,
+            keep_samples=self.keep_samples and method.stochastic,
+            checks=self.checks,
+            preparation=self.preparation,
+            mask=mask if mask is None or isinstance(mask, MaskSpec) else MaskSpec("random", mask),
+        )
+
+
+def _method(chosen: str | Method, options: Mapping[str, Any]) -> tuple[Method, int]:
+    """The method, and how many samples it draws unless a number is given."""
+    if isinstance(chosen, str) and chosen not in PRESETS:
+        return method_with_options(chosen, options), DEFAULT_SAMPLES
+    if options:
+        raise ConfigError("a preset, or a method instance, has its options already; leave them out")
+    if isinstance(chosen, Method):
+        return chosen, DEFAULT_SAMPLES
+    return PRESETS[chosen].method, PRESETS[chosen].n_samples
+
+
+def _loaded(prior: DenoiserSource | str | Path | None) -> DenoiserSource:
+    if prior is None or isinstance(prior, (str, Path)):
+        return load_prior(prior or default_prior())
+    return prior
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe with its method made and its prior loaded; see :class:`Recipe`.
+
+    Attributes:
+        method: the method.
+        prior: its prior; None for baselines.
+        seed: of everything random.
+        n_samples: samples per slice; 1 for methods that are not stochastic.
+        keep_samples: keep the samples beside their mean.
+        checks: what is checked of every slice.
+        preparation: noise, coils, calibration.
+        mask: the retrospective mask, or None.
+    """
+
+    method: Method
+    prior: DenoiserSource | None = None
+    seed: int = 0
+    n_samples: int = 1
+    keep_samples: bool = False
+    checks: Checks = field(default_factory=Checks)
+    preparation: PrepConfig = field(default_factory=PrepConfig)
+    mask: MaskSpec | None = None
+
+    def with_method(self, method: Method) -> ResolvedRecipe:
+        """The same with one image by another method that needs no prior."""
+        return replace(self, method=method, prior=None, n_samples=1, keep_samples=False)
+
+    @property
+    def prior_sha256(self) -> str | None:
+        """Hash of the prior's file; None for one that was never in a file, and for baselines."""
+        return None if self.prior is None else self.prior.card.get("sha256")
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """The entry of the prior's card for this method with its options and samples."""
+        if self.prior is None:
+            return None
+        wanted = {
+            "method": self.method.name,
+            "options": method_options(self.method),
+            "n_samples": self.n_samples,
+        }
+        for entry in self.prior.card.get("calibration", ()):
+            if all(entry[key] == value for key, value in wanted.items()):
+                found: dict[str, Any] = entry
+                return found
+        return None
+
+    @property
+    def std_factor(self) -> float:
+        """What the standard deviation of the samples is multiplied by; 1 if not calibrated."""
+        return 1.0 if self.calibration is None else float(self.calibration["factor"])
+
+    @property
+    def samples_are(self) -> str | None:
+        """What the samples may be called; None where there are none.
+
+        Only a plain prior, which sees the whole state, can sample the posterior: one that was
+        trained under masks has used the data already, or never sees all of the state. And the
+        method's steps must be small enough; A-DPS is biased by itself.
+        """
+        if not self.method.stochastic:
+            return None
+        plain = self.prior is not None and not self.prior.mask_conditioned
+        return POSTERIOR if plain and self.method.draws_posterior else ESTIMATES
+
+    def precision(self, runtime: Runtime) -> str:
+        """What the networks compute in; fp32 where there are none."""
+        return "bf16" if self.method.needs_prior and runtime.bf16 else "fp32"
+
+    def settings(self, file: ScanFile, runtime: Runtime) -> dict[str, Any]:
+        """All that decides the result, as plain values: how a finished file is recognised."""
+        checks = {"n_hidden": self.checks.n_held_out, "flags": self.checks.flags}
+        return plain(
+            {
+                "input_sha256": file.sha256,
+                "method": {"name": self.method.name} | method_options(self.method),
+                "prior_sha256": self.prior_sha256,
+                "seed": self.seed,
+                "n_samples": self.n_samples,
+                "keep_samples": self.keep_samples,
+                "precision": self.precision(runtime),
+                "compiled": runtime.compile and self.method.needs_prior,
+                "version": __version__,
+                "prep": asdict(self.preparation),
+                "mask": None if self.mask is None else asdict(self.mask),
+                "checking": checks,
+            }
+        )
+
+    def provenance(self, runtime: Runtime) -> dict[str, Any]:
+        """How images are made: method, prior, seed, samples, precision, versions, device."""
+        return {
+            "method": self.method.name,
+            "method_options": method_options(self.method),
+            "prior_sha256": self.prior_sha256,
+            "seed": self.seed,
+            "n_samples": self.n_samples,
+            "samples_are": self.samples_are,
+            "precision": self.precision(runtime),
+            "version": __version__,
+            "torch": torch.__version__,
+            "std_factor": self.std_factor,
+            "device": str(runtime.torch_device),
+        }
+
+
+def method_options(method: Method) -> dict[str, Any]:
+    """The options of a method by name."""
+    return asdict(method)  # type: ignore[call-overload, no-any-return]
+
+
+def plain(values: object) -> dict[str, Any]:
+    """The values as JSON holds them."""
+    found: dict[str, Any] = json.loads(json_text(values))
+    return found

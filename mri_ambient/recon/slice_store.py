@@ -1,0 +1,181 @@
+"""Finished slices of a volume: files of their own until all are there, or kept in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, NumericalWarning
+from ..priors.checkpoint import load_tensors, read_header, save_tensors
+from ..scan import Scan
+from .engine import SliceImages, to_file_units
+from .recipe import plain
+
+MAX_WAITING = 4
+"""Results that wait to be written; more would fill the memory where the disk is slow."""
+
+
+@dataclass(frozen=True)
+class StoredSlice:
+    """A finished slice.
+
+    Attributes:
+        images: "img", and where there are several samples "std" and "samples", in file units.
+        header: its checks, warnings, and facts about scan and method.
+    """
+
+    images: dict[str, Tensor]
+    header: dict[str, Any]
+
+
+class SliceStore:
+    """Finished slices of a volume, written by a thread.
+
+    Args:
+        folder: where they are kept; None keeps them in memory.
+        settings: what decides them; slices found in the folder that were made with others, or with
+            None, are removed.
+        keep_samples: whether samples are kept beside their mean.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        settings: dict[str, Any] | None = None,
+        *,
+        keep_samples: bool = False,
+    ) -> None:
+        self.folder, self.settings, self.keep_samples = folder, settings, keep_samples
+        self.done: set[int] = set()
+        self.memory: dict[int, StoredSlice] = {}
+        for path in [] if folder is None else sorted(folder.glob("*.safetensors")):
+            try:
+                header = read_header(path)
+            except CheckpointError:  # of a write that was interrupted
+                continue
+            if settings is None or header.get("settings") != settings:
+                self.remove()
+                return
+            self.done.add(int(header["slice"]))
+
+    @staticmethod
+    def made_otherwise(folder: Path, settings: dict[str, Any]) -> tuple[int, list[str]]:
+        """How many slices in a folder were made with other settings, and which settings differ."""
+        n_others, differing = 0, set()
+        for path in folder.glob("*.safetensors"):
+            try:
+                found = read_header(path).get("settings") or {}
+            except CheckpointError:
+                continue
+            keys = {key for key in settings if settings[key] != found.get(key)}
+            n_others += bool(keys)
+            differing |= keys
+        return n_others, sorted(differing)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self.done
+
+    def __len__(self) -> int:
+        return len(self.done)
+
+    def __enter__(self) -> Self:
+        self.thread = ThreadPoolExecutor(max_workers=1)
+        self.writing: list[Future[None]] = []
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.thread.shutdown(wait=True)
+        for future in self.writing if kind is None else []:
+            future.result()
+
+    def add(
+        self, scan: Scan, result: SliceImages, noise_std: float, given: Sequence[NumericalWarning]
+    ) -> None:
+        """Keep the slices of a result; raises the errors of earlier writes.
+
+        Args:
+            scan: as it was prepared.
+            result: its images.
+            noise_std: noise of the measured coils, in file units.
+            given: warnings about these slices.
+        """
+        while self.writing and (self.writing[0].done() or len(self.writing) >= MAX_WAITING):
+            self.writing.pop(0).result()
+        args = (scan, result, noise_std, [warning.as_dict() for warning in given])
+        self.writing.append(self.thread.submit(self._keep, *args))
+        self.done.update(scan.slices)
+
+    def _keep(
+        self, scan: Scan, result: SliceImages, noise_std: float, given: list[dict[str, str]]
+    ) -> None:
+        images = {"img": to_file_units(result.img, scan)}
+        if result.std is not None:
+            images["std"] = to_file_units(result.std, scan)
+        if result.samples is not None and self.keep_samples:
+            samples = [to_file_units(sample, scan) for sample in result.samples]
+            images["samples"] = torch.stack(samples, dim=1)
+        facts = plain(_facts(scan, result, noise_std))
+        for i, index in enumerate(scan.slices):
+            header = {
+                "settings": self.settings,
+                "slice": index,
+                "check": {"slice": index, **result.checks[i]},
+                "warnings": given,
+                "facts": facts,
+                "seconds": result.provenance["seconds"] / len(scan.slices),
+            }
+            self._put(index, {name: tensor[i] for name, tensor in images.items()}, header)
+
+    def _put(self, index: int, images: dict[str, Tensor], header: dict[str, Any]) -> None:
+        if self.folder is None:
+            self.memory[index] = StoredSlice(images, header)
+        else:
+            save_tensors(self._path(index), images, header)
+
+    def _path(self, index: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{index:05d}.safetensors"
+
+    def read(self, index: int) -> StoredSlice:
+        """A finished slice."""
+        if self.folder is None:
+            return self.memory[index]
+        return StoredSlice(*load_tensors(self._path(index)))
+
+    def report(self) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, str]]]:
+        """The checks of all slices, facts about scan and method, and warnings, each once."""
+        headers = [self.read(index).header for index in sorted(self.done)]
+        facts = dict(headers[-1]["facts"])
+        seconds = sum(header["seconds"] for header in headers)
+        facts["provenance"] = {**facts["provenance"], "seconds": seconds}
+        given = {entry["text"]: entry for header in headers for entry in header["warnings"]}
+        return [header["check"] for header in headers], facts, list(given.values())
+
+    def remove(self) -> None:
+        """Delete all of them."""
+        self.done.clear()
+        self.memory.clear()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _facts(prepared: Scan, result: SliceImages, noise_std: float) -> dict[str, Any]:
+    """What the report says of the scan as it was prepared, and of how the image was made."""
+    return {
+        "coils": prepared.n_coils,
+        "matrix": list(prepared.shape),
+        "recon_shape": list(prepared.recon_shape),
+        "sigma_n": prepared.noise_std,
+        "noise_std": noise_std,
+        "noise_source": prepared.noise_source,
+        "scale": prepared.scale,
+        "steps": list(prepared.steps),
+        "provenance": result.provenance,
+    }
