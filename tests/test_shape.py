@@ -1,0 +1,185 @@
+"""The shape of the source: sizes of functions, numbers of parameters, and who imports whom.
+
+    python tests/test_shape.py
+
+prints the longest functions, those with the most parameters, the lines of every room, and the way
+of a scan from the command line to the physics.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+MAX_LINES, MAX_PARAMETERS = 60, 8
+"""Of a function outside cli/; ``self`` and ``cls`` are not counted."""
+
+MAX_BODY = 60
+"""Lines of the body of a command."""
+
+WAY_OF_A_SCAN = (
+    "cli/reconstruct.py",
+    "mri_ambient/recon/pipeline.py",
+    "mri_ambient/recon/volume.py",
+    "mri_ambient/recon/engine.py",
+    "mri_ambient/methods/base.py",
+    "mri_ambient/physics/operators.py",
+)
+"""The files a reader passes from the command to the operator; each imports the next."""
+
+WAY_OF_A_BATCH = (
+    "cli/train.py",
+    "mri_ambient/training/loop.py",
+    "mri_ambient/training/config.py",
+    "mri_ambient/objectives/kspace.py",
+    "mri_ambient/physics/masks.py",
+)
+"""The same for a training batch: the configuration holds the objective."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function or method, where it stands and how large it is."""
+
+    path: Path
+    name: str
+    n_lines: int
+    n_body: int
+    n_parameters: int
+
+
+def sources() -> list[Path]:
+    """The source files, each once (two rooms are links)."""
+    files = [file for top in ("mri_ambient", "data_prep", "cli") for file in walk(ROOT / top)]
+    return sorted(files)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink() and entry.name != "__pycache__":
+            yield from walk(entry)
+        elif entry.suffix == ".py":
+            yield entry
+
+
+def functions(path: Path) -> Iterator[Function]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args
+            names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            n_parameters = len([name for name in names if name not in ("self", "cls")])
+            n_parameters += (given.vararg is not None) + (given.kwarg is not None)
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            n_body = node.end_lineno - body[0].lineno + 1 if body else 0
+            n_lines = node.end_lineno - node.lineno + 1
+            yield Function(path.relative_to(ROOT), node.name, n_lines, n_body, n_parameters)
+
+
+def imports(path: Path) -> set[Path]:
+    """Source files that a source file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = folder_of(path, node)
+            if base is not None:
+                found |= {file for alias in node.names for file in files_of(base, alias.name)}
+    return found
+
+
+def folder_of(path: Path, node: ast.ImportFrom) -> Path | None:
+    parts = (node.module or "").split(".")
+    if node.level:
+        parent = path.parent
+        for _ in range(node.level - 1):
+            # The rooms data_prep and cli lie beside the package they belong to.
+            parent = ROOT / "mri_ambient" if parent.parent == ROOT else parent.parent
+        return parent.joinpath(*filter(None, parts))
+    return ROOT.joinpath(*parts) if parts[0] == "mri_ambient" else None
+
+
+def files_of(base: Path, name: str) -> list[Path]:
+    candidates = (base / f"{name}.py", base.with_suffix(".py"), base / "__init__.py")
+    return [file.resolve() for file in candidates if file.is_file()][:1]
+
+
+ALL = [function for path in sources() for function in functions(path)]
+LIBRARY = [function for function in ALL if function.path.parts[0] != "cli"]
+
+
+def listed(found: list[Function]) -> list[str]:
+    return [f"{f.path}: {f.name} ({f.n_lines} lines, {f.n_parameters} parameters)" for f in found]
+
+
+def test_no_function_is_long():
+    assert listed([f for f in LIBRARY if f.n_lines > MAX_LINES]) == []
+
+
+def test_no_function_has_many_parameters():
+    assert listed([f for f in LIBRARY if f.n_parameters > MAX_PARAMETERS]) == []
+
+
+def test_commands_are_options_one_call_and_output():
+    commands = [f for f in ALL if f.path.parts[0] == "cli"]
+    assert listed([f for f in commands if f.n_body >= MAX_BODY]) == []
+
+
+@pytest.mark.parametrize("way", [WAY_OF_A_SCAN], ids=["scan"])
+def test_the_way_to_the_physics_is_short(way):
+    assert len(way) <= 6
+    for here, there in zip(way, way[1:], strict=False):
+        assert ROOT / there in imports(ROOT / here), f"{here} does not import {there}"
+
+
+def test_every_layer_is_a_room():
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (c["layers"] for c in contract["contracts"] if c["type"] == "layers")
+    rooms = [room for layer in layers for room in layer.split(" | ")]
+    package = ROOT / "mri_ambient"
+    entries = [e for e in package.iterdir() if e.is_dir() or e.suffix == ".py"]
+    there = {entry.stem for entry in entries} - {"__init__", "__pycache__"}
+    assert there == set(rooms)
+
+
+def test_tests_import_public_names_only():
+    private = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mri_ambient"):
+                names = [a.name for a in node.names if a.name.startswith("_")]
+                names = [name for name in names if not name.startswith("__")]
+                private += [f"{path.relative_to(ROOT)}: {node.module}.{name}" for name in names]
+    assert private == []
+
+
+def main() -> None:
+    """Print the figures."""
+    print("longest functions")
+    for f in sorted(LIBRARY, key=lambda f: -f.n_lines)[:15]:
+        print(f"  {f.n_lines:4d} lines  {f.path}: {f.name}")
+    print("most parameters")
+    for f in sorted(LIBRARY, key=lambda f: -f.n_parameters)[:10]:
+        print(f"  {f.n_parameters:4d}        {f.path}: {f.name}")
+    print("longest command bodies")
+    commands = [f for f in ALL if f.path.parts[0] == "cli"]
+    for f in sorted(commands, key=lambda f: -f.n_body)[:8]:
+        print(f"  {f.n_body:4d} lines  {f.path}: {f.name}")
+    print("lines of source")
+    sizes: dict[str, int] = {}
+    for path in sources():
+        room = "/".join(path.relative_to(ROOT).parts[:-1][:2])
+        sizes[room] = sizes.get(room, 0) + len(path.read_text().splitlines())
+    for room, n in sizes.items():
+        print(f"  {n:6d}      {room}")
+    print(f"  {sum(sizes.values()):6d}      in all")
+    print("way of a scan: " + " -> ".join(WAY_OF_A_SCAN))
+
+
+if __name__ == "__main__":
+    main()
