@@ -24,7 +24,7 @@ from ..errors import (
     ScanFormatError,
 )
 from ..io import PreparedFile, PreparedWriter, ScanFile, open_scan, why_no_file
-from ..io.prepared import mask_facts, told_of_twins, twins
+from ..io.prepared import duplicate_acquisitions, duplicates_warning, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..physics.fourier import center_crop
 from ..runtime.files import file_sha256, json_text, write_json
@@ -385,7 +385,7 @@ def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
             files.append(file)
     covered = tuple(coverage(facts))
     doubts = tuple(doubt for group in covered for doubt in group.doubts)
-    doubts += tuple(told_of_twins(group) for group in twins(files))
+    doubts += tuple(str(duplicates_warning(group)) for group in duplicate_acquisitions(files))
     manifest = output / MANIFEST
     if not entries and not output.exists():
         return PrepSummary(results, covered, doubts, manifest)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .errors import ScanFormatError
 from .physics.coil_maps import unpack_maps
 from .physics.fourier import reverse
-from .physics.masks import achieved_acceleration, sampling_density
+from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.operators import SenseOp
 from .rng import Streams
 
@@ -76,6 +81,60 @@ class Scan:
         if bool(((self.ksp != 0) & ~self.mask).any()):
             raise ValueError("ksp is not zero where mask is False")
 
+    @classmethod
+    def from_numpy(
+        cls,
+        ksp: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scan_id: str = "array",
+        voxel_mm: tuple[float, float, float] | None = None,
+        noise: ArrayLike | None = None,
+    ) -> Scan:
+        """A raw scan from arrays, which are copied.
+
+        Args:
+            ksp: k-space, complex ``(slice, coil, y, x)``, or ``(coil, y, x)`` of one slice; y are
+                readout rows, x phase-encode columns, k = 0 is at ``(y // 2, x // 2)``.
+            mask: sampled positions, 0 or 1, ``(x,)`` or ``(y, x)``; samples outside it are ignored.
+                By default the positions where any slice or coil is non-zero; where they form
+                lines, stray zeros count as sampled.
+            scan_id: outputs are named after it, and it seeds the random streams.
+            voxel_mm: voxel size ``(y, x, slice)`` in millimetres.
+            noise: noise-only samples in the units of ``ksp``, complex ``(coil, sample)``.
+
+        Raises:
+            ValueError: an argument has the wrong type or shape, or does not fit ``ksp``.
+            ScanFormatError: NaN, Inf, or nothing but zeros.
+        """
+        values = _complex64(ksp, "ksp", scan_id)
+        values = values[None] if values.ndim == 3 else values
+        if values.ndim != 4 or 0 in values.shape:
+            raise ValueError(
+                f"{scan_id}: ksp has shape {np.shape(ksp)}, wanted (slice, coil, y, x) or "
+                "(coil, y, x)"
+            )
+        if not scan_id or Path(scan_id).name != scan_id:
+            raise ValueError(f"scan_id {scan_id!r} is not a file name, which outputs need")
+        if voxel_mm is not None and not (
+            len(voxel_mm) == 3 and all(0 < d < math.inf for d in voxel_mm)
+        ):
+            raise ValueError(f"{scan_id}: voxel_mm is {voxel_mm}, wanted three positive lengths")
+        plane = _mask_plane(values, mask, scan_id)
+        values[..., ~plane] = 0
+        if not values.any():
+            raise ScanFormatError(f"{scan_id}: ksp holds nothing but zeros where it was sampled")
+        return cls(
+            ksp=torch.from_numpy(values),
+            mask=torch.from_numpy(plane)[None],
+            scan_id=scan_id,
+            slices=tuple(range(len(values))),
+            recon_shape=(values.shape[-2], values.shape[-1]),
+            noise=None if noise is None else _noise_samples(noise, values.shape[1], scan_id),
+            voxel_mm=voxel_mm,
+            steps=("read",),
+        )
+
     @property
     def n_coils(self) -> int:
         """Number of (possibly virtual) coils."""
@@ -94,6 +153,49 @@ class Scan:
     def with_step(self, step: str, **changes: Any) -> Scan:  # noqa: ANN401 -- field values
         """A new scan with fields replaced and the step written down."""
         return replace(self, steps=(*self.steps, step), **changes)
+
+
+def _complex64(array: ArrayLike, name: str, scan_id: str) -> NDArray[np.complex64]:
+    """A copy in single precision, checked to be complex and finite."""
+    values = np.asarray(array)
+    if values.dtype.kind != "c":
+        raise ValueError(f"{scan_id}: {name} holds {values.dtype}, wanted complex numbers")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = values.astype(np.complex64)
+        n_bad = 0 if np.isfinite(values.sum()) else int((~np.isfinite(values)).sum())
+    if n_bad:
+        raise ScanFormatError(
+            f"{scan_id}: {name} holds NaN, Inf or values beyond single precision in {n_bad} of "
+            f"{values.size} places"
+        )
+    return values
+
+
+def _mask_plane(
+    ksp: NDArray[np.complex64], mask: ArrayLike | None, scan_id: str
+) -> NDArray[np.bool_]:
+    """Sampled positions ``(y, x)``: those given, or those that hold data."""
+    if mask is None:
+        return whole_lines(torch.from_numpy(ksp.any(axis=(0, 1)))).numpy()
+    ny, nx = ksp.shape[-2:]
+    values = np.asarray(mask)
+    if values.shape not in ((nx,), (ny, nx)):
+        raise ValueError(
+            f"{scan_id}: mask has shape {values.shape}, wanted ({nx},) or ({ny}, {nx}) to match ksp"
+        )
+    if not np.isin(values, (0, 1)).all():
+        raise ValueError(f"{scan_id}: mask holds other values than 0 and 1")
+    return np.broadcast_to(values != 0, (ny, nx)).copy()
+
+
+def _noise_samples(noise: ArrayLike, n_coils: int, scan_id: str) -> Tensor:
+    values = _complex64(noise, "noise", scan_id)
+    if values.ndim != 2 or values.shape[0] != n_coils or values.shape[1] <= n_coils:
+        raise ValueError(
+            f"{scan_id}: noise has shape {values.shape}, wanted ({n_coils}, samples) with more "
+            f"than {n_coils} samples"
+        )
+    return torch.from_numpy(values)
 
 
 @dataclass(frozen=True)

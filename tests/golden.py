@@ -167,7 +167,8 @@ COMMANDS: dict[str, str] = {
           --check-every 40 --batch-size 4
     """,
     "rest": """
-        + sample -o rest/sample --samples 2 --size 48 48 --steps 4 --maps-from simulate/under/phantom_00000.h5
+        + sample -o rest/sample --samples 2 --size 48 48 --steps 4
+          --maps-from simulate/under/phantom_00000.h5
         sample -o rest/guidance --samples 1 --size 48 48 --steps 3 --guidance 0.5 --seed 4
         sample -o rest/sample-plain -m train/supervised --samples 2 --size 48 48 --steps 4
         refit train/ambient -o rest/refit --rounds 2 --images 48 --steps 3

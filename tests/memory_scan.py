@@ -10,7 +10,7 @@ from torch import Tensor
 from mri_ambient.data_prep.images import Anatomy
 from mri_ambient.data_prep.phantom import head_phantom, pixel_mm
 from mri_ambient.data_prep.simulate import ScanModel, SimulateConfig
-from mri_ambient.io import ScanFile
+from mri_ambient.io import Sampling, ScanFile
 from mri_ambient.rng import complex_normal, rng_for
 
 
@@ -19,7 +19,6 @@ class MemoryScan(ScanFile):
 
     format = "memory"
     readout_oversampling = 1.0
-    acquired = torch.ones(0, dtype=torch.bool)
 
     def __init__(
         self,
@@ -35,12 +34,9 @@ class MemoryScan(ScanFile):
         self.ksp, self.scan_id, self.path = ksp, scan_id, Path(f"{scan_id}.h5")
         self.shape, self.recon_shape = tuple(ksp.shape), (round(ny / oversampling), nx)
         self.readout_oversampling, self.noise, self.attributes = oversampling, noise, {}
-        self.acquired = torch.ones(nx, dtype=torch.bool) if acquired is None else acquired
-        whole = self.acquired.expand(1, ny, nx).clone()
-        self.__dict__["mask"] = whole if mask is None else mask & whole
-
-    def _find_mask(self) -> Tensor:
-        return self.mask
+        acquired = torch.ones(nx, dtype=torch.bool) if acquired is None else acquired
+        whole = acquired.expand(1, ny, nx).clone()
+        self.sampling = Sampling(whole if mask is None else mask & whole, acquired)
 
     def read_ksp(self, index: int) -> Tensor:
         return self.ksp[index].clone()

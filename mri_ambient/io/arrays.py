@@ -1,7 +1,99 @@
-"""Placeholder until the io room is merged."""
+"""Scans in memory, read like files: k-space of Python users, raw or prepared."""
 
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..physics.masks import calibration_block
+from ..scan import Scan
+from .hdf5 import check_finite
+from .sampling import Sampling, find_sampling
 from .scan_file import ScanFile
 
 
 class ArrayFile(ScanFile):
-    """Placeholder."""
+    """A scan held in memory; its path is only a name, after which outputs are named.
+
+    Slices count from 0, whatever slices of a volume the scan holds. Those of a prepared scan come
+    with their maps, as from a :class:`~mri_ambient.io.PreparedFile`.
+
+    Args:
+        scan: raw, e.g. from :meth:`~mri_ambient.scan.Scan.from_numpy`, or prepared.
+
+    Attributes:
+        noise_std, noise_source, scale, coil_transform: of the scan.
+        calib_shape: sides ``(y, x)`` of the calibration block.
+        qc: empty; quality figures are recorded in files.
+
+    Raises:
+        ValueError: the scan is neither raw nor prepared.
+        ScanFormatError: its k-space holds NaN or Inf.
+    """
+
+    format = "array"
+
+    def __init__(self, scan: Scan) -> None:
+        super().__init__(f"{scan.scan_id}.h5")
+        self.scan_id = scan.scan_id
+        self.prepared = _is_prepared(scan)
+        self._scan = replace(scan, ksp=scan.ksp.to("cpu", torch.complex64).resolve_conj())
+        check_finite(self._scan.ksp.numpy(), self.path, "k-space")
+        n_slices, n_coils = scan.ksp.shape[:2]
+        self.shape = (n_slices, n_coils, *scan.shape)
+        self.recon_shape, self.voxel_mm, self.noise = scan.recon_shape, scan.voxel_mm, scan.noise
+        self.noise_std, self.noise_source = scan.noise_std, scan.noise_source
+        self.scale, self.coil_transform = scan.scale, scan.coil_transform
+        self.calib_shape = calibration_block(scan.mask)
+        self.qc: dict[str, Any] = {}
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """Where k-space was sampled: by the mask, and columns never acquired found as in a file."""
+        if self._scan.acquired is not None:
+            return Sampling(self._scan.mask, self._scan.acquired)
+        if self.prepared:
+            return Sampling(self._scan.mask, torch.ones(self.shape[-1], dtype=torch.bool))
+        return find_sampling(self.path, self.read_ksp, self.shape, self._scan.mask[0])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the bytes of k-space and mask, and of noise samples and maps where there are."""
+        digest = hashlib.sha256()
+        for part in (self._scan.ksp, self._scan.mask, self._scan.noise, self._scan.maps):
+            if part is not None:
+                digest.update(part.numpy(force=True).tobytes())
+        return digest.hexdigest()
+
+    def read_ksp(self, index: int) -> Tensor:
+        """K-space of one slice, complex64 ``(coil, y, x)``."""
+        return self._scan.ksp[index].clone()
+
+    def __getitem__(self, index: int | slice) -> Scan:
+        if self._scan.maps is None:
+            return super().__getitem__(index)
+        chosen = self._chosen(index)
+        rows = list(chosen)
+        ksp, maps = self._scan.ksp[rows], self._scan.maps[rows]
+        return replace(self._scan, ksp=ksp, maps=maps, slices=chosen, acquired=self.acquired)
+
+
+def _is_prepared(scan: Scan) -> bool:
+    """Whether a scan is prepared.
+
+    Raises:
+        ValueError: it is not raw either.
+    """
+    if scan.maps is not None and scan.noise_std is not None:
+        return True
+    if (scan.maps, scan.noise_std, scan.coil_transform, scan.scale) == (None, None, None, 1.0):
+        return False
+    raise ValueError(
+        f"{scan.scan_id}: neither raw nor prepared (steps: {', '.join(scan.steps) or 'none'}); "
+        "give the scan as measured, or with both maps and noise_std"
+    )

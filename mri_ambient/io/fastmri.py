@@ -11,24 +11,23 @@ reconstruction_esc     (slice, h, w)                           optional; the sam
 noise                  (coil, sample)                          optional; complex noise-only samples
 ====================== ======================================= ====================================
 
-``noise`` is an extension of ours: samples received while nothing was excited, in the units of
-``kspace``. Sites that record a noise scan can store it there.
+``noise`` is an extension of mri-ambient: samples received without excitation, in the units of
+``kspace``.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NumericalWarning, ScanFormatError
+from ..errors import ScanFormatError, warn
+from .contents import Contents
 from .hdf5 import (
     check_size,
     find_dataset,
@@ -46,20 +45,21 @@ from .scan_file import ScanFile
 TARGETS = ("reconstruction_rss", "reconstruction_esc")
 
 MIN_OVERSAMPLING, MAX_OVERSAMPLING = 1.05, 4.0
-"""Ratios of the encoded to the final field of view that are taken for readout oversampling."""
+"""Ratios of the encoded to the final field of view that count as readout oversampling."""
 
 MAX_COMPRESSION = 10_000
-"""No compression makes k-space smaller by more than this."""
+"""Largest factor by which compression makes k-space smaller."""
 
 
 class FastmriFile(ScanFile):
-    """A fastMRI or M4Raw volume on disk, read slice by slice.
+    """A fastMRI or M4Raw volume on disk."""
 
-    The sampling is found from the data (:func:`~mri_ambient.io.sampling.find_sampling`), in one
-    pass over the slices when it is first asked for.
-    """
+    format = "fastmri"
 
-    format: ClassVar[str] = "fastmri"
+    @classmethod
+    def recognises(cls, contents: Contents) -> bool:
+        """Whether a file has the layout of fastMRI and M4Raw."""
+        return not contents.tag and "kspace" in contents.names
 
     def __init__(self, path: str | Path) -> None:
         """Read the facts, no slices.
@@ -74,9 +74,7 @@ class FastmriFile(ScanFile):
             self._given_mask = self._read_mask(file)
             self.noise = self._read_noise(file)
             self._header = self._read_header(file)
-            self._place(_target_shape(file))
-
-    # What the file says about itself.
+            self._set_geometry(_target_shape(file))
 
     def _read_shape(self, file: h5py.File) -> tuple[int, int, int, int]:
         ksp = find_dataset(file, self.path, "kspace")
@@ -132,8 +130,9 @@ class FastmriFile(ScanFile):
         noise = find_dataset(file, self.path, "noise")
         if not is_complex(noise.dtype) or noise.ndim != 2:
             self._warn(
+                "W-NOISE-DATASET",
                 f"'noise' is {noise.dtype} {noise.shape}, not complex (coil, sample), "
-                "and is ignored"
+                "and is ignored",
             )
             return None
         n_coils = self.shape[1]
@@ -144,16 +143,17 @@ class FastmriFile(ScanFile):
             )
         return torch.from_numpy(read_complex(noise, self.path, "'noise'"))
 
-    def _place(self, target_shape: tuple[int, int] | None) -> None:
-        """Set what the header says about the image: its matrix, voxels and oversampling."""
+    def _set_geometry(self, target_shape: tuple[int, int] | None) -> None:
+        """Take matrix, voxel size and oversampling from the header."""
         ny, nx = self.shape[-2:]
         header = self._header
         self._padding: tuple[int, int] | None = None
         if header is None:
             matrix = "that of the reference image" if target_shape else "the encoded one"
             self._warn(
+                "W-NO-HEADER",
                 f"no ISMRMRD header: the final matrix is taken to be {matrix}, the voxel size is "
-                "unknown"
+                "unknown",
             )
             self.recon_shape = _fitting(target_shape or (ny, nx), (ny, nx))
             return
@@ -161,31 +161,23 @@ class FastmriFile(ScanFile):
         oversampling = _oversampling(header)
         rows, columns = header.encoded_shape
         if ny == round(rows / oversampling):
-            rows, oversampling = ny, 1.0  # there is none, or it was removed before writing
+            rows, oversampling = ny, 1.0  # no oversampling, or it was removed before writing
         if (ny, nx) == (rows, columns):
             self._padding, self.voxel_mm = header.padding, _voxel_mm(header)
         else:
             self._warn(
+                "W-HEADER-MISMATCH",
                 f"the header describes a matrix of {rows} x {columns}, kspace has {ny} x {nx}: "
-                "the voxel size is taken as unknown and all columns as acquired"
+                "the voxel size is taken as unknown and all columns as acquired",
             )
         self.nominal_oversampling = oversampling if ny == rows else 1.0
         rows_left = round(ny / self.nominal_oversampling)
         self.recon_shape = _fitting(target_shape or header.recon_shape, (rows_left, nx))
 
-    # The data.
-
     @cached_property
-    def _sampling(self) -> Sampling:
+    def sampling(self) -> Sampling:
+        """Where k-space was sampled: by its samples, the file's mask and the header."""
         return find_sampling(self.path, self._read_all, self.shape, self._given_mask, self._padding)
-
-    def _find_mask(self) -> Tensor:
-        return self._sampling.mask
-
-    @cached_property
-    def acquired(self) -> Tensor:
-        """Bool ``(x,)``: False for columns the scanner never acquires."""
-        return self._sampling.acquired
 
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice, complex64 ``(coil, y, x)``; zero outside the file's mask."""
@@ -193,7 +185,7 @@ class FastmriFile(ScanFile):
         return ksp if self._given_mask is None else ksp.masked_fill_(~self._given_mask, 0)
 
     def _read_all(self, index: int) -> Tensor:
-        """What the file holds of one slice, also where its mask hides it."""
+        """All samples of one slice, also those outside the file's mask."""
         with open_h5(self.path) as file:
             ksp = find_dataset(file, self.path, "kspace")
             values = read_complex(ksp, self.path, f"slice {index} of kspace", index)
@@ -203,7 +195,7 @@ class FastmriFile(ScanFile):
         """The reference volume ``name``, float32 ``(slice, h, w)``, or None if there is none.
 
         Raises:
-            ScanFormatError: it is no real volume with as many slices as the k-space.
+            ScanFormatError: it is not a real volume with as many slices as the k-space.
         """
         with open_h5(self.path) as file:
             if name not in file:
@@ -215,12 +207,12 @@ class FastmriFile(ScanFile):
             )
         return torch.from_numpy(target.astype(np.float32))
 
-    def _warn(self, message: str) -> None:
-        warnings.warn(f"{self.path}: {message}", NumericalWarning, stacklevel=4)
+    def _warn(self, code: str, text: str) -> None:
+        warn(code, f"{self.path}: {text}", stacklevel=4)
 
 
 def _check_stored(ksp: h5py.Dataset, path: Path) -> None:
-    """Refuse a shape that the bytes in the file cannot fill, e.g. because a size is damaged."""
+    """Refuse a shape that the bytes in the file cannot fill: a size is damaged."""
     if ksp.is_virtual:
         return
     n_bytes, n_stored = math.prod(ksp.shape) * ksp.dtype.itemsize, ksp.id.get_storage_size()
@@ -255,5 +247,5 @@ def _voxel_mm(header: Header) -> tuple[float, float, float] | None:
 
 
 def _fitting(wanted: tuple[int, int], available: tuple[int, int]) -> tuple[int, int]:
-    """What of a matrix can be cut from an image; nothing is ever padded."""
+    """The part of a matrix that can be cut from an image; images are never padded."""
     return min(wanted[0], available[0]), min(wanted[1], available[1])

@@ -1,25 +1,27 @@
-"""HDF5 files of unknown quality: every way they can be broken becomes one clear error."""
+"""Reading and writing HDF5: damage of any kind becomes one clear error, output is whole or absent.
+
+Readers open files with :func:`open_h5` and check every dataset as they read it; writers derive from
+:class:`H5Writer`.
+"""
 
 from __future__ import annotations
 
 import math
 import mmap
-import re
-import struct
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import NumericalWarning, ScanFormatError
+from ..errors import ScanFormatError, warn
 from ..runtime.files import atomic_path, json_text, require_space
+from .hdf5_heaps import check_heaps
 
 BROKEN = (
     OSError, RuntimeError, KeyError, ValueError, TypeError,
@@ -27,21 +29,15 @@ BROKEN = (
 )  # fmt: skip
 """What h5py raises on damaged files, depending on which byte is wrong."""
 
-HEAP_SEARCH = 2**20
-"""How much of each end of a stretch of metadata is searched for text heaps, in bytes."""
-
-MAX_HEAP = 2**24
-"""More bytes of one text heap than this are not looked at."""
-
 LARGE = 2**22
-"""Slices of this many bytes get memory of their own."""
+"""Arrays of this many bytes get a memory mapping of their own."""
 
 _PLAIN_TYPES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM)
 _PAIR_TYPES = (h5py.h5t.COMPOUND, getattr(h5py.h5t, "COMPLEX", None))
-"""Types of attributes that are read, booleans being an ENUM; of pairs, complex numbers only."""
+"""Types of attributes that are read: booleans are an ENUM, pairs must be complex numbers."""
 
 MAX_BYTES = 2**32
-"""No single thing we read at once (a slice, a mask) is larger; a damaged size field may say so."""
+"""Largest slice or mask that is read; a damaged size field may give more."""
 
 
 @contextmanager
@@ -50,8 +46,8 @@ def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
 
     Args:
         path: the file.
-        for_text: whether attributes or other text will be read; where HDF5 keeps text is then
-            looked over first, because HDF5 2.0 hangs on some damage there.
+        for_text: whether attributes or other text will be read; the text is then checked first,
+            because HDF5 never returns from some damage to it (:mod:`~mri_ambient.io.hdf5_heaps`).
 
     Raises:
         ScanFormatError: there is no such file, it is a folder, may not be read, is not HDF5, or is
@@ -60,7 +56,7 @@ def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             if for_text:
-                _check_heaps(file, path)
+                check_heaps(file, path)
             yield file
     except ScanFormatError:
         raise
@@ -89,55 +85,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _check_heaps(file: h5py.File, path: Path) -> None:
-    """Refuse a damaged text heap ("GCOL" in the HDF5 specification, section III.E).
-
-    Heaps are looked for at both ends of every stretch of the file that holds no plain dataset.
-    """
-    with path.open("rb") as raw:
-        for start, stop in _gaps(file, path.stat().st_size):
-            for first in {start, max(start, stop - HEAP_SEARCH)}:
-                raw.seek(first)
-                stretch = raw.read(min(stop - first, HEAP_SEARCH))
-                for found in re.finditer(rb"GCOL\x01\0\0\0", stretch):
-                    raw.seek(first + found.start())
-                    if not _heap_is_sound(raw):
-                        raise ScanFormatError(
-                            f"{path}: the HDF5 file is damaged (text at byte "
-                            f"{first + found.start()}); copy or download it again"
-                        )
-
-
-def _gaps(file: h5py.File, size: int) -> Iterator[tuple[int, int]]:
-    """Stretches ``[start, stop)`` of the file between its contiguous datasets."""
-    datasets = (file.get(name) for name in file)
-    extents = [
-        (entry.id.get_offset(), entry.id.get_storage_size())
-        for entry in datasets
-        if isinstance(entry, h5py.Dataset) and entry.id.get_offset() is not None
-    ]
-    start = 0
-    for offset, length in sorted(extents):
-        yield start, max(start, min(offset, size))
-        start = max(start, min(offset + length, size))
-    yield start, size
-
-
-def _heap_is_sound(raw: BinaryIO) -> bool:
-    """Whether walking the objects of the heap that starts here comes to its end."""
-    head = raw.read(16)
-    n_bytes = int.from_bytes(head[8:], "little")
-    heap = raw.read(max(min(n_bytes, MAX_HEAP) - 16, 0))
-    position = 0
-    while position + 16 <= len(heap):
-        index, length = struct.unpack_from("<H6xQ", heap, position)
-        step = 16 + -(-length // 8) * 8 if index else length
-        if step < 16:
-            return False
-        position += step
-    return True
-
-
 def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
     """The dataset called ``name``.
 
@@ -164,7 +111,7 @@ def is_complex(dtype: np.dtype[Any]) -> bool:
         return dtype.kind == "c"
     if len(dtype.names) != 2 or dtype[0].kind != "f":
         return False
-    # Damaged files can hold compounds with overlapping parts, on which h5py crashes.
+    # h5py crashes on the overlapping compounds that damaged files can hold.
     return dtype == np.dtype([(name, dtype[0]) for name in dtype.names])
 
 
@@ -174,8 +121,8 @@ def read_complex(
     """A complex dataset, or one entry along its first axis, as a new complex64 array.
 
     Raises:
-        ScanFormatError: it is too large to be true, or holds NaN or Inf (also when the values do
-            not fit single precision).
+        ScanFormatError: it is larger than :data:`MAX_BYTES`, damaged, or holds NaN or Inf (also
+            where the values exceed single precision).
     """
     source = () if index is None else (index,)
     shape = dataset.shape[len(source) :]
@@ -192,16 +139,16 @@ def read_complex(
 
 
 def _memory_for(shape: tuple[int, ...]) -> NDArray[np.complex64]:
-    """Room for complex64 that goes back to the system with the array.
+    """Memory for complex64 that returns to the system when the array is deleted.
 
-    malloc may keep two large slices for later, which is most of what reading a volume takes.
+    malloc keeps a freed slice of a knee for later: reading 40 then leaves 60 MB behind, not 25.
     """
     n_bytes = 8 * math.prod(shape)
     if sys.platform != "linux" or n_bytes < LARGE:
         return np.empty(shape, np.complex64)
     memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError, AttributeError):  # not every kernel has huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)  # as numpy does: fewer pages to touch first
+    with suppress(OSError, AttributeError):  # some kernels have no huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)  # as numpy does; twice as fast to fill
     return np.frombuffer(memory, np.complex64).reshape(shape)
 
 
@@ -209,7 +156,7 @@ def read_integers(dataset: h5py.Dataset, path: Path, what: str, index: int) -> N
     """One entry along the first axis of a dataset of 16-bit integers.
 
     Raises:
-        ScanFormatError: it is too large to be true or damaged.
+        ScanFormatError: it is larger than :data:`MAX_BYTES`, or damaged.
     """
     check_size(dataset.shape[1:], 2, path, what)
     with _reading(path, what):
@@ -232,7 +179,7 @@ def read_real(dataset: h5py.Dataset, path: Path, what: str) -> NDArray[Any]:
     """A dataset of real numbers or booleans.
 
     Raises:
-        ScanFormatError: it holds something else, NaN or Inf, or is too large to be true.
+        ScanFormatError: it holds something else, NaN or Inf, or more than :data:`MAX_BYTES`.
     """
     if dataset.dtype.kind not in "buif":
         raise ScanFormatError(f"{path}: {what} holds {dataset.dtype}, wanted real numbers")
@@ -250,7 +197,7 @@ def check_finite(values: NDArray[Any], path: Path, what: str) -> None:
         ScanFormatError: there are some.
     """
     with np.errstate(all="ignore"):
-        if np.isfinite(values.sum()):  # then all its terms are, and no temporary was needed
+        if np.isfinite(values.sum()):  # so all terms are finite; no temporary array is needed
             return
     n_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if n_bad:
@@ -261,7 +208,7 @@ def check_finite(values: NDArray[Any], path: Path, what: str) -> None:
 
 
 def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: str) -> None:
-    """Refuse what no scan can hold, before memory is asked for it.
+    """Refuse a size that no scan has, before memory is allocated for it.
 
     Raises:
         ScanFormatError: the shape is missing, or far too large.
@@ -276,14 +223,14 @@ def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: s
 
 
 def read_text(dataset: h5py.Dataset, path: Path, what: str) -> bytes:
-    """A text of one string, however it was stored.
+    """A dataset of one string, of fixed or variable length.
 
     Raises:
-        ScanFormatError: it is no text.
+        ScanFormatError: it is no text, or damaged.
     """
     check_size(dataset.shape, dataset.dtype.itemsize, path, what)
     value: Any = None
-    if h5py.check_string_dtype(dataset.dtype) is not None:  # or a damaged type may crash h5py
+    if h5py.check_string_dtype(dataset.dtype) is not None:  # h5py crashes on some damaged types
         with _reading(path, what):
             value = dataset[()]
     if isinstance(value, np.ndarray) and value.size == 1:
@@ -297,27 +244,28 @@ def read_text(dataset: h5py.Dataset, path: Path, what: str) -> bytes:
 
 def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:
     """The root attributes as plain Python values; the unreadable are left out with a warning."""
-    attributes = {}
+    attributes, unreadable = {}, []
     for name in file.attrs:
         try:
             attributes[_clean(name)] = read_attribute(file, name)
         except BROKEN as error:
-            warnings.warn(
-                f"{path}: attribute {name!r} cannot be read and is left out ({_one_line(error)})",
-                NumericalWarning,
-                stacklevel=2,
-            )
+            unreadable.append(f"{name!r} ({_one_line(error)})")
+    if unreadable:
+        warn(
+            "W-ATTRIBUTE",
+            f"{path}: attributes that cannot be read are left out: {', '.join(unreadable)}",
+        )
     return attributes
 
 
 def read_attribute(file: h5py.File, name: str) -> object:
     """A root attribute as a plain Python value.
 
-    Its type is looked at before its value: one damaged bit makes a list of text, which h5py cannot
-    read without crashing.
+    The type is checked before the value is read: one damaged bit turns text into a list of text,
+    on which h5py crashes.
 
     Raises:
-        TypeError: it holds neither numbers (booleans and complex ones included) nor text.
+        TypeError: it holds neither numbers (or booleans) nor text.
         Exception: any of :data:`BROKEN` if it is damaged.
     """
     stored = file.attrs.get_id(name).get_type()
@@ -340,28 +288,44 @@ def _plain(value: Any) -> object:  # noqa: ANN401 -- whatever HDF5 can hold
 
 
 def _clean(text: str) -> str:
-    """Text that can be printed and stored again: no lone surrogates, no NUL."""
+    """Text that can be printed and stored: without lone surrogates and NUL."""
     return text.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "")
 
 
 class H5Writer:
     """A context manager that writes one HDF5 file, completely or not at all.
 
-    Attributes:
+    Args:
         path: where the file appears when the block ends well.
+        n_slices: how many slices must have been written by then.
+
+    Attributes:
         file: the open file, under its temporary name.
     """
 
     file: h5py.File
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, n_slices: int = 0) -> None:
+        self.path, self.n_slices = Path(path), n_slices
+        self._missing = set(range(n_slices))
 
     def start(self) -> None:
         """What is written first, before the block."""
 
     def finish(self) -> None:
         """What is written last, after the block."""
+
+    def mark_written(self, slices: tuple[int, ...]) -> None:
+        """Note that slices are written, in any order, each once.
+
+        Raises:
+            ValueError: one was written before or is out of range.
+        """
+        if not self._missing.issuperset(slices):
+            raise ValueError(
+                f"{self.path}: slices {slices} were written before or are not among {self.n_slices}"
+            )
+        self._missing.difference_update(slices)
 
     def create_slices(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         """A dataset of which each entry along the first axis is one checksummed chunk.
@@ -388,15 +352,19 @@ class H5Writer:
     @contextmanager
     def _open(self) -> Iterator[None]:
         with atomic_path(self.path) as temporary:
-            # The 1.10 format checksums its own structure. And no chunk cache: on a full disk, HDF5
-            # 2.0 crashes over chunks it could not flush.
+            # The 1.10 format has checksums of its structure. There is no chunk cache because HDF5
+            # 2.0 crashes if it cannot write cached chunks to a full disk.
             self.file = h5py.File(temporary, "w", libver=("v110", "v110"), rdcc_nbytes=0)
             try:
                 self.start()
                 yield
+                if self._missing:
+                    raise ValueError(
+                        f"{self.path}: slices {sorted(self._missing)} were never written"
+                    )
                 self.finish()
             except BaseException:
-                with suppress(OSError, RuntimeError):  # the first error is the one to tell
+                with suppress(OSError, RuntimeError):  # the first error is the one to report
                     self.file.close()
                 raise
             _close(self.file)

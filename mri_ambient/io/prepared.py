@@ -11,8 +11,8 @@ coil_transform (coil, coil)         complex64 compression x whitening, whole
 ismrmrd_header ()                   text      the header of the source, where it had one
 ============== ==================== ========= ===================================================
 
-Root attributes say the rest; ``mri_ambient_format`` marks the file. The slices carry HDF5's own
-Fletcher checksum, so that a damaged shard is refused and not trained on.
+The other facts are root attributes; ``mri_ambient_format`` marks the file. Slices have HDF5's
+Fletcher checksum, so that a damaged one is refused and not trained on.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import h5py
 import torch
 from torch import Tensor
 
-from ..errors import ScanFormatError
+from ..errors import NumericalWarning, ScanFormatError
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.coverage import MaskFacts
 from ..physics.operators import SenseOp
 from ..runtime.files import json_text
 from ..scan import Scan
+from .contents import Contents
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -45,7 +46,8 @@ from .hdf5 import (
     read_text,
     write_attributes,
 )
-from .scan_file import ScanFile, stacked
+from .sampling import Sampling
+from .scan_file import ScanFile, stack_slices
 
 FORMAT = "prepared/1"
 """Value of the root attribute ``mri_ambient_format``."""
@@ -59,8 +61,8 @@ _FACTS = (
 class PreparedWriter(H5Writer):
     """Write a prepared file slice by slice; it appears under its name when the block ends well.
 
-    The facts (mask, scale, coil transform, noise, ...) are those of the first scan written; every
-    later one must share them.
+    Mask, scale, coil transform, noise, ... are those of the first scan written; every later one
+    must have the same.
 
     Args:
         path: where the file goes.
@@ -69,12 +71,12 @@ class PreparedWriter(H5Writer):
         source: name of the file the scan was read from, without its folder.
         source_sha256: hash of that file.
         header_xml: ISMRMRD header to carry along.
-        attributes: further root attributes to carry along (acquisition, ...); the format's own
-            names are left out.
+        attributes: further root attributes to carry along (acquisition, ...); names that the
+            format uses are left out.
 
     Attributes:
-        qc: quality figures for a person to read, JSON-ready; may be filled until the block ends.
-        center_sha256: of :class:`PreparedFile`; may be given until the block ends.
+        qc: quality figures, JSON-ready; may be set until the block ends.
+        center_sha256: see :class:`PreparedFile`; may be set until the block ends.
     """
 
     def __init__(
@@ -88,10 +90,10 @@ class PreparedWriter(H5Writer):
         header_xml: str | None = None,
         attributes: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, n_slices)
         self.qc: dict[str, Any] = {}
         self.center_sha256 = ""
-        self._n_slices, self._header_xml = n_slices, header_xml
+        self._header_xml = header_xml
         self._facts: dict[str, object] = {
             "calib_shape": calib_shape,
             "source": Path(source).name,
@@ -99,33 +101,28 @@ class PreparedWriter(H5Writer):
         }
         self._attributes = attributes or {}
         self._first: Scan | None = None
-        self._missing = set(range(n_slices))
 
     def write(self, scan: Scan) -> None:
         """Write the slices of a prepared scan.
 
         Raises:
-            ValueError: the scan is not prepared, belongs elsewhere, or holds a slice twice.
+            ValueError: the scan is not prepared, differs from the first one in more than its
+                slices, or a slice was written before.
         """
         if scan.maps is None:
             raise ValueError(f"{scan.scan_id}: a prepared scan has coil maps")
-        if not self._missing.issuperset(scan.slices):
-            raise ValueError(
-                f"{scan.scan_id}: slices {scan.slices} were written before or are none of "
-                f"{self._n_slices}"
-            )
         if self._first is None:
             self._create(scan)
             self._first = scan
         elif not _same_facts(self._first, scan):
             raise ValueError(f"{scan.scan_id}: slices {scan.slices} differ in mask, scale or coils")
+        self.mark_written(scan.slices)
         for position, index in enumerate(scan.slices):
             self.file["ksp"][index] = scan.ksp[position].numpy(force=True)
             self.file["maps"][index] = pack_maps(scan.maps[position]).numpy(force=True)
-        self._missing.difference_update(scan.slices)
 
     def _create(self, scan: Scan) -> None:
-        shape = (self._n_slices, *scan.ksp.shape[1:])
+        shape = (self.n_slices, *scan.ksp.shape[1:])
         self.create_slices("ksp", shape, "complex64")
         self.create_slices("maps", (*shape, 2), "int16")
         self.file["mask"] = scan.mask.numpy(force=True)
@@ -145,9 +142,7 @@ class PreparedWriter(H5Writer):
         }
 
     def finish(self) -> None:
-        """Write the root attributes; every slice must have been written."""
-        if self._missing:
-            raise ValueError(f"{self.path}: slices {sorted(self._missing)} were never written")
+        """Write the root attributes."""
         carried = {name: v for name, v in self._attributes.items() if name not in _FACTS}
         late = {"qc": json_text(self.qc), "center_sha256": self.center_sha256}
         write_attributes(self.file, {**carried, **self._facts, **late})
@@ -164,9 +159,9 @@ def _coil_transform(scan: Scan) -> Tensor:
 
 
 def _same_facts(a: Scan, b: Scan) -> bool:
+    names = ("scan_id", "scale", "noise_std", "noise_source", "recon_shape", "voxel_mm", "n_coils")
     return (
-        (a.scan_id, a.scale, a.noise_std, a.noise_source, a.recon_shape, a.voxel_mm, a.n_coils)
-        == (b.scan_id, b.scale, b.noise_std, b.noise_source, b.recon_shape, b.voxel_mm, b.n_coils)
+        all(getattr(a, name) == getattr(b, name) for name in names)
         and torch.equal(a.mask, b.mask)
         and torch.equal(_acquired(a), _acquired(b))
         and torch.equal(_coil_transform(a), _coil_transform(b))
@@ -174,22 +169,28 @@ def _same_facts(a: Scan, b: Scan) -> bool:
 
 
 class PreparedFile(ScanFile):
-    """A prepared scan on disk: ``file[i]`` has maps, scale, coil transform and noise filled in.
+    """A prepared scan on disk: slices come with maps, scale, coil transform and noise.
 
     Attributes:
         noise_std: k-space noise per real channel, in the units of the stored k-space.
-        noise_source: where it comes from.
+        noise_source: how it was found.
         scale: what an image of this k-space is multiplied with to leave normalised units.
         coil_transform: all of compression x whitening, complex64 ``(coil, coil)``.
         steps: what was done to the measurement, in order.
         calib_shape: sides ``(y, x)`` of the calibration block.
         source: name of the file it was made from.
         source_sha256: hash of that file.
-        center_sha256: hash of its samples of k = 0, as measured; empty where prep did not say it.
-        qc: quality figures, as ``prep`` recorded them.
+        center_sha256: hash of its samples at k = 0, as measured; empty if it was not recorded.
+        qc: quality figures of ``prep``.
     """
 
-    format: ClassVar[str] = "prepared"
+    format = "prepared"
+    prepared = True
+
+    @classmethod
+    def recognises(cls, contents: Contents) -> bool:
+        """Whether a file was made by ``prep``."""
+        return contents.tag == FORMAT
 
     def __init__(self, path: str | Path) -> None:
         """Read the facts, no slices.
@@ -205,7 +206,7 @@ class PreparedFile(ScanFile):
             self._read_facts(attributes)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ScanFormatError(
-                f"{self.path}: damaged prepared file, its root attributes make no sense "
+                f"{self.path}: damaged prepared file, its root attributes are wrong "
                 f"({type(error).__name__}: {error}); run prep again"
             ) from error
         self.attributes = {name: v for name, v in attributes.items() if name not in _FACTS}
@@ -219,9 +220,10 @@ class PreparedFile(ScanFile):
         maps = find_dataset(file, self.path, "maps")
         if maps.dtype != "int16" or maps.shape != (*self.shape, 2):
             raise self._damaged(f"maps are {maps.dtype} {maps.shape}, ksp has {ksp.shape}")
-        # Cached where the properties of the base look first.
-        self.__dict__["mask"] = self._read_bool(file, "mask", (1, ny, nx))
-        self.__dict__["acquired"] = self._read_bool(file, "acquired", (nx,))
+        self.sampling = Sampling(
+            mask=self._read_bool(file, "mask", (1, ny, nx)),
+            acquired=self._read_bool(file, "acquired", (nx,)),
+        )
         transform = find_dataset(file, self.path, "coil_transform")
         if (
             transform.dtype != "complex64"
@@ -253,7 +255,7 @@ class PreparedFile(ScanFile):
             raise ValueError(f"mri_ambient_format is {facts['mri_ambient_format']!r}")
         self.scan_id = str(facts["scan_id"])
         if Path(self.scan_id).name != self.scan_id or not self.scan_id:  # files are named by it
-            raise ValueError(f"scan_id {self.scan_id!r} is no name of a file")
+            raise ValueError(f"scan_id {self.scan_id!r} is not a file name")
         self.scale = _positive(facts["scale"])
         self.noise_std = _finite(facts["noise_std"]) if "noise_std" in facts else None
         self.noise_source = str(facts["noise_source"]) if "noise_source" in facts else None
@@ -266,10 +268,6 @@ class PreparedFile(ScanFile):
         self.source, self.source_sha256 = str(facts["source"]), str(facts["source_sha256"])
         self.center_sha256 = str(facts.get("center_sha256", ""))
         self.qc: dict[str, Any] = json.loads(facts["qc"])
-
-    def _find_mask(self) -> Tensor:
-        with open_h5(self.path) as file:
-            return self._read_bool(file, "mask", (1, *self.shape[-2:]))
 
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice in normalised units, complex64 ``(coil, y, x)``."""
@@ -289,15 +287,15 @@ class PreparedFile(ScanFile):
 
     def __getitem__(self, index: int | slice) -> Scan:
         chosen = self._chosen(index)
-        maps = unpack_maps(stacked(self.read_packed_maps, chosen))
+        maps = unpack_maps(stack_slices(self.read_packed_maps, chosen))
         return replace(self.without_maps(index), maps=maps)
 
     def without_maps(self, index: int | slice) -> Scan:
-        """Some slices, for who reads the maps as they are stored."""
+        """Some slices, for callers that read the maps with :meth:`read_packed_maps`."""
         chosen = self._chosen(index)
         try:
             return Scan(
-                ksp=stacked(self.read_ksp, chosen),
+                ksp=stack_slices(self.read_ksp, chosen),
                 mask=self.mask,
                 scan_id=self.scan_id,
                 slices=chosen,
@@ -338,25 +336,30 @@ def _sizes(value: Any) -> tuple[int, int]:  # noqa: ANN401 -- from a file
     return y, x
 
 
-def twins(files: Iterable[PreparedFile]) -> list[list[PreparedFile]]:
-    """Files that hold one acquisition: every mask keeps k = 0, where noise never repeats."""
+def duplicate_acquisitions(files: Iterable[PreparedFile]) -> list[list[PreparedFile]]:
+    """Groups of files made from one acquisition.
+
+    Every mask keeps k = 0, and the noise in it never repeats, so its hash identifies an
+    acquisition under whatever mask.
+    """
     groups: dict[str, list[PreparedFile]] = {}
     for file in files:
         groups.setdefault(file.center_sha256, []).append(file)
     return [group for key, group in groups.items() if key and len(group) > 1]
 
 
-def told_of_twins(group: Sequence[PreparedFile]) -> str:
-    """What is wrong with files of one acquisition."""
-    return (
-        f"{', '.join(file.path.name for file in group)} hold one acquisition; an image under "
-        "several masks amounts to a fully sampled one, and none of them can judge what learned "
-        "from another"
+def duplicates_warning(group: Sequence[PreparedFile]) -> NumericalWarning:
+    """What to do about a group of :func:`duplicate_acquisitions`."""
+    return NumericalWarning(
+        "W-DUPLICATES",
+        f"{', '.join(file.path.name for file in group)} hold one acquisition, perhaps under "
+        "different masks: an image under several masks is nearly fully sampled, and no file can "
+        "validate a prior that was trained on another one; remove all but one of them",
     )
 
 
 def mask_facts(file: PreparedFile) -> MaskFacts:
-    """What coverage wants to know; the coils are those of the middle slice."""
+    """What coverage is computed from; the coil maps are those of the middle slice."""
 
     def read_op() -> SenseOp:
         return SenseOp(unpack_maps(file.read_packed_maps(len(file) // 2)), file.mask)

@@ -1,4 +1,4 @@
-"""What ``reconstruct`` leaves behind: one HDF5 file a scan that fastMRI's own evaluator reads."""
+"""Images in HDF5: reconstructions, which fastMRI's evaluator reads too, and samples of a prior."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ RECONSTRUCTION_FORMAT = "reconstruction/1"
 """Value of the root attribute ``mri_ambient_format``."""
 
 SAMPLES_FORMAT = "samples/1"
-"""The same for images drawn from a prior."""
+"""The same of images drawn from a prior."""
+
+_DTYPES = {
+    "reconstruction": "float32",
+    "reconstruction_std": "float32",
+    "reconstruction_complex": "complex64",
+    "reconstruction_samples": "complex64",
+}
 
 
 class ReconstructionWriter(H5Writer):
-    """Write a reconstruction slice by slice; it appears under its name when the block ends well.
+    """Write a reconstruction to HDF5 (see :class:`~mri_ambient.io.ImageWriter`).
 
     ====================== ===================== ========= ===============================
     dataset                shape                 dtype     meaning
@@ -31,15 +38,6 @@ class ReconstructionWriter(H5Writer):
     reconstruction_complex (slice, y, x)         complex64 the complex image
     reconstruction_samples (slice, sample, y, x) complex64 its samples, on request
     ====================== ===================== ========= ===============================
-
-    Args:
-        path: where the file goes.
-        n_slices: how many slices will be written, in any order, each once.
-        shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
-        attributes: root attributes (method, prior_sha256, acceleration, voxel_mm, ...); those that
-            are None are left out.
-        with_std: whether every slice comes with a standard deviation.
-        n_samples: how many samples of every slice are kept.
     """
 
     def __init__(
@@ -52,66 +50,53 @@ class ReconstructionWriter(H5Writer):
         with_std: bool = False,
         n_samples: int = 0,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, n_slices)
         self._attributes = attributes
-        self._missing = set(range(n_slices))
-        kinds = {"reconstruction": "float32", "reconstruction_complex": "complex64"}
+        names = ["reconstruction", "reconstruction_complex"]
         if with_std:
-            kinds["reconstruction_std"] = "float32"
-        self._kinds, self._shape = kinds, (n_slices, *shape)
-        self._n_samples = n_samples
+            names.append("reconstruction_std")
+        self._shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, tuple(shape))
+        if n_samples:
+            self._shapes["reconstruction_samples"] = (n_samples, *shape)
 
     def write(
         self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
     ) -> None:
-        """Write one slice.
-
-        Args:
-            index: of the slice in the volume.
-            img: complex ``(y, x)`` in scanner units.
-            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
-            samples: complex ``(sample, y, x)``, where they are kept.
+        """Write one slice; the parts are those of :meth:`ImageWriter.write`.
 
         Raises:
             ValueError: the slice was written before, has the wrong shape, or lacks a part.
         """
-        parts = {"reconstruction": img.abs(), "reconstruction_std": std}
-        parts["reconstruction_complex"] = img if img.is_complex() else None
-        if index not in self._missing:
-            raise ValueError(f"{self.path}: slice {index} was written before or is out of range")
-        for name in self._kinds:
-            part = parts.get(name)
-            if part is None or part.shape != self._shape[1:]:
+        parts = {
+            "reconstruction": img.abs(),
+            "reconstruction_std": std,
+            "reconstruction_complex": img if img.is_complex() else None,
+            "reconstruction_samples": samples,
+        }
+        images = {}
+        for name, shape in self._shapes.items():
+            part = parts[name]
+            if part is None or part.shape != shape:
                 found = None if part is None else tuple(part.shape)
-                raise ValueError(f"{name} is {found}, wanted {self._shape[1:]}")
-            self.file[name][index] = part.numpy(force=True)
-        if self._n_samples:
-            wanted = (self._n_samples, *self._shape[1:])
-            if samples is None or samples.shape != wanted:
-                found = None if samples is None else tuple(samples.shape)
-                raise ValueError(f"samples are {found}, wanted {wanted}")
-            self.file["reconstruction_samples"][index] = samples.numpy(force=True)
-        self._missing.remove(index)
+                raise ValueError(f"{name} is {found}, wanted {shape}")
+            images[name] = part.numpy(force=True)
+        self.mark_written((index,))
+        for name, image in images.items():
+            self.file[name][index] = image
 
     def start(self) -> None:
         """Make the datasets."""
-        for name, dtype in self._kinds.items():
-            self.create_slices(name, self._shape, dtype)
-        if self._n_samples:
-            n_slices, *shape = self._shape
-            whole = (n_slices, self._n_samples, *shape)
-            self.create_slices("reconstruction_samples", whole, "complex64")
+        for name, shape in self._shapes.items():
+            self.create_slices(name, (self.n_slices, *shape), _DTYPES[name])
 
     def finish(self) -> None:
-        """Write the root attributes; every slice must have been written."""
-        if self._missing:
-            raise ValueError(f"{self.path}: slices {sorted(self._missing)} were never written")
+        """Write the root attributes."""
         facts = {"mri_ambient_format": RECONSTRUCTION_FORMAT, "mri_ambient_version": __version__}
         write_attributes(self.file, {**self._attributes, **facts})
 
 
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:
-    """Write images to a file, whole or not at all.
+    """Write images to one file, completely or not at all.
 
     Args:
         path: where the file goes.
@@ -143,7 +128,7 @@ def read_samples(path: Path, index: int) -> Tensor:
 
 
 def describe_output(path: Path) -> dict[str, object] | None:
-    """What a file written by ``reconstruct`` or ``sample`` says about itself; None for others.
+    """The facts in a file written by ``reconstruct`` or ``sample``; None for other files.
 
     Raises:
         ScanFormatError: the file cannot be read.
@@ -159,7 +144,3 @@ def describe_output(path: Path) -> dict[str, object] | None:
         return facts if settings is None else facts | {"settings": json.loads(str(settings))}
     except ValueError as error:
         raise ScanFormatError(f"{path}: its settings are damaged ({error})") from error
-
-
-WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}
-"""What ``reconstruct`` writes, by format; all write slice by slice."""

@@ -35,6 +35,9 @@ MIN_POISSON = 1.8
 Without a calibration square sigpy's densest disc has R = 1.7; its search for less takes minutes.
 """
 
+LINE_FILL = 0.8
+"""Least share of non-zero samples in a column that counts as one sampled line."""
+
 
 @dataclass(frozen=True)
 class MaskSpec:
@@ -250,6 +253,13 @@ def mask_kind(mask: Tensor) -> str:
 def line_coverage(mask: Tensor) -> Tensor:
     """Which columns hold any sample, bool ``(x,)``."""
     return mask.reshape(-1, mask.shape[-1]).any(dim=0)
+
+
+def whole_lines(hit: Tensor) -> Tensor:
+    """Close stray zeros where the non-zero positions ``(y, x)`` form lines; leave 2-D patterns."""
+    rows, lines = hit.any(dim=1), hit.any(dim=0)
+    fill = hit[rows][:, lines].float().mean(dim=0)
+    return rows[:, None] & lines if bool((fill >= LINE_FILL).all()) else hit
 
 
 def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float:

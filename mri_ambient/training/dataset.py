@@ -15,7 +15,12 @@ from torch import Tensor
 
 from ..errors import ConfigError, NumericalWarning, ScanFormatError
 from ..io import ScanFile, open_scan
-from ..io.prepared import PreparedFile, mask_facts, told_of_twins, twins
+from ..io.prepared import (
+    PreparedFile,
+    duplicate_acquisitions,
+    duplicates_warning,
+    mask_facts,
+)
 from ..io.reconstruction import read_samples
 from ..physics.coverage import Coverage, MaskFacts, coverage, mask_group, sampling_densities
 from ..physics.masks import calibration_block, is_line_mask, outer_samples
@@ -279,8 +284,8 @@ def load_dataset(
             "first"
         )
     _refuse_namesakes(scans)
-    for group in twins(items[0].file for items in scans):
-        raise ScanFormatError(f"{folder}: {told_of_twins(group)}; take all but one of them away")
+    for group in duplicate_acquisitions(items[0].file for items in scans):
+        raise ScanFormatError(f"{folder}: {duplicates_warning(group)}")
     if held is None:
         most = min(n_validation, len(scans) // 5), len(scans) // 5
         held = _set_aside(scans, most, seed, first, never, lambda item: item.patient)

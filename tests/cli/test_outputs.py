@@ -48,7 +48,7 @@ def test_a_raw_scan_is_never_written_over(scan, more):
     before = scan.read_bytes()
     code, err = call("reconstruct", scan, "-o", scan.parent, *ZERO_FILLED, *more)
     assert code == 2
-    assert "never written over" in err
+    assert str(scan) in err
     assert scan.read_bytes() == before
 
 
@@ -57,7 +57,7 @@ def test_a_prepared_scan_is_never_written_over(scan, tmp_path):
     before = prepared.read_bytes()
     code, err = call("reconstruct", scan, "-o", prepared.parent, *ZERO_FILLED, "--overwrite")
     assert code == 2
-    assert "never written over" in err
+    assert str(prepared) in err
     assert prepared.read_bytes() == before
 
 
@@ -69,7 +69,7 @@ def test_an_image_without_its_report_is_finished_not_lost(scan, tmp_path):
     report.unlink()
     code, err = call("reconstruct", scan, "-o", out, "--method", "cg-sense", "--device", "cpu")
     assert code == 2
-    assert "other settings (method)" in err
+    assert "method" in err
     assert call("reconstruct", scan, "-o", out, *ZERO_FILLED)[0] == 0
     assert report.exists()
 

@@ -33,7 +33,7 @@ from mri_ambient.errors import (
     ScanFormatError,
 )
 from mri_ambient.io import PreparedFile, Undersampled, open_scan
-from mri_ambient.io.prepared import twins
+from mri_ambient.io.prepared import duplicate_acquisitions
 from mri_ambient.methods.baselines import ZeroFilled
 from mri_ambient.physics.coverage import WEAK, MaskFacts, coverage, open_share
 from mri_ambient.physics.fourier import fft2c, fftc, ifft2c, ifftc
@@ -341,7 +341,7 @@ def test_what_does_not_say_its_center_has_no_twin(raw, tmp_path):
     for file in files:
         with h5py.File(file.path, "r+") as stored:
             del stored.attrs["center_sha256"]
-    assert twins(map(PreparedFile, [file.path for file in files])) == []
+    assert duplicate_acquisitions(map(PreparedFile, [file.path for file in files])) == []
 
 
 def test_a_compressed_prepared_file_still_knows_its_units(raw, tmp_path):

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from codes import warns
 
-from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import build_header, open_scan
 
 M4RAW_HEADER = """<?xml version="1.0"?>
@@ -48,7 +48,7 @@ def test_slices_come_as_scans(knee, knee_ksp):
     assert [scan.slices for scan in file] == [(0,), (1,)]
     with pytest.raises(IndexError):
         file[2]
-    with pytest.raises(IndexError, match="no slice"):
+    with pytest.raises(IndexError):
         file[2:]
 
 
@@ -73,7 +73,7 @@ def test_the_mask_is_found_where_the_file_has_none(knee_test, knee_lines):
 def test_data_outside_the_mask_is_never_handed_on(write_scan, knee_ksp, knee_header, knee_lines):
     path = write_scan(kspace=knee_ksp, ismrmrd_header=knee_header, mask=knee_lines)
     file = open_scan(path)
-    with pytest.warns(NumericalWarning, match="not in 'mask'"):
+    with warns("W-OUTSIDE-MASK"):
         assert not file.fully_sampled
     assert torch.equal(file[0].ksp, knee_ksp[:1] * knee_lines)
     assert torch.equal(file.read_ksp(0), knee_ksp[0] * knee_lines)
@@ -148,7 +148,7 @@ def test_m4raw(write_scan, small_ksp):
 @pytest.mark.parametrize("header", [None, "", b"  \n"])
 def test_no_header(write_scan, small_ksp, header):
     path = write_scan(kspace=small_ksp, ismrmrd_header=header)
-    with pytest.warns(NumericalWarning, match="no ISMRMRD header: the final matrix is taken"):
+    with warns("W-NO-HEADER"):
         file = open_scan(path)
     assert file.recon_shape == (12, 10)
     assert file.voxel_mm is None
@@ -176,8 +176,9 @@ def test_oversampling_that_was_removed_before_is_not_removed_again(write_scan, s
 def test_a_header_of_another_matrix_is_reported(write_scan, small_ksp):
     header = build_header((12, 16), (12, 16), (12.0, 16.0), (12.0, 16.0), 3.0, 2, 3, (4, 6))
     path = write_scan(kspace=small_ksp, ismrmrd_header=header)
-    with pytest.warns(NumericalWarning, match="matrix of 12 x 16, kspace has 12 x 10"):
+    with warns("W-HEADER-MISMATCH") as found:
         file = open_scan(path)
+    assert all(matrix in str(found[0]) for matrix in ("12 x 16", "12 x 10"))
     assert file.voxel_mm is None
     assert file.acquired.all()
     assert file.recon_shape == (12, 10)
@@ -215,7 +216,7 @@ def test_a_noise_scan(write_scan, small_ksp):
 
 def test_a_dataset_that_only_happens_to_be_called_noise(write_scan, small_ksp):
     path = write_scan(kspace=small_ksp, ismrmrd_header=M4RAW_HEADER, noise=np.float32(0.1))
-    with pytest.warns(NumericalWarning, match="'noise' is float32"):
+    with warns("W-NOISE-DATASET"):
         assert open_scan(path).noise is None
 
 
@@ -262,7 +263,7 @@ def test_a_real_prospective_poisson_scan(real_scans, write_scan):
     with h5py.File(real_scans / "poisson_brain8.h5") as raw:
         ksp, mask = raw["kspace"][()], torch.from_numpy(raw["mask"][()])
     for path in (real_scans / "poisson_brain8.h5", write_scan(kspace=ksp)):
-        with pytest.warns(NumericalWarning, match="no ISMRMRD header"):
+        with warns("W-NO-HEADER"):
             file = open_scan(path)
         assert torch.equal(file.mask[0], mask)
         assert not file.fully_sampled

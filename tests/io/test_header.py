@@ -73,25 +73,26 @@ def test_oversampling_comes_from_the_matrices_where_no_field_of_view_is_given():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "facts"),
     [
-        ("", "not XML"),
-        ("no header", "not XML"),
-        (b"\xff\xfe\x00", "not XML"),
-        (b'<?xml version="1.0" encoding="klingon"?><ismrmrdHeader/>', "not XML"),
-        ("<html/>", "root element is 'html'"),
-        (header(""), "names no encodedSpace/matrixSize"),
-        (header(SPACES.replace("640", "0")), "matrix of 0 x 368"),
-        (header(SPACES.replace("640", "-3")), "matrix of -3 x 368"),
-        (header(SPACES.replace("640", "many")), "'many' for matrixSize/x"),
-        (header(SPACES.replace("280", "nan")), "'nan' for fieldOfView_mm/x"),
-        (header(SPACES.replace("280", "1e999")), "wanted a number"),
-        (header(SPACES + LIMITS.replace("161", "900")), "leave none of 368 columns"),
+        ("", ["XML"]),
+        ("no header", ["XML"]),
+        (b"\xff\xfe\x00", ["XML"]),
+        (b'<?xml version="1.0" encoding="klingon"?><ismrmrdHeader/>', ["klingon"]),
+        ("<html/>", ["'html'"]),
+        (header(""), ["encodedSpace/matrixSize"]),
+        (header(SPACES.replace("640", "0")), ["0 x 368"]),
+        (header(SPACES.replace("640", "-3")), ["-3 x 368"]),
+        (header(SPACES.replace("640", "many")), ["'many'", "matrixSize/x"]),
+        (header(SPACES.replace("280", "nan")), ["'nan'", "fieldOfView_mm/x"]),
+        (header(SPACES.replace("280", "1e999")), ["'1e999'", "fieldOfView_mm/x"]),
+        (header(SPACES + LIMITS.replace("161", "900")), ["900", "321", "368"]),
     ],
 )
-def test_what_cannot_be_right_is_refused(text, message):
-    with pytest.raises(ScanFormatError, match=message):
+def test_impossible_headers_are_refused(text, facts):
+    with pytest.raises(ScanFormatError) as caught:
         parse_header(text)
+    assert all(fact in str(caught.value) for fact in facts)
 
 
 @pytest.mark.parametrize("padding", [None, (0, 46), (3, 43), (0, 30), (20, 46)])

@@ -1,4 +1,4 @@
-"""Where a volume was sampled, judged from its data, a mask and a header."""
+"""Where a volume was sampled, found from its k-space, a mask and a header."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from codes import warns
 from torch import Tensor
 
-from mri_ambient.errors import NumericalWarning, ScanFormatError
+from mri_ambient.errors import ScanFormatError
 from mri_ambient.io.sampling import Sampling, find_sampling
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.rng import complex_normal
@@ -88,7 +89,7 @@ def test_a_short_run_of_lines_is_an_undersampled_scan(full):
     assert found(full * lines(range(10, 20))).acquired.all()
 
 
-def test_gaps_leave_the_word_to_the_header(full):
+def test_with_gaps_the_header_decides(full):
     padding = (2, 28)
     want = torch.arange(30).ge(2) & torch.arange(30).lt(28)
     got = found(full * EVERY_THIRD * want, padding=padding)
@@ -96,8 +97,9 @@ def test_gaps_leave_the_word_to_the_header(full):
 
 
 def test_a_header_that_the_data_contradicts_is_ignored(full):
-    with pytest.warns(NumericalWarning, match="columns 5 to 19 are acquired, but 5 others"):
+    with warns("W-HEADER-LIMITS") as caught:
         got = found(full * EVERY_THIRD, padding=(5, 20))
+    assert "5 to 19" in str(caught[0])
     assert torch.equal(got.mask[0], EVERY_THIRD)
     assert got.acquired.all()
 
@@ -113,17 +115,19 @@ def test_a_mask_that_runs_on_into_columns_never_acquired_is_cut_silently(full):
     assert torch.equal(got.mask[0], EVERY_THIRD & acquired)
 
 
-def test_a_mask_over_full_data_hides_the_rest_with_a_warning(full):
+def test_samples_outside_the_mask_are_ignored_with_a_warning(full):
     n_hidden = int((~EVERY_THIRD).sum())
-    with pytest.warns(NumericalWarning, match=f"{n_hidden} of 1200 positions that hold data"):
+    with warns("W-OUTSIDE-MASK") as caught:
         got = found(full, given=EVERY_THIRD)
+    assert f"{n_hidden} of 1200" in str(caught[0])
     assert torch.equal(got.mask[0], EVERY_THIRD)
 
 
-def test_sampled_positions_that_hold_nothing_are_not_sampled(full):
+def test_masked_positions_that_hold_zeros_are_not_sampled(full):
     held = EVERY_THIRD & ~lines(0, 27)
-    with pytest.warns(NumericalWarning, match="zero at 80 of the 560 positions that 'mask' calls"):
+    with warns("W-MASK-ZEROS") as caught:
         got = found(full * held, given=EVERY_THIRD)
+    assert "80 of the 560" in str(caught[0])
     assert torch.equal(got.mask[0], held)
 
 
@@ -135,36 +139,42 @@ def test_partial_echo_needs_no_warning_beside_a_mask_of_lines(full):
 
 
 def test_an_inverted_mask_is_refused(full):
-    with pytest.raises(ScanFormatError, match="belongs to other data, or is shifted, inverted"):
+    with pytest.raises(ScanFormatError) as caught:
         found(full * EVERY_THIRD, given=~EVERY_THIRD)
+    assert "640 of the 640" in str(caught.value)
 
 
-def test_zeros_are_no_scan(full):
-    with pytest.raises(ScanFormatError, match=r"scan\.h5: kspace holds nothing but zeros"):
+def test_nothing_but_zeros_is_refused(full):
+    with pytest.raises(ScanFormatError) as caught:
         found(full * 0)
+    assert str(PATH) in str(caught.value)
 
 
 def test_an_empty_slice_is_reported(full):
     full[1] = 0
-    with pytest.warns(NumericalWarning, match=r"slices \[1\] hold nothing but zeros"):
+    with warns("W-EMPTY-SLICES") as caught:
         found(full)
+    assert "[1]" in str(caught[0])
 
 
 def test_slices_sampled_in_different_places_are_refused(full):
     full[0] *= EVERY_THIRD
     full[1:] *= EVERY_THIRD.roll(1, dims=1)
-    with pytest.raises(ScanFormatError, match="slice 0 holds 560 of the volume's 880"):
+    with pytest.raises(ScanFormatError) as caught:
         found(full)
+    assert all(fact in str(caught.value) for fact in ("slice 0", "560", "880"))
 
 
 def test_slices_with_other_poisson_discs_are_refused(full, rng):
     for ksp in full:
         ksp *= MaskSpec("poisson", 6.0, 4).draw(SHAPE[-2:], rng)[0]
-    with pytest.raises(ScanFormatError, match="sampled in different places"):
+    with pytest.raises(ScanFormatError) as caught:
         found(full)
+    assert "slice 0" in str(caught.value)
 
 
-def test_a_lost_line_in_one_slice_is_reported(full):
-    full[1, ..., 4] = 0
-    with pytest.warns(NumericalWarning, match="slice 1 holds zeros in 1 of 30 sampled columns"):
+def test_lost_lines_of_some_slices_are_reported_once(full):
+    full[1, ..., 4], full[2, ..., 9] = 0, 0
+    with warns("W-MISSING-COLUMNS") as caught:
         assert found(full).mask.all()
+    assert all(fact in str(caught[0]) for fact in ("[1, 2]", "1 of 30"))

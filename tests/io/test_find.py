@@ -1,11 +1,11 @@
-"""From what a user types to a list of files."""
+"""From the files, folders and globs that a user names to a list of scan files."""
 
 from __future__ import annotations
 
 import pytest
 
 from mri_ambient.errors import ConfigError, ScanFormatError
-from mri_ambient.io import find_scans, open_scan
+from mri_ambient.io import find_scans, open_scan, why_no_file
 
 
 @pytest.fixture
@@ -47,11 +47,10 @@ def test_a_name_with_brackets_is_a_name_first(folder):
 
 def test_nothing_found(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(
-        ScanFormatError, match=r"empty: the folder holds no \.h5 or \.hdf5 file; .*no file matches"
-    ):
+    with pytest.raises(ScanFormatError) as caught:
         find_scans([folder / "empty", f"{folder}/z*.h5"])
-    with pytest.raises(ScanFormatError, match="no scan was given"):
+    assert all(name in str(caught.value) for name in (".hdf5", str(folder / "empty"), "z*.h5"))
+    with pytest.raises(ScanFormatError):
         find_scans([])
 
 
@@ -59,13 +58,15 @@ def test_what_holds_no_scan_is_a_case_that_fails_among_others(folder):
     (folder / "a").mkdir()  # its name is no stem that could clash with a.h5
     got = find_scans([folder / "a", folder, f"{folder}/z*.h5", folder / "sub"])
     assert names(got) == ["a", "a.h5", "b.h5", "c.HDF5", "z*.h5", "d.h5", "e.h5"]
-    with pytest.raises(ScanFormatError, match=r"a: the folder holds no \.h5 or \.hdf5 file"):
-        open_scan(got[0])
-    with pytest.raises(ScanFormatError, match=r"z\*\.h5: no file matches"):
-        open_scan(got[4])
+    for path in (got[0], got[4]):
+        with pytest.raises(ScanFormatError) as caught:
+            open_scan(path)
+        assert str(caught.value) == why_no_file(path)
+    assert why_no_file(got[1]) is None
 
 
 def test_a_stem_may_come_only_once(folder):
     (folder / "sub" / "a.h5").touch()
-    with pytest.raises(ConfigError, match=r"2 inputs have the stem 'a'.*scans/a\.h5.*sub/a\.h5"):
+    with pytest.raises(ConfigError) as caught:
         find_scans([folder, folder / "sub"])
+    assert all(str(path) in str(caught.value) for path in (folder / "a.h5", folder / "sub/a.h5"))
