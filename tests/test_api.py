@@ -1,0 +1,118 @@
+"""The Python API, typed as a user would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import mri_ambient as ma
+from mri_ambient.errors import MriAmbientError
+
+pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve undersampled scans and a fully sampled one."""
+    folder = tmp_path_factory.mktemp("api")
+    small = {"size": (48, 40), "coils": 4, "calib": 12, "noise": 0.01}
+    ma.simulate("phantom", folder / "raw", count=12, acceleration=2.0, **small)
+    ma.simulate("phantom", folder / "full", count=1, full=True, seed=7, **small)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full(folder: Path) -> Path:
+    """The fully sampled scan."""
+    (path,) = (folder / "full").glob("*.h5")
+    return path
+
+
+def test_a_path_an_open_scan_and_an_array_give_the_same_image(full, tmp_path):
+    recipe = ma.Recipe("cg-sense", retrospective=2)
+    runtime = ma.Runtime("cpu")
+    from_path = ma.reconstruct(full, recipe, runtime)
+    from_scan = ma.reconstruct(ma.open_scan(full), recipe, runtime)
+    assert np.array_equal(from_path.complex, from_scan.complex)
+    assert from_path.metrics["psnr"] > 20
+    assert from_path.voxel_mm == ma.open_scan(full).voxel_mm
+
+    with h5py.File(full) as file:
+        ksp = file["kspace"][:]
+    array = ma.Scan.from_numpy(ksp, scan_id=full.stem)
+    from_array = ma.reconstruct(array, recipe, runtime)
+    crop = from_path.magnitude.shape[-2:]
+    assert from_array.magnitude.shape[0] == 1
+    assert all(n >= m for n, m in zip(from_array.magnitude.shape[-2:], crop, strict=True))
+
+
+def test_a_reconstruction_has_images_figures_and_a_picture(full):
+    recipe = ma.Recipe("dds", options={"n_steps": 3}, n_samples=2, retrospective=2)
+    rec = ma.reconstruct(full, recipe, ma.Runtime("cpu"))
+    assert rec.magnitude.dtype == np.float32
+    assert rec.std.shape == rec.magnitude.shape
+    assert np.array_equal(rec.magnitude, np.abs(rec.complex))
+    assert rec.samples is None  # they are kept on request
+    assert len(rec.checks) == len(rec.magnitude)
+    assert {entry["code"] for entry in rec.warnings} >= {"W-UNCALIBRATED"}
+    assert rec._repr_html_().startswith("<img")
+    assert len(rec.plot().axes) >= 2
+
+
+def test_save_writes_what_the_command_writes(full, tmp_path):
+    rec = ma.reconstruct(full, ma.Recipe("l1-wavelet", retrospective=2), ma.Runtime("cpu"))
+    rec.save(tmp_path / "api")
+    command = ["reconstruct", str(full), "-o", str(tmp_path / "command"), "--method", "l1-wavelet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mri_ambient.cli.app", *command, "--retrospective", "2",
+         "--device", "cpu"], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = [h5py.File(tmp_path / name / full.name) for name in ("api", "command")]
+    assert sorted(files[0]) == sorted(files[1])
+    for name in files[0]:
+        assert np.array_equal(files[0][name][:], files[1][name][:]), name
+    assert dict(files[0].attrs).keys() == dict(files[1].attrs).keys()
+
+
+def test_many_scans_one_of_them_broken(folder, tmp_path):
+    paths = sorted((folder / "raw").glob("*.h5"))[:2]
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(b"no scan")
+    failed: list[tuple[object, MriAmbientError]] = []
+    recs = ma.reconstruct_many(
+        [paths[0], broken, paths[1]], recipe=ma.Recipe("zero-filled"), runtime=ma.Runtime("cpu"),
+        on_error=lambda scan, error: failed.append((scan, error)),
+    )  # fmt: skip
+    assert [rec.scan_id for rec in recs] == [path.stem for path in paths]
+    assert [scan for scan, _ in failed] == [broken]
+    with pytest.raises(MriAmbientError):
+        list(ma.reconstruct_many([broken], recipe=ma.Recipe("zero-filled")))
+
+
+def test_prepare_train_and_evaluate(folder, full, tmp_path):
+    ma.prepare(folder / "raw", tmp_path / "prepared")
+    config = ma.TrainConfig(batch_size=4, n_validation=0)
+    prior = ma.train(tmp_path / "prepared", tmp_path / "run", config, images=8)
+    assert isinstance(prior, ma.Prior)
+    assert ma.train(tmp_path / "prepared", tmp_path / "run", config, time_limit="0s") is not None
+    rec = ma.reconstruct(full, ma.Recipe(prior=tmp_path / "run"), ma.Runtime("cpu"))
+    rec.save(tmp_path / "out")
+    found = ma.evaluate(tmp_path / "out", target=full.parent)
+    assert found["volumes"][full.stem]["psnr"] == pytest.approx(rec.metrics["psnr"], abs=1e-4)
+
+
+def test_importing_takes_no_time_and_no_torch():
+    code = (
+        "import sys, time; t = time.perf_counter(); import mri_ambient; "
+        "print(time.perf_counter() - t, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, with_torch = done.stdout.split()
+    assert float(seconds) < 0.3
+    assert with_torch == "False"
