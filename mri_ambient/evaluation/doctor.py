@@ -23,7 +23,7 @@ from ..priors.weights import shipped_priors
 from ..recon.memory import bytes_per_image
 from ..runtime.device import describe_device
 
-PACKAGES = ("torch", "numpy", "h5py", "sigpy", "scikit-image", "safetensors", "fastmri", "nibabel")
+PACKAGES = ("torch", "numpy", "h5py", "scikit-image", "safetensors", "fastmri", "nibabel")
 
 SHAPE = (256, 256)
 N_COILS = 8

@@ -16,7 +16,7 @@ from ..errors import ConfigError, NumericalWarning
 from ..methods.base import OnStep, Sampler
 from ..methods.baselines import Baseline, CgSense, L1Wavelet
 from ..methods.presets import is_sampler
-from ..physics.masks import hide_lines
+from ..physics.masks import hold_out_lines
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..priors.prior import DenoiserSource, Prior
@@ -130,7 +130,7 @@ def cut_lines(scan: Scan, n_lines: int, seed: int) -> CutScan:
     """
     if scan.maps is None:
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
-    kept = hide_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
+    kept = hold_out_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
     seen = replace(scan, mask=kept, ksp=torch.where(kept, scan.ksp, 0))
     return CutScan(scan, seen, scan.maps, scan.mask & ~kept)
 
