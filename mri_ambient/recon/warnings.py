@@ -11,7 +11,7 @@ from ..io.scan_file import ScanFile
 from ..methods import Aos, Sampler
 from ..methods.baselines import Baseline
 from ..methods.presets import is_sampler, is_stochastic
-from ..physics.coverage import is_regular
+from ..physics.coverage import is_equispaced
 from ..physics.masks import mask_kind
 from ..priors.prior import DenoiserSource, Prior
 from .checks import HIGH_RESIDUAL, LEAST_NOISE
@@ -49,7 +49,7 @@ def _prior_doubts(file: ScanFile, method: Sampler, prior: Prior) -> Iterator[str
     if kinds and kind not in kinds:
         seen = "whole lines" if kind == "samples" else "2-D masks"
         yield f"saw {seen} only in training, and this scan has others"
-    elif is_regular(file.mask) and _few_regular(prior):
+    elif is_equispaced(file.mask) and _few_regular(prior):
         yield "saw next to no equispaced masks in training, whose aliasing is unlike that of others"
 
 
