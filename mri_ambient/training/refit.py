@@ -31,7 +31,7 @@ from ..priors.prior import Prior
 from ..priors.unet import preset
 from ..recon.engine import Options
 from ..runtime.files import atomic_path
-from ..runtime.process_group import Team
+from ..runtime.process_group import ProcessGroup
 from .config import TrainConfig
 from .loop import Progress, train
 from .preflight import check_settings, split
@@ -110,10 +110,10 @@ def refit(
     """
     if images is None and time_limit_s is None and shard is None:
         raise ConfigError("say when a round stops: a number of images or a time limit")
-    team, device = Team.joined(), torch.device(device)
-    if shard is not None and team.size > 1:
+    processes, device = ProcessGroup.current(), torch.device(device)
+    if shard is not None and processes.size > 1:
         raise ConfigError("processes of one job share the samples as it is: leave out shard i/N")
-    part = (team.rank + 1, team.size) if team.size > 1 else shard
+    part = (processes.rank + 1, processes.size) if processes.size > 1 else shard
     heard = False
 
     def asked() -> bool:
@@ -122,7 +122,7 @@ def refit(
         return heard
 
     def interrupted() -> bool:
-        return team.any(asked(), device)
+        return processes.any(asked(), device)
 
     config = config or RefitConfig()
     check_levels(start, config.sampler.name)
@@ -149,7 +149,7 @@ def refit(
             device=device,
             precision=training.precision,
         )
-        if team.from_first(partial(_is_finished, output, round_, images)):
+        if processes.from_first(partial(_is_finished, output, round_, images)):
             check_made_by(targets, config.sampler, prior, drawing, finished=True)
             check_settings(here, read_identity(here / "run.json"), training, warm)
             if images is not None and (seen := images_seen(here)) < images:
@@ -172,7 +172,7 @@ def refit(
             on_damaged=on_damaged,
             should_stop=asked,
         )
-        stopped = team.any(not whole, device)  # and everybody's samples are there
+        stopped = processes.any(not whole, device)  # and everybody's samples are there
         if shard is not None or stopped:
             return None  # the next round's samples need this round's prior
 
@@ -202,7 +202,7 @@ def refit(
         if interrupted():
             return None
         prior = load_prior(here, device)
-    team.from_first(lambda: _copy(here / "prior.safetensors", output / "prior.safetensors"))
+    processes.from_first(lambda: _copy(here / "prior.safetensors", output / "prior.safetensors"))
     return load_prior(output, device)
 
 
