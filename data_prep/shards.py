@@ -384,7 +384,7 @@ def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
             facts.append(mask_facts(file))
             files.append(file)
     covered = tuple(coverage(facts))
-    doubts = tuple(doubt for group in covered for doubt in group.doubts)
+    doubts = tuple(str(warning) for group in covered for warning in group.warnings)
     doubts += tuple(str(duplicates_warning(group)) for group in duplicate_acquisitions(files))
     manifest = output / MANIFEST
     if not entries and not output.exists():
@@ -399,7 +399,7 @@ def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
                 for result in results
                 if result.status == "failed"
             ],
-            "coverage": [asdict(group) for group in covered],
+            "coverage": [group.as_dict() for group in covered],
             "doubts": doubts,
         },
     )

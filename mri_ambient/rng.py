@@ -1,4 +1,4 @@
-"""Random state that depends on what is computed, never on when or where."""
+"""Random streams that depend on what is computed, not on when or where."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from torch import Generator, Tensor
 
 Streams = Sequence[Generator]
-"""One generator per batch item: an item's numbers do not depend on who shares its batch."""
+"""One generator per batch item: its numbers do not depend on the rest of the batch."""
 
 
 def rng_for(seed: int, *keys: object) -> Generator:
     """A CPU generator seeded by sha256 of ``seed`` and ``keys`` (scan id, slice, sample, ...).
 
-    The same arguments give the same stream in every process and on every machine, so an answer
-    does not change with batch size, order or the number of devices.
+    The same arguments give the same stream in every process and on every machine. Results
+    therefore do not depend on batch size, order or the number of devices.
     """
     text = "/".join(str(part) for part in (seed, *keys))
     digest = hashlib.sha256(text.encode()).digest()
@@ -35,8 +35,8 @@ def complex_normal(
 ) -> Tensor:
     """White complex noise with standard deviation 1 **per real channel**.
 
-    It is drawn on the generator's device (the CPU, for :func:`rng_for`) and then moved, so a GPU
-    gives the same numbers.
+    It is drawn on the generator's device (the CPU, for :func:`rng_for`) and then moved, so that a
+    GPU gets the same numbers.
     """
     real = dtype.to_real()
     pair = torch.randn((*shape, 2), generator=rng, dtype=real, device=rng.device)
@@ -56,7 +56,9 @@ def complex_normals(
     draw = partial(complex_normal, shape, dtype=dtype)
     if torch.device(device).type == "cpu" or len(rng) == 1:
         return torch.stack([draw(stream) for stream in rng]).to(device)
-    return torch.stack(list(_threads().map(draw, rng))).to(device)  # or a GPU waits for one core
+    return torch.stack(list(_threads().map(draw, rng))).to(
+        device
+    )  # one core cannot keep a GPU busy
 
 
 @cache
@@ -65,15 +67,15 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def uniforms(rng: Streams, dtype: torch.dtype = torch.float32) -> Tensor:
-    """One number from 0 to 1 per stream, ``(b,)``."""
+    """One uniform number from 0 to 1 per stream, ``(b,)``."""
     return torch.cat([torch.rand(1, generator=g, dtype=dtype) for g in rng])
 
 
 def on_device(rng: Streams, device: torch.device) -> list[Generator]:
-    """Streams on a device itself, each seeded from one of ``rng``; on the CPU, the same streams.
+    """Streams that draw on a device, each seeded from one of ``rng``; on the CPU, ``rng`` itself.
 
-    For training, where drawing and moving the noise would take longer than the network. Another
-    kind of device then gives other numbers.
+    For training, where drawing noise on the CPU and moving it would take longer than the network.
+    The numbers then depend on the kind of device.
     """
     if device.type == "cpu":
         return list(rng)

@@ -23,7 +23,7 @@ from ..errors import ConfigError, ScanFormatError
 from ..methods import Method
 from ..physics.masks import mask_kind
 from ..priors.prior import Prior
-from ..recon.checks import hold_out_lines, inside_interval, residual_and_variance
+from ..recon.checks import inside_interval, residual_and_variance, split_scan
 from ..recon.engine import Engine
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..runtime.device import Runtime
@@ -84,7 +84,7 @@ def calibrate(
     parts, rates, kinds, source = [], [], set(), None
     engine = Engine(recipe, runtime)
     for group in _together(scans, engine):
-        cuts = [hold_out_lines(scan, n_lines, recipe.seed) for scan in group]
+        cuts = [split_scan(scan, n_lines, recipe.seed) for scan in group]
         results = engine([cut.kept for cut in cuts])
         for scan, cut, result in zip(group, cuts, results, strict=True):
             source = scan.noise_source

@@ -22,7 +22,7 @@ from ..priors.unet import PRESETS, n_parameters
 from ..priors.weights import shipped_priors
 from ..runtime.device import describe_device
 
-PACKAGES = ("torch", "numpy", "h5py", "sigpy", "scikit-image", "safetensors", "fastmri", "nibabel")
+PACKAGES = ("torch", "numpy", "h5py", "scikit-image", "safetensors", "fastmri", "nibabel")
 
 SHAPE = (256, 256)
 N_COILS = 8

@@ -1,7 +1,7 @@
-"""Coil sensitivities as pairs of small integers, for files and for the way to a GPU.
+"""Coil maps as 16-bit integers, for files and for transfers to a GPU.
 
-Sensitivities are smooth, at most 1 in magnitude, and known far less well than single precision
-says: 16 bits a component keep them within 2e-5 in half the bytes.
+Sensitivities are at most 1 in magnitude and are known far less precisely than 2e-5, the error of 16
+bits per component, which take half the bytes of single precision.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 STEPS = 2**15 - 1
-"""Steps of a component between 0 and 1."""
+"""Integer that stands for 1."""
 
 
 def pack_maps(maps: Tensor) -> Tensor:
@@ -23,9 +23,9 @@ def pack_maps(maps: Tensor) -> Tensor:
 
 
 def unpack_maps(packed: Tensor) -> Tensor:
-    """The maps again, complex64.
+    """Packed maps as complex64.
 
-    Zero stays zero, sum_c |S_c|^2 stays 1 within 2e-5 (RMS), and maps that went this way once come
-    back the same to the bit.
+    Zero stays zero, sum_c |S_c|^2 stays 1 within 2e-5 (RMS), and unpacked maps that are packed
+    again return bit-identical.
     """
     return torch.view_as_complex(packed.to(torch.float32) / STEPS)

@@ -1,23 +1,25 @@
-"""Whether the masks of a data set let a prior learn everything.
+"""Whether the masks of a data set sample enough of k-space to train a prior.
 
-A line that no mask holds is never supervised, and a handful of masks or equispaced ones give
-themselves away: where the further-subsampled mask reveals the full one, only its lines are ever
-supervised. Parallel imaging fills in what the coils allow, which their maps tell; one coil fills in
-nothing.
+A prior learns from measured samples only. Two things leave a part of k-space without supervision:
+lines that no scan samples, and masks that are predictable. If the further-subsampled mask M~ shows
+which lines were removed (the same few masks, or equispaced ones), the network learns these lines
+only. Parallel imaging fills gaps as far as the coil maps allow: what remains is the null-space
+fraction of the image. Scans of each matrix size and kind of mask are judged separately.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from skimage.morphology import convex_hull_image
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d
 
-from ..errors import ScanFormatError
+from ..errors import NumericalWarning, ScanFormatError
 from ..rng import rng_for
 from .masks import is_line_mask, line_coverage, mask_kind, outer_samples
 from .operators import SenseOp
@@ -27,32 +29,29 @@ PRIOR_SCANS = 4
 """Weight of the mean over all lines in the density of one line, in scans."""
 
 FEW_MASKS = 16
-"""Fewer distinct masks than this are a handful."""
+"""Fewer distinct masks than this are few."""
 
-WEAK = 0.01
-"""Parts of an image that measurements see with less than this share of their energy are open."""
+WEAK_EIGENVALUE = 0.01
+"""Components of an image count as null space where ``A^H A`` has eigenvalues below this."""
 
-OPEN = 0.25
-"""A prior cannot be learned where more than this share of an image is open."""
+MAX_NULL_SPACE = 0.25
+"""Largest null-space fraction with which a prior can be trained."""
 
 N_PROBED = 3
-"""Scans whose coils are asked what they fill in."""
+"""Scans of a group whose null-space fraction is computed."""
 
-ALIKE = 1.25
-"""Matrices whose sides differ by no more than this factor are learned from together."""
-
-LEAST_REACH = 1 / 3
-"""Scans that all stay within less of the plane than this are not cut by shutter or echo."""
+MIN_EXTENT = 1 / 3
+"""Scans that all stay within a smaller share of k-space are undersampled, not of low resolution."""
 
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """What the coverage figures need of one scan.
+    """The mask of one scan and its coils.
 
     Attributes:
         mask: sampled positions, bool ``(1, y, x)``.
         acquired: bool ``(x,)``.
-        read_op: reads its coils, with any mask; without it nothing is said about what they fill in.
+        read_op: reads the coil maps; without it no null-space fraction is computed.
     """
 
     mask: Tensor
@@ -62,26 +61,25 @@ class MaskFacts:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Coverage of the outer lines (of 2-D masks: outer samples) by scans of one matrix size.
+    """How the scans of one matrix size and kind of mask cover the outer lines (or outer samples).
 
     Attributes:
         shape: matrix ``(y, x)``.
         kind: "lines" or "samples".
         n_scans: scans of this size and kind.
         n_masks: distinct masks among them.
-        least: share of the scans that sample the least covered outer line.
+        least: share of the scans that sample the least sampled outer line.
         mean: the same, averaged over outer lines.
         n_regular: scans whose outer lines are equispaced.
         n_outer: lines outside the calibration block.
         never: how many of them no scan samples.
         per_line: share of the scans that sample each line, ``x`` numbers; empty for samples.
-        revealing: whether M~ tells what M is: few masks occur again and again, or most are
-            equispaced (an equispaced mask has a gap where a line was removed). Few scans with a
-            mask each are few scans above all.
-        holes: what is not supervised, here and in groups of nearly this size, in words.
-        left_open: largest :func:`open_share` of some of the scans, given what is ever supervised
-            there, of the part of the plane that scans reach; None where that is everything, or
-            coils are unknown.
+        predictable: whether M~ shows what M was: few masks occur again and again, or most are
+            equispaced, so that a removed line leaves a gap.
+        gaps: what lacks supervision, in words.
+        null_space_fraction: largest :func:`null_space_fraction` of some of the scans, given all
+            lines with supervision, relative to the extent of k-space that scans cover. None where
+            nothing lacks supervision, or coils are unknown.
     """
 
     shape: tuple[int, int]
@@ -94,9 +92,14 @@ class Coverage:
     n_outer: int
     never: int
     per_line: tuple[float, ...]
-    revealing: bool = False
-    holes: tuple[str, ...] = ()
-    left_open: float | None = None
+    predictable: bool = False
+    gaps: tuple[str, ...] = ()
+    null_space_fraction: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures under the names that manifests and cards of priors store."""
+        stored = {"predictable": "revealing", "gaps": "holes", "null_space_fraction": "left_open"}
+        return {stored.get(name, name): value for name, value in asdict(self).items()}
 
     @property
     def line(self) -> str:
@@ -110,70 +113,60 @@ class Coverage:
 
     @property
     def identifiable(self) -> bool:
-        """Whether a prior can be learned at all: what is supervised and the coils tell enough.
-
-        Supervised are the samples of any scan, or those of every single one where masks give
-        themselves away.
-        """
-        return self.left_open is None or self.left_open <= OPEN
+        """Whether a prior can be trained: supervision and coils determine most of the image."""
+        return self.null_space_fraction is None or self.null_space_fraction <= MAX_NULL_SPACE
 
     @property
     def advice(self) -> str:
         """What would help."""
-        return "vary the mask from scan to scan" if self.revealing else "add scans with other masks"
+        if self.predictable:
+            return "vary the mask from scan to scan"
+        return "add scans with other masks"
 
     @property
-    def doubts(self) -> list[str]:
-        """What a prior trained on these scans would suffer from, in words."""
-        if not self.holes or self.n_scans == 1:  # a scan to look at, not to learn from
-            return []
-        what = f"{self.n_scans} undersampled scans of {self.shape[0]}x{self.shape[1]}: "
-        what += " and ".join(self.holes)
-        if self.left_open is None:
-            return [what]
-        if not self.identifiable:
-            return [
-                f"{what}; the coils leave {self.left_open:.0%} of an image open, and a prior "
-                f"trained on them will be wrong: {self.advice}"
-            ]
-        return [
-            f"{what}; samples and coils together leave only {self.left_open:.0%} of an image open, "
-            f"but it would be better to {self.advice}"
-        ]
+    def warnings(self) -> tuple[NumericalWarning, ...]:
+        """W-COVERAGE where a part of k-space lacks supervision; none for a single scan."""
+        if not self.gaps or self.n_scans == 1:
+            return ()
+        text = f"{self.n_scans} undersampled scans of {self.shape[0]}x{self.shape[1]}: "
+        text += " and ".join(self.gaps)
+        if self.null_space_fraction is not None:
+            text += f"; null-space fraction {self.null_space_fraction:.0%}"
+            if self.identifiable:
+                text += f" (at most {MAX_NULL_SPACE:.0%} is allowed). Better {self.advice}"
+            else:
+                text += f". A prior trained on these scans will be wrong: {self.advice}"
+        return (NumericalWarning("W-COVERAGE", text),)
 
 
 def coverage(scans: Iterable[MaskFacts]) -> list[Coverage]:
-    """Coverage figures, by matrix size and kind of mask, as measured."""
-    tallies = _tallies(scans)
-    return [
-        tally.summary(shape, kind, _alike(tallies, shape, kind))
-        for (shape, kind), tally in sorted(tallies.items())
-    ]
+    """Coverage figures, by matrix size and kind of mask."""
+    return [group.summary(*key) for key, group in sorted(_groups(scans).items())]
 
 
 def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], Tensor]:
-    """Chance that a scan samples a position, estimated over a data set, by matrix size and kind.
+    """Probability that a scan samples a position, estimated over a data set, by size and kind.
 
-    A share of few scans is coarse: it is drawn towards the mean over all outer positions as if
-    :data:`PRIOR_SCANS` more scans had shown that, and shares of single samples are averaged over
-    their neighbourhood first.
+    A share of few scans is coarse. It is shrunk towards the mean over all outer positions, which
+    counts as :data:`PRIOR_SCANS` more scans; shares of single samples are first averaged over their
+    neighbourhood.
 
     Returns:
         Real ``(1, 1, x)`` for masks of lines, ``(1, y, x)`` for 2-D masks.
     """
-    return {key: tally.density(key[1]) for key, tally in _tallies(scans).items()}
+    return {key: group.density(key[1]) for key, group in _groups(scans).items()}
 
 
-def open_share(op: SenseOp, *, n_iter: int = 30) -> float:
-    """Share of an image that measurements leave open: 0 is all determined.
+def null_space_fraction(op: SenseOp, *, n_iter: int = 30) -> float:
+    """Share of an image that measurements do not determine: 0 if all of it is determined.
 
-    The mean over the eigenvalues v of ``A^H A`` in the support of the coils of w / (v + w) with
-    w = :data:`WEAK`, which is one where v = 0 and nearly zero where v is larger than w: estimated
-    with one random image z as z^H (A^H A + w)^-1 w z / z^H z (Hutchinson 1990,
+    The mean over the eigenvalues v of ``A^H A`` in the support of the coils of w / (v + w) with w =
+    :data:`WEAK_EIGENVALUE`, which is 1 where v = 0 and nearly 0 where v is larger than w. It is
+    estimated with one random image z as z^H (A^H A + w)^-1 w z / z^H z (Hutchinson 1990,
     doi:10.1080/03610919008812866).
 
     Args:
-        op: coils and what is supervised, ``(..., coil, y, x)``.
+        op: coils, with the mask of all supervised samples, ``(..., coil, y, x)``.
         n_iter: conjugate gradient iterations.
     """
     support = op.support
@@ -181,64 +174,92 @@ def open_share(op: SenseOp, *, n_iter: int = 30) -> float:
         return 0.0
     parts = torch.randn((*support.shape, 2), generator=rng_for(0, "open share"))
     z = torch.view_as_complex(parts).to(op.maps.device) * support
-    x = conjugate_gradient(lambda v: op.normal(v) + WEAK * v, z, n_iter=n_iter)
-    return float(WEAK * torch.vdot(z.flatten(), x.flatten()).real / z.abs().square().sum())
+    x = conjugate_gradient(lambda v: op.normal(v) + WEAK_EIGENVALUE * v, z, n_iter=n_iter)
+    inner = torch.vdot(z.flatten(), x.flatten()).real
+    return float(WEAK_EIGENVALUE * inner / z.abs().square().sum())
+
+
+def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
+    """Matrix size ``(y, x)`` and kind, "lines" or "samples", that masks are grouped by."""
+    return (mask.shape[-2], mask.shape[-1]), mask_kind(mask)
+
+
+def is_equispaced(mask: Tensor) -> bool:
+    """Whether a mask of lines is equispaced outside its calibration block."""
+    return is_line_mask(mask) and _are_equispaced(line_coverage(outer_samples(mask)))
+
+
+def _are_equispaced(outer: Tensor) -> bool:
+    """Whether the lines on both sides of the centre are equispaced, at least two apart."""
+    lines = outer.nonzero()[:, 0].double()
+    centre = len(outer) // 2
+    steps = []
+    for side in (lines[lines < centre], lines[lines >= centre]):
+        if len(side) < 3:
+            return False
+        grid = torch.linspace(float(side[0]), float(side[-1]), len(side), dtype=torch.float64)
+        if (side - grid).abs().max() >= 1:
+            return False
+        steps.append(float((side[-1] - side[0]) / (len(side) - 1)))
+    return min(steps) >= 2 and abs(steps[0] - steps[1]) < 1
 
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-class _Tally:
-    """Adds up the masks of one group."""
+def _groups(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], _Group]:
+    groups: dict[tuple[tuple[int, int], str], _Group] = defaultdict(_Group)
+    for scan in scans:
+        shape, kind = mask_group(scan.mask)
+        groups[shape, kind].add(scan, kind)
+    return groups
+
+
+class _Group:
+    """Counts over the scans of one matrix size and kind of mask."""
 
     def __init__(self) -> None:
-        self.masks: Counter[bytes] = Counter()
         self.scans: list[MaskFacts] = []
+        self.masks: Counter[bytes] = Counter()
         self.n_regular = 0
+        # Per line or sample: how many scans sample it, whether any has it in its calibration block,
+        # whether any acquires it. Per sample: whether any scan samples it.
         self.hits: Tensor = torch.zeros(())
-        self.ever: Tensor = torch.zeros((), dtype=torch.bool)
-        self.inner: Tensor = torch.zeros((), dtype=torch.bool)
+        self.calib: Tensor = torch.zeros((), dtype=torch.bool)
         self.acquired: Tensor = torch.zeros((), dtype=torch.bool)
+        self.ever: Tensor = torch.zeros((), dtype=torch.bool)
 
     def add(self, scan: MaskFacts, kind: str) -> None:
         outer = outer_samples(scan.mask)
         sampled, calib = scan.mask[0], (scan.mask & ~outer)[0]
         acquired = scan.acquired.expand_as(sampled)
+        self.ever = self.ever | sampled
         if kind == "lines":
             sampled, calib, acquired = (line_coverage(x) for x in (sampled, calib, acquired))
-        self.ever = self.ever | scan.mask[0]
+            self.n_regular += _are_equispaced(line_coverage(outer))
         self.masks[sampled.numpy().tobytes()] += 1
         self.hits = self.hits + sampled
-        self.inner, self.acquired = self.inner | calib, self.acquired | acquired
+        self.calib, self.acquired = self.calib | calib, self.acquired | acquired
         self.scans.append(scan)
-        self.n_regular += kind == "lines" and _is_regular(line_coverage(outer))
 
     def density(self, kind: str) -> Tensor:
         n_scans = len(self.scans)
         share = self.hits.double() / n_scans
-        outer = self.acquired & ~self.inner
+        outer = self.acquired & ~self.calib
         mean = share[outer].mean() if bool(outer.any()) else share.mean()
         if kind == "samples":
             share = _smoothed(share, outer)
-        drawn = (n_scans * share + PRIOR_SCANS * mean) / (n_scans + PRIOR_SCANS)
-        density = torch.where(outer, drawn, share).float()
+        shrunk = (n_scans * share + PRIOR_SCANS * mean) / (n_scans + PRIOR_SCANS)
+        density = torch.where(outer, shrunk, share).float()
         return density.view(1, 1, -1) if kind == "lines" else density[None]
 
-    def summary(self, shape: tuple[int, int], kind: str, alike: list[_Tally]) -> Coverage:
-        """The figures.
-
-        Args:
-            shape: its matrix.
-            kind: "lines" or "samples".
-            alike: this group and those of nearly its size.
-        """
+    def summary(self, shape: tuple[int, int], kind: str) -> Coverage:
         share = self.hits.double() / len(self.scans)
-        ever = torch.stack([_resized(other.ever, shape, kind) for other in alike]).any(dim=0)
-        reach = _reach(ever, kind)
-        wanted = self.acquired & ~self.inner
+        extent = _extent(self.ever, kind)
+        wanted = self.acquired & ~self.calib
         if kind == "samples":
-            wanted = wanted & reach
+            wanted = wanted & extent
         outer = share[wanted]
         least, mean = (float(outer.min()), float(outer.mean())) if outer.numel() else (1.0, 1.0)
         found = Coverage(
@@ -252,144 +273,73 @@ class _Tally:
             n_outer=outer.numel(),
             never=int((outer == 0).sum()),
             per_line=tuple(share.tolist()) if kind == "lines" else (),
-            revealing=_are_revealing(alike),
+            predictable=self.are_predictable,
         )
-        seen = line_coverage(ever) if kind == "lines" else ever
-        n_never = int((wanted & ~seen).sum())
-        holes = tuple(_holes(alike, kind, n_never)) if mean < 1 else ()
-        if not holes:
-            return found
-        left_open = self._left_open(ever, reach, found.revealing)
-        return replace(found, holes=holes, left_open=left_open)
+        gaps = tuple(self.gaps(kind, found.never)) if mean < 1 else ()
+        return replace(
+            found, gaps=gaps, null_space_fraction=self.fraction(extent) if gaps else None
+        )
 
-    def _left_open(self, ever: Tensor, reach: Tensor, revealing: bool) -> float | None:
-        shares = []
+    @property
+    def n_effective(self) -> float:
+        """Number of equally frequent masks that would repeat as often: (sum c)^2 / sum c^2."""
+        return len(self.scans) ** 2 / sum(n**2 for n in self.masks.values())
+
+    @property
+    def mostly_equispaced(self) -> bool:
+        return 2 * self.n_regular > len(self.scans)
+
+    @property
+    def are_predictable(self) -> bool:
+        repeated = self.n_effective < FEW_MASKS and 2 * self.n_effective <= len(self.scans)
+        return repeated or self.mostly_equispaced
+
+    def gaps(self, kind: str, never: int) -> Iterator[str]:
+        """What lacks supervision, in words."""
+        n_masks = len(self.masks)
+        if never:
+            yield f"{never} outer {kind} are never sampled"
+        if n_masks < FEW_MASKS:
+            yield f"only {_count(n_masks, 'distinct mask')} {'occurs' if n_masks == 1 else 'occur'}"
+        elif self.mostly_equispaced:
+            yield f"{self.n_regular} masks are equispaced, where a removed line leaves a gap"
+        elif self.n_effective < FEW_MASKS:
+            yield f"most scans share a few of {n_masks} masks"
+
+    def fraction(self, extent: Tensor) -> float | None:
+        """Largest null-space fraction of some of the scans, relative to ``extent``."""
+        fractions = []
         for scan in self.scans[:: max(1, len(self.scans) // N_PROBED)][:N_PROBED]:
             try:
                 op = None if scan.read_op is None else scan.read_op()
-            except ScanFormatError:  # named when its turn comes
+            except ScanFormatError:  # reported when the scan itself is read
                 continue
-            if op is not None:
-                seen = scan.mask if revealing else ever
-                missed = reach & scan.acquired
-                found = open_share(op.with_mask((seen | ~missed).expand_as(scan.mask)))
-                shares.append(min(found / max(float(missed.double().mean()), 1e-9), 1.0))
-        return max(shares, default=None)
+            if op is None:
+                continue
+            supervised = scan.mask if self.are_predictable else self.ever
+            within = extent & scan.acquired
+            found = null_space_fraction(op.with_mask((supervised | ~within).expand_as(scan.mask)))
+            fractions.append(min(found / max(float(within.double().mean()), 1e-9), 1.0))
+        return max(fractions, default=None)
 
 
-def _n_masks(tallies: Sequence[_Tally]) -> float:
-    """Number of equally frequent masks that would repeat as often: (sum c)^2 / sum c^2."""
-    counts = [float(n) for tally in tallies for n in tally.masks.values()]
-    return sum(counts) ** 2 / sum(n**2 for n in counts)
+def _extent(ever: Tensor, kind: str) -> Tensor:
+    """The part of k-space that scans cover, ``(y, x)``: beyond it resolution ends, nothing aliases.
 
-
-def _n_regular(tallies: Sequence[_Tally]) -> int:
-    return sum(tally.n_regular for tally in tallies)
-
-
-def _n_scans(tallies: Sequence[_Tally]) -> int:
-    return sum(len(tally.scans) for tally in tallies)
-
-
-def _are_revealing(tallies: Sequence[_Tally]) -> bool:
-    n_scans, n_masks = _n_scans(tallies), _n_masks(tallies)
-    repeated = n_masks < FEW_MASKS and 2 * n_masks <= n_scans
-    return repeated or 2 * _n_regular(tallies) > n_scans
-
-
-def _holes(tallies: Sequence[_Tally], kind: str, n_never: int) -> Iterator[str]:
-    """What is not supervised, in words."""
-    if n_never:
-        yield f"{n_never} outer {kind} are never sampled"
-    n_masks = sum(len(tally.masks) for tally in tallies)
-    if n_masks < FEW_MASKS:
-        yield f"only {_count(n_masks, 'distinct mask')} {'occurs' if n_masks == 1 else 'occur'}"
-    elif 2 * _n_regular(tallies) > _n_scans(tallies):
-        yield f"{_n_regular(tallies)} of them are equispaced, and lines removed leave gaps"
-    elif _n_masks(tallies) < FEW_MASKS:
-        yield f"most of them share a few of {n_masks} masks"
-
-
-def _alike(
-    tallies: Mapping[tuple[tuple[int, int], str], _Tally], shape: tuple[int, int], kind: str
-) -> list[_Tally]:
-    """The groups of this kind and nearly this size, itself among them."""
-
-    def near(other: tuple[int, int]) -> bool:
-        pairs = zip(shape, other, strict=True)
-        return all(max(a, b) <= ALIKE * min(a, b) for a, b in pairs)
-
-    return [tally for (other, of), tally in tallies.items() if of == kind and near(other)]
-
-
-def _reach(ever: Tensor, kind: str) -> Tensor:
-    """Where scans go at all, ``(y, x)``: what they all lack beyond is resolution, not aliased.
-
-    Whole lines lack rows (an asymmetric echo), other masks what lies outside the convex hull of
-    their samples (corners, a part of the plane). All of the plane where that would be little.
+    The rows that lines hold (not those that an asymmetric echo lacks); for 2-D masks the convex
+    hull of the samples (without corners or an omitted side). All of k-space where that would be
+    less than :data:`MIN_EXTENT`.
     """
     if kind == "lines":
-        reach = ever.any(dim=-1, keepdim=True).expand_as(ever)
+        extent = ever.any(dim=-1, keepdim=True).expand_as(ever)
     else:
         hull = convex_hull_image(ever.numpy())  # type: ignore[no-untyped-call]
-        reach = torch.from_numpy(hull)
-    return reach if float(reach.double().mean()) >= LEAST_REACH else torch.ones_like(reach)
-
-
-def _resized(plane: Tensor, shape: tuple[int, int], kind: str) -> Tensor:
-    """The nearest positions of another matrix size, one for each that was sampled."""
-    if kind == "lines":  # which hold all rows that were read
-        rows = plane.any(dim=-1)[None, None].float()
-        rows = interpolate(rows, shape[0], mode="nearest-exact")[0, 0].bool()
-        return rows[:, None] & _moved(plane.any(dim=-2), shape[1])
-    return _moved(_moved(plane, shape[1]).mT, shape[0]).mT
-
-
-def _moved(plane: Tensor, size: int) -> Tensor:
-    """``(..., n)`` to ``(..., size)``, k = 0 to k = 0."""
-    n = plane.shape[-1]
-    place = (torch.arange(n) - n // 2) * (size / n)
-    index = (place.round().long() + size // 2).clamp(0, size - 1)
-    moved = torch.zeros(*plane.shape[:-1], size).index_add_(-1, index, plane.float())
-    return moved > 0
-
-
-def _tallies(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], _Tally]:
-    groups: dict[tuple[tuple[int, int], str], _Tally] = defaultdict(_Tally)
-    for scan in scans:
-        shape, kind = mask_group(scan.mask)
-        groups[shape, kind].add(scan, kind)
-    return groups
-
-
-def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
-    """Matrix size ``(y, x)`` and kind, "lines" or "samples": what masks are compared within."""
-    return (mask.shape[-2], mask.shape[-1]), mask_kind(mask)
-
-
-def is_regular(mask: Tensor) -> bool:
-    """Whether a mask of lines is equispaced outside its calibration block."""
-    return is_line_mask(mask) and _is_regular(line_coverage(outer_samples(mask)))
-
-
-def _is_regular(outer: Tensor) -> bool:
-    """Whether the lines on both sides of the middle are equispaced, at least two apart."""
-    lines = outer.nonzero()[:, 0]
-    middle = len(outer) // 2
-    sides = [side.double() for side in (lines[lines < middle], lines[lines >= middle])]
-    if any(len(side) < 3 for side in sides):
-        return False
-    grids = [
-        torch.linspace(float(side[0]), float(side[-1]), len(side), dtype=torch.float64)
-        for side in sides
-    ]
-    steps = [float((side[-1] - side[0]) / (len(side) - 1)) for side in sides]
-    off = max(float((side - grid).abs().max()) for side, grid in zip(sides, grids, strict=True))
-    return min(steps) >= 2 and off < 1 and abs(steps[0] - steps[1]) < 1
+        extent = torch.from_numpy(hull)
+    return extent if float(extent.double().mean()) >= MIN_EXTENT else torch.ones_like(extent)
 
 
 def _smoothed(share: Tensor, outer: Tensor, width: int = 7) -> Tensor:
-    """The mean over the outer positions of a square around each of them, others as they are."""
+    """The mean over the outer positions of a square around each of them, others unchanged."""
     planes = torch.stack([share * outer, outer.double()])[:, None]
     sums = avg_pool2d(planes, width, stride=1, padding=width // 2)[:, 0]
     return torch.where(outer, sums[0] / sums[1].clamp(min=1e-12), share)

@@ -1,4 +1,4 @@
-r"""Centred, orthonormal Fourier transforms: the only place that shifts.
+r"""Centred, orthonormal Fourier transforms; no other module shifts k-space.
 
 For ``n`` samples with the origin at ``c = n // 2`` (even and odd ``n`` alike),
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)  # what is cached must also serve where gradients flow
+@torch.inference_mode(mode=False)  # a cached tensor must also work with gradients
 def _phases(
     shape: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -23,13 +23,13 @@ def _phases(
     before, after = [], []
     for n in shape:
         c = n // 2
-        # Reduced modulo n in integers: the phase is exact however long the axis.
+        # Reduced modulo n in integers, the phase is exact for any length of the axis.
         turns = (torch.arange(n) * c) % n
         before.append(_turn(turns, n))
         after.append(_turn(turns - (c * c) % n, n))
     grids = [torch.outer(*pair) for pair in (before, after)]
     if all(n % 2 == 0 for n in shape):
-        # A checkerboard of +-1: a real factor is cheaper and rounds nothing.
+        # A checkerboard of +-1: a real factor is cheaper, and exact.
         grids = [grid.real.round() for grid in grids]
         dtype = dtype.to_real()
     else:
@@ -44,10 +44,10 @@ def _turn(turns: Tensor, n: int) -> Tensor:
 
 
 def decentre(img: Tensor) -> Tensor:
-    """Phases on an image ``(..., y, x)`` that let uncentred FFTs stand in for centred ones.
+    """An image ``(..., y, x)`` times the phase with which uncentred FFTs replace centred ones.
 
-    ``fft2c(x)`` is a unit phase times ``fft2(decentre(x))``. Between a transform and its inverse
-    with a diagonal in k-space the phase cancels: the normal operator needs no shift at all.
+    ``fft2c(x)`` is a unit phase times ``fft2(decentre(x))``. In transform, diagonal in k-space,
+    inverse transform, this phase cancels: the normal operator needs no shift.
     """
     before, _ = _phases((img.shape[-2], img.shape[-1]), img.device, img.dtype)
     return img * before
@@ -110,10 +110,10 @@ def center_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def image_crop(img: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Cut the middle of images ``(..., y, x)`` as fastMRI cuts its targets.
+    """Cut the middle of images ``(..., y, x)`` as fastMRI does for its targets.
 
-    A border of odd total width is thinner at the start. :func:`center_crop`, which keeps pixel
-    ``n // 2`` in the middle, cuts an odd centre out of an even image one pixel later.
+    A border of odd total width is thinner at the start, whereas :func:`center_crop`, which keeps
+    pixel ``n // 2`` in the middle, starts one pixel later.
 
     Raises:
         ValueError: ``shape`` is larger than ``img``.

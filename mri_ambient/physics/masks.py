@@ -1,4 +1,4 @@
-"""Sampling masks: how they are drawn, thinned further, and measured.
+"""Sampling masks: how they are drawn, subsampled further, and measured.
 
 A mask is a bool tensor ``(1, y, x)``, True where k-space was sampled; it broadcasts over coils and
 slices. Cartesian line masks vary along x, the phase-encode axis. The acceleration R is always the
@@ -9,13 +9,10 @@ never acquires (partial Fourier, zero-filled edges) count in neither.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
@@ -23,29 +20,17 @@ from ..errors import ConfigError
 MAX_CALIB = 24
 """Largest side of the calibration block, in k-space samples."""
 
-POISSON_TRIES = 20
-"""Seeds tried before a Poisson disc of some acceleration is given up."""
-
-POISSON_STEPS = 30
-"""Bisections of the density of one disc: after these the interval is 1e-9 of what it was."""
-
-MIN_POISSON = 1.8
-"""Lowest rate of a Poisson disc: samples keep a distance even where densest, in an ellipse only.
-
-Without a calibration square sigpy's densest disc has R = 1.7; its search for less takes minutes.
-"""
-
 LINE_FILL = 0.8
 """Least share of non-zero samples in a column that counts as one sampled line."""
 
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """A recipe for masks; a prior remembers the one it was trained with.
+    """What masks to draw; a prior stores the one it was trained with.
 
     Attributes:
         kind: a key of :data:`MASKS`.
-        acceleration: the achieved rate to aim for, calibration included.
+        acceleration: the wanted rate R, calibration included.
         calib: fully sampled centre: lines, or the side of the square for 2-D masks.
     """
 
@@ -70,7 +55,7 @@ class MaskSpec:
 
         Args:
             shape: k-space size ``(y, x)``.
-            rng: where the randomness comes from.
+            rng: random stream.
             acquired: bool ``(x,)``, the columns a scanner would acquire; all by default.
 
         Raises:
@@ -84,24 +69,32 @@ class MaskSpec:
         return MASKS[self.kind](shape, self, acquired, rng)
 
 
-def _n_lines(spec: MaskSpec, acquired: Tensor) -> tuple[int, Tensor]:
-    """How many lines to sample, and which of them are calibration, bool ``(x,)``."""
-    nx = acquired.numel()
-    left = nx // 2 - spec.calib // 2
-    center = torch.zeros(nx, dtype=torch.bool)
-    center[max(left, 0) : left + spec.calib] = True
-    center &= acquired
-    n_acquired = int(acquired.sum())
-    n_lines = round(n_acquired / spec.acceleration)
-    n_center = int(center.sum())
-    if n_lines < n_center or n_lines < 1:
-        best = f"{n_acquired / n_center:.2f}" if n_center else str(n_acquired)
+def _centre(n: int, calib: int) -> Tensor:
+    """The ``calib`` positions around k = 0 of an axis, bool ``(n,)``."""
+    first = n // 2 - calib // 2
+    centre = torch.zeros(n, dtype=torch.bool)
+    centre[max(first, 0) : first + calib] = True
+    return centre
+
+
+def _n_wanted(spec: MaskSpec, acquired: Tensor, calib: Tensor, what: str) -> int:
+    """How many of the acquired lines or samples are to be sampled, calibration included."""
+    n_acquired, n_calib = int(acquired.sum()), int(calib.sum())
+    n_wanted = round(n_acquired / spec.acceleration)
+    if n_wanted < max(n_calib, 1):
+        highest = f"{n_acquired / n_calib:.2f}" if n_calib else str(n_acquired)
         raise ConfigError(
-            f"acceleration {spec.acceleration:g} leaves {n_lines} of {n_acquired} lines, but "
-            f"{n_center} calibration lines are always sampled; use fewer calibration lines or an "
-            f"acceleration of at most {best}"
+            f"acceleration {spec.acceleration:g} leaves {n_wanted} of {n_acquired} {what}, but "
+            f"{n_calib} calibration {what} are always sampled; use fewer calibration lines or an "
+            f"acceleration of at most {highest}"
         )
-    return n_lines, center
+    return n_wanted
+
+
+def _calibration_lines(spec: MaskSpec, acquired: Tensor) -> tuple[Tensor, int]:
+    """Calibration lines, bool ``(x,)``, and how many lines are to be sampled with them."""
+    calib = _centre(acquired.numel(), spec.calib) & acquired
+    return calib, _n_wanted(spec, acquired, calib, "lines")
 
 
 def _as_lines(lines: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -112,11 +105,11 @@ def _weighted_lines(
     shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator, density: Tensor
 ) -> Tensor:
     """Calibration lines plus outer lines drawn without replacement by ``density``."""
-    n_lines, center = _n_lines(spec, acquired)
-    lines = center.clone()
-    n_outer = n_lines - int(center.sum())
+    calib, n_lines = _calibration_lines(spec, acquired)
+    lines = calib.clone()
+    n_outer = n_lines - int(calib.sum())
     if n_outer > 0:
-        weight = torch.where(acquired & ~center, density, 0.0)
+        weight = torch.where(acquired & ~calib, density, 0.0)
         lines[torch.multinomial(weight, n_outer, replacement=False, generator=rng)] = True
     return _as_lines(lines, shape)
 
@@ -141,20 +134,19 @@ def equispaced_mask(
 ) -> Tensor:
     """Every k-th line with a random offset, plus calibration lines.
 
-    The lines are truly equispaced, so the step is the whole number whose achieved rate comes
-    nearest to the one asked for.
+    The step is the whole number whose achieved rate is nearest to the wanted one.
     """
-    _, center = _n_lines(spec, acquired)
+    calib, _ = _calibration_lines(spec, acquired)
     n_acquired = int(acquired.sum())
     columns = torch.arange(shape[-1]) - int(torch.nonzero(acquired)[0])
 
     def lines(step: int, offset: int) -> Tensor:
-        return acquired & (center | (columns % step == offset))
+        return acquired & (calib | (columns % step == offset))
 
-    def miss(step: int) -> float:
+    def error(step: int) -> float:
         return abs(n_acquired / int(lines(step, 0).sum()) - spec.acceleration)
 
-    step = min(range(1, n_acquired + 1), key=miss)
+    step = min(range(1, n_acquired + 1), key=error)
     offset = int(torch.randint(step, (), generator=rng))
     return _as_lines(lines(step, offset), shape)
 
@@ -162,72 +154,40 @@ def equispaced_mask(
 def poisson_mask(
     shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator
 ) -> Tensor:
-    """Variable-density 2-D Poisson disc with a calibration square (sigpy's generator).
+    """Variable-density 2-D Poisson disc with a calibration square; corners stay empty.
 
-    The disc lies around k = 0. Where the scanner acquires one side further out than the other, the
-    sparse rim of the shorter side is cut, and the achieved rate is lower than the one asked for.
+    Minimum distances grow from the square to the largest ellipse around k = 0 that acquired columns
+    reach on their longer side. They are isotropic in units of this ellipse.
     """
-    columns = torch.nonzero(acquired).flatten()
-    middle = shape[1] // 2
-    reach = max(middle - int(columns[0]), int(columns[-1]) + 1 - middle)
-    left, right = max(middle - reach, 0), min(middle + reach, shape[1])
-    calib = (min(spec.calib, shape[0] - 1), min(spec.calib, right - left - 1))
-    mask = torch.zeros(1, *shape, dtype=torch.bool)
-    mask[..., left:right] = _poisson_disc((shape[0], right - left), spec.acceleration, calib, rng)
-    # sigpy puts an odd square into an even matrix one sample before its centre.
-    top, first = shape[0] // 2 - calib[0] // 2, middle - calib[1] // 2
-    mask[..., top : top + calib[0], first : first + calib[1]] = True
-    return mask & acquired
-
-
-def _poisson_disc(
-    shape: tuple[int, int], acceleration: float, calib: tuple[int, int], rng: Generator
-) -> Tensor:
-    """Sampled positions, bool ``(y, x)``, within 0.1 of the wanted acceleration."""
-    wanted = (
-        f"no Poisson disc mask of acceleration {acceleration:g} with a {calib[0]}x{calib[1]} "
-        f"calibration square fits a {shape[0]}x{shape[1]} k-space"
-    )
-    if calib[0] * calib[1] * acceleration > shape[0] * shape[1]:
-        raise ConfigError(f"{wanted}: the square alone is more; use fewer calibration lines")
-    if acceleration < MIN_POISSON:
-        raise ConfigError(f"{wanted}: its samples keep apart; use at least {MIN_POISSON:g}")
-    for _ in range(POISSON_TRIES):
-        seed = int(torch.randint(2**31 - 1, (), generator=rng))
-        disc = _disc_at_rate(shape, acceleration, calib, seed)
-        if disc is not None:  # the search for the density misses the rate with some seeds
-            return torch.from_numpy(disc)
-    raise ConfigError(f"{wanted}; try another acceleration or random lines")
-
-
-def _disc_at_rate(
-    shape: tuple[int, int], acceleration: float, calib: tuple[int, int], seed: int
-) -> NDArray[np.bool_] | None:
-    """A disc within 0.1 of a rate, by bisection of how fast its density falls, or None.
-
-    The same search as ``sigpy.mri.poisson``, which never ends where a rate cannot be reached; hence
-    its generator, called from a loop that does end.
-    """
-    from sigpy.mri.samp import _poisson  # slow to import (numba), and only these masks need it
+    from .poisson import variable_density_disc  # scipy is slow to import
 
     ny, nx = shape
-    y, x = np.mgrid[:ny, :nx]
-    x = np.maximum(abs(x - nx / 2) - calib[1] / 2, 0)
-    y = np.maximum(abs(y - ny / 2) - calib[0] / 2, 0)
-    r = np.hypot(x / x.max(), y / y.max())
-    low, high = 0.0, float(max(shape))
-    for _ in range(POISSON_STEPS):
-        slope = (low + high) / 2
-        radius_x, radius_y = (np.clip((1 + r * slope) * n / max(shape), 1, None) for n in (nx, ny))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numba's remarks on sigpy's own code
-            disc = _poisson(nx, ny, 30, radius_x, radius_y, calib, seed)
-        disc = (disc != 0) & (r < 1)
-        rate = ny * nx / disc.sum()
-        if abs(rate - acceleration) < 0.1:
-            return np.asarray(disc, dtype=bool)
-        low, high = (slope, high) if rate < acceleration else (low, slope)
-    return None
+    plane = acquired.expand(shape)
+    calib = _centre(ny, spec.calib)[:, None] & _centre(nx, spec.calib) & plane
+    n_wanted = _n_wanted(spec, plane, calib, "samples")
+    distance = _distance_from_square(shape, spec.calib, acquired)
+    width = 2 * int((torch.arange(nx) - nx // 2).abs()[acquired].max())
+    spacing = (max(width / ny, 1.0), max(ny / max(width, 1), 1.0))
+    candidates = plane & ~calib & (distance < 1)
+    n_outer = n_wanted - int(calib.sum())
+    disc = calib | variable_density_disc(candidates, distance, n_outer, rng, spacing)
+    n_samples = int(disc.sum())
+    if n_samples < n_wanted:
+        # The number varies by less than 1 % from draw to draw.
+        lowest = math.ceil(10.1 * int(plane.sum()) / n_samples) / 10
+        raise ConfigError(
+            f"acceleration {spec.acceleration:g} needs {n_wanted} samples, but those of a Poisson "
+            f"disc keep a distance and only {n_samples} fit into {ny}x{nx}; use an acceleration of "
+            f"at least {lowest:g} or random lines"
+        )
+    return disc[None]
+
+
+def _distance_from_square(shape: tuple[int, int], calib: int, acquired: Tensor) -> Tensor:
+    """Relative distance from the calibration square: 0 there, 1 on the ellipse, ``(y, x)``."""
+    y, x = (((torch.arange(n) - n // 2).abs() - calib // 2).clamp(min=0).double() for n in shape)
+    half_y, half_x = (k.max().clamp(min=1) for k in (y, x[acquired]))
+    return torch.hypot((y / half_y)[:, None], x / half_x)
 
 
 MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor]] = {
@@ -246,7 +206,7 @@ def is_line_mask(mask: Tensor) -> bool:
 
 
 def mask_kind(mask: Tensor) -> str:
-    """What a mask samples or skips as a whole: "lines", or else single "samples"."""
+    """What a mask samples or skips as a whole: "lines", or single "samples"."""
     return "lines" if is_line_mask(mask) else "samples"
 
 
@@ -266,7 +226,7 @@ def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float
     """R: acquired over sampled positions.
 
     ``acquired`` is bool ``(x,)``; all columns by default. Rows that no line of a line mask holds
-    (partial echo) were never acquired either.
+    (partial echo) were never acquired.
     """
     n_sampled = int(mask.sum())
     if n_sampled == 0:
@@ -320,9 +280,9 @@ def subsample_further(mask: Tensor, fraction: float, rng: Generator) -> Tensor:
 
     Args:
         mask: bool ``(1, y, x)``.
-        fraction: share to remove, 0 to 1; the number of lines is rounded, at least one is removed
-            if there is one and ``fraction`` is positive.
-        rng: where the randomness comes from.
+        fraction: share to remove, 0 to 1. The number of lines is rounded; a positive share removes
+            at least one.
+        rng: random stream.
 
     Returns:
         A mask whose samples all lie in ``mask``, calibration kept.
@@ -339,25 +299,25 @@ def subsample_further(mask: Tensor, fraction: float, rng: Generator) -> Tensor:
     return _without(mask, n_remove, rng)
 
 
-def hide_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
-    """Remove sampled outer lines (of a 2-D mask: as many outer samples as so many lines hold).
+def hold_out_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
+    """Remove random sampled outer lines (of a 2-D mask: as many samples as so many lines hold).
 
     Args:
         mask: bool ``(1, y, x)``.
         n_lines: how many.
-        rng: where the randomness comes from.
+        rng: random stream.
 
     Raises:
-        ConfigError: fewer than one, or more than half of the outer lines or samples would go.
+        ConfigError: fewer than one, or more than half of the outer lines or samples.
     """
     if n_lines < 1:
-        raise ConfigError(f"at least one line must be hidden, got {n_lines}")
+        raise ConfigError(f"at least one line must be held out, got {n_lines}")
     n_outer = int(_outer_pool(mask).sum())
     n_remove = n_lines if is_line_mask(mask) else n_lines * mask.shape[-2]
     if 2 * n_remove > n_outer:
         raise ConfigError(
-            f"cannot hide {n_remove} {mask_kind(mask)}: only {n_outer} lie outside the "
-            "calibration, and at least half must stay"
+            f"cannot hold out {n_remove} {mask_kind(mask)}: only {n_outer} lie outside the "
+            "calibration, and at least half must stay; hold out fewer lines"
         )
     return _without(mask, n_remove, rng)
 
@@ -369,7 +329,7 @@ def _outer_pool(mask: Tensor) -> Tensor:
 
 
 def _without(mask: Tensor, n_remove: int, rng: Generator) -> Tensor:
-    """The mask without so many random outer lines or samples."""
+    """The mask without ``n_remove`` random outer lines or samples."""
     pool = _outer_pool(mask)
     candidates = torch.nonzero(pool).flatten()
     order = torch.randperm(candidates.numel(), generator=rng)
@@ -379,15 +339,13 @@ def _without(mask: Tensor, n_remove: int, rng: Generator) -> Tensor:
 
 
 def training_fraction(mask: Tensor, acquired: Tensor | None = None) -> float:
-    """The share of outer lines the A-DPS paper removes: from rate R to R + 1.
+    """The share of outer lines that A-DPS removes for training: from rate R to R + 1.
 
     Aali et al. 2024 (arXiv 2403.08728): 54 / 16 / 8 / 5 of the outer lines at R = 2 / 4 / 6 / 8
     for 320 columns and 20 calibration lines.
     """
-    by_line = is_line_mask(mask)
-    outer = outer_samples(mask)
-    n_outer = int((line_coverage(outer) if by_line else outer).sum())
-    n_sampled = int((line_coverage(mask) if by_line else mask).sum())
+    n_outer = int(_outer_pool(mask).sum())
+    n_sampled = int((line_coverage(mask) if is_line_mask(mask) else mask).sum())
     if n_outer == 0:
         return 0.0
     rate = achieved_acceleration(mask, acquired)
@@ -396,7 +354,7 @@ def training_fraction(mask: Tensor, acquired: Tensor | None = None) -> float:
 
 
 def sampling_density(mask: Tensor, acquired: Tensor | None = None) -> Tensor:
-    """Chance that a mask like this one samples a position, as far as one mask tells.
+    """Probability that a mask like this one samples a position, estimated from this mask alone.
 
     Returns:
         ``(1, y, x)``: 1 in the calibration block (or lines), the share of sampled positions

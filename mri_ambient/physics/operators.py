@@ -1,4 +1,4 @@
-"""Linear operators: a forward map and its adjoint, proved as a pair."""
+"""Linear operators: a forward map with its adjoint, and the SENSE operator of multi-coil MRI."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class LinearOperator(ABC):
     """A linear map between complex tensors; leading axes are batch.
 
     Attributes:
-        ishape: trailing shape of what :meth:`forward` takes.
-        oshape: trailing shape of what :meth:`forward` gives.
+        ishape: trailing shape of the input of :meth:`forward`.
+        oshape: trailing shape of its output.
     """
 
     ishape: tuple[int, ...]
@@ -32,7 +32,7 @@ class LinearOperator(ABC):
         """``A^H y``, from ``(..., *oshape)`` to ``(..., *ishape)``."""
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A^H A x``; operators override it where one pass is cheaper than two."""
+        """``A^H A x``; an operator may override it by something faster."""
         return self.adjoint(self.forward(x))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class LinearOperator(ABC):
 
 
 class _Adjoint(LinearOperator):
-    """The same pair, read backwards."""
+    """The adjoint: forward and adjoint map exchanged."""
 
     def __init__(self, op: LinearOperator) -> None:
         self.op, self.ishape, self.oshape = op, op.oshape, op.ishape
@@ -94,37 +94,37 @@ class SenseOp(LinearOperator):
         return self.expand(x) * self.mask
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """K-space to image; whatever ``y`` holds where nothing was sampled is ignored."""
+        """K-space to image; values of ``y`` that were not sampled are ignored."""
         return self.combine(torch.where(self.mask, y, 0))
 
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x`` with a single pair of Fourier transforms and no shifts.
 
-        Where whole lines are sampled, transforming along y and back changes nothing and is left
-        out. Differentiable in ``x``, not in the maps.
+        If whole lines are sampled, the transforms along y cancel and are left out. Differentiable
+        in ``x``, not in the maps.
         """
         return _normal(x, self._decentred_maps, self._weight, self._transformed_axes)
 
     @cached_property
-    @torch.inference_mode(mode=False)  # what is remembered must also serve where gradients flow
+    @torch.inference_mode(mode=False)  # a cached tensor must also work with gradients
     def _decentred_maps(self) -> Tensor:
         return decentre(self.maps)
 
     @cached_property
     @torch.inference_mode(mode=False)
     def _weight(self) -> Tensor:
-        """The mask as zeros and ones of the precision of the maps."""
+        """The mask as zeros and ones in the precision of the maps."""
         return self.mask.to(self.maps.dtype.to_real())
 
     @cached_property
     def _transformed_axes(self) -> tuple[int, ...]:
-        """The axes along which the mask varies; the last one at least."""
+        """The axes along which the mask varies, at least the last."""
         mask = self.mask
         lines = mask.shape[-2] == 1 or bool((mask == mask[..., :1, :]).all())
         return (-1,) if lines else (-2, -1)
 
     def expand(self, x: Tensor) -> Tensor:
-        """``F S x``: all of the multi-coil k-space of an image, ``(..., coil, y, x)``."""
+        """``F S x``: the full multi-coil k-space of an image, ``(..., coil, y, x)``."""
         return fft2c(self.maps * x.unsqueeze(-3))
 
     def combine(self, ksp: Tensor) -> Tensor:
@@ -133,11 +133,11 @@ class SenseOp(LinearOperator):
 
     @property
     def support(self) -> Tensor:
-        """Where the maps see anything, bool ``(..., y, x)``."""
+        """Where any coil map is not 0, bool ``(..., y, x)``."""
         return self.maps.abs().sum(dim=-3) > 0
 
     def with_mask(self, mask: Tensor) -> SenseOp:
-        """The same coils under another mask."""
+        """The same coils with another mask."""
         op = SenseOp(self.maps, mask)
         op.__dict__["_decentred_maps"] = self._decentred_maps
         return op
@@ -153,15 +153,15 @@ def _normal(x: Tensor, maps: Tensor, weight: Tensor, axes: tuple[int, ...]) -> T
 
 
 class _Normal(torch.autograd.Function):
-    """``S^H F^H M F S x``, Hermitian and so its own gradient; coil images are changed in place.
+    """``S^H F^H M F S x``, Hermitian and therefore its own gradient, in little memory.
 
-    Every coil image is as large as the k-space, and memory traffic costs as much as the transforms:
-    automatic differentiation would keep one new coil image for each factor.
+    Memory traffic costs as much as the transforms. Automatic differentiation would keep a new set
+    of coil images for each factor; here they are changed in place.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401 -- torch's context has no public type
+        ctx: Any,  # noqa: ANN401 -- the context of torch has no public type
         x: Tensor,
         maps: Tensor,
         weight: Tensor,

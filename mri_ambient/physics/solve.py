@@ -14,12 +14,12 @@ def conjugate_gradient(
     x0: Tensor | None = None,
     dims: tuple[int, ...] = (-2, -1),
 ) -> Tensor:
-    """Solve ``normal(x) = b`` for every batch item on its own (Hestenes and Stiefel, 1952).
+    """Solve ``normal(x) = b`` for every batch item separately (Hestenes and Stiefel, 1952).
 
-    A fixed number of iterations, with step lengths per item, makes the answer independent of who
-    shares the batch. An item whose residual is rounding noise stays where it is: what is left may
-    point where a semidefinite map sees nothing, and the next step would be unbounded.
-    Differentiable.
+    The number of iterations is fixed and step lengths are per item, so that a result does not
+    depend on the rest of the batch. An item whose residual is rounding noise is not changed any
+    more: this noise may lie in the null space of a semidefinite map, where the next step would be
+    unbounded. Differentiable.
 
     Args:
         normal: a Hermitian positive (semi)definite map, batch axes leading.
@@ -49,7 +49,7 @@ def conjugate_gradient(
 
 
 def _inner(a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Re<a, b> per item; real because the system is Hermitian."""
+    """Re<a, b> per item; <x, normal(x)> is real because the map is Hermitian."""
     return (a.conj() * b).real.sum(dim=dims, keepdim=True)
 
 
@@ -58,6 +58,6 @@ def _norm2(a: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def _ratio(a: Tensor, b: Tensor, unsolved: Tensor) -> Tensor:
-    """``a / b``, and 0 where the item is solved or ``b`` is 0, with gradients that stay finite."""
+    """``a / b``, or 0 where the item is solved or ``b`` is 0, with finite gradients."""
     divides = unsolved & (b > 0)
     return torch.where(divides, a / torch.where(divides, b, 1), 0)

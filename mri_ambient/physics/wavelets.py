@@ -1,8 +1,7 @@
-"""Zero-extended orthogonal wavelet transforms of batches of complex images, and their shrinkage.
+"""Soft thresholding of orthogonal, zero-extended wavelet coefficients of complex images.
 
-PyWavelets does the work on the CPU, where it is faster (tests/benchmarks/bench_classical.py); ptwt
-does it on a GPU and where gradients are wanted. The coefficients are those of
-``sigpy.linop.Wavelet``.
+PyWavelets transforms on the CPU, where it is faster (tests/benchmarks/bench_classical.py), ptwt on
+a GPU and for gradients. The coefficients equal those of ``sigpy.linop.Wavelet``.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
     Coefficients of all levels lose ``threshold`` of their magnitude and keep their phase.
 
     Args:
-        img: complex ``(b, y, x)``; odd sizes are filled up with zeros, as sigpy does.
+        img: complex ``(b, y, x)``; odd sizes are padded with a zero, as in sigpy.
         threshold: ``(b,)``.
         wavelet: one of :data:`ORTHOGONAL_WAVELETS`.
     """
@@ -38,13 +37,13 @@ def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
     level = pywt.dwtn_max_level(even, wavelet)
     padded = center_pad(img, even)
     plain = img.device.type == "cpu" and not img.requires_grad
-    backend = _by_pywt if plain else _by_ptwt
-    shrunk = backend(padded, threshold[:, None, None], wavelet, level)
+    shrink = shrink_by_pywt if plain else shrink_by_ptwt
+    shrunk = shrink(padded, threshold[:, None, None], wavelet, level)
     return center_crop(shrunk, (ny, nx))
 
 
 def _soft(coefficients: Tensor, threshold: Tensor) -> Tensor:
-    """Magnitudes less ``threshold``, at least 0."""
+    """Magnitudes reduced by ``threshold``, at least 0; phases kept."""
     size = coefficients.abs()
     return coefficients * ((size - threshold).clamp(min=0) / size.clamp(min=1e-30))
 
@@ -55,7 +54,9 @@ def _each(coefficients: list[Any], change: Callable[[Any], Any]) -> list[Any]:
     return [change(coarse), *({key: change(d) for key, d in level.items()} for level in details)]
 
 
-def _by_pywt(img: Tensor, threshold: Tensor, wavelet: str, level: int) -> Tensor:
+def shrink_by_pywt(img: Tensor, threshold: Tensor, wavelet: str, level: int) -> Tensor:
+    """Soft thresholding of ``level`` levels with PyWavelets; ``threshold`` is ``(b, 1, 1)``."""
+
     def shrink(coefficients: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return _soft(torch.from_numpy(coefficients), threshold).numpy()
 
@@ -64,7 +65,8 @@ def _by_pywt(img: Tensor, threshold: Tensor, wavelet: str, level: int) -> Tensor
     return torch.from_numpy(back).to(img.dtype)
 
 
-def _by_ptwt(img: Tensor, threshold: Tensor, wavelet: str, level: int) -> Tensor:
+def shrink_by_ptwt(img: Tensor, threshold: Tensor, wavelet: str, level: int) -> Tensor:
+    """The same with ptwt."""
     from ptwt.constants import WaveletDetailTuple2d
     from ptwt.conv_transform_2 import wavedec2, waverec2
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, warn
 from ..methods.baselines import CgSense, L1Wavelet
-from ..physics.masks import hide_lines
+from ..physics.masks import hold_out_lines
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..rng import rng_for
@@ -113,7 +113,7 @@ def predict_held_out(engine: Engine, scan: Scan, n_lines: int) -> list[dict[str,
     Raises:
         ConfigError: there are not enough lines.
     """
-    split = hold_out_lines(scan, n_lines, engine.recipe.seed)
+    split = split_scan(scan, n_lines, engine.recipe.seed)
     (result,) = engine([split.kept])
     others = {
         name: engine.variant(method)([split.kept])[0].img
@@ -174,7 +174,7 @@ class SplitScan:
         return K[:, self.held_out.expand(K.shape[1:])]
 
 
-def hold_out_lines(scan: Scan, n_lines: int, seed: int) -> SplitScan:
+def split_scan(scan: Scan, n_lines: int, seed: int) -> SplitScan:
     """Hold out ``n_lines`` measured outer lines, drawn by seed and scan.
 
     Raises:
@@ -182,7 +182,7 @@ def hold_out_lines(scan: Scan, n_lines: int, seed: int) -> SplitScan:
     """
     if scan.maps is None:
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
-    mask = hide_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
+    mask = hold_out_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
     kept = replace(scan, mask=mask, ksp=torch.where(mask, scan.ksp, 0))
     return SplitScan(scan, kept, scan.maps, scan.mask & ~mask)
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import warn
 from ..io.scan_file import ScanFile
 from ..methods.aos import Aos
-from ..physics.coverage import is_regular
+from ..physics.coverage import is_equispaced
 from ..physics.masks import mask_kind
 from .checks import HIGH_RESIDUAL, residual_in_noise
 from .recipe import ESTIMATES, ResolvedRecipe
@@ -174,7 +174,7 @@ BEFORE = (
         lambda case: (
             case.conditioned
             and not _other_mask_kind(case)
-            and is_regular(case.file.mask)
+            and is_equispaced(case.file.mask)
             and _few_regular(case)
         ),
         lambda case: (

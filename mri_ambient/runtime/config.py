@@ -1,33 +1,21 @@
-"""Options as text: read from a command line, written as TOML for people to read."""
+"""Options as text: parsed from a command line, written as TOML."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from ..errors import ConfigError
 from .files import atomic_path
 
 
-def to_toml(values: dict[str, Any], section: str = "") -> str:
-    """Nested dictionaries of numbers, strings, lists and None (left out) as TOML."""
-    lines, tables = [], []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            name = f"{section}.{key}" if section else key
-            tables.append(f"\n[{name}]\n{to_toml(value, name)}")
-        elif value is not None:
-            # JSON writes strings, numbers, booleans and lists just as TOML does.
-            lines.append(f"{key} = {json.dumps(value)}\n")
-    return "".join(lines + tables)
-
-
 def parse_option(name: str, text: str, default: object) -> object:
-    """``text`` as a value of the kind that ``default`` is; None stands for a number, whole or not.
+    """``text`` as a value of the type of ``default``; None stands for an integer or a float.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is no such value.
     """
     try:
         if isinstance(default, bool):
@@ -40,10 +28,23 @@ def parse_option(name: str, text: str, default: object) -> object:
     except (KeyError, ValueError) as error:
         example = "a number" if default is None else f"something like {default}"
         wanted = "true or false" if isinstance(default, bool) else example
-        raise ConfigError(f"option {name} is {wanted}, got {text!r}") from error
+        raise ConfigError(f"option {name} must be {wanted}, got {text!r}") from error
+
+
+def to_toml(values: dict[str, Any]) -> str:
+    """Nested dictionaries as TOML; TOML has no None, so these entries are left out."""
+    return tomli_w.dumps(_without_none(values))
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> None:
-    """Write a TOML file, whole or not at all."""
+    """Write a TOML file, completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(to_toml(values), encoding="utf-8")
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }

@@ -1,4 +1,4 @@
-"""Whole files: written completely or not at all, and known by their hash."""
+"""Files: written completely or not at all, hashed, and JSON as reports need it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..errors import ConfigError, MriAmbientError, ScanFormatError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary name in the same folder that becomes ``path`` when the block ends well.
+    """A temporary name in the same folder, renamed to ``path`` when the block ends without error.
 
-    Whatever ends the block otherwise (an error, Ctrl-C) removes the temporary file and leaves an
-    older ``path`` as it was. The temporary name is hidden and keeps the suffixes, on which some
-    writers depend. Missing folders are made.
+    An error or Ctrl-C removes the temporary file and leaves an existing ``path`` unchanged. The
+    temporary name is hidden and keeps the suffixes, because some writers depend on them. Missing
+    folders are created.
 
     Raises:
         MriAmbientError: the file cannot be written (disk full, read-only folder, ...).
@@ -37,7 +37,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        # HDF5 puts pages of its own into strerror.
+        # The strerror of HDF5 is pages long.
         reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
         raise MriAmbientError(
             f"{path}: cannot be written ({reason}); free space there or choose another output"
@@ -48,21 +48,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for output, with those above it, if it is not there.
+    """Create an output folder and its parents, unless it exists.
 
     Raises:
-        ConfigError: it cannot be one (a file is in the way, no permission, ...).
+        ConfigError: it cannot be created (a file of this name exists, no permission, ...).
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be made a folder ({error.strerror}); choose another output"
+            f"{path}: cannot be created as a folder ({error.strerror}); choose another output"
         ) from error
 
 
 def require_space(path: Path, n_bytes: int) -> None:
-    """Refuse at once what the disk under ``path`` has no room for.
+    """Check that the disk has room for a file before it is written.
 
     Raises:
         MriAmbientError: fewer than ``n_bytes`` are free.
@@ -76,7 +76,7 @@ def require_space(path: Path, n_bytes: int) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """The sha256 of a file as 64 hex digits, read in pieces.
+    """The sha256 of a file, 64 hex digits.
 
     Raises:
         ScanFormatError: the file cannot be read.
@@ -85,16 +85,16 @@ def file_sha256(path: str | Path) -> str:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ScanFormatError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
 
 
 def json_text(content: object, *, indent: int | None = None) -> str:
-    """JSON of plain values, tensors, arrays, paths and containers of them.
-
-    NaN and Inf, which JSON does not know, become null.
+    """JSON of plain values, tensors, arrays, paths and containers of them; NaN and Inf become null.
 
     Raises:
-        TypeError: something else is in there.
+        TypeError: the content has a value of another type.
     """
     return json.dumps(_jsonable(content), indent=indent, allow_nan=False, ensure_ascii=False)
 
@@ -110,7 +110,7 @@ def write_json(path: str | Path, content: object) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _jsonable(value: Any) -> Any:  # noqa: ANN401 -- whatever a caller wants to report
+def _jsonable(value: Any) -> Any:  # noqa: ANN401 -- any content of a report
     if isinstance(value, Mapping):
         return {str(name): _jsonable(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -123,4 +123,4 @@ def _jsonable(value: Any) -> Any:  # noqa: ANN401 -- whatever a caller wants to 
         return None
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise TypeError(f"{type(value).__name__} has no place in a JSON file")
+    raise TypeError(f"cannot write a {type(value).__name__} to a JSON file")

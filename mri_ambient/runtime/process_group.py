@@ -1,7 +1,7 @@
-"""Several processes that train one prior together, with ``torch.distributed``.
+"""The processes that train one prior together, with ``torch.distributed``.
 
-Every process sees its part of each batch; gradients are summed, so that the run is that of a single
-process. Alone, nothing here does anything.
+Each process computes a part of every batch, and gradients are summed, so that the run equals that
+of a single process. With one process, nothing is communicated.
 """
 
 from __future__ import annotations
@@ -20,66 +20,65 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of a job.
 
     Attributes:
-        rank: which of them this is; 0 writes the files.
-        size: how many there are.
+        rank: number of this process; process 0 writes the files.
+        size: how many processes there are.
     """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def joined(cls) -> Team:
-        """The process group this process belongs to, or itself alone."""
+    def current(cls) -> ProcessGroup:
+        """The process group of this process; a group of one where none was started."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property
-    def leads(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What process 0 makes, for everybody; the others do not make it.
+        """The result of ``make`` in process 0, sent to all processes; only process 0 calls it.
 
         Raises:
-            MriAmbientError: in all of them, what process 0 could not do.
+            MriAmbientError: in all processes, if ``make`` raised it in process 0.
         """
         if self.size == 1:
             return make()
-        box: list[Any] = [None, None]
-        if self.leads:
+        message: list[Any] = [None, None]
+        if self.is_first:
             try:
-                box = [make(), None]
+                message = [make(), None]
             except MriAmbientError as error:
-                box = [None, error]
-        with _together():
-            distributed.broadcast_object_list(box, src=0)
-        made, refused = box
-        if refused is not None:
-            raise refused
-        found: T = made
-        return found
+                message = [None, error]
+        with _lost_process_reported():
+            distributed.broadcast_object_list(message, src=0)
+        if message[1] is not None:
+            raise message[1]
+        result: T = message[0]
+        return result
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any process says yes."""
+        """Whether the flag is true in any process."""
         if self.size == 1:
             return flag
-        votes = torch.tensor(float(flag), device=device)
-        with _together():
-            distributed.all_reduce(votes)
-        return bool(votes > 0)
+        n_true = torch.tensor(float(flag), device=device)
+        with _lost_process_reported():
+            distributed.all_reduce(n_true)
+        return bool(n_true > 0)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their sums over all processes."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with _together():
+        with _lost_process_reported():
             distributed.all_reduce(flat)
         first = 0
         for tensor in tensors:
@@ -88,17 +87,17 @@ class Team:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Whatever ends another process ends this one, with a sentence.
+def _lost_process_reported() -> Iterator[None]:
+    """Turn an error of the communication into one line.
 
     Raises:
-        MriAmbientError: another process of the job is gone.
+        MriAmbientError: another process of the job has ended.
     """
     try:
         yield
     except RuntimeError as error:
         raise MriAmbientError(
-            f"another process of the job is gone ({str(error).splitlines()[0]:.100}); look for its "
-            "own message. Run the same command again, with as many processes as you like: the run "
-            "goes on from its last checkpoint"
+            f"another process of the job has ended ({str(error).splitlines()[0]:.100}); see its "
+            "own message. Run the same command again, with any number of processes: the run "
+            "continues from its last checkpoint"
         ) from error

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, NumericalWarning, ScanFormatError
+from ..errors import ConfigError, ScanFormatError
 from ..io import ScanFile, open_scan
 from ..io.prepared import (
     PreparedFile,
@@ -389,8 +389,8 @@ def smallest_sigma(items: Sequence[Item], margin: float) -> float:
 def measure_coverage(items: Sequence[Item], *, warn: bool = True) -> list[Coverage]:
     """How well the masks of the scans cover k-space, by matrix size; warns about holes."""
     found = coverage(_mask_facts(items))
-    for doubt in (doubt for group in found for doubt in group.doubts if warn):
-        warnings.warn(doubt, NumericalWarning, stacklevel=2)
+    for warning in (warning for group in found for warning in group.warnings if warn):
+        warnings.warn(warning, stacklevel=2)
     return found
 
 

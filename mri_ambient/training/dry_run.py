@@ -19,7 +19,7 @@ from ..recon.recipe import ResolvedRecipe
 from ..rng import rng_for
 from ..runtime.config import to_toml
 from ..runtime.device import Runtime, describe_device
-from ..runtime.process_group import Team
+from ..runtime.process_group import ProcessGroup
 from ..scan import UPPER_BOUND
 from .config import TrainConfig
 from .dataset import MIN_SIGMA, Item
@@ -148,21 +148,21 @@ def _trial(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
-    seconds, team = times[-1], Team.joined()
+    seconds, processes = times[-1], ProcessGroup.current()
     # Weights, gradients, two moments and the average; what one image keeps for its gradients.
-    n_bytes = 5 * 4 * n_parameters(net) + math.ceil(config.batch_size / team.size) * kept
+    n_bytes = 5 * 4 * n_parameters(net) + math.ceil(config.batch_size / processes.size) * kept
     text = (
         f"about {n_bytes / 2**30:.1f} GiB of memory on {describe_device(device)}; "
         f"one image of {item.shape[0]}x{item.shape[1]} takes {seconds:.2f} s there"
     )
     if to_make:
-        text += f", to make {n_targets} targets first {format_seconds(to_make / team.size)}"
-    if team.size > 1:
-        text += f" in each of {team.size} processes"
+        text += f", to make {n_targets} targets first {format_seconds(to_make / processes.size)}"
+    if processes.size > 1:
+        text += f" in each of {processes.size} processes"
     if images is not None:
-        text += f", {images} images at most {format_seconds(seconds * images / team.size)}"
+        text += f", {images} images at most {format_seconds(seconds * images / processes.size)}"
     if time_limit_s is not None:
-        seen = int(time_limit_s * team.size / seconds)
+        seen = int(time_limit_s * processes.size / seconds)
         text += f"; at least {seen} images in {format_seconds(time_limit_s)}"
     return text
 

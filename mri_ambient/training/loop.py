@@ -32,10 +32,11 @@ from ..recon.recipe import ResolvedRecipe
 from ..rng import rng_for
 from ..runtime.device import Runtime
 from ..runtime.files import atomic_path, make_folder
-from ..runtime.process_group import Team
+from ..runtime.prefetch import BatchReader
+from ..runtime.process_group import ProcessGroup
 from .config import TrainConfig
 from .dataset import Dataset, Draw, Group
-from .loader import Loader, Numbered
+from .loader import Numbered
 from .preflight import begin_run, check_end, check_run, check_trainable, held_out_cases, split
 from .run import (
     BEST,
@@ -202,16 +203,16 @@ def train(
         return time_limit_s is not None and time.monotonic() - started > time_limit_s
 
     device = torch.device(device)
-    team = Team.joined()
+    processes = ProcessGroup.current()
     identity = run / "run.json"
-    stored = team.from_first(lambda: read_identity(identity) if identity.exists() else None)
+    stored = processes.from_first(lambda: read_identity(identity) if identity.exists() else None)
     held = None if stored is None else held_back(run, stored)
     dataset = split(folder, config, init, teacher, held=held)
     damage = _Damage(on_damaged)
     damage.note(tuple(dataset.damaged.values()))
     made = targets is not None
     check_trainable(dataset, folder, config, device, init=init, targets_made=made)
-    cases = held_out_cases(dataset, config, device, damage.note_one) if team.leads else []
+    cases = held_out_cases(dataset, config, device, damage.note_one) if processes.is_first else []
 
     def begin() -> PriorFacts:
         endless = images is None and time_limit_s is None
@@ -221,7 +222,7 @@ def train(
             torn.unlink(missing_ok=True)
         return begin_run(run, stored, dataset, folder, config, init, teacher, cases)
 
-    facts = team.from_first(begin)
+    facts = processes.from_first(begin)
     if config.objective.targets is not None:
         if targets is None:
             targets, asks = run / "targets", count()
@@ -230,20 +231,22 @@ def train(
                 # However short the time, a call makes the images of one group.
                 return asked() or (next(asks) > 0 and late())
 
-            _make_images(dataset, targets, config.objective.targets, device, team, damage, enough)
+            _make_images(
+                dataset, targets, config.objective.targets, device, processes, damage, enough
+            )
         dataset = replace(dataset, images=targets)
     net = _first_network(facts, config.seed, init).to(device)
     net.autocast = config.autocast_on(device)
     state = _State(net, config)
     log = Log(run / "log.jsonl")
-    _resume(state, run, team)
+    _resume(state, run, processes)
     held_out: list[float] = []
-    if team.leads:
+    if processes.is_first:
         log.cut(state.step * config.batch_size)
         held_out = log.values("held_out")
 
-    batches = Numbered(dataset, config.batch_size, config.seed, team.rank, team.size)
-    loader = Loader(batches, state.step, workers=workers, pinned=device.type == "cuda")
+    batches = Numbered(dataset, config.batch_size, config.seed, processes.rank, processes.size)
+    loader = BatchReader(batches, state.step, workers=workers, pinned=device.type == "cuda")
     first_step, began = state.step, time.monotonic()
     with loader:
         for draw in loader:
@@ -251,28 +254,30 @@ def train(
             # However short the time, a call takes a step.
             stop = (images is not None and seen >= images) or asked()
             stop = stop or (late() and state.step > first_step)
-            if team.any(stop or (team.leads and _has_settled(held_out, config)), device):
+            if processes.any(
+                stop or (processes.is_first and _has_settled(held_out, config)), device
+            ):
                 break
             damage.note(draw.damaged)
             try:
-                loss, figures = _step(state, draw, config, team, device)
+                loss, figures = _step(state, draw, config, processes, device)
             except torch.OutOfMemoryError as error:
                 raise DeviceError(
                     f"out of memory on {device} with {config.batch_size} images a step; train into "
                     "another folder with a smaller --batch-size, or --preset tiny"
                 ) from error
             if state.skipped_in_a_row >= config.max_skipped:
-                raise _lost(run, draw, state, config, team.rank)
+                raise _lost(run, draw, state, config, processes.rank)
             seen += config.batch_size
             checked = None
-            if _passes(seen, config.check_every, config) and team.leads:
+            if _passes(seen, config.check_every, config) and processes.is_first:
                 prior, checked = _write_prior(run, state, facts, cases, seen)
                 told = checked.get("held_out", math.nan)
                 if config.patience and told < min(held_out, default=math.inf):
                     save_prior(prior, run / BEST)
                 held_out += [told] if math.isfinite(told) else []  # as the log remembers it
             saved = _passes(seen, config.save_every, config)
-            if team.leads:
+            if processes.is_first:
                 rate = config.learning_rate_at(seen)
                 log.write(images=seen, loss=loss, learning_rate=rate, **figures, **(checked or {}))
                 if saved:
@@ -300,15 +305,15 @@ def train(
             f"{run}: stopped before the first image was seen; the same command begins"
         )
     prior = Prior(state.average, facts)
-    if team.leads:
+    if processes.is_first:
         seen = state.step * config.batch_size
         prior, figures = _write_prior(run, state, facts, cases, seen)
         _save(run, state, config)
         plot_curves(log.records(), run / "curves.png", {"images": seen, **figures})
         prior = _best_of(run, prior, cases) if config.patience else prior
     if config.patience:  # its weights may be earlier ones, which the first process alone has
-        state.average.load_state_dict(team.from_first(lambda: _weights(prior.net)))
-    return Prior(state.average, team.from_first(lambda: prior.facts))
+        state.average.load_state_dict(processes.from_first(lambda: _weights(prior.net)))
+    return Prior(state.average, processes.from_first(lambda: prior.facts))
 
 
 def _make_images(
@@ -316,7 +321,7 @@ def _make_images(
     folder: Path,
     method: str,
     device: torch.device,
-    team: Team,
+    processes: ProcessGroup,
     damage: _Damage,
     should_stop: Callable[[], bool],
 ) -> None:
@@ -330,11 +335,11 @@ def _make_images(
         folder,
         ResolvedRecipe(target_method(method)),
         Runtime(device),
-        shard=(team.rank + 1, team.size),
+        shard=(processes.rank + 1, processes.size),
         on_damaged=damage.note_one,
         should_stop=should_stop,
     )
-    if team.any(not whole, device):  # and all have made their part
+    if processes.any(not whole, device):  # and all have made their part
         raise StoppedError(
             f"{folder.parent}: stopped while the images to learn from were made; the same command "
             "goes on"
@@ -376,7 +381,7 @@ def _streams(seed: int, what: str, step: int, group: Group) -> list[torch.Genera
 
 
 def _step(
-    state: _State, draw: Draw, config: TrainConfig, team: Team, device: torch.device
+    state: _State, draw: Draw, config: TrainConfig, processes: ProcessGroup, device: torch.device
 ) -> tuple[float, dict[str, float]]:
     """One optimiser step on one batch; slices of different sizes are weighted by their number.
 
@@ -405,9 +410,9 @@ def _step(
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    state.figures = state.figures or team.from_first(lambda: sorted(figures))
+    state.figures = state.figures or processes.from_first(lambda: sorted(figures))
     told = [torch.as_tensor(figures.get(name, 0.0), device=device) for name in state.figures]
-    team.sum_([total, *told, *(p.grad for p in parameters if p.grad is not None)])
+    processes.sum_([total, *told, *(p.grad for p in parameters if p.grad is not None)])
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
     state.step += 1
     if not math.isfinite(float(total + norm)):
@@ -446,14 +451,14 @@ def _lost(run: Path, draw: Draw, state: _State, config: TrainConfig, rank: int) 
     )
 
 
-def _resume(state: _State, run: Path, team: Team) -> None:
+def _resume(state: _State, run: Path, processes: ProcessGroup) -> None:
     """Bring every process to where the run is."""
 
     def newest() -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         checkpoint = latest_checkpoint(run)
         return None if checkpoint is None else load_tensors(checkpoint)
 
-    stored = team.from_first(newest)
+    stored = processes.from_first(newest)
     if stored is None:
         return
     try:

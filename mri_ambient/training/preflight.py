@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +175,7 @@ def _check_masks(dataset: Dataset, folder: Path) -> None:
     if 2 * sum(group.n_scans for group in wrong) > sum(group.n_scans for group in groups):
         worst = max(wrong, key=lambda group: group.n_scans)
         raise ConfigError(
-            f"{folder}: {worst.line}. The coils leave {worst.left_open:.0%} of an image open: "
+            f"{folder}: {worst.line}. Null-space fraction {worst.null_space_fraction:.0%}: "
             "nothing tells aliased images from true ones, so the prior would be wrong. "
             f"{worst.advice.capitalize()}, or pass --force"
         )
@@ -364,4 +363,4 @@ def _range(spread: list[float]) -> str:
 
 def _summary(group: Coverage) -> dict[str, Any]:
     """Coverage figures for the card; the share of every single line is left to the manifest."""
-    return {key: value for key, value in asdict(group).items() if key != "per_line"}
+    return {key: value for key, value in group.as_dict().items() if key != "per_line"}

@@ -32,7 +32,7 @@ from ..priors.unet import preset
 from ..recon.recipe import ResolvedRecipe
 from ..runtime.device import Runtime
 from ..runtime.files import atomic_path
-from ..runtime.process_group import Team
+from ..runtime.process_group import ProcessGroup
 from .config import TrainConfig
 from .loop import Progress, train
 from .preflight import check_settings, split
@@ -111,10 +111,10 @@ def refit(
     """
     if images is None and time_limit_s is None and shard is None:
         raise ConfigError("say when a round stops: a number of images or a time limit")
-    team, device = Team.joined(), torch.device(device)
-    if shard is not None and team.size > 1:
+    processes, device = ProcessGroup.current(), torch.device(device)
+    if shard is not None and processes.size > 1:
         raise ConfigError("processes of one job share the samples as it is: leave out shard i/N")
-    part = (team.rank + 1, team.size) if team.size > 1 else shard
+    part = (processes.rank + 1, processes.size) if processes.size > 1 else shard
     heard = False
 
     def asked() -> bool:
@@ -123,7 +123,7 @@ def refit(
         return heard
 
     def interrupted() -> bool:
-        return team.any(asked(), device)
+        return processes.any(asked(), device)
 
     config = config or RefitConfig()
     check_levels(start, config.sampler.name)
@@ -146,7 +146,7 @@ def refit(
         # Another seed every round: a sample must not repeat the noise of the one before.
         recipe = ResolvedRecipe(config.sampler, prior, seed=training.seed + round_)
         runtime = Runtime(device, training.precision, batch_size)
-        if team.from_first(partial(_is_finished, output, round_, images)):
+        if processes.from_first(partial(_is_finished, output, round_, images)):
             check_made_by(targets, recipe, runtime, finished=True)
             check_settings(here, read_identity(here / "run.json"), training, warm)
             if images is not None and (seen := images_seen(here)) < images:
@@ -168,7 +168,7 @@ def refit(
             on_damaged=on_damaged,
             should_stop=asked,
         )
-        stopped = team.any(not whole, device)  # and everybody's samples are there
+        stopped = processes.any(not whole, device)  # and everybody's samples are there
         if shard is not None or stopped:
             return None  # the next round's samples need this round's prior
 
@@ -198,7 +198,7 @@ def refit(
         if interrupted():
             return None
         prior = load_prior(here, device)
-    team.from_first(lambda: _copy(here / "prior.safetensors", output / "prior.safetensors"))
+    processes.from_first(lambda: _copy(here / "prior.safetensors", output / "prior.safetensors"))
     return load_prior(output, device)
 
 

@@ -80,12 +80,13 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
         import sigpy
         import sigpy.mri
 
+    from mri_ambient.recon.memory import bytes_per_image, images_at_once
+
     from mri_ambient.data_prep.espirit import espirit
     from mri_ambient.methods.baselines import CgSense, L1Wavelet
     from mri_ambient.physics.masks import MaskSpec
     from mri_ambient.physics.operators import SenseOp
-    from mri_ambient.physics.wavelets import _by_ptwt, _by_pywt
-    from mri_ambient.recon.memory import bytes_per_image, images_at_once
+    from mri_ambient.physics.wavelets import shrink_by_ptwt, shrink_by_pywt
     from mri_ambient.rng import complex_normal, rng_for
 
     torch.set_num_threads(args.threads)
@@ -185,8 +186,8 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
             }
         )  # fmt: skip
     threshold = torch.full((args.slices, 1, 1), 0.01)
-    _, by_pywt = seconds(lambda: _by_pywt(truth, threshold, "db4", 3).numpy(), args.repeats)
-    _, by_ptwt = seconds(lambda: _by_ptwt(truth, threshold, "db4", 3).numpy(), args.repeats)
+    _, by_pywt = seconds(lambda: shrink_by_pywt(truth, threshold, "db4", 3).numpy(), args.repeats)
+    _, by_ptwt = seconds(lambda: shrink_by_ptwt(truth, threshold, "db4", 3).numpy(), args.repeats)
     rows.append({"method": "wavelets on the CPU", "ptwt_over_pywt": round(by_ptwt / by_pywt, 2)})
     return rows
 

@@ -1,12 +1,12 @@
-"""How much of an image do the coils leave open under a mask that is always the same?
+"""How large is the null-space fraction when all scans have the same mask?
 
     python tests/benchmarks/bench_coverage.py IMAGES.zip [--scan SCAN.h5]
 
 Coil maps of simulated scans with 1 to 12 coils, and of a real one, under random and equispaced
-masks: :func:`mri_ambient.physics.coverage.open_share`, of which ``train`` refuses more than
-``OPEN``. Prints one JSON line for every scan.
+masks: :func:`mri_ambient.physics.coverage.null_space_fraction`. ``train`` refuses more than
+``MAX_NULL_SPACE``. Prints one JSON line for every scan.
 
-``--quick`` looks at one phantom.
+``--quick`` uses one phantom.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate_scans
 from mri_ambient.io import PreparedFile
 from mri_ambient.io.prepared import mask_facts
-from mri_ambient.physics.coverage import OPEN, open_share
+from mri_ambient.physics.coverage import MAX_NULL_SPACE, null_space_fraction
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.rng import rng_for
 
@@ -51,8 +51,10 @@ def main() -> None:
             found = {}
             for kind, rate in MASKS:
                 mask = MaskSpec(kind, rate, calib).draw(tuple(facts.mask.shape[-2:]), rng_for(1))
-                found[f"{kind} {rate:g}"] = round(open_share(op.with_mask(mask)), 3)
-            print(json.dumps({"benchmark": "coverage", "coils": name, "limit": OPEN, **found}))
+                fraction = null_space_fraction(op.with_mask(mask))
+                found[f"{kind} {rate:g}"] = round(fraction, 3)
+            row = {"benchmark": "coverage", "coils": name, "limit": MAX_NULL_SPACE, **found}
+            print(json.dumps(row))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -11,11 +10,9 @@ import warnings
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 import torch
 from memory_scan import MemoryScan, noise_only, random_cov, simulated_scan
-from scipy.spatial import Delaunay
 from torch import Tensor
 
 from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
@@ -35,7 +32,6 @@ from mri_ambient.errors import (
 from mri_ambient.io import PreparedFile, Undersampled, open_scan
 from mri_ambient.io.prepared import duplicate_acquisitions
 from mri_ambient.methods.baselines import ZeroFilled
-from mri_ambient.physics.coverage import WEAK, MaskFacts, coverage, open_share
 from mri_ambient.physics.fourier import fft2c, fftc, ifft2c, ifftc
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
@@ -460,257 +456,6 @@ def test_an_error_that_is_no_fault_of_the_scan_is_not_hidden(raw, tmp_path, monk
         prepare_many(raw, tmp_path)
     assert not list(tmp_path.glob("*.h5"))
     assert not isinstance(KeyboardInterrupt(), MriAmbientError)
-
-
-# Coverage
-
-
-def coils(n_coils: int, shape: tuple[int, int] = (64, 16), stride: int = 4) -> SenseOp:
-    """Plane waves: coil c sees every column of k-space where another is, c strides further."""
-    x = torch.arange(shape[1]) / shape[1]
-    waves = [torch.exp(2j * math.pi * x * stride * c).expand(shape) for c in range(n_coils)]
-    maps = torch.stack(waves) / n_coils**0.5
-    return SenseOp(maps.to(torch.complex64), torch.ones(1, *shape, dtype=torch.bool))
-
-
-def facts(columns: list[list[int]], n_coils: int = 4) -> list[MaskFacts]:
-    """Line masks of 16 columns with the middle four sampled."""
-    masks = []
-    for outer in columns:
-        mask = torch.zeros(1, 64, 16, dtype=torch.bool)
-        mask[..., [6, 7, 8, 9, *outer]] = True
-        acquired = torch.ones(16, dtype=torch.bool)
-        masks.append(MaskFacts(mask, acquired, lambda: coils(n_coils)))
-    return masks
-
-
-def test_coverage_counts_outer_lines_and_masks():
-    (found,) = coverage(facts([[0, 1], [0, 2], [0, 2]]))
-    assert (found.kind, found.n_scans, found.n_masks) == ("lines", 3, 2)
-    assert (found.least, found.never) == (0, 9)  # of 12 outer lines, 0, 1 and 2 were sampled
-    assert found.mean == pytest.approx((1 + 1 / 3 + 2 / 3) / 12)
-    assert found.per_line[:3] == pytest.approx((1, 1 / 3, 2 / 3))
-    assert found.per_line[6:10] == (1, 1, 1, 1)
-
-
-def test_lines_never_acquired_are_not_missed():
-    acquired = torch.ones(16, dtype=torch.bool)
-    acquired[3:6] = False
-    seen = [[0, 1, 2], [10, 11, 12, 13, 14, 15]]
-    (found,) = coverage(MaskFacts(f.mask, acquired, lambda: coils(1)) for f in facts(seen))
-    assert found.never == 0
-    assert found.left_open < 0.02  # with one coil, which fills in nothing
-
-
-def test_a_handful_of_masks_is_doubted_more_with_one_coil():
-    several, single = (coverage(facts([[0, 1], [2, 3]], n))[0].doubts for n in (4, 1))
-    assert "only 2 distinct masks" in several[0]
-    assert "8 outer lines are never sampled" in several[0]
-    assert "samples and coils together leave only" in several[0]
-    assert "% of an image open, and a prior trained on them will be wrong" in single[0]
-
-
-PAIRS = [[a, b] for a in (0, 1, 2, 3, 4, 5, 10) for b in (0, 1, 2, 3, 4, 5, 10) if a < b]
-
-
-@pytest.mark.parametrize(
-    ("columns", "n_coils", "share"),
-    [
-        ([[0, 1]] * 2, 1, 10 / 16),  # a mask that is always the same: its own lines
-        ([[0, 1, 2]] * 2, 2, 3 / 16),
-        ([[0, 1]] * 2, 4, 0),
-        ([[0, 1], [2, 3]] * 2, 1, 10 / 16),  # two that occur again: still their own
-        ([[0, 1], [2, 3]], 1, 8 / 16),  # one a scan: those of both
-        ([[]] * 30, 2, 8 / 16),  # the calibration block alone
-        ([[]] * 30, 4, 0),
-        (PAIRS, 1, 5 / 16),  # many masks: what any scan has
-        (PAIRS, 2, 1 / 16),
-        ([list(range(6)) + list(range(10, 16))] * 2, 1, None),  # full scans
-    ],
-)
-def test_what_coils_leave_open(columns, n_coils, share):
-    """Coil c of these sees a line where it should be 4 c columns further: a count says the rest.
-
-    A quarter of the image is the limit. Determined
-    parts count WEAK / v at most, v >= 1 / coils; one random image of 1024 pixels: 0.016 (1 sigma).
-    """
-    (found,) = coverage(facts(columns, n_coils))
-    if share is None:
-        assert found.left_open is None
-    else:
-        assert found.left_open == pytest.approx(share + 0.015, abs=0.055)
-    assert found.identifiable == (share is None or share < 0.25)
-    assert any("will be wrong" in doubt for doubt in found.doubts) == (not found.identifiable)
-
-
-def test_the_open_share_is_that_of_the_eigenvalues(rng):
-    """The operator as a dense matrix: random maps, a third of a field of view outside the object.
-
-    One random image estimates it: its standard error over 16 x 24 pixels is below 0.025.
-    """
-    maps = complex_normal((3, 24, 24), rng)
-    maps[:, 16:] = 0
-    maps /= maps.abs().square().sum(0).sqrt().clamp(min=1e-9)
-    mask = MaskSpec("random", 4.0, 6).draw((24, 24), rng)
-    op = SenseOp(maps, mask)
-    pixels = torch.eye(24 * 24, dtype=torch.complex64).view(-1, 24, 24)
-    dense = op.normal(pixels).reshape(24 * 24, 24 * 24)
-    inside = op.support.flatten()
-    values = torch.linalg.eigvalsh(dense[inside][:, inside]).clamp(min=0)
-    wanted = float((WEAK / (values + WEAK)).mean())
-    assert 0.1 < wanted < 0.6
-    assert open_share(op) == pytest.approx(wanted, abs=0.08)
-
-
-@pytest.mark.parametrize(
-    ("kind", "n_coils", "identifiable"),
-    [("equispaced", 1, False), ("equispaced", 8, True), ("random", 1, True)],
-)
-@pytest.mark.parametrize("width", [64, 65, 180])
-def test_equispaced_masks_give_themselves_away_however_many(kind, n_coils, identifiable, width):
-    """60 masks of 8 rates up to 5.5: every line is sampled, and a removed one leaves a gap.
-
-    Eight coils that see eight neighbouring lines each fill the gaps.
-    """
-    rates, rng = [2 + 0.5 * (i % 8) for i in range(60)], rng_for(0, kind)
-    masks = [MaskSpec(kind, rate, 8).draw((4, width), rng) for rate in rates]
-    acquired = torch.ones(width, dtype=torch.bool)
-    op = coils(n_coils, (4, width), stride=1)
-    (found,) = coverage(MaskFacts(mask, acquired, lambda: op) for mask in masks)
-    assert found.n_masks >= 16
-    assert found.never == 0
-    assert found.identifiable == identifiable
-    assert any("are equispaced" in doubt for doubt in found.doubts) == (kind == "equispaced")
-
-
-def test_many_masks_that_cover_everything_are_not_doubted():
-    outer = [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
-    columns = [[a, b] for a in outer for b in outer if a < b]
-    (found,) = coverage(facts(columns))
-    assert found.n_masks == 66
-    assert found.doubts == []
-
-
-def test_fully_sampled_scans_and_single_scans_are_not_doubted():
-    everything = [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
-    assert coverage(facts([everything, everything]))[0].doubts == []
-    assert coverage(facts([[0]]))[0].doubts == []
-
-
-def test_two_dimensional_masks_are_counted_by_sample():
-    masks = [MaskSpec("poisson", 4.0, 8).draw((32, 32), rng_for(i)) for i in range(3)]
-    op, acquired = coils(1, (32, 32)), torch.ones(32, dtype=torch.bool)
-    (found,) = coverage(MaskFacts(m, acquired, lambda: op) for m in masks)
-    seen = torch.stack(masks).any(dim=0)[0]
-    inside = Delaunay(seen.nonzero().numpy()).find_simplex(np.argwhere(np.ones((32, 32)))) >= 0
-    unseen = float((~seen.flatten()[torch.from_numpy(inside)]).double().mean())
-    assert 0.4 < unseen < 0.5  # 0.54 with the corners, where no disc goes
-    assert found.left_open == pytest.approx(unseen + 0.01, abs=0.05)
-    assert (found.kind, found.n_masks, found.per_line) == ("samples", 3, ())
-    assert 0 < found.mean < 0.5
-
-
-@pytest.mark.parametrize("cut", ["an echo", "corners", "a part", "nothing"])
-def test_what_no_scan_reaches_is_resolution_and_not_open(cut):
-    """Rows that an asymmetric echo lacks, a shutter's corners, partial Fourier in the plane."""
-    y, x = torch.meshgrid(*[(torch.arange(32) - 16) / 16] * 2, indexing="ij")
-    reached = {
-        "an echo": y > -0.4,
-        "corners": y.square() + x.square() < 1,
-        "a part": (x > -0.4) & (y > -1),
-        "nothing": y > -2,
-    }[cut]
-    kind = "random" if cut in ("an echo", "nothing") else "poisson"
-    masks = [MaskSpec(kind, 2.0, 8).draw((32, 32), rng_for(i)) & reached for i in range(30)]
-    op, acquired = coils(1, (32, 32)), torch.ones(32, dtype=torch.bool)
-    (found,) = coverage(MaskFacts(m, acquired, lambda: op) for m in masks)
-    assert (found.left_open or 0) < 0.06
-    assert found.identifiable
-    scarce = [masks[0], masks[0], masks[0]]  # one mask all over is told from what is beyond it
-    (found,) = coverage(MaskFacts(m, acquired, lambda: op) for m in scarce)
-    missed = (~masks[0][0][reached]).double().mean()
-    assert found.left_open == pytest.approx(float(missed) + 0.01, abs=0.12)
-    assert not found.identifiable
-
-
-def test_scans_that_stay_in_the_middle_are_not_taken_for_cut():
-    """A block in the middle, of full rows or not, is a calibration block and nothing else."""
-    acquired = torch.ones(64, dtype=torch.bool)
-    for kind in ("block", "disc"):
-        y, x = torch.meshgrid(*[torch.arange(64) - 32] * 2, indexing="ij")
-        inside = (y.abs() < 6) & (x.abs() < 6) if kind == "block" else y**2 + x**2 < 64
-        op = coils(1, (64, 64), stride=1)
-        (found,) = coverage(MaskFacts(inside[None], acquired, lambda op=op: op) for _ in range(20))
-        assert found.left_open > 0.7
-        assert not found.identifiable
-    echo = (torch.arange(64) > 31)[:, None] & MaskSpec("random", 2, 8).draw((64, 64), rng_for(0))
-    (found,) = coverage(MaskFacts(echo, acquired, lambda: op) for _ in range(20))
-    assert found.left_open == pytest.approx(0.5, abs=0.1)  # of the half that is read
-
-
-@pytest.mark.parametrize("n_scans", [4, 6])
-def test_scans_of_nearly_one_size_tell_what_as_many_of_one_size_do(n_scans):
-    """The same masks of R = 4, 128 lines wide or one line wider each."""
-    found = []
-    for wider in (0, 1):
-        facts = []
-        for i in range(n_scans):
-            size = 128 + wider * i
-            mask = torch.zeros(1, 8, size, dtype=torch.bool)
-            drawn = MaskSpec("random", 4, 8).draw((8, 128), rng_for(i))[0, 0].nonzero()[:, 0]
-            mask[..., (drawn - 64 + size // 2)] = True
-            op = coils(1, (8, size), stride=1)
-            acquired = torch.ones(size, dtype=torch.bool)
-            facts.append(MaskFacts(mask, acquired, lambda op=op: op))
-        found.append(max(group.left_open for group in coverage(facts)))
-    assert found[0] > 0.25
-    assert found[1] == pytest.approx(found[0], abs=0.05)
-
-
-def test_a_few_scans_with_a_mask_each_do_not_hide_many_with_the_same():
-    """A hundred under two masks; sixteen of nearly their size, with one each, change nothing."""
-
-    def one(i, size):
-        mask = MaskSpec("random", 4, 8).draw((8, size), rng_for(i))
-        op = coils(1, (8, size), stride=1)
-        return MaskFacts(mask, torch.ones(size, dtype=torch.bool), lambda: op)
-
-    facts = [one(i % 2, 128) for i in range(100)] + [one(i, 144) for i in range(16)]
-    many, few = coverage(facts)
-    assert many.revealing and not many.identifiable
-    assert few.revealing
-
-
-def test_scans_of_nearly_one_size_are_judged_together():
-    """Twenty scans with a mask each, no two of one matrix; and a small one that is alone."""
-    acquired = torch.ones(80, dtype=torch.bool)
-    shapes = [(8, 60 + i) for i in range(20)] + [(8, 32)]
-    masks = [MaskSpec("random", 2.0, 6).draw(shape, rng_for(i)) for i, shape in enumerate(shapes)]
-    facts = [
-        MaskFacts(m, acquired[: m.shape[-1]], lambda m=m: coils(1, tuple(m.shape[-2:]), stride=1))
-        for m in masks
-    ]
-    alone, *together = coverage(facts)
-    assert [group.n_scans for group in together] == [1] * 20
-    assert all(group.identifiable for group in together)
-    assert (alone.shape, alone.identifiable) == ((8, 32), False)
-    repeated = [MaskSpec("random", 2.0, 6).draw((8, 64 + i % 2), rng_for(i % 2)) for i in range(20)]
-    found = coverage(
-        MaskFacts(m, acquired[: m.shape[-1]], lambda m=m: coils(1, tuple(m.shape[-2:]), stride=1))
-        for m in repeated
-    )
-    assert all(group.revealing and not group.identifiable for group in found)
-    assert "vary the mask from scan to scan" in found[0].doubts[0]
-
-
-def test_a_few_scans_with_a_mask_each_are_told_to_be_few():
-    """Ten scans at R = 8: many lines are in none of them."""
-    acquired = torch.ones(128, dtype=torch.bool)
-    masks = [MaskSpec("random", 8.0, 8).draw((8, 128), rng_for(i)) for i in range(10)]
-    op = coils(1, (8, 128), stride=1)
-    (found,) = coverage(MaskFacts(m, acquired, lambda: op) for m in masks)
-    assert not found.revealing
-    assert found.doubts[0].endswith("will be wrong: add scans with other masks")
 
 
 # Memory

@@ -14,7 +14,6 @@ from mri_ambient.errors import ConfigError
 from mri_ambient.methods.baselines import BASELINES, NOISE_FLOOR, CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
-from mri_ambient.physics.wavelets import ORTHOGONAL_WAVELETS, _by_ptwt, _by_pywt, shrink_wavelets
 from mri_ambient.rng import complex_normal, rng_for
 
 SHAPE = (48, 44)
@@ -228,43 +227,3 @@ class TestL1Wavelet:
         op, ksp, _ = case
         limit = L1Wavelet(n_iter=1500)(op, ksp, noise_std=NOISE_STD)
         assert nrmse(L1Wavelet()(op, ksp, noise_std=NOISE_STD), limit) < 0.02
-
-    def test_shrinkage_minimises_its_objective(self, rng):
-        # With Haar wavelets on a power of two the transform is orthogonal, borders included: the
-        # result must beat every nearby image.
-        img = complex_normal((1, 16, 16), rng)
-        shrunk = shrink_wavelets(img, torch.tensor([0.5]), "haar")
-
-        def cost(x):
-            import sigpy
-
-            coefficients = sigpy.linop.Wavelet((16, 16), wave_name="haar")(x[0].numpy())
-            return 0.5 * float((x - img).abs().square().sum()) + 0.5 * float(
-                np.abs(coefficients).sum()
-            )
-
-        best = cost(shrunk)
-        for _ in range(20):
-            assert cost(shrunk + 1e-2 * complex_normal(img.shape, rng)) > best
-
-    def test_shrinkage_by_nothing_is_the_image_in_its_precision(self, rng):
-        img = complex_normal((2, 9, 8), rng, dtype=torch.complex128)
-        shrunk = shrink_wavelets(img, torch.zeros(2), "db4")
-        torch.testing.assert_close(shrunk, img)
-
-    @pytest.mark.parametrize("shape", [(48, 44), (35, 40), (32, 17)])
-    def test_shrinkage_is_sigpys(self, shape, rng):
-        import sigpy
-
-        img, threshold = complex_normal((2, *shape), rng), torch.tensor([0.3, 1.0])
-        shrunk = shrink_wavelets(img, threshold, "db4")
-        transform = sigpy.linop.Wavelet(shape, wave_name="db4")
-        for i in range(2):
-            soft = sigpy.soft_thresh(float(threshold[i]), transform(img[i].numpy()))
-            np.testing.assert_allclose(shrunk[i].numpy(), transform.H(soft), atol=2e-6)
-
-    @pytest.mark.parametrize("wavelet", ORTHOGONAL_WAVELETS)
-    def test_what_a_gpu_computes_is_what_the_cpu_does(self, wavelet, rng):
-        img, threshold = complex_normal((2, 48, 40), rng), torch.tensor([0.3, 1.0])[:, None, None]
-        ours, other = (by(img, threshold, wavelet, 1) for by in (_by_pywt, _by_ptwt))
-        torch.testing.assert_close(ours, other, rtol=0, atol=5e-6)

@@ -1,4 +1,4 @@
-"""Coil maps as small integers."""
+"""Coil maps as 16-bit integers."""
 
 import torch
 
@@ -12,7 +12,7 @@ def normalised(rng, *shape):
     return maps
 
 
-def test_maps_come_back_within_half_a_step(rng):
+def test_unpacked_maps_differ_by_half_a_step_at_most(rng):
     maps = normalised(rng, 2, 5, 9, 8)
     packed = pack_maps(maps)
     assert packed.dtype == torch.int16 and packed.shape == (2, 5, 9, 8, 2)
@@ -27,7 +27,7 @@ def test_the_support_is_kept_and_maps_stay_normalised(rng):
     assert float((energy[..., 3:] - 1).square().mean().sqrt()) < 2e-5
 
 
-def test_packing_twice_changes_nothing(rng):
+def test_packing_again_is_exact(rng):
     once = unpack_maps(pack_maps(normalised(rng, 4, 2, 40, 40)))
     assert torch.equal(unpack_maps(pack_maps(once)), once)
 

@@ -14,6 +14,7 @@ from mri_ambient.physics.fourier import (
     fftc,
     ifft2c,
     ifftc,
+    image_crop,
     reverse,
 )
 from mri_ambient.rng import complex_normal
@@ -22,20 +23,20 @@ SHAPES = [(8, 8), (7, 9), (8, 5), (1, 6), (1, 1), (320, 3)]
 
 
 def centred_dft(n: int) -> torch.Tensor:
-    """The matrix of the transform, written down from its formula."""
+    """The matrix of the transform, from its formula."""
     j = torch.arange(n, dtype=torch.float64) - n // 2
     return torch.exp(-2j * torch.pi * torch.outer(j, j) / n) / n**0.5
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_transform_is_its_formula(shape, rng):
+def test_transform_equals_its_formula(shape, rng):
     img = complex_normal(shape, rng, dtype=torch.complex128)
     want = centred_dft(shape[0]) @ img @ centred_dft(shape[1]).T
     torch.testing.assert_close(fft2c(img), want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_transform_is_numpys_with_shifts(shape, rng):
+def test_transform_equals_numpy_with_shifts(shape, rng):
     img = complex_normal((2, 3, *shape), rng, dtype=torch.complex128)
     shifted = np.fft.ifftshift(img.numpy(), axes=(-2, -1))
     want = np.fft.fftshift(np.fft.fft2(shifted, norm="ortho"), axes=(-2, -1))
@@ -66,14 +67,14 @@ def test_a_constant_image_is_a_delta_at_the_middle(shape):
 
 
 @pytest.mark.parametrize("shape", [(6, 8), (7, 9), (6, 9)])
-def test_one_axis_after_the_other_is_both(shape, rng):
+def test_transforms_of_single_axes_compose(shape, rng):
     img = complex_normal((2, *shape), rng)
     torch.testing.assert_close(fftc(fftc(img, -1), -2), fft2c(img), rtol=0, atol=1e-5)
     torch.testing.assert_close(ifftc(ifftc(img, -2), -1), ifft2c(img), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(640, 372), (321, 213)])
-def test_single_precision_loses_nothing_on_long_axes(shape, rng):
+def test_single_precision_is_accurate_on_long_axes(shape, rng):
     img = complex_normal(shape, rng)
     error = fft2c(img).to(torch.complex128) - fft2c(img.to(torch.complex128))
     assert error.norm() < 1e-6 * img.norm()
@@ -81,7 +82,7 @@ def test_single_precision_loses_nothing_on_long_axes(shape, rng):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_diagonals_in_kspace_need_no_shift(shape, rng):
-    # What the normal operator relies on: the centring phases cancel on the way back.
+    # The normal operator relies on this: the centring phases cancel.
     img = complex_normal(shape, rng, dtype=torch.complex128)
     mask = torch.rand(shape, generator=rng) < 0.5
     uncentred = torch.fft.ifft2(torch.fft.fft2(decentre(img)) * mask)
@@ -89,7 +90,7 @@ def test_diagonals_in_kspace_need_no_shift(shape, rng):
     torch.testing.assert_close(decentre(img).abs(), img.abs(), rtol=0, atol=1e-12)
 
 
-def test_real_images_are_complex_ones_without_an_imaginary_part(rng):
+def test_real_images_have_the_transform_of_complex_ones(rng):
     for shape in ((5, 7), (6, 4)):
         x = torch.randn(shape, generator=rng)
         torch.testing.assert_close(fft2c(x), fft2c(x + 0j))
@@ -103,7 +104,7 @@ def test_precision_is_kept():
 
 
 def test_gradients_flow_after_an_inference_mode_call():
-    # The phases are cached; a cache filled without gradients must serve where they are needed.
+    # The phases are cached; a cache filled without gradients must also work with them.
     with torch.inference_mode():
         fft2c(torch.ones(11, 12, dtype=torch.complex128))
     img = torch.ones(11, 12, dtype=torch.complex128, requires_grad=True)
@@ -138,11 +139,22 @@ def test_low_frequencies_cropped_from_kspace_are_a_smaller_image():
     torch.testing.assert_close(small, want.to(torch.complex128), rtol=0, atol=1e-6)
 
 
-def test_sizes_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match=r"cannot crop \(4, 4\) to the larger \(5, 4\)"):
-        center_crop(torch.zeros(4, 4), (5, 4))
-    with pytest.raises(ValueError, match=r"cannot pad \(4, 4\) to the smaller \(4, 3\)"):
-        center_pad(torch.zeros(4, 4), (4, 3))
+@pytest.mark.parametrize("n", [4, 5, 6, 7])
+@pytest.mark.parametrize("keep", [1, 2, 3, 4])
+def test_images_are_cropped_as_fastmri_does(n, keep):
+    """From row (n - keep) // 2 on: at most one row earlier than around pixel n // 2."""
+    x = torch.arange(n)[:, None] * torch.ones(n)
+    first = (n - keep) // 2
+    assert image_crop(x, (keep, keep))[:, 0].tolist() == list(range(first, first + keep))
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"), [(center_crop, (5, 4)), (image_crop, (4, 5)), (center_pad, (4, 3))]
+)
+def test_impossible_sizes_are_refused(change, shape):
+    with pytest.raises(ValueError) as refused:
+        change(torch.zeros(4, 4), shape)
+    assert "(4, 4)" in str(refused.value) and str(shape) in str(refused.value)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,4 +1,4 @@
-"""Conjugate gradients against matrices that can be inverted."""
+"""Conjugate gradients against inverted matrices."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_error_never_grows(rng):
     assert errors[-1] < 1e-3 * errors[0]
 
 
-def test_an_item_does_not_see_its_batch(rng):
+def test_an_item_does_not_depend_on_its_batch(rng):
     op = random_sense((8, 8), 3, rng)
     b = complex_normal((4, 8, 8), rng) * torch.tensor([1e-4, 1, 1e3, 0]).view(4, 1, 1)
 
@@ -75,7 +75,7 @@ def test_a_zero_right_hand_side_has_the_zero_solution():
     assert torch.equal(conjugate_gradient(lambda v: 2 * v, b, n_iter=10), b)
 
 
-def test_a_converged_item_stays_where_it_is(rng):
+def test_a_converged_item_does_not_change(rng):
     # Two eigenvalues: exact after two steps; the next fifty must not divide 0 by 0.
     eigenvalues = torch.where(torch.arange(36).reshape(6, 6) % 2 == 0, 1.0, 3.0)
     b = complex_normal((2, 6, 6), rng)
@@ -86,7 +86,7 @@ def test_a_converged_item_stays_where_it_is(rng):
 
 @pytest.mark.parametrize("dtype", [torch.complex64, C128], ids=str)
 @pytest.mark.parametrize("n_coils", [1, 4])
-def test_a_singular_system_is_solved_in_its_range_however_long_it_runs(n_coils, dtype, rng):
+def test_a_singular_system_is_solved_in_its_range_by_any_number_of_steps(n_coils, dtype, rng):
     # Once the residual is rounding noise, going on would divide it by the noise of p^H A p; with
     # one coil, where A^H A is a projection, that happens from the second step on.
     op = random_sense((16, 16), n_coils, rng, dtype)

@@ -1,4 +1,4 @@
-"""Back to the units of the file."""
+"""Images in the units of the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_without_a_transform_the_weight_is_the_support():
 
 def test_a_transform_without_its_dropped_rows_is_refused():
     maps = random_maps((3, 4, 6), rng_for(1))
-    with pytest.raises(ValueError, match=r"square.*\(3, 5\)"):
-        rss_weight(maps, torch.zeros(3, 5))
-    with pytest.raises(ValueError, match="3 virtual coils"):
-        rss_weight(maps, torch.eye(2))
+    for transform in (torch.zeros(3, 5), torch.eye(2)):
+        with pytest.raises(ValueError) as refused:
+            rss_weight(maps, transform)
+        assert str(tuple(transform.shape)) in str(refused.value)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_prior
+from mri_ambient.recon.finished import Finished
 
 from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.errors import (
@@ -36,7 +37,6 @@ from mri_ambient.priors.prior import Prior, scan_digest
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.recon.checks import Checking, _flags, _hidden_flags
 from mri_ambient.recon.engine import Options
-from mri_ambient.recon.finished import Finished
 from mri_ambient.recon.reference import plan_reference
 from mri_ambient.recon.volume import _runs, is_done, reconstruct_file, settings, summary_line
 from mri_ambient.recon.warnings import doubt_prior

@@ -42,7 +42,6 @@ from mri_ambient.priors.denoisers import DENOISERS, Denoiser
 from mri_ambient.priors.unet import PRESETS, UNetSpec, n_parameters
 from mri_ambient.recon.engine import reconstruct
 from mri_ambient.rng import rng_for
-from mri_ambient.runtime.process_group import _together
 from mri_ambient.scan import UPPER_BOUND, Batch
 from mri_ambient.training.config import TrainConfig
 from mri_ambient.training.dataset import load_dataset, measure_sigma_data, typical_mask
@@ -403,7 +402,7 @@ def test_a_killed_process_ends_the_job_with_a_sentence(scans, tmp_path):
         said = job.communicate(timeout=100)[1]
     assert job.returncode != 0
     assert "SIGKILL" in said or "Signal 9" in said, "torchrun names who was killed"
-    assert "another process of the job is gone" in said or "terminated by another" in said
+    assert "another process of the job has ended" in said or "terminated by another" in said
     # The run goes on, with another number of processes.
     seen = images_seen(run)
     alone = [command[0], *command[5:]]
@@ -411,12 +410,6 @@ def test_a_killed_process_ends_the_job_with_a_sentence(scans, tmp_path):
     subprocess.run(alone, env=environment, check=True, capture_output=True)
     assert images_seen(run) == seen + 4
     assert load_prior(run).facts.card["images_seen"] == seen + 4
-
-
-def test_what_ends_another_process_is_told_in_a_sentence():
-    told = r"another process .* Run the same command again"
-    with pytest.raises(MriAmbientError, match=told), _together():
-        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
 
 
 def test_every_item_goes_to_one_process(scans):
@@ -633,7 +626,7 @@ def test_masks_that_coils_cannot_make_up_for_are_refused(coils, rate, enough, tm
     if enough:
         train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
         return
-    with pytest.raises(ConfigError, match=r"1 distinct mask;.*% of an image open.*--force"):
+    with pytest.raises(ConfigError, match=r"1 distinct mask;.*\d%.*--force"):
         train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2)
     train(tmp_path / "prepared", tmp_path / "run", QUICK, images=2, force=True)
     train(tmp_path / "prepared", tmp_path / "run", QUICK, images=4)  # once begun, it goes on

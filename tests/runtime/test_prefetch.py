@@ -1,0 +1,79 @@
+"""Reading ahead: order, errors, closing, worker processes."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from torch.utils.data import Dataset
+
+from mri_ambient.runtime.prefetch import BatchReader, one_ahead
+
+
+def test_items_keep_their_order():
+    assert list(one_ahead(range(1, 6))) == [1, 2, 3, 4, 5]
+    assert list(one_ahead([])) == []
+
+
+def test_the_next_item_is_read_while_the_first_is_in_use():
+    begun = threading.Event()
+
+    def items():
+        yield "first"
+        begun.set()
+        yield "second"
+
+    ahead = one_ahead(items())
+    assert next(ahead) == "first"
+    assert begun.wait(timeout=10)
+    assert list(ahead) == ["second"]
+
+
+def test_an_error_is_raised_in_place_of_its_item():
+    def items():
+        yield 1
+        yield 2
+        raise OSError("third")
+
+    found = []
+    with pytest.raises(OSError, match="third"):
+        for item in one_ahead(items()):
+            found.append(item)
+    assert found == [1, 2]
+
+
+def test_closing_reads_no_further():
+    read = []
+
+    def items():
+        for i in range(1, 100):
+            read.append(i)
+            yield i
+
+    ahead = one_ahead(items())
+    next(ahead)
+    ahead.close()
+    assert len(read) <= 2
+
+
+class Squares(Dataset):
+    """Batch n is n squared; batch 7 cannot be read."""
+
+    def __getitem__(self, n):
+        if n == 7:
+            raise OSError("batch 7")
+        return n * n
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_start_at_a_number_and_stop_with_the_block(workers):
+    with BatchReader(Squares(), 3, workers=workers, pinned=False) as reader:
+        assert [next(reader) for _ in range(3)] == [9, 16, 25]
+        assert reader.waited > 0
+
+
+def test_an_unreadable_batch_is_an_error_of_its_turn():
+    with BatchReader(Squares(), 5, workers=0, pinned=False) as reader:
+        assert [next(reader), next(reader)] == [25, 36]
+        with pytest.raises(OSError, match="batch 7"):
+            next(reader)
