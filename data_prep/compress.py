@@ -1,7 +1,7 @@
 """Coil compression: fewer virtual coils, by the SVD of the whitened volume.
 
 Buehrer et al. 2007 (doi:10.1002/mrm.21237), Zhang et al. 2013 (doi:10.1002/mrm.23267). The
-eigenvectors of the coil covariance are those of the SVD; covariances add up slice by slice, so the
+eigenvectors of the coil covariance are those of the SVD. Covariances of slices add up, so the
 volume never has to be in memory.
 """
 
@@ -26,7 +26,7 @@ class Compression:
     Attributes:
         rotation: unitary ``(coil, coil)``; row ``i`` makes virtual coil ``i``, strongest first.
         n_coils: how many of them are kept.
-        kept_energy: share of the signal energy (noise taken off) they hold.
+        kept_energy: their share of the signal energy (noise subtracted), 0 to 1.
     """
 
     rotation: Tensor
@@ -46,9 +46,9 @@ def plan_compression(
 
     Args:
         cov: sum of k k^H over ``n_samples`` samples, whitened, ``(coil, coil)``.
-        n_samples: the number of samples, whose noise (2 each: 1 per real channel) is taken off.
+        n_samples: number of samples; their noise (energy 2 each) is subtracted.
         n_coils: keep at most this many; all by default.
-        energy: or keep as few as hold this share of the signal energy, 0 to 1.
+        energy: keep as few as hold this share of the signal energy, 0 to 1.
 
     Raises:
         PrepError: the covariance is not finite, or zero.
@@ -62,18 +62,17 @@ def plan_compression(
     values, vectors = torch.linalg.eigh(cov)
     values, vectors = values.flip(0), vectors.flip(1)
     signal = (values - 2.0 * n_samples).clamp_min(0)
-    if float(signal.sum()) == 0:  # noise only: nothing to prefer
+    if float(signal.sum()) == 0:  # noise only
         signal = values
     share = signal.cumsum(0) / signal.sum()
     wanted = values.numel() if n_coils is None else min(n_coils, values.numel())
     if energy is not None:
-        enough = int((share < energy).sum()) + 1
-        wanted = min(wanted, enough)
+        wanted = min(wanted, int((share < energy).sum()) + 1)
     return Compression(_fix_phase(vectors).mH, wanted, float(share[wanted - 1]))
 
 
 def _fix_phase(vectors: Tensor) -> Tensor:
-    """Make the largest entry of every column real and positive; LAPACK leaves its phase open."""
+    """Make the largest entry of every column real and positive; eigenvectors have any phase."""
     rows = vectors.abs().argmax(dim=0)
     largest = vectors[rows, torch.arange(vectors.shape[1])]
     return vectors * (largest.conj() / largest.abs())

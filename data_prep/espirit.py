@@ -1,30 +1,50 @@
-r"""Coil maps by ESPIRiT: where SENSE meets GRAPPA (Uecker et al. 2014, doi:10.1002/mrm.24751).
+r"""Coil maps by ESPIRiT: where SENSE meets GRAPPA.
 
-Every patch of ``k`` x ``k`` neighbouring samples in all ``C`` coils of a calibration block is a row
-of the calibration matrix ``A``. Its right singular vectors above a threshold are kernels
+Every patch of ``k`` x ``k`` neighbouring samples in all coils of a calibration block is a row of
+the calibration matrix ``A``. Its right singular vectors above a threshold are kernels
 ``v_1 .. v_n`` that span the patches this object and these coils can produce. With ``V_i(r)`` the
 inverse Fourier transform of kernel ``i`` at pixel ``r``, a vector over coils, the matrix
 
 .. math:: G(r) = k^{-2} \sum_i V_i(r) V_i(r)^H, \qquad 0 \le G(r) \le 1,
 
 leaves the true sensitivities unchanged wherever there is signal, ``G(r) S(r) = S(r)``: the map is
-the eigenvector of the largest eigenvalue, and an eigenvalue below 1 says that nothing is there. A
-second eigenvalue near 1 says that two places of the object share the pixel, because it is larger
-than the field of view; one map cannot describe that (:func:`second_map_share`).
+the eigenvector of the largest eigenvalue, and an eigenvalue below 1 means that there is no signal.
+A second eigenvalue near 1 means that two places of the object share the pixel, because the object
+is larger than the field of view; one map cannot describe that (:func:`second_map_share`).
 
-The maps equal those of the textbook computation; it is fast for three reasons.
+**Support.** sigpy keeps eigenvalues above 0.95, BART above 0.8. The default of 0.9 was chosen on
+three real head scans, for calibration blocks of 24x24 and 24x20. Inside the head the eigenvalue is
+above 0.99, so no anatomy is lost, even when the image is shaded 10:1 across the head, as surface
+coils shade it; shaded 30:1, at most 1.2 % of the head is lost (at 0.95: 5 %). Where the head fits
+into the field of view, more than half of the empty part is zeroed (at 0.8: 37 %).
+
+**Phase.** Eigenvectors have any phase. Here the virtual coil that receives most, the first left
+singular vector ``u`` of the calibration data (coil by sample), has real, non-negative sensitivity:
+``u^H S(r) >= 0`` everywhere. The phase of the maps is therefore as smooth in space as the coils,
+and depends on the object only through ``u``. The phase of ``u`` makes its largest entry real and
+positive, so slices in which the same coil dominates have the same phase.
+
+**Short calibration blocks.** With fewer than 2.5 ``k`` lines along an axis, the kernel is narrowed
+along that axis (:func:`kernel_shape`). Otherwise there are fewer patches than the signal space has
+dimensions, and the eigenvalue falls everywhere (24x8 samples, kernel 6x6: three quarters of a head
+below 0.9; kernel 6x3: none of it).
+
+**Speed.** The maps equal those of the textbook computation, for less work:
 
 * The kernels come from the Gram matrix of the shorter side of ``A``, not from its full SVD.
 * Kernels have ``k`` taps, so ``G`` is a trigonometric polynomial of degree ``k - 1`` along each
-  axis: its values on ``2k - 1`` points are all there is to know, and every pixel follows from them
-  by a (real) Dirichlet interpolation, one small matrix product per axis.
-* ``n`` power iterations are taken by repeated squaring, ``G^100 x = (G^32)^3 G^4 x``. In exact
-  arithmetic this is the same iterate, and a chunk of pixels stays in the cache meanwhile.
+  axis: its values on ``2k - 1`` points determine it, and every pixel follows from them by a (real)
+  Dirichlet interpolation, one small matrix product per axis.
+* ``n`` power iterations are taken by repeated squaring, ``G^100 x = (G^32)^3 G^4 x``: the same
+  iterate in exact arithmetic, and a chunk of pixels stays in the cache.
+
+References:
+    M. Uecker et al., "ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI: where
+    SENSE meets GRAPPA", Magn Reson Med 71:990-1001, 2014, doi:10.1002/mrm.24751.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -32,15 +52,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import NumericalWarning, PrepError
+from ..errors import PrepError
 from ..physics.fourier import center_crop
-from ..physics.masks import MAX_CALIB, calibration_block
 
 CROP = 0.9
-"""Eigenvalue above which a pixel belongs to the support; :func:`espirit` says why."""
+"""Eigenvalue above which a pixel belongs to the support (see the module)."""
 
 SECOND_MAP_LEVEL = 0.95
-"""Eigenvalue above which a second map is as real as the first."""
+"""Second eigenvalue above which a pixel needs a second map."""
 
 SECOND_MAP_SHARE = 0.03
 """Share of the support with a second map above which one map is not enough."""
@@ -51,7 +70,7 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class EspiritMaps:
-    """Coil maps, and how far to trust them.
+    """Coil maps and the eigenvalues they rest on.
 
     Attributes:
         maps: sensitivities, complex64 ``(slice, coil, y, x)``; sum_c |S_c|^2 is 1 in the support
@@ -77,59 +96,8 @@ class EspiritMaps:
         )
 
 
-def espirit_maps(
-    ksp: Tensor,
-    calib_width: int = MAX_CALIB,
-    *,
-    kernel_width: int = 6,
-    threshold: float = 0.02,
-    crop: float = CROP,
-    n_iter: int = 100,
-) -> Tensor:
-    """Coil maps from whatever calibration block the k-space holds.
-
-    The block is the largest centred rectangle without gaps, each side at most ``calib_width``; a
-    position counts as sampled where any coil of any slice is not exactly 0. Nothing else of the
-    k-space is used. Where the mask is known, :func:`espirit` takes the block as given.
-
-    Args:
-        ksp: k-space on the full field of view, complex ``(slice, coil, y, x)``, 0 where it was not
-            sampled.
-        calib_width: longest side of the calibration block, in samples.
-        kernel_width: see :func:`espirit`, as for the rest.
-        threshold: see :func:`espirit`.
-        crop: see :func:`espirit`.
-        n_iter: see :func:`espirit`.
-
-    Returns:
-        Maps, complex64 ``(slice, coil, y, x)``.
-
-    Raises:
-        PrepError: the calibration block is smaller than the kernel, or holds only zeros or
-            anything infinite in a slice.
-
-    Warns:
-        NumericalWarning: a slice has no pixel in the support.
-    """
-    _check_ksp(ksp)
-    limit = (min(calib_width, ksp.shape[-2]), min(calib_width, ksp.shape[-1]))
-    sampled = (center_crop(ksp, limit) != 0).any(dim=(0, 1)).cpu()
-    calib_shape = calibration_block(sampled[None], limit=calib_width)
-    found = espirit(
-        ksp,
-        calib_shape,
-        kernel_width=kernel_width,
-        threshold=threshold,
-        crop=crop,
-        n_iter=n_iter,
-    )
-    _check_calibration(center_crop(ksp, calib_shape), empty_too=True)
-    _warn_if_empty(found.support, crop)
-    return found.maps
-
-
 @torch.no_grad()
-def espirit(
+def espirit_maps(
     ksp: Tensor,
     calib_shape: tuple[int, int],
     *,
@@ -138,35 +106,15 @@ def espirit(
     crop: float = CROP,
     n_iter: int = 100,
 ) -> EspiritMaps:
-    """Coil maps by ESPIRiT, slice by slice, with the eigenvalues they rest on.
-
-    **Support.** 0.95 is usual in sigpy and 0.8 in BART. The default of 0.9 was chosen on three
-    real head scans, for calibration blocks of 24x24 and 24x20. Inside the head the eigenvalue stays
-    above 0.99, so no anatomy is lost. Nor is any when the image is shaded 10:1 across the head, as
-    surface coils shade it; shaded 30:1, at most 1.2 % of the head is lost (at 0.95: 5 %). Where the
-    head fits into the field of view, more than half of the empty part is zeroed (at 0.8: 37 %).
-
-    **Phase.** Eigenvectors have no phase of their own. Here the virtual coil that receives most,
-    the first left singular vector ``u`` of the calibration data (coil by sample), is given real,
-    non-negative sensitivity: ``u^H S(r) >= 0`` everywhere. The phase of the maps is therefore as
-    smooth in space as the coils, and does not depend on the object or its phase other than through
-    ``u``. The phase of ``u`` itself makes its largest entry real and positive, so slices in which
-    the same coil dominates share their gauge.
-
-    **Short calibration blocks.** With fewer than 2.5 ``kernel_width`` lines along an axis, the
-    kernel is narrowed along that axis (:func:`kernel_shape`). Otherwise there are fewer patches
-    than the signal space has dimensions, and the eigenvalue falls everywhere (24x8 samples, kernel
-    6x6: three quarters of a head below 0.9; kernel 6x3: none of it).
-
-    **Empty slices.** A slice of which the calibration block holds only zeros has maps of 0.
+    """Coil maps by ESPIRiT, slice by slice; 0 where the calibration block holds only zeros.
 
     Each slice is computed on its own, in chunks of rows: memory beyond the result does not grow
-    with slices or size, and a slice does not depend on the batch it came in. The device is that of
-    ``ksp``; nothing waits for it but the eigenvalue decompositions of the calibration data.
+    with slices or size, and a slice does not depend on its batch. The device is that of ``ksp``;
+    only the eigenvalue decompositions of the calibration data wait for it.
 
     Args:
         ksp: k-space on the full field of view, complex ``(slice, coil, y, x)``; only its centred
-            calibration block is looked at.
+            calibration block is read.
         calib_shape: sides ``(y, x)`` of the fully sampled block, in samples, as
             :func:`~mri_ambient.physics.masks.calibration_block` finds it.
         kernel_width: side of a kernel, in samples.
@@ -175,18 +123,17 @@ def espirit(
         n_iter: power iterations.
 
     Raises:
-        PrepError: the calibration block is smaller than the kernel, or holds anything infinite.
-
-    References:
-        M. Uecker et al., "ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI: where
-        SENSE meets GRAPPA", Magn Reson Med 71:990-1001, 2014, doi:10.1002/mrm.24751.
+        PrepError: the calibration block is smaller than the kernel, or not finite.
     """
-    _check_ksp(ksp)
+    if ksp.ndim != 4 or not ksp.is_complex():
+        raise ValueError(
+            f"ksp must be complex (slice, coil, y, x), got {ksp.dtype} {tuple(ksp.shape)}"
+        )
     if n_iter < 1:
         raise ValueError(f"n_iter must be at least 1, got {n_iter}")
     kernel = kernel_shape(calib_shape, kernel_width)
     calib = center_crop(ksp, calib_shape)
-    _check_calibration(calib)
+    _check_finite(calib)
 
     _, n_coils, ny, nx = ksp.shape
     maps = torch.zeros(ksp.shape, dtype=torch.complex64, device=ksp.device)
@@ -203,10 +150,10 @@ def espirit(
     return EspiritMaps(maps, first, second)
 
 
-def second_map_share(result: EspiritMaps, level: float = SECOND_MAP_LEVEL) -> Tensor:
-    """The share of the support in which a second map is as real as the first.
+def second_map_share(result: EspiritMaps) -> Tensor:
+    """Share of the support in which the second eigenvalue is as good as the first.
 
-    Above :data:`SECOND_MAP_SHARE`, parts of the object fold onto each other and one map describes
+    Above :data:`SECOND_MAP_SHARE`, parts of the object alias onto each other and one map describes
     only their mixture. Real head scans, 24x24 or 24x20 calibration samples: 0.15 and 0.14 where the
     field of view cuts the head, 0.000 in two scans where it does not. With blocks down to 8x8 and
     noise added up to a tenth of the image's maximum: at least 0.058, and at most 0.003.
@@ -215,7 +162,7 @@ def second_map_share(result: EspiritMaps, level: float = SECOND_MAP_LEVEL) -> Te
         A share per slice, 0 to 1, ``(slice,)``; 0 where the support is empty.
     """
     support = result.support
-    both = support & (result.second_eigenvalue > level)
+    both = support & (result.second_eigenvalue > SECOND_MAP_LEVEL)
     share: Tensor = both.sum(dim=(-2, -1)) / support.sum(dim=(-2, -1)).clamp_min(1)
     return share
 
@@ -243,9 +190,9 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
     """The first eigenvector and the two largest eigenvalues of many small Hermitian matrices.
 
     The vector is ``G^n x / |G^n x|``, started from ones as in other software: where two
-    eigenvalues tie, the start decides. The second eigenvalue comes from iterations across that
-    vector, with falling powers of ``G``: a high one separates it best from the third, but loses
-    what is far below the first to rounding, and a low one finds that again.
+    eigenvalues are equal, the start decides. The second eigenvalue comes from iterations orthogonal
+    to that vector, with falling powers of ``G``: a high power separates it best from the third, but
+    rounding loses what is far below the first, and a low power recovers that.
 
     Args:
         gram: positive semidefinite matrices, complex ``(pixel, coil, coil)``.
@@ -275,42 +222,21 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
     return x[..., 0], _inner(x, gram @ x).real.flatten(), _inner(y, gram @ y).real.flatten()
 
 
-def _check_ksp(ksp: Tensor) -> None:
-    if ksp.ndim != 4 or not ksp.is_complex():
-        raise ValueError(
-            f"ksp must be complex (slice, coil, y, x), got {ksp.dtype} {tuple(ksp.shape)}"
-        )
-
-
-def _check_calibration(calib: Tensor, *, empty_too: bool = False) -> None:
-    """Refuse blocks that are not finite, and on request those that hold only zeros."""
-    largest = calib.abs().amax(dim=(1, 2, 3))
-    usable = largest.isfinite() & ((largest > 0) | (not empty_too))
-    bad = torch.nonzero(~usable).flatten().tolist()
+def _check_finite(calib: Tensor) -> None:
+    bad = torch.nonzero(~calib.abs().isfinite().flatten(1).all(dim=1)).flatten().tolist()
     if bad:
         raise PrepError(
-            f"slice {bad[0]} of {len(largest)}: the {calib.shape[-2]} x {calib.shape[-1]} "
-            "calibration block in the centre of k-space holds only zeros or values that are not "
-            "finite; leave such slices out, or check that k = 0 is at the centre of the matrix"
-        )
-
-
-def _warn_if_empty(support: Tensor, crop: float) -> None:
-    empty = torch.nonzero(~support.flatten(1).any(dim=1)).flatten().tolist()
-    if empty:
-        warnings.warn(
-            f"slice {empty[0]} of {len(support)}: ESPIRiT found no pixel with an eigenvalue above "
-            f"{crop:g}, so its coil maps are all 0; expect this only of slices without signal",
-            NumericalWarning,
-            stacklevel=3,
+            f"slice {bad[0]} of {len(calib)}: the {calib.shape[-2]} x {calib.shape[-1]} "
+            "calibration block in the centre of k-space holds values that are not finite; the "
+            "k-space is damaged, export the scan again"
         )
 
 
 def _signal_kernels(block: Tensor, kernel: tuple[int, int], threshold: float) -> Tensor:
     """Orthonormal kernels, complex64 ``(coil, ky, kx, n)``, that span the patches of a block.
 
-    Kernels below the threshold are 0 instead of left out: no device has to tell how many they are.
-    The Gram matrix squares the singular values, hence double precision.
+    Kernels below the threshold are 0 instead of left out, so that no device has to be waited for.
+    Double precision, because the Gram matrix squares the singular values.
     """
     (ky, kx), n_coils = kernel, block.shape[0]
     patches = block.to(torch.complex128).unfold(1, ky, 1).unfold(2, kx, 1)
@@ -367,7 +293,7 @@ def _dirichlet(n: int, k: int, device: torch.device) -> Tensor:
 
 
 def _chirp(like: Tensor) -> Tensor:
-    """Column vectors without symmetry, which no coil arrangement makes orthogonal to its maps."""
+    """Column vectors without symmetry, so that no array of coils is orthogonal to them."""
     c = torch.arange(like.shape[-2], device=like.device, dtype=like.real.dtype)
     return torch.polar(torch.ones_like(c), c.square())[:, None].expand_as(like)
 

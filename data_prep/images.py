@@ -1,7 +1,7 @@
-"""Where simulated scans get their anatomy: folders or archives of pictures, NIfTI, the phantom.
+"""Anatomy for simulated scans: folders or archives of pictures, NIfTI files, the phantom.
 
-A source is a list of names, each of which gives one real object ``(slice, y, x)``. Objects are read
-one at a time, so an archive of any size costs no memory.
+A source is a list of names; each name is one real object ``(slice, y, x)``. Objects are read one at
+a time, so memory does not depend on the size of an archive.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ..errors import ConfigError
 from .phantom import SLICE_MM, head_phantom, pixel_mm, slice_mm
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-"""Endings of the picture files that are read."""
+"""Suffixes of picture files."""
 
 NIFTI = (".nii", ".nii.gz")
-"""Endings of NIfTI files."""
+"""Suffixes of NIfTI files."""
 
 _BROKEN_NIFTI = (OSError, ValueError, EOFError, zlib.error)
 
@@ -44,9 +44,9 @@ class Anatomy:
 
     Attributes:
         img: real, not negative, maximum 1, ``(slice, y, x)``.
-        subject: who it shows; pictures of one subject share it.
-        pixel_mm: size of a pixel, or None if the source does not say.
-        slice_mm: distance of slices.
+        subject: name of the person; pictures of one person share it.
+        pixel_mm: size of a pixel, or None if unknown.
+        slice_mm: distance between slices.
     """
 
     img: Tensor
@@ -56,14 +56,14 @@ class Anatomy:
 
 
 class ImageSource(ABC):
-    """A list of named objects, none of which is read before it is asked for."""
+    """A list of named objects, each read on request."""
 
     @abstractmethod
     def names(self, count: int | None, n_slices: int) -> list[str]:
-        """The names to choose ``count`` objects of ``n_slices`` slices from, each once.
+        """The names from which ``count`` objects of ``n_slices`` slices are chosen, each once.
 
         Raises:
-            ConfigError: this source has no such objects.
+            ConfigError: the source has no such objects.
         """
 
     @abstractmethod
@@ -72,9 +72,9 @@ class ImageSource(ABC):
 
         Args:
             name: one of :meth:`names`.
-            shape: matrix ``(y, x)`` of the scan, which the phantom fits itself to.
-            n_slices: slices wanted.
-            rng: what the phantom is drawn from.
+            shape: matrix ``(y, x)`` of the scan; the phantom is drawn at twice of it.
+            n_slices: number of slices.
+            rng: random stream of the phantom.
 
         Raises:
             ConfigError: the object cannot be read or holds nothing.
@@ -82,29 +82,32 @@ class ImageSource(ABC):
 
 
 class Phantoms(ImageSource):
-    """Procedural heads; there is no last one."""
+    """Procedural heads, any number of them."""
 
     def names(self, count: int | None, n_slices: int) -> list[str]:
-        """As many as are asked for."""
+        """One for each of ``count``."""
         if count is None:
-            raise ConfigError("the phantom has no end: say how many scans to simulate")
+            raise ConfigError("the phantom gives any number of scans; say how many to simulate")
         return [f"phantom_{i:05d}" for i in range(count)]
 
     def read(self, name: str, shape: tuple[int, int], n_slices: int, rng: Generator) -> Anatomy:
-        """Draw a head at twice the matrix, so that the scan truncates its k-space as usual."""
+        """Draw a head at twice the matrix, so that the scan truncates its k-space."""
         fine = (2 * shape[0], 2 * shape[1])
         img = head_phantom(fine, rng, n_slices)
         return Anatomy(img, name, pixel_mm(fine), slice_mm(n_slices))
 
 
 class Pictures(ImageSource):
-    """Pictures in a folder or a zip archive; an ``index.csv`` in it may name group and pixel_mm."""
+    """Pictures in a folder or a zip archive.
+
+    An ``index.csv`` beside them may give the columns file, group (the subject) and pixel_mm.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Pictures, (self.path,))  # an open archive does not travel to another process
+        return (Pictures, (self.path,))  # an open archive cannot be pickled
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile | None:
@@ -129,7 +132,7 @@ class Pictures(ImageSource):
 
     @cached_property
     def _index(self) -> dict[str, dict[str, str]]:
-        """Rows of ``index.csv`` by file name; empty if there is none."""
+        """Rows of ``index.csv`` by file name; empty without that file."""
         try:
             text = self._bytes("index.csv").decode()
         except (KeyError, FileNotFoundError):
@@ -140,7 +143,7 @@ class Pictures(ImageSource):
         return (self.path / file).read_bytes() if self._zip is None else self._zip.read(file)
 
     def names(self, count: int | None, n_slices: int) -> list[str]:
-        """One a picture."""
+        """One for each picture."""
         if n_slices != 1:
             raise ConfigError(
                 f"{self.path}: pictures are single slices but {n_slices} slices a scan were asked "
@@ -191,10 +194,10 @@ class Niftis(ImageSource):
 
 
 def open_images(images: str | Path | ImageSource) -> ImageSource:
-    """The source that ``images`` names: a folder, a zip archive, a NIfTI file, or ``"phantom"``.
+    """The source called ``images``: a folder, a zip archive, a NIfTI file, or ``"phantom"``.
 
     Raises:
-        ConfigError: nothing there, or nothing that can be an object to scan.
+        ConfigError: there is nothing, or nothing that can be scanned.
     """
     if isinstance(images, ImageSource):
         return images
@@ -217,7 +220,7 @@ def open_images(images: str | Path | ImageSource) -> ImageSource:
 
 
 def _unique_stems(where: Path, files: list[str]) -> list[str]:
-    """File names without their ending, which become scan names and must differ."""
+    """File names without suffix, which become scan names and must differ."""
     stems = [
         PurePath(file.removesuffix(".gz")).with_suffix("").as_posix().replace("/", "_")
         for file in files
@@ -258,9 +261,9 @@ def _unit_maximum(pixels: np.ndarray[Any, Any], where: str) -> Tensor:
     return img / img.max()
 
 
-@lru_cache(maxsize=1)  # scans that follow each other are mostly of one volume
+@lru_cache(maxsize=1)  # consecutive scans are mostly of one volume
 def _load_nifti(file: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
-    """A volume ``(y, x, slice)`` and the size of its voxels in mm."""
+    """A volume ``(y, x, slice)`` and its voxel size in mm."""
     try:
         import nibabel
     except ImportError as error:
@@ -276,8 +279,8 @@ def _load_nifti(file: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
         volume = volume[..., 0]
     if volume.ndim != 3:
         raise ConfigError(f"{file}: wanted a volume of three axes, found {volume.shape}")
-    # Rows run along the second axis, backwards: axial volumes stand upright. Resampled volumes
-    # swing below zero at edges.
+    # Rows run along the second axis, backwards, so that axial volumes stand upright. Resampled
+    # volumes undershoot zero at edges.
     volume = np.rot90(volume).clip(min=0)
     return volume, tuple(float(size) for size in image.header.get_zooms()[:3])
 

@@ -1,7 +1,7 @@
-"""One scale for every volume: what leaves prep has images of about 1.
+"""One scale for every volume: prepared images have values of about 1.
 
 The scale is the 99th percentile of the RSS image of the calibration block, zero-padded to the full
-matrix: a low-resolution image that every undersampled scan owns, in the same units as its full
+matrix: a low-resolution image that every undersampled scan has, in the units of its full
 reconstruction.
 """
 
@@ -34,7 +34,7 @@ def calibration_image(calib: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 class RunningPercentile:
-    """An upper percentile of a stream of known length, holding only the values above it.
+    """A percentile of a stream of known length, holding only the values above it.
 
     Linear interpolation between order statistics, as numpy's default.
 
@@ -49,7 +49,7 @@ class RunningPercentile:
         self.top = torch.empty(0)
 
     def add(self, values: Tensor) -> None:
-        """Take more values, of any shape."""
+        """Add values of any shape."""
         pool = torch.cat([self.top, values.flatten()])
         self.top = pool.topk(min(self.n_top, pool.numel())).values
 
@@ -60,7 +60,7 @@ class RunningPercentile:
 
 
 def normalise(scan: Scan, scale: float) -> Scan:
-    """Divide by ``scale``; the noise shrinks with the signal, and ``scan.scale`` remembers."""
+    """Divide k-space and noise by ``scale``, which multiplies ``scan.scale``."""
     noise_std = None if scan.noise_std is None else scan.noise_std / scale
     return scan.with_step(
         "normalise", ksp=scan.ksp / scale, scale=scan.scale * scale, noise_std=noise_std

@@ -25,12 +25,11 @@ def rows_without_oversampling(n_rows: int, oversampling: float, mask: Tensor) ->
 def remove_oversampling(scan: Scan, n_rows: int) -> Scan:
     """Cut the readout's field of view to its central ``n_rows`` rows.
 
-    The transforms are orthonormal, so pixel values and the noise per sample do not change. The cut
-    lies where this one and the crop to the final matrix leave the pixels that fastMRI's single
-    crop of the whole image leaves.
+    The transforms are orthonormal, so pixel values and the noise per sample do not change. This
+    cut and the later crop to the final matrix keep the same pixels as fastMRI's single crop.
 
     Raises:
-        ValueError: the readout is not fully sampled, or has fewer rows than asked for.
+        ValueError: the readout is not fully sampled, or has fewer than ``n_rows`` rows.
     """
     if n_rows == scan.shape[0]:
         return scan
@@ -41,6 +40,6 @@ def remove_oversampling(scan: Scan, n_rows: int) -> Scan:
     mask = scan.mask[:, :n_rows]
     ksp = scan.ksp.new_empty((*scan.ksp.shape[:2], n_rows, scan.shape[1]))
     for new, coil in zip(ksp.flatten(0, 1), scan.ksp.flatten(0, 1), strict=True):
-        # One coil at a time: whole slices would need several more of their size.
+        # One coil at a time: a whole slice would need several times its memory.
         new.copy_(fftc(ifftc(coil, dim=-2)[top : top + n_rows], dim=-2))
     return scan.with_step("remove-oversampling", ksp=ksp.masked_fill_(~mask, 0), mask=mask)

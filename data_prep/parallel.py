@@ -1,4 +1,4 @@
-"""Work spread over processes, a thread each."""
+"""Work spread over processes, one thread each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TypeVar
 import torch
 
 from ..errors import MriAmbientError
-from ..runtime.device import return_freed_memory
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -20,13 +19,13 @@ Result = TypeVar("Result")
 def parallel_map(
     task: Callable[[Job], Result], jobs: Sequence[Job], workers: int, *, chunksize: int = 1
 ) -> Iterator[Result]:
-    """``task`` of every job, in order; in this process where there are no two workers or jobs.
+    """``task`` of every job, in order; in this process unless there are two workers and two jobs.
 
     Args:
-        task: can be pickled, as its jobs and results can.
+        task: can be pickled, and so can jobs and results.
         jobs: what to do.
         workers: processes.
-        chunksize: jobs that a process is given at once.
+        chunksize: jobs a process gets at once.
 
     Raises:
         MriAmbientError: a process died.
@@ -34,7 +33,10 @@ def parallel_map(
     if workers < 2 or len(jobs) < 2:
         yield from map(task, jobs)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, spawn, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         try:
             yield from pool.map(task, jobs, chunksize=chunksize)
         except BrokenProcessPool as error:
@@ -45,8 +47,3 @@ def parallel_map(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    return_freed_memory()

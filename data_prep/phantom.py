@@ -1,14 +1,14 @@
-"""A procedural head: axial slices with folded cortex, and no patient behind them.
+"""A procedural head: axial slices with folded cortex, drawn from random numbers alone.
 
 Anatomy is described by distances in mm, so one head looks the same on every matrix: layers lie
 under the skin, sulci are the zero lines of a random field that is stretched towards the middle
 of the head, cortex is what lies within 3 mm of liquor, and ventricles and deep nuclei are
 ellipses and capsules bent by another random field. Edges are as wide as a pixel. A table of
 tissue intensities, jittered, gives the contrast (T1, T1 with contrast agent, T2, FLAIR, proton
-density). Neighbouring slices cut the same anatomy further up.
+density). Neighbouring slices cut the same anatomy at other heights.
 
 It has the textures that matter to reconstruction (thin bright and dark lines, edges of every
-direction, flat and mottled regions, small isolated features), not the truth of an atlas.
+direction, flat and mottled regions, small isolated features); it is not an anatomical atlas.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 
 HEAD_MM = (222.0, 186.0)
-"""Room a head is given ``(y, x)``, mm."""
+"""Size of the region around a head ``(y, x)``, mm."""
 
 SLICE_MM = 5.0
-"""Distance of neighbouring slices, if there are few."""
+"""Distance of neighbouring slices in a small stack."""
 
 STACK_MM = 70.0
-"""Height over which many slices are spread."""
+"""Height of a stack of many slices."""
 
 DOMAIN_MM = 150.0
 """Random fields reach this far from the middle of the head."""
@@ -107,7 +107,7 @@ def _sample(nodes: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 class _Head:
-    """The random facts of one head; :meth:`cut` gives its slice at a height."""
+    """The random parameters of one head; :meth:`cut` draws its slice at a height."""
 
     def __init__(self, rng: Generator) -> None:
         self._rng = rng
@@ -147,7 +147,7 @@ class _Head:
         return [self._draw_ball(1.2 + 5 * self._between(0, 1) ** 3) for _ in range(n)]
 
     def _draw_mass(self) -> _Ball | None:
-        """In one head of four a tumour."""
+        """A tumour, in one head of four."""
         ball = self._draw_ball(self._between(9, 18))
         return ball if self._between(0, 1) < 0.25 else None
 
@@ -157,7 +157,7 @@ class _Head:
         return _Ball(y, x, self.level + self._between(-8, 8), radius)
 
     def _draw_vessels(self) -> list[_Ball]:
-        """Vessels that cross the slice, of which those in liquor are seen."""
+        """Vessels that cross the slice; those in liquor are visible."""
         return [
             _Ball(self._between(-80, 80), self._between(-65, 65), 0.0, self._between(0.5, 1.1))
             for _ in range(24)
@@ -213,7 +213,7 @@ class _Head:
         return brain
 
     def _distance_to_liquor(self, slab: _Slab, brain: Tensor) -> Tensor:
-        """How deep in brain tissue a place lies, counted from any liquor, mm; negative in it."""
+        """Depth in brain tissue, distance to the nearest liquor in mm; negative inside liquor."""
         y, x, z = slab.y, slab.x, slab.z
         surface = brain - self.gap
         # The halves are joined by the corpus callosum, which ends some way above the ventricles.
@@ -244,8 +244,8 @@ class _Head:
     def _fold(self, y: Tensor, x: Tensor, z: float) -> tuple[Tensor, Tensor]:
         """A random function whose zero lines are sulci, and the depth (mm) in the core of a half.
 
-        It varies faster along the surface than towards the middle. Each half has its own, in
-        polar coordinates around the core, where they would converge and no sulcus goes.
+        It varies faster along the surface than towards the middle. Each half has its own, in polar
+        coordinates around a core without sulci, where the coordinates would converge.
         """
         v, u = y / (0.74 * self.half_y), (x.abs() - 0.4 * self.half_x) / (0.42 * self.half_x)
         angle, radius = torch.atan2(v, u) / torch.pi, torch.hypot(v, u)
@@ -290,7 +290,7 @@ class _Head:
             slab.paint(_least(ball.depth(slab), tissue), self.signal["lesion"], soft_mm=0.6)
 
     def _paint_mass(self, slab: _Slab, brain: Tensor) -> None:
-        """A tumour with a bright rim and oedema around it, which fills the sulci it meets."""
+        """A tumour with a bright rim and oedema around it, which fills nearby sulci."""
         if self.mass is None:
             return
         depth = self.mass.depth(slab) + 3 * self.rough(slab.y, slab.x, slab.z)
@@ -323,7 +323,7 @@ class _Ball:
 
 @dataclass
 class _Slab:
-    """A slice while it is painted: places in mm, height, pixel size, and what is there so far."""
+    """A slice being painted: places in mm, height, pixel size, and the image so far."""
 
     y: Tensor
     x: Tensor

@@ -1,8 +1,8 @@
 """The preparation chain: from a raw scan to normalised slices with coil maps.
 
-Two passes over a volume, a slice in memory at a time. The first (:func:`plan`) learns what belongs
-to the whole volume: noise covariance, virtual coils, scale. The second (:meth:`Preparation.apply`)
-prepares slices, in any order. Both see undersampled data only.
+Two passes over a volume, one slice in memory at a time. The first (:func:`plan_preparation`)
+determines what belongs to the whole volume: noise covariance, virtual coils, scale. The second
+(:meth:`Preparation.apply`) prepares slices, in any order. Both see undersampled data only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError
+from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, warn
 from ..io import PreparedFile, ScanFile
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop
@@ -24,28 +24,29 @@ from ..physics.masks import calibration_block
 from ..runtime.device import lost, out_of_memory
 from ..scan import Scan
 from .compress import Compression, coil_covariance, compress_coils, plan_compression
-from .espirit import CROP, EspiritMaps, espirit
-from .noise import NoiseEstimate, NoiseEstimator, from_noise_scan, from_user
+from .espirit import CROP, EspiritMaps, espirit_maps
+from .noise import NoiseEstimate, from_noise_scan, from_user
+from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling, rows_without_oversampling
-from .qc import check_slices, slice_doubts
+from .qc import check_slices, slice_warnings
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
-"""Fewest calibration lines that maps and scale can be taken from."""
+"""Fewest calibration lines that maps and scale need."""
 
 FAR_OFF = 3.0
-"""Noise that is given is doubted if the scan shows so many times more or less."""
+"""Ratio between the given noise and that of the scan, or its inverse, above which to warn."""
 
 MIN_NOISE, MAX_NOISE = 1e-15, 1e15
-"""Standard deviations of noise that are believed, in the units of the file."""
+"""Plausible standard deviations of noise, in the units of the file."""
 
 MAX_SNR = 1e12
-"""Images are larger or smaller than the noise by no more than this."""
+"""Largest plausible ratio between images and noise, or its inverse."""
 
 MAX_SAMPLE = 1e9
-"""No prepared sample is larger. Within the four limits, single precision holds every energy and the
-way back to the units of the file."""
+"""Largest plausible prepared sample. Within the four limits, single precision holds every energy,
+also in the units of the file."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class PrepConfig:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What :func:`plan` learned about a volume, ready to be applied to its slices.
+    """The preparation of one volume, ready to be applied to its slices.
 
     Attributes:
         path: the file, for messages.
@@ -100,10 +101,10 @@ class Preparation:
         noise: noise of the measured coils.
         compression: how whitened coils become virtual coils.
         calib_shape: sides ``(y, x)`` of the calibration block.
-        scale: what normalised images are multiplied with to get back to whitened units.
-        doubts: numerical doubts, a sentence each.
+        scale: normalised images times this are in whitened units.
+        warnings: what is questionable about the volume.
         device: where coil maps are computed.
-        cpu_fallback: compute them on the CPU where the device has no room.
+        cpu_fallback: compute them on the CPU if the device runs out of memory.
     """
 
     path: Path
@@ -113,7 +114,7 @@ class Preparation:
     compression: Compression
     calib_shape: tuple[int, int]
     scale: float
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
 
@@ -125,23 +126,24 @@ class Preparation:
     def apply(self, scan: Scan) -> Scan:
         """Prepare slices of the planned volume.
 
-        A scan that has maps was prepared before and passes through unchanged. Slices that one set
-        of maps cannot explain are warned about, and so are those without anything to take maps
-        from, of which maps and images are zero.
+        A scan that has maps is prepared already and is returned unchanged.
 
         Raises:
-            PrepError: a slice holds samples too large to be true.
+            PrepError: a slice holds implausibly large samples.
+
+        Warns:
+            NumericalWarning: of :func:`~mri_ambient.data_prep.qc.slice_warnings`.
         """
         if scan.maps is not None:
             return scan
         scan, found = self.apply_espirit(scan)
-        for doubt in slice_doubts(scan.scan_id, check_slices(scan, found, self.calib_shape)):
-            warnings.warn(doubt, NumericalWarning, stacklevel=2)
+        for warning in slice_warnings(scan.scan_id, check_slices(scan, found, self.calib_shape)):
+            warnings.warn(warning, stacklevel=2)
         return scan
 
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
-        """Prepare slices, and hand over ESPIRiT's eigenvalues too (None for a single coil)."""
-        with naming(self.path, self.device):
+        """Prepare slices, and return ESPIRiT's eigenvalues too (None for a single coil)."""
+        with _errors_of(self.path, self.device):
             scan = remove_oversampling(scan, self.n_rows)
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
@@ -150,24 +152,21 @@ class Preparation:
             return normalise(scan, self.scale), found
 
     def _estimate_maps(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
-        """On the device, or on the CPU if it has no room and that is wanted."""
+        """On the device; on the CPU if it runs out of memory and ``cpu_fallback`` is set."""
         try:
             return estimate_maps(scan, self.calib_shape, self.config, device=self.device)
         except RuntimeError as error:
             here = torch.device(self.device).type == "cpu"
             if here or not self.cpu_fallback or not out_of_memory(error):
                 raise
-        warnings.warn(
-            f"out of memory on {self.device}, coil maps are computed on the CPU",
-            NumericalWarning,
-            stacklevel=2,
-        )
+        text = f"{self.path}: out of memory on {self.device}; coil maps are computed on the CPU"
+        warn("W-CPU-FALLBACK", text, stacklevel=4)
         return estimate_maps(scan, self.calib_shape, self.config)
 
 
 @contextmanager
-def naming(path: Path, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Errors of the chain's steps become errors that name the file, or a device that was lost."""
+def _errors_of(path: Path, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Turn errors of the steps into errors that name the file, or a device that was lost."""
     try:
         yield
     except PrepError as error:
@@ -183,16 +182,16 @@ def naming(path: Path, device: torch.device | str = "cpu") -> Iterator[None]:
                 f"{path}: out of memory: {str(error).splitlines()[0]}; use --device cpu (or, to "
                 "reconstruct, --cpu-fallback)"
             ) from error
-        if told := lost(error, device):
-            raise told from error
+        if gone := lost(error, device):
+            raise gone from error
         raise
 
 
 def check_samples(scan: Scan, scale: float) -> None:
-    """Refuse samples that are not finite or, divided by ``scale``, beyond :data:`MAX_SAMPLE`.
+    """Check that samples are finite and, divided by ``scale``, at most :data:`MAX_SAMPLE`.
 
     Raises:
-        PrepError: a slice holds some.
+        PrepError: a slice holds others.
     """
     for index, ksp in zip(scan.slices, scan.ksp, strict=True):
         lowest, highest = (float(value) / scale for value in torch.view_as_real(ksp).aminmax())
@@ -211,15 +210,15 @@ def estimate_maps(
     *,
     device: torch.device | str = "cpu",
 ) -> tuple[Scan, EspiritMaps | None]:
-    """ESPIRiT maps on the full field of view; a single coil sees everything equally.
+    """ESPIRiT maps on the full field of view; 1 for a single coil.
 
-    They are zero where the calibration block of a slice holds only zeros, and rounded to what a
-    prepared file keeps of them. ``device`` computes them; they come back to where the k-space is.
+    They are zero in slices whose calibration block holds only zeros, and rounded as in a prepared
+    file. They are computed on ``device`` and returned on the device of the k-space.
     """
     if scan.n_coils == 1:
-        seen = center_crop(scan.ksp, calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
-        return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * seen), None
-    found = espirit(
+        filled = center_crop(scan.ksp, calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * filled), None
+    found = espirit_maps(
         scan.ksp.to(device),
         calib_shape,
         kernel_width=config.kernel_width,
@@ -230,42 +229,43 @@ def estimate_maps(
     return scan.with_step("espirit", maps=unpack_maps(pack_maps(found.maps))), found
 
 
-def plan(
+def plan_preparation(
     file: ScanFile,
     config: PrepConfig | None = None,
     *,
     device: torch.device | str = "cpu",
     cpu_fallback: bool = False,
 ) -> Preparation:
-    """Learn noise, virtual coils and scale of a volume, reading it slice by slice.
+    """Determine noise, virtual coils and scale of a volume, reading it slice by slice.
 
     Args:
-        file: the scan, as measured. For a prepared file there is nothing to learn, and what comes
-            back hands its slices through.
+        file: the scan. The preparation of a prepared file leaves its slices unchanged.
         config: options of the chain.
-        device: where the coil maps are to be computed.
-        cpu_fallback: compute them on the CPU where the device has no room.
+        device: where coil maps are computed.
+        cpu_fallback: compute them on the CPU if the device runs out of memory.
 
     Raises:
-        PrepError: no calibration block, nothing but zeros, or samples and noise that are too large
-            or too small to be true.
+        PrepError: no calibration block, only zeros, or implausible samples or noise.
         ConfigError: options for a file that is prepared already.
+
+    Warns:
+        NumericalWarning: the :attr:`Preparation.warnings`.
     """
     config = config or PrepConfig()
     if isinstance(file, PreparedFile):
         return _prepared_already(file, config)
-    with naming(file.path):
+    with _errors_of(file.path):
         first = FirstPass(file, config)
-        for index in range(len(file)):  # no slice outlives its turn
+        for index in range(len(file)):  # one slice in memory at a time
             first.add(file[index])
         preparation = replace(first.preparation(), device=device, cpu_fallback=cpu_fallback)
-    for doubt in preparation.doubts:
-        warnings.warn(doubt, NumericalWarning, stacklevel=2)
+    for warning in preparation.warnings:
+        warnings.warn(warning, stacklevel=2)
     return preparation
 
 
 class FirstPass:
-    """Collects what belongs to a whole volume, slice by slice.
+    """Collects what determines the preparation of a volume, slice by slice.
 
     Args:
         file: the scan.
@@ -277,40 +277,31 @@ class FirstPass:
         n_coils, n_rows = file.shape[1:3]
         self.n_rows = rows_without_oversampling(n_rows, file.readout_oversampling, file.mask)
         self.calib_shape = find_calibration(file, self.n_rows, config.calib_width)
-        self.shown: NoiseEstimator | Tensor  # where the scan shows its noise
-        if file.noise is None:
-            self.shown = NoiseEstimator(
-                file.mask,
-                n_coils,
-                fully_sampled=file.fully_sampled,
-                oversampling=file.readout_oversampling,
-            )
-        else:
-            self.shown = file.noise
+        self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
 
     def add(self, scan: Scan) -> None:
-        """Look at some slices, as read; empty ones say nothing, not even about noise."""
-        held = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
-        if isinstance(self.shown, NoiseEstimator):
-            for index in held:
-                self.shown.add(scan.ksp[index])
+        """Add slices as read; empty ones are left out, because their zeros are not noise."""
+        filled = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
+        if self.file.noise is None:
+            for index in filled:
+                self.estimator.add(scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
-        for index in held:
+        for index in filled:
             self.cov += coil_covariance(scan.ksp[index])
             self.calib.append(center_crop(scan.ksp[index], self.calib_shape).clone())
 
     def preparation(self) -> Preparation:
-        """What the slices say together.
+        """The preparation, once all slices were added.
 
         Raises:
-            PrepError: all of them are zero, or so large or small that no scale can be found.
+            PrepError: all slices are zero, or so large or small that they have no scale.
         """
         file, config = self.file, self.config
         if not self.calib:
             raise PrepError("every sample is zero; nothing can be reconstructed from it")
-        noise, doubts = self._noise()
+        noise, found = self._noise()
         if not MIN_NOISE <= noise.std <= MAX_NOISE:
             raise PrepError(
                 f"the noise ({noise.source}) has a standard deviation of {noise.std:.3g}, wanted "
@@ -330,30 +321,30 @@ class FirstPass:
             compression=compression,
             calib_shape=self.calib_shape,
             scale=self._scale(compression.rotation[: compression.n_coils] @ white),
-            doubts=(*doubts, *([_one_coil(file)] if compression.n_coils == 1 else [])),
+            warnings=(*found, *([_one_coil(file)] if compression.n_coils == 1 else [])),
         )
 
-    def _noise(self) -> tuple[NoiseEstimate, list[str]]:
-        """The noise that is given, or that the scan shows; a doubt where these are far apart."""
+    def _noise(self) -> tuple[NoiseEstimate, list[NumericalWarning]]:
+        """The noise given, or that of the scan; a warning where these are far apart."""
         if self.config.noise_std is None:
-            return self._shown_noise(), []
+            return self._scan_noise(), []
         given = from_user(self.config.noise_std, self.file.shape[1])
         try:
-            shown = self._shown_noise()
-        except PrepError:  # there is nothing to compare with
+            own = self._scan_noise()
+        except PrepError:  # nothing to compare with
             return given, []
-        ratio = given.std / max(shown.std, MIN_NOISE)
-        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or shown.is_bound):
+        ratio = given.std / max(own.std, MIN_NOISE)
+        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or own.is_bound):
             return given, []
-        return given, [
-            f"{self.file.path}: the noise given ({given.std:.3g}) is {ratio:.2g} times what the "
-            f"scan shows ({shown.std:.3g}, {shown.source}); the image and its error bars rest on it"
-        ]
+        text = (
+            f"{self.file.path}: the noise given ({given.std:.3g}) is {ratio:.2g} times that of the "
+            f"scan ({own.std:.3g}, {own.source}); images and error bars depend on it"
+        )
+        return given, [NumericalWarning("W-NOISE-GIVEN", text)]
 
-    def _shown_noise(self) -> NoiseEstimate:
-        if isinstance(self.shown, NoiseEstimator):
-            return self.shown.estimate()
-        return from_noise_scan(self.shown)
+    def _scan_noise(self) -> NoiseEstimate:
+        noise = self.file.noise
+        return self.estimator.estimate() if noise is None else from_noise_scan(noise)
 
     def _scale(self, to_virtual: Tensor) -> float:
         """The percentile of the volume's calibration images, whitened and compressed."""
@@ -378,11 +369,11 @@ class FirstPass:
 
 
 def _prepared_already(file: PreparedFile, config: PrepConfig) -> Preparation:
-    """What a prepared file says about itself; its coils are white and virtual already."""
+    """The preparation of a prepared file, whose coils are white and virtual already."""
     if config != PrepConfig():
         raise ConfigError(
             f"{file.path}: is prepared already, so options of prep (coils, noise, calibration) "
-            "come too late; give the scan it was made from, or leave them out"
+            "have no effect; give the scan it was made from, or leave them out"
         )
     n_coils = file.shape[1]
     eye = torch.eye(n_coils, dtype=torch.complex128)
@@ -417,9 +408,10 @@ def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]
     return height, width
 
 
-def _one_coil(file: ScanFile) -> str:
-    return (
-        f"{file.path}: a single coil: its map is 1 everywhere, and nothing but the mask tells "
-        "aliased images apart: what was not measured is the prior's, and a prior learns it from "
-        "scans with many different masks only"
+def _one_coil(file: ScanFile) -> NumericalWarning:
+    text = (
+        f"{file.path}: a single coil, so its map is 1 everywhere and nothing but the mask "
+        "separates aliased images: what was not measured comes from the prior, which can learn it "
+        "only from scans with many different masks"
     )
+    return NumericalWarning("W-ONE-COIL", text)

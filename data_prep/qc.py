@@ -1,24 +1,26 @@
-"""Looking at what prep made: figures for every slice, doubts in words, and one picture a scan."""
+"""Quality figures of prepared slices, and the warnings that follow from them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import NumericalWarning
 from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
 
 ABOVE_NOISE = 1.5
-"""Calibration data hold more than maps and noise if their rest is so many times the noise."""
+"""Residual of the calibration data over their noise, above which the maps miss some signal."""
 
 MOSTLY_NOISE = 0.5
-"""No maps are told from calibration data with a larger share of noise in their energy."""
+"""Share of noise in the energy of the calibration data, above which no maps can be found."""
 
 LEAST_SUPPORT = 0.02
-"""Share of the field of view that any object should fill."""
+"""Share of the field of view that every object fills."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class SliceCheck:
     Attributes:
         index: of the slice in the volume.
         blank: whether its calibration block holds only zeros; then its maps are zero.
-        support: share of the field of view where the maps see anything.
+        support: share of the field of view where the maps are not zero.
         eigenvalue: mean ESPIRiT eigenvalue inside the support; 1 if the maps explain everything.
-        second_map: share of the support where a second map is as real as the first.
-        calib_residual: share of the calibration data's energy that the maps leave unexplained;
-            noise included.
-        calib_noise: share of it that is noise.
+        second_map: share of the support where a second map fits as well as the first.
+        calib_residual: share of the calibration data's energy that the maps do not explain, noise
+            included.
+        calib_noise: share of their energy that is noise.
     """
 
     index: int
@@ -46,25 +48,31 @@ class SliceCheck:
 
     @property
     def folded(self) -> bool:
-        """Whether two places of the object share pixels: noise alone has many maps as well."""
+        """Whether two places of the object share pixels, and noise alone is not the reason."""
         real = self.calib_residual > ABOVE_NOISE * self.calib_noise
         return self.second_map > SECOND_MAP_SHARE and real
 
     @property
-    def unclear(self) -> bool:
-        """Whether there are several maps, and noise alone may be the reason."""
-        return self.second_map > SECOND_MAP_SHARE and not self.folded
+    def noisy(self) -> bool:
+        """Whether several maps fit, because the calibration data are mostly noise."""
+        several = self.second_map > SECOND_MAP_SHARE and not self.folded
+        return several and self.calib_noise > MOSTLY_NOISE
 
     @property
-    def drowned(self) -> bool:
-        """Whether the calibration data are so noisy that no maps can be told from them."""
-        return self.unclear and self.calib_noise > MOSTLY_NOISE
+    def ambiguous(self) -> bool:
+        """Whether several maps fit, because of noise or of a small field of view."""
+        return self.second_map > SECOND_MAP_SHARE and not (self.folded or self.noisy)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are calibration data and almost no support."""
+        return self.support < LEAST_SUPPORT and not self.blank
 
 
 def check_slices(
     scan: Scan, found: EspiritMaps | None, calib_shape: tuple[int, int]
 ) -> tuple[SliceCheck, ...]:
-    """The figures of every slice of a prepared scan; ``found`` is None for a single coil."""
+    """Figures of every slice of a prepared scan; ``found`` is None for a single coil."""
     maps = _maps(scan)
     support = (maps != 0).any(dim=1)
     size = support.sum(dim=(-2, -1)).clamp_min(1)
@@ -103,48 +111,48 @@ def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
     return _energy(rest) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
 
 
-def slice_doubts(scan_id: str, checks: tuple[SliceCheck, ...]) -> list[str]:
-    """What the figures of a volume give reason to doubt, one sentence for each kind."""
-    folded = [check for check in checks if check.folded]
-    drowned = [check for check in checks if check.drowned]
-    unclear = [check for check in checks if check.unclear and not check.drowned]
-    blank = [check.index for check in checks if check.blank]
-    empty = [check for check in checks if check.support < LEAST_SUPPORT and not check.blank]
-    doubts = []
-    if blank:
-        doubts.append(
-            f"{scan_id}: the calibration block holds only zeros in slices {blank}: their coil maps "
-            "and images are zero"
-        )
-    if folded:
-        worst = max(folded, key=lambda check: check.second_map)
-        doubts.append(
-            f"{scan_id}: in {len(folded)} of {len(checks)} slices one set of coil maps is not "
-            f"enough (slice {worst.index}: in {worst.second_map:.0%} of the support two places of "
-            "the object share a pixel): the field of view is smaller than the object, and where "
-            "it folds the reconstruction will keep artefacts, which a larger --noise-std weakens"
-        )
-    if unclear:
-        worst = max(unclear, key=lambda check: check.second_map)
-        doubts.append(
-            f"{scan_id}: in {len(unclear)} of {len(checks)} slices a second set of coil maps is as "
-            f"real as the first (slice {worst.index}: in {worst.second_map:.0%} of the support): "
-            "noise, or a field of view smaller than the object, which cannot be told apart there"
-        )
-    if drowned:
-        worst = max(drowned, key=lambda check: check.calib_noise)
-        doubts.append(
-            f"{scan_id}: in {len(drowned)} of {len(checks)} slices the calibration data are too "
-            f"noisy to tell coil maps from (slice {worst.index}: {worst.calib_noise:.0%} of their "
-            "energy is noise): do not trust images of these slices"
-        )
-    if empty:
-        doubts.append(
-            f"{scan_id}: ESPIRiT found nearly nothing (support below {LEAST_SUPPORT:.0%} of the "
-            f"field of view) in {len(empty)} of {len(checks)} slices, first in slice "
-            f"{empty[0].index}; look whether these slices hold any signal"
-        )
-    return doubts
+_PROBLEMS: tuple[tuple[str, str, Callable[[SliceCheck], float], str], ...] = (
+    (
+        "W-BLANK-CALIBRATION", "blank", lambda check: 0,
+        "the calibration block holds only zeros, so their coil maps and images are zero",
+    ),
+    (
+        "W-FOLDED-FOV", "folded", lambda check: check.second_map,
+        "one set of coil maps is not enough (slice {0.index}: in {0.second_map:.0%} of the support "
+        "two places of the object share a pixel): the field of view is smaller than the object, "
+        "and the images keep artefacts there; a larger --noise-std weakens them",
+    ),
+    (
+        "W-SECOND-MAP", "ambiguous", lambda check: check.second_map,
+        "a second set of coil maps fits as well as the first (slice {0.index}: in "
+        "{0.second_map:.0%} of the support), because of noise or of a field of view smaller than "
+        "the object; the data cannot show which",
+    ),
+    (
+        "W-NOISY-CALIBRATION", "noisy", lambda check: check.calib_noise,
+        "the calibration data are too noisy for coil maps (slice {0.index}: {0.calib_noise:.0%} of "
+        "their energy is noise); do not trust images of these slices",
+    ),
+    (
+        "W-EMPTY-SUPPORT", "empty", lambda check: -check.support,
+        "ESPIRiT found almost no signal (slice {0.index}: in {0.support:.1%} of the field of "
+        "view); check whether these slices hold any",
+    ),
+)  # fmt: skip
+"""Code, property of the slices concerned, severity (the worst slice is named), text."""
+
+
+def slice_warnings(scan_id: str, checks: Sequence[SliceCheck]) -> list[NumericalWarning]:
+    """One warning for every kind of problem that slices of a volume have."""
+    found = []
+    for code, problem, severity, text in _PROBLEMS:
+        slices = [check for check in checks if getattr(check, problem)]
+        if slices:
+            worst = max(slices, key=severity)
+            listed = ", ".join(str(check.index) for check in slices)
+            where = f"in {len(slices)} of {len(checks)} slices ({listed})"
+            found.append(NumericalWarning(code, f"{scan_id}: {where} {text.format(worst)}"))
+    return found
 
 
 def _maps(scan: Scan) -> Tensor:

@@ -15,8 +15,7 @@ def whitening_matrix(cov: Tensor) -> Tensor:
         cov: noise covariance E[n n^H] / 2, positive definite ``(coil, coil)``.
 
     Raises:
-        PrepError: it is not positive definite, or its inverse does not fit single precision, in
-            which it is applied.
+        PrepError: it is not positive definite, or its inverse exceeds single precision.
     """
     chol, failed = torch.linalg.cholesky_ex(cov.to(torch.complex128))
     eye = torch.eye(cov.shape[-1], dtype=torch.complex128, device=cov.device)

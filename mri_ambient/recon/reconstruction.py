@@ -113,7 +113,9 @@ class Reconstruction:
 
     def plot(self) -> Figure:
         """At most 16 slices in one window, with their standard deviation where it is known."""
-        return draw_reconstruction(self.magnitude, self.std, title=self._title)
+        return draw_reconstruction(
+            self.magnitude, self.std, title=self._title, voxel_mm=self.voxel_mm
+        )
 
     @property
     def _title(self) -> str:

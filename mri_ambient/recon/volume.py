@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..data_prep.prepare import Preparation, plan
+from ..data_prep import Preparation, plan_preparation
 from ..errors import NumericalWarning
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
@@ -66,7 +66,7 @@ class Volume:
             return Reference(self.full, self._plan(self.full))
 
     def _plan(self, file: ScanFile) -> Preparation:
-        return plan(
+        return plan_preparation(
             file,
             self.recipe.preparation,
             device=self.runtime.torch_device,

@@ -82,7 +82,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
 
     from mri_ambient.recon.memory import bytes_per_image, images_at_once
 
-    from mri_ambient.data_prep.espirit import espirit
+    from mri_ambient.data_prep import espirit_maps
     from mri_ambient.methods.baselines import CgSense, L1Wavelet
     from mri_ambient.physics.masks import MaskSpec
     from mri_ambient.physics.operators import SenseOp
@@ -172,7 +172,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
     if bart:
         full = (complex_normal(tuple(plain.shape), rng) * 0.02 + op.expand(truth)).to(device)
         _, mine_s = seconds(
-            lambda: espirit(full, (CALIB, CALIB), kernel_width=6, threshold=0.02, crop=0.0)
+            lambda: espirit_maps(full, (CALIB, CALIB), kernel_width=6, threshold=0.02, crop=0.0)
             .maps.cpu().numpy(), args.repeats,
         )  # fmt: skip
         with Bart(full.cpu().numpy(), S) as tool:

@@ -33,9 +33,8 @@ from typing import Any
 import numpy as np
 from tune_baselines import Case, case_of
 
-from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.shards import MANIFEST
 from mri_ambient.methods import Aos, Dds, Sampler
 from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Ssdu, Supervised

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mri_ambient.data_prep import plan_preparation as plan
 from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.prepare import plan
 from mri_ambient.data_prep.simulate import ScanModel, SimulateConfig, write_scan
 from mri_ambient.io import open_scan
 from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled

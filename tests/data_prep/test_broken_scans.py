@@ -13,7 +13,7 @@ import torch
 from memory_scan import MemoryScan, simulated_scan
 from torch import Tensor
 
-from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
+from mri_ambient.data_prep import PrepConfig, plan_preparation, prepare_file, prepare_many
 from mri_ambient.data_prep.compress import coil_covariance, plan_compression
 from mri_ambient.data_prep.noise import (
     ImageCorners,
@@ -81,11 +81,11 @@ def test_huge_samples_do_not_overflow_where_covariances_are_summed():
 def test_a_scan_in_huge_units_is_prepared_like_any_other():
     usual = head()
     huge = MemoryScan(usual.ksp * 1e20, usual.mask)
-    a, b = (plan(file).apply(file[0]) for file in (usual, huge))
+    a, b = (plan_preparation(file).apply(file[0]) for file in (usual, huge))
     torch.testing.assert_close(a.ksp, b.ksp, rtol=1e-3, atol=1e-4)
     assert (a.maps - b.maps).abs().max() < 1e-2
     with pytest.raises(PrepError, match=r"^scan\.h5: the noise .*other units, or pass --noise-std"):
-        plan(MemoryScan(usual.ksp * 1e30, usual.mask))
+        plan_preparation(MemoryScan(usual.ksp * 1e30, usual.mask))
 
 
 def test_one_huge_sample_outside_the_calibration_block_names_the_slice():
@@ -93,7 +93,7 @@ def test_one_huge_sample_outside_the_calibration_block_names_the_slice():
     outer = torch.nonzero(file.mask[0, 0]).flatten()[0]
     file.ksp[1, 2, 3, outer] = 1e36
     with pytest.warns(NumericalWarning, match="times what the scan shows"):
-        preparation = plan(file, PrepConfig(noise_std=1e-6))
+        preparation = plan_preparation(file, PrepConfig(noise_std=1e-6))
     preparation.apply(file[0])
     with pytest.raises(PrepError, match=r"^scan\.h5: slice 1 holds samples of .*export the scan"):
         preparation.apply(file[1])
@@ -105,7 +105,7 @@ def test_one_huge_sample_in_the_calibration_block_is_an_image_or_an_error(value,
     file = head()
     file.ksp[1, 2, 24, 24] = value
     try:
-        preparation = plan(file, PrepConfig(noise_std=noise_std))
+        preparation = plan_preparation(file, PrepConfig(noise_std=noise_std))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)
             scans = [preparation.apply(scan) for scan in file]
@@ -121,7 +121,7 @@ def test_a_noise_level_that_no_image_can_have_names_the_file(noise_std):
     file = head()
     file = MemoryScan(file.ksp / noise_std**0.1, file.mask)  # 6e-7 becomes 2e-8 or 2e-5
     with pytest.raises(PrepError, match=r"^scan\.h5: images are .*times as large.*--noise-std"):
-        plan(file, PrepConfig(noise_std=noise_std))
+        plan_preparation(file, PrepConfig(noise_std=noise_std))
 
 
 @pytest.mark.parametrize("noise_std", [1e-200, 1e-16, 1e16, 1e200, torch.nan])
@@ -140,8 +140,8 @@ def test_a_noise_scan_of_zeros_is_refused(tmp_path):
     usual = head()
     file = MemoryScan(usual.ksp, usual.mask, noise=zeros)
     with pytest.raises(PrepError, match=r"^scan\.h5: the noise scan holds only zeros.*noise-std"):
-        plan(file)
-    assert plan(file, PrepConfig(noise_std=1e-6)).noise.source == "given"
+        plan_preparation(file)
+    assert plan_preparation(file, PrepConfig(noise_std=1e-6)).noise.source == "given"
 
 
 def test_a_noise_scan_of_huge_samples_is_taken():
@@ -177,10 +177,10 @@ def test_a_decomposition_that_fails_anywhere_names_the_file(monkeypatch):
         raise torch.linalg.LinAlgError("did not converge\nat all")
 
     file = head()
-    preparation = plan(file)
+    preparation = plan_preparation(file)
     monkeypatch.setattr("mri_ambient.data_prep.noise.NoiseEstimator.estimate", fail)
     with pytest.raises(PrepError, match=r"^scan\.h5: a coil covariance cannot be decomposed"):
-        plan(file)
+        plan_preparation(file)
     monkeypatch.setattr("mri_ambient.data_prep.espirit._virtual_coil", fail)
     with pytest.raises(PrepError, match=r"^scan\.h5: a coil covariance cannot be decomposed"):
         preparation.apply(file[0])
@@ -202,7 +202,10 @@ def with_empty_slice(index: int, **options: object) -> tuple[MemoryScan, MemoryS
 def test_an_empty_slice_changes_nothing_for_the_others(mask):
     # Neither noise nor scale nor virtual coils: they would be taken from zeros.
     file, others = with_empty_slice(1, mask=mask)
-    a, b = plan(file, PrepConfig(energy=0.99)), plan(others, PrepConfig(energy=0.99))
+    a, b = (
+        plan_preparation(file, PrepConfig(energy=0.99)),
+        plan_preparation(others, PrepConfig(energy=0.99)),
+    )
     assert torch.equal(a.noise.cov, b.noise.cov)
     assert a.scale == b.scale
     assert a.compression.n_coils == b.compression.n_coils
@@ -212,7 +215,7 @@ def test_an_empty_slice_changes_nothing_for_the_others(mask):
 
 def test_an_empty_slice_has_zero_maps_and_a_warning_with_its_number():
     file, _ = with_empty_slice(1)
-    preparation = plan(file)
+    preparation = plan_preparation(file)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert preparation.apply(file[0]).maps.any()
@@ -230,7 +233,7 @@ def test_an_empty_slice_has_zero_maps_and_a_warning_with_its_number():
 def test_an_empty_slice_of_a_single_coil_has_a_zero_map_too():
     file, _ = with_empty_slice(0, coils=1)
     with pytest.warns(NumericalWarning, match="single coil"):
-        preparation = plan(file)
+        preparation = plan_preparation(file)
     with pytest.warns(NumericalWarning, match=r"slices \[0\]"):
         assert not preparation.apply(file[0]).maps.any()
     assert (preparation.apply(file[1]).maps == 1).all()
@@ -240,7 +243,7 @@ def test_slices_whose_centre_is_empty_everywhere_are_refused():
     file = head(noise=0.02)
     file.ksp[..., 12:36, 12:36] = 0
     with pytest.raises(PrepError, match=r"^scan\.h5: the 24 x 16 calibration block holds only zer"):
-        plan(file)
+        plan_preparation(file)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ import h5py
 import pytest
 import torch
 from memory_scan import MemoryScan, noise_only, random_cov, simulated_scan
+from mri_ambient.data_prep.shards import MANIFEST
+from scipy.spatial import Delaunay
 from torch import Tensor
 
-from mri_ambient.data_prep import PrepConfig, plan, prepare_file, prepare_many
+from mri_ambient.data_prep import PrepConfig, plan_preparation, prepare_file, prepare_many
 from mri_ambient.data_prep.espirit import espirit
 from mri_ambient.data_prep.oversampling import remove_oversampling, rows_without_oversampling
-from mri_ambient.data_prep.shards import MANIFEST
 from mri_ambient.data_prep.simulate import SimulateConfig, simulate_scans
 from mri_ambient.errors import (
     ConfigError,
@@ -65,7 +66,7 @@ def test_a_full_scan_comes_back_as_its_root_sum_of_squares(oversampling):
     # Unequal, correlated noise (whitening) and 16 coils made 8 (compression). Noise is low: in an
     # RSS image it adds up, in a combined one it averages out.
     file = head(noise=2e-4, full=True, coils=16, readout_oversampling=oversampling)
-    preparation = plan(file, PrepConfig(n_coils=8))
+    preparation = plan_preparation(file, PrepConfig(n_coils=8))
     scan = preparation.apply(file[0])
     rows = slice(32, 96) if oversampling == 2 else slice(None)
     rss = ifft2c(file[0].ksp).abs().square().sum(dim=1).sqrt()[:, rows]
@@ -79,7 +80,7 @@ def test_a_full_scan_comes_back_as_its_root_sum_of_squares(oversampling):
 def test_the_first_rows_pseudo_inverse_would_not_come_back():
     # Why the transform is kept whole (see mri_ambient.units).
     file = head(noise=2e-4, full=True, coils=16)
-    scan = plan(file, PrepConfig(n_coils=3)).apply(file[0])
+    scan = plan_preparation(file, PrepConfig(n_coils=3)).apply(file[0])
     pinv = torch.linalg.pinv(scan.coil_transform[:3]).to(torch.complex64)
     naive = torch.einsum("cv,svyx->scyx", pinv, scan.maps).abs().square().sum(dim=1).sqrt()
     weight = rss_weight(scan.maps, scan.coil_transform)
@@ -89,7 +90,7 @@ def test_the_first_rows_pseudo_inverse_would_not_come_back():
 def test_prepared_images_are_about_1_whatever_the_files_units():
     small = head(units=1e-4)
     large = MemoryScan(small.ksp * 1e7, small.mask)
-    a, b = (plan(file).apply(file[0]) for file in (small, large))
+    a, b = (plan_preparation(file).apply(file[0]) for file in (small, large))
     torch.testing.assert_close(a.ksp, b.ksp, rtol=1e-3, atol=1e-4)
     assert (a.maps - b.maps).abs().max() < 1e-2
     torch.testing.assert_close(1e7 * exported(a), exported(b), rtol=1e-3, atol=1e-3)
@@ -107,7 +108,7 @@ def test_prepared_noise_is_white_and_as_strong_as_the_scan_says():
     clean = head(noise=0.0, full=True, units=2000.0).ksp
     first, second = (clean + noise_only(8, (64, 64), cov, seed)[None] for seed in (1, 2))
     scan_noise = noise_only(8, (100, 100), cov, 3).flatten(1)
-    preparation = plan(MemoryScan(first, noise=scan_noise))
+    preparation = plan_preparation(MemoryScan(first, noise=scan_noise))
     a, b = (preparation.apply(MemoryScan(ksp, noise=scan_noise)[0]) for ksp in (first, second))
     assert a.noise_source == "noise-scan"
     assert a.noise_std == pytest.approx(1 / a.scale)
@@ -120,7 +121,7 @@ def test_prepared_noise_is_white_and_as_strong_as_the_scan_says():
 
 def test_a_given_noise_level_is_taken():
     file = head()
-    preparation = plan(file, PrepConfig(noise_std=3e-6))
+    preparation = plan_preparation(file, PrepConfig(noise_std=3e-6))
     scan = preparation.apply(file[0])
     assert scan.noise_source == "given"
     # In the file's units, whatever was done to the coils: W keeps lengths up to the level.
@@ -131,8 +132,8 @@ def test_a_given_noise_level_is_taken():
 @pytest.mark.parametrize(("times", "doubted"), [(0.01, True), (0.5, False), (2, False), (50, True)])
 def test_a_given_noise_level_that_the_scan_does_not_show_is_doubted(times, doubted):
     file = head()
-    shown = plan(file).noise.std
-    found = plan(file, PrepConfig(noise_std=times * shown))
+    shown = plan_preparation(file).noise.std
+    found = plan_preparation(file, PrepConfig(noise_std=times * shown))
     assert found.noise.std == pytest.approx(times * shown)
     assert any(f"is {times:.2g} times what the scan shows" in d for d in found.doubts) == doubted
 
@@ -142,12 +143,12 @@ def test_an_upper_bound_does_not_doubt_less_noise():
     """One coil, whose outer samples hold signal: the true noise is far below what they show."""
     config = SimulateConfig(size=(48, 40), coils=1, acceleration=2.0, calib=12, noise=1e-3)
     file, _ = simulated_scan("head", config)
-    shown = plan(file).noise
+    shown = plan_preparation(file).noise
     assert shown.is_bound
     for times, doubted in ((0.01, False), (30, True)):
         with warnings.catch_warnings(record=True):
             warnings.simplefilter("always")
-            found = plan(file, PrepConfig(noise_std=times * shown.std)).doubts
+            found = plan_preparation(file, PrepConfig(noise_std=times * shown.std)).doubts
         assert any("what the scan shows" in doubt for doubt in found) == doubted
 
 
@@ -162,7 +163,7 @@ def test_samples_that_were_not_selected_leave_no_trace(kind):
     hidden = complex_normal(full.shape, rng_for(1))
     other = MemoryScan(torch.where(masked.mask, full.ksp, hidden), scan_id=full.scan_id)
     a, b = (Undersampled(file, spec, seed=4) for file in (full, other))
-    plans = plan(a), plan(b)
+    plans = plan_preparation(a), plan_preparation(b)
     one, two = (p.apply(file[1]) for p, file in zip(plans, (a, b), strict=True))
     assert plans[0].scale == plans[1].scale
     assert torch.equal(plans[0].noise.cov, plans[1].noise.cov)
@@ -172,7 +173,7 @@ def test_samples_that_were_not_selected_leave_no_trace(kind):
 
 def test_slices_may_come_alone_or_together():
     file = head(slices=3)
-    preparation = plan(file)
+    preparation = plan_preparation(file)
     together = preparation.apply(file[0:3])
     for index in (2, 0):
         alone = preparation.apply(file[index])
@@ -221,7 +222,7 @@ def test_cutting_the_readout_commutes_with_measuring():
 def test_a_scan_of_zeros_is_refused():
     mask = torch.ones(1, 32, 32, dtype=torch.bool)
     with pytest.raises(PrepError, match="every sample is zero"):
-        plan(MemoryScan(torch.zeros(1, 4, 32, 32, dtype=torch.complex64), mask))
+        plan_preparation(MemoryScan(torch.zeros(1, 4, 32, 32, dtype=torch.complex64), mask))
 
 
 def test_too_few_central_lines_are_refused():
@@ -229,13 +230,13 @@ def test_too_few_central_lines_are_refused():
     mask[..., :20:4] = True
     mask[..., 29:36] = True
     with pytest.raises(PrepError, match=r"no calibration block.*24x7.*at least 8x8.*keep"):
-        plan(MemoryScan(complex_normal((1, 4, 64, 64), rng_for(0)), mask))
+        plan_preparation(MemoryScan(complex_normal((1, 4, 64, 64), rng_for(0)), mask))
 
 
 def test_a_single_coil_has_unit_maps_and_is_doubted():
     file = head(coils=1, noise=0.02)
     with pytest.warns(NumericalWarning, match="single coil"):
-        preparation = plan(file)
+        preparation = plan_preparation(file)
     scan = preparation.apply(file[0])
     assert torch.equal(scan.maps, torch.ones_like(scan.ksp))
     assert "espirit" not in scan.steps
@@ -259,7 +260,7 @@ def test_noise_is_not_taken_for_a_folded_field_of_view(noise, told):
     file = head(noise=noise)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        plan(file).apply(file[0])
+        plan_preparation(file).apply(file[0])
     said = " ".join(str(w.message) for w in caught)
     assert told in said
     assert ("second set of coil maps" in said, "too noisy" in said) == (
@@ -293,7 +294,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_a_prepared_file_holds_what_the_chain_makes(raw, tmp_path):
     path = prepare_file(raw[0], tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / raw[0].name
-    file, want = open_scan(path), plan(open_scan(raw[0]))
+    file, want = open_scan(path), plan_preparation(open_scan(raw[0]))
     assert isinstance(file, PreparedFile)
     scan, fresh = file[1], want.apply(open_scan(raw[0])[1])
     assert torch.equal(scan.ksp, fresh.ksp)
@@ -344,18 +345,18 @@ def test_a_compressed_prepared_file_still_knows_its_units(raw, tmp_path):
     config = PrepConfig(n_coils=3)
     file = PreparedFile(prepare_file(raw[0], tmp_path, config))
     assert file.shape[1] == 3
-    fresh = plan(open_scan(raw[0]), config).apply(open_scan(raw[0])[0])
+    fresh = plan_preparation(open_scan(raw[0]), config).apply(open_scan(raw[0])[0])
     torch.testing.assert_close(exported(file[0]), exported(fresh), rtol=1e-4, atol=1e-9)
 
 
 def test_a_prepared_file_passes_through(raw, tmp_path):
     file = PreparedFile(prepare_file(raw[0], tmp_path))
-    preparation = plan(file)
+    preparation = plan_preparation(file)
     assert preparation.apply(file[0]).ksp is not None
     assert torch.equal(preparation.apply(file[0]).ksp, file[0].ksp)
     assert preparation.scale == file.scale
     with pytest.raises(ConfigError, match="prepared already"):
-        plan(file, PrepConfig(noise_std=1.0))
+        plan_preparation(file, PrepConfig(noise_std=1.0))
     with pytest.raises(ConfigError, match="prepared already"):
         prepare_file(file, tmp_path / "again")
 
@@ -464,7 +465,7 @@ def test_an_error_that_is_no_fault_of_the_scan_is_not_hidden(raw, tmp_path, monk
 STREAM = """
 import resource, torch
 from memory_scan import MemoryScan
-from mri_ambient.data_prep import PrepConfig, plan
+from mri_ambient.data_prep import PrepConfig, plan_preparation
 
 torch.set_num_threads(1)
 
@@ -479,7 +480,7 @@ ksp[..., 120:136, 120:136] += 10
 for n_slices in (2, 40):
     file = Stream(ksp)
     file.shape = (n_slices, *file.shape[1:])
-    preparation = plan(file, PrepConfig(n_coils=1))  # spares ESPIRiT
+    preparation = plan_preparation(file, PrepConfig(n_coils=1))  # spares ESPIRiT
     for index in range(n_slices):
         preparation.apply(file[index])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # the peak so far
@@ -514,12 +515,12 @@ def test_coil_maps_are_computed_on_the_cpu_where_that_is_wanted(error, monkeypat
         return espirit(ksp, *args, **options)
 
     file = head(full=True)
-    expected = plan(file).apply(file[0])
+    expected = plan_preparation(file).apply(file[0])
     monkeypatch.setattr("mri_ambient.data_prep.prepare.espirit", crowded)
     with pytest.raises(DeviceError, match=r"out of memory.*--cpu-fallback"):
-        plan(file, device="meta").apply(file[0])
+        plan_preparation(file, device="meta").apply(file[0])
     with pytest.warns(NumericalWarning, match="coil maps are computed on the CPU"):
-        scan = plan(file, device="meta", cpu_fallback=True).apply(file[0])
+        scan = plan_preparation(file, device="meta", cpu_fallback=True).apply(file[0])
     assert where == ["meta", "meta", "cpu"]
     torch.testing.assert_close(scan.maps, expected.maps, rtol=0, atol=0)
     reference = plan_reference(file, device="meta", cpu_fallback=True)

@@ -1,4 +1,4 @@
-"""From scans to prepared files: one, or a folder of them, resumable and in parallel."""
+"""Prepared files: one scan, or a folder of them, resumable and in parallel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..errors import (
     OutputExistsError,
     ScanFormatError,
 )
-from ..io import PreparedFile, PreparedWriter, ScanFile, open_scan, why_no_file
+from ..io import PreparedFile, PreparedWriter, ScanFile, find_scans, open_scan
 from ..io.prepared import duplicate_acquisitions, duplicates_warning, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..physics.fourier import center_crop
@@ -32,31 +32,31 @@ from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
 from .parallel import parallel_map
-from .prepare import Preparation, PrepConfig, plan
-from .qc import SliceCheck, check_slices, slice_doubts
+from .prepare import Preparation, PrepConfig, plan_preparation
+from .qc import SliceCheck, check_slices, slice_warnings
 
 MANIFEST = "manifest.json"
-"""Name of the list of what a folder of prepared files holds."""
+"""Name of the file that lists the prepared files of a folder."""
 
 
 @dataclass(frozen=True)
 class ScanResult:
-    """How one scan fared.
+    """What became of one scan.
 
     Attributes:
         source: the scan.
         status: "done", "skipped" (it was prepared already) or "failed".
         path: the prepared file, or None.
         error: why it failed, or None.
-        doubts: numerical doubts, a sentence each.
-        seconds: time it took.
+        warnings: what is questionable about it.
+        seconds: duration.
     """
 
     source: Path
     status: str
     path: Path | None = None
     error: MriAmbientError | None = None
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[NumericalWarning, ...] = ()
     seconds: float = 0.0
 
     @property
@@ -65,7 +65,7 @@ class ScanResult:
         return "" if self.error is None else " ".join(str(self.error).split())
 
     def line(self) -> str:
-        """How the scan fared, with the main facts of its prepared file."""
+        """The result in one line, with the main figures of the prepared file."""
         if self.path is None:
             return f"{self.source.name}: {self.status}, {self.message}"
         file = PreparedFile(self.path)
@@ -80,18 +80,18 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class PrepSummary:
-    """What :func:`prepare_many` did, and what the data set looks like now.
+    """What :func:`prepare_many` did, and what the folder holds now.
 
     Attributes:
         results: one for each scan of this call, in the order given.
         coverage: coverage of k-space by all prepared scans of the folder.
-        doubts: what speaks against training on them, a sentence each.
+        warnings: what makes them questionable as a training set.
         manifest: the list of prepared scans.
     """
 
     results: tuple[ScanResult, ...]
     coverage: tuple[Coverage, ...]
-    doubts: tuple[str, ...]
+    warnings: tuple[NumericalWarning, ...]
     manifest: Path
 
     @property
@@ -99,17 +99,12 @@ class PrepSummary:
         """The scans that could not be prepared."""
         return tuple(result for result in self.results if result.status == "failed")
 
-    @property
-    def failed_lines(self) -> list[str]:
-        """A line for each of them."""
-        return [result.message for result in self.failed]
-
     def line(self) -> str:
         """How many scans were prepared, skipped and failed."""
-        n_times = Counter(result.status for result in self.results)
+        n_scans = Counter(result.status for result in self.results)
         return (
-            f"{n_times['done']} prepared, {n_times['skipped']} skipped (prepared already), "
-            f"{n_times['failed']} failed"
+            f"{n_scans['done']} prepared, {n_scans['skipped']} skipped (prepared already), "
+            f"{n_scans['failed']} failed"
         )
 
 
@@ -121,7 +116,7 @@ def prepare_file(
     picture: bool = False,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Prepare a scan, slice by slice, into ``output/<scan_id>.h5`` (replaced if there).
+    """Prepare a scan, slice by slice, into ``output/<scan_id>.h5``, replacing an older one.
 
     Args:
         source: the scan, opened or not.
@@ -138,15 +133,13 @@ def prepare_file(
         ScanFormatError: it cannot be read.
         ConfigError: it is a prepared file already.
     """
-    config = config or PrepConfig()
     file = source if isinstance(source, ScanFile) else open_scan(source)
     if isinstance(file, PreparedFile):
         raise ConfigError(f"{file.path}: is prepared already; give the scan it was made from")
     path = Path(output) / f"{file.scan_id}.h5"
     _check_replaceable(path)
-    preparation = plan(file, config, device=device)
-    checks: list[SliceCheck] = []
-    writer = PreparedWriter(
+    preparation = plan_preparation(file, config, device=device)
+    with PreparedWriter(
         path,
         len(file),
         calib_shape=preparation.calib_shape,
@@ -154,46 +147,53 @@ def prepare_file(
         source_sha256=file_sha256(file.path),
         header_xml=file.header_xml,
         attributes=file.attributes,
-    )
-    center, measured = hashlib.sha256(), False
-    with writer:
-        for index in range(len(file)):
-            raw = file[index]
-            values = raw.ksp[..., raw.shape[0] // 2, raw.shape[1] // 2].contiguous()
-            center.update(values.numpy().tobytes())
-            measured = measured or bool(values.any())
-            scan, found = preparation.apply_espirit(raw)
-            writer.write(scan)
-            checks += check_slices(scan, found, preparation.calib_shape)
-            if picture and index == len(file) // 2:
-                _draw(file, preparation, scan, found, checks[-1], Path(output))
-        doubts = slice_doubts(file.scan_id, tuple(checks))
-        for doubt in doubts:
-            warnings.warn(doubt, NumericalWarning, stacklevel=2)
-        writer.center_sha256 = center.hexdigest() if measured else ""
-        writer.qc = _qc(file, preparation, checks, [*preparation.doubts, *doubts])
+    ) as writer:
+        checks = _write_slices(writer, file, preparation, Path(output) if picture else None)
+        found = slice_warnings(file.scan_id, checks)
+        for warning in found:
+            warnings.warn(warning, stacklevel=2)
+        writer.qc = _qc(file, preparation, checks, [*preparation.warnings, *found])
     return path
 
 
+def _write_slices(
+    writer: PreparedWriter, file: ScanFile, preparation: Preparation, pictures: Path | None
+) -> list[SliceCheck]:
+    """Prepare and write every slice; the middle one is also drawn, into ``pictures/qc``."""
+    center, measured = hashlib.sha256(), False
+    checks: list[SliceCheck] = []
+    for index in range(len(file)):
+        raw = file[index]
+        values = raw.ksp[..., raw.shape[0] // 2, raw.shape[1] // 2].contiguous()
+        center.update(values.numpy().tobytes())
+        measured = measured or bool(values.any())
+        scan, found = preparation.apply_espirit(raw)
+        writer.write(scan)
+        checks += check_slices(scan, found, preparation.calib_shape)
+        if pictures is not None and index == len(file) // 2:
+            facts = _facts(file, preparation, checks[-1])
+            path = pictures / "qc" / f"{file.scan_id}.png"
+            _draw(path, scan, found, preparation.calib_shape, facts)
+    writer.center_sha256 = center.hexdigest() if measured else ""
+    return checks
+
+
 def _draw(
-    file: ScanFile,
-    preparation: Preparation,
+    path: Path,
     scan: Scan,
     found: EspiritMaps | None,
-    check: SliceCheck,
-    output: Path,
+    calib_shape: tuple[int, int],
+    facts: dict[str, str],
 ) -> None:
-    from ..plots import draw_scan  # matplotlib is slow to import, and pictures are optional
+    from ..plots import draw_scan, save_figure  # matplotlib is slow to import
 
-    path = output / "qc" / f"{file.scan_id}.png"
-    facts = _facts(file, preparation, check)
-    calib = center_crop(scan.ksp[0], preparation.calib_shape)
+    calib = center_crop(scan.ksp[0], calib_shape)
     eigenvalues = () if found is None else (found.eigenvalue[0], found.second_eigenvalue[0])
-    draw_scan(path, scan, calibration_image(calib, scan.shape), eigenvalues, facts)
+    save_figure(draw_scan(scan, calibration_image(calib, scan.shape), eigenvalues, facts), path)
 
 
 def _facts(file: ScanFile, preparation: Preparation, check: SliceCheck) -> dict[str, str]:
-    """What the picture says in words."""
+    """The figures beside the picture."""
     noise, compression = preparation.noise, preparation.compression
     return {
         "matrix": f"{preparation.n_rows} x {file.shape[3]} (y, x)",
@@ -211,8 +211,12 @@ def _facts(file: ScanFile, preparation: Preparation, check: SliceCheck) -> dict[
 
 
 def _qc(
-    file: ScanFile, preparation: Preparation, checks: Sequence[SliceCheck], doubts: Sequence[str]
+    file: ScanFile,
+    preparation: Preparation,
+    checks: Sequence[SliceCheck],
+    found: Sequence[NumericalWarning],
 ) -> dict[str, Any]:
+    """The quality figures a prepared file stores."""
     return {
         "version": __version__,
         "config": asdict(preparation.config),
@@ -224,17 +228,25 @@ def _qc(
         "noise_std_file": preparation.noise.std,
         "noise_samples": preparation.noise.n_samples,
         "slices": [asdict(check) for check in checks],
-        "doubts": list(doubts),
+        **_listed(found),
+    }
+
+
+def _listed(found: Sequence[NumericalWarning]) -> dict[str, Any]:
+    """Warnings as files hold them: the sentences, and code and sentence."""
+    return {
+        "doubts": [str(warning) for warning in found],
+        "warnings": [warning.as_dict() for warning in found],
     }
 
 
 def config_sha256(config: PrepConfig) -> str:
-    """A hash of the options: prepared files made with others are made again."""
+    """Hash of the options; a file prepared with other options is not up to date."""
     return hashlib.sha256(json_text(asdict(config)).encode()).hexdigest()
 
 
 def prepare_many(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     config: PrepConfig | None = None,
     *,
@@ -244,67 +256,51 @@ def prepare_many(
     device: torch.device | str = "cpu",
     on_scan: Callable[[ScanResult], None] | None = None,
 ) -> PrepSummary:
-    """Prepare many scans; what fails is noted and the others go on.
+    """Prepare many scans; one that fails is noted and the others go on.
 
-    A scan whose prepared file came from the same bytes and the same options is skipped, so an
+    A scan whose prepared file was made from the same bytes with the same options is skipped, so an
     interrupted call can be repeated.
 
     Args:
-        inputs: scan files (:func:`mri_ambient.io.find_scans` expands folders and globs).
+        inputs: files, folders or globs (see :func:`mri_ambient.io.find_scans`).
         output: folder for the prepared files and their list, ``manifest.json``.
         config: options of the chain.
         workers: processes to spread the scans over; 0 works in this one.
-        overwrite: prepare again what is prepared already, and replace what was prepared otherwise.
+        overwrite: prepare again what is prepared already, also with other options.
         pictures: also draw one picture a scan (see :func:`prepare_file`) and how often each line
             was sampled, ``qc/coverage.png``.
         device: where to compute coil maps.
-        on_scan: called with each result as it comes in.
+        on_scan: called with each result when it is there.
 
     Returns:
         Results, and the coverage of k-space by the whole folder.
 
     Raises:
+        ScanFormatError: no input is a file.
         ConfigError: two scans have the same stem.
         OutputExistsError: the scans are in the output folder.
     """
-    config = config or PrepConfig()
-    paths = [Path(path) for path in inputs]
-    _check_stems(paths)
-    _check_output(paths, Path(output))
-    task = partial(_prepare_one, Path(output), config, overwrite, pictures, torch.device(device))
+    output = Path(output)
+    paths = find_scans([inputs] if isinstance(inputs, str | Path) else inputs)
+    if output.is_dir() and any(path.exists() and path.parent.samefile(output) for path in paths):
+        raise OutputExistsError(
+            f"{output}: holds the scans to be prepared; choose another output folder"
+        )
+    task = partial(
+        _prepare_one, output, config or PrepConfig(), overwrite, pictures, torch.device(device)
+    )
     results = []
     for result in parallel_map(task, paths, workers):
         results.append(result)
         if on_scan is not None:
             on_scan(result)
-    summary = _summarise(tuple(results), Path(output))
-    if pictures and any(group.per_line for group in summary.coverage):
-        from ..plots import draw_coverage
+    summary = _summarise(tuple(results), output)
+    lines = {group.line: group.per_line for group in summary.coverage if group.per_line}
+    if pictures and lines:
+        from ..plots import draw_coverage, save_figure
 
-        draw_coverage(Path(output) / "qc" / "coverage.png", summary.coverage)
+        save_figure(draw_coverage(lines), output / "qc" / "coverage.png")
     return summary
-
-
-def _check_output(paths: list[Path], output: Path) -> None:
-    """Refuse to write among the scans that are read.
-
-    Raises:
-        OutputExistsError: ``output`` is the folder of one of them.
-    """
-    if output.is_dir() and any(path.exists() and path.parent.samefile(output) for path in paths):
-        raise OutputExistsError(
-            f"{output}: holds the scans to be prepared; choose another output folder"
-        )
-
-
-def _check_stems(paths: list[Path]) -> None:
-    stems = (path.stem for path in paths if why_no_file(path) is None)
-    for stem, n_times in Counter(stems).items():
-        if n_times > 1:
-            raise ConfigError(
-                f"{n_times} inputs are called {stem!r} and would overwrite each other; rename "
-                "them or prepare them into different folders"
-            )
 
 
 def _prepare_one(
@@ -321,18 +317,18 @@ def _prepare_one(
         warnings.simplefilter("always", NumericalWarning)
         try:
             status = "done"
-            known = not overwrite and path.exists() and source.is_file()
-            if known and _is_finished(path, source, config):
+            exists = not overwrite and path.exists() and source.is_file()
+            if exists and _is_finished(path, source, config):
                 status = "skipped"
             else:
                 prepare_file(source, output, config, picture=pictures, device=device)
         except DeviceError:
-            raise  # the next scan would fare no better
+            raise  # the next scan would fail in the same way
         except MriAmbientError as error:
-            # Without its traceback, which holds the slices.
+            # Without its traceback, which refers to the slices.
             return ScanResult(source, "failed", error=type(error)(str(error)))
-    doubts = tuple(str(w.message) for w in caught if issubclass(w.category, NumericalWarning))
-    return ScanResult(source, status, path, None, doubts, time.monotonic() - start)
+    found = tuple(w.message for w in caught if isinstance(w.message, NumericalWarning))
+    return ScanResult(source, status, path, None, found, time.monotonic() - start)
 
 
 def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:
@@ -356,7 +352,7 @@ def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuse to write over anything but a prepared file: it could be somebody's raw data.
+    """Refuse to replace anything but a prepared file: it could be raw data.
 
     Raises:
         ConfigError: ``path`` is a scan of another kind.
@@ -366,48 +362,44 @@ def _check_replaceable(path: Path) -> None:
     try:
         found = open_scan(path)
     except ScanFormatError:
-        return  # damaged; what --overwrite is for
+        return  # damaged: --overwrite may replace it
     if not isinstance(found, PreparedFile):
         raise ConfigError(f"{path}: is a raw scan; choose another output folder")
 
 
 def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
-    """Look at every prepared file of the folder, whichever call or shard made it."""
+    """Coverage and list of all prepared files of the folder, whichever call or shard made them."""
     entries, facts, files = [], [], []
     for path in sorted(output.glob("[!.]*.h5")):
         try:
             file = open_scan(path)
         except MriAmbientError:
-            continue  # not ours, or damaged: reading it will say so
+            continue  # another kind of file, or damaged: training reports it
         if isinstance(file, PreparedFile):
             entries.append(_entry(file))
             facts.append(mask_facts(file))
             files.append(file)
     covered = tuple(coverage(facts))
-    doubts = tuple(str(warning) for group in covered for warning in group.warnings)
-    doubts += tuple(str(duplicates_warning(group)) for group in duplicate_acquisitions(files))
-    manifest = output / MANIFEST
+    found = [warning for group in covered for warning in group.warnings]
+    found += [duplicates_warning(group) for group in duplicate_acquisitions(files)]
+    summary = PrepSummary(results, covered, tuple(found), output / MANIFEST)
     if not entries and not output.exists():
-        return PrepSummary(results, covered, doubts, manifest)
-    write_json(
-        manifest,
-        {
-            "mri_ambient_format": "manifest/1",
-            "scans": entries,
-            "failed": [
-                {"source": result.source.name, "message": result.message}
-                for result in results
-                if result.status == "failed"
-            ],
-            "coverage": [group.as_dict() for group in covered],
-            "doubts": doubts,
-        },
-    )
-    return PrepSummary(results, covered, doubts, manifest)
+        return summary
+    content = {
+        "mri_ambient_format": "manifest/1",
+        "scans": entries,
+        "failed": [
+            {"source": result.source.name, "message": result.message} for result in summary.failed
+        ],
+        "coverage": [group.as_dict() for group in covered],
+        **_listed(found),
+    }
+    write_json(summary.manifest, content)
+    return summary
 
 
 def _entry(file: PreparedFile) -> dict[str, Any]:
-    """What the manifest says about a prepared scan."""
+    """The entry of a prepared scan in the manifest."""
     return {
         "scan_id": file.scan_id,
         "file": file.path.name,
@@ -420,4 +412,5 @@ def _entry(file: PreparedFile) -> dict[str, Any]:
         "noise_source": file.noise_source,
         "scale": file.scale,
         "doubts": file.qc.get("doubts", []),
+        "warnings": file.qc.get("warnings", []),
     }
