@@ -1,4 +1,4 @@
-"""Scans that were never on disk: a file's interface over tensors, and simulated ones."""
+"""Scans in memory: the interface of a file over tensors, and simulated ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mri_ambient.data_prep.images import Anatomy
 from mri_ambient.data_prep.phantom import head_phantom, pixel_mm
-from mri_ambient.data_prep.simulate import ScanModel, SimulateConfig
+from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
 from mri_ambient.io import Sampling, ScanFile
 from mri_ambient.rng import complex_normal, rng_for
 
@@ -54,6 +54,12 @@ def simulated_scan(
         ksp, model.mask, scan_id=scan_id or name, oversampling=config.readout_oversampling
     )
     return scan, (config.units**2 * model.cov).to(torch.complex128)
+
+
+def head(name: str = "a", **options: object) -> MemoryScan:
+    """A simulated head of 64x64 with 8 unequal and correlated coils; other ``options`` win."""
+    config = {"size": (64, 64), "coils": 8, "calib": 16, **options}
+    return simulated_scan(name, SimulateConfig(**config), scan_id="scan")[0]
 
 
 def noise_only(n_coils: int, shape: tuple[int, int], cov: Tensor, seed: int = 0) -> Tensor:

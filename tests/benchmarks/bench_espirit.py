@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         import sigpy
         import sigpy.mri
 
-    from mri_ambient.data_prep.espirit import espirit
+    from mri_ambient.data_prep import espirit_maps
     from mri_ambient.physics.fourier import fft2c
     from mri_ambient.rng import complex_normal, rng_for
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     on_device = ksp[None].to(args.device)
 
     def ours() -> torch.Tensor:
-        maps = espirit(
+        maps = espirit_maps(
             on_device, (CALIB, CALIB), kernel_width=KERNEL, threshold=THRESHOLD, crop=0.0,
             n_iter=N_ITER,
         ).maps[0].cpu()  # fmt: skip
@@ -138,13 +138,13 @@ def timed(function: Callable[[], Maps], repeats: int) -> tuple[Maps, float, floa
 
 
 def peak_mib() -> float:
-    """The most memory this process has held; it never falls, so the leaner code goes first."""
+    """The peak memory of this process so far, so the code that needs less runs first."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def current_mib() -> float:
-    """The memory this process holds now (on Linux; elsewhere its peak so far)."""
+    """The memory of this process now (on Linux; elsewhere its peak so far)."""
     try:
         with open("/proc/self/statm") as file:  # noqa: PTH123 -- not a file on disk
             return int(file.read().split()[1]) * resource.getpagesize() / 2**20

@@ -33,7 +33,7 @@ except SystemExit as stop:
 status = Path("/proc/self/status").read_text()
 print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
-"""The peak is of this process alone; getrusage would begin with that of the one that started it."""
+"""Prints the peak of this process alone; getrusage would start with that of its parent."""
 
 
 def measure(folder: Path, config: SimulateConfig) -> tuple[float, float]:

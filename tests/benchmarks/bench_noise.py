@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mri_ambient.data_prep import ScanModel, SimulateConfig
 from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.noise import NoiseEstimate, NoiseEstimator
-from mri_ambient.data_prep.simulate import ScanModel, SimulateConfig
+from mri_ambient.data_prep.noise import NoiseEstimate
+from mri_ambient.data_prep.noise_estimator import NoiseEstimator
 from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.io import ScanFile, Undersampled, open_scan
 from mri_ambient.physics.masks import MaskSpec
@@ -29,11 +30,11 @@ from mri_ambient.rng import rng_for
 
 MASKS = ("full", "random", "poisson")
 SUBSETS = ([0], [4], [0, 4], [2, 6], [0, 2, 4, 6], [1, 3, 5, 7], [*range(8)])
-"""Coils of a real scan of eight that are looked at by themselves."""
+"""Subsets of the coils of a real scan with eight."""
 
 
 def compare(found: NoiseEstimate, truth: Tensor) -> tuple[float, float, float]:
-    """Level, and what whitening makes of the quietest and the loudest combination of coils."""
+    """Level, and the whitened standard deviation of the quietest and loudest coil combination."""
     white = whitening_matrix(found.cov)
     power = torch.linalg.eigvalsh(white @ truth.to(white.dtype) @ white.mH)
     return float(power.mean().rsqrt()), float(power[0].sqrt()), float(power[-1].sqrt())
@@ -80,12 +81,7 @@ def simulated(
 
 
 def estimate(file: ScanFile) -> NoiseEstimate:
-    estimator = NoiseEstimator(
-        file.mask,
-        file.shape[1],
-        fully_sampled=file.fully_sampled,
-        oversampling=file.readout_oversampling,
-    )
+    estimator = NoiseEstimator.of(file)
     for index in range(len(file)):
         estimator.add(file.read_ksp(index))
     return estimator.estimate()
@@ -120,7 +116,7 @@ def main() -> None:
     if options.data is None and not options.quick:
         parser.error("the folder is needed without --quick")
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # remarks of the reader and of sigpy
+    warnings.simplefilter("ignore")  # of the reader and of sigpy
     count = 3 if options.quick else 12
     images = "phantom" if options.data is None else options.data / "brain256_val.zip"
     sizes = ((128, 128),) if options.quick else ((128, 128), (192, 160), (256, 256))

@@ -1,4 +1,4 @@
-"""Scans whose numbers cannot be true: one error that names the file, or a reconstruction."""
+"""Scans with implausible numbers: one error that names the file, or a reconstruction."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from memory_scan import MemoryScan, simulated_scan
+from memory_scan import MemoryScan
+from memory_scan import head as larger_head
 from torch import Tensor
 
 from mri_ambient.data_prep import PrepConfig, plan_preparation, prepare_file, prepare_many
 from mri_ambient.data_prep.compress import coil_covariance, plan_compression
-from mri_ambient.data_prep.noise import (
-    ImageCorners,
-    OuterSamples,
-    ReadoutEdge,
-    from_noise_scan,
-    outer_products,
-)
+from mri_ambient.data_prep.noise import from_noise_scan, outer_products
+from mri_ambient.data_prep.noise_estimator import ImageCorners, OuterSamples, ReadoutEdge
 from mri_ambient.data_prep.simulate import SimulateConfig, simulate_scans
 from mri_ambient.data_prep.whiten import whitening_matrix
-from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning, PrepError
+from mri_ambient.errors import (
+    ConfigError,
+    MriAmbientError,
+    NumericalWarning,
+    PrepError,
+    ScanFormatError,
+)
 from mri_ambient.io import PreparedFile
 from mri_ambient.methods.baselines import CgSense, ZeroFilled
 from mri_ambient.recon.pipeline import reconstruct_raw
@@ -33,8 +35,7 @@ from mri_ambient.rng import complex_normal, rng_for
 
 def head(**options: object) -> MemoryScan:
     """A simulated head of 48x48 with 4 coils and 2 slices."""
-    config = {"size": (48, 48), "coils": 4, "calib": 16, "acceleration": 2, "slices": 2}
-    return simulated_scan("a", SimulateConfig(**{**config, **options}), scan_id="scan")[0]
+    return larger_head(**{"size": (48, 48), "coils": 4, "acceleration": 2, "slices": 2, **options})
 
 
 # Numbers that are finite but huge
@@ -84,7 +85,7 @@ def test_a_scan_in_huge_units_is_prepared_like_any_other():
     a, b = (plan_preparation(file).apply(file[0]) for file in (usual, huge))
     torch.testing.assert_close(a.ksp, b.ksp, rtol=1e-3, atol=1e-4)
     assert (a.maps - b.maps).abs().max() < 1e-2
-    with pytest.raises(PrepError, match=r"^scan\.h5: the noise .*other units, or pass --noise-std"):
+    with pytest.raises(PrepError, match=r"^scan\.h5: .*--noise-std"):
         plan_preparation(MemoryScan(usual.ksp * 1e30, usual.mask))
 
 
@@ -92,10 +93,11 @@ def test_one_huge_sample_outside_the_calibration_block_names_the_slice():
     file = head()
     outer = torch.nonzero(file.mask[0, 0]).flatten()[0]
     file.ksp[1, 2, 3, outer] = 1e36
-    with pytest.warns(NumericalWarning, match="times what the scan shows"):
+    with pytest.warns(NumericalWarning) as caught:
         preparation = plan_preparation(file, PrepConfig(noise_std=1e-6))
+    assert [w.message.code for w in caught] == ["W-NOISE-GIVEN"]
     preparation.apply(file[0])
-    with pytest.raises(PrepError, match=r"^scan\.h5: slice 1 holds samples of .*export the scan"):
+    with pytest.raises(PrepError, match=r"^scan\.h5: slice 1 "):
         preparation.apply(file[1])
 
 
@@ -120,13 +122,13 @@ def test_one_huge_sample_in_the_calibration_block_is_an_image_or_an_error(value,
 def test_a_noise_level_that_no_image_can_have_names_the_file(noise_std):
     file = head()
     file = MemoryScan(file.ksp / noise_std**0.1, file.mask)  # 6e-7 becomes 2e-8 or 2e-5
-    with pytest.raises(PrepError, match=r"^scan\.h5: images are .*times as large.*--noise-std"):
+    with pytest.raises(PrepError, match=r"^scan\.h5: .*--noise-std"):
         plan_preparation(file, PrepConfig(noise_std=noise_std))
 
 
 @pytest.mark.parametrize("noise_std", [1e-200, 1e-16, 1e16, 1e200, torch.nan])
 def test_a_noise_level_no_scan_has_is_no_option(noise_std):
-    with pytest.raises(ConfigError, match=r"from 1e-15 to 1e\+15, got"):
+    with pytest.raises(ConfigError, match=r"1e-15 to 1e\+15"):
         PrepConfig(noise_std=noise_std)
 
 
@@ -135,11 +137,11 @@ def test_a_noise_level_no_scan_has_is_no_option(noise_std):
 
 def test_a_noise_scan_of_zeros_is_refused(tmp_path):
     zeros = torch.zeros(4, 99, dtype=torch.complex64)
-    with pytest.raises(PrepError, match="the noise scan holds only zeros"):
+    with pytest.raises(PrepError):
         from_noise_scan(zeros)
     usual = head()
     file = MemoryScan(usual.ksp, usual.mask, noise=zeros)
-    with pytest.raises(PrepError, match=r"^scan\.h5: the noise scan holds only zeros.*noise-std"):
+    with pytest.raises(PrepError, match=r"^scan\.h5: .*--noise-std"):
         plan_preparation(file)
     assert plan_preparation(file, PrepConfig(noise_std=1e-6)).noise.source == "given"
 
@@ -162,27 +164,27 @@ def test_a_noise_scan_of_huge_samples_is_taken():
     ],
 )
 def test_a_covariance_that_cannot_be_whitened_is_refused(cov):
-    with pytest.raises(PrepError, match="cannot be made white"):
+    with pytest.raises(PrepError):
         whitening_matrix(cov.to(torch.complex128))
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
 def test_a_covariance_that_cannot_be_compressed_is_refused(value):
-    with pytest.raises(PrepError, match=r"an energy of .*, wanted a positive, finite one"):
+    with pytest.raises(PrepError, match=f"{3 * value:.3g}"):
         plan_compression(torch.full((3, 3), value, dtype=torch.complex128), 9)
 
 
 def test_a_decomposition_that_fails_anywhere_names_the_file(monkeypatch):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise torch.linalg.LinAlgError("did not converge\nat all")
 
     file = head()
     preparation = plan_preparation(file)
-    monkeypatch.setattr("mri_ambient.data_prep.noise.NoiseEstimator.estimate", fail)
-    with pytest.raises(PrepError, match=r"^scan\.h5: a coil covariance cannot be decomposed"):
+    monkeypatch.setattr("mri_ambient.data_prep.noise_estimator.NoiseEstimator.estimate", fail)
+    with pytest.raises(PrepError, match=r"^scan\.h5: "):
         plan_preparation(file)
-    monkeypatch.setattr("mri_ambient.data_prep.espirit._virtual_coil", fail)
-    with pytest.raises(PrepError, match=r"^scan\.h5: a coil covariance cannot be decomposed"):
+    monkeypatch.setattr("mri_ambient.data_prep.prepare.espirit_maps", fail)
+    with pytest.raises(PrepError, match=r"^scan\.h5: "):
         preparation.apply(file[0])
 
 
@@ -202,10 +204,7 @@ def with_empty_slice(index: int, **options: object) -> tuple[MemoryScan, MemoryS
 def test_an_empty_slice_changes_nothing_for_the_others(mask):
     # Neither noise nor scale nor virtual coils: they would be taken from zeros.
     file, others = with_empty_slice(1, mask=mask)
-    a, b = (
-        plan_preparation(file, PrepConfig(energy=0.99)),
-        plan_preparation(others, PrepConfig(energy=0.99)),
-    )
+    a, b = (plan_preparation(scan, PrepConfig(energy=0.99)) for scan in (file, others))
     assert torch.equal(a.noise.cov, b.noise.cov)
     assert a.scale == b.scale
     assert a.compression.n_coils == b.compression.n_coils
@@ -221,28 +220,29 @@ def test_an_empty_slice_has_zero_maps_and_a_warning_with_its_number():
         assert preparation.apply(file[0]).maps.any()
     with pytest.warns(NumericalWarning) as caught:
         scan = preparation.apply(file[1])
-    (warning,) = caught
-    assert "scan: the calibration block holds only zeros in slices [1]" in str(warning.message)
+    (warning,) = (w.message for w in caught)
+    assert warning.code == "W-BLANK-CALIBRATION"
+    assert str(warning).startswith("scan: in 1 of 1 slices (1) ")
     assert not scan.maps.any()
     assert not scan.ksp.any()
-    with pytest.warns(NumericalWarning, match=r"slices \[1\]"):
+    with pytest.warns(NumericalWarning, match=r"in 1 of 3 slices \(1\)"):
         together = preparation.apply(file[0:3])
     assert (together.maps != 0).flatten(1).any(dim=1).tolist() == [True, False, True]
 
 
 def test_an_empty_slice_of_a_single_coil_has_a_zero_map_too():
     file, _ = with_empty_slice(0, coils=1)
-    with pytest.warns(NumericalWarning, match="single coil"):
+    with pytest.warns(NumericalWarning) as caught:
         preparation = plan_preparation(file)
-    with pytest.warns(NumericalWarning, match=r"slices \[0\]"):
         assert not preparation.apply(file[0]).maps.any()
+    assert [w.message.code for w in caught] == ["W-ONE-COIL", "W-BLANK-CALIBRATION"]
     assert (preparation.apply(file[1]).maps == 1).all()
 
 
 def test_slices_whose_centre_is_empty_everywhere_are_refused():
     file = head(noise=0.02)
     file.ksp[..., 12:36, 12:36] = 0
-    with pytest.raises(PrepError, match=r"^scan\.h5: the 24 x 16 calibration block holds only zer"):
+    with pytest.raises(PrepError, match=r"^scan\.h5: .*24 x 16"):
         plan_preparation(file)
 
 
@@ -282,14 +282,12 @@ def test_an_empty_slice_is_prepared_with_figures_and_a_picture(raw, tmp_path):
     path.write_bytes(raw.read_bytes())
     with h5py.File(path, "a") as file:
         file["kspace"][1] = 0  # the middle one of two, which is drawn
-    with (
-        pytest.warns(NumericalWarning, match=r"slices \[1\] hold nothing but zeros"),
-        pytest.warns(NumericalWarning, match=r"only zeros in slices \[1\]"),
-    ):
+    with pytest.warns(NumericalWarning) as caught:
         file = PreparedFile(prepare_file(path, tmp_path / "out", picture=True))
+    assert "W-BLANK-CALIBRATION" in [w.message.code for w in caught]
     assert [check["blank"] for check in file.qc["slices"]] == [False, True]
     assert file.qc["slices"][1]["calib_residual"] == 0
-    assert any("slices [1]" in doubt for doubt in file.qc["doubts"])
+    assert [warning["code"] for warning in file.qc["warnings"]] == ["W-BLANK-CALIBRATION"]
     assert not file[1].maps.any()
 
 
@@ -304,9 +302,9 @@ def test_a_failing_scan_among_others_costs_one_line(raw, tmp_path):
     (tmp_path / "empty").mkdir()
     summary = prepare_many([bad, tmp_path / "empty", raw], tmp_path / "out")
     assert [result.status for result in summary.results] == ["failed", "failed", "done"]
-    first, second = summary.failed_lines
-    assert first.startswith(f"{bad}: the noise scan holds only zeros")
-    assert second == f"{tmp_path / 'empty'}: the folder holds no .h5 or .hdf5 file"
+    first, second = (result.message for result in summary.failed)
+    assert first.startswith(f"{bad}: ")
+    assert second.startswith(f"{tmp_path / 'empty'}: ")
 
 
 def test_a_source_that_is_gone_is_an_error_where_its_result_is_there(raw, tmp_path):
@@ -315,10 +313,10 @@ def test_a_source_that_is_gone_is_an_error_where_its_result_is_there(raw, tmp_pa
     prepare_many([source], tmp_path / "out")
     source.unlink()
     summary = prepare_many([source], tmp_path / "out")
-    assert summary.failed_lines == [f"{source}: no such file"]
+    assert [str(source) in result.message for result in summary.failed] == [True]
     source.mkdir()
-    summary = prepare_many([source], tmp_path / "out")
-    assert "the folder holds no" in summary.failed_lines[0]
+    with pytest.raises(ScanFormatError, match=str(source)):
+        prepare_many([source], tmp_path / "out")
     assert (tmp_path / "out" / "scan.h5").exists()
 
 
@@ -326,7 +324,7 @@ def test_a_coil_transform_that_cannot_be_inverted_is_refused(raw, tmp_path):
     path = prepare_file(raw, tmp_path)
     with h5py.File(path, "a") as file:
         file["coil_transform"][1] = 0
-    with pytest.raises(MriAmbientError, match="coil_transform cannot be inverted; run prep again"):
+    with pytest.raises(ScanFormatError, match=path.name):
         PreparedFile(path)
 
 

@@ -87,7 +87,7 @@ def test_the_phase_of_virtual_coils_is_fixed():
     )
 
 
-def test_the_whole_transform_is_remembered():
+def test_the_whole_transform_is_kept():
     scan = MemoryScan(volume())[0]
     after = compress_coils(scan, planned(scan.ksp, n_coils=2))
     assert after.ksp.shape[1] == 2

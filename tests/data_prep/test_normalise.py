@@ -53,7 +53,7 @@ def test_the_calibration_image_is_a_root_sum_of_squares():
     )
 
 
-def test_dividing_by_the_scale_is_remembered():
+def test_scales_multiply():
     scan = MemoryScan(complex_normal((1, 2, 4, 4), rng_for(0)))[0].with_step("x", noise_std=1.0)
     twice = normalise(normalise(scan, 5.0), 2.0)
     assert twice.scale == 10.0

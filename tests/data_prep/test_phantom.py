@@ -48,7 +48,7 @@ def test_the_corners_are_air_and_the_middle_is_not():
         assert img[40:56, 40:56].mean() > 0.05
 
 
-def test_no_two_heads_are_alike():
+def test_heads_differ():
     # Flat discs of one size would correlate to nearly 1; brains have folds of their own.
     inside = torch.stack([head(seed)[0, 24:72, 30:66].flatten() for seed in range(16)])
     alike = torch.corrcoef(inside).fill_diagonal_(0).abs()
@@ -88,14 +88,14 @@ def test_a_tall_stack_stays_in_the_head():
     assert (volume.amax(dim=(-2, -1)) > 0.3).all()
 
 
-def test_geometry_is_told():
+def test_pixel_and_slice_sizes():
     assert pixel_mm((111, 200)) == 2.0
     assert pixel_mm((400, 93)) == 2.0
     assert slice_mm(1) == SLICE_MM
     assert 40 * slice_mm(40) == pytest.approx(STACK_MM)
 
 
-def test_every_contrast_knows_every_tissue_and_bone_is_darkest_solid():
+def test_every_contrast_has_every_tissue_and_bone_is_darkest():
     for signals in CONTRASTS.values():
         table = dict(zip(TISSUES, signals, strict=True))
         assert max(signals) <= 1

@@ -26,7 +26,7 @@ def test_mixing_coils_is_a_matrix_product_at_every_sample():
     torch.testing.assert_close(mix_coils(ksp, matrix), want)
 
 
-def test_a_whitened_scan_knows_its_noise():
+def test_a_whitened_scan_has_noise_of_1():
     # 2 x 3 x 64 x 64 real numbers: the standard deviation is known to 0.5 %.
     cov = random_cov(3, std=7.0)
     scan = MemoryScan(noise_only(3, (64, 64), cov)[None], noise=complex_normal((3, 9), rng_for(0)))
@@ -39,7 +39,7 @@ def test_a_whitened_scan_knows_its_noise():
     torch.testing.assert_close(mix_coils(before.ksp, after.coil_transform), after.ksp)
 
 
-def test_whitening_leaves_the_scan_it_got_alone():
+def test_whitening_does_not_change_its_argument():
     scan = MemoryScan(noise_only(2, (8, 8), random_cov(2))[None])[0]
     copy = scan.ksp.clone()
     whiten(scan, NoiseEstimate(random_cov(2), "given", 0))
