@@ -1,10 +1,10 @@
 """From scanner files to prepared files: whitening, compression, maps, scale; and simulation."""
 
 from .espirit import EspiritMaps, espirit_maps, second_map_share
-from .prepare import Preparation, PrepConfig, plan_preparation
-from .prepared_folder import MANIFEST, PrepSummary, ScanResult, prepare_file, prepare_many
+from .preparation import Preparation, PrepConfig, plan_preparation
+from .prepared_folder import MANIFEST, PrepSummary, ScanResult, prepare, prepare_file
 from .scan_model import ScanModel, SimulateConfig
-from .simulate import simulate_scans
+from .simulation import simulate, write_scan
 
 __all__ = [
     "MANIFEST",
@@ -17,8 +17,12 @@ __all__ = [
     "SimulateConfig",
     "espirit_maps",
     "plan_preparation",
+    "prepare",
     "prepare_file",
-    "prepare_many",
     "second_map_share",
-    "simulate_scans",
+    "simulate",
+    "write_scan",
 ]
+
+# TRANSITION: delete with the last use of the former names.
+plan, prepare_many, simulate_scans = plan_preparation, prepare, simulate

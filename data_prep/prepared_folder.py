@@ -32,7 +32,7 @@ from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
 from .parallel import parallel_map
-from .prepare import Preparation, PrepConfig, plan_preparation
+from .preparation import Preparation, PrepConfig, plan_preparation
 from .qc import SliceCheck, check_slices, slice_warnings
 
 MANIFEST = "manifest.json"
@@ -80,7 +80,7 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class PrepSummary:
-    """What :func:`prepare_many` did, and what the folder holds now.
+    """What :func:`prepare` did, and what the folder holds now.
 
     Attributes:
         results: one for each scan of this call, in the order given.
@@ -245,7 +245,7 @@ def config_sha256(config: PrepConfig) -> str:
     return hashlib.sha256(json_text(asdict(config)).encode()).hexdigest()
 
 
-def prepare_many(
+def prepare(
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     config: PrepConfig | None = None,

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .data_prep.shards import prepare
-    from .data_prep.simulate import simulate
+    from .data_prep import prepare, simulate
     from .evaluation.folders import evaluate
     from .io import open_scan
     from .methods.presets import METHODS
@@ -51,11 +50,11 @@ _MODULES = {
     "evaluate": "evaluation.folders",
     "load_prior": "priors.checkpoint",
     "open_scan": "io",
-    "prepare": "data_prep.shards",
+    "prepare": "data_prep",
     "reconstruct": "recon.pipeline",
     "reconstruct_many": "recon.pipeline",
     "save_prior": "priors.checkpoint",
-    "simulate": "data_prep.simulate",
+    "simulate": "data_prep",
     "train": "training.loop",
 }
 

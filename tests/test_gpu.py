@@ -10,8 +10,7 @@ import torch
 from helpers import small_prior
 from memory_scan import simulated_scan
 
-from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
-from mri_ambient.data_prep import plan_preparation as plan
+from mri_ambient.data_prep import SimulateConfig, plan, prepare_many, simulate_scans
 from mri_ambient.io import PreparedFile
 from mri_ambient.methods import SAMPLERS
 from mri_ambient.methods.baselines import BASELINES

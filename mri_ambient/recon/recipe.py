@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .._version import __version__
-from ..data_prep.prepare import PrepConfig
+from ..data_prep import PrepConfig
 from ..errors import ConfigError
 from ..io.scan_file import ScanFile
 from ..methods.base import Method

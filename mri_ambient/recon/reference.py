@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data_prep.prepare import Preparation
+from ..data_prep import Preparation
 from ..errors import NumericalWarning, ScanFormatError, warn
 from ..io.scan_file import ScanFile
 from ..physics.fourier import ifft2c, image_crop

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mri_ambient.data_prep import SimulateConfig, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, simulate
 
 PREP = """
 import sys
@@ -38,7 +38,7 @@ print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 def measure(folder: Path, config: SimulateConfig) -> tuple[float, float]:
     """Peak memory in MiB and seconds of preparing one simulated volume."""
-    (scan,) = simulate_scans("phantom", folder / "raw", config, count=1)
+    (scan,) = simulate("phantom", folder / "raw", config, count=1)
     started = time.perf_counter()
     ran = subprocess.run(
         [sys.executable, "-c", PREP, scan, folder / "prepared"],

@@ -31,7 +31,7 @@ import numpy as np
 from bench_adps import simulate
 from tune_baselines import Case
 
-from mri_ambient.data_prep import plan_preparation as plan
+from mri_ambient.data_prep import plan
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.methods import Adps
 from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled

@@ -26,8 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_ambient.data_prep import SimulateConfig, simulate_scans
-from mri_ambient.data_prep import plan_preparation as plan
+from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.methods import Aos
 from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled

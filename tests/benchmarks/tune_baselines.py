@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_ambient.data_prep import plan_preparation as plan
+from mri_ambient.data_prep import ScanModel, SimulateConfig, plan_preparation, write_scan
 from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.simulate import ScanModel, SimulateConfig, write_scan
 from mri_ambient.io import open_scan
 from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.physics.fourier import center_crop, ifft2c
@@ -94,7 +93,7 @@ def case_of(source, name: str, config: SimulateConfig, folder: Path) -> Case:
     file = open_scan(path)
     coil_img = ifft2c(config.units * model.clean(0))
     rss = coil_img.abs().square().sum(dim=0).sqrt()
-    return Case(plan(file).apply(file[0]), center_crop(rss, file.recon_shape))
+    return Case(plan_preparation(file).apply(file[0]), center_crop(rss, file.recon_shape))
 
 
 def mean_psnr(method_of: Callable[[Case], Baseline], cases: dict[str, list[Case]]) -> list[float]:

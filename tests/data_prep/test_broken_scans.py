@@ -14,11 +14,17 @@ from memory_scan import MemoryScan
 from memory_scan import head as larger_head
 from torch import Tensor
 
-from mri_ambient.data_prep import PrepConfig, plan_preparation, prepare_file, prepare_many
+from mri_ambient.data_prep import (
+    PrepConfig,
+    SimulateConfig,
+    plan_preparation,
+    prepare,
+    prepare_file,
+    simulate,
+)
 from mri_ambient.data_prep.compress import coil_covariance, plan_compression
 from mri_ambient.data_prep.noise import from_noise_scan, outer_products
 from mri_ambient.data_prep.noise_estimator import ImageCorners, OuterSamples, ReadoutEdge
-from mri_ambient.data_prep.simulate import SimulateConfig, simulate_scans
 from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.errors import (
     ConfigError,
@@ -29,7 +35,8 @@ from mri_ambient.errors import (
 )
 from mri_ambient.io import PreparedFile
 from mri_ambient.methods.baselines import CgSense, ZeroFilled
-from mri_ambient.recon.pipeline import reconstruct_raw
+from mri_ambient.recon.pipeline import reconstruct
+from mri_ambient.recon.recipe import Recipe
 from mri_ambient.rng import complex_normal, rng_for
 
 
@@ -183,7 +190,7 @@ def test_a_decomposition_that_fails_anywhere_names_the_file(monkeypatch):
     monkeypatch.setattr("mri_ambient.data_prep.noise_estimator.NoiseEstimator.estimate", fail)
     with pytest.raises(PrepError, match=r"^scan\.h5: "):
         plan_preparation(file)
-    monkeypatch.setattr("mri_ambient.data_prep.prepare.espirit_maps", fail)
+    monkeypatch.setattr("mri_ambient.data_prep.preparation.espirit_maps", fail)
     with pytest.raises(PrepError, match=r"^scan\.h5: "):
         preparation.apply(file[0])
 
@@ -253,7 +260,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         size=(32, 32), coils=4, calib=12, acceleration=1.5, slices=2, noise=0.02, units=1.0
     )
     folder = tmp_path_factory.mktemp("raw")
-    (path,) = simulate_scans("phantom", folder, config, count=1)
+    (path,) = simulate("phantom", folder, config, count=1)
     with h5py.File(path) as source, h5py.File(folder / "scan.h5", "w") as file:
         file["kspace"] = source["kspace"][()]  # without the checksums that reveal any damage
         file["ismrmrd_header"] = source["ismrmrd_header"][()]
@@ -269,9 +276,7 @@ def test_an_empty_slice_is_reconstructed_to_zeros(raw, tmp_path, method):
     path.write_bytes(raw.read_bytes())
     with h5py.File(path, "a") as file:
         file["kspace"][0] = 0
-    reconstruct_raw(path, tmp_path / "out", method=method)
-    with h5py.File(tmp_path / "out" / "scan.h5") as file:
-        images = file["reconstruction"][()]
+    images = reconstruct(path, Recipe(method)).magnitude
     assert not images[0].any()
     assert images[1].max() > 0
     assert np.isfinite(images).all()
@@ -300,7 +305,7 @@ def test_a_failing_scan_among_others_costs_one_line(raw, tmp_path):
     with h5py.File(bad, "a") as file:
         file["noise"][...] = 0
     (tmp_path / "empty").mkdir()
-    summary = prepare_many([bad, tmp_path / "empty", raw], tmp_path / "out")
+    summary = prepare([bad, tmp_path / "empty", raw], tmp_path / "out")
     assert [result.status for result in summary.results] == ["failed", "failed", "done"]
     first, second = (result.message for result in summary.failed)
     assert first.startswith(f"{bad}: ")
@@ -310,13 +315,13 @@ def test_a_failing_scan_among_others_costs_one_line(raw, tmp_path):
 def test_a_source_that_is_gone_is_an_error_where_its_result_is_there(raw, tmp_path):
     source = tmp_path / "scan.h5"
     source.write_bytes(raw.read_bytes())
-    prepare_many([source], tmp_path / "out")
+    prepare([source], tmp_path / "out")
     source.unlink()
-    summary = prepare_many([source], tmp_path / "out")
+    summary = prepare([source], tmp_path / "out")
     assert [str(source) in result.message for result in summary.failed] == [True]
     source.mkdir()
     with pytest.raises(ScanFormatError, match=str(source)):
-        prepare_many([source], tmp_path / "out")
+        prepare([source], tmp_path / "out")
     assert (tmp_path / "out" / "scan.h5").exists()
 
 
@@ -364,12 +369,11 @@ def test_a_damaged_file_is_reconstructed_or_refused_and_nothing_else(raw, tmp_pa
     for number in range(60):
         path.write_bytes(damage(content, data, rng))
         try:
-            reconstruct_raw(path, tmp_path / "out", method=(ZeroFilled(), CgSense())[number % 2])
+            found = reconstruct(path, Recipe((ZeroFilled(), CgSense())[number % 2]))
         except MriAmbientError as error:
             n_refused += 1
             assert "scan" in str(error)
             assert "\n" not in str(error)
             continue
-        with h5py.File(tmp_path / "out" / "scan.h5") as file:
-            assert np.isfinite(file["reconstruction"][()]).all()
+        assert np.isfinite(found.magnitude).all()
     assert 15 < n_refused < 50

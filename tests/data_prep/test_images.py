@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mri_ambient.data_prep import SimulateConfig, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import open_scan
@@ -37,7 +37,7 @@ def test_a_nifti_volume_is_cut_into_blocks_of_slices_with_anatomy(tmp_path):
     assert block.img[0].max() == pytest.approx(3 / 4)
     assert block.img[1, 10:40, 5:20].min() == 1  # columns of the first axis, rows of the second
     config = SimulateConfig(size=(32, 32), coils=4, slices=3, full=True)
-    paths = simulate_scans(tmp_path / "head.nii.gz", tmp_path / "out", config)
+    paths = simulate(tmp_path / "head.nii.gz", tmp_path / "out", config)
     assert [len(open_scan(path)) for path in paths] == [3, 3]
 
 

@@ -10,6 +10,7 @@ import torch
 from memory_scan import MemoryScan, noise_only, random_cov, simulated_scan
 from torch import Tensor
 
+from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.data_prep.noise import NoiseEstimate, noise_covariance
 from mri_ambient.data_prep.noise_estimator import (
     CalibrationBlock,
@@ -18,7 +19,6 @@ from mri_ambient.data_prep.noise_estimator import (
     noise_cells,
     without_signal,
 )
-from mri_ambient.data_prep.simulate import SimulateConfig
 from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.errors import PrepError
 from mri_ambient.io import ScanFile, Undersampled, open_scan

@@ -17,9 +17,9 @@ from mri_ambient.data_prep import (
     PrepConfig,
     SimulateConfig,
     plan_preparation,
+    prepare,
     prepare_file,
-    prepare_many,
-    simulate_scans,
+    simulate,
 )
 from mri_ambient.errors import (
     ConfigError,
@@ -28,15 +28,16 @@ from mri_ambient.errors import (
 )
 from mri_ambient.io import PreparedFile, open_scan
 from mri_ambient.io.prepared import duplicate_acquisitions
-from mri_ambient.methods.baselines import ZeroFilled
-from mri_ambient.recon.engine import reconstruct, to_file_units
+from mri_ambient.physics.operators import SenseOp
+from mri_ambient.physics.units import rss_weight
 from mri_ambient.scan import Scan
 from mri_ambient.training.dataset import load_dataset
 
 
 def exported(scan: Scan) -> Tensor:
-    """What `reconstruct` exports of a prepared scan by the adjoint, ``(slice, y, x)``."""
-    return to_file_units(reconstruct(scan, ZeroFilled()).img, scan).abs()
+    """The adjoint of a prepared scan in the units of its source, ``(slice, y, x)``."""
+    img = SenseOp(scan.maps, scan.mask).adjoint(scan.ksp)
+    return img.abs() * scan.scale * rss_weight(scan.maps, scan.coil_transform)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three simulated scans on disk, of two slices each."""
     folder = tmp_path_factory.mktemp("raw")
     config = SimulateConfig(size=(48, 48), coils=4, calib=12, slices=2, jitter=True)
-    return simulate_scans("phantom", folder, config, count=3)
+    return simulate("phantom", folder, config, count=3)
 
 
 def test_a_prepared_file_holds_what_the_chain_makes(raw, tmp_path):
@@ -67,7 +68,7 @@ def test_a_prepared_file_holds_what_the_chain_makes(raw, tmp_path):
 def test_one_acquisition_under_two_masks_is_a_warning(tmp_path):
     """Two files of one image, each with every other outer line of it: together, all of it."""
     config = SimulateConfig(size=(48, 48), coils=4, calib=12, full=True, noise=0.01)
-    whole, other = simulate_scans("phantom", tmp_path / "whole", config, count=2)
+    whole, other = simulate("phantom", tmp_path / "whole", config, count=2)
     raw = tmp_path / "raw"
     raw.mkdir()
     for first, name in enumerate(("even", "odd")):
@@ -78,7 +79,7 @@ def test_one_acquisition_under_two_masks_is_a_warning(tmp_path):
             file["kspace"][...] = ksp
     shutil.copy(other, raw / "other.h5")
     prepared = tmp_path / "prepared"
-    summary = prepare_many(raw, prepared)
+    summary = prepare(raw, prepared)
     (found,) = [w for w in summary.warnings if w.code == "W-DUPLICATES"]
     assert str(found).startswith("even.h5, odd.h5")
     manifest = json.loads(summary.manifest.read_text())
@@ -128,10 +129,10 @@ def test_a_picture_shows_the_middle_slice(raw, tmp_path):
 
 
 def test_a_finished_folder_is_left_alone(raw, tmp_path):
-    first = prepare_many(raw, tmp_path)
+    first = prepare(raw, tmp_path)
     times = [result.path.stat().st_mtime_ns for result in first.results]
     seen = []
-    again = prepare_many(raw, tmp_path, on_scan=seen.append)
+    again = prepare(raw, tmp_path, on_scan=seen.append)
     assert [result.status for result in again.results] == ["skipped"] * 3
     assert tuple(seen) == again.results
     assert [result.path.stat().st_mtime_ns for result in again.results] == times
@@ -139,21 +140,21 @@ def test_a_finished_folder_is_left_alone(raw, tmp_path):
 
 
 def test_an_interrupted_folder_is_completed(raw, tmp_path):
-    prepare_many(raw[:1], tmp_path)
-    summary = prepare_many(raw, tmp_path)
+    prepare(raw[:1], tmp_path)
+    summary = prepare(raw, tmp_path)
     assert [result.status for result in summary.results] == ["skipped", "done", "done"]
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert [entry["scan_id"] for entry in manifest["scans"]] == sorted(p.stem for p in raw)
 
 
 def test_other_options_want_another_folder_or_overwrite(raw, tmp_path):
-    prepare_many(raw[:1], tmp_path)
+    prepare(raw[:1], tmp_path)
     other = PrepConfig(n_coils=2)
-    summary = prepare_many(raw[:1], tmp_path, other)
+    summary = prepare(raw[:1], tmp_path, other)
     assert summary.line() == "0 prepared, 0 skipped (prepared already), 1 failed"
     assert type(summary.failed[0].error) is ConfigError
     assert raw[0].name in summary.failed[0].message
-    summary = prepare_many(raw[:1], tmp_path, other, overwrite=True)
+    summary = prepare(raw[:1], tmp_path, other, overwrite=True)
     assert summary.results[0].status == "done"
     assert PreparedFile(summary.results[0].path).shape[1] == 2
 
@@ -161,7 +162,7 @@ def test_other_options_want_another_folder_or_overwrite(raw, tmp_path):
 def test_a_scan_that_fails_costs_a_line_and_the_others_go_on(raw, tmp_path):
     broken = tmp_path / "broken.h5"
     broken.write_bytes(raw[0].read_bytes()[:2000])
-    summary = prepare_many([broken, raw[1]], tmp_path / "out")
+    summary = prepare([broken, raw[1]], tmp_path / "out")
     assert [result.status for result in summary.results] == ["failed", "done"]
     assert len(summary.failed) == 1
     assert "broken.h5" in summary.failed[0].message
@@ -175,12 +176,12 @@ def test_raw_data_are_never_written_over(raw, tmp_path):
     copy = tmp_path / raw[0].name
     copy.write_bytes(raw[0].read_bytes())
     with pytest.raises(OutputExistsError):
-        prepare_many([copy], tmp_path, overwrite=True)
+        prepare([copy], tmp_path, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == [copy.name]
     other = tmp_path / "other"
     other.mkdir()
     (other / copy.name).write_bytes(raw[1].read_bytes())
-    summary = prepare_many([copy], other, overwrite=True)
+    summary = prepare([copy], other, overwrite=True)
     assert type(summary.failed[0].error) is ConfigError
     assert copy.read_bytes() == raw[0].read_bytes()
     assert (other / copy.name).read_bytes() == raw[1].read_bytes()
@@ -188,28 +189,28 @@ def test_raw_data_are_never_written_over(raw, tmp_path):
 
 def test_nothing_prepared_leaves_nothing(tmp_path):
     (tmp_path / "bad.h5").write_text("no scan")
-    assert prepare_many([tmp_path / "bad.h5"], tmp_path / "out").failed
+    assert prepare([tmp_path / "bad.h5"], tmp_path / "out").failed
     assert not (tmp_path / "out").exists()
 
 
 def test_two_scans_of_one_name_are_refused(raw, tmp_path):
     with pytest.raises(ConfigError, match=raw[0].stem):
-        prepare_many([raw[0], tmp_path / raw[0].name], tmp_path / "out")
+        prepare([raw[0], tmp_path / raw[0].name], tmp_path / "out")
 
 
 def test_files_folders_and_globs_are_accepted(raw, tmp_path):
     stems = sorted(path.stem for path in raw)
     for given in (raw[0].parent, str(raw[0].parent / "*.h5"), sorted(raw)):
-        done = prepare_many(given, tmp_path / "out").results
+        done = prepare(given, tmp_path / "out").results
         assert [result.source.stem for result in done] == stems
     assert [result.status for result in done] == ["skipped"] * 3
     with pytest.raises(ScanFormatError):
-        prepare_many(tmp_path / "*.nii", tmp_path / "out")
+        prepare(tmp_path / "*.nii", tmp_path / "out")
 
 
 def test_workers_make_the_same_files(raw, tmp_path):
-    prepare_many(raw[:2], tmp_path / "one")
-    summary = prepare_many(raw[:2], tmp_path / "two", workers=2)
+    prepare(raw[:2], tmp_path / "one")
+    summary = prepare(raw[:2], tmp_path / "two", workers=2)
     assert [result.status for result in summary.results] == ["done", "done"]
     for path in raw[:2]:
         a, b = (PreparedFile(tmp_path / folder / path.name) for folder in ("one", "two"))
@@ -223,15 +224,15 @@ def test_an_error_that_is_no_fault_of_the_scan_is_not_hidden(raw, tmp_path, monk
 
     monkeypatch.setattr("mri_ambient.data_prep.prepared_folder.plan_preparation", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepare_many(raw, tmp_path)
+        prepare(raw, tmp_path)
     assert not list(tmp_path.glob("*.h5"))
 
 
 def test_the_coverage_of_a_folder_is_reported_and_drawn(tmp_path):
     """Two scans with masks of their own: every line's share is 0, 1/2 or 1."""
     config = SimulateConfig(size=(32, 48), coils=3, acceleration=2, calib=8, noise=0.01)
-    raw = simulate_scans("phantom", tmp_path / "raw", config, count=2)
-    summary = prepare_many(raw, tmp_path / "prepared", pictures=True)
+    raw = simulate("phantom", tmp_path / "raw", config, count=2)
+    summary = prepare(raw, tmp_path / "prepared", pictures=True)
     (group,) = summary.coverage
     masks = torch.stack([open_scan(path).mask[0, 0] for path in raw])
     assert group.per_line == tuple(masks.double().mean(dim=0).tolist())
@@ -241,8 +242,8 @@ def test_the_coverage_of_a_folder_is_reported_and_drawn(tmp_path):
 
 def test_warnings_come_back_from_workers(tmp_path):
     config = SimulateConfig(size=(48, 48), coils=1, calib=12, acceleration=2, noise=0.02)
-    raw = simulate_scans("phantom", tmp_path / "raw", config, count=2)
-    here, there = (prepare_many(raw, tmp_path / str(n), workers=n).results for n in (0, 2))
+    raw = simulate("phantom", tmp_path / "raw", config, count=2)
+    here, there = (prepare(raw, tmp_path / str(n), workers=n).results for n in (0, 2))
     assert [w.code for w in here[0].warnings] == ["W-ONE-COIL"]
     for a, b in zip(here, there, strict=True):
         assert [w.as_dict() for w in a.warnings] == [w.as_dict() for w in b.warnings]

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mri_ambient.data_prep import ScanModel, SimulateConfig, simulate_scans
+from mri_ambient.data_prep import ScanModel, SimulateConfig, simulate
 from mri_ambient.data_prep.phantom import head_phantom
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import open_scan, parse_header
@@ -58,9 +58,9 @@ def same_scan(a: Path, b: Path) -> bool:
 
 def test_the_same_seed_gives_the_same_scans_whatever_else_is_simulated(tmp_path):
     few, many = write_pictures(tmp_path / "few", 3), write_pictures(tmp_path / "many", 5)
-    simulate_scans(few, tmp_path / "a", SMALL)
-    simulate_scans(few, tmp_path / "b", SMALL, count=1)
-    simulate_scans(many, tmp_path / "c", SMALL)
+    simulate(few, tmp_path / "a", SMALL)
+    simulate(few, tmp_path / "b", SMALL, count=1)
+    simulate(many, tmp_path / "c", SMALL)
     (alone,) = (tmp_path / "b").iterdir()
     assert same_scan(alone, tmp_path / "a" / alone.name)
     for i in range(3):
@@ -69,8 +69,8 @@ def test_the_same_seed_gives_the_same_scans_whatever_else_is_simulated(tmp_path)
 
 def test_another_seed_gives_another_scan_of_the_same_image(tmp_path):
     folder = write_pictures(tmp_path / "images", 1)
-    (one,) = simulate_scans(folder, tmp_path / "a", SMALL)
-    (other,) = simulate_scans(folder, tmp_path / "b", replace(SMALL, seed=1))
+    (one,) = simulate(folder, tmp_path / "a", SMALL)
+    (other,) = simulate(folder, tmp_path / "b", replace(SMALL, seed=1))
     assert not torch.equal(stored(one), stored(other))
     assert not torch.equal(stored(one, "mask"), stored(other, "mask"))
 
@@ -78,20 +78,20 @@ def test_another_seed_gives_another_scan_of_the_same_image(tmp_path):
 def test_processes_change_nothing(tmp_path):
     folder = write_pictures(tmp_path / "images", 3)
     config = replace(SMALL, jitter=True)
-    here = simulate_scans(folder, tmp_path / "a", config)
-    there = simulate_scans(folder, tmp_path / "b", config, workers=2)
+    here = simulate(folder, tmp_path / "a", config)
+    there = simulate(folder, tmp_path / "b", config, workers=2)
     assert [path.name for path in here] == [path.name for path in there]
     assert all(same_scan(a, b) for a, b in zip(here, there, strict=True))
 
 
 def test_finished_scans_are_kept_and_missing_ones_made_again(tmp_path):
     folder = write_pictures(tmp_path / "images", 3)
-    paths = simulate_scans(folder, tmp_path / "out", SMALL)
+    paths = simulate(folder, tmp_path / "out", SMALL)
     before = paths[1].read_bytes()
     kept = paths[0].stat().st_mtime_ns
     paths[1].unlink()
     seen: list[Path] = []
-    assert simulate_scans(folder, tmp_path / "out", SMALL, on_scan=seen.append) == paths
+    assert simulate(folder, tmp_path / "out", SMALL, on_scan=seen.append) == paths
     assert paths[0].stat().st_mtime_ns == kept
     assert paths[1].read_bytes() == before
     assert sorted(seen) == sorted(paths)
@@ -105,7 +105,7 @@ def test_an_interrupted_scan_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ScanModel, "measure", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        simulate_scans(folder, tmp_path / "out", SMALL)
+        simulate(folder, tmp_path / "out", SMALL)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -115,8 +115,8 @@ def test_an_archive_is_as_good_as_its_folder(tmp_path):
         for picture in folder.iterdir():
             archive.write(picture, picture.name)
         archive.writestr("__MACOSX/._p0.png", b"no picture")
-    a = simulate_scans(folder, tmp_path / "a", SMALL)
-    b = simulate_scans(tmp_path / "images.zip", tmp_path / "b", SMALL)
+    a = simulate(folder, tmp_path / "a", SMALL)
+    b = simulate(tmp_path / "images.zip", tmp_path / "b", SMALL)
     assert all(same_scan(*pair) for pair in zip(a, b, strict=True))
 
 
@@ -124,7 +124,7 @@ def test_an_archive_is_as_good_as_its_folder(tmp_path):
 
 
 def test_an_undersampled_file_holds_nothing_but_the_measurement(tmp_path):
-    (path,) = simulate_scans("phantom", tmp_path, SMALL, count=1)
+    (path,) = simulate("phantom", tmp_path, SMALL, count=1)
     with h5py.File(path) as file:
         assert set(file) == {"kspace", "mask", "ismrmrd_header"}
         assert set(file.attrs) == {
@@ -141,20 +141,20 @@ def test_an_undersampled_file_holds_nothing_but_the_measurement(tmp_path):
 @pytest.mark.parametrize("kind", ["random", "poisson"])
 def test_nothing_in_the_file_depends_on_unmeasured_kspace(tmp_path, monkeypatch, kind):
     config = replace(SMALL, size=(64, 64), mask=kind)
-    (honest,) = simulate_scans("phantom", tmp_path / "a", config, count=1)
+    (honest,) = simulate("phantom", tmp_path / "a", config, count=1)
     clean = ScanModel.clean
 
     def poisoned(model: ScanModel, index: int) -> Tensor:
         return torch.where(model.mask, clean(model, index), complex(math.nan, math.inf))
 
     monkeypatch.setattr(ScanModel, "clean", poisoned)
-    (poisoned_path,) = simulate_scans("phantom", tmp_path / "b", config, count=1)
+    (poisoned_path,) = simulate("phantom", tmp_path / "b", config, count=1)
     assert same_scan(honest, poisoned_path)
 
 
 def test_a_full_file_holds_the_root_sum_of_squares_of_its_own_kspace(tmp_path):
     config = replace(FULL, readout_oversampling=2, slices=2)
-    (path,) = simulate_scans("phantom", tmp_path, config, count=1)
+    (path,) = simulate("phantom", tmp_path, config, count=1)
     ksp, target = stored(path), stored(path, "reconstruction_rss")
     assert ksp.shape == (2, 4, 64, 32)
     coil_img = np.fft.fftshift(
@@ -170,7 +170,7 @@ def test_a_full_file_holds_the_root_sum_of_squares_of_its_own_kspace(tmp_path):
 
 def test_the_file_records_its_settings(tmp_path):
     config = replace(SMALL, noise=(0.01, 0.05), mask={"random": 1, "gaussian": 1})
-    (path,) = simulate_scans("phantom", tmp_path, config, count=1)
+    (path,) = simulate("phantom", tmp_path, config, count=1)
     facts = json.loads(str(attributes(path)["mri_ambient_simulation"]))
     assert facts["config"]["seed"] == 0
     assert facts["config"]["mask"] == {"random": 1, "gaussian": 1}
@@ -181,7 +181,7 @@ def test_the_file_records_its_settings(tmp_path):
 
 def test_our_reader_understands_the_file(tmp_path):
     config = replace(SMALL, size=(48, 32), readout_oversampling=2)
-    (path,) = simulate_scans("phantom", tmp_path, config, count=1)
+    (path,) = simulate("phantom", tmp_path, config, count=1)
     scan = open_scan(path)
     assert scan.shape == (1, 4, 96, 32)
     assert scan.recon_shape == (48, 32)
@@ -196,7 +196,7 @@ def test_fastmri_reads_the_files(tmp_path):
     from fastmri.data import SliceDataset
 
     config = replace(FULL, readout_oversampling=2, slices=2)
-    (full,) = simulate_scans("phantom", tmp_path / "full", config, count=1)
+    (full,) = simulate("phantom", tmp_path / "full", config, count=1)
     ksp, mask, target, attrs, name, index = SliceDataset(tmp_path / "full", "multicoil")[1]
     assert (name, index, mask) == (full.name, 1, None)
     assert ksp.shape == (4, 64, 32)
@@ -205,7 +205,7 @@ def test_fastmri_reads_the_files(tmp_path):
     assert attrs["recon_size"] == (32, 32, 1)
     assert (attrs["padding_left"], attrs["padding_right"]) == (0, 32)
 
-    (path,) = simulate_scans("phantom", tmp_path / "under", SMALL, count=1)
+    (path,) = simulate("phantom", tmp_path / "under", SMALL, count=1)
     ksp, mask, target, attrs, _, _ = SliceDataset(tmp_path / "under", "multicoil")[0]
     assert target is None
     np.testing.assert_array_equal(mask, stored(path, "mask").numpy())
@@ -215,14 +215,14 @@ def test_fastmri_reads_the_files(tmp_path):
 @pytest.mark.parametrize("rate", [2.0, 3.0, 4.0])
 def test_the_achieved_acceleration_is_the_one_asked_for(tmp_path, rate):
     config = replace(SMALL, size=(16, 120), acceleration=rate)
-    (path,) = simulate_scans("phantom", tmp_path, config, count=1)
+    (path,) = simulate("phantom", tmp_path, config, count=1)
     assert int(stored(path, "mask").sum()) == 120 / rate
     assert attributes(path)["acceleration"] == rate
 
 
 def test_a_poisson_mask_is_stored_in_two_dimensions(tmp_path):
     config = replace(SMALL, size=(64, 64), mask="poisson", acceleration=5.0)
-    (path,) = simulate_scans("phantom", tmp_path, config, count=1)
+    (path,) = simulate("phantom", tmp_path, config, count=1)
     ksp, mask = stored(path), stored(path, "mask")
     assert mask.shape == (64, 64)
     assert torch.equal((ksp != 0).any(dim=1)[0], mask)
@@ -233,7 +233,7 @@ def test_a_poisson_mask_is_stored_in_two_dimensions(tmp_path):
 def test_an_index_gives_pixel_size_and_subject(tmp_path):
     folder = write_pictures(tmp_path / "images", 3)
     (folder / "index.csv").write_text("file,group,pixel_mm\np0.png,ann,2.5\np1.png,ann,2.5\n")
-    simulate_scans(folder, tmp_path / "out", SMALL)
+    simulate(folder, tmp_path / "out", SMALL)
     ids = [attributes(tmp_path / "out" / f"p{i}.h5")["patient_id"] for i in range(3)]
     assert ids[0] == ids[1] != ids[2]
     with h5py.File(tmp_path / "out" / "p0.h5") as file:
@@ -245,16 +245,16 @@ def test_an_index_gives_pixel_size_and_subject(tmp_path):
 
 def test_no_image_is_scanned_twice(tmp_path):
     folder = write_pictures(tmp_path / "images", 3)
-    paths = simulate_scans(folder, tmp_path / "out", SMALL)
+    paths = simulate(folder, tmp_path / "out", SMALL)
     assert len({path.stem for path in paths}) == 3
     with pytest.raises(ConfigError, match=r"4 .*3"):
-        simulate_scans(folder, tmp_path / "more", SMALL, count=4)
+        simulate(folder, tmp_path / "more", SMALL, count=4)
     assert not (tmp_path / "more").exists()
 
 
 def test_phantoms_of_different_seeds_share_no_head(tmp_path):
-    (a,) = simulate_scans("phantom", tmp_path / "a", FULL, count=1)
-    (b,) = simulate_scans("phantom", tmp_path / "b", replace(FULL, seed=1), count=1)
+    (a,) = simulate("phantom", tmp_path / "a", FULL, count=1)
+    (b,) = simulate("phantom", tmp_path / "b", replace(FULL, seed=1), count=1)
     a_img, b_img = (stored(path, "reconstruction_rss").flatten() for path in (a, b))
     assert float(torch.corrcoef(torch.stack([a_img, b_img]))[0, 1]) < 0.95
 
@@ -264,19 +264,19 @@ def test_phantoms_of_different_seeds_share_no_head(tmp_path):
 
 def test_the_number_of_scans_must_be_known_and_positive(tmp_path):
     with pytest.raises(ConfigError):
-        simulate_scans("phantom", tmp_path / "out", SMALL)
+        simulate("phantom", tmp_path / "out", SMALL)
     with pytest.raises(ConfigError, match="0"):
-        simulate_scans("phantom", tmp_path / "out", SMALL, count=0)
+        simulate("phantom", tmp_path / "out", SMALL, count=0)
 
 
 def test_scans_of_other_settings_are_not_mixed(tmp_path):
-    simulate_scans("phantom", tmp_path, SMALL, count=1)
+    simulate("phantom", tmp_path, SMALL, count=1)
     other = replace(SMALL, noise=0.01)
     with pytest.raises(ConfigError, match=r"\.h5"):
-        simulate_scans("phantom", tmp_path, other, count=1)
-    (path,) = simulate_scans("phantom", tmp_path, other, count=1, overwrite=True)
+        simulate("phantom", tmp_path, other, count=1)
+    (path,) = simulate("phantom", tmp_path, other, count=1, overwrite=True)
     path.write_bytes(b"no")
     for overwrite in (False, True):  # it could be somebody's raw data
         with pytest.raises(ConfigError, match=path.name):
-            simulate_scans("phantom", tmp_path, other, count=1, overwrite=overwrite)
+            simulate("phantom", tmp_path, other, count=1, overwrite=overwrite)
     assert path.read_bytes() == b"no"

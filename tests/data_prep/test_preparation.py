@@ -11,8 +11,7 @@ import torch
 from memory_scan import MemoryScan, head, noise_only, random_cov, simulated_scan
 from torch import Tensor
 
-from mri_ambient.data_prep import PrepConfig, espirit_maps, plan_preparation
-from mri_ambient.data_prep.simulate import SimulateConfig
+from mri_ambient.data_prep import PrepConfig, SimulateConfig, espirit_maps, plan_preparation
 from mri_ambient.errors import (
     ConfigError,
     DeviceError,
@@ -20,20 +19,19 @@ from mri_ambient.errors import (
     PrepError,
 )
 from mri_ambient.io import Undersampled
-from mri_ambient.methods.baselines import ZeroFilled
 from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.units import rss_weight
-from mri_ambient.recon.engine import reconstruct, to_file_units
-from mri_ambient.recon.reference import plan_reference
+from mri_ambient.recon.reference import Reference
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Scan
 
 
 def exported(scan: Scan) -> Tensor:
-    """What `reconstruct` exports of a prepared scan by the adjoint, ``(slice, y, x)``."""
-    return to_file_units(reconstruct(scan, ZeroFilled()).img, scan).abs()
+    """The adjoint of a prepared scan in the units of its source, ``(slice, y, x)``."""
+    img = SenseOp(scan.maps, scan.mask).adjoint(scan.ksp)
+    return img.abs() * scan.scale * rss_weight(scan.maps, scan.coil_transform)
 
 
 # Units
@@ -254,7 +252,7 @@ def test_coil_maps_are_computed_on_the_cpu_where_that_is_wanted(error, monkeypat
 
     file = head(full=True)
     expected = plan_preparation(file).apply(file[0])
-    monkeypatch.setattr("mri_ambient.data_prep.prepare.espirit_maps", crowded)
+    monkeypatch.setattr("mri_ambient.data_prep.preparation.espirit_maps", crowded)
     with pytest.raises(DeviceError, match=r"--cpu-fallback"):
         plan_preparation(file, device="meta").apply(file[0])
     with pytest.warns(NumericalWarning) as caught:
@@ -262,6 +260,6 @@ def test_coil_maps_are_computed_on_the_cpu_where_that_is_wanted(error, monkeypat
     assert [w.message.code for w in caught] == ["W-CPU-FALLBACK"]
     assert where == ["meta", "meta", "cpu"]
     torch.testing.assert_close(scan.maps, expected.maps, rtol=0, atol=0)
-    reference = plan_reference(file, device="meta", cpu_fallback=True)
-    there = plan_reference(file)
-    torch.testing.assert_close(reference.volumes(), there.volumes(), rtol=0, atol=0)
+    reference = Reference(file, plan_preparation(file, device="meta", cpu_fallback=True))
+    wanted = Reference(file, plan_preparation(file)).volumes()
+    torch.testing.assert_close(reference.volumes(), wanted, rtol=0, atol=0)

@@ -25,7 +25,7 @@ from .parallel import parallel_map
 from .scan_model import ScanModel, SimulateConfig
 
 
-def simulate_scans(
+def simulate(
     images: str | Path | ImageSource,
     output: str | Path,
     config: SimulateConfig | None = None,
