@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -175,35 +173,3 @@ def device_errors(device: torch.device | str) -> Iterator[None]:
         if device_error := lost(error, device):
             raise device_error from error
         raise
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep the memory of freed tensors for the next ones; elsewhere, nothing happens.
-
-    By default the memory of a large tensor goes back to the system and is asked for again, zeroed
-    page by page, which on a CPU takes as long as a Fourier transform of it. Meant for processes
-    that train, whose tensors have the same sizes over and over.
-    """
-    _set_malloc({_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**28})
-
-
-def return_freed_memory() -> None:
-    """Have glibc give the memory of freed tensors of 4 MiB and more back; elsewhere, nothing.
-
-    By default it learns to keep blocks of the sizes it sees, and a long volume takes a quarter more
-    memory than a short one. Meant for processes that prepare scans slice by slice.
-    """
-    _set_malloc({_MMAP_THRESHOLD: 2**22})
-
-
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2
-"""Parameters of mallopt, as malloc.h names them; 2**25 is the largest threshold it takes."""
-
-
-def _set_malloc(parameters: dict[int, int]) -> None:
-    if sys.platform != "linux":
-        return
-    with suppress(OSError, AttributeError):  # another C library has no such call
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in parameters.items():
-            mallopt(parameter, value)

@@ -1,4 +1,4 @@
-"""Memory of `prep` on a long volume against a short one.
+"""Memory of data preparation on a long volume against a short one.
 
     python tests/benchmarks/bench_memory.py [--slices 40]
 
@@ -23,13 +23,8 @@ from mri_ambient.data_prep import SimulateConfig, simulate
 PREP = """
 import sys
 from pathlib import Path
-from mri_ambient.cli.app import main
-options = ["-o", sys.argv[2], "--no-pictures", "--device=cpu", "-q"]
-sys.argv = ["mri-ambient", "prep", sys.argv[1], *options]
-try:
-    main()
-except SystemExit as stop:
-    assert not stop.code, stop.code
+from mri_ambient.data_prep import prepare
+assert not prepare(sys.argv[1], sys.argv[2]).failed
 status = Path("/proc/self/status").read_text()
 print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """

@@ -46,7 +46,7 @@ from mri_ambient.recon.engine import Options, reconstruct, to_file_units
 from mri_ambient.recon.metrics import volume_metrics
 from mri_ambient.recon.pipeline import reconstruct_raw
 from mri_ambient.rng import rng_for
-from mri_ambient.runtime.device import keep_freed_memory, pick_device
+from mri_ambient.runtime.device import pick_device
 from mri_ambient.runtime.files import write_json
 from mri_ambient.training.config import TrainConfig
 from mri_ambient.training.loop import train
@@ -376,7 +376,6 @@ def main() -> None:
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")
     args.where = pick_device(args.device)
-    keep_freed_memory()
     started = time.monotonic()
     path = args.work / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}

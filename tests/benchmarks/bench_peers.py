@@ -43,7 +43,6 @@ from mri_ambient.priors.prior import DenoiseFn, Prior
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.recon.engine import Options, reconstruct
 from mri_ambient.rng import rng_for
-from mri_ambient.runtime.device import keep_freed_memory
 from mri_ambient.scan import Batch
 
 DIFFPIR_LAMBDA = (0.5, 2.0, 7.0, 30.0)
@@ -213,7 +212,6 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="only methods of these beginnings")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    keep_freed_memory()
     prior = load_prior(args.prior or default_prior())
     steps = 4 if args.quick else args.steps
     samplers = [Aos(), Dds(n_steps=10), Dds(n_steps=20), Adps(n_steps=steps)]

@@ -32,7 +32,7 @@ from mri_ambient.priors.prior import Prior, PriorFacts
 from mri_ambient.priors.unet import preset
 from mri_ambient.recon.memory import bytes_per_image
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.runtime.device import autocast_on, describe_device, keep_freed_memory, pick_device
+from mri_ambient.runtime.device import autocast_on, describe_device, pick_device
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -63,7 +63,6 @@ def main() -> None:
     if args.quick:
         args.size, args.coils, args.batch_size, args.repeats = 32, 3, 2, 1
     device = pick_device(args.device)
-    keep_freed_memory()
     facts = PriorFacts(
         objective="kspace", kind="conditioned", network=preset(args.preset), sigma_data=0.3,
         sigma_min=0.02, mask_conditioned=True, mask=MaskSpec("random", 4, 8), tau=0.1,

@@ -27,7 +27,7 @@ from mri_ambient.objectives import Kspace
 from mri_ambient.priors.denoisers import DENOISERS, Denoiser
 from mri_ambient.priors.unet import preset
 from mri_ambient.rng import rng_for
-from mri_ambient.runtime.device import describe_device, keep_freed_memory, pick_device
+from mri_ambient.runtime.device import describe_device, pick_device
 from mri_ambient.scan import Batch
 from mri_ambient.training.config import TrainConfig
 from mri_ambient.training.dataset import load_dataset
@@ -93,7 +93,6 @@ def main() -> None:
         args.repeats = 1
     warnings.simplefilter("ignore")
     device = pick_device(args.device)
-    keep_freed_memory()
     config = TrainConfig(
         preset=args.preset, batch_size=args.batch_size, precision=args.precision,
         check_every=10**9, save_every=10**9, n_validation=1,

@@ -28,7 +28,7 @@ from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.schedules import LogNormal
 from mri_ambient.priors.weights import DEFAULT
-from mri_ambient.runtime.device import keep_freed_memory, pick_device
+from mri_ambient.runtime.device import pick_device
 from mri_ambient.runtime.files import file_sha256
 from mri_ambient.training.config import TrainConfig
 from mri_ambient.training.loop import Progress, train
@@ -178,7 +178,6 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    keep_freed_memory()
     if args.quick:
         import tempfile
 
