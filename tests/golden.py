@@ -64,14 +64,14 @@ DELIBERATE: dict[str, str] = {
 
 COMMANDS: dict[str, str] = {
     "simulate": """
-        + simulate phantom -o simulate/full --full --scans 1 --slices 3 --size 96 96 --coils 4
+        + simulate phantom -o simulate/full --full --scans 1 --slices 2 --size 96 96 --coils 4
           --seed 11
         + simulate phantom -o simulate/under --scans 1 --slices 2 --size 96 96 --coils 5
           --acceleration 3 --calib-lines 14 --seed 12
-        + simulate phantom -o simulate/train --scans 12 --size 48 48 --coils 4 --acceleration 2:4
-          --mask-type random:0.6,equispaced:0.2,gaussian:0.2 --calib-lines 10 --noise 0.01:0.03
+        + simulate phantom -o simulate/train --scans 12 --size 40 40 --coils 4 --acceleration 2:4
+          --mask-type random:0.6,equispaced:0.2,gaussian:0.2 --calib-lines 8 --noise 0.01:0.03
           --seed 13
-        simulate phantom -o simulate/whole --full --scans 12 --size 48 48 --coils 4
+        simulate phantom -o simulate/whole --full --scans 12 --size 40 40 --coils 4
           --noise 0.01:0.03 --jitter --seed 14
         simulate phantom -o simulate/other --scans 2 --size 64 48 --coils 4 --acceleration 2.5
           --calib-lines 10 --readout-oversampling 2 --jitter --mask-type gaussian --seed 15
@@ -97,11 +97,11 @@ COMMANDS: dict[str, str] = {
         + reconstruct simulate/full {full} --retrospective 4 --method aos -o reconstruct/full-aos
         + reconstruct simulate/full {full} --retrospective 4 --method dds --steps 3 --samples 2
           -o reconstruct/full-dds
-        reconstruct simulate/full {full} --retrospective 4 --method msm --steps 3 --samples 2
+        reconstruct simulate/full {full} --retrospective 4 --method msm --steps 2 --samples 2
           -o reconstruct/full-msm
         reconstruct simulate/full {full} --retrospective 4 --method pula --steps 3 --samples 2
           -o reconstruct/full-pula
-        reconstruct simulate/full {full} --retrospective 4 --method adps --steps 3 --samples 2
+        reconstruct simulate/full {full} --retrospective 4 --method adps --steps 2 --samples 2
           -o reconstruct/full-adps
         reconstruct simulate/under {measured} --method zero-filled -o reconstruct/under-zero-filled
         reconstruct simulate/under {measured} --method cg-sense -o reconstruct/under-cg-sense
@@ -109,11 +109,11 @@ COMMANDS: dict[str, str] = {
         reconstruct simulate/under {measured} --method aos -o reconstruct/under-aos
         reconstruct simulate/under {measured} --method dds --steps 3 --samples 2
           -o reconstruct/under-dds
-        reconstruct simulate/under {measured} --method msm --steps 3 --samples 2
+        reconstruct simulate/under {measured} --method msm --steps 2 --samples 2
           -o reconstruct/under-msm
         reconstruct simulate/under {measured} --method pula --steps 3 --samples 2
           -o reconstruct/under-pula
-        reconstruct simulate/under {measured} --method adps --steps 3 --samples 2
+        reconstruct simulate/under {measured} --method adps --steps 2 --samples 2
           -o reconstruct/under-adps
         reconstruct simulate/full {full} --retrospective 4 --preset fast -o reconstruct/fast
         reconstruct simulate/under --preset balanced --samples 2 -o reconstruct/balanced
@@ -139,12 +139,12 @@ COMMANDS: dict[str, str] = {
         reconstruct simulate/under --method aos --precision bf16 -o reconstruct/bf16
         reconstruct simulate/full --retrospective 4 --mask-type equispaced --method aos
           -o reconstruct/equispaced
-        reconstruct simulate/full {full} --retrospective 5 --mask-type gaussian --method aos
+        reconstruct simulate/full {full} --retrospective 4 --mask-type gaussian --method aos
           -o reconstruct/gaussian
         reconstruct simulate/full --retrospective 3 --calib-lines 12 --seed 7 --method dds
           --steps 3 --samples 2 -o reconstruct/calib-lines
         reconstruct simulate/other simulate/drawn --method aos -o reconstruct/sources
-        reconstruct prep/coils prep/energy --method dds --steps 3 --samples 2
+        reconstruct prep/coils --method dds --steps 3 --samples 2
           -o reconstruct/prepared
     """,
     "train": """
@@ -152,18 +152,18 @@ COMMANDS: dict[str, str] = {
         train prep/train -o train/kspace --objective kspace --images 200 --check-every 96
           --save-every 96
         train prep/train -o train/gsure --objective gsure --images 200
-        train prep/train -o train/consistency --objective consistency --images 96
+        train prep/train -o train/consistency --objective consistency --images 48
         train prep/train -o train/ssdu --objective ssdu --images 200
         train prep/whole -o train/supervised --objective supervised --images 200
         train prep/train -o train/l1-wavelet --objective supervised --targets l1-wavelet
           --images 200
-        train prep/train -o train/plain --wrapper plain --images 200 -O noise_domain=image --seed 3
-        train prep/train -o train/patches --patches --images 200
-        train prep/train -o train/init --objective ambient --init train/ambient --images 96
+        train prep/train -o train/plain --wrapper plain --images 96 -O noise_domain=image --seed 3
+        train prep/train -o train/patches --patches --images 96
+        train prep/train -o train/init --objective ambient --init train/ambient --images 48
           -O noise_correction=true --learning-rate 5e-4
         train prep/train -o train/two-calls --objective ambient --images 100
         train prep/train -o train/two-calls --objective ambient --images 200
-        train prep/train -o train/patience --objective ambient --images 200 --patience 1
+        train prep/train -o train/patience --objective ambient --images 120 --patience 1
           --check-every 40 --batch-size 4
     """,
     "rest": """
@@ -185,7 +185,7 @@ COMMANDS: dict[str, str] = {
         reconstruct simulate/full --retrospective 3 --method cg-sense -o rest/scored
         evaluate rest/scored --target simulate/full --json
         + evaluate simulate/under --method dds --steps 3 --samples 2 --json
-        evaluate simulate/under {measured} --method aos --holdout 3 --json
+        evaluate simulate/under --method aos --holdout 3 --json
         evaluate simulate/other --method l1-wavelet --json --seed 2
         + audit memorization train/ambient prep/train -o rest/memorization --samples 3 --steps 4
           --json
@@ -365,8 +365,8 @@ class Side:
             self.seconds[command.part] = self.seconds.get(command.part, 0.0) + seconds
             print(f"{self.name} {seconds:6.1f} s  {command.line}", file=sys.stderr, flush=True)
             if done.returncode:
-                last = (done.stderr.strip().splitlines() or [""])[-1]
-                self.failed.append(f"exit code {done.returncode}: {command.line}\n    {last}")
+                told = f"exit code {done.returncode}: {command.line}"
+                self.failed.append(f"{told}\n    {complaint(done.stderr)}")
             elif is_json(done.stdout):
                 answer = self.folder / command.answer
                 answer.parent.mkdir(parents=True, exist_ok=True)
@@ -380,6 +380,12 @@ class Side:
             capture_output=True,
             text=True,
         )
+
+
+def complaint(text: str) -> str:
+    """What went wrong: the first error of what a command said, or its last line."""
+    lines = text.strip().splitlines() or [""]
+    return next((line for line in lines if line.lower().startswith("error:")), lines[-1])
 
 
 def is_json(text: str) -> bool:
@@ -712,6 +718,8 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="new folder for the outputs of both trees")
     given = parser.parse_args()
+    if given.keep and given.keep.exists():
+        parser.error(f"{given.keep} is there already; choose a new folder")
 
     todo = [
         command
