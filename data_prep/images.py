@@ -72,7 +72,7 @@ class ImageSource(ABC):
 
         Args:
             name: one of :meth:`names`.
-            shape: matrix ``(y, x)`` of the scan; the phantom is drawn at twice of it.
+            shape: matrix ``(y, x)`` of the scan; the phantom is drawn at twice this size.
             n_slices: number of slices.
             rng: random stream of the phantom.
 
@@ -146,8 +146,8 @@ class Pictures(ImageSource):
         """One for each picture."""
         if n_slices != 1:
             raise ConfigError(
-                f"{self.path}: pictures are single slices but {n_slices} slices a scan were asked "
-                "for; use NIfTI files or the phantom for volumes"
+                f"{self.path}: pictures are single slices, wanted scans of {n_slices} slices; use "
+                "NIfTI files or the phantom for volumes"
             )
         return list(self._files)
 

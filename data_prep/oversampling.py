@@ -12,16 +12,6 @@ def readout_is_full(mask: Tensor) -> bool:
     return bool((plane == plane.any(dim=-2)).all())
 
 
-def rows_without_oversampling(n_rows: int, oversampling: float, mask: Tensor) -> int:
-    """Rows that remain when the readout is cut to its final field of view.
-
-    An incomplete readout (a 2-D mask, a partial echo) cannot be cut exactly and keeps its rows.
-    """
-    if oversampling <= 1 or not readout_is_full(mask):
-        return n_rows
-    return round(n_rows / oversampling)
-
-
 def remove_oversampling(scan: Scan, n_rows: int) -> Scan:
     """Cut the readout's field of view to its central ``n_rows`` rows.
 

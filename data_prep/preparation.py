@@ -28,7 +28,7 @@ from .espirit import CROP, EspiritMaps, espirit_maps
 from .noise import NoiseEstimate, from_noise_scan, from_user
 from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
-from .oversampling import remove_oversampling, rows_without_oversampling
+from .oversampling import remove_oversampling
 from .qc import check_slices, slice_warnings
 from .whiten import mix_coils, whiten, whitening_matrix
 
@@ -275,7 +275,7 @@ class FirstPass:
     def __init__(self, file: ScanFile, config: PrepConfig) -> None:
         self.file, self.config = file, config
         n_coils, n_rows = file.shape[1:3]
-        self.n_rows = rows_without_oversampling(n_rows, file.readout_oversampling, file.mask)
+        self.n_rows = round(n_rows / file.readout_oversampling)
         self.calib_shape = find_calibration(file, self.n_rows, config.calib_width)
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
@@ -293,7 +293,7 @@ class FirstPass:
             self.calib.append(center_crop(scan.ksp[index], self.calib_shape).clone())
 
     def preparation(self) -> Preparation:
-        """The preparation, once all slices were added.
+        """The preparation, after all slices were added.
 
         Raises:
             PrepError: all slices are zero, or so large or small that they have no scale.

@@ -25,7 +25,7 @@ from mri_ambient.physics.fourier import center_crop, fft2c, ifft2c
 from mri_ambient.rng import complex_normal, rng_for
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # remarks of sigpy's own imports
+    warnings.simplefilter("ignore")  # of imports of sigpy
     import sigpy.mri
 
 
@@ -114,7 +114,7 @@ def test_the_eigenpairs_are_those_of_the_definition(
     short = values[..., -2] - found.second_eigenvalue[0]
     assert short.min() > -1e-3
     assert short[values[..., -2] > 0.6 * values[..., -1]].max() < 1e-3
-    assert short.max() < 0.3  # a lower bound where nobody asks for it
+    assert short.max() < 0.3  # a lower bound far below the first
     clear = values[..., -1] - values[..., -2] > 0.01
     assert clear.float().mean() > 0.9
     first = vectors[..., -1].movedim(-1, 0).to(torch.complex64)

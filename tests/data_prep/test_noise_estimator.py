@@ -80,7 +80,7 @@ def test_one_coil_gives_an_upper_bound():
 
 @pytest.mark.parametrize(("coils", "tolerance"), [(2, 0.15), (3, 0.1)])
 def test_few_coils_of_a_volume_find_noise_in_the_calibration_block(coils, tolerance):
-    # Two slices, streamed. Of two coils 0.87 was measured, hence 15 %.
+    # Two slices, streamed. Of two coils 0.87 was measured, so 15 % are allowed.
     config = SimulateConfig(
         coils=coils, noise=0.005, mask="poisson", calib=20, slices=2, jitter=True, seed=3
     )
@@ -230,7 +230,7 @@ def test_data_without_noise_need_a_given_level():
 @pytest.mark.parametrize("kind", ["random", "poisson"])
 def test_a_real_scan_shows_the_same_noise_undersampled(real_scans, kind):
     # Corners of the full image against what R = 4 leaves. Real noise is not quite white (its
-    # variance falls by a third towards the edge of k-space), hence 15 %.
+    # variance falls by a third towards the edge of k-space), so 15 % are allowed.
     full = open_scan(real_scans / "espirit_brain8.h5")
     truth = estimate(full)
     assert truth.source == "image-corners"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from memory_scan import MemoryScan
 
-from mri_ambient.data_prep.oversampling import remove_oversampling, rows_without_oversampling
+from mri_ambient.data_prep.oversampling import readout_is_full, remove_oversampling
 from mri_ambient.physics.fourier import fft2c, fftc, ifftc
 from mri_ambient.rng import complex_normal, rng_for
 
@@ -25,11 +25,11 @@ def test_oversampling_is_removed_exactly(n_rows, keep):
     assert after.shape == (keep, 6)
 
 
-def test_an_incomplete_readout_keeps_its_rows():
+def test_an_incomplete_readout_cannot_be_cut():
     mask = torch.ones(1, 16, 6, dtype=torch.bool)
-    assert rows_without_oversampling(16, 2.0, mask) == 8
+    assert readout_is_full(mask)
     mask[:, 3, 2] = False
-    assert rows_without_oversampling(16, 2.0, mask) == 16
+    assert not readout_is_full(mask)
     with pytest.raises(ValueError, match="8 rows"):
         remove_oversampling(MemoryScan(complex_normal((1, 1, 16, 6), rng_for(0)), mask)[0], 8)
 

@@ -208,14 +208,17 @@ def test_files_folders_and_globs_are_accepted(raw, tmp_path):
         prepare(tmp_path / "*.nii", tmp_path / "out")
 
 
-def test_workers_make_the_same_files(raw, tmp_path):
-    prepare(raw[:2], tmp_path / "one")
-    summary = prepare(raw[:2], tmp_path / "two", workers=2)
-    assert [result.status for result in summary.results] == ["done", "done"]
-    for path in raw[:2]:
-        a, b = (PreparedFile(tmp_path / folder / path.name) for folder in ("one", "two"))
-        torch.testing.assert_close(a[0].ksp, b[0].ksp, rtol=1e-4, atol=1e-5)
-        assert a.scale == pytest.approx(b.scale, rel=1e-5)
+def test_workers_make_the_same_files_and_warnings(raw, tmp_path):
+    config = SimulateConfig(size=(48, 48), coils=1, calib=12, acceleration=2, noise=0.02)
+    single = Path(shutil.copy(simulate("phantom", tmp_path, config, count=1)[0], tmp_path / "a.h5"))
+    here, there = (prepare([raw[0], single], tmp_path / str(n), workers=n).results for n in (0, 2))
+    for a, b in zip(here, there, strict=True):
+        assert (a.status, b.status) == ("done", "done")
+        one, two = PreparedFile(a.path), PreparedFile(b.path)
+        torch.testing.assert_close(one[0].ksp, two[0].ksp, rtol=1e-4, atol=1e-5)
+        assert one.scale == pytest.approx(two.scale, rel=1e-5)
+        assert [w.as_dict() for w in a.warnings] == [w.as_dict() for w in b.warnings]
+    assert [w.code for w in there[1].warnings] == ["W-ONE-COIL"]
 
 
 def test_an_error_that_is_no_fault_of_the_scan_is_not_hidden(raw, tmp_path, monkeypatch):
@@ -238,12 +241,3 @@ def test_the_coverage_of_a_folder_is_reported_and_drawn(tmp_path):
     assert group.per_line == tuple(masks.double().mean(dim=0).tolist())
     assert (group.shape, group.n_scans, group.n_masks) == ((32, 48), 2, 2)
     assert (tmp_path / "prepared/qc/coverage.png").stat().st_size > 3000
-
-
-def test_warnings_come_back_from_workers(tmp_path):
-    config = SimulateConfig(size=(48, 48), coils=1, calib=12, acceleration=2, noise=0.02)
-    raw = simulate("phantom", tmp_path / "raw", config, count=2)
-    here, there = (prepare(raw, tmp_path / str(n), workers=n).results for n in (0, 2))
-    assert [w.code for w in here[0].warnings] == ["W-ONE-COIL"]
-    for a, b in zip(here, there, strict=True):
-        assert [w.as_dict() for w in a.warnings] == [w.as_dict() for w in b.warnings]
