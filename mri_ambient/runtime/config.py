@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def parse_option(name: str, text: str, default: object) -> object:
         example = "a number" if default is None else f"something like {default}"
         wanted = "true or false" if isinstance(default, bool) else example
         raise ConfigError(f"option {name} is {wanted}, got {text!r}") from error
+
+
+def parse_seconds(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``1.5h`` in seconds.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match:
+        raise ConfigError(f"a time is written like 90s, 10m or 1.5h; got {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> None:
