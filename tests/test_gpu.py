@@ -10,7 +10,7 @@ import torch
 from helpers import small_prior
 from memory_scan import simulated_scan
 
-from mri_ambient.data_prep import SimulateConfig, plan, prepare_many, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, plan, prepare, simulate
 from mri_ambient.io import PreparedFile
 from mri_ambient.methods import SAMPLERS
 from mri_ambient.methods.baselines import BASELINES
@@ -59,8 +59,8 @@ def test_every_method_gives_the_image_of_the_cpu(methods, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_goes_on_where_it_was_and_its_prior_loads(precision, tmp_path: Path):
-    raw = simulate_scans("phantom", tmp_path / "raw", SCAN, count=10)
-    prepare_many(raw, tmp_path / "prepared", device="cuda")
+    raw = simulate("phantom", tmp_path / "raw", SCAN, count=10)
+    prepare(raw, tmp_path / "prepared", device="cuda")
     assert PreparedFile(next((tmp_path / "prepared").glob("*.h5"))).noise_std > 0
     config = TrainConfig(batch_size=4, check_every=40, save_every=40, precision=precision)
     for images in (40, 80):

@@ -12,6 +12,7 @@ import ast
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def test_commands_are_options_one_call_and_output():
 @pytest.mark.parametrize("way", [WAY_OF_A_SCAN], ids=["scan"])
 def test_the_way_to_the_physics_is_short(way):
     assert len(way) <= 6
-    for here, there in zip(way, way[1:], strict=False):
+    for here, there in pairwise(way):
         assert ROOT / there in imports(ROOT / here), f"{here} does not import {there}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def parse_option(name: str, text: str, default: object) -> object:
 def to_toml(values: dict[str, Any]) -> str:
     """Nested dictionaries as TOML; TOML has no None, so these entries are left out."""
     return tomli_w.dumps(_without_none(values))
+
+
+def parse_seconds(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``1.5h`` in seconds.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match:
+        raise ConfigError(f"a time is written like 90s, 10m or 1.5h; got {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> None:

@@ -1,9 +1,12 @@
-"""Options of a training run."""
+"""What a training is given: options that decide the result, and all else of one call."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,36 +14,37 @@ import torch
 from ..errors import ConfigError
 from ..objectives import Kspace, Objective
 from ..priors.denoisers import DENOISERS
-from ..priors.unet import preset
+from ..priors.prior import Prior
+from ..priors.unet import UNetSpec, preset
 from ..runtime.device import bf16_on, check_precision
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of a training run.
+    """Options of a training run: all that decides the prior, given the scans.
 
     Attributes:
         objective: how the denoiser is learned, with its own options.
         preset: size of the network, a key of ``PRESETS``.
-        wrapper: kind of denoiser; the objective's own choice by default.
-        batch_size: images per step.
+        wrapper: kind of denoiser, a key of ``DENOISERS``; the objective's own by default.
+        batch_size: images per step, over all processes.
         learning_rate: Adam's, after the warm-up.
         warmup_images: the learning rate rises linearly over these.
         decay_images: beyond these it falls with the inverse square root of the images seen.
         ema_power: weights are averaged with the power profile (1 - 1/t)^(power + 1) of Karras et
             al. 2024 (arXiv 2312.02696, eq. 127), which needs no horizon.
         clip: largest norm of the gradient.
-        augment: show mirrored, conjugated and phase-turned versions of every measurement, which
-            are measurements of mirrored, conjugated and phase-turned objects.
+        augment: train on mirrored, conjugated and phase-turned versions of every measurement,
+            which are measurements of mirrored, conjugated and phase-turned objects.
         precision: of the network while it trains: "fp32", "bf16" (autocast; the physics and the
             losses stay in single precision), or "auto": bf16 on a GPU, fp32 on a CPU.
-        n_validation: scans set aside.
+        n_validation: scans set aside for validation.
         check_every: images between validations, which also write the prior and the curves.
         save_every: images between checkpoints.
         patience: stop after this many validations in a row without a smaller held-out error; 0
             never does.
         max_skipped: stop after this many steps in a row whose loss or gradient is not finite.
-        seed: of everything random.
+        seed: of all random numbers.
     """
 
     objective: Objective = field(default_factory=Kspace)
@@ -71,8 +75,9 @@ class TrainConfig:
         for name in (*counts, "max_skipped"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.patience < 0:
-            raise ConfigError(f"patience must not be negative, got {self.patience}")
+        for name in ("n_validation", "patience"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
         check_precision(self.precision)
@@ -80,6 +85,16 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the objective under its name."""
         return asdict(self) | {"objective": self.objective.as_dict()}
+
+    @property
+    def kind(self) -> str:
+        """The kind of denoiser, a key of ``DENOISERS``."""
+        return self.wrapper or self.objective.wrapper
+
+    @property
+    def network(self) -> UNetSpec:
+        """Widths and depth of its networks."""
+        return preset(self.preset)
 
     def learning_rate_at(self, images: int) -> float:
         """Linear warm-up, then constant, then inverse square root."""
@@ -91,7 +106,7 @@ class TrainConfig:
         """Whether the network trains in bfloat16.
 
         Raises:
-            ConfigError: it should, but the objective needs single precision.
+            ConfigError: the options say so, but the objective needs single precision.
         """
         if self.objective.full_precision:
             if self.precision == "bf16":
@@ -102,3 +117,133 @@ class TrainConfig:
     def ema_decay_at(self, step: int) -> float:
         """How much of the average is kept at this step (counted from 1)."""
         return float((1 - 1 / step) ** (self.ema_power + 1))
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One call of a training: what it is given beside the hooks.
+
+    Attributes:
+        data: folder of prepared scans.
+        run: folder of the run, see :mod:`~mri_ambient.training.run`.
+        config: options; must be those of the run if it exists.
+        images: stop after this many images in total.
+        time_limit_s: stop after this many seconds of this call, but not before its first step.
+        init: start from the weights of this prior instead of fresh ones (fine-tuning); everything
+            else about the new prior is measured on the new scans.
+        teacher: the prior that drew the target images; its training scans count as seen.
+        targets: folder of target images (see :mod:`~mri_ambient.training.targets`) for an
+            objective that learns from images; by default they are made in ``run/targets``.
+        device: where to train.
+        workers: processes that read and decode; with 0 a thread does.
+        force: train even if the masks leave the images undetermined.
+
+    Raises:
+        ConfigError: nothing ends the training, or a number is impossible.
+    """
+
+    data: Path
+    run: Path
+    config: TrainConfig = field(default_factory=TrainConfig)
+    images: int | None = None
+    time_limit_s: float | None = None
+    init: Prior | None = None
+    teacher: Prior | None = None
+    targets: Path | None = None
+    device: torch.device | str = "cpu"
+    workers: int = 0
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.only_patience_ends and not self.config.patience:
+            raise ConfigError("say when to stop: a number of images, a time limit, or patience")
+        if self.images is not None and self.images < 1:
+            raise ConfigError(f"at least one image must be seen, got images={self.images}")
+        if self.workers < 0:
+            raise ConfigError(f"workers must not be negative, got {self.workers}")
+        object.__setattr__(self, "device", torch.device(self.device))
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device."""
+        return torch.device(self.device)
+
+    @property
+    def only_patience_ends(self) -> bool:
+        """Whether neither a number of images nor a time limit stops it."""
+        return self.images is None and self.time_limit_s is None
+
+    @property
+    def parents(self) -> tuple[Prior, ...]:
+        """The priors that the new one learns from."""
+        return tuple(prior for prior in (self.init, self.teacher) if prior is not None)
+
+    def settings(self) -> dict[str, Any]:
+        """The options and the prior it starts from, as ``run.json`` holds them."""
+        init = None if self.init is None else self.init.facts.card.get("sha256", "unsaved")
+        plain: dict[str, Any] = json.loads(
+            json.dumps({"config": self.config.as_dict(), "init": init})
+        )
+        return plain
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is after a step.
+
+    Attributes:
+        images: images seen.
+        target: images to see, or None if only time or patience stops the run.
+        loss: of the last step; NaN if it was skipped.
+        images_per_second: over this call.
+        seconds: of this call.
+        waiting: share of this call's time spent waiting for data.
+        validation: figures of a validation, if there was one.
+        saved: whether a checkpoint was written.
+        skipped: steps of the run without a finite loss and gradient.
+    """
+
+    images: int
+    target: int | None
+    loss: float
+    images_per_second: float
+    seconds: float
+    waiting: float
+    validation: dict[str, float] | None
+    saved: bool
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Functions of the caller that a training calls.
+
+    Attributes:
+        on_progress: called after every step.
+        on_target: called with (done, total) after every scan whose target images are there.
+        on_damaged: called with one sentence about every file or slice that cannot be read.
+        should_stop: called before every step, and before the targets of a group of scans are made;
+            True stops as a time limit does.
+    """
+
+    on_progress: Callable[[Progress], None] = lambda _: None
+    on_target: Callable[[int, int], None] = lambda done, total: None
+    on_damaged: Callable[[str], None] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def with_memory(self) -> Hooks:
+        """The same; every sentence is passed on once, and a stop lasts."""
+        known: set[str] = set()
+        stopped = False
+
+        def on_damaged(sentence: str) -> None:
+            if sentence not in known:
+                known.add(sentence)
+                self.on_damaged(sentence)
+
+        def should_stop() -> bool:
+            nonlocal stopped
+            stopped = stopped or self.should_stop()
+            return stopped
+
+        return replace(self, on_damaged=on_damaged, should_stop=should_stop)

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ScanFormatError
+from ..errors import ScanFormatError
 from ..io import ScanFile, open_scan
-from ..io.prepared import (
-    PreparedFile,
-    duplicate_acquisitions,
-    duplicates_warning,
-    mask_facts,
-)
+from ..io.prepared import PreparedFile, duplicate_acquisitions, duplicates_warning, mask_facts
 from ..io.reconstruction import read_samples
-from ..physics.coverage import Coverage, MaskFacts, coverage, mask_group, sampling_densities
-from ..physics.masks import calibration_block, is_line_mask, outer_samples
+from ..physics.coverage import mask_group, sampling_densities
 from ..priors.prior import scan_digest
 from ..rng import rng_for
 from ..scan import Batch
 
-MIN_SIGMA = 0.002
-"""Smallest noise level any prior is trained at, normalised units."""
-
 WINDOW = 512
-"""Whole files, in random order, make up so many slices; these are shuffled."""
+"""Slices that are shuffled together: those of whole files, which come in random order."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One slice of a prepared file, whose facts stay in memory and whose samples do not."""
+    """One slice of a prepared file; its k-space stays on disk.
+
+    Attributes:
+        file: the prepared file.
+        index: of the slice in the file.
+        noise_std: sigma_n per real channel, normalised units.
+    """
 
     file: PreparedFile
     index: int
@@ -49,13 +44,18 @@ class Item:
         return self.file.scan_id
 
     @property
+    def name(self) -> str:
+        """Scan and number of the slice."""
+        return f"{self.scan_id}/{self.index}"
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Matrix ``(y, x)``."""
         return self.file.shape[-2:]
 
     @property
     def patient(self) -> str:
-        """Who was measured; where the file does not say it, the scan stands for itself."""
+        """The patient; where the file does not say it, the scan's own name."""
         return str(self.file.attributes.get("patient_id") or self.scan_id)
 
     @cached_property
@@ -67,33 +67,28 @@ class Item:
         """The slice as a batch of one."""
         return Batch.of([self.file[self.index]])
 
-    def read_packed(self) -> Batch:
-        """The slice with its maps as they are stored, to be unpacked on a device."""
-        maps = self.file.read_packed_maps(self.index)
-        return Batch.with_maps(self.file.without_maps(self.index), maps[None])
-
 
 @dataclass(frozen=True)
-class Group:
+class SizeGroup:
     """The slices of a batch that have one matrix size.
 
     Attributes:
         batch: their measurements.
-        positions: the place of each in the whole batch, which seeds what is drawn for it.
-        names: scan and number of each, for people.
+        positions: the place of each in the whole batch, which seeds its random numbers.
+        names: scan and number of each slice.
     """
 
     batch: Batch
     positions: tuple[int, ...]
     names: tuple[str, ...]
 
-    def to(self, device: torch.device) -> Group:
-        """The group on another device."""
-        return replace(self, batch=self.batch.to(device))
+    def streams(self, seed: int, what: str, step: int) -> list[torch.Generator]:
+        """A generator for each slice, whichever process computes it."""
+        return [rng_for(seed, what, step, position) for position in self.positions]
 
 
 @dataclass(frozen=True)
-class Draw:
+class TrainingBatch:
     """A batch, or a process's part of one.
 
     Attributes:
@@ -101,10 +96,10 @@ class Draw:
         damaged: a sentence about every slice that could not be read and was left out.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[SizeGroup, ...]
     damaged: tuple[str, ...] = ()
 
-    def pin_memory(self) -> Draw:
+    def pin_memory(self) -> TrainingBatch:
         """The batch in page-locked memory."""
         groups = (replace(group, batch=group.batch.pin_memory()) for group in self.groups)
         return replace(self, groups=tuple(groups))
@@ -112,11 +107,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Slices to learn from and slices to check on; patients are on one side, if there are enough.
+    """Slices to train on and slices for validation.
 
     Attributes:
-        train: slices to learn from, those of a file together.
-        validation: slices of other scans, whose *measured* lines are checked.
+        train: slices to train on, those of a file together.
+        validation: slices of other scans, whose *measured* lines are predicted.
         n_scans: number of prepared files.
         damaged: files that could not be read and were left out, and a sentence about each.
         images: folder with target images, ``<scan_id>.h5``, for objectives that learn from images.
@@ -130,46 +125,79 @@ class Dataset:
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
-        """What training depends on: ``train`` and ``validation`` scans by name, and their files.
-
-        Of each scan the hash of its raw file, and one of what is known before its samples are read.
-        """
+        """The ``train`` and ``validation`` scans with their digests, and the names of ``files``."""
         parts = {"train": self.train, "validation": self.validation}
+        digests = {
+            part: {item.scan_id: prepared_digest(item.file) for item in items}
+            for part, items in parts.items()
+        }
         files = {item.scan_id: item.file.path.name for item in self.train + self.validation}
-        return {part: _digests(items) for part, items in parts.items()} | {"files": files}
+        return digests | {"files": files}
 
     @property
     def mixes_patients(self) -> bool | None:
-        """Whether somebody has scans on both sides, so that checks tell too good a tale.
+        """Whether a patient has scans on both sides, so that held-out errors are optimistic.
 
-        None where nothing is set aside, or files do not say who was measured.
+        None where nothing is set aside, or files do not name their patients.
         """
-        aside = {item.patient for item in self.validation}
-        if any(item.patient in aside for item in self.train):
+        patients = {item.patient for item in self.validation}
+        if any(item.patient in patients for item in self.train):
             return True
-        said = all(item.file.attributes.get("patient_id") for item in self.train + self.validation)
-        return False if aside and said else None
+        items = self.train + self.validation
+        named = all(item.file.attributes.get("patient_id") for item in items)
+        return False if patients and named else None
 
     @cached_property
     def densities(self) -> dict[tuple[tuple[int, int], str], Tensor]:
         """How often the training scans sample each position, by matrix size and kind of mask."""
-        return sampling_densities(_mask_facts(self.train))
+        return sampling_densities(mask_facts(file) for file in files_of(self.train))
+
+    def read(self, item: Item) -> Batch:
+        """A slice as a batch of one, with its maps as they are stored and its target image."""
+        maps = item.file.read_packed_maps(item.index)
+        batch = Batch.with_maps(item.file.without_maps(item.index), maps[None])
+        density = self.densities[mask_group(item.file.mask)].expand(1, 1, *item.shape)
+        img = None
+        if self.images is not None:
+            img = read_samples(self.images / f"{item.scan_id}.h5", item.index)[None]
+        return replace(batch, density=density, img=img)
+
+
+@dataclass(frozen=True)
+class BatchSequence(torch.utils.data.Dataset[TrainingBatch]):
+    """The batches of a training: ``batches[n]`` is a process's part of batch n.
+
+    Maps are packed as they are stored; :meth:`Batch.to` unpacks them.
+
+    Attributes:
+        dataset: the scans.
+        size: slices of a batch, over all processes.
+        seed: of their order.
+        rank: of the process.
+        world: number of processes.
+    """
+
+    dataset: Dataset
+    size: int
+    seed: int
+    rank: int = 0
+    world: int = 1
 
     @cached_property
-    def _orders(self) -> dict[tuple[int, int], list[int]]:
+    def _orders(self) -> dict[int, list[int]]:
         return {}
 
     @cached_property
     def _files(self) -> list[list[int]]:
         """Training items by file."""
         files: dict[Path, list[int]] = {}
-        for i, item in enumerate(self.train):
+        for i, item in enumerate(self.dataset.train):
             files.setdefault(item.file.path, []).append(i)
         return list(files.values())
 
-    def order(self, seed: int, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> list[int]:
         """Every training item once: files in random order, slices shuffled in a moving window."""
-        rng = rng_for(seed, "epoch", epoch)
+        rng = rng_for(self.seed, "epoch", epoch)
         chosen: list[int] = []
         window: list[int] = []
         for i in torch.randperm(len(self._files), generator=rng).tolist():
@@ -179,55 +207,42 @@ class Dataset:
                 window = []
         return chosen + _shuffled(window, rng)
 
-    def indices(self, n: int, size: int, seed: int) -> list[int]:
+    def indices(self, n: int) -> list[int]:
         """Which training items batch ``n`` holds: every epoch is a permutation of its own."""
-        total = len(self.train)
         chosen: list[int] = []
-        first = n * size
-        for position in range(first, first + size):
-            epoch, place = divmod(position, total)
-            if (seed, epoch) not in self._orders:
+        for position in range(n * self.size, (n + 1) * self.size):
+            epoch, place = divmod(position, len(self.dataset.train))
+            if epoch not in self._orders:
                 self._orders.clear()
-                self._orders[seed, epoch] = self.order(seed, epoch)
-            chosen.append(self._orders[seed, epoch][place])
+                self._orders[epoch] = self.order(epoch)
+            chosen.append(self._orders[epoch][place])
         return chosen
 
-    def batch(self, n: int, size: int, seed: int, *, rank: int = 0, world: int = 1) -> Draw:
-        """The part of batch ``n`` that is process ``rank``'s of ``world``, by matrix size.
-
-        Maps are packed as they are stored; a batch on its device has them unpacked.
-        """
+    def __getitem__(self, n: int) -> TrainingBatch:
         groups: dict[tuple[int, int], list[tuple[Batch, int, str]]] = {}
         damaged = []
-        chosen = self.indices(n, size, seed)
-        for position in range(rank, size, world):
-            item = self.train[chosen[position]]
+        chosen = self.indices(n)
+        for position in range(self.rank, self.size, self.world):
+            item = self.dataset.train[chosen[position]]
             try:
-                part = self._read(item), position, f"{item.scan_id}/{item.index}"
+                part = self.dataset.read(item), position, item.name
                 groups.setdefault(item.shape, []).append(part)
             except ScanFormatError as error:
                 damaged.append(str(error))
         stacked = []
         for group in groups.values():
             batches, positions, names = zip(*group, strict=True)
-            stacked.append(Group(Batch.stack(batches), positions, names))
-        return Draw(tuple(stacked), tuple(damaged))
-
-    def _read(self, item: Item) -> Batch:
-        batch = item.read_packed()
-        density = self.densities[mask_group(item.file.mask)].expand(1, 1, *item.shape)
-        img = None
-        if self.images is not None:
-            img = read_samples(self.images / f"{item.scan_id}.h5", item.index)[None]
-        return replace(batch, density=density, img=img)
+            stacked.append(SizeGroup(Batch.stack(batches), positions, names))
+        return TrainingBatch(tuple(stacked), tuple(damaged))
 
 
-def _digests(items: Sequence[Item]) -> dict[str, str]:
-    return {item.scan_id: prepared_digest(item.file) for item in items}
+def files_of(items: Sequence[Item]) -> list[PreparedFile]:
+    """The files of slices, each once."""
+    return list({item.file.path: item.file for item in items}.values())
 
 
 def prepared_digest(file: PreparedFile) -> str:
-    """The hash of its raw file, and one of what is known of how it was prepared."""
+    """A hash of the raw file, and one of the facts of the prepared file."""
     facts = f"{file.shape}/{float(file.noise_std or 0):.9g}/{file.acceleration:.9g}"
     known = hashlib.sha256(facts.encode()).hexdigest()[:8]
     return f"{scan_digest(file.source_sha256)}:{known}"
@@ -242,25 +257,26 @@ def load_dataset(
     *,
     n_validation: int,
     seed: int,
-    first: Collection[str] = (),
-    never: Callable[[PreparedFile], bool] = lambda _: False,
-    held: Collection[str] | None = None,
+    prefer: Collection[str] = (),
+    exclude: Callable[[PreparedFile], bool] = lambda _: False,
+    validation_scans: Collection[str] | None = None,
 ) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
 
-    All scans of a patient are set aside or none: the next slice, or another contrast, is too easy.
-    Where whole patients are not half of what is wanted, single scans are.
+    All scans of a patient are set aside or none: another slice or contrast of a training patient
+    would be too easy. Only where whole patients give less than half of the wanted number are single
+    scans set aside.
 
     Files that cannot be read are left out and named in ``damaged``.
 
     Args:
-        folder: where ``mri-ambient prep`` wrote to.
-        n_validation: scans to set aside: about so many, as patients are whole, and never more than
-            a fifth of all.
+        folder: output folder of ``mri-ambient prep``.
+        n_validation: scans to set aside: about so many, as patients are whole, and at most a fifth
+            of all.
         seed: chooses them.
-        first: scans that are set aside before others, by name.
-        never: whether a scan must not be set aside, nor others of its patient.
-        held: set exactly these aside instead: those of a run that goes on.
+        prefer: scans that are set aside before others, by name.
+        exclude: scans that must not be set aside, nor others of their patients.
+        validation_scans: set exactly these aside instead: those of a run that is resumed.
 
     Raises:
         ScanFormatError: no prepared files that can be read, a raw scan among them, or several files
@@ -268,146 +284,102 @@ def load_dataset(
     """
     if not folder.is_dir():
         raise ScanFormatError(f"{folder}: no such folder")
-    paths = sorted(folder.glob("[!.]*.h5"))
-    scans, damaged = [], {}
-    for path in paths:
-        try:
-            file = open_scan(path)
-        except ScanFormatError as error:
-            damaged[path] = str(error)
-            continue
-        scans.append(_items(file))
-    if not scans and not held:
+    scans, damaged = _read_folder(folder)
+    if not scans and not validation_scans:
         reasons = f" that can be read ({min(damaged.values())})" if damaged else " (*.h5)"
         raise ScanFormatError(
             f"{folder}: no prepared scans{reasons}; run `mri-ambient prep INPUT... -o {folder}` "
             "first"
         )
-    _refuse_namesakes(scans)
-    for group in duplicate_acquisitions(items[0].file for items in scans):
-        raise ScanFormatError(f"{folder}: {duplicates_warning(group)}")
-    if held is None:
-        most = min(n_validation, len(scans) // 5), len(scans) // 5
-        held = _set_aside(scans, most, seed, first, never, lambda item: item.patient)
-        if 2 * len(held) < most[0]:
-            single = _set_aside(scans, most, seed, first, never, lambda item: item.scan_id)
-            held = single if len(single) > len(held) else held
-    return Dataset(
-        train=tuple(item for items in scans for item in items if item.scan_id not in held),
-        validation=tuple(item for items in scans for item in items if item.scan_id in held),
-        n_scans=len(scans),
-        damaged=damaged,
-    )
+    _check_different([items[0].file for items in scans])
 
+    def rank(owner: str, items: list[Item]) -> tuple[bool, int]:
+        preferred = any(item.scan_id in prefer for item in items)
+        return not preferred, rng_for(seed, "validation", owner).initial_seed()
 
-def _set_aside(
-    scans: Sequence[Sequence[Item]],
-    wanted: tuple[int, int],
-    seed: int,
-    first: Collection[str],
-    never: Callable[[PreparedFile], bool],
-    whose: Callable[[Item], str],
-) -> set[str]:
-    """Names of scans for validation, from least to most as wanted: all of an owner's, or none.
-
-    Owners are drawn by name, so that a file that breaks or is added leaves the others where they
-    were.
-    """
-    owned: dict[str, list[Item]] = {}
+    if validation_scans is None:
+        validation_scans = _choose_validation(scans, n_validation, rank, exclude)
+    parts: tuple[list[Item], list[Item]] = ([], [])
     for items in scans:
-        owned.setdefault(whose(items[0]), []).append(items[0])
+        parts[items[0].scan_id in validation_scans].extend(items)
+    return Dataset(tuple(parts[0]), tuple(parts[1]), len(scans), damaged)
 
-    def turn(owner: str) -> tuple[bool, int]:
-        known = any(item.scan_id in first for item in owned[owner])
-        return not known, rng_for(seed, "validation", owner).initial_seed()
 
-    (least, most), aside = wanted, set[str]()
-    for owner in sorted(owned, key=turn):
-        names = {item.scan_id for item in owned[owner]}
-        if len(aside) >= least or any(never(item.file) for item in owned[owner]):
+def _read_folder(folder: Path) -> tuple[list[list[Item]], dict[Path, str]]:
+    """The slices of every prepared file, and a sentence about every file that cannot be read."""
+    scans, damaged = [], {}
+    for path in sorted(folder.glob("[!.]*.h5")):
+        try:
+            file = open_scan(path)
+        except ScanFormatError as error:
+            damaged[path] = str(error)
             continue
-        if len(aside) + len(names) <= most:
-            aside |= names
-    return aside
+        scans.append(list(_items(file)))
+    return scans, damaged
 
 
-def _refuse_namesakes(scans: Sequence[Sequence[Item]]) -> None:
-    """Targets, splits and cards know a scan by its name."""
-    paths: dict[str, Path] = {}
-    for items in scans:
-        path, scan_id = items[0].file.path, items[0].scan_id
-        if scan_id in paths:
-            raise ScanFormatError(
-                f"{path}: holds scan {scan_id!r}, and so does {paths[scan_id].name}; take one of "
-                "them away, or prepare the scans again under different file names"
-            )
-        paths[scan_id] = path
-
-
-def _items(file: ScanFile) -> list[Item]:
+def _items(file: ScanFile) -> Iterator[Item]:
     if not isinstance(file, PreparedFile):
         raise ScanFormatError(
             f"{file.path}: a raw scan ({file.format}), wanted a prepared one; "
             f"run `mri-ambient prep {file.path.parent} -o PREPARED` first"
         )
     if file.noise_std is None:
-        raise ScanFormatError(f"{file.path}: does not say its noise; prepare it again")
-    return [Item(file, i, float(file.noise_std)) for i in range(len(file))]
+        raise ScanFormatError(f"{file.path}: noise_std is missing; prepare it again")
+    for index in range(len(file)):
+        yield Item(file, index, float(file.noise_std))
 
 
-def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:
-    """Standard deviation per real channel of the images inside the support.
+def _check_different(files: Sequence[PreparedFile]) -> None:
+    """Refuse two files of one name, by which targets and cards know a scan, or one acquisition.
 
-    From the measured samples alone: ||F S x||^2 = ||x||^2, the calibration block is complete, and
-    outer samples count once for every position they stand for.
+    Raises:
+        ScanFormatError: there are some.
     """
-    values = []
-    for item in items[:: max(1, len(items) // limit)]:
-        try:
-            batch = item.read()
-        except ScanFormatError:  # named when its turn comes in training
-            continue
-        mask, outer = batch.mask[0], outer_samples(batch.mask[0])
-        energy = batch.ksp[0].abs().square() - 2 * item.noise_std**2
-        n_positions = mask[..., 0].numel() * int(batch.acquired[0].sum())
-        n_center = int(mask.sum()) - int(outer.sum())
-        stands_for = (n_positions - n_center) / max(int(outer.sum()), 1)
-        total = (energy * (mask & ~outer)).sum() + stands_for * (energy * outer).sum()
-        n_support = int(batch.op.support[0].sum())
-        if n_support:
-            values.append(max(float(total), 0.0) / (2 * n_support))
-    if not values or not any(values):
-        raise ConfigError("the training scans hold no signal above their noise")
-    return float(np.sqrt(np.mean(values)))
+    paths: dict[str, Path] = {}
+    for file in files:
+        if file.scan_id in paths:
+            raise ScanFormatError(
+                f"{file.path}: holds scan {file.scan_id!r}, and so does "
+                f"{paths[file.scan_id].name}; remove one of them, or prepare the scans again under "
+                "different file names"
+            )
+        paths[file.scan_id] = file.path
+    for group in duplicate_acquisitions(files):
+        raise ScanFormatError(
+            f"{group[0].path.parent}: {duplicates_warning(group)}; remove all but one of them"
+        )
 
 
-def smallest_sigma(items: Sequence[Item], margin: float) -> float:
-    """max(0.002, 95th percentile of ``margin`` x sigma_n over the slices)."""
-    return max(MIN_SIGMA, margin * float(np.quantile([item.noise_std for item in items], 0.95)))
+def _choose_validation(
+    scans: Sequence[Sequence[Item]],
+    n_validation: int,
+    rank: Callable[[str, list[Item]], tuple[bool, int]],
+    exclude: Callable[[PreparedFile], bool],
+) -> set[str]:
+    """Names of scans: of whole patients, if these give at least half of the wanted number.
 
-
-def measure_coverage(items: Sequence[Item], *, warn: bool = True) -> list[Coverage]:
-    """How well the masks of the scans cover k-space, by matrix size; warns about holes."""
-    found = coverage(_mask_facts(items))
-    for warning in (warning for group in found for warning in group.warnings if warn):
-        warnings.warn(warning, stacklevel=2)
-    return found
-
-
-def typical_mask(items: Sequence[Item], *, limit: int = 200) -> tuple[str, float, int]:
-    """Kind, median rate and median calibration width of the training masks.
-
-    Lines of whatever kind count as random lines; a data set is 2-D Poisson where most masks vary
-    along both axes.
+    Patients (or scans) are taken by their rank, so that a file that is damaged or added changes no
+    other's part.
     """
-    chosen = items[:: max(1, len(items) // limit)]
-    in_plane = [not is_line_mask(item.file.mask) for item in chosen]
-    kind = "poisson" if sum(in_plane) > len(chosen) / 2 else "random"
-    rates = [item.acceleration for item in chosen]
-    calibs = [calibration_block(item.file.mask)[1] for item in chosen]
-    return kind, float(np.median(rates)), int(np.median(calibs))
+    most = len(scans) // 5
+    least = min(n_validation, most)
 
+    def draw(owner_of: Callable[[Item], str]) -> set[str]:
+        owned: dict[str, list[Item]] = {}
+        for items in scans:
+            owned.setdefault(owner_of(items[0]), []).append(items[0])
+        chosen: set[str] = set()
+        for owner in sorted(owned, key=lambda owner: rank(owner, owned[owner])):
+            names = {item.scan_id for item in owned[owner]}
+            if len(chosen) >= least or any(exclude(item.file) for item in owned[owner]):
+                continue
+            if len(chosen) + len(names) <= most:
+                chosen |= names
+        return chosen
 
-def _mask_facts(items: Sequence[Item]) -> list[MaskFacts]:
-    files = {item.file.path: item.file for item in items}.values()
-    return [mask_facts(file) for file in files]
+    whole = draw(lambda item: item.patient)
+    if 2 * len(whole) >= least:
+        return whole
+    single = draw(lambda item: item.scan_id)
+    return single if len(single) > len(whole) else whole

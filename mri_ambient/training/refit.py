@@ -7,53 +7,72 @@ and trains an ordinary prior on these images. Samples, never means: trained on m
 of too little spread it diverges after a few rounds. One or two rounds are meant.
 
 A round lies in its own folder: ``targets/`` with the samples, and a training run. Samples that are
-there are not drawn again, and a run that was stopped goes on. Processes that joined a
+there are not drawn again, and a run that was stopped is resumed. Processes that joined a
 ``torch.distributed`` group share the samples and every batch.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..errors import ConfigError, NumericalWarning, StoppedError
+from ..errors import ConfigError, StoppedError, warn
 from ..methods import Dds, Sampler
 from ..methods.base import check_levels
 from ..objectives import Supervised
 from ..priors.checkpoint import load_prior
 from ..priors.prior import Prior
-from ..priors.unet import preset
 from ..recon.recipe import ResolvedRecipe
 from ..runtime.device import Runtime
 from ..runtime.files import atomic_path
 from ..runtime.process_group import ProcessGroup
-from .config import TrainConfig
-from .loop import Progress, train
-from .preflight import check_settings, split
-from .run import images_seen, read_identity
-from .targets import check_made_by, make_targets
+from .config import Hooks, TrainConfig, TrainJob
+from .loop import run_training
+from .preflight import plan
+from .run import RunFolder
+from .targets import TargetFolder
 
 
 @dataclass(frozen=True)
-class RefitConfig:
-    """Options of a refit.
+class RefitJob:
+    """One call of a refit.
 
     Attributes:
+        data: the prepared scans that ``start`` was trained on.
+        start: the prior of the first round.
+        output: folder for ``round-1``, ... and the last round's ``prior.safetensors``.
         rounds: how often samples are drawn and a prior is trained.
         sampler: how a sample is drawn; by default without the last data-consistency solve, which
-            takes variety from samples.
-        training: options of the training; the objective is the refit's own.
+            makes samples vary less.
+        config: options of the training; the objective is the refit's own.
+        images: images that each round trains on in total.
+        time_limit_s: seconds that each call of a round's training may take.
+        batch_size: slices whose samples are drawn together, see :class:`Runtime`.
+        device: where to compute.
+        shard: draw the samples of part i of N of the groups of scans only, counted from 1, and
+            train nothing; in the first round that has not seen all ``images`` (the first, without
+            a number). For processes that are started independently.
+
+    Raises:
+        ConfigError: impossible options, or nothing ends a round.
     """
 
+    data: Path
+    start: Prior
+    output: Path
     rounds: int = 2
     sampler: Sampler = field(default_factory=lambda: Dds(final_dc=False))
-    training: TrainConfig = field(default_factory=TrainConfig)
+    config: TrainConfig = field(default_factory=TrainConfig)
+    images: int | None = None
+    time_limit_s: float | None = None
+    batch_size: int | None = None
+    device: torch.device | str = "cpu"
+    shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -61,157 +80,149 @@ class RefitConfig:
         if not self.sampler.stochastic:
             raise ConfigError(
                 f"method {self.sampler.name!r} gives one image, not samples; a prior refitted to "
-                "such images loses their variety"
+                "such images has too little variety; use dds, msm, pula or adps"
             )
+        if self.images is None and self.time_limit_s is None and self.shard is None:
+            raise ConfigError("say when a round stops: a number of images or a time limit")
+        check_levels(self.start, self.sampler.name)
+        config = replace(self.config, objective=Supervised(images="posterior"))
+        object.__setattr__(self, "config", config)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of a refit: samples from a prior, and a training run on them.
+
+    Attributes:
+        job: the call of the refit.
+        number: of the round, from 1.
+        prior: draws the samples.
+    """
+
+    job: RefitJob
+    number: int
+    prior: Prior
+
+    @property
+    def folder(self) -> RunFolder:
+        """Folder of its training run, and of the samples."""
+        return RunFolder(self.job.output / f"round-{self.number}")
+
+    @property
+    def samples(self) -> TargetFolder:
+        """The samples it trains on."""
+        job = self.job
+        # Another seed every round: a sample must not repeat the noise of the one before.
+        seed = job.config.seed + self.number
+        recipe = ResolvedRecipe(job.sampler, self.prior, seed=seed)
+        runtime = Runtime(torch.device(job.device), job.config.precision, job.batch_size)
+        return TargetFolder(self.folder.path / "targets", recipe, runtime)
+
+    @property
+    def training(self) -> TrainJob:
+        """Its training, which starts from the weights of the prior where they fit."""
+        config, facts = self.job.config, self.prior.facts
+        fits = (facts.kind, facts.network) == (config.kind, config.network)
+        shard = self.job.shard is not None
+        return TrainJob(
+            data=self.job.data,
+            run=self.folder.path,
+            config=config,
+            images=self.job.images,
+            time_limit_s=math.inf if shard else self.job.time_limit_s,
+            init=self.prior if fits else None,
+            teacher=self.prior,
+            targets=self.samples.path,
+            device=self.job.device,
+        )
+
+    def is_finished(self) -> bool:
+        """Whether it is trained to its end; once sampled from, its prior must not change."""
+        if not self.folder.prior.exists():
+            return False
+        if (self.job.output / f"round-{self.number + 1}").exists():
+            return True
+        return self.job.images is not None and self.folder.images_seen >= self.job.images
+
+    def check(self) -> None:
+        """Refuse a finished round that was made in another way.
+
+        Warns:
+            NumericalWarning: it has seen fewer images than asked for.
+
+        Raises:
+            ConfigError: its options, prior or scans differ.
+        """
+        self.samples.check(finished=True)
+        self.folder.check_settings(self.folder.identity, self.training)
+        seen = self.folder.images_seen
+        if self.job.images is not None and seen < self.job.images:
+            warn(
+                "W-ROUND-KEPT",
+                f"{self.folder.path}: is kept with {seen} images seen, as the samples of round "
+                f"{self.number + 1} were drawn from it",
+            )
+
+    def complete(self, hooks: Hooks) -> bool:
+        """Draw the missing samples and train on them.
+
+        Returns:
+            Whether it went on to its end; False if it was stopped, or is only to draw a shard.
+        """
+        processes, device, hooks = (
+            ProcessGroup.current(),
+            torch.device(self.job.device),
+            hooks.with_memory(),
+        )
+        planned = plan(self.training)
+        for sentence in planned.damaged:
+            hooks.on_damaged(sentence)
+        shard = (processes.rank + 1, processes.size) if processes.size > 1 else self.job.shard
+        whole = self.samples.make(planned.dataset.train, shard=shard, hooks=hooks)
+        stopped = processes.any(not whole, device)  # and every process has drawn its samples
+        if stopped or self.job.shard is not None:
+            return False
+        try:
+            run_training(planned, hooks)
+        except StoppedError:
+            if not processes.any(hooks.should_stop(), device):
+                raise
+            return False
+        return not processes.any(hooks.should_stop(), device)
 
 
 def refit(
-    folder: Path,
-    start: Prior,
-    output: Path,
-    config: RefitConfig | None = None,
-    *,
-    images: int | None = None,
-    time_limit_s: float | None = None,
-    batch_size: int | None = None,
-    device: torch.device | str = "cpu",
-    shard: tuple[int, int] | None = None,
-    on_sample: Callable[[int, int, int], None] | None = None,
-    on_damaged: Callable[[str], None] | None = None,
-    on_progress: Callable[[int, Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    job: RefitJob, hooks: Callable[[int], Hooks] = lambda round_number: Hooks()
 ) -> Prior | None:
-    """Draw and train, round by round.
+    """Draw samples and train on them, round by round.
 
     Args:
-        folder: the prepared scans that ``start`` was trained on.
-        start: the prior of the first round.
-        output: folder for ``round-1``, ... and the last round's ``prior.safetensors``.
-        config: options.
-        images: images that each round trains on in total.
-        time_limit_s: seconds that each call of a round's training may take.
-        batch_size: slices whose samples are drawn together; by default as many as the free memory
-            allows and are of use.
-        device: where to compute.
-        shard: draw the samples of part i of N of the groups of scans only, counted from 1, and
-            train nothing; in the first round that has not seen all ``images`` (the first, without
-            a number). For processes that know nothing of one another.
-        on_sample: told (round, done, total) after every scan.
-        on_damaged: given a sentence about every file or slice that cannot be read and is left out.
-        on_progress: told (round, progress) after every training step.
-        should_stop: asked before every group of scans that is sampled and every training step.
+        job: what is asked for.
+        hooks: the hooks of a round, by its number.
 
     Returns:
         The refitted prior; None for a shard, or if it was stopped before its end.
 
     Raises:
-        ConfigError: impossible options, nothing to stop at, scans that cannot be trained on, or
-            rounds there that were made with other options, priors or scans.
-        MriAmbientError: a lost process.
+        ConfigError: scans that cannot be trained on, or rounds that were made with other options,
+            priors or scans.
+        MriAmbientError: another process is gone.
     """
-    if images is None and time_limit_s is None and shard is None:
-        raise ConfigError("say when a round stops: a number of images or a time limit")
-    processes, device = ProcessGroup.current(), torch.device(device)
-    if shard is not None and processes.size > 1:
-        raise ConfigError("processes of one job share the samples as it is: leave out shard i/N")
-    part = (processes.rank + 1, processes.size) if processes.size > 1 else shard
-    heard = False
-
-    def asked() -> bool:
-        nonlocal heard  # once is enough
-        heard = heard or (should_stop is not None and should_stop())
-        return heard
-
-    def interrupted() -> bool:
-        return processes.any(asked(), device)
-
-    config = config or RefitConfig()
-    check_levels(start, config.sampler.name)
-    training = replace(config.training, objective=Supervised(images="posterior"))
-    dataset = split(folder, training, start)
-    if on_damaged is not None:
-        for sentence in dataset.damaged.values():
-            on_damaged(sentence)
-    prior, network = start, preset(training.preset)
-    for round_ in range(1, config.rounds + 1):
-        here = output / f"round-{round_}"
-        targets = here / "targets"
-
-        def drawn(done: int, total: int, round_: int = round_) -> None:
-            if on_sample is not None:
-                on_sample(round_, done, total)
-
-        kind = training.wrapper or Supervised.wrapper
-        warm = prior if (prior.facts.kind, prior.facts.network) == (kind, network) else None
-        # Another seed every round: a sample must not repeat the noise of the one before.
-        recipe = ResolvedRecipe(config.sampler, prior, seed=training.seed + round_)
-        runtime = Runtime(device, training.precision, batch_size)
-        if processes.from_first(partial(_is_finished, output, round_, images)):
-            check_made_by(targets, recipe, runtime, finished=True)
-            check_settings(here, read_identity(here / "run.json"), training, warm)
-            if images is not None and (seen := images_seen(here)) < images:
-                warnings.warn(
-                    f"{here}: stays as it is, with {seen} images seen, as round {round_ + 1} was "
-                    "drawn from it",
-                    NumericalWarning,
-                    stacklevel=2,
-                )
-            prior = load_prior(here, device)
-            continue
-        whole = make_targets(
-            dataset.train,
-            targets,
-            recipe,
-            runtime,
-            shard=part,
-            on_scan=drawn,
-            on_damaged=on_damaged,
-            should_stop=asked,
-        )
-        stopped = processes.any(not whole, device)  # and everybody's samples are there
-        if shard is not None or stopped:
-            return None  # the next round's samples need this round's prior
-
-        def trained(progress: Progress, round_: int = round_) -> None:
-            if on_progress is not None:
-                on_progress(round_, progress)
-
-        try:
-            train(
-                folder,
-                here,
-                training,
-                images=images,
-                time_limit_s=time_limit_s,
-                device=device,
-                init=warm,
-                teacher=prior,
-                targets=targets,
-                on_progress=trained,
-                on_damaged=on_damaged,
-                should_stop=asked,
-            )
-        except StoppedError:
-            if not interrupted():
-                raise
+    processes = ProcessGroup.current()
+    if job.shard is not None and processes.size > 1:
+        raise ConfigError("the processes of one job share the samples: leave out shard i/N")
+    prior = job.start
+    for number in range(1, job.rounds + 1):
+        current = Round(job, number, prior)
+        if processes.from_first(current.is_finished):
+            current.check()
+        elif not current.complete(hooks(number)):
             return None
-        if interrupted():
-            return None
-        prior = load_prior(here, device)
-    processes.from_first(lambda: _copy(here / "prior.safetensors", output / "prior.safetensors"))
-    return load_prior(output, device)
+        prior = load_prior(current.folder.path, job.device)
+    processes.from_first(lambda: _copy(current.folder.prior, job.output / "prior.safetensors"))
+    return load_prior(job.output, job.device)
 
 
 def _copy(source: Path, path: Path) -> None:
     with atomic_path(path) as temporary:
         shutil.copy(source, temporary)
-
-
-def _is_finished(output: Path, round_: int, images: int | None) -> bool:
-    """Whether a round has trained to its end: its prior must not change once it is sampled from."""
-    here = output / f"round-{round_}"
-    if not (here / "prior.safetensors").exists():
-        return False
-    if (output / f"round-{round_ + 1}").exists():
-        return True
-    return images is not None and images_seen(here) >= images

@@ -1,16 +1,17 @@
-"""The folder of a training run: what it is, how far it is, and what it said on the way.
+"""The folder of a training run.
 
-============================ =====================================================
-file                         content
-============================ =====================================================
-run.json                     identity: options, data, and what was measured on it
-config.toml                  the options, for people to read
-log.jsonl                    a line per step
-checkpoint-IMAGES.safetensors weights, averages and optimiser state; the last two
-prior.safetensors            the prior so far
-best.safetensors             with patience, the prior of the smallest held-out error so far
-curves.png, preview.png      losses; held-out reconstructions
-============================ =====================================================
+============================== ================================================================
+file                           content
+============================== ================================================================
+run.json                       identity: options, scans, and what was measured on them
+config.toml                    the options, for people to read
+log.jsonl                      one line per step
+checkpoint-IMAGES.safetensors  weights, their average and the optimiser's state; the last two
+prior.safetensors              the prior so far
+best.safetensors               with patience, the prior of the smallest held-out error so far
+targets/                       images to learn from, if they are made by the run
+curves.png, preview.png        losses; held-out reconstructions
+============================== ================================================================
 """
 
 from __future__ import annotations
@@ -18,116 +19,199 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError, MriAmbientError
-from ..priors.checkpoint import read_header
-from ..runtime.files import atomic_path
+from torch import Tensor
 
-BEST = "best.safetensors"
-"""The prior that patience goes back to."""
+from ..errors import CheckpointError, ConfigError, MriAmbientError
+from ..priors.checkpoint import load_tensors, read_header, save_tensors
+from ..runtime.config import write_toml
+from ..runtime.files import atomic_path, make_folder, write_json
+from .config import TrainConfig, TrainJob
 
 STATE_FORMAT = "train/1"
-"""What the header of a checkpoint says it is."""
+"""Format in the header of a checkpoint."""
 
 
-def read_identity(path: Path) -> dict[str, Any]:
-    """What a run wrote down about itself in its run.json.
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, as its ``run.json`` holds it.
 
-    Raises:
-        CheckpointError: it cannot be read.
+    Attributes:
+        config: the options as plain values.
+        init: sha256 of the prior it starts from, or None.
+        data: its scans, see :attr:`.dataset.Dataset.identity`.
+        measured: what was measured on them, see :mod:`~mri_ambient.training.facts`.
+        folder: where they were; None if an earlier version wrote the file.
     """
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not {"config", "data", "measured"} <= set(stored):
-            raise ValueError(f"it holds {sorted(stored)}")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent}: holds no training run (no {path.name})") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: damaged ({error}); train into another folder, or restore the file"
-        ) from error
-    return stored
+
+    config: dict[str, Any]
+    init: str | None
+    data: dict[str, dict[str, str]]
+    measured: dict[str, Any]
+    folder: str | None = None
+
+    def validation_scans(self, run: Path) -> list[str]:
+        """The scans that were set aside when the run began.
+
+        Raises:
+            ConfigError: an earlier version began it and did not write them down.
+        """
+        if not isinstance(self.data, dict) or "validation" not in self.data:
+            raise ConfigError(
+                f"{run}: an earlier version began this run and did not write down its scans; train "
+                f"into another folder with --init {run / 'prior.safetensors'}"
+            )
+        return list(self.data["validation"])
+
+    def option(self, name: str) -> Any:  # noqa: ANN401 -- any option
+        """An option; its default where the run is older than the option."""
+        return self.config.get(name, getattr(TrainConfig, name))
 
 
-def held_back(run: Path, stored: dict[str, Any]) -> list[str]:
-    """The scans that a run set aside when it began.
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a training run.
 
-    Args:
-        run: its folder.
-        stored: its identity.
-
-    Raises:
-        ConfigError: it does not say, as it was begun by an earlier version.
+    Attributes:
+        path: the folder, which need not exist yet.
     """
-    if not isinstance(stored["data"], dict) or "validation" not in stored["data"]:
-        raise ConfigError(
-            f"{run}: begun by an earlier version, which did not write down what it trains on; "
-            f"train into another folder with --init {run / 'prior.safetensors'}"
-        )
-    return list(stored["data"]["validation"])
 
+    path: Path
 
-def check_data(
-    run: Path,
-    stored: dict[str, dict[str, str]],
-    found: dict[str, dict[str, str]],
-    damaged: Collection[str],
-) -> None:
-    """Refuse to go on with other scans; of those it began with, some may have broken since.
+    @property
+    def prior(self) -> Path:
+        """The prior so far."""
+        return self.path / "prior.safetensors"
 
-    Args:
-        run: its folder.
-        stored: the scans it began with, see :attr:`.data.Dataset.identity`.
-        found: the scans there are.
-        damaged: names of files that cannot be read.
+    @property
+    def best_prior(self) -> Path:
+        """With patience, the prior of the smallest held-out error so far."""
+        return self.path / "best.safetensors"
 
-    Raises:
-        ConfigError: there are others, or some are gone that are not damaged.
-    """
-    began = stored["train"] | stored["validation"]
-    there = found["train"] | found["validation"]
-    files = stored.get("files", {})
-    changed = {
-        "new or changed": [name for name in there if there[name] != began.get(name)],
-        "missing": [
-            name
-            for name in began
-            if name not in there and files.get(name, f"{name}.h5") not in damaged
-        ],
-    }
-    told = [
-        f"{len(names)} {what} ({', '.join(names):.80})" for what, names in changed.items() if names
-    ]
-    if told:
-        raise ConfigError(
-            f"{run}: its scans are not those it began with: {', '.join(told)}; give the same "
-            f"data, or train into another folder with --init {run / 'prior.safetensors'}"
-        )
+    @property
+    def log(self) -> Log:
+        """One line per step."""
+        return Log(self.path / "log.jsonl")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a run."""
+        return (self.path / "run.json").exists()
 
-def checkpoint_path(run: Path, images: int) -> Path:
-    """Where the state after this many images is kept."""
-    return run / f"checkpoint-{images:09d}.safetensors"
+    @property
+    def identity(self) -> Identity:
+        """What was written at the start of the run.
 
-
-def latest_checkpoint(run: Path) -> Path | None:
-    """The newest training state of a run that can be read."""
-    for path in sorted(run.glob("checkpoint-*.safetensors"), reverse=True):
+        Raises:
+            CheckpointError: there is no run, or the file cannot be read.
+        """
+        path = self.path / "run.json"
         try:
-            header = read_header(path)
-        except CheckpointError:
-            continue
-        if header.get("format") == STATE_FORMAT:
-            return path
-    return None
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            needed = {name: stored[name] for name in ("config", "data", "measured")}
+            return Identity(**needed, init=stored.get("init"), folder=stored.get("folder"))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.path}: holds no training run (no run.json)") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}: damaged ({error}); train into another folder, or restore the file"
+            ) from error
 
+    def check_settings(self, identity: Identity, job: TrainJob) -> None:
+        """Refuse to resume the run with other settings.
 
-def images_seen(run: Path) -> int:
-    """How far a run is; 0 where there is none."""
-    checkpoint = latest_checkpoint(run)
-    return 0 if checkpoint is None else int(checkpoint.stem.rpartition("-")[-1])
+        A run of an earlier version lacks the options that came later: it had their defaults.
+
+        Raises:
+            ConfigError: options, or the prior it starts from, differ.
+        """
+        defaults = json.loads(json.dumps(TrainConfig(type(job.config.objective)()).as_dict()))
+        objective = defaults["objective"] | identity.config.get("objective", {})
+        stored = defaults | identity.config | {"objective": objective, "init": identity.init}
+        settings = job.settings()
+        given = settings["config"] | {"init": settings["init"]}
+        if differing := sorted(name for name in given if given[name] != stored.get(name)):
+            raise ConfigError(
+                f"{self.path}: holds a run with other settings ({', '.join(differing)}); give the "
+                "same ones to resume it, or choose another folder"
+            )
+
+    def check_scans(
+        self, identity: Identity, found: dict[str, dict[str, str]], damaged: Collection[str]
+    ) -> None:
+        """Refuse to resume the run with other scans; some may have been damaged since.
+
+        Args:
+            identity: of the run.
+            found: the scans there are, see :attr:`.dataset.Dataset.identity`.
+            damaged: names of files that cannot be read.
+
+        Raises:
+            ConfigError: there are new or changed ones, or some are missing.
+        """
+        stored = identity.data["train"] | identity.data["validation"]
+        present = found["train"] | found["validation"]
+        files = identity.data.get("files", {})
+        changed = {
+            "new or changed": [name for name in present if present[name] != stored.get(name)],
+            "missing": [
+                name
+                for name in stored
+                if name not in present and files.get(name, f"{name}.h5") not in damaged
+            ],
+        }
+        listed = [
+            f"{len(ids)} {what} ({', '.join(ids):.80})" for what, ids in changed.items() if ids
+        ]
+        if listed:
+            raise ConfigError(
+                f"{self.path}: its scans are not those it began with: {', '.join(listed)}; give "
+                f"the same scans, or train into another folder with --init {self.prior}"
+            )
+
+    def begin(self, identity: Identity) -> None:
+        """Make the folder and write the identity, unless the run has begun; remove torn files."""
+        make_folder(self.path)
+        for torn in self.path.glob(".tmp-*"):  # of a process that was killed while it wrote
+            torn.unlink(missing_ok=True)
+        if not self.has_begun:
+            write_toml(self.path / "config.toml", identity.config)
+            write_json(self.path / "run.json", asdict(identity))
+
+    @property
+    def latest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that can be read."""
+        for path in sorted(self.path.glob("checkpoint-*.safetensors"), reverse=True):
+            try:
+                header = read_header(path)
+            except CheckpointError:
+                continue
+            if header.get("format") == STATE_FORMAT:
+                return path
+        return None
+
+    @property
+    def images_seen(self) -> int:
+        """Images seen at the newest checkpoint; 0 where there is none."""
+        checkpoint = self.latest_checkpoint
+        return 0 if checkpoint is None else int(checkpoint.stem.rpartition("-")[-1])
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and header of the newest checkpoint."""
+        checkpoint = self.latest_checkpoint
+        return None if checkpoint is None else load_tensors(checkpoint)
+
+    def save_checkpoint(
+        self, images: int, tensors: dict[str, Tensor], header: dict[str, Any]
+    ) -> None:
+        """Write a checkpoint; keep the one before it and no more."""
+        path = self.path / f"checkpoint-{images:09d}.safetensors"
+        save_tensors(path, tensors, {"format": STATE_FORMAT, **header})
+        for old in sorted(self.path.glob("checkpoint-*.safetensors"))[:-2]:
+            old.unlink()
 
 
 class Log:
@@ -137,25 +221,23 @@ class Log:
         self.path = path
 
     def cut(self, images: int) -> None:
-        """Drop what was written after this many images."""
+        """Remove what was written after this many images."""
         if not self.path.exists():
             return
-        kept = [line for line, record in self._records() if record["images"] <= images]
+        kept = [line for line, record in self._lines() if record["images"] <= images]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
 
     def records(self) -> list[dict[str, Any]]:
-        """Everything it says."""
-        return [record for _, record in self._records()] if self.path.exists() else []
+        """All lines."""
+        return [record for _, record in self._lines()] if self.path.exists() else []
 
     def values(self, name: str) -> list[float]:
         """Every value of a figure, in order."""
-        if not self.path.exists():
-            return []
-        return [record[name] for _, record in self._records() if record.get(name) is not None]
+        return [record[name] for record in self.records() if record.get(name) is not None]
 
-    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Whole lines and what they say; the last line of a killed run may be torn."""
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Whole lines and their content; the last line of a killed run may be torn."""
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
                 record = json.loads(line)
@@ -165,12 +247,15 @@ class Log:
                 yield line, record
 
     def write(self, **figures: float | None) -> None:
-        """Add a line.
+        """Add a line; figures that are not finite become null.
 
         Raises:
             MriAmbientError: it cannot be written.
         """
-        record = {name: value if _finite(value) else None for name, value in figures.items()}
+        record = {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in figures.items()
+        }
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -179,7 +264,3 @@ class Log:
                 f"{self.path}: cannot be written ({error.strerror}); free space there and run the "
                 "same command again. The last good checkpoint is untouched."
             ) from error
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

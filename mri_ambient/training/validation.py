@@ -1,63 +1,80 @@
-"""Checks without a reference: hide measured lines, reconstruct, compare with what was hidden."""
+"""Validation without a reference: hold measured lines out, reconstruct, compare them."""
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import MriAmbientError
 from ..methods import Aos, Baseline, CgSense, Dds, L1Wavelet, Method, ZeroFilled
 from ..methods.base import data_consistency
 from ..physics.masks import subsample_further
-from ..priors.prior import DenoiserSource
+from ..plots import draw_previews, save_figure
+from ..priors.checkpoint import load_prior, save_prior
+from ..priors.denoisers import Denoiser
+from ..priors.prior import DenoiserSource, Prior, PriorFacts
+from ..priors.unet import n_parameters
 from ..rng import rng_for
+from ..runtime.files import atomic_path
 from ..scan import Batch
+from .run import RunFolder
 
 TAUS = tuple(0.3 * 2 ** (-k / 2) for k in range(13))
 """Candidate errors of an estimate, relative to sigma_data / 0.3: 0.3 down to 0.005."""
 
+N_CASES = 16
+"""Validation slices, at most."""
+
+N_PREVIEWS = 4
+"""Validation slices that preview.png shows."""
+
+QUICK_LOOK: Method = Dds(n_steps=8, final_dc=False)
+"""Draws an image from a prior that is not mask-conditioned and cannot take one step."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A slice with some of its measured outer lines hidden.
+    """A slice with some of its measured outer lines held out.
 
     Attributes:
-        batch: one slice, ``mask`` without the hidden lines.
-        hidden: bool ``(1, 1, y, x)``.
+        batch: one slice, ``mask`` without the held-out lines.
+        held_out: bool ``(1, 1, y, x)``.
     """
 
     batch: Batch
-    hidden: Tensor
+    held_out: Tensor
 
     @property
-    def tells(self) -> bool:
-        """Whether anything was hidden, and anything measured there."""
-        return bool(torch.where(self.hidden, self.batch.ksp, 0).any())
+    def usable(self) -> bool:
+        """Whether there is signal on the held-out lines."""
+        return bool(torch.where(self.held_out, self.batch.ksp, 0).any())
 
     def error(self, img: Tensor) -> float:
-        """Energy of ``F S x - y`` over that of ``y``, on the hidden lines."""
-        y = torch.where(self.hidden, self.batch.ksp, 0)
-        K = torch.where(self.hidden, self.batch.op.expand(img), 0)
+        """Energy of ``F S x - y`` over that of ``y``, on the held-out lines."""
+        y = torch.where(self.held_out, self.batch.ksp, 0)
+        K = torch.where(self.held_out, self.batch.op.expand(img), 0)
         return float((K - y).abs().square().sum() / y.abs().square().sum())
 
 
 def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
-    """Hide a fixed random fifth of the sampled outer lines of one slice; four of a full scan's."""
+    """Hold out a fixed random fifth of one slice's sampled outer lines; four of a full scan's."""
     fraction = 0.8 if bool((batch.mask[0] | ~batch.acquired[0]).all()) else 0.2
     kept = subsample_further(batch.mask[0].cpu(), fraction, rng_for(seed, "hold out", scan_id))
     kept = kept.to(batch.mask.device)[None]
     return HeldOut(replace(batch, mask=kept), batch.mask & ~kept)
 
 
-QUICK_LOOK: Method = Dds(n_steps=8, final_dc=False)
-"""What draws an image from a prior that cannot take one step, as it knows no masks."""
-
-
 @torch.no_grad()
 def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
-    """What the prior makes of a slice before the last data consistency: one step, or a sample."""
+    """The prior's image before the last data consistency: one step, or a short sample."""
     method = Aos(final_dc=False) if prior.mask_conditioned else QUICK_LOOK
     rng = [rng_for(0, "held out", i) for i in range(len(case.batch))]
     return method(prior, case.batch, rng)
@@ -65,7 +82,7 @@ def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
 
 @torch.no_grad()
 def fit_tau(prior: DenoiserSource, cases: Sequence[HeldOut]) -> tuple[float, float, float]:
-    """The error to expect of one step (or short sample), found on hidden measured lines.
+    """The expected error of one step (or short sample), found on held-out lines.
 
     Returns:
         tau, the mean held-out error at this tau, and the one without data consistency.
@@ -92,7 +109,7 @@ def _consistent(case: HeldOut, x0: Tensor, tau: float) -> Tensor:
 
 @torch.no_grad()
 def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
-    """Mean held-out errors of the classical methods, the bars every prior must clear."""
+    """Mean held-out errors of the classical methods, which every prior must beat."""
     if not cases:
         return {}
     found = {}
@@ -106,7 +123,7 @@ def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
 def previews(
     prior: DenoiserSource, cases: Sequence[HeldOut], tau: float
 ) -> list[dict[str, Tensor]]:
-    """Magnitudes ``(y, x)`` of held-out slices, by method: what the prior adds to see."""
+    """Magnitudes ``(y, x)`` of validation slices, by method."""
     rows = []
     for case in cases:
         images = {
@@ -120,3 +137,116 @@ def previews(
 
 def _baseline(method: Baseline, case: HeldOut) -> Tensor:
     return method(None, case.batch, [])
+
+
+class Validator:
+    """Validates the averaged weights of a run and writes them as its prior.
+
+    Args:
+        run: the run's folder.
+        facts: of the prior, before the first step.
+        cases: the validation slices; without any, weights are only checked to be finite.
+        patience: validations in a row without a smaller error that end the run; 0 never does.
+
+    Attributes:
+        errors: held-out errors so far, in order.
+        checked_at: images seen at the last validation of this call; None before.
+    """
+
+    def __init__(
+        self, run: RunFolder, facts: PriorFacts, cases: Sequence[HeldOut], patience: int
+    ) -> None:
+        self.run, self.facts, self.cases, self.patience = run, facts, cases, patience
+        self.errors: list[float] = []
+        self.checked_at: int | None = None
+        self.prior: Prior
+        self.figures: dict[str, float] = {}
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether the held-out error has not fallen for ``patience`` validations."""
+        if not self.patience or not self.errors:
+            return False
+        return len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
+
+    def __call__(self, net: Denoiser, *, images: int, skipped: int) -> dict[str, float]:
+        """Validate, fit tau, and write the prior and its previews.
+
+        Args:
+            net: the averaged weights.
+            images: images seen.
+            skipped: steps that were skipped.
+
+        Returns:
+            Held-out errors of the prior and of the classical methods, and tau; empty without cases.
+
+        Raises:
+            MriAmbientError: the prior gives values that are not finite, or cannot be written.
+        """
+        if self.checked_at == images:
+            return self.figures
+        figures = self._errors(net)
+        finite = all(bool(parameter.isfinite().all()) for parameter in net.parameters())
+        if not (finite and math.isfinite(figures.get("held_out", 0.0))):
+            raise MriAmbientError(
+                f"{self.run.path}: training diverged: after {images} images the prior gives values "
+                "that are not finite, and was not written; train into another folder with a "
+                "smaller --learning-rate or --precision fp32"
+            )
+        self.prior = self._prior(net, figures, images, skipped)
+        self.checked_at, self.figures = images, figures
+        save_prior(self.prior, self.run.prior)
+        self._draw_previews(self.prior, figures.get("tau", 0.0))
+        return figures
+
+    def _errors(self, net: Denoiser) -> dict[str, float]:
+        if not self.cases:
+            return {}
+        tau, error, without = fit_tau(Prior(net, self.facts), self.cases)
+        references = self.facts.card["references"]
+        return {"held_out": error, "held_out_no_dc": without, **references, "tau": tau}
+
+    def _prior(self, net: Denoiser, figures: dict[str, float], images: int, skipped: int) -> Prior:
+        card: dict[str, Any] = {
+            **self.facts.card,
+            "images_seen": images,
+            "steps_skipped": skipped,
+            "parameters": n_parameters(net),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        }
+        facts = self.facts
+        if figures:
+            card["held_out"] = figures
+        if figures and Prior(net, facts).mask_conditioned:  # the others' is the error of a sample
+            facts = replace(facts, tau=figures["tau"])
+        return Prior(net, replace(facts, card=card))
+
+    def keep_best(self) -> None:
+        """With patience, keep the prior just validated if its error is the smallest so far."""
+        error = self.figures.get("held_out", math.nan)
+        if self.patience and error < min(self.errors, default=math.inf):
+            save_prior(self.prior, self.run.best_prior)
+        if math.isfinite(error):
+            self.errors.append(error)
+
+    def best(self) -> Prior:
+        """The prior just validated or, with patience, the best one, which becomes the run's prior.
+
+        Without validation slices that can still be read, the errors cannot be compared.
+        """
+        if not (self.patience and self.run.best_prior.exists() and self.figures):
+            return self.prior
+        best = load_prior(self.run.best_prior)
+        known = best.facts.card["held_out"]
+        if known["held_out"] >= self.figures["held_out"]:
+            return self.prior
+        with atomic_path(self.run.prior) as path:
+            shutil.copyfile(self.run.best_prior, path)
+        self._draw_previews(best, known["tau"])
+        return best
+
+    def _draw_previews(self, prior: Prior, tau: float) -> None:
+        if self.cases:
+            device = self.cases[0].batch.ksp.device
+            rows = previews(prior.to(device), self.cases[:N_PREVIEWS], tau)
+            save_figure(draw_previews(rows), self.run.path / "preview.png")

@@ -16,7 +16,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.io import PreparedFile
 from mri_ambient.io.prepared import mask_facts
 from mri_ambient.physics.coverage import MAX_NULL_SPACE, null_space_fraction
@@ -40,7 +40,7 @@ def main() -> None:
         scans = {}
         for coils in (3,) if args.quick else COILS:
             config = SimulateConfig(size=(64, 64), coils=coils, calib=8, full=True, noise=0.01)
-            raw = simulate_scans(args.images, work / f"raw{coils}", config, count=1)
+            raw = simulate(args.images, work / f"raw{coils}", config, count=1)
             scans[f"{coils} simulated"] = (raw[0], 8)
         if args.scan is not None:
             scans[args.scan.stem] = (args.scan, 24)

@@ -31,29 +31,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mri_ambient.data_prep.shards import MANIFEST
 from tune_baselines import Case, case_of
 
-from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import open_images
-from mri_ambient.methods import Aos, Dds, Sampler
-from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.methods import Aos, CgSense, Dds, L1Wavelet, Method, Sampler, ZeroFilled
 from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Ssdu, Supervised
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.unet import n_parameters
-from mri_ambient.recon.engine import Options, reconstruct, to_file_units
+from mri_ambient.recon.engine import Engine, to_file_units
 from mri_ambient.recon.metrics import volume_metrics
-from mri_ambient.recon.pipeline import reconstruct_raw
+from mri_ambient.recon.pipeline import reconstruct
+from mri_ambient.recon.recipe import Recipe
 from mri_ambient.rng import rng_for
-from mri_ambient.runtime.device import pick_device
+from mri_ambient.runtime.device import Runtime
 from mri_ambient.runtime.files import write_json
-from mri_ambient.training.config import TrainConfig
-from mri_ambient.training.loop import train
-from mri_ambient.training.refit import RefitConfig, refit
+from mri_ambient.training.config import TrainConfig, TrainJob
+from mri_ambient.training.loop import run_training
+from mri_ambient.training.preflight import plan
+from mri_ambient.training.refit import RefitJob, refit
 
 Row = dict[str, Any]
-"""Figures of a prior asked in one way."""
+"""Figures of a prior and a method."""
 
 DATA_SEED, VAL_SEED = 31, 32
 NOISE = {"clean": 0.0005, "noisy": 0.025}
@@ -150,11 +152,11 @@ def prepared(args: argparse.Namespace, setting: Setting, *, full: bool) -> Path:
     folder = args.work / "prepared" / name
     if (folder / MANIFEST).exists():
         return folder
-    raw = simulate_scans(
+    raw = simulate(
         args.train, args.work / "raw" / name, setting.scans(full=full, seed=DATA_SEED),
         count=setting.n_scans,
     )  # fmt: skip
-    prepare_many(raw, folder)
+    prepare(raw, folder)
     return folder
 
 
@@ -169,15 +171,14 @@ def learn(args: argparse.Namespace, setting: Setting, name: str) -> Prior:
     )  # fmt: skip
     folder = prepared(args, setting, full=way.objective.needs_full)
     base = args.work / "runs" / setting.name / "kspace" if way.refit else run
-    common = {"device": args.where, "images": images}
+    common = {"config": config, "device": args.where, "images": images}
     if (run / "prior.safetensors").exists() and load_prior(run).facts.card["images_seen"] == images:
         return load_prior(run, args.where)
-    train(folder, base, config, **common)
+    run_training(plan(TrainJob(folder, base, **common)))
     if not way.refit:
         return load_prior(run, args.where)
-    rounds = RefitConfig(rounds=2, sampler=dds(args), training=config)
     start = load_prior(base, args.where)
-    done = refit(folder, start, run, rounds, **common)
+    done = refit(RefitJob(folder, start, run, rounds=2, sampler=dds(args), **common))
     assert done is not None
     return done
 
@@ -201,7 +202,7 @@ def dds(args: argparse.Namespace) -> Dds:
 
 
 def samplers_for(prior: Prior, args: argparse.Namespace) -> dict[str, Sampler]:
-    """How a prior is asked."""
+    """The methods that suit a prior."""
     facts = prior.facts
     found: dict[str, Sampler] = {}
     if facts.mask_conditioned or facts.noise_filled:
@@ -211,14 +212,13 @@ def samplers_for(prior: Prior, args: argparse.Namespace) -> dict[str, Sampler]:
     return found
 
 
-def score(
-    args: argparse.Namespace, cases: list[Case], method: Sampler | Baseline, prior: Prior | None
-) -> Row:
+def score(args: argparse.Namespace, cases: list[Case], method: Method, prior: Prior | None) -> Row:
     """PSNR inside the support, SSIM and NMSE of the whole image: means, and every case's PSNR."""
     rows = []
-    options = Options(n_samples=N_SAMPLES, batch_size=N_SAMPLES, device=args.where)
+    recipe = Recipe(method, prior=prior, n_samples=N_SAMPLES).resolve()
+    engine = Engine(recipe, Runtime(args.where, batch_size=N_SAMPLES))
     for case in cases:
-        result = reconstruct(case.scan, method, prior, options)
+        (result,) = engine([case.scan])
         ours = to_file_units(result.img.abs(), case.scan)
         metrics = volume_metrics(case.truth[None].numpy(), ours.numpy())
         row = {"psnr": case.psnr(result.img[0]), "ssim": metrics["ssim"], "nmse": metrics["nmse"]}
@@ -229,7 +229,7 @@ def score(
     return means | {"psnr_each": [round(row["psnr"], 3) for row in rows]}
 
 
-def score_real(args: argparse.Namespace, method: Sampler | Baseline, prior: Prior | None) -> Row:
+def score_real(args: argparse.Namespace, method: Method, prior: Prior | None) -> Row:
     """Against SENSE on the real scan, R = 4 and 8: a figure for every mask, for samples one.
 
     (Samples of a scan of this size take minutes on a CPU.)
@@ -240,12 +240,11 @@ def score_real(args: argparse.Namespace, method: Sampler | Baseline, prior: Prio
     for rate, calib in ((4.0, 20), (8.0, 12)):
         scores = []
         for seed in range(1 if isinstance(method, Dds) else args.seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                report = reconstruct_raw(
-                    args.scan, folder, method=method, prior=prior,
-                    retrospective=MaskSpec("random", rate, calib),
-                    options=Options(seed=seed, n_samples=N_SAMPLES, device=args.where),
-                )  # fmt: skip
+            recipe = Recipe(
+                method, prior=prior, seed=seed, n_samples=N_SAMPLES,
+                retrospective=MaskSpec("random", rate, calib),
+            )  # fmt: skip
+            report = reconstruct(args.scan, recipe, Runtime(args.where)).report
             scores.append(report["metrics_sense"])
         for name in ("psnr", "ssim", "nmse"):
             found[f"real_{name}_R{rate:g}"] = [round(metrics[name], 4) for metrics in scores]
@@ -274,8 +273,8 @@ def rows_of(args: argparse.Namespace, results: dict[str, Row]) -> Iterator[str]:
                     "parameters": n_parameters(prior.net),
                     "seconds": round(time.monotonic() - began),  # of this call: 0 if it was there
                 }
-                for asked, method in samplers_for(prior, args).items():
-                    key = f"{setting.name} | {name} | {asked}"
+                for label, method in samplers_for(prior, args).items():
+                    key = f"{setting.name} | {name} | {label}"
                     row = facts | score(args, cases, method, prior)
                     results[key] = row | score_real(args, method, prior)
                     yield key
@@ -288,8 +287,8 @@ HEAD = (
 
 
 def best_of(results: dict[str, Row], setting: Setting, name: str) -> Row:
-    """The row of a prior's better asking."""
-    keys = [f"{setting.name} | {name}{asked}" for asked in ("", " | aos", " | dds, mean of 4")]
+    """The row of a prior's better method."""
+    keys = [f"{setting.name} | {name}{label}" for label in ("", " | aos", " | dds, mean of 4")]
     rows = [results[key] for key in keys if key in results]
     return max(rows, key=lambda row: row["psnr"]) if rows else {}
 
@@ -312,7 +311,7 @@ def of_real_scan(row: Row, rate: str) -> str:
 
 
 def table(results: dict[str, Row]) -> Iterator[str]:
-    """Markdown: a table a setting, a line a prior; after one/mean, all is of the better asking.
+    """Markdown: a table a setting, a line a prior; after one/mean, all is of the better method.
 
     The real scan's figures are those of its first mask, which every row has.
     """
@@ -375,7 +374,7 @@ def main() -> None:
         args.only = args.only or ["kspace + refit", "gsure"]
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")
-    args.where = pick_device(args.device)
+    args.where = Runtime(args.device).torch_device
     started = time.monotonic()
     path = args.work / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, plan, simulate
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.methods import Aos
 from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
@@ -92,7 +92,7 @@ def main() -> None:
     if args.quick:
         with tempfile.TemporaryDirectory() as folder:
             config = SimulateConfig(size=(64, 64), coils=4, full=True, noise=0.01)
-            args.scan = simulate_scans("phantom", Path(folder), config, count=1)[0]
+            args.scan = simulate("phantom", Path(folder), config, count=1)[0]
             args.seeds, args.calib_lines = 1, 12
             compare(args, WEIGHTS[3:5])
     elif args.scan is None:

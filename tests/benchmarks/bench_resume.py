@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_resume.py [--kills 100] [--quick]
 
-Starts a run in a process of its own, kills it (SIGKILL) after a random time, starts it again, until
-it was killed ``--kills`` times, and compares weights, optimiser state and log with an undisturbed
-run, to the bit. Prints one JSON line and exits with 1 if anything differs, or if the run always
-ended before it could be killed.
+Starts a run in a process of its own, kills it (SIGKILL) at a random moment of its training, starts
+it again, until ``--kills`` kills have hit it before its end, and compares weights, optimiser state
+and log with an undisturbed run, to the bit. Prints one JSON line and exits with 1 if anything
+differs, or if the run ended before so many kills hit it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from pathlib import Path
 
 import torch
 
-from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.priors.checkpoint import load_tensors
-from mri_ambient.training.run import latest_checkpoint
+from mri_ambient.training.run import RunFolder
 
 CHILD = """
 import sys, warnings
-from pathlib import Path
 import torch
-from mri_ambient.train_config import TrainConfig
-from mri_ambient.train import train
+from mri_ambient.runtime.device import Runtime
+from mri_ambient.training.config import TrainConfig
+from mri_ambient.training.loop import train
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 config = TrainConfig(batch_size=2, check_every=8, save_every=4, n_validation=2, warmup_images=4)
-train(Path(sys.argv[1]), Path(sys.argv[2]), config, images=int(sys.argv[3]))
+train(sys.argv[1], sys.argv[2], config, images=int(sys.argv[3]), runtime=Runtime("cpu"))
 """
 
 
@@ -48,8 +48,8 @@ def start(data: Path, run: Path, images: int) -> subprocess.Popen[bytes]:
 
 def same(a: Path, b: Path) -> bool:
     """Whether two runs hold the same state, prior and log."""
-    names = (latest_checkpoint(a).name, "prior.safetensors")
-    for name in names:
+    checkpoint = RunFolder(a).latest_checkpoint
+    for name in ("prior.safetensors", "" if checkpoint is None else checkpoint.name):
         left, right = load_tensors(a / name)[0], load_tensors(b / name)[0]
         if left.keys() != right.keys() or not all(torch.equal(left[k], right[k]) for k in left):
             return False
@@ -63,29 +63,28 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    kills, images, longest = args.kills, 60 + 20 * args.kills, 4.0
-    if args.quick:
-        kills, images, longest = 2, 60, 1.0
-    moments = random.Random(args.seed)
-    n_killed = 0
+    kills, images = (2, 60) if args.quick else (args.kills, 60 + 40 * args.kills)
+    moments, n_hits = random.Random(args.seed), 0
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        run = RunFolder(work / "killed")
         config = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
-        prepare_many(simulate_scans("phantom", work / "raw", config, count=10), work / "data")
+        prepare(simulate("phantom", work / "raw", config, count=10), work / "data")
         start(work / "data", work / "whole", images).wait()
-        while n_killed < kills:
-            child = start(work / "data", work / "killed", images)
-            while not (work / "killed/run.json").exists() and child.poll() is None:
+        while n_hits < kills and run.images_seen < images:
+            # It trains some images beyond its newest checkpoint, which a kill takes away.
+            wanted = run.images_seen + 2 * moments.randint(1, 10)
+            child = start(work / "data", run.path, images)
+            while child.poll() is None and wanted > max(run.log.values("images"), default=0):
                 time.sleep(0.02)
-            time.sleep(moments.uniform(0, longest))
+            time.sleep(moments.uniform(0, 0.1))
             child.send_signal(signal.SIGKILL)
-            if child.wait() != -signal.SIGKILL:
-                break  # it had finished
-            n_killed += 1
-        start(work / "data", work / "killed", images).wait()
-        equal = same(work / "whole", work / "killed")
-    print(json.dumps({"benchmark": "resume", "kills": n_killed, "images": images, "equal": equal}))
-    return 0 if equal and n_killed > 0 else 1
+            # A kill after the last checkpoint hits nothing.
+            n_hits += child.wait() == -signal.SIGKILL and run.images_seen < images
+        start(work / "data", run.path, images).wait()
+        equal = same(work / "whole", run.path)
+    print(json.dumps({"benchmark": "resume", "kills": n_hits, "images": images, "equal": equal}))
+    return 0 if equal and n_hits == kills else 1
 
 
 if __name__ == "__main__":

@@ -22,16 +22,17 @@ from pathlib import Path
 
 import torch
 
-from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.objectives import Kspace
 from mri_ambient.priors.denoisers import DENOISERS, Denoiser
 from mri_ambient.priors.unet import preset
 from mri_ambient.rng import rng_for
 from mri_ambient.runtime.device import describe_device, pick_device
 from mri_ambient.scan import Batch
-from mri_ambient.training.config import TrainConfig
-from mri_ambient.training.dataset import load_dataset
-from mri_ambient.training.loop import Progress, train
+from mri_ambient.training.config import Hooks, Progress, TrainConfig, TrainJob
+from mri_ambient.training.dataset import BatchSequence, load_dataset
+from mri_ambient.training.loop import run_training
+from mri_ambient.training.preflight import plan
 
 
 def seconds(work: object, device: torch.device, repeats: int) -> float:
@@ -103,14 +104,15 @@ def main() -> None:
             size=(args.size, args.size), coils=args.coils, calib=max(8, args.size // 16),
             acceleration=4.0 if args.size > 64 else 2.0, noise=0.01,
         )  # fmt: skip
-        raw = simulate_scans("phantom", Path(folder) / "raw", scans, count=args.scans)
-        prepare_many(raw, Path(folder) / "prepared", device=device)
-        train(
+        raw = simulate("phantom", Path(folder) / "raw", scans, count=args.scans)
+        prepare(raw, Path(folder) / "prepared", device=device)
+        job = TrainJob(
             Path(folder) / "prepared", Path(folder) / "run", config, images=args.images,
-            device=device, workers=args.workers, on_progress=last.append,
+            device=device, workers=args.workers,
         )  # fmt: skip
+        run_training(plan(job), Hooks(on_progress=last.append))
         data = load_dataset(Path(folder) / "prepared", n_validation=0, seed=0)
-        (group,) = data.batch(0, args.batch_size, 0).groups
+        (group,) = BatchSequence(data, args.batch_size, seed=0)[0].groups
     # The first step starts the loader; what it waits for is not the rate of the run.
     first, end = last[0], last[-1]
     waited = end.waiting * end.seconds - first.waiting * first.seconds

@@ -8,7 +8,7 @@ scans, which cost little, then from these weights on finer ones, then on all of 
 is up. Every image is scanned once, at one size, under one mask; no fully sampled scan is ever made.
 Run it again to train on: every stage skips what is done. ``--init PRIOR`` goes straight to the last
 stage, from a prior that the first two made. ``--ship`` writes the prior, in half
-precision, into ``mri_ambient/weights`` with a card. ``--quick`` runs all of it in seconds on
+precision, into ``mri_ambient/priors/weights`` with a card. ``--quick`` runs all of it in seconds on
 phantoms alone.
 """
 
@@ -20,21 +20,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mri_ambient.cli.common import parse_seconds
-from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import ImageSource, Pictures, open_images
 from mri_ambient.objectives import Kspace
 from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.schedules import LogNormal
 from mri_ambient.priors.weights import DEFAULT
-from mri_ambient.runtime.device import pick_device
+from mri_ambient.runtime.device import Runtime
 from mri_ambient.runtime.files import file_sha256
-from mri_ambient.training.config import TrainConfig
-from mri_ambient.training.loop import Progress, train
-from mri_ambient.training.run import images_seen
+from mri_ambient.training.config import Progress, TrainConfig
+from mri_ambient.training.loop import train
+from mri_ambient.training.run import RunFolder
 
-WEIGHTS = Path(__file__).parents[2] / "mri_ambient" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "mri_ambient" / "priors" / "weights"
 
 MIXTURE = {"random": 0.75, "equispaced": 0.1, "poisson": 0.15}
 """Kinds of mask among the training scans."""
@@ -133,8 +132,8 @@ def card_of(prior: Prior, options: str) -> str:
         f"{card['data'][0].upper()}{card['data'][1:]}.", 100, initial_indent=" " * 19
     )
     judged = textwrap.fill(
-        f"Its error on hidden measured lines, {card['held_out']['held_out']:.3f}, is that of scans "
-        f"it was not trained on, of patients it was {card['validation_patients']}.", 100,
+        f"Its error on held-out measured lines, {card['held_out']['held_out']:.3f}, is that of "
+        f"scans it was not trained on, of patients it was {card['validation_patients']}.", 100,
     )  # fmt: skip
     return f"""# {DEFAULT}
 
@@ -215,23 +214,23 @@ def make(
     """Simulate, prepare and train on some parts; each goes on where it was."""
     scans: list[Path] = []
     for name, part in parts.items():
-        scans += simulate_scans(
+        scans += simulate(
             part.source(args.images), args.work / "raw" / name, part.scans,
             count=part.count, workers=args.workers,
         )  # fmt: skip
         print(f"{stage}: simulated {name}, {len(scans)} scans so far", flush=True)
     prepared, run = args.work / "prepared" / stage, args.work / f"run-{stage}"
-    if images is not None and images_seen(run) >= images:
+    if images is not None and RunFolder(run).images_seen >= images:
         return load_prior(run)  # its file holds a date: the next stage hangs on this very one
-    print(prepare_many(scans, prepared, workers=args.workers).line(), flush=True)
+    print(prepare(scans, prepared, workers=args.workers).line(), flush=True)
     train(
         prepared,
         run,
         config,
         images=images,
-        time_limit_s=None if images else parse_seconds(args.time_limit),
-        device=pick_device(args.device),
+        time_limit=None if images else args.time_limit,
         init=init,
+        runtime=Runtime(args.device),
         on_progress=_show,
     )
     return load_prior(run)

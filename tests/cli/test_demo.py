@@ -62,12 +62,12 @@ def test_the_demo_runs_and_shows_what_it_promises(tmp_path, monkeypatch, capsys)
 def test_the_shipped_prior_loads_and_beats_cg_sense_on_the_demo(tmp_path):
     """On one head, by more than 1 dB: the margin measured when it was shipped was above 3 dB."""
     from mri_ambient import reconstruct_raw
-    from mri_ambient.data_prep import SimulateConfig, simulate_scans
+    from mri_ambient.data_prep import SimulateConfig, simulate
     from mri_ambient.methods.baselines import CgSense
     from mri_ambient.physics.masks import MaskSpec
 
     config = SimulateConfig(size=(96, 96), coils=6, noise=0.01, full=True, seed=demo.DEMO_SEED)
-    (scan,) = simulate_scans("phantom", tmp_path, config, count=1)
+    (scan,) = simulate("phantom", tmp_path, config, count=1)
     mask = MaskSpec("random", 4, 12)
     scores = {
         name: reconstruct_raw(scan, tmp_path / name, method=method, retrospective=mask)

@@ -15,13 +15,13 @@ pytestmark = pytest.mark.fastmri
 def test_fastmri_evaluates_our_reconstructions_to_our_numbers(size, tmp_path):
     from fastmri.evaluate import evaluate
 
-    from mri_ambient.data_prep import SimulateConfig, simulate_scans
+    from mri_ambient.data_prep import SimulateConfig, simulate
     from mri_ambient.methods.baselines import CgSense
     from mri_ambient.physics.masks import MaskSpec
     from mri_ambient.recon.pipeline import reconstruct_raw
 
     config = SimulateConfig(size=size, coils=4, full=True, noise=0.01, slices=2)
-    scans = simulate_scans("phantom", tmp_path / "full", config, count=2)
+    scans = simulate("phantom", tmp_path / "full", config, count=2)
     ours = [
         reconstruct_raw(
             scan, tmp_path / "out", method=CgSense(), retrospective=MaskSpec("random", 2, 8)
@@ -44,10 +44,10 @@ def test_fastmri_evaluates_our_reconstructions_to_our_numbers(size, tmp_path):
 def test_fastmris_loader_reads_what_we_simulate(tmp_path):
     from fastmri.data import SliceDataset
 
-    from mri_ambient.data_prep import SimulateConfig, simulate_scans
+    from mri_ambient.data_prep import SimulateConfig, simulate
 
     config = SimulateConfig(size=(40, 32), coils=3, acceleration=2, calib=8, slices=3)
-    simulate_scans("phantom", tmp_path, config, count=1)
+    simulate("phantom", tmp_path, config, count=1)
     dataset = SliceDataset(root=tmp_path, challenge="multicoil")
     assert len(dataset) == 3
     kspace, mask, _target, attributes, _name, index = dataset[1]

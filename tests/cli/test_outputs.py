@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mri_ambient.cli.app import app
 from mri_ambient.cli.common import exit_code
-from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.errors import MriAmbientError
 from mri_ambient.methods.presets import SAMPLINGS
 from mri_ambient.physics.masks import MaskSpec
@@ -40,7 +40,7 @@ def call(*words: object) -> tuple[int, str]:
 def scan(tmp_path: Path) -> Path:
     """A fully sampled scan with its own target."""
     config = SimulateConfig(size=(32, 32), coils=3, full=True, noise=0.005, slices=2)
-    return simulate_scans("phantom", tmp_path / "scans", config, count=1)[0]
+    return simulate("phantom", tmp_path / "scans", config, count=1)[0]
 
 
 @pytest.mark.parametrize("more", [(), ("--overwrite",)])
@@ -92,7 +92,7 @@ def test_a_target_of_no_use_is_replaced_by_the_rss_of_the_kspace(target, scan, t
 def test_images_too_small_to_score_are_kept(tmp_path):
     """SSIM needs 7 x 7 pixels; a final matrix of 6 columns has none."""
     config = SimulateConfig(size=(32, 32), coils=3, full=True, noise=0.005)
-    scan = simulate_scans("phantom", tmp_path / "scans", config, count=1)[0]
+    scan = simulate("phantom", tmp_path / "scans", config, count=1)[0]
     with h5py.File(scan, "r+") as file:
         del file["reconstruction_rss"]
         xml = file["ismrmrd_header"][()].decode()
@@ -190,7 +190,7 @@ def test_options_that_cannot_work_are_one_line_and_exit_code_2(words, reason, tm
     (tmp_path / "FILE").write_text("in the way")
     if "DATA" in words:
         config = SimulateConfig(size=(32, 32), coils=3, acceleration=2, calib=8)
-        raw = simulate_scans("phantom", tmp_path / "raw", config, count=1)[0]
+        raw = simulate("phantom", tmp_path / "raw", config, count=1)[0]
         prepare_file(raw, tmp_path / "DATA")
     places = {name: tmp_path / name for name in ("DATA", "RUN", "OUT", "FILE")}
     code, err = call(*(places.get(word, word) for word in words))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import damage_samples
 
-from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.evaluation.memorization import feature, memorization, nearest
 from mri_ambient.io import open_scan
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*(masks|sampled|mask):UserWarni
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
     config = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
-    prepare_many(simulate_scans("phantom", folder / "raw", config, count=10), folder / "prepared")
+    prepare(simulate("phantom", folder / "raw", config, count=10), folder / "prepared")
     return folder / "prepared"
 
 

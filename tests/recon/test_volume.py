@@ -17,7 +17,7 @@ import torch
 from helpers import small_prior
 from mri_ambient.recon.finished import Finished
 
-from mri_ambient.data_prep import SimulateConfig, plan, simulate_scans
+from mri_ambient.data_prep import SimulateConfig, plan, simulate
 from mri_ambient.errors import (
     DeviceError,
     MriAmbientError,
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWar
 def volume(tmp_path_factory):
     """Six slices of a phantom."""
     config = SimulateConfig(size=(24, 24), coils=3, acceleration=2.0, calib=8, slices=6, noise=0.02)
-    (path,) = simulate_scans("phantom", tmp_path_factory.mktemp("raw"), config, count=1)
+    (path,) = simulate("phantom", tmp_path_factory.mktemp("raw"), config, count=1)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Hidden lines: exact predictions are found exact, honest spreads honest, and false ones false."""
+"""Held-out lines: the errors are right, tau is fitted to them, and hidden values are never read."""
 
 from __future__ import annotations
 
@@ -6,128 +6,135 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gaussian import WholeGaussian
-from helpers import dense, random_maps
+from gaussian import GaussianPrior
+from helpers import random_maps, small_prior
 
-from mri_ambient.methods import Dds
-from mri_ambient.methods.baselines import CgSense
-from mri_ambient.physics.masks import MaskSpec, hold_out_lines
+from mri_ambient.errors import MriAmbientError
+from mri_ambient.methods import CgSense
+from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
-from mri_ambient.recon.checks import PRIOR_RIDGE, _spread_checks, predict_hidden, prior_share
-from mri_ambient.recon.engine import Options
-from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.scan import Batch, Scan
-from mri_ambient.training.validation import hold_out
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.rng import complex_normal
+from mri_ambient.scan import Batch
+from mri_ambient.training.run import RunFolder
+from mri_ambient.training.validation import TAUS, Validator, fit_tau, hold_out, reference_errors
 
-SHAPE = (24, 32)
-SIGMA_N = 0.2
-
-
-@pytest.fixture
-def prior() -> WholeGaussian:
-    return WholeGaussian(torch.full(SHAPE, 0.8, dtype=torch.float64), sigma_min=0.01)
+SHAPE = (12, 40)
+SIGMA_N = 0.05
 
 
 @pytest.fixture
-def scan(rng, prior) -> Scan:
-    """Three slices of what the prior believes in, two coils, R = 2."""
-    maps = random_maps((3, 2, *SHAPE), rng)
+def batch(rng) -> Batch:
+    """One slice of white pixels of variance 0.09 per real channel, three coils, R = 2."""
+    maps = random_maps((1, 3, *SHAPE), rng)
     mask = MaskSpec("random", 2, 6).draw(SHAPE, rng)
-    x = prior.var.sqrt().float() * complex_normal((3, *SHAPE), rng)
-    noise = SIGMA_N * complex_normal((3, 2, *SHAPE), rng)
-    return Scan(
-        ksp=(SenseOp(maps, mask)(x) + noise) * mask, mask=mask, scan_id="head", slices=(0, 1, 2),
-        recon_shape=SHAPE, noise_std=SIGMA_N, maps=maps, scale=1.0,
-    )  # fmt: skip
+    op = SenseOp(maps, mask[None])
+    x = 0.3 * complex_normal((1, *SHAPE), rng)
+    noise = SIGMA_N * complex_normal((1, 3, *SHAPE), rng)
+    ksp = torch.where(mask[None], op(x) + noise, 0)
+    return Batch.of_measurement(op, ksp, torch.tensor([SIGMA_N]))
 
 
-def test_posterior_samples_cover_what_they_say(scan, prior):
-    """An exact prior: the intervals of 8 samples hold their share of about 770 hidden numbers.
-
-    Binomial standard errors are 1.8 and 1.1 %; five of them, and 4 % for the steps being finite.
-    """
-    options = Options(n_samples=8, batch_size=24)
-    rows = predict_hidden(scan, Dds(n_steps=40, n_cg=10), prior, options, 4)
-    mean = {key: sum(row[key] for row in rows) / 3 for key in rows[0]}
-    assert abs(mean["coverage_50"] - 0.5) < 0.13
-    assert abs(mean["coverage_90"] - 0.9) < 0.1
-    assert 0.8 < mean["chi_square"] < 1.25
-    assert mean["noise"] < mean["error"] < mean["cg_sense"] * 1.1
+def test_a_fifth_of_the_outer_lines_is_held_out(batch):
+    case = hold_out(batch, "head/0", seed=0)
+    assert not (case.held_out & case.batch.mask).any()
+    assert torch.equal(case.held_out | case.batch.mask, batch.mask)
+    n_held = int(case.held_out.any(dim=-2).sum())
+    n_outer = int(batch.mask.any(dim=-2).sum()) - 6
+    assert n_held == pytest.approx(n_outer / 5, abs=1)
+    again, other = (hold_out(batch, "head/0", seed=seed).held_out for seed in (0, 1))
+    assert torch.equal(again, case.held_out) and not torch.equal(other, case.held_out)
 
 
-def test_overconfident_samples_are_found_out(scan, prior):
-    """Samples that hardly differ cover nearly nothing, and their chi-square says so."""
-    prior.var, prior.sigma_data = prior.var * 1e-3, prior.sigma_data * 0.03
-    options = Options(n_samples=4, batch_size=12)
-    rows = predict_hidden(scan, Dds(n_steps=10), prior, options, 4)
-    assert all(row["coverage_90"] < 0.75 and row["chi_square"] > 3 for row in rows)
+def test_most_lines_of_a_full_scan_are_held_out(batch):
+    full = replace(batch, mask=torch.ones_like(batch.mask))
+    case = hold_out(full, "head/0", seed=0)
+    assert int(case.held_out.any(dim=-2).sum()) == round(0.8 * (40 - 24))
 
 
-def test_hidden_lines_are_never_read(scan):
-    """Other values on the hidden lines change what is compared, not what is predicted."""
-    rng = rng_for(0, "hold out", scan.scan_id)
-    hidden = scan.mask & ~hold_out_lines(scan.mask, 3, rng)
-    flipped = replace(scan, ksp=torch.where(hidden, -scan.ksp, scan.ksp))
-    one, other = (predict_hidden(s, CgSense(), None, Options(), 3)[0] for s in (scan, flipped))
-    assert other["noise"] == pytest.approx(one["noise"], rel=1e-5)
-    # |K - y|^2 + |K + y|^2 = 2 |K|^2 + 2 |y|^2 only if K is the same.
-    op = SenseOp(scan.maps[:1], scan.mask & ~hidden)
-    y = torch.where(op.mask, scan.ksp[:1], 0)
-    K = torch.where(hidden, op.expand(CgSense()(op, y, noise_std=torch.tensor([SIGMA_N]))), 0)
-    energy = torch.where(hidden, scan.ksp[:1], 0).abs().square().sum()
-    want = 2 * float(K.abs().square().sum() / energy) + 2
-    assert one["error"] + other["error"] == pytest.approx(want, rel=1e-4)
-    assert "coverage_50" not in one
+def test_the_error_is_that_of_the_held_out_samples(batch):
+    """1 for zeros, 0 for an image that has them; other values elsewhere change nothing."""
+    case = hold_out(batch, "head/0", seed=0)
+    assert case.error(torch.zeros(1, *SHAPE, dtype=torch.complex64)) == pytest.approx(1)
+    img = CgSense()(None, case.batch, [])
+    y, K = (torch.where(case.held_out, k, 0) for k in (batch.ksp, batch.op.expand(img)))
+    want = float((K - y).abs().square().sum() / y.abs().square().sum())
+    assert case.error(img) == pytest.approx(want, rel=1e-5)
+    elsewhere = torch.where(case.held_out, batch.ksp, complex("nan+nanj"))
+    poisoned = replace(case, batch=replace(case.batch, ksp=elsewhere))
+    assert poisoned.error(img) == pytest.approx(want, rel=1e-5)
 
 
-def test_coverage_is_students(rng):
-    """Four samples and a measurement from one normal law: 50 and 90 % within five errors."""
-    n = 4000
-    draws = complex_normal((5, n), rng)
-    found = _spread_checks(draws[0], draws[1:], 1e-6)
-    assert abs(found["coverage_50"] - 0.5) < 5 * (0.25 / 8000) ** 0.5
-    assert abs(found["coverage_90"] - 0.9) < 5 * (0.09 / 8000) ** 0.5
-    assert found["chi_square"] == pytest.approx(1, abs=0.1)
+def test_held_out_lines_are_not_used_for_the_prediction(batch):
+    case = hold_out(batch, "head/0", seed=0)
+    poisoned = torch.where(case.held_out, complex("nan+nanj"), batch.ksp)
+    other = replace(case, batch=replace(case.batch, ksp=poisoned))
+    images = [CgSense()(None, which.batch, []) for which in (case, other)]
+    assert torch.equal(*images)
 
 
-def test_a_slice_without_signal_tells_nothing(scan):
-    """It has no energy to compare with, neither in training nor in use."""
-    silent = replace(scan, ksp=scan.ksp * torch.tensor([1.0, 0.0, 1.0])[:, None, None, None])
-    rows = predict_hidden(silent, CgSense(), None, Options(), 3)
-    assert [bool(row) for row in rows] == [True, False, True]
-    cases = [hold_out(Batch.of([silent])[i : i + 1], "head", seed=0) for i in range(3)]
-    assert [case.tells for case in cases] == [True, False, True]
+def test_a_slice_without_signal_is_not_usable(batch):
+    assert hold_out(batch, "head/0", seed=0).usable
+    assert not hold_out(replace(batch, ksp=0 * batch.ksp), "head/0", seed=0).usable
 
 
-def test_the_prior_s_share_is_what_the_measurement_cannot_have_given(rng):
-    """Energy left by (A^H A + e)^-1 A^H A, as a dense matrix; all and nothing at the ends."""
-    maps = random_maps((2, *SHAPE), rng)
-    mask = MaskSpec("random", 3, 4).draw(SHAPE, rng)
-    op = SenseOp(maps, mask)
-    A = dense(op, torch.complex64)
-    n = A.shape[1]
-    keep = torch.linalg.solve(A.mH @ A + PRIOR_RIDGE * torch.eye(n), A.mH @ A)
-    images = complex_normal((3, *SHAPE), rng)
-    images[1] = torch.linalg.eigh(A.mH @ A).eigenvectors[:, 0].view(SHAPE)  # seen least
-    images[2] = torch.linalg.eigh(A.mH @ A).eigenvectors[:, -1].view(SHAPE)  # seen best
-    flat = images.flatten(1)
-    left = flat - flat @ keep.mT
-    wanted = left.abs().square().sum(1) / flat.abs().square().sum(1)
-    got = torch.cat([
-        prior_share(Batch(ksp=op(x)[None], maps=maps[None], mask=mask[None],
-                          acquired=torch.ones(1, SHAPE[1], dtype=torch.bool),
-                          noise_std=torch.tensor([0.1]), density=mask[None].float()), x[None])
-        for x in images
-    ])  # fmt: skip
-    torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-4)
-    assert float(wanted[1]) > 0.9 and float(wanted[2]) < 0.1
+class Exact(GaussianPrior):
+    mask_conditioned, one_level = True, False
 
 
-def test_a_stored_factor_counts_in_the_checks(rng):
-    """Samples with a third of the spread are found out, and right again with the factor 3."""
-    draws = complex_normal((5, 4000), rng)
-    mean = draws[1:].mean(dim=0)
-    narrow = mean + (draws[1:] - mean) / 3
-    raw, mended = (_spread_checks(draws[0], narrow, 1e-6, factor) for factor in (1.0, 3.0))
-    assert raw["coverage_90"] < 0.6 < 0.87 < mended["coverage_90"] < 0.93
-    assert raw["chi_square"] == pytest.approx(9 * mended["chi_square"], rel=1e-6)
+def test_tau_is_the_best_of_its_candidates(batch):
+    """With an exact prior the fitted error is below that of no data consistency and CG-SENSE."""
+    prior = Exact(torch.full(SHAPE, 0.09, dtype=torch.float64), sigma_min=0.01)
+    cases = [hold_out(batch, f"head/{i}", seed=0) for i in range(3)]
+    tau, error, without = fit_tau(prior, cases)
+    assert tau in [pytest.approx(t * prior.sigma_data / 0.3) for t in TAUS]
+    references = reference_errors(cases)
+    assert set(references) == {"held_out_cg_sense", "held_out_l1_wavelet"}
+    assert error <= 1.05 * without
+    assert error < references["held_out_cg_sense"]
+    assert reference_errors([]) == {}
+
+
+# The validator
+
+
+@pytest.fixture
+def validator(batch, tmp_path) -> Validator:
+    prior = small_prior("conditioned", card={"references": {"held_out_cg_sense": 0.5}})
+    cases = [hold_out(batch, "head/0", seed=0)]
+    return Validator(RunFolder(tmp_path), prior.facts, cases, patience=2)
+
+
+def test_a_validation_writes_the_prior_with_its_figures(validator):
+    net = small_prior("conditioned").net
+    figures = validator(net, images=8, skipped=1)
+    assert set(figures) == {"held_out", "held_out_no_dc", "held_out_cg_sense", "tau"}
+    written = load_prior(validator.run.prior)
+    assert written.tau == figures["tau"]
+    assert written.card["held_out"] == figures
+    assert (written.card["images_seen"], written.card["steps_skipped"]) == (8, 1)
+    assert (validator.run.path / "preview.png").exists()
+    before = validator.run.prior.stat().st_mtime_ns
+    assert validator(net, images=8, skipped=1) == figures  # validated once
+    assert validator.run.prior.stat().st_mtime_ns == before
+
+
+def test_weights_that_are_not_finite_are_not_written(validator):
+    net = small_prior("conditioned").net
+    with torch.no_grad():
+        next(iter(net.parameters())).fill_(torch.nan)
+    for cases in (validator.cases, ()):
+        validator.cases = cases
+        with pytest.raises(MriAmbientError):
+            validator(net, images=8, skipped=0)
+    assert not validator.run.prior.exists()
+
+
+def test_the_error_has_settled_after_so_many_validations_without_a_smaller_one(validator):
+    settled = []
+    for error in (0.5, 0.4, 0.45, 0.41, 0.39):
+        validator.errors.append(error)
+        settled.append(validator.has_settled)
+    assert settled == [False, False, False, True, False]
+    validator.patience = 0
+    assert not validator.has_settled

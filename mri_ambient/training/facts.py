@@ -1,0 +1,197 @@
+"""What is measured on the training scans, and what a prior's card says of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._version import __version__
+from ..errors import ConfigError, ScanFormatError
+from ..io.prepared import mask_facts
+from ..objectives import Objective
+from ..physics.coverage import Coverage, coverage
+from ..physics.masks import MaskSpec, calibration_block, is_line_mask, outer_samples
+from ..priors.prior import Prior, PriorFacts
+from .config import TrainJob
+from .dataset import Dataset, Item, files_of
+from .run import Identity
+
+MIN_SIGMA = 0.002
+"""Smallest noise level any prior is trained at, normalised units."""
+
+FIRST_TAU = 0.3
+"""Expected error of one step in units of sigma_data, until it is fitted."""
+
+MIXED, SEPARATE, UNKNOWN = "trained on too", "not trained on", "not known"
+"""What the card says of the patients of the validation scans."""
+
+
+def measure(items: Sequence[Item], objective: Objective) -> dict[str, Any]:
+    """Figures of the training scans that ``run.json`` and the card hold, coverage apart."""
+    kind, rate, calib = typical_mask(items)
+    return {
+        "sigma_data": measure_sigma_data(items),
+        "sigma_min": smallest_sigma(items, objective),
+        "mask": {"kind": kind, "acceleration": rate, "calib": calib},
+    }
+
+
+def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:
+    """Standard deviation per real channel of the images inside the support.
+
+    From the measured samples alone: ||F S x||^2 = ||x||^2, the calibration block is complete, and
+    outer samples count once for every position they stand for.
+    """
+    variances = []
+    for item in items[:: max(1, len(items) // limit)]:
+        try:
+            variances += _variance(item)
+        except ScanFormatError:  # reported when its turn comes in training
+            continue
+    if not any(variances):
+        raise ConfigError("the training scans hold no signal above their noise")
+    return float(np.sqrt(np.mean(variances)))
+
+
+def _variance(item: Item) -> list[float]:
+    """Variance per real channel of one image; nothing if no coil sees it."""
+    batch = item.read()
+    mask, outer = batch.mask[0], outer_samples(batch.mask[0])
+    energy = batch.ksp[0].abs().square() - 2 * item.noise_std**2
+    n_positions = mask[..., 0].numel() * int(batch.acquired[0].sum())
+    n_center = int(mask.sum()) - int(outer.sum())
+    stands_for = (n_positions - n_center) / max(int(outer.sum()), 1)
+    total = (energy * (mask & ~outer)).sum() + stands_for * (energy * outer).sum()
+    n_support = int(batch.op.support[0].sum())
+    return [max(float(total), 0.0) / (2 * n_support)] if n_support else []
+
+
+def smallest_sigma(items: Sequence[Item], objective: Objective) -> float:
+    """The noise level where a sampler may end.
+
+    max(0.002, 95th percentile of c sigma_n over the slices), where the objective trains levels from
+    c sigma_n on; 0.002 if it trains levels below the noise of the scans.
+    """
+    if objective.below_noise or objective.one_level or objective.targets is not None:
+        return MIN_SIGMA
+    noise = float(np.quantile([item.noise_std for item in items], 0.95))
+    return max(MIN_SIGMA, objective.nearest * noise)
+
+
+def measure_coverage(items: Sequence[Item]) -> list[Coverage]:
+    """How well the masks of the scans cover k-space, by matrix size."""
+    return coverage(mask_facts(file) for file in files_of(items))
+
+
+def coverage_figures(groups: Sequence[Coverage]) -> list[dict[str, Any]]:
+    """Coverage for the card; the share of every single line is left to the manifest of prep."""
+    return [
+        {key: value for key, value in asdict(group).items() if key != "per_line"}
+        for group in groups
+    ]
+
+
+def typical_mask(items: Sequence[Item], *, limit: int = 200) -> tuple[str, float, int]:
+    """Kind, median rate and median calibration width of the training masks.
+
+    All masks of lines count as random lines; a data set is 2-D Poisson if most of its masks vary
+    along both axes.
+    """
+    chosen = items[:: max(1, len(items) // limit)]
+    in_plane = [not is_line_mask(item.file.mask) for item in chosen]
+    kind = "poisson" if sum(in_plane) > len(chosen) / 2 else "random"
+    rates = [item.acceleration for item in chosen]
+    calibs = [calibration_block(item.file.mask)[1] for item in chosen]
+    return kind, float(np.median(rates)), int(np.median(calibs))
+
+
+def prior_facts(job: TrainJob, dataset: Dataset, identity: Identity) -> PriorFacts:
+    """What the prior's file will say beside its weights, before the first step."""
+    config, measured = job.config, identity.measured
+    objective = config.objective
+    return PriorFacts(
+        objective=objective.name,
+        kind=config.kind,
+        network=config.network,
+        sigma_data=measured["sigma_data"],
+        sigma_min=measured["sigma_min"],
+        mask_conditioned=objective.mask_conditioned,
+        mask=MaskSpec(**measured["mask"]),
+        noise_filled=objective.noise_filled,
+        one_level=objective.one_level,
+        tau=FIRST_TAU * measured["sigma_data"],
+        card=_card(job, dataset, identity),
+    )
+
+
+def _card(job: TrainJob, dataset: Dataset, identity: Identity) -> dict[str, Any]:
+    trained_on = {digest.partition(":")[0] for digest in identity.data["train"].values()}
+    for parent in job.parents:
+        trained_on |= set(parent.facts.card.get("trained_on", ()))
+    teacher = job.teacher
+    return {
+        "data": Path(job.data).resolve().name,
+        "n_scans": len(identity.data["train"]) + len(identity.data["validation"]),
+        "n_train_slices": len(dataset.train),
+        "trained_on": sorted(trained_on),
+        "validation_scans": sorted(identity.data["validation"]),
+        "validation_patients": validation_patients(dataset, job.parents),
+        **_ranges(dataset.train),
+        "coverage": identity.measured["coverage"],
+        "objective_options": job.config.objective.as_dict(),
+        "preset": job.config.preset,
+        "init": identity.init,
+        "images_seen_before": 0 if job.init is None else job.init.facts.images_seen,
+        "teacher": None if teacher is None else teacher.facts.card.get("sha256", "unsaved"),
+        "version": __version__,
+        "torch": torch.__version__,
+        "references": identity.measured["references"],
+        "intended_use": "research only, not for diagnosis",
+        "limits": _limits(dataset.train),
+    }
+
+
+def _ranges(items: Sequence[Item]) -> dict[str, Any]:
+    """Matrices of the scans; smallest, median and largest of the rest."""
+
+    def spread(values: list[float]) -> list[float]:
+        return [float(np.quantile(values, q)) for q in (0, 0.5, 1)]
+
+    return {
+        "matrices": sorted({f"{y}x{x}" for y, x in (item.shape for item in items)}),
+        "coils": spread([item.file.shape[1] for item in items]),
+        "acceleration": spread([item.acceleration for item in items]),
+        "sigma_n": spread([item.noise_std for item in items]),
+    }
+
+
+def _limits(items: Sequence[Item]) -> str:
+    ranges = _ranges(items)
+
+    def between(name: str) -> str:
+        low, _, high = (f"{value:.3g}" for value in ranges[name])
+        return low if low == high else f"{low} to {high}"
+
+    return (
+        f"trained on scans with matrices {', '.join(ranges['matrices'])}, {between('coils')} "
+        f"coils, R = {between('acceleration')}, noise {between('sigma_n')} after normalisation, "
+        "and on their anatomy and contrast only; other scans are out of distribution and may be "
+        "reconstructed wrongly"
+    )
+
+
+def validation_patients(dataset: Dataset, parents: Sequence[Prior]) -> str:
+    """Whether the patients of the validation scans were trained on, here or by a parent prior."""
+    scans = {item.scan_id for item in dataset.validation}
+    found = [{True: MIXED, False: SEPARATE, None: UNKNOWN}[dataset.mixes_patients]]
+    for card in (parent.facts.card for parent in parents):
+        validated_too = scans <= set(card.get("validation_scans", ()))
+        found.append(card.get("validation_patients", UNKNOWN) if validated_too else UNKNOWN)
+    if MIXED in found:
+        return MIXED
+    return SEPARATE if set(found) == {SEPARATE} else UNKNOWN

@@ -1,0 +1,108 @@
+"""What training one image takes, measured before a run: the figures of ``--dry-run``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..recon.engine import Engine
+from ..rng import rng_for
+from ..runtime.config import to_toml
+from ..runtime.device import describe_device
+from ..runtime.process_group import ProcessGroup
+from ..scan import Batch
+from .config import TrainJob
+from .preflight import TrainPlan
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What training one image takes.
+
+    Attributes:
+        shape: its matrix ``(y, x)``, the largest of the scans.
+        seconds: it takes.
+        gpu_bytes: peak memory; None on a CPU.
+        n_targets: target images to make before the training.
+        target_seconds: for one of them.
+    """
+
+    shape: tuple[int, int]
+    seconds: float
+    gpu_bytes: int | None = None
+    n_targets: int = 0
+    target_seconds: float = 0.0
+
+    def describe(self, job: TrainJob) -> str:
+        """The figures, and what they mean for a job, in one line."""
+        n_processes = ProcessGroup.current().size
+        memory = "" if self.gpu_bytes is None else f" and {self.gpu_bytes / 2**30:.2f} GiB"
+        text = (
+            f"one image of {self.shape[0]}x{self.shape[1]} takes {self.seconds:.2f} s{memory} on "
+            f"{describe_device(job.torch_device)}"
+        )
+        if self.n_targets:
+            seconds = self.n_targets * self.target_seconds / n_processes
+            text += f", to make {self.n_targets} targets first {_time(seconds)}"
+        if n_processes > 1:
+            text += f" in each of {n_processes} processes"
+        if job.images is not None:
+            total = self.seconds * job.images / n_processes
+            text += f", {job.images} images at most {_time(total)}"
+        if job.time_limit_s is not None:
+            seen = int(job.time_limit_s * n_processes / self.seconds)
+            text += f"; at least {seen} images in {_time(job.time_limit_s)}"
+        return text
+
+
+def dry_run(plan: TrainPlan) -> str:
+    """The text of ``--dry-run``: the options, the plan, and a trial of one image."""
+    options = to_toml(plan.options.as_dict())
+    return f"{options}\n{plan.describe()}\n{trial(plan).describe(plan.job)}"
+
+
+def trial(plan: TrainPlan) -> Trial:
+    """Train one image of the largest matrix twice, and measure the second time.
+
+    Nothing is written, and the weights are not those of the run.
+    """
+    device = plan.job.torch_device
+    item = max(plan.dataset.train, key=lambda item: item.shape[0] * item.shape[1])
+    batch, n_targets, target_seconds = item.read().to(device), 0, 0.0
+    if (folder := plan.target_folder) is not None:
+        n_targets = sum(len(file) for file in folder.missing(plan.dataset.train))
+        engine = Engine(folder.recipe, folder.runtime)
+        for _ in range(2):  # the first time, libraries are loaded
+            (target,) = engine([item.file[item.index]])
+        batch = replace(batch, img=target.img.to(device))
+        target_seconds = target.provenance["seconds"]
+    seconds, gpu_bytes = _measure_step(plan, batch)
+    return Trial(item.shape, seconds, gpu_bytes, n_targets, target_seconds)
+
+
+def _measure_step(plan: TrainPlan, batch: Batch) -> tuple[float, int | None]:
+    """Seconds and, on a GPU, peak bytes of the second of two losses with their gradients."""
+    config, device = plan.job.config, plan.job.torch_device
+    net = plan.facts.build().to(device).train()
+    net.autocast = config.autocast_on(device)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = 0.0
+    for attempt in range(2):
+        started = time.perf_counter()
+        loss = config.objective(net, batch, [rng_for(config.seed, "trial", attempt)])
+        loss.backward.backward()  # type: ignore[no-untyped-call]
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - started
+    return seconds, torch.cuda.max_memory_allocated(device) if on_gpu else None
+
+
+def _time(seconds: float) -> str:
+    """``90 s``, ``10 min`` or ``1.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import small_prior
+
+from mri_ambient.errors import ConfigError
+from mri_ambient.objectives import Gsure, Kspace
+from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    config = TrainConfig(learning_rate=0.1, warmup_images=100, decay_images=400)
+    rates = [config.learning_rate_at(images) for images in (50, 100, 400, 1600)]
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.05])
+
+
+def test_the_average_has_the_power_profile():
+    """After t steps, step s has the weight (s^(p+1) - (s-1)^(p+1)) / t^(p+1)."""
+    config, t = TrainConfig(ema_power=6.94), 20
+    values = torch.eye(t, dtype=torch.float64)
+    average = torch.zeros(t, dtype=torch.float64)
+    for step in range(1, t + 1):
+        keep = config.ema_decay_at(step)
+        average = keep * average + (1 - keep) * values[step - 1]
+    s = torch.arange(1, t + 1, dtype=torch.float64)
+    want = (s**7.94 - (s - 1) ** 7.94) / t**7.94
+    torch.testing.assert_close(average, want)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("preset", "huge"), ("wrapper", "paper"), ("batch_size", 0), ("save_every", 0),
+        ("max_skipped", 0), ("n_validation", -1), ("patience", -1), ("learning_rate", 0.0),
+        ("precision", "fp8"),
+    ],
+)  # fmt: skip
+def test_impossible_options_are_refused(option, value):
+    with pytest.raises(ConfigError) as error:
+        TrainConfig(**{option: value})
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"images": 0}, {"images": 4, "workers": -1}],
+    ids=["no end", "no images", "workers"],
+)
+def test_impossible_jobs_are_refused(given):
+    with pytest.raises(ConfigError):
+        TrainJob(Path("data"), Path("run"), **given)
+
+
+def test_patience_is_an_end():
+    job = TrainJob(Path("data"), Path("run"), TrainConfig(patience=1))
+    assert job.only_patience_ends
+    assert not replace(job, time_limit_s=1.0).only_patience_ends
+
+
+def test_bf16_is_for_gpus_and_for_objectives_that_allow_it():
+    auto, half = TrainConfig(), TrainConfig(precision="bf16")
+    assert [auto.autocast_on(device) for device in (CPU, GPU)] == [False, True]
+    assert half.autocast_on(CPU)
+    assert not TrainConfig(objective=Gsure()).autocast_on(GPU)
+    with pytest.raises(ConfigError):  # finite differences in half precision are noise
+        TrainConfig(objective=Gsure(), precision="bf16").autocast_on(GPU)
+
+
+def test_settings_are_plain_values():
+    prior = small_prior("conditioned", card={"sha256": "abc"})
+    job = TrainJob(Path("data"), Path("run"), images=1, init=prior)
+    settings = job.settings()
+    assert settings["init"] == "abc"
+    assert settings["config"]["batch_size"] == 8
+    assert settings["config"]["objective"]["remove"] == list(Kspace().remove)
+
+
+def test_hooks_with_memory_repeat_nothing_and_stay_stopped():
+    told, answers = [], iter([False, True])
+    hooks = Hooks(on_damaged=told.append, should_stop=lambda: next(answers)).with_memory()
+    for sentence in ("a", "b", "a"):
+        hooks.on_damaged(sentence)
+    assert told == ["a", "b"]
+    assert [hooks.should_stop() for _ in range(3)] == [False, True, True]
