@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mri_ambient.cli.common import parse_seconds
+from mri_ambient.cli.parse import parse_seconds
 from mri_ambient.data_prep import SimulateConfig, prepare_many, simulate_scans
 from mri_ambient.data_prep.images import ImageSource, Pictures, open_images
 from mri_ambient.objectives import Kspace
