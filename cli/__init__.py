@@ -1,1 +1,1 @@
-"""The command line: argv in, exit code out; no arithmetic here."""
+"""The command line: one file per command; options in, one library call, exit code out."""

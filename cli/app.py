@@ -19,9 +19,8 @@ from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
 from . import audit, demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
-from .common import be_quiet, complain, exit_code, say
-
-INTERRUPTED, TERMINATED = 130, 143
+from .cases import INTERRUPTED, NO_DEVICE, TERMINATED, exit_code
+from .console import be_quiet, complain, say_warning
 
 app = typer.Typer(
     name="mri-ambient",
@@ -56,16 +55,16 @@ def _options(
 def _show_warning(
     message: Warning | str, category: type[Warning], *_: object, **__: object
 ) -> None:
-    """One line for our own doubts; other people's warnings are not for users."""
+    """One line for our own warnings; those of other libraries are not for users."""
     if issubclass(category, NumericalWarning):
-        say(f"warning: {message}")
+        say_warning(message)
 
 
 def main() -> None:
     """Run the command line; the process ends with a documented exit code."""
     warnings.showwarning = _show_warning
     warnings.simplefilter("default", NumericalWarning)
-    # Whatever ends a process politely lets it remove its temporary files.
+    # Other processes end this one by SIGTERM; it then removes its temporary files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         app()
@@ -73,25 +72,30 @@ def main() -> None:
         complain(f"error: {error}")
         sys.exit(exit_code(error))
     except RuntimeError as error:
-        from mri_ambient.runtime.device import lost, out_of_memory
-
-        if out_of_memory(error):
-            told = f"out of memory: {str(error).splitlines()[0]}"
-        elif (device_error := lost(error, "cuda")) is not None:
-            told = str(device_error)
-        else:
+        reason = _device_failure(error)
+        if reason is None:
             raise
-        complain(f"error: {told}")
-        sys.exit(4)
+        complain(f"error: {reason}")
+        sys.exit(NO_DEVICE)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            complain("interrupted; what is finished is kept, the same command goes on from there")
+            complain("interrupted; what is finished is kept, the same command resumes")
         elif stop.code == TERMINATED:
             complain(
-                "terminated by another process (of a job: perhaps because one of it was lost); "
-                "what is finished is kept, the same command goes on from there"
+                "terminated by another process (in a job, perhaps because one of its processes was "
+                "lost); what is finished is kept, the same command resumes"
             )
         raise
+
+
+def _device_failure(error: RuntimeError) -> str | None:
+    """What happened to the device; None if it is another kind of error."""
+    from mri_ambient.runtime.device import lost, out_of_memory
+
+    if out_of_memory(error):
+        return f"out of memory: {str(error).splitlines()[0]}"
+    device_error = lost(error, "cuda")
+    return None if device_error is None else str(device_error)
 
 
 if __name__ == "__main__":

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .common import (
-    CalibLines,
-    Complaints,
-    Device,
-    Json,
-    MaskType,
-    Method,
-    Output,
-    Overwrite,
-    PriorPath,
-    Quiet,
-    Retrospective,
-    Samples,
-    SamplingPreset,
-    Seed,
-    Set,
-    claim_folder,
-    complain,
-    exit_code,
-    merge_options,
-    named,
-    pick_sampling,
-    print_json,
-    progress_bar,
-    retrospective_mask,
-    say,
-)
-
-if TYPE_CHECKING:
-    from mri_ambient.scan import Scan
+from . import options as opt
+from .cases import Failures, claim_folder
+from .console import Bar, print_json, progress_bar, say
+from .parse import merge_options
+from .recipe import make_recipe, make_runtime, retrospective_mask
 
 app = typer.Typer(no_args_is_help=True, help="Check a prior before it is handed on.")
+
+PriorFile = Annotated[Path, typer.Argument(help="Prior file or run folder.", metavar="PRIOR")]
 
 
 @app.callback()
@@ -49,83 +25,76 @@ def _audit() -> None:
 
 @app.command()
 def memorization(
-    prior: Annotated[Path, typer.Argument(help="Prior file or run folder.", metavar="PRIOR")],
+    prior: PriorFile,
     data: Annotated[
         Path, typer.Argument(help="The prepared scans it was trained on.", metavar="DATA")
     ],
-    output: Output = Path("audit"),
+    output: opt.Output = Path("audit"),
     samples: Annotated[int, typer.Option(help="Images to draw.")] = 16,
-    steps: Annotated[int, typer.Option(help="Network evaluations an image.")] = 40,
-    seed: Seed = 0,
-    device: Device = "auto",
-    json_out: Json = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    steps: Annotated[int, typer.Option(help="Network evaluations per image.")] = 40,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    json_out: opt.Json = False,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Are the images a prior draws copies of its training scans?
 
     OUT gets memorization.json and memorization.png: distances to the nearest training scan, of
     drawn images and of scans that were not trained on, and the nearest pairs.
     """
-    from dataclasses import asdict
-
-    from mri_ambient.evaluation.memorization import memorization as compare
-    from mri_ambient.plots import draw_memorization
+    from mri_ambient.evaluation.memorization import find_copies
+    from mri_ambient.plots import draw_memorization, save_figure
     from mri_ambient.priors.checkpoint import load_prior
-    from mri_ambient.runtime.device import pick_device
-    from mri_ambient.runtime.files import write_json
 
-    where = pick_device(device)
+    where = make_runtime(device).torch_device
     loaded = load_prior(prior, where)
     claim_folder(output, "memorization.json", overwrite=overwrite)
-    damaged = Complaints()
+    failures = Failures()
     with progress_bar() as bars:
-        task = bars.add_task("audit", total=None)
-        found = compare(
+        found = find_copies(
             loaded,
             data,
             n_samples=samples,
             n_steps=steps,
             seed=seed,
             device=where,
-            on_image=lambda done, total: bars.update(task, completed=done, total=total),
-            on_damaged=damaged,
+            on_image=Bar(bars, "audit").count,
+            on_damaged=failures.damaged,
         )
-    facts = {key: value for key, value in asdict(found).items() if key != "pairs"}
-    facts |= {"suspects": found.n_suspects, "expected_by_chance": found.expected}
-    write_json(output / "memorization.json", facts)
-    draw_memorization(
-        found.sample_distances, found.held_out_distances, found.pairs, output / "memorization.png"
-    )
-    if json_out:
-        print_json(facts)
+    _report(found.report, output / "memorization.json", json_out=json_out)
+    figure = draw_memorization(found.sample_distances, found.held_out_distances, found.pairs)
+    save_figure(figure, output / "memorization.png")
     say(found.line)
-    damaged.end()
+    failures.end()
 
 
 @app.command()
 def stability(
     scan: Annotated[Path, typer.Argument(help="A scan, raw or prepared.", metavar="SCAN")],
-    output: Output = Path("audit"),
-    prior: PriorPath = None,
-    method: Method = None,
-    option: Set = None,
+    output: opt.Output = Path("audit"),
+    prior: opt.PriorPath = None,
+    method: opt.Method = None,
+    option: opt.MethodOption = None,
     slice_index: Annotated[
-        int | None, typer.Option("--slice", help="Slice to attack; the middle one by default.")
+        int | None,
+        typer.Option(
+            "--slice", help="Slice to attack, counted from 0.", show_default="the middle one"
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Its noise levels.")] = None,
-    retrospective: Retrospective = None,
-    mask_type: MaskType = None,
-    calib_lines: CalibLines = None,
+    steps: opt.Steps = None,
+    retrospective: opt.Retrospective = None,
+    mask_type: opt.MaskType = None,
+    calib_lines: opt.CalibLines = None,
     k: Annotated[
         float, typer.Option("--k", help="Size (norm) of the change over that of the noise.")
     ] = 1.0,
     iterations: Annotated[int, typer.Option(help="Steps of the search.")] = 100,
-    seed: Seed = 0,
-    device: Device = "auto",
-    json_out: Json = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    json_out: opt.Json = False,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """How much can a change no larger than the noise change the image, at worst?
 
@@ -133,189 +102,103 @@ def stability(
     and stability.png: the method, CG-SENSE and L1-wavelet before and after the worst change that
     was found for each, and five times the difference of the magnitudes.
     """
-    from dataclasses import asdict
+    from mri_ambient.evaluation.stability import attack_slice, images_side_by_side, verdict
+    from mri_ambient.plots import draw_montage, save_figure
+    from mri_ambient.recon.pipeline import open_volume
 
-    import torch
-
-    from mri_ambient.data_prep import plan
-    from mri_ambient.errors import ConfigError
-    from mri_ambient.evaluation.stability import stability as attack
-    from mri_ambient.evaluation.stability import verdict
-    from mri_ambient.io import Undersampled, open_scan
-    from mri_ambient.methods.presets import is_sampler
-    from mri_ambient.plots import save_images
-    from mri_ambient.priors.checkpoint import load_prior
-    from mri_ambient.priors.weights import default_prior
-    from mri_ambient.recon.engine import prior_sha256
-    from mri_ambient.recon.warnings import doubt_prior
-    from mri_ambient.runtime.device import pick_device
-    from mri_ambient.runtime.files import write_json
-
-    given = merge_options({"n_steps": steps}, option)
-    chosen = pick_sampling(None, method, given, None, prior=prior).method
-    spec = retrospective_mask(retrospective, mask_type, calib_lines)
-    where = pick_device(device)
-    loaded = load_prior(prior or default_prior(), where) if is_sampler(chosen) else None
-    file = open_scan(scan)
-    if spec is not None:
-        file = Undersampled(file, spec, seed)
-    doubt_prior(file, chosen, loaded)
-    index = len(file) // 2 if slice_index is None else slice_index
-    if not 0 <= index < len(file):
-        raise ConfigError(f"{scan}: has slices 0 to {len(file) - 1}, not {index}")
-    prepared = plan(file, device=where).apply(file[index])
+    recipe = make_recipe(
+        method=method,
+        options=merge_options({"n_steps": steps}, option),
+        prior=prior,
+        seed=seed,
+        retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
+    )
+    volume = open_volume(scan, recipe, make_runtime(device))
     claim_folder(output, "stability.json", overwrite=overwrite)
     with progress_bar() as bars:
-        task = bars.add_task("attack", total=None)
-        attacks = attack(
-            prepared,
-            chosen,
-            loaded,
-            k=k,
-            n_iter=iterations,
-            seed=seed,
-            device=where,
-            on_step=lambda done, total: bars.update(task, completed=done, total=total),
+        report, attacks = attack_slice(
+            volume, slice_index, k=k, n_iter=iterations, on_step=Bar(bars, "attack").count
         )
-    facts = {
-        "slice": index,
-        "k": k,
-        "seed": seed,
-        "method_options": asdict(chosen),  # type: ignore[call-overload]
-        "prior_sha256": prior_sha256(loaded),
-        "acceleration": file.acceleration,
-        "sigma_n": prepared.noise_std,
-        "attacks": {
-            one.method: {
-                "size": one.size,
-                "change": one.change,
-                "by_noise": one.by_noise,
-                "rising": one.rising,
-                "amplification": one.amplification,
-            }
-            for one in attacks
-        },
-    }
-    write_json(output / "stability.json", facts)
-    shown, titles = [], []
-    for one in attacks:
-        shown += [one.img, one.attacked, 5 * (one.attacked - one.img).abs()]
-        titles += [one.method, "attacked", "difference x 5"]
-    top = float(attacks[0].img.max())
-    save_images(torch.stack(shown), output / "stability.png", top=top, titles=titles, columns=3)
-    if json_out:
-        print_json(facts)
+    _report(report, output / "stability.json", json_out=json_out)
+    images, titles = images_side_by_side(attacks)
+    top = float(images[0].max())
+    figure = draw_montage(images, top=top, titles=titles, columns=3)
+    save_figure(figure, output / "stability.png")
     say(verdict(attacks))
 
 
 @app.command()
 def calibration(
-    prior: Annotated[Path, typer.Argument(help="Prior file or run folder.", metavar="PRIOR")],
+    prior: PriorFile,
     data: Annotated[
         Path,
         typer.Argument(help="Scans it was not trained on, raw or prepared.", metavar="DATA"),
     ],
-    output: Output = Path("audit"),
+    output: opt.Output = Path("audit"),
     method: Annotated[
         str | None,
-        typer.Option(help="The sampler whose spread is judged.", show_default="dds"),
+        typer.Option(help="The sampler to calibrate: dds, msm, pula or adps.", show_default="dds"),
     ] = None,
-    preset: SamplingPreset = None,
-    steps: Annotated[int | None, typer.Option(help="Its noise levels.")] = None,
-    option: Set = None,
-    samples: Samples = None,
-    holdout: Annotated[int, typer.Option(help="Measured lines to hide in each scan.", min=1)] = 2,
-    seed: Seed = 0,
-    device: Device = "auto",
-    json_out: Json = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    preset: opt.SamplingPreset = None,
+    steps: opt.Steps = None,
+    option: opt.MethodOption = None,
+    samples: opt.Samples = None,
+    holdout: opt.HeldOutLines = 2,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    json_out: opt.Json = False,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
-    """Do samples differ as much as they are wrong? If not, by which factor?
+    """Is the standard deviation of samples as large as their error? If not, by which factor?
 
-    OUT gets calibration.json, calibration.png (share of hidden measurements in predictive
+    OUT gets calibration.json, calibration.png (share of held-out measurements in predictive
     intervals) and prior.safetensors, whose card holds the factor: `reconstruct` with this prior,
     method and options multiplies `reconstruction_std` by it and says so.
     """
-    from dataclasses import asdict
+    from mri_ambient.errors import ScanFormatError
+    from mri_ambient.evaluation.calibration import LEVELS, calibrate_files, with_calibration
+    from mri_ambient.io import find_scans
+    from mri_ambient.plots import draw_calibration, save_figure
+    from mri_ambient.priors.checkpoint import save_prior
+    from mri_ambient.priors.prior import Prior
+    from mri_ambient.recon.recipe import Checks
 
-    from mri_ambient.data_prep import plan
-    from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, ScanFormatError
-    from mri_ambient.evaluation.calibration import LEVELS, calibrate, with_calibration
-    from mri_ambient.io import find_scans, open_scan
-    from mri_ambient.methods.presets import is_sampler
-    from mri_ambient.plots import draw_calibration
-    from mri_ambient.priors.checkpoint import load_prior, save_prior
-    from mri_ambient.recon.checks import cut_lines
-    from mri_ambient.recon.engine import Options, samples_are
-    from mri_ambient.runtime.device import pick_device
-    from mri_ambient.runtime.files import write_json
-
-    given = merge_options({"n_steps": steps}, option)
-    if preset is None:
-        method = method or "dds"
-    sampling = pick_sampling(preset, method, given, samples, prior=prior)
-    chosen, samples = sampling.method, sampling.n_samples
-    if not (is_sampler(chosen) and chosen.stochastic):
-        raise ConfigError(
-            f"{chosen.name} gives one image, which has no spread; choose dds, msm, pula or adps"
-        )
-    where = pick_device(device)
-    loaded = load_prior(prior, where)
-    claim_folder(output, "calibration.json", overwrite=overwrite)
-    claim_folder(output, "prior.safetensors", overwrite=overwrite)
-    paths = find_scans([data])
-    failed: list[MriAmbientError] = []
-
-    def slices() -> Iterator[Scan]:
-        for path in paths:
-            try:
-                file = open_scan(path)
-                if loaded.was_trained_on(file.source_sha256):
-                    say(
-                        f"warning: {path}: the prior was trained on this scan; fitted on training "
-                        "scans the factor may be too small for new ones"
-                    )
-                preparation = plan(file, device=where)
-                for scan in file:
-                    prepared = preparation.apply(scan)
-                    cut_lines(prepared, holdout, seed)  # before all the others are sampled
-                    yield prepared
-            except DeviceError:
-                raise  # the next scan would fare no better
-            except MriAmbientError as error:
-                failed.append(error)
-                complain(f"error: {named(path, str(error))}")
-
-    options = Options(seed=seed, n_samples=samples, device=where)
+    recipe = make_recipe(
+        method=method if preset else method or "dds",
+        preset=preset,
+        options=merge_options({"n_steps": steps}, option),
+        prior=prior,
+        samples=samples,
+        seed=seed,
+        checks=Checks(holdout),
+    )
+    runtime = make_runtime(device)
+    for name in ("calibration.json", "prior.safetensors"):
+        claim_folder(output, name, overwrite=overwrite)
+    paths, failures = find_scans([data]), Failures()
     with progress_bar() as bars:
-        task = bars.add_task("calibrate", total=None)
+        bar = Bar(bars, "calibrate")
         try:
-            found = calibrate(
-                slices(),
-                chosen,
-                loaded,
-                options,
-                n_lines=holdout,
-                on_scan=lambda done: bars.update(task, completed=done),
+            found = calibrate_files(
+                paths, recipe, runtime, on_scan=bar.count, on_error=failures.case
             )
         except ScanFormatError:
-            if failed:  # and was told of
-                raise typer.Exit(exit_code(failed[0])) from None
+            failures.end(nothing_done=True)  # every scan failed, and has its line
             raise
-    what = samples_are(chosen, loaded)
-    facts = {"method": chosen.name, "method_options": asdict(chosen), "samples_are": what}  # type: ignore[call-overload]
-    facts |= {"levels": LEVELS, **asdict(found)}
-    write_json(output / "calibration.json", facts)
-    draw_calibration(LEVELS, found.before, found.after, output / "calibration.png")
-    save_prior(with_calibration(loaded, chosen, found), output / "prior.safetensors")
+    _report(found.report(recipe), output / "calibration.json", json_out=json_out)
+    figure = draw_calibration(LEVELS, found.before, found.after)
+    save_figure(figure, output / "calibration.png")
+    assert isinstance(recipe.prior, Prior)
+    save_prior(with_calibration(recipe.prior, recipe, found), output / "prior.safetensors")
+    say(found.line(recipe))
+    failures.end()
+
+
+def _report(report: dict[str, Any], path: Path, *, json_out: bool) -> None:
+    """Write what was found, and print it if that is wanted."""
+    from mri_ambient.runtime.files import write_json
+
+    write_json(path, report)
     if json_out:
-        print_json(facts)
-    say(
-        f"{chosen.name}: the spread of {samples} samples ({what}) is to be multiplied by "
-        f"{found.factor:.2f}; "
-        f"90 % intervals hold {100 * found.before[-2]:.0f} % of {found.n_hidden} hidden "
-        f"measurements before and {100 * found.after[-2]:.0f} % after"
-    )
-    if failed:
-        raise typer.Exit(1)
+        print_json(report)

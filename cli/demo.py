@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from .common import Device, Quiet, parse_seconds, progress_bar, say
+from . import options as opt
+from .console import Bar, print_table, progress_bar, say
+from .recipe import make_runtime
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from mri_ambient.methods import Sampler
-    from mri_ambient.methods.baselines import Baseline
     from mri_ambient.priors.prior import Prior
-    from mri_ambient.training.loop import Progress
+    from mri_ambient.recon.recipe import Recipe
+    from mri_ambient.runtime.device import Runtime
+    from mri_ambient.training.config import Progress
 
 SIZE = (96, 96)
 N_COILS = 6
@@ -32,6 +31,7 @@ DEMO_SEED = 2026
 """Seed of the demo's heads; the shipped prior was trained on phantoms of other seeds (tested)."""
 
 N_ADPS = 100
+"""Noise levels of A-DPS."""
 
 Tick = Callable[[float], None]
 
@@ -40,74 +40,58 @@ def run(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")] = Path(
         "mri-ambient-demo"
     ),
-    train_time: Annotated[str, typer.Option(help="How long to train, to show how.")] = "30s",
-    device: Device = "auto",
-    quiet: Quiet = False,
+    train_time: Annotated[
+        str, typer.Option(help="How long to train, to show how, e.g. 30s or 2m.")
+    ] = "30s",
+    device: opt.Device = "auto",
+    quiet: opt.Quiet = False,
 ) -> None:
     """Simulate, prepare, train for half a minute, reconstruct a held-out head six ways.
 
     Training sees undersampled scans only. The reconstructions use the prior that ships with the
     package; the one trained on the spot is shown beside it.
     """
-    from mri_ambient.data_prep import prepare_many
+    from mri_ambient.data_prep import prepare
     from mri_ambient.errors import OutputExistsError
-    from mri_ambient.priors.checkpoint import load_prior
-    from mri_ambient.priors.weights import default_prior
-    from mri_ambient.runtime.device import keep_freed_memory, pick_device
+    from mri_ambient.plots import draw_comparison, save_figure
+    from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.runtime.files import write_json
-    from mri_ambient.training.config import TrainConfig
-    from mri_ambient.training.loop import train
 
     if (output / "run").exists():
         raise OutputExistsError(f"{output}: holds a demo already; choose another folder with -o")
-    where = pick_device(device)
-    keep_freed_memory()
+    runtime = make_runtime(device)
     seconds = parse_seconds(train_time)
 
     with _stage("1/5 simulate undersampled scans", N_SCANS) as tick:
         raw = _simulate(output / "raw", full=False, count=N_SCANS, tick=tick)
     with _stage("2/5 prepare them", len(raw)) as tick:
-        prepare_many(raw, output / "prepared", on_scan=lambda *_: tick(1))
+        prepare(raw, output / "prepared", on_scan=lambda *_: tick(1))
     with _stage("3/5 train on the measurements alone", seconds) as tick:
-        last = 0.0
-
-        def trained(progress: Progress) -> None:
-            nonlocal last
-            tick(progress.seconds - last)
-            last = progress.seconds
-
-        fresh = train(
-            output / "prepared",
-            output / "run",
-            TrainConfig(batch_size=4, warmup_images=40, check_every=10**9, n_validation=4),
-            time_limit_s=seconds,
-            device=where,
-            on_progress=trained,
-        )
+        fresh = _train(output, seconds, runtime, tick)
     with _stage("4/5 simulate a held-out head", 1) as tick:
         full = _simulate(output / "held-out", full=True, count=1, tick=tick)[0]
     with _stage("5/5 reconstruct it", N_ADPS + 5) as tick:
-        shipped = load_prior(default_prior(), where)
-        rows, images = _reconstruct(full, output / "recon", shipped, fresh, where, tick)
+        rows, images = _reconstruct(full, output / "recon", _recipes(fresh), runtime, tick)
 
     write_json(output / "demo.json", rows)
-    _draw(images, rows, output / "demo.png")
-    Console().print(_table(rows))
+    scores = {row["method"]: f"{row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}" for row in rows}
+    figure = draw_comparison(images.pop("reference"), images, scores)
+    save_figure(figure, output / "demo.png", dpi=150)
+    _print_rows(rows)
     say(f"figure: {output / 'demo.png'}; every file in between is in {output}")
 
 
 @contextmanager
 def _stage(name: str, total: float) -> Iterator[Tick]:
-    """A stage with a bar and the time left; one line where nobody watches."""
+    """A stage with a bar and the time left; one line in a log file."""
     with progress_bar() as bars:
         if bars.disable:
             say(name)
-        task = bars.add_task(name, total=total)
-        yield lambda amount: bars.advance(task, amount)
+        yield Bar(bars, name, total).add
 
 
 def _simulate(folder: Path, *, full: bool, count: int, tick: Tick) -> list[Path]:
-    from mri_ambient.data_prep import SimulateConfig, simulate_scans
+    from mri_ambient.data_prep import SimulateConfig, simulate
 
     config = SimulateConfig(
         size=SIZE,
@@ -118,88 +102,91 @@ def _simulate(folder: Path, *, full: bool, count: int, tick: Tick) -> list[Path]
         full=full,
         seed=DEMO_SEED + full,
     )
-    return simulate_scans("phantom", folder, config, count=count, on_scan=lambda _: tick(1))
+    return simulate("phantom", folder, config, count=count, on_scan=lambda _: tick(1))
+
+
+def _train(output: Path, seconds: float, runtime: Runtime, tick: Tick) -> Prior:
+    from mri_ambient.training.config import TrainConfig
+    from mri_ambient.training.loop import train
+
+    last = 0.0
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        tick(progress.seconds - last)
+        last = progress.seconds
+
+    config = TrainConfig(batch_size=4, warmup_images=40, check_every=10**9, n_validation=4)
+    return train(
+        output / "prepared",
+        output / "run",
+        config,
+        time_limit=seconds,
+        runtime=runtime,
+        on_progress=show,
+    )
+
+
+def _recipes(fresh: Prior) -> dict[str, Recipe]:
+    """Six ways to reconstruct, the last with the prior that was trained on the spot."""
+    from mri_ambient.recon.recipe import Recipe
+
+    return {
+        "zero-filled": Recipe("zero-filled"),
+        "CG-SENSE": Recipe("cg-sense"),
+        "L1-wavelet": Recipe("l1-wavelet"),
+        "A-OS": Recipe("aos"),
+        "A-DPS": Recipe("adps", {"n_steps": N_ADPS}, n_samples=1),
+        "A-OS, trained just now": Recipe("aos", prior=fresh),
+    }
 
 
 def _reconstruct(
-    path: Path,
-    output: Path,
-    shipped: Prior,
-    fresh: Prior,
-    device: torch.device,
-    tick: Tick,
+    path: Path, output: Path, recipes: dict[str, Recipe], runtime: Runtime, tick: Tick
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Every method on one retrospectively undersampled scan: scores and images."""
+    """Scores and images of a retrospectively undersampled scan, and the reference."""
     import torch
 
-    from mri_ambient.data_prep import plan
     from mri_ambient.io import Undersampled, open_scan
     from mri_ambient.io.hdf5 import open_h5
-    from mri_ambient.methods import Adps, Aos
-    from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
     from mri_ambient.physics.masks import MaskSpec
-    from mri_ambient.recon.engine import Options
-    from mri_ambient.recon.reference import plan_reference
-    from mri_ambient.recon.volume import reconstruct_file
+    from mri_ambient.recon.pipeline import reconstruct_to_folder
+    from mri_ambient.recon.volume import Volume
 
     full = open_scan(path)
     scan = Undersampled(full, MaskSpec("random", ACCELERATION, CALIB_LINES), seed=DEMO_SEED)
-    preparation, reference = plan(scan), plan_reference(full)
-    assert reference is not None
-    methods: dict[str, tuple[Sampler | Baseline, Prior | None]] = {
-        "zero-filled": (ZeroFilled(), None),
-        "CG-SENSE": (CgSense(), None),
-        "L1-wavelet": (L1Wavelet(), None),
-        "A-OS": (Aos(), shipped),
-        "A-DPS": (Adps(n_steps=N_ADPS), shipped),
-        "A-OS, trained just now": (Aos(), fresh),
-    }
-    rows, images = [], {"reference": reference.volumes()["rss"][0]}
-    for name, (method, prior) in methods.items():
+    rows: list[dict[str, Any]] = []
+    images: dict[str, Tensor] = {}
+    for name, recipe in recipes.items():
+        volume = Volume(scan, full, recipe.resolve(), runtime)
+        if not images:
+            assert volume.reference is not None
+            images["reference"] = volume.reference.volumes()["rss"][0]
         folder = output / name.lower().replace(" ", "-").replace(",", "")
-        report = reconstruct_file(
-            scan,
-            preparation,
-            method,
-            prior,
-            folder,
-            Options(n_samples=1, device=device),
-            reference=reference,
-            on_step=lambda info: tick(1 if info.n_steps > 1 else 0),
+        report = reconstruct_to_folder(
+            volume, folder, on_step=lambda info: tick(1 if info.n_steps > 1 else 0)
         )
-        tick(0 if isinstance(method, Adps) else 1)
-        rows.append({"method": name, **report["metrics"], **_seconds(report)})
+        tick(0 if volume.n_steps > 1 else 1)
+        seconds, acceleration = report["provenance"]["seconds"], report["acceleration"]
+        facts = {"seconds": seconds, "acceleration": acceleration}
+        rows.append({"method": name, **report["metrics"], **facts})
         with open_h5(folder / f"{scan.scan_id}.h5") as file:
             images[name] = torch.from_numpy(file["reconstruction"][0])
     return rows, images
 
 
-def _seconds(report: dict[str, Any]) -> dict[str, float]:
-    return {
-        "seconds": report["provenance"]["seconds"],
-        "acceleration": report["acceleration"],
-    }
-
-
-def _draw(images: dict[str, Tensor], rows: list[dict[str, Any]], path: Path) -> None:
-    from mri_ambient.plots import save_comparison
-
-    reference = images.pop("reference")
-    scores = {row["method"]: f"{row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}" for row in rows}
-    save_comparison(reference, images, scores, path)
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        "method", "PSNR", "SSIM", "NMSE", "seconds",
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    print_table(
+        ["method", "PSNR", "SSIM", "NMSE", "seconds"],
+        [
+            [
+                row["method"],
+                f"{row['psnr']:.2f}",
+                f"{row['ssim']:.3f}",
+                f"{row['nmse']:.4f}",
+                f"{row['seconds']:.1f}",
+            ]
+            for row in rows
+        ],
         title=f"held-out head, R = {rows[0]['acceleration']:.2f}, against RSS of the full scan",
-    )  # fmt: skip
-    for row in rows:
-        table.add_row(
-            row["method"],
-            f"{row['psnr']:.2f}",
-            f"{row['ssim']:.3f}",
-            f"{row['nmse']:.4f}",
-            f"{row['seconds']:.1f}",
-        )
-    return table
+    )

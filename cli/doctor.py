@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from .common import Device, Json, print_json
-from .info import _print_plain
+from . import options as opt
+from .console import print_facts, print_json
+from .recipe import make_runtime
 
 
-def run(device: Device = "auto", json_out: Json = False) -> None:
-    """Check this machine: versions, devices, memory, speed of one network call."""
+def run(device: opt.Device = "auto", json_out: opt.Json = False) -> None:
+    """Check this machine: versions, devices, memory, seconds of a network evaluation."""
     from mri_ambient.evaluation.doctor import examine
-    from mri_ambient.runtime.device import pick_device
 
-    facts = examine(pick_device(device))
-    if json_out:
-        print_json(facts)
-    else:
-        _print_plain(facts)
+    facts = examine(make_runtime(device).torch_device)
+    (print_json if json_out else print_facts)(facts)

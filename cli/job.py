@@ -14,7 +14,7 @@ class Job:
     """This process's place in a job.
 
     Attributes:
-        leads: whether it speaks and writes.
+        leads: whether it prints and writes.
         device: name of the device it computes on.
     """
 
@@ -52,7 +52,7 @@ def join_job(device: str) -> Iterator[Job]:
         device = f"cuda:{place}"
         torch.cuda.set_device(device)
     try:
-        # Whoever makes the last targets may take hours longer than the first.
+        # The process that makes the last targets may take hours longer than the first.
         distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     except ValueError as error:
         raise ConfigError(
@@ -61,7 +61,7 @@ def join_job(device: str) -> Iterator[Job]:
         ) from error
     try:
         yield Job(distributed.get_rank() == 0, device)
-        distributed.barrier()  # who leaves early tears the connections of the others
+        distributed.barrier()  # a process that leaves early breaks the connections of the others
     except MriAmbientError:
         raise  # at once: where another process was lost, torchrun soon ends this one too
     except BaseException:

@@ -6,72 +6,66 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import (
-    Device,
-    DryRun,
-    Inputs,
-    Output,
-    Overwrite,
-    Quiet,
-    Shard,
-    Verbose,
-    complain,
-    exit_code,
-    pick_shard,
-    progress_bar,
-    say,
-)
+from . import options as opt
+from .cases import Failures, list_outputs
+from .console import Bar, progress_bar, say, say_warning
+from .parse import pick_shard
+from .recipe import make_runtime
 
 if TYPE_CHECKING:
     from mri_ambient.data_prep import ScanResult
 
 
 def run(
-    inputs: Inputs,
-    output: Output,
-    coils: Annotated[int | None, typer.Option(help="Compress to at most this many coils.")] = None,
+    inputs: opt.Inputs,
+    output: opt.Output,
+    coils: opt.Coils = None,
     energy: Annotated[
-        float | None, typer.Option(help="Compress to as few coils as keep this share, e.g. 0.999.")
+        float | None,
+        typer.Option(
+            help="Compress to as few coils as keep this share of the energy, e.g. 0.999.",
+            show_default="all of it",
+        ),
     ] = None,
-    calib_width: Annotated[int, typer.Option(help="Largest side of the calibration block.")] = 24,
-    noise_std: Annotated[
-        float | None, typer.Option(help="k-space noise per real channel, in the file's units.")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0 works in this one.")] = 0,
+    calib_width: Annotated[
+        int, typer.Option(help="Largest side of the calibration block, in samples.")
+    ] = 24,
+    noise_std: opt.NoiseStd = None,
+    workers: opt.Workers = 0,
     pictures: Annotated[
-        bool, typer.Option(help="Draw one picture a scan into OUT/qc, to look at the maps.")
+        bool, typer.Option(help="Draw one picture per scan into OUT/qc, to look at the maps.")
     ] = True,
-    device: Device = "auto",
-    shard: Shard = None,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: opt.Device = "auto",
+    shard: opt.Shard = None,
+    overwrite: opt.Overwrite = False,
+    dry_run: opt.DryRun = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Prepare scans: whiten, compress coils, estimate maps, normalise; OUT gets a manifest too."""
-    from mri_ambient.data_prep import PrepConfig, prepare_many
-    from mri_ambient.io import find_scans, why_no_file
-    from mri_ambient.runtime.device import pick_device, return_freed_memory
+    from mri_ambient.data_prep import PrepConfig, prepare
+    from mri_ambient.io import find_scans
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
     paths = pick_shard(find_scans(inputs), shard)
     if dry_run:
-        for path in paths:
-            say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
+        list_outputs(paths, output)
         return
-    where = pick_device(device)
-    return_freed_memory()
+    where = make_runtime(device).torch_device
+    failures = Failures()
     with progress_bar() as bars:
-        task = bars.add_task("prep", total=len(paths))
+        bar = Bar(bars, "prep", len(paths))
 
-        def done(result: ScanResult) -> None:
-            bars.advance(task)
+        def scan_done(result: ScanResult) -> None:
+            bar.add()
+            if result.error is not None:
+                failures.case(result.source, result.error)
             if verbose:
                 say(result.line())
-            for doubt in result.doubts:
-                say(f"warning: {doubt}")
+            for warning in result.warnings:
+                say_warning(warning)
 
-        summary = prepare_many(
+        summary = prepare(
             paths,
             output,
             config,
@@ -79,15 +73,11 @@ def run(
             overwrite=overwrite,
             pictures=pictures,
             device=where,
-            on_scan=done,
+            on_scan=scan_done,
         )
-    for line in summary.failed_lines:
-        complain(f"error: {line}")
-    for doubt in summary.doubts:
-        say(f"warning: {doubt}")
+    for warning in summary.warnings:
+        say_warning(warning)
     for group in summary.coverage:
         say(group.line)
     say(summary.line())
-    if summary.failed:
-        error = summary.failed[0].error if len(summary.failed) == len(paths) else None
-        raise typer.Exit(1 if error is None else exit_code(error))
+    failures.end(nothing_done=len(summary.failed) == len(paths))

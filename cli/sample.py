@@ -1,4 +1,4 @@
-"""``mri-ambient sample``: images a prior believes in."""
+"""``mri-ambient sample``: images drawn from a prior, without a measurement."""
 
 from __future__ import annotations
 
@@ -7,76 +7,73 @@ from typing import Annotated
 
 import typer
 
-from .common import (
-    Device,
-    Output,
-    Overwrite,
-    PriorPath,
-    Quiet,
-    Seed,
-    claim_folder,
-    progress_bar,
-    say,
-)
+from . import options as opt
+from .cases import claim_folder
+from .console import Bar, progress_bar, say
+from .recipe import make_runtime
 
 
 def run(
-    output: Output,
-    prior: PriorPath = None,
+    output: opt.Output,
+    prior: opt.PriorPath = None,
     samples: Annotated[int, typer.Option(help="Number of images.", min=1)] = 4,
-    size: Annotated[tuple[int, int], typer.Option(help="Image size: y, x.")] = (128, 128),
+    size: Annotated[tuple[int, int], typer.Option(help="Image size in pixels: y, x.")] = (128, 128),
     maps_from: Annotated[
-        Path | None, typer.Option(help="Scan whose coil maps (first slice) are used.")
+        Path | None,
+        typer.Option(
+            help="Scan whose coil maps (first slice) are used.",
+            show_default="none: one coil that sees everything",
+        ),
     ] = None,
     steps: Annotated[
         int,
-        typer.Option(help="Noise levels an image: one evaluation each, with --guidance three."),
+        typer.Option(
+            help="Noise levels per image: one network evaluation each, with --guidance three."
+        ),
     ] = 40,
     guidance: Annotated[
         float,
-        typer.Option(help="Weight of moving towards what all masks agree about."),
+        typer.Option(help="Weight of reconstruction guidance: towards what all masks agree on."),
     ] = 0.0,
-    seed: Seed = 0,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Draw images from a prior: samples.h5 and samples.png in the output folder.
 
-    A look into what a prior knows. Priors that were trained on undersampled scans are asked through
-    one mask an image and give sketches, not anatomy; a prior from `refit` draws whole images.
+    They show what a prior has learned. A prior that was trained on undersampled scans is evaluated
+    under one mask per image and gives sketches, not anatomy; one from `refit` draws whole images.
     """
-    from mri_ambient.data_prep import plan
+    from mri_ambient.data_prep import plan_preparation
     from mri_ambient.io import open_scan
     from mri_ambient.io.reconstruction import write_samples
     from mri_ambient.methods import PriorOnly
-    from mri_ambient.plots import save_images
+    from mri_ambient.plots import draw_montage, save_figure
     from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.priors.weights import default_prior
-    from mri_ambient.recon.engine import draw_images
-    from mri_ambient.runtime.device import pick_device
+    from mri_ambient.recon.engine import draw_images, uniform_maps
+    from mri_ambient.scan import Batch
 
     claim_folder(output, "samples.h5", overwrite=overwrite)
-    maps = None
+    maps = uniform_maps(size)
     if maps_from is not None:
         scan = open_scan(maps_from)
-        maps = plan(scan).apply(scan[0]).maps
-    where = pick_device(device)
-    loaded = load_prior(prior or default_prior(), where)
+        maps = Batch.of([plan_preparation(scan).apply(scan[0])]).maps
+    runtime = make_runtime(device)
+    loaded = load_prior(prior or default_prior(), runtime.torch_device)
     with progress_bar() as bars:
-        task = bars.add_task("sample", total=steps * samples)
+        bar = Bar(bars, "sample", steps * samples)
         images = draw_images(
             loaded,
             PriorOnly(n_steps=steps, guidance=guidance),
+            maps,
             n_images=samples,
-            shape=size,
-            maps=maps,
             seed=seed,
-            device=where,
-            on_step=lambda info: bars.advance(task, len(info.residual)),
+            runtime=runtime,
+            on_step=lambda info: bar.add(len(info.residual)),
         )
-    facts = {"prior_sha256": loaded.facts.card["sha256"], "seed": seed, "steps": steps}
-    facts["guidance"] = guidance
-    write_samples(output / "samples.h5", images, facts)
-    save_images(images.abs(), output / "samples.png")
+    facts = {"prior_sha256": loaded.card["sha256"], "seed": seed, "steps": steps}
+    write_samples(output / "samples.h5", images, {**facts, "guidance": guidance})
+    save_figure(draw_montage(images.abs()), output / "samples.png")
     say(f"{samples} images in {output}")

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import Output, Overwrite, Quiet, Seed, parse_range, parse_shares, progress_bar, say
+from . import options as opt
+from .console import Bar, progress_bar, say
+from .parse import parse_range, parse_shares
 
 
 def run(
     images: Annotated[
         str, typer.Argument(help="Folder or zip of images, NIfTI file, or the word phantom.")
     ],
-    output: Output,
+    output: opt.Output,
     scans: Annotated[
-        int | None, typer.Option(help="Number of scans; by default one for every image.")
+        int | None,
+        typer.Option(
+            help="Number of scans; the word phantom needs it.", show_default="one per image"
+        ),
     ] = None,
-    size: Annotated[tuple[int, int], typer.Option(help="Matrix: readout, phase encode.")] = (
-        128,
-        128,
-    ),
+    size: Annotated[
+        tuple[int, int], typer.Option(help="Matrix in samples: readout, phase encode.")
+    ] = (128, 128),
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     acceleration: Annotated[
         str, typer.Option(help="Achieved acceleration, or LOW:HIGH, drawn for every scan.")
@@ -34,26 +37,32 @@ def run(
     ] = "random",
     calib_lines: Annotated[int, typer.Option(help="Fully sampled central lines.")] = 20,
     noise: Annotated[
-        str, typer.Option(help="Noise per real channel, image maximum 1, or LOW:HIGH.")
+        str,
+        typer.Option(
+            help="Standard deviation of the noise per real channel, for images of maximum 1, or "
+            "LOW:HIGH."
+        ),
     ] = "0.01",
-    slices: Annotated[int, typer.Option(help="Slices a scan.")] = 1,
-    readout_oversampling: Annotated[int, typer.Option(help="1 or 2.")] = 1,
+    slices: Annotated[int, typer.Option(help="Slices per scan.")] = 1,
+    readout_oversampling: Annotated[
+        int, typer.Option(help="Oversampling factor of the readout, 1 or 2.")
+    ] = 1,
     jitter: Annotated[
         bool, typer.Option("--jitter", help="Vary field of view, position and orientation.")
     ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Sample everything and write the reference.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Processes; 0 works in this one.")] = 0,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    workers: opt.Workers = 0,
+    seed: opt.Seed = 0,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Simulate multi-coil scans from images or a head phantom.
 
-    Unmeasured k-space is gone from the files, and no image is scanned twice.
+    The files do not hold unmeasured k-space, and no image is scanned twice.
     """
-    from mri_ambient.data_prep import SimulateConfig, simulate_scans
+    from mri_ambient.data_prep import SimulateConfig, simulate
 
     config = SimulateConfig(
         size=size,
@@ -69,18 +78,14 @@ def run(
         seed=seed,
     )
     with progress_bar() as bars:
-        task = bars.add_task("simulate", total=scans)
-
-        def done(path: Path) -> None:
-            bars.advance(task)
-
-        paths = simulate_scans(
+        bar = Bar(bars, "simulate", scans)
+        paths = simulate(
             images,
             output,
             config,
             count=scans,
             workers=workers,
             overwrite=overwrite,
-            on_scan=done,
+            on_scan=lambda _: bar.add(),
         )
     say(f"{len(paths)} scans in {output}")

@@ -23,6 +23,3 @@ __all__ = [
     "simulate",
     "write_scan",
 ]
-
-# TRANSITION: delete with the last use of the former names.
-plan, prepare_many, simulate_scans = plan_preparation, prepare, simulate

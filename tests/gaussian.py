@@ -8,21 +8,21 @@ import torch
 from torch import Generator, Tensor
 
 from mri_ambient.physics.operators import SenseOp
-from mri_ambient.priors.prior import DenoiseFn, Further
+from mri_ambient.priors.prior import DenoiseFn, DenoiserSource, Further
 
 
-class GaussianPrior:
+class GaussianPrior(DenoiserSource):
     """x has independent pixels of variance ``var`` per real channel; everything in float64.
 
     The denoiser is the exact posterior mean E[x | A~^H z] for z = F S x + sigma noise on M~.
     """
 
-    knows_masks = True
+    sigma_min = sigma_data = tau = 0.1
+    mask_conditioned = True
 
     def __init__(self, var: Tensor, *, sigma_min: float, mask: Tensor | None = None) -> None:
         self.var, self.sigma_min, self.mask = var, sigma_min, mask
         self.sigma_data = float(var.mean().sqrt())
-        self.tau = 0.1
 
     def further(self, op: SenseOp, further: Further) -> SenseOp:
         if isinstance(further, Tensor):
@@ -71,7 +71,7 @@ class WholeGaussian(GaussianPrior):
     D = var / (var + sigma^2) S^H F^H z, for maps with sum_c |S_c|^2 = 1 everywhere.
     """
 
-    knows_masks = False
+    mask_conditioned = False
 
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
         return None

@@ -1,7 +1,7 @@
-"""One number that makes the spread of samples as large as their error, found on hidden lines.
+"""The factor that makes the standard deviation of samples as large as their error.
 
 The standard deviation of samples is too small where a sampler counts the data twice or a prior is
-too sure. On hidden measured lines the error of their mean is known; the factor is the one with
+too narrow. On held-out measured lines the error of their mean is known; the factor is the one with
 which noise and samples together predict its energy,
 
     factor^2 = (sum |K - y|^2 - sum sigma_n^2) / sum (1 + 1/K) var.
@@ -12,38 +12,42 @@ is stored in the card of the prior.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..errors import ConfigError, ScanFormatError
-from ..methods import Method
+from ..errors import ConfigError, DeviceError, MriAmbientError, ScanFormatError
 from ..physics.masks import mask_kind
 from ..priors.prior import Prior
-from ..recon.checks import inside_interval, residual_and_variance, split_scan
-from ..recon.engine import Engine
+from ..recon.checks import SplitScan, inside_interval, residual_and_variance, split_scan
+from ..recon.engine import Engine, SliceImages
+from ..recon.pipeline import open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
+from ..recon.warnings import BEFORE, Case, give
 from ..runtime.device import Runtime
 from ..scan import Scan
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Central intervals that are drawn."""
+"""Central predictive intervals whose coverage is reported."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the spread of samples has to be multiplied with.
+    """What the standard deviation of samples has to be multiplied by.
 
     Attributes:
         factor: this number.
-        before: coverage of the intervals :data:`LEVELS` by the samples as they are.
-        after: and with the factor.
-        n_hidden: hidden measurements, Re and Im counted, that it was fitted on.
-        n_slices: from so many slices.
-        n_samples: samples of each.
+        before: coverage of the intervals :data:`LEVELS` by the samples without the factor.
+        after: and with it.
+        n_hidden: held-out measurements, Re and Im counted, that it was fitted on.
+        n_slices: slices they are from.
+        n_samples: samples per slice.
         acceleration: least and most of the scans.
         sigma_n: least and most noise of the scans, normalised.
         mask_kinds: what their masks sample: "lines", "samples" or both.
@@ -59,109 +63,188 @@ class Calibration:
     sigma_n: tuple[float, float]
     mask_kinds: tuple[str, ...]
 
+    def report(self, recipe: ResolvedRecipe) -> dict[str, Any]:
+        """All of it, with the method it holds for, as plain values."""
+        method = {"method": recipe.method.name, "method_options": method_options(recipe.method)}
+        return {**method, "samples_are": recipe.samples_are, "levels": LEVELS, **asdict(self)}
+
+    def line(self, recipe: ResolvedRecipe) -> str:
+        """The finding in one line."""
+        before, after = (
+            round(100 * coverage[LEVELS.index(0.9)]) for coverage in (self.before, self.after)
+        )
+        return (
+            f"{recipe.method.name}: multiply the standard deviation of {self.n_samples} samples "
+            f"({recipe.samples_are}) by {self.factor:.2f}; 90 % intervals hold {before} % of "
+            f"{self.n_hidden} held-out measurements without the factor and {after} % with it"
+        )
+
+
+def calibrate_files(
+    paths: Iterable[Path],
+    recipe: ResolvedRecipe,
+    runtime: Runtime | None = None,
+    *,
+    on_scan: Callable[[int], None] | None = None,
+    on_error: Callable[[Path, MriAmbientError], None] | None = None,
+) -> Calibration:
+    """Fit the factor on the scans of files, raw or prepared; see :func:`calibrate`.
+
+    Args:
+        paths: files of scans that the prior was not trained on.
+        recipe: as for :func:`calibrate`.
+        runtime: device, precision, batch size.
+        on_scan: called with the number of slices done, after every one.
+        on_error: called with a file that cannot be used and the error, and the others are used;
+            without it the error is raised. A lost device always is.
+    """
+    runtime = runtime or Runtime()
+
+    def slices() -> Iterator[Scan]:
+        for path in paths:
+            try:
+                yield from _prepared_slices(path, recipe, runtime)
+            except DeviceError:
+                raise
+            except MriAmbientError as error:
+                if on_error is None:
+                    raise
+                on_error(path, error)
+
+    return calibrate(slices(), recipe, runtime, on_scan=on_scan)
+
+
+def _prepared_slices(path: Path, recipe: ResolvedRecipe, runtime: Runtime) -> Iterator[Scan]:
+    volume = open_volume(path, recipe, runtime)
+    give(BEFORE, Case(volume.file, recipe))
+    for scan in volume.file:
+        prepared = volume.preparation.apply(scan)
+        # A scan with too few lines is refused here, before the slices it shares a call with.
+        split_scan(prepared, recipe.checks.n_held_out, recipe.seed)
+        yield prepared
+
 
 def calibrate(
     scans: Iterable[Scan],
     recipe: ResolvedRecipe,
     runtime: Runtime | None = None,
     *,
-    n_lines: int = 2,
     on_scan: Callable[[int], None] | None = None,
 ) -> Calibration:
-    """Fit the factor on hidden lines of prepared scans.
+    """Fit the factor on held-out lines of prepared scans.
 
     Args:
         scans: slices of prepared scans that the prior was not trained on; few are held at a time.
-        recipe: a stochastic method with at least two samples, and its prior.
+        recipe: a stochastic method with at least two samples, its prior, and how many lines are
+            held out (``checks``).
         runtime: device, precision, batch size.
-        n_lines: lines to hold out in each scan.
-        on_scan: told how many are done after every one.
+        on_scan: called with the number of scans done, after every one.
 
     Raises:
-        ConfigError: samples that do not differ, or noise that is overestimated.
+        ConfigError: samples that do not differ, no lines to hold out, or overestimated noise.
         ScanFormatError: no scans, or none with signal.
     """
-    parts, rates, kinds, source = [], [], set(), None
-    engine = Engine(recipe, runtime)
-    for group in _together(scans, engine):
-        cuts = [split_scan(scan, n_lines, recipe.seed) for scan in group]
-        results = engine([cut.kept for cut in cuts])
-        for scan, cut, result in zip(group, cuts, results, strict=True):
-            source = scan.noise_source
-            rates.append(scan.acceleration)
-            kinds.add(mask_kind(scan.mask))
-            if result.samples is None:
-                raise ConfigError("a spread needs at least two samples of a stochastic method")
-            for i in range(len(scan.slices)):
-                y, K = cut.held_out_samples(i), cut.predictions(i, result.samples[:, i])
-                if not bool(y.any()):  # a slice without signal tells nothing
-                    continue
-                parts.append((*residual_and_variance(y, K), cut.sigma_n))
-            if on_scan is not None:
-                on_scan(len(rates))
-    if not parts:
-        raise ScanFormatError("there is no scan with signal to calibrate on")
-    drawn = sum(float(variance.sum()) for _, variance, _ in parts)
-    error = sum(float((r.square() - sigma_n**2).sum()) for r, _, sigma_n in parts)
-    if drawn == 0:
-        raise ConfigError(f"samples of {recipe.method.name!r} do not differ")
-    if error <= 0:
+    if recipe.n_samples < 2:
         raise ConfigError(
-            "hidden lines are predicted better than their noise allows: the noise of these scans "
-            f"is overestimated ({source}); give --noise-std to prep"
+            f"{recipe.method.name} with {recipe.n_samples} sample per slice has no standard "
+            "deviation; use dds, msm, pula or adps, with at least two samples"
         )
-    factor = (error / drawn) ** 0.5
-
-    def coverage(scale: float) -> tuple[float, ...]:
-        return tuple(
-            float(
-                torch.cat(
-                    [
-                        inside_interval(r, scale**2 * v, sigma_n, recipe.n_samples, level).flatten()
-                        for r, v, sigma_n in parts
-                    ]
-                )
-                .double()
-                .mean()
-            )
-            for level in LEVELS
-        )
-
-    return Calibration(
-        factor=factor,
-        before=coverage(1.0),
-        after=coverage(factor),
-        n_hidden=sum(r.numel() for r, _, _ in parts),
-        n_slices=len(parts),
-        n_samples=recipe.n_samples,
-        acceleration=(min(rates), max(rates)),
-        sigma_n=(min(s for _, _, s in parts), max(s for _, _, s in parts)),
-        mask_kinds=tuple(sorted(kinds)),
-    )
+    if recipe.checks.n_held_out < 1:
+        raise ConfigError("a calibration needs held-out lines; set n_held_out in the checks")
+    errors = _HeldOutErrors(recipe.n_samples)
+    engine = Engine(recipe, runtime)
+    for group in _batches(scans, engine):
+        splits = [split_scan(scan, recipe.checks.n_held_out, recipe.seed) for scan in group]
+        results = engine([split.kept for split in splits])
+        for split, result in zip(splits, results, strict=True):
+            errors.add(split, result)
+            if on_scan is not None:
+                on_scan(len(errors.accelerations))
+    return errors.calibration(recipe.method.name)
 
 
-def _together(scans: Iterable[Scan], engine: Engine) -> Iterator[list[Scan]]:
+def _batches(scans: Iterable[Scan], engine: Engine) -> Iterator[list[Scan]]:
     """Neighbours of one matrix size and number of coils, as many as share a call."""
     for (shape, _), alike in groupby(scans, key=lambda scan: (scan.shape, scan.n_coils)):
         while group := list(islice(alike, engine.slices_at_once(shape))):
             yield group
 
 
-def with_calibration(prior: Prior, method: Method, found: Calibration) -> Prior:
+@dataclass
+class _HeldOutErrors:
+    """Errors on held-out lines, with the variance that the samples predict for them."""
+
+    n_samples: int
+    slices: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+    """Residual, variance of the samples, and sigma_n of every slice with signal."""
+    accelerations: list[float] = field(default_factory=list)
+    mask_kinds: set[str] = field(default_factory=set)
+    noise_source: str | None = None
+
+    def add(self, split: SplitScan, result: SliceImages) -> None:
+        """The slices of one more scan."""
+        scan = split.whole
+        self.noise_source = scan.noise_source
+        self.accelerations.append(scan.acceleration)
+        self.mask_kinds.add(mask_kind(scan.mask))
+        assert result.samples is not None
+        for i in range(len(scan.slices)):
+            y, K = split.held_out_samples(i), split.predictions(i, result.samples[:, i])
+            if bool(y.any()):
+                self.slices.append((*residual_and_variance(y, K), split.sigma_n))
+
+    def calibration(self, method: str) -> Calibration:
+        """The factor, and what it was fitted on."""
+        factor = self._factor(method)
+        sigma_n = [sigma_n for _, _, sigma_n in self.slices]
+        return Calibration(
+            factor=factor,
+            before=self._coverage(1.0),
+            after=self._coverage(factor),
+            n_hidden=sum(residual.numel() for residual, _, _ in self.slices),
+            n_slices=len(self.slices),
+            n_samples=self.n_samples,
+            acceleration=(min(self.accelerations), max(self.accelerations)),
+            sigma_n=(min(sigma_n), max(sigma_n)),
+            mask_kinds=tuple(sorted(self.mask_kinds)),
+        )
+
+    def _factor(self, method: str) -> float:
+        if not self.slices:
+            raise ScanFormatError("there is no scan with signal to calibrate on")
+        drawn = sum(float(variance.sum()) for _, variance, _ in self.slices)
+        error = sum(float((r.square() - sigma_n**2).sum()) for r, _, sigma_n in self.slices)
+        if drawn == 0:
+            raise ConfigError(f"samples of {method!r} do not differ")
+        if error <= 0:
+            raise ConfigError(
+                "held-out lines are predicted better than their noise allows: the noise of these "
+                f"scans is overestimated ({self.noise_source}); give --noise-std to prep"
+            )
+        return math.sqrt(error / drawn)
+
+    def _coverage(self, factor: float) -> tuple[float, ...]:
+        """Share of the measurements in each of the intervals."""
+        return tuple(float(self._inside(factor, level).double().mean()) for level in LEVELS)
+
+    def _inside(self, factor: float, level: float) -> Tensor:
+        inside = [
+            inside_interval(residual, factor**2 * variance, sigma_n, self.n_samples, level)
+            for residual, variance, sigma_n in self.slices
+        ]
+        return torch.cat([part.flatten() for part in inside])
+
+
+def with_calibration(prior: Prior, recipe: ResolvedRecipe, found: Calibration) -> Prior:
     """The prior with the factor in its card, for this sampler with its options and samples.
 
     What the card says of others is kept.
     """
+    kept = asdict(found)
     entry: dict[str, Any] = {
-        "method": method.name,
-        "options": method_options(method),
-        "n_samples": found.n_samples,
-        "factor": found.factor,
-        "acceleration": found.acceleration,
-        "sigma_n": found.sigma_n,
-        "mask_kinds": found.mask_kinds,
-        "n_slices": found.n_slices,
-        "n_hidden": found.n_hidden,
+        "method": recipe.method.name,
+        "options": method_options(recipe.method),
+        **{name: value for name, value in kept.items() if name not in ("before", "after")},
     }
     same = ("method", "options", "n_samples")
     others = [

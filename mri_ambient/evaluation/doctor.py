@@ -1,4 +1,4 @@
-"""What a machine can do: versions, memory, and the time of the work that matters."""
+"""What a machine can do: versions, memory, and the time and memory of a network evaluation."""
 
 from __future__ import annotations
 
@@ -22,23 +22,29 @@ from ..priors.unet import PRESETS, n_parameters
 from ..priors.weights import shipped_priors
 from ..runtime.device import describe_device
 
-PACKAGES = ("torch", "numpy", "h5py", "scikit-image", "safetensors", "fastmri", "nibabel")
+PACKAGES = (
+    "torch", "numpy", "scipy", "h5py", "sigpy", "scikit-image", "PyWavelets", "ptwt", "typer",
+    "rich", "safetensors", "matplotlib", "pillow", "typing-extensions",
+)  # fmt: skip
+"""What the package needs."""
+
+OPTIONAL = {"nibabel": "nifti", "tensorboard": "tensorboard", "fastmri": "fastmri"}
+"""What some of its functions need, and the extra that installs it."""
 
 SHAPE = (256, 256)
-N_COILS = 8
-"""Of the scan that memory is told for."""
+"""Matrix of the image that the networks are timed on."""
 
 MAX_GFLOP_CPU = 50.0
 """Networks above this are not timed on a CPU: the check should take seconds."""
 
 
 def examine(device: torch.device) -> dict[str, Any]:
-    """Versions, device, memory, shipped priors, and what one call of each network costs."""
+    """Versions, device, memory, shipped priors, and the cost of an evaluation of each network."""
     return {
         "mri-ambient": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": {name: _version_of(name) for name in PACKAGES},
+        "packages": packages(),
         "device": describe_device(device),
         "cuda": torch.cuda.is_available(),
         "cores": os.cpu_count(),
@@ -49,15 +55,25 @@ def examine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _version_of(package: str) -> str:
+def packages() -> dict[str, str]:
+    """Versions of required and optional packages; for missing ones, how they are installed."""
+    missing = dict.fromkeys(PACKAGES, "not installed")
+    missing |= {
+        name: f"not installed (optional: pip install 'mri-ambient[{extra}]')"
+        for name, extra in OPTIONAL.items()
+    }
+    return {name: _version_of(name) or text for name, text in missing.items()}
+
+
+def _version_of(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return None
 
 
 def _memory_gib() -> float | None:
-    """Physical memory, where the system tells it."""
+    """Physical memory; None where the system does not say."""
     try:
         n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):
@@ -74,26 +90,41 @@ def _state_of(path: Path) -> str:
 
 
 def _network(name: str, device: torch.device) -> dict[str, Any]:
-    """Networks of the default denoiser on a 256x256 image: size, work, memory, time if short."""
-    denoiser = DENOISERS[Kspace.wrapper](PRESETS[name], sigma_data=1.0).to(device).eval()
-    gflop = denoiser.flops(SHAPE) / 1e9
-    facts = {"parameters": n_parameters(denoiser), "gflop": round(gflop, 1)}
+    """Networks of the default denoiser on one image: parameters, work, time, and memory on a GPU.
+
+    Time and memory are measured, unless that would take long.
+    """
+    kind, spec = DENOISERS[Kspace.wrapper], PRESETS[name]
+    with torch.device("meta"):  # which computes shapes alone
+        shapes = kind(spec, sigma_data=1.0)
+        gflop = shapes.flops(SHAPE) / 1e9
+    facts = {"parameters": n_parameters(shapes), "gflop": round(gflop, 1)}
     if device.type == "cuda" or gflop < MAX_GFLOP_CPU:
-        facts["seconds"] = round(_seconds(denoiser, device), 4)
+        facts |= _cost(kind(spec, sigma_data=1.0).to(device).eval(), device)
     return facts
 
 
 @torch.no_grad()
-def _seconds(denoiser: Denoiser, device: torch.device) -> float:
-    """The better of two evaluations after a warm-up."""
+def _cost(denoiser: Denoiser, device: torch.device) -> dict[str, float]:
+    """Seconds of an evaluation, the better of two after a warm-up; on a GPU also MiB it needs.
+
+    The memory is the peak beside the weights.
+    """
     planes = torch.zeros(1, denoiser.in_channels, *SHAPE, device=device)
     label = torch.zeros(1, device=device)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
     times = []
     for _ in range(3):
         started = time.perf_counter()
         for net in denoiser.nets:
             net(planes, label)
-        if device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
-    return min(times[1:])
+    cost = {"seconds": round(min(times[1:]), 4)}
+    if on_gpu:
+        cost["peak_mib"] = round((torch.cuda.max_memory_allocated(device) - before) / 2**20, 1)
+    return cost

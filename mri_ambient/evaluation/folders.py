@@ -1,15 +1,16 @@
-"""Folders of reconstructions against folders of references, as fastMRI pairs them: by name."""
+"""Folders of reconstructions against folders of references, paired by name as in fastMRI."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import h5py
 
-from ..errors import ScanFormatError
+from ..errors import MriAmbientError, ScanFormatError
 from ..io.hdf5 import find_dataset, open_h5, read_real
 from ..recon.metrics import Reference, VolumeMetrics, evaluate_volume
 
@@ -17,11 +18,44 @@ TARGETS: dict[str, Reference] = {"reconstruction_rss": "rss", "reconstruction_es
 """Datasets that hold a reference, and what it is."""
 
 
+def evaluate(
+    reconstructions: str | Path,
+    target: str | Path,
+    *,
+    on_error: Callable[[Path, MriAmbientError], None] | None = None,
+) -> dict[str, Any]:
+    """NMSE, PSNR and SSIM of reconstructions, as the fastmri package computes them.
+
+    Args:
+        reconstructions: a file that ``reconstruct`` wrote, or a folder of them.
+        target: the fully sampled scan, or a folder of files of the same names. They hold one of
+            :data:`TARGETS` and need not hold k-space.
+        on_error: called with a reconstruction that cannot be scored and the error, and the others
+            are scored; without it the error is raised.
+
+    Returns:
+        ``volumes``: the fields of :class:`VolumeMetrics` by file stem; ``mean``: means over the
+        volumes of ``nmse``, ``psnr`` and ``ssim``, empty without volumes.
+
+    Raises:
+        ScanFormatError: there is nothing to score, or see ``on_error``.
+    """
+    volumes: dict[str, dict[str, Any]] = {}
+    for path, full in pair_up(Path(reconstructions), Path(target)):
+        try:
+            volumes[path.stem] = asdict(score_pair(path, full))
+        except MriAmbientError as error:
+            if on_error is None:
+                raise
+            on_error(path, error)
+    return {"volumes": volumes, "mean": mean_metrics(volumes)}
+
+
 def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
     """Reconstructions with the target of the same name.
 
     Raises:
-        ScanFormatError: there is nothing to score, or a reconstruction has no target.
+        ScanFormatError: there is nothing to score, or no reconstruction has the target's name.
     """
     if reconstructions.is_file() and targets.is_file():
         return [(reconstructions, targets)]
@@ -34,14 +68,14 @@ def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
         files = sorted(reconstructions.glob("[!.]*.h5"))
     if not files:
         raise ScanFormatError(f"{reconstructions}: no reconstructions (*.h5) here")
-    if targets.is_file():
-        files = [file for file in files if file.stem == targets.stem]
-        if not files:
-            raise ScanFormatError(
-                f"{reconstructions}: no reconstruction is called {targets.stem!r} as the target is"
-            )
-        return [(files[0], targets)]
-    return [(file, targets / file.name) for file in files]
+    if targets.is_dir():
+        return [(file, targets / file.name) for file in files]
+    files = [file for file in files if file.stem == targets.stem]
+    if not files:
+        raise ScanFormatError(
+            f"{reconstructions}: no reconstruction is called {targets.stem!r} as the target is"
+        )
+    return [(files[0], targets)]
 
 
 def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
@@ -49,16 +83,16 @@ def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
 
     Args:
         reconstruction: a file with the dataset ``reconstruction``.
-        target: a file with one of :data:`TARGETS`; it need not hold k-space, as for fastMRI.
+        target: a file with one of :data:`TARGETS`.
 
     Raises:
-        ScanFormatError: a file is damaged, holds no image of the kind, or the two do not fit.
+        ScanFormatError: a file is damaged or holds no such image, or the two do not fit.
     """
     with open_h5(reconstruction) as file:
         dataset = find_dataset(file, reconstruction, "reconstruction")
         volume = read_real(dataset, reconstruction, "reconstruction")
     with open_h5(target) as file:
-        name = _target_of(file)
+        name = _target_name(file)
         if name is None:
             raise ScanFormatError(
                 f"{target}: holds no reference ({' or '.join(TARGETS)}); found {sorted(file)}"
@@ -70,8 +104,8 @@ def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
         raise ScanFormatError(f"{reconstruction}: {error}") from error
 
 
-def _target_of(file: h5py.File) -> str | None:
-    """The dataset fastMRI scores against.
+def _target_name(file: h5py.File) -> str | None:
+    """The dataset that fastMRI scores against.
 
     Its emulated single coil for single-coil k-space, otherwise the root sum of squares; the other
     one where only that is there.
@@ -82,6 +116,8 @@ def _target_of(file: h5py.File) -> str | None:
     return next((name for name in names if name in file), None)
 
 
-def mean_metrics(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Means over volumes."""
-    return {key: fmean(row[key] for row in rows.values()) for key in ("nmse", "psnr", "ssim")}
+def mean_metrics(volumes: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Means over volumes; empty without any."""
+    if not volumes:
+        return {}
+    return {key: fmean(row[key] for row in volumes.values()) for key in ("nmse", "psnr", "ssim")}

@@ -1,8 +1,8 @@
 """Is a prior safe to hand on? Whether the images it draws are copies of its training scans.
 
-Each drawn image is compared with its nearest neighbour among the training scans. How near is
-unremarkable is told by scans the prior never saw: the distances from them to *their* nearest
-training scans. Images of the training scans are their CG-SENSE reconstructions, since no others
+Each drawn image is compared with its nearest neighbour among the training scans. Which distances
+are normal is known from scans that the prior was not trained on: the distances from them to *their*
+nearest training scans. Images of the scans are their CG-SENSE reconstructions, since no others
 exist.
 
 The distance is 1 minus the correlation of magnitudes, averaged over blocks to 32 x 32 and the
@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import ConfigError, ScanFormatError
-from ..methods import PriorOnly
-from ..methods.baselines import CgSense
+from ..methods import CgSense, PriorOnly
 from ..priors.prior import Prior
 from ..recon.engine import draw_images
 from ..runtime.device import Runtime
@@ -31,8 +31,12 @@ from ..training.dataset import Item, load_dataset
 SIDE = 32
 """Pixels a side of what is compared: finer detail is noise, aliasing and registration."""
 
-FAR_OFF = 2.0
-"""Drawn images this many times farther from the scans than scans are from one another are none."""
+MUCH_FARTHER = 2.0
+"""Drawn images this many times farther from the scans than scans are from one another are no images
+of such scans."""
+
+N_PAIRS = 4
+"""Drawn images that are shown beside their nearest training scan."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Memorization:
         sample_distances: of each drawn image to its nearest training scan.
         held_out_distances: of each scan that was not trained on to its nearest training scan.
         nearest: name ``scan/slice`` of the nearest training scan of each drawn image.
-        pairs: the four drawn images nearest to a training scan, and these, magnitudes ``(y, x)``.
+        pairs: the drawn images nearest to a training scan, and these, magnitudes ``(y, x)``.
     """
 
     sample_distances: tuple[float, ...]
@@ -63,23 +67,39 @@ class Memorization:
         return len(self.sample_distances) / (len(self.held_out_distances) + 1)
 
     @property
+    def drawn_are_unlike(self) -> bool:
+        """Whether the drawn images are unlike all scans, so that nothing follows from this."""
+        return median(self.sample_distances) > MUCH_FARTHER * median(self.held_out_distances)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """All but the images, as plain values."""
+        return {
+            "sample_distances": self.sample_distances,
+            "held_out_distances": self.held_out_distances,
+            "nearest": self.nearest,
+            "suspects": self.n_suspects,
+            "expected_by_chance": self.expected,
+        }
+
+    @property
     def line(self) -> str:
         """The finding in one line."""
-        told = (
+        line = (
             f"{self.n_suspects} of {len(self.sample_distances)} drawn images are nearer to a "
             f"training scan than all {len(self.held_out_distances)} scans that were not trained on "
-            f"({self.expected:.1f} would be by chance); nearest {min(self.sample_distances):.3f} "
+            f"({self.expected:.1f} expected by chance); nearest {min(self.sample_distances):.3f} "
             f"against {min(self.held_out_distances):.3f}"
         )
-        if median(self.sample_distances) > FAR_OFF * median(self.held_out_distances):
-            told += (
-                ". The drawn images are much farther from every scan than scans are from one "
-                "another: the prior does not draw such images, and this says nothing about it"
+        if self.drawn_are_unlike:
+            line += (
+                ". The drawn images are much farther from all scans than scans are from one "
+                "another: this prior does not draw such images, so the audit shows nothing"
             )
-        return told
+        return line
 
 
-def memorization(
+def find_copies(
     prior: Prior,
     folder: Path,
     *,
@@ -95,13 +115,14 @@ def memorization(
     Args:
         prior: its card must say which scans it was trained on.
         folder: these scans, prepared, and some that it was not trained on, such as those that were
-            set aside then.
-        n_samples: images to draw, with the maps of the scans that were set aside.
-        n_steps: network evaluations an image.
+            set aside for validation.
+        n_samples: images to draw, with the maps of the scans that were not trained on.
+        n_steps: network evaluations per image.
         seed: of the images.
         device: where to compute.
-        on_image: told (done, total) after every scan and every drawn image.
-        on_damaged: given a sentence about every file or slice that cannot be read and is left out.
+        on_image: called with (done, total) after every scan and every drawn image.
+        on_damaged: called with a sentence about every file or slice that cannot be read and is
+            left out.
 
     Raises:
         ConfigError: there are no scans of one of the two kinds.
@@ -109,59 +130,82 @@ def memorization(
     """
     if n_samples < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_samples}")
-    dataset = load_dataset(folder, n_validation=0, seed=seed)
-    seen = [prior.was_trained_on(item.file.source_sha256) for item in dataset.train]
-    trained = [item for item, yes in zip(dataset.train, seen, strict=True) if yes]
-    held = [item for item, yes in zip(dataset.train, seen, strict=True) if not yes]
-    tell = on_damaged or (lambda sentence: None)
-    for sentence in dataset.damaged.values():
-        tell(sentence)
-    if "trained_on" not in prior.facts.card:
-        raise ConfigError("the prior's card does not say which scans it was trained on")
-    if not held or not trained:
-        raise ConfigError(
-            f"{folder}: holds {len(trained)} slices that the prior was trained on and {len(held)} "
-            "others; name the folder it was trained on, with at least 5 scans, some of them set "
-            "aside"
-        )
-    total, done = len(held) + len(trained) + n_samples, 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if on_image is not None:
-            on_image(done, total)
-
-    def features(items: list[Item]) -> tuple[list[Item], Tensor]:
-        read, found = [], []
-        for item in items:
-            try:
-                found.append(feature(_cg_sense(item, device)))
-                read.append(item)
-            except ScanFormatError as error:
-                tell(str(error))
-            tick()
-        if not read:
-            raise ScanFormatError(f"{folder}: none of the scans compared with can be read")
-        return read, torch.stack(found)
-
-    (trained, known), (held, unseen) = features(trained), features(held)
+    damaged = on_damaged or (lambda sentence: None)
+    trained, held_out = _scans(prior, folder, seed, damaged)
+    count = _Counter(len(trained) + len(held_out) + n_samples, on_image)
+    trained, known = _features(trained, folder, device, count, damaged)
+    held_out, unseen = _features(held_out, folder, device, count, damaged)
+    sampler, runtime = PriorOnly(n_steps=n_steps), Runtime(torch.device(device))
     images = []
     for k in range(n_samples):
-        maps = held[k % len(held)].read().maps
-        sampler, runtime = PriorOnly(n_steps=n_steps), Runtime(torch.device(device))
+        maps = held_out[k % len(held_out)].read().maps
         drawn = draw_images(prior, sampler, maps, n_images=1, seed=seed + k, runtime=runtime)
         images.append(drawn[0].abs())
-        tick()
-    samples = torch.stack([feature(img) for img in images])
-    distances, index = nearest(samples, known)
-    order = distances.argsort()[:4].tolist()
+        count()
+    distances, index = nearest(torch.stack([feature(img) for img in images]), known)
+    closest = distances.argsort()[:N_PAIRS].tolist()
     return Memorization(
         sample_distances=tuple(distances.tolist()),
         held_out_distances=tuple(nearest(unseen, known)[0].tolist()),
         nearest=tuple(f"{trained[i].scan_id}/{trained[i].index}" for i in index.tolist()),
-        pairs=tuple((images[i], _cg_sense(trained[int(index[i])], device)) for i in order),
+        pairs=tuple((images[i], _cg_sense(trained[int(index[i])], device)) for i in closest),
     )
+
+
+def _scans(
+    prior: Prior, folder: Path, seed: int, damaged: Callable[[str], None]
+) -> tuple[list[Item], list[Item]]:
+    """Slices that the prior was trained on, and others."""
+    items = load_dataset(folder, n_validation=0, seed=seed)
+    for sentence in items.damaged.values():
+        damaged(sentence)
+    if "trained_on" not in prior.facts.card:
+        raise ConfigError("the prior's card does not say which scans it was trained on")
+    kinds: dict[bool, list[Item]] = {True: [], False: []}
+    for item in items.train:
+        kinds[prior.was_trained_on(item.file.source_sha256)].append(item)
+    if not kinds[True] or not kinds[False]:
+        raise ConfigError(
+            f"{folder}: holds {len(kinds[True])} slices that the prior was trained on and "
+            f"{len(kinds[False])} others; name the folder it was trained on, with at least 5 "
+            "scans, some of which were set aside for validation"
+        )
+    return kinds[True], kinds[False]
+
+
+@dataclass
+class _Counter:
+    """Reports how many of all images are done."""
+
+    total: int
+    on_image: Callable[[int, int], None] | None
+    done: int = 0
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.on_image is not None:
+            self.on_image(self.done, self.total)
+
+
+def _features(
+    items: list[Item],
+    folder: Path,
+    device: torch.device | str,
+    count: _Counter,
+    damaged: Callable[[str], None],
+) -> tuple[list[Item], Tensor]:
+    """The slices that can be read, and their features."""
+    readable, found = [], []
+    for item in items:
+        try:
+            found.append(feature(_cg_sense(item, device)))
+            readable.append(item)
+        except ScanFormatError as error:
+            damaged(str(error))
+        count()
+    if not readable:
+        raise ScanFormatError(f"{folder}: none of the scans compared with can be read")
+    return readable, torch.stack(found)
 
 
 def feature(img: Tensor) -> Tensor:
@@ -173,7 +217,7 @@ def feature(img: Tensor) -> Tensor:
 
 
 def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance of each of ``a`` to the nearest of ``b`` or its mirror images, and which it is."""
+    """Distance of each of ``a`` to the nearest of ``b`` or its mirror images, and which one."""
     best = torch.full((len(a),), torch.inf)
     index = torch.zeros(len(a), dtype=torch.long)
     for dims in ((), (-1,), (-2,), (-2, -1)):

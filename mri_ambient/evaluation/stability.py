@@ -12,13 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..methods import CgSense, L1Wavelet, Method
-from ..priors.prior import DenoiserSource
+from ..recon.recipe import ResolvedRecipe, method_options
+from ..recon.volume import Volume
+from ..recon.warnings import BEFORE, Case, give
 from ..rng import complex_normal, rng_for
 from ..scan import Batch, Scan
 
@@ -30,6 +33,9 @@ STILL_RISING = 0.02
 
 STEP = 0.3
 """Length of a step of the ascent, in units of the largest perturbation."""
+
+OnStep = Callable[[int, int], None]
+"""Called with (done, total) after every step of the searches."""
 
 
 @dataclass(frozen=True)
@@ -59,36 +65,85 @@ class Attack:
         """Relative change of the image over that of the measurement."""
         return self.change / self.size
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """All but the images."""
+        names = ("size", "change", "by_noise", "rising", "amplification")
+        return {name: getattr(self, name) for name in names}
 
-def stability(
-    scan: Scan,
-    method: Method,
-    prior: DenoiserSource | None,
+
+def attack_slice(
+    volume: Volume,
+    index: int | None = None,
     *,
     k: float = 1.0,
     n_iter: int = 100,
-    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> tuple[dict[str, Any], list[Attack]]:
+    """Attack one slice of a file; see :func:`attack`.
+
+    Args:
+        volume: the scan, with method, prior and device.
+        index: of the slice; by default the middle one.
+        k: norm of the perturbation over that of the noise.
+        n_iter: steps of the search.
+        on_step: called with (done, total) after every step.
+
+    Returns:
+        What was done and found, as plain values, and the attacks with their images.
+
+    Raises:
+        ConfigError: there is no such slice, or see :func:`attack`.
+    """
+    file, recipe = volume.file, volume.recipe
+    index = len(file) // 2 if index is None else index
+    if not 0 <= index < len(file):
+        raise ConfigError(f"{file.path}: has slices 0 to {len(file) - 1}, not {index}")
+    give(BEFORE, Case(file, recipe))
+    scan = volume.preparation.apply(file[index])
+    device = volume.runtime.torch_device
+    attacks = attack(scan, recipe, k=k, n_iter=n_iter, device=device, on_step=on_step)
+    report = {
+        "slice": index,
+        "k": k,
+        "seed": recipe.seed,
+        "method_options": method_options(recipe.method),
+        "prior_sha256": recipe.prior_sha256,
+        "acceleration": file.acceleration,
+        "sigma_n": scan.noise_std,
+        "attacks": {attack.method: attack.figures for attack in attacks},
+    }
+    return report, attacks
+
+
+def attack(
+    scan: Scan,
+    recipe: ResolvedRecipe,
+    *,
+    k: float = 1.0,
+    n_iter: int = 100,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Attack]:
     """Attack one slice of a prepared scan: the method, then CG-SENSE and L1-wavelet.
 
     Args:
         scan: prepared; its first slice is attacked.
-        method: a sampler (its random numbers are kept fixed) or a baseline.
-        prior: what images look like.
+        recipe: a sampler (its random numbers are kept fixed) with its prior, or a baseline; and
+            the seed of the sampler, the starting point and the comparison noise.
         k: norm of the perturbation over that of the noise.
-        n_iter: steps of the ascent.
-        seed: of the starting point, the comparison noise and the sampler.
+        n_iter: steps of the search.
         device: where to compute.
-        on_step: told (done, total) after every step.
+        on_step: called with (done, total) after every step.
 
     Raises:
-        ConfigError: a budget that is none, a scan without noise or a slice without signal, or a
-            method that takes more steps than the prior has noise levels.
+        ConfigError: no perturbation or no steps, a scan without noise or a slice without signal, a
+            method that differentiates through the prior itself, or one that takes more steps than
+            the prior has noise levels.
     """
     if not 0 < k < math.inf or n_iter < 1:
         raise ConfigError(f"k must be positive and there must be steps, got {k} and {n_iter}")
+    method = recipe.method
     if not scan.noise_std:
         raise ConfigError(f"{scan.scan_id}: has no noise that a perturbation could be measured by")
     if method.needs_grad:
@@ -97,9 +152,9 @@ def stability(
             "use aos, dds, msm or pula"
         )
     batch = Batch.of([scan])[:1].to(device)
-    if prior is not None:
-        prior.to(device)
-    if not bool(torch.where(batch.mask, batch.ksp, 0).any()):
+    if recipe.prior is not None:
+        recipe.prior.to(device)
+    if not bool(batch.measured.any()):
         raise ConfigError(f"{scan.scan_id}: the slice has no signal; choose another one")
     methods: list[Method] = [method]
     others = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
@@ -107,71 +162,57 @@ def stability(
     attacks = []
     for number, one in enumerate(methods):
 
-        def tell(done: int, number: int = number) -> None:
+        def step_done(done: int, number: int = number) -> None:
             if on_step is not None:
                 on_step(number * n_iter + done, len(methods) * n_iter)
 
-        attacks.append(_attack(_reconstruction(one, prior, batch, seed), batch, one.name, k,
-                               n_iter, seed, tell))  # fmt: skip
+        attacks.append(_attack(_Reconstruction(one, recipe, batch, k), n_iter, step_done))
     return attacks
 
 
-def _reconstruction(
-    method: Method, prior: DenoiserSource | None, batch: Batch, seed: int
-) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True)
+class _Reconstruction:
     """The image as a function of the k-space, differentiable, always with the same randomness."""
 
-    def image(ksp: Tensor) -> Tensor:
-        return method(prior, replace(batch, ksp=ksp), [rng_for(seed, "stability")])
+    method: Method
+    recipe: ResolvedRecipe
+    batch: Batch
+    k: float
 
-    return image
+    def __call__(self, ksp: Tensor) -> Tensor:
+        rng = [rng_for(self.recipe.seed, "stability")]
+        return self.method(self.recipe.prior, replace(self.batch, ksp=ksp), rng)
 
+    @property
+    def radius(self) -> float:
+        """Norm of the largest perturbation."""
+        batch = self.batch
+        # Zero maps fill up coils that are not there.
+        n_coils = int((batch.maps.abs().amax(dim=(-2, -1)) > 0).sum())
+        expected = math.sqrt(2 * int(batch.mask.sum()) * n_coils)
+        return self.k * float(batch.noise_std[0]) * expected
 
-def _attack(
-    image: Callable[[Tensor], Tensor],
-    batch: Batch,
-    name: str,
-    k: float,
-    n_iter: int,
-    seed: int,
-    tell: Callable[[int], None],
-) -> Attack:
-    y = torch.where(batch.mask, batch.ksp, 0)
-    # Zero maps fill up coils that are not there.
-    n_coils = int((batch.maps.abs().amax(dim=(-2, -1)) > 0).sum())
-    radius = k * float(batch.noise_std[0]) * (2 * int(batch.mask.sum()) * n_coils) ** 0.5
-
-    def noise(what: str) -> Tensor:
-        drawn = complex_normal(tuple(y.shape), rng_for(seed, what), device=y.device)
-        drawn = drawn * batch.mask
-        scaled: Tensor = radius * drawn / drawn.norm()
+    def noise(self, name: str) -> Tensor:
+        """Noise on the measured samples, of the norm of the largest perturbation."""
+        rng = rng_for(self.recipe.seed, name)
+        drawn = complex_normal(tuple(self.batch.ksp.shape), rng, device=self.batch.ksp.device)
+        drawn = drawn * self.batch.mask
+        scaled: Tensor = self.radius * drawn / drawn.norm()
         return scaled
 
+
+def _attack(image: _Reconstruction, n_iter: int, step_done: Callable[[int], None]) -> Attack:
+    y = image.batch.measured
     with torch.no_grad():
         before = image(y)
-        by_noise = image(y + noise("noise")) - before
-    worst, most, found = noise("start"), -1.0, []
-    e = worst
-    for step in range(n_iter):
-        e = e.detach().requires_grad_()
-        change = (image(y + e) - before).norm()
-        if float(change.detach()) > most:
-            worst, most = e.detach(), float(change.detach())
-        found.append(most)
-        (grad,) = torch.autograd.grad(change, e)
-        with torch.no_grad():
-            grad = grad * batch.mask  # a plain prior reads the whole state, a scan has this much
-            e = e + STEP * radius * grad / grad.norm().clamp(min=1e-30)
-            e = e * (radius / e.norm()).clamp(max=1.0)
-        tell(step + 1)
+        by_noise = image(y + image.noise("noise")) - before
+    worst, found = _worst_change(image, before, n_iter, step_done)
     with torch.no_grad():
-        if float((image(y + e) - before).norm()) > most:
-            worst = e
         attacked = image(y + worst)
     scale = float(before.norm())
     final = float((attacked - before).norm())
     return Attack(
-        method=name,
+        method=image.method.name,
         size=float(worst.norm() / y.norm()),
         change=final / scale,
         by_noise=float(by_noise.norm()) / scale,
@@ -181,21 +222,59 @@ def _attack(
     )
 
 
+def _worst_change(
+    image: _Reconstruction, before: Tensor, n_iter: int, step_done: Callable[[int], None]
+) -> tuple[Tensor, list[float]]:
+    """Projected gradient ascent.
+
+    Returns:
+        The perturbation that changes the image most, and the largest change (norm) after every
+        step.
+    """
+    y, radius, mask = image.batch.measured, image.radius, image.batch.mask
+    e = worst = image.noise("start")
+    most, found = -1.0, []
+    for step in range(n_iter):
+        e = e.detach().requires_grad_()
+        change = (image(y + e) - before).norm()
+        if float(change.detach()) > most:
+            worst, most = e.detach(), float(change.detach())
+        found.append(most)
+        (grad,) = torch.autograd.grad(change, e)
+        with torch.no_grad():
+            grad = grad * mask  # a plain prior reads the whole state, a scan has this much
+            e = e + STEP * radius * grad / grad.norm().clamp(min=1e-30)
+            e = e * (radius / e.norm()).clamp(max=1.0)
+        step_done(step + 1)
+    with torch.no_grad():
+        if float((image(y + e) - before).norm()) > most:
+            worst = e
+    return worst, found
+
+
 def verdict(attacks: Sequence[Attack]) -> str:
-    """One line: the method's worst change beside the others'."""
+    """One line: the worst change of the method's image, beside those of the others."""
     first, *others = attacks
-    rising = [
-        f"{one.method} (by {100 * one.rising:.0f} %)"
-        for one in attacks
-        if one.rising > STILL_RISING
-    ]
     beside = ", ".join(f"{attack.method} {100 * attack.change:.1f} %" for attack in others)
-    return (
+    line = (
         f"{first.method}: a change of the measurement by {100 * first.size:.1f} % can change the "
         f"image by {100 * first.change:.1f} % (noise of this size: {100 * first.by_noise:.1f} %); "
         f"{beside}"
-    ) + (
-        f"; {' and '.join(rising)} still rising at the end: take more --iterations"
-        if rising
-        else ""
     )
+    rising = [
+        f"{attack.method} (by {100 * attack.rising:.0f} %)"
+        for attack in attacks
+        if attack.rising > STILL_RISING
+    ]
+    if rising:
+        line += f"; {' and '.join(rising)} still rising at the end: take more --iterations"
+    return line
+
+
+def images_side_by_side(attacks: Sequence[Attack]) -> tuple[Tensor, list[str]]:
+    """Of every method the image, the attacked one and five times their difference, with titles."""
+    images, titles = [], []
+    for attack in attacks:
+        images += [attack.img, attack.attacked, 5 * (attack.attacked - attack.img).abs()]
+        titles += [attack.method, "attacked", "difference x 5"]
+    return torch.stack(images), titles

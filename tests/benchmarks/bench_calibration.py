@@ -7,14 +7,14 @@ smooth coils, random lines, noise per channel as given: posterior mean and error
 form, and so is the exact denoiser under every mask. Each signal is measured once and sampled four
 times, by training masks of the scan's rate.
 
-Printed, one JSON line a rule: the mean squared error of one sample over that of the posterior mean
-(2.00 for posterior samples), of the mean of four samples (1.25), and the variance of the samples
-over the posterior's (1.00), with standard errors over the signals; and how far the mean of the
-samples' law is from the posterior's (0.00). Rules of ``dds``, with a constant share of fresh noise:
-a prior that sees everything (plain priors), the scan's mask, one fresh random mask a step, the
-average of six, one mask for all steps. Beside them ``dds`` with fresh noise as by default, ``msm``
-(coverage-weighted averages), ``pula``, and A-DPS, with a plain prior and with its single mask. No
-sampler ends with a data-consistency solve: the denoisers are exact.
+Printed, one JSON line per rule: the mean squared error of one sample over that of the posterior
+mean (2.00 for posterior samples), of the mean of four samples (1.25), and the variance of the
+samples over the posterior's (1.00), with standard errors over the signals; and how far the mean of
+the samples' law is from the posterior's (0.00). Rules of ``dds``, with a constant share of fresh
+noise: a prior that sees everything (plain priors), the scan's mask, one fresh random mask per step,
+the average of six, one mask for all steps. Beside them ``dds`` with fresh noise as by default,
+``msm`` (coverage-weighted averages), ``pula``, and A-DPS, with a plain prior and with its single
+mask. No sampler ends with a data-consistency solve: the denoisers are exact.
 
 ``--quick`` runs a few signals and few steps.
 """
@@ -31,23 +31,24 @@ from torch import Generator, Tensor
 
 from mri_ambient.methods import Adps, Dds, Msm, Pula, Sampler
 from mri_ambient.physics.operators import SenseOp
-from mri_ambient.priors.prior import DenoiseFn, Further
+from mri_ambient.priors.prior import DenoiseFn, DenoiserSource, Further
 from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.scan import Batch
 
 N = 64
 N_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(DenoiserSource):
     """The exact denoiser of CN(0, 2 cov), under masks by one of several rules.
 
     Attributes:
         cov: covariance per real channel, ``(N, N)``.
-        rule: "everything", "asked" (what the sampler asks for), "fresh" (random masks, new for
-            every evaluation) or "frozen" (one random mask for all).
+        rule: "everything", "sampler" (the mask that the sampler chooses), "fresh" (random masks,
+            new for every evaluation) or "frozen" (one random mask for all).
         lines: share of the lines that a training mask keeps.
-        n_masks: how many answers are averaged where masks are fresh.
+        n_masks: how many denoised images are averaged where masks are fresh.
     """
 
     cov: Tensor
@@ -58,8 +59,8 @@ class Exact:
     tau: float = 0.05
 
     @property
-    def knows_masks(self) -> bool:
-        """Whether the answer depends on a mask."""
+    def mask_conditioned(self) -> bool:
+        """Whether the denoised image depends on a mask."""
         return self.rule != "everything"
 
     @property
@@ -76,12 +77,12 @@ class Exact:
     ) -> DenoiseFn:
         """See :class:`~mri_ambient.priors.prior.DenoiserSource`."""
         if self.rule == "fresh":
-            asked = replace(self, rule="asked")
+            given = replace(self, rule="sampler")
 
             def average(z: Tensor, sigma: Tensor) -> Tensor:
-                masks = [asked.training_mask(op, rng) for _ in range(self.n_masks)]
-                answers = [asked.denoiser(op, rng, further=mask)(z, sigma) for mask in masks]
-                return torch.stack(answers).mean(dim=0)
+                masks = [given.training_mask(op, rng) for _ in range(self.n_masks)]
+                images = [given.denoiser(op, rng, further=mask)(z, sigma) for mask in masks]
+                return torch.stack(images).mean(dim=0)
 
             return average
         if self.rule == "everything":
@@ -143,7 +144,7 @@ def measure(
     x = torch.stack([root @ complex_normal((N,), g, dtype=torch.complex128) for g in noises])
     noise = [complex_normal((n_coils, 1, N), g, dtype=torch.complex128) for g in noises]
     y = op(x[:, None]) + sigma_n * torch.stack(noise) * masks
-    prior = Exact(cov, "asked")
+    prior = Exact(cov, "sampler")
     mean = prior.denoiser(op, noises, "scan")(y, torch.full((n,), sigma_n).double())[:, 0]
     eye = torch.eye(N, dtype=torch.complex128)[:, None]
     normal = torch.stack([SenseOp(maps, m).normal(eye)[:, 0].mT for m in masks])
@@ -199,7 +200,8 @@ def main() -> None:
         args.signals, args.noise, args.coils, args.rate, args.length
     )
     plain, masked, fresh, frozen = (
-        Exact(cov, rule, lines=1 / args.rate) for rule in ("everything", "asked", "fresh", "frozen")
+        Exact(cov, rule, lines=1 / args.rate)
+        for rule in ("everything", "sampler", "fresh", "frozen")
     )
     dds = Dds(n_steps=args.steps, n_cg=args.n_cg, final_dc=False)
     even = replace(dds, renoise="diffpir", eta=args.share**2)
@@ -223,7 +225,7 @@ def main() -> None:
     }
     best = (mean - x).abs().square().sum(dim=1)
     wide = 2 * post.diagonal(dim1=1, dim2=2).real.sum(dim=1)
-    noise_std = torch.full((args.signals,), args.noise).double()
+    batch = Batch.of_measurement(op, y, torch.full((args.signals,), args.noise).double())
     for name, (method, prior) in rules.items():
         if args.only and not name.startswith(tuple(args.only)):
             continue
@@ -231,7 +233,7 @@ def main() -> None:
         for k in range(N_SAMPLES):
             streams = [rng_for(1, i, k) for i in range(args.signals)]
             with torch.set_grad_enabled(method.needs_grad):
-                out = method(prior, op, y, noise_std=noise_std, rng=streams)
+                out = method(prior, batch, streams)
             draws.append(out.detach()[:, 0])
         samples = torch.stack(draws)
         one = (samples - x).abs().square().sum(dim=2).mean(dim=0)

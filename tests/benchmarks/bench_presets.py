@@ -4,12 +4,12 @@
 
 Simulated scans are those of ``bench_samplers.py`` (``--count`` for every noise level). Fully
 sampled real scans are undersampled by random lines at every rate of ``RATES`` and scored against
-SENSE; others are taken as they are and have no PSNR. Each method, with the number of samples that
-its preset names, gives PSNR (dB) and SSIM of the image, network evaluations and seconds an image. A
-second reconstruction, from all but two measured lines, tells how it predicts these: the energy of
-the error over that of the measurement, and, for samples, the share of hidden measurements in the
+SENSE; others are taken as they are and have no PSNR. Each method, with the number of samples of its
+preset, gives PSNR (dB) and SSIM of the image, network evaluations and seconds per image. A second
+reconstruction, from all but two measured lines, shows how it predicts these: the energy of the
+error over that of the measurement, and, for samples, the share of held-out measurements in the
 central 50 and 90 % predictive intervals and chi-square, as ``mri-ambient evaluate`` does. Prints
-one JSON line a scan and method and writes WORK/presets.json; what is there is not done again.
+one JSON line per scan and method and writes WORK/presets.json; what is there is not done again.
 ``--table RESULTS.json`` prints such a file as Markdown and stops.
 
 ``--quick`` runs one phantom with few steps and says nothing about quality.
@@ -33,77 +33,75 @@ from tune_baselines import Case
 
 from mri_ambient.data_prep import plan
 from mri_ambient.io import Undersampled, open_scan
-from mri_ambient.methods import Adps
-from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.methods.presets import SAMPLINGS, Sampling, is_sampler
+from mri_ambient.methods import PRESETS, Adps, CgSense, L1Wavelet, Preset, ZeroFilled
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import default_prior
-from mri_ambient.recon.checks import predict_hidden
-from mri_ambient.recon.engine import Options, Reconstruction, reconstruct, to_file_units
+from mri_ambient.recon.checks import predict_held_out
+from mri_ambient.recon.engine import Engine, SliceImages, to_file_units
 from mri_ambient.recon.metrics import evaluate_volume, volume_metrics
-from mri_ambient.recon.reference import plan_reference
-from mri_ambient.runtime.device import pick_device
+from mri_ambient.recon.recipe import ResolvedRecipe
+from mri_ambient.recon.reference import Reference
+from mri_ambient.runtime.device import Runtime, pick_device
 from mri_ambient.runtime.files import write_json
 from mri_ambient.scan import Scan
 
 Row = dict[str, float]
-Score = Callable[[Reconstruction], Row]
-"""What is known of an image: of prospective scans, nothing."""
+Score = Callable[[SliceImages], Row]
+"""Scores of an image; of prospective scans, none."""
 
 CLASSICAL = {"zero-filled": ZeroFilled(), "CG-SENSE": CgSense(), "L1-wavelet": L1Wavelet()}
-METHODS = {name: Sampling(method, 1) for name, method in CLASSICAL.items()}
-METHODS |= SAMPLINGS | {"A-DPS, 500 steps": Sampling(Adps(n_steps=500), 1)}
+METHODS = {name: Preset(method, 1) for name, method in CLASSICAL.items()}
+METHODS |= PRESETS | {"A-DPS, 500 steps": Preset(Adps(n_steps=500), 1)}
 
 RATES = ((2.0, 20), (4.0, 20), (8.0, 12))
 """Rates and calibration lines of the masks of fully sampled real scans."""
 
-N_HIDDEN = 2
+N_HELD_OUT = 2
+"""Lines that are held out."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A prepared scan, and what its images are compared with."""
+class Scored:
+    """A prepared scan, and how its images are scored."""
 
     scan: Scan
     score: Score
 
 
-def simulated(args: argparse.Namespace, folder: Path) -> list[Judged]:
+def simulated(args: argparse.Namespace, folder: Path) -> list[Scored]:
     """Scans whose noise-free images are known."""
 
-    def of(case: Case) -> Judged:
-        def score(result: Reconstruction) -> Row:
+    def of(case: Case) -> Scored:
+        def score(result: SliceImages) -> Row:
             ours = to_file_units(result.img.abs(), case.scan)
             ssim = volume_metrics(case.truth[None].numpy(), ours.numpy())["ssim"]
             return {"psnr": case.psnr(result.img[0]), "ssim": ssim}
 
-        return Judged(case.scan, score)
+        return Scored(case.scan, score)
 
     return [of(case) for case in simulate(args.images, args.count, folder)]
 
 
-def real(path: Path, args: argparse.Namespace) -> dict[str, list[Judged]]:
-    """The first slice of a real scan, under ``--seeds`` masks of every rate if it is whole."""
+def real(path: Path, args: argparse.Namespace) -> dict[str, list[Scored]]:
+    """The first slice of a real scan; if fully sampled, under ``--seeds`` masks of every rate."""
     full = open_scan(path)
     if not full.fully_sampled:
         scan = plan(full).apply(full[0:1])
-        return {f"{path.stem}, R = {full.acceleration:.1f}": [Judged(scan, lambda _: {})]}
-    reference = plan_reference(full)
-    assert reference is not None
-    truth = reference.volumes()["sense"][0].numpy()
+        return {f"{path.stem}, R = {full.acceleration:.1f}": [Scored(scan, lambda _: {})]}
+    truth = Reference(full, plan(full)).volumes()["sense"][0].numpy()
 
-    def under(mask: MaskSpec, seed: int) -> Judged:
+    def under(mask: MaskSpec, seed: int) -> Scored:
         file = Undersampled(full, mask, seed)
         scan = plan(file).apply(file[0:1])
 
-        def against_sense(result: Reconstruction) -> Row:
+        def against_sense(result: SliceImages) -> Row:
             ours = to_file_units(result.img.abs(), scan)
             metrics = evaluate_volume(ours.numpy(), truth[None], reference="sense")
             return {"psnr": metrics.psnr, "ssim": metrics.ssim}
 
-        return Judged(scan, against_sense)
+        return Scored(scan, against_sense)
 
     return {
         f"{path.stem}, R = {rate:g}": [
@@ -113,16 +111,17 @@ def real(path: Path, args: argparse.Namespace) -> dict[str, list[Judged]]:
     }
 
 
-def judge(judged: list[Judged], how: Sampling, prior: Prior, device: str) -> Row:
+def evaluate(scans: list[Scored], preset: Preset, prior: Prior, runtime: Runtime) -> Row:
     """Means over scans."""
-    n = how.n_samples
+    method, n = preset.method, preset.n_samples
+    recipe = ResolvedRecipe(method, prior if method.needs_prior else None, n_samples=n)
+    engine = Engine(recipe, replace(runtime, batch_size=n))
     rows = []
-    for one in judged:
-        options = Options(n_samples=n, batch_size=n, device=device)
+    for one in scans:
         started = time.perf_counter()
-        result = reconstruct(one.scan, how.method, prior, options)
+        (result,) = engine([one.scan])
         row = {"seconds": time.perf_counter() - started, **one.score(result)}
-        rows.append(row | predict_hidden(one.scan, how.method, prior, options, N_HIDDEN)[0])
+        rows.append(row | predict_held_out(engine, one.scan, N_HELD_OUT)[0])
     names = list(rows[0])
     return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
 
@@ -144,14 +143,14 @@ def commit() -> str:
 
 COLUMNS = {
     "evaluations": ("evaluations", "d"), "s": ("seconds", ".1f"), "PSNR": ("psnr", ".2f"),
-    "SSIM": ("ssim", ".3f"), "error on hidden lines": ("error", ".3f"),
+    "SSIM": ("ssim", ".3f"), "error on held-out lines": ("error", ".3f"),
     "in 50 %": ("coverage_50", ".0%"), "in 90 %": ("coverage_90", ".0%"),
     "chi-square": ("chi_square", ".2f"),
 }  # fmt: skip
 
 
 def table(results: dict[str, Row]) -> Iterator[str]:
-    """Markdown: a line a scan and method."""
+    """Markdown: a line per scan and method."""
     yield f"| scan | method | {' | '.join(COLUMNS)} |"
     yield "|---" * (len(COLUMNS) + 2) + "|"
     for scan in dict.fromkeys(key.split(" | ")[0] for key in results):
@@ -165,7 +164,7 @@ def table(results: dict[str, Row]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Reconstruct, judge, print."""
+    """Reconstruct, score, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="?", default="phantom")
     parser.add_argument("work", nargs="?", type=Path)
@@ -181,18 +180,20 @@ def main() -> None:
     if args.table is not None:
         print(*table(json.loads(args.table.read_text())), sep="\n")
         return
-    methods = {name: how for name, how in METHODS.items() if not args.only or name in args.only}
+    methods = {
+        name: preset for name, preset in METHODS.items() if not args.only or name in args.only
+    }
     if args.quick:
         args.count, args.work = 1, Path(tempfile.mkdtemp())
         methods = {
-            name: replace(how, method=replace(how.method, n_steps=3), n_samples=2)
-            for name, how in methods.items()
+            name: Preset(replace(preset.method, n_steps=3), n_samples=2)
+            for name, preset in methods.items()
             if name in ("balanced", "A-DPS, 500 steps")
         }
     elif args.work is None:
         parser.error("VAL and WORK are needed without --quick")
-    device = pick_device(args.device)
-    prior = load_prior(args.prior or default_prior(), device)
+    runtime = Runtime(pick_device(args.device))
+    prior = load_prior(args.prior or default_prior(), runtime.torch_device)
     made_with = {"weights": weights_sha256(prior), "count": args.count, "seeds": args.seeds}
     path = args.work / "presets.json"
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -200,15 +201,15 @@ def main() -> None:
         scans = {"simulated, R = 4": simulated(args, Path(folder))}
         for scan in args.scan:
             scans |= real(scan, args)
-        for name, how in methods.items():
-            for scan_name, judged in scans.items():
+        for name, preset in methods.items():
+            for scan_name, scored in scans.items():
                 key = f"{scan_name} | {name}"
                 if key in results and made_with.items() <= results[key].items():
                     continue
-                row = judge(judged, how, prior, device)
-                if is_sampler(how.method):
-                    row["evaluations"] = how.n_samples * how.method.n_evaluations
-                results[key] = row | made_with | {"scans": len(judged), "commit": commit()}
+                row = evaluate(scored, preset, prior, runtime)
+                if preset.method.needs_prior:
+                    row["evaluations"] = preset.n_samples * preset.method.n_evaluations
+                results[key] = row | made_with | {"scans": len(scored), "commit": commit()}
                 print(json.dumps({"row": key, **results[key]}), flush=True)
                 write_json(path, results)
 

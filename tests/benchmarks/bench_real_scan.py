@@ -28,13 +28,14 @@ from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig, plan, simulate
 from mri_ambient.io import Undersampled, open_scan
-from mri_ambient.methods import Aos
-from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.methods import Aos, CgSense, L1Wavelet, Method, ZeroFilled
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import default_prior
-from mri_ambient.recon.engine import reconstruct, to_file_units
+from mri_ambient.recon.engine import Engine, to_file_units
+from mri_ambient.recon.recipe import ResolvedRecipe
+from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Batch, Scan
 
 WEIGHTS = np.geomspace(1e-4, 3e-2, 8)
@@ -59,8 +60,9 @@ def score_mask(
 ) -> dict[str, float]:
     """PSNR of every method on one undersampled slice."""
 
-    def run(method: object) -> float:
-        result = reconstruct(scan, method, prior)  # type: ignore[arg-type]
+    def run(method: Method) -> float:
+        recipe = ResolvedRecipe(method, prior if method.needs_prior else None)
+        (result,) = Engine(recipe, Runtime("cpu"))([scan])
         return psnr(to_file_units(result.img, scan), reference)
 
     l1 = [run(L1Wavelet(lam=float(weight))) for weight in weights]

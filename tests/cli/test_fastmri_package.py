@@ -8,6 +8,10 @@ import json
 import numpy as np
 import pytest
 
+import mri_ambient as ma
+from mri_ambient.data_prep import SimulateConfig, simulate
+from mri_ambient.physics.fourier import image_crop
+
 pytestmark = pytest.mark.fastmri
 
 
@@ -15,19 +19,13 @@ pytestmark = pytest.mark.fastmri
 def test_fastmri_evaluates_our_reconstructions_to_our_numbers(size, tmp_path):
     from fastmri.evaluate import evaluate
 
-    from mri_ambient.data_prep import SimulateConfig, simulate
-    from mri_ambient.methods.baselines import CgSense
-    from mri_ambient.physics.masks import MaskSpec
-    from mri_ambient.recon.pipeline import reconstruct_raw
-
     config = SimulateConfig(size=size, coils=4, full=True, noise=0.01, slices=2)
     scans = simulate("phantom", tmp_path / "full", config, count=2)
-    ours = [
-        reconstruct_raw(
-            scan, tmp_path / "out", method=CgSense(), retrospective=MaskSpec("random", 2, 8)
-        )["metrics"]
-        for scan in scans
-    ]
+    recipe = ma.Recipe("cg-sense", retrospective=ma.MaskSpec("random", 2, 8))
+    ours = []
+    for rec in ma.reconstruct_many(scans, recipe, ma.Runtime("cpu")):
+        rec.save(tmp_path / "out")
+        ours.append(rec.metrics)
     for report in (tmp_path / "out").glob("*.json"):
         assert json.loads(report.read_text())["metrics"]["reference"] == "rss"
 
@@ -43,8 +41,6 @@ def test_fastmri_evaluates_our_reconstructions_to_our_numbers(size, tmp_path):
 
 def test_fastmris_loader_reads_what_we_simulate(tmp_path):
     from fastmri.data import SliceDataset
-
-    from mri_ambient.data_prep import SimulateConfig, simulate
 
     config = SimulateConfig(size=(40, 32), coils=3, acceleration=2, calib=8, slices=3)
     simulate("phantom", tmp_path, config, count=1)
@@ -62,8 +58,6 @@ def test_fastmris_loader_reads_what_we_simulate(tmp_path):
 def test_we_cut_images_where_fastmri_does(size, shape):
     import torch
     from fastmri.data.transforms import center_crop
-
-    from mri_ambient.physics.fourier import image_crop
 
     img = torch.arange(size[0] * size[1]).view(size)
     assert torch.equal(image_crop(img, shape), center_crop(img, shape))

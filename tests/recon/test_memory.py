@@ -7,11 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import PeakBytes, random_sense, small_prior
-
-from mri_ambient.methods import Adps, Aos, Dds, Msm, PriorOnly, Pula
-from mri_ambient.physics.masks import MaskSpec
-from mri_ambient.priors.prior import Prior
-from mri_ambient.priors.unet import PRESETS
 from mri_ambient.recon.memory import (
     CPU_PIXELS,
     UNKNOWN_FREE,
@@ -19,6 +14,11 @@ from mri_ambient.recon.memory import (
     free_bytes,
     images_at_once,
 )
+
+from mri_ambient.methods import Adps, Aos, Dds, Msm, PriorOnly, Pula
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.unet import PRESETS
 from mri_ambient.rng import complex_normal, rng_for
 
 

@@ -1,0 +1,200 @@
+"""What a person sees: lines, warnings and progress on stderr; tables and JSON on stdout."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mri_ambient.methods import StepInfo
+
+_stderr = Console(stderr=True, highlight=False)
+_state = {"quiet": False}
+
+
+def be_quiet(quiet: bool) -> bool:
+    """From now on, print errors only, or everything."""
+    _state["quiet"] = quiet
+    return quiet
+
+
+def complain(line: str) -> None:
+    """One line on stderr, whatever ``--quiet`` says."""
+    _stderr.print(line, markup=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """One line on stderr, unless errors only are wanted."""
+    if not _state["quiet"]:
+        complain(line)
+
+
+def say_warning(warning: Warning | str) -> None:
+    """One line about a warning, with its code if it has one."""
+    code = getattr(warning, "code", None)
+    say(f"warning [{code}]: {warning}" if code else f"warning: {warning}")
+
+
+class _Lines(Progress):
+    """Progress for a log file: a line every :attr:`every_s` seconds, instead of moving bars."""
+
+    every_s = 30.0
+    last_s: float | None = None
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As of a bar."""
+        super().advance(task_id, advance)
+        self._say(task_id)
+
+    def update(  # type: ignore[override]  # all that the commands change
+        self,
+        task_id: TaskID,
+        *,
+        completed: float | None = None,
+        total: float | None = None,
+        description: str | None = None,
+    ) -> None:
+        """As of a bar."""
+        super().update(task_id, completed=completed, total=total, description=description)
+        self._say(task_id)
+
+    def _say(self, task_id: TaskID) -> None:
+        now = time.monotonic()
+        self.last_s = now if self.last_s is None else self.last_s
+        if now - self.last_s < self.every_s:
+            return
+        self.last_s = now
+        task = next(task for task in self.tasks if task.id == task_id)
+        if not task.total:
+            say(task.description)
+            return
+        left = task.time_remaining
+        text = f"{task.description}: {task.completed:.0f} of {task.total:.0f}"
+        say(text if left is None else f"{text}, about {left:.0f} s left")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Bars with the time left on stderr; in a log file, a line every half a minute."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    moving = sys.stderr.isatty() and not _state["quiet"]
+    kind = Progress if moving else _Lines
+    with kind(*columns, console=_stderr, disable=not moving, transient=True) as bars:
+        yield bars
+
+
+class Bar:
+    """One bar of several: the progress callbacks of the library move it."""
+
+    def __init__(self, bars: Progress, name: str, total: float | None = None) -> None:
+        self.bars, self.name = bars, name
+        self.task = bars.add_task(name, total=total)
+
+    def count(self, done: float, total: float | None = None) -> None:
+        """So many of all are done."""
+        self.bars.update(self.task, completed=done, total=total)
+
+    def add(self, amount: float = 1) -> None:
+        """So many more are done."""
+        self.bars.advance(self.task, amount)
+
+    def describe(self, text: str) -> None:
+        """What stands beside the bar."""
+        self.bars.update(self.task, description=text)
+
+
+class VolumeBar(Bar):
+    """The bar of one volume, which the steps of a sampler move; it is gone when the block ends."""
+
+    def __init__(self, bars: Progress, name: str, n_slices: int, steps_per_slice: int) -> None:
+        super().__init__(bars, name, total=n_slices * steps_per_slice)
+        self.steps_per_slice = steps_per_slice
+
+    def __enter__(self) -> VolumeBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.remove_task(self.task)
+
+    def on_slice(self, done: int, _total: int) -> None:
+        """Some slices are finished."""
+        self.count(done * self.steps_per_slice)
+
+    def on_step(self, info: StepInfo) -> None:
+        """A step of a batch is done."""
+        self.add(len(info.residual))
+
+
+def print_json(content: Any) -> None:  # noqa: ANN401 -- whatever a command reports
+    """JSON on stdout."""
+    from mri_ambient.runtime.files import json_text
+
+    typer.echo(json_text(content, indent=2))
+
+
+def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
+    """Names and values on stdout, a line each, nested ones indented."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            typer.echo(f"{indent}{name}:")
+            print_facts(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for entry in value:
+                typer.echo("")
+                print_facts(entry, indent)
+        else:
+            if isinstance(value, (list, tuple)):
+                value = ", ".join(str(entry) for entry in value)
+            typer.echo(f"{indent}{name}: {value}")
+
+
+def print_csv(headings: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Comma-separated values on stdout; the first column holds the names of the rows."""
+    writer = csv.writer(sys.stdout)
+    writer.writerow(headings)
+    writer.writerows([name, *row.values()] for name, row in rows.items())
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    last: Sequence[str] = (),
+    title: str | None = None,
+) -> None:
+    """A table on stdout, with a ruled-off last row if there is one."""
+    table = Table(title=title)
+    width = max((len(row[0]) for row in rows), default=0)
+    table.add_column(headings[0], no_wrap=True, overflow="ignore", min_width=width)
+    for heading in headings[1:]:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    if last:
+        table.add_section()
+        table.add_row(*last)
+    Console().print(table)

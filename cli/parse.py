@@ -1,0 +1,93 @@
+"""Options written as text: shards, times, ranges, shares, NAME=VALUE."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from mri_ambient.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse_shard(shard: str | None) -> tuple[int, int] | None:
+    """``2/4`` as (2, 4).
+
+    Raises:
+        ConfigError: it is not ``i/N`` with 1 <= i <= N.
+    """
+    if shard is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--shard is i/N with 1 <= i <= N, e.g. 2/4; got {shard!r}")
+    return int(match[1]), int(match[2])
+
+
+def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:
+    """Every N-th item, starting with the i-th; see :func:`parse_shard`."""
+    part = parse_shard(shard)
+    return list(items) if part is None else list(items[part[0] - 1 :: part[1]])
+
+
+def parse_range(name: str, text: str) -> float | tuple[float, float]:
+    """``4`` as a number, ``3:7`` as a pair to draw from.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        numbers = [float(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) == 2:
+        return numbers[0], numbers[1]
+    raise ConfigError(f"{name} is a number or LOW:HIGH, e.g. 4 or 3:7; got {text!r}")
+
+
+def parse_shares(name: str, text: str) -> str | dict[str, float]:
+    """``random`` as it is, ``random:0.8,poisson:0.2`` as shares.
+
+    Raises:
+        ConfigError: a share is not a number.
+    """
+    if ":" not in text:
+        return text
+    pairs = [part.partition(":") for part in text.split(",")]
+    try:
+        return {kind.strip(): float(share) for kind, _, share in pairs}
+    except ValueError as error:
+        raise ConfigError(
+            f"{name} is one kind or shares like random:0.8,poisson:0.2; got {text!r}"
+        ) from error
+
+
+def merge_options(flags: Mapping[str, Any], texts: Sequence[str] | None) -> dict[str, Any]:
+    """Options given by flags (those that are not None) and by ``-O NAME=VALUE``.
+
+    Raises:
+        ConfigError: one is given both ways.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    pairs = parse_pairs(texts)
+    if both := sorted(set(given) & set(pairs)):
+        raise ConfigError(f"-O {both[0]}=... has an option of its own, given too; give it once")
+    return given | pairs
+
+
+def parse_pairs(texts: Sequence[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a dictionary.
+
+    Raises:
+        ConfigError: one of them is written differently.
+    """
+    pairs = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"an option is written NAME=VALUE; got {text!r}")
+        pairs[name.strip()] = value.strip()
+    return pairs

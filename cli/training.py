@@ -1,0 +1,188 @@
+"""What the training commands show while they run, and how Ctrl-C stops them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.progress import Progress as Bars
+
+from .cases import INTERRUPTED
+from .console import Bar, say
+
+if TYPE_CHECKING:
+    from mri_ambient.priors.prior import Prior
+    from mri_ambient.training.config import Hooks, Progress
+
+Board = Callable[[int, dict[str, float]], None]
+"""Shows figures after so many images."""
+
+
+def on_interrupt() -> Event:
+    """Set by the first Ctrl-C: the run ends after its step. The second one ends it at once."""
+    interrupted = Event()
+
+    def stop(*_: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        say("stopping after this step and writing a checkpoint; Ctrl-C again to stop at once")
+
+    signal.signal(signal.SIGINT, stop)
+    return interrupted
+
+
+@contextmanager
+def resumable(interrupted: Event) -> Iterator[None]:
+    """Inside the block, Ctrl-C may stop a run before it has a prior; the command then ends."""
+    from mri_ambient.errors import StoppedError
+
+    try:
+        yield
+    except StoppedError as error:
+        if not interrupted.is_set():
+            raise
+        say(str(error))
+        raise typer.Exit(INTERRUPTED) from error
+
+
+def status_line(progress: Progress) -> str:
+    """How far a training run is."""
+    skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
+    return (
+        f"{progress.images} images in {progress.seconds:.0f} s, "
+        f"{progress.images_per_second:.1f}/s, loss {progress.loss:.3g}{skipped}"
+    )
+
+
+def validation_line(images: int, figures: dict[str, float]) -> str:
+    """What a validation found, beside the classical methods."""
+    names = {"CG-SENSE": "held_out_cg_sense", "L1-wavelet": "held_out_l1_wavelet"}
+    others = [f"{name} {figures[key]:.4f}" for name, key in names.items() if key in figures]
+    text = f"{images} images: error on held-out lines {figures['held_out']:.4f}"
+    return f"{text} ({', '.join(others)})" if others else text
+
+
+class TrainingView:
+    """Shows a training run: its bar, its validations, and its figures on a board.
+
+    Args:
+        bar: its bar.
+        board: shows its figures too.
+        by_time: whether the bar counts seconds, not images.
+        verbose: say where it is at every checkpoint.
+        prefix: what lines about validations begin with.
+    """
+
+    def __init__(
+        self,
+        bar: Bar,
+        board: Board | None = None,
+        *,
+        by_time: bool,
+        verbose: bool = False,
+        prefix: str = "",
+    ) -> None:
+        self.bar, self.board = bar, board or (lambda images, figures: None)
+        self.by_time, self.verbose, self.prefix = by_time, verbose, prefix
+        self.status, self.validated_at = "no step was taken", -1
+
+    def show(self, progress: Progress) -> None:
+        """A step is done."""
+        self.status = status_line(progress)
+        self.bar.describe(f"{self.bar.name} {self.status}")
+        self.bar.count(int(progress.seconds) if self.by_time else progress.images)
+        figures = {"loss": progress.loss, "images_per_second": progress.images_per_second}
+        self.board(progress.images, figures | (progress.validation or {}))
+        if self.verbose and progress.saved:
+            say(self.status)
+        if progress.validation:
+            self.validated_at = progress.images
+            say(self.prefix + validation_line(progress.images, progress.validation))
+
+    def finish(self, prior: Prior, path: Path, images: int) -> None:
+        """The run ended after so many images; with patience, the prior may be an earlier one."""
+        card = prior.facts.card
+        seen, figures = card["images_seen"], card.get("held_out")
+        if figures and seen == images != self.validated_at:
+            self.board(seen, figures)
+        say(f"{path}: {seen} images seen; {self.status}")
+        if seen < images:
+            say(f"{images} images were seen; the error on held-out lines was smallest before")
+        if figures:
+            say(validation_line(seen, figures))
+
+
+class RoundsView:
+    """Shows the rounds of a refit: for each a bar of its samples and a view of its training.
+
+    Args:
+        bars: where bars are shown.
+        total: images or seconds that a round trains for.
+        by_time: whether they are seconds.
+    """
+
+    def __init__(self, bars: Bars, total: float | None, *, by_time: bool) -> None:
+        self.bars, self.total, self.by_time = bars, total, by_time
+        self.samples: dict[int, Bar] = {}
+        self.trainings: dict[int, TrainingView] = {}
+
+    def hooks(
+        self, round_: int, on_damaged: Callable[[str], None], should_stop: Callable[[], bool]
+    ) -> Hooks:
+        """The hooks of a round, by its number from 1."""
+        from mri_ambient.training.config import Hooks
+
+        on_progress, on_sample = partial(self.on_progress, round_), partial(self.on_sample, round_)
+        return Hooks(on_progress, on_sample, on_damaged, should_stop)
+
+    def on_sample(self, round_: int, done: int, total: int) -> None:
+        """A scan is sampled."""
+        if round_ not in self.samples:
+            self.samples[round_] = Bar(self.bars, f"round {round_}: sample", total)
+        self.samples[round_].count(done)
+
+    def on_progress(self, round_: int, progress: Progress) -> None:
+        """A training step is done."""
+        if round_ not in self.trainings:
+            bar = Bar(self.bars, f"round {round_}: train", self.total)
+            view = TrainingView(bar, by_time=self.by_time, prefix=f"round {round_}: ")
+            self.trainings[round_] = view
+        self.trainings[round_].show(progress)
+
+
+@contextmanager
+def tensorboard(folder: Path, *, wanted: bool) -> Iterator[Board | None]:
+    """A board that writes for TensorBoard, from its first figure on; None if it is not wanted.
+
+    Raises:
+        ConfigError: TensorBoard is wanted and not installed.
+    """
+    if not wanted:
+        yield None
+        return
+    from mri_ambient.errors import ConfigError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "--tensorboard needs TensorBoard; pip install 'mri-ambient[tensorboard]'"
+        ) from error
+    with ExitStack() as stack:
+
+        @cache
+        def writer() -> Any:  # noqa: ANN401 -- of a library without types
+            return stack.enter_context(SummaryWriter(folder))
+
+        def show(images: int, figures: dict[str, float]) -> None:
+            for name, value in figures.items():
+                writer().add_scalar(name, value, images)
+
+        yield show

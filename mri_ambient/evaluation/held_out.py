@@ -1,0 +1,75 @@
+"""A score without a reference: how a method predicts measured lines that it was not given.
+
+The held-out lines are not the lines that were never measured, whose error may be larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from ..errors import ScanFormatError
+from ..methods.base import OnStep
+from ..recon.checks import predict_held_out
+from ..recon.engine import Engine
+from ..recon.recipe import ResolvedRecipe, method_options
+from ..recon.volume import OnSlice, Volume
+from ..recon.warnings import AFTER, BEFORE, Case, give
+
+Figures = dict[str, float]
+"""What :func:`~mri_ambient.recon.checks.predict_held_out` finds in a slice."""
+
+
+def evaluate_held_out(
+    volume: Volume, *, on_slice: OnSlice | None = None, on_step: OnStep | None = None
+) -> list[Figures]:
+    """Hold out lines of every slice of a scan, and predict them from the rest.
+
+    Args:
+        volume: a scan with a recipe whose checks hold out lines.
+        on_slice: called with (done, total) after every batch of slices.
+        on_step: called after every step of a sampler.
+
+    Returns:
+        The figures of every slice; nothing for one without signal.
+
+    Raises:
+        ConfigError: there are not enough lines.
+        ScanFormatError: no slice has signal on the held-out lines.
+    """
+    file, recipe = volume.file, volume.recipe
+    give(BEFORE, Case(file, recipe))
+    engine = Engine(recipe, volume.runtime, on_step)
+    n_slices = engine.slices_at_once(file.shape[-2:])
+    rows: list[Figures] = []
+    for first in range(0, len(file), n_slices):
+        scan = volume.preparation.apply(file[first : first + n_slices])
+        rows += predict_held_out(engine, scan, recipe.checks.n_held_out)
+        if on_slice is not None:
+            on_slice(len(rows), len(file))
+    if not any(rows):
+        raise ScanFormatError(f"{file.path}: no slice has signal on the held-out lines")
+    give(AFTER, Case(file, recipe, scan.noise_std or 0.0))
+    return rows
+
+
+def mean_figures(rows: Sequence[Figures]) -> Figures:
+    """Means over the slices of a scan that have signal."""
+    rows = [row for row in rows if row]
+    return {key: fmean(row[key] for row in rows) for key in rows[0]}
+
+
+def held_out_report(
+    recipe: ResolvedRecipe, scans: Mapping[str, Sequence[Figures]]
+) -> dict[str, Any]:
+    """The method with its options, what its samples are, and the figures of every scan."""
+    report: dict[str, Any] = {"method": recipe.method.name}
+    report["method_options"] = method_options(recipe.method)
+    if recipe.n_samples > 1:
+        report |= {
+            "n_samples": recipe.n_samples,
+            "samples_are": recipe.samples_are,
+            "std_factor": recipe.std_factor,
+        }
+    return {**report, "scans": scans}

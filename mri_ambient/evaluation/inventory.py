@@ -1,0 +1,98 @@
+"""What is installed, and what a file holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..errors import MriAmbientError
+from ..io import READERS, WRITERS, PreparedFile, find_scans, open_scan
+from ..io.reconstruction import describe_output
+from ..methods import METHODS, PRESETS
+from ..objectives import OBJECTIVES
+from ..physics.masks import calibration_block, is_line_mask
+from ..priors.checkpoint import load_prior
+from ..priors.unet import n_parameters
+from ..priors.weights import find_prior, shipped_priors
+from ..runtime.device import describe_device, pick_device
+
+
+def installed() -> dict[str, Any]:
+    """What this installation offers."""
+    return {
+        "version": __version__,
+        "objectives": list(OBJECTIVES),
+        "methods": list(METHODS),
+        "presets": list(PRESETS),
+        "readers": [reader.format for reader in READERS.values()],
+        "writers": list(WRITERS),
+        "priors": [path.stem for path in shipped_priors()],
+        "device": describe_device(pick_device()),
+    }
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a scan, a reconstruction, a prior, or a folder holds.
+
+    Raises:
+        MriAmbientError: it cannot be read. Of a folder, such files are listed as "unreadable".
+    """
+    path = find_prior(path)
+    if path.is_dir() and not (path / "prior.safetensors").exists():
+        return {"kind": "folder", "files": [_entry(file) for file in find_scans([path])]}
+    if path.is_dir() or path.suffix == ".safetensors":
+        return _prior_contents(path)
+    return _file_contents(path)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """What a file of a folder holds, or why it cannot be read."""
+    try:
+        return {"file": path.name, **_file_contents(path)}
+    except MriAmbientError as error:
+        return {"file": path.name, "kind": "unreadable", "error": str(error)}
+
+
+def _prior_contents(path: Path) -> dict[str, Any]:
+    prior = load_prior(path)
+    facts = asdict(prior.facts)
+    denoiser = facts.pop("kind")
+    facts["card"].pop("trained_on", None)  # hashes by which programs recognise a scan
+    parameters = n_parameters(prior.net)
+    return {"kind": "prior", "denoiser": denoiser, "parameters": parameters, **facts}
+
+
+def _file_contents(path: Path) -> dict[str, Any]:
+    output = describe_output(path)
+    return _scan_contents(path) if output is None else {"kind": "output", **output}
+
+
+def _scan_contents(path: Path) -> dict[str, Any]:
+    scan = open_scan(path)
+    facts: dict[str, Any] = {
+        "kind": "scan",
+        "format": scan.format,
+        "scan_id": scan.scan_id,
+        "slices": scan.shape[0],
+        "coils": scan.shape[1],
+        "matrix": scan.shape[2:],
+        "recon_shape": scan.recon_shape,
+        "voxel_mm": scan.voxel_mm,
+        "readout_oversampling": scan.readout_oversampling,
+        "acceleration": scan.acceleration,
+        "fully_sampled": scan.fully_sampled,
+        "mask": "lines" if is_line_mask(scan.mask) else "2-D",
+        "calibration_block": calibration_block(scan.mask),
+        "acquired_columns": int(scan.acquired.sum()),
+        "noise_scan": scan.noise is not None,
+    }
+    if isinstance(scan, PreparedFile):
+        facts |= {
+            "sigma_n": scan.noise_std,
+            "noise_std": scan.qc.get("noise_std_file"),
+            "scale": scan.scale,
+            "steps": scan.steps,
+        }
+    return facts

@@ -1,0 +1,90 @@
+"""How the process ends: exit codes, and one line in place of a traceback."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from mri_ambient import __version__
+from mri_ambient.cli import app as module
+
+
+def test_the_version_is_printed(cli):
+    assert cli("--version").out == f"mri-ambient {__version__}\n"
+
+
+def test_usage_errors_are_exit_code_2(cli):
+    cli("reconstruct", code=2)
+    cli("nonsense", code=2)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["CUDA out of memory. Tried to allocate 2 GiB", "CUDA error: unspecified launch failure"],
+)
+def test_a_device_that_fails_anywhere_is_a_line_and_exit_code_4(reason, cli, monkeypatch):
+    def fails() -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(module, "app", fails)
+    (line,) = cli("sample", code=4).errors
+    assert reason in line
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_command_that_is_stopped_says_that_it_can_be_resumed(code, cli, monkeypatch):
+    """130: by Ctrl-C; 143: on SIGTERM."""
+    monkeypatch.setattr(module, "app", lambda: sys.exit(code))
+    assert "the same command" in cli("sample", code=code).err
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(module, "app", lambda: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError):
+        module.main()
+
+
+def test_a_device_that_is_not_there_is_exit_code_4(cli, scan, tmp_path):
+    words = ("-o", tmp_path / "out", "--method", "cg-sense", "--device", "cuda:99")
+    assert "cuda:99" in cli("reconstruct", scan, *words, code=4).err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("train", "DATA", "-o", "RUN", "--images", 2, "--wrapper", "foo"), "foo"),
+        (("train", "DATA", "-o", "RUN", "--images", 2, "--learning-rate", "nan"), "nan"),
+        (("train", "DATA", "-o", "RUN", "--images", 2, "--precision", "fp8"), "fp8"),
+        (("train", "DATA", "-o", "RUN", "--images", 0, "--device", "cpu"), "0"),
+        (("train", "DATA", "-o", "RUN", "--targets", "full", "--images", 2), "--targets"),
+        (("train", "DATA", "-o", "RUN", "--patches", "--wrapper", "plain"), "--patches"),
+        (("sample", "-o", "OUT", "--size", 0, 10, "--device", "cpu"), "0 x 10"),
+        (("sample", "-o", "OUT", "--samples", 0), "--samples"),
+        (("sample", "-o", "OUT", "--device", "abacus"), "abacus"),
+        (("simulate", "phantom", "--scans", 1, "-o", "FILE"), "FILE"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--holdout", -1), "-1"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--method", "magic"), "magic"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--method", "cg-sense", "--steps", 5), "n_steps"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--method", "adps", "--steps", 1), "1"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--steps", 3, "-O", "n_steps=7"), "n_steps"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--no-final-dc", "-O", "final_dc=true"), "final_dc"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--retrospective", 0.5), "0.5"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--shard", "3/2"), "3/2"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--preset", "fast", "--steps", 3), "--preset"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--precision", "fp8"), "fp8"),
+        (("audit", "calibration", "PRIOR", "SCAN", "-o", "OUT", "--samples", 1), "1"),
+        (("audit", "calibration", "PRIOR", "SCAN", "-o", "OUT", "--holdout", 0), "--holdout"),
+        (("audit", "calibration", "PRIOR", "SCAN", "-o", "OUT", "--method", "aos"), "aos"),
+        (("audit", "stability", "SCAN", "-o", "OUT", "--calib-lines", 8), "--retrospective"),
+    ],
+)
+def test_options_that_cannot_work_are_one_line_and_leave_no_folder(
+    words, reason, cli, scan, prior_file, trained, tmp_path
+):
+    (tmp_path / "FILE").write_text("in the way")
+    places = {name: tmp_path / name for name in ("RUN", "OUT", "FILE")}
+    places |= {"DATA": trained.prepared, "SCAN": scan, "PRIOR": prior_file}
+    assert reason in cli(*(places.get(word, word) for word in words), code=2).err
+    assert {path.name for path in tmp_path.iterdir()} == {"FILE"}

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mri_ambient.cli.console import (
+    Bar,
+    VolumeBar,
+    be_quiet,
+    complain,
+    print_facts,
+    print_table,
+    progress_bar,
+    say,
+    say_warning,
+)
+from mri_ambient.errors import NumericalWarning
+
+
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """The seconds that a log file waits for its next line."""
+    now = SimpleNamespace(s=0.0)
+    monkeypatch.setattr("mri_ambient.cli.console.time", SimpleNamespace(monotonic=lambda: now.s))
+    return now
+
+
+def test_warnings_come_with_their_code(capsys):
+    say_warning(NumericalWarning("W-RESIDUAL", "scan.h5: does not fit"))
+    assert capsys.readouterr().err == "warning [W-RESIDUAL]: scan.h5: does not fit\n"
+
+
+def test_quiet_prints_errors_only(capsys):
+    be_quiet(True)
+    try:
+        say("progress")
+        complain("error: [bold]not markup[/bold]")
+    finally:
+        be_quiet(False)
+    assert capsys.readouterr().err == "error: [bold]not markup[/bold]\n"
+
+
+def test_a_log_file_gets_a_line_every_half_a_minute(clock, capsys):
+    with progress_bar() as bars:
+        bar, other = Bar(bars, "prep", 10), Bar(bars, "search")
+        for done in range(4):
+            clock.s = 20.0 * done
+            bar.add()
+        clock.s = 100.0
+        other.describe("search on")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("prep: 3 of 10")
+    assert lines[1] == "search on"
+
+
+def test_a_volume_moves_by_the_steps_of_its_slices():
+    with progress_bar() as bars:
+        with VolumeBar(bars, "scan.h5", n_slices=3, steps_per_slice=4) as bar:
+            (task,) = bars.tasks
+            assert task.total == 12
+            bar.on_step(SimpleNamespace(residual=torch.zeros(2)))
+            assert task.completed == 2
+            bar.on_slice(2, 3)
+            assert task.completed == 8
+        assert bars.tasks == []
+
+
+def test_facts_are_printed_a_line_each(capsys):
+    print_facts({"kind": "folder", "size": (2, 3), "card": {"n": 1}, "files": [{"file": "a.h5"}]})
+    assert capsys.readouterr().out.splitlines() == [
+        "kind: folder", "size: 2, 3", "card:", "  n: 1", "", "file: a.h5",
+    ]  # fmt: skip
+
+
+def test_a_table_keeps_whole_names(capsys):
+    name = "a-very-long-name-of-a-scan-" * 2
+    row = [name, *(f"{value:.6f}" for value in range(6))]
+    print_table(["scan", *"abcdef"], [row], last=["mean", *row[1:]])
+    assert name in capsys.readouterr().out
+
+
+def test_json_is_read_by_programs(capsys):
+    from mri_ambient.cli.console import print_json
+
+    print_json({"psnr": float("inf"), "size": torch.tensor([1, 2])})
+    assert json.loads(capsys.readouterr().out) == {"psnr": None, "size": [1, 2]}

@@ -1,0 +1,116 @@
+"""Options become a recipe and a runtime; those without effect are named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import small_prior
+
+from mri_ambient.cli.console import be_quiet
+from mri_ambient.cli.recipe import make_recipe, make_runtime, retrospective_mask
+from mri_ambient.errors import ConfigError
+from mri_ambient.methods import PRESETS, Aos, CgSense, Dds
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import save_prior
+from mri_ambient.recon.recipe import Checks
+
+
+def test_the_default_suits_the_prior(prior_file, tmp_path):
+    save_prior(small_prior("plain"), tmp_path / "plain.safetensors")
+    for prior, method in (
+        (None, Aos()), (prior_file, Aos()), (tmp_path / "plain.safetensors", Dds()),
+    ):  # fmt: skip
+        assert make_recipe(method=None, options={}, prior=prior).method == method
+
+
+def test_what_is_given_is_taken(prior_file, capsys):
+    recipe = make_recipe(
+        method="dds", options={"n_steps": 3, "eta": "0.5"}, prior=prior_file, samples=2,
+        keep_samples=True, seed=7, checks=Checks(1),
+    )  # fmt: skip
+    assert recipe.method == Dds(n_steps=3, eta=0.5)
+    assert (recipe.n_samples, recipe.keep_samples, recipe.seed) == (2, True, 7)
+    assert recipe.checks.n_held_out == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_method_with_its_options_and_samples(name):
+    recipe = make_recipe(method=None, options={}, prior=None, preset=name)
+    preset = PRESETS[name]
+    assert (recipe.method, recipe.n_samples) == (preset.method, preset.n_samples)
+    assert make_recipe(
+        method=None, options={}, prior=None, preset="quality", samples=2
+    ).n_samples == 2  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"preset": "fast", "method": "dds"},
+        {"preset": "fast", "options": {"n_steps": 3}},
+        {"preset": "best"},
+        {"preset": "dds"},
+        {"method": "magic"},
+        {"method": "cg-sense", "options": {"n_steps": 5}},
+        {"samples": 0},
+    ],
+)
+def test_what_cannot_be_is_refused(given):
+    with pytest.raises(ConfigError):
+        make_recipe(**{"method": None, "options": {}, "prior": None, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"method": "aos", "samples": 3}, "aos"),
+        ({"method": "cg-sense", "keep_samples": True}, "cg-sense"),
+        ({"method": "dds", "samples": 1, "keep_samples": True}, "single sample"),
+    ],
+)
+def test_options_without_effect_are_named(given, named, capsys):
+    recipe = make_recipe(**{"options": {}, "prior": None, **given})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: ")
+    assert named in line
+    assert recipe.n_samples == 1
+
+
+def test_a_prior_that_is_not_used_is_not_read(tmp_path, capsys):
+    recipe = make_recipe(method="cg-sense", options={}, prior=tmp_path / "nowhere")
+    assert (recipe.method, recipe.prior) == (CgSense(), None)
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "quiet", "n_lines"),
+    [("auto", False, False, 1), ("auto", False, True, 0), ("cpu", False, False, 0)],
+)
+def test_a_missing_gpu_is_one_line(name, gpu, quiet, n_lines, monkeypatch, capsys):
+    """Only where a GPU would have been taken, and it is no warning."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    be_quiet(quiet)
+    try:
+        assert make_runtime(name).torch_device.type == "cpu"
+    finally:
+        be_quiet(False)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == n_lines
+    assert not any("warning" in line for line in lines)
+
+
+def test_a_runtime_takes_its_options():
+    runtime = make_runtime("cpu", batch_size=3, precision="bf16")
+    assert (runtime.batch_size, runtime.bf16) == (3, True)
+    with pytest.raises(ConfigError):
+        make_runtime("cpu", precision="fp8")
+
+
+def test_a_retrospective_mask_needs_an_acceleration():
+    assert retrospective_mask(None, None, None) is None
+    assert retrospective_mask(4, None, None) == MaskSpec("random", 4, 20)
+    assert retrospective_mask(3, "gaussian", 12) == MaskSpec("gaussian", 3, 12)
+    for mask_type, lines in (("gaussian", None), (None, 12)):
+        with pytest.raises(ConfigError, match="--retrospective"):
+            retrospective_mask(None, mask_type, lines)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from mri_ambient.training.run import images_seen
+
+SHORT = ("--batch-size", 2, "--device", "cpu")
+
+
+def test_a_dry_run_says_what_would_be_done(cli, trained, tmp_path):
+    printed = cli("train", trained.prepared, "-o", tmp_path / "run", "--images", 4, "--dry-run",
+                  *SHORT)  # fmt: skip
+    assert "4 images" in printed.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_resumes(cli, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    words = ("train", trained.prepared, "-o", run, "--learning-rate", 2e-3, "--precision", "fp32")
+    printed = cli(*words, "--images", 6, *SHORT)
+    assert f"{run}: resumes after 4 images" in printed.err
+    assert images_seen(run) == 6
+
+
+def test_verbose_says_where_it_is_at_every_checkpoint(cli, trained, tmp_path):
+    words = ("train", trained.prepared, "--images", 16, "--batch-size", 8, "--save-every", 8,
+             "--device", "cpu")  # fmt: skip
+    for more, n_lines in (((), 0), (("-v",), 1)):
+        printed = cli(*words, "-o", tmp_path / f"run{n_lines}", *more)
+        lines = [line for line in printed.err.splitlines() if line.startswith("8 images in ")]
+        assert len(lines) == n_lines
+
+
+def test_damaged_scans_are_named_and_the_rest_is_trained_on(cli, tmp_path, trained):
+    folder = tmp_path / "damaged"
+    shutil.copytree(trained.prepared, folder)
+    path = min(folder.glob("*.h5"))
+    path.write_bytes(path.read_bytes()[:5000])
+    (line,) = cli("train", folder, "-o", tmp_path / "run", "--images", 4, *SHORT, code=1).errors
+    assert path.name in line
+    assert images_seen(tmp_path / "run") == 4
+    assert (tmp_path / "run/prior.safetensors").exists()
+
+
+def test_a_run_that_goes_back_says_so(cli, tmp_path, trained, monkeypatch):
+    """Errors at 2, 4 and 6 images, where patience ends, and once more at the end."""
+    errors = iter([0.3, 0.4, 0.5, 0.5])
+    monkeypatch.setattr("mri_ambient.training.loop.fit_tau", lambda *_: (0.1, next(errors), 0.6))
+    printed = cli("train", trained.prepared, "-o", tmp_path / "patient", "--patience", 2,
+                  "--check-every", 2, *SHORT)  # fmt: skip
+    *_, first, second, last = printed.err.rstrip().splitlines()
+    assert "prior.safetensors: 2 images seen" in first
+    assert second.startswith("6 images ")
+    assert last.startswith("2 images: ")
+    assert "0.3" in last
+
+
+def test_refused_it_leaves_no_folder(cli, full, tmp_path):
+    cli("prep", full, "-o", tmp_path / "prepared", "--device", "cpu", "--no-pictures")
+    words = ("train", tmp_path / "prepared", "-o", tmp_path / "run", "--tensorboard", "--device",
+             "cpu", "--patience", 1)  # fmt: skip
+    cli(*words, code=2)  # two scans leave none to validate on
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_shows_what_the_log_says(cli, tmp_path, trained):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    run = tmp_path / "watched"
+    cli("train", trained.prepared, "-o", run, "--images", 6, "--check-every", 4, *SHORT,
+        "--tensorboard")  # fmt: skip
+    events = event_accumulator.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for name in ("loss", "held_out"):
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        logged = [(row["images"], row[name]) for row in log if name in row]
+        for (images, value), row in zip(shown, logged, strict=False):
+            assert (images, value) == (row[0], pytest.approx(row[1], rel=1e-6))
+        assert len(logged) == (3 if name == "loss" else 1)
+        assert shown[-1][0] == 6, "the error of the finished prior is shown too"

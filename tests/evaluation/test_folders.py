@@ -1,0 +1,114 @@
+"""Reconstructions and targets meet by name; the numbers are those of the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import mri_ambient as ma
+from mri_ambient.data_prep import SimulateConfig, simulate
+from mri_ambient.errors import ScanFormatError
+from mri_ambient.evaluation.folders import mean_metrics, pair_up, score_pair
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    config = SimulateConfig(size=(40, 32), coils=3, full=True, noise=0.005)
+    return simulate("phantom", tmp_path_factory.mktemp("full"), config, count=2)
+
+
+@pytest.fixture(scope="module")
+def out(full: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Zero-filled reconstructions."""
+    folder = tmp_path_factory.mktemp("out")
+    recipe = ma.Recipe("zero-filled", retrospective=ma.MaskSpec("random", 2, 8))
+    for rec in ma.reconstruct_many(full, recipe, ma.Runtime("cpu")):
+        rec.save(folder)
+    return folder
+
+
+def test_folders_are_scored_from_python(full, out):
+    scores = ma.evaluate(str(out), target=full[0].parent)
+    assert list(scores["volumes"]) == [path.stem for path in full]
+    for path in full:
+        assert scores["volumes"][path.stem]["reference"] == "rss"
+    means = [row["psnr"] for row in scores["volumes"].values()]
+    assert scores["mean"]["psnr"] == pytest.approx(sum(means) / 2)
+    one = ma.evaluate(out / full[0].name, target=full[0])
+    assert one["volumes"][full[0].stem] == scores["volumes"][full[0].stem]
+
+
+def test_a_target_that_is_missing_is_an_error_or_reported(full, out, tmp_path):
+    with h5py.File(full[0]) as source, h5py.File(tmp_path / full[0].name, "w") as target:
+        target["reconstruction_rss"] = source["reconstruction_rss"][()]
+    with pytest.raises(ScanFormatError, match=full[1].stem):
+        ma.evaluate(out, tmp_path)
+    failed = []
+    scores = ma.evaluate(out, tmp_path, on_error=lambda path, _: failed.append(path))
+    assert list(scores["volumes"]) == [full[0].stem]
+    assert failed == [out / full[1].name]
+
+
+def test_pairs_have_the_same_name(tmp_path):
+    for name in ("a.h5", "b.h5", ".hidden.h5", "a.json"):
+        (tmp_path / name).touch()
+    target = tmp_path / "targets" / "b.h5"
+    target.parent.mkdir()
+    target.touch()
+    a, b = tmp_path / "a.h5", tmp_path / "b.h5"
+    assert pair_up(tmp_path, target.parent) == [(a, target.with_name("a.h5")), (b, target)]
+    assert pair_up(tmp_path, target) == [(b, target)]
+    assert pair_up(a, target.parent) == [(a, target.with_name("a.h5"))]
+    assert pair_up(a, target) == [(a, target)]
+
+
+def test_what_cannot_be_paired_is_refused(tmp_path):
+    (tmp_path / "a.h5").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "c.h5").touch()
+    (tmp_path / "c.h5").rename(tmp_path / "empty" / "c.txt")
+    for reconstructions, targets in (
+        (tmp_path / "nowhere", tmp_path), (tmp_path, tmp_path / "nowhere"),
+        (tmp_path / "empty", tmp_path), (tmp_path, tmp_path / "empty" / "c.txt"),
+    ):  # fmt: skip
+        with pytest.raises(ScanFormatError):
+            pair_up(reconstructions, targets)
+
+
+@pytest.mark.parametrize(
+    ("kspace", "kind"), [((1, 3, 8, 8), "rss"), ((1, 1, 8, 8), "esc"), ((1, 8, 8), "esc")]
+)
+def test_single_coil_scans_are_scored_as_fastmri_scores_them(kspace, kind, tmp_path):
+    image = np.random.default_rng(0).random((1, 8, 8))
+    with h5py.File(tmp_path / "target.h5", "w") as file:
+        file["kspace"] = np.zeros(kspace, np.complex64)
+        file["reconstruction_rss"] = image
+        file["reconstruction_esc"] = 2 * image
+    with h5py.File(tmp_path / "rec.h5", "w") as file:
+        file["reconstruction"] = image
+    score = score_pair(tmp_path / "rec.h5", tmp_path / "target.h5")
+    assert score.reference == kind
+    assert score.nmse == pytest.approx(0 if kind == "rss" else 0.25)
+
+
+@pytest.mark.parametrize("wrong", ["no target", "complex", "other shape", "no HDF5"])
+def test_files_that_do_not_fit_are_named(wrong, tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as file:
+        file["reconstruction"] = np.ones((1, 8, 8))
+    target = tmp_path / "target.h5"
+    if wrong == "no HDF5":
+        target.write_bytes(b"text")
+    else:
+        with h5py.File(target, "w") as file:
+            name = "kspace" if wrong == "no target" else "reconstruction_rss"
+            shape = (2, 8, 8) if wrong == "other shape" else (1, 8, 8)
+            file[name] = np.ones(shape, complex if wrong == "complex" else float)
+    with pytest.raises(ScanFormatError, match="rec" if wrong == "other shape" else "target"):
+        score_pair(tmp_path / "rec.h5", target)
+
+
+def test_the_mean_of_nothing_is_nothing():
+    assert mean_metrics({}) == {}
