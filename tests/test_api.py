@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import mri_ambient as ma
+from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import MriAmbientError
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -20,9 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWar
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve undersampled scans and a fully sampled one."""
     folder = tmp_path_factory.mktemp("api")
-    small = {"size": (48, 40), "coils": 4, "calib": 12, "noise": 0.01}
-    ma.simulate("phantom", folder / "raw", count=12, acceleration=2.0, **small)
-    ma.simulate("phantom", folder / "full", count=1, full=True, seed=7, **small)
+    small = SimulateConfig(size=(48, 40), coils=4, calib=12, noise=0.01, acceleration=2.0)
+    ma.simulate("phantom", folder / "raw", small, count=12)
+    ma.simulate("phantom", folder / "full", replace(small, full=True, seed=7), count=1)
     return folder
 
 

@@ -23,8 +23,8 @@ from ..priors.weights import shipped_priors
 from ..runtime.device import describe_device
 
 PACKAGES = (
-    "torch", "numpy", "scipy", "h5py", "sigpy", "scikit-image", "PyWavelets", "ptwt", "typer",
-    "rich", "safetensors", "matplotlib", "pillow", "typing-extensions",
+    "torch", "numpy", "scipy", "h5py", "scikit-image", "PyWavelets", "ptwt", "typer",
+    "rich", "safetensors", "matplotlib", "pillow", "tomli-w", "typing-extensions",
 )  # fmt: skip
 """What the package needs."""
 

@@ -31,7 +31,7 @@ import numpy as np
 from bench_adps import simulate
 from tune_baselines import Case
 
-from mri_ambient.data_prep import plan
+from mri_ambient.data_prep import plan_preparation
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.methods import PRESETS, Adps, CgSense, L1Wavelet, Preset, ZeroFilled
 from mri_ambient.physics.masks import MaskSpec
@@ -88,13 +88,13 @@ def real(path: Path, args: argparse.Namespace) -> dict[str, list[Scored]]:
     """The first slice of a real scan; if fully sampled, under ``--seeds`` masks of every rate."""
     full = open_scan(path)
     if not full.fully_sampled:
-        scan = plan(full).apply(full[0:1])
+        scan = plan_preparation(full).apply(full[0:1])
         return {f"{path.stem}, R = {full.acceleration:.1f}": [Scored(scan, lambda _: {})]}
-    truth = Reference(full, plan(full)).volumes()["sense"][0].numpy()
+    truth = Reference(full, plan_preparation(full)).volumes()["sense"][0].numpy()
 
     def under(mask: MaskSpec, seed: int) -> Scored:
         file = Undersampled(full, mask, seed)
-        scan = plan(file).apply(file[0:1])
+        scan = plan_preparation(file).apply(file[0:1])
 
         def against_sense(result: SliceImages) -> Row:
             ours = to_file_units(result.img.abs(), scan)

@@ -56,7 +56,7 @@ def test_prep_stops_where_memory_or_the_device_ends(
     def exhausted(*_, **__):
         raise error
 
-    monkeypatch.setattr("mri_ambient.data_prep.prepare.espirit", exhausted)
+    monkeypatch.setattr("mri_ambient.data_prep.preparation.espirit_maps", exhausted)
     (line,) = cli("prep", full, "-o", tmp_path / "out", "--device", "cpu", code=4).errors
     assert str(error)[:20] in line
     assert advice in line

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mri_ambient.priors.checkpoint import load_prior
-from mri_ambient.training.run import read_identity
+from mri_ambient.training.run import RunFolder
 
 SHORT = ("--rounds", 1, "--images", 4, "--steps", 3, "--device", "cpu")
 
@@ -37,7 +37,7 @@ def test_a_run_is_refitted_in_parts_and_its_prior_reconstructs(cli, tmp_path, tr
     assert printed.err.rstrip().splitlines()[-1].startswith("4 images: ")
     made = made_by(run / "refit")
     assert (made["method"], made["options"]["final_dc"]) == ("dds", False)
-    options = [read_identity(at / "run.json")["config"] for at in (run, run / "refit/round-1")]
+    options = [RunFolder(at).identity.config for at in (run, run / "refit/round-1")]
     for key in ("batch_size", "learning_rate", "precision", "preset", "seed"):
         assert options[0][key] == options[1][key]
     for other in (("--method", "msm"), ("-O", "final_dc=true")):

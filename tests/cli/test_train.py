@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mri_ambient.training.run import images_seen
+from mri_ambient.training.run import RunFolder
 
 SHORT = ("--batch-size", 2, "--device", "cpu")
 
@@ -23,7 +23,7 @@ def test_a_run_resumes(cli, trained, tmp_path):
     words = ("train", trained.prepared, "-o", run, "--learning-rate", 2e-3, "--precision", "fp32")
     printed = cli(*words, "--images", 6, *SHORT)
     assert f"{run}: resumes after 4 images" in printed.err
-    assert images_seen(run) == 6
+    assert RunFolder(run).images_seen == 6
 
 
 def test_verbose_says_where_it_is_at_every_checkpoint(cli, trained, tmp_path):
@@ -42,14 +42,16 @@ def test_damaged_scans_are_named_and_the_rest_is_trained_on(cli, tmp_path, train
     path.write_bytes(path.read_bytes()[:5000])
     (line,) = cli("train", folder, "-o", tmp_path / "run", "--images", 4, *SHORT, code=1).errors
     assert path.name in line
-    assert images_seen(tmp_path / "run") == 4
+    assert RunFolder(tmp_path / "run").images_seen == 4
     assert (tmp_path / "run/prior.safetensors").exists()
 
 
 def test_a_run_that_goes_back_says_so(cli, tmp_path, trained, monkeypatch):
     """Errors at 2, 4 and 6 images, where patience ends, and once more at the end."""
     errors = iter([0.3, 0.4, 0.5, 0.5])
-    monkeypatch.setattr("mri_ambient.training.loop.fit_tau", lambda *_: (0.1, next(errors), 0.6))
+    monkeypatch.setattr(
+        "mri_ambient.training.validation.fit_tau", lambda *_: (0.1, next(errors), 0.6)
+    )
     printed = cli("train", trained.prepared, "-o", tmp_path / "patient", "--patience", 2,
                   "--check-every", 2, *SHORT)  # fmt: skip
     *_, first, second, last = printed.err.rstrip().splitlines()
