@@ -31,23 +31,24 @@ from torch import Generator, Tensor
 
 from mri_ambient.methods import Adps, Dds, Msm, Pula, Sampler
 from mri_ambient.physics.operators import SenseOp
-from mri_ambient.priors.prior import DenoiseFn, Further
+from mri_ambient.priors.prior import DenoiseFn, DenoiserSource, Further
 from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.scan import Batch
 
 N = 64
 N_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(DenoiserSource):
     """The exact denoiser of CN(0, 2 cov), under masks by one of several rules.
 
     Attributes:
         cov: covariance per real channel, ``(N, N)``.
-        rule: "everything", "asked" (what the sampler asks for), "fresh" (random masks, new for
-            every evaluation) or "frozen" (one random mask for all).
+        rule: "everything", "asked" (as the sampler wants), "fresh" (random masks, new for every
+            evaluation) or "frozen" (one random mask for all).
         lines: share of the lines that a training mask keeps.
-        n_masks: how many answers are averaged where masks are fresh.
+        n_masks: how many evaluations are averaged where masks are fresh.
     """
 
     cov: Tensor
@@ -58,8 +59,8 @@ class Exact:
     tau: float = 0.05
 
     @property
-    def knows_masks(self) -> bool:
-        """Whether the answer depends on a mask."""
+    def mask_conditioned(self) -> bool:
+        """Whether the denoised image depends on a mask."""
         return self.rule != "everything"
 
     @property
@@ -80,8 +81,8 @@ class Exact:
 
             def average(z: Tensor, sigma: Tensor) -> Tensor:
                 masks = [asked.training_mask(op, rng) for _ in range(self.n_masks)]
-                answers = [asked.denoiser(op, rng, further=mask)(z, sigma) for mask in masks]
-                return torch.stack(answers).mean(dim=0)
+                images = [asked.denoiser(op, rng, further=mask)(z, sigma) for mask in masks]
+                return torch.stack(images).mean(dim=0)
 
             return average
         if self.rule == "everything":
@@ -92,14 +93,15 @@ class Exact:
             mask = op.mask if isinstance(further, str) else further
         inner = op.with_mask(mask)
         eye = torch.eye(N, dtype=op.maps.dtype)[:, None]
-        masks = mask.expand(len(rng), 1, 1, N)
-        normal = torch.stack(
-            [SenseOp(op.maps[0], m).normal(eye)[:, 0].mT for m in masks]
-        )  # (b, N, N)
+        # (b, N, N), or (1, N, N) where all signals have the same mask.
+        normal = torch.stack([SenseOp(op.maps[0], m).normal(eye)[:, 0].mT for m in mask])
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            assert bool((sigma == sigma[0]).all())
             u = inner.adjoint(z)[:, 0, :, None]
-            left = self.cov.to(u) @ normal + sigma[:, None, None] ** 2 * torch.eye(N)
+            left = self.cov.to(u) @ normal + sigma[0] ** 2 * torch.eye(N)
+            if len(left) == 1:
+                return torch.linalg.solve(left[0], self.cov.to(u) @ u[..., 0].mT).mT[:, None]
             return torch.linalg.solve(left, self.cov.to(u) @ u)[:, None, :, 0]
 
         return denoise
@@ -231,7 +233,7 @@ def main() -> None:
         for k in range(N_SAMPLES):
             streams = [rng_for(1, i, k) for i in range(args.signals)]
             with torch.set_grad_enabled(method.needs_grad):
-                out = method(prior, op, y, noise_std=noise_std, rng=streams)
+                out = method(prior, Batch.of_measurement(op, y, noise_std), streams)
             draws.append(out.detach()[:, 0])
         samples = torch.stack(draws)
         one = (samples - x).abs().square().sum(dim=2).mean(dim=0)
