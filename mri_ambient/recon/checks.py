@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, warn
 from ..methods.baselines import CgSense, L1Wavelet
-from ..physics.masks import hide_lines
+from ..physics import masks
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..rng import rng_for
@@ -140,7 +140,7 @@ def _held_out_figures(
         figures[name] = float((K - y).abs().square().sum()) / energy
     if result.samples is not None:
         K = split.predictions(i, result.samples[:, i])
-        figures |= _coverage(y, K, split.sigma_n, result.provenance["std_factor"])
+        figures |= coverage_figures(y, K, split.sigma_n, result.provenance["std_factor"])
     return figures
 
 
@@ -183,12 +183,14 @@ def hold_out_lines(scan: Scan, n_lines: int, seed: int) -> SplitScan:
     """
     if scan.maps is None:
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
-    mask = hide_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
+    mask = masks.hide_lines(scan.mask.cpu(), n_lines, rng_for(seed, "hold out", scan.scan_id))
     kept = replace(scan, mask=mask, ksp=torch.where(mask, scan.ksp, 0))
     return SplitScan(scan, kept, scan.maps, scan.mask & ~mask)
 
 
-def _coverage(y: Tensor, K: Tensor, sigma_n: float, factor: float) -> dict[str, float]:
+def coverage_figures(
+    y: Tensor, K: Tensor, sigma_n: float, factor: float = 1.0
+) -> dict[str, float]:
     """Coverage and chi-square of measurements ``(n,)``, given samples of them ``(sample, n)``."""
     residual, variance = residual_and_variance(y, K)
     variance = factor**2 * variance

@@ -49,7 +49,7 @@ class Reference:
         fastMRI. SENSE is ``|S^H F^H k|`` with maps from the full data.
         """
         volumes: dict[ReferenceKind, Tensor] = {}
-        if self.file.format != "prepared":
+        if not self.file.prepared:
             esc = self._stored("reconstruction_esc") if self.file.shape[1] == 1 else None
             if esc is not None:
                 volumes["esc"] = esc
