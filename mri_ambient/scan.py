@@ -21,7 +21,7 @@ from .physics.operators import SenseOp
 from .rng import Streams
 
 UPPER_BOUND = "outer-samples (upper bound)"
-"""The source of a noise estimate that signal is in as well."""
+"""The source of a noise estimate that includes signal."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Scan:
     Attributes:
         ksp: k-space, complex64 ``(slice, coil, y, x)``, zero where ``mask`` is False.
         mask: sampled positions, bool ``(1, y, x)``.
-        scan_id: the name everything derived from this scan carries; seeds its random streams.
+        scan_id: name of the scan and of what is made from it; seeds its random streams.
         slices: index of each slice in the volume.
-        acquired: bool ``(x,)``: False for columns the scanner never acquires.
+        acquired: bool ``(x,)``: False for columns that the scanner never acquires.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         noise_std: k-space noise per real channel, in the units of ``ksp``; None until known.
         noise_source: where ``noise_std`` comes from.
         maps: coil sensitivities ``(slice, coil, y, x)``, or None before they are estimated.
-        scale: what an image of this k-space is multiplied with to leave normalised units.
-        coil_transform: all of compression x whitening, complex ``(coil, coil)``; its first rows
-            made the virtual coils. None if the coils are as measured.
+        scale: factor from normalised images to the units of whitened k-space.
+        coil_transform: compression x whitening, complex ``(coil, coil)``, with all of its rows; the
+            first made the virtual coils. None if the coils are as measured.
         voxel_mm: voxel size ``(y, x, slice)`` in millimetres, or None if the file does not say.
         recon_shape: the scanner's final matrix ``(y, x)``.
         steps: what was done to the measurement, in order.
@@ -151,7 +151,7 @@ class Scan:
         return achieved_acceleration(self.mask, self.acquired)
 
     def with_step(self, step: str, **changes: Any) -> Scan:  # noqa: ANN401 -- field values
-        """A new scan with fields replaced and the step written down."""
+        """A new scan with some fields replaced and the step added to ``steps``."""
         return replace(self, steps=(*self.steps, step), **changes)
 
 
@@ -204,12 +204,12 @@ class Batch:
 
     Attributes:
         ksp: complex ``(b, coil, y, x)``. Entries where ``mask`` is False are never read.
-        maps: ``(b, coil, y, x)``; scans with fewer coils are filled up with zero maps. On the way
-            to a device they may be packed (:mod:`~mri_ambient.physics.coil_maps`).
+        maps: ``(b, coil, y, x)``; scans with fewer coils are padded with zero maps. Until
+            :meth:`to` they may be packed (:mod:`~mri_ambient.physics.coil_maps`).
         mask: bool ``(b, 1, y, x)``.
-        acquired: bool ``(b, x)``, False for columns the scanner never acquires.
+        acquired: bool ``(b, x)``, False for columns that the scanner never acquires.
         noise_std: sigma_n per real channel, ``(b,)``.
-        density: chance that a scan of the data set samples an entry, real ``(b, 1, y, x)``.
+        density: probability that a scan of the data set samples an entry, real ``(b, 1, y, x)``.
         img: target images ``(b, y, x)`` for objectives that learn from images, or None.
     """
 
@@ -228,7 +228,7 @@ class Batch:
 
     @property
     def measured(self) -> Tensor:
-        """The measured k-space y, zero where nothing was sampled, whatever ``ksp`` holds there."""
+        """The measured k-space y: ``ksp``, with zeros where nothing was sampled."""
         return torch.where(self.mask, self.ksp, 0)
 
     def __len__(self) -> int:
@@ -236,12 +236,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device, with its maps unpacked there."""
-        fetched = torch.device(device).type != "cpu"  # on its way to the CPU nobody would wait
-        moved = self._each(lambda tensor: tensor.to(device, non_blocking=fetched))
+        # To a GPU without waiting; on the CPU, values would be read before they arrive.
+        to_gpu = torch.device(device).type != "cpu"
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=to_gpu))
         return moved if moved.maps.is_complex() else replace(moved, maps=unpack_maps(moved.maps))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which a GPU fetches while the CPU goes on."""
+        """The batch in page-locked memory, which a GPU can copy while the CPU does other work."""
         return self._each(Tensor.pin_memory)
 
     def __getitem__(self, rows: slice | list[int] | Tensor) -> Batch:
@@ -253,11 +254,10 @@ class Batch:
         return Batch(*(None if value is None else change(value) for value in values))  # type: ignore[arg-type]
 
     def augmented(self, rng: Streams) -> Batch:
-        """The same measurements of mirrored, conjugated, phase-turned objects, drawn per slice.
+        """The measurements of mirrored, conjugated and phase-rotated objects, drawn per slice.
 
-        Exact for any coils and mask: nothing is interpolated and nothing new is measured. The
-        object is mirrored along y and along x and its complex conjugate taken with probability 1/2
-        each, and turned by a uniform phase.
+        Exact for any coils and mask, without interpolation. The object is mirrored along y, along x
+        and conjugated with probability 1/2 each, and multiplied by a uniform phase.
         """
         draws = torch.stack([torch.rand(4, generator=g) for g in rng], dim=1)
         flip_y, flip_x, conjugate = draws[:3] < 0.5
@@ -337,12 +337,12 @@ class Batch:
 
 
 def _where(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Choose per slice."""
+    """``yes`` or ``no`` per slice."""
     return torch.where(flags.view(-1, *[1] * (no.ndim - 1)).to(no.device), yes, no)
 
 
 def _with_coils(coils: Tensor, n_coils: int) -> Tensor:
-    """Filled up with coils that see nothing."""
+    """Padded with coils of zeros."""
     n, have, *rest = coils.shape
     if have == n_coils:
         return coils

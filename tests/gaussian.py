@@ -1,14 +1,17 @@
-"""A prior whose denoiser is known in closed form: x ~ CN(0, diag), so tests compare with truth."""
+"""Priors with a denoiser in closed form, x ~ CN(0, diag), and problems with a known posterior."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from helpers import apply_method, dense, random_sense
 from torch import Generator, Tensor
 
+from mri_ambient.methods import Method
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.prior import DenoiseFn, DenoiserSource, Further
+from mri_ambient.rng import complex_normal, rng_for
 
 
 class GaussianPrior(DenoiserSource):
@@ -109,3 +112,41 @@ class Mixture(WholeGaussian):
             return sign * self.center + self.var / total * (u - sign * self.center)
 
         return denoise
+
+
+def measure(op: SenseOp, prior: GaussianPrior, sigma_n: float) -> tuple[Tensor, Tensor]:
+    """An image from the prior ``(y, x)``, and its noisy k-space ``(1, coil, y, x)``."""
+    rng = rng_for(0, "measure")
+    x = prior.var.sqrt() * complex_normal(op.ishape, rng, dtype=torch.complex128)
+    noise = complex_normal((1, *op.oshape), rng, dtype=torch.complex128)
+    return x, op(x[None]) + sigma_n * op.mask * noise
+
+
+def even_problem(sigma_n: float) -> tuple[WholeGaussian, SenseOp, Tensor]:
+    """A plain prior on 12 pixels of equal variance, three coils, and k-space of one image."""
+    rng, shape = rng_for(0, "dds"), (3, 4)
+    op = random_sense(shape, 3, rng, torch.complex128)
+    prior = WholeGaussian(torch.full(shape, 0.8, dtype=torch.float64), sigma_min=0.01)
+    x = prior.var.sqrt() * complex_normal(shape, rng, dtype=torch.complex128)
+    noise = complex_normal(op.oshape, rng, dtype=torch.complex128)
+    return prior, op, op(x) + sigma_n * op.mask * noise
+
+
+def posterior(
+    prior: GaussianPrior, op: SenseOp, ksp: Tensor, sigma_n: float
+) -> tuple[Tensor, Tensor]:
+    """Mean ``(pixel,)`` and covariance ``(pixel, pixel)`` per real channel, in closed form."""
+    A = dense(op, torch.complex128)
+    precision = A.mH @ A / sigma_n**2 + torch.diag(1 / prior.var.flatten()).to(torch.complex128)
+    cov = torch.linalg.inv(precision)
+    return cov @ A.mH @ ksp.flatten() / sigma_n**2, cov
+
+
+def draw(
+    method: Method, prior: GaussianPrior, op: SenseOp, ksp: Tensor, sigma_n: float, n: int
+) -> Tensor:
+    """``n`` samples of one measurement, ``(n, pixel)``."""
+    many = SenseOp(op.maps.expand(n, *op.oshape), op.mask.expand(n, 1, *op.ishape))
+    streams = [rng_for(1, i) for i in range(n)]
+    ksp = ksp.expand(n, *op.oshape)
+    return apply_method(method, many, ksp, sigma_n, prior=prior, rng=streams).flatten(1)

@@ -20,7 +20,7 @@ New files, arrays and keys are allowed.
 Differences that are wanted are listed in `DELIBERATE`. The exit code is 1 if there are others, or
 if a command failed, else 0.
 """
-# ruff: noqa: T201 -- it reports
+
 
 from __future__ import annotations
 

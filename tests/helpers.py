@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -14,11 +15,13 @@ from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mri_ambient.methods import Method, OnStep
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import LinearOperator, SenseOp
-from mri_ambient.priors.prior import Prior, PriorFacts
+from mri_ambient.priors.prior import DenoiserSource, Prior, PriorFacts
 from mri_ambient.priors.unet import UNetSpec
 from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.scan import Batch
 
 
 def load_script(name: str) -> ModuleType:
@@ -72,6 +75,23 @@ def small_prior(kind: str = "plain", **facts: object) -> Prior:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Prior(shaken(known.build()), known)
+
+
+def apply_method(
+    method: Method,
+    op: SenseOp,
+    ksp: Tensor,
+    noise_std: float | Tensor,
+    *,
+    prior: DenoiserSource | None = None,
+    rng: Sequence[Generator] | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Images by a method from k-space ``(b, coil, y, x)``, with gradients if it needs them."""
+    noise = torch.as_tensor(noise_std, dtype=ksp.real.dtype).expand(len(ksp))
+    streams = [rng_for(0, i) for i in range(len(ksp))] if rng is None else rng
+    with torch.set_grad_enabled(method.needs_grad):
+        return method(prior, Batch.of_measurement(op, ksp, noise), streams, on_step).detach()
 
 
 def dense(op: LinearOperator, dtype: torch.dtype = torch.complex64) -> Tensor:

@@ -1,8 +1,8 @@
 """Ambient diffusion posterior sampling (A-DPS).
 
 Aali et al. 2024, arXiv 2403.08728, algorithm 1: Euler steps of the probability-flow ODE of a prior
-that sees one further-subsampled mask M~, each followed by a gradient step on the misfit of its
-denoised image to *all* the measurements (Chung et al. 2023, arXiv 2209.14687).
+under one further-subsampled mask M~, each followed by a gradient step on the misfit of the denoised
+image to *all* measurements (Chung et al. 2023, arXiv 2209.14687).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Adps(Sampler):
     ``l = step_size * max(sigma_n, 0.01) * sqrt(2 n)``:
 
     steps are short while the residual is large and reach ``step_size`` when it is down to noise.
-    Without one it is 50 over the number of steps, at most 0.5: about the best of those tried with
-    100 and with 500 steps (tests/benchmarks/bench_adps.py, bench_samplers.py).
+    The default ``step_size`` is 50 over the number of steps, at most 0.5: about the best of those
+    tried with 100 and with 500 steps (tests/benchmarks/bench_adps.py, bench_samplers.py).
 
     Attributes:
         n_steps: network evaluations per sample.
-        step_size: weight of the data term, relative to noise and coils; None goes by the steps.
+        step_size: weight of the data term, relative to noise and coils; by default 50 / n_steps.
         sigma_max: first noise level, for data of standard deviation 0.5 per channel.
     """
 

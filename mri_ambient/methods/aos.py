@@ -45,6 +45,11 @@ class Aos(Method):
     def __post_init__(self) -> None:
         check_cg(self.n_cg)
 
+    @property
+    def starts_in_one_step(self) -> bool:
+        """It takes one step and no more."""
+        return True
+
     def __call__(
         self,
         prior: DenoiserSource | None,

@@ -1,4 +1,4 @@
-"""What all methods share: their signature, and the loop of those that take many steps."""
+"""The signature of all methods, and the loop of those that take many steps (:class:`Sampler`)."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ FINAL_CG = 10
 CG_CONDITIONED = 20
 """Conjugate-gradient steps of a data step with a mask-conditioned prior: more change nothing."""
 
-CG_OF_PLAIN = 40
-"""The same with a plain prior: with fewer, samples are off centre or too narrow where the noise is
-small (``test_samples_as_by_default_are_the_posterior_of_a_plain_prior``)."""
+CG_PLAIN = 40
+"""The same with a plain prior: with fewer, samples are biased or too narrow where there is little
+noise (``tests/methods/test_posterior.py``)."""
 
 START_CG = 20
 """Conjugate-gradient steps of the start "cg-sense"."""
 
 STARTS = ("noise", "aos", "cg-sense")
-"""Where a sampler can start: from noise, from one step of the prior, or from CG-SENSE."""
+"""What a sampler can start from: noise, one step of the prior, or a CG-SENSE image."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Method(ABC):
     Attributes:
         name: the key it is chosen by.
         needs_prior: whether it uses a prior; baselines ignore the one they are given.
-        stochastic: whether another generator gives another image.
+        stochastic: whether the image depends on the random generator.
         needs_grad: whether it differentiates through the denoiser.
         n_steps: noise levels; 1 for methods without any.
     """
@@ -78,14 +78,19 @@ class Method(ABC):
 
     @property
     def n_evaluations(self) -> int:
-        """Network evaluations per sample; with ``needs_grad``, backwards as well."""
+        """Network evaluations per sample; with ``needs_grad``, each with a backward pass."""
         return 1 if self.needs_prior else 0
 
     @property
-    def draws_posterior(self) -> bool:
-        """Whether samples follow the posterior, nearly, given a good plain prior.
+    def starts_in_one_step(self) -> bool:
+        """Whether the first image is one step of the prior from the zero-filled image."""
+        return False
 
-        True only for options with which their mean and spread were measured to be right.
+    @property
+    def draws_posterior(self) -> bool:
+        """Whether samples nearly follow the posterior, given a good plain prior.
+
+        True only for options for which their mean and standard deviation were measured.
         """
         return False
 
@@ -100,7 +105,7 @@ class Method(ABC):
         """Reconstruct a batch of slices.
 
         Args:
-            prior: what images look like; ignored unless ``needs_prior``.
+            prior: the prior; ignored unless ``needs_prior``.
             batch: measurements, maps, masks and noise, normalised. Maps have ``S^H S = 1`` in their
                 support, so that ``||A|| <= 1``.
             rng: one generator per batch item.
@@ -113,16 +118,16 @@ class Method(ABC):
 
 @dataclass
 class Problem:
-    """What a sampler works on.
+    """A batch and a prior, as the steps of a sampler use them.
 
     Attributes:
-        prior: what images look like.
+        prior: the prior.
         op: ``A = M F S`` of the scan.
         ksp: measured k-space y, ``(b, coil, y, x)``, zero where not sampled.
         noise_std: sigma_n per real channel, ``(b,)``.
         rng: one generator per batch item.
         data: ``A^H y``.
-        denoise: the prior, bound to the scan by the sampler's rule for M~.
+        denoise: the prior's denoiser for this scan, under the sampler's choice of M~.
     """
 
     prior: DenoiserSource
@@ -139,22 +144,22 @@ class Problem:
         return complex_normals(wanted, self.rng, device=self.ksp.device, dtype=self.ksp.dtype)
 
     def level(self, sigma: float) -> Tensor:
-        """A noise level for every batch item, ``(b,)``."""
+        """The same noise level for every batch item, ``(b,)``."""
         return torch.full_like(self.noise_std, sigma)
 
 
 class Sampler(Method):
-    """A method that descends noise levels. Subclasses say how to begin, to step and to end."""
+    """A method that descends noise levels; subclasses define ``begin``, ``step`` and ``end``."""
 
     stochastic = True
 
     @property
     def n_evaluations(self) -> int:
         """Network evaluations per sample."""
-        return self.n_steps
+        return self.n_steps + self.starts_in_one_step
 
     def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
-        """The denoiser: by default under the scan's own mask."""
+        """The denoiser for a scan: by default under the scan's own mask."""
         return prior.denoiser(op, rng, further="scan")
 
     @abstractmethod
@@ -169,10 +174,10 @@ class Sampler(Method):
     def step(
         self, problem: Problem, state: Tensor, sigma: float, sigma_next: float
     ) -> tuple[Tensor, Tensor]:
-        """From one noise level to the next: the state, and the image it stands for."""
+        """From one noise level to the next: the new state, and the current image."""
 
     def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """The image that is handed over; by default that of the last step."""
+        """The result; by default the image of the last step."""
         return img
 
     def __call__(
@@ -211,7 +216,7 @@ def required(prior: DenoiserSource | None, method: str) -> DenoiserSource:
 
 
 def check_levels(prior: DenoiserSource, method: str) -> None:
-    """Refuse to descend noise levels a prior was never trained at.
+    """Refuse to descend noise levels that the prior was not trained at.
 
     Raises:
         ConfigError: the prior was trained at a single level.
@@ -230,13 +235,13 @@ def residual_norm(op: SenseOp, img: Tensor, ksp: Tensor) -> Tensor:
 
 
 def check_start(start: str) -> None:
-    """Raise ConfigError if it is none of :data:`STARTS`."""
+    """Raise ConfigError if it is not one of :data:`STARTS`."""
     if start not in STARTS:
         raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
 
 
 def check_schedule(n_steps: int, sigma_max: float | None) -> None:
-    """Raise ConfigError where no schedule of noise levels has these options."""
+    """Raise ConfigError if there is no schedule of noise levels with these options."""
     if n_steps < 2:
         raise ConfigError(f"at least 2 steps are needed, got {n_steps} (n_steps)")
     if sigma_max is not None and not 0 < sigma_max < math.inf:
@@ -244,28 +249,31 @@ def check_schedule(n_steps: int, sigma_max: float | None) -> None:
 
 
 def check_cg(n_cg: int | None) -> None:
-    """Raise ConfigError if it is no number of steps."""
+    """Raise ConfigError if it is not a positive whole number."""
     if n_cg is not None and (n_cg < 1 or not isinstance(n_cg, int)):
         raise ConfigError(f"n_cg must be a whole number of at least 1, got {n_cg}")
 
 
 def first_level(highest: float, prior: DenoiserSource, *, most: float | None = None) -> float:
-    """The first noise level, given for data of standard deviation 0.5, in units of the prior.
+    """The first noise level for this prior, at least twice its smallest trained level.
 
-    It is at least twice the smallest trained level. W-FIRST-LEVEL where it was raised, or lies
-    above ``most``, by default the largest level of the prior's training.
+    W-FIRST-LEVEL if it had to be raised, or lies above ``most``.
+
+    Args:
+        highest: the level for data of standard deviation 0.5 per channel.
+        prior: the prior; levels scale with its ``sigma_data``.
+        most: in the units of ``highest``; by default the largest level of the prior's training.
     """
-    level = highest * prior.sigma_data / EDM_SIGMA_DATA
-    lowest = 2 * prior.sigma_min
+    unit = prior.sigma_data / EDM_SIGMA_DATA
+    level, lowest = highest * unit, 2 * prior.sigma_min
     most = prior.highest_level if most is None else most
-    if level < lowest or highest > most:
-        unit = prior.sigma_data / EDM_SIGMA_DATA
-        where = (
-            f"is raised to {lowest:.4g} (trained from {prior.sigma_min:.4g} on)"
-            if level < lowest
-            else f"is above all training (up to about {most * unit:.4g})"
-        )
-        warn("W-FIRST-LEVEL", f"the first noise level {level:.4g} {where}")
+    text = f"the first noise level {level:.4g} "
+    if level < lowest:
+        text += f"is raised to {lowest:.4g}: the prior was trained from {prior.sigma_min:.4g} on"
+        warn("W-FIRST-LEVEL", text)
+    elif highest > most:
+        text += f"is above the prior's training, up to about {most * unit:.4g}"
+        warn("W-FIRST-LEVEL", text)
     return max(level, lowest)
 
 
@@ -275,8 +283,8 @@ Result = TypeVar("Result")
 def recomputed(step: Callable[[Tensor], Result], state: Tensor, rng: Sequence[Generator]) -> Result:
     """``step(state)``, computed again in the backward pass, if there is one.
 
-    A gradient through a sampler then takes the memory of one of its steps, not of all. What the
-    step draws from ``rng`` is the same both times. Without gradients it is just called.
+    A gradient through a sampler then takes the memory of one of its steps, not of all. Both times
+    the step draws the same numbers from ``rng``. Without gradients it is called once.
     """
     if not torch.is_grad_enabled():
         return step(state)
@@ -315,7 +323,7 @@ def one_step(
 def first_image(start: str, problem: Problem) -> Tensor:
     """The image a sampler starts from: 0, one step of the prior, or a CG-SENSE image.
 
-    CG-SENSE weighs the image's energy by the prior's variance, ``||x||^2 / s^2``.
+    CG-SENSE is regularised by the prior's variance, ``||x||^2 / s^2``.
     """
     prior, op, ksp, noise_std = problem.prior, problem.op, problem.ksp, problem.noise_std
     if start == "aos":
@@ -330,15 +338,15 @@ def first_image(start: str, problem: Problem) -> Tensor:
 
 def cg_steps(n_cg: int | None, prior: DenoiserSource) -> int:
     """Conjugate-gradient steps of a data step: as given, or what the prior needs."""
-    return n_cg or (CG_CONDITIONED if prior.mask_conditioned else CG_OF_PLAIN)
+    return n_cg or (CG_CONDITIONED if prior.mask_conditioned else CG_PLAIN)
 
 
 def final_consistency(problem: Problem, x: Tensor) -> Tensor:
-    """The last data-consistency solve of a sampler, with the expected error of the prior.
+    """The last data-consistency solve of a sampler, weighted by the expected error of the prior.
 
-    Samples of a plain prior are left as they are: its noise levels already say how far to trust it.
-    A mask-conditioned prior errs by more than the last of these levels. Its tau is the error of an
-    estimate of the mean; a sample's squared error is twice that.
+    For mask-conditioned priors only: their error is larger than the last noise level, by which the
+    data step weighs them. ``tau`` is the error of an estimate of the mean; the squared error of a
+    sample is twice as large.
     """
     prior = problem.prior
     if not prior.mask_conditioned:

@@ -1,11 +1,11 @@
-"""Reconstructions without a learned prior: what every sampler is compared with.
+"""Reconstructions without a learned prior, which every sampler is compared with.
 
 Data are normalised: images are of about unit size.
 
 By default a regularisation weight is a fixed multiple of the scan's noise, chosen once on simulated
 validation scans (``tests/benchmarks/tune_baselines.py``): for noise from 0.01 to 0.07 the best
-weight grows about in proportion, and the best single weight for all gives 0.6 dB (CG-SENSE) and
-0.9 dB (L1-wavelet) less on average. Numbers of iterations come from the same script.
+weight is about proportional to it, and the best single weight for all scans gives 0.6 dB (CG-SENSE)
+and 0.9 dB (L1-wavelet) less on average. Numbers of iterations come from the same script.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..scan import Batch
 from .base import Method, OnStep
 
 NOISE_FLOOR = 0.002
-"""Noise assumed at least, per real channel: a noiseless scan has errors too, its maps' for one."""
+"""Least noise assumed, per real channel: a noiseless scan has other errors, e.g. of its maps."""
 
 
 class Baseline(Method):

@@ -29,7 +29,7 @@ from ..physics.solve import conjugate_gradient
 from ..priors.prior import DenoiserSource
 from ..priors.schedules import rho_schedule
 from .base import (
-    CG_OF_PLAIN,
+    CG_PLAIN,
     Problem,
     Sampler,
     cg_steps,
@@ -41,11 +41,11 @@ from .base import (
     first_level,
 )
 
-LEAST_NOISE = 1e-3
-"""Noise per real channel, normalised units, below which a scan counts as having this much."""
+MIN_NOISE = 1e-3
+"""Noise per real channel, normalised units, that is assumed where a scan has less."""
 
 ENOUGH_STEPS = 40
-"""With so many steps the samples of an exact plain prior have nine tenths of the posterior's
+"""With this many steps the samples of an exact plain prior have nine tenths of the posterior's
 variance, with 10 six tenths (docs/results/samplers.md)."""
 
 RENOISE = ("ddim", "diffpir")
@@ -61,10 +61,11 @@ class Descent(Sampler):
         eta: share of fresh noise, 0 (deterministic from the first noise on) to 1 (ancestral).
         n_cg: conjugate-gradient steps of the data step; by default 20, with a plain prior 40.
         start: what the first noise is added to: nothing ("noise"), or a reconstruction ("aos",
-            "cg-sense"), which has the coarse things right and saves the high noise levels.
+            "cg-sense"), which has the low resolutions right, so that high noise levels are left
+            out.
         sigma_max: first noise level, for data of standard deviation 0.5 per channel; by default 10
-            from nothing and 1 from a reconstruction.
-        final_dc: end with the data-consistency solve of ``aos``, where the prior knows masks.
+            from "noise" and 1 from a reconstruction.
+        final_dc: end with a data-consistency solve, if the prior is mask-conditioned.
         renoise: how the share of fresh noise follows from ``eta``: "ddim" or "diffpir".
     """
 
@@ -86,16 +87,16 @@ class Descent(Sampler):
             raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
 
     @property
-    def n_evaluations(self) -> int:
-        """Network evaluations per sample."""
-        return self.n_steps + (self.start == "aos")
+    def starts_in_one_step(self) -> bool:
+        """Whether the first image is one step of the prior."""
+        return self.start == "aos"
 
     @property
     def draws_posterior(self) -> bool:
-        """From noise, down all levels, in steps and solves that go far enough."""
+        """From noise, down all levels, with enough steps and converged solves."""
         whole = self.start == "noise" and self.sigma_max is None
         gentle = self.renoise == "ddim" and self.eta <= Descent.eta
-        solved = self.n_cg is None or self.n_cg >= CG_OF_PLAIN
+        solved = self.n_cg is None or self.n_cg >= CG_PLAIN
         return whole and gentle and solved and self.n_steps >= ENOUGH_STEPS
 
     def levels(self, prior: DenoiserSource) -> list[float]:
@@ -121,7 +122,7 @@ class Descent(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """Denoise, move towards the data, add noise again."""
         z, op, s = state, problem.op, problem.prior.sigma_data
-        var_n = problem.noise_std.clamp(min=LEAST_NOISE).square()[:, None, None]
+        var_n = problem.noise_std.clamp(min=MIN_NOISE).square()[:, None, None]
         D = problem.denoise(z, problem.level(sigma))
         ridge = var_n * (1 / sigma**2 + 1 / s**2)
         x0 = conjugate_gradient(
@@ -136,5 +137,5 @@ class Descent(Sampler):
         return K0 + sigma_next * noise, x0
 
     def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """With the last data-consistency solve, if that is wanted."""
+        """The last image, after a final data-consistency solve if that is wanted."""
         return final_consistency(problem, img) if self.final_dc else img

@@ -1,14 +1,14 @@
-"""Averages over random masks: a prior that knows masked k-space, asked through several of them.
+"""Averages of a mask-conditioned prior over several random masks.
 
 After Park et al. 2025 (measurement score-based diffusion, arXiv 2505.11853): at every noise level
 the state is denoised under ``n_masks`` fresh masks of the training's kind. Each result counts where
-its mask has seen the state; where none has, all count alike,
+its mask samples k-space; where no mask does, all count equally,
 
-    K = sum_j w_j F S D_j / sum_j w_j,    w_j = M~_j, or 1 where no mask sees,    D = S^H F^H K.
+    K = sum_j w_j F S D_j / sum_j w_j,    w_j = M~_j, or 1 where no mask samples,    D = S^H F^H K.
 
 Data step and re-noising are those of :mod:`~mri_ambient.methods.descent`. The masks do not depend
-on the scan's, so the prior has not seen y before the data step; but no mask sees all of the state,
-and what is unseen is guessed anew at every step (docs/results/samplers.md has the calibration).
+on the scan's, so y enters through the data step only; but no mask samples all of the state, and the
+rest is estimated anew at every step (docs/results/samplers.md has the calibration).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Msm(Descent):
     """Options of the descent, and how many masks are averaged.
 
     Attributes:
-        n_masks: masks per noise level; a prior that knows no masks is asked once.
+        n_masks: masks per noise level; a plain prior is evaluated once.
     """
 
     name: ClassVar[str] = "msm"
@@ -46,7 +46,7 @@ class Msm(Descent):
     @property
     def n_evaluations(self) -> int:
         """Network evaluations per sample."""
-        return self.n_steps * self.n_masks + (self.start == "aos")
+        return self.n_steps * self.n_masks + self.starts_in_one_step
 
     def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
         """The average over fresh masks."""

@@ -26,7 +26,7 @@ SAMPLERS = {name: method for name, method in METHODS.items() if method.needs_pri
 """Those that use a prior."""
 
 BASELINES = {name: method for name, method in METHODS.items() if not method.needs_prior}
-"""Those that use none."""
+"""Those that do not."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,13 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset(Dds(n_steps=10), 4),
     "quality": Preset(Dds(n_steps=50), 8),
 }
-"""What ``--preset`` takes; docs/results/samplers.md has the figures. With a mask-conditioned prior,
-``fast`` gives the best image and the others add a spread; ``fast`` is for such priors alone."""
+"""What ``--preset`` takes; docs/results/samplers.md has the figures. With a mask-conditioned prior
+``fast`` gives the best image and the others add a standard deviation; ``fast`` is for such priors
+only."""
 
 
 def default_method(prior: DenoiserSource) -> str:
-    """The method for a prior unless told otherwise: one step, if it is mask-conditioned.
+    """The default method for a prior: one step if it is mask-conditioned, else ``dds``.
 
     In one step, a plain prior would treat the aliasing of the zero-filled image as noise.
     """
@@ -55,14 +56,14 @@ def default_method(prior: DenoiserSource) -> str:
 
 
 def method_with_options(name: str, given: Mapping[str, Any]) -> Method:
-    """A method with the options that were given (not None) and its own defaults.
+    """A method with the given options (those that are not None) and its own defaults.
 
     Args:
         name: a key of :data:`METHODS`.
         given: values, or the text of values.
 
     Raises:
-        ConfigError: there is no such method or option, or text that is no value of its kind.
+        ConfigError: there is no such method or option, or a text cannot be read as its value.
     """
     if name not in METHODS:
         known = ", ".join([*METHODS, *PRESETS])

@@ -1,12 +1,12 @@
-"""Images the prior believes in, with no measurement.
+"""Images drawn from the prior alone, without a measurement.
 
-The fixed-mask sampler of Ambient Diffusion (Daras et al. 2023, arXiv 2305.19256, section 4): one
-training-type M~ per image, and deterministic steps towards what the denoiser sees through it. With
+The fixed-mask sampler of Ambient Diffusion (Daras et al. 2023, arXiv 2305.19256, section 4): one M~
+per image, drawn as in training, and deterministic steps towards the image denoised under it. With
 reconstruction guidance (same section), every step also moves the state against the gradient of
 
-    w ||D(z; M~) - D(z; M~')||^2,
+    w ||D(z; M~) - D(z; M~')||^2
 
-M~' a fresh mask: towards states of which all masks tell the same.
+with a fresh mask M~': towards states that give the same image under all masks.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PriorOnly(Sampler):
         return self.n_steps * (3 if self.guidance else 1)
 
     def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
-        """Under one mask an image, drawn as in training."""
+        """Under one mask per image, drawn as in training."""
         return prior.denoiser(op, rng, further="training")
 
     def levels(self, prior: DenoiserSource) -> list[float]:
@@ -69,7 +69,7 @@ class PriorOnly(Sampler):
     def step(
         self, problem: Problem, state: Tensor, sigma: float, sigma_next: float
     ) -> tuple[Tensor, Tensor]:
-        """Towards what the denoiser sees, and what all masks agree on."""
+        """Towards the denoised image, and towards agreement between masks."""
         z, push = state, torch.zeros_like(state)
         if self.guidance:
             push = self.guidance * _disagreement(problem, z, problem.level(sigma))

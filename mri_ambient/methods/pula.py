@@ -7,9 +7,9 @@ sigma it moves by
     g = A^H (y - A x) / sigma_n^2 + (D - x) / sigma^2,    P = (A^H A / sigma_n^2 + I / sigma^2)^-1,
 
 with white w1, w2: drift along the preconditioned score of p(y|x) p_sigma(x), and noise of
-covariance gamma P by perturbing the right-hand side. Both are one conjugate-gradient solve. A
-finite gamma makes samples too wide, by 1/(1 - gamma/4) where P is the posterior covariance and by
-less elsewhere; a small one leaves them behind the falling levels, which is worse.
+covariance gamma P by perturbing the right-hand side, both in one conjugate-gradient solve. A finite
+gamma makes samples too wide, by 1/(1 - gamma/4) where P is the posterior covariance and by less
+elsewhere; with a small gamma they lag behind the falling noise levels, which is worse.
 
 The denoiser is given z = F S x + (1 - F S S^H F^H) sigma noise, whose S^H F^H z is x and whose
 noise is white over all coils: what every prior was trained on, masked or not.
@@ -28,7 +28,7 @@ from ..physics.solve import conjugate_gradient
 from ..priors.prior import DenoiserSource
 from ..priors.schedules import rho_schedule
 from .base import (
-    CG_OF_PLAIN,
+    CG_PLAIN,
     Problem,
     Sampler,
     cg_steps,
@@ -39,7 +39,7 @@ from .base import (
     first_image,
     first_level,
 )
-from .descent import LEAST_NOISE
+from .descent import MIN_NOISE
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Pula(Sampler):
         n_steps: network evaluations per sample.
         gamma: step length, at most 2.
         n_cg: conjugate-gradient steps of a solve; by default 20, with a plain prior 40.
-        start: where the image starts: 0 ("noise") or a reconstruction ("aos", "cg-sense").
+        start: the first image: 0 ("noise") or a reconstruction ("aos", "cg-sense").
         sigma_max: first noise level, for data of standard deviation 0.5 per channel.
-        final_dc: end with the data-consistency solve of ``aos``, where the prior knows masks.
+        final_dc: end with a data-consistency solve, if the prior is mask-conditioned.
     """
 
     name: ClassVar[str] = "pula"
@@ -72,15 +72,15 @@ class Pula(Sampler):
         check_start(self.start)
 
     @property
-    def n_evaluations(self) -> int:
-        """Network evaluations per sample."""
-        return self.n_steps + (self.start == "aos")
+    def starts_in_one_step(self) -> bool:
+        """Whether the first image is one step of the prior."""
+        return self.start == "aos"
 
     @property
     def draws_posterior(self) -> bool:
-        """In enough steps of the usual length, from a level that leaves the start behind."""
+        """With enough steps of the default length, from a level at which the start is forgotten."""
         steps = self.gamma == Pula.gamma and self.n_steps >= Pula.n_steps
-        solved = self.n_cg is None or self.n_cg >= CG_OF_PLAIN
+        solved = self.n_cg is None or self.n_cg >= CG_PLAIN
         return steps and solved and self.sigma_max >= Pula.sigma_max
 
     def levels(self, prior: DenoiserSource) -> list[float]:
@@ -97,7 +97,7 @@ class Pula(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """One Langevin step at level ``sigma``."""
         x, op = state, problem.op
-        sigma_n = problem.noise_std.clamp(min=LEAST_NOISE)[:, None, None]
+        sigma_n = problem.noise_std.clamp(min=MIN_NOISE)[:, None, None]
         noise = sigma * problem.white()
         z = op.expand(x - op.combine(noise)) + noise
         D = problem.denoise(z, problem.level(sigma))
@@ -113,5 +113,5 @@ class Pula(Sampler):
         return moved, moved
 
     def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """With the last data-consistency solve, if that is wanted."""
+        """The last image, after a final data-consistency solve if that is wanted."""
         return final_consistency(problem, img) if self.final_dc else img

@@ -1,4 +1,7 @@
-"""How a denoiser is learned without clean images; one file per objective."""
+"""How a denoiser is learned without clean images; one file per objective.
+
+Public: ``OBJECTIVES`` by name and ``make_objective``; the classes; ``Objective`` and ``Loss``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -24,7 +27,7 @@ def make_objective(name: str, options: Mapping[str, str] | None = None) -> Objec
     """An objective by name, with options as text: numbers, true or false, names, ``0.05,0.4``.
 
     Raises:
-        ConfigError: an objective or option there is not, or a value that is none of its kind.
+        ConfigError: there is no such objective or option, or a text cannot be read as its value.
     """
     if name not in OBJECTIVES:
         raise ConfigError(f"objective {name!r} is unknown; choose from {', '.join(OBJECTIVES)}")

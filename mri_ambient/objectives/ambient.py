@@ -6,10 +6,10 @@ the given operator A (Daras et al. 2023, arXiv 2305.19256; Aali et al. 2024, arX
 
 .. math:: \lambda(\sigma) \, \| A^H A D - A^H y \|^2 .
 
-Only y is needed: on M~ the measurement *is* :math:`\tilde A x`. The clean image never exists.
+Only y is needed, no clean image: on M~ the measurement *is* :math:`\tilde A x`.
 
-With measured noise the plain form keeps that noise and mislabels sigma. ``noise_correction`` uses
-:math:`\| (A^H A - R G) D + R u - A^H y \|^2` instead, with u the input,
+This ignores the noise of the measurement, which is then learned, and added to sigma.
+``noise_correction`` uses :math:`\| (A^H A - R G) D + R u - A^H y \|^2` instead, with u the input,
 :math:`G = \tilde A^H \tilde A` and :math:`R = \sigma_n^2 (\sigma_n^2 I + \sigma^2 G)^{-1}`. It has
 the right minimiser for every sigma.
 """
@@ -40,11 +40,11 @@ class Ambient(Objective):
 
     Attributes:
         law: of the noise level sigma.
-        thin: remove outer lines from rate R to R + 1, fresh every step; False keeps M~ = M, which
-            only fully sampled data allow.
-        noise_correction: account for the noise of the measurement.
+        thin: remove outer lines from acceleration R to R + 1, anew in every step; False keeps M~ =
+            M, for fully sampled data only.
+        noise_correction: correct for the noise of the measurement.
         n_cg: conjugate-gradient steps of the correction.
-        margin: sigma is drawn to be at least this many sigma_n; the paper draws any.
+        margin: sigma is at least this many sigma_n; 0 as in the paper.
     """
 
     name: ClassVar[str] = "ambient"
@@ -67,18 +67,16 @@ class Ambient(Objective):
 
     @property
     def nearest(self) -> float:
-        """See :attr:`Objective.nearest`; small levels are drawn, and stand for sigma_n's own."""
+        """See :attr:`Objective.nearest`; smaller levels are drawn, but sigma_n adds to them."""
         return max(self.margin, super().nearest)
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
         op = batch.op
         op_further = op.with_mask(self._thin(batch, rng))
-        sigma = self.law.draw(self.margin * batch.noise_std.cpu(), net.sigma_data, rng)
-        sigma = sigma.to(batch.ksp.device)
-
+        sigma = self.law.draw(self.margin * batch.noise_std, net.sigma_data, rng)
         noise = noise_like(batch.ksp[:, 0], rng)
-        z = torch.where(batch.mask, batch.ksp, 0) + op.expand(sigma[:, None, None] * noise)
+        z = batch.measured + op.expand(sigma[:, None, None] * noise)
         D = net(op_further, z, sigma)
 
         residual = op.normal(D) - op.adjoint(batch.ksp)

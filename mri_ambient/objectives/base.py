@@ -1,8 +1,9 @@
-"""What all objectives share: the shape of a loss, and the parts of k-space it looks at."""
+"""What all objectives share: the form of a loss, further masks and weights of k-space entries."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar
@@ -22,8 +23,8 @@ class Loss:
     """One training step's loss.
 
     Attributes:
-        backward: the one scalar that trains the network.
-        log: figures that are only for looking at.
+        backward: the scalar that trains the network.
+        log: figures for the log.
     """
 
     backward: Tensor
@@ -36,11 +37,11 @@ class Objective(ABC):
 
     Attributes:
         name: the key it is chosen by.
-        wrapper: the kind of denoiser it trains unless told otherwise.
-        mask_conditioned: whether the prior it makes is given a mask M~.
-        noise_filled: whether it saw noise of level sigma where nothing was sampled.
-        one_level: whether it saw no noise but the scanner's, which leaves one step to take.
-        below_noise: whether it learns about noise levels below that of the scans.
+        wrapper: the kind of denoiser it trains by default.
+        mask_conditioned: whether its prior is given a mask M~.
+        noise_filled: whether it trains on noise of level sigma where nothing was sampled.
+        one_level: whether it trains at the scanner's noise only, so that priors serve for one step.
+        below_noise: whether it trains noise levels below that of the scans.
     """
 
     name: ClassVar[str]
@@ -59,7 +60,7 @@ class Objective(ABC):
 
     @property
     def targets(self) -> str | None:
-        """What makes the images it learns from, or None if it learns from measurements."""
+        """What reconstructs the target images; None if it learns from measurements."""
         return None
 
     @property
@@ -69,12 +70,12 @@ class Objective(ABC):
 
     @property
     def needs_noise(self) -> bool:
-        """Whether its loss takes off what the scanner's noise adds, and so must know how much."""
+        """Whether its loss corrects for the scanner's noise, which must then be known."""
         return False
 
     @property
     def needs_full(self) -> bool:
-        """Whether it learns from fully sampled scans alone."""
+        """Whether it needs fully sampled scans."""
         return False
 
     @property
@@ -93,6 +94,10 @@ class Objective(ABC):
                 value = asdict(value)
             options[field.name] = value
         return {"name": self.name, **options}
+
+
+MIN_SIGMA = 0.002
+"""Smallest noise level given to a network, normalised units."""
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -115,8 +120,14 @@ def noise_like(x: Tensor, rng: Streams) -> Tensor:
     return complex_normals(tuple(x.shape[1:]), on_device(rng, x.device), device=x.device)
 
 
+def check_margin(margin: float) -> None:
+    """Raise ConfigError unless it is above 1: no state has less noise than the measurement."""
+    if not 1 < margin < math.inf:
+        raise ConfigError(f"margin must be above 1 and finite, got {margin}")
+
+
 def check_shares(remove: tuple[float, float]) -> None:
-    """Refuse what is not a range of shares.
+    """Check a range of shares.
 
     Raises:
         ConfigError: the two numbers are not shares in rising order.
@@ -128,7 +139,7 @@ def check_shares(remove: tuple[float, float]) -> None:
 def thinned(batch: Batch, remove: tuple[float, float], rng: Streams, *, fresh: bool) -> Tensor:
     """M~ ``(b, 1, y, x)``: a random share of the sampled outer lines removed from every mask.
 
-    ``fresh`` draws another M~ every time; otherwise the same mask always loses the same lines.
+    ``fresh`` draws another M~ every time; otherwise the same lines of a mask are always removed.
     """
     low, high = remove
     seen = []

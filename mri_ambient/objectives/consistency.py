@@ -1,22 +1,22 @@
-r"""The ``consistency`` objective: another one, and what it cannot say about low noise.
+r"""The ``consistency`` objective: another objective, and a penalty for noise levels below sigma_n.
 
-Measurements of noise sigma_n tell nothing about noise levels below it. There the denoiser is tied
-to itself instead: its mean over a model rollout is its value before (Daras et al. 2023, arXiv
-2302.09057; 2024, arXiv 2404.10177). From a state z' of level :math:`\sigma' \le \sigma_n`, reached
-from above sigma_n by a rollout of the model, two independent rollouts go on to
-:math:`\sigma'' < \sigma'`, on the entries of M~ in k-space:
+Measurements with noise sigma_n hold no information about noise levels below it. There the denoiser
+is made consistent with itself: its mean over a model rollout is its value before (Daras et al.
+2023, arXiv 2302.09057; 2024, arXiv 2404.10177). From a state z' of level
+:math:`\sigma' \le \sigma_n`, reached from above sigma_n by a rollout of the model, two independent
+rollouts lead to :math:`\sigma'' < \sigma'`, on the entries of M~ in k-space:
 
 .. math::
    z'' = K + \frac{\sigma''^2}{\sigma'^2} (z' - K)
          + \sigma'' \sqrt{1 - \sigma''^2 / \sigma'^2}\,\eta, \qquad K = F S D(z').
 
 The penalty is :math:`\mathrm{Re} \langle D(z''_1) - D(z'), D(z''_2) - D(z') \rangle`, the unbiased
-square of the mean deviation; one rollout squared would be biased. No gradient flows through a
+square of the mean deviation; the square of one rollout would be biased. No gradient flows through a
 rollout, only through the three denoised images.
 
-On top of ``ambient``, states carry noise of the image seen through the coils, as that objective has
-it. It takes the measured noise for nothing, which holds far above sigma_n alone: it is trained from
-:data:`FAR_ABOVE` sigma_n on, and the penalty reaches up to there.
+With ``ambient`` as the base, noise is added in the image, as in that objective. It ignores the
+measured noise, which is right far above sigma_n only: it is trained from :data:`FAR_ABOVE` sigma_n
+on, and the penalty covers the levels below.
 """
 
 from __future__ import annotations
@@ -33,15 +33,11 @@ from ..priors.denoisers import Denoiser
 from ..rng import Streams, uniforms
 from ..scan import Batch
 from .ambient import Ambient
-from .base import Loss, Objective, edm_weight, noise_like, thinned
+from .base import MIN_SIGMA, Loss, Objective, check_margin, edm_weight, noise_like, thinned
 from .kspace import Kspace
 
-SMALLEST = 0.002
-"""Lowest noise level it ties down, normalised units."""
-
-
 FAR_ABOVE = 3.3
-"""Where ``ambient`` begins, in sigma_n: there the measurement's noise has 9 % of its variance."""
+"""Where ``ambient`` begins, in sigma_n: the measured noise has 9 % of the variance there."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Consistency(Objective):
 
     Attributes:
         base: the objective for noise levels above that of the scan.
-        weight: of the penalty relative to it; 0 leaves the base alone.
+        weight: of the penalty; 0 leaves it out.
         margin: rollouts start at this many sigma_n (times :data:`FAR_ABOVE` for ambient).
         max_weight: cap of lambda(sigma').
     """
@@ -69,12 +65,11 @@ class Consistency(Objective):
             raise ConfigError(f"base is kspace or ambient, got {self.base.name!r}")
         if self.weight < 0:
             raise ConfigError(f"weight must not be negative, got {self.weight}")
-        if self.margin <= 1:
-            raise ConfigError(f"margin must be above 1, got {self.margin}")
+        check_margin(self.margin)
 
     @property
     def below_noise(self) -> bool:  # type: ignore[override]
-        """Whether it learns about noise levels below that of the scans."""
+        """Whether it trains noise levels below that of the scans."""
         return self.weight > 0
 
     @property
@@ -92,7 +87,7 @@ class Consistency(Objective):
         if self.weight == 0:
             return self.base(net, batch, rng)
         base = self._above(net, batch, rng)
-        penalty = self._penalty(net, batch, rng)
+        penalty = self.penalty(net, batch, rng)
         return Loss(
             base.backward + self.weight * penalty,
             {**base.log, "consistency": penalty.detach()},
@@ -100,32 +95,28 @@ class Consistency(Objective):
 
     @property
     def _above(self) -> Kspace | Ambient:
-        """The base, kept to where it is right."""
+        """The base, at the noise levels where it is right."""
         if isinstance(self.base, Kspace):
             return self.base
         return replace(self.base, margin=max(self.base.margin, FAR_ABOVE))
 
-    def _penalty(self, net: Denoiser, batch: Batch, rng: Streams) -> Tensor:
+    def penalty(self, net: Denoiser, batch: Batch, rng: Streams) -> Tensor:
+        """The penalty of the module docstring, averaged over the batch."""
         kspace = isinstance(self.base, Kspace)
-        remove = self.base.remove if isinstance(self.base, Kspace) else Kspace().remove
+        remove = self.base.remove if isinstance(self.base, Kspace) else Kspace.remove
         op = batch.op.with_mask(thinned(batch, remove, rng, fresh=True))
         limit = batch.noise_std * (1.0 if kspace else self._above.margin)
-        start = (self.margin * limit).clamp(min=self.margin * SMALLEST)
-        # Two levels below the limit, uniform in the logarithm; scans without noise have none.
-        first, second = (uniforms(rng).to(limit.device) for _ in range(2))
-        span = (limit.clamp(min=SMALLEST) / SMALLEST).log()
-        high = SMALLEST * (span * first).exp()
-        low = SMALLEST * (span * first * second).exp()
+        start, high, low = self._levels(limit, rng)
 
         y = torch.where(op.mask, batch.ksp, 0)
         known = batch.noise_std.square() if kspace else 0.0
-        extra = (start.square() - known).clamp(min=0).sqrt()[:, None, None, None]
+        added = (start.square() - known).clamp(min=0).sqrt()[:, None, None, None]
 
         def noise() -> Tensor:
             return noise_like(y, rng) if kspace else op.expand(noise_like(y[:, 0], rng))
 
         with torch.no_grad():
-            z = torch.where(op.mask, y + extra * noise(), 0)
+            z = torch.where(op.mask, y + added * noise(), 0)
             z = _rollout(op, z, net(op, z, start), start, high, noise())
         D = net(op, z, high)
         deviations = []
@@ -133,9 +124,20 @@ class Consistency(Objective):
             further = _rollout(op, z, D.detach(), high, low, noise())
             deviations.append(net(op, further, low) - D)
         product: Tensor = (deviations[0].conj() * deviations[1]).real.mean(dim=(-2, -1))
-        level = edm_weight(high, net.sigma_data).clamp(max=self.max_weight)
-        penalty: Tensor = (level * product).mean()
-        return penalty
+        L = edm_weight(high, net.sigma_data).clamp(max=self.max_weight)
+        return (L * product).mean()
+
+    def _levels(self, limit: Tensor, rng: Streams) -> tuple[Tensor, Tensor, Tensor]:
+        """Where rollouts start, and two levels below ``limit``, uniform in the logarithm.
+
+        Both levels are :data:`MIN_SIGMA` for scans without noise.
+        """
+        start = (self.margin * limit).clamp(min=self.margin * MIN_SIGMA)
+        first, second = (uniforms(rng).to(limit.device) for _ in range(2))
+        span = (limit.clamp(min=MIN_SIGMA) / MIN_SIGMA).log()
+        high = MIN_SIGMA * (span * first).exp()
+        low = MIN_SIGMA * (span * first * second).exp()
+        return start, high, low
 
 
 def _rollout(

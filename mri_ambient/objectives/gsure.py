@@ -1,25 +1,25 @@
-r"""The ``gsure`` objective: denoise k-space whose missing entries hold nothing but noise.
+r"""The ``gsure`` objective: denoise k-space whose missing entries are filled with noise.
 
 The unknown is the multi-coil k-space k = F S x: sampling it is a diagonal projection, so the
 generalised SURE of Kawar et al. 2023 (arXiv 2305.13128) needs no singular values. The state is
 :math:`k_t = y + \sqrt{\sigma_t^2 - \sigma_n^2}\,\eta` on sampled entries and
-:math:`\sigma_t\,\eta` elsewhere, the network is given :math:`S^H F^H k_t` and no mask, and
+:math:`\sigma_t\,\eta` elsewhere, the network is given :math:`S^H F^H k_t` but no mask, and
 
 .. math::
    \sum_i W_i M_i |K_i - y_i|^2 + 2 \sigma_n^2 \sum_i W_i M_i\,
    \partial K_i / \partial k_{t,i}, \qquad W_i = 1 / P(M_i = 1),
 
-is in expectation, but for a constant, the error :math:`\| F S (D - x) \|^2 = \| D - x \|^2`. The
+equals the error :math:`\| F S (D - x) \|^2 = \| D - x \|^2` in expectation, but for a constant. The
 divergence is taken along one random direction b with real and imaginary parts of +-1:
 :math:`\mathrm{Re}\langle W M b, K(k_t + \epsilon M b) - K(k_t) \rangle / \epsilon`, two evaluations
 and no second derivative. ``divergence = False`` uses
 :math:`\sum_i W_i M_i |K_i - (y_i - r k_{t,i}) / (1 - r)|^2` with
 :math:`r = \sigma_n^2 / \sigma_t^2` instead, which estimates the same with one.
 
-The network is trained on states with holes and used on whole ones. That is exact only where
-everything is sampled: in a toy with three coils the error grew by 1 % at sigma >= 0.3, and up to
-doubled at 0.1. Priors trained this way are therefore used through masks like those of the training,
-with noise elsewhere (``noise_filled``).
+For states without missing entries the network is exact only if the training scans are fully
+sampled: in a toy problem with three coils the error grew by 1 % at sigma >= 0.3, and up to doubled
+at 0.1. These priors are therefore used under masks like those of the training, with noise elsewhere
+(``noise_filled``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
 from ..rng import Streams, on_device
 from ..scan import Batch
-from .base import Loss, Objective, abs2, edm_weight, noise_like, per_pixel
+from .base import Loss, Objective, abs2, check_margin, edm_weight, noise_like, per_pixel
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Gsure(Objective):
     """Options of the ``gsure`` objective (module docstring for the mathematics).
 
     Attributes:
-        divergence: estimate the divergence of the network; otherwise use the form without it.
+        divergence: use the form with the divergence; otherwise the one without.
         epsilon: length of the finite difference, relative to sigma_t.
         law: of the noise level sigma_t.
-        margin: sigma_t is drawn to be at least this many sigma_n.
+        margin: sigma_t is at least this many sigma_n.
         max_weight: cap of lambda(sigma_t).
         max_inverse: cap of W.
     """
@@ -62,14 +62,13 @@ class Gsure(Objective):
     max_inverse: float = 20.0
 
     def __post_init__(self) -> None:
-        if self.margin <= 1:
-            raise ConfigError(f"margin must be above 1, got {self.margin}")
+        check_margin(self.margin)
         if not self.epsilon > 0:
             raise ConfigError(f"epsilon must be positive, got {self.epsilon}")
 
     @property
     def full_precision(self) -> bool:
-        """Differences of two evaluations drown in the rounding of bfloat16."""
+        """A difference of two evaluations is smaller than the rounding of bfloat16."""
         return self.divergence
 
     @property
@@ -84,32 +83,29 @@ class Gsure(Objective):
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
-        sigma_n = batch.noise_std
-        sigma = self.law.draw(self.margin * sigma_n.cpu(), net.sigma_data, rng).to(sigma_n.device)
-        wide, wide_n = (s[:, None, None, None] for s in (sigma, sigma_n))
+        y, sigma_n = batch.measured, batch.noise_std
+        sigma = self.law.draw(self.margin * sigma_n, net.sigma_data, rng)
+        sigma_t, sigma_y = (s[:, None, None, None] for s in (sigma, sigma_n))
+        added = torch.where(batch.mask, (sigma_t.square() - sigma_y.square()).sqrt(), sigma_t)
+        k_t = y + added * noise_like(y, rng)
         whole = batch.op.with_mask(torch.ones_like(batch.mask))
-
-        y = torch.where(batch.mask, batch.ksp, 0)
-        extra = torch.where(batch.mask, (wide.square() - wide_n.square()).sqrt(), wide)
-        k_t = y + extra * noise_like(y, rng)
 
         def denoised(state: Tensor) -> Tensor:
             return batch.op.expand(net(whole, state, sigma))
 
         K = denoised(k_t)
-        weight = torch.where(batch.mask, 1 / batch.density.clamp(min=1 / self.max_inverse), 0)
+        W = torch.where(batch.mask, 1 / batch.density.clamp(min=1 / self.max_inverse), 0)
         if self.divergence:
-            misfit = per_pixel(weight * abs2(K - y))
-            probe = self._probe(y, rng) * batch.mask
-            step = self.epsilon * wide
-            change = (denoised(k_t + step * probe) - K) / step
-            trace = per_pixel(weight * (probe.conj() * change).real)
-            energy = misfit + 2 * sigma_n.square() * trace
+            b = self._probe(y, rng) * batch.mask
+            step = self.epsilon * sigma_t
+            change = (denoised(k_t + step * b) - K) / step
+            trace = per_pixel(W * (b.conj() * change).real)
+            energy = per_pixel(W * abs2(K - y)) + 2 * sigma_n.square() * trace
         else:
-            ratio = (wide_n / wide).square()
-            energy = per_pixel(weight * abs2(K - (y - ratio * k_t) / (1 - ratio)))
-        level = edm_weight(sigma, net.sigma_data).clamp(max=self.max_weight)
-        return Loss((level * energy).mean(), {"residual": energy.mean().detach()})
+            r = (sigma_y / sigma_t).square()
+            energy = per_pixel(W * abs2(K - (y - r * k_t) / (1 - r)))
+        L = edm_weight(sigma, net.sigma_data).clamp(max=self.max_weight)
+        return Loss((L * energy).mean(), {"residual": energy.mean().detach()})
 
     def _probe(self, y: Tensor, rng: Streams) -> Tensor:
         """A random direction whose real and imaginary parts are 1 or -1."""

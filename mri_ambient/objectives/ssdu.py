@@ -1,12 +1,13 @@
 r"""The ``ssdu`` objective: the k-space loss without diffusion noise.
 
-Part of the sampled outer lines is hidden, the network reconstructs the image from the rest as it
-was measured, and the hidden entries judge it (Yaman et al. 2020, doi:10.1002/mrm.28378):
+Part of the sampled outer lines is held out, the network reconstructs the image from the rest as it
+was measured, and the loss is the misfit on the held-out entries (Yaman et al. 2020,
+doi:10.1002/mrm.28378):
 
 .. math:: \frac{1}{s^2} \sum_{i \in M \setminus \tilde M} w_i\, |K_i - y_i|^2 .
 
-The self-supervised one-step baseline everybody compares with. The prior knows no noise level but
-the scanner's: one step is all it can take.
+The usual self-supervised baseline. The prior is trained at the scanner's noise level only, so that
+it serves for one step.
 """
 
 from __future__ import annotations
@@ -19,10 +20,7 @@ import torch
 from ..priors.denoisers import Denoiser
 from ..rng import Streams
 from ..scan import Batch
-from .base import Loss, Objective, abs2, check_shares, per_pixel, thinned, unseen_weight
-
-SMALLEST_LABEL = 0.002
-"""Noise level told to the network where the scan has less, normalised units."""
+from .base import MIN_SIGMA, Loss, Objective, abs2, check_shares, per_pixel, thinned, unseen_weight
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class Ssdu(Objective):
     """Options of the ``ssdu`` objective (module docstring for the mathematics).
 
     Attributes:
-        remove: smallest and largest share of the sampled outer lines that is hidden.
-        max_unseen: cap of the weight of hidden entries.
+        remove: smallest and largest share of the sampled outer lines that is held out.
+        max_unseen: cap of the weight of held-out entries.
     """
 
     name: ClassVar[str] = "ssdu"
@@ -47,12 +45,11 @@ class Ssdu(Objective):
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
-        seen = thinned(batch, self.remove, rng, fresh=True)
-        y = torch.where(batch.mask, batch.ksp, 0)
-        sigma = batch.noise_std.clamp(min=SMALLEST_LABEL)
-        D = net(batch.op.with_mask(seen), torch.where(seen, y, 0), sigma)
+        seen = thinned(batch, self.remove, rng, fresh=True)  # M~
+        y, sigma = batch.measured, batch.noise_std.clamp(min=MIN_SIGMA)
+        K = batch.op.expand(net(batch.op.with_mask(seen), torch.where(seen, y, 0), sigma))
 
-        hidden = torch.where(batch.mask & ~seen, batch.op.expand(D) - y, 0)
-        weight = unseen_weight(batch, self.remove, self.max_unseen)
-        loss = (per_pixel(weight * abs2(hidden)) / net.sigma_data**2).mean()
+        held_out = torch.where(batch.mask & ~seen, K - y, 0)
+        w = unseen_weight(batch, self.remove, self.max_unseen)
+        loss = (per_pixel(w * abs2(held_out)) / net.sigma_data**2).mean()
         return Loss(loss, {"unseen": loss.detach()})

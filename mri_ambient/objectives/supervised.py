@@ -1,9 +1,9 @@
-r"""The ``supervised`` objective: ordinary EDM training on images, which somebody must have.
+r"""The ``supervised`` objective: EDM training on images.
 
 :math:`\lambda(\sigma) \| S^H S (D - x) \|^2` (Karras et al. 2022, arXiv 2206.00364). The images
-are those of fully sampled scans, ``x = S^H F^H y``, the upper bound the other objectives are
-measured against; or reconstructions of undersampled scans: by L1-wavelet, which makes the L1-EDM
-prior of Aali et al. 2024 (arXiv 2403.08728), or samples of a posterior (``refit``).
+are those of fully sampled scans, ``x = S^H F^H y``, an upper bound for the other objectives; or
+reconstructions of undersampled scans: by L1-wavelet, which makes the L1-EDM prior of Aali et al.
+2024 (arXiv 2403.08728), or samples of a posterior (``refit``).
 """
 
 from __future__ import annotations
@@ -40,20 +40,18 @@ class Supervised(Objective):
 
     @property
     def needs_full(self) -> bool:
-        """Unless somebody makes the images."""
+        """Unless the images are reconstructed."""
         return self.images == FULL
 
     @property
     def targets(self) -> str | None:
-        """What reconstructs the images, or None where the measurement is complete."""
+        """What reconstructs the images; None for fully sampled scans."""
         return None if self.images == FULL else self.images
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """The loss; see :meth:`Objective.__call__`."""
         full = batch.op.with_mask(torch.ones_like(batch.mask))
-        sigma = self.law.draw(torch.zeros(len(batch)), net.sigma_data, rng)
-        sigma = sigma.to(batch.ksp.device)
-
+        sigma = self.law.draw(torch.zeros_like(batch.noise_std), net.sigma_data, rng)
         x = batch.op.adjoint(batch.ksp) if batch.img is None else batch.img
         noise = noise_like(batch.ksp[:, 0], rng)
         D = net(full, full.expand(x + sigma[:, None, None] * noise), sigma)

@@ -80,7 +80,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_prior(prior: Prior, path: Path, *, half: bool = False) -> None:
-    """Write a prior file; ``half`` stores float16 weights, which halves it for shipping.
+    """Write a prior file; ``half`` stores float16 weights, in half the space.
 
     Raises:
         MriAmbientError: the file could not be written.
@@ -130,7 +130,7 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
         raise CheckpointError(f"{path}: holds weights that are NaN or Inf; get the file again")
     if facts.scale_rule != SCALE_RULE:
         raise CheckpointError(
-            f"{path}: a prior for another kind of data: it wants scans normalised by "
+            f"{path}: a prior for another kind of data: it needs scans normalised by "
             f"{facts.scale_rule!r}, this version normalises by {SCALE_RULE!r}"
         )
     card = {**facts.card, "sha256": file_sha256(path)}
@@ -144,13 +144,13 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
 
 
 def _one_line(error: Exception) -> str:
-    """The first hundred characters: torch lists every tensor that does not fit."""
+    """The first hundred characters; torch lists all tensors that do not fit."""
     return " ".join(str(error).split())[:100]
 
 
 def _facts_from(stored: dict[str, Any]) -> PriorFacts:
     card = stored.get("card", {})
-    if isinstance(old := card.get("calibration"), dict):  # by method, and of one each
+    if isinstance(old := card.get("calibration"), dict):  # older files: one entry per method
         entries = [{"method": name, **entry} for name, entry in old.items()]
         stored = {**stored, "card": {**card, "calibration": entries}}
     network = stored["network"]

@@ -1,7 +1,7 @@
 """From a network to a denoiser: scalings, and complex images as two channels (only here).
 
-Both wrappers take the operator ``A~ = M~ F S`` and a k-space state ``z = F S x + sigma noise`` and
-return the denoised image ``D``, 0 outside the support of the maps. All sizes are per image.
+All wrappers take the operator ``A~ = M~ F S`` and a k-space state ``z = F S x + sigma noise`` and
+return the denoised image ``D``, 0 outside the support of the maps.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Denoiser(nn.Module, ABC):
 
     Attributes:
         kind: the name the wrapper is chosen by.
-        n_passes: how many networks of the same shape, each with weights of its own, follow each
-            other in one evaluation.
+        n_passes: networks that follow each other in one evaluation, of one shape, each with its own
+            weights.
         spec: their widths and depth.
         nets: these networks.
         sigma_data: standard deviation of the images per real channel, normalised units.
-        autocast: run the network (never the physics) in bfloat16.
-        compiled: whether ``torch.compile`` was asked for the networks.
+        autocast: run the networks (never the physics) in bfloat16.
+        compiled: whether the networks are compiled.
     """
 
     kind: str
@@ -70,7 +70,7 @@ class Denoiser(nn.Module, ABC):
         """
 
     def compile_networks(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Have ``torch.compile`` translate the networks, when they first meet a size."""
+        """Compile the networks with ``torch.compile`` when they are first used at a size."""
         if not self.compiled:
             for net in self.nets:
                 net.compile(backend=backend)
@@ -83,17 +83,21 @@ class Denoiser(nn.Module, ABC):
         """Floating-point operations of the networks in one evaluation of one image ``(y, x)``."""
         return sum(forward_flops(net, shape) for net in self.nets if isinstance(net, UNet))
 
-    def _run(self, net: nn.Module, planes: list[Tensor], sigma: Tensor) -> Tensor:
+    def run(self, net: nn.Module, planes: list[Tensor], sigma: Tensor) -> Tensor:
+        """A network on real planes ``(b, n, y, x)``, as a complex image ``(b, y, x)``."""
         with torch.autocast(sigma.device.type, torch.bfloat16, enabled=self.autocast):
             out = net(torch.cat(planes, dim=1), sigma.float().log() / 4)
         return _to_complex(out)
 
-    def _c_out(self, sigma: Tensor) -> Tensor:
-        return sigma * self.sigma_data / (sigma.square() + self.sigma_data**2).sqrt()
+    def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """EDM's ``c_in``, ``c_skip`` and ``c_out`` (Karras et al. 2022, table 1), ``(b, 1, 1)``."""
+        sigma, s = sigma[:, None, None], self.sigma_data
+        total = sigma.square() + s**2
+        return total.rsqrt(), s**2 / total, sigma * s / total.sqrt()
 
 
 def _mask_plane(op: SenseOp, like: Tensor) -> Tensor:
-    """M~ as a plane ``(b, 1, y, x)`` of zeros and ones; never scaled."""
+    """M~ as a plane ``(b, 1, y, x)`` of zeros and ones."""
     return op.mask.expand(like.shape[0], 1, *like.shape[-2:]).float()
 
 
@@ -110,23 +114,24 @@ class Plain(Denoiser):
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
         """Denoise; see :meth:`Denoiser.forward`."""
         u = op.adjoint(z)
-        var, s2 = sigma.square()[:, None, None], self.sigma_data**2
-        c_in, c_skip = (var + s2).rsqrt(), s2 / (var + s2)
-        c_out = self._c_out(sigma)[:, None, None]
-        planes = [_to_channels(c_in * u), _mask_plane(op, u)]
-        return op.support * (c_skip * u + c_out * self._run(self.nets[0], planes, sigma))
+        c_in, c_skip, c_out = self.scalings(sigma)
+        return op.support * (c_skip * u + c_out * self._network(op, c_in * u, sigma))
+
+    def _network(self, op: SenseOp, v: Tensor, sigma: Tensor) -> Tensor:
+        """The network on the scaled image ``v`` and M~, complex ``(b, y, x)``."""
+        return self.run(self.nets[0], [_to_channels(v), _mask_plane(op, v)], sigma)
 
 
 class Conditioned(Denoiser):
     """CG-SENSE image in, data consistency out: the denoiser of the ``kspace`` objective.
 
     With ``u = A~^H z`` and ``s = sigma_data``, ``w`` is a few CG steps of ``(A~^H A~ + sigma^2 /
-    s^2 + 0.003) w = u``. From ``x = w`` on, every pass adds what its network makes of the planes
-    ``[x / s, w / s, c_in u, M~]``, times ``max(c_out, 0.3 s)``, to x, and then takes a few CG steps
+    s^2 + 0.003) w = u``. From ``x = w`` on, every pass adds ``max(c_out, 0.3 s)`` times the output
+    of its network for the planes ``[x / s, w / s, c_in u, M~]`` to x, and then takes a few CG steps
     of ``(A~^H A~ + mu) x = u + mu x'`` from this x', with ``mu = sigma^2 / tau^2 + 0.001`` and
     ``tau = max(0.35 c_out, 0.25 s)``. Gradients flow through all of it.
 
-    Networks and data consistency in turns are the unrolled optimisation of Aggarwal et al. 2019
+    Alternating networks and data consistency is the unrolled optimisation of Aggarwal et al. 2019
     (MoDL, doi:10.1109/TMI.2018.2865356), without its shared weights.
     """
 
@@ -141,19 +146,17 @@ class Conditioned(Denoiser):
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
         """Denoise; see :meth:`Denoiser.forward`."""
         s = self.sigma_data
-        sigma_ = sigma[:, None, None]
-        c_out = self._c_out(sigma_)
+        c_in, _, c_out = self.scalings(sigma)
         u = op.adjoint(z)
-        w = self._first_guess(op, u, sigma_)
+        w = self._first_guess(op, u, sigma)
 
-        c_in = (sigma_.square() + s**2).rsqrt()
         known = [_to_channels(w / s), _to_channels(c_in * u), _mask_plane(op, u)]
         tau = (0.35 * c_out).clamp(min=0.25 * s)
-        mu = (sigma_ / tau).square() + 0.001
+        mu = (sigma[:, None, None] / tau).square() + 0.001
         x = w
         for net in self.nets:
-            guess = self._run(net, [_to_channels(x / s), *known], sigma)
-            x = x + c_out.clamp(min=0.3 * s) * guess
+            change = self.run(net, [_to_channels(x / s), *known], sigma)
+            x = x + c_out.clamp(min=0.3 * s) * change
             if self.consistent:
                 x = conjugate_gradient(
                     lambda v: op.normal(v) + mu * v, u + mu * x, n_iter=self.n_cg_out, x0=x
@@ -161,10 +164,10 @@ class Conditioned(Denoiser):
         return op.support * x
 
     def _first_guess(self, op: SenseOp, u: Tensor, sigma: Tensor) -> Tensor:
-        s = self.sigma_data
         if not self.guided:
-            return s**2 / (sigma.square() + s**2) * u
-        ridge = (sigma / s).square() + 0.003
+            _, c_skip, _ = self.scalings(sigma)
+            return c_skip * u
+        ridge = (sigma[:, None, None] / self.sigma_data).square() + 0.003
         return conjugate_gradient(lambda v: op.normal(v) + ridge * v, u, n_iter=self.n_cg_in)
 
 
@@ -182,58 +185,49 @@ class Inconsistent(Conditioned):
     consistent = False
 
 
-class Patched(Denoiser):
-    """EDM's preconditioning of a network that sees patches and where they lie, never a whole image.
+class Patched(Plain):
+    """``plain`` with a network that is given patches and their positions, never a whole image.
 
     A patch prior learns from few scans (Hu et al. 2024, arXiv 2406.02462). In training the image is
     cut once, at an offset that changes from step to step; in use it is cut at four offsets half a
-    patch apart, and the patches are blended with windows that add up to 1. The assembled image is
-    what a loss or a sampler sees. Outside the image there are zeros.
+    patch apart, and the patches are blended with windows that add up to 1. Losses and samplers use
+    the assembled image. Outside the image there are zeros.
     """
 
     kind = "patched"
     in_channels = 4
     side = 32
+    offsets = ((0, 0), (0, side // 2), (side // 2, 0), (side // 2, side // 2))
 
     def __init__(self, spec: UNetSpec, sigma_data: float) -> None:
         super().__init__(spec, sigma_data)
         self.offset = (0, 0)
 
     def vary(self, rng: Generator) -> None:
-        """Where the image is cut in this step."""
+        """Draw where the image is cut in this step."""
         y, x = torch.randint(self.side, (2,), generator=rng).tolist()
         self.offset = (y, x)
 
     def flops(self, shape: tuple[int, int]) -> int:
         """Floating-point operations of one evaluation in use; see :meth:`Denoiser.flops`."""
-        grids = (self._n_patches(shape, (y, x)) for y in self._halves for x in self._halves)
-        return super().flops((self.side, self.side)) * sum(grids)
+        n_patches = sum(self._n_patches(shape, offset) for offset in self.offsets)
+        return super().flops((self.side, self.side)) * n_patches
 
-    def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
-        """Denoise; see :meth:`Denoiser.forward`."""
-        u = op.adjoint(z)
-        var, s2 = sigma.square()[:, None, None], self.sigma_data**2
-        c_in, c_skip = (var + s2).rsqrt(), s2 / (var + s2)
-        planes = torch.cat([_to_channels(c_in * u), _position(u)], dim=1)
+    def _network(self, op: SenseOp, v: Tensor, sigma: Tensor) -> Tensor:
+        planes = torch.cat([_to_channels(v), _position(v)], dim=1)
         if self.training:
-            made = self._assembled(planes, sigma, self.offset)
-        else:
-            made = torch.zeros_like(u)
-            for offset in ((y, x) for y in self._halves for x in self._halves):
-                window = self._window(u, offset)
-                made = made + window * self._assembled(planes, sigma, offset)
-        return op.support * (c_skip * u + self._c_out(sigma)[:, None, None] * made)
-
-    @property
-    def _halves(self) -> tuple[int, int]:
-        return (0, self.side // 2)
+            return self._assembled(planes, sigma, self.offset)
+        out = torch.zeros_like(v)
+        for offset in self.offsets:
+            out = out + self._window(v, offset) * self._assembled(planes, sigma, offset)
+        return out
 
     def _n_patches(self, shape: tuple[int, int], offset: tuple[int, int]) -> int:
         y, x = (-(-(n + first) // self.side) for n, first in zip(shape, offset, strict=True))
         return int(y * x)
 
     def _assembled(self, planes: Tensor, sigma: Tensor, offset: tuple[int, int]) -> Tensor:
-        """What the network makes of the patches of a grid that starts ``offset`` outside."""
+        """The network on the patches of a grid that starts ``offset`` pixels outside the image."""
         n, channels, ny, nx = planes.shape
         side, (top, left) = self.side, offset
         bottom, right = (-(m + first) % side for m, first in ((ny, top), (nx, left)))
@@ -241,13 +235,13 @@ class Patched(Denoiser):
         rows, columns = (length // side for length in padded.shape[-2:])
         patches = padded.view(n, channels, rows, side, columns, side)
         patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, side, side)
-        out = self._run(self.nets[0], [patches], sigma.repeat_interleave(rows * columns))
+        out = self.run(self.nets[0], [patches], sigma.repeat_interleave(rows * columns))
         whole = out.view(n, rows, columns, side, side).permute(0, 1, 3, 2, 4)
         whole = whole.reshape(n, rows * side, columns * side)
         return whole[:, top : top + ny, left : left + nx]
 
     def _window(self, like: Tensor, offset: tuple[int, int]) -> Tensor:
-        """sin^2 over each patch; those of grids half a patch apart add up to 1."""
+        """sin^2 over each patch; the windows of grids half a patch apart add up to 1."""
         waves = []
         for n, first in zip(like.shape[-2:], offset, strict=True):
             place = (torch.arange(n, device=like.device) + first + 0.5) / self.side
@@ -256,7 +250,7 @@ class Patched(Denoiser):
 
 
 def _position(img: Tensor) -> Tensor:
-    """Where each pixel lies, -1 to 1 along y and along x, ``(b, 2, y, x)``."""
+    """The position of each pixel, -1 to 1 along y and along x, ``(b, 2, y, x)``."""
     axes = [(torch.arange(n, device=img.device) + 0.5) / n * 2 - 1 for n in img.shape[-2:]]
     plane = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return plane.expand(len(img), -1, -1, -1)

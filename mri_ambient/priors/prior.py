@@ -1,4 +1,4 @@
-"""A prior: a trained denoiser and the facts needed to use it rightly."""
+"""A prior: a trained denoiser, and the facts that are needed to use it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ DenoiseFn = Callable[[Tensor, Tensor], Tensor]
 """``(z, sigma) -> x0``: state ``(b, coil, y, x)`` and noise level ``(b,)`` to ``(b, y, x)``."""
 
 Further = Literal["scan", "training"] | Tensor
-"""Which M~ a mask-conditioned denoiser is given: the scan's own mask, one drawn like those of the
-training, or this very one."""
+"""M~ of a mask-conditioned denoiser: the scan's own mask, one drawn as in training, or a tensor."""
 
 
 class DenoiserSource(Protocol):
-    """What methods need of a prior. :class:`Prior` is one; tests use some in closed form.
+    """What methods need of a prior: :class:`Prior`, or a denoiser in closed form in tests.
 
-    Those that inherit from it need not say what has a default here.
+    Most members have defaults for classes that inherit from it.
     """
 
     @property
@@ -55,7 +54,7 @@ class DenoiserSource(Protocol):
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
     ) -> DenoiseFn:
-        """Bind maps, mask rule and random state, one generator per batch item."""
+        """The denoiser for maps and mask of a scan, with one generator per batch item."""
         ...
 
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
@@ -64,7 +63,7 @@ class DenoiserSource(Protocol):
 
     @property
     def one_level(self) -> bool:
-        """Whether it was trained at the scanner's noise only, so that it can take one step."""
+        """Whether it was trained at the scanner's noise only, so that it serves for one step."""
         return False
 
     @property
@@ -73,8 +72,13 @@ class DenoiserSource(Protocol):
         return EDM_HIGHEST
 
     @property
+    def trained_acceleration(self) -> float:
+        """Median acceleration of its training masks; 0 if it is not known."""
+        return 0.0
+
+    @property
     def card(self) -> Mapping[str, Any]:
-        """What is known of its training; empty for a prior that was never trained."""
+        """What is known of its training; empty for a prior that was not trained."""
         return {}
 
     @property
@@ -83,11 +87,11 @@ class DenoiserSource(Protocol):
         return False
 
     def was_trained_on(self, source_sha256: str) -> bool:
-        """Whether the scan from this raw file was among its training scans, by its card."""
+        """Whether its card lists the scan from this raw file among the training scans."""
         return scan_digest(source_sha256) in self.card.get("trained_on", ())
 
     def to(self, device: torch.device | str) -> Self:
-        """This prior, its network moved to a device."""
+        """This prior, with its network moved to a device."""
         return self
 
     def copy_on_cpu(self) -> DenoiserSource:
@@ -95,7 +99,7 @@ class DenoiserSource(Protocol):
         return self
 
     def compile(self) -> None:
-        """Compile the networks with ``torch.compile`` when they first meet a size."""
+        """Compile the networks with ``torch.compile`` when they are first used at a size."""
 
     def autocast(self, enabled: bool) -> AbstractContextManager[None]:
         """A block in which the networks compute in bfloat16, or in single precision."""
@@ -108,7 +112,7 @@ SCALE_RULE = "calibration-rss-p99"
 
 @dataclass(frozen=True)
 class PriorFacts:
-    """What a prior file says beside its weights.
+    """What a prior file holds beside the weights.
 
     Attributes:
         objective: how it was trained, a key of ``OBJECTIVES``.
@@ -116,13 +120,12 @@ class PriorFacts:
         network: widths and depth of the network.
         sigma_data: standard deviation of the training images per real channel.
         sigma_min: smallest trained noise level per real channel, normalised units.
-        mask_conditioned: False if it was trained on whole k-space and ignores masks.
-        noise_filled: where M~ holds nothing, it was shown noise of level sigma and no mask.
-        one_level: it knows no noise level but its scans' own, and can only take one step.
-        mask: the kind of mask and the (median) rate it was trained at.
-        tau: error to expect of the denoiser in one step, for the final data-consistency solve: its
-            standard deviation per real channel, normalised units; measured for priors that know
-            masks, others are not asked for one step.
+        mask_conditioned: whether the network is given M~; plain priors use whole k-space.
+        noise_filled: trained on noise of level sigma outside M~, and not given M~.
+        one_level: trained at the noise level of its scans only, so that it serves for one step.
+        mask: kind and (median) acceleration of the training masks.
+        tau: standard deviation of the error of one step per real channel, normalised units, for
+            the final data-consistency solve; measured for priors under masks.
         scale_rule: how scans must be normalised.
         card: data, number of scans, images seen, date, versions, metrics, intended use.
     """
@@ -148,7 +151,7 @@ class PriorFacts:
 
     @property
     def images_seen(self) -> int:
-        """By this prior and those it started from."""
+        """Training images, those of its parent priors included."""
         return int(self.card.get("images_seen_before", 0)) + int(self.card.get("images_seen", 0))
 
     def build(self) -> Denoiser:
@@ -157,7 +160,7 @@ class PriorFacts:
 
 
 def scan_digest(source_sha256: str) -> str:
-    """What the card keeps of the raw file of a training scan: whatever its name, it is known again.
+    """How a card lists a training scan: by the hash of its raw file, whatever the file's name.
 
     Args:
         source_sha256: hash of the file it was prepared from.
@@ -167,30 +170,30 @@ def scan_digest(source_sha256: str) -> str:
 
 @dataclass(frozen=True)
 class Prior(DenoiserSource):
-    """Weights plus facts. ``prior.denoiser(op, rng)`` is all a sampler ever sees.
+    """Weights plus facts; samplers use ``prior.denoiser(op, rng)``.
 
     Attributes:
         net: the denoiser module.
-        facts: what is needed to use it rightly.
+        facts: what is needed to use it.
     """
 
     net: Denoiser
     facts: PriorFacts
 
     def to(self, device: torch.device | str) -> Self:
-        """This prior, its network moved to a device."""
+        """This prior, with its network moved to a device."""
         self.net.to(device)
         return self
 
     def copy_on_cpu(self) -> Prior:
         """A copy on the CPU, not compiled."""
-        net = self.facts.build()  # not a copy on a device that is full
+        net = self.facts.build()  # a deep copy would need memory on the device
         state = self.net.state_dict()
         net.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
         return replace(self, net=net.requires_grad_(False).eval())
 
     def compile(self) -> None:
-        """Compile the networks with ``torch.compile`` when they first meet a size."""
+        """Compile the networks with ``torch.compile`` when they are first used at a size."""
         self.net.compile_networks()
 
     @property
@@ -214,8 +217,13 @@ class Prior(DenoiserSource):
 
     @property
     def one_level(self) -> bool:
-        """Whether it was trained at the scanner's noise only, so that it can take one step."""
+        """Whether it was trained at the scanner's noise only, so that it serves for one step."""
         return self.facts.one_level
+
+    @property
+    def trained_acceleration(self) -> float:
+        """Median acceleration of its training masks."""
+        return float(self.facts.mask.acceleration)
 
     @property
     def sigma_min(self) -> float:
@@ -242,13 +250,12 @@ class Prior(DenoiserSource):
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
     ) -> DenoiseFn:
-        """Bind the prior to a scan.
+        """The denoiser for a scan.
 
         Args:
             op: maps ``(b, coil, y, x)`` and mask of the scan.
             rng: one generator per batch item; "training" draws a mask from each.
-            further: which M~ the denoiser is given. Priors that know neither masks nor holes ignore
-                it and see the whole state.
+            further: which M~ the denoiser is given. Plain priors are given the whole state.
 
         Returns:
             ``denoiser(z, sigma) -> x0``.
@@ -274,7 +281,7 @@ class Prior(DenoiserSource):
         return self.facts.mask_conditioned or self.facts.noise_filled
 
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
-        """M~ drawn as in training, bool ``(b, 1, y, x)``; None if the prior knows no masks."""
+        """M~ drawn as in training, bool ``(b, 1, y, x)``; None if not mask-conditioned."""
         if not self.mask_conditioned:
             return None
         shape = (op.ishape[-2], op.ishape[-1])
@@ -288,7 +295,7 @@ class Prior(DenoiserSource):
         return op.mask if drawn is None else drawn
 
     def _draw_mask(self, shape: tuple[int, int], rng: Generator) -> Tensor:
-        """A mask drawn as in training: one of its rate, thinned further where it was then."""
+        """A mask drawn as in training: at its acceleration, then subsampled further."""
         spec = self.facts.mask
         # A narrow matrix holds fewer calibration lines at the same rate.
         calib = min(spec.calib, int(0.6 * shape[-1] / spec.acceleration))

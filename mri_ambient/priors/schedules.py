@@ -1,4 +1,4 @@
-"""Noise levels: the schedule a sampler descends and the law a prior is trained under.
+"""Noise levels: the schedule of a sampler, and the distribution for training a prior.
 
 sigma is always per real channel, in normalised image units. EDM's numbers (Karras et al. 2022,
 arXiv 2206.00364) assume data of standard deviation 0.5 and scale here with ``sigma_data``.
@@ -18,7 +18,7 @@ from ..rng import Streams, uniforms
 EDM_SIGMA_DATA = 0.5
 
 EDM_HIGHEST = 80.0
-"""From where EDM draws images, for data of standard deviation 0.5."""
+"""The level from which EDM draws images, for data of standard deviation 0.5."""
 
 
 def rho_schedule(n: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> Tensor:
@@ -28,13 +28,14 @@ def rho_schedule(n: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -
         float64 ``(n,)``, strictly falling.
 
     Raises:
-        ConfigError: fewer than two levels or a range that does not fall.
+        ConfigError: fewer than two levels, or ``sigma_max`` is not above ``sigma_min``.
     """
     if n < 2:
         raise ConfigError(f"a noise schedule needs at least 2 levels, got {n}")
     if not 0 < sigma_min < sigma_max:
         raise ConfigError(
-            f"noise must fall from sigma_max to sigma_min > 0: {sigma_max} {sigma_min}"
+            "noise levels must fall from sigma_max to sigma_min > 0, got "
+            f"sigma_max {sigma_max} and sigma_min {sigma_min}"
         )
     steps = torch.linspace(0, 1, n, dtype=torch.float64)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
@@ -56,18 +57,20 @@ class LogNormal:
 
     @property
     def highest(self) -> float:
-        """The level, for data of standard deviation 0.5, that one draw in 4300 exceeds."""
+        """The level that one draw in 4300 exceeds, for data of standard deviation 0.5."""
         return math.exp(self.mean + 3.5 * self.std)
 
     def draw(self, at_least: Tensor, sigma_data: float, rng: Streams) -> Tensor:
-        """One sigma per item, redrawn until it is at least ``at_least`` ``(b,)``.
+        """One sigma per item, from the part of the distribution above ``at_least`` ``(b,)``.
 
-        Redrawing is done in closed form: a uniform draw over what is left of the distribution.
+        Drawn on the CPU, where the streams are, and returned on the device of ``at_least``.
         """
+        bound = at_least.cpu()
         center = self.mean + torch.log(torch.tensor(sigma_data / EDM_SIGMA_DATA).double())
-        lowest = (at_least.double().log() - center) / self.std
+        lowest = (bound.double().log() - center) / self.std
         tail = 0.5 * torch.special.erfc(lowest / 2**0.5)
         u = uniforms(rng, torch.float64)
-        # The upper tail in terms of ndtri of its complement keeps digits far from the centre.
+        # By the upper tail, not by its complement, which is 1 to all digits far from the centre.
         normal = -torch.special.ndtri((u * tail).clamp(min=1e-300))
-        return torch.maximum((center + self.std * normal).exp().float(), at_least.float())
+        sigma = torch.maximum((center + self.std * normal).exp().float(), bound.float())
+        return sigma.to(at_least.device)

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """The shape of a network.
+    """Widths and depth of a network.
 
     Attributes:
         channels: width of each resolution level, finest first.
@@ -39,10 +39,10 @@ PRESETS: dict[str, UNetSpec] = {
 
 
 def preset(name: str) -> UNetSpec:
-    """Look a preset up.
+    """The preset of this name.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is none.
     """
     if name not in PRESETS:
         raise ConfigError(f"network preset {name!r} is unknown; choose from {', '.join(PRESETS)}")
@@ -117,7 +117,7 @@ class UNet(nn.Module):
             self.up.append(level)
         self.last_norm = _group_norm(n_in)
         self.last = _zeroed(nn.Conv2d(n_in, 2, 3, padding=1))
-        # Weights too: after a norm, a GPU goes by theirs.
+        # The weights too: after a norm, a GPU uses the layout of the weights.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def _pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, sli
     """Wrap the image around its edges, as its k-space does, to a size that can be halved.
 
     Returns:
-        The padded planes, and where the image lies in them.
+        The padded planes, and the part of them that is the image.
     """
     ny, nx = x.shape[-2:]
     pads = [-n % multiple for n in (ny, nx)]

@@ -1,4 +1,4 @@
-"""Checks of a reconstruction that need no reference: held-out lines, and misfits to the prior."""
+"""Checks of a reconstruction that need no reference: held-out lines, and flags of slices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HIGH_RESIDUAL = 2.0
 :data:`MIN_NOISE`), does not fit the data."""
 
 LOW_RESIDUAL = 0.5
-"""One that leaves less than this share of the residual of least squares fits noise, or the noise is
+"""With a residual below this share of that of least squares, it fits noise, or the noise is
 overestimated."""
 
 HIGH_CHI_SQUARE = 4.0
@@ -47,7 +47,7 @@ BRIGHT = 3.0
 """Images this many times brighter or darker than a prior's training images are flagged."""
 
 NOISY = 1.5
-"""So are scans whose noise is this many times that of the noisiest training scan."""
+"""Scans whose noise is this many times that of the noisiest training scan are flagged."""
 
 LEVELS = (0.5, 0.9)
 """Central predictive intervals whose coverage is reported."""
@@ -65,11 +65,12 @@ def check_slices(engine: Engine, scan: Scan, result: SliceImages) -> SliceImages
             check["held_out"] = row
     if wanted.flags:
         batch = Batch.of([scan])
+        support = batch.op.support
         for i, check in enumerate(checks):
             if engine.recipe.method.needs_prior:
-                share = engine.evaluate(null_space_fraction, batch[[i]], result.img[[i]])
-                check["prior_share"] = float(share)
-            rms = _rms(result.img[i], batch.op.support[i])
+                fraction = engine.evaluate(null_space_fraction, batch[[i]], result.img[[i]])
+                check["prior_share"] = float(fraction)
+            rms = _rms(result.img[i], support[i])
             check["flags"] = list(flags(check, rms, scan, engine.recipe))
     return replace(result, checks=tuple(checks))
 
@@ -92,8 +93,8 @@ def _rms(img: Tensor, support: Tensor) -> float:
 def predict_held_out(engine: Engine, scan: Scan, n_lines: int) -> list[dict[str, float]]:
     """Hold out measured outer lines, reconstruct from the rest, and compare.
 
-    Needs no reference. The same lines are held out in all slices. They are not the lines that were
-    never measured, whose error may be larger.
+    The same lines are held out in all slices. The error of lines that were never measured may be
+    larger.
 
     Args:
         engine: method, prior, samples, device.
@@ -101,14 +102,14 @@ def predict_held_out(engine: Engine, scan: Scan, n_lines: int) -> list[dict[str,
         n_lines: how many lines to hold out.
 
     Returns:
-        For every slice (nothing for one without signal): ``error``, energy of F S x - y over that
-        of y on the held-out lines; ``noise``, the part of it that the scanner's noise alone makes;
-        ``cg_sense`` and ``l1_wavelet``, the same error of these methods. With several samples also
-        ``coverage_50`` and ``coverage_90``, the share of held-out measurements (Re and Im) in the
-        central predictive intervals, Student's t with the samples' degrees of freedom; and
-        ``chi_square``, the energy of the error over what samples and noise predict, 1 if they are
-        right. The standard deviation is that of ``reconstruction_std``: calibrated, if the prior's
-        card holds a factor.
+        For every slice (empty for one without signal): ``error``, the energy of F S x - y over that
+        of y on the held-out lines; ``noise``, the expected error of a perfect image, which noise
+        alone makes; ``cg_sense`` and ``l1_wavelet``, the error of these methods. With several
+        samples also ``coverage_50`` and ``coverage_90``, the share of held-out measurements (Re and
+        Im) in the central predictive intervals, Student's t with the samples' degrees of freedom;
+        and ``chi_square``, the energy of the error over what samples and noise predict, 1 if they
+        are right. The standard deviation is that of ``reconstruction_std``: multiplied by the
+        prior's calibration factor, if it has one.
 
     Raises:
         ConfigError: there are not enough lines.
@@ -125,7 +126,7 @@ def predict_held_out(engine: Engine, scan: Scan, n_lines: int) -> list[dict[str,
 def _held_out_figures(
     split: SplitScan, i: int, result: SliceImages, others: dict[str, Tensor]
 ) -> dict[str, float]:
-    """The figures of the i-th slice; none for a slice without signal."""
+    """The figures of the i-th slice; empty for a slice without signal."""
     y, K = split.held_out_samples(i), split.predictions(i, result.img[i : i + 1])[0]
     energy = float(y.abs().square().sum())
     if energy == 0:
@@ -139,7 +140,7 @@ def _held_out_figures(
         figures[name] = float((K - y).abs().square().sum()) / energy
     if result.samples is not None:
         K = split.predictions(i, result.samples[:, i])
-        figures |= _coverage(y, K, split.sigma_n, result.provenance["std_factor"])
+        figures |= coverage_figures(y, K, split.sigma_n, result.provenance["std_factor"])
     return figures
 
 
@@ -169,7 +170,7 @@ class SplitScan:
         return self.whole.ksp[i][self.held_out.expand(self.whole.ksp[i].shape)]
 
     def predictions(self, i: int, images: Tensor) -> Tensor:
-        """The same samples of images ``(k, y, x)`` of the i-th slice, ``(k, n)``."""
+        """The same samples, predicted from images ``(k, y, x)`` of the i-th slice, ``(k, n)``."""
         K = SenseOp(self.maps[i], self.held_out).expand(images)
         return K[:, self.held_out.expand(K.shape[1:])]
 
@@ -187,8 +188,8 @@ def split_scan(scan: Scan, n_lines: int, seed: int) -> SplitScan:
     return SplitScan(scan, kept, scan.maps, scan.mask & ~mask)
 
 
-def _coverage(y: Tensor, K: Tensor, sigma_n: float, factor: float) -> dict[str, float]:
-    """Coverage and chi-square of measurements ``(n,)`` by samples of them ``(sample, n)``."""
+def coverage_figures(y: Tensor, K: Tensor, sigma_n: float, factor: float = 1.0) -> dict[str, float]:
+    """Coverage and chi-square of measurements ``(n,)``, given samples of them ``(sample, n)``."""
     residual, variance = residual_and_variance(y, K)
     variance = factor**2 * variance
     figures = {"chi_square": float(residual.square().sum() / (variance + sigma_n**2).sum())}
@@ -199,9 +200,9 @@ def _coverage(y: Tensor, K: Tensor, sigma_n: float, factor: float) -> dict[str, 
 
 
 def residual_and_variance(y: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean prediction less measurement, and its variance by the samples, per channel ``(n, 2)``.
+    """Mean prediction less measurement, and the variance of that, per channel ``(n, 2)``.
 
-    The mean of K samples has 1/K of their variance, and what it predicts has all of it.
+    The measurement varies as one sample does; the mean of K samples adds 1/K of that variance.
     """
     residual = torch.view_as_real(K.mean(dim=0) - y).double()
     return residual, torch.view_as_real(K).var(dim=0).double() * (1 + 1 / len(K))
@@ -223,9 +224,9 @@ def inside_interval(
 
 @torch.no_grad()
 def null_space_fraction(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
-    """Share of each image's energy in the near-null space of A, which only the prior gives, ``(b,)``.
+    """Share of each image's energy in the near-null space of A, which the prior adds, ``(b,)``.
 
-    What is left of x without (A^H A + e)^-1 A^H A x.
+    The energy of x - (A^H A + e)^-1 A^H A x over that of x.
     """
     op = batch.op
     measured = conjugate_gradient(
@@ -236,7 +237,7 @@ def null_space_fraction(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
 
 
 def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe) -> Iterator[str]:
-    """Sentences about what does not fit in one slice, the gravest first.
+    """Sentences about what does not fit in one slice, the most serious first.
 
     Args:
         check: figures of the slice.
@@ -264,18 +265,18 @@ def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe)
 
 
 def residual_in_noise(data_residual: float, sigma_n: float) -> float:
-    """A data residual (in sigma_n) in units of the noise, or of :data:`MIN_NOISE` if that is more."""
+    """A data residual (given in sigma_n) in units of the noise, at least :data:`MIN_NOISE`."""
     return data_residual * sigma_n / max(sigma_n, MIN_NOISE)
 
 
 def _least_residual(scan: Scan) -> float:
-    """The residual of least squares, in sigma_n; 0 where there are no more samples than pixels."""
+    """The residual of least squares in sigma_n; 0 if there are fewer samples than pixels."""
     n_samples = int(scan.mask.sum()) * scan.n_coils
     return math.sqrt(max(0.0, 1 - scan.shape[0] * scan.shape[1] / n_samples))
 
 
 def held_out_flags(held_out: dict[str, float] | None) -> Iterator[str]:
-    """Errors on held-out lines beyond what their noise explains."""
+    """Sentences about errors on held-out lines that noise does not explain."""
     if not held_out or held_out["noise"] > MOSTLY_NOISE:
         return
     excess, of_l1 = (held_out[name] - held_out["noise"] for name in ("error", "l1_wavelet"))

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SliceImages:
-    """What a method makes of slices of one scan, in the scan's normalised units.
+    """Images of slices of one scan, in the scan's normalised units.
 
     Attributes:
         img: the image, complex ``(slice, y, x)``; the mean of the samples where there are several.
@@ -58,8 +58,7 @@ class SliceImages:
 class Engine:
     """Runs one recipe on one device, scan after scan.
 
-    It keeps what it learns: once memory ran out, later batches are smaller; once it fell back to
-    the CPU, it stays there.
+    Once memory ran out, later batches are smaller; once it fell back to the CPU, it stays there.
 
     Args:
         recipe: method, prior, seed and samples. The network of the prior is moved to the device.
@@ -74,7 +73,7 @@ class Engine:
         self, recipe: ResolvedRecipe, runtime: Runtime | None = None, on_step: OnStep | None = None
     ) -> None:
         self.recipe, self.runtime, self.on_step = recipe, runtime or Runtime(), on_step
-        self.asked = self.runtime.torch_device
+        self.first_device = self.runtime.torch_device
         self.reduced = False  # whether memory ran out, and batches are smaller since
         self.prior = recipe.prior
         if self.prior is not None:
@@ -90,17 +89,17 @@ class Engine:
                     f"out of memory: the prior does not fit on {self.device}; use --device cpu or "
                     "--cpu-fallback"
                 ) from error
-        if self.runtime.compile:  # which a fallback switches off
+        if self.runtime.compile:  # a fallback switches it off
             prior.compile()
 
     @property
     def device(self) -> torch.device:
-        """Where it computes at present."""
+        """Where it computes now."""
         return self.runtime.torch_device
 
     def variant(self, method: Method) -> Engine:
         """An engine for one image by a method that needs no prior, on the same device."""
-        return Engine(self.recipe.with_method(method), replace(self.runtime, compile=False))
+        return Engine(self.recipe.with_method(method), self.runtime)
 
     def slices_at_once(self, shape: tuple[int, int]) -> int:
         """Slices of a matrix ``(y, x)`` that are read and reconstructed together."""
@@ -109,13 +108,15 @@ class Engine:
     def __call__(self, scans: Sequence[Scan]) -> list[SliceImages]:
         """Reconstruct the slices of prepared scans of one matrix size and number of coils.
 
-        Their slices share calls of the method: scans of a slice each would leave a GPU idle.
+        Their slices share calls of the method, so that scans of one slice each fill a GPU.
 
         Raises:
             DeviceError: out of memory even with a single image at a time, or the device was lost.
             MriAmbientError: the method gave values that are not finite.
         """
-        _check_alike(scans)
+        # Not padded with zero coils either: these would draw from the random streams.
+        if len({(scan.shape, scan.n_coils) for scan in scans}) > 1:
+            raise ValueError("scans of several matrix sizes or numbers of coils")
         started = time.monotonic()
         batch = Batch.of(scans)
         names = [(scan.scan_id, index) for scan in scans for index in scan.slices]
@@ -173,9 +174,9 @@ class Engine:
         return out
 
     def _attempt(self, batch: Batch, rng: list[torch.Generator]) -> tuple[Tensor | None, str]:
-        """Images of a batch, on the device; or None and the reason where memory ran out.
+        """Images of a batch, on the device; or None and the reason if memory ran out.
 
-        The error is gone on return: its traceback holds the batch.
+        The error itself is not returned: its traceback would keep the batch in memory.
         """
         try:
             with device_errors(self.device):
@@ -207,7 +208,7 @@ class Engine:
             )
 
     def _fall_back(self) -> bool:
-        """Go on with the CPU, if that is wanted and it is elsewhere."""
+        """Go on with the CPU, if that is allowed; False if it is not."""
         if not self.runtime.can_fall_back:
             return False
         warn("W-CPU-FALLBACK", f"out of memory on {self.device}, going on with the CPU")
@@ -217,31 +218,35 @@ class Engine:
         return True
 
     def _room_for(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Where images are collected: for a GPU in page-locked memory, if there is any."""
+        """Where images are collected: for a GPU in page-locked memory, if it can be had."""
         if self.device.type == "cuda":
             with suppress(RuntimeError):
                 return torch.empty(shape, dtype=dtype, pin_memory=True)
         return torch.empty(shape, dtype=dtype)
 
     def _fetch(self, images: Tensor, places: list[Tensor]) -> None:
-        """Copy images to the CPU while a GPU goes on with the next; wait before they are used."""
+        """Copy images to the CPU, from a GPU without waiting: see :meth:`_wait`."""
         with device_errors(self.device):
             for img, place in zip(images, places, strict=True):
                 place.copy_(img, non_blocking=place.is_pinned())
 
     def _wait(self) -> None:
-        """Until a GPU has done all it was given."""
-        if self.asked.type != "cuda":
+        """Wait until the GPU has computed and copied everything."""
+        if self.first_device.type != "cuda":
             return
         try:
-            with device_errors(self.asked):
-                torch.cuda.synchronize(self.asked)
-        except torch.OutOfMemoryError:
-            if self.device.type != "cpu":  # a GPU too full to be asked, which the CPU replaced
-                raise
+            with device_errors(self.first_device):
+                torch.cuda.synchronize(self.first_device)
+        except torch.OutOfMemoryError as error:
+            if self.device.type == "cpu":  # the GPU had no memory even to start, and did nothing
+                return
+            raise DeviceError(
+                f"out of memory on {self.device}: {str(error).splitlines()[0]}; use a smaller "
+                "--batch-size, or --device cpu"
+            ) from error
 
     def evaluate(self, figure: Callable[[Batch, Tensor], T], batch: Batch, img: Tensor) -> T:
-        """A figure of an image, on the device, or on the CPU if it has no room for that."""
+        """A figure of an image, on the device, or on the CPU if the device has no memory left."""
         try:
             with device_errors(self.device):
                 return figure(batch.to(self.device), img.to(self.device))
@@ -260,16 +265,8 @@ def data_residual(batch: Batch, img: Tensor) -> float:
     return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)
 
 
-def _check_alike(scans: Sequence[Scan]) -> None:
-    for scan in scans:
-        if scan.noise_std is None:
-            raise ValueError(f"{scan.scan_id}: not prepared; noise_std is missing")
-    if len({(scan.shape, scan.n_coils) for scan in scans}) > 1:  # coils that pad would draw noise
-        raise ValueError("scans of several sizes or numbers of coils")
-
-
 def _check_finite(img: Tensor, scan: Scan, method: str) -> None:
-    """Refuse to hand over NaN or Inf.
+    """Refuse NaN and Inf.
 
     Raises:
         MriAmbientError: the image of a slice holds some.
@@ -312,13 +309,13 @@ def draw_images(
     """Draw images from a prior, without a measurement.
 
     Args:
-        prior: what images look like.
+        prior: the prior.
         sampler: how they are drawn.
         maps: coil maps ``(1, coil, y, x)`` of a prepared scan; ones of a single coil for images
             without coils (:func:`uniform_maps`).
         n_images: how many.
-        seed: of everything random; image k depends on how many are drawn by rounding alone.
-        runtime: device, precision, batch size.
+        seed: of all random numbers; image k does not depend on ``n_images``, beyond rounding.
+        runtime: device, precision ("auto" is fp32 here), batch size.
         on_step: called after every step of every batch.
 
     Returns:
@@ -335,12 +332,15 @@ def draw_images(
         raise ConfigError(
             f"images have at least {MIN_SIDE} pixels a side, got {shape[0]} x {shape[1]}"
         )
+    runtime = runtime or Runtime()
+    if runtime.precision == "auto":
+        runtime = replace(runtime, precision="fp32")
     op = SenseOp(maps, torch.ones(1, 1, *shape, dtype=torch.bool))
     batch = Batch.of_measurement(op, torch.zeros_like(maps), torch.zeros(1))
     recipe = ResolvedRecipe(sampler, prior, seed=seed, n_samples=n_images)
     drawn = Engine(recipe, runtime, on_step).draw(batch, [("sample",)])[:, 0]
     rms = drawn.abs().square().mean(dim=(-2, -1)).div(2).sqrt()
-    if not bool((rms < MAX_BRIGHTNESS * prior.sigma_data).all()):  # nor where it is NaN
+    if not bool((rms < MAX_BRIGHTNESS * prior.sigma_data).all()):  # NaN is not below either
         remedy = "less guidance" if sampler.guidance else "more steps, or another prior"
         raise MriAmbientError(
             f"sampling diverged: images {float(rms.max()) / prior.sigma_data:.3g} times as bright "
@@ -350,5 +350,5 @@ def draw_images(
 
 
 def uniform_maps(shape: tuple[int, int]) -> Tensor:
-    """The map of a single coil that sees everything equally, complex ``(1, 1, y, x)``."""
+    """The map of a single coil of uniform sensitivity, complex ``(1, 1, y, x)``."""
     return torch.ones(1, 1, *shape, dtype=torch.complex64)

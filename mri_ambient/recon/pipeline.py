@@ -1,4 +1,4 @@
-"""The pipeline: open, prepare, reconstruct, write. Command line and Python users share it."""
+"""The pipeline: open, prepare, reconstruct, write; for the command line and for Python."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _reconstruct(
 
 
 def reconstruct_many(
-    scans: str | Path | Iterable[Source],
+    scans: Source | Iterable[Source],
     recipe: Recipe | None = None,
     runtime: Runtime | None = None,
     *,
@@ -77,10 +77,10 @@ def reconstruct_many(
     """Reconstruct scans one by one; see :func:`reconstruct`.
 
     Args:
-        scans: scans as :func:`reconstruct` takes them; paths may be folders and globs.
+        scans: one or several, as :func:`reconstruct` takes them; paths may be folders and globs.
         recipe: all that decides the results. The prior is loaded once.
         runtime: device, precision, batch size.
-        on_error: called with a scan that fails and its error, and the others go on; without it the
+        on_error: called with a scan that failed and its error, before the next scan; without it the
             error is raised.
     """
     resolved, runtime = (recipe or Recipe()).resolve(), runtime or Runtime()
@@ -93,19 +93,19 @@ def reconstruct_many(
             on_error(scan, error)
 
 
-def _expanded(scans: str | Path | Iterable[Source]) -> Sequence[Source]:
-    """The scans, folders and globs replaced by the files they stand for."""
-    if isinstance(scans, (str, Path)):
-        return find_scans([scans])
-    return [
-        found
-        for scan in scans
-        for found in (find_scans([scan]) if isinstance(scan, (str, Path)) else [scan])
-    ]
+def _expanded(scans: Source | Iterable[Source]) -> Iterator[Source]:
+    """The scans, with folders and globs replaced by their files."""
+    if isinstance(scans, (str, Path, ScanFile, Scan, np.ndarray)):
+        scans = [scans]
+    for scan in scans:
+        if isinstance(scan, (str, Path)):
+            yield from find_scans([scan])
+        else:
+            yield scan
 
 
 def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volume:
-    """A scan, opened and, if the recipe says so, seen through a retrospective mask.
+    """A scan, opened and, if the recipe says so, under a retrospective mask.
 
     Raises:
         ScanFormatError: it cannot be read.
@@ -147,15 +147,14 @@ def reconstruct_to_folder(
 
     Raises:
         MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
-        OutputExistsError: a file of this name is there and no reconstruction.
+        OutputExistsError: there is a file of this name that is not a reconstruction.
     """
     name = volume.file.path.stem
     path = output / f"{name}.h5"
     if path.exists():
         stored_settings(path)
-    store = SliceStore(
-        _unfinished(output, name), volume.settings, keep_samples=volume.recipe.keep_samples
-    )
+    settings = volume.settings if volume.recipe.reproducible else None
+    store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
     write_reconstruction(path, store.read, report, volume.file.voxel_mm)
     store.remove()
@@ -166,14 +165,14 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
     """Whether ``output`` holds this very reconstruction already.
 
     Raises:
-        OutputExistsError: it holds something else of this name: never overwritten if it is no
-            reconstruction; overwritten on request if it, or some slices of it, was made with other
-            settings.
+        OutputExistsError: it holds another file of this name, or slices of one that was
+            interrupted, made with other settings, and ``overwrite`` is not set; or a file that is
+            not a reconstruction.
     """
     name, wanted = volume.file.path.stem, volume.settings
     path = output / f"{name}.h5"
     if not path.exists():
-        n_others, differing = SliceStore.made_otherwise(_unfinished(output, name), wanted)
+        n_others, differing = SliceStore.with_other_settings(_unfinished(output, name), wanted)
         if n_others and not overwrite:
             raise OutputExistsError(
                 f"{path}: {n_others} slices of an interrupted call were made with other settings "
@@ -185,6 +184,8 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
     if overwrite:
         return False
     differing = sorted(key for key in wanted if wanted[key] != found.get(key))
+    if not volume.recipe.reproducible:
+        differing = sorted({*differing, "prior_sha256"})
     if differing:
         raise OutputExistsError(
             f"{path}: was made with other settings ({_listed(differing, wanted)}); use --overwrite "
@@ -194,7 +195,7 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
 
 
 def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
-    """Settings by name; for the precision, which the device may have chosen, its option too."""
+    """Settings by name; the precision, which may follow from the device, with its option."""
     other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
     return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
 

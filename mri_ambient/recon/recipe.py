@@ -36,8 +36,8 @@ class Checks:
 
     Attributes:
         n_held_out: measured outer lines to hold out, for a second reconstruction that predicts
-            them; 0 does without.
-        flags: look for slices that do not fit the prior.
+            them; 0 for none.
+        flags: flag slices that do not fit the prior or the data.
     """
 
     n_held_out: int = 0
@@ -57,15 +57,14 @@ class Recipe:
             its own options, e.g. ``L1Wavelet(lam=0.01)``; by default what suits the prior.
         options: of the method, if it is given by its name: values, or the text of values.
         prior: a prior, its file, a run folder or the name of a shipped prior; by default the one
-            that ships with the package. Baselines use none.
-        seed: of everything random.
+            that ships with the package. Baselines do not use it.
+        seed: of all random numbers.
         n_samples: samples per slice of a stochastic method, whose mean is the image; by default
             that of the preset, or 4.
         keep_samples: keep the samples beside their mean.
         checks: what is checked of every slice.
         preparation: noise, coils, calibration.
-        retrospective: undersample a fully sampled scan first, by random lines to this acceleration
-            or as the mask says.
+        retrospective: a mask for a fully sampled scan, or the acceleration of random lines.
     """
 
     method: str | Method | None = None
@@ -79,10 +78,11 @@ class Recipe:
     retrospective: MaskSpec | float | None = None
 
     def resolve(self) -> ResolvedRecipe:
-        """The recipe with its method made and its prior loaded (onto the CPU).
+        """The recipe with its method made and its prior loaded, on the CPU.
 
         Raises:
-            ConfigError: there is no such method or option, or a preset is given options.
+            ConfigError: there is no such method or option, or options were given with a preset or a
+                method instance.
             CheckpointError: the prior cannot be read.
         """
         prior, chosen = self.prior, self.method
@@ -95,6 +95,8 @@ class Recipe:
         if n_samples < 1:
             raise ConfigError(f"at least one sample is needed, got {n_samples} (n_samples)")
         mask = self.retrospective
+        if mask is not None and not isinstance(mask, MaskSpec):
+            mask = MaskSpec("random", mask)
         return ResolvedRecipe(
             method=method,
             prior=_loaded(prior) if method.needs_prior else None,
@@ -103,16 +105,19 @@ class Recipe:
             keep_samples=self.keep_samples and method.stochastic,
             checks=self.checks,
             preparation=self.preparation,
-            mask=mask if mask is None or isinstance(mask, MaskSpec) else MaskSpec("random", mask),
+            mask=mask,
         )
 
 
 def _method(chosen: str | Method, options: Mapping[str, Any]) -> tuple[Method, int]:
-    """The method, and how many samples it draws unless a number is given."""
+    """The method, and the number of samples it draws by default."""
     if isinstance(chosen, str) and chosen not in PRESETS:
         return method_with_options(chosen, options), DEFAULT_SAMPLES
     if options:
-        raise ConfigError("a preset, or a method instance, has its options already; leave them out")
+        raise ConfigError(
+            f"a preset or a method instance has its own options, got {sorted(options)} as well; "
+            "leave them out, or name the method"
+        )
     if isinstance(chosen, Method):
         return chosen, DEFAULT_SAMPLES
     return PRESETS[chosen].method, PRESETS[chosen].n_samples
@@ -131,7 +136,7 @@ class ResolvedRecipe:
     Attributes:
         method: the method.
         prior: its prior; None for baselines.
-        seed: of everything random.
+        seed: of all random numbers.
         n_samples: samples per slice; 1 for methods that are not stochastic.
         keep_samples: keep the samples beside their mean.
         checks: what is checked of every slice.
@@ -149,7 +154,7 @@ class ResolvedRecipe:
     mask: MaskSpec | None = None
 
     def with_method(self, method: Method) -> ResolvedRecipe:
-        """The same with one image by another method that needs no prior."""
+        """The same for one image by a method that needs no prior."""
         return replace(self, method=method, prior=None, n_samples=1, keep_samples=False)
 
     @property
@@ -158,8 +163,13 @@ class ResolvedRecipe:
         return None if self.prior is None else self.prior.card.get("sha256")
 
     @property
+    def reproducible(self) -> bool:
+        """Whether :meth:`settings` identify the result; not so for a prior that has no file."""
+        return self.prior is None or self.prior_sha256 is not None
+
+    @property
     def calibration(self) -> dict[str, Any] | None:
-        """The entry of the prior's card for this method with its options and samples."""
+        """The entry of the prior's card for this method, its options and number of samples."""
         if self.prior is None:
             return None
         wanted = {
@@ -175,16 +185,16 @@ class ResolvedRecipe:
 
     @property
     def std_factor(self) -> float:
-        """What the standard deviation of the samples is multiplied by; 1 if not calibrated."""
+        """What the standard deviation of the samples is multiplied by; 1 if it is uncalibrated."""
         return 1.0 if self.calibration is None else float(self.calibration["factor"])
 
     @property
     def samples_are(self) -> str | None:
-        """What the samples may be called; None where there are none.
+        """What the samples may be called; None if the method is not stochastic.
 
-        Only a plain prior, which sees the whole state, can sample the posterior: one that was
-        trained under masks has used the data already, or never sees all of the state. And the
-        method's steps must be small enough; A-DPS is biased by itself.
+        Only a plain prior, which is given the whole state, samples the posterior: one under masks
+        uses the data a second time, or is never given all of the state. And the method must do so
+        with these options; A-DPS never does.
         """
         if not self.method.stochastic:
             return None
@@ -192,7 +202,7 @@ class ResolvedRecipe:
         return POSTERIOR if plain and self.method.draws_posterior else ESTIMATES
 
     def precision(self, runtime: Runtime) -> str:
-        """What the networks compute in; fp32 where there are none."""
+        """The precision of the networks; fp32 for methods without."""
         return "bf16" if self.method.needs_prior and runtime.bf16 else "fp32"
 
     def settings(self, file: ScanFile, runtime: Runtime) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -33,7 +34,7 @@ class Reconstruction:
         std: standard deviation of the samples' magnitude, float32 ``(slice, y, x)``, or None.
         samples: complex64 ``(slice, sample, y, x)``, or None unless the recipe keeps them.
         voxel_mm: voxel size ``(y, x, slice)``, or None if the file does not say.
-        report: facts, checks, warnings, metrics, provenance and settings, as the JSON file has them.
+        report: facts, checks, warnings, metrics, provenance and settings, as in the JSON file.
     """
 
     complex: NDArray[np.complex64]
@@ -48,24 +49,17 @@ class Reconstruction:
     ) -> Reconstruction:
         """The finished slices of a volume, together."""
         slices = [store.read(index).images for index in range(report["slices"])]
-
-        def stacked(name: str) -> NDArray[Any] | None:
-            if name not in slices[0]:
-                return None
-            return np.stack([images[name].numpy() for images in slices])
-
-        img = stacked("img")
-        assert img is not None
-        return cls(img, stacked("std"), stacked("samples"), voxel_mm, report)
+        parts = {name: np.stack([images[name].numpy() for images in slices]) for name in slices[0]}
+        return cls(parts["img"], parts.get("std"), parts.get("samples"), voxel_mm, report)
 
     @property
     def magnitude(self) -> NDArray[np.float32]:
-        """The magnitude image, float32 ``(slice, y, x)``."""
+        """Magnitude of the image, float32 ``(slice, y, x)``."""
         return np.abs(self.complex)
 
     @property
     def scan_id(self) -> str:
-        """Of the scan it was made from."""
+        """Name of the scan."""
         return str(self.report["scan_id"])
 
     @property
@@ -104,26 +98,20 @@ class Reconstruction:
         return path
 
     def _stored(self, index: int) -> StoredSlice:
-        from torch import from_numpy
-
-        images = {"img": self.complex, "std": self.std, "samples": self.samples}
+        parts = {"img": self.complex, "std": self.std, "samples": self.samples}
+        known = {name: part for name, part in parts.items() if part is not None}
         return StoredSlice(
-            {name: from_numpy(part[index]) for name, part in images.items() if part is not None}, {}
+            {name: torch.from_numpy(part[index]) for name, part in known.items()}, {}
         )
 
     def plot(self) -> Figure:
-        """At most 16 slices in one window, with their standard deviation where it is known."""
-        return draw_reconstruction(
-            self.magnitude, self.std, title=self._title, voxel_mm=self.voxel_mm
-        )
-
-    @property
-    def _title(self) -> str:
+        """The slices, at most 16, and their standard deviation where there is one."""
         method, rate = self.report["provenance"]["method"], self.report["acceleration"]
-        return f"{self.report['input']}: {method}, R = {rate:.2f}"
+        title = f"{self.report['input']}: {method}, R = {rate:.2f}"
+        return draw_reconstruction(self.magnitude, self.std, title=title, voxel_mm=self.voxel_mm)
 
     def _repr_html_(self) -> str:
-        """Figure and warnings, for Jupyter."""
+        """The figure and the warnings, for Jupyter."""
         picture = io.BytesIO()
         self.plot().savefig(picture, format="png", dpi=80, bbox_inches="tight")
         data = base64.b64encode(picture.getvalue()).decode()
@@ -150,7 +138,7 @@ def write_reconstruction(
         MriAmbientError: a file cannot be written.
     """
     first, provenance = read(0).images, report["provenance"]
-    # How the standard deviation was made, for those who open the file without the report.
+    # What the standard deviation is, for readers of the file without the report.
     described = ("n_samples", "samples_are", "std_factor") if "std" in first else ()
     rows, columns = report["recon_shape"]
     writer = ReconstructionWriter(
@@ -179,7 +167,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
     """The settings a reconstruction file was made with.
 
     Raises:
-        OutputExistsError: the file is something else, perhaps raw data.
+        OutputExistsError: the file is not a reconstruction; it may be raw data.
     """
     try:
         with open_h5(path, for_text=True) as file:
@@ -188,7 +176,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
         attributes = {}
     if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
         raise OutputExistsError(
-            f"{path}: exists already and is no reconstruction of mri-ambient, so it is never "
+            f"{path}: exists already and is not a reconstruction of mri-ambient, so it is never "
             "overwritten; choose another output folder"
         )
     found: dict[str, Any] = json.loads(str(attributes.get("settings", "{}")))

@@ -23,7 +23,7 @@ from .metrics import evaluate_volume
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """No numerical warnings: they are given where the scan itself is prepared."""
+    """No numerical warnings inside the block: preparing the scan itself gives the same ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)
         yield
@@ -42,14 +42,14 @@ class Reference:
     preparation: Preparation
 
     def volumes(self) -> dict[ReferenceKind, Tensor]:
-        """Reference magnitudes ``(slice, y, x)`` in file units, RSS first if it can be had.
+        """Reference magnitudes ``(slice, y, x)`` in file units, RSS first.
 
-        Single-coil files are scored as fastMRI scores them, against their emulated single coil
-        (ESC). RSS is the file's own target, or computed as fastMRI does; a prepared file no longer
-        has the measured coils. SENSE is ``|S^H F^H k|`` with maps from the full data.
+        RSS is the file's own target, or computed as fastMRI does; prepared files, which have other
+        coils, have none. Single-coil files have their emulated single coil (ESC) instead, as in
+        fastMRI. SENSE is ``|S^H F^H k|`` with maps from the full data.
         """
         volumes: dict[ReferenceKind, Tensor] = {}
-        if self.file.format != "prepared":
+        if not self.file.prepared:
             esc = self._stored("reconstruction_esc") if self.file.shape[1] == 1 else None
             if esc is not None:
                 volumes["esc"] = esc
@@ -59,9 +59,9 @@ class Reference:
         return volumes | {"sense": self._sense()}
 
     def score(self, magnitude: Tensor) -> dict[str, Any]:
-        """FastMRI's metrics of a volume, against RSS where it can be had, and against SENSE.
+        """FastMRI's metrics of a volume, against RSS if there is one, and against SENSE.
 
-        W-NOT-SCORED, and no metrics, where the reference is not usable.
+        W-NOT-SCORED, and no metrics, if the reference is not usable.
         """
         try:
             scores = [
@@ -83,7 +83,7 @@ class Reference:
         return torch.cat(images)
 
     def _stored(self, name: str) -> Tensor | None:
-        """The file's own reference, or None, with a warning if there is one that is not usable."""
+        """The file's own reference; None if there is none or, with W-REFERENCE, it is unusable."""
         wanted = (len(self.file), *self.file.recon_shape)
         try:
             stored = self.file.read_target(name)

@@ -1,10 +1,11 @@
-"""Finished slices of a volume: files of their own until all are there, or kept in memory."""
+"""Finished slices of a volume, in a file each until all are there, or in memory."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,10 @@ from .engine import SliceImages, to_file_units
 from .recipe import plain
 
 MAX_WAITING = 4
-"""Results that wait to be written; more would fill the memory where the disk is slow."""
+"""Results that wait to be written; more would fill the memory if the disk is slow."""
+
+HEADER_KEYS = {"settings", "slice", "check", "warnings", "facts", "seconds"}
+"""What the header of a finished slice holds."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class SliceStore:
 
     Args:
         folder: where they are kept; None keeps them in memory.
-        settings: what decides them; slices found in the folder that were made with others, or with
-            None, are removed.
+        settings: what decides them; slices in the folder that were made with other settings are
+            removed. With None, so are all.
         keep_samples: whether samples are kept beside their mean.
     """
 
@@ -55,25 +59,19 @@ class SliceStore:
         self.folder, self.settings, self.keep_samples = folder, settings, keep_samples
         self.done: set[int] = set()
         self.memory: dict[int, StoredSlice] = {}
-        for path in [] if folder is None else sorted(folder.glob("*.safetensors")):
-            try:
-                header = read_header(path)
-            except CheckpointError:  # of a write that was interrupted
-                continue
+        for header in [] if folder is None else _headers(folder):
             if settings is None or header.get("settings") != settings:
                 self.remove()
                 return
-            self.done.add(int(header["slice"]))
+            if header.keys() >= HEADER_KEYS:  # others are of another version, and done again
+                self.done.add(int(header["slice"]))
 
     @staticmethod
-    def made_otherwise(folder: Path, settings: dict[str, Any]) -> tuple[int, list[str]]:
+    def with_other_settings(folder: Path, settings: dict[str, Any]) -> tuple[int, list[str]]:
         """How many slices in a folder were made with other settings, and which settings differ."""
         n_others, differing = 0, set()
-        for path in folder.glob("*.safetensors"):
-            try:
-                found = read_header(path).get("settings") or {}
-            except CheckpointError:
-                continue
+        for header in _headers(folder):
+            found = header.get("settings") or {}
             keys = {key for key in settings if settings[key] != found.get(key)}
             n_others += bool(keys)
             differing |= keys
@@ -98,7 +96,7 @@ class SliceStore:
     def add(
         self, scan: Scan, result: SliceImages, noise_std: float, given: Sequence[NumericalWarning]
     ) -> None:
-        """Keep the slices of a result; raises the errors of earlier writes.
+        """Keep the slices of a result; an earlier one that could not be written raises here.
 
         Args:
             scan: as it was prepared.
@@ -166,8 +164,15 @@ class SliceStore:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _headers(folder: Path) -> Iterator[dict[str, Any]]:
+    """Headers of the slices in a folder, without those whose writing was interrupted."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with suppress(CheckpointError):
+            yield read_header(path)
+
+
 def _facts(prepared: Scan, result: SliceImages, noise_std: float) -> dict[str, Any]:
-    """What the report says of the scan as it was prepared, and of how the image was made."""
+    """What the report says about the prepared scan, and how the image was made."""
     return {
         "coils": prepared.n_coils,
         "matrix": list(prepared.shape),

@@ -1,4 +1,4 @@
-"""A whole volume: slices stream from the file through the engine into a store, and are reported."""
+"""A whole volume: slices go from the file through the engine into a store; then the report."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ OnSlice = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan and how it is reconstructed; it is prepared when that is first needed.
+    """A scan and its recipe; what is learned from its data is computed when first needed.
 
     Attributes:
-        file: the scan, raw or prepared, perhaps seen through a retrospective mask.
+        file: the scan, raw or prepared, perhaps under a retrospective mask.
         full: the same without the retrospective mask.
-        recipe: how.
-        runtime: where.
+        recipe: how it is reconstructed.
+        runtime: where it is computed.
     """
 
     file: ScanFile
@@ -52,12 +52,12 @@ class Volume:
 
     @cached_property
     def preparation(self) -> Preparation:
-        """Noise, virtual coils and scale, learned in a first pass over the slices."""
+        """Noise, virtual coils and scale, from a first pass over the slices."""
         return self._plan(self.file)
 
     @cached_property
     def reference(self) -> Reference | None:
-        """What the image is scored against; None for a scan that is not fully sampled."""
+        """What the image is scored against; None if the scan is not fully sampled."""
         if not self.full.fully_sampled:
             return None
         if self.file is self.full:
@@ -75,7 +75,7 @@ class Volume:
 
     @property
     def n_steps(self) -> int:
-        """Steps of the method for one slice, all samples and the second reconstruction counted."""
+        """Steps of the method for one slice: all samples, held-out lines included."""
         repeats = 2 if self.recipe.checks.n_held_out else 1
         return self.recipe.method.n_steps * self.recipe.n_samples * repeats
 
@@ -109,7 +109,7 @@ def reconstruct_volume(
         engine = Engine(volume.recipe, volume.runtime, on_step)
         give(BEFORE, Case(file, volume.recipe))
     missing = [index for index in range(len(file)) if index not in store]
-    runs = _runs(missing, engine.slices_at_once(file.shape[-2:]))
+    runs = neighbouring_runs(missing, engine.slices_at_once(file.shape[-2:]))
     scans = one_ahead(file[first:last] for first, last in runs)
     with store, closing(scans):
         for scan in scans:
@@ -120,6 +120,12 @@ def reconstruct_volume(
             store.add(prepared, result, preparation.noise_std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
+    return _report(volume, store, journal)
+
+
+def _report(volume: Volume, store: SliceStore, journal: _Journal) -> dict[str, Any]:
+    """The report of a finished volume; gives the warnings about its images."""
+    file = volume.file
     checks, facts, given_before = store.report()
     journal.add(given_before)
     with journal.noting():
@@ -139,18 +145,18 @@ def reconstruct_volume(
     }
 
 
-def _runs(missing: list[int], most: int) -> Iterator[tuple[int, int]]:
-    """Runs ``[first, last)`` of neighbours, none longer than ``most``."""
-    while missing:
+def neighbouring_runs(indices: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Rising indices as runs ``[first, last)`` of neighbours, none longer than ``most``."""
+    while indices:
         length = 1
-        while length < min(most, len(missing)) and missing[length] == missing[0] + length:
+        while length < min(most, len(indices)) and indices[length] == indices[0] + length:
             length += 1
-        yield missing[0], missing[0] + length
-        missing = missing[length:]
+        yield indices[0], indices[0] + length
+        indices = indices[length:]
 
 
 def _scores(volume: Volume, store: SliceStore) -> dict[str, Any]:
-    """Metrics, where the scan is fully sampled."""
+    """Metrics, if the scan is fully sampled."""
     if volume.reference is None:
         return {}
     magnitude = [store.read(index).images["img"].abs() for index in range(len(volume.file))]
@@ -158,43 +164,45 @@ def _scores(volume: Volume, store: SliceStore) -> dict[str, Any]:
 
 
 class _Journal:
-    """Collects numerical warnings for the report, and passes each on once."""
+    """Collects numerical warnings for the report, and shows each once."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, str]] = []
-        self.passed_on: set[str] = set()
+        self.shown: set[str] = set()
 
     @property
     def codes(self) -> set[str]:
-        """Of the warnings so far."""
+        """Codes of the warnings so far."""
         return {entry["code"] for entry in self.entries}
 
     def add(self, entries: Sequence[dict[str, str]]) -> None:
-        """Note more, each text once."""
-        known = {entry["text"] for entry in self.entries}
-        self.entries += [entry for entry in entries if entry["text"] not in known]
+        """Add warnings, as code and text, to the report; none twice."""
+        for entry in entries:
+            if entry not in self.entries:
+                self.entries.append(entry)
 
     @contextmanager
     def noting(self) -> Iterator[list[NumericalWarning]]:
-        """The warnings given inside the block."""
+        """A list that holds the numerical warnings of the block after its end."""
         given: list[NumericalWarning] = []
         caught: list[warnings.WarningMessage] = []
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", NumericalWarning)
                 yield given
-        finally:  # also where the block fails: its warnings may say why
+        finally:  # also if the block fails: its warnings may say why
+            messages = [warning.message for warning in caught]
+            given += [message for message in messages if isinstance(message, NumericalWarning)]
+            self.add([message.as_dict() for message in given])
             for warning in caught:
-                self._pass_on(warning)
-                if isinstance(warning.message, NumericalWarning):
-                    given.append(warning.message)
-            self.add([warning.as_dict() for warning in given])
+                self._show(warning)
 
-    def _pass_on(self, warning: warnings.WarningMessage) -> None:
+    def _show(self, warning: warnings.WarningMessage) -> None:
         text = str(warning.message)
-        if isinstance(warning.message, NumericalWarning) and text in self.passed_on:
-            return
-        self.passed_on.add(text)
+        if isinstance(warning.message, NumericalWarning):
+            if text in self.shown:
+                return
+            self.shown.add(text)
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
@@ -207,7 +215,7 @@ def summary_line(report: dict[str, Any]) -> str:
         calibrated = "" if factor == 1 else f", standard deviation x {factor:.2f}"
         method += f" ({provenance['n_samples']} {provenance['samples_are']}{calibrated})"
     residuals = [check["data_residual"] for check in report["checks"]]
-    residuals = [value for value in residuals if value > 0] or [0.0]  # without empty slices
+    residuals = [value for value in residuals if value > 0] or [0.0]  # empty slices have 0
     line = (
         f"{report['input']}: {method}, R = {report['acceleration']:.2f}, "
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "

@@ -11,25 +11,24 @@ from typing import Any
 
 from ..errors import warn
 from ..io.scan_file import ScanFile
-from ..methods.aos import Aos
 from ..physics.coverage import is_equispaced
 from ..physics.masks import mask_kind
 from .checks import HIGH_RESIDUAL, residual_in_noise
 from .recipe import ESTIMATES, ResolvedRecipe
 
-ALIKE = 1.5
+CALIBRATED_RANGE = 1.5
 """A calibration is for scans whose acceleration and noise are within this factor of its own."""
 
 FAR = 2.0
 """A scan undersampled this many times more than a prior's training scans is out of distribution."""
 
-FEW_REGULAR = 0.05
-"""With a smaller share of equispaced masks in training, their aliasing was next to never seen."""
+FEW_EQUISPACED = 0.05
+"""With a smaller share of equispaced training masks, equispaced scans are out of distribution."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What the conditions look at.
+    """A reconstruction that may deserve warnings.
 
     Attributes:
         file: the scan.
@@ -57,12 +56,32 @@ class Case:
 
     @property
     def trained_acceleration(self) -> float:
-        """The prior's; 0 where it is not known."""
-        facts = getattr(self.recipe.prior, "facts", None)
-        return 0.0 if facts is None else float(facts.mask.acceleration)
+        """Of the prior's training masks; 0 if it is not known."""
+        return 0.0 if self.recipe.prior is None else self.recipe.prior.trained_acceleration
 
     @property
-    def several(self) -> bool:
+    def starts_from_aliasing(self) -> bool:
+        """Whether a plain prior is given the zero-filled image of an undersampled scan."""
+        plain = self.recipe.prior is not None and not self.conditioned
+        return plain and self.recipe.method.starts_in_one_step and self.file.acceleration > 1
+
+    @property
+    def other_mask_kind(self) -> bool:
+        """Whether the prior was trained on masks of another kind (lines, single samples) only."""
+        kinds = {group["kind"] for group in self.card.get("coverage", ())}
+        return self.conditioned and bool(kinds) and mask_kind(self.file.mask) not in kinds
+
+    @property
+    def few_equispaced(self) -> bool:
+        """Whether the scan is equispaced, and few of the prior's training scans of lines were."""
+        groups = [g for g in self.card.get("coverage", ()) if g.get("kind") == "lines"]
+        n_scans = sum(group.get("n_scans", 0) for group in groups)
+        n_regular = sum(group.get("n_regular", 0) for group in groups)
+        few = n_regular < FEW_EQUISPACED * n_scans
+        return self.conditioned and is_equispaced(self.file.mask) and few
+
+    @property
+    def has_std(self) -> bool:
         """Whether there is a standard deviation of samples."""
         return self.recipe.n_samples > 1
 
@@ -75,9 +94,20 @@ class Case:
         return [c for c, r in zip(self.checks, residual, strict=True) if r > HIGH_RESIDUAL]
 
     @property
+    def residual_explained(self) -> bool:
+        """Whether a warning about the field of view is the reason for a high residual."""
+        return "W-FOLDED-FOV" in self.given
+
+    @property
     def flagged(self) -> list[dict[str, Any]]:
         """Checks of the slices with flags."""
         return [check for check in self.checks if check.get("flags")]
+
+    @property
+    def other_flags(self) -> bool:
+        """Whether any slice is flagged for more than a residual that has its own warning."""
+        own = self.high_residuals if self.recipe.prior or self.residual_explained else []
+        return any(len(check["flags"]) > (check in own) for check in self.flagged)
 
     @property
     def out_of_range(self) -> str:
@@ -85,7 +115,7 @@ class Case:
         entry = self.recipe.calibration or {}
         for name, value in (("acceleration", self.file.acceleration), ("sigma_n", self.sigma_n)):
             low, high = entry.get(name, (value, value))
-            if not low / ALIKE <= value <= high * ALIKE:
+            if not low / CALIBRATED_RANGE <= value <= high * CALIBRATED_RANGE:
                 return f"with {name} {low:.3g} to {high:.3g}, and this one has {value:.3g}"
         kinds = entry.get("mask_kinds", [mask_kind(self.file.mask)])
         if mask_kind(self.file.mask) not in kinds:
@@ -95,28 +125,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Rule:
-    """A warning: when it is given, and what it says of the scan."""
+    """A warning: its code, when it is given, and its sentence."""
 
     code: str
     applies: Callable[[Case], bool]
     sentence: Callable[[Case], str]
-
-
-def _starts_in_one_step(case: Case) -> bool:
-    method = case.recipe.method
-    return isinstance(method, Aos) or getattr(method, "start", "") == Aos.name
-
-
-def _other_mask_kind(case: Case) -> bool:
-    kinds = {group["kind"] for group in case.card.get("coverage", ())}
-    return case.conditioned and bool(kinds) and mask_kind(case.file.mask) not in kinds
-
-
-def _few_regular(case: Case) -> bool:
-    """Whether next to none of the prior's training scans of whole lines was equispaced."""
-    groups = [g for g in case.card.get("coverage", ()) if g.get("kind") == "lines"]
-    n_scans, n_regular = (sum(g.get(name, 0) for g in groups) for name in ("n_scans", "n_regular"))
-    return bool(n_regular < FEW_REGULAR * n_scans)
 
 
 def _residual_sentence(case: Case) -> str:
@@ -140,12 +153,7 @@ def _flag_sentence(case: Case) -> str:
 BEFORE = (
     Rule(
         "W-PRIOR-ONE-STEP",
-        lambda case: (
-            case.recipe.prior is not None
-            and not case.conditioned
-            and _starts_in_one_step(case)
-            and case.file.acceleration > 1
-        ),
+        lambda case: case.starts_from_aliasing,
         lambda case: (
             "the prior is not mask-conditioned, and in one step it treats the aliasing of the "
             "zero-filled image as noise"
@@ -163,7 +171,7 @@ BEFORE = (
     ),
     Rule(
         "W-PRIOR-MASK-KIND",
-        _other_mask_kind,
+        lambda case: case.other_mask_kind,
         lambda case: (
             "out of distribution: the prior was trained on masks of "
             f"{'single samples' if mask_kind(case.file.mask) == 'lines' else 'whole lines'} only"
@@ -171,15 +179,10 @@ BEFORE = (
     ),
     Rule(
         "W-PRIOR-EQUISPACED",
+        lambda case: case.few_equispaced and not case.other_mask_kind,
         lambda case: (
-            case.conditioned
-            and not _other_mask_kind(case)
-            and is_equispaced(case.file.mask)
-            and _few_regular(case)
-        ),
-        lambda case: (
-            "out of distribution: next to none of the prior's training masks was equispaced, and "
-            "their coherent aliasing is unlike that of others"
+            "out of distribution: almost none of the prior's training masks was equispaced, and "
+            "the coherent aliasing of such masks is unlike that of others"
         ),
     ),
     Rule(
@@ -195,21 +198,21 @@ BEFORE = (
         ),
     ),
 )
-"""Warnings that need no image, in the order they are given."""
+"""Warnings that need no image, in the order in which they are given."""
 
 AFTER = (
     Rule(
         "W-CALIBRATION-RANGE",
-        lambda case: case.several and bool(case.out_of_range),
+        lambda case: case.has_std and bool(case.out_of_range),
         lambda case: (
             f"the standard deviation is multiplied by {case.recipe.std_factor:.2f}, which was "
-            f"fitted on scans {case.out_of_range}: it may be far off"
+            f"fitted on scans {case.out_of_range}: it may be wrong"
         ),
     ),
     Rule(
         "W-CALIBRATION-OPTIONS",
         lambda case: (
-            case.several and case.recipe.calibration is None and bool(case.card.get("calibration"))
+            case.has_std and case.recipe.calibration is None and bool(case.card.get("calibration"))
         ),
         lambda case: (
             "uncalibrated uncertainty: the prior was calibrated for "
@@ -221,7 +224,7 @@ AFTER = (
     Rule(
         "W-UNCALIBRATED",
         lambda case: (
-            case.several
+            case.has_std
             and case.recipe.samples_are == ESTIMATES
             and not case.card.get("calibration")
         ),
@@ -236,17 +239,13 @@ AFTER = (
         lambda case: (
             case.recipe.prior is not None
             and bool(case.high_residuals)
-            and "W-FOLDED-FOV" not in case.given  # which is why
+            and not case.residual_explained
         ),
         _residual_sentence,
     ),
     Rule(
         "W-FLAGGED",
-        lambda case: any(
-            # A high residual has a warning of its own.
-            len(check["flags"]) > (case.recipe.prior is not None and check in case.high_residuals)
-            for check in case.flagged
-        ),
+        lambda case: case.other_flags,
         _flag_sentence,
     ),
 )

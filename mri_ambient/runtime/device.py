@@ -1,4 +1,4 @@
-"""Where and how to compute: the device, its precision, its batches, and what its errors mean."""
+"""Where and how to compute: device, precision and batches, and what errors of a device mean."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 memory runs out. On a CPU, more at once are no faster (docs/results/speed.md)."""
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-"""How the errors of allocators and GPU libraries say it where torch raises no error of its own."""
+"""Words of allocators and GPU libraries where torch raises no error class of its own."""
 
 LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
-"""How the errors of a GPU that no longer works begin."""
+"""Words in the errors of a GPU that no longer works."""
 
 COMPILER = ("torch._dynamo", "torch._inductor")
 """Where the errors of ``torch.compile`` are defined."""
@@ -36,12 +36,12 @@ class Runtime:
         precision: of the networks, one of :data:`PRECISIONS`; physics and state stay in fp32.
         batch_size: slices x samples computed at once; None starts with :data:`CPU_PIXELS` or
             :data:`GPU_PIXELS` pixels. Halved whenever memory runs out.
-        cpu_fallback: go on with the CPU where a single image is too large for the device.
+        cpu_fallback: go on with the CPU if a single image is too large for the device.
         compile: compile the networks with ``torch.compile``, which takes minutes once.
 
     Raises:
-        ConfigError: a device, precision or batch size that cannot be.
-        DeviceError: the device is not there.
+        ConfigError: there is no such kind of device, precision or batch size.
+        DeviceError: this machine has no such device.
     """
 
     device: torch.device | str = "auto"
@@ -73,11 +73,11 @@ class Runtime:
         return self.cpu_fallback and self.torch_device.type != "cpu"
 
     def on_cpu(self) -> Runtime:
-        """The same on the CPU, one image at a time: what is left where a GPU was too small."""
+        """The same on the CPU, one image at a time, after a GPU had too little memory."""
         return replace(self, device=torch.device("cpu"), batch_size=1, compile=False)
 
     def images_at_once(self, shape: tuple[int, int]) -> int:
-        """Slices x samples of a matrix ``(y, x)`` that are tried first."""
+        """Slices x samples of a matrix ``(y, x)`` that are computed at once."""
         if self.batch_size is not None:
             return self.batch_size
         pixels = CPU_PIXELS if self.torch_device.type == "cpu" else GPU_PIXELS
@@ -88,8 +88,8 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device of this name; ``auto`` is the GPU where there is one, else the CPU.
 
     Raises:
-        ConfigError: the name is none of a device.
-        DeviceError: the device is not there.
+        ConfigError: there is no such kind of device.
+        DeviceError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,7 +103,7 @@ def pick_device(name: str = "auto") -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         if isinstance(error, RuntimeError) and out_of_memory(error):
-            return device  # it is there; what needs memory on it will say so
+            return device  # it exists; what needs memory on it will raise
         reason = str(error).splitlines()[0]
         raise DeviceError(
             f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda[:i]"
@@ -112,7 +112,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def check_precision(precision: str) -> None:
-    """Raise ConfigError if it is none of :data:`PRECISIONS`."""
+    """Raise ConfigError if it is not one of :data:`PRECISIONS`."""
     if precision not in PRECISIONS:
         raise ConfigError(
             f"precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}"
@@ -140,7 +140,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
-    """The error for a GPU that no longer works; None where the error means something else."""
+    """The error for a GPU that no longer works; None if the error means something else."""
     if not any(words in str(error) for words in LOST):
         return None
     reason = str(error).splitlines()[0]
@@ -155,7 +155,7 @@ def device_errors(device: torch.device | str) -> Iterator[None]:
     """Failures of a device inside the block become errors that say what to do.
 
     Raises:
-        torch.OutOfMemoryError: memory ran out, whichever library said so.
+        torch.OutOfMemoryError: memory ran out, in whichever library.
         DeviceError: the device was lost, or networks cannot be compiled.
     """
     try:

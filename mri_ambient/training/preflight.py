@@ -282,7 +282,7 @@ def _check_masks(groups: list[Coverage], folder: Path) -> None:
     if 2 * sum(group.n_scans for group in wrong) > sum(group.n_scans for group in groups):
         worst = max(wrong, key=lambda group: group.n_scans)
         raise ConfigError(
-            f"{folder}: {worst.line}. The null-space fraction is {worst.null_space_fraction:.0%}: aliased "
-            f"images cannot be told from true ones, so the prior would be wrong. "
+            f"{folder}: {worst.line}. The null-space fraction is {worst.null_space_fraction:.0%}: "
+            "aliased images cannot be told from true ones, so the prior would be wrong. "
             f"{worst.advice.capitalize()}, or pass --force"
         )

@@ -7,18 +7,18 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
-from helpers import dense, random_sense
+from helpers import apply_method, dense, random_sense
 
 from mri_ambient.data_prep.phantom import head_phantom
 from mri_ambient.errors import ConfigError
-from mri_ambient.methods.baselines import BASELINES, NOISE_FLOOR, CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.methods import BASELINES, CgSense, L1Wavelet, ZeroFilled
+from mri_ambient.methods.baselines import NOISE_FLOOR
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.rng import complex_normal, rng_for
 
 SHAPE = (48, 44)
 NOISE = 0.02
-NOISE_STD = torch.tensor([NOISE])
 
 
 def smooth_maps(n_coils, shape, rng):
@@ -64,20 +64,16 @@ def objective(op, ksp, img, lam):
 
 class TestAll:
     @pytest.mark.parametrize("name", BASELINES)
-    def test_names_are_the_dictionarys(self, name):
-        assert BASELINES[name].name == name
-
-    @pytest.mark.parametrize("name", BASELINES)
-    def test_full_noiseless_sampling_gives_the_image_back(self, name, case):
+    def test_full_noiseless_sampling_gives_the_image(self, name, case):
         op, _, truth = case
         full = op.with_mask(torch.ones_like(op.mask))
         method = BASELINES[name]() if name == "zero-filled" else BASELINES[name](lam=1e-6)
-        assert nrmse(method(full, full(truth), noise_std=NOISE_STD), truth) < 1e-3
+        assert nrmse(apply_method(method, full, full(truth), NOISE), truth) < 1e-3
 
     @pytest.mark.parametrize("name", BASELINES)
     def test_nothing_appears_outside_the_support(self, name, case):
         op, ksp, _ = case
-        img = BASELINES[name]()(op, ksp, noise_std=NOISE_STD)
+        img = apply_method(BASELINES[name](), op, ksp, NOISE)
         assert img.shape == (1, *SHAPE)
         assert img.dtype == torch.complex64
         assert img[~op.support].abs().max() == 0
@@ -87,8 +83,8 @@ class TestAll:
         op, ksp, _ = case
         method = BASELINES[name]()
         poisoned = torch.where(op.mask, ksp, torch.nan)
-        clean = method(op, ksp, noise_std=NOISE_STD)
-        assert torch.equal(method(op, poisoned, noise_std=NOISE_STD), clean)
+        clean, dirty = (apply_method(method, op, y, NOISE) for y in (ksp, poisoned))
+        assert torch.equal(clean, dirty)
 
     @pytest.mark.parametrize("name", BASELINES)
     def test_a_slice_does_not_see_its_batch(self, name, case):
@@ -96,10 +92,10 @@ class TestAll:
         both = SenseOp(torch.cat([op.maps, op.maps.flip(1)]), torch.cat([op.mask, op.mask]))
         pair = torch.cat([ksp, 3 * ksp])
         method = BASELINES[name]()
-        together = method(both, pair, noise_std=NOISE_STD.expand(2))
+        together = apply_method(method, both, pair, NOISE)
         for i in range(2):
             one = SenseOp(both.maps[i : i + 1], both.mask[i : i + 1])
-            alone = method(one, pair[i : i + 1], noise_std=NOISE_STD)
+            alone = apply_method(method, one, pair[i : i + 1], NOISE)
             assert nrmse(together[i], alone[0]) < 1e-5
 
     @pytest.mark.parametrize(("method", "multiple"), [(CgSense, 1.0), (L1Wavelet, 0.3)])
@@ -107,40 +103,42 @@ class TestAll:
         op, ksp, _ = case
         both = SenseOp(torch.cat([op.maps, op.maps]), torch.cat([op.mask, op.mask]))
         noise_std = torch.tensor([0.05, 0.0])
-        pair = method()(both, torch.cat([ksp, ksp]), noise_std=noise_std)
+        pair = apply_method(method(), both, torch.cat([ksp, ksp]), noise_std)
         for img, noise in zip(pair, (0.05, NOISE_FLOOR), strict=True):
-            given = method(lam=multiple * noise)(op, ksp, noise_std=NOISE_STD)
+            given = apply_method(method(lam=multiple * noise), op, ksp, NOISE)
             assert nrmse(img, given[0]) < 1e-5
 
     @pytest.mark.parametrize("name", ["cg-sense", "l1-wavelet"])
     def test_parallel_imaging_beats_zero_filling(self, name, case):
         op, ksp, truth = case
         zero_filled = nrmse(op.adjoint(ksp), truth)
-        assert nrmse(BASELINES[name]()(op, ksp, noise_std=NOISE_STD), truth) < 0.95 * zero_filled
+        assert nrmse(apply_method(BASELINES[name](), op, ksp, NOISE), truth) < 0.95 * zero_filled
 
     def test_options_are_frozen(self):
         with pytest.raises(FrozenInstanceError):
             CgSense().lam = 1.0
 
     @pytest.mark.parametrize(
-        ("method", "options", "message"),
+        ("method", "options"),
         [
-            (CgSense, {"lam": -1.0}, "cg-sense: lambda must be 0 or more and finite, got -1"),
-            (CgSense, {"n_iter": 0}, "cg-sense: iterations must be at least 1, got 0"),
-            (L1Wavelet, {"lam": float("nan")}, "l1-wavelet: lambda must be 0 or more .* got nan"),
-            (L1Wavelet, {"lam": float("inf")}, "l1-wavelet: lambda must be 0 or more .* got inf"),
-            (L1Wavelet, {"n_iter": -3}, "l1-wavelet: iterations must be at least 1, got -3"),
-            (L1Wavelet, {"wavelet": "bior2.2"}, r"'bior2.2' is unknown or not orthogonal; choose"),
+            (CgSense, {"lam": -1.0}),
+            (CgSense, {"n_iter": 0}),
+            (L1Wavelet, {"lam": float("nan")}),
+            (L1Wavelet, {"lam": float("inf")}),
+            (L1Wavelet, {"n_iter": -3}),
+            (L1Wavelet, {"wavelet": "bior2.2"}),
         ],
     )
-    def test_options_check_themselves(self, method, options, message):
-        with pytest.raises(ConfigError, match=message):
+    def test_options_check_themselves(self, method, options):
+        (value,) = options.values()
+        with pytest.raises(ConfigError) as caught:
             method(**options)
+        assert method.name in str(caught.value) and str(value) in str(caught.value)
 
 
 def test_zero_filled_is_the_adjoint(case):
     op, ksp, _ = case
-    assert torch.equal(ZeroFilled()(op, ksp, noise_std=NOISE_STD), op.adjoint(ksp))
+    assert torch.equal(apply_method(ZeroFilled(), op, ksp, NOISE), op.adjoint(ksp))
 
 
 class TestCgSense:
@@ -148,7 +146,7 @@ class TestCgSense:
     def test_is_the_dense_solution(self, lam, rng):
         op = random_sense((7, 6), 3, rng, torch.complex128)
         ksp = op(complex_normal((1, 7, 6), rng, dtype=torch.complex128))
-        img = CgSense(lam=lam, n_iter=80)(op, ksp, noise_std=NOISE_STD.double())
+        img = apply_method(CgSense(lam=lam, n_iter=80), op, ksp, NOISE)
         matrix = dense(op, torch.complex128)
         normal = matrix.mH @ matrix + lam * torch.eye(42, dtype=torch.complex128)
         want = torch.linalg.solve(normal, matrix.mH @ ksp.flatten())
@@ -163,17 +161,17 @@ class TestCgSense:
             y, maps, lamda=0.01, weights=weights, max_iter=30, show_pbar=False
         )
         theirs = torch.from_numpy(app.run())[None]
-        ours = CgSense(lam=0.01, n_iter=30)(op, ksp, noise_std=NOISE_STD)
+        ours = apply_method(CgSense(lam=0.01, n_iter=30), op, ksp, NOISE)
         assert nrmse(ours, theirs) < 1e-4
 
     def test_default_iterations_are_enough(self, case):
         op, ksp, _ = case
-        limit = CgSense(n_iter=300)(op, ksp, noise_std=NOISE_STD)
-        assert nrmse(CgSense()(op, ksp, noise_std=NOISE_STD), limit) < 0.01
+        limit = apply_method(CgSense(n_iter=300), op, ksp, NOISE)
+        assert nrmse(apply_method(CgSense(), op, ksp, NOISE), limit) < 0.01
 
     def test_without_regularisation_it_stays_finite(self, case):
         op, ksp, _ = case
-        img = CgSense(lam=0, n_iter=400)(op, ksp, noise_std=NOISE_STD)
+        img = apply_method(CgSense(lam=0, n_iter=400), op, ksp, NOISE)
         assert torch.isfinite(img.abs()).all()
         assert img.abs().max() < 100
 
@@ -189,7 +187,7 @@ class TestL1Wavelet:
             y, maps, 0.005, weights=weights, max_iter=n_iter, alpha=1, show_pbar=False
         )
         theirs = torch.from_numpy(app.run())[None] * op.support
-        ours = L1Wavelet(lam=0.005, n_iter=n_iter)(op, ksp, noise_std=NOISE_STD)
+        ours = apply_method(L1Wavelet(lam=0.005, n_iter=n_iter), op, ksp, NOISE)
         assert nrmse(ours, theirs) < 1e-4
 
     def test_measured_zeros_count_as_measured(self, case):
@@ -197,10 +195,10 @@ class TestL1Wavelet:
         op, ksp, _ = case
         silent = ksp.clone()
         silent[..., 22] = 0
-        known = L1Wavelet()(op, silent, noise_std=NOISE_STD)
+        known = apply_method(L1Wavelet(), op, silent, NOISE)
         mask = op.mask.clone()
         mask[..., 22] = False
-        guessed = L1Wavelet()(op.with_mask(mask), silent, noise_std=NOISE_STD)
+        guessed = apply_method(L1Wavelet(), op.with_mask(mask), silent, NOISE)
         assert nrmse(known, guessed) > 0.05
 
     def test_the_objective_falls_to_sigpys(self, case):
@@ -214,16 +212,12 @@ class TestL1Wavelet:
         )  # with the step length of its own power iteration
         theirs = torch.from_numpy(app.run())[None] * op.support
         limit = objective(op, ksp, theirs, lam)
-        excess = [
-            objective(op, ksp, L1Wavelet(lam=lam, n_iter=n)(op, ksp, noise_std=NOISE_STD), lam)
-            / limit
-            - 1
-            for n in (1, 3, 100)
-        ]
+        images = [apply_method(L1Wavelet(lam=lam, n_iter=n), op, ksp, NOISE) for n in (1, 3, 100)]
+        excess = [objective(op, ksp, img, lam) / limit - 1 for img in images]
         assert excess[0] > excess[1] > 0.01
         assert abs(excess[2]) < 1e-3
 
     def test_default_iterations_are_enough(self, case):
         op, ksp, _ = case
-        limit = L1Wavelet(n_iter=1500)(op, ksp, noise_std=NOISE_STD)
-        assert nrmse(L1Wavelet()(op, ksp, noise_std=NOISE_STD), limit) < 0.02
+        limit = apply_method(L1Wavelet(n_iter=1500), op, ksp, NOISE)
+        assert nrmse(apply_method(L1Wavelet(), op, ksp, NOISE), limit) < 0.02

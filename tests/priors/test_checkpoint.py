@@ -1,3 +1,5 @@
+"""Priors on disk: they come back as they were, and damaged or foreign files are refused."""
+
 from __future__ import annotations
 
 import json
@@ -8,30 +10,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import small_prior
 from safetensors.torch import save_file
 
 from mri_ambient.errors import CheckpointError, DeviceError, MriAmbientError
-from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior, save_tensors
-from mri_ambient.priors.prior import Prior, PriorFacts
-from mri_ambient.priors.unet import UNetSpec
-from mri_ambient.rng import rng_for
-
-SPEC = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+from mri_ambient.priors.prior import Prior
 
 
 @pytest.fixture
-def prior():
-    facts = PriorFacts(
-        objective="kspace", kind="conditioned", network=SPEC, sigma_data=0.3, sigma_min=0.02,
-        mask_conditioned=True, mask=MaskSpec("random", 4, 12), tau=0.07, card={"n_scans": 3},
-    )  # fmt: skip
-    net = facts.build()
-    rng = rng_for(0)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=rng))
-    return Prior(net, facts)
+def prior() -> Prior:
+    return small_prior("conditioned", tau=0.07, card={"n_scans": 3})
 
 
 def test_a_prior_comes_back_as_it_was(prior, tmp_path):
@@ -44,8 +33,8 @@ def test_a_prior_comes_back_as_it_was(prior, tmp_path):
     assert not any(p.requires_grad for p in again.net.parameters())
 
 
-def test_calibrations_of_one_a_method_are_read_as_a_list(prior, tmp_path):
-    """Cards once held one for every method."""
+def test_calibrations_by_method_are_read_as_a_list(prior, tmp_path):
+    """Older cards hold one entry per method."""
     entry = {"options": {"n_steps": 10}, "n_samples": 4, "factor": 2.5}
     card = prior.facts.card | {"calibration": {"dds": entry}}
     old = Prior(prior.net, replace(prior.facts, card=card))
@@ -77,22 +66,24 @@ class _Bomb:
 def test_pickles_are_never_opened(tmp_path):
     path = tmp_path / "prior.pt"
     path.write_bytes(pickle.dumps(_Bomb()))
-    with pytest.raises(CheckpointError, match="safetensors"):
+    with pytest.raises(CheckpointError):
         load_prior(path)
     torch.save({"w": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match="never opened"):
+    with pytest.raises(CheckpointError):
         load_prior(path)
 
 
 def test_foreign_and_damaged_files_are_refused(prior, tmp_path):
     path = tmp_path / "prior.safetensors"
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError):  # there is no such file
         load_prior(path)
+    with pytest.raises(CheckpointError):  # a folder without a prior
+        load_prior(tmp_path)
     save_file({"w": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match="not one of mri-ambient's"):
+    with pytest.raises(CheckpointError):  # without our header
         load_prior(path)
     save_tensors(path, {"w": torch.zeros(3)}, {"format": "train/1"})
-    with pytest.raises(CheckpointError, match="wanted a prior"):
+    with pytest.raises(CheckpointError, match="'train/1'"):
         load_prior(path)
     save_prior(prior, path)
     whole = path.read_bytes()
@@ -108,10 +99,19 @@ def test_a_prior_of_another_shape_is_refused(prior, tmp_path):
     tensors, header = load_tensors(path)
     header["facts"]["network"]["channels"] = [8, 16]
     save_tensors(path, tensors, header)
-    with pytest.raises(CheckpointError, match="can use"):
+    with pytest.raises(CheckpointError, match="size mismatch"):  # torch's words
         load_prior(path)
     header["facts"]["surprise"] = 1
     save_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError, match="surprise"):
+        load_prior(path)
+
+
+def test_weights_that_are_not_finite_are_refused(prior, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    with torch.no_grad():
+        next(prior.net.parameters()).view(-1)[3] = float("nan")
+    save_prior(prior, path)
     with pytest.raises(CheckpointError):
         load_prior(path)
 
@@ -119,7 +119,7 @@ def test_a_prior_of_another_shape_is_refused(prior, tmp_path):
 def test_a_prior_for_another_kind_of_data_is_refused(prior, tmp_path):
     path = tmp_path / "prior.safetensors"
     save_prior(Prior(prior.net, replace(prior.facts, scale_rule="maximum")), path)
-    with pytest.raises(CheckpointError, match=r"another kind of data.*'maximum'"):
+    with pytest.raises(CheckpointError, match="'maximum'"):
         load_prior(path)
 
 
@@ -142,7 +142,7 @@ def test_header_noise_never_escapes(prior, tmp_path, rng):
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_files_are_readable_for_whom_the_umask_says(mask, mode, prior, tmp_path):
+def test_file_modes_follow_the_umask(mask, mode, prior, tmp_path):
     before = os.umask(mask)
     try:
         save_prior(prior, tmp_path / "prior.safetensors")
@@ -161,7 +161,7 @@ def test_a_failed_write_leaves_the_old_file(prior, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mri_ambient.priors.checkpoint.save_file", full_disk)
-    with pytest.raises(MriAmbientError, match="No space left"):
+    with pytest.raises(MriAmbientError, match="No space left on device"):
         save_prior(prior, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -176,7 +176,7 @@ def test_the_header_is_json_a_person_can_read(prior, tmp_path):
     assert header["facts"]["objective"] == "kspace"
 
 
-def test_a_full_device_is_told_of(prior, tmp_path, monkeypatch):
+def test_a_device_without_memory_is_an_error(prior, tmp_path, monkeypatch):
     to = torch.nn.Module.to
 
     def full(module, *device, **layout):
@@ -186,5 +186,5 @@ def test_a_full_device_is_told_of(prior, tmp_path, monkeypatch):
 
     save_prior(prior, tmp_path / "prior.safetensors")
     monkeypatch.setattr(torch.nn.Module, "to", full)
-    with pytest.raises(DeviceError, match="does not fit into the free memory of cpu"):
+    with pytest.raises(DeviceError):
         load_prior(tmp_path / "prior.safetensors")

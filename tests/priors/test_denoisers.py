@@ -1,69 +1,18 @@
+"""Wrappers around networks: scalings, data consistency, patches, masks and support."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 from helpers import random_sense, shaken
 
-from mri_ambient.errors import ConfigError
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.solve import conjugate_gradient
-from mri_ambient.priors.denoisers import DENOISERS, Conditioned, Patched, Plain, _to_complex
-from mri_ambient.priors.unet import (
-    PRESETS,
-    UNet,
-    UNetSpec,
-    _pad_to_multiple,
-    forward_flops,
-    n_parameters,
-    preset,
-)
+from mri_ambient.priors.denoisers import DENOISERS, Conditioned, Patched, Plain
+from mri_ambient.priors.unet import UNetSpec, forward_flops
 from mri_ambient.rng import complex_normal, rng_for
 
 SPEC = UNetSpec(channels=(8, 12, 16), blocks=1, embedding=16)
-
-
-@pytest.mark.parametrize("shape", [(16, 16), (17, 23), (5, 9), (30, 12)])
-def test_any_size_works(shape, rng):
-    net = shaken(UNet(SPEC, 3))
-    out = net(torch.randn(2, 3, *shape, generator=rng), torch.tensor([-0.5, 0.1]))
-    assert out.shape == (2, 2, *shape)
-    assert bool(torch.isfinite(out).all())
-
-
-def test_padding_wraps_around_the_edges(rng):
-    """As torch's circular padding, where that reaches; then the network crops it off again."""
-    x = torch.randn(1, 2, 13, 18, generator=rng)
-    padded, crop = _pad_to_multiple(x, 8)
-    want = torch.nn.functional.pad(x, (3, 3, 1, 2), mode="circular")
-    assert torch.equal(padded, want)
-    assert torch.equal(padded[..., crop[0], crop[1]], x)
-    net = shaken(UNet(SPEC, 2))
-    whole = torch.nn.functional.pad(x, (1, 1, 1, 2), mode="circular")
-    inner = net(whole, torch.zeros(1))[..., 1:14, 1:19]
-    torch.testing.assert_close(net(x, torch.zeros(1)), inner, rtol=1e-5, atol=1e-6)
-
-
-def test_items_of_a_batch_do_not_see_each_other(rng):
-    net = shaken(UNet(SPEC, 3))
-    x = torch.randn(3, 3, 16, 16, generator=rng)
-    label = torch.tensor([-1.0, 0.0, 0.3])
-    together = net(x, label)
-    alone = torch.cat([net(x[i : i + 1], label[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
-
-
-def test_presets_grow_and_count_their_work():
-    sizes = [n_parameters(UNet(PRESETS[name], 5)) for name in ("tiny", "small", "base")]
-    assert sizes == sorted(sizes)
-    conv = torch.nn.Conv2d(3, 8, 3, padding=1)
-    net = UNet(SPEC, 3)
-    assert forward_flops(net, (32, 32)) > 2 * conv.weight.numel() * 32 * 32
-    assert forward_flops(net, (64, 32)) == pytest.approx(2 * forward_flops(net, (32, 32)), rel=0.05)
-
-
-def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(ConfigError, match="tiny"):
-        preset("huge")
 
 
 def test_fresh_plain_denoiser_is_edms_skip(rng):
@@ -127,7 +76,7 @@ def test_gradients_reach_every_weight_and_the_state(kind, rng):
 
 
 class Pointwise(torch.nn.Module):
-    """A stand-in for a network that looks at one pixel at a time."""
+    """In place of a network, a function of one pixel at a time."""
 
     def forward(self, planes, label):
         angle = 3 * planes[:, 2:3] + planes[:, 3:4]
@@ -137,7 +86,7 @@ class Pointwise(torch.nn.Module):
 @pytest.mark.parametrize("shape", [(64, 64), (50, 37), (20, 70)])
 @pytest.mark.parametrize("training", [True, False])
 def test_patches_are_put_back_where_they_were_cut(shape, training, rng):
-    """A pointwise network sees no borders: any cut gives what the whole image would."""
+    """A pointwise network has no borders: any cut gives the result of the whole image."""
     op = random_sense(shape, 2, rng)
     op = SenseOp(op.maps[None], torch.ones(1, 1, *shape, dtype=torch.bool))
     z = complex_normal((1, 2, *shape), rng)
@@ -149,7 +98,8 @@ def test_patches_are_put_back_where_they_were_cut(shape, training, rng):
     place = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
     c_in, c_skip = (0.4**2 + 0.5**2) ** -0.5, 0.5**2 / (0.4**2 + 0.5**2)
     planes = torch.cat([c_in * u.real[:, None], c_in * u.imag[:, None], place], dim=1)
-    out = _to_complex(Pointwise()(planes, sigma.log() / 4))
+    real, imag = Pointwise()(planes, sigma.log() / 4).unbind(dim=1)
+    out = torch.complex(real, imag)
     want = op.support * (c_skip * u + 0.4 * 0.5 * c_in * out)
     for k in range(4):
         denoiser.vary(rng_for(k))

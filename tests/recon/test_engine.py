@@ -1,36 +1,40 @@
+"""Batches of slices and samples: independent of their size, smaller when memory runs out."""
+
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+from codes import warns
 from gaussian import GaussianPrior
 from helpers import random_maps, small_prior
 
 from mri_ambient.data_prep.oversampling import remove_oversampling
-from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
-from mri_ambient.methods import Adps, Aos, Dds
-from mri_ambient.methods.baselines import CgSense, ZeroFilled
-from mri_ambient.methods.presets import with_options
+from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
+from mri_ambient.methods import Adps, Aos, Dds, Method, PriorOnly, ZeroFilled
 from mri_ambient.physics.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
-from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.prior import DenoiserSource, Prior
 from mri_ambient.recon.engine import (
-    Options,
-    _residual,
-    _Work,
-    here_or_on_the_cpu,
-    on_cpu,
-    reconstruct,
-    reconstruct_many,
+    Engine,
+    SliceImages,
+    data_residual,
+    draw_images,
     to_file_units,
+    uniform_maps,
 )
+from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.runtime.device import lost
+from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Batch, Scan
 
 SHAPE = (6, 8)
+CPU = Runtime("cpu")
+TINY_GPU = Runtime(torch.device("mps"), batch_size=2)
+"""A device that is not there: batches are kept from it by the tests."""
 
 
 @pytest.fixture
@@ -49,285 +53,345 @@ def prior(rng) -> GaussianPrior:
     return GaussianPrior(torch.ones(SHAPE, dtype=torch.float64), sigma_min=0.05)
 
 
-def test_samples_differ_and_average_to_the_image(scan, prior):
-    result = reconstruct(scan, Adps(n_steps=5), prior, Options(n_samples=3))
-    assert result.samples.shape == (3, 3, *SHAPE)
-    torch.testing.assert_close(result.img, result.samples.mean(dim=0))
-    magnitude = result.samples.abs()
-    spread = (magnitude - magnitude.mean(dim=0)).square().sum(dim=0) / 2  # K - 1 = 2
-    torch.testing.assert_close(result.std, spread.sqrt())
-    assert float(result.std.min()) > 0
+def run(
+    scan: Scan,
+    method: Method,
+    prior: DenoiserSource | None = None,
+    runtime: Runtime = CPU,
+    n_samples: int = 1,
+) -> SliceImages:
+    (result,) = Engine(ResolvedRecipe(method, prior, n_samples=n_samples), runtime)([scan])
+    return result
 
 
-def test_a_deterministic_method_runs_once(scan, prior):
-    result = reconstruct(scan, Aos(), prior, Options(n_samples=3))
-    assert result.std is None
-    assert result.provenance["n_samples"] == 1
+class Limited(ZeroFilled):
+    """Zero filling on a device that has memory for a few images; it records how many it is given.
+
+    Attributes:
+        limit: the most images at once.
+        error: raised for more.
+    """
+
+    def __init__(self, limit: int, error: Exception) -> None:
+        self.limit, self.error, self.sizes = limit, error, []
+
+    def solve(self, op, ksp, noise_std):
+        self.sizes.append(len(ksp))
+        if len(ksp) > self.limit:
+            raise self.error
+        return super().solve(op, ksp, noise_std)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 9])
-def test_the_batch_size_changes_nothing(batch_size, scan, prior):
-    base = reconstruct(scan, Adps(n_steps=6), prior, Options(n_samples=3, batch_size=4))
-    other = reconstruct(scan, Adps(n_steps=6), prior, Options(n_samples=3, batch_size=batch_size))
-    torch.testing.assert_close(base.img, other.img, rtol=1e-4, atol=1e-5)
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
 
-def test_a_slice_alone_gets_the_image_it_gets_in_the_volume(scan, prior):
-    alone = replace(scan, ksp=scan.ksp[1:2], maps=scan.maps[1:2], slices=scan.slices[1:2])
-    method = Adps(n_steps=6)
-    whole = reconstruct(scan, method, prior).img[1]
-    torch.testing.assert_close(reconstruct(alone, method, prior).img[0], whole)
+class TestImages:
+    def test_samples_differ_and_average_to_the_image(self, scan, prior):
+        result = run(scan, Adps(n_steps=5), prior, n_samples=3)
+        assert result.samples.shape == (3, 3, *SHAPE)
+        torch.testing.assert_close(result.img, result.samples.mean(dim=0))
+        magnitude = result.samples.abs()
+        spread = (magnitude - magnitude.mean(dim=0)).square().sum(dim=0) / 2  # K - 1 = 2
+        torch.testing.assert_close(result.std, spread.sqrt())
+        assert float(result.std.min()) > 0
+
+    def test_one_image_has_no_standard_deviation(self, scan, prior):
+        result = run(scan, Aos(), prior)
+        assert result.std is None and result.samples is None
+        assert result.provenance["n_samples"] == 1
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 9])
+    def test_the_batch_size_changes_nothing(self, batch_size, scan, prior):
+        base, other = (
+            run(scan, Adps(n_steps=6), prior, replace(CPU, batch_size=size), n_samples=3).img
+            for size in (4, batch_size)
+        )
+        torch.testing.assert_close(base, other, rtol=1e-4, atol=1e-5)
+
+    def test_a_slice_alone_has_the_image_it_has_in_the_volume(self, scan, prior):
+        alone = replace(scan, ksp=scan.ksp[1:2], maps=scan.maps[1:2], slices=scan.slices[1:2])
+        method = Adps(n_steps=6)
+        whole = run(scan, method, prior).img[1]
+        torch.testing.assert_close(run(alone, method, prior).img[0], whole)
+
+    def test_scans_together_have_the_images_they_have_alone(self, scan, prior):
+        other = replace(scan, scan_id="other", ksp=scan.ksp[:2], maps=scan.maps[:2], slices=(0, 1))
+        recipe = ResolvedRecipe(Adps(n_steps=6), prior, n_samples=3)
+        engine = Engine(recipe, replace(CPU, batch_size=4))
+        for one, result in zip((scan, other), engine([scan, other]), strict=True):
+            (alone,) = engine([one])
+            assert (result.scan_id, result.slices) == (one.scan_id, one.slices)
+            assert result.provenance.keys() == alone.provenance.keys()
+            torch.testing.assert_close(result.samples, alone.samples, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(result.std, alone.std, rtol=1e-4, atol=1e-5)
+            got, want = ([c["data_residual"] for c in r.checks] for r in (result, alone))
+            assert got == pytest.approx(want, rel=1e-3)
+        fewer = replace(scan, ksp=scan.ksp[:, :3], maps=scan.maps[:, :3])
+        with pytest.raises(ValueError):
+            engine([scan, fewer])
+
+    def test_a_scan_that_is_not_prepared_is_refused(self, scan):
+        for missing in ({"maps": None}, {"noise_std": None}):
+            with pytest.raises(ValueError, match="head"):
+                run(replace(scan, **missing), ZeroFilled())
+
+    def test_seeds_and_scans_have_their_own_streams(self):
+        draws = {
+            float(torch.rand((), generator=rng_for(*keys)))
+            for keys in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1))
+        }
+        assert len(draws) == 4
+
+    def test_an_image_of_nans_is_refused(self, scan):
+        class Broken(ZeroFilled):
+            def solve(self, op, ksp, noise_std):
+                img = super().solve(op, ksp, noise_std)
+                img[1, 0, 0] = complex("nan")
+                return img
+
+        with pytest.raises(MriAmbientError, match=r"\[5\]"):  # the slice
+            run(scan, Broken(), runtime=replace(CPU, batch_size=3))
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_networks_compute_in_the_given_precision(self, precision, scan):
+        prior, seen = small_prior(), []
+        prior.net.nets[0].first.register_forward_hook(lambda *a: seen.append(a[2].dtype))
+        result = run(scan, Dds(n_steps=2), prior, replace(CPU, precision=precision))
+        assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        assert result.provenance["precision"] == precision
+        assert run(scan, Aos(), prior).provenance["precision"] == "fp32"  # of a CPU
+        assert not prior.net.autocast
+
+    def test_the_residual_is_in_units_of_the_noise(self, scan, rng):
+        """A x = y but for noise of sigma_n: 1, within 5 standard errors of 96 complex numbers."""
+        op = SenseOp(scan.maps, scan.mask)
+        noise = 0.1 * scan.mask * complex_normal(tuple(scan.ksp.shape), rng)
+        truth = complex_normal((3, *SHAPE), rng)
+        batch = Batch.of([replace(scan, ksp=op(truth) + noise)])
+        values = [data_residual(batch[[i]], truth[[i]]) for i in range(3)]
+        assert values == pytest.approx([1.0] * 3, abs=5 / (2 * 96) ** 0.5)
 
 
-def test_scans_together_get_the_images_they_get_alone(scan, prior, rng):
-    other = replace(scan, scan_id="other", ksp=scan.ksp[:2], maps=scan.maps[:2], slices=(0, 1))
-    method, options = Adps(n_steps=6), Options(n_samples=3, batch_size=4)
-    together = reconstruct_many([scan, other], method, prior, options)
-    for one, result in zip((scan, other), together, strict=True):
-        alone = reconstruct(one, method, prior, options)
-        assert (result.scan_id, result.slices) == (one.scan_id, one.slices)
-        assert result.provenance.keys() == alone.provenance.keys()
-        torch.testing.assert_close(result.samples, alone.samples, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(result.std, alone.std, rtol=1e-4, atol=1e-5)
-        got, want = ([c["data_residual"] for c in r.checks] for r in (result, alone))
-        assert got == pytest.approx(want, rel=1e-3)
-    fewer = replace(scan, ksp=scan.ksp[:, :3], maps=scan.maps[:, :3])
-    with pytest.raises(ValueError, match="several sizes or numbers of coils"):
-        reconstruct_many([scan, fewer], method, prior, options)
+class TestFileUnits:
+    def test_they_undo_the_scale_and_crop(self, scan):
+        img = torch.ones(3, *SHAPE, dtype=torch.complex64)
+        out = to_file_units(img, scan)
+        assert out.shape == (3, 4, 6)
+        # Unit-norm maps and no coil transform: the weight is 1.
+        torch.testing.assert_close(out, torch.full_like(out, 2.5), rtol=1e-5, atol=0)
+
+    @pytest.mark.parametrize(("n", "c"), [(8, 4), (8, 5), (9, 4), (9, 5), (8, 8)])
+    def test_images_are_cut_where_fastmri_cuts_its_targets(self, n, c):
+        """From (n - c) // 2 on; tests marked fastmri compare with the package itself."""
+        img = torch.arange(n * n).view(n, n)
+        first = (n - c) // 2
+        assert torch.equal(image_crop(img, (c, c)), img[first : first + c, first : first + c])
+
+    @pytest.mark.parametrize("n_final", [5, 6, 7])
+    @pytest.mark.parametrize(("n", "n_rows"), [(14, 7), (16, 8), (15, 8)])
+    def test_two_cuts_of_the_readout_leave_what_one_would(self, n, n_rows, n_final, rng):
+        """Oversampling removed, then cut to the final matrix: the pixels of a single crop."""
+        img = complex_normal((1, 1, n, 6), rng)
+        raw = Scan(
+            ksp=fft2c(img), mask=torch.ones(1, n, 6, dtype=torch.bool), scan_id="head",
+            slices=(0,), recon_shape=(n_final, 4),
+        )  # fmt: skip
+        cut = image_crop(ifft2c(remove_oversampling(raw, n_rows).ksp), raw.recon_shape)
+        torch.testing.assert_close(cut, image_crop(img, raw.recon_shape), rtol=0, atol=1e-5)
 
 
-def test_the_residual_is_in_units_of_the_noise(scan, rng):
-    """A x = y but for noise of sigma_n: 1, within 5 standard errors of 3 x 96 complex numbers."""
-    op = SenseOp(scan.maps, scan.mask)
-    noise = 0.1 * scan.mask * complex_normal(tuple(scan.ksp.shape), rng)
-    truth = complex_normal((3, *SHAPE), rng)
-    noisy = replace(scan, ksp=op(truth) + noise)
-    batch = Batch.of([noisy])
-    values = [_residual(batch[[i]], truth[[i]]) for i in range(3)]
-    assert values == pytest.approx([1.0] * 3, abs=5 / (2 * 96) ** 0.5)
-
-
-def test_file_units_undo_the_scale_and_crop(scan):
-    img = torch.ones(3, *SHAPE, dtype=torch.complex64)
-    out = to_file_units(img, scan)
-    assert out.shape == (3, 4, 6)
-    # Unit-norm maps and no coil transform: the weight is 1.
-    torch.testing.assert_close(out, torch.full_like(out, 2.5), rtol=1e-5, atol=0)
-
-
-def test_a_sampler_of_ones_own_is_a_sampler(scan, prior):
-    @dataclass(frozen=True)
-    class Mine(Aos):
-        """In no list."""
-
-    torch.testing.assert_close(
-        reconstruct(scan, Mine(), prior).img, reconstruct(scan, Aos(), prior).img
+class TestMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OUT_OF_MEMORY,
+            RuntimeError("CUDA error: out of memory"),
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(h)`"),
+            RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        ],
     )
+    def test_batches_are_halved(self, error, scan):
+        """Whichever library has no memory; where one image fits, all are reconstructed."""
+        method = Limited(1, error)
+        got = run(scan, method, runtime=replace(CPU, batch_size=3))
+        assert method.sizes == [3, 1, 1, 1]
+        assert got.provenance["fitted"] == 1
+        torch.testing.assert_close(got.img, run(scan, ZeroFilled()).img)
+
+    def test_no_memory_for_one_image_is_an_error(self, scan):
+        with pytest.raises(DeviceError):
+            run(scan, Limited(0, OUT_OF_MEMORY))
+
+    def test_batches_stay_small(self, scan):
+        """Memory runs out once, not once a call."""
+        method = Limited(1, OUT_OF_MEMORY)
+        engine = Engine(ResolvedRecipe(method), replace(CPU, batch_size=3))
+        assert engine.slices_at_once(SHAPE) == 3
+        engine([scan])
+        engine([scan])
+        assert method.sizes == [3, *[1] * 6]
+        assert engine.slices_at_once(SHAPE) == 1
+
+    def test_slices_at_once_leave_room_for_their_samples(self, prior):
+        recipe = ResolvedRecipe(Adps(), prior, n_samples=3)
+        for size, n in ((9, 3), (8, 2), (2, 1)):
+            assert Engine(recipe, replace(CPU, batch_size=size)).slices_at_once(SHAPE) == n
+
+    def test_other_errors_are_raised_as_they_are(self, scan):
+        with pytest.raises(RuntimeError, match=r"^sizes differ$"):
+            run(scan, Limited(0, RuntimeError("sizes differ")))
 
 
-def test_a_sampler_needs_a_prior(scan):
-    with pytest.raises(ConfigError, match="needs a prior"):
-        reconstruct(scan, Aos())
+@pytest.fixture
+def device_of_batches(monkeypatch) -> list[str]:
+    """Batches stay on the CPU; the list says where they were to go."""
+    where: list[str] = []
+
+    def stay(batch: Batch, device: object) -> Batch:
+        where.append(str(device))
+        return batch
+
+    monkeypatch.setattr(Batch, "to", stay)
+    return where
 
 
-def test_options_a_method_lacks_are_named():
-    assert with_options(CgSense, {"lam": 0.5, "n_steps": None}) == CgSense(lam=0.5)
-    with pytest.raises(ConfigError, match="n_steps"):
-        with_options(CgSense, {"n_steps": 4})
+class TestFallback:
+    def test_the_cpu_takes_over_if_that_is_allowed(self, scan, device_of_batches):
+        """A GPU without memory for one image, here a name for the CPU."""
+        where = device_of_batches
 
+        class Greedy(ZeroFilled):
+            def solve(self, op, ksp, noise_std):
+                if where[-1] != "cpu":
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return super().solve(op, ksp, noise_std)
 
-def test_seeds_and_scans_have_streams_of_their_own():
-    draws = {
-        float(torch.rand((), generator=rng_for(*keys)))
-        for keys in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1))
-    }
-    assert len(draws) == 4
+        with warns("W-CPU-FALLBACK"):
+            got = run(scan, Greedy(), runtime=replace(TINY_GPU, cpu_fallback=True))
+        assert where == ["mps", "mps", *["cpu"] * 6]  # three slices, and their data residuals
+        assert got.provenance["device"] == "cpu"
+        torch.testing.assert_close(got.img, run(scan, ZeroFilled()).img)
+        with pytest.raises(DeviceError, match="--cpu-fallback"):
+            run(scan, Greedy(), runtime=TINY_GPU)
 
-
-@pytest.mark.parametrize(("n", "c"), [(8, 4), (8, 5), (9, 4), (9, 5), (8, 8)])
-def test_images_are_cut_where_fastmri_cuts_its_targets(n, c):
-    """From (n - c) // 2 on; tests marked fastmri compare with the package itself."""
-    img = torch.arange(n * n).view(n, n)
-    first = (n - c) // 2
-    assert torch.equal(image_crop(img, (c, c)), img[first : first + c, first : first + c])
-
-
-@pytest.mark.parametrize("n_final", [5, 6, 7])
-@pytest.mark.parametrize(("n", "n_rows"), [(14, 7), (16, 8), (15, 8)])
-def test_two_cuts_of_the_readout_leave_what_one_would(n, n_rows, n_final, rng):
-    """Oversampling removed, then cut to the final matrix: the pixels of a single crop."""
-    img = complex_normal((1, 1, n, 6), rng)
-    raw = Scan(
-        ksp=fft2c(img), mask=torch.ones(1, n, 6, dtype=torch.bool), scan_id="head", slices=(0,),
-        recon_shape=(n_final, 4),
+    @pytest.mark.parametrize(
+        "error", [OUT_OF_MEMORY, RuntimeError("CUDA error: out of memory")]
     )  # fmt: skip
-    cut = image_crop(ifft2c(remove_oversampling(raw, n_rows).ksp), raw.recon_shape)
-    torch.testing.assert_close(cut, image_crop(img, raw.recon_shape), rtol=0, atol=1e-5)
+    def test_a_prior_that_does_not_fit_goes_to_the_cpu(self, error, scan, monkeypatch):
+        """Torch's own error, or the driver's; networks are not compiled there."""
+
+        def full(*_):
+            raise error
+
+        prior = small_prior()
+        expected = run(scan, Dds(n_steps=2), prior).img
+        monkeypatch.setattr(Prior, "to", full)
+        with pytest.raises(DeviceError, match="--cpu-fallback"):
+            run(scan, Dds(n_steps=2), prior, TINY_GPU)
+        runtime = replace(TINY_GPU, cpu_fallback=True, compile=True)
+        with warns("W-CPU-FALLBACK"):
+            result = run(scan, Dds(n_steps=2), prior, runtime)
+        torch.testing.assert_close(result.img, expected)
+        assert (result.provenance["device"], result.provenance["compiled"]) == ("cpu", False)
+
+    def test_a_figure_without_memory_is_computed_on_the_cpu(self, scan):
+        calls = []
+
+        def figure(batch: Batch, img: torch.Tensor) -> float:
+            calls.append(len(calls))
+            if len(calls) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return float(img.real.sum())
+
+        img = torch.ones(3, *SHAPE, dtype=torch.complex64)
+        engine = Engine(ResolvedRecipe(ZeroFilled()), CPU)
+        assert engine.evaluate(figure, Batch.of([scan]), img) == img.numel()
+        assert calls == [0, 1]
+
+    def test_another_method_runs_on_the_same_device(self, prior):
+        engine = Engine(
+            ResolvedRecipe(Adps(), prior, seed=3, n_samples=4), replace(CPU, batch_size=2)
+        )
+        other = engine.variant(ZeroFilled())
+        assert (other.recipe.method, other.prior, other.recipe.n_samples) == (ZeroFilled(), None, 1)
+        assert (other.runtime, other.recipe.seed) == (engine.runtime, 3)
 
 
-def test_out_of_memory_halves_the_batch(scan):
-    """A method that takes two images at most still gives all of them."""
-    sizes = []
+class TestWaiting:
+    """For a GPU to compute and copy, here without one."""
 
-    @dataclass(frozen=True)
-    class Greedy(ZeroFilled):
-        def __call__(self, op, ksp, *, noise_std):
-            sizes.append(len(ksp))
-            if len(ksp) > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-            return super().__call__(op, ksp, noise_std=noise_std)
+    @pytest.fixture
+    def pretend(self, scan, device_of_batches, monkeypatch) -> Callable[..., SliceImages]:
+        """The scan on a "cuda" whose memory and errors are given."""
 
-    limit = 1
-    got = reconstruct(scan, Greedy(), options=Options(batch_size=3)).img
-    assert sizes == [3, 1, 1, 1]
-    torch.testing.assert_close(got, reconstruct(scan, ZeroFilled()).img)
-    limit = 0
-    with pytest.raises(DeviceError, match="single image"):
-        reconstruct(scan, Greedy())
+        def run_there(limit: int, error: Exception | None) -> SliceImages:
+            def synchronize(_: object) -> None:
+                if error is not None:
+                    raise error
 
+            class Greedy(ZeroFilled):
+                def solve(self, op, ksp, noise_std):
+                    if device_of_batches[-1] != "cpu" and len(ksp) > limit:
+                        raise torch.OutOfMemoryError("CUDA out of memory")
+                    return super().solve(op, ksp, noise_std)
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "CUDA error: out of memory",
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "cuFFT error: CUFFT_ALLOC_FAILED",
-    ],
-)
-def test_libraries_without_memory_are_given_less(words, scan):
-    sizes = []
+            monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+            monkeypatch.setattr(Engine, "evaluate", lambda *_: 0.0)
+            runtime = Runtime(torch.device("cuda"), batch_size=1, cpu_fallback=True)
+            return run(scan, Greedy(), runtime=runtime)
 
-    class Greedy(ZeroFilled):
-        def __call__(self, op, ksp, *, noise_std):
-            sizes.append(len(ksp))
-            if len(ksp) > 1:
-                raise RuntimeError(words)
-            return super().__call__(op, ksp, noise_std=noise_std)
+        return run_there
 
-    reconstruct(scan, Greedy(), options=Options(batch_size=3))
-    assert sizes == [3, 1, 1, 1]
+    def test_a_gpu_that_was_lost_is_an_error(self, pretend):
+        pretend(9, None)
+        with pytest.raises(DeviceError, match="lost"):
+            pretend(9, RuntimeError("CUDA error: unspecified launch failure"))
+
+    def test_a_gpu_that_never_had_memory_is_not_waited_for(self, pretend):
+        full = RuntimeError("CUDA error: out of memory")
+        with warns("W-CPU-FALLBACK"):
+            assert pretend(0, full).img.isfinite().all()
+        with pytest.raises(DeviceError, match="out of memory"):  # its images are not ready
+            pretend(9, full)
 
 
-def test_the_cpu_takes_over_where_that_is_wanted(scan, monkeypatch):
-    """A GPU without room for one image (here: a name for the CPU) hands over, and is told of."""
-    where = []
-    monkeypatch.setattr(Batch, "to", lambda batch, device: where.append(str(device)) or batch)
+class TestDrawImages:
+    def test_images_drawn_together_are_those_drawn_alone(self, rng):
+        prior = GaussianPrior(0.2 + torch.rand((16, 18), generator=rng), sigma_min=1e-2)
+        maps = random_maps((1, 2, 16, 18), rng)
+        together = draw_images(prior, PriorOnly(n_steps=3), maps, n_images=3, seed=5)
+        assert together.shape == (3, 16, 18)
+        for n, batch_size in ((3, 2), (1, 1)):
+            runtime = replace(CPU, batch_size=batch_size)
+            other = draw_images(
+                prior, PriorOnly(n_steps=3), maps, n_images=n, seed=5, runtime=runtime
+            )
+            torch.testing.assert_close(other, together[:n])
 
-    @dataclass(frozen=True)
-    class Greedy(ZeroFilled):
-        def __call__(self, op, ksp, *, noise_std):
-            if where[-1] != "cpu":
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-            return super().__call__(op, ksp, noise_std=noise_std)
+    def test_diverged_images_are_refused(self):
+        """A guided state that grows tenfold a step; a prior that gives NaN."""
+        prior, maps = small_prior("conditioned"), uniform_maps((32, 32))
+        with pytest.raises(MriAmbientError):
+            draw_images(prior, PriorOnly(n_steps=8, guidance=50.0), maps, n_images=1)
+        with torch.no_grad():
+            next(prior.net.parameters()).fill_(float("nan"))
+        with pytest.raises(MriAmbientError):
+            draw_images(prior, PriorOnly(n_steps=3), maps, n_images=1)
 
-    options = Options(batch_size=2, device="mps", cpu_fallback=True)
-    with pytest.warns(NumericalWarning, match="going on with the CPU"):
-        got = reconstruct(scan, Greedy(), options=options).img
-    assert where == ["mps", "mps", *["cpu"] * 6]  # its slices, and what they leave unexplained
-    torch.testing.assert_close(got, reconstruct(scan, ZeroFilled()).img)
-    with pytest.raises(DeviceError, match="--cpu-fallback"):
-        reconstruct(scan, Greedy(), options=Options(batch_size=2, device="mps"))
+    @pytest.mark.parametrize(("n_images", "side"), [(0, 32), (1, 15)])
+    def test_no_images_and_tiny_ones_are_refused(self, n_images, side):
+        with pytest.raises(ConfigError):
+            draw_images(small_prior(), PriorOnly(), uniform_maps((32, side)), n_images=n_images)
 
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")],
-)
-def test_a_device_without_room_for_the_prior_hands_over(error, scan, monkeypatch):
-    """Torch's own error, or the driver's."""
-
-    def full(*_):
-        raise error
-
-    prior = small_prior()
-    expected = reconstruct(scan, Dds(n_steps=2), prior, Options(n_samples=1)).img
-    monkeypatch.setattr(Prior, "to", full)
-    options = Options(n_samples=1, device="mps")
-    with pytest.raises(DeviceError, match=r"the prior does not fit on mps.*--cpu-fallback"):
-        reconstruct(scan, Dds(n_steps=2), prior, options)
-    with pytest.warns(NumericalWarning, match="going on with the CPU"):
-        result = reconstruct(scan, Dds(n_steps=2), prior, replace(options, cpu_fallback=True))
-    torch.testing.assert_close(result.img, expected)
-    assert result.provenance["device"] == "cpu"
-
-
-def test_a_check_without_room_is_made_by_the_cpu(scan, monkeypatch):
-    where = []
-
-    def check(batch, img):
-        where.append(len(where))
-        if len(where) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return float(img.real.sum())
-
-    batch, img = Batch.of([scan]), torch.ones(3, *SHAPE, dtype=torch.complex64)
-    assert here_or_on_the_cpu(check, batch, img, "cpu") == img.numel()
-    assert where == [0, 1]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_networks_compute_in_the_precision_asked_for(precision, scan, rng):
-    prior = small_prior()
-    seen = []
-    prior.net.nets[0].first.register_forward_hook(lambda *a: seen.append(a[2].dtype))
-    reconstruct(scan, Dds(n_steps=2), prior, Options(precision=precision))
-    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
-    result = reconstruct(scan, Aos(), prior, Options(precision=precision))
-    assert result.provenance["precision"] == precision
-    assert reconstruct(scan, Aos(), prior).provenance["precision"] == "fp32"  # of a CPU
-    assert not prior.net.autocast
-    with pytest.raises(ConfigError, match="fp16"):
-        Options(precision="fp16")
-
-
-def test_the_prior_goes_to_the_cpu_and_its_first_stays(scan):
-    prior = small_prior()
-    moved = on_cpu(prior)
-    assert moved.net is not prior.net
-    assert not any(parameter.requires_grad for parameter in moved.net.parameters())
-    images = [reconstruct(scan, Dds(n_steps=2), one).img for one in (prior, moved)]
-    assert torch.equal(*images)
-
-
-@pytest.mark.parametrize(
-    ("words", "is_lost"),
-    [
-        ("CUDA error: unspecified launch failure", True),
-        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
-        ("cuFFT error: CUFFT_EXEC_FAILED", True),
-        ("sizes differ", False),
-    ],
-)
-def test_a_device_is_lost_whichever_library_says_so(words, is_lost):
-    assert (lost(RuntimeError(words), "cuda") is not None) == is_lost
-
-
-def test_an_image_of_nans_is_refused(scan):
-    @dataclass(frozen=True)
-    class Broken(ZeroFilled):
-        def __call__(self, op, ksp, *, noise_std):
-            img = super().__call__(op, ksp, noise_std=noise_std)
-            img[1, 0, 0] = complex("nan")
-            return img
-
-    with pytest.raises(MriAmbientError, match=r"not finite in slices \[5\]"):
-        reconstruct(scan, Broken(), options=Options(batch_size=3))
-
-
-def test_nothing_is_waited_for_on_a_gpu_that_never_had_room(monkeypatch):
-    full = "CUDA error: out of memory"
-    said = [full, full, "CUDA error: unspecified launch failure"]
-
-    def refuse(*_):
-        raise RuntimeError(said.pop(0))
-
-    monkeypatch.setattr(torch.cuda, "synchronize", refuse)
-    work = _Work(ZeroFilled(), None, Options(device="cuda", cpu_fallback=True), None)
-    with pytest.raises(DeviceError, match="out of memory"):  # what it computes is not ready
-        work.wait()
-    with pytest.warns(NumericalWarning, match="going on with the CPU"):
-        work.move_to_cpu()
-    work.wait()
-    with pytest.raises(DeviceError, match="was lost"):
-        work.wait()
-    assert said == []
+    def test_they_are_computed_in_single_precision_by_default(self, device_of_batches, monkeypatch):
+        """On a GPU as well, where "auto" is bf16 for reconstructions."""
+        prior, seen = small_prior(), []
+        monkeypatch.setattr(Prior, "to", lambda self, _: self)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+        prior.net.nets[0].first.register_forward_hook(lambda *a: seen.append(a[2].dtype))
+        for precision in ("auto", "bf16"):
+            runtime = Runtime(torch.device("cuda"), precision=precision)
+            draw_images(prior, PriorOnly(n_steps=2), uniform_maps((16, 16)), n_images=1,
+                        runtime=runtime)  # fmt: skip
+        assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2

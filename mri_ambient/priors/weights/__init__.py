@@ -5,7 +5,7 @@ from pathlib import Path
 from ...errors import CheckpointError
 
 DEFAULT = "brain-kspace-tiny"
-"""The prior ``reconstruct`` uses unless told otherwise."""
+"""The prior ``reconstruct`` uses by default."""
 
 
 def shipped_priors() -> list[Path]:
@@ -26,6 +26,6 @@ def default_prior() -> Path:
 
 
 def find_prior(path: Path) -> Path:
-    """The file of a shipped prior given by its bare name; any other path as it is."""
+    """The file of a shipped prior, given its name; any other path unchanged."""
     shipped = {file.stem: file for file in shipped_priors()}
     return path if path.exists() else shipped.get(str(path), path)

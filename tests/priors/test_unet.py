@@ -1,0 +1,53 @@
+"""The network: any size, no leak between batch items, circular borders."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import shaken
+
+from mri_ambient.errors import ConfigError
+from mri_ambient.priors.unet import PRESETS, UNet, UNetSpec, forward_flops, n_parameters, preset
+
+SPEC = UNetSpec(channels=(8, 12, 16), blocks=1, embedding=16)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 23), (5, 9), (30, 12)])
+def test_any_size_works(shape, rng):
+    net = shaken(UNet(SPEC, 3))
+    out = net(torch.randn(2, 3, *shape, generator=rng), torch.tensor([-0.5, 0.1]))
+    assert out.shape == (2, 2, *shape)
+    assert bool(torch.isfinite(out).all())
+
+
+def test_padding_wraps_around_the_edges(rng):
+    """An image is evaluated as its circular padding to a multiple of 4, and cropped again."""
+    net, label = shaken(UNet(SPEC, 2)), torch.zeros(1)
+    x = torch.randn(1, 2, 13, 18, generator=rng)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 2), mode="circular")
+    inner = net(padded, label)[..., 1:14, 1:19]
+    torch.testing.assert_close(net(x, label), inner, rtol=1e-5, atol=1e-6)
+
+
+def test_items_of_a_batch_do_not_see_each_other(rng):
+    net = shaken(UNet(SPEC, 3))
+    x = torch.randn(3, 3, 16, 16, generator=rng)
+    label = torch.tensor([-1.0, 0.0, 0.3])
+    together = net(x, label)
+    alone = torch.cat([net(x[i : i + 1], label[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_presets_grow_and_count_their_work():
+    sizes = [n_parameters(UNet(PRESETS[name], 5)) for name in ("tiny", "small", "base")]
+    assert sizes == sorted(sizes)
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+    net = UNet(SPEC, 3)
+    assert forward_flops(net, (32, 32)) > 2 * conv.weight.numel() * 32 * 32
+    assert forward_flops(net, (64, 32)) == pytest.approx(2 * forward_flops(net, (32, 32)), rel=0.05)
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(ConfigError) as caught:
+        preset("huge")
+    assert all(name in str(caught.value) for name in ("huge", *PRESETS))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mri_ambient.data_prep import SimulateConfig, simulate
+from mri_ambient.io import ScanFile, open_scan
+from mri_ambient.methods import Method
+from mri_ambient.priors.prior import DenoiserSource
+from mri_ambient.recon.recipe import ResolvedRecipe
+from mri_ambient.recon.volume import Volume
+from mri_ambient.runtime.device import Runtime
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six slices of a phantom, so small that one set of coil maps is not always enough."""
+    config = SimulateConfig(size=(24, 24), coils=3, acceleration=2.0, calib=8, slices=6, noise=0.02)
+    (path,) = simulate("phantom", tmp_path_factory.mktemp("raw"), config, count=1)
+    return path
+
+
+@pytest.fixture
+def file(phantom: Path) -> ScanFile:
+    return open_scan(phantom)
+
+
+@pytest.fixture
+def make_volume(file: ScanFile) -> Callable[..., Volume]:
+    """The phantom with a method, its prior, and more of the recipe; on the CPU, by default two
+    images at once."""
+
+    def make(
+        method: Method,
+        prior: DenoiserSource | None = None,
+        *,
+        runtime: Runtime | None = None,
+        **recipe: object,
+    ) -> Volume:
+        resolved = ResolvedRecipe(method, prior, **recipe)
+        return Volume(file, file, resolved, runtime or Runtime("cpu", batch_size=2))
+
+    return make
