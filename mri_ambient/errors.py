@@ -96,9 +96,7 @@ class NumericalWarning(UserWarning):
         code: a key of :data:`WARNINGS`, stable between versions.
     """
 
-    def __init__(self, code: str, text: str | None = None) -> None:
-        if text is None:  # TRANSITION: delete with the last warnings.warn(text, NumericalWarning)
-            code, text = "W-RESIDUAL", code
+    def __init__(self, code: str, text: str) -> None:
         if code not in WARNINGS:
             raise ValueError(f"warning code {code!r} is not listed in errors.WARNINGS")
         super().__init__(code, text)

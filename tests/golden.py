@@ -21,7 +21,6 @@ Differences that are wanted are listed in `DELIBERATE`. The exit code is 1 if th
 if a command failed, else 0.
 """
 
-
 from __future__ import annotations
 
 import argparse

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ScanFormatError
+from ..runtime.journal import Journal
 from . import find
 from .arrays import ArrayFile
 from .contents import Contents
@@ -64,7 +65,10 @@ def open_scan(path: str | Path) -> ScanFile:
     contents = Contents(path)
     for reader in READERS.values():
         if reader.recognises(contents):
-            return reader(path)
+            with Journal().noting() as given:
+                file = reader(path)
+            file.warnings = tuple(given)
+            return file
     raise _unknown(contents)
 
 

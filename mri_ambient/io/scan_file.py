@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..errors import NumericalWarning
 from ..physics.masks import achieved_acceleration
 from ..runtime.files import file_sha256
 from ..scan import Scan
@@ -42,6 +43,7 @@ class ScanFile(ABC):
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         header_xml: the ISMRMRD header text, or None.
         attributes: what else the file says about the scan (acquisition, patient_id, ...).
+        warnings: given when it was opened.
         prepared: whether slices come with maps, scale and noise, which preparation fills in.
     """
 
@@ -56,6 +58,7 @@ class ScanFile(ABC):
     noise: Tensor | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
+    warnings: tuple[NumericalWarning, ...] = ()
     prepared: bool = False
 
     def __init__(self, path: str | Path) -> None:

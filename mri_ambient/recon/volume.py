@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 import torch
 
 from ..data_prep import Preparation, plan_preparation
-from ..errors import NumericalWarning
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
+from ..runtime.journal import Journal
 from ..runtime.prefetch import one_ahead
 from .checks import check_slices
 from .engine import Engine
@@ -38,12 +37,14 @@ class Volume:
         full: the same without the retrospective mask.
         recipe: how it is reconstructed.
         runtime: where it is computed.
+        journal: the warnings so far.
     """
 
     file: ScanFile
     full: ScanFile
     recipe: ResolvedRecipe
     runtime: Runtime
+    journal: Journal = field(default_factory=Journal)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def reconstruct_volume(
     Raises:
         MriAmbientError: a slice cannot be reconstructed or stored.
     """
-    file, journal = volume.file, _Journal()
+    file, journal = volume.file, volume.journal
     with journal.noting():
         preparation = volume.preparation
         engine = Engine(volume.recipe, volume.runtime, on_step)
@@ -123,7 +124,7 @@ def reconstruct_volume(
     return _report(volume, store, journal)
 
 
-def _report(volume: Volume, store: SliceStore, journal: _Journal) -> dict[str, Any]:
+def _report(volume: Volume, store: SliceStore, journal: Journal) -> dict[str, Any]:
     """The report of a finished volume; gives the warnings about its images."""
     file = volume.file
     checks, facts, given_before = store.report()
@@ -161,49 +162,6 @@ def _scores(volume: Volume, store: SliceStore) -> dict[str, Any]:
         return {}
     magnitude = [store.read(index).images["img"].abs() for index in range(len(volume.file))]
     return volume.reference.score(torch.stack(magnitude))
-
-
-class _Journal:
-    """Collects numerical warnings for the report, and shows each once."""
-
-    def __init__(self) -> None:
-        self.entries: list[dict[str, str]] = []
-        self.shown: set[str] = set()
-
-    @property
-    def codes(self) -> set[str]:
-        """Codes of the warnings so far."""
-        return {entry["code"] for entry in self.entries}
-
-    def add(self, entries: Sequence[dict[str, str]]) -> None:
-        """Add warnings, as code and text, to the report; none twice."""
-        for entry in entries:
-            if entry not in self.entries:
-                self.entries.append(entry)
-
-    @contextmanager
-    def noting(self) -> Iterator[list[NumericalWarning]]:
-        """A list that holds the numerical warnings of the block after its end."""
-        given: list[NumericalWarning] = []
-        caught: list[warnings.WarningMessage] = []
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", NumericalWarning)
-                yield given
-        finally:  # also if the block fails: its warnings may say why
-            messages = [warning.message for warning in caught]
-            given += [message for message in messages if isinstance(message, NumericalWarning)]
-            self.add([message.as_dict() for message in given])
-            for warning in caught:
-                self._show(warning)
-
-    def _show(self, warning: warnings.WarningMessage) -> None:
-        text = str(warning.message)
-        if isinstance(warning.message, NumericalWarning):
-            if text in self.shown:
-                return
-            self.shown.add(text)
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def summary_line(report: dict[str, Any]) -> str:
