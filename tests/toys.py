@@ -57,10 +57,10 @@ def make_batch(
     kind: str = "random",
     images: bool = False,
 ) -> Batch:
-    """Noisy measurements of random images under masks of R = 2, or 1."""
+    """Noisy measurements of random images under masks of R = 2 (Poisson 2.5), or 1."""
     rng = rng_for(0, "batch")
     maps = random_maps((n, coils, *shape), rng)
-    spec = MaskSpec(kind, 1.0 if full else 2.0, 4)
+    spec = MaskSpec(kind, 1.0 if full else 2.5 if kind == "poisson" else 2.0, 4)
     mask = torch.stack([spec.draw(shape, rng) for _ in range(n)])
     op = SenseOp(maps, mask)
     img = 0.3 * complex_normal((n, *shape), rng)
