@@ -10,7 +10,7 @@ import torch
 from helpers import small_prior
 from memory_scan import simulated_scan
 
-from mri_ambient.data_prep import SimulateConfig, plan, prepare, simulate
+from mri_ambient.data_prep import SimulateConfig, plan_preparation, prepare, simulate
 from mri_ambient.io import PreparedFile
 from mri_ambient.methods import SAMPLERS
 from mri_ambient.methods.baselines import BASELINES
@@ -31,7 +31,9 @@ SCAN = SimulateConfig(size=(48, 40), coils=4, acceleration=2.0, calib=12, noise=
 
 def test_maps_are_those_of_the_cpu():
     file, _ = simulated_scan("head", SCAN)
-    here, there = (plan(file, device=device).apply(file[0]) for device in ("cpu", "cuda"))
+    here, there = (
+        plan_preparation(file, device=device).apply(file[0]) for device in ("cpu", "cuda")
+    )
     assert there.maps.device.type == "cpu"
     both = (here.maps != 0).any(dim=1) & (there.maps != 0).any(dim=1)
     alike = (here.maps.conj() * there.maps).sum(dim=1)[both].abs()
@@ -42,7 +44,7 @@ def test_maps_are_those_of_the_cpu():
 @pytest.mark.parametrize("methods", [SAMPLERS, BASELINES], ids=["samplers", "baselines"])
 def test_every_method_gives_the_image_of_the_cpu(methods, monkeypatch):
     file, _ = simulated_scan("head", SCAN)
-    scan = plan(file).apply(file[0])
+    scan = plan_preparation(file).apply(file[0])
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     start = small_prior("conditioned", tau=0.1)
     for name, method in methods.items():

@@ -48,7 +48,7 @@ def test_the_command_line_starts_without_the_heavy_packages():
 
 
 def test_the_library_imports_without_what_only_a_part_of_it_needs():
-    code = "import mri_ambient.reconstruct, mri_ambient.train\nimport mri_ambient.data_prep"
+    code = "import mri_ambient.recon.pipeline, mri_ambient.training.loop, mri_ambient.data_prep"
     assert loaded_after(code, {"sigpy", "numba", "nibabel", "fastmri", "typer"}) == set()
 
 

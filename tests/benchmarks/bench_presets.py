@@ -31,7 +31,7 @@ import numpy as np
 from bench_adps import simulate
 from tune_baselines import Case
 
-from mri_ambient.data_prep import plan
+from mri_ambient.data_prep import plan_preparation
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.methods import Adps
 from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
@@ -88,7 +88,7 @@ def real(path: Path, args: argparse.Namespace) -> dict[str, list[Judged]]:
     """The first slice of a real scan, under ``--seeds`` masks of every rate if it is whole."""
     full = open_scan(path)
     if not full.fully_sampled:
-        scan = plan(full).apply(full[0:1])
+        scan = plan_preparation(full).apply(full[0:1])
         return {f"{path.stem}, R = {full.acceleration:.1f}": [Judged(scan, lambda _: {})]}
     reference = plan_reference(full)
     assert reference is not None
@@ -96,7 +96,7 @@ def real(path: Path, args: argparse.Namespace) -> dict[str, list[Judged]]:
 
     def under(mask: MaskSpec, seed: int) -> Judged:
         file = Undersampled(full, mask, seed)
-        scan = plan(file).apply(file[0:1])
+        scan = plan_preparation(file).apply(file[0:1])
 
         def against_sense(result: Reconstruction) -> Row:
             ours = to_file_units(result.img.abs(), scan)

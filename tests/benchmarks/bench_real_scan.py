@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_ambient.data_prep import SimulateConfig, plan, simulate
+from mri_ambient.data_prep import SimulateConfig, plan_preparation, simulate
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.methods import Aos
 from mri_ambient.methods.baselines import CgSense, L1Wavelet, ZeroFilled
@@ -49,7 +49,7 @@ def psnr(img: Tensor, reference: Tensor) -> float:
 def sense_reference(path: Path) -> Tensor:
     """|S^H F^H k| of the fully sampled scan with maps from the full data, file units."""
     file = open_scan(path)
-    scan = plan(file).apply(file[0])
+    scan = plan_preparation(file).apply(file[0])
     batch = Batch.of([scan])
     return to_file_units(batch.op.adjoint(batch.ksp), scan).abs()
 
@@ -109,7 +109,7 @@ def compare(args: argparse.Namespace, weights: np.ndarray) -> None:
     for seed in range(args.seeds):
         spec = MaskSpec("random", args.acceleration, args.calib_lines)
         file = Undersampled(open_scan(args.scan), spec, seed)
-        rows.append(score_mask(plan(file).apply(file[0]), reference, prior, weights))
+        rows.append(score_mask(plan_preparation(file).apply(file[0]), reference, prior, weights))
         shown = ", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items())
         print(f"seed {seed}: {shown}", flush=True)
     gains = [row["aos"] - row["l1_wavelet"] for row in rows]
