@@ -1,9 +1,8 @@
 """Errors and warnings a user can meet.
 
-The command line turns an error into one line and an exit code.
-
-Every message says what was found, what was wanted and what to do. Programmer mistakes are
-``ValueError`` and ``TypeError`` and keep their traceback.
+The command line turns an error into one line and an exit code. Every message says what was found,
+what was wanted and what to do. Programmer mistakes are ``ValueError`` and ``TypeError`` and keep
+their traceback.
 """
 
 from __future__ import annotations
@@ -96,9 +95,7 @@ class NumericalWarning(UserWarning):
         code: a key of :data:`WARNINGS`, stable between versions.
     """
 
-    def __init__(self, code: str, text: str | None = None) -> None:
-        if text is None:  # TRANSITION: delete with the last warnings.warn(text, NumericalWarning)
-            code, text = "W-RESIDUAL", code
+    def __init__(self, code: str, text: str) -> None:
         if code not in WARNINGS:
             raise ValueError(f"warning code {code!r} is not listed in errors.WARNINGS")
         super().__init__(code, text)
