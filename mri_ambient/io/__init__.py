@@ -1,7 +1,7 @@
 """Readers and writers, one file a format: how scans come in and reconstructions go out.
 
-A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer provides
-what :class:`ImageWriter` lists and is a line of :data:`WRITERS`.
+A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer is a
+class like :class:`ReconstructionWriter` and a line of :data:`WRITERS`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from pathlib import Path
 from ..errors import ScanFormatError
 from . import find
 from .arrays import ArrayFile
-from .contents import Contents
 from .fastmri import FastmriFile
 from .header import Header, build_header, parse_header
-from .image_writer import ImageWriter
 from .prepared import PreparedFile, PreparedWriter
 from .reconstruction import RECONSTRUCTION_FORMAT, ReconstructionWriter
 from .sampling import Sampling
-from .scan_file import ScanFile
+from .scan_file import Contents, ScanFile
 from .undersampled import Undersampled
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
     "Contents",
     "FastmriFile",
     "Header",
-    "ImageWriter",
     "PreparedFile",
     "PreparedWriter",
     "ReconstructionWriter",
@@ -43,15 +40,10 @@ __all__ = [
     "why_no_file",
 ]
 
-READERS: dict[str, type[ScanFile]] = {
-    "prepared": PreparedFile,
-    "fastmri": FastmriFile,
-}
+READERS: dict[str, type[ScanFile]] = {"prepared": PreparedFile, "fastmri": FastmriFile}
 """Readers by format; the first that recognises a file reads it."""
 
-WRITERS: dict[str, type[ImageWriter]] = {
-    "h5": ReconstructionWriter,
-}
+WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}
 """What ``reconstruct`` writes, by format."""
 
 
@@ -69,18 +61,15 @@ def open_scan(path: str | Path) -> ScanFile:
 
 
 def _unknown(contents: Contents) -> ScanFormatError:
-    """Why no reader recognises a file."""
+    path = contents.path
     if contents.error is not None:
-        reason = why_no_file(contents.path)
+        reason = why_no_file(path)
         return ScanFormatError(reason) if reason else contents.error
     if contents.tag == RECONSTRUCTION_FORMAT:
-        return ScanFormatError(
-            f"{contents.path}: is a reconstruction; give the scan it was made from"
-        )
+        return ScanFormatError(f"{path}: is a reconstruction; give the scan it was made from")
     found = f"format {contents.tag!r}" if contents.tag else f"found {list(contents.names)}"
-    return ScanFormatError(
-        f"{contents.path}: no known format; {found}; known formats: {', '.join(READERS)}"
-    )
+    known = ", ".join(READERS)
+    return ScanFormatError(f"{path}: no known format; {found}; known formats: {known}")
 
 
 def find_scans(inputs: Sequence[str | Path]) -> list[Path]:
@@ -103,5 +92,4 @@ def why_no_file(path: Path) -> str | None:
 
 
 def _suffixes() -> tuple[str, ...]:
-    """Suffixes of all readers, each once."""
     return tuple(dict.fromkeys(suffix for reader in READERS.values() for suffix in reader.suffixes))

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from ..errors import ScanFormatError, warn
-from .contents import Contents
 from .hdf5 import (
     check_size,
     find_dataset,
@@ -40,7 +39,7 @@ from .hdf5 import (
 )
 from .header import Header, parse_header
 from .sampling import Sampling, find_sampling
-from .scan_file import ScanFile
+from .scan_file import Contents, ScanFile
 
 TARGETS = ("reconstruction_rss", "reconstruction_esc")
 

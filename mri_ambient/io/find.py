@@ -11,19 +11,20 @@ from ..errors import ConfigError, ScanFormatError
 
 
 def find_files(inputs: Sequence[str | Path], suffixes: tuple[str, ...]) -> list[Path]:
-    """Expand files, folders and globs, in the order given (see :func:`mri_ambient.io.find_scans`).
-
-    Raises:
-        ScanFormatError: there are only folders and globs that hold no scan.
-        ConfigError: two files have the same stem.
-    """
+    """The scans that inputs stand for (see :func:`mri_ambient.io.find_scans`)."""
     paths = [path for entry in inputs for path in _expand(entry, suffixes)]
     reasons = [why_no_file(path, suffixes) for path in paths]
     files = [path for path, reason in zip(paths, reasons, strict=True) if reason is None]
     if not files:
         given = "; ".join(reason for reason in reasons if reason)
         raise ScanFormatError(given or "no scan was given; name files, folders or globs")
-    _check_stems(files)
+    stem, n_times = Counter(path.stem for path in files).most_common(1)[0]
+    if n_times > 1:
+        clash = ", ".join(str(path) for path in files if path.stem == stem)
+        raise ConfigError(
+            f"{n_times} inputs have the stem {stem!r}, after which outputs are named: {clash}; "
+            "run them one by one into different folders, or rename them"
+        )
     return paths
 
 
@@ -58,13 +59,3 @@ def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         for file in folder.iterdir()
         if file.suffix.lower() in suffixes and not file.name.startswith(".")
     )
-
-
-def _check_stems(files: Sequence[Path]) -> None:
-    stem, n_times = Counter(path.stem for path in files).most_common(1)[0]
-    if n_times > 1:
-        clash = ", ".join(str(path) for path in files if path.stem == stem)
-        raise ConfigError(
-            f"{n_times} inputs have the stem {stem!r}, after which outputs are named: {clash}; "
-            "run them one by one into different folders, or rename them"
-        )

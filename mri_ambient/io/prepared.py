@@ -34,7 +34,6 @@ from ..physics.coverage import MaskFacts
 from ..physics.operators import SenseOp
 from ..runtime.files import json_text
 from ..scan import Scan
-from .contents import Contents
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -47,7 +46,7 @@ from .hdf5 import (
     write_attributes,
 )
 from .sampling import Sampling
-from .scan_file import ScanFile, stack_slices
+from .scan_file import Contents, ScanFile, stack_slices
 
 FORMAT = "prepared/1"
 """Value of the root attribute ``mri_ambient_format``."""
