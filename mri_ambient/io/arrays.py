@@ -50,10 +50,8 @@ class ArrayFile(ScanFile):
     @cached_property
     def sampling(self) -> Sampling:
         """Where k-space was sampled: by the mask; columns never acquired are found as in a file."""
-        if self._scan.acquired is not None:
-            return Sampling(self._scan.mask, self._scan.acquired)
-        if self.prepared:
-            return Sampling(self._scan.mask, torch.ones(self.shape[-1], dtype=torch.bool))
+        if self.prepared or self._scan.acquired is not None:
+            return Sampling(self._scan.mask, self._scan.acquired_columns)
         return find_sampling(self.path, self.read_ksp, self.shape, self._scan.mask[0])
 
     @cached_property

@@ -136,9 +136,7 @@ def _number(parent: Element | None, path: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ScanFormatError(
-            f"the ISMRMRD header gives {text[:40]!r} for {path}, wanted a number"
-        )
+        raise ScanFormatError(f"the ISMRMRD header gives {text[:40]!r} for {path}, wanted a number")
     return value
 
 

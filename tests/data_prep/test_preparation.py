@@ -193,8 +193,6 @@ def test_options_that_cannot_work_are_refused(options):
         PrepConfig(**options)
 
 
-
-
 # Memory
 
 
