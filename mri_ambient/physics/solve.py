@@ -27,9 +27,6 @@ def conjugate_gradient(
         n_iter: iterations.
         x0: starting point, zero by default.
         dims: the axes of one item's vector.
-
-    Returns:
-        The approximate solution, shaped like ``b``.
     """
     x = torch.zeros_like(b) if x0 is None else x0
     r = b if x0 is None else b - normal(x0)

@@ -35,10 +35,9 @@ def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
     ny, nx = img.shape[-2:]
     even = (ny + ny % 2, nx + nx % 2)
     level = pywt.dwtn_max_level(even, wavelet)
-    padded = center_pad(img, even)
     plain = img.device.type == "cpu" and not img.requires_grad
     shrink = shrink_by_pywt if plain else shrink_by_ptwt
-    shrunk = shrink(padded, threshold[:, None, None], wavelet, level)
+    shrunk = shrink(center_pad(img, even), threshold[:, None, None], wavelet, level)
     return center_crop(shrunk, (ny, nx))
 
 

@@ -193,6 +193,8 @@ def test_options_that_cannot_work_are_refused(options):
         PrepConfig(**options)
 
 
+
+
 # Memory
 
 
