@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -93,30 +94,25 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}")
+    device = torch.device(name)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         if isinstance(error, RuntimeError) and out_of_memory(error):
             return device  # it is there; what needs memory on it will say so
         reason = str(error).splitlines()[0]
-        raise DeviceError(
-            f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda[:i]"
-        ) from error
+        wanted = "choose auto, cpu or cuda[:i]"
+        raise DeviceError(f"device {name!r} cannot be used ({reason}); {wanted}") from error
     return device
 
 
 def check_precision(precision: str) -> None:
     """Raise ConfigError if it is none of :data:`PRECISIONS`."""
     if precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}"
-        )
+        known = ", ".join(PRECISIONS)
+        raise ConfigError(f"precision {precision!r} is unknown; choose from {known}")
 
 
 def bf16_on(precision: str, device: torch.device) -> bool:
@@ -145,8 +141,7 @@ def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
         return None
     reason = str(error).splitlines()[0]
     return DeviceError(
-        f"device {str(device)!r} was lost ({reason}); what is finished is kept: run the same "
-        "command again"
+        f"device {str(device)!r} was lost ({reason}); run the same command again to go on"
     )
 
 
@@ -166,10 +161,8 @@ def device_errors(device: torch.device | str) -> Iterator[None]:
         if out_of_memory(error):
             raise torch.OutOfMemoryError(str(error)) from error
         if type(error).__module__.startswith(COMPILER):
-            raise DeviceError(
-                f"the networks cannot be compiled ({str(error).splitlines()[0]}); leave "
-                "--compile out"
-            ) from error
+            reason = str(error).splitlines()[0]
+            raise DeviceError(f"networks cannot be compiled ({reason}); omit --compile") from error
         if device_error := lost(error, device):
             raise device_error from error
         raise
