@@ -81,7 +81,12 @@ class FastmriFile(ScanFile):
         if 0 in shape:
             raise ScanFormatError(f"{self.path}: kspace is empty, its shape is {shape}")
         check_size(shape[1:], 8, self.path, "a slice of kspace")
-        _check_stored(ksp, self.path)
+        n_stored = ksp.id.get_storage_size()
+        if not ksp.is_virtual and ksp.nbytes > MAX_COMPRESSION * n_stored:  # a size is damaged
+            raise ScanFormatError(
+                f"{self.path}: kspace should hold {ksp.nbytes} bytes, but only {n_stored} were "
+                "ever written"
+            )
         n_slices, *coils, ny, nx = (int(size) for size in shape)
         return n_slices, coils[0] if coils else 1, ny, nx
 
@@ -188,17 +193,6 @@ class FastmriFile(ScanFile):
 
     def _warn(self, code: str, text: str) -> None:
         warn(code, f"{self.path}: {text}", stacklevel=4)
-
-
-def _check_stored(ksp: h5py.Dataset, path: Path) -> None:
-    """Refuse a shape that the bytes in the file cannot fill: a size is damaged."""
-    if ksp.is_virtual:
-        return
-    n_bytes, n_stored = ksp.nbytes, ksp.id.get_storage_size()
-    if n_bytes > MAX_COMPRESSION * n_stored:
-        raise ScanFormatError(
-            f"{path}: kspace should hold {n_bytes} bytes, but only {n_stored} were ever written"
-        )
 
 
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:

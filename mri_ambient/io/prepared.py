@@ -66,8 +66,7 @@ class PreparedWriter(H5Writer):
         path: where the file goes.
         n_slices: how many slices will be written, in any order, each once.
         calib_shape: sides ``(y, x)`` of the calibration block the maps come from.
-        source: name of the file the scan was read from, without its folder.
-        source_sha256: hash of that file.
+        source, source_sha256: name and hash of the file the scan was read from.
         header_xml: ISMRMRD header to carry along.
         attributes: further root attributes to carry along; the format's own names are left out.
 
@@ -160,14 +159,9 @@ class PreparedFile(ScanFile):
     """A prepared scan on disk: slices come with maps, scale, coil transform and noise.
 
     Attributes:
-        noise_std: k-space noise per real channel, in the units of the stored k-space.
-        noise_source: how it was found.
-        scale: what an image of this k-space is multiplied with to leave normalised units.
-        coil_transform: all of compression x whitening, complex64 ``(coil, coil)``.
-        steps: what was done to the measurement, in order.
+        noise_std, noise_source, scale, coil_transform, steps: as in a :class:`Scan`.
         calib_shape: sides ``(y, x)`` of the calibration block.
-        source: name of the file it was made from.
-        source_sha256: hash of that file.
+        source, source_sha256: name and hash of the file it was made from.
         center_sha256: hash of its samples at k = 0, as measured; empty if it was not recorded.
         qc: quality figures of ``prep``.
     """

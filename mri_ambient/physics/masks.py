@@ -59,9 +59,9 @@ class MaskSpec:
         """
         if acquired is None:
             acquired = torch.ones(shape[-1], dtype=torch.bool)
-        if self.acceleration == 1:
-            return acquired.expand(1, *shape).clone()
-        return MASKS[self.kind](shape, self, acquired, rng)
+        draw = MASKS[self.kind]
+        drawn = acquired if self.acceleration == 1 else draw(shape, self, acquired, rng)
+        return drawn.expand(1, *shape).clone()
 
 
 def _centre(n: int, calib: int) -> Tensor:
@@ -90,22 +90,20 @@ def _calibration_lines(spec: MaskSpec, acquired: Tensor) -> tuple[Tensor, int]:
     return calib, _n_wanted(spec, acquired, calib, "lines")
 
 
-def _weighted_lines(
-    shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator, density: Tensor
-) -> Tensor:
-    """Calibration lines plus outer lines drawn without replacement by ``density``."""
+def _weighted_lines(spec: MaskSpec, acquired: Tensor, rng: Generator, density: Tensor) -> Tensor:
+    """Calibration lines plus outer lines drawn without replacement by ``density``, ``(x,)``."""
     calib, n_lines = _calibration_lines(spec, acquired)
     lines = calib.clone()
     n_outer = n_lines - int(calib.sum())
     if n_outer > 0:
         weight = torch.where(acquired & ~calib, density, 0.0)
         lines[torch.multinomial(weight, n_outer, replacement=False, generator=rng)] = True
-    return lines.expand(1, *shape).clone()
+    return lines
 
 
 def random_mask(shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator) -> Tensor:
-    """Outer lines drawn uniformly: every one has the same chance."""
-    return _weighted_lines(shape, spec, acquired, rng, torch.ones(shape[-1]))
+    """Outer lines drawn uniformly."""
+    return _weighted_lines(spec, acquired, rng, torch.ones(shape[-1]))
 
 
 def gaussian_mask(
@@ -114,7 +112,7 @@ def gaussian_mask(
     """Outer lines drawn with a Gaussian density, standard deviation a quarter of the width."""
     x = torch.arange(shape[-1]) - shape[-1] // 2
     density = torch.exp(-0.5 * (4 * x / shape[-1]).square())
-    return _weighted_lines(shape, spec, acquired, rng, density)
+    return _weighted_lines(spec, acquired, rng, density)
 
 
 def equispaced_mask(
@@ -136,7 +134,7 @@ def equispaced_mask(
 
     step = min(range(1, n_acquired + 1), key=error)
     offset = int(torch.randint(step, (), generator=rng))
-    return lines(step, offset).expand(1, *shape).clone()
+    return lines(step, offset)
 
 
 def poisson_mask(
@@ -167,7 +165,7 @@ def poisson_mask(
             f"acceleration {spec.acceleration:g} needs {n_wanted} samples, but a Poisson disc "
             f"of {ny}x{nx} has {n_samples}; use at least {lowest:g}, or random lines"
         )
-    return disc[None]
+    return disc
 
 
 def _distance_from_square(shape: tuple[int, int], calib: int, acquired: Tensor) -> Tensor:
@@ -183,6 +181,7 @@ MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor
     "gaussian": gaussian_mask,
     "poisson": poisson_mask,
 }
+"""How lines ``(x,)`` or samples ``(y, x)`` are drawn: ``draw(shape, spec, acquired, rng)``."""
 
 
 def is_line_mask(mask: Tensor) -> bool:

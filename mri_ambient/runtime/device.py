@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -86,17 +85,15 @@ class Runtime:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of this name; ``auto`` is the GPU where there is one, else the CPU.
-
-    Raises:
-        ConfigError: the name is none of a device.
-        DeviceError: the device is not there.
-    """
+    """The device of this name; ``auto`` is the GPU where there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}")
-    device = torch.device(name)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

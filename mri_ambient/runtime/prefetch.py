@@ -14,12 +14,9 @@ T = TypeVar("T")
 
 
 def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:
-    """The same items; a thread reads each one while the item before it is in use.
+    """The same items, none None; a thread reads each one while the item before it is in use.
 
     An error is raised in place of its item. Close the generator if not all items are wanted.
-
-    Args:
-        items: none of them is None.
     """
     iterator = iter(items)
     with ThreadPoolExecutor(max_workers=1) as thread:
@@ -30,7 +27,7 @@ def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:
 
 
 class BatchReader(Iterator[T]):
-    """Batches from a given number on: one is read ahead by a thread, more by worker processes.
+    """Batches ``batches[first]``, ...: one is read ahead by a thread, more by worker processes.
 
     Args:
         batches: batch n is ``batches[n]``.

@@ -76,7 +76,7 @@ class ProcessGroup:
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         with _lost_process_reported():
             distributed.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        parts = flat.split_with_sizes([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
