@@ -64,10 +64,12 @@ class Scan:
     def __post_init__(self) -> None:
         shape = tuple(self.ksp.shape)
         if len(shape) != 4 or not self.ksp.is_complex():
-            raise ValueError(f"ksp is {self.ksp.dtype} {shape}, wanted complex (slice, coil, y, x)")
+            raise ValueError(
+                f"ksp must be complex (slice, coil, y, x), got {self.ksp.dtype} {shape}"
+            )
         found, wanted = tuple(self.mask.shape), (1, *shape[-2:])
         if self.mask.dtype != torch.bool or found != wanted:
-            raise ValueError(f"mask is {self.mask.dtype} {found}, wanted bool {wanted}")
+            raise ValueError(f"mask must be bool {wanted}, got {self.mask.dtype} {found}")
         if len(self.slices) != shape[0]:
             raise ValueError(f"{len(self.slices)} slice indices for {shape[0]} slices")
         if self.maps is not None and tuple(self.maps.shape) != shape:
@@ -162,10 +164,8 @@ def _complex64(array: ArrayLike, name: str, scan_id: str) -> NDArray[np.complex6
         values = values.astype(np.complex64)
         n_bad = 0 if np.isfinite(values.sum()) else int((~np.isfinite(values)).sum())
     if n_bad:
-        raise ScanFormatError(
-            f"{scan_id}: {name} holds NaN, Inf or values beyond single precision in {n_bad} of "
-            f"{values.size} places"
-        )
+        found = f"NaN, Inf or values beyond single precision in {n_bad} of {values.size} places"
+        raise ScanFormatError(f"{scan_id}: {name} holds {found}")
     return values
 
 
@@ -178,9 +178,8 @@ def _mask_plane(
     ny, nx = ksp.shape[-2:]
     values = np.asarray(mask)
     if values.shape not in ((nx,), (ny, nx)):
-        raise ValueError(
-            f"{scan_id}: mask has shape {values.shape}, wanted ({nx},) or ({ny}, {nx}) to match ksp"
-        )
+        wanted = f"({nx},) or ({ny}, {nx}) to match ksp"
+        raise ValueError(f"{scan_id}: mask has shape {values.shape}, wanted {wanted}")
     if not np.isin(values, (0, 1)).all():
         raise ValueError(f"{scan_id}: mask holds other values than 0 and 1")
     return np.broadcast_to(values != 0, (ny, nx)).copy()

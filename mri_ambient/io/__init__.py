@@ -75,9 +75,9 @@ def _unknown(contents: Contents) -> ScanFormatError:
 def find_scans(inputs: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and globs, in the order given.
 
-    A folder stands for the files directly in it that end in a suffix of one of the readers, sorted,
-    hidden ones left out. A file is kept whether it exists or not, as is a folder or a glob without
-    scans if there are other inputs: opening it fails, and the other scans go on.
+    A folder stands for the files directly in it with a suffix of one of the readers, sorted, hidden
+    ones left out. What does not exist or holds no scan is kept if there are other inputs: opening
+    it fails, and the other scans go on.
 
     Raises:
         ScanFormatError: there are only folders and globs that hold no scan.

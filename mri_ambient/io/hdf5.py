@@ -181,10 +181,8 @@ def check_finite(values: NDArray[Any], path: Path, what: str) -> None:
             return
     n_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if n_bad:
-        raise ScanFormatError(
-            f"{path}: {what} holds NaN or Inf in {n_bad} of {values.size} places; "
-            "export the scan again"
-        )
+        found = f"NaN or Inf in {n_bad} of {values.size} places"
+        raise ScanFormatError(f"{path}: {what} holds {found}; export the scan again")
 
 
 def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: str) -> None:
@@ -193,9 +191,8 @@ def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: s
         raise ScanFormatError(f"{path}: {what} is empty")
     n_bytes = itemsize * math.prod(shape)
     if n_bytes > MAX_BYTES:
-        raise ScanFormatError(
-            f"{path}: {what} would take {n_bytes / 2**30:.0f} GiB; the file is damaged"
-        )
+        size = f"{n_bytes / 2**30:.0f} GiB"
+        raise ScanFormatError(f"{path}: {what} would take {size}; the file is damaged")
 
 
 def read_text(dataset: h5py.Dataset, path: Path, what: str) -> bytes:
@@ -227,13 +224,10 @@ def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:
 
 
 def read_attribute(file: h5py.File, name: str) -> object:
-    """A root attribute as a plain Python value.
+    """A root attribute as a plain Python value; raises any of :data:`BROKEN` if it is damaged.
 
     The type is checked before the value is read: one damaged bit turns text into a list of text,
     on which h5py crashes.
-
-    Raises:
-        Exception: any of :data:`BROKEN` if it is damaged; TypeError if it is no number or text.
     """
     stored = file.attrs.get_id(name).get_type()
     kind = stored.get_class()
@@ -262,12 +256,8 @@ def _clean(text: str) -> str:
 class H5Writer:
     """A context manager that writes one HDF5 file, completely or not at all.
 
-    Args:
-        path: where the file appears when the block ends well.
-        n_slices: how many slices must have been written by then.
-
-    Attributes:
-        file: the open file, under its temporary name.
+    The file appears at ``path`` when the block ends well and ``n_slices`` slices were written.
+    Until then :attr:`file` is open under a temporary name.
     """
 
     file: h5py.File
@@ -286,7 +276,7 @@ class H5Writer:
         """Note that slices are written, in any order, each once."""
         if not self._missing.issuperset(slices):
             raise ValueError(
-                f"{self.path}: slices {slices} were written before or are not among {self.n_slices}"
+                f"{self.path}: slices {slices} are out of range or were written before"
             )
         self._missing.difference_update(slices)
 

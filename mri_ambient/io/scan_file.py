@@ -23,8 +23,7 @@ from .sampling import Sampling, find_sampling
 class Contents:
     """A file that no reader has opened yet; HDF5 is looked into on demand, and once.
 
-    Attributes:
-        path: the file. Formats that are not HDF5 are recognised by its name or first bytes.
+    Formats that are not HDF5 are recognised by the name or first bytes of ``path``.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -46,12 +46,9 @@ MIN_EXTENT = 1 / 3
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """The mask of one scan and its coils.
+    """The mask ``(1, y, x)`` and acquired columns ``(x,)`` of one scan, both bool.
 
-    Attributes:
-        mask: sampled positions, bool ``(1, y, x)``.
-        acquired: bool ``(x,)``.
-        read_op: reads the coil maps; without it no null-space fraction is computed.
+    ``read_op`` reads its coil maps; without it no null-space fraction is computed.
     """
 
     mask: Tensor

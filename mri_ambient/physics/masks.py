@@ -228,16 +228,14 @@ def calibration_block(mask: Tensor, limit: int = MAX_CALIB) -> tuple[int, int]:
     """
     ny, nx = mask.shape[-2:]
     plane = mask.reshape(-1, ny, nx).all(dim=0)
+    # Columns in the order in which a growing rectangle reaches them: 0, -1, 1, -2, ... from k = 0.
+    steps = torch.arange(1, min(limit, nx) + 1)
+    columns = nx // 2 + torch.where(steps % 2 == 0, -(steps // 2), steps // 2)
     best = (0, 0)
     for height in range(1, min(limit, ny) + 1):
         top = ny // 2 - height // 2
-        full = plane[top : top + height].all(dim=0)
-        width = 0
-        while width < min(limit, nx):
-            left = nx // 2 - (width + 1) // 2
-            if not full[left : left + width + 1].all():
-                break
-            width += 1
+        full = plane[top : top + height, columns].all(dim=0)
+        width = int(full.cumprod(dim=0).sum())
         if height * width >= best[0] * best[1] and width:
             best = (height, width)
     return best
@@ -266,11 +264,7 @@ def subsample_further(mask: Tensor, fraction: float, rng: Generator) -> Tensor:
 
 
 def hold_out_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
-    """Remove random sampled outer lines (of a 2-D mask: as many samples as so many lines hold).
-
-    Raises:
-        ConfigError: fewer than one, or more than half of the outer lines or samples.
-    """
+    """Remove random sampled outer lines, at most half (of a 2-D mask: as many samples)."""
     if n_lines < 1:
         raise ConfigError(f"at least one line must be held out, got {n_lines}")
     n_outer = int(_outer_pool(mask).sum())
