@@ -188,9 +188,8 @@ def _mask_plane(
 def _noise_samples(noise: ArrayLike, n_coils: int, scan_id: str) -> Tensor:
     values = _complex64(noise, "noise", scan_id)
     if values.ndim != 2 or values.shape[0] != n_coils or values.shape[1] <= n_coils:
-        raise ValueError(
-            f"{scan_id}: noise has shape {values.shape}, wanted ({n_coils}, more than {n_coils})"
-        )
+        wanted = f"({n_coils}, samples) with more than {n_coils} samples"
+        raise ValueError(f"{scan_id}: noise has shape {values.shape}, wanted {wanted}")
     return torch.from_numpy(values)
 
 

@@ -47,12 +47,8 @@ class Header:
 def parse_header(xml: bytes | str) -> Header:
     """Read a header, whatever prefix its namespace has.
 
-    A field of view, a slice thickness or encoding limits that are missing are left open; a final
-    matrix that is missing is taken to be the encoded one.
-
-    Raises:
-        ScanFormatError: the text is not XML, is not an ISMRMRD header, names no encoded matrix, or
-            holds a number that cannot be right.
+    A missing final matrix is taken to be the encoded one. Raises ScanFormatError if the text is not
+    an ISMRMRD header, names no encoded matrix, or holds a number that cannot be right.
     """
     encoding = _child(_parse_xml(xml), "encoding")
     encoded, recon = _child(encoding, "encodedSpace"), _child(encoding, "reconSpace")

@@ -50,10 +50,12 @@ from .scan_file import Contents, ScanFile, stack_slices
 FORMAT = "prepared/1"
 """Value of the root attribute ``mri_ambient_format``."""
 
+_OF_SCAN = ("scan_id", "noise_std", "noise_source", "scale", "voxel_mm", "recon_shape")
 _FACTS = (
-    "mri_ambient_format", "scan_id", "noise_std", "noise_source", "scale", "voxel_mm",
-    "recon_shape", "steps", "source", "source_sha256", "center_sha256", "qc", "calib_shape",
+    *_OF_SCAN, "mri_ambient_format", "steps", "source", "source_sha256", "center_sha256", "qc",
+    "calib_shape",
 )  # fmt: skip
+"""Root attributes of the format, and those that are fields of :class:`Scan`."""
 
 
 class PreparedWriter(H5Writer):
@@ -121,16 +123,8 @@ class PreparedWriter(H5Writer):
         self.file["coil_transform"] = _coil_transform(scan).to(torch.complex64).numpy(force=True)
         if self._header_xml is not None:
             self.file["ismrmrd_header"] = self._header_xml
-        self._facts |= {
-            "mri_ambient_format": FORMAT,
-            "scan_id": scan.scan_id,
-            "noise_std": scan.noise_std,
-            "noise_source": scan.noise_source,
-            "scale": scan.scale,
-            "voxel_mm": scan.voxel_mm,
-            "recon_shape": scan.recon_shape,
-            "steps": json_text(scan.steps),
-        }
+        self._facts |= {name: getattr(scan, name) for name in _OF_SCAN}
+        self._facts |= {"mri_ambient_format": FORMAT, "steps": json_text(scan.steps)}
 
     def finish(self) -> None:
         """Write the root attributes."""
@@ -146,9 +140,8 @@ def _coil_transform(scan: Scan) -> Tensor:
 
 
 def _same_facts(a: Scan, b: Scan) -> bool:
-    names = ("scan_id", "scale", "noise_std", "noise_source", "recon_shape", "voxel_mm", "n_coils")
     return (
-        all(getattr(a, name) == getattr(b, name) for name in names)
+        all(getattr(a, name) == getattr(b, name) for name in (*_OF_SCAN, "n_coils"))
         and torch.equal(a.mask, b.mask)
         and torch.equal(a.acquired_columns, b.acquired_columns)
         and torch.equal(_coil_transform(a), _coil_transform(b))

@@ -65,16 +65,13 @@ class ReconstructionWriter(H5Writer):
     def write(
         self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
     ) -> None:
-        """Write one slice.
+        """Write one slice, with the parts that were announced.
 
         Args:
             index: of the slice in the volume.
             img: complex ``(y, x)`` in scanner units.
             std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
-            samples: complex ``(sample, y, x)``, where they are kept.
-
-        Raises:
-            ValueError: the slice was written before, has the wrong shape, or lacks a part.
+            samples: complex ``(sample, y, x)``.
         """
         parts = {
             "reconstruction": img.abs(),
@@ -105,13 +102,7 @@ class ReconstructionWriter(H5Writer):
 
 
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:
-    """Write images to one file, completely or not at all.
-
-    Args:
-        path: where the file goes.
-        images: complex ``(image, y, x)``, normalised units.
-        attributes: root attributes (prior_sha256, seed, ...).
-    """
+    """Write complex images ``(image, y, x)`` in normalised units, completely or not at all."""
     facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}
     with H5Writer(path) as out:
         out.create_slices("samples", tuple(images.shape), "complex64")

@@ -176,14 +176,11 @@ def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
 
 
 def is_equispaced(mask: Tensor) -> bool:
-    """Whether a mask of lines is equispaced outside its calibration block."""
-    return is_line_mask(mask) and _are_equispaced(line_coverage(outer_samples(mask)))
-
-
-def _are_equispaced(outer: Tensor) -> bool:
-    """Whether the lines on both sides of the centre are equispaced, at least two apart."""
-    lines = outer.nonzero()[:, 0].double()
-    centre = len(outer) // 2
+    """Whether a mask is lines that are equispaced, at least two apart, beside the calibration."""
+    if not is_line_mask(mask):
+        return False
+    lines = line_coverage(outer_samples(mask)).nonzero()[:, 0].double()
+    centre = mask.shape[-1] // 2
     steps = []
     for side in (lines[lines < centre], lines[lines >= centre]):
         if len(side) < 3:
@@ -220,13 +217,12 @@ class _Group:
         self.calib = self.acquired = self.ever = torch.zeros((), dtype=torch.bool)
 
     def add(self, scan: MaskFacts, kind: str) -> None:
-        outer = outer_samples(scan.mask)
-        sampled, calib = scan.mask[0], (scan.mask & ~outer)[0]
+        sampled, calib = scan.mask[0], (scan.mask & ~outer_samples(scan.mask))[0]
         acquired = scan.acquired.expand_as(sampled)
         self.ever = self.ever | sampled
         if kind == "lines":
             sampled, calib, acquired = (line_coverage(x) for x in (sampled, calib, acquired))
-            self.n_regular += _are_equispaced(line_coverage(outer))
+            self.n_regular += is_equispaced(scan.mask)
         self.masks[sampled.numpy().tobytes()] += 1
         self.hits = self.hits + sampled
         self.calib, self.acquired = self.calib | calib, self.acquired | acquired

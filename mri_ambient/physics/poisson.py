@@ -77,14 +77,12 @@ def variable_density_disc(
     rng: Generator,
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
-    """``n_samples`` samples whose minimum distance grows with ``distance``, bool ``(y, x)``.
-
-    There are fewer samples where even the densest disc has fewer.
+    """At most ``n_samples`` samples whose minimum distance grows with ``distance``, ``(y, x)``.
 
     Args:
         candidates: positions that may be sampled, bool ``(y, x)``.
         distance: d(k), relative distance from the calibration region, ``(y, x)``.
-        n_samples: how many samples are wanted.
+        n_samples: how many samples are wanted; even the densest disc may have fewer.
         rng: random stream.
         spacing: distance of neighbours along y and x; 1 along the finer axis.
     """

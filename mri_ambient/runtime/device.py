@@ -144,12 +144,7 @@ def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
 
 @contextmanager
 def device_errors(device: torch.device | str) -> Iterator[None]:
-    """Failures of a device inside the block become errors that say what to do.
-
-    Raises:
-        torch.OutOfMemoryError: memory ran out, whichever library said so.
-        DeviceError: the device was lost, or networks cannot be compiled.
-    """
+    """Raise torch.OutOfMemoryError, whichever library ran out, or DeviceError in the block."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -29,14 +29,8 @@ def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:
 class BatchReader(Iterator[T]):
     """Batches ``batches[first]``, ...: one is read ahead by a thread, more by worker processes.
 
-    Args:
-        batches: batch n is ``batches[n]``.
-        first: number of the first batch.
-        workers: processes that read and decode; with 0 the thread does.
-        pinned: return batches in page-locked memory, for a GPU.
-
-    Attributes:
-        waited: seconds spent waiting for batches.
+    With no ``workers`` the thread reads and decodes; ``pinned`` batches are in page-locked memory,
+    for a GPU. :attr:`waited` counts the seconds spent waiting for batches.
     """
 
     def __init__(self, batches: Dataset[T], first: int, *, workers: int, pinned: bool) -> None:
