@@ -91,10 +91,7 @@ class FastmriFile(ScanFile):
         return n_slices, coils[0] if coils else 1, ny, nx
 
     def _read_header(self, file: h5py.File) -> Header | None:
-        xml = b""
-        if "ismrmrd_header" in file:
-            dataset = find_dataset(file, self.path, "ismrmrd_header")
-            xml = read_text(dataset, self.path, "ismrmrd_header")
+        xml = read_text(file, self.path, "ismrmrd_header") if "ismrmrd_header" in file else b""
         if not xml.strip(b" \r\n\t\0"):
             return None
         try:

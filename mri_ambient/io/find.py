@@ -41,12 +41,10 @@ def why_no_file(path: Path, suffixes: tuple[str, ...]) -> str | None:
 
 def _expand(entry: str | Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files an input stands for, or itself if there are none."""
-    path = Path(entry)
+    path, found = Path(entry), []
     if path.is_dir():
         found = _files_in(path, suffixes)
-    elif path.exists() or not glob.has_magic(str(entry)):
-        found = []
-    else:
+    elif glob.has_magic(str(entry)) and not path.exists():
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(str(entry), recursive=True))  # noqa: PTH207
         found = [file for match in matches for file in _expand(match, suffixes)]

@@ -195,18 +195,19 @@ def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: s
         raise ScanFormatError(f"{path}: {what} would take {size}; the file is damaged")
 
 
-def read_text(dataset: h5py.Dataset, path: Path, what: str) -> bytes:
+def read_text(file: h5py.File, path: Path, name: str) -> bytes:
     """A dataset of one string, of fixed or variable length."""
-    check_size(dataset.shape, dataset.dtype.itemsize, path, what)
+    dataset = find_dataset(file, path, name)
+    check_size(dataset.shape, dataset.dtype.itemsize, path, name)
     value: Any = None
     if h5py.check_string_dtype(dataset.dtype) is not None:  # h5py crashes on some damaged types
-        with _reading(path, what):
+        with _reading(path, name):
             value = dataset[()]
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, (str, bytes)):
         return value.encode() if isinstance(value, str) else value
-    raise ScanFormatError(f"{path}: {what} holds {dataset.dtype} {dataset.shape}, wanted one text")
+    raise ScanFormatError(f"{path}: {name} holds {dataset.dtype} {dataset.shape}, wanted one text")
 
 
 def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:

@@ -204,8 +204,7 @@ class PreparedFile(ScanFile):
         if failed or not bool(inverse.isfinite().all()):
             raise self._damaged("coil_transform cannot be inverted")
         if "ismrmrd_header" in file:
-            header = find_dataset(file, self.path, "ismrmrd_header")
-            xml = read_text(header, self.path, "ismrmrd_header")
+            xml = read_text(file, self.path, "ismrmrd_header")
             self.header_xml = xml.decode(errors="replace")
 
     def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:

@@ -148,24 +148,22 @@ def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int]
     return {key: group.density(key[1]) for key, group in _groups(scans).items()}
 
 
-def null_space_fraction(op: SenseOp, *, n_iter: int = 30) -> float:
+def null_space_fraction(op: SenseOp) -> float:
     """Share of an image that measurements do not determine: 0 if all of it is determined.
+
+    ``op`` has the mask of all supervised samples.
 
     The mean over the eigenvalues v of ``A^H A`` in the support of the coils of w / (v + w) with w =
     :data:`WEAK_EIGENVALUE`, which is 1 where v = 0 and nearly 0 where v is larger than w. It is
     estimated with one random image z as z^H (A^H A + w)^-1 w z / z^H z (Hutchinson 1990,
     doi:10.1080/03610919008812866).
-
-    Args:
-        op: coils, with the mask of all supervised samples, ``(..., coil, y, x)``.
-        n_iter: conjugate gradient iterations.
     """
     support = op.support
     if not bool(support.any()):
         return 0.0
     parts = torch.randn((*support.shape, 2), generator=rng_for(0, "open share"))
     z = torch.view_as_complex(parts).to(op.maps.device) * support
-    x = conjugate_gradient(lambda v: op.normal(v) + WEAK_EIGENVALUE * v, z, n_iter=n_iter)
+    x = conjugate_gradient(lambda v: op.normal(v) + WEAK_EIGENVALUE * v, z, n_iter=30)
     inner = torch.vdot(z.flatten(), x.flatten()).real
     return float(WEAK_EIGENVALUE * inner / z.abs().square().sum())
 

@@ -46,8 +46,7 @@ def _turn(turns: Tensor, n: int) -> Tensor:
 def decentre(img: Tensor) -> Tensor:
     """An image ``(..., y, x)`` times the phase with which uncentred FFTs replace centred ones.
 
-    ``fft2c(x)`` is a unit phase times ``fft2(decentre(x))``. In transform, diagonal in k-space,
-    inverse transform, this phase cancels: the normal operator needs no shift.
+    ``fft2c(x)`` is a unit phase times ``fft2(decentre(x))``, which cancels in the normal operator.
     """
     before, _ = _phases((img.shape[-2], img.shape[-1]), img.device, img.dtype)
     return img * before

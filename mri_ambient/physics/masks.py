@@ -311,8 +311,7 @@ def training_fraction(mask: Tensor, acquired: Tensor | None = None) -> float:
 def sampling_density(mask: Tensor, acquired: Tensor | None = None) -> Tensor:
     """Probability ``(1, y, x)`` that a mask samples a position, estimated from this mask alone.
 
-    1 in the calibration block (or lines), the share of sampled positions elsewhere, 0 in columns
-    that are never acquired.
+    1 in the calibration, the share of sampled positions elsewhere, 0 in columns never acquired.
     """
     if acquired is None:
         acquired = torch.ones(mask.shape[-1], dtype=torch.bool)

@@ -47,10 +47,9 @@ class SenseOp:
         return self.combine(torch.where(self.mask, y, 0))
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A^H A x`` with a single pair of Fourier transforms and no shifts.
+        """``A^H A x`` with a single pair of transforms and no shifts; differentiable in ``x``.
 
-        If whole lines are sampled, the transforms along y cancel and are left out. Differentiable
-        in ``x``, not in the maps.
+        If whole lines are sampled, the transforms along y cancel and are left out.
         """
         return _normal(x, self._decentred_maps, self._weight, self._transformed_axes)
 

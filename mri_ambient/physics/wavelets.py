@@ -23,9 +23,7 @@ AXES = (-2, -1)
 
 
 def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
-    """The proximal map of ``threshold * ||W x||_1``.
-
-    Coefficients of all levels lose ``threshold`` of their magnitude and keep their phase.
+    """The proximal map of ``threshold * ||W x||_1``: all levels are shrunk, phases kept.
 
     Args:
         img: complex ``(b, y, x)``; odd sizes are padded with a zero, as in sigpy.
