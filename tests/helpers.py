@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mri_ambient.physics.masks import MaskSpec
-from mri_ambient.physics.operators import SenseOp
+from mri_ambient.physics.operators import LinearOperator, SenseOp
 from mri_ambient.priors.prior import Prior, PriorFacts
 from mri_ambient.priors.unet import UNetSpec
 from mri_ambient.rng import complex_normal, rng_for
@@ -74,7 +74,7 @@ def small_prior(kind: str = "plain", **facts: object) -> Prior:
         return Prior(shaken(known.build()), known)
 
 
-def dense(op: SenseOp, dtype: torch.dtype = torch.complex64) -> Tensor:
+def dense(op: LinearOperator, dtype: torch.dtype = torch.complex64) -> Tensor:
     """The matrix of an operator, (numel of oshape, numel of ishape)."""
     n = int(torch.tensor(op.ishape).prod())
     eye = torch.eye(n, dtype=dtype).reshape(n, *op.ishape)
@@ -82,7 +82,7 @@ def dense(op: SenseOp, dtype: torch.dtype = torch.complex64) -> Tensor:
 
 
 def assert_adjoint(
-    op: SenseOp,
+    op: LinearOperator,
     *,
     rng: Generator,
     rtol: float = 1e-12,
@@ -92,7 +92,7 @@ def assert_adjoint(
     x = complex_normal(op.ishape, rng, dtype=dtype)
     y = complex_normal(op.oshape, rng, dtype=dtype)
     lhs = torch.vdot(op(x).flatten(), y.flatten())
-    rhs = torch.vdot(x.flatten(), op.adjoint(y).flatten())
+    rhs = torch.vdot(x.flatten(), op.H(y).flatten())
     assert (lhs - rhs).abs() <= rtol * x.norm() * y.norm(), f"<Ax,y>={lhs:.6g}, <x,Ay>={rhs:.6g}"
 
 

@@ -1,7 +1,8 @@
-"""The SENSE operator of multi-coil MRI: a forward map with its adjoint."""
+"""Linear operators: a forward map with its adjoint, and the SENSE operator of multi-coil MRI."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,57 @@ from torch import Tensor
 from .fourier import decentre, fft2c, ifft2c
 
 
-class SenseOp:
+class LinearOperator(ABC):
+    """A linear map between complex tensors; leading axes are batch.
+
+    Attributes:
+        ishape: trailing shape of the input of :meth:`forward`.
+        oshape: trailing shape of its output.
+    """
+
+    ishape: tuple[int, ...]
+    oshape: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """``A x``, from ``(..., *ishape)`` to ``(..., *oshape)``."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^H y``, from ``(..., *oshape)`` to ``(..., *ishape)``."""
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A x``; an operator may override it by something faster."""
+        return self.adjoint(self.forward(x))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``A x``."""
+        return self.forward(x)
+
+    @property
+    def H(self) -> LinearOperator:  # noqa: N802 -- the field's name for the adjoint
+        """The adjoint operator; ``op.H.H is op``."""
+        return _Adjoint(self)
+
+
+class _Adjoint(LinearOperator):
+    """The adjoint: forward and adjoint map exchanged."""
+
+    def __init__(self, op: LinearOperator) -> None:
+        self.op, self.ishape, self.oshape = op, op.oshape, op.ishape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op.adjoint(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.op.forward(y)
+
+    @property
+    def H(self) -> LinearOperator:  # noqa: N802
+        return self.op
+
+
+class SenseOp(LinearOperator):
     """Mask x Fourier x coil maps (Pruessmann et al. 1999, doi:10.1002/(SICI)1522-2594(199911)42:5).
 
     ``maps`` satisfy sum_c |S_c|^2 = 1 inside their support and are 0 outside, so the adjoint of a
@@ -20,7 +71,6 @@ class SenseOp:
     Attributes:
         maps: coil sensitivities, complex ``(..., coil, y, x)``, dimensionless.
         mask: sampled k-space positions, bool, broadcastable to ``(..., 1, y, x)``.
-        ishape, oshape: trailing shapes of image ``(y, x)`` and k-space ``(coil, y, x)``.
     """
 
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
@@ -37,13 +87,11 @@ class SenseOp:
         self.ishape, self.oshape = tuple(maps.shape[-2:]), tuple(maps.shape[-3:])
 
     def forward(self, x: Tensor) -> Tensor:
-        """``A x``: image ``(..., y, x)`` to k-space ``(..., coil, y, x)``, 0 where not sampled."""
+        """Image ``(..., y, x)`` to k-space ``(..., coil, y, x)``, zero where not sampled."""
         return self.expand(x) * self.mask
 
-    __call__ = forward
-
     def adjoint(self, y: Tensor) -> Tensor:
-        """``A^H y``: k-space to image; values of ``y`` that were not sampled are ignored."""
+        """K-space to image; values of ``y`` that were not sampled are ignored."""
         return self.combine(torch.where(self.mask, y, 0))
 
     def normal(self, x: Tensor) -> Tensor:
