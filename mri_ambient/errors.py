@@ -1,9 +1,8 @@
 """Errors and warnings a user can meet.
 
-The command line turns an error into one line and an exit code.
-
-Every message says what was found, what was wanted and what to do. Programmer mistakes are
-``ValueError`` and ``TypeError`` and keep their traceback.
+The command line turns an error into one line and an exit code. Every message says what was found,
+what was wanted and what to do. Programmer mistakes are ``ValueError`` and ``TypeError`` and keep
+their traceback.
 """
 
 from __future__ import annotations

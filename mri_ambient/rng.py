@@ -18,8 +18,8 @@ Streams = Sequence[Generator]
 def rng_for(seed: int, *keys: object) -> Generator:
     """A CPU generator seeded by sha256 of ``seed`` and ``keys`` (scan id, slice, sample, ...).
 
-    The same arguments give the same stream in every process and on every machine. Results
-    therefore do not depend on batch size, order or the number of devices.
+    The same arguments give the same stream everywhere, so that results do not depend on batch size,
+    order or the number of devices.
     """
     text = "/".join(str(part) for part in (seed, *keys))
     digest = hashlib.sha256(text.encode()).digest()
@@ -38,8 +38,7 @@ def complex_normal(
     It is drawn on the generator's device (the CPU, for :func:`rng_for`) and then moved, so that a
     GPU gets the same numbers.
     """
-    real = dtype.to_real()
-    pair = torch.randn((*shape, 2), generator=rng, dtype=real, device=rng.device)
+    pair = torch.randn((*shape, 2), generator=rng, dtype=dtype.to_real(), device=rng.device)
     return torch.view_as_complex(pair).to(device)
 
 
@@ -51,14 +50,12 @@ def complex_normals(
     dtype: torch.dtype = torch.complex64,
 ) -> Tensor:
     """White complex noise ``(b, *shape)``, item i from stream i; see :func:`complex_normal`."""
-    if rng[0].device.type != "cpu":
-        return torch.stack([complex_normal(shape, g, device=device, dtype=dtype) for g in rng])
-    draw = partial(complex_normal, shape, dtype=dtype)
-    if torch.device(device).type == "cpu" or len(rng) == 1:
-        return torch.stack([draw(stream) for stream in rng]).to(device)
-    return torch.stack(list(_threads().map(draw, rng))).to(
-        device
-    )  # one core cannot keep a GPU busy
+    source = rng[0].device
+    draw = partial(complex_normal, shape, device=source, dtype=dtype)
+    # One core cannot keep a GPU busy.
+    for_gpu = source.type == "cpu" and torch.device(device).type != "cpu" and len(rng) > 1
+    drawn = _threads().map(draw, rng) if for_gpu else map(draw, rng)
+    return torch.stack(list(drawn)).to(device)
 
 
 @cache
@@ -74,8 +71,8 @@ def uniforms(rng: Streams, dtype: torch.dtype = torch.float32) -> Tensor:
 def on_device(rng: Streams, device: torch.device) -> list[Generator]:
     """Streams that draw on a device, each seeded from one of ``rng``; on the CPU, ``rng`` itself.
 
-    For training, where drawing noise on the CPU and moving it would take longer than the network.
-    The numbers then depend on the kind of device.
+    For training, where moving noise from the CPU takes longer than the network. The numbers then
+    depend on the kind of device.
     """
     if device.type == "cpu":
         return list(rng)

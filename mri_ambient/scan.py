@@ -62,22 +62,18 @@ class Scan:
     steps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.ksp.ndim != 4 or not self.ksp.is_complex():
+        shape = tuple(self.ksp.shape)
+        if len(shape) != 4 or not self.ksp.is_complex():
             raise ValueError(
-                f"ksp must be complex (slice, coil, y, x), "
-                f"got {self.ksp.dtype} {tuple(self.ksp.shape)}"
+                f"ksp must be complex (slice, coil, y, x), got {self.ksp.dtype} {shape}"
             )
-        wanted = (1, *self.ksp.shape[-2:])
-        if self.mask.dtype != torch.bool or tuple(self.mask.shape) != wanted:
-            raise ValueError(
-                f"mask must be bool {wanted}, got {self.mask.dtype} {tuple(self.mask.shape)}"
-            )
-        if len(self.slices) != self.ksp.shape[0]:
-            raise ValueError(f"{len(self.slices)} slice indices for {self.ksp.shape[0]} slices")
-        if self.maps is not None and self.maps.shape != self.ksp.shape:
-            raise ValueError(
-                f"maps {tuple(self.maps.shape)} do not match ksp {tuple(self.ksp.shape)}"
-            )
+        found, wanted = tuple(self.mask.shape), (1, *shape[-2:])
+        if self.mask.dtype != torch.bool or found != wanted:
+            raise ValueError(f"mask must be bool {wanted}, got {self.mask.dtype} {found}")
+        if len(self.slices) != shape[0]:
+            raise ValueError(f"{len(self.slices)} slice indices for {shape[0]} slices")
+        if self.maps is not None and tuple(self.maps.shape) != shape:
+            raise ValueError(f"maps {tuple(self.maps.shape)} do not match ksp {shape}")
         if bool(((self.ksp != 0) & ~self.mask).any()):
             raise ValueError("ksp is not zero where mask is False")
 
@@ -110,10 +106,8 @@ class Scan:
         values = _complex64(ksp, "ksp", scan_id)
         values = values[None] if values.ndim == 3 else values
         if values.ndim != 4 or 0 in values.shape:
-            raise ValueError(
-                f"{scan_id}: ksp has shape {np.shape(ksp)}, wanted (slice, coil, y, x) or "
-                "(coil, y, x)"
-            )
+            wanted = "(slice, coil, y, x) or (coil, y, x)"
+            raise ValueError(f"{scan_id}: ksp has shape {np.shape(ksp)}, wanted {wanted}")
         if not scan_id or Path(scan_id).name != scan_id:
             raise ValueError(f"scan_id {scan_id!r} is not a file name, which outputs need")
         if voxel_mm is not None and not (
@@ -146,8 +140,14 @@ class Scan:
         return (self.ksp.shape[-2], self.ksp.shape[-1])
 
     @property
+    def acquired_columns(self) -> Tensor:
+        """``acquired``, or all columns where it is not known."""
+        everything = torch.ones(self.shape[-1], dtype=torch.bool)
+        return everything if self.acquired is None else self.acquired
+
+    @property
     def acceleration(self) -> float:
-        """The achieved acceleration."""
+        """Achieved, over the acquired columns."""
         return achieved_acceleration(self.mask, self.acquired)
 
     def with_step(self, step: str, **changes: Any) -> Scan:  # noqa: ANN401 -- field values
@@ -164,10 +164,8 @@ def _complex64(array: ArrayLike, name: str, scan_id: str) -> NDArray[np.complex6
         values = values.astype(np.complex64)
         n_bad = 0 if np.isfinite(values.sum()) else int((~np.isfinite(values)).sum())
     if n_bad:
-        raise ScanFormatError(
-            f"{scan_id}: {name} holds NaN, Inf or values beyond single precision in {n_bad} of "
-            f"{values.size} places"
-        )
+        found = f"NaN, Inf or values beyond single precision in {n_bad} of {values.size} places"
+        raise ScanFormatError(f"{scan_id}: {name} holds {found}")
     return values
 
 
@@ -180,9 +178,8 @@ def _mask_plane(
     ny, nx = ksp.shape[-2:]
     values = np.asarray(mask)
     if values.shape not in ((nx,), (ny, nx)):
-        raise ValueError(
-            f"{scan_id}: mask has shape {values.shape}, wanted ({nx},) or ({ny}, {nx}) to match ksp"
-        )
+        wanted = f"({nx},) or ({ny}, {nx}) to match ksp"
+        raise ValueError(f"{scan_id}: mask has shape {values.shape}, wanted {wanted}")
     if not np.isin(values, (0, 1)).all():
         raise ValueError(f"{scan_id}: mask holds other values than 0 and 1")
     return np.broadcast_to(values != 0, (ny, nx)).copy()
@@ -191,10 +188,8 @@ def _mask_plane(
 def _noise_samples(noise: ArrayLike, n_coils: int, scan_id: str) -> Tensor:
     values = _complex64(noise, "noise", scan_id)
     if values.ndim != 2 or values.shape[0] != n_coils or values.shape[1] <= n_coils:
-        raise ValueError(
-            f"{scan_id}: noise has shape {values.shape}, wanted ({n_coils}, samples) with more "
-            f"than {n_coils} samples"
-        )
+        wanted = f"({n_coils}, samples) with more than {n_coils} samples"
+        raise ValueError(f"{scan_id}: noise has shape {values.shape}, wanted {wanted}")
     return torch.from_numpy(values)
 
 
@@ -262,30 +257,28 @@ class Batch:
         draws = torch.stack([torch.rand(4, generator=g) for g in rng], dim=1)
         flip_y, flip_x, conjugate = draws[:3] < 0.5
         turn = torch.polar(torch.ones(len(self)), 2 * torch.pi * draws[3]).to(self.ksp.device)
-        ksp, maps, mask, acquired = self.ksp, self.maps, self.mask, self.acquired
-        density, img = self.density, self.img
+
         # Conjugating an object and its coils conjugates k-space and mirrors both of its axes.
-        maps = _where(conjugate, maps.conj(), maps)
-        ksp = _where(conjugate, ksp.conj(), ksp)
-        img = None if img is None else _where(conjugate, img.conj(), img)
-        for flips, dim in ((flip_y, -2), (flip_x, -1)):
-            maps = _where(flips, reverse(maps, dim), maps)
-            img = None if img is None else _where(flips, reverse(img, dim), img)
-            ksp, mask, density = (
-                _where(flips ^ conjugate, reverse(t, dim), t) for t in (ksp, mask, density)
-            )
-        acquired = _where(flip_x ^ conjugate, reverse(acquired, -1), acquired)
-        ksp = ksp * turn[:, None, None, None]
-        img = None if img is None else img * turn[:, None, None]
-        return Batch(ksp, maps, mask, acquired, self.noise_std, density, img)
+        def in_image(x: Tensor) -> Tensor:
+            x = _where(conjugate, x.conj(), x)
+            return _mirrored(_mirrored(x, flip_y, -2), flip_x, -1)
+
+        def in_kspace(k: Tensor) -> Tensor:
+            return _mirrored(_mirrored(k, flip_y ^ conjugate, -2), flip_x ^ conjugate, -1)
+
+        return replace(
+            self,
+            ksp=in_kspace(_where(conjugate, self.ksp.conj(), self.ksp)) * turn[:, None, None, None],
+            maps=in_image(self.maps),
+            mask=in_kspace(self.mask),
+            acquired=_mirrored(self.acquired, flip_x ^ conjugate, -1),
+            density=in_kspace(self.density),
+            img=None if self.img is None else in_image(self.img) * turn[:, None, None],
+        )
 
     @classmethod
     def of(cls, scans: Sequence[Scan]) -> Batch:
-        """The slices of prepared scans of one matrix size; coil counts may differ.
-
-        Raises:
-            ValueError: a scan is not prepared, or the sizes differ.
-        """
+        """The slices of prepared scans of one matrix size; coil counts may differ."""
         return cls.stack([cls.with_maps(scan, scan.maps) for scan in scans])
 
     @classmethod
@@ -298,31 +291,22 @@ class Batch:
 
     @classmethod
     def with_maps(cls, scan: Scan, maps: Tensor | None) -> Batch:
-        """The slices of a scan with these maps, complex or packed.
-
-        Raises:
-            ValueError: maps or noise_std are missing.
-        """
+        """The slices of a scan with these maps, complex or packed."""
         if maps is None or scan.noise_std is None:
             raise ValueError(f"{scan.scan_id}: not prepared; maps and noise_std are needed")
         n, _, ny, nx = scan.ksp.shape
-        acquired = torch.ones(nx, dtype=torch.bool) if scan.acquired is None else scan.acquired
         return cls(
             ksp=scan.ksp,
             maps=maps,
             mask=scan.mask.expand(n, 1, ny, nx),
-            acquired=acquired.expand(n, nx),
+            acquired=scan.acquired_columns.expand(n, nx),
             noise_std=torch.full((n,), float(scan.noise_std)),
-            density=sampling_density(scan.mask, acquired).expand(n, 1, ny, nx),
+            density=sampling_density(scan.mask, scan.acquired_columns).expand(n, 1, ny, nx),
         )
 
     @classmethod
     def stack(cls, batches: Sequence[Batch]) -> Batch:
-        """Batches of one matrix size as one; coil counts may differ.
-
-        Raises:
-            ValueError: the sizes differ, or some have target images and some have none.
-        """
+        """Batches of one matrix size as one; coil counts may differ."""
         n_coils = max(batch.ksp.shape[1] for batch in batches)
         columns: dict[str, Any] = {}
         for part in fields(cls):
@@ -339,6 +323,11 @@ class Batch:
 def _where(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """``yes`` or ``no`` per slice."""
     return torch.where(flags.view(-1, *[1] * (no.ndim - 1)).to(no.device), yes, no)
+
+
+def _mirrored(x: Tensor, flags: Tensor, dim: int) -> Tensor:
+    """Mirror an axis of some of the slices."""
+    return _where(flags, reverse(x, dim), x)
 
 
 def _with_coils(coils: Tensor, n_coils: int) -> Tensor:

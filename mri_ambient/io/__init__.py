@@ -1,7 +1,7 @@
 """Readers and writers, one file a format: how scans come in and reconstructions go out.
 
-A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer provides
-what :class:`ImageWriter` lists and is a line of :data:`WRITERS`.
+A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer is a
+class like :class:`ReconstructionWriter` and a line of :data:`WRITERS`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from ..errors import ScanFormatError
 from ..runtime.journal import Journal
 from . import find
 from .arrays import ArrayFile
-from .contents import Contents
 from .fastmri import FastmriFile
 from .header import Header, build_header, parse_header
-from .image_writer import ImageWriter
 from .prepared import PreparedFile, PreparedWriter
 from .reconstruction import RECONSTRUCTION_FORMAT, ReconstructionWriter
 from .sampling import Sampling
-from .scan_file import ScanFile
+from .scan_file import Contents, ScanFile
 from .undersampled import Undersampled
 
 __all__ = [
@@ -30,7 +28,6 @@ __all__ = [
     "Contents",
     "FastmriFile",
     "Header",
-    "ImageWriter",
     "PreparedFile",
     "PreparedWriter",
     "ReconstructionWriter",
@@ -44,15 +41,10 @@ __all__ = [
     "why_no_file",
 ]
 
-READERS: dict[str, type[ScanFile]] = {
-    "prepared": PreparedFile,
-    "fastmri": FastmriFile,
-}
+READERS: dict[str, type[ScanFile]] = {"prepared": PreparedFile, "fastmri": FastmriFile}
 """Readers by format; the first that recognises a file reads it."""
 
-WRITERS: dict[str, type[ImageWriter]] = {
-    "h5": ReconstructionWriter,
-}
+WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}
 """What ``reconstruct`` writes, by format."""
 
 
@@ -73,26 +65,23 @@ def open_scan(path: str | Path) -> ScanFile:
 
 
 def _unknown(contents: Contents) -> ScanFormatError:
-    """Why no reader recognises a file."""
+    path = contents.path
     if contents.error is not None:
-        reason = why_no_file(contents.path)
+        reason = why_no_file(path)
         return ScanFormatError(reason) if reason else contents.error
     if contents.tag == RECONSTRUCTION_FORMAT:
-        return ScanFormatError(
-            f"{contents.path}: is a reconstruction; give the scan it was made from"
-        )
+        return ScanFormatError(f"{path}: is a reconstruction; give the scan it was made from")
     found = f"format {contents.tag!r}" if contents.tag else f"found {list(contents.names)}"
-    return ScanFormatError(
-        f"{contents.path}: no known format; {found}; known formats: {', '.join(READERS)}"
-    )
+    known = ", ".join(READERS)
+    return ScanFormatError(f"{path}: no known format; {found}; known formats: {known}")
 
 
 def find_scans(inputs: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and globs, in the order given.
 
-    A folder stands for the files directly in it that end in a suffix of one of the readers, sorted,
-    hidden ones left out. A file is kept whether it exists or not, as is a folder or a glob without
-    scans if there are other inputs: opening it fails, and the other scans go on.
+    A folder stands for the files directly in it with a suffix of one of the readers, sorted, hidden
+    ones left out. What does not exist or holds no scan is kept if there are other inputs: opening
+    it fails, and the other scans go on.
 
     Raises:
         ScanFormatError: there are only folders and globs that hold no scan.
@@ -107,5 +96,4 @@ def why_no_file(path: Path) -> str | None:
 
 
 def _suffixes() -> tuple[str, ...]:
-    """Suffixes of all readers, each once."""
     return tuple(dict.fromkeys(suffix for reader in READERS.values() for suffix in reader.suffixes))

@@ -20,16 +20,11 @@ from .scan_file import ScanFile
 class ArrayFile(ScanFile):
     """A scan held in memory; its path is only a name, after which outputs are named.
 
-    Slices count from 0, whatever slices of a volume the scan holds. Those of a prepared scan come
-    with their maps, as from a :class:`~mri_ambient.io.PreparedFile`.
+    Slices count from 0, whatever slices of a volume the scan holds. A prepared scan has the facts
+    and maps of a :class:`~mri_ambient.io.PreparedFile`.
 
     Args:
         scan: raw, e.g. from :meth:`~mri_ambient.scan.Scan.from_numpy`, or prepared.
-
-    Attributes:
-        noise_std, noise_source, scale, coil_transform: of the scan.
-        calib_shape: sides ``(y, x)`` of the calibration block.
-        qc: empty; quality figures are recorded in files.
 
     Raises:
         ValueError: the scan is neither raw nor prepared.
@@ -54,16 +49,14 @@ class ArrayFile(ScanFile):
 
     @cached_property
     def sampling(self) -> Sampling:
-        """Where k-space was sampled: by the mask, and columns never acquired found as in a file."""
-        if self._scan.acquired is not None:
-            return Sampling(self._scan.mask, self._scan.acquired)
-        if self.prepared:
-            return Sampling(self._scan.mask, torch.ones(self.shape[-1], dtype=torch.bool))
+        """Where k-space was sampled: by the mask; columns never acquired are found as in a file."""
+        if self.prepared or self._scan.acquired is not None:
+            return Sampling(self._scan.mask, self._scan.acquired_columns)
         return find_sampling(self.path, self.read_ksp, self.shape, self._scan.mask[0])
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the bytes of k-space and mask, and of noise samples and maps where there are."""
+        """Hash of the bytes of k-space, mask, noise samples and maps."""
         digest = hashlib.sha256()
         for part in (self._scan.ksp, self._scan.mask, self._scan.noise, self._scan.maps):
             if part is not None:
@@ -78,17 +71,11 @@ class ArrayFile(ScanFile):
         if self._scan.maps is None:
             return super().__getitem__(index)
         chosen = self._chosen(index)
-        rows = list(chosen)
-        ksp, maps = self._scan.ksp[rows], self._scan.maps[rows]
+        ksp, maps = self._scan.ksp[list(chosen)], self._scan.maps[list(chosen)]
         return replace(self._scan, ksp=ksp, maps=maps, slices=chosen, acquired=self.acquired)
 
 
 def _is_prepared(scan: Scan) -> bool:
-    """Whether a scan is prepared.
-
-    Raises:
-        ValueError: it is not raw either.
-    """
     if scan.maps is not None and scan.noise_std is not None:
         return True
     if (scan.maps, scan.noise_std, scan.coil_transform, scan.scale) == (None, None, None, 1.0):

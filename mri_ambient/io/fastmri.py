@@ -17,7 +17,6 @@ noise                  (coil, sample)                          optional; complex
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +26,6 @@ import torch
 from torch import Tensor
 
 from ..errors import ScanFormatError, warn
-from .contents import Contents
 from .hdf5 import (
     check_size,
     find_dataset,
@@ -40,7 +38,7 @@ from .hdf5 import (
 )
 from .header import Header, parse_header
 from .sampling import Sampling, find_sampling
-from .scan_file import ScanFile
+from .scan_file import Contents, ScanFile
 
 TARGETS = ("reconstruction_rss", "reconstruction_esc")
 
@@ -58,15 +56,11 @@ class FastmriFile(ScanFile):
 
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
-        """Whether a file has the layout of fastMRI and M4Raw."""
+        """Whether a file has this layout."""
         return not contents.tag and "kspace" in contents.names
 
     def __init__(self, path: str | Path) -> None:
-        """Read the facts, no slices.
-
-        Raises:
-            ScanFormatError: the file is damaged or does not have this layout.
-        """
+        """Read the facts, no slices."""
         super().__init__(path)
         with open_h5(self.path, for_text=True) as file:
             self.shape = self._read_shape(file)
@@ -79,28 +73,25 @@ class FastmriFile(ScanFile):
     def _read_shape(self, file: h5py.File) -> tuple[int, int, int, int]:
         ksp = find_dataset(file, self.path, "kspace")
         shape = ksp.shape or ()
-        if not is_complex(ksp.dtype):
+        if not is_complex(ksp.dtype) or len(shape) not in (3, 4):
             raise ScanFormatError(
-                f"{self.path}: kspace is {ksp.dtype} {shape}, wanted complex numbers "
-                "(slice, coil, y, x)"
-            )
-        if len(shape) not in (3, 4):
-            raise ScanFormatError(
-                f"{self.path}: kspace has {len(shape)} axes {shape}, wanted (slice, coil, y, x), "
-                "or (slice, y, x) for one coil"
+                f"{self.path}: kspace is {ksp.dtype} {shape}, {len(shape)} axes; wanted complex "
+                "(slice, coil, y, x), or (slice, y, x) for one coil"
             )
         if 0 in shape:
             raise ScanFormatError(f"{self.path}: kspace is empty, its shape is {shape}")
         check_size(shape[1:], 8, self.path, "a slice of kspace")
-        _check_stored(ksp, self.path)
+        n_stored = ksp.id.get_storage_size()
+        if not ksp.is_virtual and ksp.nbytes > MAX_COMPRESSION * n_stored:  # a size is damaged
+            raise ScanFormatError(
+                f"{self.path}: kspace should hold {ksp.nbytes} bytes, but only {n_stored} were "
+                "ever written"
+            )
         n_slices, *coils, ny, nx = (int(size) for size in shape)
         return n_slices, coils[0] if coils else 1, ny, nx
 
     def _read_header(self, file: h5py.File) -> Header | None:
-        xml = b""
-        if "ismrmrd_header" in file:
-            dataset = find_dataset(file, self.path, "ismrmrd_header")
-            xml = read_text(dataset, self.path, "ismrmrd_header")
+        xml = read_text(file, self.path, "ismrmrd_header") if "ismrmrd_header" in file else b""
         if not xml.strip(b" \r\n\t\0"):
             return None
         try:
@@ -115,10 +106,8 @@ class FastmriFile(ScanFile):
         ny, nx = self.shape[-2:]
         values = read_real(find_dataset(file, self.path, "mask"), self.path, "mask")
         if not {values.shape, values.squeeze().shape} & {(nx,), (ny, nx)}:
-            raise ScanFormatError(
-                f"{self.path}: mask has shape {values.shape}, wanted ({nx},) or ({ny}, {nx}) to "
-                "match kspace"
-            )
+            wanted = f"({nx},) or ({ny}, {nx}) to match kspace"
+            raise ScanFormatError(f"{self.path}: mask has shape {values.shape}, wanted {wanted}")
         if not np.isin(values, (0, 1)).all():
             raise ScanFormatError(f"{self.path}: mask holds other values than 0 and 1")
         plane = torch.from_numpy(values != 0)
@@ -129,11 +118,8 @@ class FastmriFile(ScanFile):
             return None
         noise = find_dataset(file, self.path, "noise")
         if not is_complex(noise.dtype) or noise.ndim != 2:
-            self._warn(
-                "W-NOISE-DATASET",
-                f"'noise' is {noise.dtype} {noise.shape}, not complex (coil, sample), "
-                "and is ignored",
-            )
+            found = f"{noise.dtype} {noise.shape}, not complex (coil, sample)"
+            self._warn("W-NOISE-DATASET", f"'noise' is {found}, and is ignored")
             return None
         n_coils = self.shape[1]
         if noise.shape[0] != n_coils or noise.shape[1] <= n_coils:
@@ -150,15 +136,14 @@ class FastmriFile(ScanFile):
         self._padding: tuple[int, int] | None = None
         if header is None:
             matrix = "that of the reference image" if target_shape else "the encoded one"
-            self._warn(
-                "W-NO-HEADER",
-                f"no ISMRMRD header: the final matrix is taken to be {matrix}, the voxel size is "
-                "unknown",
-            )
+            taken = f"the final matrix is taken to be {matrix}, the voxel size is unknown"
+            self._warn("W-NO-HEADER", f"no ISMRMRD header: {taken}")
             self.recon_shape = _fitting(target_shape or (ny, nx), (ny, nx))
             return
         self.header_xml = header.xml
-        oversampling = _oversampling(header)
+        oversampling = header.readout_oversampling
+        if not MIN_OVERSAMPLING < oversampling <= MAX_OVERSAMPLING:
+            oversampling = 1.0
         rows, columns = header.encoded_shape
         if ny == round(rows / oversampling):
             rows, oversampling = ny, 1.0  # no oversampling, or it was removed before writing
@@ -192,11 +177,7 @@ class FastmriFile(ScanFile):
         return torch.from_numpy(values.reshape(self.shape[1:]))
 
     def read_target(self, name: str) -> Tensor | None:
-        """The reference volume ``name``, float32 ``(slice, h, w)``, or None if there is none.
-
-        Raises:
-            ScanFormatError: it is not a real volume with as many slices as the k-space.
-        """
+        """The reference volume ``name``, float32 ``(slice, h, w)``, or None if there is none."""
         with open_h5(self.path) as file:
             if name not in file:
                 return None
@@ -211,17 +192,6 @@ class FastmriFile(ScanFile):
         warn(code, f"{self.path}: {text}", stacklevel=4)
 
 
-def _check_stored(ksp: h5py.Dataset, path: Path) -> None:
-    """Refuse a shape that the bytes in the file cannot fill: a size is damaged."""
-    if ksp.is_virtual:
-        return
-    n_bytes, n_stored = math.prod(ksp.shape) * ksp.dtype.itemsize, ksp.id.get_storage_size()
-    if n_bytes > MAX_COMPRESSION * n_stored:
-        raise ScanFormatError(
-            f"{path}: kspace should hold {n_bytes} bytes, but only {n_stored} were ever written"
-        )
-
-
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:
     """Size of the reference image, if the file holds one."""
     for name in TARGETS:
@@ -229,11 +199,6 @@ def _target_shape(file: h5py.File) -> tuple[int, int] | None:
         if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
             return int(target.shape[1]), int(target.shape[2])
     return None
-
-
-def _oversampling(header: Header) -> float:
-    ratio = header.readout_oversampling
-    return ratio if MIN_OVERSAMPLING < ratio <= MAX_OVERSAMPLING else 1.0
 
 
 def _voxel_mm(header: Header) -> tuple[float, float, float] | None:

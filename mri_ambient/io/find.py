@@ -11,19 +11,20 @@ from ..errors import ConfigError, ScanFormatError
 
 
 def find_files(inputs: Sequence[str | Path], suffixes: tuple[str, ...]) -> list[Path]:
-    """Expand files, folders and globs, in the order given (see :func:`mri_ambient.io.find_scans`).
-
-    Raises:
-        ScanFormatError: there are only folders and globs that hold no scan.
-        ConfigError: two files have the same stem.
-    """
+    """The scans that inputs stand for (see :func:`mri_ambient.io.find_scans`)."""
     paths = [path for entry in inputs for path in _expand(entry, suffixes)]
     reasons = [why_no_file(path, suffixes) for path in paths]
     files = [path for path, reason in zip(paths, reasons, strict=True) if reason is None]
     if not files:
         given = "; ".join(reason for reason in reasons if reason)
         raise ScanFormatError(given or "no scan was given; name files, folders or globs")
-    _check_stems(files)
+    stem, n_times = Counter(path.stem for path in files).most_common(1)[0]
+    if n_times > 1:
+        clash = ", ".join(str(path) for path in files if path.stem == stem)
+        raise ConfigError(
+            f"{n_times} inputs have the stem {stem!r}, after which outputs are named: {clash}; "
+            "run them one by one into different folders, or rename them"
+        )
     return paths
 
 
@@ -40,12 +41,10 @@ def why_no_file(path: Path, suffixes: tuple[str, ...]) -> str | None:
 
 def _expand(entry: str | Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files an input stands for, or itself if there are none."""
-    path = Path(entry)
+    path, found = Path(entry), []
     if path.is_dir():
         found = _files_in(path, suffixes)
-    elif path.exists() or not glob.has_magic(str(entry)):
-        found = []
-    else:
+    elif glob.has_magic(str(entry)) and not path.exists():
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(str(entry), recursive=True))  # noqa: PTH207
         found = [file for match in matches for file in _expand(match, suffixes)]
@@ -58,13 +57,3 @@ def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         for file in folder.iterdir()
         if file.suffix.lower() in suffixes and not file.name.startswith(".")
     )
-
-
-def _check_stems(files: Sequence[Path]) -> None:
-    stem, n_times = Counter(path.stem for path in files).most_common(1)[0]
-    if n_times > 1:
-        clash = ", ".join(str(path) for path in files if path.stem == stem)
-        raise ConfigError(
-            f"{n_times} inputs have the stem {stem!r}, after which outputs are named: {clash}; "
-            "run them one by one into different folders, or rename them"
-        )

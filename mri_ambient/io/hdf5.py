@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import h5py
@@ -50,8 +49,7 @@ def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
             because HDF5 never returns from some damage to it (:mod:`~mri_ambient.io.hdf5_heaps`).
 
     Raises:
-        ScanFormatError: there is no such file, it is a folder, may not be read, is not HDF5, or is
-            truncated or damaged; also when anything read inside the block turns out damaged.
+        ScanFormatError: it cannot be read as HDF5, or what is read inside the block is damaged.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -86,19 +84,14 @@ def _one_line(error: Exception) -> str:
 
 
 def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
-    """The dataset called ``name``.
-
-    Raises:
-        ScanFormatError: there is none, or something else has that name.
-    """
+    """The dataset called ``name``."""
     if file.get(name, getlink=True) is None:
         raise ScanFormatError(f"{path}: no dataset {name!r}; found {sorted(file)}")
     try:
         found = file[name]
     except BROKEN as error:
         raise ScanFormatError(
-            f"{path}: {name!r} cannot be opened, it is a broken link or damaged "
-            f"({_one_line(error)})"
+            f"{path}: {name!r} is a broken link or damaged ({_one_line(error)})"
         ) from error
     if not isinstance(found, h5py.Dataset):
         raise ScanFormatError(f"{path}: {name!r} is a {type(found).__name__}, wanted a dataset")
@@ -152,94 +145,69 @@ def _memory_for(shape: tuple[int, ...]) -> NDArray[np.complex64]:
     return np.frombuffer(memory, np.complex64).reshape(shape)
 
 
-def read_integers(dataset: h5py.Dataset, path: Path, what: str, index: int) -> NDArray[np.int16]:
-    """One entry along the first axis of a dataset of 16-bit integers.
-
-    Raises:
-        ScanFormatError: it is larger than :data:`MAX_BYTES`, or damaged.
-    """
-    check_size(dataset.shape[1:], 2, path, what)
-    with _reading(path, what):
-        out: NDArray[np.int16] = dataset[index]
-    return out
-
-
 @contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
         raise ScanFormatError(
-            f"{path}: {what} cannot be read, the file is damaged there "
-            f"({_one_line(error)}); copy or download it again"
+            f"{path}: {what} is damaged ({_one_line(error)}); copy or download the file again"
         ) from error
 
 
-def read_real(dataset: h5py.Dataset, path: Path, what: str) -> NDArray[Any]:
-    """A dataset of real numbers or booleans.
+def read_real(
+    dataset: h5py.Dataset, path: Path, what: str, index: int | None = None
+) -> NDArray[Any]:
+    """A dataset of real numbers or booleans, or one entry along its first axis.
 
     Raises:
         ScanFormatError: it holds something else, NaN or Inf, or more than :data:`MAX_BYTES`.
     """
     if dataset.dtype.kind not in "buif":
         raise ScanFormatError(f"{path}: {what} holds {dataset.dtype}, wanted real numbers")
-    check_size(dataset.shape, dataset.dtype.itemsize, path, what)
+    shape = dataset.shape if index is None else dataset.shape[1:]
+    check_size(shape, dataset.dtype.itemsize, path, what)
     with _reading(path, what):
-        out: NDArray[Any] = np.asarray(dataset[()])
-    check_finite(out, path, what)
+        out: NDArray[Any] = np.asarray(dataset[() if index is None else index])
+    if out.dtype.kind == "f":
+        check_finite(out, path, what)
     return out
 
 
 def check_finite(values: NDArray[Any], path: Path, what: str) -> None:
-    """Refuse NaN and Inf.
-
-    Raises:
-        ScanFormatError: there are some.
-    """
+    """Refuse NaN and Inf."""
     with np.errstate(all="ignore"):
         if np.isfinite(values.sum()):  # so all terms are finite; no temporary array is needed
             return
     n_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if n_bad:
-        raise ScanFormatError(
-            f"{path}: {what} holds NaN or Inf in {n_bad} of {values.size} places; "
-            "export the scan again"
-        )
+        found = f"NaN or Inf in {n_bad} of {values.size} places"
+        raise ScanFormatError(f"{path}: {what} holds {found}; export the scan again")
 
 
 def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: str) -> None:
-    """Refuse a size that no scan has, before memory is allocated for it.
-
-    Raises:
-        ScanFormatError: the shape is missing, or far too large.
-    """
+    """Refuse a size that no scan has, before memory is allocated for it."""
     if shape is None:
         raise ScanFormatError(f"{path}: {what} is empty")
     n_bytes = itemsize * math.prod(shape)
     if n_bytes > MAX_BYTES:
-        raise ScanFormatError(
-            f"{path}: {what} would take {n_bytes / 2**30:.0f} GiB; the file is damaged"
-        )
+        size = f"{n_bytes / 2**30:.0f} GiB"
+        raise ScanFormatError(f"{path}: {what} would take {size}; the file is damaged")
 
 
-def read_text(dataset: h5py.Dataset, path: Path, what: str) -> bytes:
-    """A dataset of one string, of fixed or variable length.
-
-    Raises:
-        ScanFormatError: it is no text, or damaged.
-    """
-    check_size(dataset.shape, dataset.dtype.itemsize, path, what)
+def read_text(file: h5py.File, path: Path, name: str) -> bytes:
+    """A dataset of one string, of fixed or variable length."""
+    dataset = find_dataset(file, path, name)
+    check_size(dataset.shape, dataset.dtype.itemsize, path, name)
     value: Any = None
     if h5py.check_string_dtype(dataset.dtype) is not None:  # h5py crashes on some damaged types
-        with _reading(path, what):
+        with _reading(path, name):
             value = dataset[()]
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, bytes):
-        return value
-    raise ScanFormatError(f"{path}: {what} holds {dataset.dtype} {dataset.shape}, wanted one text")
+    if isinstance(value, (str, bytes)):
+        return value.encode() if isinstance(value, str) else value
+    raise ScanFormatError(f"{path}: {name} holds {dataset.dtype} {dataset.shape}, wanted one text")
 
 
 def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:
@@ -251,22 +219,16 @@ def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:
         except BROKEN as error:
             unreadable.append(f"{name!r} ({_one_line(error)})")
     if unreadable:
-        warn(
-            "W-ATTRIBUTE",
-            f"{path}: attributes that cannot be read are left out: {', '.join(unreadable)}",
-        )
+        text = f"{path}: attributes that cannot be read are left out: {', '.join(unreadable)}"
+        warn("W-ATTRIBUTE", text)
     return attributes
 
 
 def read_attribute(file: h5py.File, name: str) -> object:
-    """A root attribute as a plain Python value.
+    """A root attribute as a plain Python value; raises any of :data:`BROKEN` if it is damaged.
 
     The type is checked before the value is read: one damaged bit turns text into a list of text,
     on which h5py crashes.
-
-    Raises:
-        TypeError: it holds neither numbers (or booleans) nor text.
-        Exception: any of :data:`BROKEN` if it is damaged.
     """
     stored = file.attrs.get_id(name).get_type()
     kind = stored.get_class()
@@ -295,12 +257,8 @@ def _clean(text: str) -> str:
 class H5Writer:
     """A context manager that writes one HDF5 file, completely or not at all.
 
-    Args:
-        path: where the file appears when the block ends well.
-        n_slices: how many slices must have been written by then.
-
-    Attributes:
-        file: the open file, under its temporary name.
+    The file appears at ``path`` when the block ends well and ``n_slices`` slices were written.
+    Until then :attr:`file` is open under a temporary name.
     """
 
     file: h5py.File
@@ -316,23 +274,15 @@ class H5Writer:
         """What is written last, after the block."""
 
     def mark_written(self, slices: tuple[int, ...]) -> None:
-        """Note that slices are written, in any order, each once.
-
-        Raises:
-            ValueError: one was written before or is out of range.
-        """
+        """Note that slices are written, in any order, each once."""
         if not self._missing.issuperset(slices):
             raise ValueError(
-                f"{self.path}: slices {slices} were written before or are not among {self.n_slices}"
+                f"{self.path}: slices {slices} are out of range or were written before"
             )
         self._missing.difference_update(slices)
 
     def create_slices(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        """A dataset of which each entry along the first axis is one checksummed chunk.
-
-        Raises:
-            MriAmbientError: the disk has no room for it.
-        """
+        """A dataset of which each entry along the first axis is one checksummed chunk."""
         require_space(self.path, math.prod(shape) * np.dtype(dtype).itemsize)
         self.file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True)
 
@@ -341,13 +291,8 @@ class H5Writer:
         self._opened.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        return self._opened.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> bool | None:  # noqa: ANN401 -- as contextlib passes them
+        return self._opened.__exit__(*error)
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -359,28 +304,22 @@ class H5Writer:
                 self.start()
                 yield
                 if self._missing:
-                    raise ValueError(
-                        f"{self.path}: slices {sorted(self._missing)} were never written"
-                    )
+                    missing = sorted(self._missing)
+                    raise ValueError(f"{self.path}: slices {missing} were never written")
                 self.finish()
             except BaseException:
                 with suppress(OSError, RuntimeError):  # the first error is the one to report
                     self.file.close()
                 raise
-            _close(self.file)
-
-
-def _close(file: h5py.File) -> None:
-    try:
-        file.close()
-    except RuntimeError as error:  # how h5py says that the last bytes could not be written
-        raise OSError(str(error)) from error
+            try:
+                self.file.close()
+            except RuntimeError as error:  # how h5py says that the last bytes could not be written
+                raise OSError(str(error)) from error
 
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, object]) -> None:
     """Root attributes: numbers, text and tuples of numbers as they are, the rest as JSON."""
     for name, value in attributes.items():
-        if value is None:
-            continue
-        native = isinstance(value, (bool, int, float, str, tuple))
-        file.attrs[name] = value if native else json_text(value)
+        if value is not None:
+            native = isinstance(value, (bool, int, float, str, tuple))
+            file.attrs[name] = value if native else json_text(value)

@@ -25,19 +25,13 @@ MAX_HEAP = 2**24
 
 
 def check_heaps(file: h5py.File, path: Path) -> None:
-    """Refuse a file with a damaged text heap.
-
-    Raises:
-        ScanFormatError: there is one.
-    """
+    """Refuse a file with a damaged text heap."""
     with path.open("rb") as raw:
         for position in _heaps(raw, _gaps(file, path.stat().st_size)):
             raw.seek(position)
             if not _is_sound(raw):
-                raise ScanFormatError(
-                    f"{path}: the HDF5 file is damaged (text at byte {position}); copy or "
-                    "download it again"
-                )
+                damage = f"the HDF5 file is damaged (text at byte {position})"
+                raise ScanFormatError(f"{path}: {damage}; copy or download it again")
 
 
 def _gaps(file: h5py.File, size: int) -> Iterator[tuple[int, int]]:

@@ -13,10 +13,6 @@ from xml.etree.ElementTree import Element, SubElement
 
 from ..errors import ScanFormatError
 
-NAMESPACE = "http://www.ismrm.org/ISMRMRD"
-_MATRIX = "matrixSize"
-_FOV = "fieldOfView_mm"
-
 
 @dataclass(frozen=True)
 class Header:
@@ -51,15 +47,10 @@ class Header:
 def parse_header(xml: bytes | str) -> Header:
     """Read a header, whatever prefix its namespace has.
 
-    A field of view, a slice thickness or encoding limits that are missing are left open; a final
-    matrix that is missing is taken to be the encoded one.
-
-    Raises:
-        ScanFormatError: the text is not XML, is not an ISMRMRD header, names no encoded matrix, or
-            holds a number that cannot be right.
+    A missing final matrix is taken to be the encoded one. Raises ScanFormatError if the text is not
+    an ISMRMRD header, names no encoded matrix, or holds a number that cannot be right.
     """
-    root = _parse_xml(xml)
-    encoding = _child(root, "encoding")
+    encoding = _child(_parse_xml(xml), "encoding")
     encoded, recon = _child(encoding, "encodedSpace"), _child(encoding, "reconSpace")
     encoded_shape = _matrix(encoded)
     if encoded_shape is None:
@@ -87,18 +78,10 @@ def build_header(
 ) -> str:
     """Write the header of a Cartesian 2-D scan, as fastMRI's own loader reads it.
 
-    Args:
-        encoded_shape: encoded matrix ``(y, x)``.
-        recon_shape: final matrix ``(y, x)``.
-        encoded_fov_mm: encoded field of view ``(y, x)``.
-        recon_fov_mm: final field of view ``(y, x)``.
-        slice_mm: slice thickness.
-        n_slices: number of slices.
-        n_coils: number of receiver channels.
-        padding: ``(left, right)``: only columns ``left <= x < right`` are acquired; all by default.
+    The arguments are those of :class:`Header`; without ``padding`` all columns are acquired.
     """
     left, right = padding or (0, encoded_shape[1])
-    root = Element("ismrmrdHeader", xmlns=NAMESPACE)
+    root = Element("ismrmrdHeader", xmlns="http://www.ismrm.org/ISMRMRD")
     _put(SubElement(root, "acquisitionSystemInformation"), receiverChannels=n_coils)
     # The schema requires the frequency; 0 says that it is not known.
     _put(SubElement(root, "experimentalConditions"), H1resonanceFrequency_Hz=0)
@@ -108,8 +91,8 @@ def build_header(
         ("reconSpace", recon_shape, recon_fov_mm),
     ):
         space = SubElement(encoding, name)
-        _put(SubElement(space, _MATRIX), x=shape[0], y=shape[1], z=1)
-        _put(SubElement(space, _FOV), x=fov_mm[0], y=fov_mm[1], z=slice_mm)
+        _put(SubElement(space, "matrixSize"), x=shape[0], y=shape[1], z=1)
+        _put(SubElement(space, "fieldOfView_mm"), x=fov_mm[0], y=fov_mm[1], z=slice_mm)
     limits = SubElement(encoding, "encodingLimits")
     for name, maximum, center in (
         ("kspace_encoding_step_1", right - left - 1, encoded_shape[1] // 2 - left),
@@ -125,29 +108,22 @@ def _parse_xml(xml: bytes | str) -> Element:
         root = ElementTree.fromstring(xml)
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ScanFormatError(f"the ISMRMRD header is not XML ({error})") from error
-    if _local_name(root) != "ismrmrdHeader":
-        raise ScanFormatError(
-            f"the header's root element is {_local_name(root)!r}, wanted 'ismrmrdHeader'"
-        )
+    name = root.tag.rpartition("}")[2]
+    if name != "ismrmrdHeader":
+        raise ScanFormatError(f"the header's root element is {name!r}, wanted 'ismrmrdHeader'")
     return root
 
 
-def _local_name(element: Element) -> str:
-    return element.tag.rpartition("}")[2]
-
-
-def _child(parent: Element | None, *names: str) -> Element | None:
-    """The first descendant along ``names``, namespaces ignored."""
-    for name in names:
-        if parent is None:
-            return None
-        parent = next((node for node in parent if _local_name(node) == name), None)
+def _child(parent: Element | None, path: str) -> Element | None:
+    """The first descendant along ``path``, e.g. ``matrixSize/x``, namespaces ignored."""
+    for name in path.split("/"):
+        parent = None if parent is None else parent.find(f"{{*}}{name}")
     return parent
 
 
-def _number(parent: Element | None, *names: str) -> float | None:
-    """The number in the element at ``names``; None where the element is missing or empty."""
-    element = _child(parent, *names)
+def _number(parent: Element | None, path: str) -> float | None:
+    """The number in the element at ``path``; None where the element is missing or empty."""
+    element = _child(parent, path)
     text = "" if element is None else (element.text or "").strip()
     if not text:
         return None
@@ -156,47 +132,43 @@ def _number(parent: Element | None, *names: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ScanFormatError(
-            f"the ISMRMRD header gives {text[:40]!r} for {'/'.join(names)}, wanted a number"
-        )
+        raise ScanFormatError(f"the ISMRMRD header gives {text[:40]!r} for {path}, wanted a number")
     return value
 
 
 def _matrix(space: Element | None) -> tuple[int, int] | None:
-    sizes = [_number(space, _MATRIX, axis) for axis in ("x", "y")]
-    if sizes[0] is None or sizes[1] is None:
+    rows, columns = _number(space, "matrixSize/x"), _number(space, "matrixSize/y")
+    if rows is None or columns is None:
         return None
-    rows, columns = int(sizes[0]), int(sizes[1])
     if rows < 1 or columns < 1:
         raise ScanFormatError(
-            f"the ISMRMRD header gives a matrix of {rows} x {columns}; both must be at least 1"
+            f"the ISMRMRD header gives a matrix of {rows:g} x {columns:g}, wanted at least 1 x 1"
         )
-    return rows, columns
+    return int(rows), int(columns)
 
 
 def _fov_mm(space: Element | None) -> tuple[float, float] | None:
     """Field of view ``(y, x)``; None where it is missing or left at zero."""
-    rows, columns = (_number(space, _FOV, axis) for axis in ("x", "y"))
+    rows, columns = _number(space, "fieldOfView_mm/x"), _number(space, "fieldOfView_mm/y")
     if rows is None or columns is None or min(rows, columns) <= 0:
         return None
     return rows, columns
 
 
 def _slice_mm(space: Element | None) -> float | None:
-    depth, n_partitions = _number(space, _FOV, "z"), _number(space, _MATRIX, "z")
+    depth, n_partitions = _number(space, "fieldOfView_mm/z"), _number(space, "matrixSize/z")
     if depth is None or depth <= 0:
         return None
     return depth / max(n_partitions or 1, 1)
 
 
 def _padding(encoding: Element | None, n_columns: int) -> tuple[int, int]:
-    step = ("encodingLimits", "kspace_encoding_step_1")
-    center, maximum = (_number(encoding, *step, name) for name in ("center", "maximum"))
+    limits = _child(encoding, "encodingLimits/kspace_encoding_step_1")
+    center, maximum = _number(limits, "center"), _number(limits, "maximum")
     if center is None or maximum is None:
         return 0, n_columns
-    left = n_columns // 2 - int(center)
-    right = left + int(maximum) + 1
-    left, right = max(left, 0), min(right, n_columns)
+    first = n_columns // 2 - int(center)
+    left, right = max(first, 0), min(first + int(maximum) + 1, n_columns)
     if left >= right:
         raise ScanFormatError(
             f"the ISMRMRD header's encoding limits (center {center:g}, maximum {maximum:g}) "

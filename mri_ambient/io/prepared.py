@@ -34,28 +34,28 @@ from ..physics.coverage import MaskFacts
 from ..physics.operators import SenseOp
 from ..runtime.files import json_text
 from ..scan import Scan
-from .contents import Contents
 from .hdf5 import (
     H5Writer,
     find_dataset,
     open_h5,
     read_attributes,
     read_complex,
-    read_integers,
     read_real,
     read_text,
     write_attributes,
 )
 from .sampling import Sampling
-from .scan_file import ScanFile, stack_slices
+from .scan_file import Contents, ScanFile, stack_slices
 
 FORMAT = "prepared/1"
 """Value of the root attribute ``mri_ambient_format``."""
 
+_OF_SCAN = ("scan_id", "noise_std", "noise_source", "scale", "voxel_mm", "recon_shape")
 _FACTS = (
-    "mri_ambient_format", "scan_id", "noise_std", "noise_source", "scale", "voxel_mm",
-    "recon_shape", "steps", "source", "source_sha256", "center_sha256", "qc", "calib_shape",
+    *_OF_SCAN, "mri_ambient_format", "steps", "source", "source_sha256", "center_sha256", "qc",
+    "calib_shape",
 )  # fmt: skip
+"""Root attributes of the format, and those that are fields of :class:`Scan`."""
 
 
 class PreparedWriter(H5Writer):
@@ -68,11 +68,9 @@ class PreparedWriter(H5Writer):
         path: where the file goes.
         n_slices: how many slices will be written, in any order, each once.
         calib_shape: sides ``(y, x)`` of the calibration block the maps come from.
-        source: name of the file the scan was read from, without its folder.
-        source_sha256: hash of that file.
+        source, source_sha256: name and hash of the file the scan was read from.
         header_xml: ISMRMRD header to carry along.
-        attributes: further root attributes to carry along (acquisition, ...); names that the
-            format uses are left out.
+        attributes: further root attributes to carry along; the format's own names are left out.
 
     Attributes:
         qc: quality figures, JSON-ready; may be set until the block ends.
@@ -103,12 +101,7 @@ class PreparedWriter(H5Writer):
         self._first: Scan | None = None
 
     def write(self, scan: Scan) -> None:
-        """Write the slices of a prepared scan.
-
-        Raises:
-            ValueError: the scan is not prepared, differs from the first one in more than its
-                slices, or a slice was written before.
-        """
+        """Write the slices of a prepared scan, which may differ from the first in nothing else."""
         if scan.maps is None:
             raise ValueError(f"{scan.scan_id}: a prepared scan has coil maps")
         if self._first is None:
@@ -126,20 +119,12 @@ class PreparedWriter(H5Writer):
         self.create_slices("ksp", shape, "complex64")
         self.create_slices("maps", (*shape, 2), "int16")
         self.file["mask"] = scan.mask.numpy(force=True)
-        self.file["acquired"] = _acquired(scan).numpy(force=True)
+        self.file["acquired"] = scan.acquired_columns.numpy(force=True)
         self.file["coil_transform"] = _coil_transform(scan).to(torch.complex64).numpy(force=True)
         if self._header_xml is not None:
             self.file["ismrmrd_header"] = self._header_xml
-        self._facts |= {
-            "mri_ambient_format": FORMAT,
-            "scan_id": scan.scan_id,
-            "noise_std": scan.noise_std,
-            "noise_source": scan.noise_source,
-            "scale": scan.scale,
-            "voxel_mm": scan.voxel_mm,
-            "recon_shape": scan.recon_shape,
-            "steps": json_text(scan.steps),
-        }
+        self._facts |= {name: getattr(scan, name) for name in _OF_SCAN}
+        self._facts |= {"mri_ambient_format": FORMAT, "steps": json_text(scan.steps)}
 
     def finish(self) -> None:
         """Write the root attributes."""
@@ -148,22 +133,17 @@ class PreparedWriter(H5Writer):
         write_attributes(self.file, {**carried, **self._facts, **late})
 
 
-def _acquired(scan: Scan) -> Tensor:
-    everything = torch.ones(scan.shape[-1], dtype=torch.bool)
-    return everything if scan.acquired is None else scan.acquired
-
-
 def _coil_transform(scan: Scan) -> Tensor:
-    identity = torch.eye(scan.n_coils, dtype=torch.complex64)
-    return identity if scan.coil_transform is None else scan.coil_transform
+    if scan.coil_transform is None:
+        return torch.eye(scan.n_coils, dtype=torch.complex64)
+    return scan.coil_transform
 
 
 def _same_facts(a: Scan, b: Scan) -> bool:
-    names = ("scan_id", "scale", "noise_std", "noise_source", "recon_shape", "voxel_mm", "n_coils")
     return (
-        all(getattr(a, name) == getattr(b, name) for name in names)
+        all(getattr(a, name) == getattr(b, name) for name in (*_OF_SCAN, "n_coils"))
         and torch.equal(a.mask, b.mask)
-        and torch.equal(_acquired(a), _acquired(b))
+        and torch.equal(a.acquired_columns, b.acquired_columns)
         and torch.equal(_coil_transform(a), _coil_transform(b))
     )
 
@@ -172,14 +152,9 @@ class PreparedFile(ScanFile):
     """A prepared scan on disk: slices come with maps, scale, coil transform and noise.
 
     Attributes:
-        noise_std: k-space noise per real channel, in the units of the stored k-space.
-        noise_source: how it was found.
-        scale: what an image of this k-space is multiplied with to leave normalised units.
-        coil_transform: all of compression x whitening, complex64 ``(coil, coil)``.
-        steps: what was done to the measurement, in order.
+        noise_std, noise_source, scale, coil_transform, steps: as in a :class:`Scan`.
         calib_shape: sides ``(y, x)`` of the calibration block.
-        source: name of the file it was made from.
-        source_sha256: hash of that file.
+        source, source_sha256: name and hash of the file it was made from.
         center_sha256: hash of its samples at k = 0, as measured; empty if it was not recorded.
         qc: quality figures of ``prep``.
     """
@@ -193,11 +168,7 @@ class PreparedFile(ScanFile):
         return contents.tag == FORMAT
 
     def __init__(self, path: str | Path) -> None:
-        """Read the facts, no slices.
-
-        Raises:
-            ScanFormatError: the file is damaged or no prepared file.
-        """
+        """Read the facts, no slices."""
         super().__init__(path)
         with open_h5(self.path, for_text=True) as file:
             attributes = read_attributes(file, self.path)
@@ -225,21 +196,16 @@ class PreparedFile(ScanFile):
             acquired=self._read_bool(file, "acquired", (nx,)),
         )
         transform = find_dataset(file, self.path, "coil_transform")
-        if (
-            transform.dtype != "complex64"
-            or transform.ndim != 2
-            or not (n_coils <= transform.shape[0] == transform.shape[1])
-        ):
+        is_square = transform.ndim == 2 and transform.shape[0] == transform.shape[1]
+        if transform.dtype != "complex64" or not is_square or transform.shape[0] < n_coils:
             raise self._damaged(f"coil_transform has {transform.shape} for {n_coils} virtual coils")
         self.coil_transform = torch.from_numpy(read_complex(transform, self.path, "coil_transform"))
         inverse, failed = torch.linalg.inv_ex(self.coil_transform.to(torch.complex128))
         if failed or not bool(inverse.isfinite().all()):
             raise self._damaged("coil_transform cannot be inverted")
         if "ismrmrd_header" in file:
-            header = find_dataset(file, self.path, "ismrmrd_header")
-            self.header_xml = read_text(header, self.path, "ismrmrd_header").decode(
-                errors="replace"
-            )
+            xml = read_text(file, self.path, "ismrmrd_header")
+            self.header_xml = xml.decode(errors="replace")
 
     def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:
         dataset = find_dataset(file, self.path, name)
@@ -272,18 +238,14 @@ class PreparedFile(ScanFile):
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice in normalised units, complex64 ``(coil, y, x)``."""
         with open_h5(self.path) as file:
-            dataset = find_dataset(file, self.path, "ksp")
-            return torch.from_numpy(
-                read_complex(dataset, self.path, f"slice {index} of ksp", index)
-            )
+            ksp = find_dataset(file, self.path, "ksp")
+            return torch.from_numpy(read_complex(ksp, self.path, f"slice {index} of ksp", index))
 
     def read_packed_maps(self, index: int) -> Tensor:
         """Coil sensitivities of one slice as they are stored, int16 ``(coil, y, x, 2)``."""
         with open_h5(self.path) as file:
-            dataset = find_dataset(file, self.path, "maps")
-            return torch.from_numpy(
-                read_integers(dataset, self.path, f"slice {index} of maps", index)
-            )
+            maps = find_dataset(file, self.path, "maps")
+            return torch.from_numpy(read_real(maps, self.path, f"slice {index} of maps", index))
 
     def __getitem__(self, index: int | slice) -> Scan:
         chosen = self._chosen(index)
@@ -317,7 +279,7 @@ class PreparedFile(ScanFile):
 
 def _finite(value: Any) -> float:  # noqa: ANN401 -- from a file
     number = float(value)
-    if not (math.isfinite(number) and number >= 0):
+    if not 0 <= number < math.inf:
         raise ValueError(f"{number} where a finite number of at least 0 was wanted")
     return number
 
@@ -339,8 +301,7 @@ def _sizes(value: Any) -> tuple[int, int]:  # noqa: ANN401 -- from a file
 def duplicate_acquisitions(files: Iterable[PreparedFile]) -> list[list[PreparedFile]]:
     """Groups of files made from one acquisition.
 
-    Every mask keeps k = 0, and the noise in it never repeats, so its hash identifies an
-    acquisition under whatever mask.
+    Every mask keeps k = 0, and its noise never repeats, so that its hash identifies an acquisition.
     """
     groups: dict[str, list[PreparedFile]] = {}
     for file in files:

@@ -19,16 +19,9 @@ RECONSTRUCTION_FORMAT = "reconstruction/1"
 SAMPLES_FORMAT = "samples/1"
 """The same of images drawn from a prior."""
 
-_DTYPES = {
-    "reconstruction": "float32",
-    "reconstruction_std": "float32",
-    "reconstruction_complex": "complex64",
-    "reconstruction_samples": "complex64",
-}
-
 
 class ReconstructionWriter(H5Writer):
-    """Write a reconstruction to HDF5 (see :class:`~mri_ambient.io.ImageWriter`).
+    """A reconstruction written slice by slice; it appears at its path when the block ends well.
 
     ====================== ===================== ========= ===============================
     dataset                shape                 dtype     meaning
@@ -38,6 +31,14 @@ class ReconstructionWriter(H5Writer):
     reconstruction_complex (slice, y, x)         complex64 the complex image
     reconstruction_samples (slice, sample, y, x) complex64 its samples, on request
     ====================== ===================== ========= ===============================
+
+    Args:
+        path: where the file goes.
+        n_slices: how many slices will be written, in any order, each once.
+        shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
+        attributes: method, acceleration, voxel_mm, ...; those that are None are left out.
+        with_std: whether every slice comes with a standard deviation.
+        n_samples: how many samples of every slice are kept.
     """
 
     def __init__(
@@ -52,20 +53,25 @@ class ReconstructionWriter(H5Writer):
     ) -> None:
         super().__init__(path, n_slices)
         self._attributes = attributes
-        names = ["reconstruction", "reconstruction_complex"]
+        self._datasets: dict[str, tuple[tuple[int, ...], str]] = {
+            "reconstruction": (shape, "float32"),
+            "reconstruction_complex": (shape, "complex64"),
+        }
         if with_std:
-            names.append("reconstruction_std")
-        self._shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, tuple(shape))
+            self._datasets["reconstruction_std"] = (shape, "float32")
         if n_samples:
-            self._shapes["reconstruction_samples"] = (n_samples, *shape)
+            self._datasets["reconstruction_samples"] = ((n_samples, *shape), "complex64")
 
     def write(
         self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
     ) -> None:
-        """Write one slice; the parts are those of :meth:`ImageWriter.write`.
+        """Write one slice, with the parts that were announced.
 
-        Raises:
-            ValueError: the slice was written before, has the wrong shape, or lacks a part.
+        Args:
+            index: of the slice in the volume.
+            img: complex ``(y, x)`` in scanner units.
+            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
+            samples: complex ``(sample, y, x)``.
         """
         parts = {
             "reconstruction": img.abs(),
@@ -74,7 +80,7 @@ class ReconstructionWriter(H5Writer):
             "reconstruction_samples": samples,
         }
         images = {}
-        for name, shape in self._shapes.items():
+        for name, (shape, _) in self._datasets.items():
             part = parts[name]
             if part is None or part.shape != shape:
                 found = None if part is None else tuple(part.shape)
@@ -86,8 +92,8 @@ class ReconstructionWriter(H5Writer):
 
     def start(self) -> None:
         """Make the datasets."""
-        for name, shape in self._shapes.items():
-            self.create_slices(name, (self.n_slices, *shape), _DTYPES[name])
+        for name, (shape, dtype) in self._datasets.items():
+            self.create_slices(name, (self.n_slices, *shape), dtype)
 
     def finish(self) -> None:
         """Write the root attributes."""
@@ -96,16 +102,7 @@ class ReconstructionWriter(H5Writer):
 
 
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:
-    """Write images to one file, completely or not at all.
-
-    Args:
-        path: where the file goes.
-        images: complex ``(image, y, x)``, normalised units.
-        attributes: root attributes (prior_sha256, seed, ...).
-
-    Raises:
-        MriAmbientError: it cannot be written.
-    """
+    """Write complex images ``(image, y, x)`` in normalised units, completely or not at all."""
     facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}
     with H5Writer(path) as out:
         out.create_slices("samples", tuple(images.shape), "complex64")
@@ -115,11 +112,7 @@ def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, obj
 
 
 def read_samples(path: Path, index: int) -> Tensor:
-    """Image ``index`` of a file made by :func:`write_samples`, complex64 ``(y, x)``.
-
-    Raises:
-        ScanFormatError: the file cannot be read, or holds no such image.
-    """
+    """Image ``index`` of a file made by :func:`write_samples`, complex64 ``(y, x)``."""
     with open_h5(path) as file:
         dataset = find_dataset(file, path, "samples")
         if dataset.ndim != 3 or not index < dataset.shape[0]:
@@ -128,11 +121,7 @@ def read_samples(path: Path, index: int) -> Tensor:
 
 
 def describe_output(path: Path) -> dict[str, object] | None:
-    """The facts in a file written by ``reconstruct`` or ``sample``; None for other files.
-
-    Raises:
-        ScanFormatError: the file cannot be read.
-    """
+    """The facts in a file written by ``reconstruct`` or ``sample``; None for other files."""
     with open_h5(path, for_text=True) as file:
         attributes = read_attributes(file, path)
         if attributes.get("mri_ambient_format") not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):

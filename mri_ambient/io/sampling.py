@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ScanFormatError, warn
@@ -67,7 +66,7 @@ def find_sampling(
         raise ScanFormatError(f"{path}: kspace holds nothing but zeros")
     _check_slices_agree(path, hit, counts)
     measured = whole_lines(hit)
-    acquired = _acquired(path, measured, padding)
+    acquired = _acquired(path, measured, padding or (0, shape[-1]))
     if given is not None:
         _check_given(path, hit, measured, given & acquired)
         measured = measured & given
@@ -82,18 +81,12 @@ def _non_zero(
     hits = np.zeros((ny, nx), dtype=bool)
     counts = np.zeros((n_slices, nx), dtype=int)
     for index in range(n_slices):
-        _add_slice(read(index).numpy(), hits, counts[index])
+        # NumPy finds zeros ten times faster than torch's complex !=.
+        hit = read(index).numpy().any(axis=0)
+        hits |= hit
+        hit.sum(axis=0, out=counts[index])
+        del hit  # it would fragment the memory that reading the next slice needs
     return torch.from_numpy(hits), torch.from_numpy(counts)
-
-
-def _add_slice(
-    ksp: NDArray[np.complex64], hits: NDArray[np.bool_], counts: NDArray[np.int_]
-) -> None:
-    # NumPy finds zeros ten times faster than torch's complex !=. No array is kept after this call:
-    # it would fragment the memory that reading the next slice needs.
-    hit = ksp.any(axis=0)
-    hits |= hit
-    hit.sum(axis=0, out=counts)
 
 
 def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
@@ -121,21 +114,20 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
         )
 
 
-def _acquired(path: Path, measured: Tensor, padding: tuple[int, int] | None) -> Tensor:
+def _acquired(path: Path, measured: Tensor, padding: tuple[int, int]) -> Tensor:
     """Columns that are acquired according to the header; all if the data contradicts it."""
-    columns = torch.arange(measured.shape[1])
-    if padding is None:
-        return columns >= 0
-    acquired = (columns >= padding[0]) & (columns < padding[1])
+    left, right = padding
+    acquired = torch.zeros(measured.shape[1], dtype=torch.bool)
+    acquired[left:right] = True
     n_outside = int((line_coverage(measured) & ~acquired).sum())
     if n_outside:
         warn(
             "W-HEADER-LIMITS",
-            f"{path}: the header says that only columns {padding[0]} to {padding[1] - 1} are "
-            f"acquired, but {n_outside} others hold data; the header's limits are ignored",
+            f"{path}: the header says that only columns {left} to {right - 1} are acquired, but "
+            f"{n_outside} others hold data; the header's limits are ignored",
             stacklevel=4,
         )
-        return columns >= 0
+        acquired[:] = True
     return acquired
 
 

@@ -1,4 +1,7 @@
-"""What every reader provides: the facts of a scan at once, its slices on demand."""
+"""What every reader provides: the facts of a scan at once, its slices on demand.
+
+:class:`Contents` is what readers look at to recognise their files.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,60 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import NumericalWarning
+from ..errors import NumericalWarning, ScanFormatError
 from ..physics.masks import achieved_acceleration
 from ..runtime.files import file_sha256
 from ..scan import Scan
-from .contents import Contents
+from .hdf5 import open_h5, read_attribute
 from .sampling import Sampling, find_sampling
+
+
+class Contents:
+    """A file that no reader has opened yet; HDF5 is looked into on demand, and once.
+
+    Formats that are not HDF5 are recognised by the name or first bytes of ``path``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def tag(self) -> str:
+        """The root attribute ``mri_ambient_format``; empty if there is none, or no HDF5."""
+        return self._hdf5[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in the root group; none if the file cannot be read as HDF5."""
+        return self._hdf5[1]
+
+    @property
+    def error(self) -> ScanFormatError | None:
+        """Why the file cannot be read as HDF5, or None."""
+        return self._hdf5[2]
+
+    @cached_property
+    def _hdf5(self) -> tuple[str, tuple[str, ...], ScanFormatError | None]:
+        try:
+            with open_h5(self.path, for_text=True) as file:
+                tagged = "mri_ambient_format" in file.attrs
+                tag = str(read_attribute(file, "mri_ambient_format")) if tagged else ""
+                return tag, tuple(sorted(file)), None
+        except ScanFormatError as error:
+            return "", (), error
 
 
 class ScanFile(ABC):
     """A scan of ``len(file)`` slices; ``file[i]`` reads slice ``i`` (or a range) as a Scan.
 
     A new format is a subclass in a file of its own and a line of :data:`~mri_ambient.io.READERS`.
-    The subclass provides
-
-    - ``format``, and ``suffixes`` unless its files end in ``.h5`` or ``.hdf5``;
-    - :meth:`recognises`;
-    - ``__init__(path)``, which sets ``shape`` and ``recon_shape``, and of the other attributes
-      what the file says;
-    - :meth:`read_ksp`.
-
-    Where k-space was sampled is found from the samples unless ``sampling`` is set or overridden.
+    It has ``format``, ``suffixes`` unless its files end in ``.h5`` or ``.hdf5``,
+    :meth:`recognises`, :meth:`read_ksp`, and ``__init__(path)``, which sets ``shape``,
+    ``recon_shape`` and of the other attributes what the file says. Where k-space was sampled is
+    found from the samples unless ``sampling`` is set or overridden.
 
     Attributes:
-        format: name of the file format, as ``mri-ambient info`` prints it.
+        format: its key in :data:`~mri_ambient.io.READERS`.
         suffixes: suffixes of the files that a folder or a glob stands for.
         path: the file; outputs are named by its stem.
         scan_id: stem of the raw file; seeds the random streams.
@@ -81,7 +114,7 @@ class ScanFile(ABC):
 
     @cached_property
     def sampling(self) -> Sampling:
-        """Where k-space was sampled; found in one pass over the slices when first asked for."""
+        """Where k-space was sampled; found in one pass over the slices when first needed."""
         return find_sampling(self.path, self.read_ksp, self.shape)
 
     @cached_property
@@ -108,8 +141,8 @@ class ScanFile(ABC):
     def readout_oversampling(self) -> float:
         """Encoded over final field of view along y; 1.0 if it cannot be removed.
 
-        Only a readout of which every row was sampled can be cropped in the image domain: otherwise
-        the rows alias into each other, or the sampling is not a pattern of lines afterwards.
+        It can be where every row of the readout was sampled: otherwise the rows alias into each
+        other, or the sampling is not a pattern of lines afterwards.
         """
         plane = self.mask[0]
         readout_is_full = bool((plane.all(dim=0) == plane.any(dim=0)).all())
@@ -117,7 +150,7 @@ class ScanFile(ABC):
 
     @property
     def acceleration(self) -> float:
-        """The achieved acceleration."""
+        """Achieved, over the acquired columns."""
         return achieved_acceleration(self.mask, self.acquired)
 
     @property
@@ -149,7 +182,7 @@ class ScanFile(ABC):
 
     def _chosen(self, index: int | slice) -> tuple[int, ...]:
         slices = range(len(self))[index]
-        chosen = tuple(slices) if isinstance(slices, range) else (slices,)
+        chosen = (slices,) if isinstance(slices, int) else tuple(slices)
         if not chosen:
             raise IndexError(f"{self.path}: no slice in {index} of {len(self)}")
         return chosen

@@ -14,15 +14,10 @@ from .scan_file import ScanFile
 
 
 class Undersampled(ScanFile):
-    """A fully sampled file of which only the samples under a drawn mask can be read.
+    """A raw, fully sampled file of which only the samples under a drawn mask can be read.
 
     The mask applies directly after reading: noise, coil compression, maps, scale and reconstruction
-    see an undersampled scan and nothing else.
-
-    Args:
-        full: the fully sampled scan, raw.
-        spec: what mask to draw.
-        seed: with the scan's name, seeds the draw.
+    see an undersampled scan and nothing else. ``seed`` and the scan's name seed the draw.
 
     Raises:
         ConfigError: the scan is prepared, or undersampled already.
@@ -36,8 +31,8 @@ class Undersampled(ScanFile):
             )
         if not full.fully_sampled:
             raise ConfigError(
-                f"{full.path}: a retrospective mask needs a fully sampled scan, but this one is "
-                f"undersampled already (R = {full.acceleration:.2f}); leave out --retrospective"
+                f"{full.path}: undersampled already (R = {full.acceleration:.2f}); a retrospective "
+                "mask needs a fully sampled scan, so leave out --retrospective"
             )
         self._full = full
         for name in (

@@ -14,11 +14,7 @@ STEPS = 2**15 - 1
 
 
 def pack_maps(maps: Tensor) -> Tensor:
-    """Complex maps ``(..., coil, y, x)`` as int16 ``(..., coil, y, x, 2)``: Re and Im.
-
-    Args:
-        maps: at most 1 in magnitude, dimensionless.
-    """
+    """Complex maps ``(..., coil, y, x)`` as int16 ``(..., coil, y, x, 2)``: Re and Im."""
     return (torch.view_as_real(maps) * STEPS).round().to(torch.int16)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -46,12 +46,9 @@ MIN_EXTENT = 1 / 3
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """The mask of one scan and its coils.
+    """The mask ``(1, y, x)`` and acquired columns ``(x,)`` of one scan, both bool.
 
-    Attributes:
-        mask: sampled positions, bool ``(1, y, x)``.
-        acquired: bool ``(x,)``.
-        read_op: reads the coil maps; without it no null-space fraction is computed.
+    ``read_op`` reads its coil maps; without it no null-space fraction is computed.
     """
 
     mask: Tensor
@@ -66,13 +63,10 @@ class Coverage:
     Attributes:
         shape: matrix ``(y, x)``.
         kind: "lines" or "samples".
-        n_scans: scans of this size and kind.
-        n_masks: distinct masks among them.
-        least: share of the scans that sample the least sampled outer line.
-        mean: the same, averaged over outer lines.
+        n_scans, n_masks: scans of this size and kind, and distinct masks among them.
+        least, mean: share of the scans that sample the least sampled outer line, and the average.
         n_regular: scans whose outer lines are equispaced.
-        n_outer: lines outside the calibration block.
-        never: how many of them no scan samples.
+        n_outer, never: lines outside the calibration block; how many of them no scan samples.
         per_line: share of the scans that sample each line, ``x`` numbers; empty for samples.
         predictable: whether M~ shows what M was: few masks occur again and again, or most are
             equispaced, so that a removed line leaves a gap.
@@ -147,34 +141,29 @@ def coverage(scans: Iterable[MaskFacts]) -> list[Coverage]:
 def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], Tensor]:
     """Probability that a scan samples a position, estimated over a data set, by size and kind.
 
-    A share of few scans is coarse. It is shrunk towards the mean over all outer positions, which
-    counts as :data:`PRIOR_SCANS` more scans; shares of single samples are first averaged over their
-    neighbourhood.
-
-    Returns:
-        Real ``(1, 1, x)`` for masks of lines, ``(1, y, x)`` for 2-D masks.
+    ``(1, 1, x)`` for masks of lines, ``(1, y, x)`` for 2-D masks. A share of few scans is coarse:
+    it is shrunk towards the mean over all outer positions, which counts as :data:`PRIOR_SCANS` more
+    scans; shares of single samples are first averaged over their neighbourhood.
     """
     return {key: group.density(key[1]) for key, group in _groups(scans).items()}
 
 
-def null_space_fraction(op: SenseOp, *, n_iter: int = 30) -> float:
+def null_space_fraction(op: SenseOp) -> float:
     """Share of an image that measurements do not determine: 0 if all of it is determined.
+
+    ``op`` has the mask of all supervised samples.
 
     The mean over the eigenvalues v of ``A^H A`` in the support of the coils of w / (v + w) with w =
     :data:`WEAK_EIGENVALUE`, which is 1 where v = 0 and nearly 0 where v is larger than w. It is
     estimated with one random image z as z^H (A^H A + w)^-1 w z / z^H z (Hutchinson 1990,
     doi:10.1080/03610919008812866).
-
-    Args:
-        op: coils, with the mask of all supervised samples, ``(..., coil, y, x)``.
-        n_iter: conjugate gradient iterations.
     """
     support = op.support
     if not bool(support.any()):
         return 0.0
     parts = torch.randn((*support.shape, 2), generator=rng_for(0, "open share"))
     z = torch.view_as_complex(parts).to(op.maps.device) * support
-    x = conjugate_gradient(lambda v: op.normal(v) + WEAK_EIGENVALUE * v, z, n_iter=n_iter)
+    x = conjugate_gradient(lambda v: op.normal(v) + WEAK_EIGENVALUE * v, z, n_iter=30)
     inner = torch.vdot(z.flatten(), x.flatten()).real
     return float(WEAK_EIGENVALUE * inner / z.abs().square().sum())
 
@@ -185,14 +174,11 @@ def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
 
 
 def is_equispaced(mask: Tensor) -> bool:
-    """Whether a mask of lines is equispaced outside its calibration block."""
-    return is_line_mask(mask) and _are_equispaced(line_coverage(outer_samples(mask)))
-
-
-def _are_equispaced(outer: Tensor) -> bool:
-    """Whether the lines on both sides of the centre are equispaced, at least two apart."""
-    lines = outer.nonzero()[:, 0].double()
-    centre = len(outer) // 2
+    """Whether a mask is lines that are equispaced, at least two apart, beside the calibration."""
+    if not is_line_mask(mask):
+        return False
+    lines = line_coverage(outer_samples(mask)).nonzero()[:, 0].double()
+    centre = mask.shape[-1] // 2
     steps = []
     for side in (lines[lines < centre], lines[lines >= centre]):
         if len(side) < 3:
@@ -225,19 +211,16 @@ class _Group:
         self.n_regular = 0
         # Per line or sample: how many scans sample it, whether any has it in its calibration block,
         # whether any acquires it. Per sample: whether any scan samples it.
-        self.hits: Tensor = torch.zeros(())
-        self.calib: Tensor = torch.zeros((), dtype=torch.bool)
-        self.acquired: Tensor = torch.zeros((), dtype=torch.bool)
-        self.ever: Tensor = torch.zeros((), dtype=torch.bool)
+        self.hits = torch.zeros(())
+        self.calib = self.acquired = self.ever = torch.zeros((), dtype=torch.bool)
 
     def add(self, scan: MaskFacts, kind: str) -> None:
-        outer = outer_samples(scan.mask)
-        sampled, calib = scan.mask[0], (scan.mask & ~outer)[0]
+        sampled, calib = scan.mask[0], (scan.mask & ~outer_samples(scan.mask))[0]
         acquired = scan.acquired.expand_as(sampled)
         self.ever = self.ever | sampled
         if kind == "lines":
             sampled, calib, acquired = (line_coverage(x) for x in (sampled, calib, acquired))
-            self.n_regular += _are_equispaced(line_coverage(outer))
+            self.n_regular += is_equispaced(scan.mask)
         self.masks[sampled.numpy().tobytes()] += 1
         self.hits = self.hits + sampled
         self.calib, self.acquired = self.calib | calib, self.acquired | acquired
@@ -262,7 +245,9 @@ class _Group:
             wanted = wanted & extent
         outer = share[wanted]
         least, mean = (float(outer.min()), float(outer.mean())) if outer.numel() else (1.0, 1.0)
-        found = Coverage(
+        never = int((outer == 0).sum())
+        gaps = tuple(self.gaps(kind, never)) if mean < 1 else ()
+        return Coverage(
             shape=shape,
             kind=kind,
             n_scans=len(self.scans),
@@ -271,13 +256,11 @@ class _Group:
             mean=mean,
             n_regular=self.n_regular,
             n_outer=outer.numel(),
-            never=int((outer == 0).sum()),
+            never=never,
             per_line=tuple(share.tolist()) if kind == "lines" else (),
             predictable=self.are_predictable,
-        )
-        gaps = tuple(self.gaps(kind, found.never)) if mean < 1 else ()
-        return replace(
-            found, gaps=gaps, null_space_fraction=self.fraction(extent) if gaps else None
+            gaps=gaps,
+            null_space_fraction=self.fraction(extent) if gaps else None,
         )
 
     @property
@@ -310,11 +293,11 @@ class _Group:
         """Largest null-space fraction of some of the scans, relative to ``extent``."""
         fractions = []
         for scan in self.scans[:: max(1, len(self.scans) // N_PROBED)][:N_PROBED]:
-            try:
-                op = None if scan.read_op is None else scan.read_op()
-            except ScanFormatError:  # reported when the scan itself is read
+            if scan.read_op is None:
                 continue
-            if op is None:
+            try:
+                op = scan.read_op()
+            except ScanFormatError:  # reported when the scan itself is read
                 continue
             supervised = scan.mask if self.are_predictable else self.ever
             within = extent & scan.acquired
@@ -333,13 +316,12 @@ def _extent(ever: Tensor, kind: str) -> Tensor:
     if kind == "lines":
         extent = ever.any(dim=-1, keepdim=True).expand_as(ever)
     else:
-        hull = convex_hull_image(ever.numpy())  # type: ignore[no-untyped-call]
-        extent = torch.from_numpy(hull)
+        extent = torch.from_numpy(convex_hull_image(ever.numpy()))  # type: ignore[no-untyped-call]
     return extent if float(extent.double().mean()) >= MIN_EXTENT else torch.ones_like(extent)
 
 
-def _smoothed(share: Tensor, outer: Tensor, width: int = 7) -> Tensor:
-    """The mean over the outer positions of a square around each of them, others unchanged."""
+def _smoothed(share: Tensor, outer: Tensor) -> Tensor:
+    """The mean over the outer positions of 7 x 7 around each of them, others unchanged."""
     planes = torch.stack([share * outer, outer.double()])[:, None]
-    sums = avg_pool2d(planes, width, stride=1, padding=width // 2)[:, 0]
+    sums = avg_pool2d(planes, 7, stride=1, padding=3)[:, 0]
     return torch.where(outer, sums[0] / sums[1].clamp(min=1e-12), share)

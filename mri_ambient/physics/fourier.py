@@ -46,8 +46,7 @@ def _turn(turns: Tensor, n: int) -> Tensor:
 def decentre(img: Tensor) -> Tensor:
     """An image ``(..., y, x)`` times the phase with which uncentred FFTs replace centred ones.
 
-    ``fft2c(x)`` is a unit phase times ``fft2(decentre(x))``. In transform, diagonal in k-space,
-    inverse transform, this phase cancels: the normal operator needs no shift.
+    ``fft2c(x)`` is a unit phase times ``fft2(decentre(x))``, which cancels in the normal operator.
     """
     before, _ = _phases((img.shape[-2], img.shape[-1]), img.device, img.dtype)
     return img * before
@@ -93,48 +92,30 @@ def reverse(x: Tensor, dim: int) -> Tensor:
 
 
 def center_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Cut the centre of the last two axes.
-
-    Args:
-        x: image or k-space, ``(..., y, x)``.
-        shape: size to keep, in pixels. Odd and even sizes keep pixel ``n // 2`` in the middle.
-
-    Raises:
-        ValueError: ``shape`` is larger than ``x``.
-    """
+    """The centre of an image or k-space ``(..., y, x)``; pixel ``n // 2`` stays in the middle."""
     (ny, nx), (cy, cx) = x.shape[-2:], shape
-    if cy > ny or cx > nx:
-        raise ValueError(f"cannot crop {(ny, nx)} to the larger {shape}")
-    top, left = ny // 2 - cy // 2, nx // 2 - cx // 2
-    return x[..., top : top + cy, left : left + cx]
+    return _window(x, shape, ny // 2 - cy // 2, nx // 2 - cx // 2)
 
 
 def image_crop(img: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Cut the middle of images ``(..., y, x)`` as fastMRI does for its targets.
+    """The middle of images ``(..., y, x)`` as fastMRI cuts its targets.
 
     A border of odd total width is thinner at the start, whereas :func:`center_crop`, which keeps
     pixel ``n // 2`` in the middle, starts one pixel later.
-
-    Raises:
-        ValueError: ``shape`` is larger than ``img``.
     """
     (ny, nx), (cy, cx) = img.shape[-2:], shape
+    return _window(img, shape, (ny - cy) // 2, (nx - cx) // 2)
+
+
+def _window(x: Tensor, shape: tuple[int, int], top: int, left: int) -> Tensor:
+    (ny, nx), (cy, cx) = x.shape[-2:], shape
     if cy > ny or cx > nx:
         raise ValueError(f"cannot crop {(ny, nx)} to the larger {shape}")
-    top, left = (ny - cy) // 2, (nx - cx) // 2
-    return img[..., top : top + cy, left : left + cx]
+    return x[..., top : top + cy, left : left + cx]
 
 
 def center_pad(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Surround the last two axes with zeros; the inverse of :func:`center_crop`.
-
-    Args:
-        x: image or k-space, ``(..., y, x)``.
-        shape: size to reach, in pixels.
-
-    Raises:
-        ValueError: ``shape`` is smaller than ``x``.
-    """
+    """Surround an image or k-space ``(..., y, x)`` with zeros; inverse of :func:`center_crop`."""
     (ny, nx), (py, px) = x.shape[-2:], shape
     if py < ny or px < nx:
         raise ValueError(f"cannot pad {(ny, nx)} to the smaller {shape}")

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
+from .fourier import center_crop
 
 MAX_CALIB = 24
 """Largest side of the calibration block, in k-space samples."""
@@ -42,9 +43,7 @@ class MaskSpec:
         if self.kind not in MASKS:
             raise ConfigError(f"mask type {self.kind!r} is unknown; choose from {', '.join(MASKS)}")
         if not 1 <= self.acceleration < math.inf:
-            raise ConfigError(
-                f"acceleration must be at least 1 and finite, got {self.acceleration}"
-            )
+            raise ConfigError(f"acceleration is {self.acceleration}, wanted at least 1 and finite")
         if self.calib < 0:
             raise ConfigError(f"calibration lines must not be negative, got {self.calib}")
 
@@ -53,28 +52,22 @@ class MaskSpec:
     ) -> Tensor:
         """One mask ``(1, y, x)`` for a k-space of ``shape``.
 
-        Args:
-            shape: k-space size ``(y, x)``.
-            rng: random stream.
-            acquired: bool ``(x,)``, the columns a scanner would acquire; all by default.
+        ``acquired``, bool ``(x,)``, are the columns a scanner would acquire; all by default.
 
         Raises:
             ConfigError: the acceleration cannot be reached with this calibration block.
         """
-        ny, nx = shape
         if acquired is None:
-            acquired = torch.ones(nx, dtype=torch.bool)
-        if self.acceleration == 1:
-            return acquired.expand(1, ny, nx).clone()
-        return MASKS[self.kind](shape, self, acquired, rng)
+            acquired = torch.ones(shape[-1], dtype=torch.bool)
+        draw = MASKS[self.kind]
+        drawn = acquired if self.acceleration == 1 else draw(shape, self, acquired, rng)
+        return drawn.expand(1, *shape).clone()
 
 
 def _centre(n: int, calib: int) -> Tensor:
     """The ``calib`` positions around k = 0 of an axis, bool ``(n,)``."""
-    first = n // 2 - calib // 2
-    centre = torch.zeros(n, dtype=torch.bool)
-    centre[max(first, 0) : first + calib] = True
-    return centre
+    offset = torch.arange(n) - (n // 2 - calib // 2)
+    return (offset >= 0) & (offset < calib)
 
 
 def _n_wanted(spec: MaskSpec, acquired: Tensor, calib: Tensor, what: str) -> int:
@@ -97,26 +90,20 @@ def _calibration_lines(spec: MaskSpec, acquired: Tensor) -> tuple[Tensor, int]:
     return calib, _n_wanted(spec, acquired, calib, "lines")
 
 
-def _as_lines(lines: Tensor, shape: tuple[int, int]) -> Tensor:
-    return lines.expand(1, *shape).clone()
-
-
-def _weighted_lines(
-    shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator, density: Tensor
-) -> Tensor:
-    """Calibration lines plus outer lines drawn without replacement by ``density``."""
+def _weighted_lines(spec: MaskSpec, acquired: Tensor, rng: Generator, density: Tensor) -> Tensor:
+    """Calibration lines plus outer lines drawn without replacement by ``density``, ``(x,)``."""
     calib, n_lines = _calibration_lines(spec, acquired)
     lines = calib.clone()
     n_outer = n_lines - int(calib.sum())
     if n_outer > 0:
         weight = torch.where(acquired & ~calib, density, 0.0)
         lines[torch.multinomial(weight, n_outer, replacement=False, generator=rng)] = True
-    return _as_lines(lines, shape)
+    return lines
 
 
 def random_mask(shape: tuple[int, int], spec: MaskSpec, acquired: Tensor, rng: Generator) -> Tensor:
-    """Outer lines drawn uniformly: every one has the same chance."""
-    return _weighted_lines(shape, spec, acquired, rng, torch.ones(shape[-1]))
+    """Outer lines drawn uniformly."""
+    return _weighted_lines(spec, acquired, rng, torch.ones(shape[-1]))
 
 
 def gaussian_mask(
@@ -124,9 +111,8 @@ def gaussian_mask(
 ) -> Tensor:
     """Outer lines drawn with a Gaussian density, standard deviation a quarter of the width."""
     x = torch.arange(shape[-1]) - shape[-1] // 2
-    return _weighted_lines(
-        shape, spec, acquired, rng, torch.exp(-0.5 * (4 * x / shape[-1]).square())
-    )
+    density = torch.exp(-0.5 * (4 * x / shape[-1]).square())
+    return _weighted_lines(spec, acquired, rng, density)
 
 
 def equispaced_mask(
@@ -148,7 +134,7 @@ def equispaced_mask(
 
     step = min(range(1, n_acquired + 1), key=error)
     offset = int(torch.randint(step, (), generator=rng))
-    return _as_lines(lines(step, offset), shape)
+    return lines(step, offset)
 
 
 def poisson_mask(
@@ -176,11 +162,10 @@ def poisson_mask(
         # The number varies by less than 1 % from draw to draw.
         lowest = math.ceil(10.1 * int(plane.sum()) / n_samples) / 10
         raise ConfigError(
-            f"acceleration {spec.acceleration:g} needs {n_wanted} samples, but those of a Poisson "
-            f"disc keep a distance and only {n_samples} fit into {ny}x{nx}; use an acceleration of "
-            f"at least {lowest:g} or random lines"
+            f"acceleration {spec.acceleration:g} needs {n_wanted} samples, but a Poisson disc "
+            f"of {ny}x{nx} has {n_samples}; use at least {lowest:g}, or random lines"
         )
-    return disc[None]
+    return disc
 
 
 def _distance_from_square(shape: tuple[int, int], calib: int, acquired: Tensor) -> Tensor:
@@ -196,6 +181,7 @@ MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor
     "gaussian": gaussian_mask,
     "poisson": poisson_mask,
 }
+"""How lines ``(x,)`` or samples ``(y, x)`` are drawn: ``draw(shape, spec, acquired, rng)``."""
 
 
 def is_line_mask(mask: Tensor) -> bool:
@@ -223,39 +209,33 @@ def whole_lines(hit: Tensor) -> Tensor:
 
 
 def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float:
-    """R: acquired over sampled positions.
+    """R: acquired over sampled positions; ``acquired`` is bool ``(x,)``, all columns by default.
 
-    ``acquired`` is bool ``(x,)``; all columns by default. Rows that no line of a line mask holds
-    (partial echo) were never acquired.
+    Rows that no line of a line mask holds (partial echo) were never acquired.
     """
     n_sampled = int(mask.sum())
     if n_sampled == 0:
         raise ValueError("the mask samples nothing")
     n_columns = mask.shape[-1] if acquired is None else int(acquired.sum())
-    n_rows = mask[..., 0].numel()
-    if is_line_mask(mask):
-        n_rows = int(mask.any(dim=-1).sum())
+    n_rows = int(mask.any(dim=-1).sum()) if is_line_mask(mask) else mask[..., 0].numel()
     return n_rows * n_columns / n_sampled
 
 
 def calibration_block(mask: Tensor, limit: int = MAX_CALIB) -> tuple[int, int]:
     """Sides ``(y, x)`` of the largest centred, fully sampled rectangle, each at most ``limit``.
 
-    Centred as :func:`~mri_ambient.physics.fourier.center_crop` cuts it. ``(0, 0)`` where even k = 0
-    was not sampled.
+    Centred as :func:`~mri_ambient.physics.fourier.center_crop` cuts it; ``(0, 0)`` without k = 0.
     """
     ny, nx = mask.shape[-2:]
     plane = mask.reshape(-1, ny, nx).all(dim=0)
+    # Columns in the order in which a growing rectangle reaches them: 0, -1, 1, -2, ... from k = 0.
+    steps = torch.arange(1, min(limit, nx) + 1)
+    columns = nx // 2 + torch.where(steps % 2 == 0, -(steps // 2), steps // 2)
     best = (0, 0)
     for height in range(1, min(limit, ny) + 1):
         top = ny // 2 - height // 2
-        full = plane[top : top + height].all(dim=0)
-        width = 0
-        while width < min(limit, nx):
-            left = nx // 2 - (width + 1) // 2
-            if not full[left : left + width + 1].all():
-                break
-            width += 1
+        full = plane[top : top + height, columns].all(dim=0)
+        width = int(full.cumprod(dim=0).sum())
         if height * width >= best[0] * best[1] and width:
             best = (height, width)
     return best
@@ -267,49 +247,24 @@ def outer_samples(mask: Tensor) -> Tensor:
     These may be removed by :func:`subsample_further`; calibration data are always kept.
     """
     height, width = calibration_block(mask)
-    ny, nx = mask.shape[-2:]
     outer = mask.clone()
-    top, left = ny // 2 - height // 2, nx // 2 - width // 2
-    rows = slice(None) if is_line_mask(mask) else slice(top, top + height)
-    outer[..., rows, left : left + width] = False
+    center_crop(outer, (mask.shape[-2] if is_line_mask(mask) else height, width)).fill_(False)
     return outer
 
 
 def subsample_further(mask: Tensor, fraction: float, rng: Generator) -> Tensor:
     """Remove a random share of the sampled outer lines (of a 2-D mask: outer samples).
 
-    Args:
-        mask: bool ``(1, y, x)``.
-        fraction: share to remove, 0 to 1. The number of lines is rounded; a positive share removes
-            at least one.
-        rng: random stream.
-
-    Returns:
-        A mask whose samples all lie in ``mask``, calibration kept.
-
-    Raises:
-        ValueError: ``fraction`` is not a share.
+    The number to remove is rounded; a share above 0 removes at least one.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"the share of lines to remove must be from 0 to 1, got {fraction}")
-    n_outer = int(_outer_pool(mask).sum())
-    n_remove = round(fraction * n_outer)
-    if fraction > 0 and n_outer:
-        n_remove = max(n_remove, 1)
-    return _without(mask, n_remove, rng)
+    n_remove = round(fraction * int(_outer_pool(mask).sum()))
+    return _without(mask, max(n_remove, 1) if fraction > 0 else 0, rng)
 
 
 def hold_out_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
-    """Remove random sampled outer lines (of a 2-D mask: as many samples as so many lines hold).
-
-    Args:
-        mask: bool ``(1, y, x)``.
-        n_lines: how many.
-        rng: random stream.
-
-    Raises:
-        ConfigError: fewer than one, or more than half of the outer lines or samples.
-    """
+    """Remove random sampled outer lines, at most half (of a 2-D mask: as many samples)."""
     if n_lines < 1:
         raise ConfigError(f"at least one line must be held out, got {n_lines}")
     n_outer = int(_outer_pool(mask).sum())
@@ -354,11 +309,9 @@ def training_fraction(mask: Tensor, acquired: Tensor | None = None) -> float:
 
 
 def sampling_density(mask: Tensor, acquired: Tensor | None = None) -> Tensor:
-    """Probability that a mask like this one samples a position, estimated from this mask alone.
+    """Probability ``(1, y, x)`` that a mask samples a position, estimated from this mask alone.
 
-    Returns:
-        ``(1, y, x)``: 1 in the calibration block (or lines), the share of sampled positions
-        elsewhere, 0 in columns that are never acquired.
+    1 in the calibration, the share of sampled positions elsewhere, 0 in columns never acquired.
     """
     if acquired is None:
         acquired = torch.ones(mask.shape[-1], dtype=torch.bool)

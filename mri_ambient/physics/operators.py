@@ -75,16 +75,13 @@ class SenseOp(LinearOperator):
 
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
         if maps.ndim < 3 or not maps.is_complex():
-            raise ValueError(
-                f"maps must be complex (..., coil, y, x), got {maps.dtype} {tuple(maps.shape)}"
-            )
+            found = f"{maps.dtype} {tuple(maps.shape)}"
+            raise ValueError(f"maps must be complex (..., coil, y, x), got {found}")
         if mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool, got {mask.dtype}")
         wanted = (*maps.shape[:-3], 1, *maps.shape[-2:])
-        if mask.ndim < 2 or any(
-            have not in (1, want)
-            for have, want in zip(reversed(mask.shape), reversed(wanted), strict=False)
-        ):
+        pairs = zip(reversed(mask.shape), reversed(wanted), strict=False)
+        if mask.ndim < 2 or any(have not in (1, want) for have, want in pairs):
             raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to {wanted}")
         self.maps, self.mask = maps, mask
         self.ishape, self.oshape = tuple(maps.shape[-2:]), tuple(maps.shape[-3:])
@@ -98,10 +95,9 @@ class SenseOp(LinearOperator):
         return self.combine(torch.where(self.mask, y, 0))
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A^H A x`` with a single pair of Fourier transforms and no shifts.
+        """``A^H A x`` with a single pair of transforms and no shifts; differentiable in ``x``.
 
-        If whole lines are sampled, the transforms along y cancel and are left out. Differentiable
-        in ``x``, not in the maps.
+        If whole lines are sampled, the transforms along y cancel and are left out.
         """
         return _normal(x, self._decentred_maps, self._weight, self._transformed_axes)
 

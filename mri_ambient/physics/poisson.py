@@ -29,22 +29,16 @@ sampled and belong to it."""
 SURPLUS = 0.01
 """The search for the slope stops at this share of excess samples, which are removed at random."""
 
-SEARCH_STEPS = 30
-"""Most steps of a search; 3 to 7 are usual."""
-
 
 def poisson_disc(
     radius: Tensor, order: Tensor, spacing: tuple[float, float] = (1.0, 1.0)
 ) -> Tensor:
-    """Samples of which none lies within the radius of an earlier one.
+    """Flat indices of samples of which none lies within the radius of an earlier one, in order.
 
     Args:
         radius: minimum distance of later samples from each position, positive, ``(y, x)``.
         order: flat indices of the positions to visit, at least one; the others stay empty.
         spacing: distance of neighbours along y and x, in the unit of ``radius``.
-
-    Returns:
-        Flat indices of the samples, in the order they were taken.
     """
     visited = radius.double().flatten()[order]
     margins = tuple(int(float(visited.max()) / step) for step in spacing)
@@ -83,17 +77,14 @@ def variable_density_disc(
     rng: Generator,
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
-    """``n_samples`` samples whose minimum distance grows with ``distance``.
+    """At most ``n_samples`` samples whose minimum distance grows with ``distance``, ``(y, x)``.
 
     Args:
         candidates: positions that may be sampled, bool ``(y, x)``.
         distance: d(k), relative distance from the calibration region, ``(y, x)``.
-        n_samples: how many samples are wanted.
+        n_samples: how many samples are wanted; even the densest disc may have fewer.
         rng: random stream.
         spacing: distance of neighbours along y and x; 1 along the finer axis.
-
-    Returns:
-        Bool ``(y, x)``; fewer samples than wanted where even the densest disc has fewer.
     """
     order = candidates.flatten().nonzero()[:, 0]
     order = order[torch.randperm(len(order), generator=rng)]
@@ -112,7 +103,7 @@ def variable_density_disc(
 
     steepest = max(distance.shape) / 4
     if n_samples and len(order) and error(0.0) < 0 < error(steepest):
-        brentq(error, 0.0, steepest, maxiter=SEARCH_STEPS, disp=False)
+        brentq(error, 0.0, steepest, maxiter=30, disp=False)  # 3 to 7 steps are usual
     enough = [disc for disc in drawn.values() if len(disc) >= n_samples] or list(drawn.values())
     best = min(enough, key=len, default=order[:0])
     kept = best[torch.randperm(len(best), generator=rng)[:n_samples]]

@@ -27,22 +27,19 @@ def conjugate_gradient(
         n_iter: iterations.
         x0: starting point, zero by default.
         dims: the axes of one item's vector.
-
-    Returns:
-        The approximate solution, shaped like ``b``.
     """
     x = torch.zeros_like(b) if x0 is None else x0
     r = b if x0 is None else b - normal(x0)
     p = r
-    rs = _norm2(r, dims)
-    rounding = (4 * torch.finfo(b.dtype).eps) ** 2 * torch.maximum(_norm2(b, dims), rs)
+    rs = _inner(r, r, dims)
+    rounding = (4 * torch.finfo(b.dtype).eps) ** 2 * torch.maximum(_inner(b, b, dims), rs)
     for _ in range(n_iter):
         unsolved = rs > rounding
         Ap = normal(p)
         alpha = _ratio(rs, _inner(p, Ap, dims), unsolved)
         x = x + alpha * p
         r = r - alpha * Ap
-        rs_next = _norm2(r, dims)
+        rs_next = _inner(r, r, dims)
         p = r + _ratio(rs_next, rs, unsolved) * p
         rs = rs_next
     return x
@@ -51,10 +48,6 @@ def conjugate_gradient(
 def _inner(a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Re<a, b> per item; <x, normal(x)> is real because the map is Hermitian."""
     return (a.conj() * b).real.sum(dim=dims, keepdim=True)
-
-
-def _norm2(a: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return _inner(a, a, dims)
 
 
 def _ratio(a: Tensor, b: Tensor, unsolved: Tensor) -> Tensor:

@@ -16,30 +16,21 @@ from torch import Tensor
 
 
 def rss_weight(maps: Tensor, coil_transform: Tensor | None) -> Tensor:
-    """Root sum of squares of the measured coils' sensitivities, from those of the virtual coils.
+    """Root sum of squares of the measured coils' sensitivities, ``(..., y, x)``; 0 off the support.
 
-    ``img.abs() * scale * rss_weight(maps, coil_transform)`` is an RSS image in the units of the
-    file.
+    ``img.abs() * scale * rss_weight(maps, coil_transform)`` is an RSS image in the file's units.
 
     Args:
         maps: sensitivities of the virtual coils, complex ``(..., virtual coil, y, x)``.
         coil_transform: all of ``W``, complex ``(coil, coil)``; its first rows gave the virtual
             coils. None if coils were neither whitened nor compressed.
-
-    Returns:
-        Real ``(..., y, x)``, zero outside the support.
-
-    Raises:
-        ValueError: there are more virtual coils than ``coil_transform`` has rows.
     """
     if coil_transform is None:
         return maps.abs().square().sum(dim=-3).sqrt()
     n_virtual, n_coils = maps.shape[-3], coil_transform.shape[-2]
     if coil_transform.shape[-1] != n_coils or n_virtual > n_coils:
-        raise ValueError(
-            f"{n_virtual} virtual coils need a square coil transform of at least that size, "
-            f"got {tuple(coil_transform.shape)}"
-        )
+        found = tuple(coil_transform.shape)
+        raise ValueError(f"coil transform is {found}, wanted a square for {n_virtual} coils")
     inverse = torch.linalg.inv(coil_transform.to(torch.complex128))[:, :n_virtual]
     # |E S|^2 = S^H (E^H E) S: a small Gram matrix instead of an image of every measured coil.
     gram = (inverse.mH @ inverse).to(maps.device, maps.dtype)

@@ -23,9 +23,7 @@ AXES = (-2, -1)
 
 
 def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
-    """The proximal map of ``threshold * ||W x||_1``.
-
-    Coefficients of all levels lose ``threshold`` of their magnitude and keep their phase.
+    """The proximal map of ``threshold * ||W x||_1``: all levels are shrunk, phases kept.
 
     Args:
         img: complex ``(b, y, x)``; odd sizes are padded with a zero, as in sigpy.
@@ -35,10 +33,9 @@ def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
     ny, nx = img.shape[-2:]
     even = (ny + ny % 2, nx + nx % 2)
     level = pywt.dwtn_max_level(even, wavelet)
-    padded = center_pad(img, even)
     plain = img.device.type == "cpu" and not img.requires_grad
     shrink = shrink_by_pywt if plain else shrink_by_ptwt
-    shrunk = shrink(padded, threshold[:, None, None], wavelet, level)
+    shrunk = shrink(center_pad(img, even), threshold[:, None, None], wavelet, level)
     return center_crop(shrunk, (ny, nx))
 
 

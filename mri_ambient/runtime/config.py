@@ -13,11 +13,7 @@ from .files import atomic_path
 
 
 def parse_option(name: str, text: str, default: object) -> object:
-    """``text`` as a value of the type of ``default``; None stands for an integer or a float.
-
-    Raises:
-        ConfigError: the text is no such value.
-    """
+    """``text`` as a value of the type of ``default`` (None: a number), or ConfigError."""
     try:
         if isinstance(default, bool):
             return {"true": True, "false": False}[text.lower()]

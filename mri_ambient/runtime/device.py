@@ -105,18 +105,16 @@ def pick_device(name: str = "auto") -> torch.device:
         if isinstance(error, RuntimeError) and out_of_memory(error):
             return device  # it exists; what needs memory on it will raise
         reason = str(error).splitlines()[0]
-        raise DeviceError(
-            f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda[:i]"
-        ) from error
+        wanted = "choose auto, cpu or cuda[:i]"
+        raise DeviceError(f"device {name!r} cannot be used ({reason}); {wanted}") from error
     return device
 
 
 def check_precision(precision: str) -> None:
     """Raise ConfigError if it is not one of :data:`PRECISIONS`."""
     if precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}"
-        )
+        known = ", ".join(PRECISIONS)
+        raise ConfigError(f"precision {precision!r} is unknown; choose from {known}")
 
 
 def bf16_on(precision: str, device: torch.device) -> bool:
@@ -145,8 +143,7 @@ def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
         return None
     reason = str(error).splitlines()[0]
     return DeviceError(
-        f"device {str(device)!r} was lost ({reason}); what is finished is kept: run the same "
-        "command again"
+        f"device {str(device)!r} was lost ({reason}); run the same command again to go on"
     )
 
 
@@ -166,10 +163,8 @@ def device_errors(device: torch.device | str) -> Iterator[None]:
         if out_of_memory(error):
             raise torch.OutOfMemoryError(str(error)) from error
         if type(error).__module__.startswith(COMPILER):
-            raise DeviceError(
-                f"the networks cannot be compiled ({str(error).splitlines()[0]}); leave "
-                "--compile out"
-            ) from error
+            reason = str(error).splitlines()[0]
+            raise DeviceError(f"networks cannot be compiled ({reason}); omit --compile") from error
         if device_error := lost(error, device):
             raise device_error from error
         raise

@@ -24,8 +24,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name in the same folder, renamed to ``path`` when the block ends without error.
 
     An error or Ctrl-C removes the temporary file and leaves an existing ``path`` unchanged. The
-    temporary name is hidden and keeps the suffixes, because some writers depend on them. Missing
-    folders are created.
+    temporary name keeps the suffixes, on which some writers depend. Missing folders are created.
 
     Raises:
         MriAmbientError: the file cannot be written (disk full, read-only folder, ...).
@@ -48,11 +47,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Create an output folder and its parents, unless it exists.
-
-    Raises:
-        ConfigError: it cannot be created (a file of this name exists, no permission, ...).
-    """
+    """Create an output folder and its parents, unless it exists."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,11 +57,7 @@ def make_folder(path: Path) -> None:
 
 
 def require_space(path: Path, n_bytes: int) -> None:
-    """Check that the disk has room for a file before it is written.
-
-    Raises:
-        MriAmbientError: fewer than ``n_bytes`` are free.
-    """
+    """Raise MriAmbientError unless the disk has ``n_bytes`` free for a file."""
     free = shutil.disk_usage(path.parent).free
     if n_bytes > free:
         raise MriAmbientError(
@@ -76,11 +67,7 @@ def require_space(path: Path, n_bytes: int) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """The sha256 of a file, 64 hex digits.
-
-    Raises:
-        ScanFormatError: the file cannot be read.
-    """
+    """The sha256 of a file, 64 hex digits."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -91,20 +78,12 @@ def file_sha256(path: str | Path) -> str:
 
 
 def json_text(content: object, *, indent: int | None = None) -> str:
-    """JSON of plain values, tensors, arrays, paths and containers of them; NaN and Inf become null.
-
-    Raises:
-        TypeError: the content has a value of another type.
-    """
+    """JSON of plain values, tensors, arrays, paths and containers; NaN and Inf become null."""
     return json.dumps(_jsonable(content), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write readable JSON (see :func:`json_text`), completely or not at all.
-
-    Raises:
-        MriAmbientError: the file cannot be written.
-    """
+    """Write readable JSON (see :func:`json_text`), completely or not at all."""
     text = json_text(content, indent=2)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

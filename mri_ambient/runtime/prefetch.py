@@ -14,12 +14,9 @@ T = TypeVar("T")
 
 
 def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:
-    """The same items; a thread reads each one while the item before it is in use.
+    """The same items, none None; a thread reads each one while the item before it is in use.
 
     An error is raised in place of its item. Close the generator if not all items are wanted.
-
-    Args:
-        items: none of them is None.
     """
     iterator = iter(items)
     with ThreadPoolExecutor(max_workers=1) as thread:
@@ -30,16 +27,10 @@ def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:
 
 
 class BatchReader(Iterator[T]):
-    """Batches from a given number on: one is read ahead by a thread, more by worker processes.
+    """Batches ``batches[first]``, ...: one is read ahead by a thread, more by worker processes.
 
-    Args:
-        batches: batch n is ``batches[n]``.
-        first: number of the first batch.
-        workers: processes that read and decode; with 0 the thread does.
-        pinned: return batches in page-locked memory, for a GPU.
-
-    Attributes:
-        waited: seconds spent waiting for batches.
+    With no ``workers`` the thread reads and decodes; ``pinned`` batches are in page-locked memory,
+    for a GPU. :attr:`waited` counts the seconds spent waiting for batches.
     """
 
     def __init__(self, batches: Dataset[T], first: int, *, workers: int, pinned: bool) -> None:

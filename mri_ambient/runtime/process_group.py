@@ -44,23 +44,19 @@ class ProcessGroup:
         return self.rank == 0
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """The result of ``make`` in process 0, sent to all processes; only process 0 calls it.
-
-        Raises:
-            MriAmbientError: in all processes, if ``make`` raised it in process 0.
-        """
+        """The result of ``make`` in process 0, or its MriAmbientError, sent to all processes."""
         if self.size == 1:
             return make()
-        message: list[Any] = [None, None]
+        message: list[Any] = [None]
         if self.is_first:
             try:
-                message = [make(), None]
+                message = [make()]
             except MriAmbientError as error:
-                message = [None, error]
+                message = [error]
         with _lost_process_reported():
             distributed.broadcast_object_list(message, src=0)
-        if message[1] is not None:
-            raise message[1]
+        if isinstance(message[0], MriAmbientError):
+            raise message[0]
         result: T = message[0]
         return result
 
@@ -80,24 +76,17 @@ class ProcessGroup:
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         with _lost_process_reported():
             distributed.all_reduce(flat)
-        first = 0
-        for tensor in tensors:
-            tensor.copy_(flat[first : first + tensor.numel()].view_as(tensor))
-            first += tensor.numel()
+        parts = flat.split_with_sizes([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 @contextmanager
 def _lost_process_reported() -> Iterator[None]:
-    """Turn an error of the communication into one line.
-
-    Raises:
-        MriAmbientError: another process of the job has ended.
-    """
     try:
         yield
     except RuntimeError as error:
         raise MriAmbientError(
             f"another process of the job has ended ({str(error).splitlines()[0]:.100}); see its "
-            "own message. Run the same command again, with any number of processes: the run "
-            "continues from its last checkpoint"
+            "own message, and run the same command again to continue from the last checkpoint"
         ) from error
