@@ -117,11 +117,11 @@ class TestWarnings:
 
     def test_those_of_finished_slices_are_reported_again(self, make_volume, tmp_path):
         """Whether or not they are shown again."""
-        volume = make_volume(Dds(n_steps=2, sigma_max=1e-3), small_prior())
+        method, prior = Dds(n_steps=2, sigma_max=1e-3), small_prior()
         with warns("W-FIRST-LEVEL", "W-RESIDUAL"):
-            whole = report_of(volume, SliceStore(tmp_path / "a", {}))
+            whole = report_of(make_volume(method, prior), SliceStore(tmp_path / "a", {}))
         with warns("W-RESIDUAL"):
-            again = report_of(volume, SliceStore(tmp_path / "a", {}))
+            again = report_of(make_volume(method, prior), SliceStore(tmp_path / "a", {}))
         assert again["warnings"] == whole["warnings"]
 
     def test_a_failure_comes_after_its_warnings(self, make_volume):
