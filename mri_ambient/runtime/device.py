@@ -163,7 +163,7 @@ def device_errors(device: torch.device | str) -> Iterator[None]:
         if out_of_memory(error):
             raise torch.OutOfMemoryError(str(error)) from error
         if type(error).__module__.startswith(COMPILER):
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:150]
             raise DeviceError(f"networks cannot be compiled ({reason}); omit --compile") from error
         if device_error := lost(error, device):
             raise device_error from error

@@ -1,36 +1,49 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mri_ambient.data_prep import SimulateConfig, simulate
-from mri_ambient.io import ScanFile, open_scan
-from mri_ambient.methods import Method
+from mri_ambient.errors import NumericalWarning
+from mri_ambient.io import ArrayFile, ScanFile, open_scan
+from mri_ambient.methods import CgSense, Method
 from mri_ambient.priors.prior import DenoiserSource
 from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.recon.volume import Volume
 from mri_ambient.runtime.device import Runtime
+from mri_ambient.scan import Scan
 
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six slices of a phantom, so small that one set of coil maps is not always enough."""
+    """Six slices of a phantom, undersampled; its small slices have warnings about coil maps."""
     config = SimulateConfig(size=(24, 24), coils=3, acceleration=2.0, calib=8, slices=6, noise=0.02)
     (path,) = simulate("phantom", tmp_path_factory.mktemp("raw"), config, count=1)
     return path
 
 
+@pytest.fixture(scope="session")
+def prepared(phantom: Path) -> Scan:
+    """The same, prepared: without further warnings of the preparation."""
+    file = open_scan(phantom)
+    volume = Volume(file, file, ResolvedRecipe(CgSense()), Runtime("cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericalWarning)
+        return volume.preparation.apply(file[:])
+
+
 @pytest.fixture
-def file(phantom: Path) -> ScanFile:
-    return open_scan(phantom)
+def file(prepared: Scan) -> ScanFile:
+    return ArrayFile(prepared)
 
 
 @pytest.fixture
 def make_volume(file: ScanFile) -> Callable[..., Volume]:
-    """The phantom with a method, its prior, and more of the recipe; on the CPU, by default two
-    images at once."""
+    """The prepared phantom with a method, a prior and more of the recipe; on the CPU, by default
+    two images at once."""
 
     def make(
         method: Method,

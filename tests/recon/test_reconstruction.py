@@ -1,0 +1,133 @@
+"""A reconstruction in memory is what the command writes; it saves, draws and shows itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from helpers import small_prior
+
+from mri_ambient.errors import OutputExistsError
+from mri_ambient.io import ArrayFile
+from mri_ambient.methods import CgSense, Dds
+from mri_ambient.recon.pipeline import reconstruct_to_folder
+from mri_ambient.recon.reconstruction import Reconstruction, stored_settings
+from mri_ambient.recon.recipe import Checks
+from mri_ambient.recon.slice_store import SliceStore
+from mri_ambient.recon.volume import Volume, reconstruct_volume
+from mri_ambient.runtime.device import Runtime
+
+pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+
+
+@pytest.fixture
+def volume(make_volume) -> Volume:
+    """Two samples a slice, kept."""
+    return make_volume(
+        Dds(n_steps=2), small_prior("conditioned", card={"sha256": "ab"}), n_samples=2,
+        keep_samples=True, checks=Checks(flags=True), runtime=Runtime("cpu", batch_size=12),
+    )  # fmt: skip
+
+
+def in_memory(volume: Volume) -> Reconstruction:
+    store = SliceStore(keep_samples=volume.recipe.keep_samples)
+    report = reconstruct_volume(volume, store)
+    return Reconstruction.from_store(store, report, volume.file.voxel_mm)
+
+
+@pytest.fixture
+def rec(volume) -> Reconstruction:
+    return in_memory(volume)
+
+
+def test_arrays_have_documented_kinds_and_shapes(rec, file):
+    shape = (6, *file.recon_shape)
+    assert (rec.complex.shape, rec.complex.dtype) == (shape, np.complex64)
+    assert (rec.magnitude.shape, rec.magnitude.dtype) == (shape, np.float32)
+    assert (rec.std.shape, rec.std.dtype) == (shape, np.float32)
+    assert (rec.samples.shape, rec.samples.dtype) == ((6, 2, *shape[1:]), np.complex64)
+    np.testing.assert_allclose(rec.samples.mean(axis=1), rec.complex, rtol=1e-4, atol=1e-9)
+    spread = np.abs(rec.samples).std(axis=1, ddof=1)
+    np.testing.assert_allclose(spread, rec.std, rtol=1e-3, atol=1e-9)
+    assert rec.voxel_mm == file.voxel_mm and rec.scan_id == file.scan_id
+    assert [check["slice"] for check in rec.checks] == list(range(6))
+    assert rec.warnings == rec.report["warnings"]
+    assert rec.metrics is None  # undersampled
+
+
+def test_a_single_image_has_neither_std_nor_samples(make_volume):
+    rec = in_memory(make_volume(CgSense()))
+    assert rec.std is None and rec.samples is None
+    assert rec.complex.shape[0] == 6
+
+
+def test_saving_writes_what_the_command_writes(volume, rec, tmp_path):
+    path = rec.save(tmp_path / "saved")
+    reconstruct_to_folder(replace(volume), tmp_path / "command")
+    assert path.name == volume.file.path.name
+    ours, theirs = (tmp_path / name / path.name for name in ("saved", "command"))
+    with h5py.File(ours) as a, h5py.File(theirs) as b:
+        assert sorted(a) == sorted(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name][()], b[name][()])
+        assert set(a.attrs) == set(b.attrs) >= {"std_factor", "samples_are", "n_samples"}
+        for name in a.attrs:
+            np.testing.assert_array_equal(a.attrs[name], b.attrs[name])
+    reports = [json.loads(p.with_suffix(".json").read_text()) for p in (ours, theirs)]
+    for report in reports:
+        report["provenance"].pop("seconds")
+    assert reports[0] == reports[1]
+    assert stored_settings(ours) == volume.settings == reports[0]["settings"]
+
+
+def test_a_file_that_is_there_is_replaced_on_request_only(rec, tmp_path):
+    path = rec.save(tmp_path)
+    with pytest.raises(OutputExistsError, match=path.name):
+        rec.save(tmp_path)
+    assert rec.save(tmp_path, overwrite=True) == path
+    path.write_bytes(b"raw data of somebody")
+    with pytest.raises(OutputExistsError):
+        rec.save(tmp_path, overwrite=True)
+    assert path.read_bytes() == b"raw data of somebody"
+    with pytest.raises(OutputExistsError):
+        stored_settings(path)
+
+
+def test_it_draws_its_slices(rec):
+    figure = rec.plot()
+    shown = [axis for axis in figure.axes if axis.images]
+    assert len(shown) == 12  # six slices and their standard deviations
+    assert "dds" in figure.get_suptitle() and "R = 2.00" in figure.get_suptitle()
+
+
+def test_it_shows_itself_in_a_notebook(rec):
+    """Picture and warnings; their text cannot break the page."""
+    entry = {"code": "W-RESIDUAL", "text": "<b>2 & 3</b>"}
+    page = replace(rec, report=rec.report | {"warnings": [entry]})._repr_html_()
+    assert page.startswith('<img src="data:image/png;base64,')
+    assert "W-RESIDUAL: &lt;b&gt;2 &amp; 3&lt;/b&gt;" in page
+
+
+def test_outputs_are_named_after_the_stem_of_the_input(rec, tmp_path):
+    other = replace(rec, report=rec.report | {"input": "a.b.mrd"})
+    assert other.save(tmp_path) == tmp_path / "a.b.h5"
+    assert Path(SimpleNamespace(name="a.b.json").name).stem == (tmp_path / "a.b.h5").stem
+
+
+def test_slices_of_a_scan_in_memory_count_from_zero(prepared, make_volume):
+    """Whatever slices of a volume it holds."""
+    part = replace(
+        prepared, ksp=prepared.ksp[2:4], maps=prepared.maps[2:4], slices=prepared.slices[2:4]
+    )
+    volume = make_volume(CgSense())
+    file = ArrayFile(part)
+    rec = in_memory(Volume(file, file, volume.recipe, volume.runtime))
+    whole = in_memory(volume)
+    assert [check["slice"] for check in rec.checks] == [0, 1]
+    scale = np.abs(whole.complex[2:4]).max()
+    np.testing.assert_allclose(rec.complex / scale, whole.complex[2:4] / scale, atol=1e-4)
