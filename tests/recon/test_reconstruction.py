@@ -16,8 +16,8 @@ from mri_ambient.errors import OutputExistsError
 from mri_ambient.io import ArrayFile
 from mri_ambient.methods import CgSense, Dds
 from mri_ambient.recon.pipeline import reconstruct_to_folder
-from mri_ambient.recon.reconstruction import Reconstruction, stored_settings
 from mri_ambient.recon.recipe import Checks
+from mri_ambient.recon.reconstruction import Reconstruction, stored_settings
 from mri_ambient.recon.slice_store import SliceStore
 from mri_ambient.recon.volume import Volume, reconstruct_volume
 from mri_ambient.runtime.device import Runtime
