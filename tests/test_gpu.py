@@ -1,8 +1,8 @@
-"""What runs on a GPU gives what it gives on a CPU; skipped where there is no GPU."""
+"""Results of a GPU are those of a CPU; skipped without one (test_second_device.py always runs)."""
 
 from __future__ import annotations
 
-from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,18 +12,18 @@ from memory_scan import simulated_scan
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation, prepare, simulate
 from mri_ambient.io import PreparedFile
-from mri_ambient.methods import SAMPLERS
-from mri_ambient.methods.baselines import BASELINES
-from mri_ambient.methods.presets import with_options
+from mri_ambient.methods import METHODS
 from mri_ambient.priors.checkpoint import load_prior
-from mri_ambient.recon.engine import Options, reconstruct
+from mri_ambient.recon.engine import Engine
+from mri_ambient.recon.recipe import ResolvedRecipe
+from mri_ambient.runtime.device import Runtime
 from mri_ambient.training.config import TrainConfig
 from mri_ambient.training.loop import train
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
-    pytest.mark.filterwarnings("ignore:.*(masks|sampled):UserWarning"),
+    pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning"),
 ]
 
 SCAN = SimulateConfig(size=(48, 40), coils=4, acceleration=2.0, calib=12, noise=0.01)
@@ -41,32 +41,32 @@ def test_maps_are_those_of_the_cpu():
     assert int(both.sum()) > 0.99 * int((here.maps != 0).any(dim=1).sum())
 
 
-@pytest.mark.parametrize("methods", [SAMPLERS, BASELINES], ids=["samplers", "baselines"])
-def test_every_method_gives_the_image_of_the_cpu(methods, monkeypatch):
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_the_image_of_the_cpu(name, monkeypatch):
     file, _ = simulated_scan("head", SCAN)
     scan = plan_preparation(file).apply(file[0])
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    start = small_prior("conditioned", tau=0.1)
-    for name, method in methods.items():
-        many = hasattr(method, "n_steps")
-        images = []
-        for device in ("cpu", "cuda"):
-            prior = deepcopy(start)  # which is moved where it is wanted
-            chosen = with_options(method, {"n_steps": 10} if many else {})
-            options = Options(n_samples=1, device=device, precision="fp32")
-            images.append(reconstruct(scan, chosen, prior, options).img)
-        error = (images[0] - images[1]).norm() / images[0].norm()
-        assert float(error) < (1e-2 if many else 1e-3), name
+    method = METHODS[name]()
+    many = method.n_steps > 1
+    method = replace(method, n_steps=10) if many else method
+    images = []
+    for device in ("cpu", "cuda"):
+        prior = small_prior("conditioned", tau=0.1) if method.needs_prior else None
+        engine = Engine(ResolvedRecipe(method, prior), Runtime(device, "fp32"))
+        images.append(engine([scan])[0].img)
+    error = (images[0] - images[1]).norm() / images[0].norm()
+    assert float(error) < (1e-2 if many else 1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_training_goes_on_where_it_was_and_its_prior_loads(precision, tmp_path: Path):
+def test_training_resumes_and_its_prior_loads(precision, tmp_path: Path):
     raw = simulate("phantom", tmp_path / "raw", SCAN, count=10)
     prepare(raw, tmp_path / "prepared", device="cuda")
     assert PreparedFile(next((tmp_path / "prepared").glob("*.h5"))).noise_std > 0
     config = TrainConfig(batch_size=4, check_every=40, save_every=40, precision=precision)
     for images in (40, 80):
-        train(tmp_path / "prepared", tmp_path / "run", config, images=images, device="cuda")
+        train(tmp_path / "prepared", tmp_path / "run", config, images=images,
+              runtime=Runtime("cuda"))  # fmt: skip
     prior = load_prior(tmp_path / "run")
     assert prior.facts.card["images_seen"] == 80
     assert all(bool(tensor.isfinite().all()) for tensor in prior.net.state_dict().values())

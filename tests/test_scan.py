@@ -48,24 +48,26 @@ def test_a_scan_is_frozen():
 def test_nothing_may_hide_where_nothing_was_sampled(value):
     ksp = make_scan().ksp.clone()
     ksp[1, 2, 3, 4] = value
-    with pytest.raises(ValueError, match="ksp is not zero where mask is False"):
+    with pytest.raises(ValueError):
         make_scan(ksp=ksp)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "values"),
     [
-        ({"ksp": torch.zeros(2, 3, 4, 6)}, r"ksp must be complex .* torch.float32 \(2, 3, 4, 6\)"),
-        ({"ksp": torch.zeros(3, 4, 6) + 0j}, r"ksp must be complex \(slice, coil, y, x\)"),
-        ({"mask": torch.ones(1, 4, 5) > 0}, r"mask must be bool \(1, 4, 6\), got .* \(1, 4, 5\)"),
-        ({"mask": torch.ones(1, 4, 6)}, r"mask must be bool \(1, 4, 6\), got torch.float32"),
-        ({"slices": (0,)}, "1 slice indices for 2 slices"),
-        ({"maps": torch.zeros(2, 2, 4, 6) + 0j}, r"maps \(2, 2, 4, 6\) do not match ksp"),
+        ({"ksp": torch.zeros(2, 3, 4, 6)}, ["torch.float32"]),
+        ({"ksp": torch.zeros(3, 4, 6) + 0j}, ["(3, 4, 6)"]),
+        ({"mask": torch.ones(1, 4, 5) > 0}, ["(1, 4, 6)", "(1, 4, 5)"]),
+        ({"mask": torch.ones(1, 4, 6)}, ["torch.float32"]),
+        ({"slices": (0,)}, ["1", "2"]),
+        ({"maps": torch.zeros(2, 2, 4, 6) + 0j}, ["(2, 2, 4, 6)", "(2, 3, 4, 6)"]),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_does_not_fit_is_refused(changes, values):
+    with pytest.raises(ValueError) as caught:
         make_scan(**changes)
+    (name,) = changes
+    assert all(value in str(caught.value) for value in (name.rstrip("s"), *values))
 
 
 def array(*shape: int) -> np.ndarray:

@@ -94,23 +94,24 @@ class TestCrop:
 
 
 @pytest.mark.parametrize(
-    ("target", "reconstruction", "message"),
+    ("target", "reconstruction", "values"),
     [
-        (np.ones((2, 8, 8)), np.ones((3, 8, 8)), r"is \(3, 8, 8\) and the reference \(2, 8, 8\)"),
-        (np.ones((2, 8, 8)), np.ones((2, 8, 7)), r"are 8x7 pixels, smaller than the 8x8 centre"),
-        (np.ones((2, 8, 9)), np.ones((2, 9, 9)), r"is \(2, 9, 9\) and the reference \(2, 8, 9\)"),
-        (np.ones((2, 6, 6)), np.ones((2, 6, 6)), r"6x6 pixels .* must be at least 7"),
-        (np.ones((2, 20, 6)), np.ones((2, 20, 6)), r"6x6 pixels .* must be at least 7"),
-        (np.ones((8, 8)), np.ones((8, 8)), r"the reference has shape \(8, 8\)"),
-        (np.ones((0, 8, 8)), np.ones((0, 8, 8)), r"\(0, 8, 8\); a volume is .* not empty"),
-        (np.zeros((2, 8, 8)), np.ones((2, 8, 8)), r"maximum 0, so there is nothing to compare"),
-        (np.ones((2, 8, 8)), np.ones((2, 8, 8)) * 1j, r"reconstruction is complex128; take its"),
-        (np.ones((2, 8, 8)), np.full((2, 8, 8), np.nan), r"128 values that are not finite"),
+        (np.ones((2, 8, 8)), np.ones((3, 8, 8)), ["(3, 8, 8)", "(2, 8, 8)"]),
+        (np.ones((2, 8, 8)), np.ones((2, 8, 7)), ["8x7", "8x8"]),
+        (np.ones((2, 8, 9)), np.ones((2, 9, 9)), ["(2, 9, 9)", "(2, 8, 9)"]),
+        (np.ones((2, 6, 6)), np.ones((2, 6, 6)), ["6x6", "7"]),
+        (np.ones((2, 20, 6)), np.ones((2, 20, 6)), ["6x6", "7"]),
+        (np.ones((8, 8)), np.ones((8, 8)), ["reference", "(8, 8)"]),
+        (np.ones((0, 8, 8)), np.ones((0, 8, 8)), ["(0, 8, 8)"]),
+        (np.zeros((2, 8, 8)), np.ones((2, 8, 8)), ["reference", "maximum 0"]),
+        (np.ones((2, 8, 8)), np.ones((2, 8, 8)) * 1j, ["reconstruction", "complex128"]),
+        (np.ones((2, 8, 8)), np.full((2, 8, 8), np.nan), ["reconstruction", "128"]),
     ],
 )
-def test_what_cannot_be_scored_is_refused(target, reconstruction, message):
-    with pytest.raises(ScanFormatError, match=message):
+def test_what_cannot_be_scored_is_refused(target, reconstruction, values):
+    with pytest.raises(ScanFormatError) as caught:
         evaluate_volume(reconstruction, target)
+    assert all(value in str(caught.value) for value in values)
 
 
 def test_integers_are_magnitudes_too():

@@ -6,7 +6,9 @@ import h5py
 import numpy as np
 import pytest
 from helpers import small_prior
+from memory_scan import simulated_scan
 
+from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
 from mri_ambient.io import ArrayFile, Undersampled, open_scan
 from mri_ambient.methods import Aos, CgSense, Dds
@@ -60,11 +62,7 @@ class TestSources:
 
 
 class TestRetrospective:
-    def test_a_mask_is_drawn_by_seed_and_scan(self, prepared, tmp_path):
-        from memory_scan import simulated_scan
-
-        from mri_ambient.data_prep import SimulateConfig
-
+    def test_a_mask_is_drawn_by_seed_and_scan(self):
         full, _ = simulated_scan("head", SimulateConfig(size=(48, 40), coils=4, full=True))
         mask = MaskSpec("random", 2.0, 16)
         masks = [

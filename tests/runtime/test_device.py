@@ -1,12 +1,23 @@
-"""Which device is taken, and what is said where it cannot be."""
+"""Which device, precision and batches are taken, and what the errors of a device become."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from mri_ambient.errors import DeviceError
-from mri_ambient.runtime.device import pick_device
+from mri_ambient.errors import ConfigError, DeviceError
+from mri_ambient.runtime.device import (
+    CPU_PIXELS,
+    GPU_PIXELS,
+    Runtime,
+    describe_device,
+    device_errors,
+    lost,
+    out_of_memory,
+    pick_device,
+)
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def raising(error):
@@ -16,26 +27,109 @@ def raising(error):
     return zeros
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        AssertionError("Torch not compiled with CUDA enabled"),
-        RuntimeError("No CUDA GPUs are available"),
-        RuntimeError("CUDA error: invalid device ordinal\nCUDA kernel errors might be"),
-    ],
-)
-def test_a_device_that_is_not_there_is_refused(error, monkeypatch):
-    monkeypatch.setattr(torch, "zeros", raising(error))
-    with pytest.raises(DeviceError, match=r"'cuda:3' cannot be used.*choose auto") as told:
-        pick_device("cuda:3")
-    assert str(error).splitlines()[0] in str(told.value)
+class TestDevice:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            AssertionError("Torch not compiled with CUDA enabled"),
+            RuntimeError("No CUDA GPUs are available"),
+            RuntimeError("CUDA error: invalid device ordinal\nCUDA kernel errors might be"),
+        ],
+    )
+    def test_a_device_that_is_not_there_is_refused(self, error, monkeypatch):
+        monkeypatch.setattr(torch, "zeros", raising(error))
+        with pytest.raises(DeviceError) as caught:
+            pick_device("cuda:3")
+        assert "cuda:3" in str(caught.value)
+        assert str(error).splitlines()[0] in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "error",
+        [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")],
+    )
+    def test_a_device_that_is_full_is_taken(self, error, monkeypatch):
+        """Another process may hold its memory: what needs some later falls back or raises."""
+        monkeypatch.setattr(torch, "zeros", raising(error))
+        assert pick_device("cuda:3") == torch.device("cuda:3")
+
+    @pytest.mark.parametrize(("there", "device"), [(True, CUDA), (False, CPU)])
+    def test_auto_is_a_gpu_where_there_is_one(self, there, device, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+        assert pick_device() == Runtime().torch_device == device
+
+    @pytest.mark.parametrize("name", ["tpu", "mps", "cuda:x", ""])
+    def test_other_names_are_refused(self, name):
+        with pytest.raises(ConfigError):
+            pick_device(name)
+
+    def test_a_device_is_described(self):
+        assert str(torch.get_num_threads()) in describe_device(CPU)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")],
-)
-def test_a_device_that_is_full_is_taken(error, monkeypatch):
-    """Another process may hold its memory: what needs room there has a way out, or says so."""
-    monkeypatch.setattr(torch, "zeros", raising(error))
-    assert pick_device("cuda:3") == torch.device("cuda:3")
+class TestRuntime:
+    def test_values_that_cannot_be_are_refused(self):
+        for options in ({"batch_size": 0}, {"precision": "fp16"}, {"device": "tpu"}):
+            with pytest.raises(ConfigError):
+                Runtime(**{"device": "cpu", **options})
+
+    @pytest.mark.parametrize(
+        ("precision", "device", "bf16"),
+        [
+            ("auto", CPU, False), ("auto", CUDA, True), ("fp32", CUDA, False),
+            ("bf16", CPU, True),
+        ],
+    )  # fmt: skip
+    def test_auto_precision_is_bf16_on_a_gpu(self, precision, device, bf16):
+        assert Runtime(device, precision).bf16 == bf16
+
+    def test_batches_hold_a_number_of_pixels_unless_their_size_is_given(self):
+        assert Runtime("cpu").images_at_once((64, 64)) == CPU_PIXELS // 4096
+        assert Runtime("cpu").images_at_once((640, 640)) == 1
+        assert Runtime(CUDA).images_at_once((640, 640)) == GPU_PIXELS // 640**2
+        assert Runtime("cpu", batch_size=7).images_at_once((640, 640)) == 7
+
+    def test_the_cpu_takes_one_image_at_a_time_and_does_not_compile(self):
+        gpu = Runtime(CUDA, "bf16", batch_size=9, cpu_fallback=True, compile=True)
+        assert gpu.can_fall_back and not Runtime(CUDA).can_fall_back
+        cpu = gpu.on_cpu()
+        assert (cpu.torch_device, cpu.batch_size, cpu.compile) == (CPU, 1, False)
+        assert cpu.precision == "bf16" and not cpu.can_fall_back
+
+
+class CompilerError(RuntimeError):
+    __module__ = "torch._dynamo.exc"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("error", "becomes"),
+        [
+            (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+            (RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError),
+            (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), torch.OutOfMemoryError),
+            (RuntimeError("CUDA error: unspecified launch failure"), DeviceError),
+            (CompilerError("backend='x' raised:\nno compiler here"), DeviceError),
+            (RuntimeError("sizes differ"), RuntimeError),
+            (ValueError("CUDA error"), ValueError),
+        ],
+    )
+    def test_failures_of_a_device_have_their_class(self, error, becomes):
+        with pytest.raises(becomes) as caught, device_errors("cuda"):
+            raise error
+        assert type(caught.value) is becomes
+        assert str(error).splitlines()[-1] in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("words", "is_lost"),
+        [
+            ("CUDA error: unspecified launch failure", True),
+            ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
+            ("cuFFT error: CUFFT_EXEC_FAILED", True),
+            ("sizes differ", False),
+        ],
+    )
+    def test_a_device_is_lost_whichever_library_says_so(self, words, is_lost):
+        error = lost(RuntimeError(words), "cuda:1")
+        assert (error is not None) == is_lost
+        assert not is_lost or ("cuda:1" in str(error) and words in str(error))
+        assert not out_of_memory(RuntimeError(words))
