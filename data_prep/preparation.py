@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, warn
-from ..io import PreparedFile, ScanFile
+from ..io import ArrayFile, PreparedFile, ScanFile
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop
 from ..physics.masks import calibration_block
@@ -252,7 +252,7 @@ def plan_preparation(
         NumericalWarning: the :attr:`Preparation.warnings`.
     """
     config = config or PrepConfig()
-    if isinstance(file, PreparedFile):
+    if isinstance(file, PreparedFile | ArrayFile) and file.prepared:
         return _prepared_already(file, config)
     with _errors_of(file.path):
         first = FirstPass(file, config)
@@ -368,7 +368,7 @@ class FirstPass:
         return scale
 
 
-def _prepared_already(file: PreparedFile, config: PrepConfig) -> Preparation:
+def _prepared_already(file: PreparedFile | ArrayFile, config: PrepConfig) -> Preparation:
     """The preparation of a prepared file, whose coils are white and virtual already."""
     if config != PrepConfig():
         raise ConfigError(

@@ -31,6 +31,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -331,6 +332,7 @@ class Side:
         folder: where its outputs go.
         seconds: time of every part.
         failed: command lines that ended with another exit code than 0.
+        stopped: whether to begin no other command.
     """
 
     name: str
@@ -338,6 +340,7 @@ class Side:
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    stopped: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -358,6 +361,8 @@ class Side:
         """Run command lines one after another."""
         draw_pictures(self.folder / "pictures")
         for command in todo:
+            if self.stopped:
+                return
             began = time.monotonic()
             done = self._python("-m", "mri_ambient.cli.app", *command.args)
             seconds = time.monotonic() - began
@@ -379,6 +384,19 @@ class Side:
             capture_output=True,
             text=True,
         )
+
+
+def run_both(sides: list[Side], todo: list[Command]) -> None:
+    """Run both sides at once; whoever stops the script stops both after their present command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as politely as Ctrl-C
+    with ThreadPoolExecutor(2) as both:
+        running = [both.submit(side.run, todo) for side in sides]
+        try:
+            for one in running:
+                one.result()
+        finally:
+            for side in sides:
+                side.stopped = True
 
 
 def complaint(text: str) -> str:
@@ -735,8 +753,7 @@ def main() -> None:
             (where / name).mkdir(parents=True)
             sides.append(Side(name, tree_of(source, room / name, stack), where / name))
             sides[-1].check_tree()
-        with ThreadPoolExecutor(2) as both:
-            list(both.map(lambda side: side.run(todo), sides))
+        run_both(sides, todo)
         old, new = sides
         verdicts = [judge(name, old, new) for name in outputs(old.folder)]
         right = tell_all(verdicts, old, new)

@@ -9,7 +9,7 @@ Inside ``SecondDevice()``, ``DEVICE`` holds tensors whose values lie in the CPU'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch

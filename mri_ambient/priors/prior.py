@@ -107,7 +107,7 @@ class DenoiserSource(Protocol):
 
 
 SCALE_RULE = "calibration-rss-p99"
-"""How scans are normalised before any prior sees them (docs/conventions.md)."""
+"""How scans are normalised before any prior sees them (docs/reference/conventions.md)."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def measure_coverage(items: Sequence[Item]) -> list[Coverage]:
 def coverage_figures(groups: Sequence[Coverage]) -> list[dict[str, Any]]:
     """Coverage for the card; the share of every single line is left to the manifest of prep."""
     return [
-        {key: value for key, value in asdict(group).items() if key != "per_line"}
+        {key: value for key, value in group.as_dict().items() if key != "per_line"}
         for group in groups
     ]
 

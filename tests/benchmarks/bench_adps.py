@@ -27,9 +27,11 @@ from mri_ambient.methods.baselines import ZeroFilled
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.weights import default_prior
-from mri_ambient.recon.engine import Options, reconstruct
-from mri_ambient.recon.pipeline import reconstruct_raw
+from mri_ambient.recon.engine import Engine
+from mri_ambient.recon.pipeline import reconstruct
+from mri_ambient.recon.recipe import Recipe
 from mri_ambient.rng import rng_for
+from mri_ambient.runtime.device import Runtime
 
 STEP_SIZES = (0.125, 0.25, 0.5, 0.75, 1.0)
 NOISE = (0.003, 0.008, 0.02)
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     prior = load_prior(args.prior or default_prior())
-    grid, one = STEP_SIZES, Options(n_samples=1)
+    grid, runtime = STEP_SIZES, Runtime("cpu")
     if args.quick:
         args.count, args.steps, grid = 1, 3, STEP_SIZES[2:3]
 
@@ -71,9 +73,8 @@ def main() -> None:
         cases = simulate(args.images, args.count, Path(folder))
         methods = [ZeroFilled(), Aos(), *(Adps(args.steps, step_size=step) for step in grid)]
         for method in methods[:3] if args.quick else methods:
-            scores = [
-                case.psnr(reconstruct(case.scan, method, prior, one).img[0]) for case in cases
-            ]
+            engine = Engine(Recipe(method, prior=prior, n_samples=1).resolve(), runtime)
+            scores = [case.psnr(engine([case.scan])[0].img[0]) for case in cases]
             row = {
                 "benchmark": "adps",
                 "method": method.name,
@@ -87,10 +88,9 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         if args.scan is not None:
             for method in (ZeroFilled(), Aos(), Adps(args.steps)):
-                report = reconstruct_raw(
-                    args.scan, Path(folder) / method.name, method=method, prior=prior,
-                    retrospective=MaskSpec("random", 4.0, 20), options=one,
-                )  # fmt: skip
+                mask = MaskSpec("random", 4.0, 20)
+                recipe = Recipe(method, prior=prior, n_samples=1, retrospective=mask)
+                report = reconstruct(args.scan, recipe, runtime).report
                 scores = {
                     key: round(report[which]["psnr"], 3)
                     for key, which in (("psnr_rss", "metrics"), ("psnr_sense", "metrics_sense"))

@@ -80,14 +80,14 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
         import sigpy
         import sigpy.mri
 
-    from mri_ambient.recon.memory import bytes_per_image, images_at_once
-
     from mri_ambient.data_prep import espirit_maps
     from mri_ambient.methods.baselines import CgSense, L1Wavelet
     from mri_ambient.physics.masks import MaskSpec
     from mri_ambient.physics.operators import SenseOp
     from mri_ambient.physics.wavelets import shrink_by_ptwt, shrink_by_pywt
     from mri_ambient.rng import complex_normal, rng_for
+    from mri_ambient.runtime.device import Runtime
+    from mri_ambient.scan import Batch
 
     torch.set_num_threads(args.threads)
     n, device = args.size, args.device
@@ -108,17 +108,14 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
     plain, S = ksp.numpy(), maps.numpy()
 
     # As many slices at once as `reconstruct` takes: on a CPU of this size one.
-    at_once = images_at_once(bytes_per_image(None, (n, n), args.coils), (n, n), there.maps.device)
+    at_once = Runtime(there.maps.device).images_at_once((n, n))
     chunks = [slice(i, i + at_once) for i in range(0, args.slices, at_once)]
-    ops = [SenseOp(there.maps[rows], there.mask[rows]) for rows in chunks]
+    batch = Batch.of_measurement(there, ksp_there, noise_std)
+    batches = [batch[rows] for rows in chunks]
 
     def ours(method: CgSense | L1Wavelet) -> Callable[[], np.ndarray]:
         def work() -> np.ndarray:
-            images = [
-                method(part, ksp_there[rows], noise_std=noise_std[rows])
-                for part, rows in zip(ops, chunks, strict=True)
-            ]
-            return torch.cat(images).cpu().numpy()
+            return torch.cat([method(None, part, []) for part in batches]).cpu().numpy()
 
         return work
 

@@ -31,10 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mri_ambient.data_prep.shards import MANIFEST
 from tune_baselines import Case, case_of
 
-from mri_ambient.data_prep import SimulateConfig, prepare, simulate
+from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.methods import Aos, CgSense, Dds, L1Wavelet, Method, Sampler, ZeroFilled
 from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Ssdu, Supervised

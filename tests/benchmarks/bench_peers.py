@@ -41,8 +41,10 @@ from mri_ambient.methods import Adps, Aos, Dds, Sampler
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import DenoiseFn, Prior
 from mri_ambient.priors.weights import default_prior
-from mri_ambient.recon.engine import Options, reconstruct
+from mri_ambient.recon.engine import Engine
+from mri_ambient.recon.recipe import Recipe
 from mri_ambient.rng import rng_for
+from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Batch
 
 DIFFPIR_LAMBDA = (0.5, 2.0, 7.0, 30.0)
@@ -178,8 +180,9 @@ Method = Callable[[Case], Tensor]
 
 def ours(prior: Prior, method: Sampler) -> Method:
     """One of our samplers, as users get it."""
-    options = Options(n_samples=1, seed=SEED)
-    return lambda case: reconstruct(case.scan, method, prior, options).img[0]
+    recipe = Recipe(method, prior=prior, n_samples=1, seed=SEED)
+    engine = Engine(recipe.resolve(), Runtime("cpu"))
+    return lambda case: engine([case.scan])[0].img[0]
 
 
 def peers(deepinv: Any, prior: Prior, n_steps: int) -> dict[str, tuple[int, Method]]:

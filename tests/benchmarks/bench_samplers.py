@@ -27,19 +27,17 @@ import torch
 from bench_adps import simulate
 from tune_baselines import Case
 
-from mri_ambient.methods import Adps, Aos, Dds, Msm, Pula, Sampler
-from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.methods.presets import is_sampler, is_stochastic
+from mri_ambient.methods import Adps, Aos, CgSense, Dds, L1Wavelet, Method, Msm, Pula, ZeroFilled
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
-from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import default_prior
-from mri_ambient.recon.engine import Options, reconstruct, to_file_units
+from mri_ambient.recon.engine import Engine, to_file_units
 from mri_ambient.recon.metrics import volume_metrics
-from mri_ambient.recon.pipeline import reconstruct_raw
-from mri_ambient.runtime.device import pick_device
+from mri_ambient.recon.pipeline import reconstruct
+from mri_ambient.recon.recipe import Recipe
+from mri_ambient.runtime.device import Runtime
 
-METHODS: dict[str, Sampler | Baseline] = {
+METHODS: dict[str, Method] = {
     "zero-filled": ZeroFilled(),
     "cg-sense": CgSense(),
     "l1-wavelet": L1Wavelet(),
@@ -66,14 +64,12 @@ REAL = ((2.0, 20), (4.0, 20), (8.0, 12))
 """Rates and calibration lines of the masks of the real scan."""
 
 
-def judge(
-    cases: list[Case], method: Sampler | Baseline, prior: Prior | None, options: Options
-) -> dict[str, float]:
+def judge(cases: list[Case], recipe: Recipe, runtime: Runtime) -> dict[str, float]:
     """Means over the cases."""
-    rows = []
+    engine, rows = Engine(recipe.resolve(), runtime), []
     for case in cases:
         started = time.perf_counter()
-        result = reconstruct(case.scan, method, prior, options)
+        (result,) = engine([case.scan])
         row = {"seconds": time.perf_counter() - started, "psnr": case.psnr(result.img[0])}
         ours = to_file_units(result.img.abs(), case.scan)
         row["ssim"] = volume_metrics(case.truth[None].numpy(), ours.numpy())["ssim"]
@@ -89,21 +85,15 @@ def judge(
     return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
 
 
-def judge_real(
-    args: argparse.Namespace, method: Sampler | Baseline, prior: Prior | None, options: Options
-) -> dict[str, float]:
+def judge_real(args: argparse.Namespace, recipe: Recipe, runtime: Runtime) -> dict[str, float]:
     """PSNR on the real scan, mean and worst over mask seeds."""
     found = {}
     for rate, calib in REAL:
         scores = []
         for seed in range(args.seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                report = reconstruct_raw(
-                    args.scan, folder, method=method, prior=prior,
-                    retrospective=MaskSpec(args.mask_type, rate, calib),
-                    options=replace(options, seed=seed),
-                )  # fmt: skip
-            scores.append(report["metrics_sense"]["psnr"])
+            mask = MaskSpec(args.mask_type, rate, calib)
+            rec = reconstruct(args.scan, replace(recipe, seed=seed, retrospective=mask), runtime)
+            scores.append(rec.report["metrics_sense"]["psnr"])
         found[f"real_R{rate:g}"] = round(float(np.mean(scores)), 3)
         found[f"real_R{rate:g}_worst"] = round(min(scores), 3)
     return found
@@ -127,18 +117,18 @@ def main() -> None:
     if args.quick:
         args.count, args.samples = 1, 2
         methods = {m.name: replace(m, n_steps=3) for m in (Dds(), Msm(), Pula(), Adps())}
-    device = pick_device(args.device)
-    prior = load_prior(args.prior or default_prior(), device)
+    prior = load_prior(args.prior or default_prior())
     with tempfile.TemporaryDirectory() as folder:
         cases = simulate(args.images, args.count, Path(folder))
         for name, method in methods.items():
-            n = args.samples if is_stochastic(method) else 1
-            options = Options(n_samples=n, batch_size=n, device=device)
+            n = args.samples if method.stochastic else 1
+            recipe = Recipe(method, prior=prior, n_samples=n)
+            runtime = Runtime(args.device, batch_size=n)
             row = {"benchmark": "samplers", "method": name, "samples": n}
-            row["evaluations"] = n * method.n_evaluations if is_sampler(method) else 0
-            row |= judge(cases, method, prior, options) if cases else {}
+            row["evaluations"] = n * method.n_evaluations
+            row |= judge(cases, recipe, runtime) if cases else {}
             if args.scan is not None and not isinstance(method, Adps):
-                row |= judge_real(args, method, prior, options)
+                row |= judge_real(args, recipe, runtime)
             print(json.dumps(row | {"prior_sha256": prior.facts.card["sha256"]}), flush=True)
 
 

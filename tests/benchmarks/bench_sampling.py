@@ -24,7 +24,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers import PeakBytes, random_sense
-from mri_ambient.recon.memory import bytes_per_image
 
 from mri_ambient.methods import Dds, Msm, Pula
 from mri_ambient.physics.masks import MaskSpec
@@ -32,7 +31,8 @@ from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.prior import Prior, PriorFacts
 from mri_ambient.priors.unet import preset
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.runtime.device import autocast_on, describe_device, pick_device
+from mri_ambient.runtime.device import bf16_on, describe_device, pick_device
+from mri_ambient.scan import Batch
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -68,7 +68,7 @@ def main() -> None:
         sigma_min=0.02, mask_conditioned=True, mask=MaskSpec("random", 4, 8), tau=0.1,
     )  # fmt: skip
     prior = Prior(facts.build().eval().requires_grad_(False).to(device), facts)
-    prior.net.autocast = autocast_on(args.precision, device)
+    prior.net.autocast = bf16_on(args.precision, device)
     if args.compile:
         prior.net.compile_networks()
     shape = (args.size, args.size)
@@ -83,7 +83,7 @@ def main() -> None:
         @torch.no_grad()
         def networks(planes: torch.Tensor = planes, sigma: torch.Tensor = sigma) -> None:
             for part in prior.net.nets:
-                prior.net._run(part, [planes], sigma)
+                prior.net.run(part, [planes], sigma)
 
         bare = seconds(networks, device, args.repeats)
         for method in (Dds(), Msm(n_masks=1), Pula()):
@@ -91,7 +91,8 @@ def main() -> None:
             @torch.no_grad()
             def run(n_steps: int, method=method, op=op, ksp=ksp, noise_std=noise_std) -> None:
                 streams = [rng_for(2, i) for i in range(len(ksp))]
-                replace(method, n_steps=n_steps)(prior, op, ksp, noise_std=noise_std, rng=streams)
+                batch = Batch.of_measurement(op, ksp, noise_std)
+                replace(method, n_steps=n_steps)(prior, batch, streams)
 
             few, many = (seconds(lambda k=k, run=run: run(k), device, args.repeats) for k in (2, 6))
             step = (many - few) / 4
@@ -104,14 +105,13 @@ def main() -> None:
                 with PeakBytes() as counted:
                     run(2)
                 peak = counted.peak
-            estimate = n * bytes_per_image(prior.net, shape, args.coils)
             row = {
                 "benchmark": "sampling", "device": describe_device(device), "method": method.name,
                 "preset": args.preset, "matrix": args.size, "coils": args.coils, "batch": n,
                 "autocast": prior.net.autocast, "compiled": args.compile,
                 "step_seconds": round(step, 4), "network_seconds": round(bare, 4),
                 "ratio": round(step / bare, 3), "peak_mib": round(peak / 2**20, 1),
-                "estimate_mib": round(estimate / 2**20, 1), "torch": torch.__version__,
+                "torch": torch.__version__,
             }  # fmt: skip
             print(json.dumps(row), flush=True)
 
