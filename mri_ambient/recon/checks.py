@@ -40,6 +40,9 @@ WORSE = 1.1
 """Held-out lines predicted with this many times the error of L1-wavelet, noise subtracted from
 both, are flagged: a few lines cannot resolve less."""
 
+NOISE_ERROR = 0.1
+"""Errors that differ by less than this share of the noise energy are not told apart."""
+
 MOSTLY_NOISE = 0.8
 """Held-out lines with a larger share of noise in their energy are not judged."""
 
@@ -282,7 +285,7 @@ def held_out_flags(held_out: dict[str, float] | None) -> Iterator[str]:
     excess, of_l1 = (held_out[name] - held_out["noise"] for name in ("error", "l1_wavelet"))
     if excess > 1 or (held_out["error"] > 1 and excess > of_l1):
         yield f"predicts held-out lines worse than zeros would (error {held_out['error']:.3f})"
-    elif excess > max(WORSE * of_l1, 0.0):
+    elif excess > max(WORSE * of_l1, 0.0) + NOISE_ERROR * held_out["noise"]:
         yield (
             f"predicts held-out lines worse (error {held_out['error']:.3f}, noise alone "
             f"{held_out['noise']:.3f}) than L1-wavelet ({held_out['l1_wavelet']:.3f})"

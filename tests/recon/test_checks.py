@@ -163,7 +163,8 @@ class TestHeldOutFlags:
             (1.2, 1.1, 0.5, "zeros"),
             (1.1, 1.2, 0.5, ""),  # L1-wavelet is no better
             (1.1, 1.1, 0.5, ""),  # it is L1-wavelet
-            (0.56, 0.53, 0.5, "L1-wavelet"),  # a tenth more in all, twice as much beyond the noise
+            (0.66, 0.53, 0.5, "L1-wavelet"),  # five times as much beyond the noise
+            (0.56, 0.53, 0.5, ""),  # they differ by less than a tenth of the noise
             (1.01, 0.98, 0.95, ""),  # these lines hold noise alone
             (0.49, 0.47, 0.5, ""),
             (1.6, 4.9, 0.5, "zeros"),  # L1-wavelet broke down
