@@ -17,8 +17,9 @@ from helpers import small_prior, streams
 from memory_scan import simulated_scan
 from second_device import DeviceMismatchError, DeviceTensor, make_generator, second_device
 from toys import EVERY, SPEC, batch_for, make_batch, net_for
+from training_runs import QUICK, prepared
 
-from mri_ambient.data_prep import SimulateConfig, plan_preparation, prepare, simulate
+from mri_ambient.data_prep import SimulateConfig, plan_preparation
 from mri_ambient.errors import DeviceError
 from mri_ambient.methods import (
     METHODS,
@@ -43,7 +44,6 @@ from mri_ambient.recon.recipe import Checks, ResolvedRecipe
 from mri_ambient.rng import complex_normals, on_device, rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Batch, Scan
-from mri_ambient.training.config import TrainConfig
 from mri_ambient.training.loop import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -156,13 +156,9 @@ class TestNothingIsLeftBehind:
 
     def test_a_training_run(self, tmp_path):
         """Loading, steps, checkpoint and prior file."""
-        simulate("phantom", tmp_path / "raw", CONFIG, count=2)
-        prepare(tmp_path / "raw", tmp_path / "prepared")
-        config = TrainConfig(batch_size=2, n_validation=0)
+        data = prepared(tmp_path, CONFIG, count=2)
         with second_device() as device:
-            train(
-                tmp_path / "prepared", tmp_path / "run", config, images=4, runtime=Runtime(device)
-            )
+            train(data, tmp_path / "run", QUICK, images=4, runtime=Runtime(device))
         prior = load_prior(tmp_path / "run")
         assert prior.facts.images_seen == 4
         assert all(bool(tensor.isfinite().all()) for tensor in prior.net.state_dict().values())
