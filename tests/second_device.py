@@ -1,10 +1,19 @@
 """A second device that computes on the CPU, and is as strict about its tensors as a GPU.
 
-Inside ``SecondDevice()``, ``DEVICE`` holds tensors whose values lie in the CPU's memory. It raises
+Inside ``with second_device() as device`` an error is raised
 
-- where an operation mixes its tensors with those of the CPU (numbers and copies excepted),
-- where a random generator and the numbers it draws are on different devices,
-- where ``.numpy()`` or ``.tolist()`` is called before ``.cpu()``.
+- where an operation mixes tensors of the device and of the CPU (numbers and copies excepted),
+- where a random generator and what it draws for are on different devices,
+- where ``.numpy()`` is called without ``.cpu()``.
+
+It holds in the thread of the block. Tensors of the device are a subclass that computes by
+``__torch_dispatch__``, below automatic differentiation, so that gradients are on the device too.
+
+Two other ways were tried with torch 2.13 and do not serve. Fake tensors on a pretended "cuda" raise
+on mixed devices, but hold no values: ``bool(...)`` and ``.numpy()`` of results are impossible, and
+there is no generator of theirs. A Python backend for PrivateUse1 needs private functions that older
+versions lack, and its tensors have no storage of their size: the first Fourier transform ends the
+process.
 """
 
 from __future__ import annotations
@@ -15,27 +24,41 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("mps", 0)
-"""A name that no build for CPUs or NVIDIA GPUs has a use for."""
+"""A name that torch knows, and that no machine with an NVIDIA GPU has."""
+
+aten = torch.ops.aten
+
+COPIES = (aten.copy_.default, aten._to_copy.default)
+"""From device to device."""
+
+LAZY = {aten._conj.default: torch.conj_physical, aten._neg_view.default: torch.neg}
+"""Marks on a tensor, which torch resolves before it calls a subclass: done at once."""
+
+INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)
+"""Indices may be on the CPU."""
+
+NO_NUMBERS = (aten.cat.default, aten.stack.default)
+"""Elsewhere a tensor of one number may be on the CPU."""
 
 
 class DeviceMismatchError(RuntimeError):
-    """What a GPU would raise."""
+    """What a GPU would refuse."""
 
 
-class OnDevice(Tensor):
-    """A tensor of the second device; ``values`` lie on the CPU."""
+class DeviceTensor(Tensor):
+    """A tensor of the device; its values are in the CPU's memory."""
 
     values: Tensor
 
     @staticmethod
-    def __new__(cls, values: Tensor) -> OnDevice:
-        # To torch it lies nowhere ("meta"), so that nothing but this class can compute with it.
+    def __new__(cls, values: Tensor) -> DeviceTensor:
+        # "meta" to torch, so that nothing but this class can compute with it.
         out = Tensor._make_wrapper_subclass(
             cls, values.shape, strides=values.stride(), dtype=values.dtype, device="meta"
         )
@@ -47,7 +70,7 @@ class OnDevice(Tensor):
         return DEVICE
 
     def __repr__(self) -> str:
-        return f"OnDevice({self.values!r})"
+        return f"DeviceTensor({self.values!r})"
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -56,81 +79,80 @@ class OnDevice(Tensor):
         return compute(func, args, kwargs or {})
 
 
-def values_of(x: object) -> object:
-    return x.values if isinstance(x, OnDevice) else x
-
-
-ANY_DEVICE = (
-    torch.ops.aten.copy_.default,
-    torch.ops.aten._to_copy.default,
-    torch.ops.aten.index.Tensor,  # indices may lie on the CPU
-    torch.ops.aten.index_put_.default,
-    torch.ops.aten._index_put_impl_.default,
-)
-
-
 def compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The operation on the values; its results lie where its tensors do, or on ``device``."""
-    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-    there = [x for x in tensors if isinstance(x, OnDevice)]
-    here = [x for x in tensors if not isinstance(x, OnDevice) and x.ndim > 0]
-    if there and here and func not in ANY_DEVICE:
-        raise DeviceMismatchError(f"{func}: tensors on {DEVICE} and on the CPU")
-    device = kwargs.get("device")
-    if device is not None and torch.device(device).type != DEVICE.type:
-        stays = torch.device(device).type == "meta" and bool(there)  # the device torch knows of
-    else:
-        stays = bool(there) if device is None else True
-    if device is not None:
+    """An operation, by its values; the result is where its tensors or its ``device`` are."""
+    there, here = [], []
+    for tensor in tree_leaves((args, kwargs)):
+        if isinstance(tensor, DeviceTensor):
+            there.append(tensor)
+        elif isinstance(tensor, Tensor) and (tensor.ndim > 0 or func in NO_NUMBERS):
+            here.append(tensor)
+    if there and here and func not in COPIES and not _is_indexing(func, args):
+        raise DeviceMismatchError(f"{func} of tensors on {DEVICE} and on the CPU")
+    on_device = bool(there)
+    if (device := kwargs.get("device")) is not None:
+        # Of its own tensors torch only knows that they are "meta".
+        on_device = device.type == DEVICE.type or (device.type == "meta" and on_device)
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    if func is torch.ops.aten._local_scalar_dense.default:
-        return func(args[0].values)
-    out = func(*tree_map(values_of, args), **tree_map(values_of, kwargs))
-    if func._schema.is_mutable and func is not torch.ops.aten.native_batch_norm.default:
-        if args and isinstance(args[0], Tensor):
-            return args[0]
-        return kwargs.get("out", out)
-    if func is torch.ops.aten.copy_.default:
-        return args[0]
-    return tree_map(lambda x: OnDevice(x) if isinstance(x, Tensor) else x, out) if stays else out
+    out = LAZY.get(func, func)(*tree_map(_values, tuple(args)), **tree_map(_values, kwargs))
+    if func._schema.is_mutable and args and isinstance(args[0], Tensor):
+        return args[0]  # changed in place
+    if not on_device:
+        return out
+    return tree_map(lambda x: DeviceTensor(x) if isinstance(x, Tensor) else x, out)
+
+
+def _values(x: object) -> object:
+    return x.values if isinstance(x, DeviceTensor) else x
+
+
+def _is_indexing(func: Any, args: Sequence[Any]) -> bool:
+    """Whether only the indices are on the CPU."""
+    if func not in INDEXING:
+        return False
+    return all(isinstance(x, DeviceTensor) or x.ndim == 0 for x in (args[0], *args[2:3]))
 
 
 class _Operations(TorchDispatchMode):
-    """Sees every operation, those on tensors of the CPU included."""
+    """Every operation, those on tensors of the CPU included."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
 
 
-class SecondGenerator(torch.Generator):
-    """A generator of the second device."""
+class DeviceGenerator(Generator):
+    """A generator of the device."""
 
     device = DEVICE
 
 
-def generator(device: torch.device | str = "cpu") -> torch.Generator:
+def make_generator(device: torch.device | str = "cpu") -> Generator:
     """In place of ``torch.Generator``."""
-    return SecondGenerator() if torch.device(device).type == DEVICE.type else torch.Generator()
+    return DeviceGenerator() if torch.device(device).type == DEVICE.type else Generator()
 
 
 class _Calls(TorchFunctionMode):
-    """Sees every call of torch, with the generators that it was given."""
+    """Every call of torch, with the generators it is given."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        flat = tree_flatten((args, kwargs))[0]
-        on_device = any(isinstance(x, OnDevice) for x in flat)
-        if on_device and func in (Tensor.numpy, Tensor.tolist, Tensor.__array__):
-            raise DeviceMismatchError(f"{func.__name__} of a tensor on {DEVICE}; use .cpu() first")
-        for rng in [x for x in flat if isinstance(x, torch.Generator)]:
-            device = torch.device(kwargs.get("device") or (DEVICE if on_device else "cpu"))
-            if isinstance(rng, SecondGenerator) != (device.type == DEVICE.type):
-                raise DeviceMismatchError(f"a generator on {rng.device} draws for {device}")
+        leaves = tree_leaves((args, kwargs))
+        on_device = any(isinstance(leaf, DeviceTensor) for leaf in leaves)
+        if on_device and func in (Tensor.numpy, Tensor.__array__) and not kwargs.get("force"):
+            raise DeviceMismatchError(f"{func.__name__} of a tensor on {DEVICE} without .cpu()")
+        if on_device and func in (Tensor.numpy, Tensor.tolist):
+            return func(args[0].cpu(), *args[1:], **kwargs)
+        wanted = torch.device(kwargs.get("device") or (DEVICE if on_device else "cpu"))
+        for rng in leaves:
+            if isinstance(rng, Generator) and rng.device.type != wanted.type:
+                raise DeviceMismatchError(f"a generator on {rng.device} draws for {wanted}")
+        if func in (torch.tensor, torch.as_tensor) and wanted.type == DEVICE.type:
+            return func(*args, **{**kwargs, "device": None}).to(DEVICE)
         return func(*args, **kwargs)
 
 
 @contextmanager
 def second_device() -> Iterator[torch.device]:
-    """The device, inside the block."""
-    with patch("mri_ambient.rng.Generator", generator), _Operations(), _Calls():
+    """The device, which exists inside the block."""
+    with patch("mri_ambient.rng.Generator", make_generator), _Operations(), _Calls():
         yield DEVICE
