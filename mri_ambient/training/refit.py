@@ -169,11 +169,8 @@ class Round:
         Returns:
             Whether it went on to its end; False if it was stopped, or is only to draw a shard.
         """
-        processes, device, hooks = (
-            ProcessGroup.current(),
-            torch.device(self.job.device),
-            hooks.with_memory(),
-        )
+        processes, device = ProcessGroup.current(), torch.device(self.job.device)
+        hooks = hooks.with_memory()
         planned = plan(self.training)
         for sentence in planned.damaged:
             hooks.on_damaged(sentence)

@@ -45,7 +45,7 @@ def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
     # What one refuses, all refuse, with its words.
     refused = call(tmp_path / "two", 20, 2, "--learning-rate", "0.1")
     assert refused.returncode != 0
-    assert "learning_rate" in refused.stderr and "is gone" not in refused.stderr
+    assert "learning_rate" in refused.stderr and "another process" not in refused.stderr
     one, two = (RunFolder(tmp_path / name).log.records() for name in ("one", "two"))
     assert [row["images"] for row in one] == [row["images"] for row in two] == [4, 8, 12, 16]
     for a, b in zip(one, two, strict=True):
@@ -67,7 +67,7 @@ def test_a_killed_process_ends_the_job_with_a_message(scans, tmp_path):
         output = job.communicate(timeout=100)[1]
     assert job.returncode != 0
     assert "SIGKILL" in output or "Signal 9" in output, "torchrun names the killed process"
-    assert "another process of the job is gone" in output or "terminated by another" in output
+    assert "another process" in output
     # The run goes on, with another number of processes.
     seen = run.images_seen
     alone = command(1, scans, run.path, seen + 4, "--batch-size", 2)
