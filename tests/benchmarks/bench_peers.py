@@ -2,19 +2,19 @@
 
     python tests/benchmarks/bench_peers.py VAL.zip [--prior PRIOR]
 
-deepinv (BSD-3-Clause) wants an environment of its own, because it insists on torchvision::
+deepinv (BSD-3-Clause) needs an environment of its own, because it depends on torchvision::
 
     pip install torch==2.13.0 && pip install . deepinv      # or deepinv and torchvision --no-deps
 
 Scans are those of ``bench_samplers.py``. deepinv is given the same maps, masks, k-space and noise
-through its ``MultiCoilMRI``, and the prior as its ``Denoiser``, mask bound as for our samplers. Its
-denoisers live on [0, 1] and DiffPIR clamps to it, so there the problem is shifted and scaled until
-the image lies inside; DPS has its clipping taken out. One sample each, in fp32. Every weight of a
-grid is printed, so that the best in hindsight can be read off: that favours deepinv, as our
-samplers run with their defaults. Images are scored as the samplers give them.
+through its ``MultiCoilMRI``, and the prior as its ``Denoiser``, with the mask of our samplers. Its
+images are in [0, 1] and DiffPIR clamps to it, so there the problem is shifted and scaled until the
+image lies inside; the clipping of DPS is removed. One sample each, in fp32. Every weight of a grid
+is printed, for the best in hindsight: that favours deepinv, as our samplers run with their
+defaults.
 
-Prints one JSON line a method: PSNR (dB, inside the support, against the noise-free RSS image),
-network evaluations (of DPS and A-DPS the half are differentiated, or all) and seconds an image.
+Prints one JSON line per method: PSNR (dB, inside the support, against the noise-free RSS image),
+network evaluations (differentiated for DPS, half of them, and A-DPS, all) and seconds per image.
 Without deepinv only our rows are printed. ``--quick`` runs one phantom with few steps.
 """
 

@@ -1,12 +1,12 @@
-"""What a step of a sampler costs beside the network, and whether the memory estimate is true.
+"""What a step of a sampler costs beside its network evaluations, in time and in memory.
 
     python tests/benchmarks/bench_sampling.py [--preset base] [--size 320] [--batch-size 4]
 
 Times steps of ``dds``, ``msm`` and ``pula`` (one image, then a batch) and the denoiser's networks
-alone on planes of the same size, and prints one JSON line a sampler: seconds a step, the ratio to
-the bare networks, and the peak memory against what ``mri-ambient doctor`` estimates: of the GPU as
-its allocator counts it, on a CPU of all tensors alive. Bar: at most 1.15 for dds with ``base`` at
-320 x 320 and 8 coils on a GPU. ``--compile`` compiles the networks. ``--quick`` is tiny.
+alone on planes of the same size, and prints one JSON line per sampler: seconds per step, the ratio
+to the bare networks, and the peak memory, of a GPU by its allocator, on a CPU of all tensors alive.
+Bar: a ratio of at most 1.15 for dds with ``base`` at 320 x 320 and 8 coils on a GPU. ``--compile``
+compiles the networks. ``--quick`` is tiny.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Everything that wants figures from a GPU, in one command that may be cut off.
+"""All figures that need a GPU, by one command that may be interrupted and called again.
 
     python tests/benchmarks/gpu_figures.py WORK OUT [--train IMAGES.zip] [--val IMAGES.zip]
         [--scan SCAN.h5] [--minutes 9] [--only NAME]
 
 runs the tests marked ``gpu``, then benchmarks with the ``base`` network at 320 x 320, the presets,
-the training of the prior that ships and the objectives at 256 x 256, in this order, until the time
-is up. What each prints goes to OUT/<name>.txt. What ended well is not run again, and what can go on
-does so from WORK; ``--only NAME`` gives one of them all the time. What lacks its images is left
-out. ``--quick`` lists the commands alone.
+the training of the shipped prior and the objectives at 256 x 256, in this order, until the time is
+up. The output of each goes to OUT/<name>.txt. Those that succeeded are not run again; training
+resumes from WORK; ``--only NAME`` gives one of them all the time. Those without their images are
+left out. ``--quick`` only lists the commands.
 """
 
 from __future__ import annotations

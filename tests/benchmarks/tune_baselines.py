@@ -57,15 +57,14 @@ class Case:
     truth: Tensor
 
     def psnr(self, img: Tensor) -> float:
-        """Of an image in normalised units, inside the support, in dB."""
+        """PSNR of an image in normalised units, inside the support, in dB."""
         ours = to_file_units(img.abs(), self.scan)[0]
         inside = ours > 0
         error = (ours - self.truth)[inside].square().mean()
         return float(10 * torch.log10(self.truth.max() ** 2 / error))
 
     def reconstruct(self, method: Baseline) -> Tensor:
-        batch = Batch.of([self.scan])
-        return method(batch.op, batch.ksp, noise_std=batch.noise_std)
+        return method(None, Batch.of([self.scan]), [])
 
 
 def simulate(images: str, count: int, folder: Path) -> dict[str, list[Case]]:
