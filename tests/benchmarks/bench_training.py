@@ -67,7 +67,7 @@ def step_times(
         total = torch.zeros((), device=device)
         for part in net.nets:
             leaf = planes.clone().requires_grad_()  # the physics wants gradients of the input too
-            total = total + net._run(part, [leaf], sigma).abs().square().sum()
+            total = total + net.run(part, [leaf], sigma).abs().square().sum()
         total.backward()
 
     return seconds(step, device, repeats), seconds(networks, device, repeats)
