@@ -1,4 +1,4 @@
-"""Augmentation moves measurements to measurements of another object, and nothing else."""
+"""Batches: augmentation gives measurements of another object; stacking, moving, packed maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import torch
 from helpers import random_maps, streams
 
+from mri_ambient.physics.coil_maps import pack_maps
 from mri_ambient.physics.fourier import fft2c, reverse
+from mri_ambient.physics.operators import SenseOp
 from mri_ambient.rng import complex_normal
 from mri_ambient.scan import Batch
 
@@ -81,3 +83,40 @@ def test_augmentation_does_not_read_unmeasured_entries(rng):
     clean, dirty = (b.augmented(streams(2, N)) for b in (batch, poisoned))
     assert torch.equal(clean.mask, dirty.mask)
     assert torch.equal(torch.where(dirty.mask, dirty.ksp, 0), clean.ksp * clean.mask)
+
+
+def test_batches_of_fewer_coils_are_padded_with_zeros(rng):
+    _, batch = measured((8, 10), rng)
+    fewer = replace(batch, ksp=batch.ksp[:, :2], maps=batch.maps[:, :2])
+    both = Batch.stack([batch, fewer])
+    assert len(both) == 2 * N and both.ksp.shape[1] == 3
+    assert float(both.ksp[N:, 2].abs().max()) == float(both.maps[N:, 2].abs().max()) == 0
+    assert torch.equal(both[N:].ksp[:, :2], fewer.ksp)
+
+
+def test_batches_with_and_without_images_do_not_stack(rng):
+    _, batch = measured((8, 10), rng)
+    with pytest.raises(ValueError, match="img"):
+        Batch.stack([batch, replace(batch, img=None)])
+
+
+def test_the_measured_k_space_is_zero_where_nothing_was_sampled(rng):
+    _, batch = measured((8, 10), rng)
+    poisoned = replace(batch, ksp=torch.where(batch.mask, batch.ksp, complex("nan+nanj")))
+    assert torch.equal(poisoned.measured, batch.ksp * batch.mask)
+
+
+def test_packed_maps_are_unpacked_on_the_way(rng):
+    """16 bits a component: within 2e-5."""
+    _, batch = measured((8, 10), rng)
+    moved = replace(batch, maps=pack_maps(batch.maps)).to("cpu")
+    torch.testing.assert_close(moved.maps, batch.maps, rtol=0, atol=4e-5)
+    assert batch.to("cpu").maps is batch.maps
+
+
+def test_a_measurement_by_an_operator_is_a_batch(rng):
+    op = SenseOp(random_maps((2, 3, 8, 10), rng), torch.ones(1, 1, 8, 10) > 0)
+    ksp = complex_normal((2, 3, 8, 10), rng)
+    batch = Batch.of_measurement(op, ksp, torch.tensor([0.1, 0.2]))
+    assert batch.mask.shape == batch.density.shape == (2, 1, 8, 10)
+    assert torch.equal(batch[[1]].op.adjoint(batch[[1]].measured), op.adjoint(ksp)[1:])

@@ -8,18 +8,14 @@ image to *all* measurements (Chung et al. 2023, arXiv 2209.14687).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..errors import ConfigError
-from ..physics.operators import SenseOp
-from ..priors.prior import DenoiseFn, DenoiserSource
-from ..priors.schedules import rho_schedule
-from .base import Problem, Sampler, check_schedule, first_level
+from .base import Problem, Sampler, check_schedule
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,7 @@ class Adps(Sampler):
 
     name: ClassVar[str] = "adps"
     needs_grad: ClassVar[bool] = True
+    further: ClassVar[Literal["scan", "training"]] = "training"
 
     n_steps: int = 500
     step_size: float | None = None
@@ -53,15 +50,6 @@ class Adps(Sampler):
         check_schedule(self.n_steps, self.sigma_max)
         if self.step_size is not None and not 0 <= self.step_size < math.inf:
             raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
-
-    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
-        """Under one further-subsampled mask, drawn as in training."""
-        return prior.denoiser(op, rng, further="training")
-
-    def levels(self, prior: DenoiserSource) -> list[float]:
-        """The noise levels, from the first to 0."""
-        highest = first_level(self.sigma_max, prior)
-        return [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
 
     def begin(self, problem: Problem, sigma: float) -> Tensor:
         """Noise in the support."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -18,7 +18,7 @@ from ..errors import ConfigError, warn
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..priors.prior import DenoiseFn, DenoiserSource
-from ..priors.schedules import EDM_SIGMA_DATA
+from ..priors.schedules import EDM_SIGMA_DATA, rho_schedule
 from ..rng import complex_normals
 from ..scan import Batch
 
@@ -149,22 +149,42 @@ class Problem:
 
 
 class Sampler(Method):
-    """A method that descends noise levels; subclasses define ``begin``, ``step`` and ``end``."""
+    """A method that descends noise levels; subclasses define how to ``begin`` and to ``step``.
+
+    Attributes:
+        further: M~ of mask-conditioned priors: the scan's own mask, or one drawn as in training.
+        most: first noise level without a warning; None is the largest of the prior's training.
+        start: what it starts from, one of :data:`STARTS`.
+        sigma_max: first noise level, for data of standard deviation 0.5 per channel.
+        final_dc: end with a data-consistency solve, if the prior is mask-conditioned.
+    """
 
     stochastic = True
+    further: ClassVar[Literal["scan", "training"]] = "scan"
+    most: ClassVar[float | None] = None
+    start: str = "noise"
+    sigma_max: float | None = None
+    final_dc: bool = False
 
     @property
     def n_evaluations(self) -> int:
         """Network evaluations per sample."""
         return self.n_steps + self.starts_in_one_step
 
-    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
-        """The denoiser for a scan: by default under the scan's own mask."""
-        return prior.denoiser(op, rng, further="scan")
+    @property
+    def starts_in_one_step(self) -> bool:
+        """Whether the first image is one step of the prior from the zero-filled image."""
+        return self.start == "aos"
 
-    @abstractmethod
+    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
+        """The denoiser for a scan."""
+        return prior.denoiser(op, rng, further=self.further)
+
     def levels(self, prior: DenoiserSource) -> list[float]:
         """The noise levels, from the first to 0."""
+        highest = self.sigma_max or (10.0 if self.start == "noise" else 1.0)
+        first = first_level(highest, prior, most=self.most)
+        return [*rho_schedule(self.n_steps, first, prior.sigma_min).tolist(), 0.0]
 
     @abstractmethod
     def begin(self, problem: Problem, sigma: float) -> Tensor:
@@ -177,8 +197,8 @@ class Sampler(Method):
         """From one noise level to the next: the new state, and the current image."""
 
     def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """The result; by default the image of the last step."""
-        return img
+        """The result: the image of the last step, with the data-consistency solve if wanted."""
+        return final_consistency(problem, img) if self.final_dc else img
 
     def __call__(
         self,

@@ -26,8 +26,6 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..physics.solve import conjugate_gradient
-from ..priors.prior import DenoiserSource
-from ..priors.schedules import rho_schedule
 from .base import (
     CG_PLAIN,
     Problem,
@@ -36,9 +34,7 @@ from .base import (
     check_cg,
     check_schedule,
     check_start,
-    final_consistency,
     first_image,
-    first_level,
 )
 
 MIN_NOISE = 1e-3
@@ -87,23 +83,12 @@ class Descent(Sampler):
             raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
 
     @property
-    def starts_in_one_step(self) -> bool:
-        """Whether the first image is one step of the prior."""
-        return self.start == "aos"
-
-    @property
     def draws_posterior(self) -> bool:
         """From noise, down all levels, with enough steps and converged solves."""
         whole = self.start == "noise" and self.sigma_max is None
         gentle = self.renoise == "ddim" and self.eta <= Descent.eta
         solved = self.n_cg is None or self.n_cg >= CG_PLAIN
         return whole and gentle and solved and self.n_steps >= ENOUGH_STEPS
-
-    def levels(self, prior: DenoiserSource) -> list[float]:
-        """The noise levels, from the first to 0."""
-        highest = self.sigma_max or (10.0 if self.start == "noise" else 1.0)
-        sigmas = rho_schedule(self.n_steps, first_level(highest, prior), prior.sigma_min)
-        return [*sigmas.tolist(), 0.0]
 
     def fresh(self, sigma: float, sigma_next: float) -> float:
         """Share of the next noise that is fresh."""
@@ -135,7 +120,3 @@ class Descent(Sampler):
         c = self.fresh(sigma, sigma_next)
         noise = math.sqrt(1 - c**2) * (z - K0) / sigma + c * problem.white()
         return K0 + sigma_next * noise, x0
-
-    def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """The last image, after a final data-consistency solve if that is wanted."""
-        return final_consistency(problem, img) if self.final_dc else img

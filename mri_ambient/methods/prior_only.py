@@ -12,18 +12,15 @@ with a fresh mask M~': towards states that give the same image under all masks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..errors import ConfigError
-from ..physics.operators import SenseOp
-from ..priors.prior import DenoiseFn, DenoiserSource
-from ..priors.schedules import EDM_HIGHEST, rho_schedule
-from .base import Problem, Sampler, check_schedule, first_level
+from ..priors.schedules import EDM_HIGHEST
+from .base import Problem, Sampler, check_schedule
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,8 @@ class PriorOnly(Sampler):
     """
 
     name: ClassVar[str] = "prior-only"
+    further: ClassVar[Literal["scan", "training"]] = "training"
+    most: ClassVar[float | None] = EDM_HIGHEST
 
     n_steps: int = 40
     sigma_max: float = 80.0
@@ -51,15 +50,6 @@ class PriorOnly(Sampler):
     def n_evaluations(self) -> int:
         """Network evaluations per image."""
         return self.n_steps * (3 if self.guidance else 1)
-
-    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
-        """Under one mask per image, drawn as in training."""
-        return prior.denoiser(op, rng, further="training")
-
-    def levels(self, prior: DenoiserSource) -> list[float]:
-        """The noise levels, from the first to 0."""
-        highest = first_level(self.sigma_max, prior, most=EDM_HIGHEST)
-        return [*rho_schedule(self.n_steps, highest, prior.sigma_min).tolist(), 0.0]
 
     def begin(self, problem: Problem, sigma: float) -> Tensor:
         """Noise in k-space."""

@@ -25,8 +25,6 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..physics.solve import conjugate_gradient
-from ..priors.prior import DenoiserSource
-from ..priors.schedules import rho_schedule
 from .base import (
     CG_PLAIN,
     Problem,
@@ -35,9 +33,7 @@ from .base import (
     check_cg,
     check_schedule,
     check_start,
-    final_consistency,
     first_image,
-    first_level,
 )
 from .descent import MIN_NOISE
 
@@ -72,21 +68,11 @@ class Pula(Sampler):
         check_start(self.start)
 
     @property
-    def starts_in_one_step(self) -> bool:
-        """Whether the first image is one step of the prior."""
-        return self.start == "aos"
-
-    @property
     def draws_posterior(self) -> bool:
         """With enough steps of the default length, from a level at which the start is forgotten."""
         steps = self.gamma == Pula.gamma and self.n_steps >= Pula.n_steps
         solved = self.n_cg is None or self.n_cg >= CG_PLAIN
         return steps and solved and self.sigma_max >= Pula.sigma_max
-
-    def levels(self, prior: DenoiserSource) -> list[float]:
-        """The noise levels, from the first to 0."""
-        sigmas = rho_schedule(self.n_steps, first_level(self.sigma_max, prior), prior.sigma_min)
-        return [*sigmas.tolist(), 0.0]
 
     def begin(self, problem: Problem, sigma: float) -> Tensor:
         """The image it starts from."""
@@ -111,7 +97,3 @@ class Pula(Sampler):
             n_iter=cg_steps(self.n_cg, problem.prior),
         )
         return moved, moved
-
-    def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """The last image, after a final data-consistency solve if that is wanted."""
-        return final_consistency(problem, img) if self.final_dc else img

@@ -28,7 +28,7 @@ Source = str | Path | ScanFile | Scan | NDArray[Any]
 
 def reconstruct(
     scan: Source,
-    recipe: Recipe | None = None,
+    recipe: Recipe | ResolvedRecipe | None = None,
     runtime: Runtime | None = None,
     *,
     on_slice: OnSlice | None = None,
@@ -51,19 +51,8 @@ def reconstruct(
         MriAmbientError: the scan cannot be read, prepared or reconstructed.
     """
     resolved = (recipe or Recipe()).resolve()
-    return _reconstruct(scan, resolved, runtime or Runtime(), on_slice=on_slice, on_step=on_step)
-
-
-def _reconstruct(
-    scan: Source,
-    recipe: ResolvedRecipe,
-    runtime: Runtime,
-    *,
-    on_slice: OnSlice | None = None,
-    on_step: OnStep | None = None,
-) -> Reconstruction:
-    volume = open_volume(scan, recipe, runtime)
-    store = SliceStore(keep_samples=recipe.keep_samples)
+    volume = open_volume(scan, resolved, runtime or Runtime())
+    store = SliceStore(keep_samples=resolved.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
     return Reconstruction.from_store(store, report, volume.file.voxel_mm)
 
@@ -84,10 +73,10 @@ def reconstruct_many(
         on_error: called with a scan that failed and its error, before the next scan; without it the
             error is raised.
     """
-    resolved, runtime = (recipe or Recipe()).resolve(), runtime or Runtime()
+    resolved = (recipe or Recipe()).resolve()
     for scan in _expanded(scans):
         try:
-            yield _reconstruct(scan, resolved, runtime)
+            yield reconstruct(scan, resolved, runtime)
         except MriAmbientError as error:
             if on_error is None:
                 raise

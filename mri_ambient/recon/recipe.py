@@ -131,16 +131,12 @@ def _loaded(prior: DenoiserSource | str | Path | None) -> DenoiserSource:
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe with its method made and its prior loaded; see :class:`Recipe`.
+    """A recipe with its method made and its prior loaded; the rest as in :class:`Recipe`.
 
     Attributes:
         method: the method.
         prior: its prior; None for baselines.
-        seed: of all random numbers.
         n_samples: samples per slice; 1 for methods that are not stochastic.
-        keep_samples: keep the samples beside their mean.
-        checks: what is checked of every slice.
-        preparation: noise, coils, calibration.
         mask: the retrospective mask, or None.
     """
 
@@ -152,6 +148,10 @@ class ResolvedRecipe:
     checks: Checks = field(default_factory=Checks)
     preparation: PrepConfig = field(default_factory=PrepConfig)
     mask: MaskSpec | None = None
+
+    def resolve(self) -> ResolvedRecipe:
+        """Itself."""
+        return self
 
     def with_method(self, method: Method) -> ResolvedRecipe:
         """The same for one image by a method that needs no prior."""
