@@ -56,7 +56,8 @@ def run(
         ),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Adam's, after the warm-up.", show_default="that of RUN")
+        float | None,
+        typer.Option(help="Learning rate of Adam after the warm-up.", show_default="that of RUN"),
     ] = None,
     precision: Annotated[
         str | None,

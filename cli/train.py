@@ -69,7 +69,9 @@ def run(
         str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
     ] = "auto",
     batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Adam's, after the warm-up.")] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of Adam after the warm-up.")
+    ] = 1e-3,
     check_every: Annotated[int, typer.Option(help="Images between validations.")] = 2000,
     save_every: Annotated[
         int | None,

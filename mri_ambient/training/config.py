@@ -28,7 +28,7 @@ class TrainConfig:
         preset: size of the network, a key of ``PRESETS``.
         wrapper: kind of denoiser, a key of ``DENOISERS``; the objective's own by default.
         batch_size: images per step, over all processes.
-        learning_rate: Adam's, after the warm-up.
+        learning_rate: Learning rate of Adam after the warm-up.
         warmup_images: the learning rate rises linearly over these.
         decay_images: beyond these it falls with the inverse square root of the images seen.
         ema_power: weights are averaged with the power profile (1 - 1/t)^(power + 1) of Karras et
