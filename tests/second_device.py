@@ -116,6 +116,10 @@ def _is_indexing(func: Any, args: Sequence[Any]) -> bool:
 class _Operations(TorchDispatchMode):
     """Every operation, those on tensors of the CPU included."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or newer versions of torch load their compiler, which takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
 
@@ -136,7 +140,7 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaves = tree_leaves((args, kwargs))
+        leaves = tree_leaves((args[:1], kwargs) if func is Tensor.__deepcopy__ else (args, kwargs))
         on_device = any(isinstance(leaf, DeviceTensor) for leaf in leaves)
         if on_device and func in (Tensor.numpy, Tensor.__array__) and not kwargs.get("force"):
             raise DeviceMismatchError(f"{func.__name__} of a tensor on {DEVICE} without .cpu()")
