@@ -381,13 +381,18 @@ def _prepared_already(file: PreparedFile | ArrayFile, config: PrepConfig) -> Pre
         path=file.path,
         config=config,
         n_rows=file.shape[2],
-        noise=NoiseEstimate(
-            float(file.qc.get("noise_std_file", 1.0)) ** 2 * eye, file.noise_source or "unknown", 0
-        ),
+        noise=NoiseEstimate(_noise_of_prepared(file) ** 2 * eye, file.noise_source or "unknown", 0),
         compression=Compression(eye, n_coils, 1.0),
         calib_shape=file.calib_shape,
         scale=file.scale,
     )
+
+
+def _noise_of_prepared(file: PreparedFile | ArrayFile) -> float:
+    """Noise per real channel: of the measured coils if it is known, else of the virtual coils."""
+    if (measured := file.qc.get("noise_std_file")) is not None:
+        return float(measured)
+    return float(file.noise_std or 0.0) * file.scale
 
 
 def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]:

@@ -135,17 +135,13 @@ class SliceStore:
         if self.folder is None:
             self.memory[index] = StoredSlice(images, header)
         else:
-            save_tensors(self._path(index), images, header)
-
-    def _path(self, index: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{index:05d}.safetensors"
+            save_tensors(_path(self.folder, index), images, header)
 
     def read(self, index: int) -> StoredSlice:
         """A finished slice."""
         if self.folder is None:
             return self.memory[index]
-        return StoredSlice(*load_tensors(self._path(index)))
+        return StoredSlice(*load_tensors(_path(self.folder, index)))
 
     def report(self) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, str]]]:
         """The checks of all slices, facts about scan and method, and warnings, each once."""
@@ -169,6 +165,10 @@ def _headers(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*.safetensors")):
         with suppress(CheckpointError):
             yield read_header(path)
+
+
+def _path(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.safetensors"
 
 
 def _facts(prepared: Scan, result: SliceImages, noise_std: float) -> dict[str, Any]:

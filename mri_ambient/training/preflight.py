@@ -33,7 +33,7 @@ class TrainPlan:
     """What a training will do: the scans, the run and the prior, before the first step.
 
     Attributes:
-        job: what was asked for.
+        job: the scans, the folder and the options of the run.
         dataset: the scans.
         identity: of the run; written when it begins.
         facts: of the prior.

@@ -148,7 +148,7 @@ class Round:
         """Refuse a finished round that was made in another way.
 
         Warns:
-            NumericalWarning: it has seen fewer images than asked for.
+            NumericalWarning: fewer images were seen than the job wants.
 
         Raises:
             ConfigError: its options, prior or scans differ.
@@ -194,7 +194,7 @@ def refit(
     """Draw samples and train on them, round by round.
 
     Args:
-        job: what is asked for.
+        job: the scans, the folder and the options of all rounds.
         hooks: the hooks of a round, by its number.
 
     Returns:

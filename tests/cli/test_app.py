@@ -16,8 +16,10 @@ def test_the_version_is_printed(cli):
 
 
 def test_usage_errors_are_exit_code_2(cli):
-    cli("reconstruct", code=2)
-    cli("nonsense", code=2)
+    for words in (["reconstruct"], ["nonsense"]):
+        result = cli(*words, code=2)
+        assert result.out == ""
+        assert result.err
 
 
 @pytest.mark.parametrize(

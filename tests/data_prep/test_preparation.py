@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from mri_ambient.errors import (
     DeviceError,
     PrepError,
 )
-from mri_ambient.io import Undersampled
+from mri_ambient.io import ArrayFile, Undersampled
 from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
@@ -157,6 +158,16 @@ def test_slices_may_come_alone_or_together():
 
 
 # What it refuses, and warns of
+
+
+def test_noise_of_a_prepared_scan_in_memory_is_that_of_its_coils():
+    """In the units before normalisation: 1 after whitening, what the user says otherwise."""
+    file = head(noise=0.01)
+    white = plan_preparation(file).apply(file[:])
+    assert plan_preparation(ArrayFile(white)).noise_std == pytest.approx(1)
+    own = replace(white, coil_transform=None, noise_std=0.02, scale=50.0)
+    assert plan_preparation(ArrayFile(own)).noise_std == pytest.approx(1)
+    assert plan_preparation(ArrayFile(replace(own, scale=30.0))).noise_std == pytest.approx(0.6)
 
 
 def test_a_scan_of_zeros_is_refused():

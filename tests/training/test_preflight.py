@@ -156,7 +156,7 @@ def test_a_run_does_not_mix_with_the_scans(scans):
 
 
 def test_patience_needs_validation_scans(scans, tmp_path):
-    refusal(scans, tmp_path / "run", replace(QUICK, patience=1))
+    assert "patience" in refusal(scans, tmp_path / "run", replace(QUICK, patience=1))
 
 
 @pytest.mark.parametrize(("coils", "rate", "enough"), [(1, 2, False), (3, 2, True), (8, 3, False)])
