@@ -281,7 +281,7 @@ def rows_of(args: argparse.Namespace, results: dict[str, Row]) -> Iterator[str]:
 
 HEAD = (
     "prior", "parameters", "one step + DC", "one sample of dds", "mean of 4", "one/mean",
-    "less kspace", "SSIM", "NMSE", "real R = 4: PSNR, SSIM, NMSE", "real R = 8",
+    "difference to kspace", "SSIM", "NMSE", "real R = 4: PSNR, SSIM, NMSE", "real R = 8",
 )  # fmt: skip
 
 
