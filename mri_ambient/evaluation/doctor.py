@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from ..objectives import Kspace
 from ..priors.checkpoint import load_prior
 from ..priors.denoisers import DENOISERS, Denoiser
-from ..priors.unet import PRESETS, n_parameters
+from ..priors.unet import NETWORKS, n_parameters
 from ..priors.weights import shipped_priors
 from ..runtime.device import describe_device
 
@@ -51,7 +51,7 @@ def examine(device: torch.device) -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "free_disk_gib": round(shutil.disk_usage(".").free / 2**30, 1),
         "priors": {path.stem: _state_of(path) for path in shipped_priors()},
-        "networks": {name: _network(name, device) for name in PRESETS},
+        "networks": {name: _network(name, device) for name in NETWORKS},
     }
 
 
@@ -94,7 +94,7 @@ def _network(name: str, device: torch.device) -> dict[str, Any]:
 
     Time and memory are measured, unless that would take long.
     """
-    kind, spec = DENOISERS[Kspace.wrapper], PRESETS[name]
+    kind, spec = DENOISERS[Kspace.wrapper], NETWORKS[name]
     with torch.device("meta"):  # which computes shapes alone
         shapes = kind(spec, sigma_data=1.0)
         gflop = shapes.flops(SHAPE) / 1e9
