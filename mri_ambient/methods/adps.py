@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import Problem, Sampler, check_schedule
+from .base import Problem, Sampler
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class Adps(Sampler):
     tried with 100 and with 500 steps (tests/benchmarks/bench_adps.py, bench_samplers.py).
 
     Attributes:
-        n_steps: network evaluations per sample.
         step_size: weight of the data term, relative to noise and coils; by default 50 / n_steps.
-        sigma_max: first noise level, for data of standard deviation 0.5 per channel.
     """
 
     name: ClassVar[str] = "adps"
@@ -47,7 +45,7 @@ class Adps(Sampler):
     sigma_max: float = 10.0
 
     def __post_init__(self) -> None:
-        check_schedule(self.n_steps, self.sigma_max)
+        super().__post_init__()
         if self.step_size is not None and not 0 <= self.step_size < math.inf:
             raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
 

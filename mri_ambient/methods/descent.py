@@ -25,20 +25,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..physics.solve import conjugate_gradient
-from .base import (
-    CG_PLAIN,
-    Problem,
-    Sampler,
-    cg_steps,
-    check_cg,
-    check_schedule,
-    check_start,
-    first_image,
-)
-
-MIN_NOISE = 1e-3
-"""Noise per real channel, normalised units, that is assumed where a scan has less."""
+from .base import CG_PLAIN, MIN_NOISE, Problem, Sampler
 
 ENOUGH_STEPS = 40
 """With this many steps the samples of an exact plain prior have nine tenths of the posterior's
@@ -50,18 +37,10 @@ RENOISE = ("ddim", "diffpir")
 
 @dataclass(frozen=True)
 class Descent(Sampler):
-    """Options of the descent (module docstring for sources and mathematics).
+    """Options of the descent beside those of :class:`Sampler`; sources in the module docstring.
 
     Attributes:
-        n_steps: noise levels.
         eta: share of fresh noise, 0 (deterministic from the first noise on) to 1 (ancestral).
-        n_cg: conjugate-gradient steps of the data step; by default 20, with a plain prior 40.
-        start: what the first noise is added to: nothing ("noise"), or a reconstruction ("aos",
-            "cg-sense"), which has the low resolutions right, so that high noise levels are left
-            out.
-        sigma_max: first noise level, for data of standard deviation 0.5 per channel; by default 10
-            from "noise" and 1 from a reconstruction.
-        final_dc: end with a data-consistency solve, if the prior is mask-conditioned.
         renoise: how the share of fresh noise follows from ``eta``: "ddim" or "diffpir".
     """
 
@@ -74,31 +53,23 @@ class Descent(Sampler):
     final_dc: bool = True
 
     def __post_init__(self) -> None:
-        check_schedule(self.n_steps, self.sigma_max)
+        super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta must be from 0 to 1, got {self.eta}")
-        check_cg(self.n_cg)
-        check_start(self.start)
         if self.renoise not in RENOISE:
             raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
 
     @property
-    def draws_posterior(self) -> bool:
+    def draws_posterior(self) -> bool:  # type: ignore[override]
         """From noise, down all levels, with enough steps and converged solves."""
         whole = self.start == "noise" and self.sigma_max is None
         gentle = self.renoise == "ddim" and self.eta <= Descent.eta
         solved = self.n_cg is None or self.n_cg >= CG_PLAIN
         return whole and gentle and solved and self.n_steps >= ENOUGH_STEPS
 
-    def fresh(self, sigma: float, sigma_next: float) -> float:
-        """Share of the next noise that is fresh."""
-        if self.renoise == "diffpir":
-            return math.sqrt(self.eta)
-        return self.eta * math.sqrt(1 - (sigma_next / sigma) ** 2)
-
     def begin(self, problem: Problem, sigma: float) -> Tensor:
         """Noise, on top of the image it starts from."""
-        x0 = first_image(self.start, problem)
+        x0 = self.first_image(problem)
         z: Tensor = sigma * problem.white()
         return z if self.start == "noise" else z + problem.op.expand(x0)
 
@@ -110,13 +81,11 @@ class Descent(Sampler):
         var_n = problem.noise_std.clamp(min=MIN_NOISE).square()[:, None, None]
         D = problem.denoise(z, problem.level(sigma))
         ridge = var_n * (1 / sigma**2 + 1 / s**2)
-        x0 = conjugate_gradient(
-            lambda v: op.normal(v) + ridge * v,
-            problem.data + ridge * D,
-            n_iter=cg_steps(self.n_cg, problem.prior),
-            x0=D,
-        )
+        x0 = self.solve(problem, ridge, problem.data + ridge * D, x0=D)
         K0 = op.expand(x0)
-        c = self.fresh(sigma, sigma_next)
+        if self.renoise == "diffpir":
+            c = math.sqrt(self.eta)
+        else:
+            c = self.eta * math.sqrt(1 - (sigma_next / sigma) ** 2)
         noise = math.sqrt(1 - c**2) * (z - K0) / sigma + c * problem.white()
         return K0 + sigma_next * noise, x0

@@ -13,26 +13,22 @@ rest is estimated anew at every step (docs/results/samplers.md has the calibrati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
 from ..priors.prior import DenoiseFn, DenoiserSource
+from ..rng import Streams
 from .descent import Descent
 
 
 @dataclass(frozen=True)
 class Msm(Descent):
-    """Options of the descent, and how many masks are averaged.
-
-    Attributes:
-        n_masks: masks per noise level; a plain prior is evaluated once.
-    """
+    """Options of the descent, and ``n_masks`` per level; a plain prior is evaluated once."""
 
     name: ClassVar[str] = "msm"
 
@@ -45,11 +41,11 @@ class Msm(Descent):
 
     @property
     def n_evaluations(self) -> int:
-        """Network evaluations per sample."""
+        """See :attr:`Method.n_evaluations`."""
         return self.n_steps * self.n_masks + self.starts_in_one_step
 
-    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
-        """The average over fresh masks."""
+    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Streams) -> DenoiseFn:
+        """See :meth:`Sampler.bind`; the average over fresh masks."""
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
             total, weight = torch.zeros_like(z), torch.zeros_like(z.real[:, :1])
