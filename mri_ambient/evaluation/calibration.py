@@ -29,7 +29,7 @@ from ..recon.checks import SplitScan, inside_interval, residual_and_variance, sp
 from ..recon.engine import Engine, SliceImages
 from ..recon.pipeline import open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
-from ..recon.warnings import BEFORE, Case, give
+from ..recon.warnings import issue_before
 from ..runtime.device import Runtime
 from ..scan import Scan
 
@@ -116,7 +116,7 @@ def calibrate_files(
 
 def _prepared_slices(path: Path, recipe: ResolvedRecipe, runtime: Runtime) -> Iterator[Scan]:
     volume = open_volume(path, recipe, runtime)
-    give(BEFORE, Case(volume.file, recipe))
+    issue_before(volume.file, recipe)
     for scan in volume.file:
         prepared = volume.preparation.apply(scan)
         # A scan with too few lines is refused here, before the slices it shares a call with.

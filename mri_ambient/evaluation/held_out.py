@@ -15,7 +15,7 @@ from ..recon.checks import predict_held_out
 from ..recon.engine import Engine
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.volume import OnSlice, Volume
-from ..recon.warnings import AFTER, BEFORE, Case, give
+from ..recon.warnings import issue_after, issue_before
 
 Figures = dict[str, float]
 """What :func:`~mri_ambient.recon.checks.predict_held_out` finds in a slice."""
@@ -39,7 +39,7 @@ def evaluate_held_out(
         ScanFormatError: no slice has signal on the held-out lines.
     """
     file, recipe = volume.file, volume.recipe
-    give(BEFORE, Case(file, recipe))
+    issue_before(file, recipe)
     engine = Engine(recipe, volume.runtime, on_step)
     n_slices = engine.slices_at_once(file.shape[-2:])
     rows: list[Figures] = []
@@ -50,7 +50,7 @@ def evaluate_held_out(
             on_slice(len(rows), len(file))
     if not any(rows):
         raise ScanFormatError(f"{file.path}: no slice has signal on the held-out lines")
-    give(AFTER, Case(file, recipe, scan.noise_std or 0.0))
+    issue_after(file, recipe, scan.noise_std or 0.0)
     return rows
 
 

@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..methods import CgSense, L1Wavelet, Method
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.volume import Volume
-from ..recon.warnings import BEFORE, Case, give
+from ..recon.warnings import issue_before
 from ..rng import complex_normal, rng_for
 from ..scan import Batch, Scan
 
@@ -99,7 +99,7 @@ def attack_slice(
     index = len(file) // 2 if index is None else index
     if not 0 <= index < len(file):
         raise ConfigError(f"{file.path}: has slices 0 to {len(file) - 1}, not {index}")
-    give(BEFORE, Case(file, recipe))
+    issue_before(file, recipe)
     scan = volume.preparation.apply(file[index])
     device = volume.runtime.torch_device
     attacks = attack(scan, recipe, k=k, n_iter=n_iter, device=device, on_step=on_step)
