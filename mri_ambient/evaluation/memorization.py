@@ -24,7 +24,7 @@ from torch.nn import functional
 from ..errors import ConfigError, ScanFormatError
 from ..methods import CgSense, PriorOnly
 from ..priors.prior import Prior
-from ..recon.engine import draw_images
+from ..recon.draw import draw_images
 from ..runtime.device import Runtime
 from ..training.dataset import Item, load_dataset
 
