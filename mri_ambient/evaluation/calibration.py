@@ -219,7 +219,8 @@ class _HeldOutErrors:
         if error <= 0:
             raise ConfigError(
                 "held-out lines are predicted better than their noise allows: the noise of these "
-                f"scans is overestimated ({self.noise_source}); give --noise-std to prep"
+                f"scans is overestimated ({self.noise_source}); prepare them with noise_std "
+                "(--noise-std)"
             )
         return math.sqrt(error / drawn)
 

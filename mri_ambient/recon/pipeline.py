@@ -74,24 +74,25 @@ def reconstruct_many(
             error is raised.
     """
     resolved = (recipe or Recipe()).resolve()
-    for scan in _expanded(scans):
-        try:
-            yield reconstruct(scan, resolved, runtime)
-        except MriAmbientError as error:
-            if on_error is None:
-                raise
-            on_error(scan, error)
-
-
-def _expanded(scans: Source | Iterable[Source]) -> Iterator[Source]:
-    """The scans, with folders and globs replaced by their files."""
     if isinstance(scans, (str, Path, ScanFile, Scan, np.ndarray)):
         scans = [scans]
-    for scan in scans:
-        if isinstance(scan, (str, Path)):
-            yield from find_scans([scan])
-        else:
-            yield scan
+
+    def failed(scan: Source, error: MriAmbientError) -> None:
+        if on_error is None:
+            raise error
+        on_error(scan, error)
+
+    for given in scans:
+        try:
+            found = find_scans([given]) if isinstance(given, (str, Path)) else [given]
+        except MriAmbientError as error:
+            failed(given, error)
+            continue
+        for scan in found:
+            try:
+                yield reconstruct(scan, resolved, runtime)
+            except MriAmbientError as error:
+                failed(scan, error)
 
 
 def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volume:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,8 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..errors import OutputExistsError, ScanFormatError
-from ..io.hdf5 import open_h5, read_attributes
-from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionWriter
+from ..errors import ConfigError, OutputExistsError, with_remedy
+from ..io import WRITERS
 from ..plots import draw_reconstruction
 from ..runtime.files import json_text, write_json
 from .slice_store import SliceStore, StoredSlice
@@ -58,6 +56,18 @@ class Reconstruction:
         return np.abs(self.complex)
 
     @property
+    def title(self) -> str:
+        """Scan, method and acceleration in one line."""
+        method, rate = self.report["provenance"]["method"], self.report["acceleration"]
+        return f"{self.report['input']}: {method}, R = {rate:.2f}"
+
+    def __repr__(self) -> str:
+        size = " x ".join(str(n) for n in self.complex.shape)
+        scores = self.metrics or {}
+        shown = [f"{name} {scores[name]:.4g}" for name in ("nmse", "psnr", "ssim") if scores]
+        return f"<Reconstruction of {', '.join([self.title, size, *shown])}>"
+
+    @property
     def scan_id(self) -> str:
         """Name of the scan."""
         return str(self.report["scan_id"])
@@ -77,17 +87,25 @@ class Reconstruction:
         """Warnings, each with ``code`` and ``text``."""
         return list(self.report["warnings"])
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False, format: str = "h5") -> Path:
         """Write ``<stem>.h5`` and ``<stem>.json``, as ``mri-ambient reconstruct`` does.
 
+        Args:
+            folder: where they go.
+            overwrite: replace a reconstruction of this name.
+            format: a key of ``mri_ambient.io.WRITERS``, and the suffix of the images' file.
+
         Returns:
-            The h5 file.
+            The file with the images.
 
         Raises:
+            ConfigError: there is no such format.
             OutputExistsError: there is a file of this name, and ``overwrite`` is not set or it is
                 no reconstruction.
         """
-        path = Path(folder) / f"{Path(self.report['input']).stem}.h5"
+        if format not in WRITERS:
+            raise ConfigError(f"format {format!r} is unknown; choose from {', '.join(WRITERS)}")
+        path = Path(folder) / f"{Path(self.report['input']).stem}.{format}"
         if path.exists():
             stored_settings(path)
             if not overwrite:
@@ -106,16 +124,16 @@ class Reconstruction:
 
     def plot(self) -> Figure:
         """The slices, at most 16, and their standard deviation where there is one."""
-        method, rate = self.report["provenance"]["method"], self.report["acceleration"]
-        title = f"{self.report['input']}: {method}, R = {rate:.2f}"
-        return draw_reconstruction(self.magnitude, self.std, title=title, voxel_mm=self.voxel_mm)
+        return draw_reconstruction(
+            self.magnitude, self.std, title=self.title, voxel_mm=self.voxel_mm
+        )
 
     def _repr_html_(self) -> str:
         """The figure and the warnings, for Jupyter."""
         picture = io.BytesIO()
         self.plot().savefig(picture, format="png", dpi=80, bbox_inches="tight")
         data = base64.b64encode(picture.getvalue()).decode()
-        lines = [f"{entry['code']}: {entry['text']}" for entry in self.warnings]
+        lines = [f"{entry['code']}: {with_remedy(**entry)}" for entry in self.warnings]
         listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
         return f'<img src="data:image/png;base64,{data}"/><ul>{listed}</ul>'
 
@@ -129,7 +147,7 @@ def write_reconstruction(
     """Write the images slice by slice, and the report beside them.
 
     Args:
-        path: the h5 file; the report goes to the same name with ``.json``.
+        path: of the images, its suffix a key of :data:`WRITERS`; the report goes to ``.json``.
         read: gives a finished slice by its index.
         report: of the volume.
         voxel_mm: voxel size ``(y, x, slice)``, or None.
@@ -141,7 +159,7 @@ def write_reconstruction(
     # What the standard deviation is, for readers of the file without the report.
     described = ("n_samples", "samples_are", "std_factor") if "std" in first else ()
     rows, columns = report["recon_shape"]
-    writer = ReconstructionWriter(
+    writer = WRITERS[path.suffix[1:]](
         path,
         report["slices"],
         (rows, columns),
@@ -169,15 +187,10 @@ def stored_settings(path: Path) -> dict[str, Any]:
     Raises:
         OutputExistsError: the file is not a reconstruction; it may be raw data.
     """
-    try:
-        with open_h5(path, for_text=True) as file:
-            attributes = read_attributes(file, path)
-    except ScanFormatError:
-        attributes = {}
-    if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
+    settings = WRITERS[path.suffix[1:]].settings_of(path)
+    if settings is None:
         raise OutputExistsError(
             f"{path}: exists already and is not a reconstruction of mri-ambient, so it is never "
             "overwritten; choose another output folder"
         )
-    found: dict[str, Any] = json.loads(str(attributes.get("settings", "{}")))
-    return found
+    return settings
