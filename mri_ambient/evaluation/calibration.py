@@ -189,7 +189,7 @@ class _HeldOutErrors:
         self.mask_kinds.add(mask_kind(scan.mask))
         assert result.samples is not None
         for i in range(len(scan.slices)):
-            y, K = split.held_out_samples(i), split.predictions(i, result.samples[:, i])
+            y, K = split.measured(i), split.predicted(i, result.samples[:, i])
             if bool(y.any()):
                 self.slices.append((*residual_and_variance(y, K), split.sigma_n))
 

@@ -12,9 +12,9 @@ import h5py
 
 from ..errors import MriAmbientError, ScanFormatError
 from ..io.hdf5 import find_dataset, open_h5, read_real
-from ..recon.metrics import Reference, VolumeMetrics, evaluate_volume
+from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 
-TARGETS: dict[str, Reference] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
+TARGETS: dict[str, ReferenceKind] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
 """Datasets that hold a reference, and what it is."""
 
 

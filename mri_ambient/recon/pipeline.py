@@ -68,8 +68,8 @@ def reconstruct_many(
 
     Args:
         scans: one or several, as :func:`reconstruct` takes them; paths may be folders and globs.
-        recipe: all that decides the results. The prior is loaded once.
-        runtime: device, precision, batch size.
+        recipe: as for :func:`reconstruct`; the prior is loaded once.
+        runtime: as for :func:`reconstruct`.
         on_error: called with a scan that failed and its error, before the next scan; without it the
             error is raised.
     """
@@ -130,14 +130,8 @@ def reconstruct_to_folder(
     Finished slices are kept in a hidden folder until all are there, so that a call with the same
     settings resumes where one was interrupted.
 
-    Args:
-        volume: the scan.
-        output: folder to write to.
-        on_slice: called with (done, total) after every slice.
-        on_step: called after every step of a sampler.
-
     Returns:
-        The report, as written to the JSON file.
+        The report, as written to the JSON file; see :func:`reconstruct_volume`.
 
     Raises:
         MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
@@ -189,7 +183,7 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
 
 
 def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
-    """Settings by name; the precision, which may follow from the device, with its option."""
+    """Settings by name; the precision, which may follow from the device, as an option."""
     other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
     return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
 
