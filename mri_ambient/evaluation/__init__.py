@@ -8,7 +8,7 @@ from .calibration import Calibration, calibrate, calibrate_files, with_calibrati
 from .doctor import examine
 from .folders import evaluate
 from .held_out import evaluate_held_out
-from .inventory import contents, installed
+from .info import contents, installed
 from .memorization import Memorization, find_copies
 from .stability import Attack, attack, attack_slice
 

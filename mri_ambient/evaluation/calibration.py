@@ -70,9 +70,8 @@ class Calibration:
 
     def line(self, recipe: ResolvedRecipe) -> str:
         """The finding in one line."""
-        before, after = (
-            round(100 * coverage[LEVELS.index(0.9)]) for coverage in (self.before, self.after)
-        )
+        at = LEVELS.index(0.9)
+        before, after = round(100 * self.before[at]), round(100 * self.after[at])
         return (
             f"{recipe.method.name}: multiply the standard deviation of {self.n_samples} samples "
             f"({recipe.samples_are}) by {self.factor:.2f}; 90 % intervals hold {before} % of "
@@ -93,7 +92,7 @@ def calibrate_files(
     Args:
         paths: files of scans that the prior was not trained on.
         recipe: as for :func:`calibrate`.
-        runtime: device, precision, batch size.
+        runtime: as for :func:`calibrate`.
         on_scan: called with the number of slices done, after every one.
         on_error: called with a file that cannot be used and the error, and the others are used;
             without it the error is raised. A lost device always is.
@@ -103,7 +102,13 @@ def calibrate_files(
     def slices() -> Iterator[Scan]:
         for path in paths:
             try:
-                yield from _prepared_slices(path, recipe, runtime)
+                volume = open_volume(path, recipe, runtime)
+                issue_before(volume.file, recipe)
+                for scan in volume.file:
+                    prepared = volume.preparation.apply(scan)
+                    # One with too few lines is refused here, before those it shares a call with.
+                    split_scan(prepared, recipe.checks.n_held_out, recipe.seed)
+                    yield prepared
             except DeviceError:
                 raise
             except MriAmbientError as error:
@@ -112,16 +117,6 @@ def calibrate_files(
                 on_error(path, error)
 
     return calibrate(slices(), recipe, runtime, on_scan=on_scan)
-
-
-def _prepared_slices(path: Path, recipe: ResolvedRecipe, runtime: Runtime) -> Iterator[Scan]:
-    volume = open_volume(path, recipe, runtime)
-    issue_before(volume.file, recipe)
-    for scan in volume.file:
-        prepared = volume.preparation.apply(scan)
-        # A scan with too few lines is refused here, before the slices it shares a call with.
-        split_scan(prepared, recipe.checks.n_held_out, recipe.seed)
-        yield prepared
 
 
 def calibrate(
@@ -226,14 +221,14 @@ class _HeldOutErrors:
 
     def _coverage(self, factor: float) -> tuple[float, ...]:
         """Share of the measurements in each of the intervals."""
-        return tuple(float(self._inside(factor, level).double().mean()) for level in LEVELS)
-
-    def _inside(self, factor: float, level: float) -> Tensor:
-        inside = [
-            inside_interval(residual, factor**2 * variance, sigma_n, self.n_samples, level)
-            for residual, variance, sigma_n in self.slices
-        ]
-        return torch.cat([part.flatten() for part in inside])
+        shares = []
+        for level in LEVELS:
+            inside = [
+                inside_interval(residual, factor**2 * variance, sigma_n, self.n_samples, level)
+                for residual, variance, sigma_n in self.slices
+            ]
+            shares.append(float(torch.cat([part.flatten() for part in inside]).double().mean()))
+        return tuple(shares)
 
 
 def with_calibration(prior: Prior, recipe: ResolvedRecipe, found: Calibration) -> Prior:
@@ -241,17 +236,11 @@ def with_calibration(prior: Prior, recipe: ResolvedRecipe, found: Calibration) -
 
     What the card says of others is kept.
     """
-    kept = asdict(found)
-    entry: dict[str, Any] = {
-        "method": recipe.method.name,
-        "options": method_options(recipe.method),
-        **{name: value for name, value in kept.items() if name not in ("before", "after")},
-    }
+    method = {"method": recipe.method.name, "options": method_options(recipe.method)}
+    entry = {**method, **asdict(found)}
+    del entry["before"], entry["after"]
     same = ("method", "options", "n_samples")
-    others = [
-        other
-        for other in prior.facts.card.get("calibration", ())
-        if any(other[key] != entry[key] for key in same)
-    ]
-    card = {**prior.facts.card, "calibration": [*others, entry]}
+    known = prior.card.get("calibration", ())
+    others = [other for other in known if any(other[key] != entry[key] for key in same)]
+    card = {**prior.card, "calibration": [*others, entry]}
     return replace(prior, facts=replace(prior.facts, card=card))

@@ -57,19 +57,15 @@ def examine(device: torch.device) -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Versions of required and optional packages; for missing ones, how they are installed."""
-    missing = dict.fromkeys(PACKAGES, "not installed")
-    missing |= {
-        name: f"not installed (optional: pip install 'mri-ambient[{extra}]')"
-        for name, extra in OPTIONAL.items()
-    }
-    return {name: _version_of(name) or text for name, text in missing.items()}
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    found = {}
+    for name in (*PACKAGES, *OPTIONAL):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            extra = OPTIONAL.get(name)
+            remedy = f" (optional: pip install 'mri-ambient[{extra}]')" if extra else ""
+            found[name] = f"not installed{remedy}"
+    return found
 
 
 def _memory_gib() -> float | None:

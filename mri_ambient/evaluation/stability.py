@@ -34,7 +34,7 @@ STILL_RISING = 0.02
 STEP = 0.3
 """Length of a step of the ascent, in units of the largest perturbation."""
 
-OnStep = Callable[[int, int], None]
+OnIteration = Callable[[int, int], None]
 """Called with (done, total) after every step of the searches."""
 
 
@@ -78,16 +78,9 @@ def attack_slice(
     *,
     k: float = 1.0,
     n_iter: int = 100,
-    on_step: OnStep | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> tuple[dict[str, Any], list[Attack]]:
-    """Attack one slice of a file; see :func:`attack`.
-
-    Args:
-        volume: the scan, with method, prior and device.
-        index: of the slice; by default the middle one.
-        k: norm of the perturbation over that of the noise.
-        n_iter: steps of the search.
-        on_step: called with (done, total) after every step.
+    """Attack one slice of a file, by default the middle one; see :func:`attack`.
 
     Returns:
         What was done and found, as plain values, and the attacks with their images.
@@ -102,7 +95,7 @@ def attack_slice(
     issue_before(file, recipe)
     scan = volume.preparation.apply(file[index])
     device = volume.runtime.torch_device
-    attacks = attack(scan, recipe, k=k, n_iter=n_iter, device=device, on_step=on_step)
+    attacks = attack(scan, recipe, k=k, n_iter=n_iter, device=device, on_iteration=on_iteration)
     report = {
         "slice": index,
         "k": k,
@@ -123,7 +116,7 @@ def attack(
     k: float = 1.0,
     n_iter: int = 100,
     device: torch.device | str = "cpu",
-    on_step: OnStep | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> list[Attack]:
     """Attack one slice of a prepared scan: the method, then CG-SENSE and L1-wavelet.
 
@@ -134,7 +127,7 @@ def attack(
         k: norm of the perturbation over that of the noise.
         n_iter: steps of the search.
         device: where to compute.
-        on_step: called with (done, total) after every step.
+        on_iteration: called with (done, total) after every step.
 
     Raises:
         ConfigError: no perturbation or no steps, a scan without noise or a slice without signal, a
@@ -163,8 +156,8 @@ def attack(
     for number, one in enumerate(methods):
 
         def step_done(done: int, number: int = number) -> None:
-            if on_step is not None:
-                on_step(number * n_iter + done, len(methods) * n_iter)
+            if on_iteration is not None:
+                on_iteration(number * n_iter + done, len(methods) * n_iter)
 
         attacks.append(_attack(_Reconstruction(one, recipe, batch, k), n_iter, step_done))
     return attacks
