@@ -9,6 +9,7 @@ with a prior allows.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -152,15 +153,13 @@ def attack(
     methods: list[Method] = [method]
     others = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
     methods += [other for other in others if type(other) is not type(method)]
-    attacks = []
-    for number, one in enumerate(methods):
+    total, done = len(methods) * n_iter, itertools.count(1)
 
-        def step_done(done: int, number: int = number) -> None:
-            if on_iteration is not None:
-                on_iteration(number * n_iter + done, len(methods) * n_iter)
+    def step_done() -> None:
+        if on_iteration is not None:
+            on_iteration(next(done), total)
 
-        attacks.append(_attack(_Reconstruction(one, recipe, batch, k), n_iter, step_done))
-    return attacks
+    return [_attack(_Reconstruction(one, recipe, batch, k), n_iter, step_done) for one in methods]
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ class _Reconstruction:
         return scaled
 
 
-def _attack(image: _Reconstruction, n_iter: int, step_done: Callable[[int], None]) -> Attack:
+def _attack(image: _Reconstruction, n_iter: int, step_done: Callable[[], None]) -> Attack:
     y = image.batch.measured
     with torch.no_grad():
         before = image(y)
@@ -216,7 +215,7 @@ def _attack(image: _Reconstruction, n_iter: int, step_done: Callable[[int], None
 
 
 def _worst_change(
-    image: _Reconstruction, before: Tensor, n_iter: int, step_done: Callable[[int], None]
+    image: _Reconstruction, before: Tensor, n_iter: int, step_done: Callable[[], None]
 ) -> tuple[Tensor, list[float]]:
     """Projected gradient ascent.
 
@@ -227,7 +226,7 @@ def _worst_change(
     y, radius, mask = image.batch.measured, image.radius, image.batch.mask
     e = worst = image.noise("start")
     most, found = -1.0, []
-    for step in range(n_iter):
+    for _ in range(n_iter):
         e = e.detach().requires_grad_()
         change = (image(y + e) - before).norm()
         if float(change.detach()) > most:
@@ -238,7 +237,7 @@ def _worst_change(
             grad = grad * mask  # a plain prior reads the whole state, a scan has this much
             e = e + STEP * radius * grad / grad.norm().clamp(min=1e-30)
             e = e * (radius / e.norm()).clamp(max=1.0)
-        step_done(step + 1)
+        step_done()
     with torch.no_grad():
         if float((image(y + e) - before).norm()) > most:
             worst = e
@@ -254,12 +253,9 @@ def verdict(attacks: Sequence[Attack]) -> str:
         f"image by {100 * first.change:.1f} % (noise of this size: {100 * first.by_noise:.1f} %); "
         f"{beside}"
     )
-    rising = [
-        f"{attack.method} (by {100 * attack.rising:.0f} %)"
-        for attack in attacks
-        if attack.rising > STILL_RISING
-    ]
-    if rising:
+    late = [attack for attack in attacks if attack.rising > STILL_RISING]
+    if late:
+        rising = (f"{attack.method} (by {100 * attack.rising:.0f} %)" for attack in late)
         line += f"; {' and '.join(rising)} still rising at the end: take more --iterations"
     return line
 

@@ -6,7 +6,7 @@ its mask samples k-space; where no mask does, all count equally,
 
     K = sum_j w_j F S D_j / sum_j w_j,    w_j = M~_j, or 1 where no mask samples,    D = S^H F^H K.
 
-Data step and re-noising are those of :mod:`~mri_ambient.methods.descent`. The masks do not depend
+Data step and re-noising are those of :mod:`~mri_ambient.methods.dds`. The masks do not depend
 on the scan's, so y enters through the data step only; but no mask samples all of the state, and the
 rest is estimated anew at every step (docs/results/samplers.md has the calibration).
 """
@@ -23,12 +23,12 @@ from ..errors import ConfigError
 from ..physics.operators import SenseOp
 from ..priors.prior import DenoiseFn, DenoiserSource
 from ..rng import Streams
-from .descent import Descent
+from .dds import Dds
 
 
 @dataclass(frozen=True)
-class Msm(Descent):
-    """Options of the descent, and ``n_masks`` per level; a plain prior is evaluated once."""
+class Msm(Dds):
+    """Options of :class:`Dds`, and ``n_masks`` per level; a plain prior is evaluated once."""
 
     name: ClassVar[str] = "msm"
 

@@ -15,7 +15,6 @@ from ..errors import DeviceError, MriAmbientError, warn
 from ..methods.base import Method, OnStep
 from ..physics.fourier import image_crop
 from ..physics.units import rss_weight
-from ..priors.prior import DenoiserSource
 from ..rng import rng_for
 from ..runtime.device import Runtime, device_errors
 from ..scan import Batch, Scan
@@ -68,13 +67,11 @@ class Engine:
         self.first_device = self.device
         self.reduced = False  # whether memory ran out, and batches are smaller since
         self.prior = recipe.prior
-        if self.prior is not None:
-            self._move_prior(self.prior)
-
-    def _move_prior(self, prior: DenoiserSource) -> None:
+        if self.prior is None:
+            return
         try:
             with device_errors(self.device):
-                prior.to(self.device)
+                self.prior.to(self.device)
         except torch.OutOfMemoryError as error:
             if not self._fall_back():
                 raise DeviceError(
@@ -82,7 +79,7 @@ class Engine:
                     "--cpu-fallback"
                 ) from error
         if self.runtime.compile:  # a fallback switches it off
-            prior.compile()
+            self.prior.compile()
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,7 @@ from codes import warns
 from helpers import small_prior
 
 from mri_ambient.methods import Aos, CgSense, Dds, Method, Msm, Pula
-from mri_ambient.methods.descent import ENOUGH_STEPS
+from mri_ambient.methods.dds import ENOUGH_STEPS
 from mri_ambient.physics.masks import MaskSpec, achieved_acceleration
 from mri_ambient.priors.prior import Prior, scan_digest
 from mri_ambient.recon.pipeline import reconstruct
