@@ -66,17 +66,12 @@ class Adps(Sampler):
 
         residual = misfit.detach().sqrt()
         direction = (x - x0) / sigma
-        length = self._length(problem)
+        n_measured = op.mask.sum(dim=(-3, -2, -1)) * ksp.shape[-3]
+        step_size = min(0.5, 50 / self.n_steps) if self.step_size is None else self.step_size
+        length = step_size * problem.noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
         data_step = (length / residual.clamp(min=1e-12))[:, None, None] * grad
         return (x + (sigma_next - sigma) * direction - data_step).detach(), x0.detach()
 
-    def _length(self, problem: Problem) -> Tensor:
-        """``l`` of every batch item, ``(b,)``."""
-        n_measured = problem.op.mask.sum(dim=(-3, -2, -1)) * problem.ksp.shape[-3]
-        step_size = min(0.5, 50 / self.n_steps) if self.step_size is None else self.step_size
-        length: Tensor = step_size * problem.noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
-        return length
-
     def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """The state after the last step."""
+        """See :meth:`Sampler.end`; the state after the last step."""
         return state

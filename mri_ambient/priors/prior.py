@@ -31,8 +31,8 @@ class DenoiserSource(ABC):
     """What methods need of a prior: :class:`Prior`, or a denoiser in closed form in tests.
 
     Attributes:
-        sigma_min: smallest trained noise level.
-        sigma_data: standard deviation of the images per real channel.
+        sigma_min: smallest trained noise level per real channel, normalised units.
+        sigma_data: standard deviation of the (training) images per real channel.
         tau: standard deviation of the error of one denoising step per real channel.
         mask_conditioned: whether the denoised image depends on a mask.
         one_level: whether it was trained at the scanner's noise only, so that it serves for one
@@ -103,18 +103,15 @@ SCALE_RULE = "calibration-rss-p99"
 class PriorFacts:
     """What a prior file holds beside the weights.
 
+    ``sigma_data``, ``sigma_min``, ``tau`` and ``one_level`` are those of :class:`DenoiserSource`.
+
     Attributes:
         objective: how it was trained, a key of ``OBJECTIVES``.
         kind: the wrapper around the network, a key of ``DENOISERS``.
         network: widths and depth of the network.
-        sigma_data: standard deviation of the training images per real channel.
-        sigma_min: smallest trained noise level per real channel, normalised units.
         mask_conditioned: whether the network is given M~; plain priors use whole k-space.
-        noise_filled: trained on noise of level sigma outside M~, and not given M~.
-        one_level: trained at the noise level of its scans only.
         mask: kind and (median) acceleration of the training masks.
-        tau: standard deviation of the error of one step per real channel, normalised units;
-            measured for priors under masks.
+        noise_filled: trained on noise of level sigma outside M~, and not given M~.
         scale_rule: how scans must be normalised.
         card: data, number of scans, images seen, date, versions, metrics, intended use.
     """

@@ -144,7 +144,7 @@ def reconstruct_to_folder(
     settings = volume.settings if volume.recipe.reproducible else None
     store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    write_reconstruction(path, store.read, report, volume.file.voxel_mm)
+    write_reconstruction(path, lambda index: store.read(index).images, report, volume.file.voxel_mm)
     store.remove()
     return report
 

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import ConfigError, OutputExistsError, with_remedy
 from ..io import WRITERS
 from ..plots import draw_reconstruction
 from ..runtime.files import json_text, write_json
-from .slice_store import SliceStore, StoredSlice
+from .slice_store import SliceStore
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,14 @@ class Reconstruction:
                 raise OutputExistsError(
                     f"{path}: exists already; overwrite it or use another folder"
                 )
-        write_reconstruction(path, self._stored, self.report, self.voxel_mm)
+        write_reconstruction(path, self._images, self.report, self.voxel_mm)
         return path
 
-    def _stored(self, index: int) -> StoredSlice:
+    def _images(self, index: int) -> dict[str, Tensor]:
         parts = {"img": self.complex, "std": self.std, "samples": self.samples}
-        known = {name: part for name, part in parts.items() if part is not None}
-        return StoredSlice(
-            {name: torch.from_numpy(part[index]) for name, part in known.items()}, {}
-        )
+        return {
+            name: torch.from_numpy(part[index]) for name, part in parts.items() if part is not None
+        }
 
     def plot(self) -> Figure:
         """The slices, at most 16, and their standard deviation where there is one."""
@@ -140,7 +140,7 @@ class Reconstruction:
 
 def write_reconstruction(
     path: Path,
-    read: Callable[[int], StoredSlice],
+    images_of: Callable[[int], dict[str, Tensor]],
     report: dict[str, Any],
     voxel_mm: tuple[float, float, float] | None,
 ) -> None:
@@ -148,14 +148,14 @@ def write_reconstruction(
 
     Args:
         path: of the images, its suffix a key of :data:`WRITERS`; the report goes to ``.json``.
-        read: gives a finished slice by its index.
+        images_of: gives "img", and perhaps "std" and "samples", of a slice in file units.
         report: of the volume.
         voxel_mm: voxel size ``(y, x, slice)``, or None.
 
     Raises:
         MriAmbientError: a file cannot be written.
     """
-    first, provenance = read(0).images, report["provenance"]
+    first, provenance = images_of(0), report["provenance"]
     # What the standard deviation is, for readers of the file without the report.
     described = ("n_samples", "samples_are", "std_factor") if "std" in first else ()
     rows, columns = report["recon_shape"]
@@ -176,8 +176,7 @@ def write_reconstruction(
     )
     with writer as out:
         for index in range(report["slices"]):
-            images = read(index).images
-            out.write(index, images["img"], images.get("std"), images.get("samples"))
+            out.write(index, **images_of(index))
     write_json(path.with_suffix(".json"), report)
 
 
