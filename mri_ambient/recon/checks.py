@@ -228,13 +228,12 @@ def null_space_fraction(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
 
 
 def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe) -> Iterator[str]:
-    """Sentences about what does not fit in one slice, the most serious first.
+    """Sentences about what does not fit in one slice of a prepared scan, the most serious first.
 
     Args:
         check: figures of the slice.
         rms: of its image per real channel inside the support, normalised units.
-        scan: prepared.
-        recipe: how it was reconstructed.
+        scan, recipe: what was reconstructed, and how.
     """
     sigma_n, prior = float(scan.noise_std or 0.0), recipe.prior
     yield from held_out_flags(check.get("held_out"))

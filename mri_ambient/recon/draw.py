@@ -37,8 +37,7 @@ def draw_images(
     """Draw images from a prior, without a measurement.
 
     Args:
-        prior: the prior.
-        sampler: how they are drawn.
+        prior, sampler: how they are drawn.
         maps: coil maps ``(1, coil, y, x)`` of a prepared scan; ones of a single coil for images
             without coils (:func:`uniform_maps`).
         n_images: how many.

@@ -76,21 +76,11 @@ def evaluate_volume(
 
 
 def volume_metrics(target: ArrayLike, reconstruction: ArrayLike) -> dict[str, float]:
-    """NMSE, PSNR and SSIM of one volume, uncropped.
+    """NMSE, PSNR and SSIM of one volume, uncropped; see :func:`evaluate_volume`.
 
     With the volume maximum m of the target t, and r the reconstruction:
     ``nmse = |t - r|^2 / |t|^2``, ``psnr = 10 log10(m^2 / mean((t - r)^2))``, and ``ssim`` the mean
     over slices of SSIM with data range m and a 7x7 uniform window.
-
-    Args:
-        target: the reference, magnitudes ``(slice, y, x)``. Constant is allowed, zero is not.
-        reconstruction: magnitudes of the same shape, in the same units.
-
-    Returns:
-        ``nmse``, ``psnr`` in dB (infinite for equal volumes) and ``ssim``.
-
-    Raises:
-        ScanFormatError: as for :func:`evaluate_volume`.
     """
     t, r = _volume(target, "reference"), _volume(reconstruction, "reconstruction")
     if t.shape != r.shape:

@@ -133,8 +133,7 @@ class ResolvedRecipe:
     """A recipe with its method made and its prior loaded; the rest as in :class:`Recipe`.
 
     Attributes:
-        method: the method.
-        prior: its prior; None for baselines.
+        prior: that of the method; None for baselines.
         n_samples: samples per slice; 1 for methods that are not stochastic.
         mask: the retrospective mask, or None.
     """
