@@ -233,7 +233,8 @@ def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe)
     Args:
         check: figures of the slice.
         rms: of its image per real channel inside the support, normalised units.
-        scan, recipe: what was reconstructed, and how.
+        scan: what was reconstructed.
+        recipe: and how.
     """
     sigma_n, prior = float(scan.noise_std or 0.0), recipe.prior
     yield from held_out_flags(check.get("held_out"))

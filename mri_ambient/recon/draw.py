@@ -37,7 +37,8 @@ def draw_images(
     """Draw images from a prior, without a measurement.
 
     Args:
-        prior, sampler: how they are drawn.
+        prior: from which they are drawn.
+        sampler: and how.
         maps: coil maps ``(1, coil, y, x)`` of a prepared scan; ones of a single coil for images
             without coils (:func:`uniform_maps`).
         n_images: how many.
