@@ -117,7 +117,7 @@ def stability(
     claim_folder(output, "stability.json", overwrite=overwrite)
     with progress_bar() as bars:
         report, attacks = attack_slice(
-            volume, slice_index, k=k, n_iter=iterations, on_step=Bar(bars, "attack").count
+            volume, slice_index, k=k, n_iter=iterations, on_iteration=Bar(bars, "attack").count
         )
     _report(report, output / "stability.json", json_out=json_out)
     images, titles = images_side_by_side(attacks)

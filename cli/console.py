@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mri_ambient.errors import with_remedy
+
 if TYPE_CHECKING:
     from mri_ambient.methods import StepInfo
 
@@ -47,9 +49,9 @@ def say(line: str) -> None:
 
 
 def say_warning(warning: Warning | str) -> None:
-    """One line about a warning, with its code if it has one."""
+    """One line about a warning, with its code and remedy if it has one."""
     code = getattr(warning, "code", None)
-    say(f"warning [{code}]: {warning}" if code else f"warning: {warning}")
+    say(f"warning [{code}]: {with_remedy(code, str(warning))}" if code else f"warning: {warning}")
 
 
 class _Lines(Progress):

@@ -22,7 +22,7 @@ def run(
     json_out: opt.Json = False,
 ) -> None:
     """Say what is installed, or what a file holds."""
-    from mri_ambient.evaluation.inventory import contents, installed
+    from mri_ambient.evaluation.info import contents, installed
 
     facts = installed() if file is None else contents(file)
     (print_json if json_out else print_facts)(facts)

@@ -52,7 +52,7 @@ def run(
     from mri_ambient.plots import draw_montage, save_figure
     from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.priors.weights import default_prior
-    from mri_ambient.recon.engine import draw_images, uniform_maps
+    from mri_ambient.recon.draw import draw_images, uniform_maps
     from mri_ambient.scan import Batch
 
     claim_folder(output, "samples.h5", overwrite=overwrite)

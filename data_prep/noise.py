@@ -87,7 +87,7 @@ def from_noise_scan(noise: Tensor) -> NoiseEstimate:
     if not bool(noise.any()):
         raise PrepError(
             "the noise scan holds only zeros, wanted samples received without a signal; remove "
-            "the dataset 'noise', or pass --noise-std with the noise per real channel"
+            "the dataset 'noise', or give noise_std (--noise-std), the noise per real channel"
         )
     n_samples = noise.shape[-1]
     cov = noise_covariance(outer_products(noise), n_samples)

@@ -420,7 +420,7 @@ class NoiseEstimator:
         if found.std == 0:
             raise PrepError(
                 f"the noise estimate from {found.source} is zero, so the data were masked or "
-                "simulated without noise; pass --noise-std with the noise per real channel"
+                "simulated without noise; give noise_std (--noise-std), the noise per real channel"
             )
         return found
 

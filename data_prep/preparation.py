@@ -305,8 +305,8 @@ class FirstPass:
         if not MIN_NOISE <= noise.std <= MAX_NOISE:
             raise PrepError(
                 f"the noise ({noise.source}) has a standard deviation of {noise.std:.3g}, wanted "
-                f"{MIN_NOISE:g} to {MAX_NOISE:g}; export the scan in other units, or pass "
-                "--noise-std if that is not its noise"
+                f"{MIN_NOISE:g} to {MAX_NOISE:g}; export the scan in other units, or give "
+                "noise_std (--noise-std) if that is not its noise"
             )
         white = whitening_matrix(noise.cov)
         n_samples = len(self.calib) * int(file.mask[:, : self.n_rows].sum())
@@ -363,7 +363,7 @@ class FirstPass:
             raise PrepError(
                 f"images are {scale:.3g} times as large as the noise, wanted {1 / MAX_SNR:g} to "
                 f"{MAX_SNR:g}; the k-space or its noise is damaged: export the scan again, or "
-                "pass --noise-std"
+                "give noise_std (--noise-std)"
             )
         return scale
 

@@ -120,7 +120,7 @@ _PROBLEMS: tuple[tuple[str, str, Callable[[SliceCheck], float], str], ...] = (
         "W-FOLDED-FOV", "folded", lambda check: check.second_map,
         "one set of coil maps is not enough (slice {0.index}: in {0.second_map:.0%} of the support "
         "two places of the object share a pixel): the field of view is smaller than the object, "
-        "and the images keep artefacts there; a larger --noise-std weakens them",
+        "and the images keep artefacts there; a larger noise_std (--noise-std) weakens them",
     ),
     (
         "W-SECOND-MAP", "ambiguous", lambda check: check.second_map,

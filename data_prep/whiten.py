@@ -24,8 +24,8 @@ def whitening_matrix(cov: Tensor) -> Tensor:
         power = cov.diagonal().real
         raise PrepError(
             f"the noise of the coils, of variance {power.min():.3g} to {power.max():.3g}, has no "
-            "positive definite covariance and cannot be made white; pass --noise-std with the "
-            "noise per real channel, or export the scan again"
+            "positive definite covariance and cannot be made white; give noise_std (--noise-std), "
+            "the noise per real channel, or export the scan again"
         )
     return inverse
 

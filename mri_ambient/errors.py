@@ -57,9 +57,9 @@ WARNINGS: dict[str, str] = {
     "W-OUTSIDE-MASK": "Data outside the mask is ignored; delete the mask to use it.",
     # data preparation
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
-    "W-NOISE-GIVEN": "The given noise differs from what the scan shows; check --noise-std.",
+    "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",
-    "W-FOLDED-FOV": "Acquire a larger field of view; a larger --noise-std weakens the artefact.",
+    "W-FOLDED-FOV": "Acquire a larger field of view, or give a larger noise_std (--noise-std).",
     "W-SECOND-MAP": "Noise or a small field of view; compare with a less noisy scan.",
     "W-NOISY-CALIBRATION": "Acquire more calibration lines, or do not trust these slices.",
     "W-EMPTY-SUPPORT": "Look at the slices: ESPIRiT found nearly no signal.",
@@ -107,6 +107,11 @@ class NumericalWarning(UserWarning):
     def as_dict(self) -> dict[str, str]:
         """Code and text, as reports hold them."""
         return {"code": self.code, "text": str(self)}
+
+
+def with_remedy(code: str, text: str) -> str:
+    """The text of a warning, and what to do about it."""
+    return f"{text}. {WARNINGS[code]}"
 
 
 def warn(code: str, text: str, *, stacklevel: int = 2) -> None:

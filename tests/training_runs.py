@@ -11,13 +11,13 @@ from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Objective, Ssdu, Supervised
 from mri_ambient.priors.checkpoint import load_tensors
 from mri_ambient.priors.prior import Prior
-from mri_ambient.priors.unet import PRESETS, UNetSpec
+from mri_ambient.priors.unet import NETWORKS, UNetSpec
 from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
 from mri_ambient.training.loop import run_training
 from mri_ambient.training.preflight import plan
 from mri_ambient.training.run import RunFolder
 
-PRESETS["test"] = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+NETWORKS["test"] = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 
 SCANS = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
 

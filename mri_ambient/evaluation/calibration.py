@@ -13,11 +13,11 @@ is stored in the card of the prior.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from ..recon.checks import SplitScan, inside_interval, residual_and_variance, sp
 from ..recon.engine import Engine, SliceImages
 from ..recon.pipeline import open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
-from ..recon.warnings import BEFORE, Case, give
+from ..recon.warnings import issue_before
 from ..runtime.device import Runtime
 from ..scan import Scan
 
@@ -70,9 +70,8 @@ class Calibration:
 
     def line(self, recipe: ResolvedRecipe) -> str:
         """The finding in one line."""
-        before, after = (
-            round(100 * coverage[LEVELS.index(0.9)]) for coverage in (self.before, self.after)
-        )
+        at = LEVELS.index(0.9)
+        before, after = round(100 * self.before[at]), round(100 * self.after[at])
         return (
             f"{recipe.method.name}: multiply the standard deviation of {self.n_samples} samples "
             f"({recipe.samples_are}) by {self.factor:.2f}; 90 % intervals hold {before} % of "
@@ -93,7 +92,7 @@ def calibrate_files(
     Args:
         paths: files of scans that the prior was not trained on.
         recipe: as for :func:`calibrate`.
-        runtime: device, precision, batch size.
+        runtime: as for :func:`calibrate`.
         on_scan: called with the number of slices done, after every one.
         on_error: called with a file that cannot be used and the error, and the others are used;
             without it the error is raised. A lost device always is.
@@ -103,7 +102,13 @@ def calibrate_files(
     def slices() -> Iterator[Scan]:
         for path in paths:
             try:
-                yield from _prepared_slices(path, recipe, runtime)
+                volume = open_volume(path, recipe, runtime)
+                issue_before(volume.file, recipe)
+                for scan in volume.file:
+                    prepared = volume.preparation.apply(scan)
+                    # One with too few lines is refused here, before those it shares a call with.
+                    split_scan(prepared, recipe.checks.n_held_out, recipe.seed)
+                    yield prepared
             except DeviceError:
                 raise
             except MriAmbientError as error:
@@ -112,16 +117,6 @@ def calibrate_files(
                 on_error(path, error)
 
     return calibrate(slices(), recipe, runtime, on_scan=on_scan)
-
-
-def _prepared_slices(path: Path, recipe: ResolvedRecipe, runtime: Runtime) -> Iterator[Scan]:
-    volume = open_volume(path, recipe, runtime)
-    give(BEFORE, Case(volume.file, recipe))
-    for scan in volume.file:
-        prepared = volume.preparation.apply(scan)
-        # A scan with too few lines is refused here, before the slices it shares a call with.
-        split_scan(prepared, recipe.checks.n_held_out, recipe.seed)
-        yield prepared
 
 
 def calibrate(
@@ -151,16 +146,32 @@ def calibrate(
         )
     if recipe.checks.n_held_out < 1:
         raise ConfigError("a calibration needs held-out lines; set n_held_out in the checks")
-    errors = _HeldOutErrors(recipe.n_samples)
+    slices: list[_SliceErrors] = []
+    accelerations, mask_kinds, noise_source = [], set(), None
     engine = Engine(recipe, runtime)
     for group in _batches(scans, engine):
         splits = [split_scan(scan, recipe.checks.n_held_out, recipe.seed) for scan in group]
         results = engine([split.kept for split in splits])
-        for split, result in zip(splits, results, strict=True):
-            errors.add(split, result)
+        for scan, split, result in zip(group, splits, results, strict=True):
+            slices += _errors(split, result)
+            accelerations.append(scan.acceleration)
+            mask_kinds.add(mask_kind(scan.mask))
+            noise_source = scan.noise_source
             if on_scan is not None:
-                on_scan(len(errors.accelerations))
-    return errors.calibration(recipe.method.name)
+                on_scan(len(accelerations))
+    factor = _factor(slices, recipe.method.name, noise_source)
+    sigma_n = [one.sigma_n for one in slices]
+    return Calibration(
+        factor=factor,
+        before=_coverage(slices, 1.0, recipe.n_samples),
+        after=_coverage(slices, factor, recipe.n_samples),
+        n_hidden=sum(one.residual.numel() for one in slices),
+        n_slices=len(slices),
+        n_samples=recipe.n_samples,
+        acceleration=(min(accelerations), max(accelerations)),
+        sigma_n=(min(sigma_n), max(sigma_n)),
+        mask_kinds=tuple(sorted(mask_kinds)),
+    )
 
 
 def _batches(scans: Iterable[Scan], engine: Engine) -> Iterator[list[Scan]]:
@@ -170,69 +181,48 @@ def _batches(scans: Iterable[Scan], engine: Engine) -> Iterator[list[Scan]]:
             yield group
 
 
-@dataclass
-class _HeldOutErrors:
-    """Errors on held-out lines, with the variance that the samples predict for them."""
+class _SliceErrors(NamedTuple):
+    """Errors on the held-out lines of a slice, and the variance that the samples predict."""
 
-    n_samples: int
-    slices: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
-    """Residual, variance of the samples, and sigma_n of every slice with signal."""
-    accelerations: list[float] = field(default_factory=list)
-    mask_kinds: set[str] = field(default_factory=set)
-    noise_source: str | None = None
+    residual: Tensor
+    variance: Tensor
+    sigma_n: float
 
-    def add(self, split: SplitScan, result: SliceImages) -> None:
-        """The slices of one more scan."""
-        scan = split.whole
-        self.noise_source = scan.noise_source
-        self.accelerations.append(scan.acceleration)
-        self.mask_kinds.add(mask_kind(scan.mask))
-        assert result.samples is not None
-        for i in range(len(scan.slices)):
-            y, K = split.held_out_samples(i), split.predictions(i, result.samples[:, i])
-            if bool(y.any()):
-                self.slices.append((*residual_and_variance(y, K), split.sigma_n))
 
-    def calibration(self, method: str) -> Calibration:
-        """The factor, and what it was fitted on."""
-        factor = self._factor(method)
-        sigma_n = [sigma_n for _, _, sigma_n in self.slices]
-        return Calibration(
-            factor=factor,
-            before=self._coverage(1.0),
-            after=self._coverage(factor),
-            n_hidden=sum(residual.numel() for residual, _, _ in self.slices),
-            n_slices=len(self.slices),
-            n_samples=self.n_samples,
-            acceleration=(min(self.accelerations), max(self.accelerations)),
-            sigma_n=(min(sigma_n), max(sigma_n)),
-            mask_kinds=tuple(sorted(self.mask_kinds)),
+def _errors(split: SplitScan, result: SliceImages) -> Iterator[_SliceErrors]:
+    """The errors of every slice with signal."""
+    assert result.samples is not None
+    for i in range(len(split.whole.slices)):
+        y, K = split.measured(i), split.predicted(i, result.samples[:, i])
+        if bool(y.any()):
+            yield _SliceErrors(*residual_and_variance(y, K), split.sigma_n)
+
+
+def _factor(slices: Sequence[_SliceErrors], method: str, noise_source: str | None) -> float:
+    if not slices:
+        raise ScanFormatError("there is no scan with signal to calibrate on")
+    drawn = sum(float(variance.sum()) for _, variance, _ in slices)
+    error = sum(float((r.square() - sigma_n**2).sum()) for r, _, sigma_n in slices)
+    if drawn == 0:
+        raise ConfigError(f"samples of {method!r} do not differ")
+    if error <= 0:
+        raise ConfigError(
+            "held-out lines are predicted better than their noise allows: the noise of these "
+            f"scans is overestimated ({noise_source}); prepare them with noise_std (--noise-std)"
         )
+    return math.sqrt(error / drawn)
 
-    def _factor(self, method: str) -> float:
-        if not self.slices:
-            raise ScanFormatError("there is no scan with signal to calibrate on")
-        drawn = sum(float(variance.sum()) for _, variance, _ in self.slices)
-        error = sum(float((r.square() - sigma_n**2).sum()) for r, _, sigma_n in self.slices)
-        if drawn == 0:
-            raise ConfigError(f"samples of {method!r} do not differ")
-        if error <= 0:
-            raise ConfigError(
-                "held-out lines are predicted better than their noise allows: the noise of these "
-                f"scans is overestimated ({self.noise_source}); give --noise-std to prep"
-            )
-        return math.sqrt(error / drawn)
 
-    def _coverage(self, factor: float) -> tuple[float, ...]:
-        """Share of the measurements in each of the intervals."""
-        return tuple(float(self._inside(factor, level).double().mean()) for level in LEVELS)
-
-    def _inside(self, factor: float, level: float) -> Tensor:
+def _coverage(slices: Sequence[_SliceErrors], factor: float, n_samples: int) -> tuple[float, ...]:
+    """Share of the measurements in each of the intervals."""
+    shares = []
+    for level in LEVELS:
         inside = [
-            inside_interval(residual, factor**2 * variance, sigma_n, self.n_samples, level)
-            for residual, variance, sigma_n in self.slices
+            inside_interval(residual, factor**2 * variance, sigma_n, n_samples, level).flatten()
+            for residual, variance, sigma_n in slices
         ]
-        return torch.cat([part.flatten() for part in inside])
+        shares.append(float(torch.cat(inside).double().mean()))
+    return tuple(shares)
 
 
 def with_calibration(prior: Prior, recipe: ResolvedRecipe, found: Calibration) -> Prior:
@@ -240,17 +230,11 @@ def with_calibration(prior: Prior, recipe: ResolvedRecipe, found: Calibration) -
 
     What the card says of others is kept.
     """
-    kept = asdict(found)
-    entry: dict[str, Any] = {
-        "method": recipe.method.name,
-        "options": method_options(recipe.method),
-        **{name: value for name, value in kept.items() if name not in ("before", "after")},
-    }
+    method = {"method": recipe.method.name, "options": method_options(recipe.method)}
+    entry = {**method, **asdict(found)}
+    del entry["before"], entry["after"]
     same = ("method", "options", "n_samples")
-    others = [
-        other
-        for other in prior.facts.card.get("calibration", ())
-        if any(other[key] != entry[key] for key in same)
-    ]
-    card = {**prior.facts.card, "calibration": [*others, entry]}
+    known = prior.card.get("calibration", ())
+    others = [other for other in known if any(other[key] != entry[key] for key in same)]
+    card = {**prior.card, "calibration": [*others, entry]}
     return replace(prior, facts=replace(prior.facts, card=card))

@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from ..objectives import Kspace
 from ..priors.checkpoint import load_prior
 from ..priors.denoisers import DENOISERS, Denoiser
-from ..priors.unet import PRESETS, n_parameters
+from ..priors.unet import NETWORKS, n_parameters
 from ..priors.weights import shipped_priors
 from ..runtime.device import describe_device
 
@@ -51,25 +51,21 @@ def examine(device: torch.device) -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "free_disk_gib": round(shutil.disk_usage(".").free / 2**30, 1),
         "priors": {path.stem: _state_of(path) for path in shipped_priors()},
-        "networks": {name: _network(name, device) for name in PRESETS},
+        "networks": {name: _network(name, device) for name in NETWORKS},
     }
 
 
 def packages() -> dict[str, str]:
     """Versions of required and optional packages; for missing ones, how they are installed."""
-    missing = dict.fromkeys(PACKAGES, "not installed")
-    missing |= {
-        name: f"not installed (optional: pip install 'mri-ambient[{extra}]')"
-        for name, extra in OPTIONAL.items()
-    }
-    return {name: _version_of(name) or text for name, text in missing.items()}
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    found = {}
+    for name in (*PACKAGES, *OPTIONAL):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            extra = OPTIONAL.get(name)
+            remedy = f" (optional: pip install 'mri-ambient[{extra}]')" if extra else ""
+            found[name] = f"not installed{remedy}"
+    return found
 
 
 def _memory_gib() -> float | None:
@@ -94,7 +90,7 @@ def _network(name: str, device: torch.device) -> dict[str, Any]:
 
     Time and memory are measured, unless that would take long.
     """
-    kind, spec = DENOISERS[Kspace.wrapper], PRESETS[name]
+    kind, spec = DENOISERS[Kspace.wrapper], NETWORKS[name]
     with torch.device("meta"):  # which computes shapes alone
         shapes = kind(spec, sigma_data=1.0)
         gflop = shapes.flops(SHAPE) / 1e9

@@ -12,9 +12,9 @@ import h5py
 
 from ..errors import MriAmbientError, ScanFormatError
 from ..io.hdf5 import find_dataset, open_h5, read_real
-from ..recon.metrics import Reference, VolumeMetrics, evaluate_volume
+from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 
-TARGETS: dict[str, Reference] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
+TARGETS: dict[str, ReferenceKind] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
 """Datasets that hold a reference, and what it is."""
 
 
@@ -62,10 +62,8 @@ def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
     for path in (reconstructions, targets):
         if not path.exists():
             raise ScanFormatError(f"{path}: no such file or folder")
-    if reconstructions.is_file():
-        files = [reconstructions]
-    else:
-        files = sorted(reconstructions.glob("[!.]*.h5"))
+    is_file = reconstructions.is_file()
+    files = [reconstructions] if is_file else sorted(reconstructions.glob("[!.]*.h5"))
     if not files:
         raise ScanFormatError(f"{reconstructions}: no reconstructions (*.h5) here")
     if targets.is_dir():
@@ -79,11 +77,7 @@ def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
 
 
 def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
-    """Score one reconstruction.
-
-    Args:
-        reconstruction: a file with the dataset ``reconstruction``.
-        target: a file with one of :data:`TARGETS`.
+    """Score a file with the dataset ``reconstruction`` against one with one of :data:`TARGETS`.
 
     Raises:
         ScanFormatError: a file is damaged or holds no such image, or the two do not fit.

@@ -15,34 +15,25 @@ from ..recon.checks import predict_held_out
 from ..recon.engine import Engine
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.volume import OnSlice, Volume
-from ..recon.warnings import AFTER, BEFORE, Case, give
-
-Figures = dict[str, float]
-"""What :func:`~mri_ambient.recon.checks.predict_held_out` finds in a slice."""
+from ..recon.warnings import issue_after, issue_before
 
 
 def evaluate_held_out(
     volume: Volume, *, on_slice: OnSlice | None = None, on_step: OnStep | None = None
-) -> list[Figures]:
-    """Hold out lines of every slice of a scan, and predict them from the rest.
+) -> list[dict[str, float]]:
+    """The figures of every slice of a scan by :func:`~mri_ambient.recon.checks.predict_held_out`.
 
-    Args:
-        volume: a scan with a recipe whose checks hold out lines.
-        on_slice: called with (done, total) after every batch of slices.
-        on_step: called after every step of a sampler.
-
-    Returns:
-        The figures of every slice; nothing for one without signal.
+    The checks of its recipe say how many lines are held out.
 
     Raises:
         ConfigError: there are not enough lines.
         ScanFormatError: no slice has signal on the held-out lines.
     """
     file, recipe = volume.file, volume.recipe
-    give(BEFORE, Case(file, recipe))
+    issue_before(file, recipe)
     engine = Engine(recipe, volume.runtime, on_step)
     n_slices = engine.slices_at_once(file.shape[-2:])
-    rows: list[Figures] = []
+    rows: list[dict[str, float]] = []
     for first in range(0, len(file), n_slices):
         scan = volume.preparation.apply(file[first : first + n_slices])
         rows += predict_held_out(engine, scan, recipe.checks.n_held_out)
@@ -50,22 +41,22 @@ def evaluate_held_out(
             on_slice(len(rows), len(file))
     if not any(rows):
         raise ScanFormatError(f"{file.path}: no slice has signal on the held-out lines")
-    give(AFTER, Case(file, recipe, scan.noise_std or 0.0))
+    issue_after(file, recipe, scan.noise_std or 0.0)
     return rows
 
 
-def mean_figures(rows: Sequence[Figures]) -> Figures:
+def mean_figures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Means over the slices of a scan that have signal."""
     rows = [row for row in rows if row]
     return {key: fmean(row[key] for row in rows) for key in rows[0]}
 
 
 def held_out_report(
-    recipe: ResolvedRecipe, scans: Mapping[str, Sequence[Figures]]
+    recipe: ResolvedRecipe, scans: Mapping[str, Sequence[dict[str, float]]]
 ) -> dict[str, Any]:
     """The method with its options, what its samples are, and the figures of every scan."""
-    report: dict[str, Any] = {"method": recipe.method.name}
-    report["method_options"] = method_options(recipe.method)
+    method = recipe.method
+    report: dict[str, Any] = {"method": method.name, "method_options": method_options(method)}
     if recipe.n_samples > 1:
         report |= {
             "n_samples": recipe.n_samples,

@@ -11,6 +11,7 @@ nearest of the mirror images that training shows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch.nn import functional
 from ..errors import ConfigError, ScanFormatError
 from ..methods import CgSense, PriorOnly
 from ..priors.prior import Prior
-from ..recon.engine import draw_images
+from ..recon.draw import draw_images
 from ..runtime.device import Runtime
 from ..training.dataset import Item, load_dataset
 
@@ -132,7 +133,12 @@ def find_copies(
         raise ConfigError(f"at least one image must be drawn, got {n_samples}")
     damaged = on_damaged or (lambda sentence: None)
     trained, held_out = _scans(prior, folder, seed, damaged)
-    count = _Counter(len(trained) + len(held_out) + n_samples, on_image)
+    total, done = len(trained) + len(held_out) + n_samples, itertools.count(1)
+
+    def count() -> None:
+        if on_image is not None:
+            on_image(next(done), total)
+
     trained, known = _features(trained, folder, device, count, damaged)
     held_out, unseen = _features(held_out, folder, device, count, damaged)
     sampler, runtime = PriorOnly(n_steps=n_steps), Runtime(torch.device(device))
@@ -173,25 +179,11 @@ def _scans(
     return kinds[True], kinds[False]
 
 
-@dataclass
-class _Counter:
-    """Reports how many of all images are done."""
-
-    total: int
-    on_image: Callable[[int, int], None] | None
-    done: int = 0
-
-    def __call__(self) -> None:
-        self.done += 1
-        if self.on_image is not None:
-            self.on_image(self.done, self.total)
-
-
 def _features(
     items: list[Item],
     folder: Path,
     device: torch.device | str,
-    count: _Counter,
+    count: Callable[[], None],
     damaged: Callable[[str], None],
 ) -> tuple[list[Item], Tensor]:
     """The slices that can be read, and their features."""

@@ -9,6 +9,7 @@ with a prior allows.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from ..errors import ConfigError
 from ..methods import CgSense, L1Wavelet, Method
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.volume import Volume
-from ..recon.warnings import BEFORE, Case, give
+from ..recon.warnings import issue_before
 from ..rng import complex_normal, rng_for
 from ..scan import Batch, Scan
 
@@ -34,7 +35,7 @@ STILL_RISING = 0.02
 STEP = 0.3
 """Length of a step of the ascent, in units of the largest perturbation."""
 
-OnStep = Callable[[int, int], None]
+OnIteration = Callable[[int, int], None]
 """Called with (done, total) after every step of the searches."""
 
 
@@ -78,16 +79,9 @@ def attack_slice(
     *,
     k: float = 1.0,
     n_iter: int = 100,
-    on_step: OnStep | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> tuple[dict[str, Any], list[Attack]]:
-    """Attack one slice of a file; see :func:`attack`.
-
-    Args:
-        volume: the scan, with method, prior and device.
-        index: of the slice; by default the middle one.
-        k: norm of the perturbation over that of the noise.
-        n_iter: steps of the search.
-        on_step: called with (done, total) after every step.
+    """Attack one slice of a file, by default the middle one; see :func:`attack`.
 
     Returns:
         What was done and found, as plain values, and the attacks with their images.
@@ -99,10 +93,10 @@ def attack_slice(
     index = len(file) // 2 if index is None else index
     if not 0 <= index < len(file):
         raise ConfigError(f"{file.path}: has slices 0 to {len(file) - 1}, not {index}")
-    give(BEFORE, Case(file, recipe))
+    issue_before(file, recipe)
     scan = volume.preparation.apply(file[index])
     device = volume.runtime.torch_device
-    attacks = attack(scan, recipe, k=k, n_iter=n_iter, device=device, on_step=on_step)
+    attacks = attack(scan, recipe, k=k, n_iter=n_iter, device=device, on_iteration=on_iteration)
     report = {
         "slice": index,
         "k": k,
@@ -123,7 +117,7 @@ def attack(
     k: float = 1.0,
     n_iter: int = 100,
     device: torch.device | str = "cpu",
-    on_step: OnStep | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> list[Attack]:
     """Attack one slice of a prepared scan: the method, then CG-SENSE and L1-wavelet.
 
@@ -134,7 +128,7 @@ def attack(
         k: norm of the perturbation over that of the noise.
         n_iter: steps of the search.
         device: where to compute.
-        on_step: called with (done, total) after every step.
+        on_iteration: called with (done, total) after every step.
 
     Raises:
         ConfigError: no perturbation or no steps, a scan without noise or a slice without signal, a
@@ -159,15 +153,13 @@ def attack(
     methods: list[Method] = [method]
     others = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
     methods += [other for other in others if type(other) is not type(method)]
-    attacks = []
-    for number, one in enumerate(methods):
+    total, done = len(methods) * n_iter, itertools.count(1)
 
-        def step_done(done: int, number: int = number) -> None:
-            if on_step is not None:
-                on_step(number * n_iter + done, len(methods) * n_iter)
+    def step_done() -> None:
+        if on_iteration is not None:
+            on_iteration(next(done), total)
 
-        attacks.append(_attack(_Reconstruction(one, recipe, batch, k), n_iter, step_done))
-    return attacks
+    return [_attack(_Reconstruction(one, recipe, batch, k), n_iter, step_done) for one in methods]
 
 
 @dataclass(frozen=True)
@@ -201,7 +193,7 @@ class _Reconstruction:
         return scaled
 
 
-def _attack(image: _Reconstruction, n_iter: int, step_done: Callable[[int], None]) -> Attack:
+def _attack(image: _Reconstruction, n_iter: int, step_done: Callable[[], None]) -> Attack:
     y = image.batch.measured
     with torch.no_grad():
         before = image(y)
@@ -223,7 +215,7 @@ def _attack(image: _Reconstruction, n_iter: int, step_done: Callable[[int], None
 
 
 def _worst_change(
-    image: _Reconstruction, before: Tensor, n_iter: int, step_done: Callable[[int], None]
+    image: _Reconstruction, before: Tensor, n_iter: int, step_done: Callable[[], None]
 ) -> tuple[Tensor, list[float]]:
     """Projected gradient ascent.
 
@@ -234,7 +226,7 @@ def _worst_change(
     y, radius, mask = image.batch.measured, image.radius, image.batch.mask
     e = worst = image.noise("start")
     most, found = -1.0, []
-    for step in range(n_iter):
+    for _ in range(n_iter):
         e = e.detach().requires_grad_()
         change = (image(y + e) - before).norm()
         if float(change.detach()) > most:
@@ -245,7 +237,7 @@ def _worst_change(
             grad = grad * mask  # a plain prior reads the whole state, a scan has this much
             e = e + STEP * radius * grad / grad.norm().clamp(min=1e-30)
             e = e * (radius / e.norm()).clamp(max=1.0)
-        step_done(step + 1)
+        step_done()
     with torch.no_grad():
         if float((image(y + e) - before).norm()) > most:
             worst = e
@@ -261,12 +253,9 @@ def verdict(attacks: Sequence[Attack]) -> str:
         f"image by {100 * first.change:.1f} % (noise of this size: {100 * first.by_noise:.1f} %); "
         f"{beside}"
     )
-    rising = [
-        f"{attack.method} (by {100 * attack.rising:.0f} %)"
-        for attack in attacks
-        if attack.rising > STILL_RISING
-    ]
-    if rising:
+    late = [attack for attack in attacks if attack.rising > STILL_RISING]
+    if late:
+        rising = (f"{attack.method} (by {100 * attack.rising:.0f} %)" for attack in late)
         line += f"; {' and '.join(rising)} still rising at the end: take more --iterations"
     return line
 

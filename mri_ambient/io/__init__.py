@@ -1,7 +1,7 @@
 """Readers and writers, one file a format: how scans come in and reconstructions go out.
 
 A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer is a
-class like :class:`ReconstructionWriter` and a line of :data:`WRITERS`.
+class like :class:`VolumeWriter` and a line of :data:`WRITERS`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .arrays import ArrayFile
 from .fastmri import FastmriFile
 from .header import Header, build_header, parse_header
 from .prepared import PreparedFile, PreparedWriter
-from .reconstruction import RECONSTRUCTION_FORMAT, ReconstructionWriter
+from .reconstruction import RECONSTRUCTION_FORMAT, ReconstructionWriter, VolumeWriter
 from .sampling import Sampling
 from .scan_file import Contents, ScanFile
 from .undersampled import Undersampled
@@ -34,6 +34,7 @@ __all__ = [
     "Sampling",
     "ScanFile",
     "Undersampled",
+    "VolumeWriter",
     "build_header",
     "find_scans",
     "open_scan",
@@ -44,8 +45,8 @@ __all__ = [
 READERS: dict[str, type[ScanFile]] = {"prepared": PreparedFile, "fastmri": FastmriFile}
 """Readers by format; the first that recognises a file reads it."""
 
-WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}
-"""What ``reconstruct`` writes, by format."""
+WRITERS: dict[str, type[VolumeWriter]] = {"h5": ReconstructionWriter}
+"""What ``reconstruct`` writes, by format, which is the suffix of the file."""
 
 
 def open_scan(path: str | Path) -> ScanFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -20,8 +21,54 @@ SAMPLES_FORMAT = "samples/1"
 """The same of images drawn from a prior."""
 
 
+class VolumeWriter(Protocol):
+    """A writer of reconstructions, slice by slice; a format is one such class in a file of its own.
+
+    What it writes appears at its path when the block ends well.
+
+    Args:
+        path: where it goes, with the suffix of the format.
+        n_slices: how many slices will be written, in any order, each once.
+        shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
+        attributes: method, acceleration, voxel_mm, ...; those that are None are left out.
+        with_std: whether every slice comes with a standard deviation.
+        n_samples: how many samples of every slice are kept.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        n_slices: int,
+        shape: tuple[int, int],
+        *,
+        attributes: Mapping[str, object],
+        with_std: bool = False,
+        n_samples: int = 0,
+    ) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: Any) -> bool | None: ...  # noqa: ANN401 -- as contextlib passes them
+
+    def write(
+        self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
+    ) -> None:
+        """Write one slice, with the parts that were announced.
+
+        Args:
+            index: of the slice in the volume.
+            img: complex ``(y, x)`` in scanner units.
+            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
+            samples: complex ``(sample, y, x)``.
+        """
+
+    @staticmethod
+    def settings_of(path: Path) -> dict[str, Any] | None:
+        """The settings (an attribute) of a file it wrote; None for any other file."""
+
+
 class ReconstructionWriter(H5Writer):
-    """A reconstruction written slice by slice; it appears at its path when the block ends well.
+    """A reconstruction in HDF5, which fastMRI's evaluator reads; see :class:`VolumeWriter`.
 
     ====================== ===================== ========= ===============================
     dataset                shape                 dtype     meaning
@@ -31,14 +78,6 @@ class ReconstructionWriter(H5Writer):
     reconstruction_complex (slice, y, x)         complex64 the complex image
     reconstruction_samples (slice, sample, y, x) complex64 its samples, on request
     ====================== ===================== ========= ===============================
-
-    Args:
-        path: where the file goes.
-        n_slices: how many slices will be written, in any order, each once.
-        shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
-        attributes: method, acceleration, voxel_mm, ...; those that are None are left out.
-        with_std: whether every slice comes with a standard deviation.
-        n_samples: how many samples of every slice are kept.
     """
 
     def __init__(
@@ -65,14 +104,7 @@ class ReconstructionWriter(H5Writer):
     def write(
         self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
     ) -> None:
-        """Write one slice, with the parts that were announced.
-
-        Args:
-            index: of the slice in the volume.
-            img: complex ``(y, x)`` in scanner units.
-            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
-            samples: complex ``(sample, y, x)``.
-        """
+        """See :meth:`VolumeWriter.write`."""
         parts = {
             "reconstruction": img.abs(),
             "reconstruction_std": std,
@@ -99,6 +131,19 @@ class ReconstructionWriter(H5Writer):
         """Write the root attributes."""
         facts = {"mri_ambient_format": RECONSTRUCTION_FORMAT, "mri_ambient_version": __version__}
         write_attributes(self.file, {**self._attributes, **facts})
+
+    @staticmethod
+    def settings_of(path: Path) -> dict[str, Any] | None:
+        """See :meth:`VolumeWriter.settings_of`."""
+        try:
+            with open_h5(path, for_text=True) as file:
+                attributes = read_attributes(file, path)
+        except ScanFormatError:
+            return None
+        if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
+            return None
+        settings: dict[str, Any] = json.loads(str(attributes.get("settings", "{}")))
+        return settings
 
 
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:

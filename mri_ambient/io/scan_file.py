@@ -99,6 +99,12 @@ class ScanFile(ABC):
         self.scan_id = self.path.stem
         self.attributes = {}
 
+    def __repr__(self) -> str:
+        facts = [self.path.name, " x ".join(str(n) for n in self.shape)]
+        if "sampling" in vars(self):  # otherwise all slices would be read for it
+            facts.append(f"R = {self.acceleration:.2f}")
+        return f"<{type(self).__name__} {', '.join(facts)}>"
+
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
         """Whether a file has this format; never, for a class that reads no file."""

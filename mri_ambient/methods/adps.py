@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import Problem, Sampler, check_schedule
+from .base import Problem, Sampler
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class Adps(Sampler):
     tried with 100 and with 500 steps (tests/benchmarks/bench_adps.py, bench_samplers.py).
 
     Attributes:
-        n_steps: network evaluations per sample.
         step_size: weight of the data term, relative to noise and coils; by default 50 / n_steps.
-        sigma_max: first noise level, for data of standard deviation 0.5 per channel.
     """
 
     name: ClassVar[str] = "adps"
@@ -47,7 +45,7 @@ class Adps(Sampler):
     sigma_max: float = 10.0
 
     def __post_init__(self) -> None:
-        check_schedule(self.n_steps, self.sigma_max)
+        super().__post_init__()
         if self.step_size is not None and not 0 <= self.step_size < math.inf:
             raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
 
@@ -68,17 +66,12 @@ class Adps(Sampler):
 
         residual = misfit.detach().sqrt()
         direction = (x - x0) / sigma
-        length = self._length(problem)
+        n_measured = op.mask.sum(dim=(-3, -2, -1)) * ksp.shape[-3]
+        step_size = min(0.5, 50 / self.n_steps) if self.step_size is None else self.step_size
+        length = step_size * problem.noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
         data_step = (length / residual.clamp(min=1e-12))[:, None, None] * grad
         return (x + (sigma_next - sigma) * direction - data_step).detach(), x0.detach()
 
-    def _length(self, problem: Problem) -> Tensor:
-        """``l`` of every batch item, ``(b,)``."""
-        n_measured = problem.op.mask.sum(dim=(-3, -2, -1)) * problem.ksp.shape[-3]
-        step_size = min(0.5, 50 / self.n_steps) if self.step_size is None else self.step_size
-        length: Tensor = step_size * problem.noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
-        return length
-
     def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """The state after the last step."""
+        """See :meth:`Sampler.end`; the state after the last step."""
         return state

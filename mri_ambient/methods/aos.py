@@ -7,13 +7,13 @@ step A-OS). The result is then balanced against the measurement by the error tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..priors.prior import DenoiserSource
+from ..rng import Streams
 from ..scan import Batch
 from .base import (
     FINAL_CG,
@@ -38,6 +38,7 @@ class Aos(Method):
     """
 
     name: ClassVar[str] = "aos"
+    starts_in_one_step: ClassVar[bool] = True
 
     final_dc: bool = True
     n_cg: int = FINAL_CG
@@ -45,19 +46,14 @@ class Aos(Method):
     def __post_init__(self) -> None:
         check_cg(self.n_cg)
 
-    @property
-    def starts_in_one_step(self) -> bool:
-        """It takes one step and no more."""
-        return True
-
     def __call__(
         self,
         prior: DenoiserSource | None,
         batch: Batch,
-        rng: Sequence[Generator],
+        rng: Streams,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Reconstruct; see :class:`~mri_ambient.methods.base.Method`."""
+        """See :meth:`Method.__call__`."""
         prior = required(prior, self.name)
         op, ksp, noise_std = batch.op, batch.measured, batch.noise_std
         x = one_step(prior, op, ksp, noise_std=noise_std, rng=rng)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal, TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError, warn
@@ -19,7 +19,7 @@ from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..priors.prior import DenoiseFn, DenoiserSource
 from ..priors.schedules import EDM_SIGMA_DATA, rho_schedule
-from ..rng import complex_normals
+from ..rng import Streams, complex_normals
 from ..scan import Batch
 
 FINAL_CG = 10
@@ -32,8 +32,8 @@ CG_PLAIN = 40
 """The same with a plain prior: with fewer, samples are biased or too narrow where there is little
 noise (``tests/methods/test_posterior.py``)."""
 
-START_CG = 20
-"""Conjugate-gradient steps of the start "cg-sense"."""
+MIN_NOISE = 1e-3
+"""Noise per real channel, normalised units, that data steps assume where a scan has less."""
 
 STARTS = ("noise", "aos", "cg-sense")
 """What a sampler can start from: noise, one step of the prior, or a CG-SENSE image."""
@@ -67,6 +67,10 @@ class Method(ABC):
         needs_prior: whether it uses a prior; baselines ignore the one they are given.
         stochastic: whether the image depends on the random generator.
         needs_grad: whether it differentiates through the denoiser.
+        starts_in_one_step: whether its first image is one step of the prior from the zero-filled
+            image.
+        draws_posterior: whether samples nearly follow the posterior, given a good plain prior; True
+            only for options for which their mean and standard deviation were measured.
         n_steps: noise levels; 1 for methods without any.
     """
 
@@ -74,6 +78,8 @@ class Method(ABC):
     needs_prior: ClassVar[bool] = True
     stochastic: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
+    starts_in_one_step: ClassVar[bool] = False
+    draws_posterior: ClassVar[bool] = False
     n_steps: int = 1
 
     @property
@@ -81,25 +87,12 @@ class Method(ABC):
         """Network evaluations per sample; with ``needs_grad``, each with a backward pass."""
         return 1 if self.needs_prior else 0
 
-    @property
-    def starts_in_one_step(self) -> bool:
-        """Whether the first image is one step of the prior from the zero-filled image."""
-        return False
-
-    @property
-    def draws_posterior(self) -> bool:
-        """Whether samples nearly follow the posterior, given a good plain prior.
-
-        True only for options for which their mean and standard deviation were measured.
-        """
-        return False
-
     @abstractmethod
     def __call__(
         self,
         prior: DenoiserSource | None,
         batch: Batch,
-        rng: Sequence[Generator],
+        rng: Streams,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Reconstruct a batch of slices.
@@ -134,7 +127,7 @@ class Problem:
     op: SenseOp
     ksp: Tensor
     noise_std: Tensor
-    rng: Sequence[Generator]
+    rng: Streams
     data: Tensor
     denoise: DenoiseFn
 
@@ -152,10 +145,15 @@ class Sampler(Method):
     """A method that descends noise levels; subclasses define how to ``begin`` and to ``step``.
 
     Attributes:
+        n_steps: noise levels, each with one network evaluation.
         further: M~ of mask-conditioned priors: the scan's own mask, or one drawn as in training.
         most: first noise level without a warning; None is the largest of the prior's training.
-        start: what it starts from, one of :data:`STARTS`.
-        sigma_max: first noise level, for data of standard deviation 0.5 per channel.
+        start: what it starts from: "noise", or a reconstruction by one step of the prior ("aos") or
+            by CG-SENSE ("cg-sense"), which has the low resolutions right, so that high noise levels
+            are left out.
+        sigma_max: first noise level, for data of standard deviation 0.5 per channel; by default 10
+            from "noise" and 1 from a reconstruction.
+        n_cg: conjugate-gradient steps of a data step; by default 20, with a plain prior 40.
         final_dc: end with a data-consistency solve, if the prior is mask-conditioned.
     """
 
@@ -164,27 +162,31 @@ class Sampler(Method):
     most: ClassVar[float | None] = None
     start: str = "noise"
     sigma_max: float | None = None
+    n_cg: int | None = None
     final_dc: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_steps < 2:
+            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
+        if self.sigma_max is not None and not 0 < self.sigma_max < math.inf:
+            raise ConfigError(f"sigma_max must be positive and finite, got {self.sigma_max}")
+        check_cg(self.n_cg)
+        if self.start not in STARTS:
+            raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
     @property
     def n_evaluations(self) -> int:
-        """Network evaluations per sample."""
+        """See :attr:`Method.n_evaluations`."""
         return self.n_steps + self.starts_in_one_step
 
     @property
-    def starts_in_one_step(self) -> bool:
-        """Whether the first image is one step of the prior from the zero-filled image."""
+    def starts_in_one_step(self) -> bool:  # type: ignore[override]
+        """See :class:`Method`."""
         return self.start == "aos"
 
-    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
+    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Streams) -> DenoiseFn:
         """The denoiser for a scan."""
         return prior.denoiser(op, rng, further=self.further)
-
-    def levels(self, prior: DenoiserSource) -> list[float]:
-        """The noise levels, from the first to 0."""
-        highest = self.sigma_max or (10.0 if self.start == "noise" else 1.0)
-        first = first_level(highest, prior, most=self.most)
-        return [*rho_schedule(self.n_steps, first, prior.sigma_min).tolist(), 0.0]
 
     @abstractmethod
     def begin(self, problem: Problem, sigma: float) -> Tensor:
@@ -197,22 +199,35 @@ class Sampler(Method):
         """From one noise level to the next: the new state, and the current image."""
 
     def end(self, problem: Problem, state: Tensor, img: Tensor) -> Tensor:
-        """The result: the image of the last step, with the data-consistency solve if wanted."""
-        return final_consistency(problem, img) if self.final_dc else img
+        """The result: the image of the last step, with the data-consistency solve if wanted.
+
+        For mask-conditioned priors only: their error is larger than the last noise level, by which
+        the data step weighs them. ``tau`` is the error of an estimate of the mean; the squared
+        error of a sample is twice as large.
+        """
+        prior = problem.prior
+        if not (self.final_dc and prior.mask_conditioned):
+            return img
+        tau = math.sqrt(2) * prior.tau
+        return data_consistency(
+            problem.op, problem.ksp, img, noise_std=problem.noise_std, tau=tau, n_iter=FINAL_CG
+        )
 
     def __call__(
         self,
         prior: DenoiserSource | None,
         batch: Batch,
-        rng: Sequence[Generator],
+        rng: Streams,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Reconstruct; see :class:`Method`."""
+        """See :meth:`Method.__call__`."""
         prior = required(prior, self.name)
         check_levels(prior, self.name)
         op, ksp = batch.op, batch.measured
         denoise = self.bind(prior, op, rng)
-        sigmas = self.levels(prior)
+        highest = self.sigma_max or (10.0 if self.start == "noise" else 1.0)
+        first = first_level(highest, prior, most=self.most)
+        sigmas = [*rho_schedule(self.n_steps, first, prior.sigma_min).tolist(), 0.0]
         problem = Problem(prior, op, ksp, batch.noise_std, rng, op.adjoint(ksp), denoise)
         state = img = self.begin(problem, sigmas[0])
         for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
@@ -223,24 +238,37 @@ class Sampler(Method):
                 on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
         return self.end(problem, state, img)
 
+    def first_image(self, problem: Problem) -> Tensor:
+        """What it starts from: 0, one step of the prior, or a CG-SENSE image.
+
+        CG-SENSE is regularised by the prior's variance, ``||x||^2 / s^2``.
+        """
+        prior, op, ksp, noise_std = problem.prior, problem.op, problem.ksp, problem.noise_std
+        if self.start == "aos":
+            return one_step(prior, op, ksp, noise_std=noise_std, rng=problem.rng)
+        zero = torch.zeros_like(ksp[:, 0])
+        if self.start == "noise":
+            return zero
+        tau = prior.sigma_data
+        return data_consistency(op, ksp, zero, noise_std=noise_std, tau=tau, n_iter=20)
+
+    def solve(self, problem: Problem, ridge: Tensor, b: Tensor, x0: Tensor | None = None) -> Tensor:
+        """``(A^H A + ridge)^-1 b`` by the conjugate gradients of a data step, from ``x0``."""
+        n_iter = self.n_cg or (CG_CONDITIONED if problem.prior.mask_conditioned else CG_PLAIN)
+        return conjugate_gradient(
+            lambda v: problem.op.normal(v) + ridge * v, b, n_iter=n_iter, x0=x0
+        )
+
 
 def required(prior: DenoiserSource | None, method: str) -> DenoiserSource:
-    """The prior.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The prior; ConfigError if there is none."""
     if prior is None:
         raise ConfigError(f"method {method!r} needs a prior; name one with -m")
     return prior
 
 
 def check_levels(prior: DenoiserSource, method: str) -> None:
-    """Refuse to descend noise levels that the prior was not trained at.
-
-    Raises:
-        ConfigError: the prior was trained at a single level.
-    """
+    """Raise ConfigError if the prior was trained at a single noise level."""
     if prior.one_level:
         raise ConfigError(
             f"method {method!r} takes many steps, but the prior was trained at the scanner's noise "
@@ -252,20 +280,6 @@ def residual_norm(op: SenseOp, img: Tensor, ksp: Tensor) -> Tensor:
     """``||A x - y||`` per batch item, ``(b,)``."""
     norm: Tensor = (op(img) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
     return norm
-
-
-def check_start(start: str) -> None:
-    """Raise ConfigError if it is not one of :data:`STARTS`."""
-    if start not in STARTS:
-        raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
-
-
-def check_schedule(n_steps: int, sigma_max: float | None) -> None:
-    """Raise ConfigError if there is no schedule of noise levels with these options."""
-    if n_steps < 2:
-        raise ConfigError(f"at least 2 steps are needed, got {n_steps} (n_steps)")
-    if sigma_max is not None and not 0 < sigma_max < math.inf:
-        raise ConfigError(f"sigma_max must be positive and finite, got {sigma_max}")
 
 
 def check_cg(n_cg: int | None) -> None:
@@ -300,7 +314,7 @@ def first_level(highest: float, prior: DenoiserSource, *, most: float | None = N
 Result = TypeVar("Result")
 
 
-def recomputed(step: Callable[[Tensor], Result], state: Tensor, rng: Sequence[Generator]) -> Result:
+def recomputed(step: Callable[[Tensor], Result], state: Tensor, rng: Streams) -> Result:
     """``step(state)``, computed again in the backward pass, if there is one.
 
     A gradient through a sampler then takes the memory of one of its steps, not of all. Both times
@@ -329,56 +343,10 @@ def recomputed(step: Callable[[Tensor], Result], state: Tensor, rng: Sequence[Ge
 
 
 def one_step(
-    prior: DenoiserSource,
-    op: SenseOp,
-    ksp: Tensor,
-    *,
-    noise_std: Tensor,
-    rng: Sequence[Generator],
+    prior: DenoiserSource, op: SenseOp, ksp: Tensor, *, noise_std: Tensor, rng: Streams
 ) -> Tensor:
     """``E[x | A^H y]`` by the prior: the measurement as it is, under the scan's mask."""
     return prior.denoiser(op, rng, further="scan")(ksp, noise_std.clamp(min=prior.sigma_min))
-
-
-def first_image(start: str, problem: Problem) -> Tensor:
-    """The image a sampler starts from: 0, one step of the prior, or a CG-SENSE image.
-
-    CG-SENSE is regularised by the prior's variance, ``||x||^2 / s^2``.
-    """
-    prior, op, ksp, noise_std = problem.prior, problem.op, problem.ksp, problem.noise_std
-    if start == "aos":
-        return one_step(prior, op, ksp, noise_std=noise_std, rng=problem.rng)
-    zero = torch.zeros_like(ksp[:, 0])
-    if start == "noise":
-        return zero
-    return data_consistency(
-        op, ksp, zero, noise_std=noise_std, tau=prior.sigma_data, n_iter=START_CG
-    )
-
-
-def cg_steps(n_cg: int | None, prior: DenoiserSource) -> int:
-    """Conjugate-gradient steps of a data step: as given, or what the prior needs."""
-    return n_cg or (CG_CONDITIONED if prior.mask_conditioned else CG_PLAIN)
-
-
-def final_consistency(problem: Problem, x: Tensor) -> Tensor:
-    """The last data-consistency solve of a sampler, weighted by the expected error of the prior.
-
-    For mask-conditioned priors only: their error is larger than the last noise level, by which the
-    data step weighs them. ``tau`` is the error of an estimate of the mean; the squared error of a
-    sample is twice as large.
-    """
-    prior = problem.prior
-    if not prior.mask_conditioned:
-        return x
-    return data_consistency(
-        problem.op,
-        problem.ksp,
-        x,
-        noise_std=problem.noise_std,
-        tau=math.sqrt(2) * prior.tau,
-        n_iter=FINAL_CG,
-    )
 
 
 def data_consistency(

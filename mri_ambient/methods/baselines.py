@@ -11,18 +11,18 @@ and 0.9 dB (L1-wavelet) less on average. Numbers of iterations come from the sam
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..physics.wavelets import ORTHOGONAL_WAVELETS, shrink_wavelets
 from ..priors.prior import DenoiserSource
+from ..rng import Streams
 from ..scan import Batch
 from .base import Method, OnStep
 
@@ -49,10 +49,10 @@ class Baseline(Method):
         self,
         prior: DenoiserSource | None,
         batch: Batch,
-        rng: Sequence[Generator],
+        rng: Streams,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Reconstruct; see :class:`~mri_ambient.methods.base.Method`."""
+        """See :meth:`Method.__call__`."""
         return self.solve(batch.op, batch.measured, batch.noise_std)
 
 
@@ -63,7 +63,7 @@ class ZeroFilled(Baseline):
     name: ClassVar[str] = "zero-filled"
 
     def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
-        """See :class:`Baseline`."""
+        """See :meth:`Baseline.solve`."""
         return op.adjoint(ksp)
 
 
@@ -89,7 +89,7 @@ class CgSense(Baseline):
         _check_options(self.name, self.lam, self.n_iter)
 
     def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
-        """See :class:`Baseline`."""
+        """See :meth:`Baseline.solve`."""
         lam = _weights(self.lam, self.lam_per_noise, noise_std)[:, None, None]
         # A^H y lies in the support and A^H A stays there, so every iterate does.
         return conjugate_gradient(
@@ -130,7 +130,7 @@ class L1Wavelet(Baseline):
             )
 
     def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
-        """See :class:`Baseline`."""
+        """See :meth:`Baseline.solve`."""
         lam = _weights(self.lam, self.lam_per_noise, noise_std)
         b = op.adjoint(ksp)
         x = z = torch.zeros_like(b)

@@ -6,33 +6,29 @@ its mask samples k-space; where no mask does, all count equally,
 
     K = sum_j w_j F S D_j / sum_j w_j,    w_j = M~_j, or 1 where no mask samples,    D = S^H F^H K.
 
-Data step and re-noising are those of :mod:`~mri_ambient.methods.descent`. The masks do not depend
+Data step and re-noising are those of :mod:`~mri_ambient.methods.dds`. The masks do not depend
 on the scan's, so y enters through the data step only; but no mask samples all of the state, and the
 rest is estimated anew at every step (docs/results/samplers.md has the calibration).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
 from ..priors.prior import DenoiseFn, DenoiserSource
-from .descent import Descent
+from ..rng import Streams
+from .dds import Dds
 
 
 @dataclass(frozen=True)
-class Msm(Descent):
-    """Options of the descent, and how many masks are averaged.
-
-    Attributes:
-        n_masks: masks per noise level; a plain prior is evaluated once.
-    """
+class Msm(Dds):
+    """Options of :class:`Dds`, and ``n_masks`` per level; a plain prior is evaluated once."""
 
     name: ClassVar[str] = "msm"
 
@@ -45,11 +41,11 @@ class Msm(Descent):
 
     @property
     def n_evaluations(self) -> int:
-        """Network evaluations per sample."""
+        """See :attr:`Method.n_evaluations`."""
         return self.n_steps * self.n_masks + self.starts_in_one_step
 
-    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Sequence[Generator]) -> DenoiseFn:
-        """The average over fresh masks."""
+    def bind(self, prior: DenoiserSource, op: SenseOp, rng: Streams) -> DenoiseFn:
+        """See :meth:`Sampler.bind`; the average over fresh masks."""
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
             total, weight = torch.zeros_like(z), torch.zeros_like(z.real[:, :1])

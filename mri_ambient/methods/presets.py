@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
 from ..priors.prior import DenoiserSource
-from ..runtime.config import parse_option
+from ..runtime.config import from_options
 from .adps import Adps
 from .aos import Aos
 from .base import Method
@@ -56,11 +56,11 @@ def default_method(prior: DenoiserSource) -> str:
 
 
 def method_with_options(name: str, given: Mapping[str, Any]) -> Method:
-    """A method with the given options (those that are not None) and its own defaults.
+    """A method with the given options and its own defaults.
 
     Args:
         name: a key of :data:`METHODS`.
-        given: values, or the text of values.
+        given: values, or the text of values; those that are None keep their default.
 
     Raises:
         ConfigError: there is no such method or option, or a text cannot be read as its value.
@@ -68,14 +68,4 @@ def method_with_options(name: str, given: Mapping[str, Any]) -> Method:
     if name not in METHODS:
         known = ", ".join([*METHODS, *PRESETS])
         raise ConfigError(f"method {name!r} is unknown; choose from {known}")
-    method = METHODS[name]
-    options = {key: value for key, value in given.items() if value is not None}
-    known_options = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
-    if unknown := sorted(set(options) - set(known_options)):
-        raise ConfigError(
-            f"method {name!r} has no option {', '.join(unknown)}; it has {sorted(known_options)}"
-        )
-    for key, value in options.items():
-        if isinstance(value, str) and not isinstance(known_options[key], str):
-            options[key] = parse_option(key, value, known_options[key])
-    return method(**options)
+    return from_options(METHODS[name], f"method {name!r}", given)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..priors.schedules import EDM_HIGHEST
-from .base import Problem, Sampler, check_schedule
+from .base import Problem, Sampler
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,8 @@ class PriorOnly(Sampler):
     """Draw images from a prior (module docstring for the source).
 
     Attributes:
-        n_steps: noise levels: one network evaluation each, three with guidance.
-        sigma_max: first noise level, for data of standard deviation 0.5 per channel.
-        guidance: the weight w of reconstruction guidance; 0 leaves it out.
+        guidance: the weight w of reconstruction guidance, which takes two more network evaluations
+            a step; 0 leaves it out.
     """
 
     name: ClassVar[str] = "prior-only"
@@ -42,13 +41,13 @@ class PriorOnly(Sampler):
     guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        check_schedule(self.n_steps, self.sigma_max)
+        super().__post_init__()
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"guidance must be 0 or more and finite, got {self.guidance}")
 
     @property
     def n_evaluations(self) -> int:
-        """Network evaluations per image."""
+        """See :attr:`Method.n_evaluations`."""
         return self.n_steps * (3 if self.guidance else 1)
 
     def begin(self, problem: Problem, sigma: float) -> Tensor:

@@ -24,31 +24,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..physics.solve import conjugate_gradient
-from .base import (
-    CG_PLAIN,
-    Problem,
-    Sampler,
-    cg_steps,
-    check_cg,
-    check_schedule,
-    check_start,
-    first_image,
-)
-from .descent import MIN_NOISE
+from .base import CG_PLAIN, MIN_NOISE, Problem, Sampler
 
 
 @dataclass(frozen=True)
 class Pula(Sampler):
-    """Options of preconditioned Langevin dynamics (module docstring for the mathematics).
+    """Preconditioned Langevin dynamics: options beside those of :class:`Sampler`.
 
     Attributes:
-        n_steps: network evaluations per sample.
         gamma: step length, at most 2.
-        n_cg: conjugate-gradient steps of a solve; by default 20, with a plain prior 40.
-        start: the first image: 0 ("noise") or a reconstruction ("aos", "cg-sense").
-        sigma_max: first noise level, for data of standard deviation 0.5 per channel.
-        final_dc: end with a data-consistency solve, if the prior is mask-conditioned.
     """
 
     name: ClassVar[str] = "pula"
@@ -61,14 +45,12 @@ class Pula(Sampler):
     final_dc: bool = True
 
     def __post_init__(self) -> None:
-        check_schedule(self.n_steps, self.sigma_max)
+        super().__post_init__()
         if not 0 < self.gamma <= 2:
             raise ConfigError(f"gamma must be from above 0 to 2, got {self.gamma}")
-        check_cg(self.n_cg)
-        check_start(self.start)
 
     @property
-    def draws_posterior(self) -> bool:
+    def draws_posterior(self) -> bool:  # type: ignore[override]
         """With enough steps of the default length, from a level at which the start is forgotten."""
         steps = self.gamma == Pula.gamma and self.n_steps >= Pula.n_steps
         solved = self.n_cg is None or self.n_cg >= CG_PLAIN
@@ -76,7 +58,7 @@ class Pula(Sampler):
 
     def begin(self, problem: Problem, sigma: float) -> Tensor:
         """The image it starts from."""
-        return first_image(self.start, problem)
+        return self.first_image(problem)
 
     def step(
         self, problem: Problem, state: Tensor, sigma: float, sigma_next: float
@@ -91,9 +73,6 @@ class Pula(Sampler):
         drift = problem.data - op.normal(x) + ridge * (D - x)
         w1, w2 = problem.white(), op.support * problem.white(x.shape[1:])
         spread = sigma_n * (op.adjoint(w1) + sigma_n / sigma * w2)
-        moved: Tensor = x + conjugate_gradient(
-            lambda v: op.normal(v) + ridge * v,
-            self.gamma / 2 * drift + math.sqrt(self.gamma) * spread,
-            n_iter=cg_steps(self.n_cg, problem.prior),
-        )
-        return moved, moved
+        b = self.gamma / 2 * drift + math.sqrt(self.gamma) * spread
+        x = x + self.solve(problem, ridge, b)
+        return x, x

@@ -4,11 +4,10 @@ Public: ``OBJECTIVES`` by name and ``make_objective``; the classes; ``Objective`
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from typing import Any
 
 from ..errors import ConfigError
-from ..priors.schedules import LogNormal
-from ..runtime.config import parse_option
+from ..runtime.config import from_options
 from .ambient import Ambient
 from .base import Loss, Objective
 from .consistency import Consistency
@@ -23,28 +22,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def make_objective(name: str, options: Mapping[str, str] | None = None) -> Objective:
-    """An objective by name, with options as text: numbers, true or false, names, ``0.05,0.4``.
+def make_objective(name: str, options: Mapping[str, Any] | None = None) -> Objective:
+    """An objective by name, with options as values or text: numbers, true or false, ``0.05,0.4``.
 
     Raises:
         ConfigError: there is no such objective or option, or a text cannot be read as its value.
     """
     if name not in OBJECTIVES:
         raise ConfigError(f"objective {name!r} is unknown; choose from {', '.join(OBJECTIVES)}")
-    kind = OBJECTIVES[name]
-    defaults = kind()
-    known = {field.name: getattr(defaults, field.name) for field in fields(kind)}
-    values = {}
-    for option, text in (options or {}).items():
-        if option not in known or isinstance(known[option], LogNormal):
-            plain = [key for key, value in known.items() if not isinstance(value, LogNormal)]
-            raise ConfigError(
-                f"objective {name!r} has no option {option!r}; it has {', '.join(plain)}"
-            )
-        default = known[option]
-        nested = isinstance(default, Objective)
-        values[option] = make_objective(text) if nested else parse_option(option, text, default)
-    return kind(**values)
+    options = dict(options or {})
+    if isinstance(options.get("base"), str):
+        options["base"] = make_objective(options["base"])
+    return from_options(OBJECTIVES[name], f"objective {name!r}", options)
 
 
 __all__ = [

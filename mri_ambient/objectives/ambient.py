@@ -36,7 +36,7 @@ from .base import Loss, Objective, abs2, edm_weight, noise_like
 
 @dataclass(frozen=True)
 class Ambient(Objective):
-    """Options of the ``ambient`` objective (module docstring for the mathematics).
+    """Options of the ``ambient`` objective.
 
     Attributes:
         law: of the noise level sigma.
@@ -61,17 +61,17 @@ class Ambient(Objective):
             raise ConfigError(f"margin must be 0 or more and finite, got {self.margin}")
 
     @property
-    def needs_noise(self) -> bool:
-        """See :attr:`Objective.needs_noise`."""
+    def needs_noise(self) -> bool:  # type: ignore[override]
+        """See :class:`Objective`."""
         return self.noise_correction
 
     @property
-    def nearest(self) -> float:
-        """See :attr:`Objective.nearest`; smaller levels are drawn, but sigma_n adds to them."""
-        return max(self.margin, super().nearest)
+    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+        """See :class:`Objective`; smaller levels are drawn, but sigma_n adds to them."""
+        return max(self.margin, super().sigma_min_over_noise)
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """The loss; see :meth:`Objective.__call__`."""
+        """See :meth:`Objective.__call__`."""
         op = batch.op
         op_further = op.with_mask(self._thin(batch, rng))
         sigma = self.law.draw(self.margin * batch.noise_std, net.sigma_data, rng)
@@ -96,7 +96,7 @@ class Ambient(Objective):
     def _correction(
         self, op: SenseOp, z: Tensor, D: Tensor, sigma: Tensor, sigma_n: Tensor
     ) -> Tensor:
-        """R (u - G D), with one CG solve."""
+        """``R (u - G D)``."""
         var, var_n = (v.square()[:, None, None] for v in (sigma, sigma_n))
         b = op.adjoint(z) - op.normal(D)
         return conjugate_gradient(

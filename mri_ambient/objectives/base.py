@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +35,8 @@ class Loss:
 class Objective(ABC):
     """How a denoiser is learned; a frozen dataclass with its options.
 
+    Some of the attributes are properties where they depend on the options.
+
     Attributes:
         name: the key it is chosen by.
         wrapper: the kind of denoiser it trains by default.
@@ -42,6 +44,11 @@ class Objective(ABC):
         noise_filled: whether it trains on noise of level sigma where nothing was sampled.
         one_level: whether it trains at the scanner's noise only, so that priors serve for one step.
         below_noise: whether it trains noise levels below that of the scans.
+        sigma_min_over_noise: smallest trained noise level, in units of a scan's sigma_n.
+        needs_noise: whether its loss corrects for the scanner's noise, which must then be known.
+        needs_full: whether it needs fully sampled scans.
+        targets: what reconstructs the target images; None if it learns from measurements.
+        full_precision: whether the network must compute in single precision.
     """
 
     name: ClassVar[str]
@@ -50,6 +57,11 @@ class Objective(ABC):
     noise_filled: ClassVar[bool] = False
     one_level: ClassVar[bool] = False
     below_noise: ClassVar[bool] = False
+    sigma_min_over_noise: ClassVar[float] = 1.2
+    needs_noise: ClassVar[bool] = False
+    needs_full: ClassVar[bool] = False
+    targets: ClassVar[str | None] = None
+    full_precision: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
@@ -58,46 +70,9 @@ class Objective(ABC):
         Entries of k-space that were not measured are never read.
         """
 
-    @property
-    def targets(self) -> str | None:
-        """What reconstructs the target images; None if it learns from measurements."""
-        return None
-
-    @property
-    def nearest(self) -> float:
-        """The smallest noise level it trains, in units of a scan's sigma_n."""
-        return 1.2
-
-    @property
-    def needs_noise(self) -> bool:
-        """Whether its loss corrects for the scanner's noise, which must then be known."""
-        return False
-
-    @property
-    def needs_full(self) -> bool:
-        """Whether it needs fully sampled scans."""
-        return False
-
-    @property
-    def full_precision(self) -> bool:
-        """Whether the network must compute in single precision."""
-        return False
-
     def as_dict(self) -> dict[str, Any]:
         """Name and options, as plain values."""
-        options: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Objective):
-                value = value.as_dict()
-            elif is_dataclass(value) and not isinstance(value, type):
-                value = asdict(value)
-            options[field.name] = value
-        return {"name": self.name, **options}
-
-
-MIN_SIGMA = 0.002
-"""Smallest noise level given to a network, normalised units."""
+        return {"name": self.name, **asdict(self)}
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -127,11 +102,7 @@ def check_margin(margin: float) -> None:
 
 
 def check_shares(remove: tuple[float, float]) -> None:
-    """Check a range of shares.
-
-    Raises:
-        ConfigError: the two numbers are not shares in rising order.
-    """
+    """Raise ConfigError unless the two numbers are shares in rising order."""
     if len(remove) != 2 or not 0 < remove[0] <= remove[1] < 1:
         raise ConfigError(f"remove must be two shares between 0 and 1, got {remove}")
 

@@ -22,7 +22,7 @@ on, and the penalty covers the levels below.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,10 +30,11 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
 from ..priors.denoisers import Denoiser
+from ..priors.schedules import MIN_SIGMA
 from ..rng import Streams, uniforms
 from ..scan import Batch
 from .ambient import Ambient
-from .base import MIN_SIGMA, Loss, Objective, check_margin, edm_weight, noise_like, thinned
+from .base import Loss, Objective, check_margin, edm_weight, noise_like, thinned
 from .kspace import Kspace
 
 FAR_ABOVE = 3.3
@@ -42,7 +43,7 @@ FAR_ABOVE = 3.3
 
 @dataclass(frozen=True)
 class Consistency(Objective):
-    """Options of the ``consistency`` objective (module docstring for the mathematics).
+    """Options of the ``consistency`` objective.
 
     Attributes:
         base: the objective for noise levels above that of the scan.
@@ -69,29 +70,31 @@ class Consistency(Objective):
 
     @property
     def below_noise(self) -> bool:  # type: ignore[override]
-        """Whether it trains noise levels below that of the scans."""
+        """See :class:`Objective`."""
         return self.weight > 0
 
     @property
-    def needs_noise(self) -> bool:
-        """See :attr:`Objective.needs_noise`."""
+    def needs_noise(self) -> bool:  # type: ignore[override]
+        """See :class:`Objective`."""
         return self.base.needs_noise
 
     @property
-    def nearest(self) -> float:
-        """See :attr:`Objective.nearest`."""
-        return self.base.nearest
+    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+        """See :class:`Objective`."""
+        return self.base.sigma_min_over_noise
+
+    def as_dict(self) -> dict[str, Any]:
+        """See :meth:`Objective.as_dict`."""
+        return {**super().as_dict(), "base": self.base.as_dict()}
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """The loss; see :meth:`Objective.__call__`."""
+        """See :meth:`Objective.__call__`."""
         if self.weight == 0:
             return self.base(net, batch, rng)
         base = self._above(net, batch, rng)
         penalty = self.penalty(net, batch, rng)
-        return Loss(
-            base.backward + self.weight * penalty,
-            {**base.log, "consistency": penalty.detach()},
-        )
+        log = {**base.log, "consistency": penalty.detach()}
+        return Loss(base.backward + self.weight * penalty, log)
 
     @property
     def _above(self) -> Kspace | Ambient:

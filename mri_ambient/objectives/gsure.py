@@ -40,7 +40,7 @@ from .base import Loss, Objective, abs2, check_margin, edm_weight, noise_like, p
 
 @dataclass(frozen=True)
 class Gsure(Objective):
-    """Options of the ``gsure`` objective (module docstring for the mathematics).
+    """Options of the ``gsure`` objective.
 
     Attributes:
         divergence: use the form with the divergence; otherwise the one without.
@@ -53,6 +53,7 @@ class Gsure(Objective):
 
     name: ClassVar[str] = "gsure"
     noise_filled: ClassVar[bool] = True
+    needs_noise: ClassVar[bool] = True
 
     divergence: bool = True
     epsilon: float = 0.01
@@ -67,22 +68,17 @@ class Gsure(Objective):
             raise ConfigError(f"epsilon must be positive, got {self.epsilon}")
 
     @property
-    def full_precision(self) -> bool:
+    def full_precision(self) -> bool:  # type: ignore[override]
         """A difference of two evaluations is smaller than the rounding of bfloat16."""
         return self.divergence
 
     @property
-    def needs_noise(self) -> bool:
-        """See :attr:`Objective.needs_noise`."""
-        return True
-
-    @property
-    def nearest(self) -> float:
-        """See :attr:`Objective.nearest`."""
+    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+        """See :class:`Objective`."""
         return self.margin
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """The loss; see :meth:`Objective.__call__`."""
+        """See :meth:`Objective.__call__`."""
         y, sigma_n = batch.measured, batch.noise_std
         sigma = self.law.draw(self.margin * sigma_n, net.sigma_data, rng)
         sigma_t, sigma_y = (s[:, None, None, None] for s in (sigma, sigma_n))

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from ..errors import ConfigError
 from ..priors.denoisers import Denoiser
@@ -47,7 +46,7 @@ from .base import (
 
 @dataclass(frozen=True)
 class Kspace(Objective):
-    """Options of the ``kspace`` objective (module docstring for the mathematics).
+    """Options of the ``kspace`` objective.
 
     Attributes:
         remove: smallest and largest share of the sampled outer lines that is removed.
@@ -83,23 +82,27 @@ class Kspace(Objective):
             raise ConfigError(f"noise_domain is kspace or image, got {self.noise_domain!r}")
 
     @property
-    def needs_noise(self) -> bool:
-        """See :attr:`Objective.needs_noise`."""
+    def needs_noise(self) -> bool:  # type: ignore[override]
+        """See :class:`Objective`."""
         return self.noise_correction
 
     @property
-    def nearest(self) -> float:
-        """See :attr:`Objective.nearest`."""
+    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+        """See :class:`Objective`."""
         return self.margin
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """The loss; see :meth:`Objective.__call__`."""
+        """See :meth:`Objective.__call__`."""
         seen = thinned(batch, self.remove, rng, fresh=self.fresh_masks)  # M~
         unseen = batch.mask & ~seen
         y, sigma_n = batch.measured, batch.noise_std
         sigma_t = self.law.draw(self.margin * sigma_n, net.sigma_data, rng)
         added = (sigma_t.square() - sigma_n.square()).sqrt()[:, None, None, None]
-        y_t = torch.where(seen, y + added * self._noise(batch, rng), 0)
+        if self.noise_domain == "kspace":
+            noise = noise_like(batch.ksp, rng)
+        else:
+            noise = batch.op.expand(noise_like(batch.ksp[:, 0], rng))
+        y_t = torch.where(seen, y + added * noise, 0)
         K = batch.op.expand(net(batch.op.with_mask(seen), y_t, sigma_t))
 
         r = (sigma_n / sigma_t).square()[:, None, None, None]
@@ -111,9 +114,3 @@ class Kspace(Objective):
         log = {"seen": (L * on_seen).mean(), "unseen": (L * on_unseen).mean()}
         loss = (L * (on_seen + on_unseen)).mean()
         return Loss(loss, {name: value.detach() for name, value in log.items()})
-
-    def _noise(self, batch: Batch, rng: Streams) -> Tensor:
-        """Noise of standard deviation 1 per channel, in k-space or in the image."""
-        if self.noise_domain == "kspace":
-            return noise_like(batch.ksp, rng)
-        return batch.op.expand(noise_like(batch.ksp[:, 0], rng))

@@ -18,14 +18,15 @@ from typing import ClassVar
 import torch
 
 from ..priors.denoisers import Denoiser
+from ..priors.schedules import MIN_SIGMA
 from ..rng import Streams
 from ..scan import Batch
-from .base import MIN_SIGMA, Loss, Objective, abs2, check_shares, per_pixel, thinned, unseen_weight
+from .base import Loss, Objective, abs2, check_shares, per_pixel, thinned, unseen_weight
 
 
 @dataclass(frozen=True)
 class Ssdu(Objective):
-    """Options of the ``ssdu`` objective (module docstring for the mathematics).
+    """Options of the ``ssdu`` objective.
 
     Attributes:
         remove: smallest and largest share of the sampled outer lines that is held out.
@@ -44,7 +45,7 @@ class Ssdu(Objective):
         check_shares(self.remove)
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """The loss; see :meth:`Objective.__call__`."""
+        """See :meth:`Objective.__call__`."""
         seen = thinned(batch, self.remove, rng, fresh=True)  # M~
         y, sigma = batch.measured, batch.noise_std.clamp(min=MIN_SIGMA)
         K = batch.op.expand(net(batch.op.with_mask(seen), torch.where(seen, y, 0), sigma))

@@ -39,17 +39,17 @@ class Supervised(Objective):
     law: LogNormal = field(default_factory=LogNormal)
 
     @property
-    def needs_full(self) -> bool:
+    def needs_full(self) -> bool:  # type: ignore[override]
         """Unless the images are reconstructed."""
         return self.images == FULL
 
     @property
-    def targets(self) -> str | None:
-        """What reconstructs the images; None for fully sampled scans."""
+    def targets(self) -> str | None:  # type: ignore[override]
+        """See :class:`Objective`."""
         return None if self.images == FULL else self.images
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """The loss; see :meth:`Objective.__call__`."""
+        """See :meth:`Objective.__call__`."""
         full = batch.op.with_mask(torch.ones_like(batch.mask))
         sigma = self.law.draw(torch.zeros_like(batch.noise_std), net.sigma_data, rng)
         x = batch.op.adjoint(batch.ksp) if batch.img is None else batch.img

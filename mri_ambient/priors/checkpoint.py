@@ -51,10 +51,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if HEADER in metadata:
-            header: dict[str, Any] = json.loads(metadata[HEADER])
-            return header
+            header: dict[str, Any] | None = json.loads((file.metadata() or {}).get(HEADER, "null"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file") from error
     except (OSError, SafetensorError, ValueError) as error:
@@ -62,15 +59,13 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path}: not a readable safetensors file ({error}). Priors are safetensors with a "
             "JSON header; pickled checkpoints (.pt, .pkl) are never opened."
         ) from error
-    raise CheckpointError(f"{path}: a safetensors file, but not one of mri-ambient's (no header)")
+    if header is None:
+        raise CheckpointError(f"{path}: a safetensors file without a header of mri-ambient")
+    return header
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON header of one of our files, on the CPU.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or not ours.
-    """
+    """Tensors, on the CPU, and JSON header; see :func:`read_header`."""
     header = read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -80,11 +75,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_prior(prior: Prior, path: Path, *, half: bool = False) -> None:
-    """Write a prior file; ``half`` stores float16 weights, in half the space.
-
-    Raises:
-        MriAmbientError: the file could not be written.
-    """
+    """Write a prior file, see :func:`save_tensors`; ``half`` stores float16 weights."""
     header = {"format": PRIOR_FORMAT, "facts": asdict(prior.facts)}
     state = prior.net.state_dict()
     if half:
@@ -105,12 +96,12 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
     """
     path = find_prior(Path(path))
     if path.is_dir():
-        if not (path / "prior.safetensors").exists():
-            raise CheckpointError(
-                f"{path}: a folder without prior.safetensors, so no training run; name a run or a "
-                "prior file"
-            )
         path = path / "prior.safetensors"
+        if not path.exists():
+            raise CheckpointError(
+                f"{path.parent}: a folder without prior.safetensors, so no training run; name a "
+                "run or a prior file"
+            )
     tensors, header = load_tensors(path)
     if header.get("format") != PRIOR_FORMAT:
         raise CheckpointError(
@@ -122,9 +113,10 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
         net = facts.build()
         net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+        reason = " ".join(str(error).split())[:100]  # torch lists all tensors that do not fit
         raise CheckpointError(
-            f"{path}: does not hold a prior this version can use ({_one_line(error)}); train it "
-            "again, or use the version of mri-ambient that made it"
+            f"{path}: does not hold a prior this version can use ({reason}); train it again, or "
+            "use the version of mri-ambient that made it"
         ) from error
     if not all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values()):
         raise CheckpointError(f"{path}: holds weights that are NaN or Inf; get the file again")
@@ -141,11 +133,6 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
         raise DeviceError(
             f"{path}: does not fit into the free memory of {device}; free some, or use --device cpu"
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    """The first hundred characters; torch lists all tensors that do not fit."""
-    return " ".join(str(error).split())[:100]
 
 
 def _facts_from(stored: dict[str, Any]) -> PriorFacts:

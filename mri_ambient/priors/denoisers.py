@@ -24,24 +24,14 @@ def _to_channels(x: Tensor) -> Tensor:
     return torch.stack([x.real, x.imag], dim=1)
 
 
-def _to_complex(x: Tensor) -> Tensor:
-    """Real ``(b, 2, y, x)`` to complex ``(b, y, x)``, in single precision."""
-    x = x.float()
-    return torch.complex(x[:, 0], x[:, 1])
-
-
 class Denoiser(nn.Module, ABC):
     """What all wrappers share: networks, their scale, and where lower precision is allowed.
 
     Attributes:
         kind: the name the wrapper is chosen by.
-        n_passes: networks that follow each other in one evaluation, of one shape, each with its own
-            weights.
-        spec: their widths and depth.
-        nets: these networks.
+        n_passes: networks that follow each other in one evaluation, each with its own weights.
         sigma_data: standard deviation of the images per real channel, normalised units.
         autocast: run the networks (never the physics) in bfloat16.
-        compiled: whether the networks are compiled.
     """
 
     kind: str
@@ -50,7 +40,6 @@ class Denoiser(nn.Module, ABC):
 
     def __init__(self, spec: UNetSpec, sigma_data: float) -> None:
         super().__init__()
-        self.spec = spec
         self.nets = nn.ModuleList(UNet(spec, self.in_channels) for _ in range(self.n_passes))
         self.sigma_data = sigma_data
         self.autocast = False
@@ -86,8 +75,8 @@ class Denoiser(nn.Module, ABC):
     def run(self, net: nn.Module, planes: list[Tensor], sigma: Tensor) -> Tensor:
         """A network on real planes ``(b, n, y, x)``, as a complex image ``(b, y, x)``."""
         with torch.autocast(sigma.device.type, torch.bfloat16, enabled=self.autocast):
-            out = net(torch.cat(planes, dim=1), sigma.float().log() / 4)
-        return _to_complex(out)
+            out = net(torch.cat(planes, dim=1), sigma.float().log() / 4).float()
+        return torch.complex(out[:, 0], out[:, 1])
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """EDM's ``c_in``, ``c_skip`` and ``c_out`` (Karras et al. 2022, table 1), ``(b, 1, 1)``."""
@@ -112,13 +101,12 @@ class Plain(Denoiser):
     in_channels = 3
 
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
-        """Denoise; see :meth:`Denoiser.forward`."""
+        """See :meth:`Denoiser.forward`."""
         u = op.adjoint(z)
         c_in, c_skip, c_out = self.scalings(sigma)
         return op.support * (c_skip * u + c_out * self._network(op, c_in * u, sigma))
 
     def _network(self, op: SenseOp, v: Tensor, sigma: Tensor) -> Tensor:
-        """The network on the scaled image ``v`` and M~, complex ``(b, y, x)``."""
         return self.run(self.nets[0], [_to_channels(v), _mask_plane(op, v)], sigma)
 
 
@@ -144,7 +132,7 @@ class Conditioned(Denoiser):
     consistent = True
 
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
-        """Denoise; see :meth:`Denoiser.forward`."""
+        """See :meth:`Denoiser.forward`."""
         s = self.sigma_data
         c_in, _, c_out = self.scalings(sigma)
         u = op.adjoint(z)
@@ -209,8 +197,11 @@ class Patched(Plain):
         self.offset = (y, x)
 
     def flops(self, shape: tuple[int, int]) -> int:
-        """Floating-point operations of one evaluation in use; see :meth:`Denoiser.flops`."""
-        n_patches = sum(self._n_patches(shape, offset) for offset in self.offsets)
+        """See :meth:`Denoiser.flops`."""
+        n_patches = 0
+        for offset in self.offsets:
+            y, x = (-(-(n + first) // self.side) for n, first in zip(shape, offset, strict=True))
+            n_patches += y * x
         return super().flops((self.side, self.side)) * n_patches
 
     def _network(self, op: SenseOp, v: Tensor, sigma: Tensor) -> Tensor:
@@ -221,10 +212,6 @@ class Patched(Plain):
         for offset in self.offsets:
             out = out + self._window(v, offset) * self._assembled(planes, sigma, offset)
         return out
-
-    def _n_patches(self, shape: tuple[int, int], offset: tuple[int, int]) -> int:
-        y, x = (-(-(n + first) // self.side) for n, first in zip(shape, offset, strict=True))
-        return int(y * x)
 
     def _assembled(self, planes: Tensor, sigma: Tensor, offset: tuple[int, int]) -> Tensor:
         """The network on the patches of a grid that starts ``offset`` pixels outside the image."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self
+from types import MappingProxyType
+from typing import Any, Literal, Self
 
 import torch
 from torch import Generator, Tensor
@@ -25,70 +27,60 @@ Further = Literal["scan", "training"] | Tensor
 """M~ of a mask-conditioned denoiser: the scan's own mask, one drawn as in training, or a tensor."""
 
 
-class DenoiserSource(Protocol):
+class DenoiserSource(ABC):
     """What methods need of a prior: :class:`Prior`, or a denoiser in closed form in tests.
 
-    Most members have defaults for classes that inherit from it.
+    Attributes:
+        sigma_min: smallest trained noise level per real channel, normalised units.
+        sigma_data: standard deviation of the (training) images per real channel.
+        tau: standard deviation of the error of one denoising step per real channel.
+        mask_conditioned: whether the denoised image depends on a mask.
+        one_level: whether it was trained at the scanner's noise only, so that it serves for one
+            step.
+        highest_level: largest noise level of its training, for data of standard deviation 0.5.
+        trained_acceleration: median acceleration of its training masks; 0 if it is not known.
+        card: what is known of its training; empty for a prior that was not trained.
     """
 
-    @property
-    def sigma_min(self) -> float:
-        """Smallest trained noise level."""
-        ...
+    sigma_min: float
+    sigma_data: float
+    tau: float
+    mask_conditioned: bool
+    one_level: bool = False
+    highest_level: float = EDM_HIGHEST
+    trained_acceleration: float = 0.0
+    card: Mapping[str, Any] = MappingProxyType({})
 
-    @property
-    def sigma_data(self) -> float:
-        """Standard deviation of the images per real channel."""
-        ...
-
-    @property
-    def tau(self) -> float:
-        """Expected error of one denoising step."""
-        ...
-
-    @property
-    def mask_conditioned(self) -> bool:
-        """Whether the denoised image depends on a mask."""
-        ...
-
+    @abstractmethod
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
     ) -> DenoiseFn:
-        """The denoiser for maps and mask of a scan, with one generator per batch item."""
-        ...
+        """The denoiser for a scan.
+
+        Args:
+            op: maps ``(b, coil, y, x)`` and mask of the scan.
+            rng: one generator per batch item; "training" draws a mask from each.
+            further: which M~ the denoiser is given. Plain priors are given the whole state.
+
+        Returns:
+            ``denoiser(z, sigma) -> x0``.
+        """
 
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
-        """M~ drawn as in training, one per batch item; None if not mask-conditioned."""
+        """M~ drawn as in training, bool ``(b, 1, y, x)``; None if not mask-conditioned."""
         return None
 
-    @property
-    def one_level(self) -> bool:
-        """Whether it was trained at the scanner's noise only, so that it serves for one step."""
-        return False
-
-    @property
-    def highest_level(self) -> float:
-        """Largest noise level of its training, for data of standard deviation 0.5."""
-        return EDM_HIGHEST
-
-    @property
-    def trained_acceleration(self) -> float:
-        """Median acceleration of its training masks; 0 if it is not known."""
-        return 0.0
-
-    @property
-    def card(self) -> Mapping[str, Any]:
-        """What is known of its training; empty for a prior that was not trained."""
-        return {}
+    def was_trained_on(self, source_sha256: str) -> bool:
+        """Whether its card lists the scan from this raw file among the training scans."""
+        return scan_digest(source_sha256) in self.card.get("trained_on", ())
 
     @property
     def compiled(self) -> bool:
         """Whether its networks are compiled."""
         return False
 
-    def was_trained_on(self, source_sha256: str) -> bool:
-        """Whether its card lists the scan from this raw file among the training scans."""
-        return scan_digest(source_sha256) in self.card.get("trained_on", ())
+    def compile(self) -> None:  # noqa: B027 -- nothing to compile by default
+        """Compile the networks with ``torch.compile`` when they are first used at a size."""
 
     def to(self, device: torch.device | str) -> Self:
         """This prior, with its network moved to a device."""
@@ -97,9 +89,6 @@ class DenoiserSource(Protocol):
     def copy_on_cpu(self) -> DenoiserSource:
         """A copy on the CPU, not compiled."""
         return self
-
-    def compile(self) -> None:
-        """Compile the networks with ``torch.compile`` when they are first used at a size."""
 
     def autocast(self, enabled: bool) -> AbstractContextManager[None]:
         """A block in which the networks compute in bfloat16, or in single precision."""
@@ -114,18 +103,15 @@ SCALE_RULE = "calibration-rss-p99"
 class PriorFacts:
     """What a prior file holds beside the weights.
 
+    ``sigma_data``, ``sigma_min``, ``tau`` and ``one_level`` are those of :class:`DenoiserSource`.
+
     Attributes:
         objective: how it was trained, a key of ``OBJECTIVES``.
         kind: the wrapper around the network, a key of ``DENOISERS``.
         network: widths and depth of the network.
-        sigma_data: standard deviation of the training images per real channel.
-        sigma_min: smallest trained noise level per real channel, normalised units.
         mask_conditioned: whether the network is given M~; plain priors use whole k-space.
-        noise_filled: trained on noise of level sigma outside M~, and not given M~.
-        one_level: trained at the noise level of its scans only, so that it serves for one step.
         mask: kind and (median) acceleration of the training masks.
-        tau: standard deviation of the error of one step per real channel, normalised units, for
-            the final data-consistency solve; measured for priors under masks.
+        noise_filled: trained on noise of level sigma outside M~, and not given M~.
         scale_rule: how scans must be normalised.
         card: data, number of scans, images seen, date, versions, metrics, intended use.
     """
@@ -160,15 +146,11 @@ class PriorFacts:
 
 
 def scan_digest(source_sha256: str) -> str:
-    """How a card lists a training scan: by the hash of its raw file, whatever the file's name.
-
-    Args:
-        source_sha256: hash of the file it was prepared from.
-    """
+    """How a card lists a training scan: by the hash of its raw file, whatever the file's name."""
     return source_sha256[:12]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Prior(DenoiserSource):
     """Weights plus facts; samplers use ``prior.denoiser(op, rng)``.
 
@@ -180,86 +162,20 @@ class Prior(DenoiserSource):
     net: Denoiser
     facts: PriorFacts
 
-    def to(self, device: torch.device | str) -> Self:
-        """This prior, with its network moved to a device."""
-        self.net.to(device)
-        return self
-
-    def copy_on_cpu(self) -> Prior:
-        """A copy on the CPU, not compiled."""
-        net = self.facts.build()  # a deep copy would need memory on the device
-        state = self.net.state_dict()
-        net.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
-        return replace(self, net=net.requires_grad_(False).eval())
-
-    def compile(self) -> None:
-        """Compile the networks with ``torch.compile`` when they are first used at a size."""
-        self.net.compile_networks()
-
-    @property
-    def compiled(self) -> bool:
-        """Whether its networks are compiled."""
-        return self.net.compiled
-
-    @contextmanager
-    def autocast(self, enabled: bool) -> Iterator[None]:
-        """A block in which the networks compute in bfloat16, or in single precision."""
-        before, self.net.autocast = self.net.autocast, enabled
-        try:
-            yield
-        finally:
-            self.net.autocast = before
-
-    @property
-    def card(self) -> Mapping[str, Any]:
-        """Data, number of scans, images seen, date, versions, metrics, intended use."""
-        return self.facts.card
-
-    @property
-    def one_level(self) -> bool:
-        """Whether it was trained at the scanner's noise only, so that it serves for one step."""
-        return self.facts.one_level
-
-    @property
-    def trained_acceleration(self) -> float:
-        """Median acceleration of its training masks."""
-        return float(self.facts.mask.acceleration)
-
-    @property
-    def sigma_min(self) -> float:
-        """Smallest trained noise level."""
-        return self.facts.sigma_min
-
-    @property
-    def sigma_data(self) -> float:
-        """Standard deviation of the training images per real channel."""
-        return self.facts.sigma_data
-
-    @property
-    def tau(self) -> float:
-        """Standard deviation of the error of one step per real channel, normalised units."""
-        return self.facts.tau
-
-    @property
-    def highest_level(self) -> float:
-        """Largest noise level of its training, for data of standard deviation 0.5."""
-        options = self.facts.card.get("objective_options", {})
+    def __post_init__(self) -> None:
+        facts = self.facts
+        self.sigma_min, self.sigma_data, self.tau = facts.sigma_min, facts.sigma_data, facts.tau
+        self.mask_conditioned = facts.mask_conditioned or facts.noise_filled
+        self.one_level, self.card = facts.one_level, facts.card
+        self.trained_acceleration = float(facts.mask.acceleration)
+        options = facts.card.get("objective_options", {})
         law = options.get("base", options).get("law")
-        return EDM_HIGHEST if law is None else LogNormal(**law).highest
+        self.highest_level = EDM_HIGHEST if law is None else LogNormal(**law).highest
 
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
     ) -> DenoiseFn:
-        """The denoiser for a scan.
-
-        Args:
-            op: maps ``(b, coil, y, x)`` and mask of the scan.
-            rng: one generator per batch item; "training" draws a mask from each.
-            further: which M~ the denoiser is given. Plain priors are given the whole state.
-
-        Returns:
-            ``denoiser(z, sigma) -> x0``.
-        """
+        """See :meth:`DenoiserSource.denoiser`."""
         shape = (op.ishape[-2], op.ishape[-1])
         everything = torch.ones(1, 1, *shape, dtype=torch.bool, device=op.maps.device)
         facts = self.facts
@@ -275,13 +191,8 @@ class Prior(DenoiserSource):
 
         return denoise
 
-    @property
-    def mask_conditioned(self) -> bool:
-        """Whether the denoised image depends on a mask."""
-        return self.facts.mask_conditioned or self.facts.noise_filled
-
     def training_mask(self, op: SenseOp, rng: Sequence[Generator]) -> Tensor | None:
-        """M~ drawn as in training, bool ``(b, 1, y, x)``; None if not mask-conditioned."""
+        """See :meth:`DenoiserSource.training_mask`."""
         if not self.mask_conditioned:
             return None
         shape = (op.ishape[-2], op.ishape[-1])
@@ -303,3 +214,33 @@ class Prior(DenoiserSource):
         if self.facts.noise_filled:
             return mask
         return subsample_further(mask, training_fraction(mask), rng)
+
+    @property
+    def compiled(self) -> bool:
+        """See :attr:`DenoiserSource.compiled`."""
+        return self.net.compiled
+
+    def compile(self) -> None:
+        """See :meth:`DenoiserSource.compile`."""
+        self.net.compile_networks()
+
+    def to(self, device: torch.device | str) -> Self:
+        """See :meth:`DenoiserSource.to`."""
+        self.net.to(device)
+        return self
+
+    def copy_on_cpu(self) -> Prior:
+        """See :meth:`DenoiserSource.copy_on_cpu`."""
+        net = self.facts.build()  # a deep copy would need memory on the device
+        state = self.net.state_dict()
+        net.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
+        return replace(self, net=net.requires_grad_(False).eval())
+
+    @contextmanager
+    def autocast(self, enabled: bool) -> Iterator[None]:
+        """See :meth:`DenoiserSource.autocast`."""
+        before, self.net.autocast = self.net.autocast, enabled
+        try:
+            yield
+        finally:
+            self.net.autocast = before

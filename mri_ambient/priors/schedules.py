@@ -15,6 +15,9 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..rng import Streams, uniforms
 
+MIN_SIGMA = 0.002
+"""Smallest noise level any prior is trained at, normalised units."""
+
 EDM_SIGMA_DATA = 0.5
 
 EDM_HIGHEST = 80.0

@@ -31,22 +31,22 @@ class UNetSpec:
     embedding: int
 
 
-PRESETS: dict[str, UNetSpec] = {
+NETWORKS: dict[str, UNetSpec] = {
     "tiny": UNetSpec(channels=(24, 48, 64, 96), blocks=1, embedding=96),
     "small": UNetSpec(channels=(48, 96, 144, 192), blocks=2, embedding=192),
     "base": UNetSpec(channels=(96, 192, 288, 384), blocks=3, embedding=384),
 }
 
 
-def preset(name: str) -> UNetSpec:
-    """The preset of this name.
+def network_spec(name: str) -> UNetSpec:
+    """The network of this name.
 
     Raises:
         ConfigError: there is none.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"network preset {name!r} is unknown; choose from {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if name not in NETWORKS:
+        raise ConfigError(f"network preset {name!r} is unknown; choose from {', '.join(NETWORKS)}")
+    return NETWORKS[name]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

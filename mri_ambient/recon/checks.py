@@ -60,12 +60,20 @@ NULL_SPACE_RIDGE = 0.05
 
 
 def check_slices(engine: Engine, scan: Scan, result: SliceImages) -> SliceImages:
-    """The result with the checks of the recipe added to those of every slice."""
+    """The result with the checks of the recipe added to those of every slice.
+
+    W-HELD-OUT-SKIPPED where there are too few lines to hold out.
+    """
     wanted = engine.recipe.checks
     checks: list[dict[str, Any]] = [dict(check) for check in result.checks]
     if wanted.n_held_out:
-        for check, row in zip(checks, _held_out(engine, scan), strict=False):
-            check["held_out"] = row
+        try:
+            rows = predict_held_out(engine, scan, wanted.n_held_out)
+        except ConfigError as error:
+            warn("W-HELD-OUT-SKIPPED", f"{scan.scan_id}: held-out lines are not checked: {error}")
+        else:
+            for check, row in zip(checks, rows, strict=True):
+                check["held_out"] = row
     if wanted.flags:
         batch = Batch.of([scan])
         support = batch.op.support
@@ -73,36 +81,17 @@ def check_slices(engine: Engine, scan: Scan, result: SliceImages) -> SliceImages
             if engine.recipe.method.needs_prior:
                 fraction = engine.evaluate(null_space_fraction, batch[[i]], result.img[[i]])
                 check["prior_share"] = float(fraction)
-            rms = _rms(result.img[i], support[i])
+            energy = float(result.img[i].abs().square().sum())
+            rms = float((energy / (2 * max(int(support[i].sum()), 1))) ** 0.5)
             check["flags"] = list(flags(check, rms, scan, engine.recipe))
     return replace(result, checks=tuple(checks))
 
 
-def _held_out(engine: Engine, scan: Scan) -> list[dict[str, float]]:
-    """Figures of held-out lines; nothing, and W-HELD-OUT-SKIPPED, where there are too few lines."""
-    try:
-        return predict_held_out(engine, scan, engine.recipe.checks.n_held_out)
-    except ConfigError as error:
-        warn("W-HELD-OUT-SKIPPED", f"{scan.scan_id}: held-out lines are not checked: {error}")
-        return []
-
-
-def _rms(img: Tensor, support: Tensor) -> float:
-    """RMS per real channel of an image inside the support."""
-    energy = float(img.abs().square().sum())
-    return float((energy / (2 * max(int(support.sum()), 1))) ** 0.5)
-
-
 def predict_held_out(engine: Engine, scan: Scan, n_lines: int) -> list[dict[str, float]]:
-    """Hold out measured outer lines, reconstruct from the rest, and compare.
+    """Hold out measured outer lines of a prepared scan, reconstruct from the rest, and compare.
 
     The same lines are held out in all slices. The error of lines that were never measured may be
     larger.
-
-    Args:
-        engine: method, prior, samples, device.
-        scan: prepared.
-        n_lines: how many lines to hold out.
 
     Returns:
         For every slice (empty for one without signal): ``error``, the energy of F S x - y over that
@@ -119,32 +108,26 @@ def predict_held_out(engine: Engine, scan: Scan, n_lines: int) -> list[dict[str,
     """
     split = split_scan(scan, n_lines, engine.recipe.seed)
     (result,) = engine([split.kept])
-    others = {
-        name: engine.variant(method)([split.kept])[0].img
-        for name, method in (("cg_sense", CgSense()), ("l1_wavelet", L1Wavelet()))
-    }
-    return [_held_out_figures(split, i, result, others) for i in range(len(scan.slices))]
-
-
-def _held_out_figures(
-    split: SplitScan, i: int, result: SliceImages, others: dict[str, Tensor]
-) -> dict[str, float]:
-    """The figures of the i-th slice; empty for a slice without signal."""
-    y, K = split.held_out_samples(i), split.predictions(i, result.img[i : i + 1])[0]
-    energy = float(y.abs().square().sum())
-    if energy == 0:
-        return {}
-    figures = {
-        "error": float((K - y).abs().square().sum()) / energy,
-        "noise": 2 * split.sigma_n**2 * y.numel() / energy,
-    }
-    for name, img in others.items():
-        K = split.predictions(i, img[i : i + 1])[0]
-        figures[name] = float((K - y).abs().square().sum()) / energy
-    if result.samples is not None:
-        K = split.predictions(i, result.samples[:, i])
-        figures |= coverage_figures(y, K, split.sigma_n, result.provenance["std_factor"])
-    return figures
+    (cg_sense,) = engine.variant(CgSense())([split.kept])
+    (l1_wavelet,) = engine.variant(L1Wavelet())([split.kept])
+    rows: list[dict[str, float]] = []
+    for i in range(len(scan.slices)):
+        y = split.measured(i)
+        energy = float(y.abs().square().sum())
+        if energy == 0:
+            rows.append({})
+            continue
+        row = {
+            "error": split.error(i, result.img[i]),
+            "noise": 2 * split.sigma_n**2 * y.numel() / energy,
+            "cg_sense": split.error(i, cg_sense.img[i]),
+            "l1_wavelet": split.error(i, l1_wavelet.img[i]),
+        }
+        if result.samples is not None:
+            K, factor = split.predicted(i, result.samples[:, i]), result.provenance["std_factor"]
+            row |= coverage_figures(y, K, split.sigma_n, factor)
+        rows.append(row)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -168,14 +151,19 @@ class SplitScan:
         """Noise per real channel."""
         return float(self.whole.noise_std or 0.0)
 
-    def held_out_samples(self, i: int) -> Tensor:
+    def measured(self, i: int) -> Tensor:
         """The measurement on the held-out lines of the i-th slice, all coils, ``(n,)``."""
         return self.whole.ksp[i][self.held_out.expand(self.whole.ksp[i].shape)]
 
-    def predictions(self, i: int, images: Tensor) -> Tensor:
+    def predicted(self, i: int, images: Tensor) -> Tensor:
         """The same samples, predicted from images ``(k, y, x)`` of the i-th slice, ``(k, n)``."""
         K = SenseOp(self.maps[i], self.held_out).expand(images)
         return K[:, self.held_out.expand(K.shape[1:])]
+
+    def error(self, i: int, img: Tensor) -> float:
+        """Energy of F S x - y over that of y, for an image ``(y, x)`` of the i-th slice."""
+        y, K = self.measured(i), self.predicted(i, img[None])[0]
+        return float((K - y).abs().square().sum()) / float(y.abs().square().sum())
 
 
 def split_scan(scan: Scan, n_lines: int, seed: int) -> SplitScan:
@@ -240,13 +228,13 @@ def null_space_fraction(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
 
 
 def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe) -> Iterator[str]:
-    """Sentences about what does not fit in one slice, the most serious first.
+    """Sentences about what does not fit in one slice of a prepared scan, the most serious first.
 
     Args:
         check: figures of the slice.
         rms: of its image per real channel inside the support, normalised units.
-        scan: prepared.
-        recipe: how it was reconstructed.
+        scan: what was reconstructed.
+        recipe: and how.
     """
     sigma_n, prior = float(scan.noise_std or 0.0), recipe.prior
     yield from held_out_flags(check.get("held_out"))
@@ -254,7 +242,10 @@ def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe)
         yield f"has a data residual of {check['data_residual']:.1f} sigma_n"
     if prior is None:
         return
-    if check["data_residual"] < LOW_RESIDUAL * _least_residual(scan) and sigma_n > MIN_NOISE:
+    # What least squares leaves; nothing if there are fewer samples than pixels.
+    share = scan.shape[0] * scan.shape[1] / (int(scan.mask.sum()) * scan.n_coils)
+    least = math.sqrt(max(0.0, 1 - share))
+    if check["data_residual"] < LOW_RESIDUAL * least and sigma_n > MIN_NOISE:
         yield (
             f"has a data residual of {check['data_residual']:.1f} sigma_n, less than its noise "
             "allows: the noise may be overestimated"
@@ -270,12 +261,6 @@ def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe)
 def residual_in_noise(data_residual: float, sigma_n: float) -> float:
     """A data residual (given in sigma_n) in units of the noise, at least :data:`MIN_NOISE`."""
     return data_residual * sigma_n / max(sigma_n, MIN_NOISE)
-
-
-def _least_residual(scan: Scan) -> float:
-    """The residual of least squares in sigma_n; 0 if there are fewer samples than pixels."""
-    n_samples = int(scan.mask.sum()) * scan.n_coils
-    return math.sqrt(max(0.0, 1 - scan.shape[0] * scan.shape[1] / n_samples))
 
 
 def held_out_flags(held_out: dict[str, float] | None) -> Iterator[str]:

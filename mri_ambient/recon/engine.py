@@ -11,23 +11,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DeviceError, MriAmbientError, warn
+from ..errors import DeviceError, MriAmbientError, warn
 from ..methods.base import Method, OnStep
-from ..methods.prior_only import PriorOnly
 from ..physics.fourier import image_crop
-from ..physics.operators import SenseOp
 from ..physics.units import rss_weight
-from ..priors.prior import DenoiserSource
 from ..rng import rng_for
 from ..runtime.device import Runtime, device_errors
 from ..scan import Batch, Scan
 from .recipe import ResolvedRecipe
-
-MAX_BRIGHTNESS = 10.0
-"""Images drawn from a prior that are this many times as bright as its training images diverged."""
-
-MIN_SIDE = 16
-"""Smaller images have no room for a calibration block."""
 
 T = TypeVar("T")
 
@@ -73,16 +64,14 @@ class Engine:
         self, recipe: ResolvedRecipe, runtime: Runtime | None = None, on_step: OnStep | None = None
     ) -> None:
         self.recipe, self.runtime, self.on_step = recipe, runtime or Runtime(), on_step
-        self.first_device = self.runtime.torch_device
+        self.first_device = self.device
         self.reduced = False  # whether memory ran out, and batches are smaller since
         self.prior = recipe.prior
-        if self.prior is not None:
-            self._move_prior(self.prior)
-
-    def _move_prior(self, prior: DenoiserSource) -> None:
+        if self.prior is None:
+            return
         try:
             with device_errors(self.device):
-                prior.to(self.device)
+                self.prior.to(self.device)
         except torch.OutOfMemoryError as error:
             if not self._fall_back():
                 raise DeviceError(
@@ -90,7 +79,7 @@ class Engine:
                     "--cpu-fallback"
                 ) from error
         if self.runtime.compile:  # a fallback switches it off
-            prior.compile()
+            self.prior.compile()
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +125,14 @@ class Engine:
         self, scan: Scan, batch: Batch, samples: Tensor, provenance: dict[str, Any]
     ) -> SliceImages:
         img = samples.mean(dim=0)
-        _check_finite(img, scan, self.recipe.method.name)
+        finite = img.isfinite().flatten(1).all(dim=1).tolist()
+        if not all(finite):
+            bad = [index for index, good in zip(scan.slices, finite, strict=True) if not good]
+            raise MriAmbientError(
+                f"{scan.scan_id}: {self.recipe.method.name} gave values that are not finite in "
+                f"slices {bad}; look at the scan with `mri-ambient prep`, or use another prior or "
+                "method"
+            )
         several = len(samples) > 1
         std = self.recipe.std_factor * samples.abs().std(dim=0) if several else None
         residuals = [self.evaluate(data_residual, batch[[i]], img[[i]]) for i in range(len(batch))]
@@ -158,7 +154,10 @@ class Engine:
             names: what the random streams of each slice are named after.
         """
         n_samples = self.recipe.n_samples
-        out = self._room_for((n_samples, *batch.ksp[:, 0].shape), batch.ksp.dtype)
+        out = torch.empty((n_samples, *batch.ksp[:, 0].shape), dtype=batch.ksp.dtype)
+        if self.device.type == "cuda":
+            with suppress(RuntimeError):  # page-locked memory, if it can be had
+                out = torch.empty_like(out, pin_memory=True)
         items = [(row, k) for row in range(len(batch)) for k in range(n_samples)]
         shape = (batch.ksp.shape[-2], batch.ksp.shape[-1])
         while items:
@@ -168,7 +167,10 @@ class Engine:
             if images is None:
                 self._back_off(len(chunk), reason)
                 continue
-            self._fetch(images, [out[k, row] for row, k in chunk])
+            with device_errors(self.device):
+                for img, (row, k) in zip(images, chunk, strict=True):
+                    # From a GPU without waiting: see _wait.
+                    out[k, row].copy_(img, non_blocking=out.is_pinned())
             items = items[len(chunk) :]
         self._wait()
         return out
@@ -178,24 +180,16 @@ class Engine:
 
         The error itself is not returned: its traceback would keep the batch in memory.
         """
+        method, prior = self.recipe.method, self.prior
+        precision = nullcontext() if prior is None else prior.autocast(self.runtime.bf16)
         try:
-            with device_errors(self.device):
-                return self._run(batch.to(self.device), rng), ""
+            with device_errors(self.device), precision, torch.set_grad_enabled(method.needs_grad):
+                return method(prior, batch.to(self.device), rng, self.on_step).detach(), ""
         except torch.OutOfMemoryError as error:
             return None, str(error).splitlines()[0]
 
-    def _run(self, batch: Batch, rng: list[torch.Generator]) -> Tensor:
-        method = self.recipe.method
-        precision = nullcontext() if self.prior is None else self.prior.autocast(self.runtime.bf16)
-        with precision, torch.set_grad_enabled(method.needs_grad):
-            return method(self.prior, batch, rng, self.on_step).detach()
-
     def _back_off(self, n_images: int, reason: str) -> None:
-        """Halve the batches, or go on with the CPU.
-
-        Raises:
-            DeviceError: a single image is too much.
-        """
+        """Halve the batches, or go on with the CPU; DeviceError if neither is possible."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if n_images > 1:
@@ -216,19 +210,6 @@ class Engine:
         if self.prior is not None:
             self.prior = self.prior.copy_on_cpu()
         return True
-
-    def _room_for(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Where images are collected: for a GPU in page-locked memory, if it can be had."""
-        if self.device.type == "cuda":
-            with suppress(RuntimeError):
-                return torch.empty(shape, dtype=dtype, pin_memory=True)
-        return torch.empty(shape, dtype=dtype)
-
-    def _fetch(self, images: Tensor, places: list[Tensor]) -> None:
-        """Copy images to the CPU, from a GPU without waiting: see :meth:`_wait`."""
-        with device_errors(self.device):
-            for img, place in zip(images, places, strict=True):
-                place.copy_(img, non_blocking=place.is_pinned())
 
     def _wait(self) -> None:
         """Wait until the GPU has computed and copied everything."""
@@ -265,90 +246,14 @@ def data_residual(batch: Batch, img: Tensor) -> float:
     return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)
 
 
-def _check_finite(img: Tensor, scan: Scan, method: str) -> None:
-    """Refuse NaN and Inf.
-
-    Raises:
-        MriAmbientError: the image of a slice holds some.
-    """
-    finite = img.isfinite().flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = [index for index, good in zip(scan.slices, finite.tolist(), strict=True) if not good]
-        raise MriAmbientError(
-            f"{scan.scan_id}: {method} gave values that are not finite in slices {bad}; look at "
-            "the scan with `mri-ambient prep`, or use another prior or method"
-        )
-
-
 def to_file_units(img: Tensor, scan: Scan) -> Tensor:
     """RSS-equivalent images in the units of the scan's file, cut to the scanner's final matrix.
 
     Args:
         img: normalised, ``(slice, y, x)``, complex or real.
         scan: the prepared slices it was made from.
-
-    Returns:
-        ``(slice, *scan.recon_shape)``.
     """
     if scan.maps is None:
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
     weight = rss_weight(scan.maps, scan.coil_transform)
     return image_crop(img * weight * scan.scale, scan.recon_shape)
-
-
-def draw_images(
-    prior: DenoiserSource,
-    sampler: PriorOnly,
-    maps: Tensor,
-    *,
-    n_images: int,
-    seed: int = 0,
-    runtime: Runtime | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Draw images from a prior, without a measurement.
-
-    Args:
-        prior: the prior.
-        sampler: how they are drawn.
-        maps: coil maps ``(1, coil, y, x)`` of a prepared scan; ones of a single coil for images
-            without coils (:func:`uniform_maps`).
-        n_images: how many.
-        seed: of all random numbers; image k does not depend on ``n_images``, beyond rounding.
-        runtime: device, precision ("auto" is fp32 here), batch size.
-        on_step: called after every step of every batch.
-
-    Returns:
-        Complex ``(n_images, y, x)``, on the CPU, normalised units.
-
-    Raises:
-        ConfigError: no images, too small ones, or guidance by a prior that is not mask-conditioned.
-        MriAmbientError: the images diverged.
-    """
-    if n_images < 1:
-        raise ConfigError(f"at least one image must be drawn, got {n_images}")
-    shape = maps.shape[-2:]
-    if min(shape) < MIN_SIDE:
-        raise ConfigError(
-            f"images have at least {MIN_SIDE} pixels a side, got {shape[0]} x {shape[1]}"
-        )
-    runtime = runtime or Runtime()
-    if runtime.precision == "auto":
-        runtime = replace(runtime, precision="fp32")
-    op = SenseOp(maps, torch.ones(1, 1, *shape, dtype=torch.bool))
-    batch = Batch.of_measurement(op, torch.zeros_like(maps), torch.zeros(1))
-    recipe = ResolvedRecipe(sampler, prior, seed=seed, n_samples=n_images)
-    drawn = Engine(recipe, runtime, on_step).draw(batch, [("sample",)])[:, 0]
-    rms = drawn.abs().square().mean(dim=(-2, -1)).div(2).sqrt()
-    if not bool((rms < MAX_BRIGHTNESS * prior.sigma_data).all()):  # NaN is not below either
-        remedy = "less guidance" if sampler.guidance else "more steps, or another prior"
-        raise MriAmbientError(
-            f"sampling diverged: images {float(rms.max()) / prior.sigma_data:.3g} times as bright "
-            f"as the prior's training images; use {remedy}"
-        )
-    return drawn
-
-
-def uniform_maps(shape: tuple[int, int]) -> Tensor:
-    """The map of a single coil of uniform sensitivity, complex ``(1, 1, y, x)``."""
-    return torch.ones(1, 1, *shape, dtype=torch.complex64)

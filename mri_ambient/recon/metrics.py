@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 
 from ..errors import ScanFormatError
 
-Reference = Literal["rss", "esc", "sense"]
+ReferenceKind = Literal["rss", "esc", "sense"]
 """What a reference image was made of: the root sum of squares of the coils, fastMRI's emulated
 single coil, or a coil combination with maps."""
 
@@ -43,11 +43,11 @@ class VolumeMetrics:
     psnr: float
     ssim: float
     cropped: bool
-    reference: Reference = "rss"
+    reference: ReferenceKind = "rss"
 
 
 def evaluate_volume(
-    reconstruction: ArrayLike, target: ArrayLike, *, reference: Reference = "rss"
+    reconstruction: ArrayLike, target: ArrayLike, *, reference: ReferenceKind = "rss"
 ) -> VolumeMetrics:
     """Score a volume as ``fastmri.evaluate`` does, with its crop.
 
@@ -76,21 +76,11 @@ def evaluate_volume(
 
 
 def volume_metrics(target: ArrayLike, reconstruction: ArrayLike) -> dict[str, float]:
-    """NMSE, PSNR and SSIM of one volume, uncropped.
+    """NMSE, PSNR and SSIM of one volume, uncropped; see :func:`evaluate_volume`.
 
     With the volume maximum m of the target t, and r the reconstruction:
     ``nmse = |t - r|^2 / |t|^2``, ``psnr = 10 log10(m^2 / mean((t - r)^2))``, and ``ssim`` the mean
     over slices of SSIM with data range m and a 7x7 uniform window.
-
-    Args:
-        target: the reference, magnitudes ``(slice, y, x)``. Constant is allowed, zero is not.
-        reconstruction: magnitudes of the same shape, in the same units.
-
-    Returns:
-        ``nmse``, ``psnr`` in dB (infinite for equal volumes) and ``ssim``.
-
-    Raises:
-        ScanFormatError: as for :func:`evaluate_volume`.
     """
     t, r = _volume(target, "reference"), _volume(reconstruction, "reconstruction")
     if t.shape != r.shape:
@@ -109,7 +99,14 @@ def volume_metrics(target: ArrayLike, reconstruction: ArrayLike) -> dict[str, fl
             f"the reference has maximum {peak:g}, so there is nothing to compare with; "
             "check that it holds magnitudes of the right scan"
         )
-    return {"nmse": _nmse(t, r), "psnr": _psnr(t, r, peak), "ssim": _ssim(t, r, peak)}
+    nmse = float(np.linalg.norm(t - r) ** 2 / np.linalg.norm(t) ** 2)
+    mse = float(np.mean((t - r) ** 2, dtype=np.float64))
+    psnr = float(10 * np.log10(float(peak) ** 2 / mse)) if mse > 0 else float("inf")
+    ssim = [
+        structural_similarity(a, b, data_range=peak, win_size=SSIM_WINDOW)  # type: ignore[no-untyped-call]
+        for a, b in zip(t, r, strict=True)
+    ]
+    return {"nmse": nmse, "psnr": psnr, "ssim": float(np.mean(ssim))}
 
 
 def _volume(values: ArrayLike, name: str) -> NDArray[Any]:
@@ -151,22 +148,3 @@ def _crop(volume: NDArray[Any], side: int) -> NDArray[Any]:
     """
     top, left = (volume.shape[-2] - side) // 2, (volume.shape[-1] - side) // 2
     return volume[..., top : top + side, left : left + side]
-
-
-def _nmse(target: NDArray[Any], reconstruction: NDArray[Any]) -> float:
-    error = np.linalg.norm(target - reconstruction) ** 2
-    return float(error / np.linalg.norm(target) ** 2)
-
-
-def _psnr(target: NDArray[Any], reconstruction: NDArray[Any], peak: float) -> float:
-    mse = float(np.mean((target - reconstruction) ** 2, dtype=np.float64))
-    return float(10 * np.log10(float(peak) ** 2 / mse)) if mse > 0 else float("inf")
-
-
-def _ssim(target: NDArray[Any], reconstruction: NDArray[Any], peak: float) -> float:
-    """Mean over slices; the window is stated because the number depends on it."""
-    per_slice = [
-        structural_similarity(t, r, data_range=peak, win_size=SSIM_WINDOW)  # type: ignore[no-untyped-call]
-        for t, r in zip(target, reconstruction, strict=True)
-    ]
-    return float(np.mean(per_slice))

@@ -68,30 +68,31 @@ def reconstruct_many(
 
     Args:
         scans: one or several, as :func:`reconstruct` takes them; paths may be folders and globs.
-        recipe: all that decides the results. The prior is loaded once.
-        runtime: device, precision, batch size.
+        recipe: as for :func:`reconstruct`; the prior is loaded once.
+        runtime: as for :func:`reconstruct`.
         on_error: called with a scan that failed and its error, before the next scan; without it the
             error is raised.
     """
     resolved = (recipe or Recipe()).resolve()
-    for scan in _expanded(scans):
-        try:
-            yield reconstruct(scan, resolved, runtime)
-        except MriAmbientError as error:
-            if on_error is None:
-                raise
-            on_error(scan, error)
-
-
-def _expanded(scans: Source | Iterable[Source]) -> Iterator[Source]:
-    """The scans, with folders and globs replaced by their files."""
     if isinstance(scans, (str, Path, ScanFile, Scan, np.ndarray)):
         scans = [scans]
-    for scan in scans:
-        if isinstance(scan, (str, Path)):
-            yield from find_scans([scan])
-        else:
-            yield scan
+
+    def failed(scan: Source, error: MriAmbientError) -> None:
+        if on_error is None:
+            raise error
+        on_error(scan, error)
+
+    for given in scans:
+        try:
+            found = find_scans([given]) if isinstance(given, (str, Path)) else [given]
+        except MriAmbientError as error:
+            failed(given, error)
+            continue
+        for scan in found:
+            try:
+                yield reconstruct(scan, resolved, runtime)
+            except MriAmbientError as error:
+                failed(scan, error)
 
 
 def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volume:
@@ -129,14 +130,8 @@ def reconstruct_to_folder(
     Finished slices are kept in a hidden folder until all are there, so that a call with the same
     settings resumes where one was interrupted.
 
-    Args:
-        volume: the scan.
-        output: folder to write to.
-        on_slice: called with (done, total) after every slice.
-        on_step: called after every step of a sampler.
-
     Returns:
-        The report, as written to the JSON file.
+        The report, as written to the JSON file; see :func:`reconstruct_volume`.
 
     Raises:
         MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
@@ -149,7 +144,7 @@ def reconstruct_to_folder(
     settings = volume.settings if volume.recipe.reproducible else None
     store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    write_reconstruction(path, store.read, report, volume.file.voxel_mm)
+    write_reconstruction(path, lambda index: store.read(index).images, report, volume.file.voxel_mm)
     store.remove()
     return report
 
@@ -188,7 +183,7 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
 
 
 def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
-    """Settings by name; the precision, which may follow from the device, with its option."""
+    """Settings by name; the precision, which may follow from the device, as an option."""
     other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
     return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
 

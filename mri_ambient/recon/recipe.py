@@ -27,7 +27,7 @@ DEFAULT_SAMPLES = 4
 """Samples of a stochastic method, unless a number or a preset is given."""
 
 POSTERIOR, ESTIMATES = "posterior samples", "estimates with a spread"
-"""What samples are called: drawn from the posterior, or not."""
+"""What samples are called."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ class Recipe:
             prior = _loaded(prior)
             chosen = default_method(prior)
         method, n_samples = _method(chosen, self.options)
-        if self.n_samples is not None:
-            n_samples = self.n_samples
+        n_samples = n_samples if self.n_samples is None else self.n_samples
         if n_samples < 1:
             raise ConfigError(f"at least one sample is needed, got {n_samples} (n_samples)")
         mask = self.retrospective
@@ -134,8 +133,7 @@ class ResolvedRecipe:
     """A recipe with its method made and its prior loaded; the rest as in :class:`Recipe`.
 
     Attributes:
-        method: the method.
-        prior: its prior; None for baselines.
+        prior: that of the method; None for baselines.
         n_samples: samples per slice; 1 for methods that are not stochastic.
         mask: the retrospective mask, or None.
     """
@@ -159,7 +157,7 @@ class ResolvedRecipe:
 
     @property
     def prior_sha256(self) -> str | None:
-        """Hash of the prior's file; None for one that was never in a file, and for baselines."""
+        """Hash of the prior's file; None for one that has no file, and for baselines."""
         return None if self.prior is None else self.prior.card.get("sha256")
 
     @property
@@ -172,16 +170,10 @@ class ResolvedRecipe:
         """The entry of the prior's card for this method, its options and number of samples."""
         if self.prior is None:
             return None
-        wanted = {
-            "method": self.method.name,
-            "options": method_options(self.method),
-            "n_samples": self.n_samples,
-        }
-        for entry in self.prior.card.get("calibration", ()):
-            if all(entry[key] == value for key, value in wanted.items()):
-                found: dict[str, Any] = entry
-                return found
-        return None
+        wanted = (self.method.name, method_options(self.method), self.n_samples)
+        entries = self.prior.card.get("calibration", ())
+        same = (e for e in entries if (e["method"], e["options"], e["n_samples"]) == wanted)
+        return next(same, None)
 
     @property
     def std_factor(self) -> float:
@@ -207,7 +199,6 @@ class ResolvedRecipe:
 
     def settings(self, file: ScanFile, runtime: Runtime) -> dict[str, Any]:
         """All that decides the result, as plain values: how a finished file is recognised."""
-        checks = {"n_hidden": self.checks.n_held_out, "flags": self.checks.flags}
         return plain(
             {
                 "input_sha256": file.sha256,
@@ -221,7 +212,7 @@ class ResolvedRecipe:
                 "version": __version__,
                 "prep": asdict(self.preparation),
                 "mask": None if self.mask is None else asdict(self.mask),
-                "checking": checks,
+                "checking": {"n_hidden": self.checks.n_held_out, "flags": self.checks.flags},
             }
         )
 

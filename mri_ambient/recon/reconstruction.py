@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ..errors import OutputExistsError, ScanFormatError
-from ..io.hdf5 import open_h5, read_attributes
-from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionWriter
+from ..errors import ConfigError, OutputExistsError, with_remedy
+from ..io import WRITERS
 from ..plots import draw_reconstruction
 from ..runtime.files import json_text, write_json
-from .slice_store import SliceStore, StoredSlice
+from .slice_store import SliceStore
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,18 @@ class Reconstruction:
         return np.abs(self.complex)
 
     @property
+    def title(self) -> str:
+        """Scan, method and acceleration in one line."""
+        method, rate = self.report["provenance"]["method"], self.report["acceleration"]
+        return f"{self.report['input']}: {method}, R = {rate:.2f}"
+
+    def __repr__(self) -> str:
+        size = " x ".join(str(n) for n in self.complex.shape)
+        scores = self.metrics or {}
+        shown = [f"{name} {scores[name]:.4g}" for name in ("nmse", "psnr", "ssim") if scores]
+        return f"<Reconstruction of {', '.join([self.title, size, *shown])}>"
+
+    @property
     def scan_id(self) -> str:
         """Name of the scan."""
         return str(self.report["scan_id"])
@@ -77,71 +88,78 @@ class Reconstruction:
         """Warnings, each with ``code`` and ``text``."""
         return list(self.report["warnings"])
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False, format: str = "h5") -> Path:
         """Write ``<stem>.h5`` and ``<stem>.json``, as ``mri-ambient reconstruct`` does.
 
+        Args:
+            folder: where they go.
+            overwrite: replace a reconstruction of this name.
+            format: a key of ``mri_ambient.io.WRITERS``, and the suffix of the images' file.
+
         Returns:
-            The h5 file.
+            The file with the images.
 
         Raises:
+            ConfigError: there is no such format.
             OutputExistsError: there is a file of this name, and ``overwrite`` is not set or it is
                 no reconstruction.
         """
-        path = Path(folder) / f"{Path(self.report['input']).stem}.h5"
+        if format not in WRITERS:
+            raise ConfigError(f"format {format!r} is unknown; choose from {', '.join(WRITERS)}")
+        path = Path(folder) / f"{Path(self.report['input']).stem}.{format}"
         if path.exists():
             stored_settings(path)
             if not overwrite:
                 raise OutputExistsError(
                     f"{path}: exists already; overwrite it or use another folder"
                 )
-        write_reconstruction(path, self._stored, self.report, self.voxel_mm)
+        write_reconstruction(path, self._images, self.report, self.voxel_mm)
         return path
 
-    def _stored(self, index: int) -> StoredSlice:
+    def _images(self, index: int) -> dict[str, Tensor]:
         parts = {"img": self.complex, "std": self.std, "samples": self.samples}
-        known = {name: part for name, part in parts.items() if part is not None}
-        return StoredSlice(
-            {name: torch.from_numpy(part[index]) for name, part in known.items()}, {}
-        )
+        return {
+            name: torch.from_numpy(part[index]) for name, part in parts.items() if part is not None
+        }
 
     def plot(self) -> Figure:
         """The slices, at most 16, and their standard deviation where there is one."""
-        method, rate = self.report["provenance"]["method"], self.report["acceleration"]
-        title = f"{self.report['input']}: {method}, R = {rate:.2f}"
-        return draw_reconstruction(self.magnitude, self.std, title=title, voxel_mm=self.voxel_mm)
+        return draw_reconstruction(
+            self.magnitude, self.std, title=self.title, voxel_mm=self.voxel_mm
+        )
 
     def _repr_html_(self) -> str:
         """The figure and the warnings, for Jupyter."""
         picture = io.BytesIO()
         self.plot().savefig(picture, format="png", dpi=80, bbox_inches="tight")
         data = base64.b64encode(picture.getvalue()).decode()
-        lines = [f"{entry['code']}: {entry['text']}" for entry in self.warnings]
+        lines = [f"{entry['code']}: {with_remedy(**entry)}" for entry in self.warnings]
         listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
         return f'<img src="data:image/png;base64,{data}"/><ul>{listed}</ul>'
 
 
 def write_reconstruction(
     path: Path,
-    read: Callable[[int], StoredSlice],
+    images_of: Callable[[int], dict[str, Tensor]],
     report: dict[str, Any],
     voxel_mm: tuple[float, float, float] | None,
 ) -> None:
     """Write the images slice by slice, and the report beside them.
 
     Args:
-        path: the h5 file; the report goes to the same name with ``.json``.
-        read: gives a finished slice by its index.
+        path: of the images, its suffix a key of :data:`WRITERS`; the report goes to ``.json``.
+        images_of: gives "img", and perhaps "std" and "samples", of a slice in file units.
         report: of the volume.
         voxel_mm: voxel size ``(y, x, slice)``, or None.
 
     Raises:
         MriAmbientError: a file cannot be written.
     """
-    first, provenance = read(0).images, report["provenance"]
+    first, provenance = images_of(0), report["provenance"]
     # What the standard deviation is, for readers of the file without the report.
     described = ("n_samples", "samples_are", "std_factor") if "std" in first else ()
     rows, columns = report["recon_shape"]
-    writer = ReconstructionWriter(
+    writer = WRITERS[path.suffix[1:]](
         path,
         report["slices"],
         (rows, columns),
@@ -158,8 +176,7 @@ def write_reconstruction(
     )
     with writer as out:
         for index in range(report["slices"]):
-            images = read(index).images
-            out.write(index, images["img"], images.get("std"), images.get("samples"))
+            out.write(index, **images_of(index))
     write_json(path.with_suffix(".json"), report)
 
 
@@ -169,15 +186,10 @@ def stored_settings(path: Path) -> dict[str, Any]:
     Raises:
         OutputExistsError: the file is not a reconstruction; it may be raw data.
     """
-    try:
-        with open_h5(path, for_text=True) as file:
-            attributes = read_attributes(file, path)
-    except ScanFormatError:
-        attributes = {}
-    if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
+    settings = WRITERS[path.suffix[1:]].settings_of(path)
+    if settings is None:
         raise OutputExistsError(
             f"{path}: exists already and is not a reconstruction of mri-ambient, so it is never "
             "overwritten; choose another output folder"
         )
-    found: dict[str, Any] = json.loads(str(attributes.get("settings", "{}")))
-    return found
+    return settings

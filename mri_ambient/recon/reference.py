@@ -17,8 +17,7 @@ from ..io.scan_file import ScanFile
 from ..physics.fourier import ifft2c, image_crop
 from ..scan import Batch
 from .engine import to_file_units
-from .metrics import Reference as ReferenceKind
-from .metrics import evaluate_volume
+from .metrics import ReferenceKind, evaluate_volume
 
 
 @contextmanager

@@ -69,13 +69,9 @@ class SliceStore:
     @staticmethod
     def with_other_settings(folder: Path, settings: dict[str, Any]) -> tuple[int, list[str]]:
         """How many slices in a folder were made with other settings, and which settings differ."""
-        n_others, differing = 0, set()
-        for header in _headers(folder):
-            found = header.get("settings") or {}
-            keys = {key for key in settings if settings[key] != found.get(key)}
-            n_others += bool(keys)
-            differing |= keys
-        return n_others, sorted(differing)
+        found = [header.get("settings") or {} for header in _headers(folder)]
+        differing = [{key for key in settings if settings[key] != one.get(key)} for one in found]
+        return sum(map(bool, differing)), sorted(set().union(*differing))
 
     def __contains__(self, index: int) -> bool:
         return index in self.done
@@ -96,13 +92,9 @@ class SliceStore:
     def add(
         self, scan: Scan, result: SliceImages, noise_std: float, given: Sequence[NumericalWarning]
     ) -> None:
-        """Keep the slices of a result; an earlier one that could not be written raises here.
+        """Keep the slices of a prepared scan; an earlier failure to write raises here.
 
-        Args:
-            scan: as it was prepared.
-            result: its images.
-            noise_std: noise of the measured coils, in file units.
-            given: warnings about these slices.
+        ``noise_std`` is that of the measured coils, in file units; ``given`` are warnings.
         """
         while self.writing and (self.writing[0].done() or len(self.writing) >= MAX_WAITING):
             self.writing.pop(0).result()
@@ -119,7 +111,19 @@ class SliceStore:
         if result.samples is not None and self.keep_samples:
             samples = [to_file_units(sample, scan) for sample in result.samples]
             images["samples"] = torch.stack(samples, dim=1)
-        facts = plain(_facts(scan, result, noise_std))
+        facts = plain(
+            {
+                "coils": scan.n_coils,
+                "matrix": scan.shape,
+                "recon_shape": scan.recon_shape,
+                "sigma_n": scan.noise_std,
+                "noise_std": noise_std,
+                "noise_source": scan.noise_source,
+                "scale": scan.scale,
+                "steps": scan.steps,
+                "provenance": result.provenance,
+            }
+        )
         for i, index in enumerate(scan.slices):
             header = {
                 "settings": self.settings,
@@ -129,13 +133,11 @@ class SliceStore:
                 "facts": facts,
                 "seconds": result.provenance["seconds"] / len(scan.slices),
             }
-            self._put(index, {name: tensor[i] for name, tensor in images.items()}, header)
-
-    def _put(self, index: int, images: dict[str, Tensor], header: dict[str, Any]) -> None:
-        if self.folder is None:
-            self.memory[index] = StoredSlice(images, header)
-        else:
-            save_tensors(_path(self.folder, index), images, header)
+            of_slice = {name: tensor[i] for name, tensor in images.items()}
+            if self.folder is None:
+                self.memory[index] = StoredSlice(of_slice, header)
+            else:
+                save_tensors(_path(self.folder, index), of_slice, header)
 
     def read(self, index: int) -> StoredSlice:
         """A finished slice."""
@@ -169,18 +171,3 @@ def _headers(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _path(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.safetensors"
-
-
-def _facts(prepared: Scan, result: SliceImages, noise_std: float) -> dict[str, Any]:
-    """What the report says about the prepared scan, and how the image was made."""
-    return {
-        "coils": prepared.n_coils,
-        "matrix": list(prepared.shape),
-        "recon_shape": list(prepared.recon_shape),
-        "sigma_n": prepared.noise_std,
-        "noise_std": noise_std,
-        "noise_source": prepared.noise_source,
-        "scale": prepared.scale,
-        "steps": list(prepared.steps),
-        "provenance": result.provenance,
-    }

@@ -22,7 +22,7 @@ from .engine import Engine
 from .recipe import ResolvedRecipe
 from .reference import Reference, without_warnings
 from .slice_store import SliceStore
-from .warnings import AFTER, BEFORE, Case, give
+from .warnings import issue_after, issue_before
 
 OnSlice = Callable[[int, int], None]
 """Called with (done, total) after every slice."""
@@ -92,12 +92,6 @@ def reconstruct_volume(
 
     The next slices are read, and finished ones written, while others are computed.
 
-    Args:
-        volume: the scan.
-        store: where finished slices go.
-        on_slice: called with (done, total) after every slice.
-        on_step: called after every step of a sampler.
-
     Returns:
         The report of the volume: facts, checks, warnings, metrics, provenance, settings.
 
@@ -108,7 +102,7 @@ def reconstruct_volume(
     with journal.noting():
         preparation = volume.preparation
         engine = Engine(volume.recipe, volume.runtime, on_step)
-        give(BEFORE, Case(file, volume.recipe))
+        issue_before(file, volume.recipe)
     missing = [index for index in range(len(file)) if index not in store]
     runs = neighbouring_runs(missing, engine.slices_at_once(file.shape[-2:]))
     scans = one_ahead(file[first:last] for first, last in runs)
@@ -125,13 +119,16 @@ def reconstruct_volume(
 
 
 def _report(volume: Volume, store: SliceStore, journal: Journal) -> dict[str, Any]:
-    """The report of a finished volume; gives the warnings about its images."""
+    """The report of a finished volume; issues the warnings about its images."""
     file = volume.file
     checks, facts, given_before = store.report()
     journal.add(given_before)
+    scores: dict[str, Any] = {}
     with journal.noting():
-        give(AFTER, Case(file, volume.recipe, facts["sigma_n"], checks, journal.codes))
-        scores = _scores(volume, store)
+        issue_after(file, volume.recipe, facts["sigma_n"], checks, journal.codes)
+        if volume.reference is not None:
+            magnitude = [store.read(index).images["img"].abs() for index in range(len(file))]
+            scores = volume.reference.score(torch.stack(magnitude))
     return {
         "scan_id": file.scan_id,
         "input": file.path.name,
@@ -154,14 +151,6 @@ def neighbouring_runs(indices: Sequence[int], most: int) -> Iterator[tuple[int, 
             length += 1
         yield indices[0], indices[0] + length
         indices = indices[length:]
-
-
-def _scores(volume: Volume, store: SliceStore) -> dict[str, Any]:
-    """Metrics, if the scan is fully sampled."""
-    if volume.reference is None:
-        return {}
-    magnitude = [store.read(index).images["img"].abs() for index in range(len(volume.file))]
-    return volume.reference.score(torch.stack(magnitude))
 
 
 def summary_line(report: dict[str, Any]) -> str:
@@ -192,16 +181,15 @@ def summary_line(report: dict[str, Any]) -> str:
 
 def slice_lines(report: dict[str, Any]) -> list[str]:
     """One line about every slice of a finished reconstruction."""
-    return [_slice_line(check) for check in report["checks"]]
-
-
-def _slice_line(check: dict[str, Any]) -> str:
-    line = f"  slice {check['slice']}: data residual {check['data_residual']:.3f} sigma_n"
-    if held_out := check.get("held_out"):
-        line += (
-            f", error on held-out lines {held_out['error']:.4f} (CG-SENSE "
-            f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
-        )
-    if "prior_share" in check:
-        line += f", null-space fraction {100 * check['prior_share']:.1f} %"
-    return "; ".join([line, *check.get("flags", ())])
+    lines = []
+    for check in report["checks"]:
+        line = f"  slice {check['slice']}: data residual {check['data_residual']:.3f} sigma_n"
+        if held_out := check.get("held_out"):
+            line += (
+                f", error on held-out lines {held_out['error']:.4f} (CG-SENSE "
+                f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
+            )
+        if "prior_share" in check:
+            line += f", null-space fraction {100 * check['prior_share']:.1f} %"
+        lines.append("; ".join([line, *check.get("flags", ())]))
+    return lines

@@ -1,12 +1,11 @@
-"""Warnings about a reconstruction: one table of code, condition and sentence.
+"""Warnings about a reconstruction: when each is given, and its sentence.
 
 What to do about each stands in ``errors.WARNINGS`` and, at length, in docs/reference/warnings.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import warn
@@ -25,235 +24,151 @@ FAR = 2.0
 FEW_EQUISPACED = 0.05
 """With a smaller share of equispaced training masks, equispaced scans are out of distribution."""
 
+Found = Iterator[tuple[str, str]]
+"""Codes and sentences, in the order in which the warnings are given."""
 
-@dataclass(frozen=True)
-class Case:
-    """A reconstruction that may deserve warnings.
 
-    Attributes:
+def issue_before(file: ScanFile, recipe: ResolvedRecipe) -> None:
+    """Issue the warnings about a scan and its recipe that need no image."""
+    _issue(file, _about_prior(file, recipe))
+
+
+def issue_after(
+    file: ScanFile,
+    recipe: ResolvedRecipe,
+    sigma_n: float,
+    checks: Sequence[dict[str, Any]] = (),
+    given: Collection[str] = (),
+) -> None:
+    """Issue the warnings about the images.
+
+    Args:
         file: the scan.
-        recipe: how it is reconstructed.
+        recipe: how it was reconstructed.
         sigma_n: its noise, normalised units.
-        checks: figures of every slice, once it is reconstructed.
+        checks: figures of every slice.
         given: codes of the warnings given before, which may explain others.
     """
-
-    file: ScanFile
-    recipe: ResolvedRecipe
-    sigma_n: float = 0.0
-    checks: Sequence[dict[str, Any]] = ()
-    given: Collection[str] = ()
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """The prior's card; empty without a prior."""
-        return {} if self.recipe.prior is None else dict(self.recipe.prior.card)
-
-    @property
-    def conditioned(self) -> bool:
-        """Whether there is a prior, and it is mask-conditioned."""
-        return self.recipe.prior is not None and self.recipe.prior.mask_conditioned
-
-    @property
-    def trained_acceleration(self) -> float:
-        """Of the prior's training masks; 0 if it is not known."""
-        return 0.0 if self.recipe.prior is None else self.recipe.prior.trained_acceleration
-
-    @property
-    def starts_from_aliasing(self) -> bool:
-        """Whether a plain prior is given the zero-filled image of an undersampled scan."""
-        plain = self.recipe.prior is not None and not self.conditioned
-        return plain and self.recipe.method.starts_in_one_step and self.file.acceleration > 1
-
-    @property
-    def other_mask_kind(self) -> bool:
-        """Whether the prior was trained on masks of another kind (lines, single samples) only."""
-        kinds = {group["kind"] for group in self.card.get("coverage", ())}
-        return self.conditioned and bool(kinds) and mask_kind(self.file.mask) not in kinds
-
-    @property
-    def few_equispaced(self) -> bool:
-        """Whether the scan is equispaced, and few of the prior's training scans of lines were."""
-        groups = [g for g in self.card.get("coverage", ()) if g.get("kind") == "lines"]
-        n_scans = sum(group.get("n_scans", 0) for group in groups)
-        n_regular = sum(group.get("n_regular", 0) for group in groups)
-        few = n_regular < FEW_EQUISPACED * n_scans
-        return self.conditioned and is_equispaced(self.file.mask) and few
-
-    @property
-    def has_std(self) -> bool:
-        """Whether there is a standard deviation of samples."""
-        return self.recipe.n_samples > 1
-
-    @property
-    def high_residuals(self) -> list[dict[str, Any]]:
-        """Checks of the slices whose data residual is high."""
-        residual = [
-            residual_in_noise(check["data_residual"], self.sigma_n) for check in self.checks
-        ]
-        return [c for c, r in zip(self.checks, residual, strict=True) if r > HIGH_RESIDUAL]
-
-    @property
-    def residual_explained(self) -> bool:
-        """Whether a warning about the field of view is the reason for a high residual."""
-        return "W-FOLDED-FOV" in self.given
-
-    @property
-    def flagged(self) -> list[dict[str, Any]]:
-        """Checks of the slices with flags."""
-        return [check for check in self.checks if check.get("flags")]
-
-    @property
-    def other_flags(self) -> bool:
-        """Whether any slice is flagged for more than a residual that has its own warning."""
-        own = self.high_residuals if self.recipe.prior or self.residual_explained else []
-        return any(len(check["flags"]) > (check in own) for check in self.flagged)
-
-    @property
-    def out_of_range(self) -> str:
-        """How the scan differs from those the calibration was fitted on; empty if it does not."""
-        entry = self.recipe.calibration or {}
-        for name, value in (("acceleration", self.file.acceleration), ("sigma_n", self.sigma_n)):
-            low, high = entry.get(name, (value, value))
-            if not low / CALIBRATED_RANGE <= value <= high * CALIBRATED_RANGE:
-                return f"with {name} {low:.3g} to {high:.3g}, and this one has {value:.3g}"
-        kinds = entry.get("mask_kinds", [mask_kind(self.file.mask)])
-        if mask_kind(self.file.mask) not in kinds:
-            return f"under masks of {' and '.join(kinds)}, and this scan has another"
-        return ""
+    if recipe.n_samples > 1:
+        _issue(file, _about_std(file, recipe, sigma_n))
+    _issue(file, _about_slices(recipe, sigma_n, checks, explained="W-FOLDED-FOV" in given))
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A warning: its code, when it is given, and its sentence."""
-
-    code: str
-    applies: Callable[[Case], bool]
-    sentence: Callable[[Case], str]
+def _issue(file: ScanFile, found: Found) -> None:
+    for code, sentence in found:
+        warn(code, f"{file.path.name}: {sentence}", stacklevel=4)
 
 
-def _residual_sentence(case: Case) -> str:
-    worst = max(case.high_residuals, key=lambda check: check["data_residual"])
-    return (
-        f"{case.recipe.method.name} leaves a data residual of {worst['data_residual']:.1f} sigma_n "
-        f"in slice {worst['slice']} (more than {HIGH_RESIDUAL:g} in {len(case.high_residuals)} of "
-        f"{len(case.checks)} slices): the image does not fit the data"
-    )
-
-
-def _flag_sentence(case: Case) -> str:
-    places = ", ".join(str(check["slice"]) for check in case.flagged)
-    first = case.flagged[0]
-    return (
-        f"{len(case.flagged)} of {len(case.checks)} slices are flagged ({places}); slice "
-        f"{first['slice']} {first['flags'][0]}"
-    )
-
-
-BEFORE = (
-    Rule(
-        "W-PRIOR-ONE-STEP",
-        lambda case: case.starts_from_aliasing,
-        lambda case: (
+def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:
+    prior = recipe.prior
+    if prior is None:
+        return
+    if prior.mask_conditioned:
+        yield from _out_of_distribution(file, prior.trained_acceleration, prior.card)
+    elif recipe.method.starts_in_one_step and file.acceleration > 1:
+        yield (
+            "W-PRIOR-ONE-STEP",
             "the prior is not mask-conditioned, and in one step it treats the aliasing of the "
-            "zero-filled image as noise"
-        ),
-    ),
-    Rule(
-        "W-PRIOR-ACCELERATION",
-        lambda case: (
-            case.conditioned and 0 < FAR * case.trained_acceleration < case.file.acceleration
-        ),
-        lambda case: (
-            f"out of distribution: the prior was trained at R = {case.trained_acceleration:.1f}, "
-            f"this scan has R = {case.file.acceleration:.1f}"
-        ),
-    ),
-    Rule(
-        "W-PRIOR-MASK-KIND",
-        lambda case: case.other_mask_kind,
-        lambda case: (
-            "out of distribution: the prior was trained on masks of "
-            f"{'single samples' if mask_kind(case.file.mask) == 'lines' else 'whole lines'} only"
-        ),
-    ),
-    Rule(
-        "W-PRIOR-EQUISPACED",
-        lambda case: case.few_equispaced and not case.other_mask_kind,
-        lambda case: (
-            "out of distribution: almost none of the prior's training masks was equispaced, and "
-            "the coherent aliasing of such masks is unlike that of others"
-        ),
-    ),
-    Rule(
-        "W-TRAINED-ON-SCAN",
-        lambda case: (
-            case.recipe.checks.n_held_out > 0
-            and case.recipe.prior is not None
-            and case.recipe.prior.was_trained_on(case.file.source_sha256)
-        ),
-        lambda case: (
+            "zero-filled image as noise",
+        )
+    if recipe.checks.n_held_out > 0 and prior.was_trained_on(file.source_sha256):
+        yield (
+            "W-TRAINED-ON-SCAN",
             "the prior was trained on this scan: train/test leakage makes its error on held-out "
-            "lines optimistic"
-        ),
-    ),
-)
-"""Warnings that need no image, in the order in which they are given."""
+            "lines optimistic",
+        )
 
-AFTER = (
-    Rule(
-        "W-CALIBRATION-RANGE",
-        lambda case: case.has_std and bool(case.out_of_range),
-        lambda case: (
-            f"the standard deviation is multiplied by {case.recipe.std_factor:.2f}, which was "
-            f"fitted on scans {case.out_of_range}: it may be wrong"
-        ),
-    ),
-    Rule(
-        "W-CALIBRATION-OPTIONS",
-        lambda case: (
-            case.has_std and case.recipe.calibration is None and bool(case.card.get("calibration"))
-        ),
-        lambda case: (
+
+def _out_of_distribution(file: ScanFile, trained: float, card: Mapping[str, Any]) -> Found:
+    """How the scan's mask differs from those of the training of a mask-conditioned prior."""
+    if 0 < FAR * trained < file.acceleration:
+        yield (
+            "W-PRIOR-ACCELERATION",
+            f"out of distribution: the prior was trained at R = {trained:.1f}, this scan has "
+            f"R = {file.acceleration:.1f}",
+        )
+    groups = card.get("coverage", ())
+    kinds = {group["kind"] for group in groups}
+    if kinds and mask_kind(file.mask) not in kinds:
+        trained_on = "single samples" if mask_kind(file.mask) == "lines" else "whole lines"
+        yield (
+            "W-PRIOR-MASK-KIND",
+            f"out of distribution: the prior was trained on masks of {trained_on} only",
+        )
+        return
+    lines = [group for group in groups if group["kind"] == "lines"]
+    n_scans = sum(group.get("n_scans", 0) for group in lines)
+    n_regular = sum(group.get("n_regular", 0) for group in lines)
+    if is_equispaced(file.mask) and n_regular < FEW_EQUISPACED * n_scans:
+        yield (
+            "W-PRIOR-EQUISPACED",
+            "out of distribution: almost none of the prior's training masks was equispaced, and "
+            "the coherent aliasing of such masks is unlike that of others",
+        )
+
+
+def _about_std(file: ScanFile, recipe: ResolvedRecipe, sigma_n: float) -> Found:
+    """Whether the standard deviation is calibrated, for this scan and this method."""
+    entries = () if recipe.prior is None else recipe.prior.card.get("calibration", ())
+    if recipe.calibration is not None:
+        differs = _beyond_calibration(file, recipe.calibration, sigma_n)
+        if differs:
+            yield (
+                "W-CALIBRATION-RANGE",
+                f"the standard deviation is multiplied by {recipe.std_factor:.2f}, which was "
+                f"fitted on scans {differs}: it may be wrong",
+            )
+    elif entries:
+        yield (
+            "W-CALIBRATION-OPTIONS",
             "uncalibrated uncertainty: the prior was calibrated for "
-            f"{', '.join(sorted({entry['method'] for entry in case.card['calibration']}))} with "
-            "other options or another number of samples than these of "
-            f"{case.recipe.method.name}"
-        ),
-    ),
-    Rule(
-        "W-UNCALIBRATED",
-        lambda case: (
-            case.has_std
-            and case.recipe.samples_are == ESTIMATES
-            and not case.card.get("calibration")
-        ),
-        lambda case: (
-            f"uncalibrated uncertainty: samples of {case.recipe.method.name} with this prior and "
+            f"{', '.join(sorted({entry['method'] for entry in entries}))} with other options or "
+            f"another number of samples than these of {recipe.method.name}",
+        )
+    elif recipe.samples_are == ESTIMATES:
+        yield (
+            "W-UNCALIBRATED",
+            f"uncalibrated uncertainty: samples of {recipe.method.name} with this prior and "
             "these options do not follow the posterior, and their standard deviation is usually "
-            "too small"
-        ),
-    ),
-    Rule(
-        "W-RESIDUAL",
-        lambda case: (
-            case.recipe.prior is not None
-            and bool(case.high_residuals)
-            and not case.residual_explained
-        ),
-        _residual_sentence,
-    ),
-    Rule(
-        "W-FLAGGED",
-        lambda case: case.other_flags,
-        _flag_sentence,
-    ),
-)
-"""Warnings about the images."""
+            "too small",
+        )
 
 
-def give(rules: Iterable[Rule], case: Case) -> None:
-    """Give the warnings of a table that apply."""
-    for rule in rules:
-        if rule.applies(case):
-            warn(rule.code, f"{case.file.path.name}: {rule.sentence(case)}", stacklevel=3)
+def _beyond_calibration(file: ScanFile, entry: dict[str, Any], sigma_n: float) -> str:
+    """How the scan differs from those the calibration was fitted on; empty if it does not."""
+    for name, value in (("acceleration", file.acceleration), ("sigma_n", sigma_n)):
+        low, high = entry.get(name, (value, value))
+        if not low / CALIBRATED_RANGE <= value <= high * CALIBRATED_RANGE:
+            return f"with {name} {low:.3g} to {high:.3g}, and this one has {value:.3g}"
+    kinds = entry.get("mask_kinds", [mask_kind(file.mask)])
+    if mask_kind(file.mask) not in kinds:
+        return f"under masks of {' and '.join(kinds)}, and this scan has another"
+    return ""
+
+
+def _about_slices(
+    recipe: ResolvedRecipe, sigma_n: float, checks: Sequence[dict[str, Any]], *, explained: bool
+) -> Found:
+    """High residuals, and flags for more; ``explained`` if the former follow from the scan."""
+    high = [
+        check
+        for check in checks
+        if residual_in_noise(check["data_residual"], sigma_n) > HIGH_RESIDUAL
+    ]
+    if recipe.prior is not None and high and not explained:
+        worst = max(high, key=lambda check: check["data_residual"])
+        yield (
+            "W-RESIDUAL",
+            f"{recipe.method.name} leaves a data residual of {worst['data_residual']:.1f} sigma_n "
+            f"in slice {worst['slice']} (more than {HIGH_RESIDUAL:g} in {len(high)} of "
+            f"{len(checks)} slices): the image does not fit the data",
+        )
+    flagged = [check for check in checks if check.get("flags")]
+    own = high if recipe.prior is not None or explained else []  # flagged for their residual
+    if any(len(check["flags"]) > (check in own) for check in flagged):
+        places = ", ".join(str(check["slice"]) for check in flagged)
+        yield (
+            "W-FLAGGED",
+            f"{len(flagged)} of {len(checks)} slices are flagged ({places}); slice "
+            f"{flagged[0]['slice']} {flagged[0]['flags'][0]}",
+        )

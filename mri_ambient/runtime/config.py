@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 
 from ..errors import ConfigError
 from .files import atomic_path
 
+T = TypeVar("T")
+
 
 def parse_option(name: str, text: str, default: object) -> object:
     """``text`` as a value of the type of ``default`` (None: a number), or ConfigError."""
     try:
+        if is_dataclass(default):
+            raise ValueError("has no text")
         if isinstance(default, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(default, tuple):
@@ -26,6 +32,27 @@ def parse_option(name: str, text: str, default: object) -> object:
         example = "a number" if default is None else f"something like {default}"
         wanted = "true or false" if isinstance(default, bool) else example
         raise ConfigError(f"option {name} must be {wanted}, got {text!r}") from error
+
+
+def from_options(kind: type[T], name: str, given: Mapping[str, Any]) -> T:
+    """A dataclass of options, made with values or texts of values.
+
+    Args:
+        kind: the dataclass; all its fields have defaults.
+        name: what messages call it.
+        given: by option; None stands for the default.
+
+    Raises:
+        ConfigError: there is no such option, or a text cannot be read as its value.
+    """
+    defaults = {field.name: getattr(kind(), field.name) for field in fields(kind)}  # type: ignore[arg-type]
+    options = {option: value for option, value in given.items() if value is not None}
+    for option, value in options.items():
+        if option not in defaults:
+            raise ConfigError(f"{name} has no option {option!r}; it has {', '.join(defaults)}")
+        if isinstance(value, str):
+            options[option] = parse_option(option, value, defaults[option])
+    return kind(**options)
 
 
 def to_toml(values: dict[str, Any]) -> str:

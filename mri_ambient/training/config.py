@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..objectives import Kspace, Objective
 from ..priors.denoisers import DENOISERS
 from ..priors.prior import Prior
-from ..priors.unet import UNetSpec, preset
+from ..priors.unet import UNetSpec, network_spec
 from ..runtime.device import bf16_on, check_precision
 
 
@@ -25,7 +25,7 @@ class TrainConfig:
 
     Attributes:
         objective: how the denoiser is learned, with its own options.
-        preset: size of the network, a key of ``PRESETS``.
+        preset: size of the network, a key of ``NETWORKS``.
         wrapper: kind of denoiser, a key of ``DENOISERS``; the objective's own by default.
         batch_size: images per step, over all processes.
         learning_rate: Learning rate of Adam after the warm-up.
@@ -66,7 +66,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        preset(self.preset)
+        network_spec(self.preset)
         if self.wrapper is not None and self.wrapper not in DENOISERS:
             raise ConfigError(
                 f"wrapper {self.wrapper!r} is unknown; choose from {', '.join(DENOISERS)}"
@@ -94,7 +94,7 @@ class TrainConfig:
     @property
     def network(self) -> UNetSpec:
         """Widths and depth of its networks."""
-        return preset(self.preset)
+        return network_spec(self.preset)
 
     def learning_rate_at(self, images: int) -> float:
         """Linear warm-up, then constant, then inverse square root."""

@@ -16,12 +16,10 @@ from ..objectives import Objective
 from ..physics.coverage import Coverage, coverage
 from ..physics.masks import MaskSpec, calibration_block, is_line_mask, outer_samples
 from ..priors.prior import Prior, PriorFacts
+from ..priors.schedules import MIN_SIGMA
 from .config import TrainJob
 from .dataset import Dataset, Item, files_of
 from .run import Identity
-
-MIN_SIGMA = 0.002
-"""Smallest noise level any prior is trained at, normalised units."""
 
 FIRST_TAU = 0.3
 """Expected error of one step in units of sigma_data, until it is fitted."""
@@ -79,7 +77,7 @@ def smallest_sigma(items: Sequence[Item], objective: Objective) -> float:
     if objective.below_noise or objective.one_level or objective.targets is not None:
         return MIN_SIGMA
     noise = float(np.quantile([item.noise_std for item in items], 0.95))
-    return max(MIN_SIGMA, objective.nearest * noise)
+    return max(MIN_SIGMA, objective.sigma_min_over_noise * noise)
 
 
 def measure_coverage(items: Sequence[Item]) -> list[Coverage]:

@@ -15,6 +15,7 @@ from ..errors import CheckpointError, ConfigError, ScanFormatError, warn
 from ..objectives import Gsure
 from ..physics.coverage import Coverage
 from ..priors.prior import PriorFacts
+from ..priors.schedules import MIN_SIGMA
 from ..priors.unet import n_parameters
 from ..recon.recipe import ResolvedRecipe
 from ..runtime.device import Runtime
@@ -22,7 +23,7 @@ from ..runtime.process_group import ProcessGroup
 from ..scan import UPPER_BOUND
 from .config import TrainConfig, TrainJob
 from .dataset import Dataset, load_dataset
-from .facts import MIN_SIGMA, coverage_figures, measure, measure_coverage, prior_facts
+from .facts import coverage_figures, measure, measure_coverage, prior_facts
 from .run import Identity, RunFolder
 from .targets import TargetFolder, target_method
 from .validation import N_CASES, HeldOut, hold_out, reference_errors
@@ -96,7 +97,7 @@ class TrainPlan:
         if n_bounds and objective.needs_noise:
             notes.append(
                 f"the noise of {n_bounds} slices is an upper bound, and objective {objective.name} "
-                "subtracts too much: give --noise-std to prep if it is known"
+                "subtracts too much: prepare with noise_std (--noise-std) if it is known"
             )
         return notes
 

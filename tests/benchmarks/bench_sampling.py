@@ -29,7 +29,7 @@ from mri_ambient.methods import Dds, Msm, Pula
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.prior import Prior, PriorFacts
-from mri_ambient.priors.unet import preset
+from mri_ambient.priors.unet import network_spec
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import bf16_on, describe_device, pick_device
 from mri_ambient.scan import Batch
@@ -64,7 +64,7 @@ def main() -> None:
         args.size, args.coils, args.batch_size, args.repeats = 32, 3, 2, 1
     device = pick_device(args.device)
     facts = PriorFacts(
-        objective="kspace", kind="conditioned", network=preset(args.preset), sigma_data=0.3,
+        objective="kspace", kind="conditioned", network=network_spec(args.preset), sigma_data=0.3,
         sigma_min=0.02, mask_conditioned=True, mask=MaskSpec("random", 4, 8), tau=0.1,
     )  # fmt: skip
     prior = Prior(facts.build().eval().requires_grad_(False).to(device), facts)

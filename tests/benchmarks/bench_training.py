@@ -25,7 +25,7 @@ import torch
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.objectives import Kspace
 from mri_ambient.priors.denoisers import DENOISERS, Denoiser
-from mri_ambient.priors.unet import preset
+from mri_ambient.priors.unet import network_spec
 from mri_ambient.rng import rng_for
 from mri_ambient.runtime.device import describe_device, pick_device
 from mri_ambient.scan import Batch
@@ -117,7 +117,7 @@ def main() -> None:
     first, end = last[0], last[-1]
     waited = end.waiting * end.seconds - first.waiting * first.seconds
     elapsed = end.seconds - first.seconds
-    net = DENOISERS[Kspace.wrapper](preset(args.preset), 0.3).to(device).train()
+    net = DENOISERS[Kspace.wrapper](network_spec(args.preset), 0.3).to(device).train()
     net.autocast = config.autocast_on(device)
     batch = group.batch.to(device)
     whole, network = step_times(net, batch, device, args.repeats)

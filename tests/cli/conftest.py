@@ -19,7 +19,7 @@ from helpers import small_prior
 from mri_ambient.cli import app as module
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.priors.checkpoint import save_prior
-from mri_ambient.priors.unet import PRESETS, UNetSpec
+from mri_ambient.priors.unet import NETWORKS, UNetSpec
 
 SMALL = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 
@@ -113,7 +113,7 @@ class Trained(NamedTuple):
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     made = Trained(*(tmp_path_factory.mktemp("trained") / name for name in Trained._fields))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", SMALL)
+        patch.setitem(NETWORKS, "tiny", SMALL)
         call("simulate", "phantom", "-o", made.raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
              "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
         call("prep", made.raw, "-o", made.prepared, "--device", "cpu", "--no-pictures")
@@ -125,5 +125,5 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture
 def trained(trained_once: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """The same, while the smallest network is as small as theirs."""
-    monkeypatch.setitem(PRESETS, "tiny", SMALL)
+    monkeypatch.setitem(NETWORKS, "tiny", SMALL)
     return trained_once

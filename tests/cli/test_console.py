@@ -17,7 +17,7 @@ from mri_ambient.cli.console import (
     say,
     say_warning,
 )
-from mri_ambient.errors import NumericalWarning
+from mri_ambient.errors import WARNINGS, NumericalWarning
 
 
 @pytest.fixture
@@ -28,9 +28,10 @@ def clock(monkeypatch) -> SimpleNamespace:
     return now
 
 
-def test_warnings_come_with_their_code(capsys):
+def test_warnings_come_with_their_code_and_remedy(capsys):
     say_warning(NumericalWarning("W-RESIDUAL", "scan.h5: does not fit"))
-    assert capsys.readouterr().err == "warning [W-RESIDUAL]: scan.h5: does not fit\n"
+    line = f"warning [W-RESIDUAL]: scan.h5: does not fit. {WARNINGS['W-RESIDUAL']}\n"
+    assert capsys.readouterr().err == line
 
 
 def test_quiet_prints_errors_only(capsys):

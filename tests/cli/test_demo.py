@@ -9,7 +9,7 @@ import mri_ambient as ma
 from mri_ambient.cli import demo
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import NumericalWarning, OutputExistsError
-from mri_ambient.priors.unet import PRESETS, UNetSpec
+from mri_ambient.priors.unet import NETWORKS, UNetSpec
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.runtime.files import file_sha256
 
@@ -54,7 +54,7 @@ def test_a_demo_is_not_overwritten(tmp_path):
 
 
 def test_the_demo_runs_and_shows_what_it_promises(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(PRESETS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
+    monkeypatch.setitem(NETWORKS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
     monkeypatch.setattr(demo, "N_SCANS", 5)
     monkeypatch.setattr(demo, "N_ADPS", 2)
     with pytest.warns(NumericalWarning):  # five scans, half a second of training

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 
-from mri_ambient.evaluation.inventory import installed
+from mri_ambient.evaluation.info import installed
 from mri_ambient.priors.weights import DEFAULT, default_prior
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mri_ambient.evaluation import doctor
-from mri_ambient.priors.unet import PRESETS
+from mri_ambient.priors.unet import NETWORKS
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
@@ -46,7 +46,7 @@ def test_a_damaged_prior_is_named_and_small_networks_are_timed(monkeypatch, tmp_
     facts = doctor.examine(torch.device("cpu"))
     assert str(tmp_path) in facts["priors"].pop("junk")
     assert set(facts["priors"].values()) == {"loads"}
-    assert list(facts["networks"]) == list(PRESETS)  # other test modules may add a preset
+    assert list(facts["networks"]) == list(NETWORKS)  # other test modules may add a preset
     sizes = [facts["networks"][name]["parameters"] for name in ("tiny", "small", "base")]
     assert sizes == sorted(sizes)
     for name, timed in (("tiny", True), ("base", False)):

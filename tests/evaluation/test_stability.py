@@ -74,7 +74,7 @@ def test_every_method_is_attacked_alike(scan):
     """The method, CG-SENSE and L1-wavelet get the same budget and the same comparison noise."""
     prior = GaussianPrior(torch.ones(SHAPE, dtype=torch.float64), sigma_min=0.05)
     steps = []
-    attacks = attacked(scan, Aos(), prior, n_iter=4, on_step=lambda *a: steps.append(a))
+    attacks = attacked(scan, Aos(), prior, n_iter=4, on_iteration=lambda *a: steps.append(a))
     assert [attack.method for attack in attacks] == ["aos", "cg-sense", "l1-wavelet"]
     assert len({round(attack.size, 5) for attack in attacks}) == 1
     assert all(attack.change >= 0.9 * attack.by_noise > 0 for attack in attacks)

@@ -101,6 +101,14 @@ def test_a_damaged_file_is_refused_with_its_damage_whatever_the_readers(tmp_path
     assert "HDF5" in refusals[0]
 
 
+def test_a_scan_file_shows_itself_in_one_line_without_reading_its_slices(knee):
+    file = open_scan(knee)
+    size = " x ".join(str(n) for n in file.shape)
+    assert repr(file) == f"<FastmriFile {knee.name}, {size}>"
+    rate = file.acceleration
+    assert repr(file) == f"<FastmriFile {knee.name}, {size}, R = {rate:.2f}>"
+
+
 def test_readers_and_writers_are_listed_by_format():
     assert all(reader.format == name for name, reader in READERS.items())
     assert next(iter(READERS)) == "prepared"

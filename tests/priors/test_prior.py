@@ -125,6 +125,9 @@ def test_defaults_serve_a_denoiser_in_closed_form(op):
     class Zero(DenoiserSource):
         sigma_min, sigma_data, tau, mask_conditioned = 0.01, 0.5, 0.1, False
 
+        def denoiser(self, op, rng, further="scan"):
+            return lambda z, sigma: torch.zeros_like(z[:, 0])
+
     prior = Zero()
     assert prior.card == {} and prior.trained_acceleration == 0
     assert not (prior.one_level or prior.compiled or prior.was_trained_on("ab"))

@@ -7,7 +7,14 @@ import torch
 from helpers import shaken
 
 from mri_ambient.errors import ConfigError
-from mri_ambient.priors.unet import PRESETS, UNet, UNetSpec, forward_flops, n_parameters, preset
+from mri_ambient.priors.unet import (
+    NETWORKS,
+    UNet,
+    UNetSpec,
+    forward_flops,
+    n_parameters,
+    network_spec,
+)
 
 SPEC = UNetSpec(channels=(8, 12, 16), blocks=1, embedding=16)
 
@@ -39,7 +46,7 @@ def test_items_of_a_batch_do_not_see_each_other(rng):
 
 
 def test_presets_grow_and_count_their_work():
-    sizes = [n_parameters(UNet(PRESETS[name], 5)) for name in ("tiny", "small", "base")]
+    sizes = [n_parameters(UNet(NETWORKS[name], 5)) for name in ("tiny", "small", "base")]
     assert sizes == sorted(sizes)
     conv = torch.nn.Conv2d(3, 8, 3, padding=1)
     net = UNet(SPEC, 3)
@@ -49,5 +56,5 @@ def test_presets_grow_and_count_their_work():
 
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(ConfigError) as caught:
-        preset("huge")
-    assert all(name in str(caught.value) for name in ("huge", *PRESETS))
+        network_spec("huge")
+    assert all(name in str(caught.value) for name in ("huge", *NETWORKS))

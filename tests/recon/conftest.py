@@ -14,7 +14,7 @@ from mri_ambient.priors.prior import DenoiserSource
 from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.recon.volume import Volume
 from mri_ambient.runtime.device import Runtime
-from mri_ambient.scan import Scan
+from mri_ambient.scan import Batch, Scan
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +56,16 @@ def make_volume(file: ScanFile) -> Callable[..., Volume]:
         return Volume(file, file, resolved, runtime or Runtime("cpu", batch_size=2))
 
     return make
+
+
+@pytest.fixture
+def device_of_batches(monkeypatch) -> list[str]:
+    """Batches stay on the CPU; the list says where they were to go."""
+    where: list[str] = []
+
+    def stay(batch: Batch, device: object) -> Batch:
+        where.append(str(device))
+        return batch
+
+    monkeypatch.setattr(Batch, "to", stay)
+    return where

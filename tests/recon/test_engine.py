@@ -12,8 +12,8 @@ from gaussian import GaussianPrior
 from helpers import random_maps, small_prior
 
 from mri_ambient.data_prep.oversampling import remove_oversampling
-from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
-from mri_ambient.methods import Adps, Aos, Dds, Method, PriorOnly, ZeroFilled
+from mri_ambient.errors import DeviceError, MriAmbientError
+from mri_ambient.methods import Adps, Aos, Dds, Method, ZeroFilled
 from mri_ambient.physics.fourier import fft2c, ifft2c, image_crop
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.physics.operators import SenseOp
@@ -22,9 +22,7 @@ from mri_ambient.recon.engine import (
     Engine,
     SliceImages,
     data_residual,
-    draw_images,
     to_file_units,
-    uniform_maps,
 )
 from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.rng import complex_normal, rng_for
@@ -243,19 +241,6 @@ class TestMemory:
             run(scan, Limited(0, RuntimeError("sizes differ")))
 
 
-@pytest.fixture
-def device_of_batches(monkeypatch) -> list[str]:
-    """Batches stay on the CPU; the list says where they were to go."""
-    where: list[str] = []
-
-    def stay(batch: Batch, device: object) -> Batch:
-        where.append(str(device))
-        return batch
-
-    monkeypatch.setattr(Batch, "to", stay)
-    return where
-
-
 class TestFallback:
     def test_the_cpu_takes_over_if_that_is_allowed(self, scan, device_of_batches):
         """A GPU without memory for one image, here a name for the CPU."""
@@ -354,44 +339,3 @@ class TestWaiting:
             assert pretend(0, full).img.isfinite().all()
         with pytest.raises(DeviceError, match="out of memory"):  # its images are not ready
             pretend(9, full)
-
-
-class TestDrawImages:
-    def test_images_drawn_together_are_those_drawn_alone(self, rng):
-        prior = GaussianPrior(0.2 + torch.rand((16, 18), generator=rng), sigma_min=1e-2)
-        maps = random_maps((1, 2, 16, 18), rng)
-        together = draw_images(prior, PriorOnly(n_steps=3), maps, n_images=3, seed=5)
-        assert together.shape == (3, 16, 18)
-        for n, batch_size in ((3, 2), (1, 1)):
-            runtime = replace(CPU, batch_size=batch_size)
-            other = draw_images(
-                prior, PriorOnly(n_steps=3), maps, n_images=n, seed=5, runtime=runtime
-            )
-            torch.testing.assert_close(other, together[:n])
-
-    def test_diverged_images_are_refused(self):
-        """A guided state that grows tenfold a step; a prior that gives NaN."""
-        prior, maps = small_prior("conditioned"), uniform_maps((32, 32))
-        with pytest.raises(MriAmbientError):
-            draw_images(prior, PriorOnly(n_steps=8, guidance=50.0), maps, n_images=1)
-        with torch.no_grad():
-            next(prior.net.parameters()).fill_(float("nan"))
-        with pytest.raises(MriAmbientError):
-            draw_images(prior, PriorOnly(n_steps=3), maps, n_images=1)
-
-    @pytest.mark.parametrize(("n_images", "side"), [(0, 32), (1, 15)])
-    def test_no_images_and_tiny_ones_are_refused(self, n_images, side):
-        with pytest.raises(ConfigError):
-            draw_images(small_prior(), PriorOnly(), uniform_maps((32, side)), n_images=n_images)
-
-    def test_they_are_computed_in_single_precision_by_default(self, device_of_batches, monkeypatch):
-        """On a GPU as well, where "auto" is bf16 for reconstructions."""
-        prior, seen = small_prior(), []
-        monkeypatch.setattr(Prior, "to", lambda self, _: self)
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-        prior.net.nets[0].first.register_forward_hook(lambda *a: seen.append(a[2].dtype))
-        for precision in ("auto", "bf16"):
-            runtime = Runtime(torch.device("cuda"), precision=precision)
-            draw_images(prior, PriorOnly(n_steps=2), uniform_maps((16, 16)), n_images=1,
-                        runtime=runtime)  # fmt: skip
-        assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2

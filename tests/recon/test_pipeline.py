@@ -108,6 +108,18 @@ class TestMany:
         with pytest.raises(ScanFormatError):
             list(reconstruct_many([broken, phantom], CG, CPU))
 
+    def test_an_empty_folder_and_a_glob_without_a_match_are_failures(self, phantom, tmp_path):
+        empty, glob = tmp_path, tmp_path / "*.h5"
+        failed = []
+        found = list(
+            reconstruct_many([empty, phantom, glob], CG, CPU, on_error=lambda *a: failed.append(a))
+        )
+        assert [rec.scan_id for rec in found] == [phantom.stem]
+        assert [scan for scan, _ in failed] == [empty, glob]
+        assert all(isinstance(error, ScanFormatError) for _, error in failed)
+        with pytest.raises(ScanFormatError):
+            list(reconstruct_many(empty, CG, CPU))
+
 
 class TestFolder:
     def test_a_finished_reconstruction_is_recognised(self, make_volume, tmp_path):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from helpers import small_prior
 
-from mri_ambient.errors import OutputExistsError
-from mri_ambient.io import ArrayFile
+from mri_ambient.errors import WARNINGS, ConfigError, OutputExistsError
+from mri_ambient.io import WRITERS, ArrayFile
 from mri_ambient.methods import CgSense, Dds
 from mri_ambient.recon.pipeline import reconstruct_to_folder
 from mri_ambient.recon.recipe import Checks
@@ -109,6 +109,48 @@ def test_it_shows_itself_in_a_notebook(rec):
     page = replace(rec, report=rec.report | {"warnings": [entry]})._repr_html_()
     assert page.startswith('<img src="data:image/png;base64,')
     assert "W-RESIDUAL: &lt;b&gt;2 &amp; 3&lt;/b&gt;" in page
+    assert WARNINGS["W-RESIDUAL"] in page
+
+
+def test_it_shows_itself_in_one_line(rec):
+    line = repr(rec)
+    assert all(fact in line for fact in (rec.scan_id, "6 x 24 x 24", "dds", "R = 2.00"))
+    assert "psnr" not in line and "\n" not in line
+    scored = replace(rec, report=rec.report | {"metrics": {"nmse": 0.1, "psnr": 31.5, "ssim": 0.9}})
+    assert "psnr 31.5" in repr(scored)
+
+
+def test_the_format_chooses_the_writer(rec, tmp_path, monkeypatch):
+    """A writer is a class in WRITERS; its key is the suffix."""
+
+    class Sums:
+        def __init__(self, path, n_slices, shape, *, attributes, with_std=False, n_samples=0):
+            self.path, self.lines = path, [f"{n_slices} {shape} {attributes['scan_id']} {with_std}"]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.path.write_text("\n".join(self.lines))
+
+        def write(self, index, img, std=None, samples=None):
+            self.lines.append(f"{index} {float(img.abs().sum()):.6g}")
+
+        @staticmethod
+        def settings_of(path):
+            return {} if "True" in path.read_text() else None
+
+    monkeypatch.setitem(WRITERS, "txt", Sums)
+    path = rec.save(tmp_path, format="txt")
+    assert path == rec.save(tmp_path, format="txt", overwrite=True)
+    first, *sums = path.read_text().splitlines()
+    assert first == f"6 (24, 24) {rec.scan_id} True"
+    assert sums == [f"{i} {float(img.sum()):.6g}" for i, img in enumerate(rec.magnitude)]
+    path.write_text("somebody's")
+    with pytest.raises(OutputExistsError, match=path.name):
+        rec.save(tmp_path, format="txt", overwrite=True)
+    with pytest.raises(ConfigError, match="h5"):
+        rec.save(tmp_path, format="nii")
 
 
 def test_outputs_are_named_after_the_stem_of_the_input(rec, tmp_path):

@@ -17,7 +17,7 @@ from helpers import small_prior
 from mri_ambient.errors import DeviceError, MriAmbientError, ScanFormatError, warn
 from mri_ambient.io import ScanFile, open_scan
 from mri_ambient.methods import PRESETS, Aos, CgSense, Dds, Method, Msm, Pula
-from mri_ambient.methods.descent import ENOUGH_STEPS
+from mri_ambient.methods.dds import ENOUGH_STEPS
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.denoisers import Denoiser

@@ -1,4 +1,4 @@
-"""What is installed, and what a file holds."""
+"""What ``mri-ambient info`` prints: what is installed, and what a file holds."""
 
 from __future__ import annotations
 
@@ -43,33 +43,25 @@ def contents(path: Path) -> dict[str, Any]:
     if path.is_dir() and not (path / "prior.safetensors").exists():
         return {"kind": "folder", "files": [_entry(file) for file in find_scans([path])]}
     if path.is_dir() or path.suffix == ".safetensors":
-        return _prior_contents(path)
+        prior = load_prior(path)
+        facts = asdict(prior.facts)
+        denoiser = facts.pop("kind")
+        facts["card"].pop("trained_on", None)  # hashes by which programs recognise a scan
+        n_weights = n_parameters(prior.net)
+        return {"kind": "prior", "denoiser": denoiser, "parameters": n_weights, **facts}
     return _file_contents(path)
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    """What a file of a folder holds, or why it cannot be read."""
     try:
         return {"file": path.name, **_file_contents(path)}
     except MriAmbientError as error:
         return {"file": path.name, "kind": "unreadable", "error": str(error)}
 
 
-def _prior_contents(path: Path) -> dict[str, Any]:
-    prior = load_prior(path)
-    facts = asdict(prior.facts)
-    denoiser = facts.pop("kind")
-    facts["card"].pop("trained_on", None)  # hashes by which programs recognise a scan
-    parameters = n_parameters(prior.net)
-    return {"kind": "prior", "denoiser": denoiser, "parameters": parameters, **facts}
-
-
 def _file_contents(path: Path) -> dict[str, Any]:
-    output = describe_output(path)
-    return _scan_contents(path) if output is None else {"kind": "output", **output}
-
-
-def _scan_contents(path: Path) -> dict[str, Any]:
+    if (output := describe_output(path)) is not None:
+        return {"kind": "output", **output}
     scan = open_scan(path)
     facts: dict[str, Any] = {
         "kind": "scan",

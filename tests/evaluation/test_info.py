@@ -8,7 +8,7 @@ from helpers import small_prior
 from mri_ambient import __version__
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.errors import CheckpointError, ScanFormatError
-from mri_ambient.evaluation.inventory import contents, installed
+from mri_ambient.evaluation.info import contents, installed
 from mri_ambient.io import READERS, WRITERS
 from mri_ambient.methods import METHODS, PRESETS
 from mri_ambient.objectives import OBJECTIVES
