@@ -20,6 +20,9 @@ The sources, best first; the first that finds enough noise is used:
 Lines never acquired and zero-filled rows never count as noise. Every estimate is a sum of k k^H
 over cells (a row, a block of pixels, a ring or patches of k-space) that grows slice by slice, so a
 volume streams through; which cells hold noise only is decided at the end, by their energies.
+
+A source is made for a mask, bool ``(1, y, x)``, and a number of coils; ``add`` takes one slice of
+k-space ``(coil, y, x)``.
 """
 
 from __future__ import annotations
@@ -81,12 +84,8 @@ class ReadoutEdge:
     """Noise from image rows beyond the object along a fully sampled readout.
 
     Only the outer half of the sampled lines is used: the inner half holds faint ghosts and the far
-    ends of sensitivities.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``, whole columns.
-        n_coils: number of coils.
-        oversampling: of the readout; above 1, only rows outside the final field of view are used.
+    ends of sensitivities. With ``oversampling`` of the readout above 1, only rows outside the final
+    field of view are used.
     """
 
     def __init__(self, mask: Tensor, n_coils: int, oversampling: float) -> None:
@@ -103,7 +102,7 @@ class ReadoutEdge:
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         for sums, lines in zip((self.outer, self.inner), self.lines, strict=True):
             hybrid = ifftc(ksp[..., lines], dim=-2)[:, self.rows].transpose(0, 1)
             sums += outer_products(hybrid)  # (y, coil, line) with itself
@@ -127,12 +126,7 @@ class ReadoutEdge:
 
 
 class ImageCorners:
-    """Noise from the corners of a fully sampled image.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``, whole columns.
-        n_coils: number of coils.
-    """
+    """Noise from the corners of a fully sampled image."""
 
     def __init__(self, mask: Tensor, n_coils: int) -> None:
         self.share = float(mask.double().mean())  # columns never acquired hold no noise
@@ -144,7 +138,7 @@ class ImageCorners:
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         # One coil at a time: all images would need several times the memory of the slice.
         cells = torch.stack([self._cells(ifft2c(coil)) for coil in ksp], dim=1)
         flat, above, below = (x.flatten(2) for x in (cells, cells[..., :-1, :], cells[..., 1:, :]))
@@ -178,12 +172,7 @@ class ImageCorners:
 
 
 class OuterSamples:
-    """Noise from the outermost measured samples, separated from signal by the coils.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``.
-        n_coils: number of coils.
-    """
+    """Noise from the outermost measured samples, separated from signal by the coils."""
 
     def __init__(self, mask: Tensor, n_coils: int) -> None:
         ny, nx = mask.shape[-2:]
@@ -200,7 +189,7 @@ class OuterSamples:
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         for sums, ring in zip((self.outer, self.middle), self.rings, strict=True):
             sums += outer_products(ksp.flatten(-2)[:, ring])
         self.block.add(ksp)
@@ -251,10 +240,6 @@ class CalibrationBlock:
     What varies in proportion to the signal (motion, pulsation, drift) is strongest here and counts
     as noise: on real scans the level is up to 1.6 times too high, so it is compared with the
     outermost samples. A single coil has too few such dimensions.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``.
-        n_coils: number of coils.
     """
 
     def __init__(self, mask: Tensor, n_coils: int) -> None:
@@ -272,7 +257,7 @@ class CalibrationBlock:
         self.n_patches, self.n_samples = 0, 0
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         if not self.side:
             return
         block = ksp[:, self.block[0], self.block[1]]
@@ -283,11 +268,7 @@ class CalibrationBlock:
         self.n_samples += block[0].numel()
 
     def estimate(self, start: Tensor) -> NoiseEstimate | None:
-        """The covariance, or None where signal reaches everywhere.
-
-        Args:
-            start: a first guess of the covariance, from other samples ``(coil, coil)``.
-        """
+        """The covariance, from a first guess of it; None where signal reaches everywhere."""
         if not self.side:
             return None
         cov, n_coils, size = start, start.shape[0], self.sums.shape[0]
@@ -328,9 +309,8 @@ def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
     through (lambda_j, c_j), weighted for noise that is only roughly equal, signal that is only
     roughly proportional, and the number of samples. Each combination is then scaled down to its
     share of noise, which keeps the matrix positive definite and keeps noise correlations where
-    signal does not dominate; where it does, all that exceeds psi counts as signal.
-
-    ``tests/benchmarks/bench_noise.py`` prints how accurate the level is.
+    signal does not dominate; where it does, all that exceeds psi counts as signal. For its accuracy
+    see ``tests/benchmarks/bench_noise.py``.
 
     Args:
         outer: covariance of the outermost samples ``(coil, coil)``, positive definite.
@@ -378,14 +358,7 @@ def _fit_line(signal: Tensor, energy: Tensor, n_samples: int) -> tuple[Tensor, T
 
 
 class NoiseEstimator:
-    """Estimates the noise of a volume, fed slice by slice, from the best source it offers.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``.
-        n_coils: number of coils.
-        fully_sampled: whether every acquired position was sampled.
-        oversampling: of the readout.
-    """
+    """Estimates the noise of a volume, fed slice by slice, from the best source it offers."""
 
     def __init__(
         self, mask: Tensor, n_coils: int, *, fully_sampled: bool, oversampling: float = 1.0
@@ -400,13 +373,11 @@ class NoiseEstimator:
     @classmethod
     def of(cls, file: ScanFile) -> NoiseEstimator:
         """For the slices of a file."""
-        oversampling = file.readout_oversampling
-        return cls(
-            file.mask, file.shape[1], fully_sampled=file.fully_sampled, oversampling=oversampling
-        )
+        full, oversampling = file.fully_sampled, file.readout_oversampling
+        return cls(file.mask, file.shape[1], fully_sampled=full, oversampling=oversampling)
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         for source in self.sources:
             source.add(ksp)
 
@@ -426,7 +397,7 @@ class NoiseEstimator:
 
 
 def noise_cells(sums: Tensor, n_samples: int) -> Tensor:
-    """Which cells hold noise only, by their energies.
+    """Which cells hold noise only, by their energies, bool ``(cell,)``.
 
     The energy of noise in ``n`` samples of ``C`` white coils has a relative standard deviation of
     (n C)^-1/2. Starting from the quietest tenth, cells are added that lie within three standard
@@ -435,9 +406,6 @@ def noise_cells(sums: Tensor, n_samples: int) -> Tensor:
     Args:
         sums: sum of k k^H in each cell, ``(cell, coil, coil)``.
         n_samples: samples per coil in each cell.
-
-    Returns:
-        bool ``(cell,)``.
     """
     power = sums.diagonal(dim1=-2, dim2=-1).real
     usual = power.quantile(0.25, dim=0).clamp_min(1e-30)  # coils differ in gain

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -298,25 +298,24 @@ def _sizes(value: Any) -> tuple[int, int]:  # noqa: ANN401 -- from a file
     return y, x
 
 
-def duplicate_acquisitions(files: Iterable[PreparedFile]) -> list[list[PreparedFile]]:
-    """Groups of files made from one acquisition.
+def duplicate_acquisitions(files: Iterable[PreparedFile]) -> list[NumericalWarning]:
+    """A warning for every group of files made from one acquisition.
 
     Every mask keeps k = 0, and its noise never repeats, so that its hash identifies an acquisition.
     """
-    groups: dict[str, list[PreparedFile]] = {}
+    groups: dict[str, list[str]] = {}
     for file in files:
-        groups.setdefault(file.center_sha256, []).append(file)
-    return [group for key, group in groups.items() if key and len(group) > 1]
-
-
-def duplicates_warning(group: Sequence[PreparedFile]) -> NumericalWarning:
-    """What to do about a group of :func:`duplicate_acquisitions`."""
-    return NumericalWarning(
-        "W-DUPLICATES",
-        f"{', '.join(file.path.name for file in group)} hold one acquisition, perhaps under "
-        "different masks: an image under several masks is nearly fully sampled, and no file can "
-        "validate a prior that was trained on another one; remove all but one of them",
-    )
+        groups.setdefault(file.center_sha256, []).append(file.path.name)
+    return [
+        NumericalWarning(
+            "W-DUPLICATES",
+            f"{', '.join(names)} hold one acquisition, perhaps under different masks: an image "
+            "under several masks is nearly fully sampled, and no file can validate a prior that "
+            "was trained on another one; remove all but one of them",
+        )
+        for key, names in groups.items()
+        if key and len(names) > 1
+    ]
 
 
 def mask_facts(file: PreparedFile) -> MaskFacts:

@@ -101,6 +101,10 @@ class ReconstructionWriter(H5Writer):
         write_attributes(self.file, {**self._attributes, **facts})
 
 
+WRITERS: dict[str, type[ReconstructionWriter]] = {"h5": ReconstructionWriter}
+"""What ``reconstruct`` writes, by format."""
+
+
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:
     """Write complex images ``(image, y, x)`` in normalised units, completely or not at all."""
     facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}

@@ -23,9 +23,6 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
 """Words in the errors of a GPU that no longer works."""
 
-COMPILER = ("torch._dynamo", "torch._inductor")
-"""Where the errors of ``torch.compile`` are defined."""
-
 
 @dataclass(frozen=True)
 class Runtime:
@@ -40,8 +37,7 @@ class Runtime:
         compile: compile the networks with ``torch.compile``, which takes minutes once.
 
     Raises:
-        ConfigError: there is no such kind of device, precision or batch size.
-        DeviceError: this machine has no such device.
+        ConfigError, DeviceError: see :func:`pick_device`; or no such precision or batch size.
     """
 
     device: torch.device | str = "auto"
@@ -137,22 +133,28 @@ def out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
-    """The error for a GPU that no longer works; None if the error means something else."""
-    if not any(words in str(error) for words in LOST):
-        return None
-    reason = str(error).splitlines()[0]
-    return DeviceError(
-        f"device {str(device)!r} was lost ({reason}); run the same command again to go on"
-    )
+def device_error(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
+    """The error for a device without memory, lost, or without a compiler; None for any other."""
+    reason = str(error).partition("\n")[0]
+    if out_of_memory(error):
+        return DeviceError(
+            f"out of memory: {reason}; use --device cpu (or, to reconstruct, --cpu-fallback)"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = " ".join(str(error).split())[:150]
+        return DeviceError(f"networks cannot be compiled ({reason}); omit --compile")
+    if any(words in str(error) for words in LOST):
+        again = "run the same command again to go on"
+        return DeviceError(f"device {str(device)!r} was lost ({reason}); {again}")
+    return None
 
 
 @contextmanager
 def device_errors(device: torch.device | str) -> Iterator[None]:
-    """Failures of a device inside the block become errors that say what to do.
+    """Errors of torch inside the block become those of :func:`device_error`.
 
     Raises:
-        torch.OutOfMemoryError: memory ran out, in whichever library.
+        torch.OutOfMemoryError: memory ran out, in whichever library; the caller may take less.
         DeviceError: the device was lost, or networks cannot be compiled.
     """
     try:
@@ -162,9 +164,6 @@ def device_errors(device: torch.device | str) -> Iterator[None]:
     except RuntimeError as error:
         if out_of_memory(error):
             raise torch.OutOfMemoryError(str(error)) from error
-        if type(error).__module__.startswith(COMPILER):
-            reason = " ".join(str(error).split())[:150]
-            raise DeviceError(f"networks cannot be compiled ({reason}); omit --compile") from error
-        if device_error := lost(error, device):
-            raise device_error from error
+        if found := device_error(error, device):
+            raise found from error
         raise
