@@ -30,11 +30,11 @@ class Ellipse:
 
 @dataclass(frozen=True)
 class CoilLoops:
-    """Circular receive loops in space.
+    """Circular receive loops in straight pieces.
 
     Attributes:
-        points: middles of the straight pieces ``(coil, piece, 3)``, x, y, z in mm.
-        steps: the pieces as vectors ``(coil, piece, 3)`` in mm.
+        points: middles of the pieces, x, y, z in mm, ``(coil, piece, 3)``.
+        steps: the pieces as vectors, mm, ``(coil, piece, 3)``.
     """
 
     points: Tensor
@@ -73,13 +73,7 @@ class CoilLoops:
 
 
 def draw_loops(n_coils: int, body: Ellipse, rng: Generator) -> CoilLoops:
-    """Loops on rings of eight around a body, with random angle, distance, size and tilt.
-
-    Args:
-        n_coils: number of loops.
-        body: the loops surround it at 25 to 80 mm.
-        rng: random stream.
-    """
+    """Loops on rings of eight, 25 to 80 mm from a body, of random angle, size and tilt."""
     n_rings = math.ceil(n_coils / 8)
     ring = torch.arange(n_coils) % n_rings
     per_ring = n_coils / n_rings

@@ -151,15 +151,12 @@ def espirit_maps(
 
 
 def second_map_share(result: EspiritMaps) -> Tensor:
-    """Share of the support in which the second eigenvalue is as good as the first.
+    """Share ``(slice,)`` of the support in which the second eigenvalue is as good as the first.
 
     Above :data:`SECOND_MAP_SHARE`, parts of the object alias onto each other and one map describes
     only their mixture. Real head scans, 24x24 or 24x20 calibration samples: 0.15 and 0.14 where the
     field of view cuts the head, 0.000 in two scans where it does not. With blocks down to 8x8 and
     noise added up to a tenth of the image's maximum: at least 0.058, and at most 0.003.
-
-    Returns:
-        A share per slice, 0 to 1, ``(slice,)``; 0 where the support is empty.
     """
     support = result.support
     both = support & (result.second_eigenvalue > SECOND_MAP_LEVEL)
@@ -199,8 +196,7 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
         n_iter: power iterations, at least 1.
 
     Returns:
-        Unit vectors ``(pixel, coil)``, their Rayleigh quotients and those of the second
-        eigenvectors, both real ``(pixel,)``.
+        Unit vectors ``(pixel, coil)``; both eigenvalues, real ``(pixel,)``.
     """
     powers = [gram]  # G, G^2, G^4, ..., G^32, times a number each
     for _ in range(min(n_iter.bit_length() - 1, 5)):

@@ -35,19 +35,15 @@ from torch import Tensor
 from ..errors import PrepError
 from ..io import ScanFile
 from ..physics.fourier import ifft2c, ifftc
-from ..physics.masks import calibration_block
+from ..physics.masks import calibration_block, readout_is_full
 from ..scan import UPPER_BOUND
 from .noise import NoiseEstimate, noise_covariance, outer_products
-from .oversampling import readout_is_full
 
 MAX_SIGNAL = 0.2
 """Largest share of signal in the energy of cells that count as noise."""
 
 FILTERED_SHARE = 0.04
 """Share of the image rows, at either end, that the receiver's filter may have attenuated."""
-
-LEAST_ROWS = 0.1
-"""Least share of the candidate rows that must hold noise only."""
 
 CORNER_SIDE = 1 / 6
 """Side of an image corner, as a share of the image's."""
@@ -75,9 +71,6 @@ LEAST_FREE = 1 / 16
 
 UNEQUAL = 0.2
 """Energy, relative to the mean, that combinations may hold beyond the bound for pure noise."""
-
-WHITENINGS = 8
-"""Rounds of whitening with the estimate so far; it converges in about six."""
 
 
 class ReadoutEdge:
@@ -115,7 +108,7 @@ class ReadoutEdge:
             return None
         free = noise_cells(self.outer + self.inner, n_outer + n_inner)
         n_free = int(free.sum())
-        if n_free < max(4, LEAST_ROWS * free.numel()):
+        if n_free < max(4, 0.1 * free.numel()):
             return None
         outer, inner = self.outer[free].sum(dim=0), self.inner[free].sum(dim=0)
         excess = _mean_ratio(inner / n_inner, outer / n_outer) - 1
@@ -276,7 +269,7 @@ class CalibrationBlock:
         freedom = 1 - (size - count) / self.n_patches
         chance = (1 + (count / self.n_patches / freedom).sqrt()) ** 2
         eye = torch.eye(self.side**2, dtype=cov.dtype)
-        for _ in range(WHITENINGS):
+        for _ in range(8):  # the estimate converges in about six rounds of whitening with it
             chol = torch.linalg.cholesky(cov)
             white = torch.kron(torch.linalg.inv(chol).contiguous(), eye)
             energy, basis = torch.linalg.eigh(white @ self.sums @ white.mH / (2 * self.n_patches))

@@ -20,27 +20,14 @@ PERCENTILE = 99.0
 
 
 def calibration_image(calib: Tensor, shape: tuple[int, int]) -> Tensor:
-    """RSS image of the calibration block at full matrix size.
-
-    Args:
-        calib: centre of k-space, complex ``(..., coil, cy, cx)``.
-        shape: the full matrix ``(y, x)``.
-
-    Returns:
-        Real ``(..., y, x)``.
-    """
-    img = ifft2c(center_pad(calib, shape))
-    return img.abs().square().sum(dim=-3).sqrt()
+    """RSS image ``(..., y, x)`` of the calibration block ``(..., coil, cy, cx)``, zero-padded."""
+    return ifft2c(center_pad(calib, shape)).abs().square().sum(dim=-3).sqrt()
 
 
 class RunningPercentile:
-    """A percentile of a stream of known length, holding only the values above it.
+    """A percentile of ``n_values`` values in all, of which only those above it are kept.
 
     Linear interpolation between order statistics, as numpy's default.
-
-    Args:
-        n_values: how many values will be added in all.
-        percentile: 0 to 100.
     """
 
     def __init__(self, n_values: int, percentile: float = PERCENTILE) -> None:

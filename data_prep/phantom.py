@@ -55,17 +55,12 @@ def slice_mm(n_slices: int) -> float:
 
 
 def head_phantom(shape: tuple[int, int], rng: Generator, n_slices: int = 1) -> Tensor:
-    """Draw a head.
-
-    The same ``rng`` state gives the same head on every matrix.
+    """A head: magnitude with maximum 1, ``(slice, y, x)``, the same on every matrix.
 
     Args:
         shape: matrix ``(y, x)``; pixels are square, :func:`pixel_mm` large.
-        rng: where the randomness comes from.
-        n_slices: neighbouring slices of this head, :func:`slice_mm` apart, from below to above.
-
-    Returns:
-        Magnitude, maximum 1, ``(slice, y, x)``.
+        rng: random stream.
+        n_slices: neighbouring slices, :func:`slice_mm` apart, from below to above.
     """
     head = _Head(rng)
     px = pixel_mm(shape)

@@ -188,6 +188,12 @@ def is_line_mask(mask: Tensor) -> bool:
     return bool((plane == rows[:, None] & lines).all())
 
 
+def readout_is_full(mask: Tensor) -> bool:
+    """Whether every sampled column ``(1, y, x)`` holds every row: the readout never aliases."""
+    plane = mask[0]
+    return bool((plane == plane.any(dim=-2)).all())
+
+
 def mask_kind(mask: Tensor) -> str:
     """What a mask samples or skips as a whole: "lines", or single "samples"."""
     return "lines" if is_line_mask(mask) else "samples"
