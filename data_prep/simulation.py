@@ -151,7 +151,7 @@ def _check_replaceable(path: Path, config: SimulateConfig, *, overwrite: bool) -
         return
     try:
         with open_h5(path, for_text=True) as file:
-            found = json.loads(str(read_attributes(file, path)["mri_ambient_simulation"]))["config"]
+            found = json.loads(str(read_attributes(file)["mri_ambient_simulation"]))["config"]
     except (ScanFormatError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{path}: exists and is not a simulated scan, so it is not overwritten; choose another "

@@ -159,11 +159,11 @@ def draw_volume(path: Path) -> Figure:
     """
     with open_h5(path) as file:
         volumes = [
-            read_real(find_dataset(file, path, name), path, name)
+            read_real(find_dataset(file, name))
             for name in ("reconstruction", "reconstruction_std")
             if name == "reconstruction" or name in file
         ]
-        voxel_mm: Any = read_attributes(file, path).get("voxel_mm")
+        voxel_mm: Any = read_attributes(file).get("voxel_mm")
     if any(volume.ndim != 3 or volume.size == 0 for volume in volumes):
         raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {volumes[0].shape}")
     return draw_reconstruction(*volumes, title=path.stem, voxel_mm=voxel_mm)

@@ -38,7 +38,7 @@ class ArrayFile(ScanFile):
         self.scan_id = scan.scan_id
         self.prepared = _is_prepared(scan)
         self._scan = replace(scan, ksp=scan.ksp.to("cpu", torch.complex64).resolve_conj())
-        check_finite(self._scan.ksp.numpy(), self.path, "k-space")
+        check_finite(self._scan.ksp.numpy(), f"{self.path}: k-space")
         n_slices, n_coils = scan.ksp.shape[:2]
         self.shape = (n_slices, n_coils, *scan.shape)
         self.recon_shape, self.voxel_mm, self.noise = scan.recon_shape, scan.voxel_mm, scan.noise

@@ -65,16 +65,14 @@ class PreparedWriter(H5Writer):
     must have the same.
 
     Args:
-        path: where the file goes.
-        n_slices: how many slices will be written, in any order, each once.
+        path, n_slices: see :class:`~mri_ambient.io.hdf5.H5Writer`.
         calib_shape: sides ``(y, x)`` of the calibration block the maps come from.
         source, source_sha256: name and hash of the file the scan was read from.
         header_xml: ISMRMRD header to carry along.
         attributes: further root attributes to carry along; the format's own names are left out.
 
     Attributes:
-        qc: quality figures, JSON-ready; may be set until the block ends.
-        center_sha256: see :class:`PreparedFile`; may be set until the block ends.
+        qc, center_sha256: see :class:`PreparedFile`; may be set until the block ends.
     """
 
     def __init__(
@@ -156,7 +154,7 @@ class PreparedFile(ScanFile):
         calib_shape: sides ``(y, x)`` of the calibration block.
         source, source_sha256: name and hash of the file it was made from.
         center_sha256: hash of its samples at k = 0, as measured; empty if it was not recorded.
-        qc: quality figures of ``prep``.
+        qc: quality figures of ``prep``, JSON-ready.
     """
 
     format = "prepared"
@@ -171,7 +169,7 @@ class PreparedFile(ScanFile):
         """Read the facts, no slices."""
         super().__init__(path)
         with open_h5(self.path, for_text=True) as file:
-            attributes = read_attributes(file, self.path)
+            attributes = read_attributes(file)
             self._read_datasets(file)
         try:
             self._read_facts(attributes)
@@ -183,35 +181,35 @@ class PreparedFile(ScanFile):
         self.attributes = {name: v for name, v in attributes.items() if name not in _FACTS}
 
     def _read_datasets(self, file: h5py.File) -> None:
-        ksp = find_dataset(file, self.path, "ksp")
+        ksp = find_dataset(file, "ksp")
         if ksp.dtype != "complex64" or len(ksp.shape or ()) != 4 or 0 in ksp.shape:
             raise self._damaged(f"ksp is {ksp.dtype} {ksp.shape}, wanted (slice, coil, y, x)")
         self.shape = ksp.shape
         n_coils, ny, nx = self.shape[1:]
-        maps = find_dataset(file, self.path, "maps")
+        maps = find_dataset(file, "maps")
         if maps.dtype != "int16" or maps.shape != (*self.shape, 2):
             raise self._damaged(f"maps are {maps.dtype} {maps.shape}, ksp has {ksp.shape}")
         self.sampling = Sampling(
             mask=self._read_bool(file, "mask", (1, ny, nx)),
             acquired=self._read_bool(file, "acquired", (nx,)),
         )
-        transform = find_dataset(file, self.path, "coil_transform")
+        transform = find_dataset(file, "coil_transform")
         is_square = transform.ndim == 2 and transform.shape[0] == transform.shape[1]
         if transform.dtype != "complex64" or not is_square or transform.shape[0] < n_coils:
             raise self._damaged(f"coil_transform has {transform.shape} for {n_coils} virtual coils")
-        self.coil_transform = torch.from_numpy(read_complex(transform, self.path, "coil_transform"))
+        self.coil_transform = torch.from_numpy(read_complex(transform))
         inverse, failed = torch.linalg.inv_ex(self.coil_transform.to(torch.complex128))
         if failed or not bool(inverse.isfinite().all()):
             raise self._damaged("coil_transform cannot be inverted")
         if "ismrmrd_header" in file:
-            xml = read_text(file, self.path, "ismrmrd_header")
+            xml = read_text(find_dataset(file, "ismrmrd_header"))
             self.header_xml = xml.decode(errors="replace")
 
     def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:
-        dataset = find_dataset(file, self.path, name)
+        dataset = find_dataset(file, name)
         if dataset.shape != shape:
             raise self._damaged(f"{name} has {dataset.shape}, wanted {shape}")
-        values = torch.from_numpy(read_real(dataset, self.path, name) != 0)
+        values = torch.from_numpy(read_real(dataset) != 0)
         if not values.any():
             raise self._damaged(f"{name} is False everywhere")
         return values
@@ -238,14 +236,12 @@ class PreparedFile(ScanFile):
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice in normalised units, complex64 ``(coil, y, x)``."""
         with open_h5(self.path) as file:
-            ksp = find_dataset(file, self.path, "ksp")
-            return torch.from_numpy(read_complex(ksp, self.path, f"slice {index} of ksp", index))
+            return torch.from_numpy(read_complex(find_dataset(file, "ksp"), index))
 
     def read_packed_maps(self, index: int) -> Tensor:
         """Coil sensitivities of one slice as they are stored, int16 ``(coil, y, x, 2)``."""
         with open_h5(self.path) as file:
-            maps = find_dataset(file, self.path, "maps")
-            return torch.from_numpy(read_real(maps, self.path, f"slice {index} of maps", index))
+            return torch.from_numpy(read_real(find_dataset(file, "maps"), index))
 
     def __getitem__(self, index: int | slice) -> Scan:
         chosen = self._chosen(index)

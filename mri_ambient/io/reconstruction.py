@@ -33,8 +33,7 @@ class ReconstructionWriter(H5Writer):
     ====================== ===================== ========= ===============================
 
     Args:
-        path: where the file goes.
-        n_slices: how many slices will be written, in any order, each once.
+        path, n_slices: see :class:`~mri_ambient.io.hdf5.H5Writer`.
         shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
         attributes: method, acceleration, voxel_mm, ...; those that are None are left out.
         with_std: whether every slice comes with a standard deviation.
@@ -65,13 +64,10 @@ class ReconstructionWriter(H5Writer):
     def write(
         self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
     ) -> None:
-        """Write one slice, with the parts that were announced.
+        """Write slice ``index`` with the parts that were announced, see the class.
 
-        Args:
-            index: of the slice in the volume.
-            img: complex ``(y, x)`` in scanner units.
-            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
-            samples: complex ``(sample, y, x)``.
+        All are in scanner units: image ``(y, x)``, standard deviation of its magnitude ``(y, x)``,
+        samples ``(sample, y, x)``.
         """
         parts = {
             "reconstruction": img.abs(),
@@ -118,16 +114,16 @@ def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, obj
 def read_samples(path: Path, index: int) -> Tensor:
     """Image ``index`` of a file made by :func:`write_samples`, complex64 ``(y, x)``."""
     with open_h5(path) as file:
-        dataset = find_dataset(file, path, "samples")
+        dataset = find_dataset(file, "samples")
         if dataset.ndim != 3 or not index < dataset.shape[0]:
             raise ScanFormatError(f"{path}: samples are {dataset.shape}, wanted image {index}")
-        return torch.from_numpy(read_complex(dataset, path, f"image {index}", index))
+        return torch.from_numpy(read_complex(dataset, index))
 
 
 def describe_output(path: Path) -> dict[str, object] | None:
     """The facts in a file written by ``reconstruct`` or ``sample``; None for other files."""
     with open_h5(path, for_text=True) as file:
-        attributes = read_attributes(file, path)
+        attributes = read_attributes(file)
         if attributes.get("mri_ambient_format") not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):
             return None
         images = {name: list(file[name].shape) for name in file}

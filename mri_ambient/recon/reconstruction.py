@@ -171,7 +171,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
     """
     try:
         with open_h5(path, for_text=True) as file:
-            attributes = read_attributes(file, path)
+            attributes = read_attributes(file)
     except ScanFormatError:
         attributes = {}
     if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
