@@ -58,9 +58,6 @@ from ..physics.fourier import center_crop
 CROP = 0.9
 """Eigenvalue above which a pixel belongs to the support (see the module)."""
 
-SECOND_MAP_LEVEL = 0.95
-"""Second eigenvalue above which a pixel needs a second map."""
-
 SECOND_MAP_SHARE = 0.03
 """Share of the support with a second map above which one map is not enough."""
 
@@ -151,7 +148,7 @@ def espirit_maps(
 
 
 def second_map_share(result: EspiritMaps) -> Tensor:
-    """Share ``(slice,)`` of the support in which the second eigenvalue is as good as the first.
+    """Share ``(slice,)`` of the support that needs a second map: second eigenvalue above 0.95.
 
     Above :data:`SECOND_MAP_SHARE`, parts of the object alias onto each other and one map describes
     only their mixture. Real head scans, 24x24 or 24x20 calibration samples: 0.15 and 0.14 where the
@@ -159,7 +156,7 @@ def second_map_share(result: EspiritMaps) -> Tensor:
     noise added up to a tenth of the image's maximum: at least 0.058, and at most 0.003.
     """
     support = result.support
-    both = support & (result.second_eigenvalue > SECOND_MAP_LEVEL)
+    both = support & (result.second_eigenvalue > 0.95)
     share: Tensor = both.sum(dim=(-2, -1)) / support.sum(dim=(-2, -1)).clamp_min(1)
     return share
 

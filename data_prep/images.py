@@ -32,9 +32,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 NIFTI = (".nii", ".nii.gz")
 """Suffixes of NIfTI files."""
 
-EMPTY_SHARE = 0.05
-"""A NIfTI slice with a smaller share of pixels above a tenth of the maximum holds no anatomy."""
-
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -280,8 +277,8 @@ def _load_nifti(file: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
 
 
 def _blocks(volume: np.ndarray[Any, Any], n_slices: int) -> list[int]:
-    """First slice of every block of slices that all show anatomy."""
-    bright = (volume > 0.1 * volume.max()).mean(axis=(0, 1)) > EMPTY_SHARE
+    """First slice of every block of slices that all show anatomy: a twentieth is bright."""
+    bright = (volume > 0.1 * volume.max()).mean(axis=(0, 1)) > 0.05
     starts, first = [], 0
     while first + n_slices <= len(bright):
         if bright[first : first + n_slices].all():

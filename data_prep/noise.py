@@ -61,14 +61,10 @@ def noise_covariance(sums: Tensor, n_samples: float) -> Tensor:
 
 
 def outer_products(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Sum of a b^H over the samples, complex128 ``(..., coil, coil)``; b is a by default.
+    """Sum of a b^H over samples ``(..., coil, sample)``, ``(..., coil, coil)``; b is a by default.
 
     In double precision, in which no product of finite single-precision numbers overflows; in pieces
     of :data:`PIECE_BYTES`.
-
-    Args:
-        a: complex ``(..., coil, sample)``.
-        b: complex ``(..., coil, sample)``, as many samples.
     """
     b = a if b is None else b
     size = max(1, PIECE_BYTES // (16 * max(1, a.shape[:-1].numel())))

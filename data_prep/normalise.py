@@ -15,9 +15,6 @@ from torch import Tensor
 from ..physics.fourier import center_pad, ifft2c
 from ..scan import Scan
 
-PERCENTILE = 99.0
-"""Percentile of the calibration image that becomes 1."""
-
 
 def calibration_image(calib: Tensor, shape: tuple[int, int]) -> Tensor:
     """RSS image ``(..., y, x)`` of the calibration block ``(..., coil, cy, cx)``, zero-padded."""
@@ -30,7 +27,7 @@ class RunningPercentile:
     Linear interpolation between order statistics, as numpy's default.
     """
 
-    def __init__(self, n_values: int, percentile: float = PERCENTILE) -> None:
+    def __init__(self, n_values: int, percentile: float = 99.0) -> None:
         self.rank = (n_values - 1) * percentile / 100
         self.n_top = n_values - math.floor(self.rank)
         self.top = torch.empty(0)

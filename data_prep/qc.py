@@ -13,15 +13,6 @@ from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
 
-ABOVE_NOISE = 1.5
-"""Residual of the calibration data over their noise, above which the maps miss some signal."""
-
-MOSTLY_NOISE = 0.5
-"""Share of noise in the energy of the calibration data, above which no maps can be found."""
-
-LEAST_SUPPORT = 0.02
-"""Share of the field of view that every object fills."""
-
 
 @dataclass(frozen=True)
 class SliceCheck:
@@ -52,12 +43,12 @@ class SliceCheck:
         codes = []
         if self.blank:
             codes.append("W-BLANK-CALIBRATION")
-        elif self.support < LEAST_SUPPORT:
+        elif self.support < 0.02:  # every object fills more of the field of view
             codes.append("W-EMPTY-SUPPORT")
         if self.second_map > SECOND_MAP_SHARE:  # several maps fit
-            if self.calib_residual > ABOVE_NOISE * self.calib_noise:
+            if self.calib_residual > 1.5 * self.calib_noise:  # and one misses signal
                 codes.append("W-FOLDED-FOV")
-            elif self.calib_noise > MOSTLY_NOISE:
+            elif self.calib_noise > 0.5:
                 codes.append("W-NOISY-CALIBRATION")
             else:
                 codes.append("W-SECOND-MAP")
@@ -89,16 +80,10 @@ def slice_checks(
 
 
 def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
-    """Share of the calibration data's energy outside what the maps can produce.
+    """Share ``(slice,)`` of the energy of ``calib`` that maps cannot produce; 0 without energy.
 
-    The block's low-resolution coil images are projected onto the maps, pixel by pixel.
-
-    Args:
-        calib: centre of k-space, complex ``(slice, coil, cy, cx)``.
-        maps: complex ``(slice, coil, y, x)``.
-
-    Returns:
-        ``(slice,)``, 0 to 1; 0 where there is no energy.
+    The low-resolution coil images of the block ``(slice, coil, cy, cx)`` are projected onto the
+    maps ``(slice, coil, y, x)``, pixel by pixel.
     """
     shape, size = (maps.shape[-2], maps.shape[-1]), (calib.shape[-2], calib.shape[-1])
     img = ifft2c(center_pad(calib, shape))

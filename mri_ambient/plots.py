@@ -25,15 +25,6 @@ from .physics.fourier import ifft2c
 from .runtime.files import atomic_path
 from .scan import Scan
 
-MAX_SLICES = 16
-"""Most slices of a volume in one picture."""
-
-MAX_MAPS = 6
-"""Most coil maps in one picture."""
-
-WINDOW = 0.999
-"""Quantile of a reconstruction that is shown white."""
-
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
     """Write a PNG, completely or not at all."""
@@ -130,7 +121,7 @@ def draw_reconstruction(
         voxel_mm: voxel size ``(y, x, slice)``; pixels are square without it.
     """
     volume, aspect = np.asarray(magnitude), _aspect(voxel_mm)
-    chosen = np.unique(np.linspace(0, len(volume) - 1, min(MAX_SLICES, len(volume))).round())
+    chosen = np.unique(np.linspace(0, len(volume) - 1, min(16, len(volume))).round())
     n_columns = min(len(chosen), 4 if std is None else 8)
     kinds = [(volume, _top(volume))]
     if std is not None:
@@ -238,7 +229,7 @@ def draw_scan(
     lines = [f"{name}: {value}" for name, value in facts.items()]
     axes[0, 3].text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=axes[0, 3].transAxes)
 
-    shown = maps[:MAX_MAPS].abs().numpy()
+    shown = maps[:6].abs().numpy()
     n_rows = 1 if len(shown) <= 3 else 2
     tiles = montage(shown, fill=0, grid_shape=(n_rows, math.ceil(len(shown) / n_rows)))
     title = f"|map| of coils 1 to {len(shown)} of {scan.n_coils}, 0 to 1"
@@ -359,7 +350,7 @@ def _show(
     axes.set_axis_off()
 
 
-def _top(images: ArrayLike, quantile: float = WINDOW) -> float:
+def _top(images: ArrayLike, quantile: float = 0.999) -> float:
     """What is shown white."""
     return float(np.quantile(np.asarray(images), quantile)) or 1.0
 

@@ -18,13 +18,10 @@ from .scan_file import ScanFile
 
 
 class ArrayFile(ScanFile):
-    """A scan held in memory; its path is only a name, after which outputs are named.
+    """A scan held in memory, raw or prepared; its path is only a name, for outputs.
 
     Slices count from 0, whatever slices of a volume the scan holds. A prepared scan has the facts
     and maps of a :class:`~mri_ambient.io.PreparedFile`.
-
-    Args:
-        scan: raw, e.g. from :meth:`~mri_ambient.scan.Scan.from_numpy`, or prepared.
 
     Raises:
         ValueError: the scan is neither raw nor prepared.

@@ -40,14 +40,6 @@ from .header import Header, parse_header
 from .sampling import Sampling, find_sampling
 from .scan_file import Contents, ScanFile
 
-TARGETS = ("reconstruction_rss", "reconstruction_esc")
-
-MIN_OVERSAMPLING, MAX_OVERSAMPLING = 1.05, 4.0
-"""Ratios of the encoded to the final field of view that count as readout oversampling."""
-
-MAX_COMPRESSION = 10_000
-"""Largest factor by which compression makes k-space smaller."""
-
 
 class FastmriFile(ScanFile):
     """A fastMRI or M4Raw volume on disk."""
@@ -82,7 +74,8 @@ class FastmriFile(ScanFile):
             raise ScanFormatError(f"{self.path}: kspace is empty, its shape is {shape}")
         check_size(shape[1:], 8, f"{self.path}: a slice of kspace")
         n_stored = ksp.id.get_storage_size()
-        if not ksp.is_virtual and ksp.nbytes > MAX_COMPRESSION * n_stored:  # a size is damaged
+        # Nothing compresses k-space that much: a size is damaged.
+        if not ksp.is_virtual and ksp.nbytes > 10_000 * n_stored:
             raise ScanFormatError(
                 f"{self.path}: kspace should hold {ksp.nbytes} bytes, but only {n_stored} were "
                 "ever written"
@@ -143,7 +136,7 @@ class FastmriFile(ScanFile):
             return
         self.header_xml = header.xml
         oversampling = header.readout_oversampling
-        if not MIN_OVERSAMPLING < oversampling <= MAX_OVERSAMPLING:
+        if not 1.05 < oversampling <= 4:  # other ratios are not meant as oversampling
             oversampling = 1.0
         rows, columns = header.encoded_shape
         if ny == round(rows / oversampling):
@@ -194,7 +187,7 @@ class FastmriFile(ScanFile):
 
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:
     """Size of the reference image, if the file holds one."""
-    for name in TARGETS:
+    for name in ("reconstruction_rss", "reconstruction_esc"):
         target = file.get(name)
         if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
             return int(target.shape[1]), int(target.shape[2])

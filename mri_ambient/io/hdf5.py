@@ -41,12 +41,10 @@ MAX_BYTES = 2**32
 
 @contextmanager
 def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
-    """The file, open for reading.
+    """The file, open for reading; ``for_text`` if attributes or other text will be read.
 
-    Args:
-        path: the file.
-        for_text: whether attributes or other text will be read; the text is then checked first,
-            because HDF5 never returns from some damage to it (:mod:`~mri_ambient.io.hdf5_heaps`).
+    The text is then checked first, because HDF5 never returns from some damage to it
+    (:mod:`~mri_ambient.io.hdf5_heaps`).
 
     Raises:
         ScanFormatError: it cannot be read as HDF5, or what is read inside the block is damaged.
@@ -54,7 +52,7 @@ def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             if for_text:
-                check_heaps(file, path)
+                check_heaps(file)
             yield file
     except ScanFormatError:
         raise

@@ -37,12 +37,6 @@ WEAK_EIGENVALUE = 0.01
 MAX_NULL_SPACE = 0.25
 """Largest null-space fraction with which a prior can be trained."""
 
-N_PROBED = 3
-"""Scans of a group whose null-space fraction is computed."""
-
-MIN_EXTENT = 1 / 3
-"""Scans that all stay within a smaller share of k-space are undersampled, not of low resolution."""
-
 
 @dataclass(frozen=True)
 class MaskFacts:
@@ -265,13 +259,13 @@ class _Group:
 
         The rows that lines hold (not those that an asymmetric echo lacks); for 2-D masks the convex
         hull of the samples (without corners or an omitted side). All of k-space where that would be
-        less than :data:`MIN_EXTENT`.
+        less than a third: such scans are undersampled, not of low resolution.
         """
         if self.kind == "lines":
             extent = self.ever.any(dim=-1, keepdim=True).expand(self.shape)
         else:
             extent = torch.from_numpy(convex_hull_image(self.ever.numpy()))  # type: ignore[no-untyped-call]
-        return extent if float(extent.double().mean()) >= MIN_EXTENT else torch.ones_like(extent)
+        return extent if float(extent.double().mean()) >= 1 / 3 else torch.ones_like(extent)
 
     def gaps(self, never: int) -> Iterator[str]:
         """What lacks supervision, in words."""
@@ -286,9 +280,9 @@ class _Group:
             yield f"most scans share a few of {n_masks} masks"
 
     def null_space_fraction(self, extent: Tensor) -> float | None:
-        """The largest of :data:`N_PROBED` scans, relative to ``extent``."""
+        """The largest of three scans, relative to ``extent``."""
         fractions = []
-        for scan in self.scans[:: max(1, len(self.scans) // N_PROBED)][:N_PROBED]:
+        for scan in self.scans[:: max(1, len(self.scans) // 3)][:3]:
             if scan.read_op is None:
                 continue
             try:

@@ -18,9 +18,6 @@ from torch import Generator, Tensor
 from ..errors import ConfigError
 from .fourier import center_crop
 
-MAX_CALIB = 24
-"""Largest side of the calibration block, in k-space samples."""
-
 
 @dataclass(frozen=True)
 class MaskSpec:
@@ -224,7 +221,7 @@ def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float
     return n_rows * n_columns / n_sampled
 
 
-def calibration_block(mask: Tensor, limit: int = MAX_CALIB) -> tuple[int, int]:
+def calibration_block(mask: Tensor, limit: int = 24) -> tuple[int, int]:
     """Sides ``(y, x)`` of the largest centred, fully sampled rectangle, each at most ``limit``.
 
     Centred as :func:`~mri_ambient.physics.fourier.center_crop` cuts it; ``(0, 0)`` without k = 0.

@@ -17,9 +17,6 @@ CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 """Pixels of the images that are computed at once, unless a batch size is given; halved whenever
 memory runs out. On a CPU, more at once are no faster (docs/results/speed.md)."""
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-"""Words of allocators and GPU libraries where torch raises no error class of its own."""
-
 LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
 """Words in the errors of a GPU that no longer works."""
 
@@ -127,10 +124,9 @@ def describe_device(device: torch.device) -> str:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in OUT_OF_MEMORY
-    )
+    """Whether an error, of torch or of a library that it calls, means that memory ran out."""
+    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def device_error(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
