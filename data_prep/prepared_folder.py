@@ -45,7 +45,7 @@ class ScanResult:
 
     Attributes:
         source: the scan.
-        status: "done", "skipped" (it was prepared already) or "failed", by ``error``.
+        status: "done", "skipped" (it was prepared already) or "failed" (see ``error``).
         path: the prepared file, or None.
         warnings: what is questionable about it.
     """
@@ -134,15 +134,7 @@ def prepare_file(
     path = Path(output) / f"{file.scan_id}.h5"
     _check_replaceable(path)
     preparation = plan_preparation(file, config, device=device)
-    with PreparedWriter(
-        path,
-        len(file),
-        calib_shape=preparation.calib_shape,
-        source=file.path.name,
-        source_sha256=file_sha256(file.path),
-        header_xml=file.header_xml,
-        attributes=file.attributes,
-    ) as writer:
+    with PreparedWriter(path, file, calib_shape=preparation.calib_shape) as writer:
         checks = _write_slices(writer, file, preparation, Path(output) if picture else None)
         found = slice_warnings(file.scan_id, checks)
         for warning in found:

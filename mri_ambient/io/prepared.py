@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,37 +65,19 @@ class PreparedWriter(H5Writer):
     must have the same.
 
     Args:
-        path, n_slices: see :class:`~mri_ambient.io.hdf5.H5Writer`.
+        path: where the file goes.
+        source: the raw scan; its header and attributes are carried along.
         calib_shape: sides ``(y, x)`` of the calibration block the maps come from.
-        source, source_sha256: name and hash of the file the scan was read from.
-        header_xml: ISMRMRD header to carry along.
-        attributes: further root attributes to carry along; the format's own names are left out.
 
     Attributes:
         qc, center_sha256: see :class:`PreparedFile`; may be set until the block ends.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        n_slices: int,
-        *,
-        calib_shape: tuple[int, int],
-        source: str,
-        source_sha256: str,
-        header_xml: str | None = None,
-        attributes: Mapping[str, object] | None = None,
-    ) -> None:
-        super().__init__(path, n_slices)
+    def __init__(self, path: str | Path, source: ScanFile, *, calib_shape: tuple[int, int]) -> None:
+        super().__init__(path, len(source))
         self.qc: dict[str, Any] = {}
         self.center_sha256 = ""
-        self._header_xml = header_xml
-        self._facts: dict[str, object] = {
-            "calib_shape": calib_shape,
-            "source": Path(source).name,
-            "source_sha256": source_sha256,
-        }
-        self._attributes = attributes or {}
+        self._source, self._calib_shape = source, calib_shape
         self._first: Scan | None = None
 
     def write(self, scan: Scan) -> None:
@@ -119,16 +101,23 @@ class PreparedWriter(H5Writer):
         self.file["mask"] = scan.mask.numpy(force=True)
         self.file["acquired"] = scan.acquired_columns.numpy(force=True)
         self.file["coil_transform"] = _coil_transform(scan).to(torch.complex64).numpy(force=True)
-        if self._header_xml is not None:
-            self.file["ismrmrd_header"] = self._header_xml
-        self._facts |= {name: getattr(scan, name) for name in _OF_SCAN}
-        self._facts |= {"mri_ambient_format": FORMAT, "steps": json_text(scan.steps)}
+        if self._source.header_xml is not None:
+            self.file["ismrmrd_header"] = self._source.header_xml
+        carried = {name: v for name, v in self._source.attributes.items() if name not in _FACTS}
+        facts = {
+            "mri_ambient_format": FORMAT,
+            "steps": json_text(scan.steps),
+            "calib_shape": self._calib_shape,
+            "source": self._source.path.name,
+            "source_sha256": self._source.sha256,
+        }
+        of_scan = {name: getattr(scan, name) for name in _OF_SCAN}
+        write_attributes(self.file, {**carried, **facts, **of_scan})
 
     def finish(self) -> None:
-        """Write the root attributes."""
-        carried = {name: v for name, v in self._attributes.items() if name not in _FACTS}
+        """Write what is known only now."""
         late = {"qc": json_text(self.qc), "center_sha256": self.center_sha256}
-        write_attributes(self.file, {**carried, **self._facts, **late})
+        write_attributes(self.file, late)
 
 
 def _coil_transform(scan: Scan) -> Tensor:
