@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..errors import PrepError
-from ..scan import UPPER_BOUND
 
 PIECE_BYTES = 2**20
 """Size of the pieces that are converted to double precision."""
@@ -33,11 +32,6 @@ class NoiseEstimate:
     cov: Tensor
     source: str
     n_samples: int
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether it is an upper bound, because it still contains signal."""
-        return self.source == UPPER_BOUND
 
     @property
     def std(self) -> float:

@@ -22,7 +22,7 @@ from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop
 from ..physics.masks import calibration_block
 from ..runtime.device import device_error, out_of_memory
-from ..scan import Scan
+from ..scan import UPPER_BOUND, Scan
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
@@ -116,11 +116,6 @@ class Preparation:
     warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
-
-    @property
-    def noise_std(self) -> float:
-        """Noise of the measured coils per real channel, in the units of the file."""
-        return self.noise.std
 
     def apply(self, scan: Scan) -> Scan:
         """Prepare slices of the planned volume; a scan that has maps is returned unchanged.
@@ -314,7 +309,7 @@ class FirstPass:
         except PrepError:  # nothing to compare with
             return given, []
         ratio = given.std / max(own.std, MIN_NOISE)
-        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or own.is_bound):
+        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or own.source == UPPER_BOUND):
             return given, []
         text = (
             f"{self.file.path}: the noise given ({given.std:.3g}) is {ratio:.2g} times that of the "

@@ -118,7 +118,7 @@ def reconstruct_volume(
                 prepared = preparation.apply(scan)
                 (result,) = engine([prepared])
                 result = check_slices(engine, prepared, result)
-            store.add(prepared, result, preparation.noise_std, given)
+            store.add(prepared, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
     return _report(volume, store, log)
