@@ -19,7 +19,7 @@ from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
 from . import audit, demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
-from .cases import INTERRUPTED, NO_DEVICE, TERMINATED, exit_code
+from .cases import INTERRUPTED, TERMINATED, exit_code
 from .console import be_quiet, complain, say_warning
 
 app = typer.Typer(
@@ -72,11 +72,13 @@ def main() -> None:
         complain(f"error: {error}")
         sys.exit(exit_code(error))
     except RuntimeError as error:
-        reason = _device_failure(error)
-        if reason is None:
+        from mri_ambient.runtime.device import device_error
+
+        found = device_error(error, "cuda")
+        if found is None:
             raise
-        complain(f"error: {reason}")
-        sys.exit(NO_DEVICE)
+        complain(f"error: {found}")
+        sys.exit(exit_code(found))
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             complain("interrupted; what is finished is kept, the same command resumes")
@@ -86,16 +88,6 @@ def main() -> None:
                 "lost); what is finished is kept, the same command resumes"
             )
         raise
-
-
-def _device_failure(error: RuntimeError) -> str | None:
-    """What happened to the device; None if it is another kind of error."""
-    from mri_ambient.runtime.device import lost, out_of_memory
-
-    if out_of_memory(error):
-        return f"out of memory: {str(error).splitlines()[0]}"
-    device_error = lost(error, "cuda")
-    return None if device_error is None else str(device_error)
 
 
 if __name__ == "__main__":

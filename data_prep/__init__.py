@@ -1,16 +1,19 @@
-"""From scanner files to prepared files: whitening, compression, maps, scale; and simulation."""
+"""From scanner files to prepared files: whitening, compression, maps, scale; and simulation.
 
-from .espirit import EspiritMaps, espirit_maps, second_map_share
+Public: ``prepare``, ``prepare_file``, ``ScanResult``, ``MANIFEST`` (prepared_folder);
+``plan_preparation``, ``PrepConfig``, ``Preparation`` (preparation); ``espirit_maps`` (espirit);
+``simulate``, ``write_scan`` (simulation); ``ScanModel``, ``SimulateConfig`` (scan_model).
+"""
+
+from .espirit import espirit_maps
 from .preparation import Preparation, PrepConfig, plan_preparation
-from .prepared_folder import MANIFEST, PrepSummary, ScanResult, prepare, prepare_file
+from .prepared_folder import MANIFEST, ScanResult, prepare, prepare_file
 from .scan_model import ScanModel, SimulateConfig
 from .simulation import simulate, write_scan
 
 __all__ = [
     "MANIFEST",
-    "EspiritMaps",
     "PrepConfig",
-    "PrepSummary",
     "Preparation",
     "ScanModel",
     "ScanResult",
@@ -19,7 +22,6 @@ __all__ = [
     "plan_preparation",
     "prepare",
     "prepare_file",
-    "second_map_share",
     "simulate",
     "write_scan",
 ]

@@ -11,9 +11,6 @@ from torch import Generator, Tensor
 WIRE_MM = 6.0
 """Thickness of a coil's conductor, which keeps its field finite."""
 
-BODY_LEVEL = 0.08
-"""Share of the object's maximum from which a pixel belongs to the body, for placing coils."""
-
 N_SEGMENTS = 24
 """Straight pieces of a coil loop."""
 
@@ -30,11 +27,11 @@ class Ellipse:
 
 @dataclass(frozen=True)
 class CoilLoops:
-    """Circular receive loops in space.
+    """Circular receive loops in straight pieces.
 
     Attributes:
-        points: middles of the straight pieces ``(coil, piece, 3)``, x, y, z in mm.
-        steps: the pieces as vectors ``(coil, piece, 3)`` in mm.
+        points: middles of the pieces, x, y, z in mm, ``(coil, piece, 3)``.
+        steps: the pieces as vectors, mm, ``(coil, piece, 3)``.
     """
 
     points: Tensor
@@ -73,13 +70,7 @@ class CoilLoops:
 
 
 def draw_loops(n_coils: int, body: Ellipse, rng: Generator) -> CoilLoops:
-    """Loops on rings of eight around a body, with random angle, distance, size and tilt.
-
-    Args:
-        n_coils: number of loops.
-        body: the loops surround it at 25 to 80 mm.
-        rng: random stream.
-    """
+    """Loops on rings of eight, 25 to 80 mm from a body, of random angle, size and tilt."""
     n_rings = math.ceil(n_coils / 8)
     ring = torch.arange(n_coils) % n_rings
     per_ring = n_coils / n_rings
@@ -105,9 +96,12 @@ def draw_loops(n_coils: int, body: Ellipse, rng: Generator) -> CoilLoops:
 
 
 def outline(img: Tensor, fov_mm: tuple[float, float]) -> Ellipse:
-    """The ellipse, along the axes, around all but 1 % of the bright pixels ``(slice, y, x)``."""
+    """The ellipse, along the axes, around all but 1 % of the body in images ``(slice, y, x)``.
+
+    The body is what exceeds 8 % of the object's maximum, which is 1.
+    """
     body = torch.nn.functional.max_pool2d(img.amax(dim=0)[None, None], 4, ceil_mode=True)[0, 0]
-    index = torch.nonzero(body > BODY_LEVEL).float()
+    index = torch.nonzero(body > 0.08).float()
     mm = (index + 0.5) / torch.tensor(body.shape) * torch.tensor(fov_mm) - torch.tensor(fov_mm) / 2
     low, high = mm.quantile(torch.tensor([0.005, 0.995]), dim=0)
     center, half = (low + high) / 2, (high - low).clamp(min=10.0) / 2

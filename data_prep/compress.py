@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..errors import PrepError
 from ..scan import Scan
-from .noise import outer_products
 from .whiten import mix_coils
 
 
@@ -25,18 +24,13 @@ class Compression:
 
     Attributes:
         rotation: unitary ``(coil, coil)``; row ``i`` makes virtual coil ``i``, strongest first.
-        n_coils: how many of them are kept.
+        n_coils: how many virtual coils are kept.
         kept_energy: their share of the signal energy (noise subtracted), 0 to 1.
     """
 
     rotation: Tensor
     n_coils: int
     kept_energy: float
-
-
-def coil_covariance(ksp: Tensor) -> Tensor:
-    """Sum of k k^H over the samples of one slice ``(coil, y, x)``, complex128 ``(coil, coil)``."""
-    return outer_products(ksp.flatten(1))
 
 
 def plan_compression(
@@ -68,14 +62,10 @@ def plan_compression(
     wanted = values.numel() if n_coils is None else min(n_coils, values.numel())
     if energy is not None:
         wanted = min(wanted, int((share < energy).sum()) + 1)
-    return Compression(_fix_phase(vectors).mH, wanted, float(share[wanted - 1]))
-
-
-def _fix_phase(vectors: Tensor) -> Tensor:
-    """Make the largest entry of every column real and positive; eigenvectors have any phase."""
-    rows = vectors.abs().argmax(dim=0)
-    largest = vectors[rows, torch.arange(vectors.shape[1])]
-    return vectors * (largest.conj() / largest.abs())
+    # Eigenvectors have any phase; here the largest entry of each is real and positive.
+    largest = vectors[vectors.abs().argmax(dim=0), torch.arange(vectors.shape[1])]
+    vectors = vectors * (largest.conj() / largest.abs())
+    return Compression(vectors.mH, wanted, float(share[wanted - 1]))
 
 
 def compress_coils(scan: Scan, compression: Compression) -> Scan:

@@ -58,9 +58,6 @@ from ..physics.fourier import center_crop
 CROP = 0.9
 """Eigenvalue above which a pixel belongs to the support (see the module)."""
 
-SECOND_MAP_LEVEL = 0.95
-"""Second eigenvalue above which a pixel needs a second map."""
-
 SECOND_MAP_SHARE = 0.03
 """Share of the support with a second map above which one map is not enough."""
 
@@ -151,18 +148,15 @@ def espirit_maps(
 
 
 def second_map_share(result: EspiritMaps) -> Tensor:
-    """Share of the support in which the second eigenvalue is as good as the first.
+    """Share ``(slice,)`` of the support that needs a second map: second eigenvalue above 0.95.
 
     Above :data:`SECOND_MAP_SHARE`, parts of the object alias onto each other and one map describes
     only their mixture. Real head scans, 24x24 or 24x20 calibration samples: 0.15 and 0.14 where the
     field of view cuts the head, 0.000 in two scans where it does not. With blocks down to 8x8 and
     noise added up to a tenth of the image's maximum: at least 0.058, and at most 0.003.
-
-    Returns:
-        A share per slice, 0 to 1, ``(slice,)``; 0 where the support is empty.
     """
     support = result.support
-    both = support & (result.second_eigenvalue > SECOND_MAP_LEVEL)
+    both = support & (result.second_eigenvalue > 0.95)
     share: Tensor = both.sum(dim=(-2, -1)) / support.sum(dim=(-2, -1)).clamp_min(1)
     return share
 
@@ -199,8 +193,7 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
         n_iter: power iterations, at least 1.
 
     Returns:
-        Unit vectors ``(pixel, coil)``, their Rayleigh quotients and those of the second
-        eigenvectors, both real ``(pixel,)``.
+        Unit vectors ``(pixel, coil)``; both eigenvalues, real ``(pixel,)``.
     """
     powers = [gram]  # G, G^2, G^4, ..., G^32, times a number each
     for _ in range(min(n_iter.bit_length() - 1, 5)):

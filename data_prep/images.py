@@ -32,11 +32,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 NIFTI = (".nii", ".nii.gz")
 """Suffixes of NIfTI files."""
 
-_BROKEN_NIFTI = (OSError, ValueError, EOFError, zlib.error)
-
-EMPTY_SHARE = 0.05
-"""A NIfTI slice with a smaller share of pixels above a tenth of the maximum holds no anatomy."""
-
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -68,13 +63,9 @@ class ImageSource(ABC):
 
     @abstractmethod
     def read(self, name: str, shape: tuple[int, int], n_slices: int, rng: Generator) -> Anatomy:
-        """One object.
+        """The object of one of the :meth:`names`, for a scan of matrix ``(y, x)``.
 
-        Args:
-            name: one of :meth:`names`.
-            shape: matrix ``(y, x)`` of the scan; the phantom is drawn at twice this size.
-            n_slices: number of slices.
-            rng: random stream of the phantom.
+        Only the phantom depends on ``shape`` and ``rng``.
 
         Raises:
             ConfigError: the object cannot be read or holds nothing.
@@ -125,7 +116,9 @@ class Pictures(ImageSource):
             files: Iterable[str] = (entry.name for entry in self.path.iterdir() if entry.is_file())
         else:
             files = self._zip.namelist()
-        pictures = sorted(file for file in files if _is_picture(file))
+        # Some archivers add hidden shadow files.
+        visible = (file for file in files if not PurePath(file).name.startswith("."))
+        pictures = sorted(file for file in visible if file.lower().endswith(PICTURES))
         if not pictures:
             raise ConfigError(f"{self.path}: no pictures here; wanted {', '.join(PICTURES)}")
         return dict(zip(_unique_stems(self.path, pictures), pictures, strict=True))
@@ -154,10 +147,11 @@ class Pictures(ImageSource):
     def read(self, name: str, shape: tuple[int, int], n_slices: int, rng: Generator) -> Anatomy:
         """Decode one picture to grey values."""
         file = self._files[name]
-        where = f"{self.path / file}"
+        where = str(self.path / file)
         try:
             with Image.open(io.BytesIO(self._bytes(file))) as picture:
-                pixels = np.asarray(picture if _is_grey(picture) else picture.convert("L"))
+                is_grey = picture.mode in ("L", "F", "I") or picture.mode.startswith("I;16")
+                pixels = np.asarray(picture if is_grey else picture.convert("L"))
         except (UnidentifiedImageError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise ConfigError(f"{where}: cannot be read as a picture ({error})") from error
         row = self._index.get(file, {})
@@ -234,15 +228,6 @@ def _unique_stems(where: Path, files: list[str]) -> list[str]:
     return stems
 
 
-def _is_picture(file: str) -> bool:
-    hidden = PurePath(file).name.startswith(".")  # the shadow files some archivers add
-    return file.lower().endswith(PICTURES) and not hidden
-
-
-def _is_grey(picture: Image.Image) -> bool:
-    return picture.mode in ("L", "F", "I") or picture.mode.startswith("I;16")
-
-
 def _number(text: str | None, where: str) -> float | None:
     if not text:
         return None
@@ -273,7 +258,13 @@ def _load_nifti(file: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
     try:
         image: Any = nibabel.load(file)
         volume = np.asarray(image.dataobj, dtype=np.float32)
-    except (nibabel.filebasedimages.ImageFileError, *_BROKEN_NIFTI) as error:
+    except (
+        nibabel.filebasedimages.ImageFileError,
+        OSError,
+        ValueError,
+        EOFError,
+        zlib.error,
+    ) as error:
         raise ConfigError(f"{file}: cannot be read as NIfTI ({error})") from error
     if volume.ndim == 4 and volume.shape[-1] == 1:
         volume = volume[..., 0]
@@ -286,8 +277,8 @@ def _load_nifti(file: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
 
 
 def _blocks(volume: np.ndarray[Any, Any], n_slices: int) -> list[int]:
-    """First slice of every block of slices that all show anatomy."""
-    bright = (volume > 0.1 * volume.max()).mean(axis=(0, 1)) > EMPTY_SHARE
+    """First slice of every block of slices that all show anatomy: a twentieth is bright."""
+    bright = (volume > 0.1 * volume.max()).mean(axis=(0, 1)) > 0.05
     starts, first = [], 0
     while first + n_slices <= len(bright):
         if bright[first : first + n_slices].all():

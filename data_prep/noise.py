@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..errors import PrepError
-from ..scan import UPPER_BOUND
 
 PIECE_BYTES = 2**20
 """Size of the pieces that are converted to double precision."""
@@ -33,11 +32,6 @@ class NoiseEstimate:
     cov: Tensor
     source: str
     n_samples: int
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether it is an upper bound, because it still contains signal."""
-        return self.source == UPPER_BOUND
 
     @property
     def std(self) -> float:
@@ -61,14 +55,10 @@ def noise_covariance(sums: Tensor, n_samples: float) -> Tensor:
 
 
 def outer_products(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Sum of a b^H over the samples, complex128 ``(..., coil, coil)``; b is a by default.
+    """Sum of a b^H over samples ``(..., coil, sample)``, ``(..., coil, coil)``; b is a by default.
 
     In double precision, in which no product of finite single-precision numbers overflows; in pieces
     of :data:`PIECE_BYTES`.
-
-    Args:
-        a: complex ``(..., coil, sample)``.
-        b: complex ``(..., coil, sample)``, as many samples.
     """
     b = a if b is None else b
     size = max(1, PIECE_BYTES // (16 * max(1, a.shape[:-1].numel())))

@@ -20,6 +20,9 @@ The sources, best first; the first that finds enough noise is used:
 Lines never acquired and zero-filled rows never count as noise. Every estimate is a sum of k k^H
 over cells (a row, a block of pixels, a ring or patches of k-space) that grows slice by slice, so a
 volume streams through; which cells hold noise only is decided at the end, by their energies.
+
+A source is made for a mask, bool ``(1, y, x)``, and a number of coils; ``add`` takes one slice of
+k-space ``(coil, y, x)``.
 """
 
 from __future__ import annotations
@@ -32,19 +35,15 @@ from torch import Tensor
 from ..errors import PrepError
 from ..io import ScanFile
 from ..physics.fourier import ifft2c, ifftc
-from ..physics.masks import calibration_block
+from ..physics.masks import calibration_block, readout_is_full
 from ..scan import UPPER_BOUND
 from .noise import NoiseEstimate, noise_covariance, outer_products
-from .oversampling import readout_is_full
 
 MAX_SIGNAL = 0.2
 """Largest share of signal in the energy of cells that count as noise."""
 
 FILTERED_SHARE = 0.04
 """Share of the image rows, at either end, that the receiver's filter may have attenuated."""
-
-LEAST_ROWS = 0.1
-"""Least share of the candidate rows that must hold noise only."""
 
 CORNER_SIDE = 1 / 6
 """Side of an image corner, as a share of the image's."""
@@ -73,20 +72,13 @@ LEAST_FREE = 1 / 16
 UNEQUAL = 0.2
 """Energy, relative to the mean, that combinations may hold beyond the bound for pure noise."""
 
-WHITENINGS = 8
-"""Rounds of whitening with the estimate so far; it converges in about six."""
-
 
 class ReadoutEdge:
     """Noise from image rows beyond the object along a fully sampled readout.
 
     Only the outer half of the sampled lines is used: the inner half holds faint ghosts and the far
-    ends of sensitivities.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``, whole columns.
-        n_coils: number of coils.
-        oversampling: of the readout; above 1, only rows outside the final field of view are used.
+    ends of sensitivities. With ``oversampling`` of the readout above 1, only rows outside the final
+    field of view are used.
     """
 
     def __init__(self, mask: Tensor, n_coils: int, oversampling: float) -> None:
@@ -103,7 +95,7 @@ class ReadoutEdge:
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         for sums, lines in zip((self.outer, self.inner), self.lines, strict=True):
             hybrid = ifftc(ksp[..., lines], dim=-2)[:, self.rows].transpose(0, 1)
             sums += outer_products(hybrid)  # (y, coil, line) with itself
@@ -116,7 +108,7 @@ class ReadoutEdge:
             return None
         free = noise_cells(self.outer + self.inner, n_outer + n_inner)
         n_free = int(free.sum())
-        if n_free < max(4, LEAST_ROWS * free.numel()):
+        if n_free < max(4, 0.1 * free.numel()):
             return None
         outer, inner = self.outer[free].sum(dim=0), self.inner[free].sum(dim=0)
         excess = _mean_ratio(inner / n_inner, outer / n_outer) - 1
@@ -127,12 +119,7 @@ class ReadoutEdge:
 
 
 class ImageCorners:
-    """Noise from the corners of a fully sampled image.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``, whole columns.
-        n_coils: number of coils.
-    """
+    """Noise from the corners of a fully sampled image."""
 
     def __init__(self, mask: Tensor, n_coils: int) -> None:
         self.share = float(mask.double().mean())  # columns never acquired hold no noise
@@ -144,7 +131,7 @@ class ImageCorners:
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         # One coil at a time: all images would need several times the memory of the slice.
         cells = torch.stack([self._cells(ifft2c(coil)) for coil in ksp], dim=1)
         flat, above, below = (x.flatten(2) for x in (cells, cells[..., :-1, :], cells[..., 1:, :]))
@@ -178,12 +165,7 @@ class ImageCorners:
 
 
 class OuterSamples:
-    """Noise from the outermost measured samples, separated from signal by the coils.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``.
-        n_coils: number of coils.
-    """
+    """Noise from the outermost measured samples, separated from signal by the coils."""
 
     def __init__(self, mask: Tensor, n_coils: int) -> None:
         ny, nx = mask.shape[-2:]
@@ -200,7 +182,7 @@ class OuterSamples:
         self.n_slices = 0
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         for sums, ring in zip((self.outer, self.middle), self.rings, strict=True):
             sums += outer_products(ksp.flatten(-2)[:, ring])
         self.block.add(ksp)
@@ -251,10 +233,6 @@ class CalibrationBlock:
     What varies in proportion to the signal (motion, pulsation, drift) is strongest here and counts
     as noise: on real scans the level is up to 1.6 times too high, so it is compared with the
     outermost samples. A single coil has too few such dimensions.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``.
-        n_coils: number of coils.
     """
 
     def __init__(self, mask: Tensor, n_coils: int) -> None:
@@ -272,7 +250,7 @@ class CalibrationBlock:
         self.n_patches, self.n_samples = 0, 0
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         if not self.side:
             return
         block = ksp[:, self.block[0], self.block[1]]
@@ -283,11 +261,7 @@ class CalibrationBlock:
         self.n_samples += block[0].numel()
 
     def estimate(self, start: Tensor) -> NoiseEstimate | None:
-        """The covariance, or None where signal reaches everywhere.
-
-        Args:
-            start: a first guess of the covariance, from other samples ``(coil, coil)``.
-        """
+        """The covariance, from a first guess of it; None where signal reaches everywhere."""
         if not self.side:
             return None
         cov, n_coils, size = start, start.shape[0], self.sums.shape[0]
@@ -295,7 +269,7 @@ class CalibrationBlock:
         freedom = 1 - (size - count) / self.n_patches
         chance = (1 + (count / self.n_patches / freedom).sqrt()) ** 2
         eye = torch.eye(self.side**2, dtype=cov.dtype)
-        for _ in range(WHITENINGS):
+        for _ in range(8):  # the estimate converges in about six rounds of whitening with it
             chol = torch.linalg.cholesky(cov)
             white = torch.kron(torch.linalg.inv(chol).contiguous(), eye)
             energy, basis = torch.linalg.eigh(white @ self.sums @ white.mH / (2 * self.n_patches))
@@ -328,9 +302,8 @@ def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
     through (lambda_j, c_j), weighted for noise that is only roughly equal, signal that is only
     roughly proportional, and the number of samples. Each combination is then scaled down to its
     share of noise, which keeps the matrix positive definite and keeps noise correlations where
-    signal does not dominate; where it does, all that exceeds psi counts as signal.
-
-    ``tests/benchmarks/bench_noise.py`` prints how accurate the level is.
+    signal does not dominate; where it does, all that exceeds psi counts as signal. For its accuracy
+    see ``tests/benchmarks/bench_noise.py``.
 
     Args:
         outer: covariance of the outermost samples ``(coil, coil)``, positive definite.
@@ -378,14 +351,7 @@ def _fit_line(signal: Tensor, energy: Tensor, n_samples: int) -> tuple[Tensor, T
 
 
 class NoiseEstimator:
-    """Estimates the noise of a volume, fed slice by slice, from the best source it offers.
-
-    Args:
-        mask: sampled positions, bool ``(1, y, x)``.
-        n_coils: number of coils.
-        fully_sampled: whether every acquired position was sampled.
-        oversampling: of the readout.
-    """
+    """Estimates the noise of a volume, fed slice by slice, from the best source it offers."""
 
     def __init__(
         self, mask: Tensor, n_coils: int, *, fully_sampled: bool, oversampling: float = 1.0
@@ -400,13 +366,11 @@ class NoiseEstimator:
     @classmethod
     def of(cls, file: ScanFile) -> NoiseEstimator:
         """For the slices of a file."""
-        oversampling = file.readout_oversampling
-        return cls(
-            file.mask, file.shape[1], fully_sampled=file.fully_sampled, oversampling=oversampling
-        )
+        full, oversampling = file.fully_sampled, file.readout_oversampling
+        return cls(file.mask, file.shape[1], fully_sampled=full, oversampling=oversampling)
 
     def add(self, ksp: Tensor) -> None:
-        """Add one slice ``(coil, y, x)``."""
+        """Add one slice."""
         for source in self.sources:
             source.add(ksp)
 
@@ -426,7 +390,7 @@ class NoiseEstimator:
 
 
 def noise_cells(sums: Tensor, n_samples: int) -> Tensor:
-    """Which cells hold noise only, by their energies.
+    """Which cells hold noise only, by their energies, bool ``(cell,)``.
 
     The energy of noise in ``n`` samples of ``C`` white coils has a relative standard deviation of
     (n C)^-1/2. Starting from the quietest tenth, cells are added that lie within three standard
@@ -435,9 +399,6 @@ def noise_cells(sums: Tensor, n_samples: int) -> Tensor:
     Args:
         sums: sum of k k^H in each cell, ``(cell, coil, coil)``.
         n_samples: samples per coil in each cell.
-
-    Returns:
-        bool ``(cell,)``.
     """
     power = sums.diagonal(dim1=-2, dim2=-1).real
     usual = power.quantile(0.25, dim=0).clamp_min(1e-30)  # coils differ in gain

@@ -15,35 +15,19 @@ from torch import Tensor
 from ..physics.fourier import center_pad, ifft2c
 from ..scan import Scan
 
-PERCENTILE = 99.0
-"""Percentile of the calibration image that becomes 1."""
-
 
 def calibration_image(calib: Tensor, shape: tuple[int, int]) -> Tensor:
-    """RSS image of the calibration block at full matrix size.
-
-    Args:
-        calib: centre of k-space, complex ``(..., coil, cy, cx)``.
-        shape: the full matrix ``(y, x)``.
-
-    Returns:
-        Real ``(..., y, x)``.
-    """
-    img = ifft2c(center_pad(calib, shape))
-    return img.abs().square().sum(dim=-3).sqrt()
+    """RSS image ``(..., y, x)`` of the calibration block ``(..., coil, cy, cx)``, zero-padded."""
+    return ifft2c(center_pad(calib, shape)).abs().square().sum(dim=-3).sqrt()
 
 
 class RunningPercentile:
-    """A percentile of a stream of known length, holding only the values above it.
+    """A percentile of ``n_values`` values in all, of which only those above it are kept.
 
     Linear interpolation between order statistics, as numpy's default.
-
-    Args:
-        n_values: how many values will be added in all.
-        percentile: 0 to 100.
     """
 
-    def __init__(self, n_values: int, percentile: float = PERCENTILE) -> None:
+    def __init__(self, n_values: int, percentile: float = 99.0) -> None:
         self.rank = (n_values - 1) * percentile / 100
         self.n_top = n_values - math.floor(self.rank)
         self.top = torch.empty(0)

@@ -1,15 +1,8 @@
 """Removing readout oversampling, exactly and in the image domain."""
 
-from torch import Tensor
-
 from ..physics.fourier import fftc, ifftc
+from ..physics.masks import readout_is_full
 from ..scan import Scan
-
-
-def readout_is_full(mask: Tensor) -> bool:
-    """Whether every sampled column ``(1, y, x)`` holds every row: the readout never aliases."""
-    plane = mask[0]
-    return bool((plane == plane.any(dim=-2)).all())
 
 
 def remove_oversampling(scan: Scan, n_rows: int) -> Scan:

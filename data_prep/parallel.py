@@ -21,11 +21,7 @@ def parallel_map(
 ) -> Iterator[Result]:
     """``task`` of every job, in order; in this process unless there are two workers and two jobs.
 
-    Args:
-        task: can be pickled, and so can jobs and results.
-        jobs: what to do.
-        workers: processes.
-        chunksize: jobs a process gets at once.
+    Task, jobs and results can be pickled; a process gets ``chunksize`` jobs at once.
 
     Raises:
         MriAmbientError: a process died.

@@ -55,17 +55,12 @@ def slice_mm(n_slices: int) -> float:
 
 
 def head_phantom(shape: tuple[int, int], rng: Generator, n_slices: int = 1) -> Tensor:
-    """Draw a head.
-
-    The same ``rng`` state gives the same head on every matrix.
+    """A head: magnitude with maximum 1, ``(slice, y, x)``, the same on every matrix.
 
     Args:
         shape: matrix ``(y, x)``; pixels are square, :func:`pixel_mm` large.
-        rng: where the randomness comes from.
-        n_slices: neighbouring slices of this head, :func:`slice_mm` apart, from below to above.
-
-    Returns:
-        Magnitude, maximum 1, ``(slice, y, x)``.
+        rng: random stream.
+        n_slices: neighbouring slices, :func:`slice_mm` apart, from below to above.
     """
     head = _Head(rng)
     px = pixel_mm(shape)
@@ -127,41 +122,30 @@ class _Head:
         self.grain = _Field.draw(3.5, rng)
         self.bias = _Field.draw(120.0, rng)
         self.folds = torch.randn(2, 2, 5, 22, generator=rng)
-        self.lesions = self._draw_lesions()
-        self.mass = self._draw_mass()
-        self.vessels = self._draw_vessels()
-        self.signal = self._draw_signal()
+        # Up to six small spots in white matter; a tumour in one head of four.
+        n_lesions = int(torch.randint(7, (), generator=rng))
+        self.lesions = [
+            self._draw_ball(1.2 + 5 * self._between(0, 1) ** 3) for _ in range(n_lesions)
+        ]
+        mass = self._draw_ball(self._between(9, 18))
+        self.mass = mass if self._between(0, 1) < 0.25 else None
+        # Vessels cross the slice; those in liquor are visible.
+        self.vessels = [
+            _Ball(self._between(-80, 80), self._between(-65, 65), 0.0, self._between(0.5, 1.1))
+            for _ in range(24)
+        ]
+        contrast = list(CONTRASTS)[int(torch.randint(len(CONTRASTS), (), generator=rng))]
+        jitter = torch.exp(0.08 * torch.randn(len(TISSUES), generator=rng))
+        signal: list[float] = (torch.tensor(CONTRASTS[contrast]) * jitter).tolist()
+        self.signal = dict(zip(TISSUES, signal, strict=True))
 
     def _between(self, low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=self._rng))
-
-    def _draw_signal(self) -> dict[str, float]:
-        contrast = list(CONTRASTS)[int(torch.randint(len(CONTRASTS), (), generator=self._rng))]
-        jitter = torch.exp(0.08 * torch.randn(len(TISSUES), generator=self._rng))
-        signal: list[float] = (torch.tensor(CONTRASTS[contrast]) * jitter).tolist()
-        return dict(zip(TISSUES, signal, strict=True))
-
-    def _draw_lesions(self) -> list[_Ball]:
-        """Up to six small spots in white matter."""
-        n = int(torch.randint(7, (), generator=self._rng))
-        return [self._draw_ball(1.2 + 5 * self._between(0, 1) ** 3) for _ in range(n)]
-
-    def _draw_mass(self) -> _Ball | None:
-        """A tumour, in one head of four."""
-        ball = self._draw_ball(self._between(9, 18))
-        return ball if self._between(0, 1) < 0.25 else None
 
     def _draw_ball(self, radius: float) -> _Ball:
         side = 1 if self._between(-1, 1) > 0 else -1
         y, x = self._between(-55, 55), side * self._between(18, 42)
         return _Ball(y, x, self.level + self._between(-8, 8), radius)
-
-    def _draw_vessels(self) -> list[_Ball]:
-        """Vessels that cross the slice; those in liquor are visible."""
-        return [
-            _Ball(self._between(-80, 80), self._between(-65, 65), 0.0, self._between(0.5, 1.1))
-            for _ in range(24)
-        ]
 
     def cut(self, y: Tensor, x: Tensor, z: float, px: float) -> Tensor:
         """Magnitude at the places ``(y, x)`` at height ``z``, all in mm, edges ``px`` wide."""
@@ -174,9 +158,12 @@ class _Head:
         slab.paint(tissue - self.cortex, self.signal["white"] * texture, soft_mm=0.4)
         self._paint_nuclei(slab, texture)
         self._paint_ventricles(slab)
-        self._paint_lesions(slab, tissue)
+        for ball in self.lesions:
+            slab.paint(_least(ball.depth(slab), tissue), self.signal["lesion"], soft_mm=0.6)
         self._paint_mass(slab, brain)
-        self._paint_vessels(slab, tissue)
+        for ball in self.vessels:
+            depth = ball.radius - torch.hypot(slab.y - ball.y, slab.x - ball.x)
+            slab.paint(_least(depth, 2 - tissue, tissue + 6), self.signal["vessel"])
         return slab.img.clamp(min=0) * (1 + 0.07 * self.bias(y, x, z))
 
     def _own_frame(self, y: Tensor, x: Tensor, z: float) -> tuple[Tensor, Tensor]:
@@ -186,16 +173,13 @@ class _Head:
         y, x = cos * y + sin * x, cos * x - sin * y
         return y + 2.5 * self.bend_y(y, x, z), x + 2.5 * self.bend_x(y, x, z)
 
-    def _polar(self, slab: _Slab) -> tuple[Tensor, Tensor]:
-        """Angle (0 along x) and radius (1 on the skin of the largest slice)."""
-        v, u = slab.y / self.half_y, slab.x / self.half_x
-        # A head is fuller than an ellipse, and narrower in front.
-        u = u * (1 - 0.04 * v.clamp(-1, 1))
-        return torch.atan2(v, u), (v.abs().pow(2.3) + u.abs().pow(2.3)).pow(1 / 2.3)
-
     def _paint_shell(self, slab: _Slab) -> Tensor:
         """Skin, fat, skull and the liquor around the brain; returns the depth under the skull."""
-        angle, radius = self._polar(slab)
+        v, u = slab.y / self.half_y, slab.x / self.half_x
+        u = u * (1 - 0.04 * v.clamp(-1, 1))  # narrower in front
+        angle = torch.atan2(v, u)
+        # A head is fuller than an ellipse; the radius is 1 on the skin of the largest slice.
+        radius = (v.abs().pow(2.3) + u.abs().pow(2.3)).pow(1 / 2.3)
         size = math.sqrt(1 - (max(slab.z, 0.0) / 100) ** 2)
         depth = (size - radius) * torch.hypot(self.half_y * angle.sin(), self.half_x * angle.cos())
         mottle = self.mottle(slab.y, slab.x, slab.z)
@@ -285,10 +269,6 @@ class _Head:
         if slab.z < 6:
             slab.paint(third, self.signal["liquor"])
 
-    def _paint_lesions(self, slab: _Slab, tissue: Tensor) -> None:
-        for ball in self.lesions:
-            slab.paint(_least(ball.depth(slab), tissue), self.signal["lesion"], soft_mm=0.6)
-
     def _paint_mass(self, slab: _Slab, brain: Tensor) -> None:
         """A tumour with a bright rim and oedema around it, which fills nearby sulci."""
         if self.mass is None:
@@ -299,11 +279,6 @@ class _Head:
         slab.paint(_least(depth + 9, brain - 8), oedema, soft_mm=2.5)
         slab.paint(_least(depth, brain - 2), self.signal["lesion"], soft_mm=0.4)
         slab.paint(_least(depth - 3, brain - 5), core, soft_mm=0.8)
-
-    def _paint_vessels(self, slab: _Slab, tissue: Tensor) -> None:
-        for ball in self.vessels:
-            depth = ball.radius - torch.hypot(slab.y - ball.y, slab.x - ball.x)
-            slab.paint(_least(depth, 2 - tissue, tissue + 6), self.signal["vessel"])
 
 
 @dataclass(frozen=True)

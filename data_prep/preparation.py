@@ -21,15 +21,15 @@ from ..io import ArrayFile, PreparedFile, ScanFile
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop
 from ..physics.masks import calibration_block
-from ..runtime.device import lost, out_of_memory
-from ..scan import Scan
-from .compress import Compression, coil_covariance, compress_coils, plan_compression
+from ..runtime.device import device_error, out_of_memory
+from ..scan import UPPER_BOUND, Scan
+from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
-from .noise import NoiseEstimate, from_noise_scan, from_user
+from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
-from .qc import check_slices, slice_warnings
+from .qc import slice_checks, slice_warnings
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
@@ -103,8 +103,7 @@ class Preparation:
         calib_shape: sides ``(y, x)`` of the calibration block.
         scale: normalised images times this are in whitened units.
         warnings: what is questionable about the volume.
-        device: where coil maps are computed.
-        cpu_fallback: compute them on the CPU if the device runs out of memory.
+        device, cpu_fallback: see :func:`plan_preparation`.
     """
 
     path: Path
@@ -118,15 +117,8 @@ class Preparation:
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
 
-    @property
-    def noise_std(self) -> float:
-        """Noise of the measured coils per real channel, in the units of the file."""
-        return self.noise.std
-
     def apply(self, scan: Scan) -> Scan:
-        """Prepare slices of the planned volume.
-
-        A scan that has maps is prepared already and is returned unchanged.
+        """Prepare slices of the planned volume; a scan that has maps is returned unchanged.
 
         Raises:
             PrepError: a slice holds implausibly large samples.
@@ -137,7 +129,7 @@ class Preparation:
         if scan.maps is not None:
             return scan
         scan, found = self.apply_espirit(scan)
-        for warning in slice_warnings(scan.scan_id, check_slices(scan, found, self.calib_shape)):
+        for warning in slice_warnings(scan.scan_id, slice_checks(scan, found, self.calib_shape)):
             warnings.warn(warning, stacklevel=2)
         return scan
 
@@ -147,26 +139,25 @@ class Preparation:
             scan = remove_oversampling(scan, self.n_rows)
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
-            check_samples(scan, self.scale)
+            _check_samples(scan, self.scale)
             scan, found = self._estimate_maps(scan)
             return normalise(scan, self.scale), found
 
     def _estimate_maps(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
-        """On the device; on the CPU if it runs out of memory and ``cpu_fallback`` is set."""
         try:
-            return estimate_maps(scan, self.calib_shape, self.config, device=self.device)
+            return _estimate_maps(scan, self.calib_shape, self.config, self.device)
         except RuntimeError as error:
             here = torch.device(self.device).type == "cpu"
             if here or not self.cpu_fallback or not out_of_memory(error):
                 raise
         text = f"{self.path}: out of memory on {self.device}; coil maps are computed on the CPU"
         warn("W-CPU-FALLBACK", text, stacklevel=4)
-        return estimate_maps(scan, self.calib_shape, self.config)
+        return _estimate_maps(scan, self.calib_shape, self.config, "cpu")
 
 
 @contextmanager
 def _errors_of(path: Path, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Turn errors of the steps into errors that name the file, or a device that was lost."""
+    """Errors of the steps become errors that name the file and say what to do."""
     try:
         yield
     except PrepError as error:
@@ -177,22 +168,13 @@ def _errors_of(path: Path, device: torch.device | str = "cpu") -> Iterator[None]
             "the k-space or its noise is damaged, export the scan again"
         ) from error
     except RuntimeError as error:
-        if out_of_memory(error):
-            raise DeviceError(
-                f"{path}: out of memory: {str(error).splitlines()[0]}; use --device cpu (or, to "
-                "reconstruct, --cpu-fallback)"
-            ) from error
-        if gone := lost(error, device):
-            raise gone from error
+        if found := device_error(error, device):
+            raise DeviceError(f"{path}: {found}") from error
         raise
 
 
-def check_samples(scan: Scan, scale: float) -> None:
-    """Check that samples are finite and, divided by ``scale``, at most :data:`MAX_SAMPLE`.
-
-    Raises:
-        PrepError: a slice holds others.
-    """
+def _check_samples(scan: Scan, scale: float) -> None:
+    """Refuse samples that are not finite or, divided by ``scale``, above :data:`MAX_SAMPLE`."""
     for index, ksp in zip(scan.slices, scan.ksp, strict=True):
         lowest, highest = (float(value) / scale for value in torch.view_as_real(ksp).aminmax())
         if not max(-lowest, highest) <= MAX_SAMPLE:  # NaN is not
@@ -203,17 +185,12 @@ def check_samples(scan: Scan, scale: float) -> None:
             )
 
 
-def estimate_maps(
-    scan: Scan,
-    calib_shape: tuple[int, int],
-    config: PrepConfig,
-    *,
-    device: torch.device | str = "cpu",
+def _estimate_maps(
+    scan: Scan, calib_shape: tuple[int, int], config: PrepConfig, device: torch.device | str
 ) -> tuple[Scan, EspiritMaps | None]:
-    """ESPIRiT maps on the full field of view; 1 for a single coil.
+    """ESPIRiT maps, rounded as in a prepared file; 1 for a single coil.
 
-    They are zero in slices whose calibration block holds only zeros, and rounded as in a prepared
-    file. They are computed on ``device`` and returned on the device of the k-space.
+    They are zero in slices whose calibration block holds only zeros.
     """
     if scan.n_coils == 1:
         filled = center_crop(scan.ksp, calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
@@ -265,18 +242,13 @@ def plan_preparation(
 
 
 class FirstPass:
-    """Collects what determines the preparation of a volume, slice by slice.
-
-    Args:
-        file: the scan.
-        config: options of the chain.
-    """
+    """Collects what determines the preparation of a volume, slice by slice."""
 
     def __init__(self, file: ScanFile, config: PrepConfig) -> None:
         self.file, self.config = file, config
         n_coils, n_rows = file.shape[1:3]
         self.n_rows = round(n_rows / file.readout_oversampling)
-        self.calib_shape = find_calibration(file, self.n_rows, config.calib_width)
+        self.calib_shape = _find_calibration(file, self.n_rows, config.calib_width)
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
@@ -289,15 +261,11 @@ class FirstPass:
                 self.estimator.add(scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
         for index in filled:
-            self.cov += coil_covariance(scan.ksp[index])
+            self.cov += outer_products(scan.ksp[index].flatten(1))
             self.calib.append(center_crop(scan.ksp[index], self.calib_shape).clone())
 
     def preparation(self) -> Preparation:
-        """The preparation, after all slices were added.
-
-        Raises:
-            PrepError: all slices are zero, or so large or small that they have no scale.
-        """
+        """The preparation, after all slices were added."""
         file, config = self.file, self.config
         if not self.calib:
             raise PrepError("every sample is zero; nothing can be reconstructed from it")
@@ -313,6 +281,13 @@ class FirstPass:
         compression = plan_compression(
             white @ self.cov @ white.mH, n_samples, n_coils=config.n_coils, energy=config.energy
         )
+        if compression.n_coils == 1:
+            text = (
+                f"{file.path}: a single coil, so its map is 1 everywhere and nothing but the mask "
+                "separates aliased images: what was not measured comes from the prior, which can "
+                "learn it only from scans with many different masks"
+            )
+            found.append(NumericalWarning("W-ONE-COIL", text))
         return Preparation(
             path=file.path,
             config=config,
@@ -321,7 +296,7 @@ class FirstPass:
             compression=compression,
             calib_shape=self.calib_shape,
             scale=self._scale(compression.rotation[: compression.n_coils] @ white),
-            warnings=(*found, *([_one_coil(file)] if compression.n_coils == 1 else [])),
+            warnings=tuple(found),
         )
 
     def _noise(self) -> tuple[NoiseEstimate, list[NumericalWarning]]:
@@ -334,7 +309,7 @@ class FirstPass:
         except PrepError:  # nothing to compare with
             return given, []
         ratio = given.std / max(own.std, MIN_NOISE)
-        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or own.is_bound):
+        if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or own.source == UPPER_BOUND):
             return given, []
         text = (
             f"{self.file.path}: the noise given ({given.std:.3g}) is {ratio:.2g} times that of the "
@@ -377,30 +352,22 @@ def _prepared_already(file: PreparedFile | ArrayFile, config: PrepConfig) -> Pre
         )
     n_coils = file.shape[1]
     eye = torch.eye(n_coils, dtype=torch.complex128)
+    noise_std = file.qc.get("noise_std_file")  # of the measured coils, where it is known
+    if noise_std is None:
+        noise_std = float(file.noise_std or 0.0) * file.scale
     return Preparation(
         path=file.path,
         config=config,
         n_rows=file.shape[2],
-        noise=NoiseEstimate(_noise_of_prepared(file) ** 2 * eye, file.noise_source or "unknown", 0),
+        noise=NoiseEstimate(float(noise_std) ** 2 * eye, file.noise_source or "unknown", 0),
         compression=Compression(eye, n_coils, 1.0),
         calib_shape=file.calib_shape,
         scale=file.scale,
     )
 
 
-def _noise_of_prepared(file: PreparedFile | ArrayFile) -> float:
-    """Noise per real channel: of the measured coils if it is known, else of the virtual coils."""
-    if (measured := file.qc.get("noise_std_file")) is not None:
-        return float(measured)
-    return float(file.noise_std or 0.0) * file.scale
-
-
-def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]:
-    """Sides ``(y, x)`` of the calibration block once the readout has ``n_rows`` rows.
-
-    Raises:
-        PrepError: it is too small.
-    """
+def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]:
+    """Sides ``(y, x)`` of the calibration block once the readout has ``n_rows`` rows."""
     # Rows are cut only where all of them are sampled, so any n_rows of them show the mask.
     height, width = calibration_block(file.mask[:, :n_rows], limit)
     if min(height, width) < MIN_CALIB:
@@ -411,12 +378,3 @@ def find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]
             "lines"
         )
     return height, width
-
-
-def _one_coil(file: ScanFile) -> NumericalWarning:
-    text = (
-        f"{file.path}: a single coil, so its map is 1 everywhere and nothing but the mask "
-        "separates aliased images: what was not measured comes from the prior, which can learn it "
-        "only from scans with many different masks"
-    )
-    return NumericalWarning("W-ONE-COIL", text)

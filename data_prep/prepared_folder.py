@@ -24,7 +24,7 @@ from ..errors import (
     ScanFormatError,
 )
 from ..io import PreparedFile, PreparedWriter, ScanFile, find_scans, open_scan
-from ..io.prepared import duplicate_acquisitions, duplicates_warning, mask_facts
+from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..physics.fourier import center_crop
 from ..runtime.files import file_sha256, json_text, write_json
@@ -33,7 +33,7 @@ from .espirit import EspiritMaps
 from .normalise import calibration_image
 from .parallel import parallel_map
 from .preparation import Preparation, PrepConfig, plan_preparation
-from .qc import SliceCheck, check_slices, slice_warnings
+from .qc import SliceCheck, slice_checks, slice_warnings
 
 MANIFEST = "manifest.json"
 """Name of the file that lists the prepared files of a folder."""
@@ -45,11 +45,9 @@ class ScanResult:
 
     Attributes:
         source: the scan.
-        status: "done", "skipped" (it was prepared already) or "failed".
+        status: "done", "skipped" (it was prepared already) or "failed" (see ``error``).
         path: the prepared file, or None.
-        error: why it failed, or None.
         warnings: what is questionable about it.
-        seconds: duration.
     """
 
     source: Path
@@ -61,7 +59,7 @@ class ScanResult:
 
     @property
     def message(self) -> str:
-        """Why it failed, one line; empty otherwise."""
+        """Why it failed, in one line; empty otherwise."""
         return "" if self.error is None else " ".join(str(self.error).split())
 
     def line(self) -> str:
@@ -85,7 +83,7 @@ class PrepSummary:
     Attributes:
         results: one for each scan of this call, in the order given.
         coverage: coverage of k-space by all prepared scans of the folder.
-        warnings: what makes them questionable as a training set.
+        warnings: what makes these questionable as a training set.
         manifest: the list of prepared scans.
     """
 
@@ -125,9 +123,6 @@ def prepare_file(
         picture: also draw the middle slice into ``output/qc/<scan_id>.png``.
         device: where to compute coil maps.
 
-    Returns:
-        The prepared file.
-
     Raises:
         PrepError: the scan cannot be prepared.
         ScanFormatError: it cannot be read.
@@ -139,15 +134,7 @@ def prepare_file(
     path = Path(output) / f"{file.scan_id}.h5"
     _check_replaceable(path)
     preparation = plan_preparation(file, config, device=device)
-    with PreparedWriter(
-        path,
-        len(file),
-        calib_shape=preparation.calib_shape,
-        source=file.path.name,
-        source_sha256=file_sha256(file.path),
-        header_xml=file.header_xml,
-        attributes=file.attributes,
-    ) as writer:
+    with PreparedWriter(path, file, calib_shape=preparation.calib_shape) as writer:
         checks = _write_slices(writer, file, preparation, Path(output) if picture else None)
         found = slice_warnings(file.scan_id, checks)
         for warning in found:
@@ -169,33 +156,27 @@ def _write_slices(
         measured = measured or bool(values.any())
         scan, found = preparation.apply_espirit(raw)
         writer.write(scan)
-        checks += check_slices(scan, found, preparation.calib_shape)
+        checks += slice_checks(scan, found, preparation.calib_shape)
         if pictures is not None and index == len(file) // 2:
-            facts = _facts(file, preparation, checks[-1])
             path = pictures / "qc" / f"{file.scan_id}.png"
-            _draw(path, scan, found, preparation.calib_shape, facts)
+            _draw(path, file, preparation, scan, found, checks[-1])
     writer.center_sha256 = center.hexdigest() if measured else ""
     return checks
 
 
 def _draw(
     path: Path,
+    file: ScanFile,
+    preparation: Preparation,
     scan: Scan,
     found: EspiritMaps | None,
-    calib_shape: tuple[int, int],
-    facts: dict[str, str],
+    check: SliceCheck,
 ) -> None:
+    """Draw one prepared slice, with figures beside it."""
     from ..plots import draw_scan, save_figure  # matplotlib is slow to import
 
-    calib = center_crop(scan.ksp[0], calib_shape)
-    eigenvalues = () if found is None else (found.eigenvalue[0], found.second_eigenvalue[0])
-    save_figure(draw_scan(scan, calibration_image(calib, scan.shape), eigenvalues, facts), path)
-
-
-def _facts(file: ScanFile, preparation: Preparation, check: SliceCheck) -> dict[str, str]:
-    """The figures beside the picture."""
     noise, compression = preparation.noise, preparation.compression
-    return {
+    facts = {
         "matrix": f"{preparation.n_rows} x {file.shape[3]} (y, x)",
         "acceleration": f"{file.acceleration:.2f}",
         "coils": f"{compression.n_coils} of {file.shape[1]}, {compression.kept_energy:.2%} energy",
@@ -208,6 +189,9 @@ def _facts(file: ScanFile, preparation: Preparation, check: SliceCheck) -> dict[
         "second map needed": f"in {check.second_map:.1%} of it",
         "calibration residual": f"{check.calib_residual:.2%} of the energy",
     }
+    calib = center_crop(scan.ksp[0], preparation.calib_shape)
+    eigenvalues = () if found is None else (found.eigenvalue[0], found.second_eigenvalue[0])
+    save_figure(draw_scan(scan, calibration_image(calib, scan.shape), eigenvalues, facts), path)
 
 
 def _qc(
@@ -272,9 +256,6 @@ def prepare(
         device: where to compute coil maps.
         on_scan: called with each result when it is there.
 
-    Returns:
-        Results, and the coverage of k-space by the whole folder.
-
     Raises:
         ScanFormatError: no input is a file.
         ConfigError: two scans have the same stem.
@@ -332,12 +313,7 @@ def _prepare_one(
 
 
 def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:
-    """Whether ``path`` was made from these bytes with these options.
-
-    Raises:
-        ConfigError: it was made from something else, or with other options.
-        ScanFormatError: it is damaged.
-    """
+    """Whether ``path`` was made from these bytes with these options; ConfigError if not."""
     _check_replaceable(path)
     found = PreparedFile(path)
     if found.source_sha256 != file_sha256(source):
@@ -352,11 +328,7 @@ def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuse to replace anything but a prepared file: it could be raw data.
-
-    Raises:
-        ConfigError: ``path`` is a scan of another kind.
-    """
+    """Refuse to replace anything but a prepared file: it could be raw data."""
     if not path.exists():
         return
     try:
@@ -369,25 +341,23 @@ def _check_replaceable(path: Path) -> None:
 
 def _summarise(results: tuple[ScanResult, ...], output: Path) -> PrepSummary:
     """Coverage and list of all prepared files of the folder, whichever call or shard made them."""
-    entries, facts, files = [], [], []
+    files = []
     for path in sorted(output.glob("[!.]*.h5")):
         try:
             file = open_scan(path)
         except MriAmbientError:
             continue  # another kind of file, or damaged: training reports it
         if isinstance(file, PreparedFile):
-            entries.append(_entry(file))
-            facts.append(mask_facts(file))
             files.append(file)
-    covered = tuple(coverage(facts))
+    covered = tuple(coverage(mask_facts(file) for file in files))
     found = [warning for group in covered for warning in group.warnings]
-    found += [duplicates_warning(group) for group in duplicate_acquisitions(files)]
+    found += duplicate_acquisitions(files)
     summary = PrepSummary(results, covered, tuple(found), output / MANIFEST)
-    if not entries and not output.exists():
+    if not files and not output.exists():
         return summary
     content = {
         "mri_ambient_format": "manifest/1",
-        "scans": entries,
+        "scans": [_entry(file) for file in files],
         "failed": [
             {"source": result.source.name, "message": result.message} for result in summary.failed
         ],

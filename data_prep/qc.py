@@ -13,15 +13,6 @@ from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
 
-ABOVE_NOISE = 1.5
-"""Residual of the calibration data over their noise, above which the maps miss some signal."""
-
-MOSTLY_NOISE = 0.5
-"""Share of noise in the energy of the calibration data, above which no maps can be found."""
-
-LEAST_SUPPORT = 0.02
-"""Share of the field of view that every object fills."""
-
 
 @dataclass(frozen=True)
 class SliceCheck:
@@ -47,33 +38,30 @@ class SliceCheck:
     calib_noise: float
 
     @property
-    def folded(self) -> bool:
-        """Whether two places of the object share pixels, and noise alone is not the reason."""
-        real = self.calib_residual > ABOVE_NOISE * self.calib_noise
-        return self.second_map > SECOND_MAP_SHARE and real
-
-    @property
-    def noisy(self) -> bool:
-        """Whether several maps fit, because the calibration data are mostly noise."""
-        several = self.second_map > SECOND_MAP_SHARE and not self.folded
-        return several and self.calib_noise > MOSTLY_NOISE
-
-    @property
-    def ambiguous(self) -> bool:
-        """Whether several maps fit, because of noise or of a small field of view."""
-        return self.second_map > SECOND_MAP_SHARE and not (self.folded or self.noisy)
-
-    @property
-    def empty(self) -> bool:
-        """Whether there are calibration data and almost no support."""
-        return self.support < LEAST_SUPPORT and not self.blank
+    def problems(self) -> tuple[str, ...]:
+        """Codes of the warnings about this slice."""
+        codes = []
+        if self.blank:
+            codes.append("W-BLANK-CALIBRATION")
+        elif self.support < 0.02:  # every object fills more of the field of view
+            codes.append("W-EMPTY-SUPPORT")
+        if self.second_map > SECOND_MAP_SHARE:  # several maps fit
+            if self.calib_residual > 1.5 * self.calib_noise:  # and one misses signal
+                codes.append("W-FOLDED-FOV")
+            elif self.calib_noise > 0.5:
+                codes.append("W-NOISY-CALIBRATION")
+            else:
+                codes.append("W-SECOND-MAP")
+        return tuple(codes)
 
 
-def check_slices(
+def slice_checks(
     scan: Scan, found: EspiritMaps | None, calib_shape: tuple[int, int]
 ) -> tuple[SliceCheck, ...]:
     """Figures of every slice of a prepared scan; ``found`` is None for a single coil."""
-    maps = _maps(scan)
+    maps = scan.maps
+    if maps is None:
+        raise ValueError(f"{scan.scan_id}: quality figures need a prepared scan, with maps")
     support = (maps != 0).any(dim=1)
     size = support.sum(dim=(-2, -1)).clamp_min(1)
     if found is None:
@@ -92,16 +80,10 @@ def check_slices(
 
 
 def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
-    """Share of the calibration data's energy outside what the maps can produce.
+    """Share ``(slice,)`` of the energy of ``calib`` that maps cannot produce; 0 without energy.
 
-    The block's low-resolution coil images are projected onto the maps, pixel by pixel.
-
-    Args:
-        calib: centre of k-space, complex ``(slice, coil, cy, cx)``.
-        maps: complex ``(slice, coil, y, x)``.
-
-    Returns:
-        ``(slice,)``, 0 to 1; 0 where there is no energy.
+    The low-resolution coil images of the block ``(slice, coil, cy, cx)`` are projected onto the
+    maps ``(slice, coil, y, x)``, pixel by pixel.
     """
     shape, size = (maps.shape[-2], maps.shape[-1]), (calib.shape[-2], calib.shape[-1])
     img = ifft2c(center_pad(calib, shape))
@@ -111,54 +93,48 @@ def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
     return _energy(rest) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
 
 
-_PROBLEMS: tuple[tuple[str, str, Callable[[SliceCheck], float], str], ...] = (
-    (
-        "W-BLANK-CALIBRATION", "blank", lambda check: 0,
+_WARNINGS: dict[str, tuple[Callable[[SliceCheck], float], str]] = {
+    "W-BLANK-CALIBRATION": (
+        lambda check: 0,
         "the calibration block holds only zeros, so their coil maps and images are zero",
     ),
-    (
-        "W-FOLDED-FOV", "folded", lambda check: check.second_map,
+    "W-FOLDED-FOV": (
+        lambda check: check.second_map,
         "one set of coil maps is not enough (slice {0.index}: in {0.second_map:.0%} of the support "
         "two places of the object share a pixel): the field of view is smaller than the object, "
         "and the images keep artefacts there; a larger noise_std (--noise-std) weakens them",
     ),
-    (
-        "W-SECOND-MAP", "ambiguous", lambda check: check.second_map,
+    "W-SECOND-MAP": (
+        lambda check: check.second_map,
         "a second set of coil maps fits as well as the first (slice {0.index}: in "
         "{0.second_map:.0%} of the support), because of noise or of a field of view smaller than "
         "the object; the data cannot show which",
     ),
-    (
-        "W-NOISY-CALIBRATION", "noisy", lambda check: check.calib_noise,
+    "W-NOISY-CALIBRATION": (
+        lambda check: check.calib_noise,
         "the calibration data are too noisy for coil maps (slice {0.index}: {0.calib_noise:.0%} of "
         "their energy is noise); do not trust images of these slices",
     ),
-    (
-        "W-EMPTY-SUPPORT", "empty", lambda check: -check.support,
+    "W-EMPTY-SUPPORT": (
+        lambda check: -check.support,
         "ESPIRiT found almost no signal (slice {0.index}: in {0.support:.1%} of the field of "
         "view); check whether these slices hold any",
     ),
-)  # fmt: skip
-"""Code, property of the slices concerned, severity (the worst slice is named), text."""
+}
+"""Severity of a slice (the worst is named) and text of every warning, by code."""
 
 
 def slice_warnings(scan_id: str, checks: Sequence[SliceCheck]) -> list[NumericalWarning]:
     """One warning for every kind of problem that slices of a volume have."""
     found = []
-    for code, problem, severity, text in _PROBLEMS:
-        slices = [check for check in checks if getattr(check, problem)]
+    for code, (severity, text) in _WARNINGS.items():
+        slices = [check for check in checks if code in check.problems]
         if slices:
             worst = max(slices, key=severity)
             listed = ", ".join(str(check.index) for check in slices)
             where = f"in {len(slices)} of {len(checks)} slices ({listed})"
             found.append(NumericalWarning(code, f"{scan_id}: {where} {text.format(worst)}"))
     return found
-
-
-def _maps(scan: Scan) -> Tensor:
-    if scan.maps is None:
-        raise ValueError(f"{scan.scan_id}: quality figures need a prepared scan, with maps")
-    return scan.maps
 
 
 def _energy(x: Tensor) -> Tensor:

@@ -46,9 +46,6 @@ from .images import Anatomy
 FOV_MM = 240.0
 """Longer side of the field of view if the pixel size of the image is unknown."""
 
-FIELD_NODES = 40
-"""Nodes a side at which coil fields are computed; cubic splines interpolate between them."""
-
 Range = float | tuple[float, float]
 
 
@@ -151,7 +148,7 @@ class ScanModel:
         self.config, self.scan_id = config, scan_id
         self.subject, self.slice_mm = anatomy.subject, anatomy.slice_mm
         self.img, self.fov_mm = _prescribe(anatomy, config, self._rng("jitter"))
-        self.mask, self.mask_kind = _draw_mask(config, self._rng("mask"))
+        self.mask, self.mask_kind = _draw_mask(config, self.encoded_shape, self._rng("mask"))
         self.noise = _draw_noise_level(config.noise, self._rng("noise level"))
         rng = self._rng("coils")
         low, high = _low_high("coils", config.coils)
@@ -222,9 +219,9 @@ class ScanModel:
         return self.slice_mm * (index - (len(self.img) - 1) / 2)
 
     def _fields(self, index: int) -> Tensor:
-        """Receive fields by Biot-Savart; those of the last slice are kept."""
+        """Receive fields, splines between 40 x 40 nodes; those of the last slice are kept."""
         if self._kept is None or self._kept[0] != index:
-            coarse = self.loops.field(self.fov_mm, self._depth(index), FIELD_NODES)
+            coarse = self.loops.field(self.fov_mm, self._depth(index), 40)
             self._kept = (index, _upsample(coarse, self._grid))
         return self._kept[1]
 
@@ -255,9 +252,9 @@ def _draw_noise_level(noise: Range, rng: Generator) -> float:
     return math.exp(float(uniform(math.log(low), math.log(high), (), rng)))
 
 
-def _draw_mask(config: SimulateConfig, rng: Generator) -> tuple[Tensor, str]:
-    ny, nx = config.size
-    shape = (config.readout_oversampling * ny, nx)
+def _draw_mask(
+    config: SimulateConfig, shape: tuple[int, int], rng: Generator
+) -> tuple[Tensor, str]:
     if config.full:
         return torch.ones(1, *shape, dtype=torch.bool), "full"
     kinds = config.mask_kinds

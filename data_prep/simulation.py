@@ -35,7 +35,7 @@ def simulate(
     overwrite: bool = False,
     on_scan: Callable[[Path], None] | None = None,
 ) -> list[Path]:
-    """Simulate scans and write one fastMRI file for each, named after its image.
+    """Simulate scans, one fastMRI file for each, named after its image; in the seed's order.
 
     No image is scanned twice, because two masks of one image together sample more than one scan.
     The choice of images and every number in a file follow from the seed and the image's name alone.
@@ -49,9 +49,6 @@ def simulate(
         workers: processes to spread the scans over; 0 works in this one.
         overwrite: replace existing scans.
         on_scan: called with each file when it is finished, or if it existed.
-
-    Returns:
-        The files, in the order of the seed.
 
     Raises:
         ConfigError: no images, fewer than ``count``, an unreadable one, or files in ``output``
@@ -154,7 +151,7 @@ def _check_replaceable(path: Path, config: SimulateConfig, *, overwrite: bool) -
         return
     try:
         with open_h5(path, for_text=True) as file:
-            found = json.loads(str(read_attributes(file, path)["mri_ambient_simulation"]))["config"]
+            found = json.loads(str(read_attributes(file)["mri_ambient_simulation"]))["config"]
     except (ScanFormatError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{path}: exists and is not a simulated scan, so it is not overwritten; choose another "

@@ -9,13 +9,10 @@ from .noise import NoiseEstimate
 
 
 def whitening_matrix(cov: Tensor) -> Tensor:
-    """``L^{-1}`` with ``cov = L L^H``, complex128 ``(coil, coil)``.
-
-    Args:
-        cov: noise covariance E[n n^H] / 2, positive definite ``(coil, coil)``.
+    """``L^{-1}``, complex128, of a noise covariance E[n n^H] / 2 = ``L L^H``, ``(coil, coil)``.
 
     Raises:
-        PrepError: it is not positive definite, or its inverse exceeds single precision.
+        PrepError: it is not positive definite, or the inverse exceeds single precision.
     """
     chol, failed = torch.linalg.cholesky_ex(cov.to(torch.complex128))
     eye = torch.eye(cov.shape[-1], dtype=torch.complex128, device=cov.device)

@@ -16,6 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from skimage.util import montage
 from torch import Tensor
 
 from .errors import ScanFormatError
@@ -23,15 +24,6 @@ from .io.hdf5 import find_dataset, open_h5, read_attributes, read_real
 from .physics.fourier import ifft2c
 from .runtime.files import atomic_path
 from .scan import Scan
-
-MAX_SLICES = 16
-"""Most slices of a volume in one picture."""
-
-MAX_MAPS = 6
-"""Most coil maps in one picture."""
-
-WINDOW = 0.999
-"""Quantile of a reconstruction that is shown white."""
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
@@ -124,13 +116,12 @@ def draw_reconstruction(
 
     Args:
         magnitude: ``(slice, y, x)``, in any unit.
-        std: its standard deviation ``(slice, y, x)``; shown in a window of its own, which the
-            title states.
+        std: its standard deviation ``(slice, y, x)``, in a window that the title states.
         title: stands above the slices.
         voxel_mm: voxel size ``(y, x, slice)``; pixels are square without it.
     """
     volume, aspect = np.asarray(magnitude), _aspect(voxel_mm)
-    chosen = np.unique(np.linspace(0, len(volume) - 1, min(MAX_SLICES, len(volume))).round())
+    chosen = np.unique(np.linspace(0, len(volume) - 1, min(16, len(volume))).round())
     n_columns = min(len(chosen), 4 if std is None else 8)
     kinds = [(volume, _top(volume))]
     if std is not None:
@@ -159,11 +150,11 @@ def draw_volume(path: Path) -> Figure:
     """
     with open_h5(path) as file:
         volumes = [
-            read_real(find_dataset(file, path, name), path, name)
+            read_real(find_dataset(file, name))
             for name in ("reconstruction", "reconstruction_std")
             if name == "reconstruction" or name in file
         ]
-        voxel_mm: Any = read_attributes(file, path).get("voxel_mm")
+        voxel_mm: Any = read_attributes(file).get("voxel_mm")
     if any(volume.ndim != 3 or volume.size == 0 for volume in volumes):
         raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {volumes[0].shape}")
     return draw_reconstruction(*volumes, title=path.stem, voxel_mm=voxel_mm)
@@ -172,13 +163,9 @@ def draw_volume(path: Path) -> Figure:
 def draw_montage(
     images: ArrayLike, *, top: float | None = None, titles: Sequence[str] = (), columns: int = 4
 ) -> Figure:
-    """Magnitude images ``(n, y, x)`` side by side.
+    """Magnitude images ``(n, y, x)`` side by side, at most ``columns`` in a row.
 
-    Args:
-        images: what is drawn.
-        top: white in all of them; each has its own maximum by default.
-        titles: stand above the images.
-        columns: most images in a row.
+    ``top`` is white in all of them; without it, the maximum of each.
     """
     images = np.asarray(images)
     n_columns = min(len(images), columns)
@@ -195,10 +182,7 @@ def draw_comparison(
 ) -> Figure:
     """The reference and reconstructions in one window, errors times five below.
 
-    Args:
-        reference: magnitude ``(y, x)``.
-        images: magnitudes ``(y, x)`` by name, in the units of the reference.
-        scores: what stands under each name.
+    All are magnitudes ``(y, x)`` in one unit; the scores stand under the names.
     """
     reference = np.asarray(reference)
     limits = (0.0, _top(reference, 0.995))
@@ -245,12 +229,14 @@ def draw_scan(
     lines = [f"{name}: {value}" for name, value in facts.items()]
     axes[0, 3].text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=axes[0, 3].transAxes)
 
-    shown = maps[:MAX_MAPS].abs()
+    shown = maps[:6].abs().numpy()
+    n_rows = 1 if len(shown) <= 3 else 2
+    tiles = montage(shown, fill=0, grid_shape=(n_rows, math.ceil(len(shown) / n_rows)))
     title = f"|map| of coils 1 to {len(shown)} of {scan.n_coils}, 0 to 1"
     place = axes[1, 0].get_gridspec()[1, :2]
     for axis in axes[1, :2]:
         axis.remove()
-    _show(figure.add_subplot(place), _mosaic(shown), title, limits=(0.0, 1.0), aspect=aspect)
+    _show(figure.add_subplot(place), tiles, title, limits=(0.0, 1.0), aspect=aspect)
     names = ("ESPIRiT eigenvalue, 0.8 to 1", "second eigenvalue, 0.8 to 1")
     for axis, value, title in zip(axes[1, 2:], eigenvalues, names, strict=False):
         _show(axis, value, title, limits=(0.8, 1.0), aspect=aspect, outline=support)
@@ -258,11 +244,7 @@ def draw_scan(
 
 
 def draw_coverage(groups: Mapping[str, Sequence[float]]) -> Figure:
-    """The share of the scans that samples each phase-encode line, one panel a matrix size.
-
-    Args:
-        groups: title of a panel to the shares of its lines.
-    """
+    """The share of the scans that samples each phase-encode line, one panel a title."""
     figure = Figure(figsize=(9, 2.4 * max(len(groups), 1)), layout="constrained")
     panels = figure.subplots(max(len(groups), 1), squeeze=False)[:, 0]
     for axes, (title, shares) in zip(panels, groups.items(), strict=False):
@@ -281,12 +263,9 @@ def draw_memorization(
     held_out: Sequence[float],
     pairs: Sequence[tuple[ArrayLike, ArrayLike]],
 ) -> Figure:
-    """Distances to the nearest training scan, and the nearest pairs.
+    """Distances to the nearest training scan, of drawn images and of scans not trained on.
 
-    Args:
-        samples: of drawn images.
-        held_out: of scans that were not trained on.
-        pairs: drawn image and training scan, magnitudes ``(y, x)``.
+    Beside them the nearest pairs of drawn image and training scan, magnitudes ``(y, x)``.
     """
     figure = Figure(figsize=(4.4 + 1.9 * len(pairs), 4.2), layout="constrained")
     grid = figure.add_gridspec(2, 2 + len(pairs))
@@ -306,12 +285,9 @@ def draw_memorization(
 def draw_calibration(
     levels: Sequence[float], before: Sequence[float], after: Sequence[float]
 ) -> Figure:
-    """Share of measurements inside predictive intervals against the nominal share.
+    """Share of measurements inside predictive intervals against the nominal share, 0 to 1.
 
-    Args:
-        levels: nominal share of each interval, 0 to 1.
-        before: share inside by the samples as they are.
-        after: share inside with the standard deviation multiplied by the calibration factor.
+    ``after``: with the standard deviation multiplied by the calibration factor.
     """
     figure = Figure(figsize=(4.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -374,19 +350,9 @@ def _show(
     axes.set_axis_off()
 
 
-def _top(images: ArrayLike, quantile: float = WINDOW) -> float:
+def _top(images: ArrayLike, quantile: float = 0.999) -> float:
     """What is shown white."""
     return float(np.quantile(np.asarray(images), quantile)) or 1.0
-
-
-def _mosaic(images: Tensor) -> Tensor:
-    """Images ``(coil, y, x)`` side by side, in two rows if there are more than three."""
-    n_columns = len(images) if len(images) <= 3 else math.ceil(len(images) / 2)
-    n_rows = math.ceil(len(images) / n_columns)
-    ny, nx = images.shape[-2:]
-    tiles = images.new_zeros(n_rows * n_columns, ny, nx)
-    tiles[: len(images)] = images
-    return tiles.view(n_rows, n_columns, ny, nx).transpose(1, 2).reshape(n_rows * ny, -1)
 
 
 def _aspect(voxel_mm: object) -> float:

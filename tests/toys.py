@@ -153,10 +153,10 @@ class Toy:
 
         def hessian(v: Tensor) -> Tensor:
             v = v.float().view_as(grad)
-            return torch.autograd.grad(grad, net.weight, v, retain_graph=True)[0].flatten()
+            return torch.autograd.grad(grad, net.weight, v, retain_graph=True)[0].view(1, -1)
 
-        right = -grad.detach().flatten()
-        best = conjugate_gradient(hessian, right, n_iter=40, dims=(-1,))
+        right = -grad.detach().view(1, -1)
+        best = conjugate_gradient(hessian, right, n_iter=40)
         assert float((hessian(best) - right).norm() / right.norm()) < 1e-3
         return torch.view_as_complex(best.view(12, 12, 2))
 

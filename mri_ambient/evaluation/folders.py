@@ -83,15 +83,14 @@ def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
         ScanFormatError: a file is damaged or holds no such image, or the two do not fit.
     """
     with open_h5(reconstruction) as file:
-        dataset = find_dataset(file, reconstruction, "reconstruction")
-        volume = read_real(dataset, reconstruction, "reconstruction")
+        volume = read_real(find_dataset(file, "reconstruction"))
     with open_h5(target) as file:
         name = _target_name(file)
         if name is None:
             raise ScanFormatError(
                 f"{target}: holds no reference ({' or '.join(TARGETS)}); found {sorted(file)}"
             )
-        reference = read_real(find_dataset(file, target, name), target, name)
+        reference = read_real(find_dataset(file, name))
     try:
         return evaluate_volume(volume, reference, reference=TARGETS[name])
     except ScanFormatError as error:

@@ -18,13 +18,10 @@ from .scan_file import ScanFile
 
 
 class ArrayFile(ScanFile):
-    """A scan held in memory; its path is only a name, after which outputs are named.
+    """A scan held in memory, raw or prepared; its path is only a name, for outputs.
 
     Slices count from 0, whatever slices of a volume the scan holds. A prepared scan has the facts
     and maps of a :class:`~mri_ambient.io.PreparedFile`.
-
-    Args:
-        scan: raw, e.g. from :meth:`~mri_ambient.scan.Scan.from_numpy`, or prepared.
 
     Raises:
         ValueError: the scan is neither raw nor prepared.
@@ -38,7 +35,7 @@ class ArrayFile(ScanFile):
         self.scan_id = scan.scan_id
         self.prepared = _is_prepared(scan)
         self._scan = replace(scan, ksp=scan.ksp.to("cpu", torch.complex64).resolve_conj())
-        check_finite(self._scan.ksp.numpy(), self.path, "k-space")
+        check_finite(self._scan.ksp.numpy(), f"{self.path}: k-space")
         n_slices, n_coils = scan.ksp.shape[:2]
         self.shape = (n_slices, n_coils, *scan.shape)
         self.recon_shape, self.voxel_mm, self.noise = scan.recon_shape, scan.voxel_mm, scan.noise

@@ -40,14 +40,6 @@ from .header import Header, parse_header
 from .sampling import Sampling, find_sampling
 from .scan_file import Contents, ScanFile
 
-TARGETS = ("reconstruction_rss", "reconstruction_esc")
-
-MIN_OVERSAMPLING, MAX_OVERSAMPLING = 1.05, 4.0
-"""Ratios of the encoded to the final field of view that count as readout oversampling."""
-
-MAX_COMPRESSION = 10_000
-"""Largest factor by which compression makes k-space smaller."""
-
 
 class FastmriFile(ScanFile):
     """A fastMRI or M4Raw volume on disk."""
@@ -64,14 +56,14 @@ class FastmriFile(ScanFile):
         super().__init__(path)
         with open_h5(self.path, for_text=True) as file:
             self.shape = self._read_shape(file)
-            self.attributes = read_attributes(file, self.path)
+            self.attributes = read_attributes(file)
             self._given_mask = self._read_mask(file)
             self.noise = self._read_noise(file)
             self._header = self._read_header(file)
             self._set_geometry(_target_shape(file))
 
     def _read_shape(self, file: h5py.File) -> tuple[int, int, int, int]:
-        ksp = find_dataset(file, self.path, "kspace")
+        ksp = find_dataset(file, "kspace")
         shape = ksp.shape or ()
         if not is_complex(ksp.dtype) or len(shape) not in (3, 4):
             raise ScanFormatError(
@@ -80,9 +72,10 @@ class FastmriFile(ScanFile):
             )
         if 0 in shape:
             raise ScanFormatError(f"{self.path}: kspace is empty, its shape is {shape}")
-        check_size(shape[1:], 8, self.path, "a slice of kspace")
+        check_size(shape[1:], 8, f"{self.path}: a slice of kspace")
         n_stored = ksp.id.get_storage_size()
-        if not ksp.is_virtual and ksp.nbytes > MAX_COMPRESSION * n_stored:  # a size is damaged
+        # Nothing compresses k-space that much: a size is damaged.
+        if not ksp.is_virtual and ksp.nbytes > 10_000 * n_stored:
             raise ScanFormatError(
                 f"{self.path}: kspace should hold {ksp.nbytes} bytes, but only {n_stored} were "
                 "ever written"
@@ -91,7 +84,8 @@ class FastmriFile(ScanFile):
         return n_slices, coils[0] if coils else 1, ny, nx
 
     def _read_header(self, file: h5py.File) -> Header | None:
-        xml = read_text(file, self.path, "ismrmrd_header") if "ismrmrd_header" in file else b""
+        name = "ismrmrd_header"
+        xml = read_text(find_dataset(file, name)) if name in file else b""
         if not xml.strip(b" \r\n\t\0"):
             return None
         try:
@@ -104,7 +98,7 @@ class FastmriFile(ScanFile):
         if "mask" not in file:
             return None
         ny, nx = self.shape[-2:]
-        values = read_real(find_dataset(file, self.path, "mask"), self.path, "mask")
+        values = read_real(find_dataset(file, "mask"))
         if not {values.shape, values.squeeze().shape} & {(nx,), (ny, nx)}:
             wanted = f"({nx},) or ({ny}, {nx}) to match kspace"
             raise ScanFormatError(f"{self.path}: mask has shape {values.shape}, wanted {wanted}")
@@ -116,7 +110,7 @@ class FastmriFile(ScanFile):
     def _read_noise(self, file: h5py.File) -> Tensor | None:
         if "noise" not in file:
             return None
-        noise = find_dataset(file, self.path, "noise")
+        noise = find_dataset(file, "noise")
         if not is_complex(noise.dtype) or noise.ndim != 2:
             found = f"{noise.dtype} {noise.shape}, not complex (coil, sample)"
             self._warn("W-NOISE-DATASET", f"'noise' is {found}, and is ignored")
@@ -127,7 +121,7 @@ class FastmriFile(ScanFile):
                 f"{self.path}: 'noise' has shape {noise.shape}, wanted ({n_coils}, samples) with "
                 f"more than {n_coils} samples; rename it if it is no noise scan"
             )
-        return torch.from_numpy(read_complex(noise, self.path, "'noise'"))
+        return torch.from_numpy(read_complex(noise))
 
     def _set_geometry(self, target_shape: tuple[int, int] | None) -> None:
         """Take matrix, voxel size and oversampling from the header."""
@@ -142,7 +136,7 @@ class FastmriFile(ScanFile):
             return
         self.header_xml = header.xml
         oversampling = header.readout_oversampling
-        if not MIN_OVERSAMPLING < oversampling <= MAX_OVERSAMPLING:
+        if not 1.05 < oversampling <= 4:  # other ratios are not meant as oversampling
             oversampling = 1.0
         rows, columns = header.encoded_shape
         if ny == round(rows / oversampling):
@@ -172,8 +166,7 @@ class FastmriFile(ScanFile):
     def _read_all(self, index: int) -> Tensor:
         """All samples of one slice, also those outside the file's mask."""
         with open_h5(self.path) as file:
-            ksp = find_dataset(file, self.path, "kspace")
-            values = read_complex(ksp, self.path, f"slice {index} of kspace", index)
+            values = read_complex(find_dataset(file, "kspace"), index)
         return torch.from_numpy(values.reshape(self.shape[1:]))
 
     def read_target(self, name: str) -> Tensor | None:
@@ -181,7 +174,7 @@ class FastmriFile(ScanFile):
         with open_h5(self.path) as file:
             if name not in file:
                 return None
-            target = read_real(find_dataset(file, self.path, name), self.path, name)
+            target = read_real(find_dataset(file, name))
         if target.ndim != 3 or target.shape[0] != len(self):
             raise ScanFormatError(
                 f"{self.path}: {name} has shape {target.shape}, wanted ({len(self)}, h, w)"
@@ -194,7 +187,7 @@ class FastmriFile(ScanFile):
 
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:
     """Size of the reference image, if the file holds one."""
-    for name in TARGETS:
+    for name in ("reconstruction_rss", "reconstruction_esc"):
         target = file.get(name)
         if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
             return int(target.shape[1]), int(target.shape[2])

@@ -41,12 +41,10 @@ MAX_BYTES = 2**32
 
 @contextmanager
 def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
-    """The file, open for reading.
+    """The file, open for reading; ``for_text`` if attributes or other text will be read.
 
-    Args:
-        path: the file.
-        for_text: whether attributes or other text will be read; the text is then checked first,
-            because HDF5 never returns from some damage to it (:mod:`~mri_ambient.io.hdf5_heaps`).
+    The text is then checked first, because HDF5 never returns from some damage to it
+    (:mod:`~mri_ambient.io.hdf5_heaps`).
 
     Raises:
         ScanFormatError: it cannot be read as HDF5, or what is read inside the block is damaged.
@@ -54,7 +52,7 @@ def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             if for_text:
-                check_heaps(file, path)
+                check_heaps(file)
             yield file
     except ScanFormatError:
         raise
@@ -83,19 +81,25 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+def find_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """The dataset called ``name``."""
+    where = f"{file.filename}: "
     if file.get(name, getlink=True) is None:
-        raise ScanFormatError(f"{path}: no dataset {name!r}; found {sorted(file)}")
+        raise ScanFormatError(f"{where}no dataset {name!r}; found {sorted(file)}")
     try:
         found = file[name]
     except BROKEN as error:
-        raise ScanFormatError(
-            f"{path}: {name!r} is a broken link or damaged ({_one_line(error)})"
-        ) from error
+        damage = f"is a broken link or damaged ({_one_line(error)})"
+        raise ScanFormatError(f"{where}{name!r} {damage}") from error
     if not isinstance(found, h5py.Dataset):
-        raise ScanFormatError(f"{path}: {name!r} is a {type(found).__name__}, wanted a dataset")
+        raise ScanFormatError(f"{where}{name!r} is a {type(found).__name__}, wanted a dataset")
     return found
+
+
+def _where(dataset: h5py.Dataset, index: int | None) -> str:
+    """File and name of a dataset, or of one of its slices, as errors begin."""
+    name = dataset.name.lstrip("/")
+    return f"{dataset.file.filename}: {name if index is None else f'slice {index} of {name}'}"
 
 
 def is_complex(dtype: np.dtype[Any]) -> bool:
@@ -108,26 +112,24 @@ def is_complex(dtype: np.dtype[Any]) -> bool:
     return dtype == np.dtype([(name, dtype[0]) for name in dtype.names])
 
 
-def read_complex(
-    dataset: h5py.Dataset, path: Path, what: str, index: int | None = None
-) -> NDArray[np.complex64]:
-    """A complex dataset, or one entry along its first axis, as a new complex64 array.
+def read_complex(dataset: h5py.Dataset, index: int | None = None) -> NDArray[np.complex64]:
+    """A complex dataset, or one slice along its first axis, as a new complex64 array.
 
     Raises:
         ScanFormatError: it is larger than :data:`MAX_BYTES`, damaged, or holds NaN or Inf (also
             where the values exceed single precision).
     """
-    source = () if index is None else (index,)
+    source, where = () if index is None else (index,), _where(dataset, index)
     shape = dataset.shape[len(source) :]
-    check_size(shape, 8, path, what)
+    check_size(shape, 8, where)
     out = _memory_for(shape)
-    with _reading(path, what):
+    with _reading(where):
         if dataset.dtype.names is None:
             dataset.read_direct(out, source)
         else:
             pair = dataset[source]
             out.real, out.imag = (pair[name] for name in dataset.dtype.names)
-    check_finite(out, path, what)
+    check_finite(out, where)
     return out
 
 
@@ -146,71 +148,69 @@ def _memory_for(shape: tuple[int, ...]) -> NDArray[np.complex64]:
 
 
 @contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
+def _reading(where: str) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
         raise ScanFormatError(
-            f"{path}: {what} is damaged ({_one_line(error)}); copy or download the file again"
+            f"{where} is damaged ({_one_line(error)}); copy or download the file again"
         ) from error
 
 
-def read_real(
-    dataset: h5py.Dataset, path: Path, what: str, index: int | None = None
-) -> NDArray[Any]:
-    """A dataset of real numbers or booleans, or one entry along its first axis.
+def read_real(dataset: h5py.Dataset, index: int | None = None) -> NDArray[Any]:
+    """A dataset of real numbers or booleans, or one slice along its first axis.
 
     Raises:
         ScanFormatError: it holds something else, NaN or Inf, or more than :data:`MAX_BYTES`.
     """
+    where = _where(dataset, index)
     if dataset.dtype.kind not in "buif":
-        raise ScanFormatError(f"{path}: {what} holds {dataset.dtype}, wanted real numbers")
-    shape = dataset.shape if index is None else dataset.shape[1:]
-    check_size(shape, dataset.dtype.itemsize, path, what)
-    with _reading(path, what):
+        raise ScanFormatError(f"{where} holds {dataset.dtype}, wanted real numbers")
+    check_size(dataset.shape if index is None else dataset.shape[1:], dataset.dtype.itemsize, where)
+    with _reading(where):
         out: NDArray[Any] = np.asarray(dataset[() if index is None else index])
     if out.dtype.kind == "f":
-        check_finite(out, path, what)
+        check_finite(out, where)
     return out
 
 
-def check_finite(values: NDArray[Any], path: Path, what: str) -> None:
-    """Refuse NaN and Inf."""
+def check_finite(values: NDArray[Any], where: str) -> None:
+    """Refuse NaN and Inf; ``where`` names file and array."""
     with np.errstate(all="ignore"):
         if np.isfinite(values.sum()):  # so all terms are finite; no temporary array is needed
             return
     n_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if n_bad:
         found = f"NaN or Inf in {n_bad} of {values.size} places"
-        raise ScanFormatError(f"{path}: {what} holds {found}; export the scan again")
+        raise ScanFormatError(f"{where} holds {found}; export the scan again")
 
 
-def check_size(shape: tuple[int, ...] | None, itemsize: int, path: Path, what: str) -> None:
+def check_size(shape: tuple[int, ...] | None, itemsize: int, where: str) -> None:
     """Refuse a size that no scan has, before memory is allocated for it."""
     if shape is None:
-        raise ScanFormatError(f"{path}: {what} is empty")
+        raise ScanFormatError(f"{where} is empty")
     n_bytes = itemsize * math.prod(shape)
     if n_bytes > MAX_BYTES:
         size = f"{n_bytes / 2**30:.0f} GiB"
-        raise ScanFormatError(f"{path}: {what} would take {size}; the file is damaged")
+        raise ScanFormatError(f"{where} would take {size}; the file is damaged")
 
 
-def read_text(file: h5py.File, path: Path, name: str) -> bytes:
+def read_text(dataset: h5py.Dataset) -> bytes:
     """A dataset of one string, of fixed or variable length."""
-    dataset = find_dataset(file, path, name)
-    check_size(dataset.shape, dataset.dtype.itemsize, path, name)
+    where = _where(dataset, None)
+    check_size(dataset.shape, dataset.dtype.itemsize, where)
     value: Any = None
     if h5py.check_string_dtype(dataset.dtype) is not None:  # h5py crashes on some damaged types
-        with _reading(path, name):
+        with _reading(where):
             value = dataset[()]
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, (str, bytes)):
         return value.encode() if isinstance(value, str) else value
-    raise ScanFormatError(f"{path}: {name} holds {dataset.dtype} {dataset.shape}, wanted one text")
+    raise ScanFormatError(f"{where} holds {dataset.dtype} {dataset.shape}, wanted one text")
 
 
-def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:
+def read_attributes(file: h5py.File) -> dict[str, object]:
     """The root attributes as plain Python values; the unreadable are left out with a warning."""
     attributes, unreadable = {}, []
     for name in file.attrs:
@@ -219,8 +219,8 @@ def read_attributes(file: h5py.File, path: Path) -> dict[str, object]:
         except BROKEN as error:
             unreadable.append(f"{name!r} ({_one_line(error)})")
     if unreadable:
-        text = f"{path}: attributes that cannot be read are left out: {', '.join(unreadable)}"
-        warn("W-ATTRIBUTE", text)
+        text = f"attributes that cannot be read are left out: {', '.join(unreadable)}"
+        warn("W-ATTRIBUTE", f"{file.filename}: {text}")
     return attributes
 
 
@@ -257,8 +257,8 @@ def _clean(text: str) -> str:
 class H5Writer:
     """A context manager that writes one HDF5 file, completely or not at all.
 
-    The file appears at ``path`` when the block ends well and ``n_slices`` slices were written.
-    Until then :attr:`file` is open under a temporary name.
+    The file appears at ``path`` when the block ends well and ``n_slices`` slices were written, in
+    any order, each once. Until then :attr:`file` is open under a temporary name.
     """
 
     file: h5py.File
@@ -274,7 +274,7 @@ class H5Writer:
         """What is written last, after the block."""
 
     def mark_written(self, slices: tuple[int, ...]) -> None:
-        """Note that slices are written, in any order, each once."""
+        """Note that slices are written."""
         if not self._missing.issuperset(slices):
             raise ValueError(
                 f"{self.path}: slices {slices} are out of range or were written before"

@@ -20,12 +20,10 @@ from ..errors import ScanFormatError
 SEARCHED = 2**20
 """Bytes searched for heaps at each end of a stretch that holds no contiguous dataset."""
 
-MAX_HEAP = 2**24
-"""Bytes of one heap that are checked."""
 
-
-def check_heaps(file: h5py.File, path: Path) -> None:
+def check_heaps(file: h5py.File) -> None:
     """Refuse a file with a damaged text heap."""
+    path = Path(file.filename)
     with path.open("rb") as raw:
         for position in _heaps(raw, _gaps(file, path.stat().st_size)):
             raw.seek(position)
@@ -60,9 +58,9 @@ def _heaps(raw: BinaryIO, gaps: Iterator[tuple[int, int]]) -> Iterator[int]:
 
 
 def _is_sound(raw: BinaryIO) -> bool:
-    """Whether the objects of the heap that begins here lead to its end."""
+    """Whether the objects of the heap that begins here lead to its end, or on for 16 MiB."""
     n_bytes = int.from_bytes(raw.read(16)[8:], "little")
-    heap = raw.read(max(min(n_bytes, MAX_HEAP) - 16, 0))
+    heap = raw.read(max(min(n_bytes, 2**24) - 16, 0))
     position = 0
     while position + 16 <= len(heap):
         index, length = struct.unpack_from("<H6xQ", heap, position)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,38 +66,18 @@ class PreparedWriter(H5Writer):
 
     Args:
         path: where the file goes.
-        n_slices: how many slices will be written, in any order, each once.
+        source: the raw scan; its header and attributes are carried along.
         calib_shape: sides ``(y, x)`` of the calibration block the maps come from.
-        source, source_sha256: name and hash of the file the scan was read from.
-        header_xml: ISMRMRD header to carry along.
-        attributes: further root attributes to carry along; the format's own names are left out.
 
     Attributes:
-        qc: quality figures, JSON-ready; may be set until the block ends.
-        center_sha256: see :class:`PreparedFile`; may be set until the block ends.
+        qc, center_sha256: see :class:`PreparedFile`; may be set until the block ends.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        n_slices: int,
-        *,
-        calib_shape: tuple[int, int],
-        source: str,
-        source_sha256: str,
-        header_xml: str | None = None,
-        attributes: Mapping[str, object] | None = None,
-    ) -> None:
-        super().__init__(path, n_slices)
+    def __init__(self, path: str | Path, source: ScanFile, *, calib_shape: tuple[int, int]) -> None:
+        super().__init__(path, len(source))
         self.qc: dict[str, Any] = {}
         self.center_sha256 = ""
-        self._header_xml = header_xml
-        self._facts: dict[str, object] = {
-            "calib_shape": calib_shape,
-            "source": Path(source).name,
-            "source_sha256": source_sha256,
-        }
-        self._attributes = attributes or {}
+        self._source, self._calib_shape = source, calib_shape
         self._first: Scan | None = None
 
     def write(self, scan: Scan) -> None:
@@ -121,16 +101,23 @@ class PreparedWriter(H5Writer):
         self.file["mask"] = scan.mask.numpy(force=True)
         self.file["acquired"] = scan.acquired_columns.numpy(force=True)
         self.file["coil_transform"] = _coil_transform(scan).to(torch.complex64).numpy(force=True)
-        if self._header_xml is not None:
-            self.file["ismrmrd_header"] = self._header_xml
-        self._facts |= {name: getattr(scan, name) for name in _OF_SCAN}
-        self._facts |= {"mri_ambient_format": FORMAT, "steps": json_text(scan.steps)}
+        if self._source.header_xml is not None:
+            self.file["ismrmrd_header"] = self._source.header_xml
+        carried = {name: v for name, v in self._source.attributes.items() if name not in _FACTS}
+        facts = {
+            "mri_ambient_format": FORMAT,
+            "steps": json_text(scan.steps),
+            "calib_shape": self._calib_shape,
+            "source": self._source.path.name,
+            "source_sha256": self._source.sha256,
+        }
+        of_scan = {name: getattr(scan, name) for name in _OF_SCAN}
+        write_attributes(self.file, {**carried, **facts, **of_scan})
 
     def finish(self) -> None:
-        """Write the root attributes."""
-        carried = {name: v for name, v in self._attributes.items() if name not in _FACTS}
+        """Write what is known only now."""
         late = {"qc": json_text(self.qc), "center_sha256": self.center_sha256}
-        write_attributes(self.file, {**carried, **self._facts, **late})
+        write_attributes(self.file, late)
 
 
 def _coil_transform(scan: Scan) -> Tensor:
@@ -156,7 +143,7 @@ class PreparedFile(ScanFile):
         calib_shape: sides ``(y, x)`` of the calibration block.
         source, source_sha256: name and hash of the file it was made from.
         center_sha256: hash of its samples at k = 0, as measured; empty if it was not recorded.
-        qc: quality figures of ``prep``.
+        qc: quality figures of ``prep``, JSON-ready.
     """
 
     format = "prepared"
@@ -171,7 +158,7 @@ class PreparedFile(ScanFile):
         """Read the facts, no slices."""
         super().__init__(path)
         with open_h5(self.path, for_text=True) as file:
-            attributes = read_attributes(file, self.path)
+            attributes = read_attributes(file)
             self._read_datasets(file)
         try:
             self._read_facts(attributes)
@@ -183,35 +170,35 @@ class PreparedFile(ScanFile):
         self.attributes = {name: v for name, v in attributes.items() if name not in _FACTS}
 
     def _read_datasets(self, file: h5py.File) -> None:
-        ksp = find_dataset(file, self.path, "ksp")
+        ksp = find_dataset(file, "ksp")
         if ksp.dtype != "complex64" or len(ksp.shape or ()) != 4 or 0 in ksp.shape:
             raise self._damaged(f"ksp is {ksp.dtype} {ksp.shape}, wanted (slice, coil, y, x)")
         self.shape = ksp.shape
         n_coils, ny, nx = self.shape[1:]
-        maps = find_dataset(file, self.path, "maps")
+        maps = find_dataset(file, "maps")
         if maps.dtype != "int16" or maps.shape != (*self.shape, 2):
             raise self._damaged(f"maps are {maps.dtype} {maps.shape}, ksp has {ksp.shape}")
         self.sampling = Sampling(
             mask=self._read_bool(file, "mask", (1, ny, nx)),
             acquired=self._read_bool(file, "acquired", (nx,)),
         )
-        transform = find_dataset(file, self.path, "coil_transform")
+        transform = find_dataset(file, "coil_transform")
         is_square = transform.ndim == 2 and transform.shape[0] == transform.shape[1]
         if transform.dtype != "complex64" or not is_square or transform.shape[0] < n_coils:
             raise self._damaged(f"coil_transform has {transform.shape} for {n_coils} virtual coils")
-        self.coil_transform = torch.from_numpy(read_complex(transform, self.path, "coil_transform"))
+        self.coil_transform = torch.from_numpy(read_complex(transform))
         inverse, failed = torch.linalg.inv_ex(self.coil_transform.to(torch.complex128))
         if failed or not bool(inverse.isfinite().all()):
             raise self._damaged("coil_transform cannot be inverted")
         if "ismrmrd_header" in file:
-            xml = read_text(file, self.path, "ismrmrd_header")
+            xml = read_text(find_dataset(file, "ismrmrd_header"))
             self.header_xml = xml.decode(errors="replace")
 
     def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:
-        dataset = find_dataset(file, self.path, name)
+        dataset = find_dataset(file, name)
         if dataset.shape != shape:
             raise self._damaged(f"{name} has {dataset.shape}, wanted {shape}")
-        values = torch.from_numpy(read_real(dataset, self.path, name) != 0)
+        values = torch.from_numpy(read_real(dataset) != 0)
         if not values.any():
             raise self._damaged(f"{name} is False everywhere")
         return values
@@ -238,14 +225,12 @@ class PreparedFile(ScanFile):
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice in normalised units, complex64 ``(coil, y, x)``."""
         with open_h5(self.path) as file:
-            ksp = find_dataset(file, self.path, "ksp")
-            return torch.from_numpy(read_complex(ksp, self.path, f"slice {index} of ksp", index))
+            return torch.from_numpy(read_complex(find_dataset(file, "ksp"), index))
 
     def read_packed_maps(self, index: int) -> Tensor:
         """Coil sensitivities of one slice as they are stored, int16 ``(coil, y, x, 2)``."""
         with open_h5(self.path) as file:
-            maps = find_dataset(file, self.path, "maps")
-            return torch.from_numpy(read_real(maps, self.path, f"slice {index} of maps", index))
+            return torch.from_numpy(read_real(find_dataset(file, "maps"), index))
 
     def __getitem__(self, index: int | slice) -> Scan:
         chosen = self._chosen(index)
@@ -298,25 +283,24 @@ def _sizes(value: Any) -> tuple[int, int]:  # noqa: ANN401 -- from a file
     return y, x
 
 
-def duplicate_acquisitions(files: Iterable[PreparedFile]) -> list[list[PreparedFile]]:
-    """Groups of files made from one acquisition.
+def duplicate_acquisitions(files: Iterable[PreparedFile]) -> list[NumericalWarning]:
+    """A warning for every group of files made from one acquisition.
 
     Every mask keeps k = 0, and its noise never repeats, so that its hash identifies an acquisition.
     """
-    groups: dict[str, list[PreparedFile]] = {}
+    groups: dict[str, list[str]] = {}
     for file in files:
-        groups.setdefault(file.center_sha256, []).append(file)
-    return [group for key, group in groups.items() if key and len(group) > 1]
-
-
-def duplicates_warning(group: Sequence[PreparedFile]) -> NumericalWarning:
-    """What to do about a group of :func:`duplicate_acquisitions`."""
-    return NumericalWarning(
-        "W-DUPLICATES",
-        f"{', '.join(file.path.name for file in group)} hold one acquisition, perhaps under "
-        "different masks: an image under several masks is nearly fully sampled, and no file can "
-        "validate a prior that was trained on another one; remove all but one of them",
-    )
+        groups.setdefault(file.center_sha256, []).append(file.path.name)
+    return [
+        NumericalWarning(
+            "W-DUPLICATES",
+            f"{', '.join(names)} hold one acquisition, perhaps under different masks: an image "
+            "under several masks is nearly fully sampled, and no file can validate a prior that "
+            "was trained on another one; remove all but one of them",
+        )
+        for key, names in groups.items()
+        if key and len(names) > 1
+    ]
 
 
 def mask_facts(file: PreparedFile) -> MaskFacts:

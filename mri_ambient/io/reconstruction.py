@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,54 +21,10 @@ SAMPLES_FORMAT = "samples/1"
 """The same of images drawn from a prior."""
 
 
-class VolumeWriter(Protocol):
-    """A writer of reconstructions, slice by slice; a format is one such class in a file of its own.
-
-    What it writes appears at its path when the block ends well.
-
-    Args:
-        path: where it goes, with the suffix of the format.
-        n_slices: how many slices will be written, in any order, each once.
-        shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
-        attributes: method, acceleration, voxel_mm, ...; those that are None are left out.
-        with_std: whether every slice comes with a standard deviation.
-        n_samples: how many samples of every slice are kept.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        n_slices: int,
-        shape: tuple[int, int],
-        *,
-        attributes: Mapping[str, object],
-        with_std: bool = False,
-        n_samples: int = 0,
-    ) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: Any) -> bool | None: ...  # noqa: ANN401 -- as contextlib passes them
-
-    def write(
-        self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
-    ) -> None:
-        """Write one slice, with the parts that were announced.
-
-        Args:
-            index: of the slice in the volume.
-            img: complex ``(y, x)`` in scanner units.
-            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
-            samples: complex ``(sample, y, x)``.
-        """
-
-    @staticmethod
-    def settings_of(path: Path) -> dict[str, Any] | None:
-        """The settings (an attribute) of a file it wrote; None for any other file."""
-
-
 class ReconstructionWriter(H5Writer):
-    """A reconstruction in HDF5, which fastMRI's evaluator reads; see :class:`VolumeWriter`.
+    """A reconstruction in HDF5, which fastMRI's evaluator reads.
+
+    Arguments: see :class:`~mri_ambient.io.writers.VolumeWriter`.
 
     ====================== ===================== ========= ===============================
     dataset                shape                 dtype     meaning
@@ -104,7 +60,7 @@ class ReconstructionWriter(H5Writer):
     def write(
         self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
     ) -> None:
-        """See :meth:`VolumeWriter.write`."""
+        """See :meth:`~mri_ambient.io.writers.VolumeWriter.write`."""
         parts = {
             "reconstruction": img.abs(),
             "reconstruction_std": std,
@@ -134,10 +90,10 @@ class ReconstructionWriter(H5Writer):
 
     @staticmethod
     def settings_of(path: Path) -> dict[str, Any] | None:
-        """See :meth:`VolumeWriter.settings_of`."""
+        """See :meth:`~mri_ambient.io.writers.VolumeWriter.settings_of`."""
         try:
             with open_h5(path, for_text=True) as file:
-                attributes = read_attributes(file, path)
+                attributes = read_attributes(file)
         except ScanFormatError:
             return None
         if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
@@ -159,16 +115,16 @@ def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, obj
 def read_samples(path: Path, index: int) -> Tensor:
     """Image ``index`` of a file made by :func:`write_samples`, complex64 ``(y, x)``."""
     with open_h5(path) as file:
-        dataset = find_dataset(file, path, "samples")
+        dataset = find_dataset(file, "samples")
         if dataset.ndim != 3 or not index < dataset.shape[0]:
             raise ScanFormatError(f"{path}: samples are {dataset.shape}, wanted image {index}")
-        return torch.from_numpy(read_complex(dataset, path, f"image {index}", index))
+        return torch.from_numpy(read_complex(dataset, index))
 
 
 def describe_output(path: Path) -> dict[str, object] | None:
     """The facts in a file written by ``reconstruct`` or ``sample``; None for other files."""
     with open_h5(path, for_text=True) as file:
-        attributes = read_attributes(file, path)
+        attributes = read_attributes(file)
         if attributes.get("mri_ambient_format") not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):
             return None
         images = {name: list(file[name].shape) for name in file}

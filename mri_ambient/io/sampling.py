@@ -17,12 +17,6 @@ from torch import Tensor
 from ..errors import ScanFormatError, warn
 from ..physics.masks import is_line_mask, line_coverage, whole_lines
 
-MIN_RUN = 0.5
-"""Least share of the columns in an unbroken run of lines that counts as all that is acquired."""
-
-MAX_LOST = 0.05
-"""Largest share of the sampled columns that may be missing from a slice."""
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -97,7 +91,8 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
     empty = torch.nonzero(totals == 0).flatten().tolist()
     if empty:
         warn("W-EMPTY-SLICES", f"{path}: slices {empty} hold nothing but zeros", stacklevel=4)
-    elsewhere = (totals > 0) & ((n_missing > MAX_LOST * n_lines) | (2 * totals < n_hit))
+    # Up to 5 % of its columns may be missing from a slice.
+    elsewhere = (totals > 0) & ((n_missing > 0.05 * n_lines) | (2 * totals < n_hit))
     for index in torch.nonzero(elsewhere).flatten().tolist():
         raise ScanFormatError(
             f"{path}: slices are sampled in different places (slice {index} holds "
@@ -158,7 +153,7 @@ def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> No
 
 
 def _unbroken_run(mask: Tensor) -> Tensor:
-    """Bool ``(x,)``: the sampled lines if there is no gap between them, all columns otherwise.
+    """Bool ``(x,)``: the sampled lines if half or more lie side by side, all columns otherwise.
 
     A scan without gaps is not undersampled: the columns missing at its edges (partial Fourier,
     zero filling) were never meant to be acquired, whether a header says so or not.
@@ -166,5 +161,5 @@ def _unbroken_run(mask: Tensor) -> Tensor:
     lines = line_coverage(mask)
     positions = torch.nonzero(lines).flatten()
     length = int(positions[-1] - positions[0]) + 1
-    unbroken = length == positions.numel() and length >= MIN_RUN * lines.numel()
+    unbroken = length == positions.numel() and 2 * length >= lines.numel()
     return lines if unbroken and is_line_mask(mask) else torch.ones_like(lines)

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
-from ..physics.masks import achieved_acceleration
+from ..physics.masks import achieved_acceleration, readout_is_full
 from ..runtime.files import file_sha256
 from ..scan import Scan
 from .hdf5 import open_h5, read_attribute
@@ -150,9 +150,7 @@ class ScanFile(ABC):
         It can be where every row of the readout was sampled: otherwise the rows alias into each
         other, or the sampling is not a pattern of lines afterwards.
         """
-        plane = self.mask[0]
-        readout_is_full = bool((plane.all(dim=0) == plane.any(dim=0)).all())
-        return self.nominal_oversampling if readout_is_full else 1.0
+        return self.nominal_oversampling if readout_is_full(self.mask) else 1.0
 
     @property
     def acceleration(self) -> float:

@@ -1,10 +1,9 @@
 """How an image becomes k-space and back: transforms, operators, masks, coils, units.
 
-Public names: :mod:`.fourier` (``fft2c``, ``ifft2c``, ``fftc``, ``ifftc``, ``center_crop``,
-``image_crop``, ``center_pad``, ``reverse``, ``decentre``), :mod:`.operators` (``LinearOperator``,
-``SenseOp``), :mod:`.solve` (``conjugate_gradient``), :mod:`.masks` (``MaskSpec``, ``MASKS`` and the
-functions that measure and subsample masks), :mod:`.poisson` (``poisson_disc``,
-``variable_density_disc``), :mod:`.coverage` (``coverage``, ``Coverage``, ``MaskFacts``,
-``sampling_densities``, ``null_space_fraction``), :mod:`.coil_maps` (``pack_maps``,
-``unpack_maps``), :mod:`.units` (``rss_weight``), :mod:`.wavelets` (``shrink_wavelets``).
+Public: ``fft2c``, ``ifft2c``, ``fftc``, ``ifftc``, ``center_crop``, ``image_crop``, ``center_pad``,
+``reverse``, ``decentre`` (fourier); ``LinearOperator``, ``SenseOp`` (operators);
+``conjugate_gradient`` (solve); ``MaskSpec``, ``MASKS`` and functions that measure and subsample
+masks (masks); ``variable_density_disc`` (poisson); ``coverage``, ``sampling_densities``,
+``MaskFacts``, ``Coverage`` (coverage); ``pack_maps``, ``unpack_maps`` (coil_maps); ``rss_weight``
+(units); ``shrink_wavelets`` (wavelets).
 """

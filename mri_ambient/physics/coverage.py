@@ -10,7 +10,7 @@ fraction of the image. Scans of each matrix size and kind of mask are judged sep
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,12 +37,6 @@ WEAK_EIGENVALUE = 0.01
 MAX_NULL_SPACE = 0.25
 """Largest null-space fraction with which a prior can be trained."""
 
-N_PROBED = 3
-"""Scans of a group whose null-space fraction is computed."""
-
-MIN_EXTENT = 1 / 3
-"""Scans that all stay within a smaller share of k-space are undersampled, not of low resolution."""
-
 
 @dataclass(frozen=True)
 class MaskFacts:
@@ -68,12 +62,10 @@ class Coverage:
         n_regular: scans whose outer lines are equispaced.
         n_outer, never: lines outside the calibration block; how many of them no scan samples.
         per_line: share of the scans that sample each line, ``x`` numbers; empty for samples.
-        predictable: whether M~ shows what M was: few masks occur again and again, or most are
-            equispaced, so that a removed line leaves a gap.
+        predictable: few masks occur again and again, or most are equispaced.
         gaps: what lacks supervision, in words.
-        null_space_fraction: largest :func:`null_space_fraction` of some of the scans, given all
-            lines with supervision, relative to the extent of k-space that scans cover. None where
-            nothing lacks supervision, or coils are unknown.
+        null_space_fraction: largest of some scans, over the share of k-space that scans cover; None
+            where nothing lacks supervision, or coils are unknown.
     """
 
     shape: tuple[int, int]
@@ -135,7 +127,7 @@ class Coverage:
 
 def coverage(scans: Iterable[MaskFacts]) -> list[Coverage]:
     """Coverage figures, by matrix size and kind of mask."""
-    return [group.summary(*key) for key, group in sorted(_groups(scans).items())]
+    return [_Group(*key, members).coverage() for key, members in sorted(_by_mask(scans).items())]
 
 
 def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], Tensor]:
@@ -145,18 +137,19 @@ def sampling_densities(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int]
     it is shrunk towards the mean over all outer positions, which counts as :data:`PRIOR_SCANS` more
     scans; shares of single samples are first averaged over their neighbourhood.
     """
-    return {key: group.density(key[1]) for key, group in _groups(scans).items()}
+    return {key: _Group(*key, members).density() for key, members in _by_mask(scans).items()}
 
 
 def null_space_fraction(op: SenseOp) -> float:
     """Share of an image that measurements do not determine: 0 if all of it is determined.
 
-    ``op`` has the mask of all supervised samples.
-
     The mean over the eigenvalues v of ``A^H A`` in the support of the coils of w / (v + w) with w =
     :data:`WEAK_EIGENVALUE`, which is 1 where v = 0 and nearly 0 where v is larger than w. It is
     estimated with one random image z as z^H (A^H A + w)^-1 w z / z^H z (Hutchinson 1990,
     doi:10.1080/03610919008812866).
+
+    Args:
+        op: coils, with the mask of all samples that have supervision.
     """
     support = op.support
     if not bool(support.any()):
@@ -194,134 +187,110 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _groups(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], _Group]:
-    groups: dict[tuple[tuple[int, int], str], _Group] = defaultdict(_Group)
+def _by_mask(scans: Iterable[MaskFacts]) -> dict[tuple[tuple[int, int], str], list[MaskFacts]]:
+    groups = defaultdict(list)
     for scan in scans:
-        shape, kind = mask_group(scan.mask)
-        groups[shape, kind].add(scan, kind)
+        groups[mask_group(scan.mask)].append(scan)
     return groups
 
 
 class _Group:
-    """Counts over the scans of one matrix size and kind of mask."""
+    """The scans of one matrix size and kind of mask."""
 
-    def __init__(self) -> None:
-        self.scans: list[MaskFacts] = []
-        self.masks: Counter[bytes] = Counter()
-        self.n_regular = 0
-        # Per line or sample: how many scans sample it, whether any has it in its calibration block,
-        # whether any acquires it. Per sample: whether any scan samples it.
-        self.hits = torch.zeros(())
-        self.calib = self.acquired = self.ever = torch.zeros((), dtype=torch.bool)
+    def __init__(self, shape: tuple[int, int], kind: str, scans: Sequence[MaskFacts]) -> None:
+        self.shape, self.kind, self.scans = shape, kind, scans
+        hits, ever = torch.zeros(()), torch.zeros(shape, dtype=torch.bool)
+        acquired = calib = torch.zeros(1, dtype=torch.bool)
+        masks: Counter[bytes] = Counter()
+        for scan in scans:
+            parts = [scan.mask[0], (scan.mask & ~outer_samples(scan.mask))[0], scan.acquired]
+            ever = ever | parts[0]
+            if kind == "lines":
+                parts = [line_coverage(part) for part in parts]
+            masks[parts[0].numpy().tobytes()] += 1
+            hits, calib, acquired = hits + parts[0], calib | parts[1], acquired | parts[2]
+        self.ever = ever
+        self.share = hits.double() / len(scans)  # of the scans that sample each line or sample
+        self.outer = acquired & ~calib
+        self.n_masks = len(masks)
+        self.n_regular = sum(is_equispaced(scan.mask) for scan in scans)
+        self.mostly_equispaced = 2 * self.n_regular > len(scans)
+        # The number of equally frequent masks that would repeat as often: (sum c)^2 / sum c^2.
+        n_effective = len(scans) ** 2 / sum(n**2 for n in masks.values())
+        self.few_masks = n_effective < FEW_MASKS
+        repeated = self.few_masks and 2 * n_effective <= len(scans)
+        self.predictable = repeated or self.mostly_equispaced
 
-    def add(self, scan: MaskFacts, kind: str) -> None:
-        sampled, calib = scan.mask[0], (scan.mask & ~outer_samples(scan.mask))[0]
-        acquired = scan.acquired.expand_as(sampled)
-        self.ever = self.ever | sampled
-        if kind == "lines":
-            sampled, calib, acquired = (line_coverage(x) for x in (sampled, calib, acquired))
-            self.n_regular += is_equispaced(scan.mask)
-        self.masks[sampled.numpy().tobytes()] += 1
-        self.hits = self.hits + sampled
-        self.calib, self.acquired = self.calib | calib, self.acquired | acquired
-        self.scans.append(scan)
-
-    def density(self, kind: str) -> Tensor:
-        n_scans = len(self.scans)
-        share = self.hits.double() / n_scans
-        outer = self.acquired & ~self.calib
+    def density(self) -> Tensor:
+        share, outer, n_scans = self.share, self.outer, len(self.scans)
         mean = share[outer].mean() if bool(outer.any()) else share.mean()
-        if kind == "samples":
-            share = _smoothed(share, outer)
+        if self.kind == "samples":  # the mean over the outer positions of 7 x 7
+            planes = torch.stack([share * outer, outer.double()])[:, None]
+            sums = avg_pool2d(planes, 7, stride=1, padding=3)[:, 0]
+            share = torch.where(outer, sums[0] / sums[1].clamp(min=1e-12), share)
         shrunk = (n_scans * share + PRIOR_SCANS * mean) / (n_scans + PRIOR_SCANS)
         density = torch.where(outer, shrunk, share).float()
-        return density.view(1, 1, -1) if kind == "lines" else density[None]
+        return density.view(1, 1, -1) if self.kind == "lines" else density[None]
 
-    def summary(self, shape: tuple[int, int], kind: str) -> Coverage:
-        share = self.hits.double() / len(self.scans)
-        extent = _extent(self.ever, kind)
-        wanted = self.acquired & ~self.calib
-        if kind == "samples":
-            wanted = wanted & extent
-        outer = share[wanted]
+    def coverage(self) -> Coverage:
+        extent, lines = self.extent(), self.kind == "lines"
+        outer = self.share[self.outer if lines else self.outer & extent]
         least, mean = (float(outer.min()), float(outer.mean())) if outer.numel() else (1.0, 1.0)
         never = int((outer == 0).sum())
-        gaps = tuple(self.gaps(kind, never)) if mean < 1 else ()
+        gaps = tuple(self.gaps(never)) if mean < 1 else ()
         return Coverage(
-            shape=shape,
-            kind=kind,
+            shape=self.shape,
+            kind=self.kind,
             n_scans=len(self.scans),
-            n_masks=len(self.masks),
+            n_masks=self.n_masks,
             least=least,
             mean=mean,
             n_regular=self.n_regular,
             n_outer=outer.numel(),
             never=never,
-            per_line=tuple(share.tolist()) if kind == "lines" else (),
-            predictable=self.are_predictable,
+            per_line=tuple(self.share.tolist()) if lines else (),
+            predictable=self.predictable,
             gaps=gaps,
-            null_space_fraction=self.fraction(extent) if gaps else None,
+            null_space_fraction=self.null_space_fraction(extent) if gaps else None,
         )
 
-    @property
-    def n_effective(self) -> float:
-        """Number of equally frequent masks that would repeat as often: (sum c)^2 / sum c^2."""
-        return len(self.scans) ** 2 / sum(n**2 for n in self.masks.values())
+    def extent(self) -> Tensor:
+        """The part of k-space that scans cover, ``(y, x)``: resolution ends beyond it.
 
-    @property
-    def mostly_equispaced(self) -> bool:
-        return 2 * self.n_regular > len(self.scans)
+        The rows that lines hold (not those that an asymmetric echo lacks); for 2-D masks the convex
+        hull of the samples (without corners or an omitted side). All of k-space where that would be
+        less than a third: such scans are undersampled, not of low resolution.
+        """
+        if self.kind == "lines":
+            extent = self.ever.any(dim=-1, keepdim=True).expand(self.shape)
+        else:
+            extent = torch.from_numpy(convex_hull_image(self.ever.numpy()))  # type: ignore[no-untyped-call]
+        return extent if float(extent.double().mean()) >= 1 / 3 else torch.ones_like(extent)
 
-    @property
-    def are_predictable(self) -> bool:
-        repeated = self.n_effective < FEW_MASKS and 2 * self.n_effective <= len(self.scans)
-        return repeated or self.mostly_equispaced
-
-    def gaps(self, kind: str, never: int) -> Iterator[str]:
+    def gaps(self, never: int) -> Iterator[str]:
         """What lacks supervision, in words."""
-        n_masks = len(self.masks)
+        n_masks = self.n_masks
         if never:
-            yield f"{never} outer {kind} are never sampled"
+            yield f"{never} outer {self.kind} are never sampled"
         if n_masks < FEW_MASKS:
             yield f"only {_count(n_masks, 'distinct mask')} {'occurs' if n_masks == 1 else 'occur'}"
         elif self.mostly_equispaced:
             yield f"{self.n_regular} masks are equispaced, where a removed line leaves a gap"
-        elif self.n_effective < FEW_MASKS:
+        elif self.few_masks:
             yield f"most scans share a few of {n_masks} masks"
 
-    def fraction(self, extent: Tensor) -> float | None:
-        """Largest null-space fraction of some of the scans, relative to ``extent``."""
+    def null_space_fraction(self, extent: Tensor) -> float | None:
+        """The largest of three scans, relative to ``extent``."""
         fractions = []
-        for scan in self.scans[:: max(1, len(self.scans) // N_PROBED)][:N_PROBED]:
+        for scan in self.scans[:: max(1, len(self.scans) // 3)][:3]:
             if scan.read_op is None:
                 continue
             try:
                 op = scan.read_op()
             except ScanFormatError:  # reported when the scan itself is read
                 continue
-            supervised = scan.mask if self.are_predictable else self.ever
+            supervised = scan.mask if self.predictable else self.ever
             within = extent & scan.acquired
             found = null_space_fraction(op.with_mask((supervised | ~within).expand_as(scan.mask)))
             fractions.append(min(found / max(float(within.double().mean()), 1e-9), 1.0))
         return max(fractions, default=None)
-
-
-def _extent(ever: Tensor, kind: str) -> Tensor:
-    """The part of k-space that scans cover, ``(y, x)``: beyond it resolution ends, nothing aliases.
-
-    The rows that lines hold (not those that an asymmetric echo lacks); for 2-D masks the convex
-    hull of the samples (without corners or an omitted side). All of k-space where that would be
-    less than :data:`MIN_EXTENT`.
-    """
-    if kind == "lines":
-        extent = ever.any(dim=-1, keepdim=True).expand_as(ever)
-    else:
-        extent = torch.from_numpy(convex_hull_image(ever.numpy()))  # type: ignore[no-untyped-call]
-    return extent if float(extent.double().mean()) >= MIN_EXTENT else torch.ones_like(extent)
-
-
-def _smoothed(share: Tensor, outer: Tensor) -> Tensor:
-    """The mean over the outer positions of 7 x 7 around each of them, others unchanged."""
-    planes = torch.stack([share * outer, outer.double()])[:, None]
-    sums = avg_pool2d(planes, 7, stride=1, padding=3)[:, 0]
-    return torch.where(outer, sums[0] / sums[1].clamp(min=1e-12), share)

@@ -9,9 +9,13 @@ FFT, which saves the two memory-bound copies of ``fftshift`` and works for every
 """
 
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Images = TypeVar("Images", Tensor, NDArray[Any])
 
 
 @lru_cache(maxsize=64)
@@ -97,8 +101,8 @@ def center_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
     return _window(x, shape, ny // 2 - cy // 2, nx // 2 - cx // 2)
 
 
-def image_crop(img: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The middle of images ``(..., y, x)`` as fastMRI cuts its targets.
+def image_crop(img: Images, shape: tuple[int, int]) -> Images:
+    """The middle of images ``(..., y, x)``, a tensor or an array, as fastMRI cuts its targets.
 
     A border of odd total width is thinner at the start, whereas :func:`center_crop`, which keeps
     pixel ``n // 2`` in the middle, starts one pixel later.
@@ -107,7 +111,7 @@ def image_crop(img: Tensor, shape: tuple[int, int]) -> Tensor:
     return _window(img, shape, (ny - cy) // 2, (nx - cx) // 2)
 
 
-def _window(x: Tensor, shape: tuple[int, int], top: int, left: int) -> Tensor:
+def _window(x: Images, shape: tuple[int, int], top: int, left: int) -> Images:
     (ny, nx), (cy, cx) = x.shape[-2:], shape
     if cy > ny or cx > nx:
         raise ValueError(f"cannot crop {(ny, nx)} to the larger {shape}")

@@ -18,12 +18,6 @@ from torch import Generator, Tensor
 from ..errors import ConfigError
 from .fourier import center_crop
 
-MAX_CALIB = 24
-"""Largest side of the calibration block, in k-space samples."""
-
-LINE_FILL = 0.8
-"""Least share of non-zero samples in a column that counts as one sampled line."""
-
 
 @dataclass(frozen=True)
 class MaskSpec:
@@ -191,6 +185,12 @@ def is_line_mask(mask: Tensor) -> bool:
     return bool((plane == rows[:, None] & lines).all())
 
 
+def readout_is_full(mask: Tensor) -> bool:
+    """Whether every sampled column ``(1, y, x)`` holds every row: the readout never aliases."""
+    plane = mask[0]
+    return bool((plane == plane.any(dim=-2)).all())
+
+
 def mask_kind(mask: Tensor) -> str:
     """What a mask samples or skips as a whole: "lines", or single "samples"."""
     return "lines" if is_line_mask(mask) else "samples"
@@ -202,10 +202,10 @@ def line_coverage(mask: Tensor) -> Tensor:
 
 
 def whole_lines(hit: Tensor) -> Tensor:
-    """Close stray zeros where the non-zero positions ``(y, x)`` form lines; leave 2-D patterns."""
+    """Close stray zeros where the non-zero positions ``(y, x)`` form lines, at least 80 % full."""
     rows, lines = hit.any(dim=1), hit.any(dim=0)
     fill = hit[rows][:, lines].float().mean(dim=0)
-    return rows[:, None] & lines if bool((fill >= LINE_FILL).all()) else hit
+    return rows[:, None] & lines if bool((fill >= 0.8).all()) else hit
 
 
 def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float:
@@ -221,7 +221,7 @@ def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float
     return n_rows * n_columns / n_sampled
 
 
-def calibration_block(mask: Tensor, limit: int = MAX_CALIB) -> tuple[int, int]:
+def calibration_block(mask: Tensor, limit: int = 24) -> tuple[int, int]:
     """Sides ``(y, x)`` of the largest centred, fully sampled rectangle, each at most ``limit``.
 
     Centred as :func:`~mri_ambient.physics.fourier.center_crop` cuts it; ``(0, 0)`` without k = 0.
@@ -259,22 +259,24 @@ def subsample_further(mask: Tensor, fraction: float, rng: Generator) -> Tensor:
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"the share of lines to remove must be from 0 to 1, got {fraction}")
-    n_remove = round(fraction * int(_outer_pool(mask).sum()))
-    return _without(mask, max(n_remove, 1) if fraction > 0 else 0, rng)
+    outer = _outer_pool(mask)
+    n_remove = round(fraction * int(outer.sum()))
+    return _without(mask, outer, max(n_remove, 1) if fraction > 0 else 0, rng)
 
 
 def hold_out_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
     """Remove random sampled outer lines, at most half (of a 2-D mask: as many samples)."""
     if n_lines < 1:
         raise ConfigError(f"at least one line must be held out, got {n_lines}")
-    n_outer = int(_outer_pool(mask).sum())
+    outer = _outer_pool(mask)
+    n_outer = int(outer.sum())
     n_remove = n_lines if is_line_mask(mask) else n_lines * mask.shape[-2]
     if 2 * n_remove > n_outer:
         raise ConfigError(
             f"cannot hold out {n_remove} {mask_kind(mask)}: only {n_outer} lie outside the "
             "calibration, and at least half must stay; hold out fewer lines"
         )
-    return _without(mask, n_remove, rng)
+    return _without(mask, outer, n_remove, rng)
 
 
 def _outer_pool(mask: Tensor) -> Tensor:
@@ -283,12 +285,11 @@ def _outer_pool(mask: Tensor) -> Tensor:
     return line_coverage(outer) if is_line_mask(mask) else outer.flatten()
 
 
-def _without(mask: Tensor, n_remove: int, rng: Generator) -> Tensor:
-    """The mask without ``n_remove`` random outer lines or samples."""
-    pool = _outer_pool(mask)
-    candidates = torch.nonzero(pool).flatten()
+def _without(mask: Tensor, outer: Tensor, n_remove: int, rng: Generator) -> Tensor:
+    """The mask without ``n_remove`` random lines or samples of its outer ones."""
+    candidates = torch.nonzero(outer).flatten()
     order = torch.randperm(candidates.numel(), generator=rng)
-    removed = torch.zeros(pool.shape, dtype=torch.bool)
+    removed = torch.zeros(outer.shape, dtype=torch.bool)
     removed[candidates[order[:n_remove]]] = True
     return mask & ~(removed.expand_as(mask) if is_line_mask(mask) else removed.view_as(mask))
 

@@ -12,7 +12,6 @@ def conjugate_gradient(
     *,
     n_iter: int,
     x0: Tensor | None = None,
-    dims: tuple[int, ...] = (-2, -1),
 ) -> Tensor:
     """Solve ``normal(x) = b`` for every batch item separately (Hestenes and Stiefel, 1952).
 
@@ -26,28 +25,27 @@ def conjugate_gradient(
         b: right-hand side, complex or real ``(..., y, x)``.
         n_iter: iterations.
         x0: starting point, zero by default.
-        dims: the axes of one item's vector.
     """
     x = torch.zeros_like(b) if x0 is None else x0
     r = b if x0 is None else b - normal(x0)
     p = r
-    rs = _inner(r, r, dims)
-    rounding = (4 * torch.finfo(b.dtype).eps) ** 2 * torch.maximum(_inner(b, b, dims), rs)
+    rs = _inner(r, r)
+    rounding = (4 * torch.finfo(b.dtype).eps) ** 2 * torch.maximum(_inner(b, b), rs)
     for _ in range(n_iter):
         unsolved = rs > rounding
         Ap = normal(p)
-        alpha = _ratio(rs, _inner(p, Ap, dims), unsolved)
+        alpha = _ratio(rs, _inner(p, Ap), unsolved)
         x = x + alpha * p
         r = r - alpha * Ap
-        rs_next = _inner(r, r, dims)
+        rs_next = _inner(r, r)
         p = r + _ratio(rs_next, rs, unsolved) * p
         rs = rs_next
     return x
 
 
-def _inner(a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
+def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Re<a, b> per item; <x, normal(x)> is real because the map is Hermitian."""
-    return (a.conj() * b).real.sum(dim=dims, keepdim=True)
+    return (a.conj() * b).real.sum(dim=(-2, -1), keepdim=True)
 
 
 def _ratio(a: Tensor, b: Tensor, unsolved: Tensor) -> Tensor:

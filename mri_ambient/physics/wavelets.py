@@ -6,7 +6,6 @@ a GPU and for gradients. The coefficients equal those of ``sigpy.linop.Wavelet``
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ from .fourier import center_crop, center_pad
 
 ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))
 """Wavelets whose shrinkage is a proximal map; ``dbN`` has N vanishing moments and 2 N taps."""
-
-AXES = (-2, -1)
 
 
 def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str) -> Tensor:
@@ -45,20 +42,17 @@ def _soft(coefficients: Tensor, threshold: Tensor) -> Tensor:
     return coefficients * ((size - threshold).clamp(min=0) / size.clamp(min=1e-30))
 
 
-def _each(coefficients: list[Any], change: Callable[[Any], Any]) -> list[Any]:
-    """Change the approximation and the three details of every level."""
-    coarse, *details = coefficients
-    return [change(coarse), *({key: change(d) for key, d in level.items()} for level in details)]
-
-
 def shrink_by_pywt(img: Tensor, threshold: Tensor, wavelet: str, level: int) -> Tensor:
     """Soft thresholding of ``level`` levels with PyWavelets; ``threshold`` is ``(b, 1, 1)``."""
 
     def shrink(coefficients: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return _soft(torch.from_numpy(coefficients), threshold).numpy()
 
-    found = pywt.wavedecn(img.numpy(force=True), wavelet, mode="zero", level=level, axes=AXES)
-    back = pywt.waverecn(_each(found, shrink), wavelet, mode="zero", axes=AXES)
+    coarse, *details = pywt.wavedecn(
+        img.numpy(force=True), wavelet, mode="zero", level=level, axes=(-2, -1)
+    )
+    shrunk = [{key: shrink(detail) for key, detail in level.items()} for level in details]
+    back = pywt.waverecn([shrink(coarse), *shrunk], wavelet, mode="zero", axes=(-2, -1))
     return torch.from_numpy(back).to(img.dtype)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from skimage.metrics import structural_similarity
 
 from ..errors import ScanFormatError
+from ..physics.fourier import image_crop
 
 ReferenceKind = Literal["rss", "esc", "sense"]
 """What a reference image was made of: the root sum of squares of the coils, fastMRI's emulated
@@ -129,7 +130,7 @@ def _volume(values: ArrayLike, name: str) -> NDArray[Any]:
 def _central_square(
     target: NDArray[Any], reconstruction: NDArray[Any], side: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The middle ``side`` x ``side`` pixels of both volumes."""
+    """The middle ``side`` x ``side`` pixels of both volumes, as fastMRI cuts them."""
     height, width = reconstruction.shape[-2:]
     if height < side or width < side:
         raise ScanFormatError(
@@ -137,14 +138,4 @@ def _central_square(
             f"{side}x{side} centre of the reference that fastMRI scores; reconstruct to the "
             "reference's matrix"
         )
-    return _crop(target, side), _crop(reconstruction, side)
-
-
-def _crop(volume: NDArray[Any], side: int) -> NDArray[Any]:
-    """FastMRI's centre: a border of odd total width is thinner at the start.
-
-    This is not :func:`~mri_ambient.physics.fourier.center_crop`, which keeps k = 0 on its place and
-    cuts an odd centre out of an even image one pixel later.
-    """
-    top, left = (volume.shape[-2] - side) // 2, (volume.shape[-1] - side) // 2
-    return volume[..., top : top + side, left : left + side]
+    return image_crop(target, (side, side)), image_crop(reconstruction, (side, side))

@@ -15,7 +15,7 @@ from ..io.arrays import ArrayFile
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
-from ..runtime.journal import Journal
+from ..runtime.warning_log import WarningLog
 from ..scan import Scan
 from .recipe import Recipe, ResolvedRecipe
 from .reconstruction import Reconstruction, stored_settings, write_reconstruction
@@ -102,12 +102,12 @@ def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volum
         ScanFormatError: it cannot be read.
         ConfigError: a retrospective mask for a scan that is not fully sampled.
     """
-    journal = Journal()
-    with journal.noting():
+    log = WarningLog()
+    with log.noting():
         full = _opened(scan)
         file = full if recipe.mask is None else Undersampled(full, recipe.mask, recipe.seed)
-    journal.add([warning.as_dict() for warning in full.warnings])
-    return Volume(file, full, recipe, runtime, journal)
+    log.add([warning.as_dict() for warning in full.warnings])
+    return Volume(file, full, recipe, runtime, log)
 
 
 def _opened(scan: Source) -> ScanFile:

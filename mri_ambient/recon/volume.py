@@ -15,8 +15,8 @@ from ..data_prep import Preparation, plan_preparation
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
-from ..runtime.journal import Journal
-from ..runtime.prefetch import one_ahead
+from ..runtime.prefetch import prefetch
+from ..runtime.warning_log import WarningLog
 from .checks import check_slices
 from .engine import Engine
 from .recipe import ResolvedRecipe
@@ -37,14 +37,14 @@ class Volume:
         full: the same without the retrospective mask.
         recipe: how it is reconstructed.
         runtime: where it is computed.
-        journal: the warnings so far.
+        log: the warnings so far.
     """
 
     file: ScanFile
     full: ScanFile
     recipe: ResolvedRecipe
     runtime: Runtime
-    journal: Journal = field(default_factory=Journal)
+    log: WarningLog = field(default_factory=WarningLog)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -98,34 +98,34 @@ def reconstruct_volume(
     Raises:
         MriAmbientError: a slice cannot be reconstructed or stored.
     """
-    file, journal = volume.file, volume.journal
-    with journal.noting():
+    file, log = volume.file, volume.log
+    with log.noting():
         preparation = volume.preparation
         engine = Engine(volume.recipe, volume.runtime, on_step)
         issue_before(file, volume.recipe)
     missing = [index for index in range(len(file)) if index not in store]
     runs = neighbouring_runs(missing, engine.slices_at_once(file.shape[-2:]))
-    scans = one_ahead(file[first:last] for first, last in runs)
+    scans = prefetch(file[first:last] for first, last in runs)
     with store, closing(scans):
         for scan in scans:
-            with journal.noting() as given:
+            with log.noting() as given:
                 prepared = preparation.apply(scan)
                 (result,) = engine([prepared])
                 result = check_slices(engine, prepared, result)
-            store.add(prepared, result, preparation.noise_std, given)
+            store.add(prepared, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
-    return _report(volume, store, journal)
+    return _report(volume, store, log)
 
 
-def _report(volume: Volume, store: SliceStore, journal: Journal) -> dict[str, Any]:
+def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any]:
     """The report of a finished volume; issues the warnings about its images."""
     file = volume.file
     checks, facts, given_before = store.report()
-    journal.add(given_before)
+    log.add(given_before)
     scores: dict[str, Any] = {}
-    with journal.noting():
-        issue_after(file, volume.recipe, facts["sigma_n"], checks, journal.codes)
+    with log.noting():
+        issue_after(file, volume.recipe, facts["sigma_n"], checks, log.codes)
         if volume.reference is not None:
             magnitude = [store.read(index).images["img"].abs() for index in range(len(file))]
             scores = volume.reference.score(torch.stack(magnitude))
@@ -136,8 +136,8 @@ def _report(volume: Volume, store: SliceStore, journal: Journal) -> dict[str, An
         **facts,
         "acceleration": file.acceleration,
         "checks": checks,
-        "doubts": [entry["text"] for entry in journal.entries],
-        "warnings": journal.entries,
+        "doubts": [entry["text"] for entry in log.entries],
+        "warnings": log.entries,
         **scores,
         "settings": volume.settings,
     }

@@ -1,7 +1,8 @@
-"""What the computation runs on: files, options, devices, processes, and reading ahead.
+"""What the computation runs on: files, options, devices, processes, warnings, and reading ahead.
 
-Public names: :mod:`.files` (``atomic_path``, ``make_folder``, ``require_space``, ``file_sha256``,
-``json_text``, ``write_json``), :mod:`.config` (``from_options``, ``to_toml``, ``write_toml``),
-:mod:`.device`, :mod:`.process_group` (``ProcessGroup``), :mod:`.prefetch` (``one_ahead``,
-``BatchReader``).
+Public: ``Runtime``, ``pick_device``, ``describe_device``, ``device_error``, ``device_errors``
+(device); ``atomic_path``, ``make_folder``, ``require_space``, ``file_sha256``, ``json_text``,
+``write_json`` (files); ``from_options``, ``parse_seconds``, ``to_toml``, ``write_toml`` (config);
+``ProcessGroup`` (process_group); ``WarningLog`` (warning_log); ``prefetch``, ``BatchReader``
+(prefetch).
 """

@@ -55,11 +55,6 @@ def from_options(kind: type[T], name: str, given: Mapping[str, Any]) -> T:
     return kind(**options)
 
 
-def to_toml(values: dict[str, Any]) -> str:
-    """Nested dictionaries as TOML; TOML has no None, so these entries are left out."""
-    return tomli_w.dumps(_without_none(values))
-
-
 def parse_seconds(text: str) -> float:
     """``90``, ``90s``, ``10m`` or ``1.5h`` in seconds.
 
@@ -70,6 +65,11 @@ def parse_seconds(text: str) -> float:
     if not match:
         raise ConfigError(f"a time is written like 90s, 10m or 1.5h; got {text!r}")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def to_toml(values: dict[str, Any]) -> str:
+    """Nested dictionaries as TOML; TOML has no None, so these entries are left out."""
+    return tomli_w.dumps(_without_none(values))
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> None:

@@ -17,14 +17,8 @@ CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 """Pixels of the images that are computed at once, unless a batch size is given; halved whenever
 memory runs out. On a CPU, more at once are no faster (docs/results/speed.md)."""
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-"""Words of allocators and GPU libraries where torch raises no error class of its own."""
-
 LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
 """Words in the errors of a GPU that no longer works."""
-
-COMPILER = ("torch._dynamo", "torch._inductor")
-"""Where the errors of ``torch.compile`` are defined."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +34,7 @@ class Runtime:
         compile: compile the networks with ``torch.compile``, which takes minutes once.
 
     Raises:
-        ConfigError: there is no such kind of device, precision or batch size.
-        DeviceError: this machine has no such device.
+        ConfigError, DeviceError: see :func:`pick_device`; or no such precision or batch size.
     """
 
     device: torch.device | str = "auto"
@@ -131,28 +124,33 @@ def describe_device(device: torch.device) -> str:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in OUT_OF_MEMORY
-    )
+    """Whether an error, of torch or of a library that it calls, means that memory ran out."""
+    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def lost(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
-    """The error for a GPU that no longer works; None if the error means something else."""
-    if not any(words in str(error) for words in LOST):
-        return None
-    reason = str(error).splitlines()[0]
-    return DeviceError(
-        f"device {str(device)!r} was lost ({reason}); run the same command again to go on"
-    )
+def device_error(error: RuntimeError, device: torch.device | str) -> DeviceError | None:
+    """The error for a device without memory, lost, or without a compiler; None for any other."""
+    reason = str(error).partition("\n")[0]
+    if out_of_memory(error):
+        return DeviceError(
+            f"out of memory: {reason}; use --device cpu (or, to reconstruct, --cpu-fallback)"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = " ".join(str(error).split())[:150]
+        return DeviceError(f"networks cannot be compiled ({reason}); omit --compile")
+    if any(words in str(error) for words in LOST):
+        again = "run the same command again to go on"
+        return DeviceError(f"device {str(device)!r} was lost ({reason}); {again}")
+    return None
 
 
 @contextmanager
 def device_errors(device: torch.device | str) -> Iterator[None]:
-    """Failures of a device inside the block become errors that say what to do.
+    """Errors of torch inside the block become those of :func:`device_error`.
 
     Raises:
-        torch.OutOfMemoryError: memory ran out, in whichever library.
+        torch.OutOfMemoryError: memory ran out, in whichever library; the caller may take less.
         DeviceError: the device was lost, or networks cannot be compiled.
     """
     try:
@@ -162,9 +160,6 @@ def device_errors(device: torch.device | str) -> Iterator[None]:
     except RuntimeError as error:
         if out_of_memory(error):
             raise torch.OutOfMemoryError(str(error)) from error
-        if type(error).__module__.startswith(COMPILER):
-            reason = " ".join(str(error).split())[:150]
-            raise DeviceError(f"networks cannot be compiled ({reason}); omit --compile") from error
-        if device_error := lost(error, device):
-            raise device_error from error
+        if found := device_error(error, device):
+            raise found from error
         raise

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 T = TypeVar("T")
 
 
-def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:
+def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
     """The same items, none None; a thread reads each one while the item before it is in use.
 
     An error is raised in place of its item. Close the generator if not all items are wanted.
@@ -45,7 +45,7 @@ class BatchReader(Iterator[T]):
         self.waited = 0.0
 
     def __enter__(self) -> Self:
-        self._ready: Generator[T, None, None] = one_ahead(self._loader)
+        self._ready: Generator[T, None, None] = prefetch(self._loader)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import ScanFormatError
 from ..io import ScanFile, open_scan
-from ..io.prepared import PreparedFile, duplicate_acquisitions, duplicates_warning, mask_facts
+from ..io.prepared import PreparedFile, duplicate_acquisitions, mask_facts
 from ..io.reconstruction import read_samples
 from ..physics.coverage import mask_group, sampling_densities
 from ..priors.prior import scan_digest
@@ -345,10 +345,8 @@ def _check_different(files: Sequence[PreparedFile]) -> None:
                 "different file names"
             )
         paths[file.scan_id] = file.path
-    for group in duplicate_acquisitions(files):
-        raise ScanFormatError(
-            f"{group[0].path.parent}: {duplicates_warning(group)}; remove all but one of them"
-        )
+    for warning in duplicate_acquisitions(files):
+        raise ScanFormatError(f"{files[0].path.parent}: {warning}")
 
 
 def _choose_validation(

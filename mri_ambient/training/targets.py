@@ -171,7 +171,7 @@ class TargetFolder:
         try:
             with open_h5(path, for_text=True) as stored:
                 # Files of earlier versions do not name their scan's digest.
-                found = read_attributes(stored, path).get("made_of", digest)
+                found = read_attributes(stored).get("made_of", digest)
         except ScanFormatError:
             return False
         if found != digest:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mri_ambient.data_prep.compress import (
     Compression,
-    coil_covariance,
     compress_coils,
     plan_compression,
 )
+from mri_ambient.data_prep.noise import outer_products
 from mri_ambient.rng import complex_normal, rng_for
 
 
@@ -26,7 +26,7 @@ def volume(n_coils: int = 6, rank: int = 6, noise: float = 0.0) -> Tensor:
 
 
 def planned(ksp: Tensor, **options: float | None) -> Compression:
-    cov = sum((coil_covariance(slice_) for slice_ in ksp), torch.zeros(()))
+    cov = sum((outer_products(slice_.flatten(1)) for slice_ in ksp), torch.zeros(()))
     return plan_compression(cov, 0, **options)
 
 
@@ -66,13 +66,13 @@ def test_more_coils_than_there_are_keep_what_there_is():
 def test_noise_does_not_count_as_energy():
     # Two sources in unit noise: six coils are needed for the energy, two for the signal.
     ksp = 100 * volume(rank=2) + complex_normal((2, 6, 16, 12), rng_for(1))
-    cov = coil_covariance(ksp[0]) + coil_covariance(ksp[1])
+    cov = outer_products(ksp[0].flatten(1)) + outer_products(ksp[1].flatten(1))
     assert plan_compression(cov, 2 * 16 * 12, energy=0.9999).n_coils == 2
 
 
 def test_noise_alone_keeps_its_coils():
     ksp = complex_normal((1, 4, 16, 12), rng_for(1))
-    compression = plan_compression(coil_covariance(ksp[0]), 10**6, n_coils=3)
+    compression = plan_compression(outer_products(ksp[0].flatten(1)), 10**6, n_coils=3)
     assert compression.n_coils == 3
     assert 0.7 < compression.kept_energy < 0.85
 

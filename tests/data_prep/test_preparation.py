@@ -26,7 +26,7 @@ from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.units import rss_weight
 from mri_ambient.recon.reference import Reference
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.scan import Scan
+from mri_ambient.scan import UPPER_BOUND, Scan
 
 
 def exported(scan: Scan) -> Tensor:
@@ -122,7 +122,7 @@ def test_less_noise_than_an_upper_bound_is_no_warning():
     config = SimulateConfig(size=(48, 40), coils=1, acceleration=2.0, calib=12, noise=1e-3)
     file, _ = simulated_scan("head", config)
     own = plan_preparation(file).noise
-    assert own.is_bound
+    assert own.source == UPPER_BOUND
     for times, warned in ((0.01, False), (30, True)):
         found = plan_preparation(file, PrepConfig(noise_std=times * own.std)).warnings
         assert ("W-NOISE-GIVEN" in [w.code for w in found]) == warned
@@ -164,10 +164,10 @@ def test_noise_of_a_prepared_scan_in_memory_is_that_of_its_coils():
     """In the units before normalisation: 1 after whitening, what the user says otherwise."""
     file = head(noise=0.01)
     white = plan_preparation(file).apply(file[:])
-    assert plan_preparation(ArrayFile(white)).noise_std == pytest.approx(1)
+    assert plan_preparation(ArrayFile(white)).noise.std == pytest.approx(1)
     own = replace(white, coil_transform=None, noise_std=0.02, scale=50.0)
-    assert plan_preparation(ArrayFile(own)).noise_std == pytest.approx(1)
-    assert plan_preparation(ArrayFile(replace(own, scale=30.0))).noise_std == pytest.approx(0.6)
+    assert plan_preparation(ArrayFile(own)).noise.std == pytest.approx(1)
+    assert plan_preparation(ArrayFile(replace(own, scale=30.0))).noise.std == pytest.approx(0.6)
 
 
 def test_a_scan_of_zeros_is_refused():

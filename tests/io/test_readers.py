@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mri_ambient import io
 from mri_ambient.errors import ScanFormatError
-from mri_ambient.io import READERS, WRITERS, Contents, ScanFile, find_scans, open_scan
+from mri_ambient.io import READERS, WRITERS, Contents, ScanFile, find_scans, open_scan, readers
 
 SIZES = (2, 3, 6, 5)
 
@@ -65,7 +64,7 @@ def test_a_format_that_is_not_hdf5_is_one_line(cfl, opened, monkeypatch, place):
     with pytest.raises(ScanFormatError):
         open_scan(cfl)
     line = {"bart": CflFile}
-    monkeypatch.setattr(io, "READERS", line | READERS if place == "first" else READERS | line)
+    monkeypatch.setattr(readers, "READERS", line | READERS if place == "first" else READERS | line)
     opened.clear()
     assert find_scans([cfl.parent]) == [cfl]
     file = open_scan(cfl)
@@ -92,8 +91,8 @@ def test_a_damaged_file_is_refused_with_its_damage_whatever_the_readers(tmp_path
     path = tmp_path / "scan.h5"
     path.write_bytes(b"no HDF5")
     refusals = []
-    for readers in (READERS, READERS | {"bart": CflFile}):
-        monkeypatch.setattr(io, "READERS", readers)
+    for known in (READERS, READERS | {"bart": CflFile}):
+        monkeypatch.setattr(readers, "READERS", known)
         with pytest.raises(ScanFormatError) as caught:
             open_scan(path)
         refusals.append(str(caught.value))

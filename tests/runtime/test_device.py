@@ -11,8 +11,8 @@ from mri_ambient.runtime.device import (
     GPU_PIXELS,
     Runtime,
     describe_device,
+    device_error,
     device_errors,
-    lost,
     out_of_memory,
     pick_device,
 )
@@ -129,7 +129,7 @@ class TestErrors:
         ],
     )
     def test_a_device_is_lost_whichever_library_says_so(self, words, is_lost):
-        error = lost(RuntimeError(words), "cuda:1")
+        error = device_error(RuntimeError(words), "cuda:1")
         assert (error is not None) == is_lost
         assert not is_lost or ("cuda:1" in str(error) and words in str(error))
         assert not out_of_memory(RuntimeError(words))

@@ -7,12 +7,12 @@ import threading
 import pytest
 from torch.utils.data import Dataset
 
-from mri_ambient.runtime.prefetch import BatchReader, one_ahead
+from mri_ambient.runtime.prefetch import BatchReader, prefetch
 
 
 def test_items_keep_their_order():
-    assert list(one_ahead(range(1, 6))) == [1, 2, 3, 4, 5]
-    assert list(one_ahead([])) == []
+    assert list(prefetch(range(1, 6))) == [1, 2, 3, 4, 5]
+    assert list(prefetch([])) == []
 
 
 def test_the_next_item_is_read_while_the_first_is_in_use():
@@ -23,7 +23,7 @@ def test_the_next_item_is_read_while_the_first_is_in_use():
         begun.set()
         yield "second"
 
-    ahead = one_ahead(items())
+    ahead = prefetch(items())
     assert next(ahead) == "first"
     assert begun.wait(timeout=10)
     assert list(ahead) == ["second"]
@@ -37,7 +37,7 @@ def test_an_error_is_raised_in_place_of_its_item():
 
     found = []
     with pytest.raises(OSError, match="third"):
-        for item in one_ahead(items()):
+        for item in prefetch(items()):
             found.append(item)
     assert found == [1, 2]
 
@@ -50,7 +50,7 @@ def test_closing_reads_no_further():
             read.append(i)
             yield i
 
-    ahead = one_ahead(items())
+    ahead = prefetch(items())
     next(ahead)
     ahead.close()
     assert len(read) <= 2

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ..errors import NumericalWarning
 
 
-class Journal:
+class WarningLog:
     """Collects numerical warnings for the report, and shows each once."""
 
     def __init__(self) -> None:
