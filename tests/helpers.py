@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
+import os
+import runpy
 import sys
 import weakref
 from collections.abc import Sequence
@@ -23,6 +26,10 @@ from mri_ambient.priors.unet import UNetSpec
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Batch
 
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Processes forked from one that has imported the library, which takes seconds."""
+PROCESSES.set_forkserver_preload(["mri_ambient.recon.pipeline", "mri_ambient.training.refit"])
+
 
 def load_script(name: str) -> ModuleType:
     """A script of tests/benchmarks, for what it is made of."""
@@ -32,6 +39,19 @@ def load_script(name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def run_script(path: Path, words: list[str], printed: Path) -> None:
+    """Run a script as ``python path *words`` would, beside the file that takes what it prints.
+
+    For the target of a process: its arguments, folder and streams change.
+    """
+    stream = os.open(printed, os.O_WRONLY | os.O_CREAT)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    os.chdir(printed.parent)
+    sys.argv, sys.path[0] = [str(path), *words], str(path.parent)
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def streams(seed: int, n: int) -> list[Generator]:

@@ -70,7 +70,7 @@ def main() -> None:
         args.count, args.steps, grid = 1, 3, STEP_SIZES[2:3]
 
     with tempfile.TemporaryDirectory() as folder:
-        cases = simulate(args.images, args.count, Path(folder))
+        cases = simulate(args.images, args.count, Path(folder))[: 1 if args.quick else None]
         methods = [ZeroFilled(), Aos(), *(Adps(args.steps, step_size=step) for step in grid)]
         for method in methods[:3] if args.quick else methods:
             engine = Engine(Recipe(method, prior=prior, n_samples=1).resolve(), runtime)

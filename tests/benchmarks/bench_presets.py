@@ -81,7 +81,8 @@ def simulated(args: argparse.Namespace, folder: Path) -> list[Scored]:
 
         return Scored(case.scan, score)
 
-    return [of(case) for case in simulate(args.images, args.count, folder)]
+    cases = simulate(args.images, args.count, folder)[: 1 if args.quick else None]
+    return [of(case) for case in cases]
 
 
 def real(path: Path, args: argparse.Namespace) -> dict[str, list[Scored]]:
