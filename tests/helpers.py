@@ -6,6 +6,7 @@ import importlib.util
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 import weakref
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ from mri_ambient.scan import Batch
 
 PROCESSES = multiprocessing.get_context("forkserver")
 """Processes forked from one that has imported the library, which takes seconds."""
-PROCESSES.set_forkserver_preload(["mri_ambient.recon.pipeline", "mri_ambient.training.refit"])
+PROCESSES.set_forkserver_preload(
+    ["mri_ambient.recon.pipeline", "mri_ambient.training.refit", "torch._dynamo"]
+)
 
 
 def load_script(name: str) -> ModuleType:
@@ -41,17 +44,48 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
-def run_script(path: Path, words: list[str], printed: Path) -> None:
-    """Run a script as ``python path *words`` would, beside the file that takes what it prints.
-
-    For the target of a process: its arguments, folder and streams change.
-    """
-    stream = os.open(printed, os.O_WRONLY | os.O_CREAT)
-    os.dup2(stream, 1)
-    os.dup2(stream, 2)
+def run_script(path: Path, words: Sequence[object], printed: Path) -> None:
+    """``python path *words`` beside the file that takes what it prints: the target of a process."""
+    _become([path, *words], printed)
+    sys.path[0] = str(path.parent)
     os.chdir(printed.parent)
-    sys.argv, sys.path[0] = [str(path), *words], str(path.parent)
     runpy.run_path(str(path), run_name="__main__")
+
+
+def _run_command(words: Sequence[object], printed: Path, environment: dict[str, str]) -> None:
+    _become(["mri-ambient", *words], printed)
+    os.environ.update(environment)
+    runpy.run_module("mri_ambient.cli", run_name="__main__")
+
+
+def _become(words: Sequence[object], printed: Path) -> None:
+    """Take these words, and print into this file."""
+    sys.argv = [str(word) for word in words]
+    with printed.open("w") as out:
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+
+
+def command(*words: object, folder: Path, n_processes: int = 1) -> tuple[list[int | None], str]:
+    """``mri-ambient *words`` in processes of their own, and a job of several of them.
+
+    Returns:
+        Exit codes, and what the processes printed, which ``folder`` keeps.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n_processes)}
+    files = [folder / f"printed-{rank}" for rank in range(n_processes)]
+    processes = [
+        PROCESSES.Process(target=_run_command, args=(words, file, {**job, "RANK": str(rank)}))
+        for rank, file in enumerate(files)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    return [process.exitcode for process in processes], "".join(f.read_text() for f in files)
 
 
 def streams(seed: int, n: int) -> list[Generator]:

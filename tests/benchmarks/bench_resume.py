@@ -32,7 +32,7 @@ from mri_ambient.training.loop import train
 from mri_ambient.training.run import RunFolder
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mri_ambient.training.loop"])
+PROCESSES.set_forkserver_preload(["mri_ambient.training.loop", "torch._dynamo"])
 
 
 def run(data: Path, folder: Path, images: int, config: TrainConfig) -> None:

@@ -8,9 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from training_runs import SCANS, prepared, trained
 
 from mri_ambient.training.config import TrainConfig
+
+
+@pytest.fixture(autouse=True)
+def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn but their pixels are not, which would take half of a short run's time."""
+    if request.node.get_closest_marker("pictures") is None:
+
+        def touch(_: Figure, path: Path, **__: object) -> None:
+            path.touch()
+
+        monkeypatch.setattr(Figure, "savefig", touch)
 
 
 @pytest.fixture(scope="session")

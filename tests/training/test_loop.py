@@ -103,6 +103,7 @@ def test_fine_tuning_starts_from_the_given_weights(scans, finished, tmp_path):
         torch.testing.assert_close(after, before, rtol=0, atol=1e-9)
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("name", ["kspace", "plain, undersampled", "plain, full", "gsure"])
 def test_a_run_shows_what_it_learned(name, scans, full_scans, tmp_path):
     """Plain priors, which take no single step, by a short sample."""
