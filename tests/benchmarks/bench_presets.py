@@ -187,7 +187,7 @@ def main() -> None:
     if args.quick:
         args.count, args.work = 1, Path(tempfile.mkdtemp())
         methods = {
-            name: Preset(replace(preset.method, n_steps=3), n_samples=2)
+            name: Preset(replace(preset.method, n_steps=2), n_samples=2)
             for name, preset in methods.items()
             if name in ("balanced", "A-DPS, 500 steps")
         }

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import touch
 from matplotlib.figure import Figure
 from training_runs import SCANS, prepared, trained
 
@@ -16,12 +17,8 @@ from mri_ambient.training.config import TrainConfig
 
 @pytest.fixture(autouse=True)
 def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are drawn but their pixels are not, which would take half of a short run's time."""
+    """Figures are made but not rendered, unless they are what a test is about."""
     if request.node.get_closest_marker("pictures") is None:
-
-        def touch(_: Figure, path: Path, **__: object) -> None:
-            path.touch()
-
         monkeypatch.setattr(Figure, "savefig", touch)
 
 

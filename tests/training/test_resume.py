@@ -68,7 +68,7 @@ def test_a_stopped_run_writes_a_checkpoint_and_resumes(finished, scans, tmp_path
     assert_same_run(finished(QUICK), tmp_path / "parts")
 
 
-IMAGES = 240
+IMAGES = 120
 
 
 def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
