@@ -8,18 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import touch
-from matplotlib.figure import Figure
 from training_runs import SCANS, prepared, trained
 
 from mri_ambient.training.config import TrainConfig
 
 
 @pytest.fixture(autouse=True)
-def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made but not rendered, unless they are what a test is about."""
-    if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(Figure, "savefig", touch)
+def few_pictures(unrendered: None) -> None:
+    """Most runs render no pictures."""
 
 
 @pytest.fixture(scope="session")
