@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import touch
 from hypothesis import settings
-from matplotlib.figure import Figure
+from pictures import touch
 from torch import Generator
 
 from mri_ambient.rng import rng_for
@@ -34,7 +33,7 @@ def rng(request: pytest.FixtureRequest) -> Generator:
 def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made but not rendered, unless they are what a test is about."""
     if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(Figure, "savefig", touch)
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", touch)
 
 
 @pytest.fixture(scope="session")
