@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from pictures import touch
 from torch import Generator
 
 from mri_ambient.rng import rng_for
@@ -26,6 +27,13 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 def rng(request: pytest.FixtureRequest) -> Generator:
     """A random stream of the test's own."""
     return rng_for(0, request.node.name)
+
+
+@pytest.fixture
+def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but not rendered, unless they are what a test is about."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", touch)
 
 
 @pytest.fixture(scope="session")

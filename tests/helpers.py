@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
+import os
+import runpy
+import socket
 import sys
 import weakref
 from collections.abc import Sequence
@@ -11,6 +15,8 @@ from types import ModuleType
 
 import h5py
 import torch
+from matplotlib.figure import Figure
+from pictures import touch
 from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,6 +29,12 @@ from mri_ambient.priors.unet import UNetSpec
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Batch
 
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Processes forked from one that has imported the library, which takes seconds."""
+PROCESSES.set_forkserver_preload(
+    ["mri_ambient.recon.pipeline", "mri_ambient.training.refit", "torch._dynamo"]
+)
+
 
 def load_script(name: str) -> ModuleType:
     """A script of tests/benchmarks, for what it is made of."""
@@ -32,6 +44,51 @@ def load_script(name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def run_script(path: Path, words: Sequence[object], printed: Path) -> None:
+    """``python path *words`` beside the file that takes what it prints: the target of a process."""
+    _become([path, *words], printed)
+    sys.path[0] = str(path.parent)
+    os.chdir(printed.parent)
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def _run_command(words: Sequence[object], printed: Path, environment: dict[str, str]) -> None:
+    _become(["mri-ambient", *words], printed)
+    os.environ.update(environment)
+    runpy.run_module("mri_ambient.cli", run_name="__main__")
+
+
+def _become(words: Sequence[object], printed: Path) -> None:
+    """Take these words, print into this file, and render no pictures."""
+    sys.argv = [str(word) for word in words]
+    Figure.savefig = touch
+    with printed.open("w") as out:
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+
+
+def command(*words: object, folder: Path, n_processes: int = 1) -> tuple[list[int | None], str]:
+    """``mri-ambient *words`` in processes of their own, and a job of several of them.
+
+    Returns:
+        Exit codes, and what the processes printed, which ``folder`` keeps.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n_processes)}
+    files = [folder / f"printed-{rank}" for rank in range(n_processes)]
+    processes = [
+        PROCESSES.Process(target=_run_command, args=(words, file, {**job, "RANK": str(rank)}))
+        for rank, file in enumerate(files)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    return [process.exitcode for process in processes], "".join(f.read_text() for f in files)
 
 
 def streams(seed: int, n: int) -> list[Generator]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers import command
 
 import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig
@@ -69,12 +70,11 @@ def test_a_reconstruction_has_images_figures_and_a_picture(full):
 def test_save_writes_what_the_command_writes(full, tmp_path):
     rec = ma.reconstruct(full, ma.Recipe("l1-wavelet", retrospective=2), ma.Runtime("cpu"))
     rec.save(tmp_path / "api")
-    command = ["reconstruct", str(full), "-o", str(tmp_path / "command"), "--method", "l1-wavelet"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mri_ambient.cli.app", *command, "--retrospective", "2",
-         "--device", "cpu"], capture_output=True, text=True, check=False,
+    ended, printed = command(
+        "reconstruct", full, "-o", tmp_path / "command", "--method", "l1-wavelet",
+        "--retrospective", "2", "--device", "cpu", folder=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert ended == [0], printed
     files = [h5py.File(tmp_path / name / full.name) for name in ("api", "command")]
     assert sorted(files[0]) == sorted(files[1])
     for name in files[0]:

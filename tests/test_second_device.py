@@ -7,6 +7,7 @@ the wrong device, and hidden ``.numpy()``. One fault of each kind is planted her
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,8 @@ class TestNothingIsLeftBehind:
     def test_none_is_missing(self):
         assert {type(method) for method in SHORT} == set(METHODS.values())
 
-    def test_held_out_lines(self, scan):
+    def test_held_out_lines(self, scan, monkeypatch):
+        monkeypatch.setattr("mri_ambient.recon.checks.L1Wavelet", partial(L1Wavelet, n_iter=5))
         recipe = {"n_samples": 2, "checks": Checks(n_held_out=1)}
         here = run(Dds(n_steps=2), scan, "cpu", **recipe)
         with second_device() as device:

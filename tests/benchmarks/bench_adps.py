@@ -67,10 +67,10 @@ def main() -> None:
     prior = load_prior(args.prior or default_prior())
     grid, runtime = STEP_SIZES, Runtime("cpu")
     if args.quick:
-        args.count, args.steps, grid = 1, 3, STEP_SIZES[2:3]
+        args.count, args.steps, grid = 1, 2, STEP_SIZES[2:3]
 
     with tempfile.TemporaryDirectory() as folder:
-        cases = simulate(args.images, args.count, Path(folder))
+        cases = simulate(args.images, args.count, Path(folder))[: 1 if args.quick else None]
         methods = [ZeroFilled(), Aos(), *(Adps(args.steps, step_size=step) for step in grid)]
         for method in methods[:3] if args.quick else methods:
             engine = Engine(Recipe(method, prior=prior, n_samples=1).resolve(), runtime)

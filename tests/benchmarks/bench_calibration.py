@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
-        args.signals, args.steps = 6, 8
+        args.signals, args.steps = 3, 2
     x, y, mean, post, op, cov = measure(
         args.signals, args.noise, args.coils, args.rate, args.length
     )

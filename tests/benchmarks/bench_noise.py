@@ -117,13 +117,13 @@ def main() -> None:
         parser.error("the folder is needed without --quick")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of the reader and of sigpy
-    count = 3 if options.quick else 12
+    count = 1 if options.quick else 12
     images = "phantom" if options.data is None else options.data / "brain256_val.zip"
-    sizes = ((128, 128),) if options.quick else ((128, 128), (192, 160), (256, 256))
-    levels = (0.005, 0.02) if options.quick else (0.003, 0.01, 0.02, 0.05)
+    sizes = ((96, 96),) if options.quick else ((128, 128), (192, 160), (256, 256))
+    levels = (0.02,) if options.quick else (0.003, 0.01, 0.02, 0.05)
     rates = (4.0,) if options.quick else (4.0, 6.0)
     for size in sizes:
-        for n_coils in (1, 2, 4, 8) if options.quick else (1, 2, 3, 4, 6, 8, 16):
+        for n_coils in (1, 4) if options.quick else (1, 2, 3, 4, 6, 8, 16):
             for mask in MASKS:
                 for rate in (1.0,) if mask == "full" else rates:
                     for noise in levels:

@@ -216,8 +216,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     prior = load_prior(args.prior or default_prior())
-    steps = 4 if args.quick else args.steps
-    samplers = [Aos(), Dds(n_steps=10), Dds(n_steps=20), Adps(n_steps=steps)]
+    if args.quick:
+        args.count, args.steps = 1, 2
+    steps, few = args.steps, (2, 3) if args.quick else (10, 20)
+    samplers = [Aos(), *(Dds(n_steps=n) for n in few), Adps(n_steps=steps)]
     rows = {
         f"{method.name} {method.n_evaluations}": (method.n_evaluations, ours(prior, method))
         for method in samplers

@@ -81,7 +81,8 @@ def simulated(args: argparse.Namespace, folder: Path) -> list[Scored]:
 
         return Scored(case.scan, score)
 
-    return [of(case) for case in simulate(args.images, args.count, folder)]
+    cases = simulate(args.images, args.count, folder)[: 1 if args.quick else None]
+    return [of(case) for case in cases]
 
 
 def real(path: Path, args: argparse.Namespace) -> dict[str, list[Scored]]:
@@ -186,7 +187,7 @@ def main() -> None:
     if args.quick:
         args.count, args.work = 1, Path(tempfile.mkdtemp())
         methods = {
-            name: Preset(replace(preset.method, n_steps=3), n_samples=2)
+            name: Preset(replace(preset.method, n_steps=2), n_samples=2)
             for name, preset in methods.items()
             if name in ("balanced", "A-DPS, 500 steps")
         }

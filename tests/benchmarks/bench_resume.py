@@ -12,38 +12,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import multiprocessing
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.priors.checkpoint import load_tensors
-from mri_ambient.training.run import RunFolder
-
-CHILD = """
-import sys, warnings
-import torch
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.training.config import TrainConfig
 from mri_ambient.training.loop import train
-torch.set_num_threads(1)
-warnings.simplefilter("ignore")
-config = TrainConfig(batch_size=2, check_every=8, save_every=4, n_validation=2, warmup_images=4)
-train(sys.argv[1], sys.argv[2], config, images=int(sys.argv[3]), runtime=Runtime("cpu"))
-"""
+from mri_ambient.training.run import RunFolder
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["mri_ambient.training.loop", "torch._dynamo"])
 
 
-def start(data: Path, run: Path, images: int) -> subprocess.Popen[bytes]:
-    """One training process, single-threaded."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", CHILD, data, run, str(images)], env=environment)
+def run(data: Path, folder: Path, images: int, config: TrainConfig) -> None:
+    """Train, single-threaded and without warnings."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    train(data, folder, config, images=images, runtime=Runtime("cpu"))
 
 
 def same(a: Path, b: Path) -> bool:
@@ -63,26 +59,36 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    kills, images = (2, 60) if args.quick else (args.kills, 60 + 40 * args.kills)
+    kills, images = args.kills, 60 + 40 * args.kills
+    if args.quick:
+        kills, images, args.seed = 1, 20, 1  # killed early
+    config = TrainConfig(batch_size=2, check_every=8, save_every=4, n_validation=2, warmup_images=4)
     moments, n_hits = random.Random(args.seed), 0
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        run = RunFolder(work / "killed")
-        config = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
-        prepare(simulate("phantom", work / "raw", config, count=10), work / "data")
-        start(work / "data", work / "whole", images).wait()
-        while n_hits < kills and run.images_seen < images:
+    with tempfile.TemporaryDirectory() as scratch:
+        data, whole = Path(scratch) / "data", Path(scratch) / "whole"
+        killed = RunFolder(Path(scratch) / "killed")
+        scans = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
+        prepare(simulate("phantom", Path(scratch) / "raw", scans, count=10), data)
+
+        def start(folder: Path) -> BaseProcess:
+            child = PROCESSES.Process(target=run, args=(data, folder, images, config))
+            child.start()
+            return child
+
+        start(whole).join()
+        while n_hits < kills and killed.images_seen < images:
             # It trains some images beyond its newest checkpoint, which a kill takes away.
-            wanted = run.images_seen + 2 * moments.randint(1, 10)
-            child = start(work / "data", run.path, images)
-            while child.poll() is None and wanted > max(run.log.values("images"), default=0):
+            wanted = killed.images_seen + 2 * moments.randint(1, 10)
+            child = start(killed.path)
+            while child.is_alive() and wanted > max(killed.log.values("images"), default=0):
                 time.sleep(0.02)
             time.sleep(moments.uniform(0, 0.1))
-            child.send_signal(signal.SIGKILL)
+            child.kill()
+            child.join()
             # A kill after the last checkpoint hits nothing.
-            n_hits += child.wait() == -signal.SIGKILL and run.images_seen < images
-        start(work / "data", run.path, images).wait()
-        equal = same(work / "whole", run.path)
+            n_hits += child.exitcode == -signal.SIGKILL and killed.images_seen < images
+        start(killed.path).join()
+        equal = same(whole, killed.path)
     print(json.dumps({"benchmark": "resume", "kills": n_hits, "images": images, "equal": equal}))
     return 0 if equal and n_hits == kills else 1
 

@@ -116,10 +116,10 @@ def main() -> None:
     methods = {name: m for name, m in METHODS.items() if not args.only or name in args.only}
     if args.quick:
         args.count, args.samples = 1, 2
-        methods = {m.name: replace(m, n_steps=3) for m in (Dds(), Msm(), Pula(), Adps())}
+        methods = {m.name: replace(m, n_steps=2) for m in (Dds(), Msm(), Pula(), Adps())}
     prior = load_prior(args.prior or default_prior())
     with tempfile.TemporaryDirectory() as folder:
-        cases = simulate(args.images, args.count, Path(folder))
+        cases = simulate(args.images, args.count, Path(folder))[: 1 if args.quick else None]
         for name, method in methods.items():
             n = args.samples if method.stochastic else 1
             recipe = Recipe(method, prior=prior, n_samples=n)

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
-        args.size, args.coils, args.batch_size, args.repeats = 32, 3, 2, 1
+        args.size, args.coils, args.batch_size, args.repeats = 32, 3, 1, 1
     device = pick_device(args.device)
     facts = PriorFacts(
         objective="kspace", kind="conditioned", network=network_spec(args.preset), sigma_data=0.3,

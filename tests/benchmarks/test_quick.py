@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import PROCESSES, run_script
 
 SCRIPTS = sorted(Path(__file__).parent.glob("bench_*.py"))
 
@@ -14,9 +13,9 @@ SCRIPTS = sorted(Path(__file__).parent.glob("bench_*.py"))
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_quick_mode_runs(script, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(script), "--quick"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.strip(), "it prints its figures"
+    printed = tmp_path / "printed"
+    process = PROCESSES.Process(target=run_script, args=(script, ["--quick"], printed))
+    process.start()
+    process.join(timeout=600)
+    assert process.exitcode == 0, printed.read_text()[-4000:]
+    assert "\n{" in "\n" + printed.read_text(), "it prints its figures"

@@ -8,12 +8,14 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer.main
 from helpers import small_prior
 
 from mri_ambient.cli import app as module
@@ -22,6 +24,19 @@ from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.unet import NETWORKS, UNetSpec
 
 SMALL = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(unrendered: None) -> None:
+    """Most commands render no pictures."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_built_once() -> Iterator[None]:
+    """Typer would make them from their signatures in every call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
 
 
 class Printed(NamedTuple):

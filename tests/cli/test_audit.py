@@ -16,6 +16,7 @@ from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.prior import scan_digest
 
 
+@pytest.mark.pictures
 def test_drawn_images_are_compared_with_the_training_scans(cli, tmp_path, trained):
     printed = cli("audit", "memorization", trained.run, trained.prepared, "-o", tmp_path / "audit",
                   "--samples", 2, "--steps", 2, "--device", "cpu", "--json")  # fmt: skip
@@ -40,6 +41,7 @@ def test_damaged_scans_are_named_and_the_rest_is_compared(cli, tmp_path, trained
     assert (tmp_path / "audit/memorization.json").exists()
 
 
+@pytest.mark.pictures
 def test_a_scan_is_attacked(cli, scan, prior_file, tmp_path):
     words = ("audit", "stability", scan, "-m", prior_file, "--iterations", 2, "--device", "cpu")
     printed = cli(*words, "-o", tmp_path / "audit", "--json")
@@ -55,6 +57,7 @@ def test_a_scan_is_attacked(cli, scan, prior_file, tmp_path):
 STEPS = ("--steps", 2, "--device", "cpu")
 
 
+@pytest.mark.pictures
 def test_a_factor_is_found_and_used(cli, full, prior_file, tmp_path, monkeypatch):
     """By reconstruct and evaluate, for the method, options and samples it was found for."""
     printed = cli("audit", "calibration", prior_file, full, "-o", tmp_path / "audit",

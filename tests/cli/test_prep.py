@@ -6,6 +6,7 @@ import pytest
 import torch
 
 
+@pytest.mark.pictures
 def test_prep_writes_files_pictures_and_a_manifest(cli, full, tmp_path):
     cli("prep", full, "-o", tmp_path / "out", "--device", "cpu")
     names = {path.name for path in full.glob("*.h5")}

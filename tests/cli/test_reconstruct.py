@@ -64,6 +64,7 @@ def test_every_method_writes_what_is_promised(method, cli, full, prior_file, tmp
         assert len(report["settings"]["input_sha256"]) == 64
 
 
+@pytest.mark.pictures
 def test_the_whole_path_from_the_command_line_alone(cli, full, scan, trained, tmp_path):
     """simulate -> prep -> train -> reconstruct -> evaluate."""
     assert (trained.prepared / "manifest.json").exists()
@@ -156,6 +157,7 @@ def test_a_plain_prior_is_warned_about_in_one_step(method, warned, cli, scan, tm
     assert ("W-PRIOR-ONE-STEP" in stored) == warned
 
 
+@pytest.mark.pictures
 def test_a_shipped_prior_is_called_by_its_name_and_drawn_on_request(cli, scan, tmp_path):
     words = ("reconstruct", scan, "-o", tmp_path, "-m", DEFAULT, "--method", "dds", "--steps", 2,
              "--samples", 2, "--device", "cpu")  # fmt: skip

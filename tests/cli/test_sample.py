@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import h5py
 import numpy as np
+import pytest
 
 
+@pytest.mark.pictures
 def test_images_are_drawn_and_stored(cli, scan, prior_file, tmp_path):
     """With a coil of their own, or with the maps of a scan, whose size they then have."""
     words = ("sample", "-m", prior_file, "--samples", 2, "--steps", 3, "--device", "cpu")

@@ -315,7 +315,7 @@ def test_a_block_smaller_than_the_kernel_is_refused(rng: Generator) -> None:
 def test_a_calibration_block_that_is_not_finite_is_refused(value: float, rng: Generator) -> None:
     ksp = torch.cat([simulated((32, 32), rng, n_coils=4)] * 2)
     ksp[1] = value
-    with pytest.raises(PrepError, match="slice 1 of 2"):
+    with pytest.raises(PrepError, match=r"\b1 \w+ 2\b.*24 x 24"):
         espirit_maps(ksp, (24, 24))
 
 
@@ -329,7 +329,7 @@ def test_an_empty_slice_among_others_has_maps_of_zero(rng: Generator) -> None:
         assert values[1].count_nonzero() == 0
         assert torch.equal(values[[0, 2]], torch.cat([getattr(want, field)] * 2))
     ksp[2, 0, 16, 16] = float("nan")
-    with pytest.raises(PrepError, match="slice 2 of 3"):
+    with pytest.raises(PrepError, match=r"\b2 \w+ 3\b.*24 x 24"):
         espirit_maps(ksp, (24, 24))
 
 

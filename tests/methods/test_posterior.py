@@ -6,7 +6,6 @@ import pytest
 import torch
 from gaussian import Mixture, draw, even_problem, posterior
 from helpers import apply_method, load_script
-from torch import Tensor
 
 from mri_ambient.methods import Dds, Msm, Pula
 from mri_ambient.physics.operators import SenseOp
@@ -92,13 +91,11 @@ def errors_with_little_noise(method, rule: str, n: int = 12) -> tuple[float, flo
     bench = load_script("bench_calibration")
     sigma_n = 0.01
     x, y, mean, post, op, cov = bench.measure(n, sigma_n)
-    prior = bench.Exact(cov, rule)
-
-    def sample(k: int) -> Tensor:
-        rng = [rng_for(1, i, k) for i in range(n)]
-        return apply_method(method, op, y, sigma_n, prior=prior, rng=rng)[:, 0]
-
-    samples = torch.stack([sample(k) for k in range(4)])
+    four = SenseOp(op.maps.repeat(4, 1, 1, 1), op.mask.repeat(4, 1, 1, 1))
+    streams = [rng_for(1, i, k) for k in range(4) for i in range(n)]
+    samples = apply_method(
+        method, four, y.repeat(4, 1, 1, 1), sigma_n, prior=bench.Exact(cov, rule), rng=streams
+    ).view(4, n, -1)
     best = (mean - x).abs().square().sum(dim=1).mean()
     one = (samples - x).abs().square().sum(dim=2).mean()
     variance = samples.var(dim=0).sum(dim=1).mean()

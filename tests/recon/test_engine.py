@@ -237,8 +237,10 @@ class TestMemory:
             assert Engine(recipe, replace(CPU, batch_size=size)).slices_at_once(SHAPE) == n
 
     def test_other_errors_are_raised_as_they_are(self, scan):
-        with pytest.raises(RuntimeError, match=r"^sizes differ$"):
-            run(scan, Limited(0, RuntimeError("sizes differ")))
+        error = RuntimeError("sizes differ")
+        with pytest.raises(RuntimeError) as caught:
+            run(scan, Limited(0, error))
+        assert caught.value is error
 
 
 class TestFallback:
@@ -330,12 +332,13 @@ class TestWaiting:
 
     def test_a_gpu_that_was_lost_is_an_error(self, pretend):
         pretend(9, None)
-        with pytest.raises(DeviceError, match="lost"):
+        with pytest.raises(DeviceError, match="unspecified launch failure"):
             pretend(9, RuntimeError("CUDA error: unspecified launch failure"))
 
     def test_a_gpu_that_never_had_memory_is_not_waited_for(self, pretend):
         full = RuntimeError("CUDA error: out of memory")
         with warns("W-CPU-FALLBACK"):
             assert pretend(0, full).img.isfinite().all()
-        with pytest.raises(DeviceError, match="out of memory"):  # its images are not ready
+        with pytest.raises(DeviceError) as caught:  # its images are not ready
             pretend(9, full)
+        assert str(full) in str(caught.value)

@@ -81,14 +81,17 @@ class TestReading:
     def test_slices_before_one_that_cannot_be_read_are_kept(
         self, make_volume, when_reading, tmp_path
     ):
+        error = ScanFormatError("slice 4 is torn")
+
         def torn(first: int) -> None:
             if first == 4:
-                raise ScanFormatError("slice 4 is torn")
+                raise error
 
         volume = make_volume(CgSense())
         when_reading(volume, torn)
-        with pytest.raises(ScanFormatError, match="slice 4 is torn"):
+        with pytest.raises(ScanFormatError) as caught:
             report_of(volume, SliceStore(tmp_path / "a", {}))
+        assert caught.value is error
         assert SliceStore(tmp_path / "a", {}).done == {0, 1, 2, 3}
 
     @pytest.mark.parametrize("n_held_out", [0, 1])
@@ -134,16 +137,19 @@ class TestWarnings:
             report_of(make_volume(Doubtful()))
 
     def test_foreign_warnings_are_passed_on_and_not_reported(self, make_volume):
+        foreign = UserWarning("of a library")
+
         class Chatty(CgSense):
             def solve(self, op, ksp, noise_std):
                 import warnings
 
-                warnings.warn("of a library", UserWarning, stacklevel=1)
+                warnings.warn(foreign, stacklevel=1)
                 return super().solve(op, ksp, noise_std)
 
-        with pytest.warns(UserWarning, match="of a library") as caught:
+        with pytest.warns(UserWarning) as caught:
             report = report_of(make_volume(Chatty()))
-        assert len(caught) == 3 and report["warnings"] == []
+        assert [found.message for found in caught] == [foreign] * 3
+        assert report["warnings"] == []
 
     def test_an_image_that_does_not_fit_the_data_has_one(self, make_volume):
         """A sampler that gives half of CG-SENSE's image; a baseline may."""
@@ -163,12 +169,15 @@ class TestWarnings:
             report_of(make_volume(HalfCg()))
 
     def test_other_errors_are_raised_as_they_are(self, make_volume):
+        error = RuntimeError("sizes differ")
+
         class Mistake(CgSense):
             def solve(self, op, ksp, noise_std):
-                raise RuntimeError("sizes differ")
+                raise error
 
-        with pytest.raises(RuntimeError, match=r"^sizes differ$"):
+        with pytest.raises(RuntimeError) as caught:
             report_of(make_volume(Mistake()))
+        assert caught.value is error
 
 
 class TestReport:

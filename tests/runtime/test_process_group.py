@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 
 import pytest
 import torch
+from helpers import PROCESSES
 from torch import distributed
 
 from mri_ambient.errors import ConfigError, MriAmbientError
@@ -54,10 +54,8 @@ def work(rank, address):
 
 def test_two_processes_exchange_results_flags_and_sums(tmp_path):
     address = f"file://{tmp_path}/store"
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as other:
-        second = other.submit(work, 1, address)
-        found = [work(0, address), second.result(timeout=120)]
+    with ProcessPoolExecutor(2, mp_context=PROCESSES) as pool:
+        found = list(pool.map(work, (0, 1), (address, address)))
     assert [one["group"] for one in found] == [(0, 2, True), (1, 2, False)]
     for one in found:
         assert one["made"] == "made by 0"

@@ -13,6 +13,11 @@ from training_runs import SCANS, prepared, trained
 from mri_ambient.training.config import TrainConfig
 
 
+@pytest.fixture(autouse=True)
+def few_pictures(unrendered: None) -> None:
+    """Most runs render no pictures."""
+
+
 @pytest.fixture(scope="session")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten prepared, undersampled scans."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import command
 from training_runs import weights
 
 from mri_ambient.errors import MriAmbientError
@@ -21,31 +22,25 @@ from mri_ambient.training.run import RunFolder
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def command(processes: int, scans: Path, run: Path, images: int, *words: object) -> list[str]:
-    launcher = [] if processes == 1 else [
-        "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone",
-    ]  # fmt: skip
-    program = [sys.executable, *launcher, "-m", "mri_ambient.cli", "train", scans, "-o", run]
-    return [str(word) for word in (*program, "--images", images, "--device", "cpu", *words)]
-
-
 def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
     """The loss curve of one process at the same batch (to rounding), written once; a run of two
     processes resumed by one."""
-    words = ["--batch-size", "4", "--check-every", "8", "-O", "margin=1.3"]
-    words += ["--patience", "9"]  # the first process alone knows which prior was best
 
-    def call(run: Path, images: int, processes: int, *more: str) -> subprocess.CompletedProcess:
-        line = command(processes, scans, run, images, *words, *more)
-        return subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True)
+    def call(name: str, images: int, n_processes: int, *more: str) -> tuple[list[int | None], str]:
+        return command(
+            "train", scans, "-o", tmp_path / name, "--images", images, "--device", "cpu",
+            "--batch-size", "4", "--check-every", "8", "-O", "margin=1.3",
+            "--patience", "9",  # the first process alone knows which prior was best
+            *more, folder=tmp_path, n_processes=n_processes,
+        )  # fmt: skip
 
     for name, images, processes in (("one", 16, 1), ("two", 8, 2), ("two", 12, 2), ("two", 16, 1)):
-        ran = call(tmp_path / name, images, processes)
-        assert ran.returncode == 0, ran.stderr
+        ended, printed = call(name, images, processes)
+        assert ended == [0] * processes, printed
     # What one refuses, all refuse, with its words.
-    refused = call(tmp_path / "two", 20, 2, "--learning-rate", "0.1")
-    assert refused.returncode != 0
-    assert "learning_rate" in refused.stderr and "another process" not in refused.stderr
+    ended, printed = call("two", 20, 2, "--learning-rate", "0.1")
+    assert all(ended)
+    assert "learning_rate" in printed and "another process" not in printed
     one, two = (RunFolder(tmp_path / name).log.records() for name in ("one", "two"))
     assert [row["images"] for row in one] == [row["images"] for row in two] == [4, 8, 12, 16]
     for a, b in zip(one, two, strict=True):
@@ -56,9 +51,12 @@ def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
 
 
 def test_a_killed_process_ends_the_job_with_a_message(scans, tmp_path):
+    """A job that torchrun starts."""
     run = RunFolder(tmp_path / "run")
-    line = command(2, scans, run.path, 100000, "--batch-size", 2)
-    with subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as job:
+    words = ["train", scans, "-o", run.path, "--batch-size", 2, "--device", "cpu", "--images"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"]
+    line = [sys.executable, *launcher, "mri_ambient.cli", *map(str, words), "100000"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as job:
         deadline = time.monotonic() + 100
         while not run.log.path.exists() and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -70,8 +68,7 @@ def test_a_killed_process_ends_the_job_with_a_message(scans, tmp_path):
     assert "another process" in output
     # The run goes on, with another number of processes.
     seen = run.images_seen
-    alone = command(1, scans, run.path, seen + 4, "--batch-size", 2)
-    subprocess.run(alone, env=ENVIRONMENT, check=True, capture_output=True)
+    assert command(*words, seen + 4, folder=tmp_path)[0] == [0]
     assert run.images_seen == seen + 4
     assert load_prior(run.path).facts.card["images_seen"] == seen + 4
 

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+from helpers import command
 from training_runs import QUICK, SCANS, prepared, trained, weights
 
 from mri_ambient.errors import ConfigError, NumericalWarning
@@ -131,26 +129,18 @@ def test_shards_draw_and_an_interrupted_refit_goes_on(job, tmp_path):
 
 def test_two_processes_refit_as_one(data, tmp_path):
     """Each draws its part of the samples; both train, with the loss curve of one process."""
-    words = [data, "-o", tmp_path / "run", "--images", "4", "--batch-size", "2"]
-    alone = [sys.executable, "-m", "mri_ambient.cli"]
-    two = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
-        *alone[1:],
-    ]  # fmt: skip
 
-    def call(*command: object) -> None:
-        ran = subprocess.run(
-            [*map(str, command), "--device", "cpu"], env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True,
+    def call(*words: object, n_processes: int = 1) -> None:
+        ended, printed = command(
+            *words, "--images", 4, "--batch-size", 2, "--device", "cpu",
+            folder=tmp_path, n_processes=n_processes,
         )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr[-2000:]
+        assert ended == [0] * n_processes, printed
 
-    call(*alone, "train", *words)
-    for name, launcher in (("one", alone), ("two", two)):
-        call(
-            *launcher, "refit", tmp_path / "run", "-o", tmp_path / name, "--rounds", "1",
-            "--images", "4", "--steps", "3", "--batch-size", "2",
-        )  # fmt: skip
+    run = tmp_path / "run"
+    call("train", data, "-o", run)
+    for name, n in (("one", 1), ("two", 2)):
+        call("refit", run, "-o", tmp_path / name, "--rounds", 1, "--steps", 3, n_processes=n)
     samples = [
         sorted((tmp_path / name / "round-1/targets").glob("*.h5")) for name in ("one", "two")
     ]

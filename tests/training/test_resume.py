@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import damage_samples
+from helpers import PROCESSES, damage_samples
 from training_runs import EVERY, QUICK, VALIDATED, assert_same_run, trained
 
 from mri_ambient.errors import CheckpointError, ConfigError, MriAmbientError, StoppedError
-from mri_ambient.objectives import Kspace, Supervised
+from mri_ambient.objectives import Ambient, Kspace, Supervised
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_tensors
 from mri_ambient.training.run import RunFolder
 
@@ -71,49 +68,19 @@ def test_a_stopped_run_writes_a_checkpoint_and_resumes(finished, scans, tmp_path
     assert_same_run(finished(QUICK), tmp_path / "parts")
 
 
-IMAGES = 240
-
-SERVER = f"""
-import os, sys, warnings
-from dataclasses import replace
-from pathlib import Path
-import torch
-from mri_ambient.objectives import Ambient
-from training_runs import QUICK, trained
-torch.set_num_threads(1)
-warnings.simplefilter("ignore")
-config = replace(QUICK, objective=Ambient())
-for line in sys.stdin:
-    child = os.fork()  # imports take most of a process's life
-    if child == 0:
-        trained(Path(sys.argv[1]), Path(line.strip()), config, images={IMAGES})
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+IMAGES = 120
 
 
-@pytest.fixture
-def processes(scans) -> Iterator[subprocess.Popen[str]]:
-    """Starts a training process for every folder it is sent, and gives its id and exit code."""
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    command = [sys.executable, "-c", SERVER, scans]
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as server:
-        yield server
-        server.stdin.close()
-
-
-def test_killed_at_random_moments_it_still_ends_the_same(processes, tmp_path, rng):
+def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
     """kill -9 five times while it trains, then left alone: equal to a run that was not."""
+    config = replace(QUICK, objective=Ambient())
 
-    def start(path: Path) -> int:
-        print(path, file=processes.stdin, flush=True)
-        return int(processes.stdout.readline())
-
-    def exit_code() -> int:
-        return int(processes.stdout.readline())
+    def start(path: Path) -> BaseProcess:
+        child = PROCESSES.Process(
+            target=trained, args=(scans, path, config), kwargs={"images": IMAGES}
+        )
+        child.start()
+        return child
 
     run = RunFolder(tmp_path / "killed")
     n_hits = 0
@@ -126,13 +93,15 @@ def test_killed_at_random_moments_it_still_ends_the_same(processes, tmp_path, rn
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.02 * float(torch.rand((), generator=rng)))  # anywhere within a step
-        os.kill(child, signal.SIGKILL)
+        child.kill()
+        child.join()
         # A kill after the last checkpoint hits nothing.
-        n_hits += exit_code() == -signal.SIGKILL and run.images_seen < IMAGES
+        n_hits += child.exitcode == -signal.SIGKILL and run.images_seen < IMAGES
     assert n_hits == 5
     for path in (run.path, tmp_path / "whole"):
-        start(path)
-        assert exit_code() == 0
+        child = start(path)
+        child.join()
+        assert child.exitcode == 0
     assert_same_run(tmp_path / "whole", run.path)
 
 

@@ -105,6 +105,7 @@ def validator(batch, tmp_path) -> Validator:
     return Validator(RunFolder(tmp_path), prior.facts, cases, patience=2)
 
 
+@pytest.mark.pictures
 def test_a_validation_writes_the_prior_with_its_figures(validator):
     net = small_prior("conditioned").net
     figures = validator(net, images=8, skipped=1)
