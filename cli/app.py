@@ -19,8 +19,8 @@ from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
 from . import audit, demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
-from .cases import INTERRUPTED, NO_DEVICE, TERMINATED, exit_code
-from .console import be_quiet, complain, say_warning
+from .console import be_quiet, print_error, print_warning
+from .exit_codes import INTERRUPTED, NO_DEVICE, TERMINATED, exit_code
 
 app = typer.Typer(
     name="mri-ambient",
@@ -57,7 +57,7 @@ def _show_warning(
 ) -> None:
     """One line for our own warnings; those of other libraries are not for users."""
     if issubclass(category, NumericalWarning):
-        say_warning(message)
+        print_warning(message)
 
 
 def main() -> None:
@@ -69,19 +69,19 @@ def main() -> None:
     try:
         app()
     except MriAmbientError as error:
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         sys.exit(exit_code(error))
     except RuntimeError as error:
         reason = _device_failure(error)
         if reason is None:
             raise
-        complain(f"error: {reason}")
+        print_error(f"error: {reason}")
         sys.exit(NO_DEVICE)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            complain("interrupted; what is finished is kept, the same command resumes")
+            print_error("interrupted; what is finished is kept, the same command resumes")
         elif stop.code == TERMINATED:
-            complain(
+            print_error(
                 "terminated by another process (in a job, perhaps because one of its processes was "
                 "lost); what is finished is kept, the same command resumes"
             )

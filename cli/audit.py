@@ -8,19 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from . import options as opt
-from .cases import Failures, claim_folder
-from .console import Bar, print_json, progress_bar, say
-from .parse import merge_options
+from .console import Bar, print_json, print_line, progress_bar
+from .exit_codes import Failures, claim_folder
 from .recipe import make_recipe, make_runtime, retrospective_mask
 
 app = typer.Typer(no_args_is_help=True, help="Check a prior before it is handed on.")
 
 PriorFile = Annotated[Path, typer.Argument(help="Prior file or run folder.", metavar="PRIOR")]
-
-
-@app.callback()
-def _audit() -> None:
-    """Check a prior before it is handed on."""
 
 
 @app.command()
@@ -65,7 +59,7 @@ def memorization(
     _report(found.report, output / "memorization.json", json_out=json_out)
     figure = draw_memorization(found.sample_distances, found.held_out_distances, found.pairs)
     save_figure(figure, output / "memorization.png")
-    say(found.line)
+    print_line(found.line)
     failures.end()
 
 
@@ -108,7 +102,8 @@ def stability(
 
     recipe = make_recipe(
         method=method,
-        options=merge_options({"n_steps": steps}, option),
+        flags={"n_steps": steps},
+        option=option,
         prior=prior,
         seed=seed,
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
@@ -121,10 +116,9 @@ def stability(
         )
     _report(report, output / "stability.json", json_out=json_out)
     images, titles = images_side_by_side(attacks)
-    top = float(images[0].max())
-    figure = draw_montage(images, top=top, titles=titles, columns=3)
+    figure = draw_montage(images, top=float(images[0].max()), titles=titles, columns=3)
     save_figure(figure, output / "stability.png")
-    say(verdict(attacks))
+    print_line(verdict(attacks))
 
 
 @app.command()
@@ -167,7 +161,8 @@ def calibration(
     recipe = make_recipe(
         method=method if preset else method or "dds",
         preset=preset,
-        options=merge_options({"n_steps": steps}, option),
+        flags={"n_steps": steps},
+        option=option,
         prior=prior,
         samples=samples,
         seed=seed,
@@ -191,7 +186,7 @@ def calibration(
     save_figure(figure, output / "calibration.png")
     assert isinstance(recipe.prior, Prior)
     save_prior(with_calibration(recipe.prior, recipe, found), output / "prior.safetensors")
-    say(found.line(recipe))
+    print_line(found.line(recipe))
     failures.end()
 
 

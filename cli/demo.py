@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as opt
-from .console import Bar, print_table, progress_bar, say
+from .console import Bar, print_line, print_table, progress_bar
 from .recipe import make_runtime
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(
     figure = draw_comparison(images.pop("reference"), images, scores)
     save_figure(figure, output / "demo.png", dpi=150)
     _print_rows(rows)
-    say(f"figure: {output / 'demo.png'}; every file in between is in {output}")
+    print_line(f"figure: {output / 'demo.png'}; every file in between is in {output}")
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def _stage(name: str, total: float) -> Iterator[Tick]:
     """A stage with a bar and the time left; one line in a log file."""
     with progress_bar() as bars:
         if bars.disable:
-            say(name)
+            print_line(name)
         yield Bar(bars, name, total).add
 
 

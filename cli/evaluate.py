@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as opt
-from .cases import Failures, run_cases
-from .console import VolumeBar, print_csv, print_json, print_table, progress_bar, say
-from .parse import merge_options
+from .console import VolumeBar, print_csv, print_json, print_line, print_table, progress_bar
+from .exit_codes import Failures, run_cases
 from .recipe import make_recipe, make_runtime
 
 if TYPE_CHECKING:
@@ -69,7 +68,8 @@ def run(
     recipe = make_recipe(
         method=method,
         preset=preset,
-        options=merge_options({"n_steps": steps}, option),
+        flags={"n_steps": steps},
+        option=option,
         prior=prior,
         seed=seed,
         samples=samples,
@@ -113,7 +113,7 @@ def _on_held_out_lines(
         with VolumeBar(bars, path.name, len(volume.file), steps_per_slice) as bar:
             rows = evaluate_held_out(volume, on_slice=bar.on_slice, on_step=bar.on_step)
         if recipe.n_samples > 1:
-            say(
+            print_line(
                 f"{path.name}: {recipe.n_samples} {recipe.samples_are} per slice, standard "
                 f"deviation x {recipe.std_factor:.2f}"
             )

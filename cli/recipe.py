@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mri_ambient.errors import ConfigError
 
-from .console import say
+from .console import print_line
+from .parse import merge_options
 
 if TYPE_CHECKING:
     from mri_ambient.physics.masks import MaskSpec
@@ -17,24 +19,20 @@ if TYPE_CHECKING:
 
 def make_recipe(
     *,
-    method: str | None,
-    options: dict[str, Any],
-    prior: Path | None,
+    flags: Mapping[str, Any],
+    option: Sequence[str] | None = None,
+    method: str | None = None,
     preset: str | None = None,
+    prior: Path | None = None,
     samples: int | None = None,
     keep_samples: bool = False,
     **more: Any,  # noqa: ANN401 -- any field of a recipe
 ) -> ResolvedRecipe:
-    """The recipe, with a note on every option that has no effect on it.
+    """The recipe of a command's options, with a note on every option that has no effect on it.
 
-    Args:
-        method: its name; None: what suits the prior.
-        options: of the method.
-        prior: file, run folder or name; None: the shipped one.
-        preset: a method with its options and samples, instead of a method.
-        samples: per slice; None: the default.
-        keep_samples: keep them beside their mean.
-        more: other fields of :class:`~mri_ambient.recon.recipe.Recipe`.
+    ``flags`` are options of the method with an option of their own (None: not given), ``option``
+    holds others as ``NAME=VALUE``, and ``more`` other fields of
+    :class:`~mri_ambient.recon.recipe.Recipe`.
 
     Raises:
         ConfigError: there is no such method, option or preset, or a preset beside them.
@@ -43,6 +41,7 @@ def make_recipe(
     from mri_ambient.methods import PRESETS
     from mri_ambient.recon.recipe import Recipe
 
+    options = merge_options(flags, option)
     if preset is not None:
         if method is not None or options:
             raise ConfigError("--preset is a method with its options; leave those out")
@@ -52,41 +51,28 @@ def make_recipe(
         preset or method, options, prior, n_samples=samples, keep_samples=keep_samples, **more
     ).resolve()
     if not recipe.method.stochastic and ((samples or 1) > 1 or keep_samples):
-        say(f"note: {recipe.method.name} gives one image, so there are no samples")
+        print_line(f"note: {recipe.method.name} gives one image, so there are no samples")
     elif keep_samples and recipe.n_samples == 1:
-        say("note: a single sample is the image itself, and is not written a second time")
+        print_line("note: a single sample is the image itself, and is not written a second time")
     if prior is not None and recipe.prior is None:
-        say(f"note: {recipe.method.name} does not use a prior, so {prior} is ignored")
+        print_line(f"note: {recipe.method.name} does not use a prior, so {prior} is ignored")
     return recipe
 
 
 def make_runtime(device: str, **options: Any) -> Runtime:  # noqa: ANN401 -- of the runtime
-    """Where and how to compute; says so where ``auto`` finds no GPU.
-
-    Args:
-        device: "auto", "cpu", "cuda" or "cuda:i".
-        options: other fields of :class:`~mri_ambient.runtime.device.Runtime`.
-
-    Raises:
-        ConfigError: an option that cannot be.
-        DeviceError: the device is not there.
-    """
+    """A :class:`~mri_ambient.runtime.device.Runtime`; a line says where ``auto`` finds no GPU."""
     from mri_ambient.runtime.device import Runtime
 
     runtime = Runtime(device, **options)
     if device == "auto" and runtime.torch_device.type == "cpu":
-        say("no GPU found, computing on the CPU")
+        print_line("no GPU found, computing on the CPU")
     return runtime
 
 
 def retrospective_mask(
     acceleration: float | None, mask_type: str | None, calib_lines: int | None
 ) -> MaskSpec | None:
-    """The mask that undersamples full scans, if there is to be one.
-
-    Raises:
-        ConfigError: it is described without an acceleration, or impossible.
-    """
+    """The mask that undersamples full scans, if there is to be one."""
     from mri_ambient.physics.masks import MaskSpec
 
     if acceleration is not None:

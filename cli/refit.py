@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options as opt
-from .cases import INTERRUPTED, Failures
-from .console import be_quiet, progress_bar, say
+from .console import be_quiet, print_line, progress_bar
+from .exit_codes import INTERRUPTED, Failures
 from .job import join_job
 from .parse import merge_options, parse_shard
 from .recipe import make_runtime
-from .training import RoundsView, on_interrupt, validation_line
+from .training_view import on_interrupt, round_hooks, validation_line
 
 if TYPE_CHECKING:
     from mri_ambient.methods import Sampler
@@ -109,18 +110,21 @@ def run(
             data, load_prior(run_folder, where), output, rounds, sampler, config, images=images,
             time_limit_s=limit, batch_size=batch_size, device=where, shard=part,
         )  # fmt: skip
-        view = RoundsView(bars, images if limit is None else limit, by_time=limit is not None)
-        prior = refit(asked, lambda n: view.hooks(n, failures.damaged, interrupted.is_set))
+        hooks = partial(
+            round_hooks, bars, total=images if limit is None else limit,
+            by_time=limit is not None, failures=failures, interrupted=interrupted,
+        )  # fmt: skip
+        prior = refit(asked, hooks)
     if interrupted.is_set() or (prior is None and part is None):
-        say("stopped; the same command resumes")
+        print_line("stopped; the same command resumes")
         raise typer.Exit(INTERRUPTED)
     if prior is None:
-        say(f"samples of part {shard} are drawn; draw the others, then run without --shard")
+        print_line(f"samples of part {shard} are drawn; draw the others, then run without --shard")
     else:
-        card = prior.facts.card
-        say(f"{output / 'prior.safetensors'}: {card['images_seen']} images seen in the last round")
+        card, path = prior.facts.card, output / "prior.safetensors"
+        print_line(f"{path}: {card['images_seen']} images seen in the last round")
         if "held_out" in card:
-            say(validation_line(card["images_seen"], card["held_out"]))
+            print_line(validation_line(card["images_seen"], card["held_out"]))
     failures.end()
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from . import options as opt
-from .cases import claim_folder
-from .console import Bar, progress_bar, say
+from .console import Bar, print_line, progress_bar
+from .exit_codes import claim_folder
 from .recipe import make_runtime
 
 
@@ -76,4 +76,4 @@ def run(
     facts = {"prior_sha256": loaded.card["sha256"], "seed": seed, "steps": steps}
     write_samples(output / "samples.h5", images, {**facts, "guidance": guidance})
     save_figure(draw_montage(images.abs()), output / "samples.png")
-    say(f"{samples} images in {output}")
+    print_line(f"{samples} images in {output}")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as opt
-from .cases import INTERRUPTED, Failures
-from .console import Bar, be_quiet, progress_bar, say
+from .console import Bar, be_quiet, print_line, progress_bar
+from .exit_codes import INTERRUPTED, Failures
 from .job import join_job
 from .parse import parse_pairs
 from .recipe import make_runtime
-from .training import TrainingView, on_interrupt, resumable, tensorboard
+from .training_view import TrainingView, on_interrupt, resumable, tensorboard
 
 if TYPE_CHECKING:
     from mri_ambient.objectives import Objective
@@ -99,9 +99,9 @@ def run(
     from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
+    from mri_ambient.training.dry_run import dry_run as try_out
     from mri_ambient.training.loop import run_training
     from mri_ambient.training.preflight import plan
-    from mri_ambient.training.trial import dry_run as try_out
 
     limit = None if time_limit is None else parse_seconds(time_limit)
     if patches and wrapper is not None:
@@ -130,9 +130,9 @@ def run(
             if job.leads:
                 typer.echo(try_out(planned))
             return
-        say(planned.describe())
+        print_line(planned.describe())
         if seen := planned.run.images_seen:
-            say(f"{output}: resumes after {seen} images")
+            print_line(f"{output}: resumes after {seen} images")
         interrupted, failures = on_interrupt(), Failures()
         board = tensorboard(output / "tensorboard", wanted=use_tensorboard and job.leads)
         with progress_bar() as bars, board as figures:

@@ -22,6 +22,7 @@ from ..errors import (
     NumericalWarning,
     OutputExistsError,
     ScanFormatError,
+    warn,
 )
 from ..io import PreparedFile, PreparedWriter, ScanFile, find_scans, open_scan
 from ..io.prepared import duplicate_acquisitions, duplicates_warning, mask_facts
@@ -275,6 +276,9 @@ def prepare(
     Returns:
         Results, and the coverage of k-space by the whole folder.
 
+    Warns:
+        NumericalWarning: a scan failed, and there is no ``on_scan`` to be told.
+
     Raises:
         ScanFormatError: no input is a file.
         ConfigError: two scans have the same stem.
@@ -294,6 +298,8 @@ def prepare(
         results.append(result)
         if on_scan is not None:
             on_scan(result)
+        elif result.error is not None:
+            warn("W-SCAN-FAILED", result.line())
     summary = _summarise(tuple(results), output)
     lines = {group.line: group.per_line for group in summary.coverage if group.per_line}
     if pictures and lines:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DeviceError, MriAmbientError, StoppedError
+from ..errors import CheckpointError, DeviceError, MriAmbientError, StoppedError, warn
 from ..plots import draw_curves, save_figure
 from ..priors.checkpoint import load_prior, save_tensors
 from ..priors.prior import Prior, PriorFacts
@@ -58,22 +58,25 @@ def train(
     Returns:
         The prior, as written to ``run/prior.safetensors``.
 
+    Warns:
+        NumericalWarning: files or slices that cannot be read and are left out; see :func:`plan`.
+
     Raises:
         MriAmbientError: see :func:`plan` and :func:`run_training`.
     """
     device = (runtime or Runtime()).torch_device
-    seconds = parse_seconds(time_limit) if isinstance(time_limit, str) else time_limit
-    start = load_prior(init, device) if isinstance(init, (str, Path)) else init
     job = TrainJob(
         data=Path(folder),
         run=Path(run),
         config=config or TrainConfig(),
         images=images,
-        time_limit_s=seconds,
-        init=start,
+        time_limit_s=parse_seconds(time_limit) if isinstance(time_limit, str) else time_limit,
+        init=load_prior(init, device) if isinstance(init, (str, Path)) else init,
         device=device,
     )
-    hooks = Hooks() if on_progress is None else Hooks(on_progress=on_progress)
+    hooks = Hooks(on_damaged=lambda sentence: warn("W-DAMAGED", sentence))
+    if on_progress is not None:
+        hooks = replace(hooks, on_progress=on_progress)
     return run_training(plan(job), hooks)
 
 
@@ -92,7 +95,7 @@ def run_training(plan: TrainPlan, hooks: Hooks | None = None) -> Prior:
         StoppedError: stopped before the first image was seen.
         MriAmbientError: too many steps without a finite loss, or another process is gone.
     """
-    loop = _Loop(plan, (hooks or Hooks()).with_memory())
+    loop = _Loop(plan, hooks or Hooks())
     dataset = loop.begin()
     loop.resume()
     loop.run(dataset)
@@ -107,8 +110,8 @@ class _Loop:
         self.job, self.config, self.folder = plan.job, plan.job.config, plan.run
         self.started = time.monotonic() - plan.seconds
         self.processes = ProcessGroup.current()
-        net = first_network(plan.facts, self.config.seed, self.job.init).to(self.job.torch_device)
-        net.autocast = self.config.autocast_on(self.job.torch_device)
+        net = first_network(plan.facts, self.config.seed, self.job.init).to(self.job.device)
+        net.autocast = self.config.autocast_on(self.job.device)
         self.trainer = Trainer(net, self.config, self.processes)
         self.validator = Validator(self.folder, plan.facts, plan.cases, self.config.patience)
         self.log = self.folder.log
@@ -142,7 +145,7 @@ class _Loop:
             shard=(self.processes.rank + 1, self.processes.size),
             hooks=replace(self.hooks, should_stop=self._stops_targets),
         )
-        if self.processes.any(not whole, self.job.torch_device):
+        if self.processes.any(not whole, self.job.device):
             raise StoppedError(
                 f"{self.job.run}: stopped while the images to learn from were made; the same "
                 "command resumes"
@@ -184,12 +187,12 @@ class _Loop:
         batches = BatchSequence(
             dataset, config.batch_size, config.seed, processes.rank, processes.size
         )
-        on_gpu = self.job.torch_device.type == "cuda"
+        on_gpu = self.job.device.type == "cuda"
         reader = BatchReader(batches, self.trainer.n_steps, workers=self.job.workers, pinned=on_gpu)
         began = time.monotonic()
         with reader:
             for batch in reader:
-                if processes.any(self._is_done(), self.job.torch_device):
+                if processes.any(self._is_done(), self.job.device):
                     break
                 for sentence in batch.damaged:
                     self.hooks.on_damaged(sentence)
@@ -220,7 +223,7 @@ class _Loop:
 
     def _step(self, batch: TrainingBatch) -> tuple[float, dict[str, float]]:
         try:
-            with device_errors(self.job.torch_device):
+            with device_errors(self.job.device):
                 result = self.trainer.step(batch)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
@@ -265,14 +268,15 @@ class _Loop:
         if not self.processes.is_first:
             return None, saves
         images = self.trainer.images
-        checked = self._validate() if validates else None
+        checked = None
         if validates:
+            checked = self._validate()
             self.validator.keep_best()
         rate = self.config.learning_rate_at(images)
         self.log.write(images=images, loss=loss, learning_rate=rate, **figures, **(checked or {}))
         if saves:
             self._save()
-        if checked is not None:
+        if validates:
             self._draw_curves()
         return checked, saves
 

@@ -31,7 +31,7 @@ from ..recon.recipe import ResolvedRecipe
 from ..runtime.device import Runtime
 from ..runtime.files import atomic_path
 from ..runtime.process_group import ProcessGroup
-from .config import Hooks, TrainConfig, TrainJob
+from .config import CPU, Hooks, TrainConfig, TrainJob
 from .loop import run_training
 from .preflight import plan
 from .run import RunFolder
@@ -71,7 +71,7 @@ class RefitJob:
     images: int | None = None
     time_limit_s: float | None = None
     batch_size: int | None = None
-    device: torch.device | str = "cpu"
+    device: torch.device = CPU
     shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -115,25 +115,24 @@ class Round:
         # Another seed every round: a sample must not repeat the noise of the one before.
         seed = job.config.seed + self.number
         recipe = ResolvedRecipe(job.sampler, self.prior, seed=seed)
-        runtime = Runtime(torch.device(job.device), job.config.precision, job.batch_size)
+        runtime = Runtime(job.device, job.config.precision, job.batch_size)
         return TargetFolder(self.folder.path / "targets", recipe, runtime)
 
     @property
     def training(self) -> TrainJob:
         """Its training, which starts from the weights of the prior where they fit."""
-        config, facts = self.job.config, self.prior.facts
-        fits = (facts.kind, facts.network) == (config.kind, config.network)
-        shard = self.job.shard is not None
+        job, facts = self.job, self.prior.facts
+        fits = (facts.kind, facts.network) == (job.config.kind, job.config.network)
         return TrainJob(
-            data=self.job.data,
+            data=job.data,
             run=self.folder.path,
-            config=config,
-            images=self.job.images,
-            time_limit_s=math.inf if shard else self.job.time_limit_s,
+            config=job.config,
+            images=job.images,
+            time_limit_s=job.time_limit_s if job.shard is None else math.inf,
             init=self.prior if fits else None,
             teacher=self.prior,
             targets=self.samples.path,
-            device=self.job.device,
+            device=job.device,
         )
 
     def is_finished(self) -> bool:
@@ -169,8 +168,7 @@ class Round:
         Returns:
             Whether it went on to its end; False if it was stopped, or is only to draw a shard.
         """
-        processes, device = ProcessGroup.current(), torch.device(self.job.device)
-        hooks = hooks.with_memory()
+        processes, device = ProcessGroup.current(), self.job.device
         planned = plan(self.training)
         for sentence in planned.damaged:
             hooks.on_damaged(sentence)

@@ -33,6 +33,9 @@ TOGETHER, PIXELS_TOGETHER = 16, 2**18
 enough to stop soon. Neither memory nor the device decides it: every process makes the same groups.
 """
 
+MADE_BY = "made-by.json"
+"""Names the method, its options, the seed and the prior that made the images of a folder."""
+
 
 def target_method(name: str) -> Method:
     """The method of this name that makes targets.
@@ -59,10 +62,6 @@ class TargetFolder:
     recipe: ResolvedRecipe
     runtime: Runtime
 
-    @property
-    def _made_by_path(self) -> Path:
-        return self.path / "made-by.json"
-
     def _made_by(self) -> dict[str, Any]:
         method = self.recipe.method
         made_by = {
@@ -83,10 +82,11 @@ class TargetFolder:
         Raises:
             ConfigError: the method, its options, the prior or the seed differ.
         """
-        if not self._made_by_path.exists():
+        path = self.path / MADE_BY
+        if not path.exists():
             return
         made_by = self._made_by()
-        stored = json.loads(self._made_by_path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
         if finished:
             made_by.pop("bf16", None)
         differing = sorted(key for key in made_by if stored.get(key, made_by[key]) != made_by[key])
@@ -129,8 +129,8 @@ class TargetFolder:
         """
         hooks = hooks or Hooks()
         self.check()
-        if not self._made_by_path.exists():
-            write_json(self._made_by_path, self._made_by())
+        if not (self.path / MADE_BY).exists():
+            write_json(self.path / MADE_BY, self._made_by())
         engine = Engine(self.recipe, self.runtime)
         groups = list(_groups(files_of(items)))
         if shard is not None:

@@ -98,7 +98,8 @@ class Trainer:
         return total, figures
 
     def _streams(self, group: SizeGroup, what: str) -> list[torch.Generator]:
-        return group.streams(self.config.seed, what, self.n_steps)
+        """A generator for each slice, whichever process computes it."""
+        return [rng_for(self.config.seed, what, self.n_steps, i) for i in group.positions]
 
     def _sum(self, loss: Tensor, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sum loss and gradients over all processes, in place; return the sums of the figures."""
@@ -134,8 +135,7 @@ class Trainer:
             # Empty before the first step, and if all were skipped.
             state = self.optimizer.state.get(parameter, {})
             for moment in MOMENTS:
-                value = state[moment] if state else torch.zeros_like(parameter)
-                tensors[f"{moment}.{name}"] = value
+                tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
         return tensors
 
     def counts(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MriAmbientError
-from ..methods import Aos, Baseline, CgSense, Dds, L1Wavelet, Method, ZeroFilled
+from ..methods import Aos, CgSense, Dds, L1Wavelet, Method, ZeroFilled
 from ..methods.base import data_consistency
 from ..physics.masks import subsample_further
 from ..plots import draw_previews, save_figure
@@ -35,9 +35,6 @@ N_CASES = 16
 
 N_PREVIEWS = 4
 """Validation slices that preview.png shows."""
-
-QUICK_LOOK: Method = Dds(n_steps=8, final_dc=False)
-"""Draws an image from a prior that is not mask-conditioned and cannot take one step."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,13 @@ def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
 
 @torch.no_grad()
 def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
-    """The prior's image before the last data consistency: one step, or a short sample."""
-    method = Aos(final_dc=False) if prior.mask_conditioned else QUICK_LOOK
-    rng = [rng_for(0, "held out", i) for i in range(len(case.batch))]
-    return method(prior, case.batch, rng)
+    """The prior's image before the last data consistency: one step, or a short sample.
+
+    A prior that is not mask-conditioned cannot take one step.
+    """
+    one_step: Method = Aos(final_dc=False)
+    method = one_step if prior.mask_conditioned else Dds(n_steps=8, final_dc=False)
+    return method(prior, case.batch, [rng_for(0, "held out", 0)])
 
 
 @torch.no_grad()
@@ -93,8 +93,7 @@ def fit_tau(prior: DenoiserSource, cases: Sequence[HeldOut]) -> tuple[float, flo
         x0 = estimate(prior, case)
         errors[i, -1] = case.error(x0)
         for j, tau in enumerate(taus):
-            x = _consistent(case, x0, tau)
-            errors[i, j] = case.error(x)
+            errors[i, j] = case.error(_consistent(case, x0, tau))
     mean = errors.mean(dim=0)
     best = int(mean[:-1].argmin())
     return taus[best], float(mean[best]), float(mean[-1])
@@ -114,7 +113,7 @@ def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
         return {}
     found = {}
     for method in (CgSense(), L1Wavelet()):
-        errors = [case.error(_baseline(method, case)) for case in cases]
+        errors = [case.error(method(None, case.batch, [])) for case in cases]
         found[f"held_out_{method.name.replace('-', '_')}"] = sum(errors) / len(errors)
     return found
 
@@ -127,16 +126,12 @@ def previews(
     rows = []
     for case in cases:
         images = {
-            "zero-filled": _baseline(ZeroFilled(), case),
-            "CG-SENSE": _baseline(CgSense(), case),
+            "zero-filled": ZeroFilled()(None, case.batch, []),
+            "CG-SENSE": CgSense()(None, case.batch, []),
             "prior + DC": _consistent(case, estimate(prior, case), tau),
         }
         rows.append({name: img[0].abs().cpu() for name, img in images.items()})
     return rows
-
-
-def _baseline(method: Baseline, case: HeldOut) -> Tensor:
-    return method(None, case.batch, [])
 
 
 class Validator:

@@ -1,4 +1,4 @@
-"""Case after case: one line for each that fails, and the documented exit code at the end."""
+"""Exit codes: what fails costs one line each, and the documented code at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mri_ambient.errors import (
     ScanFormatError,
 )
 
-from .console import complain, say
+from .console import print_error
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Failures:
 
     def _add(self, line: str, code: int) -> None:
         if line not in self.lines:
-            complain(f"error: {line}")
+            print_error(f"error: {line}")
         self.lines.append(line)
         self.codes.append(code)
 
@@ -80,14 +80,6 @@ def run_cases(cases: Sequence[T], work: Callable[[T], None]) -> None:
         except MriAmbientError as error:
             failures.case(case, error)
     failures.end(nothing_done=len(failures.codes) == len(cases))
-
-
-def list_outputs(paths: Sequence[Path], output: Path) -> None:
-    """What would become of every input (``--dry-run``)."""
-    from mri_ambient.io import why_no_file
-
-    for path in paths:
-        say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
 
 
 def claim_folder(output: Path, name: str, *, overwrite: bool) -> None:
