@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mri_ambient.errors import ScanFormatError
+
 from . import options as opt
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures, claim_folder
@@ -150,7 +152,6 @@ def calibration(
     intervals) and prior.safetensors, whose card holds the factor: `reconstruct` with this prior,
     method and options multiplies `reconstruction_std` by it and says so.
     """
-    from mri_ambient.errors import ScanFormatError
     from mri_ambient.evaluation.calibration import LEVELS, calibrate_files, with_calibration
     from mri_ambient.io import find_scans
     from mri_ambient.plots import draw_calibration, save_figure

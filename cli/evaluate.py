@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mri_ambient.errors import ConfigError
+
 from . import options as opt
 from .console import VolumeBar, print_csv, print_json, print_line, print_table, progress_bar
 from .exit_codes import Failures, run_cases
@@ -85,8 +87,6 @@ def _refuse_method_options(context: typer.Context) -> None:
     Raises:
         ConfigError: an option says how to reconstruct.
     """
-    from mri_ambient.errors import ConfigError
-
     for_both = {"inputs", "targets", "csv_out", "json_out"}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))

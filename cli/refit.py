@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mri_ambient.errors import ConfigError
+
 from . import options as opt
 from .console import be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
@@ -77,7 +79,6 @@ def run(
     stops, so that machines that are not connected can share the work; a call without it goes on to
     train. Under torchrun, the processes share the samples and every batch.
     """
-    from mri_ambient.errors import ConfigError
     from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.refit import RefitJob, refit
@@ -103,9 +104,9 @@ def run(
     )
     output = output or run_folder / "refit"
     interrupted, failures = on_interrupt(), Failures()
-    with join_job(device) as job, progress_bar() as bars:
-        be_quiet(quiet or not job.leads)
-        where = make_runtime(job.device).torch_device
+    with join_job(device) as (leads, place), progress_bar() as bars:
+        be_quiet(quiet or not leads)
+        where = make_runtime(place).torch_device
         asked = RefitJob(
             data, load_prior(run_folder, where), output, rounds, sampler, config, images=images,
             time_limit_s=limit, batch_size=batch_size, device=where, shard=part,
@@ -134,7 +135,6 @@ def _sampler(name: str, given: dict[str, Any]) -> Sampler:
     Raises:
         ConfigError: there is no such sampler or option.
     """
-    from mri_ambient.errors import ConfigError
     from mri_ambient.methods import SAMPLERS
     from mri_ambient.methods.presets import method_with_options
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mri_ambient.errors import ConfigError
+
 from . import options as opt
 from .console import Bar, be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
@@ -95,7 +97,6 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     Under torchrun, the processes share every batch.
     """
-    from mri_ambient.errors import ConfigError
     from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
@@ -118,23 +119,23 @@ def run(
         precision=precision,
         seed=seed,
     )
-    with join_job(device) as job:
-        be_quiet(quiet or not job.leads)
-        where = make_runtime(job.device).torch_device
+    with join_job(device) as (leads, place):
+        be_quiet(quiet or not leads)
+        where = make_runtime(place).torch_device
         start = None if init is None else load_prior(init, where)
         planned = plan(TrainJob(
             data, output, config, images=images, time_limit_s=limit, init=start, device=where,
             workers=workers, force=force,
         ))  # fmt: skip
         if dry_run:
-            if job.leads:
+            if leads:
                 typer.echo(try_out(planned))
             return
         print_line(planned.describe())
         if seen := planned.run.images_seen:
             print_line(f"{output}: resumes after {seen} images")
         interrupted, failures = on_interrupt(), Failures()
-        board = tensorboard(output / "tensorboard", wanted=use_tensorboard and job.leads)
+        board = tensorboard(output / "tensorboard", wanted=use_tensorboard and leads)
         with progress_bar() as bars, board as figures:
             bar = Bar(bars, "train", images if limit is None else round(limit))
             view = TrainingView(bar, figures, by_time=limit is not None, verbose=verbose)
@@ -155,7 +156,6 @@ def _objective(name: str, option: list[str] | None, targets: str | None) -> Obje
     Raises:
         ConfigError: there is no such objective or option, or it does not learn from images.
     """
-    from mri_ambient.errors import ConfigError
     from mri_ambient.objectives import make_objective
 
     options = parse_pairs(option)

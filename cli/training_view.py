@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.progress import Progress as Bars
+
+from mri_ambient.errors import ConfigError, StoppedError
 
 from .console import Bar, print_line
 from .exit_codes import INTERRUPTED, Failures
@@ -43,8 +45,6 @@ def on_interrupt() -> Event:
 @contextmanager
 def resumable(interrupted: Event) -> Iterator[None]:
     """Inside the block, Ctrl-C may stop a run before it has a prior; the command then ends."""
-    from mri_ambient.errors import StoppedError
-
     try:
         yield
     except StoppedError as error:
@@ -157,7 +157,7 @@ def round_hooks(
 
 @contextmanager
 def tensorboard(folder: Path, *, wanted: bool) -> Iterator[Board | None]:
-    """A board that writes for TensorBoard, from its first figure on; None if it is not wanted.
+    """A board that writes for TensorBoard; None if it is not wanted.
 
     Raises:
         ConfigError: TensorBoard is wanted and not installed.
@@ -165,22 +165,16 @@ def tensorboard(folder: Path, *, wanted: bool) -> Iterator[Board | None]:
     if not wanted:
         yield None
         return
-    from mri_ambient.errors import ConfigError
-
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
             "--tensorboard needs TensorBoard; pip install 'mri-ambient[tensorboard]'"
         ) from error
-    with ExitStack() as stack:
-
-        @cache
-        def writer() -> Any:  # noqa: ANN401 -- of a library without types
-            return stack.enter_context(SummaryWriter(folder))
+    with SummaryWriter(folder) as writer:
 
         def show(images: int, figures: dict[str, float]) -> None:
             for name, value in figures.items():
-                writer().add_scalar(name, value, images)
+                writer.add_scalar(name, value, images)
 
         yield show
