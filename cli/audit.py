@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from . import options as opt
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures, claim_folder
 from .recipe import make_recipe, make_runtime, retrospective_mask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 app = typer.Typer(no_args_is_help=True, help="Check a prior before it is handed on.")
 
@@ -40,7 +43,7 @@ def memorization(
     drawn images and of scans that were not trained on, and the nearest pairs.
     """
     from mri_ambient.evaluation.memorization import find_copies
-    from mri_ambient.plots import draw_memorization, save_figure
+    from mri_ambient.plots import draw_memorization
     from mri_ambient.priors.checkpoint import load_prior
 
     where = make_runtime(device).torch_device
@@ -58,9 +61,8 @@ def memorization(
             on_image=Bar(bars, "audit").count,
             on_damaged=failures.damaged,
         )
-    _report(found.report, output / "memorization.json", json_out=json_out)
     figure = draw_memorization(found.sample_distances, found.held_out_distances, found.pairs)
-    save_figure(figure, output / "memorization.png")
+    _write(output, "memorization", found.report, figure, json_out=json_out)
     print_line(found.line)
     failures.end()
 
@@ -99,7 +101,7 @@ def stability(
     was found for each, and five times the difference of the magnitudes.
     """
     from mri_ambient.evaluation.stability import attack_slice, images_side_by_side, verdict
-    from mri_ambient.plots import draw_montage, save_figure
+    from mri_ambient.plots import draw_montage
     from mri_ambient.recon.pipeline import open_volume
 
     recipe = make_recipe(
@@ -116,10 +118,9 @@ def stability(
         report, attacks = attack_slice(
             volume, slice_index, k=k, n_iter=iterations, on_step=Bar(bars, "attack").count
         )
-    _report(report, output / "stability.json", json_out=json_out)
     images, titles = images_side_by_side(attacks)
     figure = draw_montage(images, top=float(images[0].max()), titles=titles, columns=3)
-    save_figure(figure, output / "stability.png")
+    _write(output, "stability", report, figure, json_out=json_out)
     print_line(verdict(attacks))
 
 
@@ -154,7 +155,7 @@ def calibration(
     """
     from mri_ambient.evaluation.calibration import LEVELS, calibrate_files, with_calibration
     from mri_ambient.io import find_scans
-    from mri_ambient.plots import draw_calibration, save_figure
+    from mri_ambient.plots import draw_calibration
     from mri_ambient.priors.checkpoint import save_prior
     from mri_ambient.priors.prior import Prior
     from mri_ambient.recon.recipe import Checks
@@ -182,19 +183,22 @@ def calibration(
         except ScanFormatError:
             failures.end(nothing_done=True)  # every scan failed, and has its line
             raise
-    _report(found.report(recipe), output / "calibration.json", json_out=json_out)
     figure = draw_calibration(LEVELS, found.before, found.after)
-    save_figure(figure, output / "calibration.png")
+    _write(output, "calibration", found.report(recipe), figure, json_out=json_out)
     assert isinstance(recipe.prior, Prior)
     save_prior(with_calibration(recipe.prior, recipe, found), output / "prior.safetensors")
     print_line(found.line(recipe))
     failures.end()
 
 
-def _report(report: dict[str, Any], path: Path, *, json_out: bool) -> None:
-    """Write what was found, and print it if that is wanted."""
+def _write(
+    output: Path, name: str, report: dict[str, Any], figure: Figure, *, json_out: bool
+) -> None:
+    """Write the report and its figure into the folder; print the report if that is wanted."""
+    from mri_ambient.plots import save_figure
     from mri_ambient.runtime.files import write_json
 
-    write_json(path, report)
+    write_json(output / f"{name}.json", report)
     if json_out:
         print_json(report)
+    save_figure(figure, output / f"{name}.png")

@@ -82,11 +82,7 @@ def run(
 
 
 def _refuse_method_options(context: typer.Context) -> None:
-    """With --target, images are scored as they are.
-
-    Raises:
-        ConfigError: an option says how to reconstruct.
-    """
+    """With --target, images are scored as they are: refuse options that say how to reconstruct."""
     for_both = {"inputs", "targets", "csv_out", "json_out"}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))

@@ -83,11 +83,7 @@ def run_cases(cases: Sequence[T], work: Callable[[T], None]) -> None:
 
 
 def claim_folder(output: Path, name: str, *, overwrite: bool) -> None:
-    """Refuse a folder for ``name`` that is a training run, or holds one and may not be changed.
-
-    Raises:
-        OutputExistsError: it is, or does.
-    """
+    """Refuse a folder for the file ``name`` that is a training run, or has one already."""
     if (output / "run.json").exists():
         raise OutputExistsError(f"{output}: is a training run; choose another folder")
     if (output / name).exists() and not overwrite:

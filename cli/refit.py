@@ -130,11 +130,7 @@ def run(
 
 
 def _sampler(name: str, given: dict[str, Any]) -> Sampler:
-    """A sampler, without the last data-consistency solve: it takes variety from samples.
-
-    Raises:
-        ConfigError: there is no such sampler or option.
-    """
+    """A sampler, without the last data-consistency solve: it takes variety from samples."""
     from mri_ambient.methods import SAMPLERS
     from mri_ambient.methods.presets import method_with_options
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from .job import join_job
 from .parse import parse_pairs
 from .recipe import make_runtime
 from .training_view import TrainingView, on_interrupt, resumable, tensorboard
-
-if TYPE_CHECKING:
-    from mri_ambient.objectives import Objective
 
 
 def run(
@@ -97,6 +94,7 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     Under torchrun, the processes share every batch.
     """
+    from mri_ambient.objectives import make_objective
     from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
@@ -107,8 +105,11 @@ def run(
     limit = None if time_limit is None else parse_seconds(time_limit)
     if patches and wrapper is not None:
         raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
+    if targets is not None and objective != "supervised":
+        raise ConfigError("--targets is for --objective supervised: others learn from samples")
+    options = parse_pairs(option) | ({} if targets is None else {"images": targets})
     config = TrainConfig(
-        objective=_objective(objective, option, targets),
+        objective=make_objective(objective, options),
         preset=preset,
         wrapper="patched" if patches else wrapper,
         batch_size=batch_size,
@@ -148,19 +149,3 @@ def run(
     if interrupted.is_set():
         raise typer.Exit(INTERRUPTED)
     failures.end()
-
-
-def _objective(name: str, option: list[str] | None, targets: str | None) -> Objective:
-    """The objective with its options.
-
-    Raises:
-        ConfigError: there is no such objective or option, or it does not learn from images.
-    """
-    from mri_ambient.objectives import make_objective
-
-    options = parse_pairs(option)
-    if targets is not None:
-        if name != "supervised":
-            raise ConfigError("--targets is for --objective supervised: others learn from samples")
-        options["images"] = targets
-    return make_objective(name, options)

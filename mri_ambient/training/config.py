@@ -95,7 +95,7 @@ class TrainConfig:
 
     @property
     def network(self) -> UNetSpec:
-        """Widths and depth of its networks."""
+        """Widths and depth of the networks."""
         return preset(self.preset)
 
     def learning_rate_at(self, images: int) -> float:
@@ -126,13 +126,10 @@ class TrainJob:
     """One call of a training: what it is given beside the hooks.
 
     Attributes:
-        data: folder of prepared scans.
-        run: folder of the run, see :mod:`~mri_ambient.training.run`.
-        config: options; must be those of the run if it exists.
-        images: stop after this many images in total.
+        data, run, config, images: as in :func:`~mri_ambient.training.loop.train`.
         time_limit_s: stop after this many seconds of this call, but not before its first step.
-        init: start from the weights of this prior (fine-tuning); everything else about the new
-            prior is measured on the new scans.
+        init: start from the weights of this prior; everything else about the new one is measured
+            on the new scans.
         teacher: the prior that drew the target images; its training scans count as seen.
         targets: folder of target images (see :mod:`~mri_ambient.training.targets`); by default
             they are made in ``run/targets`` if the objective learns from images.
@@ -191,8 +188,7 @@ class Progress:
         images: images seen.
         target: images to see, or None if only time or patience stops the run.
         loss: of the last step; NaN if it was skipped.
-        images_per_second: over this call.
-        seconds: of this call.
+        images_per_second, seconds: of this call.
         waiting: share of this call's time spent waiting for data.
         validation: figures of a validation, if there was one.
         saved: whether a checkpoint was written.

@@ -30,8 +30,7 @@ class Item:
     """One slice of a prepared file; its k-space stays on disk.
 
     Attributes:
-        file: the prepared file.
-        index: of the slice in the file.
+        file, index: the prepared file, and which of its slices.
     """
 
     file: PreparedFile
@@ -310,7 +309,7 @@ def _read_folder(folder: Path) -> tuple[list[PreparedFile], dict[Path, str]]:
 
 
 def _check_different(files: Sequence[PreparedFile]) -> None:
-    """Refuse two files of one name, by which targets and cards know a scan, or one acquisition."""
+    """Refuse two files of one scan name, by which targets and cards know it, or acquisition."""
     paths: dict[str, Path] = {}
     for file in files:
         if file.scan_id in paths:

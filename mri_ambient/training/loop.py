@@ -115,7 +115,6 @@ class _Loop:
         self.trainer = Trainer(net, self.config, self.processes)
         self.validator = Validator(self.folder, plan.facts, plan.cases, self.config.patience)
         self.log = self.folder.log
-        self.target_groups = count()
         self.first_images = self.saved_at = 0
 
     @property
@@ -129,21 +128,22 @@ class _Loop:
         return limit is not None and self.seconds > limit
 
     def begin(self) -> Dataset:
-        """Write down what the run is, and make the images to learn from, if there are any.
-
-        Raises:
-            StoppedError: stopped before all were made.
-        """
+        """Write down what the run is, and make the images to learn from, if there are any."""
         for sentence in self.plan.damaged:
             self.hooks.on_damaged(sentence)
         self.processes.from_first(lambda: self.folder.begin(self.plan.identity))
         dataset, folder = self.plan.dataset, self.plan.target_folder
         if folder is None:
             return replace(dataset, images=self.job.targets)
+        groups = count()
+
+        def should_stop() -> bool:  # however short the time, a call makes the images of one group
+            return self.hooks.should_stop() or (next(groups) > 0 and self._is_late)
+
         whole = folder.make(
             dataset.train,
             shard=(self.processes.rank + 1, self.processes.size),
-            hooks=replace(self.hooks, should_stop=self._stops_targets),
+            hooks=replace(self.hooks, should_stop=should_stop),
         )
         if self.processes.any(not whole, self.job.device):
             raise StoppedError(
@@ -152,16 +152,8 @@ class _Loop:
             )
         return replace(dataset, images=folder.path)
 
-    def _stops_targets(self) -> bool:
-        """However short the time, a call makes the images of one group."""
-        return self.hooks.should_stop() or (next(self.target_groups) > 0 and self._is_late)
-
     def resume(self) -> None:
-        """Bring every process to the state of the newest checkpoint, if there is one.
-
-        Raises:
-            CheckpointError: it is that of another run.
-        """
+        """Bring every process to the state of the newest checkpoint, if there is one."""
         stored = self.processes.from_first(self.folder.load_checkpoint)
         if stored is not None:
             try:
@@ -178,11 +170,7 @@ class _Loop:
             self.validator.errors = self.log.values("held_out")
 
     def run(self, dataset: Dataset) -> None:
-        """Take steps until something stops them.
-
-        Raises:
-            MriAmbientError: too many steps without a finite loss.
-        """
+        """Take steps until something stops them."""
         config, processes = self.config, self.processes
         batches = BatchSequence(
             dataset, config.batch_size, config.seed, processes.rank, processes.size
@@ -260,8 +248,7 @@ class _Loop:
     ) -> tuple[dict[str, float] | None, bool]:
         """Validate and save where it is time, and log the step.
 
-        Returns:
-            Figures of a validation, if there was one, and whether a checkpoint was written.
+        Gives the figures of a validation, if there was one, and whether a checkpoint was written.
         """
         validates = self._passes(self.config.check_every)
         saves = self._passes(self.config.save_every)
@@ -299,11 +286,7 @@ class _Loop:
             self.saved_at = trainer.images
 
     def finish(self) -> Prior:
-        """Validate, write the prior and a checkpoint, and give the prior to every process.
-
-        Raises:
-            StoppedError: stopped before the first image was seen.
-        """
+        """Validate, write the prior and a checkpoint, and give the prior to every process."""
         trainer = self.trainer
         if trainer.n_steps == 0:
             raise StoppedError(

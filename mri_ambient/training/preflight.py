@@ -142,9 +142,7 @@ def split(job: TrainJob, validation_scans: Collection[str] | None = None) -> Dat
 
     Validation scans of the parent priors are set aside first, their training scans never.
 
-    Args:
-        job: the call.
-        validation_scans: those of a run that is resumed.
+    A run that is resumed keeps its ``validation_scans``.
 
     Raises:
         ConfigError: there is none to train on.

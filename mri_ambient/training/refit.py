@@ -91,13 +91,7 @@ class RefitJob:
 
 @dataclass(frozen=True)
 class Round:
-    """A round of a refit: samples from a prior, and a training run on them.
-
-    Attributes:
-        job: the call of the refit.
-        number: of the round, from 1.
-        prior: draws the samples.
-    """
+    """A round of a refit, counted from 1: samples from ``prior``, and a training run on them."""
 
     job: RefitJob
     number: int
@@ -144,14 +138,7 @@ class Round:
         return self.job.images is not None and self.folder.images_seen >= self.job.images
 
     def check(self) -> None:
-        """Refuse a finished round that was made in another way.
-
-        Warns:
-            NumericalWarning: fewer images were seen than the job wants.
-
-        Raises:
-            ConfigError: its options, prior or scans differ.
-        """
+        """Refuse a finished round of other options, prior or scans; warn if it saw few images."""
         self.samples.check(finished=True)
         self.folder.check_settings(self.folder.identity, self.training)
         seen = self.folder.images_seen
@@ -163,11 +150,7 @@ class Round:
             )
 
     def complete(self, hooks: Hooks) -> bool:
-        """Draw the missing samples and train on them.
-
-        Returns:
-            Whether it went on to its end; False if it was stopped, or is only to draw a shard.
-        """
+        """Draw the missing samples and train on them; whether it went on to its end."""
         processes, device = ProcessGroup.current(), self.job.device
         planned = plan(self.training)
         for sentence in planned.damaged:

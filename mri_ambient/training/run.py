@@ -73,11 +73,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a training run.
-
-    Attributes:
-        path: the folder, which need not exist yet.
-    """
+    """The folder of a training run, which need not exist yet."""
 
     path: Path
 
@@ -121,12 +117,9 @@ class RunFolder:
             ) from error
 
     def check_settings(self, identity: Identity, job: TrainJob) -> None:
-        """Refuse to resume the run with other settings.
+        """Refuse (ConfigError) to resume the run with other options or another initial prior.
 
         A run of an earlier version lacks the options that came later: it had their defaults.
-
-        Raises:
-            ConfigError: options, or the prior it starts from, differ.
         """
         defaults = json.loads(json.dumps(TrainConfig(type(job.config.objective)()).as_dict()))
         objective = defaults["objective"] | identity.config.get("objective", {})
@@ -142,15 +135,10 @@ class RunFolder:
     def check_scans(
         self, identity: Identity, found: dict[str, dict[str, str]], damaged: Collection[str]
     ) -> None:
-        """Refuse to resume the run with other scans; some may have been damaged since.
+        """Refuse (ConfigError) to resume the run with other scans.
 
-        Args:
-            identity: of the run.
-            found: the scans there are, see :attr:`.dataset.Dataset.identity`.
-            damaged: names of files that cannot be read.
-
-        Raises:
-            ConfigError: there are new or changed ones, or some are missing.
+        Those there are, ``found`` (see :attr:`.dataset.Dataset.identity`), may lack some that were
+        damaged since; ``damaged`` has the names of the files that cannot be read.
         """
         stored = identity.data["train"] | identity.data["validation"]
         present = found["train"] | found["validation"]
@@ -247,11 +235,7 @@ class Log:
                 yield line, record
 
     def write(self, **figures: float | None) -> None:
-        """Add a line; figures that are not finite become null.
-
-        Raises:
-            MriAmbientError: it cannot be written.
-        """
+        """Add a line; figures that are not finite become null."""
         record = {
             name: value if value is not None and math.isfinite(value) else None
             for name, value in figures.items()

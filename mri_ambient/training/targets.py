@@ -38,11 +38,7 @@ MADE_BY = "made-by.json"
 
 
 def target_method(name: str) -> Method:
-    """The method of this name that makes targets.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The method of this name that makes targets, or a ConfigError."""
     if name not in BASELINES:
         raise ConfigError(f"targets {name!r} are unknown; choose from full, {', '.join(BASELINES)}")
     return BASELINES[name]()
@@ -50,13 +46,7 @@ def target_method(name: str) -> Method:
 
 @dataclass(frozen=True)
 class TargetFolder:
-    """A folder of target images, all made in one way.
-
-    Attributes:
-        path: the folder.
-        recipe: method, prior and seed; one sample per slice is drawn.
-        runtime: device, precision, batch size.
-    """
+    """A folder of target images, all made in one way: by method, prior and seed of ``recipe``."""
 
     path: Path
     recipe: ResolvedRecipe
@@ -76,8 +66,7 @@ class TargetFolder:
     def check(self, *, finished: bool = False) -> None:
         """Refuse a folder whose images were made in another way.
 
-        Args:
-            finished: no image will be added, so that the precision does not matter.
+        The precision does not matter if the folder is ``finished``: no image will be added.
 
         Raises:
             ConfigError: the method, its options, the prior or the seed differ.
@@ -97,11 +86,7 @@ class TargetFolder:
             )
 
     def missing(self, items: Sequence[Item]) -> list[PreparedFile]:
-        """The scans whose images are not there, or in a damaged file.
-
-        Raises:
-            ConfigError: the folder holds the image of another scan of that name.
-        """
+        """The scans whose images are not there, or in a damaged file."""
         return [file for file in files_of(items) if not self._holds(file)]
 
     def make(

@@ -29,8 +29,7 @@ class Trainer:
         processes: those that share every batch.
 
     Attributes:
-        net: the denoiser.
-        average: the same with averaged weights.
+        average: the denoiser with averaged weights.
         n_steps: steps taken or skipped.
         skipped: steps without a finite loss and gradient, which changed nothing else.
         skipped_in_a_row: the last ones of them.

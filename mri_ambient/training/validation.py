@@ -141,7 +141,7 @@ class Validator:
         run: the run's folder.
         facts: of the prior, before the first step.
         cases: the validation slices; without any, weights are only checked to be finite.
-        patience: validations in a row without a smaller error that end the run; 0 never does.
+        patience: as in :class:`TrainConfig`.
 
     Attributes:
         errors: held-out errors so far, in order.
@@ -165,12 +165,7 @@ class Validator:
         return len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
 
     def __call__(self, net: Denoiser, *, images: int, skipped: int) -> dict[str, float]:
-        """Validate, fit tau, and write the prior and its previews.
-
-        Args:
-            net: the averaged weights.
-            images: images seen.
-            skipped: steps that were skipped.
+        """Validate averaged weights, fit tau, and write the prior and its previews.
 
         Returns:
             Held-out errors of the prior and of the classical methods, and tau; empty without cases.
