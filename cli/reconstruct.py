@@ -63,9 +63,7 @@ def run(
             show_default="2^16 pixels on a CPU, 2^22 on a GPU; halved if memory runs out",
         ),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
-    ] = "auto",
+    precision: opt.Precision = "auto",
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="Compile the networks first: minutes once, for volumes."),

@@ -64,9 +64,7 @@ def run(
             show_default="random weights",
         ),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
-    ] = "auto",
+    precision: opt.Precision = "auto",
     batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 8,
     learning_rate: Annotated[
         float, typer.Option(help="Learning rate of Adam after the warm-up.")

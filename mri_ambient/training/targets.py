@@ -110,7 +110,7 @@ class TargetFolder:
             Whether all were made; False if it was stopped.
 
         Raises:
-            ConfigError: the folder holds images that were made in another way or of other scans.
+            ConfigError: see :meth:`check`, or the folder holds images of other scans.
         """
         hooks = hooks or Hooks()
         self.check()
@@ -139,15 +139,14 @@ class TargetFolder:
         engine: Engine,
         on_damaged: Callable[[str], None],
     ) -> None:
-        digests = {file.scan_id: prepared_digest(file) for file in group}
         if len(group) == 1:  # it may be long, and is never held as a whole
             made = _long_scan(group[0], engine, on_damaged)
         else:
             made = _short_scans(group, missing, engine, on_damaged)
-        for name, images in made:
-            method = self.recipe.method.name
-            attributes = {"scan_id": name, "made_of": digests[name], "method": method}
-            write_samples(self.path / f"{name}.h5", images, attributes)
+        for file, images in made:
+            facts = {"scan_id": file.scan_id, "made_of": prepared_digest(file)}
+            facts["method"] = self.recipe.method.name
+            write_samples(self.path / f"{file.scan_id}.h5", images, facts)
 
     def _holds(self, file: PreparedFile) -> bool:
         path, digest = self.path / f"{file.scan_id}.h5", prepared_digest(file)
@@ -183,8 +182,8 @@ def _groups(files: list[PreparedFile]) -> Iterator[list[PreparedFile]]:
 
 def _long_scan(
     file: PreparedFile, engine: Engine, on_damaged: Callable[[str], None]
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and images ``(slice, y, x)`` of a scan, read in parts."""
+) -> Iterator[tuple[PreparedFile, Tensor]]:
+    """A scan with its images ``(slice, y, x)``, read in parts."""
     n_slices = engine.slices_at_once(file.shape[-2:])
     starts = range(0, len(file), n_slices)
     try:
@@ -192,7 +191,7 @@ def _long_scan(
     except ScanFormatError as error:
         on_damaged(str(error))
         return
-    yield file.scan_id, torch.cat(parts)
+    yield file, torch.cat(parts)
 
 
 def _short_scans(
@@ -200,18 +199,19 @@ def _short_scans(
     missing: set[str],
     engine: Engine,
     on_damaged: Callable[[str], None],
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and images ``(slice, y, x)`` of the missing scans that can be read.
+) -> Iterator[tuple[PreparedFile, Tensor]]:
+    """The missing scans that can be read, with their images ``(slice, y, x)``.
 
     All scans of the group are reconstructed with them: their calls of the method are shared.
     """
-    scans = []
+    files, scans = [], []
     for file in group:
         try:
             scans.append(file[:])
+            files.append(file)
         except ScanFormatError as error:
             on_damaged(str(error))
-    if any(scan.scan_id in missing for scan in scans):
-        for result in engine(scans):
-            if result.scan_id in missing:
-                yield result.scan_id, result.img
+    if any(file.scan_id in missing for file in files):
+        for file, result in zip(files, engine(scans), strict=True):
+            if file.scan_id in missing:
+                yield file, result.img

@@ -118,22 +118,6 @@ def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
     return found
 
 
-@torch.no_grad()
-def previews(
-    prior: DenoiserSource, cases: Sequence[HeldOut], tau: float
-) -> list[dict[str, Tensor]]:
-    """Magnitudes ``(y, x)`` of validation slices, by method."""
-    rows = []
-    for case in cases:
-        images = {
-            "zero-filled": ZeroFilled()(None, case.batch, []),
-            "CG-SENSE": CgSense()(None, case.batch, []),
-            "prior + DC": _consistent(case, estimate(prior, case), tau),
-        }
-        rows.append({name: img[0].abs().cpu() for name, img in images.items()})
-    return rows
-
-
 class Validator:
     """Validates the averaged weights of a run and writes them as its prior.
 
@@ -175,7 +159,11 @@ class Validator:
         """
         if self.checked_at == images:
             return self.figures
-        figures = self._errors(net)
+        figures: dict[str, float] = {}
+        if self.cases:
+            tau, error, without = fit_tau(Prior(net, self.facts), self.cases)
+            references = self.facts.card["references"]
+            figures = {"held_out": error, "held_out_no_dc": without, **references, "tau": tau}
         finite = all(bool(parameter.isfinite().all()) for parameter in net.parameters())
         if not (finite and math.isfinite(figures.get("held_out", 0.0))):
             raise MriAmbientError(
@@ -188,13 +176,6 @@ class Validator:
         save_prior(self.prior, self.run.prior)
         self._draw_previews(self.prior, figures.get("tau", 0.0))
         return figures
-
-    def _errors(self, net: Denoiser) -> dict[str, float]:
-        if not self.cases:
-            return {}
-        tau, error, without = fit_tau(Prior(net, self.facts), self.cases)
-        references = self.facts.card["references"]
-        return {"held_out": error, "held_out_no_dc": without, **references, "tau": tau}
 
     def _prior(self, net: Denoiser, figures: dict[str, float], images: int, skipped: int) -> Prior:
         card: dict[str, Any] = {
@@ -235,8 +216,17 @@ class Validator:
         self._draw_previews(best, known["tau"])
         return best
 
+    @torch.no_grad()
     def _draw_previews(self, prior: Prior, tau: float) -> None:
-        if self.cases:
-            device = self.cases[0].batch.ksp.device
-            rows = previews(prior.to(device), self.cases[:N_PREVIEWS], tau)
+        """Draw magnitudes of some validation slices, by method."""
+        rows = []
+        for case in self.cases[:N_PREVIEWS]:
+            estimated = estimate(prior.to(case.batch.ksp.device), case)
+            images = {
+                "zero-filled": ZeroFilled()(None, case.batch, []),
+                "CG-SENSE": CgSense()(None, case.batch, []),
+                "prior + DC": _consistent(case, estimated, tau),
+            }
+            rows.append({name: img[0].abs().cpu() for name, img in images.items()})
+        if rows:
             save_figure(draw_previews(rows), self.run.path / "preview.png")
