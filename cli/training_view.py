@@ -130,13 +130,7 @@ def round_hooks(
 ) -> Hooks:
     """The hooks of a round of a refit, which show its samples and its training on two bars.
 
-    Args:
-        bars: where bars are shown.
-        number: of the round, from 1.
-        total: images or seconds that it trains for.
-        by_time: whether they are seconds.
-        failures: takes what cannot be read.
-        interrupted: stops it.
+    ``total`` is the number of images, or seconds if ``by_time``, that the round trains for.
     """
     from mri_ambient.training.config import Hooks
 

@@ -185,11 +185,9 @@ class Progress:
     """How far a training is after a step.
 
     Attributes:
-        images: images seen.
-        target: images to see, or None if only time or patience stops the run.
+        images, target: images seen, and images to see (None if something else ends the run).
         loss: of the last step; NaN if it was skipped.
-        images_per_second, seconds: of this call.
-        waiting: share of this call's time spent waiting for data.
+        images_per_second, seconds, waiting: of this call; the share of time it waited for data.
         validation: figures of a validation, if there was one.
         saved: whether a checkpoint was written.
         skipped: steps of the run without a finite loss and gradient.

@@ -71,9 +71,8 @@ class SizeGroup:
     """The slices of a batch that have one matrix size.
 
     Attributes:
-        batch: their measurements.
+        batch, names: their measurements; scan and number of each.
         positions: the place of each in the whole batch, which seeds its random numbers.
-        names: scan and number of each slice.
     """
 
     batch: Batch
@@ -83,11 +82,9 @@ class SizeGroup:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """A batch, or a process's part of one.
+    """A batch, or a process's part of one: its slices by matrix size.
 
-    Attributes:
-        groups: its slices by matrix size.
-        damaged: a sentence about every slice that could not be read and was left out.
+    ``damaged`` has a sentence about every slice that could not be read and was left out.
     """
 
     groups: tuple[SizeGroup, ...]
@@ -164,8 +161,7 @@ class BatchSequence(torch.utils.data.Dataset[TrainingBatch]):
         dataset: the scans.
         size: slices of a batch, over all processes.
         seed: of their order.
-        rank: of the process.
-        world: number of processes.
+        rank, world: of the process, and number of processes.
     """
 
     dataset: Dataset

@@ -140,12 +140,8 @@ class _Loop:
         def should_stop() -> bool:  # however short the time, a call makes the images of one group
             return self.hooks.should_stop() or (next(groups) > 0 and self._is_late)
 
-        whole = folder.make(
-            dataset.train,
-            shard=(self.processes.rank + 1, self.processes.size),
-            hooks=replace(self.hooks, should_stop=should_stop),
-        )
-        if self.processes.any(not whole, self.job.device):
+        hooks = replace(self.hooks, should_stop=should_stop)
+        if not folder.make(dataset.train, hooks=hooks):
             raise StoppedError(
                 f"{self.job.run}: stopped while the images to learn from were made; the same "
                 "command resumes"

@@ -33,8 +33,7 @@ class TrainPlan:
     """What a training will do: the scans, the run and the prior, before the first step.
 
     Attributes:
-        job: the scans, the folder and the options of the run.
-        dataset: the scans.
+        job, dataset: what it is given, and the scans found there.
         identity: of the run; written when it begins.
         facts: of the prior.
         cases: validation slices; of several processes, the first alone has them.

@@ -49,14 +49,11 @@ class RefitJob:
         rounds: how often samples are drawn and a prior is trained.
         sampler: how a sample is drawn; by default without the last data-consistency solve, which
             makes samples vary less.
-        config: options of the training; the objective is the refit's own.
-        images: images that each round trains on in total.
-        time_limit_s: seconds that each call of a round's training may take.
-        batch_size: slices whose samples are drawn together, see :class:`Runtime`.
-        device: where to compute.
-        shard: draw the samples of part i of N of the groups of scans only, counted from 1, and
-            train nothing; in the first round that has not seen all ``images`` (the first, without
-            a number). For processes that are started independently.
+        config, images, time_limit_s: of the training of each round, as in
+            :class:`~.config.TrainJob`; the objective is the refit's own.
+        batch_size, device: of the sampling, see :class:`~mri_ambient.runtime.device.Runtime`.
+        shard: draw part i of N of the samples only, counted from 1, and train nothing; in the first
+            round that has not seen all ``images``. For processes that are started independently.
 
     Raises:
         ConfigError: impossible options, or nothing ends a round.
@@ -155,17 +152,14 @@ class Round:
         planned = plan(self.training)
         for sentence in planned.damaged:
             hooks.on_damaged(sentence)
-        shard = (processes.rank + 1, processes.size) if processes.size > 1 else self.job.shard
-        whole = self.samples.make(planned.dataset.train, shard=shard, hooks=hooks)
-        stopped = processes.any(not whole, device)  # and every process has drawn its samples
-        if stopped or self.job.shard is not None:
+        whole = self.samples.make(planned.dataset.train, shard=self.job.shard, hooks=hooks)
+        if not whole or self.job.shard is not None:
             return False
         try:
             run_training(planned, hooks)
         except StoppedError:
             if not processes.any(hooks.should_stop(), device):
                 raise
-            return False
         return not processes.any(hooks.should_stop(), device)
 
 

@@ -25,6 +25,7 @@ from ..recon.engine import Engine
 from ..recon.recipe import ResolvedRecipe, method_options, plain
 from ..runtime.device import Runtime
 from ..runtime.files import write_json
+from ..runtime.process_group import ProcessGroup
 from .config import Hooks
 from .dataset import Item, files_of, prepared_digest
 
@@ -99,7 +100,8 @@ class TargetFolder:
         """Reconstruct every scan, one image a slice.
 
         Scans of one matrix size and number of coils are reconstructed together. The groups do not
-        depend on what is there already, nor on ``shard``, and so neither do the images.
+        depend on what is there already, nor on who makes them, and so neither do the images. The
+        processes of a ``torch.distributed`` group share the work.
 
         Args:
             items: slices of prepared scans; whole scans are reconstructed.
@@ -107,7 +109,7 @@ class TargetFolder:
             hooks: on_target, on_damaged and should_stop are called.
 
         Returns:
-            Whether all were made; False if it was stopped.
+            Whether all were made; False if it was stopped, in whichever process.
 
         Raises:
             ConfigError: see :meth:`check`, or the folder holds images of other scans.
@@ -118,19 +120,21 @@ class TargetFolder:
             write_json(self.path / MADE_BY, self._made_by())
         engine = Engine(self.recipe, self.runtime)
         groups = list(_groups(files_of(items)))
-        if shard is not None:
-            groups = groups[shard[0] - 1 :: shard[1]]
-        done, total = 0, sum(len(group) for group in groups)
+        processes = ProcessGroup.current()
+        part, n_parts = shard or (processes.rank + 1, processes.size)
+        groups = groups[part - 1 :: n_parts]
+        stopped, done, total = False, 0, sum(len(group) for group in groups)
         for group in groups:
             missing = {file.scan_id for file in group if not self._holds(file)}
-            if missing and hooks.should_stop():
-                return False
+            stopped = bool(missing) and hooks.should_stop()
+            if stopped:
+                break
             if missing:
                 self._make_group(group, missing, engine, hooks.on_damaged)
             for _ in group:
                 done += 1
                 hooks.on_target(done, total)
-        return True
+        return not processes.any(stopped, self.runtime.torch_device)  # waits for all of them
 
     def _make_group(
         self,

@@ -31,8 +31,8 @@ class Trainer:
     Attributes:
         average: the denoiser with averaged weights.
         n_steps: steps taken or skipped.
-        skipped: steps without a finite loss and gradient, which changed nothing else.
-        skipped_in_a_row: the last ones of them.
+        skipped, skipped_in_a_row: steps without a finite loss and gradient, which changed nothing
+            else, and the last ones of them.
     """
 
     def __init__(self, net: Denoiser, config: TrainConfig, processes: ProcessGroup) -> None:
