@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mri_ambient as ma
 from mri_ambient.errors import ScanFormatError
 
 from . import options as opt
@@ -44,10 +45,9 @@ def memorization(
     """
     from mri_ambient.evaluation.memorization import find_copies
     from mri_ambient.plots import draw_memorization
-    from mri_ambient.priors.checkpoint import load_prior
 
     where = make_runtime(device).torch_device
-    loaded = load_prior(prior, where)
+    loaded = ma.load_prior(prior, where)
     claim_folder(output, "memorization.json", overwrite=overwrite)
     failures = Failures()
     with progress_bar() as bars:
@@ -156,8 +156,6 @@ def calibration(
     from mri_ambient.evaluation.calibration import LEVELS, calibrate_files, with_calibration
     from mri_ambient.io import find_scans
     from mri_ambient.plots import draw_calibration
-    from mri_ambient.priors.checkpoint import save_prior
-    from mri_ambient.priors.prior import Prior
     from mri_ambient.recon.recipe import Checks
 
     recipe = make_recipe(
@@ -185,8 +183,8 @@ def calibration(
             raise
     figure = draw_calibration(LEVELS, found.before, found.after)
     _write(output, "calibration", found.report(recipe), figure, json_out=json_out)
-    assert isinstance(recipe.prior, Prior)
-    save_prior(with_calibration(recipe.prior, recipe, found), output / "prior.safetensors")
+    assert isinstance(recipe.prior, ma.Prior)
+    ma.save_prior(with_calibration(recipe.prior, recipe, found), output / "prior.safetensors")
     print_line(found.line(recipe))
     failures.end()
 

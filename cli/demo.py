@@ -68,9 +68,8 @@ def run(
         fresh = _train(output, seconds, runtime, tick)
     with _stage("4/5 simulate a held-out head", 1) as tick:
         full = _simulate(output / "held-out", full=True, count=1, tick=tick)[0]
-    recipes = _recipes(fresh)
-    with _stage("5/5 reconstruct it", N_ADPS + len(recipes)) as tick:
-        rows, images = _reconstruct(full, output / "recon", recipes, runtime, tick)
+    with _stage("5/5 reconstruct it", N_ADPS + 6) as tick:
+        rows, images = _reconstruct(full, output / "recon", fresh, runtime, tick)
 
     write_json(output / "demo.json", rows)
     scores = {row["method"]: f"{row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}" for row in rows}
@@ -123,9 +122,13 @@ def _train(output: Path, seconds: float, runtime: ma.Runtime, tick: Tick) -> ma.
     )
 
 
-def _recipes(fresh: ma.Prior) -> dict[str, ma.Recipe]:
-    """Six ways to reconstruct, the last with the prior that was trained on the spot."""
-    return {
+def _reconstruct(
+    path: Path, output: Path, fresh: ma.Prior, runtime: ma.Runtime, tick: Tick
+) -> tuple[list[dict[str, Any]], dict[str, ArrayLike]]:
+    """Scores and images of a retrospectively undersampled scan, and the reference."""
+    from mri_ambient.io import Undersampled
+
+    recipes = {
         "zero-filled": ma.Recipe("zero-filled"),
         "CG-SENSE": ma.Recipe("cg-sense"),
         "L1-wavelet": ma.Recipe("l1-wavelet"),
@@ -133,14 +136,6 @@ def _recipes(fresh: ma.Prior) -> dict[str, ma.Recipe]:
         "A-DPS": ma.Recipe("adps", {"n_steps": N_ADPS}, n_samples=1),
         "A-OS, trained just now": ma.Recipe("aos", prior=fresh),
     }
-
-
-def _reconstruct(
-    path: Path, output: Path, recipes: dict[str, ma.Recipe], runtime: ma.Runtime, tick: Tick
-) -> tuple[list[dict[str, Any]], dict[str, ArrayLike]]:
-    """Scores and images of a retrospectively undersampled scan, and the reference."""
-    from mri_ambient.io import Undersampled
-
     full = ma.open_scan(path)
     scan = Undersampled(full, ma.MaskSpec("random", ACCELERATION, CALIB_LINES), seed=DEMO_SEED)
     reference = full.read_target("reconstruction_rss")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mri_ambient as ma
 from mri_ambient.errors import ConfigError
 
 from . import options as opt
@@ -16,7 +17,6 @@ from .recipe import make_recipe, make_runtime
 
 if TYPE_CHECKING:
     from mri_ambient.recon.recipe import ResolvedRecipe
-    from mri_ambient.runtime.device import Runtime
 
 HEADINGS = {
     "cg_sense": "CG-SENSE", "l1_wavelet": "L1", "chi_square": "chi2", "coverage_50": "50 %",
@@ -95,7 +95,7 @@ def _refuse_method_options(context: typer.Context) -> None:
 
 
 def _on_held_out_lines(
-    inputs: Path, recipe: ResolvedRecipe, runtime: Runtime, *, csv_out: bool, json_out: bool
+    inputs: Path, recipe: ResolvedRecipe, runtime: ma.Runtime, *, csv_out: bool, json_out: bool
 ) -> None:
     from mri_ambient.evaluation.held_out import evaluate_held_out, held_out_report, mean_figures
     from mri_ambient.io import find_scans
@@ -132,10 +132,8 @@ def _on_held_out_lines(
 
 
 def _against_targets(inputs: Path, targets: Path, *, csv_out: bool, json_out: bool) -> None:
-    from mri_ambient.evaluation.folders import evaluate
-
     failures = Failures()
-    scores = evaluate(inputs, targets, on_error=failures.case)
+    scores = ma.evaluate(inputs, targets, on_error=failures.case)
     volumes, mean = scores["volumes"], scores["mean"]
     if volumes and json_out:
         print_json(scores)

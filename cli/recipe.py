@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mri_ambient as ma
 from mri_ambient.errors import ConfigError
 
 from .console import print_line
 from .parse import merge_options
 
 if TYPE_CHECKING:
-    from mri_ambient.physics.masks import MaskSpec
     from mri_ambient.recon.recipe import ResolvedRecipe
-    from mri_ambient.runtime.device import Runtime
 
 
 def make_recipe(
@@ -39,7 +38,6 @@ def make_recipe(
         CheckpointError: the prior cannot be read.
     """
     from mri_ambient.methods import PRESETS
-    from mri_ambient.recon.recipe import Recipe
 
     options = merge_options(flags, option)
     if preset is not None:
@@ -47,7 +45,7 @@ def make_recipe(
             raise ConfigError("--preset is a method with its options; leave those out")
         if preset not in PRESETS:
             raise ConfigError(f"preset {preset!r} is unknown; choose from {', '.join(PRESETS)}")
-    recipe = Recipe(
+    recipe = ma.Recipe(
         preset or method, options, prior, n_samples=samples, keep_samples=keep_samples, **more
     ).resolve()
     if not recipe.method.stochastic and ((samples or 1) > 1 or keep_samples):
@@ -59,11 +57,9 @@ def make_recipe(
     return recipe
 
 
-def make_runtime(device: str, **options: Any) -> Runtime:  # noqa: ANN401 -- of the runtime
-    """A :class:`~mri_ambient.runtime.device.Runtime`; a line says where ``auto`` finds no GPU."""
-    from mri_ambient.runtime.device import Runtime
-
-    runtime = Runtime(device, **options)
+def make_runtime(device: str, **options: Any) -> ma.Runtime:  # noqa: ANN401 -- of the runtime
+    """A runtime; a line says where ``auto`` finds no GPU."""
+    runtime = ma.Runtime(device, **options)
     if device == "auto" and runtime.torch_device.type == "cpu":
         print_line("no GPU found, computing on the CPU")
     return runtime
@@ -71,13 +67,11 @@ def make_runtime(device: str, **options: Any) -> Runtime:  # noqa: ANN401 -- of 
 
 def retrospective_mask(
     acceleration: float | None, mask_type: str | None, calib_lines: int | None
-) -> MaskSpec | None:
+) -> ma.MaskSpec | None:
     """The mask that undersamples full scans, if there is to be one."""
-    from mri_ambient.physics.masks import MaskSpec
-
     if acceleration is not None:
         lines = 20 if calib_lines is None else calib_lines
-        return MaskSpec(mask_type or "random", acceleration, lines)
+        return ma.MaskSpec(mask_type or "random", acceleration, lines)
     if mask_type is not None or calib_lines is not None:
         raise ConfigError(
             "--mask-type and --calib-lines describe the mask of --retrospective; give it too"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mri_ambient as ma
 from mri_ambient.errors import ConfigError
 
 from . import options as opt
@@ -21,7 +22,6 @@ from .training_view import on_interrupt, round_hooks, validation_line
 
 if TYPE_CHECKING:
     from mri_ambient.methods import Sampler
-    from mri_ambient.training.config import TrainConfig
     from mri_ambient.training.run import Identity
 
 
@@ -79,7 +79,6 @@ def run(
     stops, so that machines that are not connected can share the work; a call without it goes on to
     train. Under torchrun, the processes share the samples and every batch.
     """
-    from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.refit import RefitJob, refit
     from mri_ambient.training.run import RunFolder
@@ -108,7 +107,7 @@ def run(
         be_quiet(quiet or not leads)
         where = make_runtime(place).torch_device
         asked = RefitJob(
-            data, load_prior(run_folder, where), output, rounds, sampler, config, images=images,
+            data, ma.load_prior(run_folder, where), output, rounds, sampler, config, images=images,
             time_limit_s=limit, batch_size=batch_size, device=where, shard=part,
         )  # fmt: skip
         hooks = partial(
@@ -141,13 +140,11 @@ def _sampler(name: str, given: dict[str, Any]) -> Sampler:
     return method_with_options(name, given)  # type: ignore[return-value]
 
 
-def _training(of_run: Identity, **given: Any) -> TrainConfig:  # noqa: ANN401 -- its options
+def _training(of_run: Identity, **given: Any) -> ma.TrainConfig:  # noqa: ANN401 -- its options
     """The options of the run, unless others are given.
 
     The seed decides which scans are set aside: with that of the run, none that it saw is held out.
     """
-    from mri_ambient.training.config import TrainConfig
-
     names = ("preset", "batch_size", "learning_rate", "precision", "n_validation", "seed")
     options = {name: of_run.option(name) for name in names}
-    return TrainConfig(**options | {k: value for k, value in given.items() if value is not None})
+    return ma.TrainConfig(**options | {k: value for k, value in given.items() if value is not None})

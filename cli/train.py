@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import mri_ambient as ma
 from mri_ambient.errors import ConfigError
 
 from . import options as opt
@@ -93,9 +94,8 @@ def run(
     Under torchrun, the processes share every batch.
     """
     from mri_ambient.objectives import make_objective
-    from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.runtime.config import parse_seconds
-    from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
+    from mri_ambient.training.config import Hooks, TrainJob
     from mri_ambient.training.dry_run import dry_run as try_out
     from mri_ambient.training.loop import run_training
     from mri_ambient.training.preflight import plan
@@ -106,7 +106,7 @@ def run(
     if targets is not None and objective != "supervised":
         raise ConfigError("--targets is for --objective supervised: others learn from samples")
     options = parse_pairs(option) | ({} if targets is None else {"images": targets})
-    config = TrainConfig(
+    config = ma.TrainConfig(
         objective=make_objective(objective, options),
         preset=preset,
         wrapper="patched" if patches else wrapper,
@@ -121,7 +121,7 @@ def run(
     with join_job(device) as (leads, place):
         be_quiet(quiet or not leads)
         where = make_runtime(place).torch_device
-        start = None if init is None else load_prior(init, where)
+        start = None if init is None else ma.load_prior(init, where)
         planned = plan(TrainJob(
             data, output, config, images=images, time_limit_s=limit, init=start, device=where,
             workers=workers, force=force,

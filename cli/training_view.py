@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import typer
 from rich.progress import Progress as Bars
 
+import mri_ambient as ma
 from mri_ambient.errors import ConfigError, StoppedError
 
 from .console import Bar, print_line
 from .exit_codes import INTERRUPTED, Failures
 
 if TYPE_CHECKING:
-    from mri_ambient.priors.prior import Prior
     from mri_ambient.training.config import Hooks, Progress
 
 Board = Callable[[int, dict[str, float]], None]
@@ -104,7 +104,7 @@ class TrainingView:
             self.validated_at = progress.images
             print_line(self.prefix + validation_line(progress.images, progress.validation))
 
-    def finish(self, prior: Prior, path: Path, images: int) -> None:
+    def finish(self, prior: ma.Prior, path: Path, images: int) -> None:
         """The run ended after so many images; with patience, the prior may be an earlier one."""
         card = prior.facts.card
         seen, figures = card["images_seen"], card.get("held_out")
