@@ -17,7 +17,7 @@ from ..io import open_scan
 from ..io.prepared import PreparedFile, duplicate_acquisitions, duplicates_warning, mask_facts
 from ..io.reconstruction import read_samples
 from ..physics.coverage import mask_group, sampling_densities
-from ..priors.prior import scan_digest
+from ..priors.prior import Prior, scan_digest
 from ..rng import rng_for
 from ..scan import Batch
 
@@ -242,8 +242,7 @@ def load_dataset(
     *,
     n_validation: int,
     seed: int,
-    prefer: Collection[str] = (),
-    exclude: Callable[[PreparedFile], bool] = lambda _: False,
+    parents: Sequence[Prior] = (),
     validation_scans: Collection[str] | None = None,
 ) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
@@ -257,8 +256,8 @@ def load_dataset(
         n_validation: scans to set aside: about so many, as patients are whole, and at most a fifth
             of all.
         seed: chooses them.
-        prefer: scans that are set aside before others, by name.
-        exclude: scans that must not be set aside, nor others of their patients.
+        parents: priors that the new one learns from. Their validation scans are set aside before
+            others; their training scans never, nor others of these patients.
         validation_scans: set exactly these aside instead: those of a run that is resumed.
 
     Raises:
@@ -276,7 +275,7 @@ def load_dataset(
         )
     _check_different(files)
     if validation_scans is None:
-        validation_scans = _choose_validation(files, n_validation, seed, prefer, exclude)
+        validation_scans = _choose_validation(files, n_validation, seed, parents)
     parts: tuple[list[Item], list[Item]] = ([], [])
     for file in files:
         items = (Item(file, index) for index in range(len(file)))
@@ -322,11 +321,7 @@ def _check_different(files: Sequence[PreparedFile]) -> None:
 
 
 def _choose_validation(
-    files: Sequence[PreparedFile],
-    n_validation: int,
-    seed: int,
-    prefer: Collection[str],
-    exclude: Callable[[PreparedFile], bool],
+    files: Sequence[PreparedFile], n_validation: int, seed: int, parents: Sequence[Prior]
 ) -> set[str]:
     """Names of scans: of whole patients, if these give at least half of the wanted number.
 
@@ -335,6 +330,11 @@ def _choose_validation(
     """
     most = len(files) // 5
     least = min(n_validation, most)
+    validated = [parent.facts.card.get("validation_scans", ()) for parent in parents]
+    preferred = {scan_id for names in validated for scan_id in names}
+
+    def is_known(file: PreparedFile) -> bool:
+        return any(parent.was_trained_on(file.source_sha256) for parent in parents)
 
     def draw(owner_of: Callable[[PreparedFile], str]) -> set[str]:
         owned: dict[str, list[PreparedFile]] = {}
@@ -342,13 +342,13 @@ def _choose_validation(
             owned.setdefault(owner_of(file), []).append(file)
 
         def rank(owner: str) -> tuple[bool, int]:
-            preferred = any(file.scan_id in prefer for file in owned[owner])
-            return not preferred, rng_for(seed, "validation", owner).initial_seed()
+            is_late = all(file.scan_id not in preferred for file in owned[owner])
+            return is_late, rng_for(seed, "validation", owner).initial_seed()
 
         chosen: set[str] = set()
         for owner in sorted(owned, key=rank):
             names = {file.scan_id for file in owned[owner]}
-            if len(chosen) >= least or any(exclude(file) for file in owned[owner]):
+            if len(chosen) >= least or any(is_known(file) for file in owned[owner]):
                 continue
             if len(chosen) + len(names) <= most:
                 chosen |= names

@@ -139,21 +139,17 @@ def plan(job: TrainJob) -> TrainPlan:
 def split(job: TrainJob, validation_scans: Collection[str] | None = None) -> Dataset:
     """Scans to train on, and scans for validation that no parent prior was trained on.
 
-    Validation scans of the parent priors are set aside first, their training scans never.
-
     A run that is resumed keeps its ``validation_scans``.
 
     Raises:
         ConfigError: there is none to train on.
         ScanFormatError: see :func:`~mri_ambient.training.dataset.load_dataset`.
     """
-    validated = [parent.facts.card.get("validation_scans", ()) for parent in job.parents]
     dataset = load_dataset(
         job.data,
         n_validation=job.config.n_validation,
         seed=job.config.seed,
-        prefer={scan_id for ids in validated for scan_id in ids},
-        exclude=lambda file: any(p.was_trained_on(file.source_sha256) for p in job.parents),
+        parents=job.parents,
         validation_scans=validation_scans,
     )
     if not dataset.train:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Identity:
         config: the options as plain values.
         init: sha256 of the prior it starts from, or None.
         data: its scans, see :attr:`.dataset.Dataset.identity`.
-        measured: what was measured on them, see :mod:`~mri_ambient.training.facts`.
+        measured: what was measured on them, see :mod:`~mri_ambient.training.card`.
         folder: where they were; None if an earlier version wrote the file.
     """
 
@@ -212,27 +212,27 @@ class Log:
         """Remove what was written after this many images."""
         if not self.path.exists():
             return
-        kept = [line for line, record in self._lines() if record["images"] <= images]
+        kept = [record for record in self.records() if record["images"] <= images]
         with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+            lines = (json.dumps(record) + "\n" for record in kept)
+            temporary.write_text("".join(lines), encoding="utf-8")
 
     def records(self) -> list[dict[str, Any]]:
-        """All lines."""
-        return [record for _, record in self._lines()] if self.path.exists() else []
-
-    def values(self, name: str) -> list[float]:
-        """Every value of a figure, in order."""
-        return [record[name] for record in self.records() if record.get(name) is not None]
-
-    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Whole lines and their content; the last line of a killed run may be torn."""
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+        """All whole lines; the last one of a killed run may be torn."""
+        found = []
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        for line in text.splitlines(keepends=True):
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
             if line.endswith("\n") and isinstance(record, dict) and "images" in record:
-                yield line, record
+                found.append(record)
+        return found
+
+    def values(self, name: str) -> list[float]:
+        """Every value of a figure, in order."""
+        return [record[name] for record in self.records() if record.get(name) is not None]
 
     def write(self, **figures: float | None) -> None:
         """Add a line; figures that are not finite become null."""
