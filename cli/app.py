@@ -52,11 +52,9 @@ def _options(
     be_quiet(False)
 
 
-def _show_warning(
-    message: Warning | str, category: type[Warning], *_: object, **__: object
-) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """One line for our own warnings; those of other libraries are not for users."""
-    if issubclass(category, NumericalWarning):
+    if isinstance(message, NumericalWarning):
         print_warning(message)
 
 

@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mri_ambient.errors import NumericalWarning
+
 if TYPE_CHECKING:
     from mri_ambient.methods import StepInfo
 
@@ -49,10 +51,9 @@ def print_line(line: str) -> None:
         print_error(line)
 
 
-def print_warning(warning: Warning | str) -> None:
-    """One line about a warning, with its code if it has one."""
-    code = getattr(warning, "code", None)
-    print_line(f"warning [{code}]: {warning}" if code else f"warning: {warning}")
+def print_warning(warning: NumericalWarning) -> None:
+    """One line about a warning, with its code."""
+    print_line(f"warning [{warning.code}]: {warning}")
 
 
 @contextmanager

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
     from mri_ambient.training.config import Progress
 
-SIZE = (96, 96)
-N_COILS = 6
-ACCELERATION = 4.0
-CALIB_LINES = 12
-NOISE = 0.01
+ACCELERATION, CALIB_LINES = 4.0, 12
 N_SCANS = 40
 DEMO_SEED = 2026
 """Seed of the demo's heads; the shipped prior was trained on phantoms of other seeds (tested)."""
@@ -92,11 +88,11 @@ def _simulate(folder: Path, *, full: bool, count: int, tick: Tick) -> list[Path]
     from mri_ambient.data_prep import SimulateConfig
 
     config = SimulateConfig(
-        size=SIZE,
-        coils=N_COILS,
+        size=(96, 96),
+        coils=6,
         acceleration=ACCELERATION,
         calib=CALIB_LINES,
-        noise=NOISE,
+        noise=0.01,
         full=full,
         seed=DEMO_SEED + full,
     )
@@ -154,17 +150,9 @@ def _reconstruct(
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
+    formats = {"psnr": ".2f", "ssim": ".3f", "nmse": ".4f", "seconds": ".1f"}
     print_table(
         ["method", "PSNR", "SSIM", "NMSE", "seconds"],
-        [
-            [
-                row["method"],
-                f"{row['psnr']:.2f}",
-                f"{row['ssim']:.3f}",
-                f"{row['nmse']:.4f}",
-                f"{row['seconds']:.1f}",
-            ]
-            for row in rows
-        ],
+        [[row["method"], *(f"{row[key]:{form}}" for key, form in formats.items())] for row in rows],
         title=f"held-out head, R = {rows[0]['acceleration']:.2f}, against RSS of the full scan",
     )
