@@ -271,13 +271,10 @@ def prepare(
         pictures: also draw one picture a scan (see :func:`prepare_file`) and how often each line
             was sampled, ``qc/coverage.png``.
         device: where to compute coil maps.
-        on_scan: called with each result when it is there.
+        on_scan: called with each result when it is there; without it, a failure is a warning.
 
     Returns:
         Results, and the coverage of k-space by the whole folder.
-
-    Warns:
-        NumericalWarning: a scan failed, and there is no ``on_scan`` to be told.
 
     Raises:
         ScanFormatError: no input is a file.

@@ -185,7 +185,7 @@ class Progress:
     """How far a training is after a step.
 
     Attributes:
-        images, target: images seen, and images to see (None if something else ends the run).
+        images: images seen.
         loss: of the last step; NaN if it was skipped.
         images_per_second, seconds, waiting: of this call; the share of time it waited for data.
         validation: figures of a validation, if there was one.
@@ -194,7 +194,6 @@ class Progress:
     """
 
     images: int
-    target: int | None
     loss: float
     images_per_second: float
     seconds: float

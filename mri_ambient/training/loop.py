@@ -185,7 +185,6 @@ class _Loop:
                 images, seconds = self.trainer.images, self.seconds
                 progress = Progress(
                     images=images,
-                    target=self.job.images,
                     loss=loss,
                     images_per_second=(images - self.first_images) / (time.monotonic() - began),
                     seconds=seconds,

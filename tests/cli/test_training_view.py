@@ -25,7 +25,7 @@ from mri_ambient.errors import StoppedError
 from mri_ambient.training.config import Progress
 
 PROGRESS = Progress(
-    images=24, target=48, loss=0.12345, images_per_second=3.0, seconds=8.4, waiting=0.1,
+    images=24, loss=0.12345, images_per_second=3.0, seconds=8.4, waiting=0.1,
     validation=None, saved=True, skipped=0,
 )  # fmt: skip
 FOUND = {"held_out": 0.1, "held_out_cg_sense": 0.2, "held_out_l1_wavelet": 0.15, "tau": 0.05}
