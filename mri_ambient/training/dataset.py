@@ -103,7 +103,7 @@ class Dataset:
     Attributes:
         train: slices to train on, those of a file together.
         validation: slices of other scans, whose *measured* lines are predicted.
-        damaged: files that could not be read and were left out, and a sentence about each.
+        damaged: a sentence about every file that could not be read and was left out.
         images: folder with target images, ``<scan_id>.h5``, for objectives that learn from images.
     """
 

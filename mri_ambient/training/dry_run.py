@@ -23,10 +23,8 @@ class ImageCost:
 
     Attributes:
         shape: its matrix ``(y, x)``, the largest of the scans.
-        seconds: it takes.
-        gpu_bytes: peak memory; None on a CPU.
-        n_targets: target images to make before the training.
-        target_seconds: for one of them.
+        seconds, gpu_bytes: its time, and its peak memory (None on a CPU).
+        n_targets, target_seconds: target images to make before the training, and time for one.
     """
 
     shape: tuple[int, int]

@@ -40,11 +40,10 @@ class Identity:
     """What a run is, as its ``run.json`` holds it.
 
     Attributes:
-        config: the options as plain values.
-        init: sha256 of the prior it starts from, or None.
-        data: its scans, see :attr:`.dataset.Dataset.identity`.
+        config, init: as :meth:`TrainJob.settings` gives them.
+        data, folder: its scans, see :attr:`.dataset.Dataset.identity`, and where they were (None if
+            an earlier version wrote the file).
         measured: what was measured on them, see :mod:`~mri_ambient.training.card`.
-        folder: where they were; None if an earlier version wrote the file.
     """
 
     config: dict[str, Any]
@@ -54,11 +53,7 @@ class Identity:
     folder: str | None = None
 
     def validation_scans(self, run: Path) -> list[str]:
-        """The scans that were set aside when the run began.
-
-        Raises:
-            ConfigError: an earlier version began it and did not write them down.
-        """
+        """The scans that were set aside when the run began, or a ConfigError."""
         if not isinstance(self.data, dict) or "validation" not in self.data:
             raise ConfigError(
                 f"{run}: an earlier version began this run and did not write down its scans; train "

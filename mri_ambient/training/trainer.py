@@ -23,10 +23,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Trainer:
     """What a run changes: the weights, their average and the optimiser; and how far it is.
 
-    Args:
-        net: the denoiser, on the device where it is trained.
-        config: the options.
-        processes: those that share every batch.
+    The processes share every batch, and the denoiser is on the device where it is trained.
 
     Attributes:
         average: the denoiser with averaged weights.

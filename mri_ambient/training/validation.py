@@ -121,15 +121,8 @@ def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
 class Validator:
     """Validates the averaged weights of a run and writes them as its prior.
 
-    Args:
-        run: the run's folder.
-        facts: of the prior, before the first step.
-        cases: the validation slices; without any, weights are only checked to be finite.
-        patience: as in :class:`TrainConfig`.
-
-    Attributes:
-        errors: held-out errors so far, in order.
-        checked_at: images seen at the last validation of this call; None before.
+    ``facts`` are those of the prior before the first step. Without ``cases``, the validation
+    slices, weights are only checked to be finite. ``errors`` are the held-out errors so far.
     """
 
     def __init__(
