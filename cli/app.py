@@ -19,8 +19,8 @@ from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
 from . import audit, demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
-from .cases import INTERRUPTED, TERMINATED, exit_code
-from .console import be_quiet, complain, say_warning
+from .console import be_quiet, print_error, print_warning
+from .exit_codes import INTERRUPTED, TERMINATED, exit_code
 
 app = typer.Typer(
     name="mri-ambient",
@@ -52,12 +52,10 @@ def _options(
     be_quiet(False)
 
 
-def _show_warning(
-    message: Warning | str, category: type[Warning], *_: object, **__: object
-) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """One line for our own warnings; those of other libraries are not for users."""
-    if issubclass(category, NumericalWarning):
-        say_warning(message)
+    if isinstance(message, NumericalWarning):
+        print_warning(message)
 
 
 def main() -> None:
@@ -69,7 +67,7 @@ def main() -> None:
     try:
         app()
     except MriAmbientError as error:
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         sys.exit(exit_code(error))
     except RuntimeError as error:
         from mri_ambient.runtime.device import device_error
@@ -77,13 +75,13 @@ def main() -> None:
         found = device_error(error, "cuda")
         if found is None:
             raise
-        complain(f"error: {found}")
+        print_error(f"error: {found}")
         sys.exit(exit_code(found))
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            complain("interrupted; what is finished is kept, the same command resumes")
+            print_error("interrupted; what is finished is kept, the same command resumes")
         elif stop.code == TERMINATED:
-            complain(
+            print_error(
                 "terminated by another process (in a job, perhaps because one of its processes was "
                 "lost); what is finished is kept, the same command resumes"
             )

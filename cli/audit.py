@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mri_ambient as ma
+from mri_ambient.errors import ScanFormatError
+
 from . import options as opt
-from .cases import Failures, claim_folder
-from .console import Bar, print_json, progress_bar, say
-from .parse import merge_options
+from .console import Bar, print_json, print_line, progress_bar
+from .exit_codes import Failures, claim_folder
 from .recipe import make_recipe, make_runtime, retrospective_mask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 app = typer.Typer(no_args_is_help=True, help="Check a prior before it is handed on.")
 
 PriorFile = Annotated[Path, typer.Argument(help="Prior file or run folder.", metavar="PRIOR")]
-
-
-@app.callback()
-def _audit() -> None:
-    """Check a prior before it is handed on."""
 
 
 @app.command()
@@ -44,11 +44,10 @@ def memorization(
     drawn images and of scans that were not trained on, and the nearest pairs.
     """
     from mri_ambient.evaluation.memorization import find_copies
-    from mri_ambient.plots import draw_memorization, save_figure
-    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.plots import draw_memorization
 
     where = make_runtime(device).torch_device
-    loaded = load_prior(prior, where)
+    loaded = ma.load_prior(prior, where)
     claim_folder(output, "memorization.json", overwrite=overwrite)
     failures = Failures()
     with progress_bar() as bars:
@@ -62,10 +61,9 @@ def memorization(
             on_image=Bar(bars, "audit").count,
             on_damaged=failures.damaged,
         )
-    _report(found.report, output / "memorization.json", json_out=json_out)
     figure = draw_memorization(found.sample_distances, found.held_out_distances, found.pairs)
-    save_figure(figure, output / "memorization.png")
-    say(found.line)
+    _write(output, "memorization", found.report, figure, json_out=json_out)
+    print_line(found.line)
     failures.end()
 
 
@@ -103,12 +101,13 @@ def stability(
     was found for each, and five times the difference of the magnitudes.
     """
     from mri_ambient.evaluation.stability import attack_slice, images_side_by_side, verdict
-    from mri_ambient.plots import draw_montage, save_figure
+    from mri_ambient.plots import draw_montage
     from mri_ambient.recon.pipeline import open_volume
 
     recipe = make_recipe(
         method=method,
-        options=merge_options({"n_steps": steps}, option),
+        flags={"n_steps": steps},
+        option=option,
         prior=prior,
         seed=seed,
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
@@ -119,12 +118,10 @@ def stability(
         report, attacks = attack_slice(
             volume, slice_index, k=k, n_iter=iterations, on_iteration=Bar(bars, "attack").count
         )
-    _report(report, output / "stability.json", json_out=json_out)
     images, titles = images_side_by_side(attacks)
-    top = float(images[0].max())
-    figure = draw_montage(images, top=top, titles=titles, columns=3)
-    save_figure(figure, output / "stability.png")
-    say(verdict(attacks))
+    figure = draw_montage(images, top=float(images[0].max()), titles=titles, columns=3)
+    _write(output, "stability", report, figure, json_out=json_out)
+    print_line(verdict(attacks))
 
 
 @app.command()
@@ -156,18 +153,16 @@ def calibration(
     intervals) and prior.safetensors, whose card holds the factor: `reconstruct` with this prior,
     method and options multiplies `reconstruction_std` by it and says so.
     """
-    from mri_ambient.errors import ScanFormatError
     from mri_ambient.evaluation.calibration import LEVELS, calibrate_files, with_calibration
     from mri_ambient.io import find_scans
-    from mri_ambient.plots import draw_calibration, save_figure
-    from mri_ambient.priors.checkpoint import save_prior
-    from mri_ambient.priors.prior import Prior
+    from mri_ambient.plots import draw_calibration
     from mri_ambient.recon.recipe import Checks
 
     recipe = make_recipe(
         method=method if preset else method or "dds",
         preset=preset,
-        options=merge_options({"n_steps": steps}, option),
+        flags={"n_steps": steps},
+        option=option,
         prior=prior,
         samples=samples,
         seed=seed,
@@ -186,19 +181,22 @@ def calibration(
         except ScanFormatError:
             failures.end(nothing_done=True)  # every scan failed, and has its line
             raise
-    _report(found.report(recipe), output / "calibration.json", json_out=json_out)
     figure = draw_calibration(LEVELS, found.before, found.after)
-    save_figure(figure, output / "calibration.png")
-    assert isinstance(recipe.prior, Prior)
-    save_prior(with_calibration(recipe.prior, recipe, found), output / "prior.safetensors")
-    say(found.line(recipe))
+    _write(output, "calibration", found.report(recipe), figure, json_out=json_out)
+    assert isinstance(recipe.prior, ma.Prior)
+    ma.save_prior(with_calibration(recipe.prior, recipe, found), output / "prior.safetensors")
+    print_line(found.line(recipe))
     failures.end()
 
 
-def _report(report: dict[str, Any], path: Path, *, json_out: bool) -> None:
-    """Write what was found, and print it if that is wanted."""
+def _write(
+    output: Path, name: str, report: dict[str, Any], figure: Figure, *, json_out: bool
+) -> None:
+    """Write the report and its figure into the folder; print the report if that is wanted."""
+    from mri_ambient.plots import save_figure
     from mri_ambient.runtime.files import write_json
 
-    write_json(path, report)
+    write_json(output / f"{name}.json", report)
     if json_out:
         print_json(report)
+    save_figure(figure, output / f"{name}.png")

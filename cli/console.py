@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,20 +16,22 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
-from mri_ambient.errors import with_remedy
+from mri_ambient.errors import NumericalWarning, with_remedy
 
 if TYPE_CHECKING:
     from mri_ambient.methods import StepInfo
 
+LOG_EVERY_S = 30.0
+"""In a log file, where no bar moves, a line about progress is printed so often."""
+
 _stderr = Console(stderr=True, highlight=False)
-_state = {"quiet": False}
+_state = {"quiet": False, "logged_s": 0.0}
 
 
 def be_quiet(quiet: bool) -> bool:
@@ -37,59 +40,20 @@ def be_quiet(quiet: bool) -> bool:
     return quiet
 
 
-def complain(line: str) -> None:
+def print_error(line: str) -> None:
     """One line on stderr, whatever ``--quiet`` says."""
     _stderr.print(line, markup=False, soft_wrap=True)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """One line on stderr, unless errors only are wanted."""
     if not _state["quiet"]:
-        complain(line)
+        print_error(line)
 
 
-def say_warning(warning: Warning | str) -> None:
-    """One line about a warning, with its code and remedy if it has one."""
-    code = getattr(warning, "code", None)
-    say(f"warning [{code}]: {with_remedy(code, str(warning))}" if code else f"warning: {warning}")
-
-
-class _Lines(Progress):
-    """Progress for a log file: a line every :attr:`every_s` seconds, instead of moving bars."""
-
-    every_s = 30.0
-    last_s: float | None = None
-
-    def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """As of a bar."""
-        super().advance(task_id, advance)
-        self._say(task_id)
-
-    def update(  # type: ignore[override]  # all that the commands change
-        self,
-        task_id: TaskID,
-        *,
-        completed: float | None = None,
-        total: float | None = None,
-        description: str | None = None,
-    ) -> None:
-        """As of a bar."""
-        super().update(task_id, completed=completed, total=total, description=description)
-        self._say(task_id)
-
-    def _say(self, task_id: TaskID) -> None:
-        now = time.monotonic()
-        self.last_s = now if self.last_s is None else self.last_s
-        if now - self.last_s < self.every_s:
-            return
-        self.last_s = now
-        task = next(task for task in self.tasks if task.id == task_id)
-        if not task.total:
-            say(task.description)
-            return
-        left = task.time_remaining
-        text = f"{task.description}: {task.completed:.0f} of {task.total:.0f}"
-        say(text if left is None else f"{text}, about {left:.0f} s left")
+def print_warning(warning: NumericalWarning) -> None:
+    """One line about a warning, with its code and remedy."""
+    print_line(f"warning [{warning.code}]: {with_remedy(warning.code, str(warning))}")
 
 
 @contextmanager
@@ -104,8 +68,8 @@ def progress_bar() -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     moving = sys.stderr.isatty() and not _state["quiet"]
-    kind = Progress if moving else _Lines
-    with kind(*columns, console=_stderr, disable=not moving, transient=True) as bars:
+    _state["logged_s"] = time.monotonic()
+    with Progress(*columns, console=_stderr, disable=not moving, transient=True) as bars:
         yield bars
 
 
@@ -119,14 +83,30 @@ class Bar:
     def count(self, done: float, total: float | None = None) -> None:
         """So many of all are done."""
         self.bars.update(self.task, completed=done, total=total)
+        self._log()
 
     def add(self, amount: float = 1) -> None:
         """So many more are done."""
         self.bars.advance(self.task, amount)
+        self._log()
 
     def describe(self, text: str) -> None:
         """What stands beside the bar."""
         self.bars.update(self.task, description=text)
+        self._log()
+
+    def _log(self) -> None:
+        now = time.monotonic()
+        if not self.bars.disable or now - _state["logged_s"] < LOG_EVERY_S:
+            return
+        _state["logged_s"] = now
+        task = next(task for task in self.bars.tasks if task.id == self.task)
+        text = task.description
+        if task.total:
+            text += f": {task.completed:.0f} of {task.total:.0f}"
+            if task.time_remaining is not None:
+                text += f", about {task.time_remaining:.0f} s left"
+        print_line(text)
 
 
 class VolumeBar(Bar):
@@ -149,6 +129,14 @@ class VolumeBar(Bar):
     def on_step(self, info: StepInfo) -> None:
         """A step of a batch is done."""
         self.add(len(info.residual))
+
+
+def print_outputs(paths: Sequence[Path], output: Path) -> None:
+    """What would become of every input (``--dry-run``), a line each on stderr."""
+    from mri_ambient.io import why_no_file
+
+    for path in paths:
+        print_line(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
 
 
 def print_json(content: Any) -> None:  # noqa: ANN401 -- whatever a command reports

@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mri_ambient as ma
+from mri_ambient.errors import OutputExistsError
+
 from . import options as opt
-from .console import Bar, print_table, progress_bar, say
+from .console import Bar, print_line, print_table, progress_bar
 from .recipe import make_runtime
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import ArrayLike
 
-    from mri_ambient.priors.prior import Prior
-    from mri_ambient.recon.recipe import Recipe
-    from mri_ambient.runtime.device import Runtime
     from mri_ambient.training.config import Progress
 
-SIZE = (96, 96)
-N_COILS = 6
-ACCELERATION = 4.0
-CALIB_LINES = 12
-NOISE = 0.01
+ACCELERATION, CALIB_LINES = 4.0, 12
 N_SCANS = 40
 DEMO_SEED = 2026
 """Seed of the demo's heads; the shipped prior was trained on phantoms of other seeds (tested)."""
@@ -51,8 +47,6 @@ def run(
     Training sees undersampled scans only. The reconstructions use the prior that ships with the
     package; the one trained on the spot is shown beside it.
     """
-    from mri_ambient.data_prep import prepare
-    from mri_ambient.errors import OutputExistsError
     from mri_ambient.plots import draw_comparison, save_figure
     from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.runtime.files import write_json
@@ -65,20 +59,20 @@ def run(
     with _stage("1/5 simulate undersampled scans", N_SCANS) as tick:
         raw = _simulate(output / "raw", full=False, count=N_SCANS, tick=tick)
     with _stage("2/5 prepare them", len(raw)) as tick:
-        prepare(raw, output / "prepared", on_scan=lambda *_: tick(1))
+        ma.prepare(raw, output / "prepared", on_scan=lambda *_: tick(1))
     with _stage("3/5 train on the measurements alone", seconds) as tick:
         fresh = _train(output, seconds, runtime, tick)
     with _stage("4/5 simulate a held-out head", 1) as tick:
         full = _simulate(output / "held-out", full=True, count=1, tick=tick)[0]
-    with _stage("5/5 reconstruct it", N_ADPS + 5) as tick:
-        rows, images = _reconstruct(full, output / "recon", _recipes(fresh), runtime, tick)
+    with _stage("5/5 reconstruct it", N_ADPS + 6) as tick:
+        rows, images = _reconstruct(full, output / "recon", fresh, runtime, tick)
 
     write_json(output / "demo.json", rows)
     scores = {row["method"]: f"{row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}" for row in rows}
     figure = draw_comparison(images.pop("reference"), images, scores)
     save_figure(figure, output / "demo.png", dpi=150)
     _print_rows(rows)
-    say(f"figure: {output / 'demo.png'}; every file in between is in {output}")
+    print_line(f"figure: {output / 'demo.png'}; every file in between is in {output}")
 
 
 @contextmanager
@@ -86,29 +80,26 @@ def _stage(name: str, total: float) -> Iterator[Tick]:
     """A stage with a bar and the time left; one line in a log file."""
     with progress_bar() as bars:
         if bars.disable:
-            say(name)
+            print_line(name)
         yield Bar(bars, name, total).add
 
 
 def _simulate(folder: Path, *, full: bool, count: int, tick: Tick) -> list[Path]:
-    from mri_ambient.data_prep import SimulateConfig, simulate
+    from mri_ambient.data_prep import SimulateConfig
 
     config = SimulateConfig(
-        size=SIZE,
-        coils=N_COILS,
+        size=(96, 96),
+        coils=6,
         acceleration=ACCELERATION,
         calib=CALIB_LINES,
-        noise=NOISE,
+        noise=0.01,
         full=full,
         seed=DEMO_SEED + full,
     )
-    return simulate("phantom", folder, config, count=count, on_scan=lambda _: tick(1))
+    return ma.simulate("phantom", folder, config, count=count, on_scan=lambda _: tick(1))
 
 
-def _train(output: Path, seconds: float, runtime: Runtime, tick: Tick) -> Prior:
-    from mri_ambient.training.config import TrainConfig
-    from mri_ambient.training.loop import train
-
+def _train(output: Path, seconds: float, runtime: ma.Runtime, tick: Tick) -> ma.Prior:
     last = 0.0
 
     def show(progress: Progress) -> None:
@@ -116,8 +107,8 @@ def _train(output: Path, seconds: float, runtime: Runtime, tick: Tick) -> Prior:
         tick(progress.seconds - last)
         last = progress.seconds
 
-    config = TrainConfig(batch_size=4, warmup_images=40, check_every=10**9, n_validation=4)
-    return train(
+    config = ma.TrainConfig(batch_size=4, warmup_images=40, check_every=10**9, n_validation=4)
+    return ma.train(
         output / "prepared",
         output / "run",
         config,
@@ -127,66 +118,41 @@ def _train(output: Path, seconds: float, runtime: Runtime, tick: Tick) -> Prior:
     )
 
 
-def _recipes(fresh: Prior) -> dict[str, Recipe]:
-    """Six ways to reconstruct, the last with the prior that was trained on the spot."""
-    from mri_ambient.recon.recipe import Recipe
-
-    return {
-        "zero-filled": Recipe("zero-filled"),
-        "CG-SENSE": Recipe("cg-sense"),
-        "L1-wavelet": Recipe("l1-wavelet"),
-        "A-OS": Recipe("aos"),
-        "A-DPS": Recipe("adps", {"n_steps": N_ADPS}, n_samples=1),
-        "A-OS, trained just now": Recipe("aos", prior=fresh),
-    }
-
-
 def _reconstruct(
-    path: Path, output: Path, recipes: dict[str, Recipe], runtime: Runtime, tick: Tick
-) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    path: Path, output: Path, fresh: ma.Prior, runtime: ma.Runtime, tick: Tick
+) -> tuple[list[dict[str, Any]], dict[str, ArrayLike]]:
     """Scores and images of a retrospectively undersampled scan, and the reference."""
-    import torch
+    from mri_ambient.io import Undersampled
 
-    from mri_ambient.io import Undersampled, open_scan
-    from mri_ambient.io.hdf5 import open_h5
-    from mri_ambient.physics.masks import MaskSpec
-    from mri_ambient.recon.pipeline import reconstruct_to_folder
-    from mri_ambient.recon.volume import Volume
-
-    full = open_scan(path)
-    scan = Undersampled(full, MaskSpec("random", ACCELERATION, CALIB_LINES), seed=DEMO_SEED)
+    recipes = {
+        "zero-filled": ma.Recipe("zero-filled"),
+        "CG-SENSE": ma.Recipe("cg-sense"),
+        "L1-wavelet": ma.Recipe("l1-wavelet"),
+        "A-OS": ma.Recipe("aos"),
+        "A-DPS": ma.Recipe("adps", {"n_steps": N_ADPS}, n_samples=1),
+        "A-OS, trained just now": ma.Recipe("aos", prior=fresh),
+    }
+    full = ma.open_scan(path)
+    scan = Undersampled(full, ma.MaskSpec("random", ACCELERATION, CALIB_LINES), seed=DEMO_SEED)
+    reference = full.read_target("reconstruction_rss")
+    assert reference is not None  # fully sampled scans are simulated with one
     rows: list[dict[str, Any]] = []
-    images: dict[str, Tensor] = {}
+    images: dict[str, ArrayLike] = {"reference": reference[0]}
     for name, recipe in recipes.items():
-        volume = Volume(scan, full, recipe.resolve(), runtime)
-        if not images:
-            assert volume.reference is not None
-            images["reference"] = volume.reference.volumes()["rss"][0]
-        folder = output / name.lower().replace(" ", "-").replace(",", "")
-        report = reconstruct_to_folder(
-            volume, folder, on_step=lambda info: tick(1 if info.n_steps > 1 else 0)
-        )
-        tick(0 if volume.n_steps > 1 else 1)
-        seconds, acceleration = report["provenance"]["seconds"], report["acceleration"]
+        rec = ma.reconstruct(scan, recipe, runtime, on_step=lambda info: tick(info.n_steps > 1))
+        tick(1)
+        rec.save(output / name.lower().replace(" ", "-").replace(",", ""))
+        images[name] = rec.magnitude[0]
+        seconds, acceleration = rec.report["provenance"]["seconds"], rec.report["acceleration"]
         facts = {"seconds": seconds, "acceleration": acceleration}
-        rows.append({"method": name, **report["metrics"], **facts})
-        with open_h5(folder / f"{scan.scan_id}.h5") as file:
-            images[name] = torch.from_numpy(file["reconstruction"][0])
+        rows.append({"method": name, **(rec.metrics or {}), **facts})
     return rows, images
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
+    formats = {"psnr": ".2f", "ssim": ".3f", "nmse": ".4f", "seconds": ".1f"}
     print_table(
         ["method", "PSNR", "SSIM", "NMSE", "seconds"],
-        [
-            [
-                row["method"],
-                f"{row['psnr']:.2f}",
-                f"{row['ssim']:.3f}",
-                f"{row['nmse']:.4f}",
-                f"{row['seconds']:.1f}",
-            ]
-            for row in rows
-        ],
+        [[row["method"], *(f"{row[key]:{form}}" for key, form in formats.items())] for row in rows],
         title=f"held-out head, R = {rows[0]['acceleration']:.2f}, against RSS of the full scan",
     )

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mri_ambient as ma
+from mri_ambient.errors import ConfigError
+
 from . import options as opt
-from .cases import Failures, run_cases
-from .console import VolumeBar, print_csv, print_json, print_table, progress_bar, say
-from .parse import merge_options
+from .console import VolumeBar, print_csv, print_json, print_line, print_table, progress_bar
+from .exit_codes import Failures, run_cases
 from .recipe import make_recipe, make_runtime
 
 if TYPE_CHECKING:
     from mri_ambient.recon.recipe import ResolvedRecipe
-    from mri_ambient.runtime.device import Runtime
 
 HEADINGS = {
     "cg_sense": "CG-SENSE", "l1_wavelet": "L1", "chi_square": "chi2", "coverage_50": "50 %",
@@ -69,7 +70,8 @@ def run(
     recipe = make_recipe(
         method=method,
         preset=preset,
-        options=merge_options({"n_steps": steps}, option),
+        flags={"n_steps": steps},
+        option=option,
         prior=prior,
         seed=seed,
         samples=samples,
@@ -80,13 +82,7 @@ def run(
 
 
 def _refuse_method_options(context: typer.Context) -> None:
-    """With --target, images are scored as they are.
-
-    Raises:
-        ConfigError: an option says how to reconstruct.
-    """
-    from mri_ambient.errors import ConfigError
-
+    """With --target, images are scored as they are: refuse options that say how to reconstruct."""
     for_both = {"inputs", "targets", "csv_out", "json_out"}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
@@ -99,7 +95,7 @@ def _refuse_method_options(context: typer.Context) -> None:
 
 
 def _on_held_out_lines(
-    inputs: Path, recipe: ResolvedRecipe, runtime: Runtime, *, csv_out: bool, json_out: bool
+    inputs: Path, recipe: ResolvedRecipe, runtime: ma.Runtime, *, csv_out: bool, json_out: bool
 ) -> None:
     from mri_ambient.evaluation.held_out import evaluate_held_out, held_out_report, mean_figures
     from mri_ambient.io import find_scans
@@ -113,7 +109,7 @@ def _on_held_out_lines(
         with VolumeBar(bars, path.name, len(volume.file), steps_per_slice) as bar:
             rows = evaluate_held_out(volume, on_slice=bar.on_slice, on_step=bar.on_step)
         if recipe.n_samples > 1:
-            say(
+            print_line(
                 f"{path.name}: {recipe.n_samples} {recipe.samples_are} per slice, standard "
                 f"deviation x {recipe.std_factor:.2f}"
             )
@@ -136,10 +132,8 @@ def _on_held_out_lines(
 
 
 def _against_targets(inputs: Path, targets: Path, *, csv_out: bool, json_out: bool) -> None:
-    from mri_ambient.evaluation.folders import evaluate
-
     failures = Failures()
-    scores = evaluate(inputs, targets, on_error=failures.case)
+    scores = ma.evaluate(inputs, targets, on_error=failures.case)
     volumes, mean = scores["volumes"], scores["mean"]
     if volumes and json_out:
         print_json(scores)

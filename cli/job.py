@@ -5,28 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
-
-@dataclass(frozen=True)
-class Job:
-    """This process's place in a job.
-
-    Attributes:
-        leads: whether it prints and writes.
-        device: name of the device it computes on.
-    """
-
-    leads: bool
-    device: str
+from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
 
 
 @contextmanager
-def join_job(device: str) -> Iterator[Job]:
+def join_job(device: str) -> Iterator[tuple[bool, str]]:
     """Join the processes named by torchrun's environment; without it, be alone.
 
-    Each process takes the GPU of its local rank if the device is ``auto`` or ``cuda``.
+    Gives whether this process prints and writes, and the name of its device: if that was ``auto``
+    or ``cuda``, the GPU of its local rank.
 
     Raises:
         ConfigError: the environment is not torchrun's.
@@ -34,12 +23,10 @@ def join_job(device: str) -> Iterator[Job]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Job(True, device)
+        yield True, device
         return
     import torch
     from torch import distributed
-
-    from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
 
     on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpu:
@@ -60,7 +47,7 @@ def join_job(device: str) -> Iterator[Job]:
             "with torchrun, or unset WORLD_SIZE"
         ) from error
     try:
-        yield Job(distributed.get_rank() == 0, device)
+        yield distributed.get_rank() == 0, device
         distributed.barrier()  # a process that leaves early breaks the connections of the others
     except MriAmbientError:
         raise  # at once: where another process was lost, torchrun soon ends this one too

@@ -124,6 +124,9 @@ Device = Annotated[
     str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:i.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Precision = Annotated[
+    str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
+]
 Workers = Annotated[int, typer.Option(help="Processes; 0: all in this one.")]
 
 # Training.

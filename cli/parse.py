@@ -1,4 +1,4 @@
-"""Options written as text: shards, times, ranges, shares, NAME=VALUE."""
+"""Options written as text: shards, ranges, shares, NAME=VALUE; ConfigError for other texts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ T = TypeVar("T")
 
 
 def parse_shard(shard: str | None) -> tuple[int, int] | None:
-    """``2/4`` as (2, 4).
-
-    Raises:
-        ConfigError: it is not ``i/N`` with 1 <= i <= N.
-    """
+    """``2/4`` as (2, 4)."""
     if shard is None:
         return None
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
@@ -32,28 +28,18 @@ def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:
 
 
 def parse_range(name: str, text: str) -> float | tuple[float, float]:
-    """``4`` as a number, ``3:7`` as a pair to draw from.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+    """``4`` as a number, ``3:7`` as a pair to draw from."""
     try:
-        numbers = [float(part) for part in text.split(":")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        return numbers[0]
-    if len(numbers) == 2:
-        return numbers[0], numbers[1]
-    raise ConfigError(f"{name} is a number or LOW:HIGH, e.g. 4 or 3:7; got {text!r}")
+        if ":" not in text:
+            return float(text)
+        low, high = text.split(":")
+        return float(low), float(high)
+    except ValueError as error:
+        raise ConfigError(f"{name} is a number or LOW:HIGH, e.g. 4 or 3:7; got {text!r}") from error
 
 
 def parse_shares(name: str, text: str) -> str | dict[str, float]:
-    """``random`` as it is, ``random:0.8,poisson:0.2`` as shares.
-
-    Raises:
-        ConfigError: a share is not a number.
-    """
+    """``random`` as it is, ``random:0.8,poisson:0.2`` as shares."""
     if ":" not in text:
         return text
     pairs = [part.partition(":") for part in text.split(",")]
@@ -66,11 +52,7 @@ def parse_shares(name: str, text: str) -> str | dict[str, float]:
 
 
 def merge_options(flags: Mapping[str, Any], texts: Sequence[str] | None) -> dict[str, Any]:
-    """Options given by flags (those that are not None) and by ``-O NAME=VALUE``.
-
-    Raises:
-        ConfigError: one is given both ways.
-    """
+    """Options given by flags (those that are not None) and by ``-O NAME=VALUE``, each once."""
     given = {name: value for name, value in flags.items() if value is not None}
     pairs = parse_pairs(texts)
     if both := sorted(set(given) & set(pairs)):
@@ -79,11 +61,7 @@ def merge_options(flags: Mapping[str, Any], texts: Sequence[str] | None) -> dict
 
 
 def parse_pairs(texts: Sequence[str] | None) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a dictionary.
-
-    Raises:
-        ConfigError: one of them is written differently.
-    """
+    """``NAME=VALUE`` texts as a dictionary."""
     pairs = {}
     for text in texts or ():
         name, equals, value = text.partition("=")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as opt
-from .cases import Failures, list_outputs
-from .console import Bar, progress_bar, say, say_warning
+from .console import Bar, print_line, print_outputs, print_warning, progress_bar
+from .exit_codes import Failures
 from .parse import pick_shard
 from .recipe import make_runtime
 
@@ -49,7 +49,7 @@ def run(
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
     paths = pick_shard(find_scans(inputs), shard)
     if dry_run:
-        list_outputs(paths, output)
+        print_outputs(paths, output)
         return
     where = make_runtime(device).torch_device
     failures = Failures()
@@ -61,9 +61,9 @@ def run(
             if result.error is not None:
                 failures.case(result.source, result.error)
             if verbose:
-                say(result.line())
+                print_line(result.line())
             for warning in result.warnings:
-                say_warning(warning)
+                print_warning(warning)
 
         summary = prepare(
             paths,
@@ -76,8 +76,8 @@ def run(
             on_scan=scan_done,
         )
     for warning in summary.warnings:
-        say_warning(warning)
+        print_warning(warning)
     for group in summary.coverage:
-        say(group.line)
-    say(summary.line())
+        print_line(group.line)
+    print_line(summary.line())
     failures.end(nothing_done=len(summary.failed) == len(paths))

@@ -2,96 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mri_ambient as ma
 from mri_ambient.errors import ConfigError
 
-from .console import say
+from .console import print_line
+from .parse import merge_options
 
 if TYPE_CHECKING:
-    from mri_ambient.physics.masks import MaskSpec
     from mri_ambient.recon.recipe import ResolvedRecipe
-    from mri_ambient.runtime.device import Runtime
 
 
 def make_recipe(
     *,
-    method: str | None,
-    options: dict[str, Any],
-    prior: Path | None,
+    flags: Mapping[str, Any],
+    option: Sequence[str] | None = None,
+    method: str | None = None,
     preset: str | None = None,
+    prior: Path | None = None,
     samples: int | None = None,
     keep_samples: bool = False,
     **more: Any,  # noqa: ANN401 -- any field of a recipe
 ) -> ResolvedRecipe:
-    """The recipe, with a note on every option that has no effect on it.
+    """The recipe of a command's options, with a note on every option that has no effect on it.
 
-    Args:
-        method: its name; None: what suits the prior.
-        options: of the method.
-        prior: file, run folder or name; None: the shipped one.
-        preset: a method with its options and samples, instead of a method.
-        samples: per slice; None: the default.
-        keep_samples: keep them beside their mean.
-        more: other fields of :class:`~mri_ambient.recon.recipe.Recipe`.
+    ``flags`` are options of the method with an option of their own (None: not given), ``option``
+    holds others as ``NAME=VALUE``, and ``more`` other fields of
+    :class:`~mri_ambient.recon.recipe.Recipe`.
 
     Raises:
         ConfigError: there is no such method, option or preset, or a preset beside them.
         CheckpointError: the prior cannot be read.
     """
     from mri_ambient.methods import PRESETS
-    from mri_ambient.recon.recipe import Recipe
 
+    options = merge_options(flags, option)
     if preset is not None:
         if method is not None or options:
             raise ConfigError("--preset is a method with its options; leave those out")
         if preset not in PRESETS:
             raise ConfigError(f"preset {preset!r} is unknown; choose from {', '.join(PRESETS)}")
-    recipe = Recipe(
+    recipe = ma.Recipe(
         preset or method, options, prior, n_samples=samples, keep_samples=keep_samples, **more
     ).resolve()
     if not recipe.method.stochastic and ((samples or 1) > 1 or keep_samples):
-        say(f"note: {recipe.method.name} gives one image, so there are no samples")
+        print_line(f"note: {recipe.method.name} gives one image, so there are no samples")
     elif keep_samples and recipe.n_samples == 1:
-        say("note: a single sample is the image itself, and is not written a second time")
+        print_line("note: a single sample is the image itself, and is not written a second time")
     if prior is not None and recipe.prior is None:
-        say(f"note: {recipe.method.name} does not use a prior, so {prior} is ignored")
+        print_line(f"note: {recipe.method.name} does not use a prior, so {prior} is ignored")
     return recipe
 
 
-def make_runtime(device: str, **options: Any) -> Runtime:  # noqa: ANN401 -- of the runtime
-    """Where and how to compute; says so where ``auto`` finds no GPU.
-
-    Args:
-        device: "auto", "cpu", "cuda" or "cuda:i".
-        options: other fields of :class:`~mri_ambient.runtime.device.Runtime`.
-
-    Raises:
-        ConfigError: an option that cannot be.
-        DeviceError: the device is not there.
-    """
-    from mri_ambient.runtime.device import Runtime
-
-    runtime = Runtime(device, **options)
+def make_runtime(device: str, **options: Any) -> ma.Runtime:  # noqa: ANN401 -- of the runtime
+    """A runtime; a line says where ``auto`` finds no GPU."""
+    runtime = ma.Runtime(device, **options)
     if device == "auto" and runtime.torch_device.type == "cpu":
-        say("no GPU found, computing on the CPU")
+        print_line("no GPU found, computing on the CPU")
     return runtime
 
 
 def retrospective_mask(
     acceleration: float | None, mask_type: str | None, calib_lines: int | None
-) -> MaskSpec | None:
-    """The mask that undersamples full scans, if there is to be one.
-
-    Raises:
-        ConfigError: it is described without an acceleration, or impossible.
-    """
-    from mri_ambient.physics.masks import MaskSpec
-
+) -> ma.MaskSpec | None:
+    """The mask that undersamples full scans, if there is to be one."""
     if acceleration is not None:
         lines = 20 if calib_lines is None else calib_lines
-        return MaskSpec(mask_type or "random", acceleration, lines)
+        return ma.MaskSpec(mask_type or "random", acceleration, lines)
     if mask_type is not None or calib_lines is not None:
         raise ConfigError(
             "--mask-type and --calib-lines describe the mask of --retrospective; give it too"

@@ -8,13 +8,10 @@ from typing import Annotated
 import typer
 
 from . import options as opt
-from .cases import list_outputs, run_cases
-from .console import VolumeBar, progress_bar, say
-from .parse import merge_options, pick_shard
+from .console import VolumeBar, print_line, print_outputs, progress_bar
+from .exit_codes import run_cases
+from .parse import pick_shard
 from .recipe import make_recipe, make_runtime, retrospective_mask
-
-HELD_OUT_OF_WARN = 2
-"""Lines that ``--warn`` holds out."""
 
 
 def run(
@@ -66,9 +63,7 @@ def run(
             show_default="2^16 pixels on a CPU, 2^22 on a GPU; halved if memory runs out",
         ),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
-    ] = "auto",
+    precision: opt.Precision = "auto",
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="Compile the networks first: minutes once, for volumes."),
@@ -95,13 +90,13 @@ def run(
     from mri_ambient.recon.recipe import Checks
     from mri_ambient.recon.volume import slice_lines, summary_line
 
-    flags = {"n_steps": steps, "lam": lam, "final_dc": None if final_dc else False}
     if holdout is None:
-        holdout = HELD_OUT_OF_WARN if warn else 0
+        holdout = 2 if warn else 0
     recipe = make_recipe(
         method=method,
         preset=preset,
-        options=merge_options(flags, option),
+        flags={"n_steps": steps, "lam": lam, "final_dc": None if final_dc else False},
+        option=option,
         prior=prior,
         seed=seed,
         samples=samples,
@@ -112,7 +107,7 @@ def run(
     )
     paths = pick_shard(find_scans(inputs), shard)
     if dry_run:
-        list_outputs(paths, output)
+        print_outputs(paths, output)
         return
     runtime = make_runtime(
         device,
@@ -125,15 +120,15 @@ def run(
     def one(path: Path) -> None:
         volume = open_volume(path, recipe, runtime)
         if is_finished(volume, output, overwrite=overwrite):
-            say(f"{path.name}: is finished already (--overwrite replaces it)")
+            print_line(f"{path.name}: is finished already (--overwrite replaces it)")
         else:
             with VolumeBar(bars, path.name, len(volume.file), volume.n_steps) as bar:
                 report = reconstruct_to_folder(
                     volume, output, on_slice=bar.on_slice, on_step=bar.on_step
                 )
-            say(summary_line(report))
+            print_line(summary_line(report))
             for line in slice_lines(report) if verbose else ():
-                say(line)
+                print_line(line)
         if png:
             figure = draw_volume(output / f"{path.stem}.h5")
             save_figure(figure, output / f"{path.stem}.png")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mri_ambient as ma
+from mri_ambient.errors import ConfigError
+
 from . import options as opt
-from .cases import INTERRUPTED, Failures
-from .console import be_quiet, progress_bar, say
+from .console import be_quiet, print_line, progress_bar
+from .exit_codes import INTERRUPTED, Failures
 from .job import join_job
 from .parse import merge_options, parse_shard
 from .recipe import make_runtime
-from .training import RoundsView, on_interrupt, validation_line
+from .training_view import on_interrupt, round_hooks, validation_line
 
 if TYPE_CHECKING:
     from mri_ambient.methods import Sampler
-    from mri_ambient.training.config import TrainConfig
     from mri_ambient.training.run import Identity
 
 
@@ -76,8 +79,6 @@ def run(
     stops, so that machines that are not connected can share the work; a call without it goes on to
     train. Under torchrun, the processes share the samples and every batch.
     """
-    from mri_ambient.errors import ConfigError
-    from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.refit import RefitJob, refit
     from mri_ambient.training.run import RunFolder
@@ -102,35 +103,33 @@ def run(
     )
     output = output or run_folder / "refit"
     interrupted, failures = on_interrupt(), Failures()
-    with join_job(device) as job, progress_bar() as bars:
-        be_quiet(quiet or not job.leads)
-        where = make_runtime(job.device).torch_device
+    with join_job(device) as (leads, place), progress_bar() as bars:
+        be_quiet(quiet or not leads)
+        where = make_runtime(place).torch_device
         asked = RefitJob(
-            data, load_prior(run_folder, where), output, rounds, sampler, config, images=images,
+            data, ma.load_prior(run_folder, where), output, rounds, sampler, config, images=images,
             time_limit_s=limit, batch_size=batch_size, device=where, shard=part,
         )  # fmt: skip
-        view = RoundsView(bars, images if limit is None else limit, by_time=limit is not None)
-        prior = refit(asked, lambda n: view.hooks(n, failures.damaged, interrupted.is_set))
+        hooks = partial(
+            round_hooks, bars, total=images if limit is None else limit,
+            by_time=limit is not None, failures=failures, interrupted=interrupted,
+        )  # fmt: skip
+        prior = refit(asked, hooks)
     if interrupted.is_set() or (prior is None and part is None):
-        say("stopped; the same command resumes")
+        print_line("stopped; the same command resumes")
         raise typer.Exit(INTERRUPTED)
     if prior is None:
-        say(f"samples of part {shard} are drawn; draw the others, then run without --shard")
+        print_line(f"samples of part {shard} are drawn; draw the others, then run without --shard")
     else:
-        card = prior.facts.card
-        say(f"{output / 'prior.safetensors'}: {card['images_seen']} images seen in the last round")
+        card, path = prior.facts.card, output / "prior.safetensors"
+        print_line(f"{path}: {card['images_seen']} images seen in the last round")
         if "held_out" in card:
-            say(validation_line(card["images_seen"], card["held_out"]))
+            print_line(validation_line(card["images_seen"], card["held_out"]))
     failures.end()
 
 
 def _sampler(name: str, given: dict[str, Any]) -> Sampler:
-    """A sampler, without the last data-consistency solve: it takes variety from samples.
-
-    Raises:
-        ConfigError: there is no such sampler or option.
-    """
-    from mri_ambient.errors import ConfigError
+    """A sampler, without the last data-consistency solve: it takes variety from samples."""
     from mri_ambient.methods import SAMPLERS
     from mri_ambient.methods.presets import method_with_options
 
@@ -141,13 +140,11 @@ def _sampler(name: str, given: dict[str, Any]) -> Sampler:
     return method_with_options(name, given)  # type: ignore[return-value]
 
 
-def _training(of_run: Identity, **given: Any) -> TrainConfig:  # noqa: ANN401 -- its options
+def _training(of_run: Identity, **given: Any) -> ma.TrainConfig:  # noqa: ANN401 -- its options
     """The options of the run, unless others are given.
 
     The seed decides which scans are set aside: with that of the run, none that it saw is held out.
     """
-    from mri_ambient.training.config import TrainConfig
-
     names = ("preset", "batch_size", "learning_rate", "precision", "n_validation", "seed")
     options = {name: of_run.option(name) for name in names}
-    return TrainConfig(**options | {k: value for k, value in given.items() if value is not None})
+    return ma.TrainConfig(**options | {k: value for k, value in given.items() if value is not None})

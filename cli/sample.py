@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+import mri_ambient as ma
+
 from . import options as opt
-from .cases import claim_folder
-from .console import Bar, progress_bar, say
+from .console import Bar, print_line, progress_bar
+from .exit_codes import claim_folder
 from .recipe import make_runtime
 
 
@@ -50,7 +52,6 @@ def run(
     from mri_ambient.io.reconstruction import write_samples
     from mri_ambient.methods import PriorOnly
     from mri_ambient.plots import draw_montage, save_figure
-    from mri_ambient.priors.checkpoint import load_prior
     from mri_ambient.priors.weights import default_prior
     from mri_ambient.recon.draw import draw_images, uniform_maps
     from mri_ambient.scan import Batch
@@ -61,7 +62,7 @@ def run(
         scan = open_scan(maps_from)
         maps = Batch.of([plan_preparation(scan).apply(scan[0])]).maps
     runtime = make_runtime(device)
-    loaded = load_prior(prior or default_prior(), runtime.torch_device)
+    loaded = ma.load_prior(prior or default_prior(), runtime.torch_device)
     with progress_bar() as bars:
         bar = Bar(bars, "sample", steps * samples)
         images = draw_images(
@@ -76,4 +77,4 @@ def run(
     facts = {"prior_sha256": loaded.card["sha256"], "seed": seed, "steps": steps}
     write_samples(output / "samples.h5", images, {**facts, "guidance": guidance})
     save_figure(draw_montage(images.abs()), output / "samples.png")
-    say(f"{samples} images in {output}")
+    print_line(f"{samples} images in {output}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options as opt
-from .console import Bar, progress_bar, say
+from .console import Bar, print_line, progress_bar
 from .parse import parse_range, parse_shares
 
 
@@ -88,4 +88,4 @@ def run(
             overwrite=overwrite,
             on_scan=lambda _: bar.add(),
         )
-    say(f"{len(paths)} scans in {output}")
+    print_line(f"{len(paths)} scans in {output}")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import mri_ambient as ma
+from mri_ambient.errors import ConfigError
+
 from . import options as opt
-from .cases import INTERRUPTED, Failures
-from .console import Bar, be_quiet, progress_bar, say
+from .console import Bar, be_quiet, print_line, progress_bar
+from .exit_codes import INTERRUPTED, Failures
 from .job import join_job
 from .parse import parse_pairs
 from .recipe import make_runtime
-from .training import TrainingView, on_interrupt, resumable, tensorboard
-
-if TYPE_CHECKING:
-    from mri_ambient.objectives import Objective
+from .training_view import TrainingView, on_interrupt, resumable, tensorboard
 
 
 def run(
@@ -65,9 +65,7 @@ def run(
             show_default="random weights",
         ),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
-    ] = "auto",
+    precision: opt.Precision = "auto",
     batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 8,
     learning_rate: Annotated[
         float, typer.Option(help="Learning rate of Adam after the warm-up.")
@@ -95,19 +93,21 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     Under torchrun, the processes share every batch.
     """
-    from mri_ambient.errors import ConfigError
-    from mri_ambient.priors.checkpoint import load_prior
+    from mri_ambient.objectives import make_objective
     from mri_ambient.runtime.config import parse_seconds
-    from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
+    from mri_ambient.training.config import Hooks, TrainJob
+    from mri_ambient.training.dry_run import dry_run as try_out
     from mri_ambient.training.loop import run_training
     from mri_ambient.training.preflight import plan
-    from mri_ambient.training.trial import dry_run as try_out
 
     limit = None if time_limit is None else parse_seconds(time_limit)
     if patches and wrapper is not None:
         raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
-    config = TrainConfig(
-        objective=_objective(objective, option, targets),
+    if targets is not None and objective != "supervised":
+        raise ConfigError("--targets is for --objective supervised: others learn from samples")
+    options = parse_pairs(option) | ({} if targets is None else {"images": targets})
+    config = ma.TrainConfig(
+        objective=make_objective(objective, options),
         preset=preset,
         wrapper="patched" if patches else wrapper,
         batch_size=batch_size,
@@ -118,23 +118,23 @@ def run(
         precision=precision,
         seed=seed,
     )
-    with join_job(device) as job:
-        be_quiet(quiet or not job.leads)
-        where = make_runtime(job.device).torch_device
-        start = None if init is None else load_prior(init, where)
+    with join_job(device) as (leads, place):
+        be_quiet(quiet or not leads)
+        where = make_runtime(place).torch_device
+        start = None if init is None else ma.load_prior(init, where)
         planned = plan(TrainJob(
             data, output, config, images=images, time_limit_s=limit, init=start, device=where,
             workers=workers, force=force,
         ))  # fmt: skip
         if dry_run:
-            if job.leads:
+            if leads:
                 typer.echo(try_out(planned))
             return
-        say(planned.describe())
+        print_line(planned.describe())
         if seen := planned.run.images_seen:
-            say(f"{output}: resumes after {seen} images")
+            print_line(f"{output}: resumes after {seen} images")
         interrupted, failures = on_interrupt(), Failures()
-        board = tensorboard(output / "tensorboard", wanted=use_tensorboard and job.leads)
+        board = tensorboard(output / "tensorboard", wanted=use_tensorboard and leads)
         with progress_bar() as bars, board as figures:
             bar = Bar(bars, "train", images if limit is None else round(limit))
             view = TrainingView(bar, figures, by_time=limit is not None, verbose=verbose)
@@ -147,20 +147,3 @@ def run(
     if interrupted.is_set():
         raise typer.Exit(INTERRUPTED)
     failures.end()
-
-
-def _objective(name: str, option: list[str] | None, targets: str | None) -> Objective:
-    """The objective with its options.
-
-    Raises:
-        ConfigError: there is no such objective or option, or it does not learn from images.
-    """
-    from mri_ambient.errors import ConfigError
-    from mri_ambient.objectives import make_objective
-
-    options = parse_pairs(option)
-    if targets is not None:
-        if name != "supervised":
-            raise ConfigError("--targets is for --objective supervised: others learn from samples")
-        options["images"] = targets
-    return make_objective(name, options)

@@ -22,6 +22,7 @@ from ..errors import (
     NumericalWarning,
     OutputExistsError,
     ScanFormatError,
+    warn,
 )
 from ..io import PreparedFile, PreparedWriter, ScanFile, find_scans, open_scan
 from ..io.prepared import duplicate_acquisitions, mask_facts
@@ -254,7 +255,7 @@ def prepare(
         pictures: also draw one picture a scan (see :func:`prepare_file`) and how often each line
             was sampled, ``qc/coverage.png``.
         device: where to compute coil maps.
-        on_scan: called with each result when it is there.
+        on_scan: called with each result when it is there; without it, a failure is a warning.
 
     Raises:
         ScanFormatError: no input is a file.
@@ -275,6 +276,8 @@ def prepare(
         results.append(result)
         if on_scan is not None:
             on_scan(result)
+        elif result.error is not None:
+            warn("W-SCAN-FAILED", result.line())
     summary = _summarise(tuple(results), output)
     lines = {group.line: group.per_line for group in summary.coverage if group.per_line}
     if pictures and lines:

@@ -63,6 +63,7 @@ WARNINGS: dict[str, str] = {
     "W-SECOND-MAP": "Noise or a small field of view; compare with a less noisy scan.",
     "W-NOISY-CALIBRATION": "Acquire more calibration lines, or do not trust these slices.",
     "W-EMPTY-SUPPORT": "Look at the slices: ESPIRiT found nearly no signal.",
+    "W-SCAN-FAILED": "Read why; the other scans are prepared.",
     "W-DUPLICATES": "Remove all but one file of each acquisition.",
     "W-COVERAGE": "Use scans with other masks, or vary the mask from scan to scan.",
     # methods
@@ -82,6 +83,7 @@ WARNINGS: dict[str, str] = {
     "W-REFERENCE": "The stored reference is not usable; the RSS of the k-space was used.",
     "W-NOT-SCORED": "Check that the reference fits the reconstruction.",
     # training
+    "W-DAMAGED": "Prepare the file again, or restore it; the rest is used.",
     "W-PATIENTS-MIXED": "Add scans of more patients, and store patient_id.",
     "W-ROUND-KEPT": "Delete the later rounds to train this one further.",
 }

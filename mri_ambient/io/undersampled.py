@@ -34,7 +34,7 @@ class Undersampled(ScanFile):
                 f"{full.path}: undersampled already (R = {full.acceleration:.2f}); a retrospective "
                 "mask needs a fully sampled scan, so leave out --retrospective"
             )
-        self._full = full
+        self.full = full
         for name in (
             "format", "path", "scan_id", "shape", "recon_shape", "voxel_mm",
             "nominal_oversampling", "noise", "header_xml", "attributes",
@@ -46,8 +46,8 @@ class Undersampled(ScanFile):
     @cached_property
     def sha256(self) -> str:
         """Hash of the fully sampled file."""
-        return self._full.sha256
+        return self.full.sha256
 
     def read_ksp(self, index: int) -> Tensor:
         """The selected samples of one slice, complex64 ``(coil, y, x)``."""
-        return self._full.read_ksp(index).masked_fill_(~self.mask[0], 0)
+        return self.full.read_ksp(index).masked_fill_(~self.mask[0], 0)

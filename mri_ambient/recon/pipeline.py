@@ -38,7 +38,8 @@ def reconstruct(
 
     Args:
         scan: a raw or prepared scan: a path, what :func:`open_scan` returns, a Scan, or k-space as
-            a complex array ``(slice, coil, y, x)`` or ``(coil, y, x)``, zero where not sampled.
+            a complex array ``(slice, coil, y, x)`` or ``(coil, y, x)``, zero where not sampled. An
+            :class:`~mri_ambient.io.Undersampled` file is scored against its full scan.
         recipe: all that decides the result; by default what suits the shipped prior.
         runtime: device, precision, batch size.
         on_slice: called with (done, total) after every slice.
@@ -104,8 +105,10 @@ def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volum
     """
     log = WarningLog()
     with log.noting():
-        full = _opened(scan)
-        file = full if recipe.mask is None else Undersampled(full, recipe.mask, recipe.seed)
+        file = _opened(scan)
+        if recipe.mask is not None:
+            file = Undersampled(file, recipe.mask, recipe.seed)
+        full = file.full if isinstance(file, Undersampled) else file
     log.add([warning.as_dict() for warning in full.warnings])
     return Volume(file, full, recipe, runtime, log)
 

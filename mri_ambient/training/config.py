@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ..priors.prior import Prior
 from ..priors.unet import UNetSpec, network_spec
 from ..runtime.device import bf16_on, check_precision
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -28,7 +30,7 @@ class TrainConfig:
         preset: size of the network, a key of ``NETWORKS``.
         wrapper: kind of denoiser, a key of ``DENOISERS``; the objective's own by default.
         batch_size: images per step, over all processes.
-        learning_rate: Learning rate of Adam after the warm-up.
+        learning_rate: of Adam, after the warm-up.
         warmup_images: the learning rate rises linearly over these.
         decay_images: beyond these it falls with the inverse square root of the images seen.
         ema_power: weights are averaged with the power profile (1 - 1/t)^(power + 1) of Karras et
@@ -93,7 +95,7 @@ class TrainConfig:
 
     @property
     def network(self) -> UNetSpec:
-        """Widths and depth of its networks."""
+        """Widths and depth of the networks."""
         return network_spec(self.preset)
 
     def learning_rate_at(self, images: int) -> float:
@@ -124,16 +126,13 @@ class TrainJob:
     """One call of a training: what it is given beside the hooks.
 
     Attributes:
-        data: folder of prepared scans.
-        run: folder of the run, see :mod:`~mri_ambient.training.run`.
-        config: options; must be those of the run if it exists.
-        images: stop after this many images in total.
+        data, run, config, images: as in :func:`~mri_ambient.training.loop.train`.
         time_limit_s: stop after this many seconds of this call, but not before its first step.
-        init: start from the weights of this prior instead of fresh ones (fine-tuning); everything
-            else about the new prior is measured on the new scans.
+        init: start from the weights of this prior; everything else about the new one is measured
+            on the new scans.
         teacher: the prior that drew the target images; its training scans count as seen.
-        targets: folder of target images (see :mod:`~mri_ambient.training.targets`) for an
-            objective that learns from images; by default they are made in ``run/targets``.
+        targets: folder of target images (see :mod:`~mri_ambient.training.targets`); by default
+            they are made in ``run/targets`` if the objective learns from images.
         device: where to train.
         workers: processes that read and decode; with 0 a thread does.
         force: train even if the masks leave the images undetermined.
@@ -150,7 +149,7 @@ class TrainJob:
     init: Prior | None = None
     teacher: Prior | None = None
     targets: Path | None = None
-    device: torch.device | str = "cpu"
+    device: torch.device = CPU
     workers: int = 0
     force: bool = False
 
@@ -161,12 +160,6 @@ class TrainJob:
             raise ConfigError(f"at least one image must be seen, got images={self.images}")
         if self.workers < 0:
             raise ConfigError(f"workers must not be negative, got {self.workers}")
-        object.__setattr__(self, "device", torch.device(self.device))
-
-    @property
-    def torch_device(self) -> torch.device:
-        """The device."""
-        return torch.device(self.device)
 
     @property
     def only_patience_ends(self) -> bool:
@@ -193,18 +186,14 @@ class Progress:
 
     Attributes:
         images: images seen.
-        target: images to see, or None if only time or patience stops the run.
         loss: of the last step; NaN if it was skipped.
-        images_per_second: over this call.
-        seconds: of this call.
-        waiting: share of this call's time spent waiting for data.
+        images_per_second, seconds, waiting: of this call; the share of time it waited for data.
         validation: figures of a validation, if there was one.
         saved: whether a checkpoint was written.
         skipped: steps of the run without a finite loss and gradient.
     """
 
     images: int
-    target: int | None
     loss: float
     images_per_second: float
     seconds: float
@@ -221,29 +210,13 @@ class Hooks:
     Attributes:
         on_progress: called after every step.
         on_target: called with (done, total) after every scan whose target images are there.
-        on_damaged: called with one sentence about every file or slice that cannot be read.
+        on_damaged: called with one sentence about a file or slice that cannot be read, again
+            whenever it is met.
         should_stop: called before every step, and before the targets of a group of scans are made;
-            True stops as a time limit does.
+            True stops as a time limit does, and must stay True.
     """
 
     on_progress: Callable[[Progress], None] = lambda _: None
     on_target: Callable[[int, int], None] = lambda done, total: None
     on_damaged: Callable[[str], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
-
-    def with_memory(self) -> Hooks:
-        """The same; every sentence is passed on once, and a stop lasts."""
-        known: set[str] = set()
-        stopped = False
-
-        def on_damaged(sentence: str) -> None:
-            if sentence not in known:
-                known.add(sentence)
-                self.on_damaged(sentence)
-
-        def should_stop() -> bool:
-            nonlocal stopped
-            stopped = stopped or self.should_stop()
-            return stopped
-
-        return replace(self, on_damaged=on_damaged, should_stop=should_stop)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import ScanFormatError
-from ..io import ScanFile, open_scan
+from ..io import open_scan
 from ..io.prepared import PreparedFile, duplicate_acquisitions, mask_facts
 from ..io.reconstruction import read_samples
 from ..physics.coverage import mask_group, sampling_densities
-from ..priors.prior import scan_digest
+from ..priors.prior import Prior, scan_digest
 from ..rng import rng_for
 from ..scan import Batch
 
@@ -29,14 +30,11 @@ class Item:
     """One slice of a prepared file; its k-space stays on disk.
 
     Attributes:
-        file: the prepared file.
-        index: of the slice in the file.
-        noise_std: sigma_n per real channel, normalised units.
+        file, index: the prepared file, and which of its slices.
     """
 
     file: PreparedFile
     index: int
-    noise_std: float
 
     @property
     def scan_id(self) -> str:
@@ -54,9 +52,9 @@ class Item:
         return self.file.shape[-2:]
 
     @property
-    def patient(self) -> str:
-        """The patient; where the file does not say it, the scan's own name."""
-        return str(self.file.attributes.get("patient_id") or self.scan_id)
+    def noise_std(self) -> float:
+        """sigma_n per real channel, normalised units."""
+        return float(self.file.noise_std or 0)
 
     @cached_property
     def acceleration(self) -> float:
@@ -73,27 +71,20 @@ class SizeGroup:
     """The slices of a batch that have one matrix size.
 
     Attributes:
-        batch: their measurements.
+        batch, names: their measurements; scan and number of each.
         positions: the place of each in the whole batch, which seeds its random numbers.
-        names: scan and number of each slice.
     """
 
     batch: Batch
     positions: tuple[int, ...]
     names: tuple[str, ...]
 
-    def streams(self, seed: int, what: str, step: int) -> list[torch.Generator]:
-        """A generator for each slice, whichever process computes it."""
-        return [rng_for(seed, what, step, position) for position in self.positions]
-
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """A batch, or a process's part of one.
+    """A batch, or a process's part of one: its slices by matrix size.
 
-    Attributes:
-        groups: its slices by matrix size.
-        damaged: a sentence about every slice that could not be read and was left out.
+    ``damaged`` has a sentence about every slice that could not be read and was left out.
     """
 
     groups: tuple[SizeGroup, ...]
@@ -112,27 +103,24 @@ class Dataset:
     Attributes:
         train: slices to train on, those of a file together.
         validation: slices of other scans, whose *measured* lines are predicted.
-        n_scans: number of prepared files.
-        damaged: files that could not be read and were left out, and a sentence about each.
+        damaged: a sentence about every file that could not be read and was left out.
         images: folder with target images, ``<scan_id>.h5``, for objectives that learn from images.
     """
 
     train: tuple[Item, ...]
     validation: tuple[Item, ...]
-    n_scans: int
     damaged: Mapping[Path, str] = field(default_factory=dict)
     images: Path | None = None
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
         """The ``train`` and ``validation`` scans with their digests, and the names of ``files``."""
-        parts = {"train": self.train, "validation": self.validation}
-        digests = {
-            part: {item.scan_id: prepared_digest(item.file) for item in items}
-            for part, items in parts.items()
+        train, validation = files_of(self.train), files_of(self.validation)
+        return {
+            "train": {file.scan_id: prepared_digest(file) for file in train},
+            "validation": {file.scan_id: prepared_digest(file) for file in validation},
+            "files": {file.scan_id: file.path.name for file in train + validation},
         }
-        files = {item.scan_id: item.file.path.name for item in self.train + self.validation}
-        return digests | {"files": files}
 
     @property
     def mixes_patients(self) -> bool | None:
@@ -140,11 +128,11 @@ class Dataset:
 
         None where nothing is set aside, or files do not name their patients.
         """
-        patients = {item.patient for item in self.validation}
-        if any(item.patient in patients for item in self.train):
+        train, validation = files_of(self.train), files_of(self.validation)
+        patients = {patient_of(file) for file in validation}
+        if any(patient_of(file) in patients for file in train):
             return True
-        items = self.train + self.validation
-        named = all(item.file.attributes.get("patient_id") for item in items)
+        named = all(file.attributes.get("patient_id") for file in train + validation)
         return False if patients and named else None
 
     @cached_property
@@ -173,8 +161,7 @@ class BatchSequence(torch.utils.data.Dataset[TrainingBatch]):
         dataset: the scans.
         size: slices of a batch, over all processes.
         seed: of their order.
-        rank: of the process.
-        world: number of processes.
+        rank, world: of the process, and number of processes.
     """
 
     dataset: Dataset
@@ -187,21 +174,14 @@ class BatchSequence(torch.utils.data.Dataset[TrainingBatch]):
     def _orders(self) -> dict[int, list[int]]:
         return {}
 
-    @cached_property
-    def _files(self) -> list[list[int]]:
-        """Training items by file."""
-        files: dict[Path, list[int]] = {}
-        for i, item in enumerate(self.dataset.train):
-            files.setdefault(item.file.path, []).append(i)
-        return list(files.values())
-
     def order(self, epoch: int) -> list[int]:
         """Every training item once: files in random order, slices shuffled in a moving window."""
-        rng = rng_for(self.seed, "epoch", epoch)
+        items, rng = self.dataset.train, rng_for(self.seed, "epoch", epoch)
+        files = [list(group) for _, group in groupby(range(len(items)), lambda i: items[i].file)]
         chosen: list[int] = []
         window: list[int] = []
-        for i in torch.randperm(len(self._files), generator=rng).tolist():
-            window += self._files[i]
+        for i in torch.randperm(len(files), generator=rng).tolist():
+            window += files[i]
             if len(window) >= WINDOW:
                 chosen += _shuffled(window, rng)
                 window = []
@@ -236,9 +216,14 @@ class BatchSequence(torch.utils.data.Dataset[TrainingBatch]):
         return TrainingBatch(tuple(stacked), tuple(damaged))
 
 
-def files_of(items: Sequence[Item]) -> list[PreparedFile]:
+def files_of(items: Iterable[Item]) -> list[PreparedFile]:
     """The files of slices, each once."""
     return list({item.file.path: item.file for item in items}.values())
+
+
+def patient_of(file: PreparedFile) -> str:
+    """The patient; where the file does not say it, the scan's own name."""
+    return str(file.attributes.get("patient_id") or file.scan_id)
 
 
 def prepared_digest(file: PreparedFile) -> str:
@@ -257,8 +242,7 @@ def load_dataset(
     *,
     n_validation: int,
     seed: int,
-    prefer: Collection[str] = (),
-    exclude: Callable[[PreparedFile], bool] = lambda _: False,
+    parents: Sequence[Prior] = (),
     validation_scans: Collection[str] | None = None,
 ) -> Dataset:
     """List the prepared files of a folder and set scans aside for validation.
@@ -267,15 +251,13 @@ def load_dataset(
     would be too easy. Only where whole patients give less than half of the wanted number are single
     scans set aside.
 
-    Files that cannot be read are left out and named in ``damaged``.
-
     Args:
         folder: output folder of ``mri-ambient prep``.
         n_validation: scans to set aside: about so many, as patients are whole, and at most a fifth
             of all.
         seed: chooses them.
-        prefer: scans that are set aside before others, by name.
-        exclude: scans that must not be set aside, nor others of their patients.
+        parents: priors that the new one learns from. Their validation scans are set aside before
+            others; their training scans never, nor others of these patients.
         validation_scans: set exactly these aside instead: those of a run that is resumed.
 
     Raises:
@@ -284,58 +266,45 @@ def load_dataset(
     """
     if not folder.is_dir():
         raise ScanFormatError(f"{folder}: no such folder")
-    scans, damaged = _read_folder(folder)
-    if not scans and not validation_scans:
+    files, damaged = _read_folder(folder)
+    if not files and not validation_scans:
         reasons = f" that can be read ({min(damaged.values())})" if damaged else " (*.h5)"
         raise ScanFormatError(
             f"{folder}: no prepared scans{reasons}; run `mri-ambient prep INPUT... -o {folder}` "
             "first"
         )
-    _check_different([items[0].file for items in scans])
-
-    def rank(owner: str, items: list[Item]) -> tuple[bool, int]:
-        preferred = any(item.scan_id in prefer for item in items)
-        return not preferred, rng_for(seed, "validation", owner).initial_seed()
-
+    _check_different(files)
     if validation_scans is None:
-        validation_scans = _choose_validation(scans, n_validation, rank, exclude)
+        validation_scans = _choose_validation(files, n_validation, seed, parents)
     parts: tuple[list[Item], list[Item]] = ([], [])
-    for items in scans:
-        parts[items[0].scan_id in validation_scans].extend(items)
-    return Dataset(tuple(parts[0]), tuple(parts[1]), len(scans), damaged)
+    for file in files:
+        items = (Item(file, index) for index in range(len(file)))
+        parts[file.scan_id in validation_scans].extend(items)
+    return Dataset(tuple(parts[0]), tuple(parts[1]), damaged)
 
 
-def _read_folder(folder: Path) -> tuple[list[list[Item]], dict[Path, str]]:
-    """The slices of every prepared file, and a sentence about every file that cannot be read."""
-    scans, damaged = [], {}
+def _read_folder(folder: Path) -> tuple[list[PreparedFile], dict[Path, str]]:
+    """The prepared files, and a sentence about every file that cannot be read."""
+    files, damaged = [], {}
     for path in sorted(folder.glob("[!.]*.h5")):
         try:
             file = open_scan(path)
         except ScanFormatError as error:
             damaged[path] = str(error)
             continue
-        scans.append(list(_items(file)))
-    return scans, damaged
-
-
-def _items(file: ScanFile) -> Iterator[Item]:
-    if not isinstance(file, PreparedFile):
-        raise ScanFormatError(
-            f"{file.path}: a raw scan ({file.format}), wanted a prepared one; "
-            f"run `mri-ambient prep {file.path.parent} -o PREPARED` first"
-        )
-    if file.noise_std is None:
-        raise ScanFormatError(f"{file.path}: noise_std is missing; prepare it again")
-    for index in range(len(file)):
-        yield Item(file, index, float(file.noise_std))
+        if not isinstance(file, PreparedFile):
+            raise ScanFormatError(
+                f"{path}: a raw scan ({file.format}), wanted a prepared one; "
+                f"run `mri-ambient prep {folder} -o PREPARED` first"
+            )
+        if file.noise_std is None:
+            raise ScanFormatError(f"{path}: noise_std is missing; prepare it again")
+        files.append(file)
+    return files, damaged
 
 
 def _check_different(files: Sequence[PreparedFile]) -> None:
-    """Refuse two files of one name, by which targets and cards know a scan, or one acquisition.
-
-    Raises:
-        ScanFormatError: there are some.
-    """
+    """Refuse two files of one scan name, by which targets and cards know it, or acquisition."""
     paths: dict[str, Path] = {}
     for file in files:
         if file.scan_id in paths:
@@ -350,34 +319,41 @@ def _check_different(files: Sequence[PreparedFile]) -> None:
 
 
 def _choose_validation(
-    scans: Sequence[Sequence[Item]],
-    n_validation: int,
-    rank: Callable[[str, list[Item]], tuple[bool, int]],
-    exclude: Callable[[PreparedFile], bool],
+    files: Sequence[PreparedFile], n_validation: int, seed: int, parents: Sequence[Prior]
 ) -> set[str]:
     """Names of scans: of whole patients, if these give at least half of the wanted number.
 
     Patients (or scans) are taken by their rank, so that a file that is damaged or added changes no
     other's part.
     """
-    most = len(scans) // 5
+    most = len(files) // 5
     least = min(n_validation, most)
+    validated = [parent.facts.card.get("validation_scans", ()) for parent in parents]
+    preferred = {scan_id for names in validated for scan_id in names}
 
-    def draw(owner_of: Callable[[Item], str]) -> set[str]:
-        owned: dict[str, list[Item]] = {}
-        for items in scans:
-            owned.setdefault(owner_of(items[0]), []).append(items[0])
+    def is_known(file: PreparedFile) -> bool:
+        return any(parent.was_trained_on(file.source_sha256) for parent in parents)
+
+    def draw(owner_of: Callable[[PreparedFile], str]) -> set[str]:
+        owned: dict[str, list[PreparedFile]] = {}
+        for file in files:
+            owned.setdefault(owner_of(file), []).append(file)
+
+        def rank(owner: str) -> tuple[bool, int]:
+            is_late = all(file.scan_id not in preferred for file in owned[owner])
+            return is_late, rng_for(seed, "validation", owner).initial_seed()
+
         chosen: set[str] = set()
-        for owner in sorted(owned, key=lambda owner: rank(owner, owned[owner])):
-            names = {item.scan_id for item in owned[owner]}
-            if len(chosen) >= least or any(exclude(item.file) for item in owned[owner]):
+        for owner in sorted(owned, key=rank):
+            names = {file.scan_id for file in owned[owner]}
+            if len(chosen) >= least or any(is_known(file) for file in owned[owner]):
                 continue
             if len(chosen) + len(names) <= most:
                 chosen |= names
         return chosen
 
-    whole = draw(lambda item: item.patient)
+    whole = draw(patient_of)
     if 2 * len(whole) >= least:
         return whole
-    single = draw(lambda item: item.scan_id)
+    single = draw(lambda file: file.scan_id)
     return single if len(single) > len(whole) else whole

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DeviceError, MriAmbientError, StoppedError
+from ..errors import CheckpointError, DeviceError, MriAmbientError, StoppedError, warn
 from ..plots import draw_curves, save_figure
 from ..priors.checkpoint import load_prior, save_tensors
 from ..priors.prior import Prior, PriorFacts
@@ -58,22 +58,25 @@ def train(
     Returns:
         The prior, as written to ``run/prior.safetensors``.
 
+    Warns:
+        NumericalWarning: files or slices that cannot be read and are left out; see :func:`plan`.
+
     Raises:
         MriAmbientError: see :func:`plan` and :func:`run_training`.
     """
     device = (runtime or Runtime()).torch_device
-    seconds = parse_seconds(time_limit) if isinstance(time_limit, str) else time_limit
-    start = load_prior(init, device) if isinstance(init, (str, Path)) else init
     job = TrainJob(
         data=Path(folder),
         run=Path(run),
         config=config or TrainConfig(),
         images=images,
-        time_limit_s=seconds,
-        init=start,
+        time_limit_s=parse_seconds(time_limit) if isinstance(time_limit, str) else time_limit,
+        init=load_prior(init, device) if isinstance(init, (str, Path)) else init,
         device=device,
     )
-    hooks = Hooks() if on_progress is None else Hooks(on_progress=on_progress)
+    hooks = Hooks(on_damaged=lambda sentence: warn("W-DAMAGED", sentence))
+    if on_progress is not None:
+        hooks = replace(hooks, on_progress=on_progress)
     return run_training(plan(job), hooks)
 
 
@@ -92,7 +95,7 @@ def run_training(plan: TrainPlan, hooks: Hooks | None = None) -> Prior:
         StoppedError: stopped before the first image was seen.
         MriAmbientError: too many steps without a finite loss, or another process is gone.
     """
-    loop = _Loop(plan, (hooks or Hooks()).with_memory())
+    loop = _Loop(plan, hooks or Hooks())
     dataset = loop.begin()
     loop.resume()
     loop.run(dataset)
@@ -107,12 +110,11 @@ class _Loop:
         self.job, self.config, self.folder = plan.job, plan.job.config, plan.run
         self.started = time.monotonic() - plan.seconds
         self.processes = ProcessGroup.current()
-        net = first_network(plan.facts, self.config.seed, self.job.init).to(self.job.torch_device)
-        net.autocast = self.config.autocast_on(self.job.torch_device)
+        net = first_network(plan.facts, self.config.seed, self.job.init).to(self.job.device)
+        net.autocast = self.config.autocast_on(self.job.device)
         self.trainer = Trainer(net, self.config, self.processes)
         self.validator = Validator(self.folder, plan.facts, plan.cases, self.config.patience)
         self.log = self.folder.log
-        self.target_groups = count()
         self.first_images = self.saved_at = 0
 
     @property
@@ -126,39 +128,28 @@ class _Loop:
         return limit is not None and self.seconds > limit
 
     def begin(self) -> Dataset:
-        """Write down what the run is, and make the images to learn from, if there are any.
-
-        Raises:
-            StoppedError: stopped before all were made.
-        """
+        """Write down what the run is, and make the images to learn from, if there are any."""
         for sentence in self.plan.damaged:
             self.hooks.on_damaged(sentence)
         self.processes.from_first(lambda: self.folder.begin(self.plan.identity))
         dataset, folder = self.plan.dataset, self.plan.target_folder
         if folder is None:
             return replace(dataset, images=self.job.targets)
-        whole = folder.make(
-            dataset.train,
-            shard=(self.processes.rank + 1, self.processes.size),
-            hooks=replace(self.hooks, should_stop=self._stops_targets),
-        )
-        if self.processes.any(not whole, self.job.torch_device):
+        groups = count()
+
+        def should_stop() -> bool:  # however short the time, a call makes the images of one group
+            return self.hooks.should_stop() or (next(groups) > 0 and self._is_late)
+
+        hooks = replace(self.hooks, should_stop=should_stop)
+        if not folder.make(dataset.train, hooks=hooks):
             raise StoppedError(
                 f"{self.job.run}: stopped while the images to learn from were made; the same "
                 "command resumes"
             )
         return replace(dataset, images=folder.path)
 
-    def _stops_targets(self) -> bool:
-        """However short the time, a call makes the images of one group."""
-        return self.hooks.should_stop() or (next(self.target_groups) > 0 and self._is_late)
-
     def resume(self) -> None:
-        """Bring every process to the state of the newest checkpoint, if there is one.
-
-        Raises:
-            CheckpointError: it is that of another run.
-        """
+        """Bring every process to the state of the newest checkpoint, if there is one."""
         stored = self.processes.from_first(self.folder.load_checkpoint)
         if stored is not None:
             try:
@@ -175,21 +166,17 @@ class _Loop:
             self.validator.errors = self.log.values("held_out")
 
     def run(self, dataset: Dataset) -> None:
-        """Take steps until something stops them.
-
-        Raises:
-            MriAmbientError: too many steps without a finite loss.
-        """
+        """Take steps until something stops them."""
         config, processes = self.config, self.processes
         batches = BatchSequence(
             dataset, config.batch_size, config.seed, processes.rank, processes.size
         )
-        on_gpu = self.job.torch_device.type == "cuda"
+        on_gpu = self.job.device.type == "cuda"
         reader = BatchReader(batches, self.trainer.n_steps, workers=self.job.workers, pinned=on_gpu)
         began = time.monotonic()
         with reader:
             for batch in reader:
-                if processes.any(self._is_done(), self.job.torch_device):
+                if processes.any(self._is_done(), self.job.device):
                     break
                 for sentence in batch.damaged:
                     self.hooks.on_damaged(sentence)
@@ -198,7 +185,6 @@ class _Loop:
                 images, seconds = self.trainer.images, self.seconds
                 progress = Progress(
                     images=images,
-                    target=self.job.images,
                     loss=loss,
                     images_per_second=(images - self.first_images) / (time.monotonic() - began),
                     seconds=seconds,
@@ -220,7 +206,7 @@ class _Loop:
 
     def _step(self, batch: TrainingBatch) -> tuple[float, dict[str, float]]:
         try:
-            with device_errors(self.job.torch_device):
+            with device_errors(self.job.device):
                 result = self.trainer.step(batch)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
@@ -257,22 +243,22 @@ class _Loop:
     ) -> tuple[dict[str, float] | None, bool]:
         """Validate and save where it is time, and log the step.
 
-        Returns:
-            Figures of a validation, if there was one, and whether a checkpoint was written.
+        Gives the figures of a validation, if there was one, and whether a checkpoint was written.
         """
         validates = self._passes(self.config.check_every)
         saves = self._passes(self.config.save_every)
         if not self.processes.is_first:
             return None, saves
         images = self.trainer.images
-        checked = self._validate() if validates else None
+        checked = None
         if validates:
+            checked = self._validate()
             self.validator.keep_best()
         rate = self.config.learning_rate_at(images)
         self.log.write(images=images, loss=loss, learning_rate=rate, **figures, **(checked or {}))
         if saves:
             self._save()
-        if checked is not None:
+        if validates:
             self._draw_curves()
         return checked, saves
 
@@ -295,11 +281,7 @@ class _Loop:
             self.saved_at = trainer.images
 
     def finish(self) -> Prior:
-        """Validate, write the prior and a checkpoint, and give the prior to every process.
-
-        Raises:
-            StoppedError: stopped before the first image was seen.
-        """
+        """Validate, write the prior and a checkpoint, and give the prior to every process."""
         trainer = self.trainer
         if trainer.n_steps == 0:
             raise StoppedError(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, ScanFormatError, warn
+from ..io.prepared import mask_facts
 from ..objectives import Gsure
-from ..physics.coverage import Coverage
+from ..physics.coverage import Coverage, coverage
 from ..priors.prior import PriorFacts
 from ..priors.schedules import MIN_SIGMA
 from ..priors.unet import n_parameters
@@ -21,9 +21,9 @@ from ..recon.recipe import ResolvedRecipe
 from ..runtime.device import Runtime
 from ..runtime.process_group import ProcessGroup
 from ..scan import UPPER_BOUND
-from .config import TrainConfig, TrainJob
-from .dataset import Dataset, load_dataset
-from .facts import coverage_figures, measure, measure_coverage, prior_facts
+from .card import measure_sigma_data, prior_facts, smallest_sigma, typical_mask
+from .config import TrainJob
+from .dataset import Dataset, files_of, load_dataset
 from .run import Identity, RunFolder
 from .targets import TargetFolder, target_method
 from .validation import N_CASES, HeldOut, hold_out, reference_errors
@@ -34,8 +34,7 @@ class TrainPlan:
     """What a training will do: the scans, the run and the prior, before the first step.
 
     Attributes:
-        job: the scans, the folder and the options of the run.
-        dataset: the scans.
+        job, dataset: what it is given, and the scans found there.
         identity: of the run; written when it begins.
         facts: of the prior.
         cases: validation slices; of several processes, the first alone has them.
@@ -63,19 +62,7 @@ class TrainPlan:
         if name is None or self.job.targets is not None:
             return None
         recipe = ResolvedRecipe(target_method(name))
-        return TargetFolder(self.job.run / "targets", recipe, Runtime(self.job.torch_device))
-
-    @cached_property
-    def n_parameters(self) -> int:
-        """Weights of the network."""
-        return n_parameters(self.facts.build())
-
-    @property
-    def options(self) -> TrainConfig:
-        """The options with nothing left to the device or the objective."""
-        config = self.job.config
-        bf16 = config.autocast_on(self.job.torch_device)
-        return replace(config, wrapper=config.kind, precision="bf16" if bf16 else "fp32")
+        return TargetFolder(self.job.run / "targets", recipe, Runtime(self.job.device))
 
     @property
     def notes(self) -> list[str]:
@@ -104,14 +91,15 @@ class TrainPlan:
     def describe(self) -> str:
         """Scans, network and work per image, in one line."""
         config, dataset = self.job.config, self.dataset
+        n_scans = len(files_of(dataset.train + dataset.validation))
         sizes = sorted({item.shape for item in dataset.train})
-        flops = self.facts.build().flops(sizes[-1])
+        net = self.facts.build()
         text = (
-            f"{config.objective.name} on {len(dataset.train)} slices of {dataset.n_scans} scans "
+            f"{config.objective.name} on {len(dataset.train)} slices of {n_scans} scans "
             f"({len(dataset.validation)} set aside), "
             f"matrices {', '.join(f'{y}x{x}' for y, x in sizes)}; "
-            f"{config.kind} {config.preset} network, {self.n_parameters / 1e6:.2f} M parameters, "
-            f"{flops / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
+            f"{config.kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
+            f"{net.flops(sizes[-1]) / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
         )
         return "; ".join([text, *self.notes])
 
@@ -135,24 +123,9 @@ def plan(job: TrainJob) -> TrainPlan:
     processes, run = ProcessGroup.current(), RunFolder(job.run)
     stored = processes.from_first(lambda: run.identity if run.has_begun else None)
     dataset = split(job, None if stored is None else stored.validation_scans(job.run))
-    check_trainable(job, dataset)
-    cases, damaged = held_out_cases(job, dataset) if processes.is_first else ((), ())
-
-    def identified() -> Identity:
-        _check_folder(job, stored)
-        if stored is not None:
-            run.check_scans(stored, dataset.identity, {path.name for path in dataset.damaged})
-            run.check_settings(stored, job)
-        if job.config.patience and not cases and (stored is None or job.only_patience_ends):
-            raise ConfigError(
-                "patience compares errors on held-out lines of validation scans, and there are "
-                "none: at least five scans are needed"
-            )
-        if stored is None:
-            return _new_identity(job, dataset, cases)
-        return _with_references(stored, cases)
-
-    identity = processes.from_first(identified)
+    _check_trainable(job, dataset)
+    cases, damaged = _held_out_cases(job, dataset) if processes.is_first else ((), ())
+    identity = processes.from_first(lambda: _identity(job, stored, dataset, cases))
     return TrainPlan(
         job=job,
         dataset=dataset,
@@ -167,23 +140,17 @@ def plan(job: TrainJob) -> TrainPlan:
 def split(job: TrainJob, validation_scans: Collection[str] | None = None) -> Dataset:
     """Scans to train on, and scans for validation that no parent prior was trained on.
 
-    Validation scans of the parent priors are set aside first, their training scans never.
-
-    Args:
-        job: the call.
-        validation_scans: those of a run that is resumed.
+    A run that is resumed keeps its ``validation_scans``.
 
     Raises:
         ConfigError: there is none to train on.
         ScanFormatError: see :func:`~mri_ambient.training.dataset.load_dataset`.
     """
-    validated = [parent.facts.card.get("validation_scans", ()) for parent in job.parents]
     dataset = load_dataset(
         job.data,
         n_validation=job.config.n_validation,
         seed=job.config.seed,
-        prefer={scan_id for ids in validated for scan_id in ids},
-        exclude=lambda file: any(p.was_trained_on(file.source_sha256) for p in job.parents),
+        parents=job.parents,
         validation_scans=validation_scans,
     )
     if not dataset.train:
@@ -192,16 +159,11 @@ def split(job: TrainJob, validation_scans: Collection[str] | None = None) -> Dat
     return dataset
 
 
-def check_trainable(job: TrainJob, dataset: Dataset) -> None:
-    """Refuse what no run can train.
-
-    Raises:
-        ConfigError: undersampled scans where full ones are needed, an unknown way to make targets,
-            an ``init`` of another architecture, or a precision that the objective cannot use.
-    """
+def _check_trainable(job: TrainJob, dataset: Dataset) -> None:
+    """Refuse scans, an ``init`` or a precision that the objective or the network cannot use."""
     config, init = job.config, job.init
     objective = config.objective
-    config.autocast_on(job.torch_device)
+    config.autocast_on(job.device)
     if objective.targets is not None and job.targets is None:
         target_method(objective.targets)
     if init is not None and init.facts.kind != config.kind:
@@ -221,23 +183,24 @@ def check_trainable(job: TrainJob, dataset: Dataset) -> None:
         )
 
 
-def held_out_cases(job: TrainJob, dataset: Dataset) -> tuple[tuple[HeldOut, ...], tuple[str, ...]]:
+def _held_out_cases(job: TrainJob, dataset: Dataset) -> tuple[tuple[HeldOut, ...], tuple[str, ...]]:
     """Validation slices with some lines held out, and a sentence about each that cannot be read."""
     chosen = dataset.validation[:: max(1, -(-len(dataset.validation) // N_CASES))]
     cases, damaged = [], []
     for item in chosen:
         try:
-            batch = item.read().to(job.torch_device)
+            case = hold_out(item.read().to(job.device), item.name, seed=job.config.seed)
         except ScanFormatError as error:
             damaged.append(str(error))
             continue
-        case = hold_out(batch, item.name, seed=job.config.seed)
         cases += [case] if case.usable else []
     return tuple(cases), tuple(damaged)
 
 
-def _check_folder(job: TrainJob, stored: Identity | None) -> None:
-    """Refuse a folder that holds the scans, or checkpoints of an unknown run."""
+def _identity(
+    job: TrainJob, stored: Identity | None, dataset: Dataset, cases: tuple[HeldOut, ...]
+) -> Identity:
+    """The identity of a run that begins, or of one that may be resumed in this way."""
     run = RunFolder(job.run)
     if job.run.resolve() == job.data.resolve():
         raise ConfigError(f"{job.run}: holds the scans; choose another folder for the run")
@@ -246,12 +209,26 @@ def _check_folder(job: TrainJob, stored: Identity | None) -> None:
             f"{job.run}: holds {checkpoint.name} but no run.json, which describes the run; restore "
             "it, or train into another folder"
         )
+    if stored is not None:
+        run.check_scans(stored, dataset.identity, {path.name for path in dataset.damaged})
+        run.check_settings(stored, job)
+    if job.config.patience and not cases and (stored is None or job.only_patience_ends):
+        raise ConfigError(
+            "patience compares errors on held-out lines of validation scans, and there are none: "
+            "at least five scans are needed"
+        )
+    if stored is None:
+        return _new_identity(job, dataset, cases)
+    if stored.measured["references"]:
+        return stored
+    # They could not be measured when the run began.
+    return replace(stored, measured=stored.measured | {"references": reference_errors(cases)})
 
 
 def _new_identity(job: TrainJob, dataset: Dataset, cases: tuple[HeldOut, ...]) -> Identity:
     """Measure the scans of a run that begins."""
-    objective = job.config.objective
-    groups = measure_coverage(dataset.train)
+    objective, items = job.config.objective, dataset.train
+    groups = coverage(mask_facts(file) for file in files_of(items))
     if not (job.force or objective.needs_full or objective.targets is not None):
         _check_masks(groups, job.data)
     for warning in (warning for group in groups for warning in group.warnings):
@@ -262,19 +239,18 @@ def _new_identity(job: TrainJob, dataset: Dataset, cases: tuple[HeldOut, ...]) -
             f"{job.data}: whole patients cannot be set aside, so single scans are: held-out errors "
             "are those of patients the prior was trained on",
         )
-    measured = measure(dataset.train, objective) | {
-        "coverage": coverage_figures(groups),
+    figures = [group.as_dict() for group in groups]
+    for figure in figures:
+        del figure["per_line"]  # it is in the manifest of prep
+    measured = {
+        "sigma_data": measure_sigma_data(items),
+        "sigma_min": smallest_sigma(items, objective),
+        "mask": asdict(typical_mask(items)),
+        "coverage": figures,
         "references": reference_errors(cases),
     }
     folder = str(job.data.resolve())
     return Identity(**job.settings(), data=dataset.identity, measured=measured, folder=folder)
-
-
-def _with_references(stored: Identity, cases: tuple[HeldOut, ...]) -> Identity:
-    """The classical methods' errors, where they could not be measured when the run began."""
-    if stored.measured["references"]:
-        return stored
-    return replace(stored, measured=stored.measured | {"references": reference_errors(cases)})
 
 
 def _check_masks(groups: list[Coverage], folder: Path) -> None:

@@ -31,7 +31,7 @@ from ..recon.recipe import ResolvedRecipe
 from ..runtime.device import Runtime
 from ..runtime.files import atomic_path
 from ..runtime.process_group import ProcessGroup
-from .config import Hooks, TrainConfig, TrainJob
+from .config import CPU, Hooks, TrainConfig, TrainJob
 from .loop import run_training
 from .preflight import plan
 from .run import RunFolder
@@ -49,14 +49,11 @@ class RefitJob:
         rounds: how often samples are drawn and a prior is trained.
         sampler: how a sample is drawn; by default without the last data-consistency solve, which
             makes samples vary less.
-        config: options of the training; the objective is the refit's own.
-        images: images that each round trains on in total.
-        time_limit_s: seconds that each call of a round's training may take.
-        batch_size: slices whose samples are drawn together, see :class:`Runtime`.
-        device: where to compute.
-        shard: draw the samples of part i of N of the groups of scans only, counted from 1, and
-            train nothing; in the first round that has not seen all ``images`` (the first, without
-            a number). For processes that are started independently.
+        config, images, time_limit_s: of the training of each round, as in
+            :class:`~.config.TrainJob`; the objective is the refit's own.
+        batch_size, device: of the sampling, see :class:`~mri_ambient.runtime.device.Runtime`.
+        shard: draw part i of N of the samples only, counted from 1, and train nothing; in the first
+            round that has not seen all ``images``. For processes that are started independently.
 
     Raises:
         ConfigError: impossible options, or nothing ends a round.
@@ -71,7 +68,7 @@ class RefitJob:
     images: int | None = None
     time_limit_s: float | None = None
     batch_size: int | None = None
-    device: torch.device | str = "cpu"
+    device: torch.device = CPU
     shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -91,13 +88,7 @@ class RefitJob:
 
 @dataclass(frozen=True)
 class Round:
-    """A round of a refit: samples from a prior, and a training run on them.
-
-    Attributes:
-        job: the call of the refit.
-        number: of the round, from 1.
-        prior: draws the samples.
-    """
+    """A round of a refit, counted from 1: samples from ``prior``, and a training run on them."""
 
     job: RefitJob
     number: int
@@ -115,25 +106,24 @@ class Round:
         # Another seed every round: a sample must not repeat the noise of the one before.
         seed = job.config.seed + self.number
         recipe = ResolvedRecipe(job.sampler, self.prior, seed=seed)
-        runtime = Runtime(torch.device(job.device), job.config.precision, job.batch_size)
+        runtime = Runtime(job.device, job.config.precision, job.batch_size)
         return TargetFolder(self.folder.path / "targets", recipe, runtime)
 
     @property
     def training(self) -> TrainJob:
         """Its training, which starts from the weights of the prior where they fit."""
-        config, facts = self.job.config, self.prior.facts
-        fits = (facts.kind, facts.network) == (config.kind, config.network)
-        shard = self.job.shard is not None
+        job, facts = self.job, self.prior.facts
+        fits = (facts.kind, facts.network) == (job.config.kind, job.config.network)
         return TrainJob(
-            data=self.job.data,
+            data=job.data,
             run=self.folder.path,
-            config=config,
-            images=self.job.images,
-            time_limit_s=math.inf if shard else self.job.time_limit_s,
+            config=job.config,
+            images=job.images,
+            time_limit_s=job.time_limit_s if job.shard is None else math.inf,
             init=self.prior if fits else None,
             teacher=self.prior,
             targets=self.samples.path,
-            device=self.job.device,
+            device=job.device,
         )
 
     def is_finished(self) -> bool:
@@ -145,14 +135,7 @@ class Round:
         return self.job.images is not None and self.folder.images_seen >= self.job.images
 
     def check(self) -> None:
-        """Refuse a finished round that was made in another way.
-
-        Warns:
-            NumericalWarning: fewer images were seen than the job wants.
-
-        Raises:
-            ConfigError: its options, prior or scans differ.
-        """
+        """Refuse a finished round of other options, prior or scans; warn if it saw few images."""
         self.samples.check(finished=True)
         self.folder.check_settings(self.folder.identity, self.training)
         seen = self.folder.images_seen
@@ -164,27 +147,19 @@ class Round:
             )
 
     def complete(self, hooks: Hooks) -> bool:
-        """Draw the missing samples and train on them.
-
-        Returns:
-            Whether it went on to its end; False if it was stopped, or is only to draw a shard.
-        """
-        processes, device = ProcessGroup.current(), torch.device(self.job.device)
-        hooks = hooks.with_memory()
+        """Draw the missing samples and train on them; whether it went on to its end."""
+        processes, device = ProcessGroup.current(), self.job.device
         planned = plan(self.training)
         for sentence in planned.damaged:
             hooks.on_damaged(sentence)
-        shard = (processes.rank + 1, processes.size) if processes.size > 1 else self.job.shard
-        whole = self.samples.make(planned.dataset.train, shard=shard, hooks=hooks)
-        stopped = processes.any(not whole, device)  # and every process has drawn its samples
-        if stopped or self.job.shard is not None:
+        whole = self.samples.make(planned.dataset.train, shard=self.job.shard, hooks=hooks)
+        if not whole or self.job.shard is not None:
             return False
         try:
             run_training(planned, hooks)
         except StoppedError:
             if not processes.any(hooks.should_stop(), device):
                 raise
-            return False
         return not processes.any(hooks.should_stop(), device)
 
 

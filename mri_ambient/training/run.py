@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,10 @@ class Identity:
     """What a run is, as its ``run.json`` holds it.
 
     Attributes:
-        config: the options as plain values.
-        init: sha256 of the prior it starts from, or None.
-        data: its scans, see :attr:`.dataset.Dataset.identity`.
-        measured: what was measured on them, see :mod:`~mri_ambient.training.facts`.
-        folder: where they were; None if an earlier version wrote the file.
+        config, init: as :meth:`TrainJob.settings` gives them.
+        data, folder: its scans, see :attr:`.dataset.Dataset.identity`, and where they were (None if
+            an earlier version wrote the file).
+        measured: what was measured on them, see :mod:`~mri_ambient.training.card`.
     """
 
     config: dict[str, Any]
@@ -54,11 +53,7 @@ class Identity:
     folder: str | None = None
 
     def validation_scans(self, run: Path) -> list[str]:
-        """The scans that were set aside when the run began.
-
-        Raises:
-            ConfigError: an earlier version began it and did not write them down.
-        """
+        """The scans that were set aside when the run began, or a ConfigError."""
         if not isinstance(self.data, dict) or "validation" not in self.data:
             raise ConfigError(
                 f"{run}: an earlier version began this run and did not write down its scans; train "
@@ -73,11 +68,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a training run.
-
-    Attributes:
-        path: the folder, which need not exist yet.
-    """
+    """The folder of a training run, which need not exist yet."""
 
     path: Path
 
@@ -121,12 +112,9 @@ class RunFolder:
             ) from error
 
     def check_settings(self, identity: Identity, job: TrainJob) -> None:
-        """Refuse to resume the run with other settings.
+        """Refuse (ConfigError) to resume the run with other options or another initial prior.
 
         A run of an earlier version lacks the options that came later: it had their defaults.
-
-        Raises:
-            ConfigError: options, or the prior it starts from, differ.
         """
         defaults = json.loads(json.dumps(TrainConfig(type(job.config.objective)()).as_dict()))
         objective = defaults["objective"] | identity.config.get("objective", {})
@@ -142,15 +130,10 @@ class RunFolder:
     def check_scans(
         self, identity: Identity, found: dict[str, dict[str, str]], damaged: Collection[str]
     ) -> None:
-        """Refuse to resume the run with other scans; some may have been damaged since.
+        """Refuse (ConfigError) to resume the run with other scans.
 
-        Args:
-            identity: of the run.
-            found: the scans there are, see :attr:`.dataset.Dataset.identity`.
-            damaged: names of files that cannot be read.
-
-        Raises:
-            ConfigError: there are new or changed ones, or some are missing.
+        Those there are, ``found`` (see :attr:`.dataset.Dataset.identity`), may lack some that were
+        damaged since; ``damaged`` has the names of the files that cannot be read.
         """
         stored = identity.data["train"] | identity.data["validation"]
         present = found["train"] | found["validation"]
@@ -224,34 +207,30 @@ class Log:
         """Remove what was written after this many images."""
         if not self.path.exists():
             return
-        kept = [line for line, record in self._lines() if record["images"] <= images]
+        kept = [record for record in self.records() if record["images"] <= images]
         with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+            lines = (json.dumps(record) + "\n" for record in kept)
+            temporary.write_text("".join(lines), encoding="utf-8")
 
     def records(self) -> list[dict[str, Any]]:
-        """All lines."""
-        return [record for _, record in self._lines()] if self.path.exists() else []
-
-    def values(self, name: str) -> list[float]:
-        """Every value of a figure, in order."""
-        return [record[name] for record in self.records() if record.get(name) is not None]
-
-    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Whole lines and their content; the last line of a killed run may be torn."""
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+        """All whole lines; the last one of a killed run may be torn."""
+        found = []
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        for line in text.splitlines(keepends=True):
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
             if line.endswith("\n") and isinstance(record, dict) and "images" in record:
-                yield line, record
+                found.append(record)
+        return found
+
+    def values(self, name: str) -> list[float]:
+        """Every value of a figure, in order."""
+        return [record[name] for record in self.records() if record.get(name) is not None]
 
     def write(self, **figures: float | None) -> None:
-        """Add a line; figures that are not finite become null.
-
-        Raises:
-            MriAmbientError: it cannot be written.
-        """
+        """Add a line; figures that are not finite become null."""
         record = {
             name: value if value is not None and math.isfinite(value) else None
             for name, value in figures.items()

@@ -25,6 +25,7 @@ from ..recon.engine import Engine
 from ..recon.recipe import ResolvedRecipe, method_options, plain
 from ..runtime.device import Runtime
 from ..runtime.files import write_json
+from ..runtime.process_group import ProcessGroup
 from .config import Hooks
 from .dataset import Item, files_of, prepared_digest
 
@@ -33,13 +34,12 @@ TOGETHER, PIXELS_TOGETHER = 16, 2**18
 enough to stop soon. Neither memory nor the device decides it: every process makes the same groups.
 """
 
+MADE_BY = "made-by.json"
+"""Names the method, its options, the seed and the prior that made the images of a folder."""
+
 
 def target_method(name: str) -> Method:
-    """The method of this name that makes targets.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The method of this name that makes targets, or a ConfigError."""
     if name not in BASELINES:
         raise ConfigError(f"targets {name!r} are unknown; choose from full, {', '.join(BASELINES)}")
     return BASELINES[name]()
@@ -47,21 +47,11 @@ def target_method(name: str) -> Method:
 
 @dataclass(frozen=True)
 class TargetFolder:
-    """A folder of target images, all made in one way.
-
-    Attributes:
-        path: the folder.
-        recipe: method, prior and seed; one sample per slice is drawn.
-        runtime: device, precision, batch size.
-    """
+    """A folder of target images, all made in one way: by method, prior and seed of ``recipe``."""
 
     path: Path
     recipe: ResolvedRecipe
     runtime: Runtime
-
-    @property
-    def _made_by_path(self) -> Path:
-        return self.path / "made-by.json"
 
     def _made_by(self) -> dict[str, Any]:
         method = self.recipe.method
@@ -77,16 +67,16 @@ class TargetFolder:
     def check(self, *, finished: bool = False) -> None:
         """Refuse a folder whose images were made in another way.
 
-        Args:
-            finished: no image will be added, so that the precision does not matter.
+        The precision does not matter if the folder is ``finished``: no image will be added.
 
         Raises:
             ConfigError: the method, its options, the prior or the seed differ.
         """
-        if not self._made_by_path.exists():
+        path = self.path / MADE_BY
+        if not path.exists():
             return
         made_by = self._made_by()
-        stored = json.loads(self._made_by_path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
         if finished:
             made_by.pop("bf16", None)
         differing = sorted(key for key in made_by if stored.get(key, made_by[key]) != made_by[key])
@@ -97,11 +87,7 @@ class TargetFolder:
             )
 
     def missing(self, items: Sequence[Item]) -> list[PreparedFile]:
-        """The scans whose images are not there, or in a damaged file.
-
-        Raises:
-            ConfigError: the folder holds the image of another scan of that name.
-        """
+        """The scans whose images are not there, or in a damaged file."""
         return [file for file in files_of(items) if not self._holds(file)]
 
     def make(
@@ -114,7 +100,8 @@ class TargetFolder:
         """Reconstruct every scan, one image a slice.
 
         Scans of one matrix size and number of coils are reconstructed together. The groups do not
-        depend on what is there already, nor on ``shard``, and so neither do the images.
+        depend on what is there already, nor on who makes them, and so neither do the images. The
+        processes of a ``torch.distributed`` group share the work.
 
         Args:
             items: slices of prepared scans; whole scans are reconstructed.
@@ -122,30 +109,32 @@ class TargetFolder:
             hooks: on_target, on_damaged and should_stop are called.
 
         Returns:
-            Whether all were made; False if it was stopped.
+            Whether all were made; False if it was stopped, in whichever process.
 
         Raises:
-            ConfigError: the folder holds images that were made in another way or of other scans.
+            ConfigError: see :meth:`check`, or the folder holds images of other scans.
         """
         hooks = hooks or Hooks()
         self.check()
-        if not self._made_by_path.exists():
-            write_json(self._made_by_path, self._made_by())
+        if not (self.path / MADE_BY).exists():
+            write_json(self.path / MADE_BY, self._made_by())
         engine = Engine(self.recipe, self.runtime)
         groups = list(_groups(files_of(items)))
-        if shard is not None:
-            groups = groups[shard[0] - 1 :: shard[1]]
-        done, total = 0, sum(len(group) for group in groups)
+        processes = ProcessGroup.current()
+        part, n_parts = shard or (processes.rank + 1, processes.size)
+        groups = groups[part - 1 :: n_parts]
+        stopped, done, total = False, 0, sum(len(group) for group in groups)
         for group in groups:
             missing = {file.scan_id for file in group if not self._holds(file)}
-            if missing and hooks.should_stop():
-                return False
+            stopped = bool(missing) and hooks.should_stop()
+            if stopped:
+                break
             if missing:
                 self._make_group(group, missing, engine, hooks.on_damaged)
             for _ in group:
                 done += 1
                 hooks.on_target(done, total)
-        return True
+        return not processes.any(stopped, self.runtime.torch_device)  # waits for all of them
 
     def _make_group(
         self,
@@ -154,15 +143,14 @@ class TargetFolder:
         engine: Engine,
         on_damaged: Callable[[str], None],
     ) -> None:
-        digests = {file.scan_id: prepared_digest(file) for file in group}
         if len(group) == 1:  # it may be long, and is never held as a whole
             made = _long_scan(group[0], engine, on_damaged)
         else:
             made = _short_scans(group, missing, engine, on_damaged)
-        for name, images in made:
-            method = self.recipe.method.name
-            attributes = {"scan_id": name, "made_of": digests[name], "method": method}
-            write_samples(self.path / f"{name}.h5", images, attributes)
+        for file, images in made:
+            facts = {"scan_id": file.scan_id, "made_of": prepared_digest(file)}
+            facts["method"] = self.recipe.method.name
+            write_samples(self.path / f"{file.scan_id}.h5", images, facts)
 
     def _holds(self, file: PreparedFile) -> bool:
         path, digest = self.path / f"{file.scan_id}.h5", prepared_digest(file)
@@ -198,8 +186,8 @@ def _groups(files: list[PreparedFile]) -> Iterator[list[PreparedFile]]:
 
 def _long_scan(
     file: PreparedFile, engine: Engine, on_damaged: Callable[[str], None]
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and images ``(slice, y, x)`` of a scan, read in parts."""
+) -> Iterator[tuple[PreparedFile, Tensor]]:
+    """A scan with its images ``(slice, y, x)``, read in parts."""
     n_slices = engine.slices_at_once(file.shape[-2:])
     starts = range(0, len(file), n_slices)
     try:
@@ -207,7 +195,7 @@ def _long_scan(
     except ScanFormatError as error:
         on_damaged(str(error))
         return
-    yield file.scan_id, torch.cat(parts)
+    yield file, torch.cat(parts)
 
 
 def _short_scans(
@@ -215,18 +203,19 @@ def _short_scans(
     missing: set[str],
     engine: Engine,
     on_damaged: Callable[[str], None],
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and images ``(slice, y, x)`` of the missing scans that can be read.
+) -> Iterator[tuple[PreparedFile, Tensor]]:
+    """The missing scans that can be read, with their images ``(slice, y, x)``.
 
     All scans of the group are reconstructed with them: their calls of the method are shared.
     """
-    scans = []
+    files, scans = [], []
     for file in group:
         try:
             scans.append(file[:])
+            files.append(file)
         except ScanFormatError as error:
             on_damaged(str(error))
-    if any(scan.scan_id in missing for scan in scans):
-        for result in engine(scans):
-            if result.scan_id in missing:
-                yield result.scan_id, result.img
+    if any(file.scan_id in missing for file in files):
+        for file, result in zip(files, engine(scans), strict=True):
+            if file.scan_id in missing:
+                yield file, result.img

@@ -23,17 +23,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Trainer:
     """What a run changes: the weights, their average and the optimiser; and how far it is.
 
-    Args:
-        net: the denoiser, on the device where it is trained.
-        config: the options.
-        processes: those that share every batch.
+    The processes share every batch, and the denoiser is on the device where it is trained.
 
     Attributes:
-        net: the denoiser.
-        average: the same with averaged weights.
+        average: the denoiser with averaged weights.
         n_steps: steps taken or skipped.
-        skipped: steps without a finite loss and gradient, which changed nothing else.
-        skipped_in_a_row: the last ones of them.
+        skipped, skipped_in_a_row: steps without a finite loss and gradient, which changed nothing
+            else, and the last ones of them.
     """
 
     def __init__(self, net: Denoiser, config: TrainConfig, processes: ProcessGroup) -> None:
@@ -98,7 +94,8 @@ class Trainer:
         return total, figures
 
     def _streams(self, group: SizeGroup, what: str) -> list[torch.Generator]:
-        return group.streams(self.config.seed, what, self.n_steps)
+        """A generator for each slice, whichever process computes it."""
+        return [rng_for(self.config.seed, what, self.n_steps, i) for i in group.positions]
 
     def _sum(self, loss: Tensor, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sum loss and gradients over all processes, in place; return the sums of the figures."""
@@ -134,8 +131,7 @@ class Trainer:
             # Empty before the first step, and if all were skipped.
             state = self.optimizer.state.get(parameter, {})
             for moment in MOMENTS:
-                value = state[moment] if state else torch.zeros_like(parameter)
-                tensors[f"{moment}.{name}"] = value
+                tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
         return tensors
 
     def counts(self) -> dict[str, int]:

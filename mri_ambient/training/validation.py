@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MriAmbientError
-from ..methods import Aos, Baseline, CgSense, Dds, L1Wavelet, Method, ZeroFilled
+from ..methods import Aos, CgSense, Dds, L1Wavelet, Method, ZeroFilled
 from ..methods.base import data_consistency
 from ..physics.masks import subsample_further
 from ..plots import draw_previews, save_figure
@@ -35,9 +35,6 @@ N_CASES = 16
 
 N_PREVIEWS = 4
 """Validation slices that preview.png shows."""
-
-QUICK_LOOK: Method = Dds(n_steps=8, final_dc=False)
-"""Draws an image from a prior that is not mask-conditioned and cannot take one step."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,13 @@ def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
 
 @torch.no_grad()
 def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
-    """The prior's image before the last data consistency: one step, or a short sample."""
-    method = Aos(final_dc=False) if prior.mask_conditioned else QUICK_LOOK
-    rng = [rng_for(0, "held out", i) for i in range(len(case.batch))]
-    return method(prior, case.batch, rng)
+    """The prior's image before the last data consistency: one step, or a short sample.
+
+    A prior that is not mask-conditioned cannot take one step.
+    """
+    one_step: Method = Aos(final_dc=False)
+    method = one_step if prior.mask_conditioned else Dds(n_steps=8, final_dc=False)
+    return method(prior, case.batch, [rng_for(0, "held out", 0)])
 
 
 @torch.no_grad()
@@ -93,8 +93,7 @@ def fit_tau(prior: DenoiserSource, cases: Sequence[HeldOut]) -> tuple[float, flo
         x0 = estimate(prior, case)
         errors[i, -1] = case.error(x0)
         for j, tau in enumerate(taus):
-            x = _consistent(case, x0, tau)
-            errors[i, j] = case.error(x)
+            errors[i, j] = case.error(_consistent(case, x0, tau))
     mean = errors.mean(dim=0)
     best = int(mean[:-1].argmin())
     return taus[best], float(mean[best]), float(mean[-1])
@@ -114,43 +113,16 @@ def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
         return {}
     found = {}
     for method in (CgSense(), L1Wavelet()):
-        errors = [case.error(_baseline(method, case)) for case in cases]
+        errors = [case.error(method(None, case.batch, [])) for case in cases]
         found[f"held_out_{method.name.replace('-', '_')}"] = sum(errors) / len(errors)
     return found
-
-
-@torch.no_grad()
-def previews(
-    prior: DenoiserSource, cases: Sequence[HeldOut], tau: float
-) -> list[dict[str, Tensor]]:
-    """Magnitudes ``(y, x)`` of validation slices, by method."""
-    rows = []
-    for case in cases:
-        images = {
-            "zero-filled": _baseline(ZeroFilled(), case),
-            "CG-SENSE": _baseline(CgSense(), case),
-            "prior + DC": _consistent(case, estimate(prior, case), tau),
-        }
-        rows.append({name: img[0].abs().cpu() for name, img in images.items()})
-    return rows
-
-
-def _baseline(method: Baseline, case: HeldOut) -> Tensor:
-    return method(None, case.batch, [])
 
 
 class Validator:
     """Validates the averaged weights of a run and writes them as its prior.
 
-    Args:
-        run: the run's folder.
-        facts: of the prior, before the first step.
-        cases: the validation slices; without any, weights are only checked to be finite.
-        patience: validations in a row without a smaller error that end the run; 0 never does.
-
-    Attributes:
-        errors: held-out errors so far, in order.
-        checked_at: images seen at the last validation of this call; None before.
+    ``facts`` are those of the prior before the first step. Without ``cases``, the validation
+    slices, weights are only checked to be finite. ``errors`` are the held-out errors so far.
     """
 
     def __init__(
@@ -170,12 +142,7 @@ class Validator:
         return len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
 
     def __call__(self, net: Denoiser, *, images: int, skipped: int) -> dict[str, float]:
-        """Validate, fit tau, and write the prior and its previews.
-
-        Args:
-            net: the averaged weights.
-            images: images seen.
-            skipped: steps that were skipped.
+        """Validate averaged weights, fit tau, and write the prior and its previews.
 
         Returns:
             Held-out errors of the prior and of the classical methods, and tau; empty without cases.
@@ -185,7 +152,11 @@ class Validator:
         """
         if self.checked_at == images:
             return self.figures
-        figures = self._errors(net)
+        figures: dict[str, float] = {}
+        if self.cases:
+            tau, error, without = fit_tau(Prior(net, self.facts), self.cases)
+            references = self.facts.card["references"]
+            figures = {"held_out": error, "held_out_no_dc": without, **references, "tau": tau}
         finite = all(bool(parameter.isfinite().all()) for parameter in net.parameters())
         if not (finite and math.isfinite(figures.get("held_out", 0.0))):
             raise MriAmbientError(
@@ -198,13 +169,6 @@ class Validator:
         save_prior(self.prior, self.run.prior)
         self._draw_previews(self.prior, figures.get("tau", 0.0))
         return figures
-
-    def _errors(self, net: Denoiser) -> dict[str, float]:
-        if not self.cases:
-            return {}
-        tau, error, without = fit_tau(Prior(net, self.facts), self.cases)
-        references = self.facts.card["references"]
-        return {"held_out": error, "held_out_no_dc": without, **references, "tau": tau}
 
     def _prior(self, net: Denoiser, figures: dict[str, float], images: int, skipped: int) -> Prior:
         card: dict[str, Any] = {
@@ -245,8 +209,17 @@ class Validator:
         self._draw_previews(best, known["tau"])
         return best
 
+    @torch.no_grad()
     def _draw_previews(self, prior: Prior, tau: float) -> None:
-        if self.cases:
-            device = self.cases[0].batch.ksp.device
-            rows = previews(prior.to(device), self.cases[:N_PREVIEWS], tau)
+        """Draw magnitudes of some validation slices, by method."""
+        rows = []
+        for case in self.cases[:N_PREVIEWS]:
+            estimated = estimate(prior.to(case.batch.ksp.device), case)
+            images = {
+                "zero-filled": ZeroFilled()(None, case.batch, []),
+                "CG-SENSE": CgSense()(None, case.batch, []),
+                "prior + DC": _consistent(case, estimated, tau),
+            }
+            rows.append({name: img[0].abs().cpu() for name, img in images.items()})
+        if rows:
             save_figure(draw_previews(rows), self.run.path / "preview.png")

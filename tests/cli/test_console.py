@@ -10,12 +10,12 @@ from mri_ambient.cli.console import (
     Bar,
     VolumeBar,
     be_quiet,
-    complain,
+    print_error,
     print_facts,
+    print_line,
     print_table,
+    print_warning,
     progress_bar,
-    say,
-    say_warning,
 )
 from mri_ambient.errors import WARNINGS, NumericalWarning
 
@@ -29,7 +29,7 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 
 def test_warnings_come_with_their_code_and_remedy(capsys):
-    say_warning(NumericalWarning("W-RESIDUAL", "scan.h5: does not fit"))
+    print_warning(NumericalWarning("W-RESIDUAL", "scan.h5: does not fit"))
     line = f"warning [W-RESIDUAL]: scan.h5: does not fit. {WARNINGS['W-RESIDUAL']}\n"
     assert capsys.readouterr().err == line
 
@@ -37,8 +37,8 @@ def test_warnings_come_with_their_code_and_remedy(capsys):
 def test_quiet_prints_errors_only(capsys):
     be_quiet(True)
     try:
-        say("progress")
-        complain("error: [bold]not markup[/bold]")
+        print_line("progress")
+        print_error("error: [bold]not markup[/bold]")
     finally:
         be_quiet(False)
     assert capsys.readouterr().err == "error: [bold]not markup[/bold]\n"

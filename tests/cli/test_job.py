@@ -9,7 +9,7 @@ from mri_ambient.errors import ConfigError
 def test_alone_it_leads(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join_job("auto") as job:
-        assert (job.leads, job.device) == (True, "auto")
+        assert job == (True, "auto")
 
 
 def test_a_job_without_its_launcher_is_refused(monkeypatch):

@@ -20,12 +20,12 @@ def test_the_default_suits_the_prior(prior_file, tmp_path):
     for prior, method in (
         (None, Aos()), (prior_file, Aos()), (tmp_path / "plain.safetensors", Dds()),
     ):  # fmt: skip
-        assert make_recipe(method=None, options={}, prior=prior).method == method
+        assert make_recipe(flags={}, prior=prior).method == method
 
 
 def test_what_is_given_is_taken(prior_file, capsys):
     recipe = make_recipe(
-        method="dds", options={"n_steps": 3, "eta": "0.5"}, prior=prior_file, samples=2,
+        method="dds", flags={"n_steps": 3}, option=["eta=0.5"], prior=prior_file, samples=2,
         keep_samples=True, seed=7, checks=Checks(1),
     )  # fmt: skip
     assert recipe.method == Dds(n_steps=3, eta=0.5)
@@ -36,11 +36,11 @@ def test_what_is_given_is_taken(prior_file, capsys):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_method_with_its_options_and_samples(name):
-    recipe = make_recipe(method=None, options={}, prior=None, preset=name)
+    recipe = make_recipe(flags={}, preset=name)
     preset = PRESETS[name]
     assert (recipe.method, recipe.n_samples) == (preset.method, preset.n_samples)
     assert make_recipe(
-        method=None, options={}, prior=None, preset="quality", samples=2
+        flags={}, preset="quality", samples=2
     ).n_samples == 2  # fmt: skip
 
 
@@ -48,17 +48,17 @@ def test_a_preset_is_a_method_with_its_options_and_samples(name):
     "given",
     [
         {"preset": "fast", "method": "dds"},
-        {"preset": "fast", "options": {"n_steps": 3}},
+        {"preset": "fast", "flags": {"n_steps": 3}},
         {"preset": "best"},
         {"preset": "dds"},
         {"method": "magic"},
-        {"method": "cg-sense", "options": {"n_steps": 5}},
+        {"method": "cg-sense", "flags": {"n_steps": 5}},
         {"samples": 0},
     ],
 )
 def test_what_cannot_be_is_refused(given):
     with pytest.raises(ConfigError):
-        make_recipe(**{"method": None, "options": {}, "prior": None, **given})
+        make_recipe(**{"flags": {}, **given})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_cannot_be_is_refused(given):
     ],
 )
 def test_options_without_effect_are_named(given, named, capsys):
-    recipe = make_recipe(**{"options": {}, "prior": None, **given})
+    recipe = make_recipe(**{"flags": {}, **given})
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("note: ")
     assert named in line
@@ -78,7 +78,7 @@ def test_options_without_effect_are_named(given, named, capsys):
 
 
 def test_a_prior_that_is_not_used_is_not_read(tmp_path, capsys):
-    recipe = make_recipe(method="cg-sense", options={}, prior=tmp_path / "nowhere")
+    recipe = make_recipe(method="cg-sense", flags={}, prior=tmp_path / "nowhere")
     assert (recipe.method, recipe.prior) == (CgSense(), None)
     assert str(tmp_path / "nowhere") in capsys.readouterr().err
 

@@ -23,6 +23,7 @@ from mri_ambient.data_prep import (
 )
 from mri_ambient.errors import (
     ConfigError,
+    NumericalWarning,
     OutputExistsError,
     ScanFormatError,
 )
@@ -88,7 +89,7 @@ def test_one_acquisition_under_two_masks_is_a_warning(tmp_path):
     with pytest.raises(ScanFormatError, match=r"even\.h5, odd\.h5"):
         load_dataset(prepared, n_validation=0, seed=0)
     (prepared / "odd.h5").unlink()
-    assert load_dataset(prepared, n_validation=0, seed=0).n_scans == 2
+    assert len(load_dataset(prepared, n_validation=0, seed=0).train) == 2
 
 
 def test_files_without_a_hash_of_their_center_are_no_duplicates(raw, tmp_path):
@@ -150,7 +151,7 @@ def test_an_interrupted_folder_is_completed(raw, tmp_path):
 def test_other_options_want_another_folder_or_overwrite(raw, tmp_path):
     prepare(raw[:1], tmp_path)
     other = PrepConfig(n_coils=2)
-    summary = prepare(raw[:1], tmp_path, other)
+    summary = prepare(raw[:1], tmp_path, other, on_scan=lambda _: None)
     assert summary.line() == "0 prepared, 0 skipped (prepared already), 1 failed"
     assert type(summary.failed[0].error) is ConfigError
     assert raw[0].name in summary.failed[0].message
@@ -162,7 +163,9 @@ def test_other_options_want_another_folder_or_overwrite(raw, tmp_path):
 def test_a_scan_that_fails_costs_a_line_and_the_others_go_on(raw, tmp_path):
     broken = tmp_path / "broken.h5"
     broken.write_bytes(raw[0].read_bytes()[:2000])
-    summary = prepare([broken, raw[1]], tmp_path / "out")
+    with pytest.warns(NumericalWarning, match="broken.h5: failed") as caught:
+        summary = prepare([broken, raw[1]], tmp_path / "out")
+    assert [warning.message.code for warning in caught] == ["W-SCAN-FAILED"]
     assert [result.status for result in summary.results] == ["failed", "done"]
     assert len(summary.failed) == 1
     assert "broken.h5" in summary.failed[0].message
@@ -181,7 +184,7 @@ def test_raw_data_are_never_written_over(raw, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / copy.name).write_bytes(raw[1].read_bytes())
-    summary = prepare([copy], other, overwrite=True)
+    summary = prepare([copy], other, overwrite=True, on_scan=lambda _: None)
     assert type(summary.failed[0].error) is ConfigError
     assert copy.read_bytes() == raw[0].read_bytes()
     assert (other / copy.name).read_bytes() == raw[1].read_bytes()
@@ -189,7 +192,7 @@ def test_raw_data_are_never_written_over(raw, tmp_path):
 
 def test_nothing_prepared_leaves_nothing(tmp_path):
     (tmp_path / "bad.h5").write_text("no scan")
-    assert prepare([tmp_path / "bad.h5"], tmp_path / "out").failed
+    assert prepare([tmp_path / "bad.h5"], tmp_path / "out", on_scan=lambda _: None).failed
     assert not (tmp_path / "out").exists()
 
 

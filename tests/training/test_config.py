@@ -9,7 +9,7 @@ from helpers import small_prior
 
 from mri_ambient.errors import ConfigError
 from mri_ambient.objectives import Gsure, Kspace
-from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
+from mri_ambient.training.config import TrainConfig, TrainJob
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -79,12 +79,3 @@ def test_settings_are_plain_values():
     assert settings["init"] == "abc"
     assert settings["config"]["batch_size"] == 8
     assert settings["config"]["objective"]["remove"] == list(Kspace().remove)
-
-
-def test_hooks_with_memory_repeat_nothing_and_stay_stopped():
-    told, answers = [], iter([False, True])
-    hooks = Hooks(on_damaged=told.append, should_stop=lambda: next(answers)).with_memory()
-    for sentence in ("a", "b", "a"):
-        hooks.on_damaged(sentence)
-    assert told == ["a", "b"]
-    assert [hooks.should_stop() for _ in range(3)] == [False, True, True]

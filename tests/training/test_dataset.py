@@ -12,7 +12,7 @@ from mri_ambient.data_prep import simulate
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io.prepared import mask_facts
 from mri_ambient.physics.coverage import sampling_densities
-from mri_ambient.training.dataset import BatchSequence, Dataset, load_dataset
+from mri_ambient.training.dataset import BatchSequence, Dataset, load_dataset, patient_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 
@@ -72,7 +72,8 @@ def test_temporary_files_are_no_scans(own_scans):
     first = min(own_scans.glob("*.h5"))
     (own_scans / f".tmp-0123-{first.name}").write_bytes(first.read_bytes())
     (own_scans / ".tmp-4567-torn.h5").write_bytes(b"torn")
-    assert load_dataset(own_scans, n_validation=2, seed=0).n_scans == 10
+    data = load_dataset(own_scans, n_validation=2, seed=0)
+    assert len(ids(data.train) | ids(data.validation)) == 10
 
 
 def test_folders_without_prepared_scans_are_refused(tmp_path):
@@ -138,7 +139,7 @@ def test_patients_are_on_one_side(own_scans):
     name_patients(own_scans, 5)  # three scans each, and a fifth of all is three
     for seed in range(4):
         data = load_dataset(own_scans, n_validation=2, seed=seed)
-        assert len({item.patient for item in data.validation}) == 1
+        assert len({patient_of(item.file) for item in data.validation}) == 1
         assert len(ids(data.validation)) == 3
         assert data.mixes_patients is False
     name_patients(own_scans, 3)

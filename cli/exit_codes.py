@@ -1,4 +1,4 @@
-"""Case after case: one line for each that fails, and the documented exit code at the end."""
+"""Exit codes: what fails costs one line each, and the documented code at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mri_ambient.errors import (
     ScanFormatError,
 )
 
-from .console import complain, say
+from .console import print_error
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Failures:
 
     def _add(self, line: str, code: int) -> None:
         if line not in self.lines:
-            complain(f"error: {line}")
+            print_error(f"error: {line}")
         self.lines.append(line)
         self.codes.append(code)
 
@@ -82,20 +82,8 @@ def run_cases(cases: Sequence[T], work: Callable[[T], None]) -> None:
     failures.end(nothing_done=len(failures.codes) == len(cases))
 
 
-def list_outputs(paths: Sequence[Path], output: Path) -> None:
-    """What would become of every input (``--dry-run``)."""
-    from mri_ambient.io import why_no_file
-
-    for path in paths:
-        say(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
-
-
 def claim_folder(output: Path, name: str, *, overwrite: bool) -> None:
-    """Refuse a folder for ``name`` that is a training run, or holds one and may not be changed.
-
-    Raises:
-        OutputExistsError: it is, or does.
-    """
+    """Refuse a folder for the file ``name`` that is a training run, or has one already."""
     if (output / "run.json").exists():
         raise OutputExistsError(f"{output}: is a training run; choose another folder")
     if (output / name).exists() and not overwrite:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from mri_ambient.cli.cases import Failures, claim_folder, exit_code, run_cases
+from mri_ambient.cli.exit_codes import Failures, claim_folder, exit_code, run_cases
 from mri_ambient.errors import (
     CheckpointError,
     ConfigError,

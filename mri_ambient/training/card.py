@@ -1,4 +1,4 @@
-"""What is measured on the training scans, and what a prior's card says of its training."""
+"""What is measured on the training scans, and what the prior's file says of its training."""
 
 from __future__ import annotations
 
@@ -11,41 +11,32 @@ import torch
 
 from .._version import __version__
 from ..errors import ConfigError, ScanFormatError
-from ..io.prepared import mask_facts
 from ..objectives import Objective
-from ..physics.coverage import Coverage, coverage
 from ..physics.masks import MaskSpec, calibration_block, is_line_mask, outer_samples
 from ..priors.prior import Prior, PriorFacts
 from ..priors.schedules import MIN_SIGMA
 from .config import TrainJob
-from .dataset import Dataset, Item, files_of
+from .dataset import Dataset, Item
 from .run import Identity
 
 FIRST_TAU = 0.3
 """Expected error of one step in units of sigma_data, until it is fitted."""
 
+N_MEASURED = 200
+"""About as many slices are measured, at least."""
+
 MIXED, SEPARATE, UNKNOWN = "trained on too", "not trained on", "not known"
 """What the card says of the patients of the validation scans."""
 
 
-def measure(items: Sequence[Item], objective: Objective) -> dict[str, Any]:
-    """Figures of the training scans that ``run.json`` and the card hold, coverage apart."""
-    kind, rate, calib = typical_mask(items)
-    return {
-        "sigma_data": measure_sigma_data(items),
-        "sigma_min": smallest_sigma(items, objective),
-        "mask": {"kind": kind, "acceleration": rate, "calib": calib},
-    }
-
-
-def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:
+def measure_sigma_data(items: Sequence[Item]) -> float:
     """Standard deviation per real channel of the images inside the support.
 
     From the measured samples alone: ||F S x||^2 = ||x||^2, the calibration block is complete, and
     outer samples count once for every position they stand for.
     """
     variances = []
-    for item in items[:: max(1, len(items) // limit)]:
+    for item in _some(items):
         try:
             variances += _variance(item)
         except ScanFormatError:  # reported when its turn comes in training
@@ -53,6 +44,10 @@ def measure_sigma_data(items: Sequence[Item], *, limit: int = 200) -> float:
     if not any(variances):
         raise ConfigError("the training scans hold no signal above their noise")
     return float(np.sqrt(np.mean(variances)))
+
+
+def _some(items: Sequence[Item]) -> Sequence[Item]:
+    return items[:: max(1, len(items) // N_MEASURED)]
 
 
 def _variance(item: Item) -> list[float]:
@@ -80,31 +75,18 @@ def smallest_sigma(items: Sequence[Item], objective: Objective) -> float:
     return max(MIN_SIGMA, objective.sigma_min_over_noise * noise)
 
 
-def measure_coverage(items: Sequence[Item]) -> list[Coverage]:
-    """How well the masks of the scans cover k-space, by matrix size."""
-    return coverage(mask_facts(file) for file in files_of(items))
-
-
-def coverage_figures(groups: Sequence[Coverage]) -> list[dict[str, Any]]:
-    """Coverage for the card; the share of every single line is left to the manifest of prep."""
-    return [
-        {key: value for key, value in group.as_dict().items() if key != "per_line"}
-        for group in groups
-    ]
-
-
-def typical_mask(items: Sequence[Item], *, limit: int = 200) -> tuple[str, float, int]:
+def typical_mask(items: Sequence[Item]) -> MaskSpec:
     """Kind, median rate and median calibration width of the training masks.
 
     All masks of lines count as random lines; a data set is 2-D Poisson if most of its masks vary
     along both axes.
     """
-    chosen = items[:: max(1, len(items) // limit)]
+    chosen = _some(items)
     in_plane = [not is_line_mask(item.file.mask) for item in chosen]
     kind = "poisson" if sum(in_plane) > len(chosen) / 2 else "random"
     rates = [item.acceleration for item in chosen]
     calibs = [calibration_block(item.file.mask)[1] for item in chosen]
-    return kind, float(np.median(rates)), int(np.median(calibs))
+    return MaskSpec(kind, float(np.median(rates)), int(np.median(calibs)))
 
 
 def prior_facts(job: TrainJob, dataset: Dataset, identity: Identity) -> PriorFacts:
@@ -131,6 +113,7 @@ def _card(job: TrainJob, dataset: Dataset, identity: Identity) -> dict[str, Any]
     for parent in job.parents:
         trained_on |= set(parent.facts.card.get("trained_on", ()))
     teacher = job.teacher
+    ranges = _ranges(dataset.train)
     return {
         "data": Path(job.data).resolve().name,
         "n_scans": len(identity.data["train"]) + len(identity.data["validation"]),
@@ -138,7 +121,7 @@ def _card(job: TrainJob, dataset: Dataset, identity: Identity) -> dict[str, Any]
         "trained_on": sorted(trained_on),
         "validation_scans": sorted(identity.data["validation"]),
         "validation_patients": validation_patients(dataset, job.parents),
-        **_ranges(dataset.train),
+        **ranges,
         "coverage": identity.measured["coverage"],
         "objective_options": job.config.objective.as_dict(),
         "preset": job.config.preset,
@@ -149,7 +132,7 @@ def _card(job: TrainJob, dataset: Dataset, identity: Identity) -> dict[str, Any]
         "torch": torch.__version__,
         "references": identity.measured["references"],
         "intended_use": "research only, not for diagnosis",
-        "limits": _limits(dataset.train),
+        "limits": _limits(ranges),
     }
 
 
@@ -167,9 +150,7 @@ def _ranges(items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
-def _limits(items: Sequence[Item]) -> str:
-    ranges = _ranges(items)
-
+def _limits(ranges: dict[str, Any]) -> str:
     def between(name: str) -> str:
         low, _, high = (f"{value:.3g}" for value in ranges[name])
         return low if low == high else f"{low} to {high}"

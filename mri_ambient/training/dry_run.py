@@ -18,15 +18,13 @@ from .preflight import TrainPlan
 
 
 @dataclass(frozen=True)
-class Trial:
+class ImageCost:
     """What training one image takes.
 
     Attributes:
         shape: its matrix ``(y, x)``, the largest of the scans.
-        seconds: it takes.
-        gpu_bytes: peak memory; None on a CPU.
-        n_targets: target images to make before the training.
-        target_seconds: for one of them.
+        seconds, gpu_bytes: its time, and its peak memory (None on a CPU).
+        n_targets, target_seconds: target images to make before the training, and time for one.
     """
 
     shape: tuple[int, int]
@@ -41,7 +39,7 @@ class Trial:
         memory = "" if self.gpu_bytes is None else f" and {self.gpu_bytes / 2**30:.2f} GiB"
         text = (
             f"one image of {self.shape[0]}x{self.shape[1]} takes {self.seconds:.2f} s{memory} on "
-            f"{describe_device(job.torch_device)}"
+            f"{describe_device(job.device)}"
         )
         if self.n_targets:
             seconds = self.n_targets * self.target_seconds / n_processes
@@ -58,17 +56,22 @@ class Trial:
 
 
 def dry_run(plan: TrainPlan) -> str:
-    """The text of ``--dry-run``: the options, the plan, and a trial of one image."""
-    options = to_toml(plan.options.as_dict())
-    return f"{options}\n{plan.describe()}\n{trial(plan).describe(plan.job)}"
+    """The text of ``--dry-run``: the options, the plan, and what one image takes.
+
+    Nothing in the options is left to the device or the objective.
+    """
+    config = plan.job.config
+    precision = "bf16" if config.autocast_on(plan.job.device) else "fp32"
+    options = replace(config, wrapper=config.kind, precision=precision).as_dict()
+    return f"{to_toml(options)}\n{plan.describe()}\n{measure_image(plan).describe(plan.job)}"
 
 
-def trial(plan: TrainPlan) -> Trial:
+def measure_image(plan: TrainPlan) -> ImageCost:
     """Train one image of the largest matrix twice, and measure the second time.
 
     Nothing is written, and the weights are not those of the run.
     """
-    device = plan.job.torch_device
+    device = plan.job.device
     item = max(plan.dataset.train, key=lambda item: item.shape[0] * item.shape[1])
     batch, n_targets, target_seconds = item.read().to(device), 0, 0.0
     if (folder := plan.target_folder) is not None:
@@ -79,12 +82,12 @@ def trial(plan: TrainPlan) -> Trial:
         batch = replace(batch, img=target.img.to(device))
         target_seconds = target.provenance["seconds"]
     seconds, gpu_bytes = _measure_step(plan, batch)
-    return Trial(item.shape, seconds, gpu_bytes, n_targets, target_seconds)
+    return ImageCost(item.shape, seconds, gpu_bytes, n_targets, target_seconds)
 
 
 def _measure_step(plan: TrainPlan, batch: Batch) -> tuple[float, int | None]:
     """Seconds and, on a GPU, peak bytes of the second of two losses with their gradients."""
-    config, device = plan.job.config, plan.job.torch_device
+    config, device = plan.job.config, plan.job.device
     net = plan.facts.build().to(device).train()
     net.autocast = config.autocast_on(device)
     on_gpu = device.type == "cuda"

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.progress import Progress as Bars
 
-from .cases import INTERRUPTED
-from .console import Bar, say
+import mri_ambient as ma
+from mri_ambient.errors import ConfigError, StoppedError
+
+from .console import Bar, print_line
+from .exit_codes import INTERRUPTED, Failures
 
 if TYPE_CHECKING:
-    from mri_ambient.priors.prior import Prior
     from mri_ambient.training.config import Hooks, Progress
 
 Board = Callable[[int, dict[str, float]], None]
@@ -32,7 +34,9 @@ def on_interrupt() -> Event:
         if interrupted.is_set():
             raise KeyboardInterrupt
         interrupted.set()
-        say("stopping after this step and writing a checkpoint; Ctrl-C again to stop at once")
+        print_line(
+            "stopping after this step and writing a checkpoint; Ctrl-C again to stop at once"
+        )
 
     signal.signal(signal.SIGINT, stop)
     return interrupted
@@ -41,14 +45,12 @@ def on_interrupt() -> Event:
 @contextmanager
 def resumable(interrupted: Event) -> Iterator[None]:
     """Inside the block, Ctrl-C may stop a run before it has a prior; the command then ends."""
-    from mri_ambient.errors import StoppedError
-
     try:
         yield
     except StoppedError as error:
         if not interrupted.is_set():
             raise
-        say(str(error))
+        print_line(str(error))
         raise typer.Exit(INTERRUPTED) from error
 
 
@@ -72,12 +74,8 @@ def validation_line(images: int, figures: dict[str, float]) -> str:
 class TrainingView:
     """Shows a training run: its bar, its validations, and its figures on a board.
 
-    Args:
-        bar: its bar.
-        board: shows its figures too.
-        by_time: whether the bar counts seconds, not images.
-        verbose: say where it is at every checkpoint.
-        prefix: what lines about validations begin with.
+    The bar counts images, or seconds if ``by_time``. ``verbose`` says where the run is at every
+    checkpoint; ``prefix`` begins the lines about validations.
     """
 
     def __init__(
@@ -101,65 +99,59 @@ class TrainingView:
         figures = {"loss": progress.loss, "images_per_second": progress.images_per_second}
         self.board(progress.images, figures | (progress.validation or {}))
         if self.verbose and progress.saved:
-            say(self.status)
+            print_line(self.status)
         if progress.validation:
             self.validated_at = progress.images
-            say(self.prefix + validation_line(progress.images, progress.validation))
+            print_line(self.prefix + validation_line(progress.images, progress.validation))
 
-    def finish(self, prior: Prior, path: Path, images: int) -> None:
+    def finish(self, prior: ma.Prior, path: Path, images: int) -> None:
         """The run ended after so many images; with patience, the prior may be an earlier one."""
         card = prior.facts.card
         seen, figures = card["images_seen"], card.get("held_out")
         if figures and seen == images != self.validated_at:
             self.board(seen, figures)
-        say(f"{path}: {seen} images seen; {self.status}")
+        print_line(f"{path}: {seen} images seen; {self.status}")
         if seen < images:
-            say(f"{images} images were seen; the error on held-out lines was smallest before")
+            print_line(
+                f"{images} images were seen; the error on held-out lines was smallest before"
+            )
         if figures:
-            say(validation_line(seen, figures))
+            print_line(validation_line(seen, figures))
 
 
-class RoundsView:
-    """Shows the rounds of a refit: for each a bar of its samples and a view of its training.
+def round_hooks(
+    bars: Bars,
+    number: int,
+    total: float | None,
+    *,
+    by_time: bool,
+    failures: Failures,
+    interrupted: Event,
+) -> Hooks:
+    """The hooks of a round of a refit, which show its samples and its training on two bars.
 
-    Args:
-        bars: where bars are shown.
-        total: images or seconds that a round trains for.
-        by_time: whether they are seconds.
+    ``total`` is the number of images, or seconds if ``by_time``, that the round trains for.
     """
+    from mri_ambient.training.config import Hooks
 
-    def __init__(self, bars: Bars, total: float | None, *, by_time: bool) -> None:
-        self.bars, self.total, self.by_time = bars, total, by_time
-        self.samples: dict[int, Bar] = {}
-        self.trainings: dict[int, TrainingView] = {}
+    samples = Bar(bars, f"round {number}: sample")
 
-    def hooks(
-        self, round_: int, on_damaged: Callable[[str], None], should_stop: Callable[[], bool]
-    ) -> Hooks:
-        """The hooks of a round, by its number from 1."""
-        from mri_ambient.training.config import Hooks
+    @cache
+    def view() -> TrainingView:
+        bar = Bar(bars, f"round {number}: train", total)
+        return TrainingView(bar, by_time=by_time, prefix=f"round {number}: ")
 
-        on_progress, on_sample = partial(self.on_progress, round_), partial(self.on_sample, round_)
-        return Hooks(on_progress, on_sample, on_damaged, should_stop)
-
-    def on_sample(self, round_: int, done: int, total: int) -> None:
-        """A scan is sampled."""
-        if round_ not in self.samples:
-            self.samples[round_] = Bar(self.bars, f"round {round_}: sample", total)
-        self.samples[round_].count(done)
-
-    def on_progress(self, round_: int, progress: Progress) -> None:
-        """A training step is done."""
-        if round_ not in self.trainings:
-            bar = Bar(self.bars, f"round {round_}: train", self.total)
-            view = TrainingView(bar, by_time=self.by_time, prefix=f"round {round_}: ")
-            self.trainings[round_] = view
-        self.trainings[round_].show(progress)
+    return Hooks(
+        on_progress=lambda progress: view().show(progress),
+        on_target=samples.count,
+        on_damaged=failures.damaged,
+        should_stop=interrupted.is_set,
+    )
 
 
 @contextmanager
 def tensorboard(folder: Path, *, wanted: bool) -> Iterator[Board | None]:
-    """A board that writes for TensorBoard, from its first figure on; None if it is not wanted.
+    """A board that writes for TensorBoard; None if it is not wanted.
 
     Raises:
         ConfigError: TensorBoard is wanted and not installed.
@@ -167,22 +159,16 @@ def tensorboard(folder: Path, *, wanted: bool) -> Iterator[Board | None]:
     if not wanted:
         yield None
         return
-    from mri_ambient.errors import ConfigError
-
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
             "--tensorboard needs TensorBoard; pip install 'mri-ambient[tensorboard]'"
         ) from error
-    with ExitStack() as stack:
-
-        @cache
-        def writer() -> Any:  # noqa: ANN401 -- of a library without types
-            return stack.enter_context(SummaryWriter(folder))
+    with SummaryWriter(folder) as writer:
 
         def show(images: int, figures: dict[str, float]) -> None:
             for name, value in figures.items():
-                writer().add_scalar(name, value, images)
+                writer.add_scalar(name, value, images)
 
         yield show

@@ -11,9 +11,7 @@ from training_runs import QUICK, VALIDATED, prepared
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.objectives import Consistency, Gsure, Kspace, Ssdu
 from mri_ambient.priors.prior import Prior, PriorFacts
-from mri_ambient.training.config import TrainJob
-from mri_ambient.training.dataset import load_dataset
-from mri_ambient.training.facts import (
+from mri_ambient.training.card import (
     MIXED,
     SEPARATE,
     UNKNOWN,
@@ -22,6 +20,8 @@ from mri_ambient.training.facts import (
     typical_mask,
     validation_patients,
 )
+from mri_ambient.training.config import TrainJob
+from mri_ambient.training.dataset import load_dataset
 from mri_ambient.training.preflight import plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -47,9 +47,9 @@ def test_sigma_data_is_that_of_the_images(tmp_path):
 def test_a_prior_knows_whether_its_masks_were_of_lines(mask, kind, tmp_path):
     config = SimulateConfig(size=(48, 48), coils=3, mask=mask, acceleration=3, calib=8)
     data = load_dataset(prepared(tmp_path, config, count=5), n_validation=0, seed=0)
-    found, rate, calib = typical_mask(data.train)
-    assert (found, calib) == (kind, 8)
-    assert rate == pytest.approx(3.0, abs=0.3)
+    found = typical_mask(data.train)
+    assert (found.kind, found.calib) == (kind, 8)
+    assert found.acceleration == pytest.approx(3.0, abs=0.3)
 
 
 @pytest.mark.parametrize(
