@@ -301,7 +301,8 @@ def test_a_failing_scan_among_others_costs_one_line(raw, tmp_path):
     with h5py.File(bad, "a") as file:
         file["noise"][...] = 0
     (tmp_path / "empty").mkdir()
-    summary = prepare([bad, tmp_path / "empty", raw], tmp_path / "out")
+    with warns("W-SCAN-FAILED", "W-SCAN-FAILED"):
+        summary = prepare([bad, tmp_path / "empty", raw], tmp_path / "out")
     assert [result.status for result in summary.results] == ["failed", "failed", "done"]
     first, second = (result.message for result in summary.failed)
     assert first.startswith(f"{bad}: ")
@@ -313,7 +314,8 @@ def test_a_source_that_is_gone_is_an_error_where_its_result_is_there(raw, tmp_pa
     source.write_bytes(raw.read_bytes())
     prepare([source], tmp_path / "out")
     source.unlink()
-    summary = prepare([source], tmp_path / "out")
+    with warns("W-SCAN-FAILED"):
+        summary = prepare([source], tmp_path / "out")
     assert [str(source) in result.message for result in summary.failed] == [True]
     source.mkdir()
     with pytest.raises(ScanFormatError, match=str(source)):
