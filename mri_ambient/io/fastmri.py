@@ -136,13 +136,11 @@ class FastmriFile(ScanFile):
             return
         self.header_xml = header.xml
         oversampling = header.readout_oversampling
-        if not 1.05 < oversampling <= 4:  # other ratios are not meant as oversampling
-            oversampling = 1.0
         rows, columns = header.encoded_shape
         if ny == round(rows / oversampling):
             rows, oversampling = ny, 1.0  # no oversampling, or it was removed before writing
         if (ny, nx) == (rows, columns):
-            self._padding, self.voxel_mm = header.padding, _voxel_mm(header)
+            self._padding, self.voxel_mm = header.padding, header.voxel_mm
         else:
             self._warn(
                 "W-HEADER-MISMATCH",
@@ -192,16 +190,6 @@ def _target_shape(file: h5py.File) -> tuple[int, int] | None:
         if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
             return int(target.shape[1]), int(target.shape[2])
     return None
-
-
-def _voxel_mm(header: Header) -> tuple[float, float, float] | None:
-    """Voxel size ``(y, x, slice)`` on the encoded grid, which reconstruction keeps."""
-    fov_mm, shape = header.encoded_fov_mm, header.encoded_shape
-    if fov_mm is None:
-        fov_mm, shape = header.recon_fov_mm, header.recon_shape
-    if fov_mm is None or header.slice_mm is None:
-        return None
-    return fov_mm[0] / shape[0], fov_mm[1] / shape[1], header.slice_mm
 
 
 def _fitting(wanted: tuple[int, int], available: tuple[int, int]) -> tuple[int, int]:

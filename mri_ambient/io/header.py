@@ -26,6 +26,11 @@ class Header:
         slice_mm: slice thickness.
         padding: ``(left, right)``: only columns ``left <= x < right`` are ever acquired.
         xml: the text it was read from.
+        first_column: column of the encoded matrix that holds phase-encoding step 0.
+        trajectory: "cartesian", "spiral", ..., in small letters; empty if it is not given.
+        calibration_mode: "embedded", "interleaved", "separate", ...; empty if it is not given.
+        noise_bandwidth: share of the noise power that the receiver's filters leave in a noise
+            measurement (``relativeReceiverNoiseBandwidth``).
     """
 
     encoded_shape: tuple[int, int]
@@ -35,13 +40,35 @@ class Header:
     slice_mm: float | None
     padding: tuple[int, int]
     xml: str
+    first_column: int = 0
+    trajectory: str = ""
+    calibration_mode: str = ""
+    noise_bandwidth: float = 1.0
 
     @property
     def readout_oversampling(self) -> float:
-        """Encoded over final field of view along y; over the matrix where no field is given."""
+        """Encoded over final field of view along y; over the matrix where no field is given.
+
+        1.0 for ratios that are not meant as oversampling.
+        """
+        ratio = self.encoded_shape[0] / self.recon_shape[0]
         if self.encoded_fov_mm and self.recon_fov_mm:
-            return self.encoded_fov_mm[0] / self.recon_fov_mm[0]
-        return self.encoded_shape[0] / self.recon_shape[0]
+            ratio = self.encoded_fov_mm[0] / self.recon_fov_mm[0]
+        return ratio if 1.05 < ratio <= 4 else 1.0
+
+    @property
+    def voxel_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size ``(y, x, slice)`` on the encoded grid, which reconstruction keeps."""
+        fov_mm, shape = self.encoded_fov_mm, self.encoded_shape
+        if fov_mm is None:
+            fov_mm, shape = self.recon_fov_mm, self.recon_shape
+        if fov_mm is None or self.slice_mm is None:
+            return None
+        return fov_mm[0] / shape[0], fov_mm[1] / shape[1], self.slice_mm
+
+    def final_matrix(self, available: tuple[int, int]) -> tuple[int, int]:
+        """The scanner's final matrix, as far as it can be cut from an image; none is padded."""
+        return min(self.recon_shape[0], available[0]), min(self.recon_shape[1], available[1])
 
 
 def parse_header(xml: bytes | str) -> Header:
@@ -50,7 +77,8 @@ def parse_header(xml: bytes | str) -> Header:
     A missing final matrix is taken to be the encoded one. Raises ScanFormatError if the text is not
     an ISMRMRD header, names no encoded matrix, or holds a number that cannot be right.
     """
-    encoding = _child(_parse_xml(xml), "encoding")
+    root = _parse_xml(xml)
+    encoding = _child(root, "encoding")
     encoded, recon = _child(encoding, "encodedSpace"), _child(encoding, "reconSpace")
     encoded_shape = _matrix(encoded)
     if encoded_shape is None:
@@ -63,6 +91,10 @@ def parse_header(xml: bytes | str) -> Header:
         slice_mm=_slice_mm(recon) or _slice_mm(encoded),
         padding=_padding(encoding, encoded_shape[1]),
         xml=xml.decode("utf-8", errors="replace") if isinstance(xml, bytes) else xml,
+        first_column=_first_column(encoding, encoded_shape[1]),
+        trajectory=_text(encoding, "trajectory"),
+        calibration_mode=_text(encoding, "parallelImaging/calibrationMode"),
+        noise_bandwidth=_noise_bandwidth(root),
     )
 
 
@@ -121,10 +153,15 @@ def _child(parent: Element | None, path: str) -> Element | None:
     return parent
 
 
+def _text(parent: Element | None, path: str) -> str:
+    """The text in the element at ``path``, in small letters; empty where it is missing."""
+    element = _child(parent, path)
+    return "" if element is None else (element.text or "").strip().lower()
+
+
 def _number(parent: Element | None, path: str) -> float | None:
     """The number in the element at ``path``; None where the element is missing or empty."""
-    element = _child(parent, path)
-    text = "" if element is None else (element.text or "").strip()
+    text = _text(parent, path)
     if not text:
         return None
     try:
@@ -162,12 +199,22 @@ def _slice_mm(space: Element | None) -> float | None:
     return depth / max(n_partitions or 1, 1)
 
 
+def _noise_bandwidth(root: Element) -> float:
+    value = _number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth")
+    return value if value and value > 0 else 1.0
+
+
+def _first_column(encoding: Element | None, n_columns: int) -> int:
+    center = _number(encoding, "encodingLimits/kspace_encoding_step_1/center")
+    return 0 if center is None else n_columns // 2 - int(center)
+
+
 def _padding(encoding: Element | None, n_columns: int) -> tuple[int, int]:
     limits = _child(encoding, "encodingLimits/kspace_encoding_step_1")
     center, maximum = _number(limits, "center"), _number(limits, "maximum")
     if center is None or maximum is None:
         return 0, n_columns
-    first = n_columns // 2 - int(center)
+    first = _first_column(encoding, n_columns)
     left, right = max(first, 0), min(first + int(maximum) + 1, n_columns)
     if left >= right:
         raise ScanFormatError(

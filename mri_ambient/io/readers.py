@@ -10,11 +10,14 @@ from pathlib import Path
 from ..errors import ConfigError, ScanFormatError
 from ..runtime.warning_log import WarningLog
 from .fastmri import FastmriFile
+from .mrd import MrdFile
 from .prepared import PreparedFile
 from .reconstruction import RECONSTRUCTION_FORMAT
 from .scan_file import Contents, ScanFile
 
-READERS: dict[str, type[ScanFile]] = {"prepared": PreparedFile, "fastmri": FastmriFile}
+READERS: dict[str, type[ScanFile]] = {
+    reader.format: reader for reader in (PreparedFile, FastmriFile, MrdFile)
+}
 """Readers by format; the first that recognises a file reads it."""
 
 

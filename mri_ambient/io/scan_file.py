@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+import h5py
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
@@ -39,20 +40,32 @@ class Contents:
         """Names in the root group; none if the file cannot be read as HDF5."""
         return self._hdf5[1]
 
+    def group_with(self, *names: str) -> str | None:
+        """The first group that holds these names; None if there is none."""
+        groups = self._hdf5[2]
+        return next((name for name, inside in groups.items() if inside >= set(names)), None)
+
     @property
     def error(self) -> ScanFormatError | None:
         """Why the file cannot be read as HDF5, or None."""
-        return self._hdf5[2]
+        return self._hdf5[3]
 
     @cached_property
-    def _hdf5(self) -> tuple[str, tuple[str, ...], ScanFormatError | None]:
+    def _hdf5(
+        self,
+    ) -> tuple[str, tuple[str, ...], dict[str, set[str]], ScanFormatError | None]:
         try:
             with open_h5(self.path, for_text=True) as file:
                 tagged = "mri_ambient_format" in file.attrs
                 tag = str(read_attribute(file, "mri_ambient_format")) if tagged else ""
-                return tag, tuple(sorted(file)), None
+                groups = {
+                    name: set(file[name])
+                    for name in sorted(file)
+                    if file.get(name, getclass=True) is h5py.Group
+                }
+                return tag, tuple(sorted(file)), groups, None
         except ScanFormatError as error:
-            return "", (), error
+            return "", (), {}, error
 
 
 class ScanFile(ABC):

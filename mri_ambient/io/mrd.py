@@ -1,0 +1,198 @@
+"""ISMRMRD (MRD), the vendor-neutral format of raw data (Inati et al. 2017, doi:10.1002/mrm.26089).
+
+A group, usually called ``dataset``, holds ``xml``, the header, and ``data``, a record a readout.
+Records are read by the names of their fields: some writers pad them, which the package
+``ismrmrd`` reads at the wrong places.
+
+Used are the readouts of the image, with the calibration lines of the same measurement (calibration
+mode embedded, interleaved or not given), noise measurements, and positions. Navigators, phase
+correction, dummy scans and separate calibration scans are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import ismrmrd
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ScanFormatError
+from .hdf5 import check_finite, find_dataset, open_h5, read_text
+from .header import Header, parse_header
+from .readouts import VOLUME_COUNTERS, ReadoutFile, Readouts
+from .scan_file import Contents
+
+NOISE, CALIBRATION = ismrmrd.ACQ_IS_NOISE_MEASUREMENT, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION
+OTHERS = (
+    ismrmrd.ACQ_IS_NAVIGATION_DATA, ismrmrd.ACQ_IS_PHASECORR_DATA, ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
+    ismrmrd.ACQ_IS_DUMMYSCAN_DATA, ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
+    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
+)  # fmt: skip
+"""Readouts that belong to no image."""
+
+
+class MrdFile(ReadoutFile):
+    """A volume of an ISMRMRD file.
+
+    Args:
+        path: the file.
+        volume: name of the volume, if there are several, e.g. ``con-1_rep-2``.
+
+    Raises:
+        ScanFormatError: the file is damaged, is not Cartesian, or holds several volumes.
+    """
+
+    format = "ismrmrd"
+    suffixes = (".h5", ".hdf5", ".mrd")
+
+    @classmethod
+    def recognises(cls, contents: Contents) -> bool:
+        """Whether a group of the file holds a header and readouts."""
+        return not contents.tag and contents.group_with("xml", "data") is not None
+
+    def __init__(self, path: str | Path, volume: str | None = None) -> None:
+        """Read header and counters, no samples."""
+        super().__init__(path)
+        self._group = Contents(path).group_with("xml", "data")
+        with open_h5(self.path, for_text=True) as file:
+            header = self._read_header(file)
+            head = self._read_heads(file)
+        flags = head["flags"].astype(np.int64)
+        noise = _has(flags, NOISE)
+        self.readouts = self._image_readouts(head, flags, header)
+        self.choose_volume(volume)
+        self._set_geometry(header, head)
+        self.noise = self._read_noise(np.flatnonzero(noise), head, header)
+
+    def _read_header(self, file: h5py.File) -> Header:
+        try:
+            header = parse_header(read_text(find_dataset(file, f"{self._group}/xml")))
+        except ScanFormatError as error:
+            raise ScanFormatError(f"{self.path}: {error}") from error
+        if header.trajectory not in ("cartesian", ""):
+            raise ScanFormatError(
+                f"{self.path}: not supported: trajectory {header.trajectory!r}; only Cartesian "
+                "readouts can be reconstructed"
+            )
+        return header
+
+    def _read_heads(self, file: h5py.File) -> NDArray[np.void]:
+        data = find_dataset(file, f"{self._group}/data")
+        names = data.dtype.names or ()
+        if not {"head", "data"} <= set(names) or data.ndim != 1 or data.shape[0] == 0:
+            raise ScanFormatError(f"{self.path}: {self._group}/data holds no readouts")
+        heads: NDArray[np.void] = data.fields("head")[:]
+        return heads
+
+    def _image_readouts(
+        self, head: NDArray[np.void], flags: NDArray[np.int64], header: Header
+    ) -> Readouts:
+        separate = header.calibration_mode in ("separate", "external")
+        left_out = _has(flags, NOISE, *OTHERS) | (_has(flags, CALIBRATION) & separate)
+        row = np.flatnonzero(~left_out)
+        if not len(row):
+            raise ScanFormatError(f"{self.path}: holds no readouts of an image")
+        head = head[row]
+        spaces = np.unique(head["encoding_space_ref"]).tolist()
+        if len(spaces) > 1:
+            raise ScanFormatError(
+                f"{self.path}: not supported: readouts of {len(spaces)} encoding spaces in one file"
+            )
+        if head["idx"]["kspace_encode_step_2"].max() > 0:
+            raise ScanFormatError(f"{self.path}: not supported yet: 3-D encoding")
+        reverse = _has(flags[row], ismrmrd.ACQ_IS_REVERSE)
+        n_samples = head["number_of_samples"].astype(int)
+        center = head["center_sample"].astype(int)
+        step = head["idx"]["kspace_encode_step_1"].astype(int)
+        return Readouts(
+            row=row,
+            column=step + header.first_column,
+            slice=head["idx"]["slice"].astype(int),
+            counters={name: head["idx"][name].astype(int) for name in VOLUME_COUNTERS.values()},
+            n_samples=n_samples,
+            center=np.where(reverse, n_samples - 1 - center, center),
+            reverse=reverse,
+            position=head["position"].astype(float),
+            normal=head["slice_dir"].astype(float),
+        )
+
+    def _set_geometry(self, header: Header, head: NDArray[np.void]) -> None:
+        n_coils = np.unique(head["active_channels"][self.readouts.row])
+        if len(n_coils) > 1:
+            raise ScanFormatError(
+                f"{self.path}: readouts have {n_coils.tolist()} coils, wanted one number of coils"
+            )
+        ny, nx = header.encoded_shape
+        longest = int(self.readouts.n_samples.max())
+        if longest > ny:
+            raise ScanFormatError(
+                f"{self.path}: readouts have up to {longest} samples, the header gives an encoded "
+                f"matrix of {ny}; the header belongs to other data"
+            )
+        n_slices = len(np.unique(self.readouts.slice))
+        self.shape = (n_slices, int(n_coils[0]), ny, nx)
+        self.check_columns()
+        self.header_xml, self.padding, self.voxel_mm = header.xml, header.padding, header.voxel_mm
+        self.nominal_oversampling = header.readout_oversampling
+        self.recon_shape = header.final_matrix((round(ny / self.nominal_oversampling), nx))
+
+    def _read_noise(
+        self, rows: NDArray[np.int64], head: NDArray[np.void], header: Header
+    ) -> Tensor | None:
+        """Noise measurements, scaled to the bandwidth of the image's readouts.
+
+        The power of noise is inversely proportional to the dwell time of a sample; filters leave
+        ``relativeReceiverNoiseBandwidth`` of it in a noise measurement.
+        """
+        rows = rows[head["active_channels"][rows] == self.shape[1]]
+        if not len(rows):
+            return None
+        samples = np.concatenate(list(self.read_samples(rows.tolist())), axis=1)
+        check_finite(samples, f"{self.path}: noise measurement")
+        own = float(head["sample_time_us"][rows[0]])
+        image = float(head["sample_time_us"][self.readouts.row[0]])
+        if own > 0 and image > 0:
+            samples = samples * np.float32(np.sqrt(own / (image * header.noise_bandwidth)))
+        if samples.shape[1] <= self.shape[1]:
+            return None
+        return torch.from_numpy(samples)
+
+    def read_samples(self, rows: Sequence[int]) -> Iterator[NDArray[np.complex64]]:
+        """The samples of records, each ``(coil, sample)``."""
+        with open_h5(self.path) as file:
+            data = find_dataset(file, f"{self._group}/data")
+            for first, last in _runs(rows):
+                heads = data.fields("head")[first:last]
+                for head, values in zip(heads, data.fields("data")[first:last], strict=True):
+                    shape = (int(head["active_channels"]), int(head["number_of_samples"]))
+                    if values.size != 2 * shape[0] * shape[1]:
+                        raise ScanFormatError(
+                            f"{self.path}: a readout holds {values.size} numbers, its header says "
+                            f"{shape[0]} coils with {shape[1]} complex samples; the file is damaged"
+                        )
+                    samples = values.astype(np.float32, copy=False).view(np.complex64)
+                    end = shape[1] - int(head["discard_post"])
+                    kept = samples.reshape(shape).copy()
+                    kept[:, : int(head["discard_pre"])] = 0
+                    kept[:, end:] = 0
+                    yield kept
+
+
+def _has(flags: NDArray[np.int64], *wanted: int) -> NDArray[np.bool_]:
+    """Whether one of these flags, counted from 1, is set."""
+    bits = sum(1 << (flag - 1) for flag in wanted)
+    return (flags & bits) != 0
+
+
+def _runs(rows: Sequence[int], most: int = 256) -> Iterator[tuple[int, int]]:
+    """Rows as runs ``[first, last)`` of neighbours: HDF5 reads these at once."""
+    first = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i] != rows[i - 1] + 1 or i - first == most:
+            yield rows[first], rows[i - 1] + 1
+            first = i
