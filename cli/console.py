@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mri_ambient.errors import NumericalWarning, with_remedy
+from mri_ambient.errors import NumericalWarning
 
 if TYPE_CHECKING:
     from mri_ambient.methods import StepInfo
@@ -53,7 +53,7 @@ def print_line(line: str) -> None:
 
 def print_warning(warning: NumericalWarning) -> None:
     """One line about a warning, with its code and remedy."""
-    print_line(f"warning [{warning.code}]: {with_remedy(warning.code, str(warning))}")
+    print_line(f"warning {warning}")
 
 
 @contextmanager

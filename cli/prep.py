@@ -51,7 +51,7 @@ def run(
     if dry_run:
         print_outputs(paths, output)
         return
-    where = make_runtime(device).torch_device
+    runtime = make_runtime(device)
     failures = Failures()
     with progress_bar() as bars:
         bar = Bar(bars, "prep", len(paths))
@@ -72,7 +72,7 @@ def run(
             workers=workers,
             overwrite=overwrite,
             pictures=pictures,
-            device=where,
+            runtime=runtime,
             on_scan=scan_done,
         )
     for warning in summary.warnings:

@@ -7,7 +7,6 @@ determines what belongs to the whole volume: noise covariance, virtual coils, sc
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, warn
+from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, issue, warn
 from ..io import ArrayFile, PreparedFile, ScanFile
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop
@@ -130,7 +129,7 @@ class Preparation:
             return scan
         scan, found = self.apply_espirit(scan)
         for warning in slice_warnings(scan.scan_id, slice_checks(scan, found, self.calib_shape)):
-            warnings.warn(warning, stacklevel=2)
+            issue(warning)
         return scan
 
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
@@ -151,7 +150,7 @@ class Preparation:
             if here or not self.cpu_fallback or not out_of_memory(error):
                 raise
         text = f"{self.path}: out of memory on {self.device}; coil maps are computed on the CPU"
-        warn("W-CPU-FALLBACK", text, stacklevel=4)
+        warn("W-CPU-FALLBACK", text)
         return _estimate_maps(scan, self.calib_shape, self.config, "cpu")
 
 
@@ -237,7 +236,7 @@ def plan_preparation(
             first.add(file[index])
         preparation = replace(first.preparation(), device=device, cpu_fallback=cpu_fallback)
     for warning in preparation.warnings:
-        warnings.warn(warning, stacklevel=2)
+        issue(warning)
     return preparation
 
 

@@ -6,6 +6,7 @@ Each ``draw_*`` function takes finished arrays (numpy arrays or CPU tensors) and
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,15 @@ from .io.hdf5 import find_dataset, open_h5, read_attributes, read_real
 from .physics.fourier import ifft2c
 from .runtime.files import atomic_path
 from .scan import Scan
+
+
+class NotebookFigure(Figure):
+    """A figure that Jupyter shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png", dpi=80, bbox_inches="tight")
+        return out.getvalue()
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
@@ -112,7 +122,7 @@ def draw_reconstruction(
     *,
     title: str = "",
     voxel_mm: Sequence[float] | None = None,
-) -> Figure:
+) -> NotebookFigure:
     """At most 16 evenly chosen slices of a volume in one window, each above its standard deviation.
 
     Args:
@@ -145,7 +155,7 @@ def draw_reconstruction(
     return figure
 
 
-def draw_volume(path: Path) -> Figure:
+def draw_volume(path: Path) -> NotebookFigure:
     """The slices of a reconstruction file, see :func:`draw_reconstruction`.
 
     Raises:
@@ -319,14 +329,14 @@ def _image_grid(
     width: float = 2.6,
     aspect: float = 1.0,
     title_lines: int = 0,
-) -> tuple[Figure, NDArray[Any]]:
+) -> tuple[NotebookFigure, NDArray[Any]]:
     """Axes without frames ``(row, column)``, sized for images of ``shape`` ``(y, x)``.
 
     ``width`` is that of an image in inches, ``title_lines`` the number of lines above all rows.
     """
     height = width * min(max(aspect * shape[0] / shape[1], 0.4), 2.5)
     size = (width * n_columns, height * n_rows + 0.2 * title_lines)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = NotebookFigure(figsize=size, layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

@@ -182,7 +182,7 @@ class FastmriFile(ScanFile):
         return torch.from_numpy(target.astype(np.float32))
 
     def _warn(self, code: str, text: str) -> None:
-        warn(code, f"{self.path}: {text}", stacklevel=4)
+        warn(code, f"{self.path}: {text}")
 
 
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:

@@ -90,7 +90,7 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
     n_missing = (lines & (counts == 0)).sum(dim=1)
     empty = torch.nonzero(totals == 0).flatten().tolist()
     if empty:
-        warn("W-EMPTY-SLICES", f"{path}: slices {empty} hold nothing but zeros", stacklevel=4)
+        warn("W-EMPTY-SLICES", f"{path}: slices {empty} hold nothing but zeros")
     # Up to 5 % of its columns may be missing from a slice.
     elsewhere = (totals > 0) & ((n_missing > 0.05 * n_lines) | (2 * totals < n_hit))
     for index in torch.nonzero(elsewhere).flatten().tolist():
@@ -105,7 +105,6 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
         warn(
             "W-MISSING-COLUMNS",
             f"{path}: slices {lossy} hold zeros in up to {most} of {n_lines} sampled columns",
-            stacklevel=4,
         )
 
 
@@ -120,7 +119,6 @@ def _acquired(path: Path, measured: Tensor, padding: tuple[int, int]) -> Tensor:
             "W-HEADER-LIMITS",
             f"{path}: the header says that only columns {left} to {right - 1} are acquired, but "
             f"{n_outside} others hold data; the header's limits are ignored",
-            stacklevel=4,
         )
         acquired[:] = True
     return acquired
@@ -140,7 +138,6 @@ def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> No
             "W-MASK-ZEROS",
             f"{path}: kspace is zero at {n_given - n_held} of the {n_given} positions that 'mask' "
             "calls sampled; they count as not sampled",
-            stacklevel=4,
         )
     n_stray = int((hit & ~given).sum())
     if n_stray:
@@ -148,7 +145,6 @@ def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> No
             "W-OUTSIDE-MASK",
             f"{path}: {n_stray} of {int(hit.sum())} positions that hold data are not in 'mask'; "
             "that data is ignored",
-            stacklevel=4,
         )
 
 

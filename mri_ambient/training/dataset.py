@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ScanFormatError
+from ..errors import ScanFormatError, with_remedy
 from ..io import open_scan
 from ..io.prepared import PreparedFile, duplicate_acquisitions, mask_facts
 from ..io.reconstruction import read_samples
@@ -315,7 +315,7 @@ def _check_different(files: Sequence[PreparedFile]) -> None:
             )
         paths[file.scan_id] = file.path
     for warning in duplicate_acquisitions(files):
-        raise ScanFormatError(f"{files[0].path.parent}: {warning}")
+        raise ScanFormatError(f"{files[0].path.parent}: {with_remedy(warning.code, warning.text)}")
 
 
 def _choose_validation(

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..errors import CheckpointError, ConfigError, ScanFormatError, warn
+from ..errors import CheckpointError, ConfigError, ScanFormatError, issue, warn
 from ..io.prepared import mask_facts
 from ..objectives import Gsure
 from ..physics.coverage import Coverage, coverage
@@ -232,7 +232,7 @@ def _new_identity(job: TrainJob, dataset: Dataset, cases: tuple[HeldOut, ...]) -
     if not (job.force or objective.needs_full or objective.targets is not None):
         _check_masks(groups, job.data)
     for warning in (warning for group in groups for warning in group.warnings):
-        warn(warning.code, str(warning))
+        issue(warning)
     if dataset.mixes_patients:
         warn(
             "W-PATIENTS-MIXED",

@@ -30,7 +30,7 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 def test_warnings_come_with_their_code_and_remedy(capsys):
     print_warning(NumericalWarning("W-RESIDUAL", "scan.h5: does not fit"))
-    line = f"warning [W-RESIDUAL]: scan.h5: does not fit. {WARNINGS['W-RESIDUAL']}\n"
+    line = f"warning [W-RESIDUAL] scan.h5: does not fit. {WARNINGS['W-RESIDUAL']}\n"
     assert capsys.readouterr().err == line
 
 

@@ -66,7 +66,7 @@ def test_every_problem_is_one_warning_that_lists_its_slices(change, code):
     folded = replace(GOOD, second_map=0.1, calib_residual=0.1)
     bad = [replace(folded, index=2), replace(folded, index=4, second_map=0.3)]
     (found,) = slice_warnings("scan", bad)
-    assert "slice 4: in 30%" in str(found)
+    assert "slice 4: in 30%" in found.text
 
 
 def test_a_warning_can_be_sent_to_another_process():

@@ -294,9 +294,9 @@ class TestWarnings:
         for found in (several, single):
             (warning,) = found.warnings
             assert warning.code == "W-COVERAGE"
-            assert "2 undersampled scans of 64x16" in str(warning)
-            assert "8 outer lines" in str(warning) and "2 distinct masks" in str(warning)
-            assert f"{found.null_space_fraction:.0%}" in str(warning)
+            assert "2 undersampled scans of 64x16" in warning.text
+            assert "8 outer lines" in warning.text and "2 distinct masks" in warning.text
+            assert f"{found.null_space_fraction:.0%}" in warning.text
             assert len(found.gaps) == 2
         assert several.identifiable and not single.identifiable
 

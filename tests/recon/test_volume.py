@@ -116,7 +116,7 @@ class TestWarnings:
         with warns("W-FIRST-LEVEL", "W-RESIDUAL") as given:
             report = report_of(volume)
         assert report["warnings"] == [warning.as_dict() for warning in given]
-        assert report["doubts"] == [str(warning) for warning in given]
+        assert report["doubts"] == [warning.text for warning in given]
 
     def test_those_of_finished_slices_are_reported_again(self, make_volume, tmp_path):
         """Whether or not they are shown again."""
