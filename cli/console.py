@@ -153,9 +153,9 @@ def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
             typer.echo(f"{indent}{name}:")
             print_facts(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                typer.echo("")
-                print_facts(entry, indent)
+            for number, entry in enumerate(value, start=1):
+                typer.echo(f"{indent}{name} {number}:")
+                print_facts(entry, indent + "  ")
         else:
             if isinstance(value, (list, tuple)):
                 value = ", ".join(str(entry) for entry in value)

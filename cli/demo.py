@@ -72,6 +72,8 @@ def run(
     figure = draw_comparison(images.pop("reference"), images, scores)
     save_figure(figure, output / "demo.png", dpi=150)
     _print_rows(rows)
+    seen = fresh.facts.images_seen
+    print_line(f"the prior trained just now has seen {seen} images; a useful one needs thousands")
     print_line(f"figure: {output / 'demo.png'}; every file in between is in {output}")
 
 

@@ -42,7 +42,9 @@ def make_recipe(
     options = merge_options(flags, option)
     if preset is not None:
         if method is not None or options:
-            raise ConfigError("--preset is a method with its options; leave those out")
+            raise ConfigError(
+                "--preset names a method with its options; leave out --method and options"
+            )
         if preset not in PRESETS:
             raise ConfigError(f"preset {preset!r} is unknown; choose from {', '.join(PRESETS)}")
     recipe = ma.Recipe(

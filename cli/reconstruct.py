@@ -126,7 +126,7 @@ def run(
                 report = reconstruct_to_folder(
                     volume, output, on_slice=bar.on_slice, on_step=bar.on_step
                 )
-            print_line(summary_line(report))
+            print_line(f"{summary_line(report)}; wrote {output / path.stem}.h5")
             for line in slice_lines(report) if verbose else ():
                 print_line(line)
         if png:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,8 +59,8 @@ def status_line(progress: Progress) -> str:
     """How far a training run is."""
     skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
     return (
-        f"{progress.images} images in {progress.seconds:.0f} s, "
-        f"{progress.images_per_second:.1f}/s, loss {progress.loss:.3g}{skipped}"
+        f"{progress.images} images in {progress.seconds:.0f} s "
+        f"(training at {progress.images_per_second:.1f}/s), loss {progress.loss:.3g}{skipped}"
     )
 
 
@@ -117,6 +118,11 @@ class TrainingView:
             )
         if figures:
             print_line(validation_line(seen, figures))
+        if figures and figures["held_out"] >= figures.get("held_out_cg_sense", math.inf):
+            print_line(
+                "note: on held-out lines this prior is no better than CG-SENSE, which needs none; "
+                "train longer (the same command goes on)"
+            )
 
 
 def round_hooks(

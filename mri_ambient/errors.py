@@ -83,7 +83,7 @@ WARNINGS: dict[str, str] = {
     "W-TRAINED-ON-SCAN": "Judge the prior on scans it was not trained on.",
     "W-RESIDUAL": "Take more steps or another method, and look at the coil maps.",
     "W-FLAGGED": "Look at these slices; the JSON file says what each flag is.",
-    "W-HELD-OUT-SKIPPED": "Hold out fewer lines.",
+    "W-HELD-OUT-SKIPPED": "The image itself is not affected.",
     "W-REFERENCE": "The stored reference is not usable; the RSS of the k-space was used.",
     "W-NOT-SCORED": "Check that the reference fits the reconstruction.",
     # training

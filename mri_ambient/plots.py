@@ -167,10 +167,13 @@ def draw_volume(path: Path) -> NotebookFigure:
             for name in ("reconstruction", "reconstruction_std")
             if name == "reconstruction" or name in file
         ]
-        voxel_mm: Any = read_attributes(file).get("voxel_mm")
+        attributes: dict[str, Any] = read_attributes(file)
     if any(volume.ndim != 3 or volume.size == 0 for volume in volumes):
         raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {volumes[0].shape}")
-    return draw_reconstruction(*volumes, title=path.stem, voxel_mm=voxel_mm)
+    title = path.stem
+    if {"method", "acceleration"} <= attributes.keys():
+        title += f": {attributes['method']}, R = {attributes['acceleration']:.2f}"
+    return draw_reconstruction(*volumes, title=title, voxel_mm=attributes.get("voxel_mm"))
 
 
 def draw_montage(

@@ -166,7 +166,7 @@ def summary_line(report: dict[str, Any]) -> str:
     line = (
         f"{report['input']}: {method}, R = {report['acceleration']:.2f}, "
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
-        f"residual {fmean(residuals):.2f} sigma_n, {provenance['seconds']:.1f} s"
+        f"residual {fmean(residuals):.2f} sigma_n, method {provenance['seconds']:.1f} s"
     )
     if "metrics" in report:
         scores = report["metrics"]
@@ -174,7 +174,7 @@ def summary_line(report: dict[str, Any]) -> str:
             f"; PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
             f"NMSE {scores['nmse']:.4f} against {scores['reference'].upper()}"
         )
-        if scores["reference"] != "sense":
+        if scores["reference"] != "sense" and report["acceleration"] > 1:
             line += f", PSNR {report['metrics_sense']['psnr']:.2f} dB against SENSE"
     return line
 

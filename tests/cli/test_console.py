@@ -73,7 +73,7 @@ def test_a_volume_moves_by_the_steps_of_its_slices():
 def test_facts_are_printed_a_line_each(capsys):
     print_facts({"kind": "folder", "size": (2, 3), "card": {"n": 1}, "files": [{"file": "a.h5"}]})
     assert capsys.readouterr().out.splitlines() == [
-        "kind: folder", "size: 2, 3", "card:", "  n: 1", "", "file: a.h5",
+        "kind: folder", "size: 2, 3", "card:", "  n: 1", "files 1:", "  file: a.h5",
     ]  # fmt: skip
 
 

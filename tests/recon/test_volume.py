@@ -216,6 +216,7 @@ class TestReport:
 
     def test_the_summary_of_a_scored_volume_has_its_metrics(self, make_volume):
         report = report_of(make_volume(CgSense()))
+        report |= {"acceleration": 2.0}  # at 1, SENSE is the image itself
         score = {"psnr": 31.5, "ssim": 0.9, "nmse": 0.01, "reference": "rss"}
         scores = {"metrics": score, "metrics_sense": score | {"psnr": 33.25, "reference": "sense"}}
         line = summary_line(report | scores)
