@@ -232,7 +232,7 @@ def test_an_empty_slice_has_zero_maps_and_a_warning_with_its_number():
     assert not scan.ksp.any()
     with warns("W-BLANK-CALIBRATION") as found:
         together = preparation.apply(file[0:3])
-    assert str(found[0]).startswith("scan: in 1 of 3 slices (1) ")
+    assert re.findall(r"\b\d+", str(found[0])) == ["1", "3", "1"]
     assert (together.maps != 0).flatten(1).any(dim=1).tolist() == [True, False, True]
 
 
