@@ -82,7 +82,7 @@ def run(
     """Reconstruct scans, with or without a prior.
 
     OUT gets <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings). A
-    scan that fails costs one line and exit code 1; the others are written.
+    scan that fails gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
     from mri_ambient.io import find_scans

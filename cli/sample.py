@@ -38,7 +38,9 @@ def run(
     ] = 40,
     guidance: Annotated[
         float,
-        typer.Option(help="Weight of reconstruction guidance: towards what all masks agree on."),
+        typer.Option(
+            help="Weight of reconstruction guidance: towards equal images under all masks."
+        ),
     ] = 0.0,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
@@ -48,7 +50,7 @@ def run(
     """Draw images from a prior, without a measurement.
 
     OUT gets samples.h5 and samples.png. They show what a prior has learned. A prior that was
-    trained on undersampled scans is evaluated under one mask per image and gives sketches, not
+    trained on undersampled scans is evaluated under one mask per image and gives rough images, not
     anatomy; one from `refit` draws whole images.
     """
     from mri_ambient.data_prep import plan_preparation
