@@ -84,8 +84,8 @@ STOCHASTIC = [name for name, method in SAMPLERS.items() if method.stochastic]
             (command, "preset", PRESETS)
             for command in ("reconstruct", "evaluate", "audit calibration")
         ),
-        ("train", "preset", NETWORKS),
-        ("refit", "preset", NETWORKS),
+        ("train", "preset", [*NETWORKS]),
+        ("refit", "preset", [*NETWORKS]),
         ("train", "objective", OBJECTIVES),
         ("train", "wrapper", [name for name in DENOISERS if name != "patched"]),
         *(
