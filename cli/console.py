@@ -1,4 +1,4 @@
-"""What a person sees: lines, warnings and progress on stderr; tables and JSON on stdout."""
+"""What is printed: lines, warnings and progress on stderr; tables and JSON on stdout."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def be_quiet(quiet: bool) -> bool:
 
 
 def print_error(line: str) -> None:
-    """One line on stderr, whatever ``--quiet`` says."""
+    """One line on stderr, also with ``--quiet``."""
     _stderr.print(line, markup=False, soft_wrap=True)
 
 
 def print_line(line: str) -> None:
-    """One line on stderr, unless errors only are wanted."""
+    """One line on stderr, unless only errors are printed."""
     if not _state["quiet"]:
         print_error(line)
 

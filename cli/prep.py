@@ -42,7 +42,11 @@ def run(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Prepare scans: whiten, compress coils, estimate maps, normalise; OUT gets a manifest too."""
+    """Prepare scans: noise, coils, coil maps, scale.
+
+    Noise is whitened, coils are compressed, coil maps estimated (ESPIRiT) and images normalised.
+    OUT gets a file per scan and a manifest.
+    """
     from mri_ambient.data_prep import PrepConfig, prepare
     from mri_ambient.io import find_scans
 

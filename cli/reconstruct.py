@@ -79,9 +79,10 @@ def run(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Reconstruct scans: OUT gets <stem>.h5 (scanner units) and <stem>.json (provenance, checks).
+    """Reconstruct scans, with or without a prior.
 
-    A scan that fails costs one line and exit code 1; the others are written.
+    OUT gets <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings). A
+    scan that fails gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
     from mri_ambient.io import find_scans

@@ -75,7 +75,7 @@ def validation_line(images: int, figures: dict[str, float]) -> str:
 class TrainingView:
     """Shows a training run: its bar, its validations, and its figures on a board.
 
-    The bar counts images, or seconds if ``by_time``. ``verbose`` says where the run is at every
+    The bar counts images, or seconds if ``by_time``. ``verbose`` prints how far the run is at every
     checkpoint; ``prefix`` begins the lines about validations.
     """
 
@@ -157,7 +157,7 @@ def round_hooks(
 
 @contextmanager
 def tensorboard(folder: Path, *, wanted: bool) -> Iterator[Board | None]:
-    """A board that writes for TensorBoard; None if it is not wanted.
+    """A board that writes for TensorBoard; None unless ``wanted``.
 
     Raises:
         ConfigError: TensorBoard is wanted and not installed.

@@ -142,7 +142,7 @@ def prepare_file(
     preparation = plan_preparation(file, config, device=device)
     with PreparedWriter(path, file, calib_shape=preparation.calib_shape) as writer:
         checks = _write_slices(writer, file, preparation, Path(output) if picture else None)
-        found = slice_warnings(file.scan_id, checks)
+        found = slice_warnings(file.path.name, checks)
         for warning in found:
             issue(warning)
         writer.qc = _qc(file, preparation, checks, [*preparation.warnings, *found])

@@ -96,7 +96,7 @@ class DenoiserSource(ABC):
 
 
 SCALE_RULE = "calibration-rss-p99"
-"""How scans are normalised before any prior sees them (docs/reference/conventions.md)."""
+"""How scans are normalised before they are given to a prior (docs/reference/conventions.md)."""
 
 
 @dataclass(frozen=True)

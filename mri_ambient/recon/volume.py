@@ -111,7 +111,7 @@ def reconstruct_volume(
             with log.noting() as given:
                 prepared = preparation.apply(scan)
                 (result,) = engine([prepared])
-                result = check_slices(engine, prepared, result)
+                result = check_slices(engine, prepared, result, file.path.name)
             store.add(prepared, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
@@ -190,6 +190,6 @@ def slice_lines(report: dict[str, Any]) -> list[str]:
                 f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
             )
         if "prior_share" in check:
-            line += f", null-space fraction {100 * check['prior_share']:.1f} %"
+            line += f", null-space energy {100 * check['prior_share']:.1f} %"
         lines.append("; ".join([line, *check.get("flags", ())]))
     return lines

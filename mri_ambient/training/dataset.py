@@ -304,7 +304,7 @@ def _read_folder(folder: Path) -> tuple[list[PreparedFile], dict[Path, str]]:
 
 
 def _check_different(files: Sequence[PreparedFile]) -> None:
-    """Refuse two files of one scan name, by which targets and cards know it, or acquisition."""
+    """Refuse two files of one scan name, after which targets are named, or of one acquisition."""
     paths: dict[str, Path] = {}
     for file in files:
         if file.scan_id in paths:
@@ -315,7 +315,8 @@ def _check_different(files: Sequence[PreparedFile]) -> None:
             )
         paths[file.scan_id] = file.path
     for warning in duplicate_acquisitions(files):
-        raise ScanFormatError(f"{files[0].path.parent}: {with_remedy(warning.code, warning.text)}")
+        text = with_remedy(warning.code, warning.text)
+        raise ScanFormatError(f"{files[0].path.parent}: {text}")
 
 
 def _choose_validation(

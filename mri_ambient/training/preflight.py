@@ -261,5 +261,5 @@ def _check_masks(groups: list[Coverage], folder: Path) -> None:
         raise ConfigError(
             f"{folder}: {worst.line}. The null-space fraction is {worst.null_space_fraction:.0%}: "
             "aliased images cannot be told from true ones, so the prior would be wrong. "
-            f"{worst.advice.capitalize()}, or pass --force"
+            f"{worst.advice.capitalize()}, or train anyway (--force)"
         )

@@ -69,7 +69,7 @@ def test_a_device_that_is_not_there_is_exit_code_4(cli, scan, tmp_path):
         (("simulate", "phantom", "--scans", 1, "-o", "FILE"), "FILE"),
         (("reconstruct", "SCAN", "-o", "OUT", "--holdout", -1), "-1"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "magic"), "magic"),
-        (("reconstruct", "SCAN", "-o", "OUT", "--method", "cg-sense", "--steps", 5), "n_steps"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--method", "cg-sense", "--steps", 5), "--steps"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "adps", "--steps", 1), "1"),
         (("reconstruct", "SCAN", "-o", "OUT", "--steps", 3, "-O", "n_steps=7"), "n_steps"),
         (("reconstruct", "SCAN", "-o", "OUT", "--no-final-dc", "-O", "final_dc=true"), "final_dc"),
