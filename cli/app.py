@@ -8,6 +8,7 @@ Command modules import torch and the library inside their functions, so that ``-
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
@@ -34,6 +35,10 @@ app = typer.Typer(
 for command in (simulate, prep, train, refit, sample, reconstruct, evaluate, info, doctor, demo):
     app.command(command.__name__.rsplit(".", 1)[-1])(command.run)
 app.add_typer(audit.app, name="audit")
+
+
+RESUMABLE = {"simulate", "prep", "train", "refit", "reconstruct"}
+"""Commands that go on where they were stopped."""
 
 
 def _version(wanted: bool) -> None:
@@ -78,13 +83,13 @@ def main() -> None:
         print_error(f"error: {found}")
         sys.exit(exit_code(found))
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            print_error("interrupted; what is finished is kept, the same command resumes")
-        elif stop.code == TERMINATED:
-            print_error(
-                "terminated by another process (in a job, perhaps because one of its processes was "
-                "lost); what is finished is kept, the same command resumes"
-            )
+        if stop.code in (INTERRUPTED, TERMINATED):
+            reason = "interrupted" if stop.code == INTERRUPTED else "terminated by another process"
+            if "WORLD_SIZE" in os.environ and stop.code == TERMINATED:
+                reason += " (perhaps because a process of the job was lost)"
+            if RESUMABLE & set(sys.argv[1:2]):
+                reason += "; what is finished is kept, the same command resumes"
+            print_error(reason)
         raise
 
 

@@ -1,4 +1,4 @@
-"""``mri-ambient audit``: whether a prior is safe to hand on and to use."""
+"""``mri-ambient audit``: whether a prior is safe to share and to use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .recipe import make_recipe, make_runtime, retrospective_mask
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-app = typer.Typer(no_args_is_help=True, help="Check a prior before it is handed on.")
+app = typer.Typer(no_args_is_help=True, help="Check a prior before it is used or shared.")
 
 PriorFile = Annotated[Path, typer.Argument(help="Prior file or run folder.", metavar="PRIOR")]
 
@@ -77,7 +77,7 @@ def stability(
     slice_index: Annotated[
         int | None,
         typer.Option(
-            "--slice", help="Slice to attack, counted from 0.", show_default="the middle one"
+            "--slice", help="Slice to test, counted from 0.", show_default="the middle one"
         ),
     ] = None,
     steps: opt.Steps = None,
@@ -94,9 +94,10 @@ def stability(
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """How much can a change no larger than the noise change the image, at worst?
+    """How much can noise change the image, at worst?
 
-    Of a sampler, one sample with its random numbers kept fixed is attacked. OUT gets stability.json
+    The change of the measurement is no larger than the noise. Of a sampler, one sample with its
+    random numbers kept fixed is tested. OUT gets stability.json
     and stability.png: the method, CG-SENSE and L1-wavelet before and after the worst change that
     was found for each, and five times the difference of the magnitudes.
     """
@@ -147,11 +148,12 @@ def calibration(
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Is the standard deviation of samples as large as their error? If not, by which factor?
+    """Is the standard deviation as large as the error?
 
-    OUT gets calibration.json, calibration.png (share of held-out measurements in predictive
-    intervals) and prior.safetensors, whose card holds the factor: `reconstruct` with this prior,
-    method and options multiplies `reconstruction_std` by it and says so.
+    If not, the factor between the two is fitted on held-out lines. OUT gets calibration.json,
+    calibration.png (share of held-out measurements in predictive intervals) and prior.safetensors,
+    whose card holds the factor: `reconstruct` with this prior, method and options multiplies
+    `reconstruction_std` by it and reports it as `std_factor`.
     """
     from mri_ambient.evaluation.calibration import LEVELS, calibrate_files, with_calibration
     from mri_ambient.io import find_scans
@@ -192,7 +194,7 @@ def calibration(
 def _write(
     output: Path, name: str, report: dict[str, Any], figure: Figure, *, json_out: bool
 ) -> None:
-    """Write the report and its figure into the folder; print the report if that is wanted."""
+    """Write the report and its figure into the folder; print the report too with ``json_out``."""
     from mri_ambient.plots import save_figure
     from mri_ambient.runtime.files import write_json
 

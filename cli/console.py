@@ -1,4 +1,4 @@
-"""What a person sees: lines, warnings and progress on stderr; tables and JSON on stdout."""
+"""What is printed: lines, warnings and progress on stderr; tables and JSON on stdout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mri_ambient.errors import NumericalWarning, with_remedy
+from mri_ambient.errors import NumericalWarning
 
 if TYPE_CHECKING:
     from mri_ambient.methods import StepInfo
@@ -41,19 +41,19 @@ def be_quiet(quiet: bool) -> bool:
 
 
 def print_error(line: str) -> None:
-    """One line on stderr, whatever ``--quiet`` says."""
+    """One line on stderr, also with ``--quiet``."""
     _stderr.print(line, markup=False, soft_wrap=True)
 
 
 def print_line(line: str) -> None:
-    """One line on stderr, unless errors only are wanted."""
+    """One line on stderr, unless only errors are printed."""
     if not _state["quiet"]:
         print_error(line)
 
 
 def print_warning(warning: NumericalWarning) -> None:
     """One line about a warning, with its code and remedy."""
-    print_line(f"warning [{warning.code}]: {with_remedy(warning.code, str(warning))}")
+    print_line(f"warning {warning}")
 
 
 @contextmanager
@@ -153,9 +153,9 @@ def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
             typer.echo(f"{indent}{name}:")
             print_facts(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                typer.echo("")
-                print_facts(entry, indent)
+            for number, entry in enumerate(value, start=1):
+                typer.echo(f"{indent}{name} {number}:")
+                print_facts(entry, indent + "  ")
         else:
             if isinstance(value, (list, tuple)):
                 value = ", ".join(str(entry) for entry in value)

@@ -8,7 +8,7 @@ from .recipe import make_runtime
 
 
 def run(device: opt.Device = "auto", json_out: opt.Json = False) -> None:
-    """Check this machine: versions, devices, memory, seconds of a network evaluation."""
+    """Check this machine: versions, devices, memory, speed."""
     from mri_ambient.evaluation.doctor import examine
 
     facts = examine(make_runtime(device).torch_device)

@@ -38,7 +38,7 @@ def run(
         Path | None,
         typer.Option(
             "--target",
-            help="File or folder of fully sampled scans.",
+            help="Fully sampled scans (file or folder), with or without a reference image.",
             show_default="none: lines are held out",
         ),
     ] = None,
@@ -54,12 +54,13 @@ def run(
     csv_out: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json_out: opt.Json = False,
 ) -> None:
-    """Score reconstructions against fully sampled scans, or a method on scans without any.
+    """Score reconstructions, or a method on held-out lines.
 
-    With --target: NMSE, PSNR (dB) and SSIM per volume; the numbers equal those of the fastmri
-    package (volume maximum as data range, central square). Without: a few measured lines of every
-    scan are held out, predicted from the rest by the method, CG-SENSE and L1-wavelet, and compared;
-    with samples, also whether their standard deviation is as large as their error.
+    With --target, reconstructions are scored against fully sampled scans: NMSE, PSNR (dB) and SSIM
+    per volume; the numbers equal those of the fastmri package (volume maximum as data range,
+    central square). Without: a few measured lines of every scan are held out, predicted from the
+    rest by the method, CG-SENSE and L1-wavelet, and compared; with samples, also whether their
+    standard deviation is as large as their error.
     """
     if targets is not None:
         _refuse_method_options(context)
@@ -82,15 +83,15 @@ def run(
 
 
 def _refuse_method_options(context: typer.Context) -> None:
-    """With --target, images are scored as they are: refuse options that say how to reconstruct."""
+    """With --target, images are scored as they are: refuse options of the reconstruction."""
     for_both = {"inputs", "targets", "csv_out", "json_out"}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         given = source is not None and source.name == "COMMANDLINE"
         if given and parameter.name not in for_both:
             raise ConfigError(
-                f"{parameter.opts[-1]} says how to reconstruct; with --target, images are scored "
-                "as they are: `mri-ambient reconstruct` makes them"
+                f"{parameter.opts[-1]} is an option of the reconstruction; with --target, images "
+                "are scored as they are: `mri-ambient reconstruct` makes them"
             )
 
 

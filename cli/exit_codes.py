@@ -1,4 +1,4 @@
-"""Exit codes: what fails costs one line each, and the documented code at the end."""
+"""Exit codes: what fails gives one line each, and the documented code at the end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Failures:
 
 
 def run_cases(cases: Sequence[T], work: Callable[[T], None]) -> None:
-    """Do every case; one that fails costs one line, and the others are done.
+    """Do every case; one that fails gives one line, and the others are done.
 
     Raises:
         typer.Exit: code 1 if some failed, or the code of the first error if all did.

@@ -16,12 +16,13 @@ def run(
         Path | None,
         typer.Argument(
             help="A scan, a prepared file, a reconstruction, a prior, or a folder.",
+            metavar="FILE",
             show_default="what is installed",
         ),
     ] = None,
     json_out: opt.Json = False,
 ) -> None:
-    """Say what is installed, or what a file holds."""
+    """Print what is installed, or what a file holds."""
     from mri_ambient.evaluation.info import contents, installed
 
     facts = installed() if file is None else contents(file)

@@ -20,7 +20,7 @@ def _folder(path: Path) -> Path:
 
 # Files.
 Inputs = Annotated[
-    list[str], typer.Argument(help="Scans: files, folders or globs.", metavar="INPUT...")
+    list[str], typer.Argument(help="Scans: files, folders or globs.", metavar="INPUT")
 ]
 Output = Annotated[
     Path,
@@ -74,7 +74,8 @@ MethodOption = Annotated[
     typer.Option(
         "-O",
         "--option",
-        help="NAME=VALUE: another option of the method; may be repeated.",
+        metavar="NAME=VALUE",
+        help="Another option of the method; may be repeated.",
         show_default="the method's defaults",
     ),
 ]
@@ -142,7 +143,7 @@ Patches = Annotated[
 ]
 
 # What is printed.
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", callback=be_quiet, help="Print errors only.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more about every case.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more about every case.")]

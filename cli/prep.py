@@ -42,7 +42,11 @@ def run(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Prepare scans: whiten, compress coils, estimate maps, normalise; OUT gets a manifest too."""
+    """Prepare scans: noise, coils, coil maps, scale.
+
+    Noise is whitened, coils are compressed, coil maps estimated (ESPIRiT) and images normalised.
+    OUT gets a file per scan and a manifest.
+    """
     from mri_ambient.data_prep import PrepConfig, prepare
     from mri_ambient.io import find_scans
 
@@ -51,7 +55,7 @@ def run(
     if dry_run:
         print_outputs(paths, output)
         return
-    where = make_runtime(device).torch_device
+    runtime = make_runtime(device)
     failures = Failures()
     with progress_bar() as bars:
         bar = Bar(bars, "prep", len(paths))
@@ -72,7 +76,7 @@ def run(
             workers=workers,
             overwrite=overwrite,
             pictures=pictures,
-            device=where,
+            runtime=runtime,
             on_scan=scan_done,
         )
     for warning in summary.warnings:

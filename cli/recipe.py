@@ -15,6 +15,9 @@ from .parse import merge_options
 if TYPE_CHECKING:
     from mri_ambient.recon.recipe import ResolvedRecipe
 
+FLAGS = {"n_steps": "--steps", "lam": "--lambda", "final_dc": "--no-final-dc"}
+"""Options of methods with an option of their own."""
+
 
 def make_recipe(
     *,
@@ -42,12 +45,17 @@ def make_recipe(
     options = merge_options(flags, option)
     if preset is not None:
         if method is not None or options:
-            raise ConfigError("--preset is a method with its options; leave those out")
+            raise ConfigError(
+                "--preset names a method with its options; leave out --method and options"
+            )
         if preset not in PRESETS:
             raise ConfigError(f"preset {preset!r} is unknown; choose from {', '.join(PRESETS)}")
-    recipe = ma.Recipe(
-        preset or method, options, prior, n_samples=samples, keep_samples=keep_samples, **more
-    ).resolve()
+    try:
+        recipe = ma.Recipe(
+            preset or method, options, prior, n_samples=samples, keep_samples=keep_samples, **more
+        ).resolve()
+    except ConfigError as error:
+        raise ConfigError(name_flags(str(error), flags)) from error
     if not recipe.method.stochastic and ((samples or 1) > 1 or keep_samples):
         print_line(f"note: {recipe.method.name} gives one image, so there are no samples")
     elif keep_samples and recipe.n_samples == 1:
@@ -57,8 +65,15 @@ def make_recipe(
     return recipe
 
 
+def name_flags(text: str, flags: Mapping[str, Any]) -> str:
+    """The text, with the flags given for options that it quotes: ``'n_steps' (--steps)``."""
+    for name in (name for name, value in flags.items() if value is not None):
+        text = text.replace(repr(name), f"{name!r} ({FLAGS[name]})")
+    return text
+
+
 def make_runtime(device: str, **options: Any) -> ma.Runtime:  # noqa: ANN401 -- of the runtime
-    """A runtime; a line says where ``auto`` finds no GPU."""
+    """A runtime; a line is printed where ``auto`` finds no GPU."""
     runtime = ma.Runtime(device, **options)
     if device == "auto" and runtime.torch_device.type == "cpu":
         print_line("no GPU found, computing on the CPU")

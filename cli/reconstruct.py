@@ -79,9 +79,10 @@ def run(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Reconstruct scans: OUT gets <stem>.h5 (scanner units) and <stem>.json (provenance, checks).
+    """Reconstruct scans, with or without a prior.
 
-    A scan that fails costs one line and exit code 1; the others are written.
+    OUT gets <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings). A
+    scan that fails gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
     from mri_ambient.io import find_scans
@@ -126,7 +127,7 @@ def run(
                 report = reconstruct_to_folder(
                     volume, output, on_slice=bar.on_slice, on_step=bar.on_step
                 )
-            print_line(summary_line(report))
+            print_line(f"{summary_line(report)}; wrote {output / path.stem}.h5")
             for line in slice_lines(report) if verbose else ():
                 print_line(line)
         if png:

@@ -15,9 +15,9 @@ from mri_ambient.errors import ConfigError
 from . import options as opt
 from .console import be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
-from .job import join_job
 from .parse import merge_options, parse_shard
 from .recipe import make_runtime
+from .torchrun import join_job
 from .training_view import on_interrupt, round_hooks, validation_line
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def run(
     rounds: Annotated[int, typer.Option(help="How often to draw samples and train on them.")] = 2,
     images: Annotated[
         int | None,
-        typer.Option(help="Images a round trains on.", show_default="as many as RUN saw"),
+        typer.Option(help="Images a round trains on.", show_default="as many as RUN"),
     ] = None,
     time_limit: opt.TimeLimit = None,
     method: Annotated[
@@ -73,11 +73,13 @@ def run(
     shard: opt.Shard = None,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Draw a posterior sample of every training scan and train a plain prior on them, twice.
+    """Train a plain prior on posterior samples of the scans.
 
-    What was drawn or trained already is not done again. `--shard i/N` draws part of the samples and
-    stops, so that machines that are not connected can share the work; a call without it goes on to
-    train. Under torchrun, the processes share the samples and every batch.
+    A sample of every training scan is drawn and a plain prior trained on them; the second round
+    (--rounds) repeats this with the new prior. What was drawn or trained already is not done again.
+    `--shard i/N` draws part of the samples and stops, so that machines that are not connected can
+    share the work; a call without it goes on to train. Under torchrun, the processes share the
+    samples and every batch.
     """
     from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.refit import RefitJob, refit
@@ -88,7 +90,7 @@ def run(
     identity = begun.identity
     data = data or (None if identity.folder is None else Path(identity.folder))
     if data is None:
-        raise ConfigError(f"{run_folder}: does not say where its scans are; name them with --data")
+        raise ConfigError(f"{run_folder}: the folder of its scans is not stored; give it (--data)")
     if images is None and limit is None:
         images = begun.images_seen
     sampler = _sampler(method, merge_options({"n_steps": steps}, option))
@@ -106,7 +108,7 @@ def run(
     with join_job(device) as (leads, place), progress_bar() as bars:
         be_quiet(quiet or not leads)
         where = make_runtime(place).torch_device
-        asked = RefitJob(
+        job = RefitJob(
             data, ma.load_prior(run_folder, where), output, rounds, sampler, config, images=images,
             time_limit_s=limit, batch_size=batch_size, device=where, shard=part,
         )  # fmt: skip
@@ -114,7 +116,7 @@ def run(
             round_hooks, bars, total=images if limit is None else limit,
             by_time=limit is not None, failures=failures, interrupted=interrupted,
         )  # fmt: skip
-        prior = refit(asked, hooks)
+        prior = refit(job, hooks)
     if interrupted.is_set() or (prior is None and part is None):
         print_line("stopped; the same command resumes")
         raise typer.Exit(INTERRUPTED)
@@ -129,7 +131,7 @@ def run(
 
 
 def _sampler(name: str, given: dict[str, Any]) -> Sampler:
-    """A sampler, without the last data-consistency solve: it takes variety from samples."""
+    """A sampler, without the last data-consistency solve: it makes samples too similar."""
     from mri_ambient.methods import SAMPLERS
     from mri_ambient.methods.presets import method_with_options
 
@@ -143,7 +145,8 @@ def _sampler(name: str, given: dict[str, Any]) -> Sampler:
 def _training(of_run: Identity, **given: Any) -> ma.TrainConfig:  # noqa: ANN401 -- its options
     """The options of the run, unless others are given.
 
-    The seed decides which scans are set aside: with that of the run, none that it saw is held out.
+    The seed decides which scans are set aside: with that of the run, no training scan of it is held
+    out.
     """
     names = ("preset", "batch_size", "learning_rate", "precision", "n_validation", "seed")
     options = {name: of_run.option(name) for name in names}

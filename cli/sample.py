@@ -19,12 +19,15 @@ def run(
     output: opt.Output,
     prior: opt.PriorPath = None,
     samples: Annotated[int, typer.Option(help="Number of images.", min=1)] = 4,
-    size: Annotated[tuple[int, int], typer.Option(help="Image size in pixels: y, x.")] = (128, 128),
+    size: Annotated[tuple[int, int], typer.Option(help="Image size in pixels.", metavar="Y X")] = (
+        128,
+        128,
+    ),
     maps_from: Annotated[
         Path | None,
         typer.Option(
             help="Scan whose coil maps (first slice) are used.",
-            show_default="none: one coil that sees everything",
+            show_default="none: one coil of uniform sensitivity",
         ),
     ] = None,
     steps: Annotated[
@@ -35,17 +38,20 @@ def run(
     ] = 40,
     guidance: Annotated[
         float,
-        typer.Option(help="Weight of reconstruction guidance: towards what all masks agree on."),
+        typer.Option(
+            help="Weight of reconstruction guidance: towards equal images under all masks."
+        ),
     ] = 0.0,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Draw images from a prior: samples.h5 and samples.png in the output folder.
+    """Draw images from a prior, without a measurement.
 
-    They show what a prior has learned. A prior that was trained on undersampled scans is evaluated
-    under one mask per image and gives sketches, not anatomy; one from `refit` draws whole images.
+    OUT gets samples.h5 and samples.png. They show what a prior has learned. A prior that was
+    trained on undersampled scans is evaluated under one mask per image and gives rough images, not
+    anatomy; one from `refit` draws whole images.
     """
     from mri_ambient.data_prep import plan_preparation
     from mri_ambient.io import open_scan
@@ -53,7 +59,7 @@ def run(
     from mri_ambient.methods import PriorOnly
     from mri_ambient.plots import draw_montage, save_figure
     from mri_ambient.priors.weights import default_prior
-    from mri_ambient.recon.draw import draw_images, uniform_maps
+    from mri_ambient.recon.sample import draw_images, uniform_maps
     from mri_ambient.scan import Batch
 
     claim_folder(output, "samples.h5", overwrite=overwrite)

@@ -13,7 +13,10 @@ from .parse import parse_range, parse_shares
 
 def run(
     images: Annotated[
-        str, typer.Argument(help="Folder or zip of images, NIfTI file, or the word phantom.")
+        str,
+        typer.Argument(
+            help="Folder or zip of images, NIfTI file, or the word phantom.", metavar="IMAGES"
+        ),
     ],
     output: opt.Output,
     scans: Annotated[
@@ -23,7 +26,8 @@ def run(
         ),
     ] = None,
     size: Annotated[
-        tuple[int, int], typer.Option(help="Matrix in samples: readout, phase encode.")
+        tuple[int, int],
+        typer.Option(help="Matrix in samples: readout, phase encode.", metavar="Y X"),
     ] = (128, 128),
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     acceleration: Annotated[

@@ -13,9 +13,9 @@ from mri_ambient.errors import ConfigError
 from . import options as opt
 from .console import Bar, be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
-from .job import join_job
 from .parse import parse_pairs
 from .recipe import make_runtime
+from .torchrun import join_job
 from .training_view import TrainingView, on_interrupt, resumable, tensorboard
 
 
@@ -30,14 +30,15 @@ def run(
         typer.Option(
             "-O",
             "--option",
-            help="NAME=VALUE: an option of the objective; may be repeated.",
+            metavar="NAME=VALUE",
+            help="An option of the objective; may be repeated.",
             show_default="the objective's defaults",
         ),
     ] = None,
     targets: Annotated[
         str | None,
         typer.Option(
-            help="What supervised learns from: images of full scans (full), or l1-wavelet images.",
+            help="Target images of supervised: of full scans (full), or l1-wavelet images.",
             show_default="full",
         ),
     ] = None,
@@ -104,7 +105,9 @@ def run(
     if patches and wrapper is not None:
         raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
     if targets is not None and objective != "supervised":
-        raise ConfigError("--targets is for --objective supervised: others learn from samples")
+        raise ConfigError(
+            "--targets is for --objective supervised; the others use no target images"
+        )
     options = parse_pairs(option) | ({} if targets is None else {"images": targets})
     config = ma.TrainConfig(
         objective=make_objective(objective, options),
@@ -131,8 +134,8 @@ def run(
                 typer.echo(try_out(planned))
             return
         print_line(planned.describe())
-        if seen := planned.run.images_seen:
-            print_line(f"{output}: resumes after {seen} images")
+        if n_done := planned.run.images_seen:
+            print_line(f"{output}: resumes after {n_done} images")
         interrupted, failures = on_interrupt(), Failures()
         board = tensorboard(output / "tensorboard", wanted=use_tensorboard and leads)
         with progress_bar() as bars, board as figures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,8 +59,8 @@ def status_line(progress: Progress) -> str:
     """How far a training run is."""
     skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
     return (
-        f"{progress.images} images in {progress.seconds:.0f} s, "
-        f"{progress.images_per_second:.1f}/s, loss {progress.loss:.3g}{skipped}"
+        f"{progress.images} images in {progress.seconds:.0f} s "
+        f"(training at {progress.images_per_second:.1f}/s), loss {progress.loss:.3g}{skipped}"
     )
 
 
@@ -74,7 +75,7 @@ def validation_line(images: int, figures: dict[str, float]) -> str:
 class TrainingView:
     """Shows a training run: its bar, its validations, and its figures on a board.
 
-    The bar counts images, or seconds if ``by_time``. ``verbose`` says where the run is at every
+    The bar counts images, or seconds if ``by_time``. ``verbose`` prints how far the run is at every
     checkpoint; ``prefix`` begins the lines about validations.
     """
 
@@ -117,6 +118,11 @@ class TrainingView:
             )
         if figures:
             print_line(validation_line(seen, figures))
+        if figures and figures["held_out"] >= figures.get("held_out_cg_sense", math.inf):
+            print_line(
+                "note: on held-out lines this prior is no better than CG-SENSE, which needs none; "
+                "train longer (the same command goes on)"
+            )
 
 
 def round_hooks(
@@ -151,7 +157,7 @@ def round_hooks(
 
 @contextmanager
 def tensorboard(folder: Path, *, wanted: bool) -> Iterator[Board | None]:
-    """A board that writes for TensorBoard; None if it is not wanted.
+    """A board that writes for TensorBoard; None unless ``wanted``.
 
     Raises:
         ConfigError: TensorBoard is wanted and not installed.

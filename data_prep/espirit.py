@@ -1,4 +1,4 @@
-r"""Coil maps by ESPIRiT: where SENSE meets GRAPPA.
+r"""Coil maps by ESPIRiT, an eigenvalue method for autocalibrated parallel imaging.
 
 Every patch of ``k`` x ``k`` neighbouring samples in all coils of a calibration block is a row of
 the calibration matrix ``A``. Its right singular vectors above a threshold are kernels

@@ -10,8 +10,8 @@ The sources, best first; the first that finds enough noise is used:
     of a fully sampled image, where they hold no signal (first, if the readout has no
     oversampling).
 ``calibration-block``
-    what small patches of the fully sampled centre of k-space hold beyond what a bounded object seen
-    by smooth coils explains; needs two coils.
+    what small patches of the fully sampled centre of k-space hold beyond what a bounded object and
+    smooth coils explain; needs two coils.
 ``outer-samples``
     the outermost measured samples of k-space, where the signal is least, minus what is left of it.
 ``outer-samples (upper bound)``
@@ -297,7 +297,7 @@ def without_signal(outer: Tensor, middle: Tensor, n_samples: int) -> Tensor:
 
     .. math:: c_j = \psi + t' \lambda_j, \qquad t' = t / (1 - t),
 
-    if every combination holds noise. Neighbouring coils see nearly the same, so lambda falls by
+    if every combination holds noise. Neighbouring coils measure nearly the same, so lambda falls by
     orders of magnitude and the weak combinations hold little but psi: a straight line is fitted
     through (lambda_j, c_j), weighted for noise that is only roughly equal, signal that is only
     roughly proportional, and the number of samples. Each combination is then scaled down to its

@@ -75,7 +75,7 @@ class _Field:
     """A smooth random function of y, x, z with standard deviation about 1.
 
     Two sheets of random nodes are mixed with weights that turn as z grows, so neighbouring slices
-    see related values.
+    have related values.
     """
 
     nodes: Tensor

@@ -2,12 +2,11 @@
 
 Two passes over a volume, one slice in memory at a time. The first (:func:`plan_preparation`)
 determines what belongs to the whole volume: noise covariance, virtual coils, scale. The second
-(:meth:`Preparation.apply`) prepares slices, in any order. Both see undersampled data only.
+(:meth:`Preparation.apply`) prepares slices, in any order. Both use undersampled data only.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, warn
+from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, issue, warn
 from ..io import ArrayFile, PreparedFile, ScanFile
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop
@@ -38,7 +37,7 @@ MIN_CALIB = 8
 FAR_OFF = 3.0
 """Ratio between the given noise and that of the scan, or its inverse, above which to warn."""
 
-MIN_NOISE, MAX_NOISE = 1e-15, 1e15
+MIN_FILE_NOISE, MAX_FILE_NOISE = 1e-15, 1e15
 """Plausible standard deviations of noise, in the units of the file."""
 
 MAX_SNR = 1e12
@@ -83,9 +82,9 @@ class PrepConfig:
                 f"the calibration block needs at least {MIN_CALIB} samples a side, "
                 f"got calib_width={self.calib_width}"
             )
-        if self.noise_std is not None and not MIN_NOISE <= self.noise_std <= MAX_NOISE:
+        if self.noise_std is not None and not MIN_FILE_NOISE <= self.noise_std <= MAX_FILE_NOISE:
             raise ConfigError(
-                f"noise_std must be positive, from {MIN_NOISE:g} to {MAX_NOISE:g}, "
+                f"noise_std must be positive, from {MIN_FILE_NOISE:g} to {MAX_FILE_NOISE:g}, "
                 f"got {self.noise_std}"
             )
 
@@ -129,8 +128,9 @@ class Preparation:
         if scan.maps is not None:
             return scan
         scan, found = self.apply_espirit(scan)
-        for warning in slice_warnings(scan.scan_id, slice_checks(scan, found, self.calib_shape)):
-            warnings.warn(warning, stacklevel=2)
+        checks = slice_checks(scan, found, self.calib_shape)
+        for warning in slice_warnings(self.path.name, checks):
+            issue(warning)
         return scan
 
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
@@ -150,8 +150,8 @@ class Preparation:
             here = torch.device(self.device).type == "cpu"
             if here or not self.cpu_fallback or not out_of_memory(error):
                 raise
-        text = f"{self.path}: out of memory on {self.device}; coil maps are computed on the CPU"
-        warn("W-CPU-FALLBACK", text, stacklevel=4)
+        text = f"{self.path.name}: out of memory on {self.device} for its coil maps"
+        warn("W-CPU-FALLBACK", text)
         return _estimate_maps(scan, self.calib_shape, self.config, "cpu")
 
 
@@ -237,7 +237,7 @@ def plan_preparation(
             first.add(file[index])
         preparation = replace(first.preparation(), device=device, cpu_fallback=cpu_fallback)
     for warning in preparation.warnings:
-        warnings.warn(warning, stacklevel=2)
+        issue(warning)
     return preparation
 
 
@@ -270,11 +270,11 @@ class FirstPass:
         if not self.calib:
             raise PrepError("every sample is zero; nothing can be reconstructed from it")
         noise, found = self._noise()
-        if not MIN_NOISE <= noise.std <= MAX_NOISE:
+        if not MIN_FILE_NOISE <= noise.std <= MAX_FILE_NOISE:
             raise PrepError(
                 f"the noise ({noise.source}) has a standard deviation of {noise.std:.3g}, wanted "
-                f"{MIN_NOISE:g} to {MAX_NOISE:g}; export the scan in other units, or give "
-                "noise_std (--noise-std) if that is not its noise"
+                f"{MIN_FILE_NOISE:g} to {MAX_FILE_NOISE:g}; export the scan in other units, or "
+                "give noise_std (--noise-std) if that is not its noise"
             )
         white = whitening_matrix(noise.cov)
         n_samples = len(self.calib) * int(file.mask[:, : self.n_rows].sum())
@@ -283,9 +283,8 @@ class FirstPass:
         )
         if compression.n_coils == 1:
             text = (
-                f"{file.path}: a single coil, so its map is 1 everywhere and nothing but the mask "
-                "separates aliased images: what was not measured comes from the prior, which can "
-                "learn it only from scans with many different masks"
+                f"{file.path.name}: a single coil: what was not measured comes from the prior, "
+                "which must be trained on scans with many different masks"
             )
             found.append(NumericalWarning("W-ONE-COIL", text))
         return Preparation(
@@ -308,12 +307,12 @@ class FirstPass:
             own = self._scan_noise()
         except PrepError:  # nothing to compare with
             return given, []
-        ratio = given.std / max(own.std, MIN_NOISE)
+        ratio = given.std / max(own.std, MIN_FILE_NOISE)
         if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or own.source == UPPER_BOUND):
             return given, []
         text = (
-            f"{self.file.path}: the noise given ({given.std:.3g}) is {ratio:.2g} times that of the "
-            f"scan ({own.std:.3g}, {own.source}); images and error bars depend on it"
+            f"{self.file.path.name}: the noise given ({given.std:.3g}) is {ratio:.2g} times that "
+            f"of the scan ({own.std:.3g}, {own.source})"
         )
         return given, [NumericalWarning("W-NOISE-GIVEN", text)]
 

@@ -22,12 +22,14 @@ from ..errors import (
     NumericalWarning,
     OutputExistsError,
     ScanFormatError,
+    issue,
     warn,
 )
 from ..io import PreparedFile, PreparedWriter, ScanFile, find_scans, open_scan
 from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..physics.fourier import center_crop
+from ..runtime.device import Runtime
 from ..runtime.files import file_sha256, json_text, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
@@ -77,7 +79,7 @@ class ScanResult:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PrepSummary:
     """What :func:`prepare` did, and what the folder holds now.
 
@@ -92,6 +94,9 @@ class PrepSummary:
     coverage: tuple[Coverage, ...]
     warnings: tuple[NumericalWarning, ...]
     manifest: Path
+
+    def __repr__(self) -> str:
+        return f"<PrepSummary {self.line()}>"
 
     @property
     def failed(self) -> tuple[ScanResult, ...]:
@@ -137,9 +142,9 @@ def prepare_file(
     preparation = plan_preparation(file, config, device=device)
     with PreparedWriter(path, file, calib_shape=preparation.calib_shape) as writer:
         checks = _write_slices(writer, file, preparation, Path(output) if picture else None)
-        found = slice_warnings(file.scan_id, checks)
+        found = slice_warnings(file.path.name, checks)
         for warning in found:
-            warnings.warn(warning, stacklevel=2)
+            issue(warning)
         writer.qc = _qc(file, preparation, checks, [*preparation.warnings, *found])
     return path
 
@@ -220,7 +225,7 @@ def _qc(
 def _listed(found: Sequence[NumericalWarning]) -> dict[str, Any]:
     """Warnings as files hold them: the sentences, and code and sentence."""
     return {
-        "doubts": [str(warning) for warning in found],
+        "doubts": [warning.text for warning in found],
         "warnings": [warning.as_dict() for warning in found],
     }
 
@@ -238,7 +243,7 @@ def prepare(
     workers: int = 0,
     overwrite: bool = False,
     pictures: bool = False,
-    device: torch.device | str = "cpu",
+    runtime: Runtime | None = None,
     on_scan: Callable[[ScanResult], None] | None = None,
 ) -> PrepSummary:
     """Prepare many scans; one that fails is noted and the others go on.
@@ -254,8 +259,13 @@ def prepare(
         overwrite: prepare again what is prepared already, also with other options.
         pictures: also draw one picture a scan (see :func:`prepare_file`) and how often each line
             was sampled, ``qc/coverage.png``.
-        device: where to compute coil maps.
-        on_scan: called with each result when it is there; without it, a failure is a warning.
+        runtime: its device is where coil maps are computed.
+        on_scan: called with each result when it is there. It is then the caller who shows the
+            failure and the warnings of each scan, and those of the summary.
+
+    Warns:
+        NumericalWarning: what is questionable about a scan or about all of them, and
+            W-SCAN-FAILED.
 
     Raises:
         ScanFormatError: no input is a file.
@@ -268,23 +278,28 @@ def prepare(
         raise OutputExistsError(
             f"{output}: holds the scans to be prepared; choose another output folder"
         )
-    task = partial(
-        _prepare_one, output, config or PrepConfig(), overwrite, pictures, torch.device(device)
-    )
+    device = (runtime or Runtime()).torch_device
+    task = partial(_prepare_one, output, config or PrepConfig(), overwrite, pictures, device)
     results = []
     for result in parallel_map(task, paths, workers):
         results.append(result)
-        if on_scan is not None:
-            on_scan(result)
-        elif result.error is not None:
-            warn("W-SCAN-FAILED", result.line())
+        (on_scan or _issue_warnings)(result)
     summary = _summarise(tuple(results), output)
+    for warning in summary.warnings if on_scan is None else ():
+        issue(warning)
     lines = {group.line: group.per_line for group in summary.coverage if group.per_line}
     if pictures and lines:
         from ..plots import draw_coverage, save_figure
 
         save_figure(draw_coverage(lines), output / "qc" / "coverage.png")
     return summary
+
+
+def _issue_warnings(result: ScanResult) -> None:
+    if result.error is not None:
+        warn("W-SCAN-FAILED", result.message)
+    for warning in result.warnings:
+        issue(warning)
 
 
 def _prepare_one(

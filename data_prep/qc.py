@@ -96,36 +96,33 @@ def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
 _WARNINGS: dict[str, tuple[Callable[[SliceCheck], float], str]] = {
     "W-BLANK-CALIBRATION": (
         lambda check: 0,
-        "the calibration block holds only zeros, so their coil maps and images are zero",
+        "the calibration block holds only zeros",
     ),
     "W-FOLDED-FOV": (
         lambda check: check.second_map,
-        "one set of coil maps is not enough (slice {0.index}: in {0.second_map:.0%} of the support "
-        "two places of the object share a pixel): the field of view is smaller than the object, "
-        "and the images keep artefacts there; a larger noise_std (--noise-std) weakens them",
+        "the field of view is smaller than the object (slice {0.index}: two places of it share a "
+        "pixel in {0.second_map:.0%} of the support), and the images keep artefacts there",
     ),
     "W-SECOND-MAP": (
         lambda check: check.second_map,
         "a second set of coil maps fits as well as the first (slice {0.index}: in "
-        "{0.second_map:.0%} of the support), because of noise or of a field of view smaller than "
-        "the object; the data cannot show which",
+        "{0.second_map:.0%} of the support)",
     ),
     "W-NOISY-CALIBRATION": (
         lambda check: check.calib_noise,
         "the calibration data are too noisy for coil maps (slice {0.index}: {0.calib_noise:.0%} of "
-        "their energy is noise); do not trust images of these slices",
+        "their energy is noise)",
     ),
     "W-EMPTY-SUPPORT": (
         lambda check: -check.support,
-        "ESPIRiT found almost no signal (slice {0.index}: in {0.support:.1%} of the field of "
-        "view); check whether these slices hold any",
+        "there is almost no signal (slice {0.index}: in {0.support:.1%} of the field of view)",
     ),
 }
 """Severity of a slice (the worst is named) and text of every warning, by code."""
 
 
-def slice_warnings(scan_id: str, checks: Sequence[SliceCheck]) -> list[NumericalWarning]:
-    """One warning for every kind of problem that slices of a volume have."""
+def slice_warnings(name: str, checks: Sequence[SliceCheck]) -> list[NumericalWarning]:
+    """One warning, with the file's ``name``, for every kind of problem that slices have."""
     found = []
     for code, (severity, text) in _WARNINGS.items():
         slices = [check for check in checks if code in check.problems]
@@ -133,7 +130,7 @@ def slice_warnings(scan_id: str, checks: Sequence[SliceCheck]) -> list[Numerical
             worst = max(slices, key=severity)
             listed = ", ".join(str(check.index) for check in slices)
             where = f"in {len(slices)} of {len(checks)} slices ({listed})"
-            found.append(NumericalWarning(code, f"{scan_id}: {where} {text.format(worst)}"))
+            found.append(NumericalWarning(code, f"{name}: {where} {text.format(worst)}"))
     return found
 
 

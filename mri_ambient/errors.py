@@ -7,7 +7,11 @@ their traceback.
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 class MriAmbientError(Exception):
@@ -63,7 +67,7 @@ WARNINGS: dict[str, str] = {
     "W-SECOND-MAP": "Noise or a small field of view; compare with a less noisy scan.",
     "W-NOISY-CALIBRATION": "Acquire more calibration lines, or do not trust these slices.",
     "W-EMPTY-SUPPORT": "Look at the slices: ESPIRiT found nearly no signal.",
-    "W-SCAN-FAILED": "Read why; the other scans are prepared.",
+    "W-SCAN-FAILED": "The other scans are prepared.",
     "W-DUPLICATES": "Remove all but one file of each acquisition.",
     "W-COVERAGE": "Use scans with other masks, or vary the mask from scan to scan.",
     # methods
@@ -79,7 +83,7 @@ WARNINGS: dict[str, str] = {
     "W-TRAINED-ON-SCAN": "Judge the prior on scans it was not trained on.",
     "W-RESIDUAL": "Take more steps or another method, and look at the coil maps.",
     "W-FLAGGED": "Look at these slices; the JSON file says what each flag is.",
-    "W-HELD-OUT-SKIPPED": "Hold out fewer lines.",
+    "W-HELD-OUT-SKIPPED": "The image itself is not affected.",
     "W-REFERENCE": "The stored reference is not usable; the RSS of the k-space was used.",
     "W-NOT-SCORED": "Check that the reference fits the reconstruction.",
     # training
@@ -95,20 +99,21 @@ class NumericalWarning(UserWarning):
 
     Attributes:
         code: a key of :data:`WARNINGS`, stable between versions.
+        text: what was found.
     """
 
     def __init__(self, code: str, text: str) -> None:
         if code not in WARNINGS:
             raise ValueError(f"warning code {code!r} is not listed in errors.WARNINGS")
         super().__init__(code, text)
-        self.code = code
+        self.code, self.text = code, text
 
     def __str__(self) -> str:
-        return str(self.args[1])
+        return f"[{self.code}] {with_remedy(self.code, self.text)}"
 
     def as_dict(self) -> dict[str, str]:
         """Code and text, as reports hold them."""
-        return {"code": self.code, "text": str(self)}
+        return {"code": self.code, "text": self.text}
 
 
 def with_remedy(code: str, text: str) -> str:
@@ -116,6 +121,14 @@ def with_remedy(code: str, text: str) -> str:
     return f"{text}. {WARNINGS[code]}"
 
 
-def warn(code: str, text: str, *, stacklevel: int = 2) -> None:
-    """Warn with a code of :data:`WARNINGS`; ``stacklevel`` counts from the caller."""
-    warnings.warn(NumericalWarning(code, text), stacklevel=stacklevel + 1)
+def warn(code: str, text: str) -> None:
+    """Warn with a code of :data:`WARNINGS`; see :func:`issue`."""
+    issue(NumericalWarning(code, text))
+
+
+def issue(warning: NumericalWarning) -> None:
+    """Issue a warning that names the line outside this package that led to it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(warning, stacklevel=level)

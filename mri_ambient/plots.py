@@ -6,9 +6,11 @@ Each ``draw_*`` function takes finished arrays (numpy arrays or CPU tensors) and
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,15 @@ from .io.hdf5 import find_dataset, open_h5, read_attributes, read_real
 from .physics.fourier import ifft2c
 from .runtime.files import atomic_path
 from .scan import Scan
+
+
+class NotebookFigure(Figure):
+    """A figure that Jupyter shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png", dpi=80, bbox_inches="tight")
+        return out.getvalue()
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
@@ -111,7 +122,7 @@ def draw_reconstruction(
     *,
     title: str = "",
     voxel_mm: Sequence[float] | None = None,
-) -> Figure:
+) -> NotebookFigure:
     """At most 16 evenly chosen slices of a volume in one window, each above its standard deviation.
 
     Args:
@@ -129,10 +140,12 @@ def draw_reconstruction(
         share = 100 * kinds[1][1] / kinds[0][1]
         title += f"\nlower rows: standard deviation, white = {share:.3g} % of the image's white"
     n_rows = len(kinds) * math.ceil(len(chosen) / n_columns)
+    lines = [part for line in title.strip().splitlines() for part in wrap(line, 32 * n_columns)]
+    n_lines = n_rows // len(kinds) + len(lines)
     figure, axes = _image_grid(
-        n_rows, n_columns, volume.shape[1:], aspect=aspect, title_lines=n_rows // len(kinds) + 2
+        n_rows, n_columns, volume.shape[1:], aspect=aspect, title_lines=n_lines
     )
-    figure.suptitle(title.strip(), fontsize=10)
+    figure.suptitle("\n".join(lines), fontsize=10)
     for i, index in enumerate(chosen.astype(int)):
         row, column = divmod(i, n_columns)
         for kind, (images, top) in enumerate(kinds):
@@ -142,7 +155,7 @@ def draw_reconstruction(
     return figure
 
 
-def draw_volume(path: Path) -> Figure:
+def draw_volume(path: Path) -> NotebookFigure:
     """The slices of a reconstruction file, see :func:`draw_reconstruction`.
 
     Raises:
@@ -154,10 +167,13 @@ def draw_volume(path: Path) -> Figure:
             for name in ("reconstruction", "reconstruction_std")
             if name == "reconstruction" or name in file
         ]
-        voxel_mm: Any = read_attributes(file).get("voxel_mm")
+        attributes: dict[str, Any] = read_attributes(file)
     if any(volume.ndim != 3 or volume.size == 0 for volume in volumes):
         raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {volumes[0].shape}")
-    return draw_reconstruction(*volumes, title=path.stem, voxel_mm=voxel_mm)
+    title = path.stem
+    if {"method", "acceleration"} <= attributes.keys():
+        title += f": {attributes['method']}, R = {attributes['acceleration']:.2f}"
+    return draw_reconstruction(*volumes, title=title, voxel_mm=attributes.get("voxel_mm"))
 
 
 def draw_montage(
@@ -316,14 +332,14 @@ def _image_grid(
     width: float = 2.6,
     aspect: float = 1.0,
     title_lines: int = 0,
-) -> tuple[Figure, NDArray[Any]]:
+) -> tuple[NotebookFigure, NDArray[Any]]:
     """Axes without frames ``(row, column)``, sized for images of ``shape`` ``(y, x)``.
 
     ``width`` is that of an image in inches, ``title_lines`` the number of lines above all rows.
     """
     height = width * min(max(aspect * shape[0] / shape[1], 0.4), 2.5)
     size = (width * n_columns, height * n_rows + 0.2 * title_lines)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = NotebookFigure(figsize=size, layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

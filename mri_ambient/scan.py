@@ -24,7 +24,7 @@ UPPER_BOUND = "outer-samples (upper bound)"
 """The source of a noise estimate that includes signal."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scan:
     """Slices of one measured volume; a step of the prep chain returns a new one.
 
@@ -76,6 +76,11 @@ class Scan:
             raise ValueError(f"maps {tuple(self.maps.shape)} do not match ksp {shape}")
         if bool(((self.ksp != 0) & ~self.mask).any()):
             raise ValueError("ksp is not zero where mask is False")
+
+    def __repr__(self) -> str:
+        size = " x ".join(str(n) for n in self.ksp.shape)
+        steps = ", ".join(self.steps)
+        return f"<Scan {self.scan_id}, {size}, R = {self.acceleration:.2f}, steps: {steps}>"
 
     @classmethod
     def from_numpy(

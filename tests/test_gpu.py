@@ -59,7 +59,7 @@ def test_every_method_gives_the_image_of_the_cpu(methods, monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_resumes_and_its_prior_loads(precision, tmp_path: Path):
     raw = simulate("phantom", tmp_path / "raw", SCAN, count=10)
-    prepare(raw, tmp_path / "prepared", device="cuda")
+    prepare(raw, tmp_path / "prepared", runtime=Runtime("cuda"))
     assert PreparedFile(next((tmp_path / "prepared").glob("*.h5"))).noise_std > 0
     config = TrainConfig(batch_size=4, check_every=40, save_every=40, precision=precision)
     for images in (40, 80):

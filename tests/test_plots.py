@@ -57,7 +57,7 @@ def assert_texts_apart(figure: Figure) -> None:
     figure.draw_without_rendering()
     texts = [axes.title for axes in figure.axes]
     texts += [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label)]
-    texts += [figure._suptitle] if figure._suptitle is not None else []
+    texts += figure.texts
     boxes = [text.get_window_extent() for text in texts if text.get_text() and text.get_visible()]
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:i])

@@ -40,9 +40,9 @@ from mri_ambient.objectives.base import Loss
 from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.denoisers import DENOISERS
 from mri_ambient.recon.checks import check_slices
-from mri_ambient.recon.draw import draw_images, uniform_maps
 from mri_ambient.recon.engine import Engine, SliceImages
 from mri_ambient.recon.recipe import Checks, ResolvedRecipe
+from mri_ambient.recon.sample import draw_images, uniform_maps
 from mri_ambient.rng import complex_normals, on_device, rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Batch, Scan

@@ -2,14 +2,15 @@
 
     python tests/test_shape.py
 
-prints the longest functions, those with the most parameters, the lines of every room, and the way
-of a scan from the command line to the physics.
+prints the layers with the imports of each package, the longest functions, those with the most
+parameters, the lines of every package, and the way of a scan from the command line to the physics.
 """
 
 from __future__ import annotations
 
 import ast
 import tomllib
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,7 +56,7 @@ class Function:
 
 
 def sources() -> list[Path]:
-    """The source files, each once (two rooms are links)."""
+    """The source files, each once (two packages are links)."""
     files = [file for top in ("mri_ambient", "data_prep", "cli") for file in walk(ROOT / top)]
     return sorted(files)
 
@@ -97,7 +98,7 @@ def folder_of(path: Path, node: ast.ImportFrom) -> Path | None:
     if node.level:
         parent = path.parent
         for _ in range(node.level - 1):
-            # The rooms data_prep and cli lie beside the package they belong to.
+            # data_prep and cli lie beside the package they belong to.
             parent = ROOT / "mri_ambient" if parent.parent == ROOT else parent.parent
         return parent.joinpath(*filter(None, parts))
     return ROOT.joinpath(*parts) if parts[0] == "mri_ambient" else None
@@ -136,14 +137,42 @@ def test_the_way_to_the_physics_is_short(way):
         assert ROOT / there in imports(ROOT / here), f"{here} does not import {there}"
 
 
-def test_every_layer_is_a_room():
+def layers() -> list[list[str]]:
+    """Packages and modules of every layer of the import contract, from the top."""
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    (layers,) = (c["layers"] for c in contract["contracts"] if c["type"] == "layers")
-    rooms = [room for layer in layers for room in layer.split(" | ")]
+    (found,) = (c["layers"] for c in contract["contracts"] if c["type"] == "layers")
+    return [layer.split(" | ") for layer in found]
+
+
+def package_of(path: Path) -> str:
+    """The package or module of the library that a source file belongs to."""
+    parts = path.resolve().relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "mri_ambient" else parts[0]
+
+
+def imports_between_packages() -> dict[str, Counter[str]]:
+    """For every package, how many of its files import each other package."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for path in sources():
+        here = package_of(path)
+        found[here].update({package_of(file) for file in imports(path)} - {here, "__init__"})
+    return found
+
+
+def test_every_layer_is_a_package_or_module():
+    names = [name for layer in layers() for name in layer]
     package = ROOT / "mri_ambient"
     entries = [e for e in package.iterdir() if e.is_dir() or e.suffix == ".py"]
     there = {entry.stem for entry in entries} - {"__init__", "__pycache__"}
-    assert there == set(rooms)
+    assert there == set(names)
+
+
+def test_imports_between_packages_go_down_the_layers():
+    """As ``lint-imports`` checks it, by the counts that ``main`` prints."""
+    level = {name: k for k, layer in enumerate(layers()) for name in layer}
+    for here, counts in imports_between_packages().items():
+        below = {name for name in counts if here in level and level[name] <= level[here]}
+        assert below == set(), here
 
 
 def test_tests_import_public_names_only():
@@ -159,6 +188,12 @@ def test_tests_import_public_names_only():
 
 def main() -> None:
     """Print the figures."""
+    print("layers, and how many files of each package import those below")
+    between = imports_between_packages()
+    for layer in layers():
+        for name in layer:
+            counts = ", ".join(f"{other} {n}" for other, n in between[name].most_common())
+            print(f"  {name:12s}{counts or '-'}")
     print("longest functions")
     for f in sorted(LIBRARY, key=lambda f: -f.n_lines)[:15]:
         print(f"  {f.n_lines:4d} lines  {f.path}: {f.name}")
@@ -172,10 +207,10 @@ def main() -> None:
     print("lines of source")
     sizes: dict[str, int] = {}
     for path in sources():
-        room = "/".join(path.relative_to(ROOT).parts[:-1][:2])
-        sizes[room] = sizes.get(room, 0) + len(path.read_text().splitlines())
-    for room, n in sizes.items():
-        print(f"  {n:6d}      {room}")
+        package = "/".join(path.relative_to(ROOT).parts[:-1][:2])
+        sizes[package] = sizes.get(package, 0) + len(path.read_text().splitlines())
+    for package, n in sizes.items():
+        print(f"  {n:6d}      {package}")
     print(f"  {sum(sizes.values()):6d}      in all")
     print("way of a scan: " + " -> ".join(WAY_OF_A_SCAN))
     print("way of a batch: " + " -> ".join(WAY_OF_A_BATCH))

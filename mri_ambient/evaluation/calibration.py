@@ -228,7 +228,7 @@ def _coverage(slices: Sequence[_SliceErrors], factor: float, n_samples: int) -> 
 def with_calibration(prior: Prior, recipe: ResolvedRecipe, found: Calibration) -> Prior:
     """The prior with the factor in its card, for this sampler with its options and samples.
 
-    What the card says of others is kept.
+    Factors of other methods in the card are kept.
     """
     method = {"method": recipe.method.name, "options": method_options(recipe.method)}
     entry = {**method, **asdict(found)}

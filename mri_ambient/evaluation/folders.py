@@ -9,10 +9,13 @@ from statistics import fmean
 from typing import Any
 
 import h5py
+from numpy.typing import NDArray
 
 from ..errors import MriAmbientError, ScanFormatError
 from ..io.hdf5 import find_dataset, open_h5, read_real
+from ..io.readers import open_scan
 from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
+from ..recon.reference import rss_volume
 
 TARGETS: dict[str, ReferenceKind] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
 """Datasets that hold a reference, and what it is."""
@@ -29,7 +32,7 @@ def evaluate(
     Args:
         reconstructions: a file that ``reconstruct`` wrote, or a folder of them.
         target: the fully sampled scan, or a folder of files of the same names. They hold one of
-            :data:`TARGETS` and need not hold k-space.
+            :data:`TARGETS`; where they hold none, the RSS of their full k-space is computed.
         on_error: called with a reconstruction that cannot be scored and the error, and the others
             are scored; without it the error is raised.
 
@@ -77,24 +80,35 @@ def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
 
 
 def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
-    """Score a file with the dataset ``reconstruction`` against one with one of :data:`TARGETS`.
+    """Score a file with the dataset ``reconstruction`` against a fully sampled scan.
 
     Raises:
         ScanFormatError: a file is damaged or holds no such image, or the two do not fit.
     """
     with open_h5(reconstruction) as file:
         volume = read_real(find_dataset(file, "reconstruction"))
-    with open_h5(target) as file:
-        name = _target_name(file)
-        if name is None:
-            raise ScanFormatError(
-                f"{target}: holds no reference ({' or '.join(TARGETS)}); found {sorted(file)}"
-            )
-        reference = read_real(find_dataset(file, name))
+    reference, kind = _reference(target)
     try:
-        return evaluate_volume(volume, reference, reference=TARGETS[name])
+        return evaluate_volume(volume, reference, reference=kind)
     except ScanFormatError as error:
         raise ScanFormatError(f"{reconstruction}: {error}") from error
+
+
+def _reference(target: Path) -> tuple[NDArray[Any], ReferenceKind]:
+    """The reference that a file holds, or the RSS of its full k-space."""
+    with open_h5(target) as file:
+        name = _target_name(file)
+        if name is not None:
+            return read_real(find_dataset(file, name)), TARGETS[name]
+    none = f"{target}: holds no reference ({' or '.join(TARGETS)})"
+    try:
+        scan = open_scan(target)
+    except ScanFormatError as error:
+        raise ScanFormatError(f"{none} to score against, and no k-space; {error}") from error
+    if scan.prepared or not scan.fully_sampled:
+        found = "prepared" if scan.prepared else f"undersampled (R = {scan.acceleration:.2f})"
+        raise ScanFormatError(f"{none}, and its k-space is {found}; give the fully sampled scan")
+    return rss_volume(scan).numpy(), "rss"
 
 
 def _target_name(file: h5py.File) -> str | None:

@@ -1,4 +1,4 @@
-"""Is a prior safe to hand on? Whether the images it draws are copies of its training scans.
+"""Whether the images drawn from a prior are copies of its training scans.
 
 Each drawn image is compared with its nearest neighbour among the training scans. Which distances
 are normal is known from scans that the prior was not trained on: the distances from them to *their*
@@ -25,7 +25,7 @@ from torch.nn import functional
 from ..errors import ConfigError, ScanFormatError
 from ..methods import CgSense, PriorOnly
 from ..priors.prior import Prior
-from ..recon.draw import draw_images
+from ..recon.sample import draw_images
 from ..runtime.device import Runtime
 from ..training.dataset import Item, load_dataset
 

@@ -113,7 +113,7 @@ class FastmriFile(ScanFile):
         noise = find_dataset(file, "noise")
         if not is_complex(noise.dtype) or noise.ndim != 2:
             found = f"{noise.dtype} {noise.shape}, not complex (coil, sample)"
-            self._warn("W-NOISE-DATASET", f"'noise' is {found}, and is ignored")
+            self._warn("W-NOISE-DATASET", f"'noise' is {found}, and is not used")
             return None
         n_coils = self.shape[1]
         if noise.shape[0] != n_coils or noise.shape[1] <= n_coils:
@@ -145,7 +145,7 @@ class FastmriFile(ScanFile):
             self._warn(
                 "W-HEADER-MISMATCH",
                 f"the header describes a matrix of {rows} x {columns}, kspace has {ny} x {nx}: "
-                "the voxel size is taken as unknown and all columns as acquired",
+                "the voxel size is unknown and all columns count as acquired",
             )
         self.nominal_oversampling = oversampling if ny == rows else 1.0
         rows_left = round(ny / self.nominal_oversampling)
@@ -180,7 +180,7 @@ class FastmriFile(ScanFile):
         return torch.from_numpy(target.astype(np.float32))
 
     def _warn(self, code: str, text: str) -> None:
-        warn(code, f"{self.path}: {text}", stacklevel=4)
+        warn(code, f"{self.path.name}: {text}")
 
 
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:

@@ -219,8 +219,8 @@ def read_attributes(file: h5py.File) -> dict[str, object]:
         except BROKEN as error:
             unreadable.append(f"{name!r} ({_one_line(error)})")
     if unreadable:
-        text = f"attributes that cannot be read are left out: {', '.join(unreadable)}"
-        warn("W-ATTRIBUTE", f"{file.filename}: {text}")
+        text = f"attributes that cannot be read: {', '.join(unreadable)}"
+        warn("W-ATTRIBUTE", f"{Path(file.filename).name}: {text}")
     return attributes
 
 
@@ -313,7 +313,7 @@ class H5Writer:
                 raise
             try:
                 self.file.close()
-            except RuntimeError as error:  # how h5py says that the last bytes could not be written
+            except RuntimeError as error:  # of h5py, where the last bytes could not be written
                 raise OSError(str(error)) from error
 
 

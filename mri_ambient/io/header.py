@@ -115,7 +115,7 @@ def build_header(
     left, right = padding or (0, encoded_shape[1])
     root = Element("ismrmrdHeader", xmlns="http://www.ismrm.org/ISMRMRD")
     _put(SubElement(root, "acquisitionSystemInformation"), receiverChannels=n_coils)
-    # The schema requires the frequency; 0 says that it is not known.
+    # The schema requires the frequency; 0 stands for unknown.
     _put(SubElement(root, "experimentalConditions"), H1resonanceFrequency_Hz=0)
     encoding = SubElement(root, "encoding")
     for name, shape, fov_mm in (

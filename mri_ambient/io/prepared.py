@@ -294,9 +294,7 @@ def duplicate_acquisitions(files: Iterable[PreparedFile]) -> list[NumericalWarni
     return [
         NumericalWarning(
             "W-DUPLICATES",
-            f"{', '.join(names)} hold one acquisition, perhaps under different masks: an image "
-            "under several masks is nearly fully sampled, and no file can validate a prior that "
-            "was trained on another one; remove all but one of them",
+            f"{', '.join(names)}: one acquisition, perhaps under different masks",
         )
         for key, names in groups.items()
         if key and len(names) > 1

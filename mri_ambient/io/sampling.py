@@ -90,7 +90,7 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
     n_missing = (lines & (counts == 0)).sum(dim=1)
     empty = torch.nonzero(totals == 0).flatten().tolist()
     if empty:
-        warn("W-EMPTY-SLICES", f"{path}: slices {empty} hold nothing but zeros", stacklevel=4)
+        warn("W-EMPTY-SLICES", f"{path.name}: slices {empty} hold only zeros")
     # Up to 5 % of its columns may be missing from a slice.
     elsewhere = (totals > 0) & ((n_missing > 0.05 * n_lines) | (2 * totals < n_hit))
     for index in torch.nonzero(elsewhere).flatten().tolist():
@@ -104,8 +104,7 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
         most = int(n_missing[lossy].max())
         warn(
             "W-MISSING-COLUMNS",
-            f"{path}: slices {lossy} hold zeros in up to {most} of {n_lines} sampled columns",
-            stacklevel=4,
+            f"{path.name}: slices {lossy} hold zeros in up to {most} of {n_lines} sampled columns",
         )
 
 
@@ -118,9 +117,8 @@ def _acquired(path: Path, measured: Tensor, padding: tuple[int, int]) -> Tensor:
     if n_outside:
         warn(
             "W-HEADER-LIMITS",
-            f"{path}: the header says that only columns {left} to {right - 1} are acquired, but "
-            f"{n_outside} others hold data; the header's limits are ignored",
-            stacklevel=4,
+            f"{path.name}: by the header only columns {left} to {right - 1} are acquired, but "
+            f"{n_outside} others hold data",
         )
         acquired[:] = True
     return acquired
@@ -131,24 +129,21 @@ def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> No
     n_given, n_held = int((given & rows).sum()), int((given & measured).sum())
     if 2 * n_held < n_given or n_held == 0:
         raise ScanFormatError(
-            f"{path}: kspace holds nothing at {n_given - n_held} of the {n_given} positions that "
-            "'mask' calls sampled; the mask belongs to other data, or is shifted, inverted or "
-            "transposed"
+            f"{path}: kspace holds nothing at {n_given - n_held} of the {n_given} positions "
+            "sampled according to 'mask'; the mask belongs to other data, or is shifted, inverted "
+            "or transposed"
         )
     if n_given - n_held > 0.01 * n_given:
         warn(
             "W-MASK-ZEROS",
-            f"{path}: kspace is zero at {n_given - n_held} of the {n_given} positions that 'mask' "
-            "calls sampled; they count as not sampled",
-            stacklevel=4,
+            f"{path.name}: kspace is zero at {n_given - n_held} of the {n_given} positions sampled "
+            "according to 'mask'",
         )
     n_stray = int((hit & ~given).sum())
     if n_stray:
         warn(
             "W-OUTSIDE-MASK",
-            f"{path}: {n_stray} of {int(hit.sum())} positions that hold data are not in 'mask'; "
-            "that data is ignored",
-            stacklevel=4,
+            f"{path.name}: {n_stray} of {int(hit.sum())} positions with data are not in 'mask'",
         )
 
 
@@ -156,7 +151,7 @@ def _unbroken_run(mask: Tensor) -> Tensor:
     """Bool ``(x,)``: the sampled lines if half or more lie side by side, all columns otherwise.
 
     A scan without gaps is not undersampled: the columns missing at its edges (partial Fourier,
-    zero filling) were never meant to be acquired, whether a header says so or not.
+    zero filling) were never meant to be acquired, with or without a header.
     """
     lines = line_coverage(mask)
     positions = torch.nonzero(lines).flatten()

@@ -74,7 +74,7 @@ class ScanFile(ABC):
     A new format is a subclass in a file of its own and a line of :data:`~mri_ambient.io.READERS`.
     It has ``format``, ``suffixes`` unless its files end in ``.h5`` or ``.hdf5``,
     :meth:`recognises`, :meth:`read_ksp`, and ``__init__(path)``, which sets ``shape``,
-    ``recon_shape`` and of the other attributes what the file says. Where k-space was sampled is
+    ``recon_shape`` and of the other attributes what the file holds. Where k-space was sampled is
     found from the samples unless ``sampling`` is set or overridden.
 
     Attributes:
@@ -88,7 +88,7 @@ class ScanFile(ABC):
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         header_xml: the ISMRMRD header text, or None.
-        attributes: what else the file says about the scan (acquisition, patient_id, ...).
+        attributes: what else the file holds about the scan (acquisition, patient_id, ...).
         warnings: given when it was opened.
         prepared: whether slices come with maps, scale and noise, which preparation fills in.
     """

@@ -17,7 +17,7 @@ class Undersampled(ScanFile):
     """A raw, fully sampled file of which only the samples under a drawn mask can be read.
 
     The mask applies directly after reading: noise, coil compression, maps, scale and reconstruction
-    see an undersampled scan and nothing else. ``seed`` and the scan's name seed the draw.
+    depend on the selected samples alone. ``seed`` and the scan's name seed the draw.
 
     Raises:
         ConfigError: the scan is prepared, or undersampled already.
@@ -32,7 +32,7 @@ class Undersampled(ScanFile):
         if not full.fully_sampled:
             raise ConfigError(
                 f"{full.path}: undersampled already (R = {full.acceleration:.2f}); a retrospective "
-                "mask needs a fully sampled scan, so leave out --retrospective"
+                "mask (--retrospective) needs a fully sampled scan"
             )
         self.full = full
         for name in (

@@ -32,8 +32,9 @@ CG_PLAIN = 40
 """The same with a plain prior: with fewer, samples are biased or too narrow where there is little
 noise (``tests/methods/test_posterior.py``)."""
 
-MIN_NOISE = 1e-3
-"""Noise per real channel, normalised units, that data steps assume where a scan has less."""
+DATA_STEP_NOISE = 1e-3
+"""Least noise of a data step, per real channel, normalised units: a scan with less noise is treated
+as if it had this much."""
 
 STARTS = ("noise", "aos", "cg-sense")
 """What a sampler can start from: noise, one step of the prior, or a CG-SENSE image."""
@@ -263,7 +264,7 @@ class Sampler(Method):
 def required(prior: DenoiserSource | None, method: str) -> DenoiserSource:
     """The prior; ConfigError if there is none."""
     if prior is None:
-        raise ConfigError(f"method {method!r} needs a prior; name one with -m")
+        raise ConfigError(f"method {method!r} needs a prior (-m)")
     return prior
 
 

@@ -34,7 +34,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import CG_PLAIN, MIN_NOISE, Problem, Sampler
+from .base import CG_PLAIN, DATA_STEP_NOISE, Problem, Sampler
 
 ENOUGH_STEPS = 40
 """With this many steps the samples of an exact plain prior have nine tenths of the posterior's
@@ -72,11 +72,11 @@ class Dds(Sampler):
 
     @property
     def draws_posterior(self) -> bool:  # type: ignore[override]
-        """From noise, down all levels, with enough steps and converged solves."""
-        whole = self.start == "noise" and self.sigma_max is None
-        gentle = self.renoise == "ddim" and self.eta <= Dds.eta
-        solved = self.n_cg is None or self.n_cg >= CG_PLAIN
-        return whole and gentle and solved and self.n_steps >= ENOUGH_STEPS
+        """From noise through all levels, little fresh noise, enough steps, converged solves."""
+        all_levels = self.start == "noise" and self.sigma_max is None
+        little_noise = self.renoise == "ddim" and self.eta <= Dds.eta
+        converged = self.n_cg is None or self.n_cg >= CG_PLAIN
+        return all_levels and little_noise and converged and self.n_steps >= ENOUGH_STEPS
 
     def begin(self, problem: Problem, sigma: float) -> Tensor:
         """Noise, on top of the image it starts from."""
@@ -89,7 +89,7 @@ class Dds(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """Denoise, move towards the data, add noise again."""
         z, op, s = state, problem.op, problem.prior.sigma_data
-        var_n = problem.noise_std.clamp(min=MIN_NOISE).square()[:, None, None]
+        var_n = problem.noise_std.clamp(min=DATA_STEP_NOISE).square()[:, None, None]
         D = problem.denoise(z, problem.level(sigma))
         ridge = var_n * (1 / sigma**2 + 1 / s**2)
         x0 = self.solve(problem, ridge, problem.data + ridge * D, x0=D)

@@ -24,7 +24,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import CG_PLAIN, MIN_NOISE, Problem, Sampler
+from .base import CG_PLAIN, DATA_STEP_NOISE, Problem, Sampler
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Pula(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """One Langevin step at level ``sigma``."""
         x, op = state, problem.op
-        sigma_n = problem.noise_std.clamp(min=MIN_NOISE)[:, None, None]
+        sigma_n = problem.noise_std.clamp(min=DATA_STEP_NOISE)[:, None, None]
         noise = sigma * problem.white()
         z = op.expand(x - op.combine(noise)) + noise
         D = problem.denoise(z, problem.level(sigma))

@@ -1,6 +1,6 @@
 """Whether the masks of a data set sample enough of k-space to train a prior.
 
-A prior learns from measured samples only. Two things leave a part of k-space without supervision:
+A prior is trained on measured samples only. Two things leave a part of k-space without supervision:
 lines that no scan samples, and masks that are predictable. If the further-subsampled mask M~ shows
 which lines were removed (the same few masks, or equispaced ones), the network learns these lines
 only. Parallel imaging fills gaps as far as the coil maps allow: what remains is the null-space
@@ -118,10 +118,8 @@ class Coverage:
         text += " and ".join(self.gaps)
         if self.null_space_fraction is not None:
             text += f"; null-space fraction {self.null_space_fraction:.0%}"
-            if self.identifiable:
-                text += f" (at most {MAX_NULL_SPACE:.0%} is allowed). Better {self.advice}"
-            else:
-                text += f". A prior trained on these scans will be wrong: {self.advice}"
+            allowed = f"at most {MAX_NULL_SPACE:.0%} is allowed"
+            text += f" ({allowed})" if self.identifiable else f": {allowed} for training"
         return (NumericalWarning("W-COVERAGE", text),)
 
 

@@ -86,6 +86,9 @@ class SenseOp(LinearOperator):
         self.maps, self.mask = maps, mask
         self.ishape, self.oshape = tuple(maps.shape[-2:]), tuple(maps.shape[-3:])
 
+    def __repr__(self) -> str:
+        return f"<SenseOp maps {tuple(self.maps.shape)}, mask {tuple(self.mask.shape)}>"
+
     def forward(self, x: Tensor) -> Tensor:
         """Image ``(..., y, x)`` to k-space ``(..., coil, y, x)``, zero where not sampled."""
         return self.expand(x) * self.mask

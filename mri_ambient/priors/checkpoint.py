@@ -74,13 +74,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: damaged ({error})") from error
 
 
-def save_prior(prior: Prior, path: Path, *, half: bool = False) -> None:
+def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     """Write a prior file, see :func:`save_tensors`; ``half`` stores float16 weights."""
     header = {"format": PRIOR_FORMAT, "facts": asdict(prior.facts)}
     state = prior.net.state_dict()
     if half:
         state = {name: tensor.half() for name, tensor in state.items()}
-    save_tensors(path, state, header)
+    save_tensors(Path(path), state, header)
 
 
 def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:

@@ -18,7 +18,7 @@ from ..physics.operators import SenseOp
 from ..rng import complex_normals
 from .denoisers import DENOISERS, Denoiser
 from .schedules import EDM_HIGHEST, LogNormal
-from .unet import UNetSpec
+from .unet import UNetSpec, n_parameters
 
 DenoiseFn = Callable[[Tensor, Tensor], Tensor]
 """``(z, sigma) -> x0``: state ``(b, coil, y, x)`` and noise level ``(b,)`` to ``(b, y, x)``."""
@@ -96,7 +96,7 @@ class DenoiserSource(ABC):
 
 
 SCALE_RULE = "calibration-rss-p99"
-"""How scans are normalised before any prior sees them (docs/reference/conventions.md)."""
+"""How scans are normalised before they are given to a prior (docs/reference/conventions.md)."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def scan_digest(source_sha256: str) -> str:
     return source_sha256[:12]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Prior(DenoiserSource):
     """Weights plus facts; samplers use ``prior.denoiser(op, rng)``.
 
@@ -171,6 +171,13 @@ class Prior(DenoiserSource):
         options = facts.card.get("objective_options", {})
         law = options.get("base", options).get("law")
         self.highest_level = EDM_HIGHEST if law is None else LogNormal(**law).highest
+
+    def __repr__(self) -> str:
+        n_weights = n_parameters(self.net)
+        return (
+            f"<Prior {self.facts.objective}, {self.facts.kind}, {n_weights / 1e6:.2f} M weights, "
+            f"{self.facts.images_seen} images seen>"
+        )
 
     def denoiser(
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"

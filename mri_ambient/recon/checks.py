@@ -23,7 +23,7 @@ from .recipe import ResolvedRecipe
 
 HIGH_RESIDUAL = 2.0
 """A method with a prior that leaves a residual above this, in units of the noise (at least
-:data:`MIN_NOISE`), does not fit the data."""
+:data:`RESIDUAL_NOISE`), does not fit the data."""
 
 LOW_RESIDUAL = 0.5
 """With a residual below this share of that of least squares, it fits noise, or the noise is
@@ -33,8 +33,8 @@ HIGH_CHI_SQUARE = 4.0
 """Errors on held-out lines this many times those that samples and noise predict are flagged: the
 standard deviation is less than half of what it should be."""
 
-MIN_NOISE = 0.01
-"""Noise per real channel, normalised units, below which the residual is not compared with it."""
+RESIDUAL_NOISE = 0.01
+"""Least noise, per real channel, normalised units, that a data residual is compared with."""
 
 WORSE = 1.1
 """Held-out lines predicted with this many times the error of L1-wavelet, noise subtracted from
@@ -59,10 +59,10 @@ NULL_SPACE_RIDGE = 0.05
 """Directions that the measurement weakens by more than this (in energy) count as unmeasured."""
 
 
-def check_slices(engine: Engine, scan: Scan, result: SliceImages) -> SliceImages:
+def check_slices(engine: Engine, scan: Scan, result: SliceImages, name: str = "") -> SliceImages:
     """The result with the checks of the recipe added to those of every slice.
 
-    W-HELD-OUT-SKIPPED where there are too few lines to hold out.
+    W-HELD-OUT-SKIPPED where there are too few lines to hold out; ``name`` is that of the file.
     """
     wanted = engine.recipe.checks
     checks: list[dict[str, Any]] = [dict(check) for check in result.checks]
@@ -70,7 +70,7 @@ def check_slices(engine: Engine, scan: Scan, result: SliceImages) -> SliceImages
         try:
             rows = predict_held_out(engine, scan, wanted.n_held_out)
         except ConfigError as error:
-            warn("W-HELD-OUT-SKIPPED", f"{scan.scan_id}: held-out lines are not checked: {error}")
+            warn("W-HELD-OUT-SKIPPED", f"{name or scan.scan_id}: {str(error).partition(';')[0]}")
         else:
             for check, row in zip(checks, rows, strict=True):
                 check["held_out"] = row
@@ -79,8 +79,8 @@ def check_slices(engine: Engine, scan: Scan, result: SliceImages) -> SliceImages
         support = batch.op.support
         for i, check in enumerate(checks):
             if engine.recipe.method.needs_prior:
-                fraction = engine.evaluate(null_space_fraction, batch[[i]], result.img[[i]])
-                check["prior_share"] = float(fraction)
+                share = engine.evaluate(null_space_energy, batch[[i]], result.img[[i]])
+                check["prior_share"] = float(share)
             energy = float(result.img[i].abs().square().sum())
             rms = float((energy / (2 * max(int(support[i].sum()), 1))) ** 0.5)
             check["flags"] = list(flags(check, rms, scan, engine.recipe))
@@ -214,10 +214,11 @@ def inside_interval(
 
 
 @torch.no_grad()
-def null_space_fraction(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
+def null_space_energy(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
     """Share of each image's energy in the near-null space of A, which the prior adds, ``(b,)``.
 
-    The energy of x - (A^H A + e)^-1 A^H A x over that of x.
+    The energy of x - (A^H A + e)^-1 A^H A x over that of x. It is a property of an image; that of a
+    mask and coils is :func:`mri_ambient.physics.coverage.null_space_fraction`.
     """
     op = batch.op
     measured = conjugate_gradient(
@@ -245,7 +246,7 @@ def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe)
     # What least squares leaves; nothing if there are fewer samples than pixels.
     share = scan.shape[0] * scan.shape[1] / (int(scan.mask.sum()) * scan.n_coils)
     least = math.sqrt(max(0.0, 1 - share))
-    if check["data_residual"] < LOW_RESIDUAL * least and sigma_n > MIN_NOISE:
+    if check["data_residual"] < LOW_RESIDUAL * least and sigma_n > RESIDUAL_NOISE:
         yield (
             f"has a data residual of {check['data_residual']:.1f} sigma_n, less than its noise "
             "allows: the noise may be overestimated"
@@ -259,8 +260,8 @@ def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe)
 
 
 def residual_in_noise(data_residual: float, sigma_n: float) -> float:
-    """A data residual (given in sigma_n) in units of the noise, at least :data:`MIN_NOISE`."""
-    return data_residual * sigma_n / max(sigma_n, MIN_NOISE)
+    """A data residual (given in sigma_n) in units of the noise, at least :data:`RESIDUAL_NOISE`."""
+    return data_residual * sigma_n / max(sigma_n, RESIDUAL_NOISE)
 
 
 def held_out_flags(held_out: dict[str, float] | None) -> Iterator[str]:

@@ -238,7 +238,7 @@ class Engine:
 def data_residual(batch: Batch, img: Tensor) -> float:
     """RMS of A x - y of one slice over the measured samples, in units of sigma_n per channel.
 
-    0 for a slice that no coil sees.
+    0 for a slice without coil sensitivity.
     """
     residual = (batch.op(img) - batch.measured).abs().square().sum()
     n_coils = (batch.maps.abs().amax(dim=(-2, -1)) > 0).sum()

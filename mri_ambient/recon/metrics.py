@@ -2,7 +2,7 @@
 
 One volume at a time: a volume is what a scanner normalises together, so its largest reference
 value is the data range of PSNR and SSIM. The definitions are those of Zbontar et al. 2018
-(arXiv 1811.08839); precision is that of the arrays handed in, as there, because SSIM subtracts
+(arXiv 1811.08839); precision is that of the arrays given, as there, because SSIM subtracts
 nearly equal numbers and float32 files would otherwise give other digits.
 """
 
@@ -59,7 +59,7 @@ def evaluate_volume(
         reconstruction: magnitudes ``(slice, y, x)``, in the units of ``target``; an array or an
             open HDF5 dataset. It may be larger than the square, never smaller.
         target: the reference, magnitudes ``(slice, y, x)``.
-        reference: what the target is; handed on to the result.
+        reference: what the target is; stored in the result.
 
     Raises:
         ScanFormatError: the volumes do not fit each other, are empty, too small for SSIM, complex

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MriAmbientError, OutputExistsError
+from ..errors import ConfigError, MriAmbientError, OutputExistsError
 from ..io import Undersampled, find_scans, open_scan
 from ..io.arrays import ArrayFile
 from ..io.scan_file import ScanFile
@@ -51,8 +51,8 @@ def reconstruct(
     Raises:
         MriAmbientError: the scan cannot be read, prepared or reconstructed.
     """
-    resolved = (recipe or Recipe()).resolve()
-    volume = open_volume(scan, resolved, runtime or Runtime())
+    resolved = _resolved(recipe)
+    volume = open_volume(scan, resolved, _checked(runtime))
     store = SliceStore(keep_samples=resolved.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
     return Reconstruction.from_store(store, report, volume.file.voxel_mm)
@@ -74,7 +74,7 @@ def reconstruct_many(
         on_error: called with a scan that failed and its error, before the next scan; without it the
             error is raised.
     """
-    resolved = (recipe or Recipe()).resolve()
+    resolved, checked = _resolved(recipe), _checked(runtime)
     if isinstance(scans, (str, Path, ScanFile, Scan, np.ndarray)):
         scans = [scans]
 
@@ -83,17 +83,34 @@ def reconstruct_many(
             raise error
         on_error(scan, error)
 
-    for given in scans:
-        try:
-            found = find_scans([given]) if isinstance(given, (str, Path)) else [given]
-        except MriAmbientError as error:
-            failed(given, error)
-            continue
-        for scan in found:
+    def results() -> Iterator[Reconstruction]:
+        for given in scans:
             try:
-                yield reconstruct(scan, resolved, runtime)
+                found = find_scans([given]) if isinstance(given, (str, Path)) else [given]
             except MriAmbientError as error:
-                failed(scan, error)
+                failed(given, error)
+                continue
+            for scan in found:
+                try:
+                    yield reconstruct(scan, resolved, checked)
+                except MriAmbientError as error:
+                    failed(scan, error)
+
+    return results()
+
+
+def _resolved(recipe: Recipe | ResolvedRecipe | None) -> ResolvedRecipe:
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, (Recipe, ResolvedRecipe)):
+        raise ConfigError(f"recipe is {recipe!r}, wanted a Recipe, e.g. Recipe('dds')")
+    return recipe.resolve()
+
+
+def _checked(runtime: Runtime | None) -> Runtime:
+    runtime = Runtime() if runtime is None else runtime
+    if not isinstance(runtime, Runtime):
+        raise ConfigError(f"runtime is {runtime!r}, wanted a Runtime, e.g. Runtime('cpu')")
+    return runtime
 
 
 def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volume:
@@ -118,7 +135,13 @@ def _opened(scan: Source) -> ScanFile:
         return scan
     if isinstance(scan, np.ndarray):
         scan = Scan.from_numpy(scan)
-    return ArrayFile(scan) if isinstance(scan, Scan) else open_scan(scan)
+    if isinstance(scan, Scan):
+        return ArrayFile(scan)
+    if not isinstance(scan, (str, Path)):
+        raise ConfigError(
+            f"a scan is a path, an opened file, a Scan or a numpy array, got {type(scan).__name__}"
+        )
+    return open_scan(scan)
 
 
 def reconstruct_to_folder(

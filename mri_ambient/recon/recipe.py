@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -77,6 +79,21 @@ class Recipe:
     preparation: PrepConfig = field(default_factory=PrepConfig)
     retrospective: MaskSpec | float | None = None
 
+    def __post_init__(self) -> None:
+        for name, kinds, wanted in (
+            ("method", (str, Method, NoneType), "a name or an instance, e.g. L1Wavelet()"),
+            ("prior", (str, Path, DenoiserSource, NoneType), "a prior or the path of one"),
+            ("options", Mapping, "a dictionary"),
+            ("seed", Integral, "a whole number"),
+            ("n_samples", (Integral, NoneType), "a whole number"),
+            ("checks", Checks, "Checks(...)"),
+            ("preparation", PrepConfig, "PrepConfig(...)"),
+            ("retrospective", (MaskSpec, Real, NoneType), "MaskSpec(...) or a number"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kinds):
+                raise ConfigError(f"{name} of a recipe is {value!r}, wanted {wanted}")
+
     def resolve(self) -> ResolvedRecipe:
         """The recipe with its method made and its prior loaded, on the CPU.
 
@@ -95,7 +112,7 @@ class Recipe:
             raise ConfigError(f"at least one sample is needed, got {n_samples} (n_samples)")
         mask = self.retrospective
         if mask is not None and not isinstance(mask, MaskSpec):
-            mask = MaskSpec("random", mask)
+            mask = MaskSpec("random", float(mask))
         return ResolvedRecipe(
             method=method,
             prior=_loaded(prior) if method.needs_prior else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError, OutputExistsError, with_remedy
 from ..io import WRITERS
-from ..plots import draw_reconstruction
+from ..methods.presets import METHODS
+from ..plots import NotebookFigure, draw_reconstruction
 from ..runtime.files import json_text, write_json
 from .slice_store import SliceStore
 
@@ -64,9 +63,14 @@ class Reconstruction:
 
     def __repr__(self) -> str:
         size = " x ".join(str(n) for n in self.complex.shape)
-        scores = self.metrics or {}
-        shown = [f"{name} {scores[name]:.4g}" for name in ("nmse", "psnr", "ssim") if scores]
-        return f"<Reconstruction of {', '.join([self.title, size, *shown])}>"
+        return f"<Reconstruction of {', '.join(filter(None, [self.title, size, self._scores()]))}>"
+
+    def _scores(self) -> str:
+        """The metrics in words; empty if there are none."""
+        if self.metrics is None:
+            return ""
+        shown = [f"{name.upper()} {self.metrics[name]:.4g}" for name in ("psnr", "ssim", "nmse")]
+        return f"{str(self.metrics['reference']).upper()}: {', '.join(shown)}"
 
     @property
     def scan_id(self) -> str:
@@ -93,7 +97,7 @@ class Reconstruction:
 
         Args:
             folder: where they go.
-            overwrite: replace a reconstruction of this name.
+            overwrite: replace a reconstruction of this name that was made with other settings.
             format: a key of ``mri_ambient.io.WRITERS``, and the suffix of the images' file.
 
         Returns:
@@ -101,17 +105,20 @@ class Reconstruction:
 
         Raises:
             ConfigError: there is no such format.
-            OutputExistsError: there is a file of this name, and ``overwrite`` is not set or it is
-                no reconstruction.
+            OutputExistsError: there is a file of this name which is no reconstruction, or
+                ``overwrite`` is not set and the settings differ.
         """
         if format not in WRITERS:
             raise ConfigError(f"format {format!r} is unknown; choose from {', '.join(WRITERS)}")
         path = Path(folder) / f"{Path(self.report['input']).stem}.{format}"
         if path.exists():
-            stored_settings(path)
-            if not overwrite:
+            settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]
+            # A prior without a file has no hash by which two of them could be told apart.
+            reproducible = known is not None or not METHODS[settings["method"]["name"]].needs_prior
+            same = stored_settings(path) == settings and reproducible
+            if not (same or overwrite):
                 raise OutputExistsError(
-                    f"{path}: exists already; overwrite it or use another folder"
+                    f"{path}: was made with other settings; overwrite it or use another folder"
                 )
         write_reconstruction(path, self._images, self.report, self.voxel_mm)
         return path
@@ -122,20 +129,23 @@ class Reconstruction:
             name: torch.from_numpy(part[index]) for name, part in parts.items() if part is not None
         }
 
-    def plot(self) -> Figure:
-        """The slices, at most 16, and their standard deviation where there is one."""
+    def plot(self) -> NotebookFigure:
+        """The slices, at most 16, and their standard deviation where there is one.
+
+        Jupyter shows the figure; in a script, ``rec.plot().savefig("scan.png")`` writes it.
+        """
         return draw_reconstruction(
             self.magnitude, self.std, title=self.title, voxel_mm=self.voxel_mm
         )
 
     def _repr_html_(self) -> str:
         """The figure and the warnings, for Jupyter."""
-        picture = io.BytesIO()
-        self.plot().savefig(picture, format="png", dpi=80, bbox_inches="tight")
-        data = base64.b64encode(picture.getvalue()).decode()
+        data = base64.b64encode(self.plot()._repr_png_()).decode()
         lines = [f"{entry['code']}: {with_remedy(**entry)}" for entry in self.warnings]
+        if scores := self._scores():
+            lines.insert(0, f"against {scores}")
         listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-        return f'<img src="data:image/png;base64,{data}"/><ul>{listed}</ul>'
+        return f'<img src="data:image/png;base64,{data}"/>' + (listed and f"<ul>{listed}</ul>")
 
 
 def write_reconstruction(

@@ -28,6 +28,12 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
+def rss_volume(file: ScanFile) -> Tensor:
+    """Root sum of squares of the coil images ``(slice, y, x)`` of raw k-space, as fastMRI's."""
+    images = (ifft2c(scan.ksp).abs().square().sum(dim=-3).sqrt() for scan in file)
+    return torch.cat([image_crop(img, file.recon_shape) for img in images])
+
+
 @dataclass(frozen=True)
 class Reference:
     """The fully sampled scan, for metrics and nothing else.
@@ -54,7 +60,7 @@ class Reference:
                 volumes["esc"] = esc
             else:
                 stored = self._stored("reconstruction_rss")
-                volumes["rss"] = self._rss() if stored is None else stored
+                volumes["rss"] = rss_volume(self.file) if stored is None else stored
         return volumes | {"sense": self._sense()}
 
     def score(self, magnitude: Tensor) -> dict[str, Any]:
@@ -93,10 +99,6 @@ class Reference:
             reason = f"cannot be used ({error})"
         warn(
             "W-REFERENCE",
-            f"{self.file.path.name}: its {name} {reason}; scored against the RSS of its k-space",
+            f"{self.file.path.name}: its {name} {reason}",
         )
         return None
-
-    def _rss(self) -> Tensor:
-        images = (ifft2c(scan.ksp).abs().square().sum(dim=-3).sqrt() for scan in self.file)
-        return torch.cat([image_crop(img, self.file.recon_shape) for img in images])

@@ -111,7 +111,7 @@ def reconstruct_volume(
             with log.noting() as given:
                 prepared = preparation.apply(scan)
                 (result,) = engine([prepared])
-                result = check_slices(engine, prepared, result)
+                result = check_slices(engine, prepared, result, file.path.name)
             store.add(prepared, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
@@ -166,7 +166,7 @@ def summary_line(report: dict[str, Any]) -> str:
     line = (
         f"{report['input']}: {method}, R = {report['acceleration']:.2f}, "
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
-        f"residual {fmean(residuals):.2f} sigma_n, {provenance['seconds']:.1f} s"
+        f"residual {fmean(residuals):.2f} sigma_n, method {provenance['seconds']:.1f} s"
     )
     if "metrics" in report:
         scores = report["metrics"]
@@ -174,7 +174,7 @@ def summary_line(report: dict[str, Any]) -> str:
             f"; PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}, "
             f"NMSE {scores['nmse']:.4f} against {scores['reference'].upper()}"
         )
-        if scores["reference"] != "sense":
+        if scores["reference"] != "sense" and report["acceleration"] > 1:
             line += f", PSNR {report['metrics_sense']['psnr']:.2f} dB against SENSE"
     return line
 
@@ -190,6 +190,6 @@ def slice_lines(report: dict[str, Any]) -> list[str]:
                 f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
             )
         if "prior_share" in check:
-            line += f", null-space fraction {100 * check['prior_share']:.1f} %"
+            line += f", null-space energy {100 * check['prior_share']:.1f} %"
         lines.append("; ".join([line, *check.get("flags", ())]))
     return lines

@@ -56,7 +56,7 @@ def issue_after(
 
 def _issue(file: ScanFile, found: Found) -> None:
     for code, sentence in found:
-        warn(code, f"{file.path.name}: {sentence}", stacklevel=4)
+        warn(code, f"{file.path.name}: {sentence}")
 
 
 def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,7 +53,20 @@ def from_options(kind: type[T], name: str, given: Mapping[str, Any]) -> T:
             raise ConfigError(f"{name} has no option {option!r}; it has {', '.join(defaults)}")
         if isinstance(value, str):
             options[option] = parse_option(option, value, defaults[option])
+        elif not _has_type_of(value, defaults[option]):
+            raise ConfigError(
+                f"option {option} must be something like {defaults[option]}, got {value!r}"
+            )
     return kind(**options)
+
+
+def _has_type_of(value: object, default: object) -> bool:
+    """Whether a value can stand for a default; any number for a float."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return default is None or isinstance(value, bool) == isinstance(default, bool)
+    if isinstance(default, (int, float)):
+        return isinstance(value, Integral if isinstance(default, int) else Real)
+    return default is None or is_dataclass(default) or isinstance(value, (type(default), list))
 
 
 def parse_seconds(text: str) -> float:

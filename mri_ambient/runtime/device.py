@@ -89,9 +89,9 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}") from error
+        raise ConfigError(f"a device is auto, cpu or cuda[:i]; got {name!r}") from error
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device is auto, cpu or cuda[:i]; got {name!r}")
+        raise ConfigError(f"a device is auto, cpu or cuda[:i]; got {name!r}")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -134,11 +134,13 @@ def device_error(error: RuntimeError, device: torch.device | str) -> DeviceError
     reason = str(error).partition("\n")[0]
     if out_of_memory(error):
         return DeviceError(
-            f"out of memory: {reason}; use --device cpu (or, to reconstruct, --cpu-fallback)"
+            f"out of memory: {reason}; use the CPU (--device cpu, or to reconstruct --cpu-fallback)"
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = " ".join(str(error).split())[:150]
-        return DeviceError(f"networks cannot be compiled ({reason}); omit --compile")
+        return DeviceError(
+            f"networks cannot be compiled ({reason}); do without compile (--compile)"
+        )
     if any(words in str(error) for words in LOST):
         again = "run the same command again to go on"
         return DeviceError(f"device {str(device)!r} was lost ({reason}); {again}")

@@ -1,4 +1,4 @@
-"""What is measured on the training scans, and what the prior's file says of its training."""
+"""What is measured on the training scans, and what the prior's file records of its training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ N_MEASURED = 200
 """About as many slices are measured, at least."""
 
 MIXED, SEPARATE, UNKNOWN = "trained on too", "not trained on", "not known"
-"""What the card says of the patients of the validation scans."""
+"""What the card holds about the patients of the validation scans."""
 
 
 def measure_sigma_data(items: Sequence[Item]) -> float:
@@ -51,7 +51,7 @@ def _some(items: Sequence[Item]) -> Sequence[Item]:
 
 
 def _variance(item: Item) -> list[float]:
-    """Variance per real channel of one image; nothing if no coil sees it."""
+    """Variance per real channel of one image; nothing where all coil maps are zero."""
     batch = item.read()
     mask, outer = batch.mask[0], outer_samples(batch.mask[0])
     energy = batch.ksp[0].abs().square() - 2 * item.noise_std**2

@@ -68,6 +68,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.objective, Objective):
+            raise ConfigError(
+                f"objective is {self.objective!r}, wanted an instance, e.g. Ambient() or "
+                'mri_ambient.OBJECTIVES["ambient"]()'
+            )
         network_spec(self.preset)
         if self.wrapper is not None and self.wrapper not in DENOISERS:
             raise ConfigError(

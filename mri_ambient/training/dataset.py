@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ScanFormatError
+from ..errors import ScanFormatError, with_remedy
 from ..io import open_scan
 from ..io.prepared import PreparedFile, duplicate_acquisitions, mask_facts
 from ..io.reconstruction import read_samples
@@ -304,7 +304,7 @@ def _read_folder(folder: Path) -> tuple[list[PreparedFile], dict[Path, str]]:
 
 
 def _check_different(files: Sequence[PreparedFile]) -> None:
-    """Refuse two files of one scan name, by which targets and cards know it, or acquisition."""
+    """Refuse two files of one scan name, after which targets are named, or of one acquisition."""
     paths: dict[str, Path] = {}
     for file in files:
         if file.scan_id in paths:
@@ -315,7 +315,8 @@ def _check_different(files: Sequence[PreparedFile]) -> None:
             )
         paths[file.scan_id] = file.path
     for warning in duplicate_acquisitions(files):
-        raise ScanFormatError(f"{files[0].path.parent}: {warning}")
+        text = with_remedy(warning.code, warning.text)
+        raise ScanFormatError(f"{files[0].path.parent}: {text}")
 
 
 def _choose_validation(

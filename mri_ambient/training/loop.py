@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DeviceError, MriAmbientError, StoppedError, warn
+from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError, StoppedError, warn
 from ..plots import draw_curves, save_figure
 from ..priors.checkpoint import load_prior, save_tensors
 from ..priors.prior import Prior, PriorFacts
@@ -51,8 +51,8 @@ def train(
         images: stop after this many images in total.
         time_limit: stop this call after so many seconds, or after "90s", "10m", "2h".
         init: a prior, its file, or a run folder to start from (fine-tuning).
-        runtime: its device is where to train; precision and batch size are the config's, as they
-            decide the result.
+        runtime: its device is where to train; what else it holds must have its default, since
+            precision and batch size are those of ``config``.
         on_progress: called after every step.
 
     Returns:
@@ -62,9 +62,16 @@ def train(
         NumericalWarning: files or slices that cannot be read and are left out; see :func:`plan`.
 
     Raises:
+        ConfigError: a runtime with more than a device.
         MriAmbientError: see :func:`plan` and :func:`run_training`.
     """
-    device = (runtime or Runtime()).torch_device
+    runtime = runtime or Runtime()
+    if runtime != Runtime(runtime.device):
+        raise ConfigError(
+            "of the runtime, training uses the device only; precision and batch_size are options "
+            "of TrainConfig, and networks are not compiled"
+        )
+    device = runtime.torch_device
     job = TrainJob(
         data=Path(folder),
         run=Path(run),

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..errors import CheckpointError, ConfigError, ScanFormatError, warn
+from ..errors import CheckpointError, ConfigError, ScanFormatError, issue, warn
 from ..io.prepared import mask_facts
 from ..objectives import Gsure
 from ..physics.coverage import Coverage, coverage
@@ -232,7 +232,7 @@ def _new_identity(job: TrainJob, dataset: Dataset, cases: tuple[HeldOut, ...]) -
     if not (job.force or objective.needs_full or objective.targets is not None):
         _check_masks(groups, job.data)
     for warning in (warning for group in groups for warning in group.warnings):
-        warn(warning.code, str(warning))
+        issue(warning)
     if dataset.mixes_patients:
         warn(
             "W-PATIENTS-MIXED",
@@ -261,5 +261,5 @@ def _check_masks(groups: list[Coverage], folder: Path) -> None:
         raise ConfigError(
             f"{folder}: {worst.line}. The null-space fraction is {worst.null_space_fraction:.0%}: "
             "aliased images cannot be told from true ones, so the prior would be wrong. "
-            f"{worst.advice.capitalize()}, or pass --force"
+            f"{worst.advice.capitalize()}, or train anyway (--force)"
         )

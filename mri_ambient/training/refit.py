@@ -135,7 +135,7 @@ class Round:
         return self.job.images is not None and self.folder.images_seen >= self.job.images
 
     def check(self) -> None:
-        """Refuse a finished round of other options, prior or scans; warn if it saw few images."""
+        """Refuse a finished round of other options, prior or scans; warn of one cut short."""
         self.samples.check(finished=True)
         self.folder.check_settings(self.folder.identity, self.training)
         seen = self.folder.images_seen

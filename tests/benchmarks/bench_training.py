@@ -27,7 +27,7 @@ from mri_ambient.objectives import Kspace
 from mri_ambient.priors.denoisers import DENOISERS, Denoiser
 from mri_ambient.priors.unet import network_spec
 from mri_ambient.rng import rng_for
-from mri_ambient.runtime.device import describe_device, pick_device
+from mri_ambient.runtime.device import Runtime, describe_device, pick_device
 from mri_ambient.scan import Batch
 from mri_ambient.training.config import Hooks, Progress, TrainConfig, TrainJob
 from mri_ambient.training.dataset import BatchSequence, load_dataset
@@ -105,7 +105,7 @@ def main() -> None:
             acceleration=4.0 if args.size > 64 else 2.0, noise=0.01,
         )  # fmt: skip
         raw = simulate("phantom", Path(folder) / "raw", scans, count=args.scans)
-        prepare(raw, Path(folder) / "prepared", device=device)
+        prepare(raw, Path(folder) / "prepared", runtime=Runtime(device))
         job = TrainJob(
             Path(folder) / "prepared", Path(folder) / "run", config, images=args.images,
             device=device, workers=args.workers,

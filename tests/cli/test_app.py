@@ -39,7 +39,8 @@ def test_a_device_that_fails_anywhere_is_a_line_and_exit_code_4(reason, cli, mon
 def test_a_command_that_is_stopped_says_that_it_can_be_resumed(code, cli, monkeypatch):
     """130: by Ctrl-C; 143: on SIGTERM."""
     monkeypatch.setattr(module, "app", lambda: sys.exit(code))
-    assert "the same command" in cli("sample", code=code).err
+    assert "the same command" in cli("train", code=code).err
+    assert "the same command" not in cli("sample", code=code).err  # it keeps nothing
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
@@ -68,7 +69,7 @@ def test_a_device_that_is_not_there_is_exit_code_4(cli, scan, tmp_path):
         (("simulate", "phantom", "--scans", 1, "-o", "FILE"), "FILE"),
         (("reconstruct", "SCAN", "-o", "OUT", "--holdout", -1), "-1"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "magic"), "magic"),
-        (("reconstruct", "SCAN", "-o", "OUT", "--method", "cg-sense", "--steps", 5), "n_steps"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--method", "cg-sense", "--steps", 5), "--steps"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "adps", "--steps", 1), "1"),
         (("reconstruct", "SCAN", "-o", "OUT", "--steps", 3, "-O", "n_steps=7"), "n_steps"),
         (("reconstruct", "SCAN", "-o", "OUT", "--no-final-dc", "-O", "final_dc=true"), "final_dc"),

@@ -30,7 +30,7 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 def test_warnings_come_with_their_code_and_remedy(capsys):
     print_warning(NumericalWarning("W-RESIDUAL", "scan.h5: does not fit"))
-    line = f"warning [W-RESIDUAL]: scan.h5: does not fit. {WARNINGS['W-RESIDUAL']}\n"
+    line = f"warning [W-RESIDUAL] scan.h5: does not fit. {WARNINGS['W-RESIDUAL']}\n"
     assert capsys.readouterr().err == line
 
 
@@ -73,7 +73,7 @@ def test_a_volume_moves_by_the_steps_of_its_slices():
 def test_facts_are_printed_a_line_each(capsys):
     print_facts({"kind": "folder", "size": (2, 3), "card": {"n": 1}, "files": [{"file": "a.h5"}]})
     assert capsys.readouterr().out.splitlines() == [
-        "kind: folder", "size: 2, 3", "card:", "  n: 1", "", "file: a.h5",
+        "kind: folder", "size: 2, 3", "card:", "  n: 1", "files 1:", "  file: a.h5",
     ]  # fmt: skip
 
 

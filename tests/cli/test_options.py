@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 import typer
 
+import mri_ambient as ma
 from mri_ambient.cli.app import app
+from mri_ambient.cli.recipe import FLAGS, retrospective_mask
+from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, CgSense, L1Wavelet
+from mri_ambient.objectives import OBJECTIVES
+from mri_ambient.physics.masks import MASKS
+from mri_ambient.priors.denoisers import DENOISERS
+from mri_ambient.priors.unet import NETWORKS
+from mri_ambient.priors.weights import DEFAULT
+from mri_ambient.recon.recipe import DEFAULT_SAMPLES
+from mri_ambient.runtime.device import CPU_PIXELS, GPU_PIXELS
 
 
 def commands() -> Iterator[tuple[str, typer.main.TyperCommand]]:
@@ -42,6 +55,101 @@ def test_every_help_text_names_the_default(parameter):
     assert getattr(parameter, "help", None)
     if not parameter.required and parameter.default is None:
         assert isinstance(parameter.show_default, str)
+
+
+def parameter(command: str, name: str) -> typer.core.TyperOption:
+    """A parameter of a command, by its name in the function."""
+    return next(p for p in dict(commands())[command].params if p.name == name)
+
+
+def names_in(text: str) -> list[str]:
+    """The names that a help text lists, after its colon if there is one: ``a, b or c``."""
+    listed = re.search(r"(?:[\w ()-]+: )?([\w-]+(?:, [\w-]+)+(?: or [\w-]+)?)", text)
+    return re.split(", | or ", listed[1])
+
+
+STOCHASTIC = [name for name, method in SAMPLERS.items() if method.stochastic]
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "known"),
+    [
+        *(
+            (command, "method", METHODS)
+            for command in ("reconstruct", "evaluate", "audit stability")
+        ),
+        ("refit", "method", STOCHASTIC),
+        ("audit calibration", "method", STOCHASTIC),
+        *(
+            (command, "preset", PRESETS)
+            for command in ("reconstruct", "evaluate", "audit calibration")
+        ),
+        ("train", "preset", [*NETWORKS]),
+        ("refit", "preset", [*NETWORKS]),
+        ("train", "objective", OBJECTIVES),
+        ("train", "wrapper", [name for name in DENOISERS if name != "patched"]),
+        *(
+            (command, "mask_type", MASKS)
+            for command in ("reconstruct", "audit stability", "simulate")
+        ),
+    ],
+)
+def test_help_lists_the_names_that_there_are(command, name, known):
+    assert names_in(parameter(command, name).help) == list(known)
+
+
+def test_help_states_the_defaults_of_the_library():
+    samplers = {name: SAMPLERS[name].n_steps for name in STOCHASTIC}
+    stated = {}
+    for names, n_steps in re.findall(
+        r"([a-z, ]+) (\d+)", parameter("reconstruct", "steps").show_default
+    ):
+        stated |= {name.strip(): int(n_steps) for name in names.split(",")}
+    assert stated == samplers
+
+    lam = parameter("reconstruct", "lam").show_default
+    weights = [CgSense.lam_per_noise, L1Wavelet.lam_per_noise]
+    assert [float(number) for number in re.findall(r"[\d.]+", lam)] == weights
+
+    pixels = parameter("reconstruct", "batch_size").show_default
+    assert [2 ** int(power) for power in re.findall(r"2\^(\d+)", pixels)] == [
+        CPU_PIXELS,
+        GPU_PIXELS,
+    ]
+
+    samples = parameter("reconstruct", "samples").show_default
+    assert int(re.search(r"\d+", samples)[0]) == DEFAULT_SAMPLES
+    lines = int(parameter("reconstruct", "calib_lines").show_default)
+    assert lines == ma.MaskSpec().calib == retrospective_mask(4, None, None).calib
+    assert DEFAULT in parameter("reconstruct", "prior").show_default
+
+
+def test_options_of_train_have_the_defaults_of_its_configuration():
+    defaults = ma.TrainConfig()
+    shared = {field.name for field in fields(ma.TrainConfig)} - {
+        "objective",
+        "wrapper",
+        "save_every",
+    }
+    options = {p.name: p.default for p in dict(commands())["train"].params if p.name in shared}
+    assert options == {name: getattr(defaults, name) for name in options} and len(options) > 5
+    assert parameter("train", "objective").default == defaults.objective.name
+    stated = parameter("train", "save_every").show_default
+    assert int(re.search(r"\d+", stated)[0]) == defaults.save_every
+
+
+def test_flags_stand_for_options_of_methods():
+    options = {field.name for method in METHODS.values() for field in fields(method)}
+    assert set(FLAGS) <= options
+    names = {p.opts[0] for p in dict(commands())["reconstruct"].params}
+    names |= {name for p in dict(commands())["reconstruct"].params for name in p.secondary_opts}
+    assert set(FLAGS.values()) <= names
+
+
+def test_first_lines_fit_into_the_list_of_commands():
+    for name, command in commands():
+        first = inspect.cleandoc(command.help).splitlines()[0]
+        assert len(first) < 60 and first[-1] in ".?", name
 
 
 def test_help_imports_neither_torch_nor_anything_else_that_is_slow():

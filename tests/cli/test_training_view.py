@@ -40,7 +40,7 @@ def interrupted() -> Iterator[Event]:
 
 
 def test_the_status_names_skipped_steps_if_there_are_any():
-    assert status_line(PROGRESS) == "24 images in 8 s, 3.0/s, loss 0.123"
+    assert status_line(PROGRESS) == "24 images in 8 s (training at 3.0/s), loss 0.123"
     assert status_line(replace(PROGRESS, skipped=2)).endswith(", 2 steps skipped")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from pathlib import Path
 
@@ -226,12 +227,12 @@ def test_an_empty_slice_has_zero_maps_and_a_warning_with_its_number():
         assert preparation.apply(file[0]).maps.any()
     with warns("W-BLANK-CALIBRATION") as found:
         scan = preparation.apply(file[1])
-    assert str(found[0]).startswith("scan: in 1 of 1 slices (1) ")
+    assert re.findall(r"\b\d+", found[0].text) == ["1", "1", "1"]  # one of one, and which
     assert not scan.maps.any()
     assert not scan.ksp.any()
     with warns("W-BLANK-CALIBRATION") as found:
         together = preparation.apply(file[0:3])
-    assert str(found[0]).startswith("scan: in 1 of 3 slices (1) ")
+    assert re.findall(r"\b\d+", found[0].text) == ["1", "3", "1"]
     assert (together.maps != 0).flatten(1).any(dim=1).tolist() == [True, False, True]
 
 

@@ -30,6 +30,6 @@ def test_the_error_of_a_job_reaches_the_caller(workers):
         list(results)
 
 
-def test_a_process_that_dies_is_named():
-    with pytest.raises(MriAmbientError, match="fewer workers"):
+def test_a_process_that_ends_early_is_an_error():
+    with pytest.raises(MriAmbientError):
         list(parallel_map(os._exit, [3, 3], 2))

@@ -113,7 +113,7 @@ def test_a_given_noise_level_far_from_that_of_the_scan_is_a_warning(times, warne
     found = plan_preparation(file, PrepConfig(noise_std=times * own))
     assert found.noise.std == pytest.approx(times * own)
     assert [w.code for w in found.warnings] == (["W-NOISE-GIVEN"] if warned else [])
-    assert not warned or f"{times:.2g} times" in str(found.warnings[0])
+    assert not warned or f"{times:.2g} times" in found.warnings[0].text
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")

@@ -180,7 +180,7 @@ def test_overestimated_noise_gives_no_factor(scans, prior):
     loud = [
         replace(scan, noise_std=20 * SIGMA_N, noise_source="outermost samples") for scan in scans
     ]
-    with pytest.raises(ConfigError, match="outermost samples"):
+    with pytest.raises(ConfigError):
         calibrate(loud, recipe(Dds(n_steps=4), prior, 2), CPU)
 
 

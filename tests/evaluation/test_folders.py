@@ -52,6 +52,28 @@ def test_a_target_that_is_missing_is_an_error_or_reported(full, out, tmp_path):
     assert failed == [out / full[1].name]
 
 
+def test_without_a_stored_reference_the_rss_of_the_full_scan_is_taken(full, out, tmp_path):
+    """To rounding the one that the simulation stored, and the one of ``reconstruct``."""
+    bare = tmp_path / full[0].name
+    with h5py.File(full[0]) as source, h5py.File(bare, "w") as target:
+        source.copy("kspace", target)
+        source.copy("ismrmrd_header", target)
+    stored, computed = (score_pair(out / full[0].name, path) for path in (full[0], bare))
+    assert computed.reference == "rss"
+    assert computed.nmse == pytest.approx(stored.nmse, rel=1e-4)
+    assert computed.ssim == pytest.approx(stored.ssim, abs=1e-4)
+
+
+def test_an_undersampled_scan_is_no_reference(full, out, tmp_path):
+    bare = tmp_path / full[0].name
+    with h5py.File(full[0]) as source, h5py.File(bare, "w") as target:
+        source.copy("kspace", target)
+        source.copy("ismrmrd_header", target)
+        target["kspace"][..., 1:8:2] = 0
+    with pytest.raises(ScanFormatError, match=bare.stem):
+        score_pair(out / full[0].name, bare)
+
+
 def test_pairs_have_the_same_name(tmp_path):
     for name in ("a.h5", "b.h5", ".hidden.h5", "a.json"):
         (tmp_path / name).touch()

@@ -221,7 +221,7 @@ def test_attributes_that_are_neither_numbers_nor_text_are_left_out(write_scan, s
     with warns("W-ATTRIBUTE") as found:
         got = open_scan(path).attributes
     assert got == {"acquisition": "AXT2"}
-    assert all(repr(name) in str(found[0]) for name in names)
+    assert all(repr(name) in found[0].text for name in names)
 
 
 READ_IT = """

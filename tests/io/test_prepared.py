@@ -233,8 +233,7 @@ def test_files_of_one_acquisition_are_found(tmp_path, prepared):
             out.center_sha256 = center
     (warning,) = duplicate_acquisitions(PreparedFile(tmp_path / name) for name in centers)
     assert warning.code == "W-DUPLICATES"
-    assert str(warning).startswith("a.h5, c.h5 hold one acquisition")
-    assert "b.h5" not in str(warning)
+    assert re.findall(r"\w\.h5", warning.text) == ["a.h5", "c.h5"]
 
 
 def test_mask_facts_are_those_of_the_file(path, prepared):

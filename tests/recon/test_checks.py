@@ -1,4 +1,4 @@
-"""Held-out lines, null-space fractions and flags: right, and never from what is held out."""
+"""Held-out lines, null-space energies and flags: right, and never from what is held out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mri_ambient.recon.checks import (
     coverage_figures,
     flags,
     held_out_flags,
-    null_space_fraction,
+    null_space_energy,
     predict_held_out,
     split_scan,
 )
@@ -134,7 +134,7 @@ class TestCoverage:
         assert raw["chi_square"] == pytest.approx(9 * mended["chi_square"], rel=1e-6)
 
 
-def test_the_null_space_fraction_is_what_the_measurement_cannot_give(rng):
+def test_the_null_space_energy_is_what_the_measurement_cannot_give(rng):
     """Energy left by (A^H A + e)^-1 A^H A, as a dense matrix; all and nothing at the ends."""
     maps = random_maps((2, 16, 20), rng)
     mask = MaskSpec("random", 3, 4).draw((16, 20), rng)
@@ -149,7 +149,7 @@ def test_the_null_space_fraction_is_what_the_measurement_cannot_give(rng):
     left = flat - flat @ keep.mT
     wanted = left.abs().square().sum(1) / flat.abs().square().sum(1)
     many = SenseOp(maps.expand(3, -1, -1, -1), mask)
-    got = null_space_fraction(Batch.of_measurement(many, many(images), torch.ones(3)), images)
+    got = null_space_energy(Batch.of_measurement(many, many(images), torch.ones(3)), images)
     torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-4)
     assert float(wanted[1]) > 0.9 and float(wanted[2]) < 0.1
 

@@ -85,9 +85,10 @@ def test_saving_writes_what_the_command_writes(volume, rec, tmp_path):
 
 def test_a_file_that_is_there_is_replaced_on_request_only(rec, tmp_path):
     path = rec.save(tmp_path)
+    other = replace(rec, report=rec.report | {"settings": rec.report["settings"] | {"seed": 99}})
     with pytest.raises(OutputExistsError, match=path.name):
-        rec.save(tmp_path)
-    assert rec.save(tmp_path, overwrite=True) == path
+        other.save(tmp_path)
+    assert other.save(tmp_path, overwrite=True) == path
     path.write_bytes(b"raw data of somebody")
     with pytest.raises(OutputExistsError):
         rec.save(tmp_path, overwrite=True)
@@ -116,8 +117,19 @@ def test_it_shows_itself_in_one_line(rec):
     line = repr(rec)
     assert all(fact in line for fact in (rec.scan_id, "6 x 24 x 24", "dds", "R = 2.00"))
     assert "psnr" not in line and "\n" not in line
-    scored = replace(rec, report=rec.report | {"metrics": {"nmse": 0.1, "psnr": 31.5, "ssim": 0.9}})
-    assert "psnr 31.5" in repr(scored)
+    metrics = {"nmse": 0.1, "psnr": 31.5, "ssim": 0.9, "reference": "rss"}
+    scored = replace(rec, report=rec.report | {"metrics": metrics})
+    assert "RSS: PSNR 31.5" in repr(scored) and "PSNR 31.5" in scored._repr_html_()
+
+
+def test_saving_again_with_the_same_settings_is_no_mistake(make_volume, rec, tmp_path):
+    """Unless they name no prior: two priors without a file cannot be told apart."""
+    for known in (rec, in_memory(make_volume(CgSense()))):
+        assert known.save(tmp_path / "a", overwrite=True) == known.save(tmp_path / "a")
+    unknown = in_memory(make_volume(Dds(n_steps=2), small_prior("conditioned")))
+    unknown.save(tmp_path / "b")
+    with pytest.raises(OutputExistsError):
+        unknown.save(tmp_path / "b")
 
 
 def test_the_format_chooses_the_writer(rec, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ class TestUncertainty:
         known = recipe(prior=prior(calibration=[entry]), n_samples=3)
         with warns(*["W-CALIBRATION-RANGE"] * bool(said)) as given:
             issue_after(scan(), known, 0.02, [check()])
-        assert all(said in str(warning) for warning in given)
+        assert all(said in warning.text for warning in given)
 
     @pytest.mark.parametrize(
         ("method", "n_samples", "codes"),
@@ -215,4 +215,4 @@ def test_an_ordinary_clinical_scan_has_no_warning_and_a_folded_one_has_one(
     with warns(*codes) as given:
         result = reconstruct(real_scans / f"{name}.h5", recipe)
     assert result.warnings == [warning.as_dict() for warning in given]
-    assert result.report["doubts"] == [str(warning) for warning in given]
+    assert result.report["doubts"] == [warning.text for warning in given]

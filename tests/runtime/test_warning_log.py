@@ -20,8 +20,8 @@ def test_a_warning_is_noted_in_each_block_and_shown_once():
         with log.noting() as second:
             warn("W-SECOND-MAP", "a")
             warn("W-RESIDUAL", "b")
-    assert [str(warning) for warning in first] == ["a", "a"]
-    assert [str(warning) for warning in second] == ["a", "b"]
+    assert [warning.text for warning in first] == ["a", "a"]
+    assert [warning.text for warning in second] == ["a", "b"]
     assert log.entries == [
         {"code": "W-SECOND-MAP", "text": "a"},
         {"code": "W-RESIDUAL", "text": "b"},

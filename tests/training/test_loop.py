@@ -233,7 +233,7 @@ def test_python_warns_of_damaged_files_and_slices(own_scans, tmp_path):
     damage_samples(second)
     with pytest.warns(NumericalWarning) as caught:
         train(own_scans, tmp_path / "run", QUICK, images=40, runtime=Runtime("cpu"))
-    texts = {str(w.message) for w in caught if getattr(w.message, "code", "") == "W-DAMAGED"}
+    texts = {w.message.text for w in caught if getattr(w.message, "code", "") == "W-DAMAGED"}
     assert len(texts) == 2
     assert all(any(path.name in text for text in texts) for path in (first, second))
 

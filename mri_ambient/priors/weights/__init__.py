@@ -21,7 +21,7 @@ def default_prior() -> Path:
     """
     path = Path(__file__).parent / f"{DEFAULT}.safetensors"
     if not path.exists():
-        raise CheckpointError(f"{DEFAULT}: the shipped prior is missing; name one with -m")
+        raise CheckpointError(f"{DEFAULT}: the shipped prior is missing; give another (-m)")
     return path
 
 

@@ -12,7 +12,7 @@ from helpers import random_maps, small_prior
 from mri_ambient.errors import ConfigError, MriAmbientError
 from mri_ambient.methods import PriorOnly
 from mri_ambient.priors.prior import Prior
-from mri_ambient.recon.draw import draw_images, uniform_maps
+from mri_ambient.recon.sample import draw_images, uniform_maps
 from mri_ambient.runtime.device import Runtime
 
 CPU = Runtime("cpu")

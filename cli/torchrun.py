@@ -1,4 +1,4 @@
-"""The processes ``torchrun`` starts: they find each other before a command does its work."""
+"""The processes that ``torchrun`` starts: they are connected before a command does its work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError
 
 @contextmanager
 def join_job(device: str) -> Iterator[tuple[bool, str]]:
-    """Join the processes named by torchrun's environment; without it, be alone.
+    """Join the processes named by torchrun's environment; without it, this is the only process.
 
     Gives whether this process prints and writes, and the name of its device: if that was ``auto``
     or ``cuda``, the GPU of its local rank.
@@ -43,7 +43,7 @@ def join_job(device: str) -> Iterator[tuple[bool, str]]:
         distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=1))
     except ValueError as error:
         raise ConfigError(
-            f"WORLD_SIZE is {size}, but the processes cannot find each other ({error}); start them "
+            f"WORLD_SIZE is {size}, but the processes cannot be connected ({error}); start them "
             "with torchrun, or unset WORLD_SIZE"
         ) from error
     try:

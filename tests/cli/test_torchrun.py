@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mri_ambient.cli.job import join_job
+from mri_ambient.cli.torchrun import join_job
 from mri_ambient.errors import ConfigError
 
 
