@@ -1,8 +1,8 @@
 """ISMRMRD (MRD), the vendor-neutral format of raw data (Inati et al. 2017, doi:10.1002/mrm.26089).
 
 A group, usually called ``dataset``, holds ``xml``, the header, and ``data``, a record a readout.
-Records are read by the names of their fields: some writers pad them, which the package
-``ismrmrd`` reads at the wrong places.
+Records are read by the names of their fields, since some writers pad them; the package ``ismrmrd``
+reads such records at the wrong places.
 
 Used are the readouts of the image, with the calibration lines of the same measurement (calibration
 mode embedded, interleaved or not given), noise measurements, and positions. Navigators, phase
@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
-import ismrmrd
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,13 +26,12 @@ from .header import Header, parse_header
 from .readouts import VOLUME_COUNTERS, ReadoutFile, Readouts
 from .scan_file import Contents
 
-NOISE, CALIBRATION = ismrmrd.ACQ_IS_NOISE_MEASUREMENT, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION
-OTHERS = (
-    ismrmrd.ACQ_IS_NAVIGATION_DATA, ismrmrd.ACQ_IS_PHASECORR_DATA, ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
-    ismrmrd.ACQ_IS_DUMMYSCAN_DATA, ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
-    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
-)  # fmt: skip
-"""Readouts that belong to no image."""
+NOISE, CALIBRATION, REVERSE = 19, 20, 22
+"""Flags of a readout, numbered as in the standard: noise, calibration only, acquired backwards."""
+
+OTHERS = (23, 24, 26, 27, 28, 29)
+"""Flags of readouts that belong to no image: navigator, phase correction, HP feedback, dummy scan,
+RT feedback, surface coil correction."""
 
 
 class MrdFile(ReadoutFile):
@@ -105,7 +103,7 @@ class MrdFile(ReadoutFile):
             )
         if head["idx"]["kspace_encode_step_2"].max() > 0:
             raise ScanFormatError(f"{self.path}: not supported yet: 3-D encoding")
-        reverse = _has(flags[row], ismrmrd.ACQ_IS_REVERSE)
+        reverse = _has(flags[row], REVERSE)
         n_samples = head["number_of_samples"].astype(int)
         center = head["center_sample"].astype(int)
         step = head["idx"]["kspace_encode_step_1"].astype(int)
@@ -185,8 +183,8 @@ class MrdFile(ReadoutFile):
 
 def _has(flags: NDArray[np.int64], *wanted: int) -> NDArray[np.bool_]:
     """Whether one of these flags, counted from 1, is set."""
-    bits = sum(1 << (flag - 1) for flag in wanted)
-    return (flags & bits) != 0
+    found: NDArray[np.bool_] = (flags & sum(1 << (flag - 1) for flag in wanted)) != 0
+    return found
 
 
 def _runs(rows: Sequence[int], most: int = 256) -> Iterator[tuple[int, int]]:

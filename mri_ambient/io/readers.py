@@ -12,6 +12,7 @@ from ..runtime.warning_log import WarningLog
 from .fastmri import FastmriFile
 from .mrd import MrdFile
 from .prepared import PreparedFile
+from .readouts import ReadoutFile
 from .reconstruction import RECONSTRUCTION_FORMAT
 from .scan_file import Contents, ScanFile
 
@@ -21,17 +22,25 @@ READERS: dict[str, type[ScanFile]] = {
 """Readers by format; the first that recognises a file reads it."""
 
 
-def open_scan(path: str | Path) -> ScanFile:
+def open_scan(path: str | Path, *, volume: str | None = None) -> ScanFile:
     """Open a scan of any format in :data:`READERS`.
 
+    Args:
+        path: the file.
+        volume: name of a volume, e.g. ``con-1_rep-2``, of a file that holds several.
+
     Raises:
-        ScanFormatError: the file is missing, unreadable, truncated, damaged, or of another format.
+        ScanFormatError: the file is missing, unreadable, truncated, damaged, of another format, or
+            holds several volumes, which the message names.
+        ConfigError: a volume is named, but files of this format hold a single one.
     """
     contents = Contents(path)
     for reader in READERS.values():
         if reader.recognises(contents):
+            if volume is not None and not issubclass(reader, ReadoutFile):
+                raise ConfigError(f"{contents.path}: holds a single volume, so none can be chosen")
             with WarningLog().noting() as given:
-                file = reader(path)
+                file = reader(path) if volume is None else reader(path, volume)  # type: ignore[call-arg]
             file.warnings = tuple(given)
             return file
     path = contents.path

@@ -121,8 +121,8 @@ class ReadoutFile(ScanFile):
         if volume not in volumes:
             wanted = "one of them must be chosen" if volume is None else f"not {volume!r}"
             raise ScanFormatError(
-                f"{self.path}: holds {len(volumes)} volumes, {', '.join(volumes)}; {wanted} "
-                "(volume, --volume)"
+                f"{self.path}: holds {len(volumes)} volumes, {', '.join(volumes)}; {wanted}: "
+                "open_scan(path, volume=...)"
             )
         self.readouts = volumes[volume]
         if volume:

@@ -42,30 +42,30 @@ class Contents:
 
     def group_with(self, *names: str) -> str | None:
         """The first group that holds these names; None if there is none."""
-        groups = self._hdf5[2]
-        return next((name for name, inside in groups.items() if inside >= set(names)), None)
+        if self.error is not None:
+            return None
+        with open_h5(self.path) as file:
+            for name in self.names:
+                is_here = isinstance(file.get(name, getlink=True), h5py.HardLink)
+                group = file.get(name) if is_here else None
+                if isinstance(group, h5py.Group) and set(group) >= set(names):
+                    return name
+        return None
 
     @property
     def error(self) -> ScanFormatError | None:
         """Why the file cannot be read as HDF5, or None."""
-        return self._hdf5[3]
+        return self._hdf5[2]
 
     @cached_property
-    def _hdf5(
-        self,
-    ) -> tuple[str, tuple[str, ...], dict[str, set[str]], ScanFormatError | None]:
+    def _hdf5(self) -> tuple[str, tuple[str, ...], ScanFormatError | None]:
         try:
             with open_h5(self.path, for_text=True) as file:
                 tagged = "mri_ambient_format" in file.attrs
                 tag = str(read_attribute(file, "mri_ambient_format")) if tagged else ""
-                groups = {
-                    name: set(file[name])
-                    for name in sorted(file)
-                    if file.get(name, getclass=True) is h5py.Group
-                }
-                return tag, tuple(sorted(file)), groups, None
+                return tag, tuple(sorted(file)), None
         except ScanFormatError as error:
-            return "", (), {}, error
+            return "", (), error
 
 
 class ScanFile(ABC):
