@@ -124,9 +124,8 @@ class ReadoutFile(ScanFile):
                 f"{self.path}: holds {len(volumes)} volumes, {', '.join(volumes)}; {wanted}: "
                 "open_scan(path, volume=...)"
             )
-        self.readouts = volumes[volume]
-        if volume:
-            self.scan_id = f"{self.scan_id}_{volume}"
+        self.readouts, self.volume = volumes[volume], volume
+        self.scan_id = self.output_stem
 
     @cached_property
     def _slices(self) -> list[Readouts]:

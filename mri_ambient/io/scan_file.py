@@ -80,7 +80,8 @@ class ScanFile(ABC):
     Attributes:
         format: its key in :data:`~mri_ambient.io.READERS`.
         suffixes: suffixes of the files that a folder or a glob stands for.
-        path: the file; outputs are named by its stem.
+        path: the file.
+        volume: name of the volume, if the file holds several; otherwise empty.
         scan_id: stem of the raw file; seeds the random streams.
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
@@ -96,6 +97,7 @@ class ScanFile(ABC):
     format: str
     suffixes: tuple[str, ...] = (".h5", ".hdf5")
     path: Path
+    volume: str = ""
     scan_id: str
     shape: tuple[int, int, int, int]
     recon_shape: tuple[int, int]
@@ -112,8 +114,17 @@ class ScanFile(ABC):
         self.scan_id = self.path.stem
         self.attributes = {}
 
+    @property
+    def output_stem(self) -> str:
+        """What outputs are named after: the stem of the file, and the volume."""
+        return f"{self.path.stem}_{self.volume}" if self.volume else self.path.stem
+
     def __repr__(self) -> str:
-        facts = [self.path.name, " x ".join(str(n) for n in self.shape)]
+        facts = [
+            self.path.name,
+            *filter(None, [self.volume]),
+            " x ".join(str(n) for n in self.shape),
+        ]
         if "sampling" in vars(self):  # otherwise all slices would be read for it
             facts.append(f"R = {self.acceleration:.2f}")
         return f"<{type(self).__name__} {', '.join(facts)}>"

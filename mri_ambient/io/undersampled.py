@@ -36,7 +36,7 @@ class Undersampled(ScanFile):
             )
         self.full = full
         for name in (
-            "format", "path", "scan_id", "shape", "recon_shape", "voxel_mm",
+            "format", "path", "volume", "scan_id", "shape", "recon_shape", "voxel_mm",
             "nominal_oversampling", "noise", "header_xml", "attributes",
         ):  # fmt: skip
             setattr(self, name, getattr(full, name))

@@ -163,7 +163,7 @@ def reconstruct_to_folder(
         MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
         OutputExistsError: there is a file of this name that is not a reconstruction.
     """
-    name = volume.file.path.stem
+    name = volume.file.output_stem
     path = output / f"{name}.h5"
     if path.exists():
         stored_settings(path)
@@ -183,7 +183,7 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
             interrupted, made with other settings, and ``overwrite`` is not set; or a file that is
             not a reconstruction.
     """
-    name, wanted = volume.file.path.stem, volume.settings
+    name, wanted = volume.file.output_stem, volume.settings
     path = output / f"{name}.h5"
     if not path.exists():
         n_others, differing = SliceStore.with_other_settings(_unfinished(output, name), wanted)

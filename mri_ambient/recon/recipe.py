@@ -219,6 +219,7 @@ class ResolvedRecipe:
         return plain(
             {
                 "input_sha256": file.sha256,
+                **({"volume": file.volume} if file.volume else {}),
                 "method": {"name": self.method.name} | method_options(self.method),
                 "prior_sha256": self.prior_sha256,
                 "seed": self.seed,

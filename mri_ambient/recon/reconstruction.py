@@ -110,7 +110,8 @@ class Reconstruction:
         """
         if format not in WRITERS:
             raise ConfigError(f"format {format!r} is unknown; choose from {', '.join(WRITERS)}")
-        path = Path(folder) / f"{Path(self.report['input']).stem}.{format}"
+        parts = [Path(self.report["input"]).stem, self.report.get("volume", "")]
+        path = Path(folder) / f"{'_'.join(filter(None, parts))}.{format}"
         if path.exists():
             settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]
             # A prior without a file has no hash by which two of them could be told apart.

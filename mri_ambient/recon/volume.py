@@ -132,6 +132,7 @@ def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any
     return {
         "scan_id": file.scan_id,
         "input": file.path.name,
+        **({"volume": file.volume} if file.volume else {}),
         "slices": len(file),
         **facts,
         "acceleration": file.acceleration,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import h5py
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import build_header, open_scan
+from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
 
 SHAPE = (3, 4, 24, 18)
 """(slice, coil, y, x)."""
+
+PLAIN = Recipe("zero-filled")
 
 NAVIGATOR, DUMMY = ismrmrd.ACQ_IS_NAVIGATION_DATA, ismrmrd.ACQ_IS_DUMMYSCAN_DATA
 
@@ -230,6 +233,25 @@ def test_volumes_have_names_and_one_is_chosen(ksp, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_images_of_two_volumes_do_not_overwrite_each_other(ksp, tmp_path):
+    lines = [
+        Line((r + 1) * line.samples, line.step1, line.slice, {"repetition": r},
+             position=line.position)
+        for r in range(2) for line in every_line(ksp)
+    ]  # fmt: skip
+    path = write(tmp_path / "scan.h5", lines)
+    recs = [reconstruct(open_scan(path, volume=name), PLAIN) for name in ("rep-1", "rep-2")]
+    saved = [rec.save(tmp_path / "out") for rec in recs]
+    assert [file.name for file in saved] == ["scan_rep-1.h5", "scan_rep-2.h5"]
+    assert recs[0].report["settings"] != recs[1].report["settings"]
+    np.testing.assert_allclose(recs[1].magnitude, 2 * recs[0].magnitude, rtol=0.02)
+    undersampled = reconstruct(
+        open_scan(path, volume="rep-2"), replace(PLAIN, retrospective=MaskSpec("random", 1.5, 8))
+    )
+    assert undersampled.save(tmp_path / "half").name == "scan_rep-2.h5"
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 def test_an_image_is_that_of_the_same_k_space_in_another_format(ksp, tmp_path):
     """With readout oversampling, undersampled; to the bit."""
     xml = header(oversampling=2)
@@ -240,7 +262,7 @@ def test_an_image_is_that_of_the_same_k_space_in_another_format(ksp, tmp_path):
     other.parent.mkdir()
     with h5py.File(other, "w") as file:
         file["kspace"], file["ismrmrd_header"] = ksp, xml
-    found, wanted = (reconstruct(path, Recipe("zero-filled")).complex for path in (ours, other))
+    found, wanted = (reconstruct(path, PLAIN).complex for path in (ours, other))
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -252,7 +274,7 @@ def test_records_that_another_writer_padded(real_scans):
         pytest.skip("no files of other formats")
     file = open_scan(path)
     assert file.shape == (1, 1, 256, 256) and file.fully_sampled
-    rec = reconstruct(file, Recipe("zero-filled"))
+    rec = reconstruct(file, PLAIN)
     centre, corner = rec.magnitude[0, 96:160, 96:160], rec.magnitude[0, :16, :16]
     assert centre.mean() > 50 * corner.mean()
 
