@@ -60,6 +60,7 @@ OLD = "9208bbe"
 DELIBERATE: dict[str, str] = {
     "poisson/*": "the generator of poisson masks is another one",
     "*.png": "pictures are drawn in another style",
+    "rest/info-json.stdout.json:readers": "there are more readers",
 }
 """Differences that are wanted: pattern of FILE or FILE:KEY, and why."""
 
