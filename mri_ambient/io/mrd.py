@@ -33,6 +33,13 @@ OTHERS = (23, 24, 26, 27, 28, 29)
 """Flags of readouts that belong to no image: navigator, phase correction, HP feedback, dummy scan,
 RT feedback, surface coil correction."""
 
+HEAD = (
+    "flags", "active_channels", "number_of_samples", "center_sample", "discard_pre",
+    "discard_post", "encoding_space_ref", "sample_time_us", "position", "slice_dir", "idx",
+)  # fmt: skip
+COUNTERS = ("kspace_encode_step_1", "kspace_encode_step_2", "slice", *VOLUME_COUNTERS.values())
+"""What is read of every record's head, and of the counters in it."""
+
 
 class MrdFile(ReadoutFile):
     """A volume of an ISMRMRD file.
@@ -61,11 +68,10 @@ class MrdFile(ReadoutFile):
             header = self._read_header(file)
             head = self._read_heads(file)
         flags = head["flags"].astype(np.int64)
-        noise = _has(flags, NOISE)
         self.readouts = self._image_readouts(head, flags, header)
         self.choose_volume(volume)
         self._set_geometry(header, head)
-        self.noise = self._read_noise(np.flatnonzero(noise), head, header)
+        self.noise = self._read_noise(np.flatnonzero(_has(flags, NOISE)), head, header)
 
     def _read_header(self, file: h5py.File) -> Header:
         try:
@@ -84,6 +90,14 @@ class MrdFile(ReadoutFile):
         names = data.dtype.names or ()
         if not {"head", "data"} <= set(names) or data.ndim != 1 or data.shape[0] == 0:
             raise ScanFormatError(f"{self.path}: {self._group}/data holds no readouts")
+        stored = data.dtype["head"].names or ()
+        if not set(HEAD) <= set(stored) or not set(COUNTERS) <= set(
+            data.dtype["head"]["idx"].names
+        ):
+            raise ScanFormatError(
+                f"{self.path}: readouts in {self._group}/data lack facts of ISMRMRD; found "
+                f"{', '.join(stored)}"
+            )
         heads: NDArray[np.void] = data.fields("head")[:]
         return heads
 
@@ -131,6 +145,12 @@ class MrdFile(ReadoutFile):
             raise ScanFormatError(
                 f"{self.path}: readouts have up to {longest} samples, the header gives an encoded "
                 f"matrix of {ny}; the header belongs to other data"
+            )
+        short, center = self.readouts.n_samples < ny, self.readouts.center
+        if bool((short & ((center < 0) | (center >= self.readouts.n_samples))).any()):
+            raise ScanFormatError(
+                f"{self.path}: readouts of fewer than {ny} samples have their centre outside of "
+                "them; the file is damaged"
             )
         n_slices = len(np.unique(self.readouts.slice))
         self.shape = (n_slices, int(n_coils[0]), ny, nx)

@@ -291,12 +291,23 @@ def test_records_that_another_writer_padded(real_scans):
                              xml), "3-D"),
         (lambda lines, xml: ([Line(lines[0].samples, flags=(DUMMY,))], xml), "no readouts"),
         (lambda lines, xml: (lines, "<a/>"), "ismrmrdHeader"),
+        (lambda lines, xml: ([*lines, Line(lines[0].samples[:, :9], center=9)], xml), "centre"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused(change, said, ksp, tmp_path):
     path = write(tmp_path / "scan.h5", *change(every_line(ksp), header()))
     with pytest.raises(ScanFormatError, match=said):
         open_scan(path)
+
+
+def test_records_of_another_kind_are_refused(tmp_path):
+    path = tmp_path / "scan.h5"
+    for head in ([("time", "u4")], [("flags", "u8"), ("idx", [("slice", "u2")])]):
+        with h5py.File(path, "w") as file:
+            file["dataset/xml"] = header()
+            file["dataset/data"] = np.zeros(3, [("head", head), ("data", "f4", (2,))])
+        with pytest.raises(ScanFormatError, match="facts"):
+            open_scan(path)
 
 
 def test_nan_in_a_readout_is_refused(ksp, tmp_path):
