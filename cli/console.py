@@ -25,6 +25,7 @@ from rich.table import Table
 from mri_ambient.errors import NumericalWarning
 
 if TYPE_CHECKING:
+    from mri_ambient.io import ScanPath
     from mri_ambient.methods import StepInfo
 
 LOG_EVERY_S = 30.0
@@ -131,12 +132,12 @@ class VolumeBar(Bar):
         self.add(len(info.residual))
 
 
-def print_outputs(paths: Sequence[Path], output: Path) -> None:
+def print_outputs(scans: Sequence[ScanPath], output: Path) -> None:
     """What would become of every input (``--dry-run``), a line each on stderr."""
     from mri_ambient.io import why_no_file
 
-    for path in paths:
-        print_line(why_no_file(path) or f"{path} -> {output / path.stem}.h5")
+    for scan in scans:
+        print_line(why_no_file(scan.path) or f"{scan} -> {output / scan.stem}.h5")
 
 
 def print_json(content: Any) -> None:  # noqa: ANN401 -- whatever a command reports

@@ -99,22 +99,22 @@ def _on_held_out_lines(
     inputs: Path, recipe: ResolvedRecipe, runtime: ma.Runtime, *, csv_out: bool, json_out: bool
 ) -> None:
     from mri_ambient.evaluation.held_out import evaluate_held_out, held_out_report, mean_figures
-    from mri_ambient.io import find_scans
+    from mri_ambient.io import ScanPath, find_scans
     from mri_ambient.recon.pipeline import open_volume
 
     found: dict[str, list[dict[str, float]]] = {}
     steps_per_slice = recipe.method.n_steps * recipe.n_samples
 
-    def one(path: Path) -> None:
-        volume = open_volume(path, recipe, runtime)
-        with VolumeBar(bars, path.name, len(volume.file), steps_per_slice) as bar:
+    def one(scan: ScanPath) -> None:
+        volume = open_volume(scan, recipe, runtime)
+        with VolumeBar(bars, scan.name, len(volume.file), steps_per_slice) as bar:
             rows = evaluate_held_out(volume, on_slice=bar.on_slice, on_step=bar.on_step)
         if recipe.n_samples > 1:
             print_line(
-                f"{path.name}: {recipe.n_samples} {recipe.samples_are} per slice, standard "
+                f"{scan.name}: {recipe.n_samples} {recipe.samples_are} per slice, standard "
                 f"deviation x {recipe.std_factor:.2f}"
             )
-        found[path.stem] = rows
+        found[scan.stem] = rows
 
     try:
         with progress_bar() as bars:

@@ -45,7 +45,8 @@ class Failures:
     def case(self, case: object, error: MriAmbientError) -> None:
         """A case failed."""
         text = str(error)
-        named = not isinstance(case, Path) or case.stem in text
+        stem = getattr(case, "stem", None)  # of files
+        named = stem is None or stem in text
         self._add(text if named else f"{case}: {text}", exit_code(error))
 
     def damaged(self, sentence: str) -> None:

@@ -22,6 +22,14 @@ def _folder(path: Path) -> Path:
 Inputs = Annotated[
     list[str], typer.Argument(help="Scans: files, folders or globs.", metavar="INPUT")
 ]
+VolumeName = Annotated[
+    str | None,
+    typer.Option(
+        "--volume",
+        help="Only this volume of files with several, e.g. con-1_rep-2.",
+        show_default="all of them",
+    ),
+]
 Output = Annotated[
     Path,
     typer.Option("-o", "--output", help="Folder to write to.", metavar="OUT", callback=_folder),

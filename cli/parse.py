@@ -27,6 +27,11 @@ def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:
     return list(items) if part is None else list(items[part[0] - 1 :: part[1]])
 
 
+def parse_list(text: str) -> list[str]:
+    """``a,b`` as its entries."""
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
 def parse_range(name: str, text: str) -> float | tuple[float, float]:
     """``4`` as a number, ``3:7`` as a pair to draw from."""
     try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def run(
     inputs: opt.Inputs,
     output: opt.Output,
+    volume: opt.VolumeName = None,
     coils: opt.Coils = None,
     energy: Annotated[
         float | None,
@@ -51,14 +52,14 @@ def run(
     from mri_ambient.io import find_scans
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
-    paths = pick_shard(find_scans(inputs), shard)
+    scans = pick_shard(find_scans(inputs, volume=volume), shard)
     if dry_run:
-        print_outputs(paths, output)
+        print_outputs(scans, output)
         return
     runtime = make_runtime(device)
     failures = Failures()
     with progress_bar() as bars:
-        bar = Bar(bars, "prep", len(paths))
+        bar = Bar(bars, "prep", len(scans))
 
         def scan_done(result: ScanResult) -> None:
             bar.add()
@@ -70,7 +71,7 @@ def run(
                 print_warning(warning)
 
         summary = prepare(
-            paths,
+            scans,
             output,
             config,
             workers=workers,
@@ -84,4 +85,4 @@ def run(
     for group in summary.coverage:
         print_line(group.line)
     print_line(summary.line())
-    failures.end(nothing_done=len(summary.failed) == len(paths))
+    failures.end(nothing_done=len(summary.failed) == len(scans))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,13 +9,14 @@ import typer
 from . import options as opt
 from .console import VolumeBar, print_line, print_outputs, progress_bar
 from .exit_codes import run_cases
-from .parse import pick_shard
+from .parse import parse_list, pick_shard
 from .recipe import make_recipe, make_runtime, retrospective_mask
 
 
 def run(
     inputs: opt.Inputs,
     output: opt.Output,
+    volume: opt.VolumeName = None,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
     prior: opt.PriorPath = None,
@@ -53,9 +53,14 @@ def run(
     warn: Annotated[
         bool, typer.Option("--warn", help="Flag slices that do not fit the prior.")
     ] = False,
-    png: Annotated[
-        bool, typer.Option("--png", help="Draw the slices (at most 16) into <stem>.png too.")
-    ] = False,
+    save: Annotated[
+        str,
+        typer.Option(help="Further formats, e.g. nifti,png; h5 is always written.", metavar="LIST"),
+    ] = "h5",
+    parts: Annotated[
+        str,
+        typer.Option(help="What goes into these: mag, phase, std.", metavar="LIST"),
+    ] = "mag",
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -85,12 +90,13 @@ def run(
     scan that fails gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
-    from mri_ambient.io import find_scans
-    from mri_ambient.plots import draw_volume, save_figure
+    from mri_ambient.io import SaveOptions, ScanPath, find_scans
     from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
     from mri_ambient.recon.recipe import Checks
+    from mri_ambient.recon.saving import check_formats, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
 
+    formats, saving = check_formats(parse_list(save)), SaveOptions(tuple(parse_list(parts)))
     if holdout is None:
         holdout = 2 if warn else 0
     recipe = make_recipe(
@@ -106,9 +112,9 @@ def run(
         preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
     )
-    paths = pick_shard(find_scans(inputs), shard)
+    scans = pick_shard(find_scans(inputs, volume=volume), shard)
     if dry_run:
-        print_outputs(paths, output)
+        print_outputs(scans, output)
         return
     runtime = make_runtime(
         device,
@@ -118,21 +124,22 @@ def run(
         compile=compiled,
     )
 
-    def one(path: Path) -> None:
-        volume = open_volume(path, recipe, runtime)
-        if is_finished(volume, output, overwrite=overwrite):
-            print_line(f"{path.name}: is finished already (--overwrite replaces it)")
+    def one(scan: ScanPath) -> None:
+        opened = open_volume(scan, recipe, runtime)
+        finished = is_finished(opened, output, overwrite=overwrite)
+        if finished:
+            print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
         else:
-            with VolumeBar(bars, path.name, len(volume.file), volume.n_steps) as bar:
+            with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as bar:
                 report = reconstruct_to_folder(
-                    volume, output, on_slice=bar.on_slice, on_step=bar.on_step
+                    opened, output, on_slice=bar.on_slice, on_step=bar.on_step
                 )
-            print_line(f"{summary_line(report)}; wrote {output / path.stem}.h5")
+            print_line(f"{summary_line(report)}; wrote {output / scan.stem}.h5")
             for line in slice_lines(report) if verbose else ():
                 print_line(line)
-        if png:
-            figure = draw_volume(output / f"{path.stem}.h5")
-            save_figure(figure, output / f"{path.stem}.png")
+        path = output / f"{scan.stem}.h5"
+        for written in save_as(path, formats, saving, overwrite=overwrite, is_new=not finished):
+            print_line(f"{scan.name}: wrote {written}")
 
     with progress_bar() as bars:
-        run_cases(paths, one)
+        run_cases(scans, one)

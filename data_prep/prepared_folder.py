@@ -25,7 +25,7 @@ from ..errors import (
     issue,
     warn,
 )
-from ..io import PreparedFile, PreparedWriter, ScanFile, find_scans, open_scan
+from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, open_scan
 from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..physics.fourier import center_crop
@@ -53,7 +53,7 @@ class ScanResult:
         warnings: what is questionable about it.
     """
 
-    source: Path
+    source: ScanPath
     status: str
     path: Path | None = None
     error: MriAmbientError | None = None
@@ -236,7 +236,7 @@ def config_sha256(config: PrepConfig) -> str:
 
 
 def prepare(
-    inputs: str | Path | Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path | ScanPath],
     output: str | Path,
     config: PrepConfig | None = None,
     *,
@@ -273,7 +273,8 @@ def prepare(
         OutputExistsError: the scans are in the output folder.
     """
     output = Path(output)
-    paths = find_scans([inputs] if isinstance(inputs, str | Path) else inputs)
+    scans = find_scans([inputs] if isinstance(inputs, str | Path) else inputs)
+    paths = [scan.path for scan in scans]
     if output.is_dir() and any(path.exists() and path.parent.samefile(output) for path in paths):
         raise OutputExistsError(
             f"{output}: holds the scans to be prepared; choose another output folder"
@@ -281,7 +282,7 @@ def prepare(
     device = (runtime or Runtime()).torch_device
     task = partial(_prepare_one, output, config or PrepConfig(), overwrite, pictures, device)
     results = []
-    for result in parallel_map(task, paths, workers):
+    for result in parallel_map(task, scans, workers):
         results.append(result)
         (on_scan or _issue_warnings)(result)
     summary = _summarise(tuple(results), output)
@@ -308,7 +309,7 @@ def _prepare_one(
     overwrite: bool,
     pictures: bool,
     device: torch.device,
-    source: Path,
+    source: ScanPath,
 ) -> ScanResult:
     start = time.monotonic()
     path = output / f"{source.stem}.h5"
@@ -316,11 +317,11 @@ def _prepare_one(
         warnings.simplefilter("always", NumericalWarning)
         try:
             status = "done"
-            exists = not overwrite and path.exists() and source.is_file()
+            exists = not overwrite and path.exists() and source.path.is_file()
             if exists and _is_finished(path, source, config):
                 status = "skipped"
             else:
-                prepare_file(source, output, config, picture=pictures, device=device)
+                prepare_file(source.open(), output, config, picture=pictures, device=device)
         except DeviceError:
             raise  # the next scan would fail in the same way
         except MriAmbientError as error:
@@ -330,11 +331,11 @@ def _prepare_one(
     return ScanResult(source, status, path, None, found, time.monotonic() - start)
 
 
-def _is_finished(path: Path, source: Path, config: PrepConfig) -> bool:
+def _is_finished(path: Path, source: ScanPath, config: PrepConfig) -> bool:
     """Whether ``path`` was made from these bytes with these options; ConfigError if not."""
     _check_replaceable(path)
     found = PreparedFile(path)
-    if found.source_sha256 != file_sha256(source):
+    if found.source_sha256 != file_sha256(source.path):
         other = "another scan"
     elif found.qc.get("config_sha256") != config_sha256(config):
         other = "other options"

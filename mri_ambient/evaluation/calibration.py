@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +26,7 @@ from ..physics.masks import mask_kind
 from ..priors.prior import Prior
 from ..recon.checks import SplitScan, inside_interval, residual_and_variance, split_scan
 from ..recon.engine import Engine, SliceImages
-from ..recon.pipeline import open_volume
+from ..recon.pipeline import Source, open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.warnings import issue_before
 from ..runtime.device import Runtime
@@ -80,17 +79,17 @@ class Calibration:
 
 
 def calibrate_files(
-    paths: Iterable[Path],
+    sources: Iterable[Source],
     recipe: ResolvedRecipe,
     runtime: Runtime | None = None,
     *,
     on_scan: Callable[[int], None] | None = None,
-    on_error: Callable[[Path, MriAmbientError], None] | None = None,
+    on_error: Callable[[Source, MriAmbientError], None] | None = None,
 ) -> Calibration:
     """Fit the factor on the scans of files, raw or prepared; see :func:`calibrate`.
 
     Args:
-        paths: files of scans that the prior was not trained on.
+        sources: scans that the prior was not trained on.
         recipe: as for :func:`calibrate`.
         runtime: as for :func:`calibrate`.
         on_scan: called with the number of slices done, after every one.
@@ -100,9 +99,9 @@ def calibrate_files(
     runtime = runtime or Runtime()
 
     def slices() -> Iterator[Scan]:
-        for path in paths:
+        for source in sources:
             try:
-                volume = open_volume(path, recipe, runtime)
+                volume = open_volume(source, recipe, runtime)
                 issue_before(volume.file, recipe)
                 for scan in volume.file:
                     prepared = volume.preparation.apply(scan)
@@ -114,7 +113,7 @@ def calibrate_files(
             except MriAmbientError as error:
                 if on_error is None:
                     raise
-                on_error(path, error)
+                on_error(source, error)
 
     return calibrate(slices(), recipe, runtime, on_scan=on_scan)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import MriAmbientError
-from ..io import READERS, WRITERS, PreparedFile, find_scans, open_scan
+from ..io import READERS, PreparedFile, ScanPath, find_scans
 from ..io.reconstruction import describe_output
 from ..methods import METHODS, PRESETS
 from ..objectives import OBJECTIVES
@@ -16,6 +16,7 @@ from ..physics.masks import calibration_block, is_line_mask
 from ..priors.checkpoint import load_prior
 from ..priors.unet import n_parameters
 from ..priors.weights import find_prior, shipped_priors
+from ..recon.saving import FORMATS
 from ..runtime.device import describe_device, pick_device
 
 
@@ -27,7 +28,7 @@ def installed() -> dict[str, Any]:
         "methods": list(METHODS),
         "presets": list(PRESETS),
         "readers": [reader.format for reader in READERS.values()],
-        "writers": list(WRITERS),
+        "writers": ["h5", *FORMATS],
         "priors": [path.stem for path in shipped_priors()],
         "device": describe_device(pick_device()),
     }
@@ -41,7 +42,7 @@ def contents(path: Path) -> dict[str, Any]:
     """
     path = find_prior(path)
     if path.is_dir() and not (path / "prior.safetensors").exists():
-        return {"kind": "folder", "files": [_entry(file) for file in find_scans([path])]}
+        return {"kind": "folder", "files": [_entry(scan) for scan in find_scans([path])]}
     if path.is_dir() or path.suffix == ".safetensors":
         prior = load_prior(path)
         facts = asdict(prior.facts)
@@ -49,20 +50,23 @@ def contents(path: Path) -> dict[str, Any]:
         facts["card"].pop("trained_on", None)  # hashes by which programs recognise a scan
         n_weights = n_parameters(prior.net)
         return {"kind": "prior", "denoiser": denoiser, "parameters": n_weights, **facts}
-    return _file_contents(path)
+    scans = [ScanPath(path)] if path.is_dir() else find_scans([path])
+    if len(scans) > 1:
+        return {"kind": "volumes", "files": [_entry(scan) for scan in scans]}
+    return _file_contents(scans[0])
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(scan: ScanPath) -> dict[str, Any]:
     try:
-        return {"file": path.name, **_file_contents(path)}
+        return {"file": scan.name, **_file_contents(scan)}
     except MriAmbientError as error:
-        return {"file": path.name, "kind": "unreadable", "error": str(error)}
+        return {"file": scan.name, "kind": "unreadable", "error": str(error)}
 
 
-def _file_contents(path: Path) -> dict[str, Any]:
-    if (output := describe_output(path)) is not None:
+def _file_contents(found: ScanPath) -> dict[str, Any]:
+    if (output := describe_output(found.path)) is not None:
         return {"kind": "output", **output}
-    scan = open_scan(path)
+    scan = found.open()
     facts: dict[str, Any] = {
         "kind": "scan",
         "format": scan.format,

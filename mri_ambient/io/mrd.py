@@ -12,7 +12,9 @@ correction, dummy scans and separate calibration scans are left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -54,84 +56,27 @@ class MrdFile(ReadoutFile):
 
     format = "ismrmrd"
     suffixes = (".h5", ".hdf5", ".mrd")
+    options = frozenset({"volume"})
 
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
         """Whether a group of the file holds a header and readouts."""
         return not contents.tag and contents.group_with("xml", "data") is not None
 
+    @classmethod
+    def volumes_in(cls, path: Path, **_: Any) -> tuple[str, ...]:  # noqa: ANN401
+        """Names of the volumes of a file, ``("",)`` for a single one."""
+        return tuple(_Index.read(path).readouts.volumes())
+
     def __init__(self, path: str | Path, volume: str | None = None) -> None:
         """Read header and counters, no samples."""
         super().__init__(path)
-        self._group = Contents(path).group_with("xml", "data")
-        with open_h5(self.path, for_text=True) as file:
-            header = self._read_header(file)
-            head = self._read_heads(file)
-        flags = head["flags"].astype(np.int64)
-        self.readouts = self._image_readouts(head, flags, header)
+        index = _Index.read(self.path)
+        self._group, self.readouts = index.group, index.readouts
         self.choose_volume(volume)
-        self._set_geometry(header, head)
-        self.noise = self._read_noise(np.flatnonzero(_has(flags, NOISE)), head, header)
-
-    def _read_header(self, file: h5py.File) -> Header:
-        try:
-            header = parse_header(read_text(find_dataset(file, f"{self._group}/xml")))
-        except ScanFormatError as error:
-            raise ScanFormatError(f"{self.path}: {error}") from error
-        if header.trajectory not in ("cartesian", ""):
-            raise ScanFormatError(
-                f"{self.path}: not supported: trajectory {header.trajectory!r}; only Cartesian "
-                "readouts can be reconstructed"
-            )
-        return header
-
-    def _read_heads(self, file: h5py.File) -> NDArray[np.void]:
-        data = find_dataset(file, f"{self._group}/data")
-        names = data.dtype.names or ()
-        if not {"head", "data"} <= set(names) or data.ndim != 1 or data.shape[0] == 0:
-            raise ScanFormatError(f"{self.path}: {self._group}/data holds no readouts")
-        stored = data.dtype["head"].names or ()
-        if not set(HEAD) <= set(stored) or not set(COUNTERS) <= set(
-            data.dtype["head"]["idx"].names
-        ):
-            raise ScanFormatError(
-                f"{self.path}: readouts in {self._group}/data lack facts of ISMRMRD; found "
-                f"{', '.join(stored)}"
-            )
-        heads: NDArray[np.void] = data.fields("head")[:]
-        return heads
-
-    def _image_readouts(
-        self, head: NDArray[np.void], flags: NDArray[np.int64], header: Header
-    ) -> Readouts:
-        separate = header.calibration_mode in ("separate", "external")
-        left_out = _has(flags, NOISE, *OTHERS) | (_has(flags, CALIBRATION) & separate)
-        row = np.flatnonzero(~left_out)
-        if not len(row):
-            raise ScanFormatError(f"{self.path}: holds no readouts of an image")
-        head = head[row]
-        spaces = np.unique(head["encoding_space_ref"]).tolist()
-        if len(spaces) > 1:
-            raise ScanFormatError(
-                f"{self.path}: not supported: readouts of {len(spaces)} encoding spaces in one file"
-            )
-        if head["idx"]["kspace_encode_step_2"].max() > 0:
-            raise ScanFormatError(f"{self.path}: not supported yet: 3-D encoding")
-        reverse = _has(flags[row], REVERSE)
-        n_samples = head["number_of_samples"].astype(int)
-        center = head["center_sample"].astype(int)
-        step = head["idx"]["kspace_encode_step_1"].astype(int)
-        return Readouts(
-            row=row,
-            column=step + header.first_column,
-            slice=head["idx"]["slice"].astype(int),
-            counters={name: head["idx"][name].astype(int) for name in VOLUME_COUNTERS.values()},
-            n_samples=n_samples,
-            center=np.where(reverse, n_samples - 1 - center, center),
-            reverse=reverse,
-            position=head["position"].astype(float),
-            normal=head["slice_dir"].astype(float),
-        )
+        self._set_geometry(index.header, index.head)
+        noise = np.flatnonzero(_has(index.flags, NOISE))
+        self.noise = self._read_noise(noise, index.head, index.header)
 
     def _set_geometry(self, header: Header, head: NDArray[np.void]) -> None:
         n_coils = np.unique(head["active_channels"][self.readouts.row])
@@ -199,6 +144,94 @@ class MrdFile(ReadoutFile):
                     kept[:, : int(head["discard_pre"])] = 0
                     kept[:, end:] = 0
                     yield kept
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What a file holds, without samples.
+
+    Attributes:
+        group: name of the group.
+        header: of the file.
+        head: of every readout.
+        readouts: those of images, of all volumes.
+    """
+
+    group: str
+    header: Header
+    head: NDArray[np.void]
+    readouts: Readouts
+
+    @property
+    def flags(self) -> NDArray[np.int64]:
+        """Of every readout."""
+        return self.head["flags"].astype(np.int64)
+
+    @classmethod
+    def read(cls, path: Path) -> _Index:
+        group = Contents(path).group_with("xml", "data") or "dataset"
+        with open_h5(path, for_text=True) as file:
+            header = _read_header(path, find_dataset(file, f"{group}/xml"))
+            head = _read_heads(path, find_dataset(file, f"{group}/data"))
+        return cls(group, header, head, _image_readouts(path, head, header))
+
+
+def _read_header(path: Path, xml: h5py.Dataset) -> Header:
+    try:
+        header = parse_header(read_text(xml))
+    except ScanFormatError as error:
+        raise ScanFormatError(f"{path}: {error}") from error
+    if header.trajectory not in ("cartesian", ""):
+        raise ScanFormatError(
+            f"{path}: not supported: trajectory {header.trajectory!r}; only Cartesian "
+            "readouts can be reconstructed"
+        )
+    return header
+
+
+def _read_heads(path: Path, data: h5py.Dataset) -> NDArray[np.void]:
+    names = data.dtype.names or ()
+    if not {"head", "data"} <= set(names) or data.ndim != 1 or data.shape[0] == 0:
+        raise ScanFormatError(f"{path}: {data.name} holds no readouts")
+    stored = data.dtype["head"].names or ()
+    if not set(HEAD) <= set(stored) or not set(COUNTERS) <= set(data.dtype["head"]["idx"].names):
+        raise ScanFormatError(
+            f"{path}: readouts in {data.name} lack facts of ISMRMRD; found {', '.join(stored)}"
+        )
+    heads: NDArray[np.void] = data.fields("head")[:]
+    return heads
+
+
+def _image_readouts(path: Path, head: NDArray[np.void], header: Header) -> Readouts:
+    flags = head["flags"].astype(np.int64)
+    separate = header.calibration_mode in ("separate", "external")
+    left_out = _has(flags, NOISE, *OTHERS) | (_has(flags, CALIBRATION) & separate)
+    row = np.flatnonzero(~left_out)
+    if not len(row):
+        raise ScanFormatError(f"{path}: holds no readouts of an image")
+    head = head[row]
+    spaces = np.unique(head["encoding_space_ref"]).tolist()
+    if len(spaces) > 1:
+        raise ScanFormatError(
+            f"{path}: not supported: readouts of {len(spaces)} encoding spaces in one file"
+        )
+    if head["idx"]["kspace_encode_step_2"].max() > 0:
+        raise ScanFormatError(f"{path}: not supported yet: 3-D encoding")
+    reverse = _has(flags[row], REVERSE)
+    n_samples = head["number_of_samples"].astype(int)
+    center = head["center_sample"].astype(int)
+    step = head["idx"]["kspace_encode_step_1"].astype(int)
+    return Readouts(
+        row=row,
+        column=step + header.first_column,
+        slice=head["idx"]["slice"].astype(int),
+        counters={name: head["idx"][name].astype(int) for name in VOLUME_COUNTERS.values()},
+        n_samples=n_samples,
+        center=np.where(reverse, n_samples - 1 - center, center),
+        reverse=reverse,
+        position=head["position"].astype(float),
+        normal=head["slice_dir"].astype(float),
+    )
 
 
 def _has(flags: NDArray[np.int64], *wanted: int) -> NDArray[np.bool_]:

@@ -34,6 +34,7 @@ from ..physics.coverage import MaskFacts
 from ..physics.operators import SenseOp
 from ..runtime.files import json_text
 from ..scan import Scan
+from .geometry import Geometry
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -53,7 +54,7 @@ FORMAT = "prepared/1"
 _OF_SCAN = ("scan_id", "noise_std", "noise_source", "scale", "voxel_mm", "recon_shape")
 _FACTS = (
     *_OF_SCAN, "mri_ambient_format", "steps", "source", "source_sha256", "center_sha256", "qc",
-    "calib_shape",
+    "calib_shape", "geometry",
 )  # fmt: skip
 """Root attributes of the format, and those that are fields of :class:`Scan`."""
 
@@ -110,6 +111,7 @@ class PreparedWriter(H5Writer):
             "calib_shape": self._calib_shape,
             "source": self._source.path.name,
             "source_sha256": self._source.sha256,
+            "geometry": self._source.geometry and self._source.geometry.to_text(),
         }
         of_scan = {name: getattr(scan, name) for name in _OF_SCAN}
         write_attributes(self.file, {**carried, **facts, **of_scan})
@@ -217,6 +219,8 @@ class PreparedFile(ScanFile):
         if "voxel_mm" in facts:
             y, x, z = (_positive(size) for size in facts["voxel_mm"])
             self.voxel_mm = (y, x, z)
+        if "geometry" in facts:
+            self.geometry = Geometry.from_text(str(facts["geometry"]))
         self.steps = tuple(str(step) for step in json.loads(facts["steps"]))
         self.source, self.source_sha256 = str(facts["source"]), str(facts["source_sha256"])
         self.center_sha256 = str(facts.get("center_sha256", ""))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ..errors import ConfigError, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..runtime.warning_log import WarningLog
 from .fastmri import FastmriFile
 from .mrd import MrdFile
 from .prepared import PreparedFile
-from .readouts import ReadoutFile
 from .reconstruction import RECONSTRUCTION_FORMAT
 from .scan_file import Contents, ScanFile
 
@@ -22,27 +23,72 @@ READERS: dict[str, type[ScanFile]] = {
 """Readers by format; the first that recognises a file reads it."""
 
 
-def open_scan(path: str | Path, *, volume: str | None = None) -> ScanFile:
+@dataclass(frozen=True)
+class ScanPath:
+    """A scan on disk that is not opened yet.
+
+    Attributes:
+        path: the file.
+        options: of its reader, as :func:`open_scan` takes them; the volume of a file with several.
+    """
+
+    path: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the file, and of the volume."""
+        return f"{self.path.name} {self.volume}".rstrip()
+
+    @property
+    def volume(self) -> str:
+        """Name of the volume; empty for the only one of a file."""
+        return self.options.get("volume") or ""
+
+    @property
+    def stem(self) -> str:
+        """What outputs are named after: the stem of the file, and the volume."""
+        return "_".join(filter(None, [self.path.stem, self.volume]))
+
+    def open(self) -> ScanFile:
+        """See :func:`open_scan`."""
+        return open_scan(self.path, **self.options)
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.volume}".rstrip()
+
+
+def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- of several readers
     """Open a scan of any format in :data:`READERS`.
 
     Args:
         path: the file.
-        volume: name of a volume, e.g. ``con-1_rep-2``, of a file that holds several.
+        options: of the reader of its format (see ``options`` of :class:`ScanFile`), such as
+            ``volume="con-1_rep-2"``; those that are None count as not given.
 
     Raises:
         ScanFormatError: the file is missing, unreadable, truncated, damaged, of another format, or
             holds several volumes, which the message names.
-        ConfigError: a volume is named, but files of this format hold a single one.
+        ConfigError: the reader of this format has no such option.
     """
     contents = Contents(path)
+    reader = _reader_of(contents)
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := sorted(given.keys() - reader.options):
+        raise ConfigError(
+            f"{contents.path}: is a file of format {reader.format}, for which {unknown[0]} means "
+            f"nothing; options: {', '.join(sorted(reader.options)) or 'none'}"
+        )
+    with WarningLog().noting() as warnings:
+        file = reader(path, **given)
+    file.warnings = tuple(warnings)
+    return file
+
+
+def _reader_of(contents: Contents) -> type[ScanFile]:
     for reader in READERS.values():
         if reader.recognises(contents):
-            if volume is not None and not issubclass(reader, ReadoutFile):
-                raise ConfigError(f"{contents.path}: holds a single volume, so none can be chosen")
-            with WarningLog().noting() as given:
-                file = reader(path) if volume is None else reader(path, volume)  # type: ignore[call-arg]
-            file.warnings = tuple(given)
-            return file
+            return reader
     path = contents.path
     if contents.error is not None:
         reason = why_no_file(path)
@@ -54,31 +100,59 @@ def open_scan(path: str | Path, *, volume: str | None = None) -> ScanFile:
     raise ScanFormatError(f"{path}: no known format; {found}; known formats: {known}")
 
 
-def find_scans(inputs: Sequence[str | Path]) -> list[Path]:
-    """Expand files, folders and globs, in the order given.
+def find_scans(
+    inputs: Sequence[str | Path | ScanPath],
+    **options: Any,  # noqa: ANN401 -- of several readers
+) -> list[ScanPath]:
+    """Expand files, folders and globs, in the order given; each volume of a file is a scan.
 
     A folder stands for the files directly in it with a suffix of one of the readers, sorted, hidden
     ones left out. What does not exist or holds no scan is kept if there are other inputs: opening
     it fails, and the other scans go on.
 
+    Args:
+        inputs: what the user named; scans found before are kept as they are.
+        options: of the readers, as :func:`open_scan` takes them.
+
     Raises:
         ScanFormatError: there are only folders and globs that hold no scan.
-        ConfigError: two files have the same stem, after which outputs are named.
+        ConfigError: two scans have the same stem, after which outputs are named.
     """
-    paths = [path for entry in inputs for path in _expand(entry)]
-    reasons = [why_no_file(path) for path in paths]
-    files = [path for path, reason in zip(paths, reasons, strict=True) if reason is None]
-    if not files:
+    scans = [scan for entry in inputs for scan in _scans(entry, options)]
+    reasons = [why_no_file(scan.path) for scan in scans]
+    found = [scan for scan, reason in zip(scans, reasons, strict=True) if reason is None]
+    if not found:
         given = "; ".join(reason for reason in reasons if reason)
         raise ScanFormatError(given or "no scan was given; name files, folders or globs")
-    stem, n_times = Counter(path.stem for path in files).most_common(1)[0]
+    stem, n_times = Counter(scan.stem for scan in found).most_common(1)[0]
     if n_times > 1:
-        clash = ", ".join(str(path) for path in files if path.stem == stem)
+        clash = ", ".join(str(scan) for scan in found if scan.stem == stem)
         raise ConfigError(
             f"{n_times} inputs have the stem {stem!r}, after which outputs are named: {clash}; "
             "run them one by one into different folders, or rename them"
         )
-    return paths
+    return scans
+
+
+def _scans(entry: str | Path | ScanPath, options: Mapping[str, Any]) -> list[ScanPath]:
+    """The volumes of the files an input stands for."""
+    if isinstance(entry, ScanPath):
+        return [entry]
+    given = {name: value for name, value in options.items() if value is not None}
+    return [scan for path in _expand(entry) for scan in _volumes(path, given)]
+
+
+def _volumes(path: Path, given: Mapping[str, Any]) -> list[ScanPath]:
+    """The volumes of a file; the file itself where they cannot be listed, or one is chosen."""
+    if "volume" in given or why_no_file(path):
+        return [ScanPath(path, given)]
+    try:
+        reader = _reader_of(Contents(path))
+        known = {name: given[name] for name in given.keys() & reader.options}
+        names = reader.volumes_in(path, **known)
+    except MriAmbientError:
+        names = ("",)  # opening it tells why
+    return [ScanPath(path, {**given, "volume": name} if name else given) for name in names]
 
 
 def why_no_file(path: Path) -> str | None:

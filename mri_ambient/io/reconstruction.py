@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._version import __version__
 from ..errors import ScanFormatError
-from .hdf5 import H5Writer, find_dataset, open_h5, read_attributes, read_complex, write_attributes
+from .geometry import Geometry
+from .hdf5 import (
+    H5Writer,
+    find_dataset,
+    open_h5,
+    read_attributes,
+    read_complex,
+    read_real,
+    write_attributes,
+)
 
 RECONSTRUCTION_FORMAT = "reconstruction/1"
 """Value of the root attribute ``mri_ambient_format``."""
@@ -22,9 +34,15 @@ SAMPLES_FORMAT = "samples/1"
 
 
 class ReconstructionWriter(H5Writer):
-    """A reconstruction in HDF5, which fastMRI's evaluator reads.
+    """A reconstruction in HDF5, which fastMRI's evaluator reads, written slice by slice.
 
-    Arguments: see :class:`~mri_ambient.io.writers.VolumeWriter`.
+    Args:
+        path: where it goes; the file appears when the block ends well.
+        n_slices: how many slices will be written, in any order, each once.
+        shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
+        attributes: method, acceleration, voxel_mm, ...; those that are None are left out.
+        with_std: whether every slice comes with a standard deviation.
+        n_samples: how many samples of every slice are kept.
 
     ====================== ===================== ========= ===============================
     dataset                shape                 dtype     meaning
@@ -60,7 +78,14 @@ class ReconstructionWriter(H5Writer):
     def write(
         self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
     ) -> None:
-        """See :meth:`~mri_ambient.io.writers.VolumeWriter.write`."""
+        """Write one slice, with the parts that were announced.
+
+        Args:
+            index: of the slice in the volume.
+            img: complex ``(y, x)`` in scanner units.
+            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
+            samples: complex ``(sample, y, x)``.
+        """
         parts = {
             "reconstruction": img.abs(),
             "reconstruction_std": std,
@@ -88,18 +113,60 @@ class ReconstructionWriter(H5Writer):
         facts = {"mri_ambient_format": RECONSTRUCTION_FORMAT, "mri_ambient_version": __version__}
         write_attributes(self.file, {**self._attributes, **facts})
 
-    @staticmethod
-    def settings_of(path: Path) -> dict[str, Any] | None:
-        """See :meth:`~mri_ambient.io.writers.VolumeWriter.settings_of`."""
+
+class ReconstructionFile:
+    """A reconstruction on disk, from which those in other formats are made.
+
+    Attributes:
+        path: the file; its stem names what is made from it.
+        shape: ``(slice, y, x)``.
+        has_std: whether every slice comes with a standard deviation.
+        attributes: scan_id, method, acceleration and other facts, plain values.
+        settings: what decided the images.
+        voxel_mm: voxel size ``(y, x, slice)``, or None.
+        geometry: where the slices lie in the patient, or None.
+
+    Raises:
+        ScanFormatError: the file is damaged or is not a reconstruction.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the facts, no images."""
+        self.path = Path(path)
+        with open_h5(self.path, for_text=True) as file:
+            attributes = read_attributes(file)
+            if attributes.pop("mri_ambient_format", None) != RECONSTRUCTION_FORMAT:
+                raise ScanFormatError(f"{path}: is not a reconstruction of mri-ambient")
+            self.shape: tuple[int, int, int] = find_dataset(file, "reconstruction").shape
+            self.has_std = "reconstruction_std" in file
         try:
-            with open_h5(path, for_text=True) as file:
-                attributes = read_attributes(file)
-        except ScanFormatError:
-            return None
-        if attributes.get("mri_ambient_format") != RECONSTRUCTION_FORMAT:
-            return None
-        settings: dict[str, Any] = json.loads(str(attributes.get("settings", "{}")))
-        return settings
+            self.settings: dict[str, Any] = json.loads(str(attributes.pop("settings", "{}")))
+            stored = attributes.pop("geometry", None)
+            self.geometry = None if stored is None else Geometry.from_text(str(stored))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ScanFormatError(f"{path}: its attributes are damaged ({error})") from error
+        self.voxel_mm = cast("tuple[float, float, float] | None", attributes.pop("voxel_mm", None))
+        self.attributes = attributes
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The report beside it, ``<stem>.json``; empty if it is not there."""
+        path = self.path.with_suffix(".json")
+        report: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return report
+
+    def read(self, index: int) -> NDArray[np.complex64]:
+        """The image of a slice in scanner units, complex64 ``(y, x)``."""
+        with open_h5(self.path) as file:
+            return read_complex(find_dataset(file, "reconstruction_complex"), index)
+
+    def read_std(self, index: int) -> NDArray[np.floating[Any]]:
+        """The standard deviation of a slice's magnitude, ``(y, x)``."""
+        with open_h5(self.path) as file:
+            return read_real(find_dataset(file, "reconstruction_std"), index)
 
 
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:

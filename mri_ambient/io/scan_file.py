@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 from torch import Tensor
@@ -17,6 +18,7 @@ from ..errors import NumericalWarning, ScanFormatError
 from ..physics.masks import achieved_acceleration, readout_is_full
 from ..runtime.files import file_sha256
 from ..scan import Scan
+from .geometry import Geometry
 from .hdf5 import open_h5, read_attribute
 from .sampling import Sampling, find_sampling
 
@@ -80,12 +82,15 @@ class ScanFile(ABC):
     Attributes:
         format: its key in :data:`~mri_ambient.io.READERS`.
         suffixes: suffixes of the files that a folder or a glob stands for.
+        options: names of the keyword arguments of ``__init__``, each optional: what the user may
+            say about files of this format.
         path: the file.
         volume: name of the volume, if the file holds several; otherwise empty.
         scan_id: stem of the raw file; seeds the random streams.
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
         voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
+        geometry: where its slices lie in the patient, or None if the file does not say.
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         header_xml: the ISMRMRD header text, or None.
@@ -96,12 +101,14 @@ class ScanFile(ABC):
 
     format: str
     suffixes: tuple[str, ...] = (".h5", ".hdf5")
+    options: frozenset[str] = frozenset()
     path: Path
     volume: str = ""
     scan_id: str
     shape: tuple[int, int, int, int]
     recon_shape: tuple[int, int]
     voxel_mm: tuple[float, float, float] | None = None
+    geometry: Geometry | None = None
     nominal_oversampling: float = 1.0
     noise: Tensor | None = None
     header_xml: str | None = None
@@ -133,6 +140,15 @@ class ScanFile(ABC):
     def recognises(cls, contents: Contents) -> bool:
         """Whether a file has this format; never, for a class that reads no file."""
         return False
+
+    @classmethod
+    def volumes_in(cls, path: Path, **options: Any) -> tuple[str, ...]:  # noqa: ANN401 -- as __init__
+        """Names of the volumes of a file, ``("",)`` for a single one; it is read with ``options``.
+
+        Raises:
+            ScanFormatError: the file is damaged.
+        """
+        return ("",)
 
     @abstractmethod
     def read_ksp(self, index: int) -> Tensor:

@@ -37,7 +37,7 @@ class Undersampled(ScanFile):
         self.full = full
         for name in (
             "format", "path", "volume", "scan_id", "shape", "recon_shape", "voxel_mm",
-            "nominal_oversampling", "noise", "header_xml", "attributes",
+            "geometry", "nominal_oversampling", "noise", "header_xml", "attributes",
         ):  # fmt: skip
             setattr(self, name, getattr(full, name))
         drawn = spec.draw(full.shape[-2:], rng_for(seed, full.scan_id), full.acquired)

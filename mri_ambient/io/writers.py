@@ -1,61 +1,52 @@
-"""Which writer writes a reconstruction, and what every writer provides."""
+"""Which formats a reconstruction can be saved in, beside its HDF5 file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol
 
-from torch import Tensor
+from ..errors import ConfigError
+from .reconstruction import ReconstructionFile
 
-from .reconstruction import ReconstructionWriter
+PARTS = ("mag", "phase", "std")
+"""What can be written of every slice: magnitude, phase, standard deviation of the magnitude."""
 
 
-class VolumeWriter(Protocol):
-    """A writer of reconstructions, slice by slice; a format is one such class in a file of its own.
+@dataclass(frozen=True)
+class SaveOptions:
+    """What the user may say about the files.
 
-    What it writes appears at its path when the block ends well.
+    Attributes:
+        parts: of :data:`PARTS`; each becomes a file or a series of its own. A standard deviation is
+            left out where there is none.
 
-    Args:
-        path: where it goes, with the suffix of the format.
-        n_slices: how many slices will be written, in any order, each once.
-        shape: size of an image ``(y, x)``, the scan's ``recon_shape``.
-        attributes: method, acceleration, voxel_mm, ...; those that are None are left out.
-        with_std: whether every slice comes with a standard deviation.
-        n_samples: how many samples of every slice are kept.
+    Raises:
+        ConfigError: there is no such part.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        n_slices: int,
-        shape: tuple[int, int],
-        *,
-        attributes: Mapping[str, object],
-        with_std: bool = False,
-        n_samples: int = 0,
-    ) -> None: ...
+    parts: tuple[str, ...] = ("mag",)
 
-    def __enter__(self) -> Self: ...
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.parts if part not in PARTS]
+        if unknown or not self.parts:
+            raise ConfigError(f"parts are {self.parts}, wanted some of {', '.join(PARTS)}")
 
-    def __exit__(self, *error: Any) -> bool | None: ...  # noqa: ANN401 -- as contextlib passes them
 
-    def write(
-        self, index: int, img: Tensor, std: Tensor | None = None, samples: Tensor | None = None
-    ) -> None:
-        """Write one slice, with the parts that were announced.
+class Writer(Protocol):
+    """A format in which reconstructions are saved; one class in a file of its own."""
 
-        Args:
-            index: of the slice in the volume.
-            img: complex ``(y, x)`` in scanner units.
-            std: standard deviation of the magnitude, real ``(y, x)``, in the same units.
-            samples: complex ``(sample, y, x)``.
+    def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
+        """Names of the files or folders it will write, which begin with the result's stem."""
+
+    def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
+        """Write them into a folder, slice by slice; what appears there is complete.
+
+        Raises:
+            ScanFormatError: the format cannot hold this reconstruction.
+            ConfigError: the options do not fit it.
         """
 
-    @staticmethod
-    def settings_of(path: Path) -> dict[str, Any] | None:
-        """The settings (an attribute) of a file it wrote; None for any other file."""
 
-
-WRITERS: dict[str, type[VolumeWriter]] = {"h5": ReconstructionWriter}
-"""What ``reconstruct`` writes, by format, which is the suffix of the file."""
+WRITERS: dict[str, Writer] = {}
+"""Writers of arrays, by format."""

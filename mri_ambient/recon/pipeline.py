@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, MriAmbientError, OutputExistsError
-from ..io import Undersampled, find_scans, open_scan
+from ..io import ScanPath, Undersampled, find_scans, open_scan
 from ..io.arrays import ArrayFile
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
@@ -22,7 +22,7 @@ from .reconstruction import Reconstruction, stored_settings, write_reconstructio
 from .slice_store import SliceStore
 from .volume import OnSlice, Volume, reconstruct_volume
 
-Source = str | Path | ScanFile | Scan | NDArray[Any]
+Source = str | Path | ScanPath | ScanFile | Scan | NDArray[Any]
 """A scan: a path, an open file, or data in memory (see :meth:`Scan.from_numpy`)."""
 
 
@@ -55,7 +55,7 @@ def reconstruct(
     volume = open_volume(scan, resolved, _checked(runtime))
     store = SliceStore(keep_samples=resolved.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    return Reconstruction.from_store(store, report, volume.file.voxel_mm)
+    return Reconstruction.from_store(store, report, volume.file)
 
 
 def reconstruct_many(
@@ -75,7 +75,7 @@ def reconstruct_many(
             error is raised.
     """
     resolved, checked = _resolved(recipe), _checked(runtime)
-    if isinstance(scans, (str, Path, ScanFile, Scan, np.ndarray)):
+    if isinstance(scans, (str, Path, ScanPath, ScanFile, Scan, np.ndarray)):
         scans = [scans]
 
     def failed(scan: Source, error: MriAmbientError) -> None:
@@ -137,6 +137,8 @@ def _opened(scan: Source) -> ScanFile:
         scan = Scan.from_numpy(scan)
     if isinstance(scan, Scan):
         return ArrayFile(scan)
+    if isinstance(scan, ScanPath):
+        return scan.open()
     if not isinstance(scan, (str, Path)):
         raise ConfigError(
             f"a scan is a path, an opened file, a Scan or a numpy array, got {type(scan).__name__}"
@@ -170,7 +172,10 @@ def reconstruct_to_folder(
     settings = volume.settings if volume.recipe.reproducible else None
     store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    write_reconstruction(path, lambda index: store.read(index).images, report, volume.file.voxel_mm)
+    file = volume.file
+    write_reconstruction(
+        path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
+    )
     store.remove()
     return report
 

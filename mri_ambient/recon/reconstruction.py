@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ConfigError, OutputExistsError, with_remedy
-from ..io import WRITERS
+from ..errors import OutputExistsError, ScanFormatError, with_remedy
+from ..io import Geometry, ReconstructionFile, ReconstructionWriter, SaveOptions, ScanFile
 from ..methods.presets import METHODS
 from ..plots import NotebookFigure, draw_reconstruction
 from ..runtime.files import json_text, write_json
+from .saving import check_formats, save_as
 from .slice_store import SliceStore
 
 
@@ -33,6 +34,7 @@ class Reconstruction:
         samples: complex64 ``(slice, sample, y, x)``, or None unless the recipe keeps them.
         voxel_mm: voxel size ``(y, x, slice)``, or None if the file does not say.
         report: facts, checks, warnings, metrics, provenance and settings, as in the JSON file.
+        geometry: where the slices lie in the patient, or None if the file does not say.
     """
 
     complex: NDArray[np.complex64]
@@ -40,15 +42,17 @@ class Reconstruction:
     samples: NDArray[np.complex64] | None
     voxel_mm: tuple[float, float, float] | None
     report: dict[str, Any]
+    geometry: Geometry | None = None
 
     @classmethod
     def from_store(
-        cls, store: SliceStore, report: dict[str, Any], voxel_mm: tuple[float, float, float] | None
+        cls, store: SliceStore, report: dict[str, Any], file: ScanFile
     ) -> Reconstruction:
-        """The finished slices of a volume, together."""
+        """The finished slices of a scan, together."""
         slices = [store.read(index).images for index in range(report["slices"])]
         parts = {name: np.stack([images[name].numpy() for images in slices]) for name in slices[0]}
-        return cls(parts["img"], parts.get("std"), parts.get("samples"), voxel_mm, report)
+        images = (parts["img"], parts.get("std"), parts.get("samples"))
+        return cls(*images, file.voxel_mm, report, file.geometry)
 
     @property
     def magnitude(self) -> NDArray[np.float32]:
@@ -92,26 +96,35 @@ class Reconstruction:
         """Warnings, each with ``code`` and ``text``."""
         return list(self.report["warnings"])
 
-    def save(self, folder: str | Path, *, overwrite: bool = False, format: str = "h5") -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        formats: str | Sequence[str] = "h5",
+        overwrite: bool = False,
+        **options: Any,  # noqa: ANN401 -- fields of SaveOptions
+    ) -> Path:
         """Write ``<stem>.h5`` and ``<stem>.json``, as ``mri-ambient reconstruct`` does.
 
         Args:
             folder: where they go.
-            overwrite: replace a reconstruction of this name that was made with other settings.
-            format: a key of ``mri_ambient.io.WRITERS``, and the suffix of the images' file.
+            formats: further formats, keys of ``mri_ambient.recon.saving.FORMATS``.
+            overwrite: replace a reconstruction of this name that was made with other settings, and
+                what is there in other formats.
+            options: of the further formats, fields of :class:`~mri_ambient.io.SaveOptions`.
 
         Returns:
-            The file with the images.
+            The HDF5 file.
 
         Raises:
-            ConfigError: there is no such format.
+            ConfigError: there is no such format, or it does not fit the options.
             OutputExistsError: there is a file of this name which is no reconstruction, or
                 ``overwrite`` is not set and the settings differ.
         """
-        if format not in WRITERS:
-            raise ConfigError(f"format {format!r} is unknown; choose from {', '.join(WRITERS)}")
+        formats = check_formats([formats] if isinstance(formats, str) else formats)
+        saving = SaveOptions(**options)
         parts = [Path(self.report["input"]).stem, self.report.get("volume", "")]
-        path = Path(folder) / f"{'_'.join(filter(None, parts))}.{format}"
+        path, is_new = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", True
         if path.exists():
             settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]
             # A prior without a file has no hash by which two of them could be told apart.
@@ -121,7 +134,9 @@ class Reconstruction:
                 raise OutputExistsError(
                     f"{path}: was made with other settings; overwrite it or use another folder"
                 )
-        write_reconstruction(path, self._images, self.report, self.voxel_mm)
+            is_new = not same
+        write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
+        save_as(path, formats, saving, overwrite=overwrite, is_new=is_new)
         return path
 
     def _images(self, index: int) -> dict[str, Tensor]:
@@ -154,14 +169,16 @@ def write_reconstruction(
     images_of: Callable[[int], dict[str, Tensor]],
     report: dict[str, Any],
     voxel_mm: tuple[float, float, float] | None,
+    geometry: Geometry | None,
 ) -> None:
     """Write the images slice by slice, and the report beside them.
 
     Args:
-        path: of the images, its suffix a key of :data:`WRITERS`; the report goes to ``.json``.
+        path: of the images, ``<stem>.h5``; the report goes to ``<stem>.json``.
         images_of: gives "img", and perhaps "std" and "samples", of a slice in file units.
         report: of the volume.
         voxel_mm: voxel size ``(y, x, slice)``, or None.
+        geometry: where the slices lie in the patient, or None.
 
     Raises:
         MriAmbientError: a file cannot be written.
@@ -170,7 +187,7 @@ def write_reconstruction(
     # What the standard deviation is, for readers of the file without the report.
     described = ("n_samples", "samples_are", "std_factor") if "std" in first else ()
     rows, columns = report["recon_shape"]
-    writer = WRITERS[path.suffix[1:]](
+    writer = ReconstructionWriter(
         path,
         report["slices"],
         (rows, columns),
@@ -179,6 +196,7 @@ def write_reconstruction(
             "acceleration": report["acceleration"],
             "scan_id": report["scan_id"],
             "voxel_mm": voxel_mm,
+            "geometry": geometry and geometry.to_text(),
             "settings": json_text(report["settings"]),
             **{name: provenance[name] for name in described},
         },
@@ -197,10 +215,10 @@ def stored_settings(path: Path) -> dict[str, Any]:
     Raises:
         OutputExistsError: the file is not a reconstruction; it may be raw data.
     """
-    settings = WRITERS[path.suffix[1:]].settings_of(path)
-    if settings is None:
+    try:
+        return ReconstructionFile(path).settings
+    except ScanFormatError:
         raise OutputExistsError(
             f"{path}: exists already and is not a reconstruction of mri-ambient, so it is never "
             "overwritten; choose another output folder"
-        )
-    return settings
+        ) from None

@@ -164,7 +164,7 @@ def test_a_shipped_prior_is_called_by_its_name_and_drawn_on_request(cli, scan, t
     cli(*words)
     before, picture = stamps(tmp_path), tmp_path / f"{scan.stem}.png"
     assert picture not in before
-    cli(*words, "--png")  # what is finished is not made again, but drawn
+    cli(*words, "--save", "png")  # what is finished is not made again, but drawn
     assert picture.stat().st_size > 5000
     assert {path: stamp for path, stamp in stamps(tmp_path).items() if path != picture} == before
 

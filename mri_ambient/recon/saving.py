@@ -1,0 +1,75 @@
+"""From a reconstruction on disk to the formats of viewers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConfigError, OutputExistsError
+from ..io import WRITERS, ReconstructionFile, SaveOptions
+from ..io.writers import Writer
+from ..plots import draw_volume, save_figure
+
+
+class PngWriter:
+    """The slices, at most 16, as one picture."""
+
+    def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
+        """One file."""
+        return [f"{result.path.stem}.png"]
+
+    def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
+        """Draw it."""
+        save_figure(draw_volume(result.path), folder / f"{result.path.stem}.png")
+
+
+FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter()}
+"""Formats beside HDF5, in which every reconstruction is written."""
+
+
+def check_formats(formats: Sequence[str]) -> list[str]:
+    """The formats beside "h5", each once; ConfigError for one that does not exist."""
+    known = ("h5", *FORMATS)
+    for name in formats:
+        if name not in known:
+            raise ConfigError(f"format {name!r} is unknown; choose from {', '.join(known)}")
+    return [name for name in dict.fromkeys(formats) if name != "h5"]
+
+
+def save_as(
+    path: Path,
+    formats: Sequence[str],
+    options: SaveOptions | None = None,
+    *,
+    overwrite: bool = False,
+    is_new: bool = False,
+) -> list[Path]:
+    """Write a reconstruction in other formats, beside its file.
+
+    Args:
+        path: the HDF5 file.
+        formats: keys of :data:`FORMATS`; "h5" is there already.
+        options: what the user says about the files.
+        overwrite: replace what is there.
+        is_new: the reconstruction was made just now, so that what is there is not made from it.
+
+    Returns:
+        What was written; what was made from this very file before is left as it is.
+
+    Raises:
+        ConfigError: there is no such format, or the options do not fit it.
+        OutputExistsError: there is such a file, not made from this reconstruction.
+        ScanFormatError: a format cannot hold this reconstruction.
+    """
+    result, options, written = ReconstructionFile(path), options or SaveOptions(), []
+    for name in check_formats(formats):
+        outputs = [path.parent / output for output in FORMATS[name].outputs(result, options)]
+        there = [output for output in outputs if output.exists()]
+        if there and is_new and not overwrite:
+            raise OutputExistsError(
+                f"{there[0]}: exists already; use --overwrite or another folder"
+            )
+        if overwrite or len(there) < len(outputs):
+            FORMATS[name].write(result, path.parent, options)
+            written += outputs
+    return written
