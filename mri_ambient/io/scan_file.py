@@ -277,11 +277,13 @@ def header_of(file: ScanFile) -> str:
             return file.header_xml
     rows = round(ny / file.nominal_oversampling)
     y_mm, x_mm, slice_mm = file.voxel_mm or (0.0, 0.0, 0.0)
+    # A field of view that is cut beyond the oversampling is smaller; else pixels would be larger.
+    final_rows = file.recon_shape[0] if file.recon_shape[0] < 0.9 * rows else rows
     return build_header(
         (ny, nx),
         (rows, nx) if file.voxel_mm is None else file.recon_shape,
         (y_mm * ny, x_mm * nx),
-        (y_mm * rows, x_mm * nx),
+        (y_mm * final_rows, x_mm * file.recon_shape[1]),
         slice_mm,
         n_slices=len(file),
         n_coils=file.shape[1],
