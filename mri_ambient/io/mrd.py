@@ -67,6 +67,8 @@ class MrdFile(ReadoutFile):
         self.header_xml, self.readouts = index.header.xml, index.readouts
         self.calibration = index.calibration
         self.choose_volume(volume)
+        if index.is_interleaved(self.readouts):
+            self.calibration = index.readouts.over_time().belonging_to(self.readouts)
         n_coils = self._count_coils(index)
         self.lay_out(_matrix(index.header, is_3d=self.readouts.is_3d), n_coils)
         index.check_completeness(self.readouts, n_coils)

@@ -30,6 +30,9 @@ HEAD = (
 COUNTERS = ("kspace_encode_step_1", "kspace_encode_step_2", "slice", *VOLUME_COUNTERS.values())
 """What is read of every record's head, and of the counters in it."""
 
+CENTRAL = 8
+"""A volume without this many lines around k = 0 has no calibration lines of its own."""
+
 SAME_FIELD = 0.01
 """Fields of view that differ by a smaller share count as the same."""
 
@@ -81,6 +84,14 @@ class MrdIndex:
         if len(calibration_rows):
             calibration = _calibration(path, xml, header, head, calibration_rows)
         return cls(path, group, header, head, readouts, calibration, np.flatnonzero(noise))
+
+    def is_interleaved(self, volume: Readouts) -> bool:
+        """Whether repetitions sample different lines, and only all of them the whole centre."""
+        if self.header.calibration_mode != "interleaved" or self.calibration is not None:
+            return False
+        middle = self.header.encoded_shape[1] // 2
+        central = set(range(middle - CENTRAL // 2, middle + CENTRAL // 2))
+        return not central <= set(volume.column.tolist())
 
     def check_completeness(self, volume: Readouts, n_coils: int) -> None:
         """Warn where a volume lacks what the header announces.
