@@ -64,6 +64,8 @@ class MrdFile(ReadoutFile):
         super().__init__(path)
         self._group, noise_group = find_groups(self.path, dataset)
         index = MrdIndex.read(self.path, self._group)
+        if not len(index.readouts):
+            raise ScanFormatError(f"{self.path}: holds no readouts of an image")
         self.header_xml, self.readouts = index.header.xml, index.readouts
         self.calibration = index.calibration
         self.choose_volume(volume)

@@ -64,7 +64,7 @@ class MrdIndex:
         """Read a group.
 
         Raises:
-            ScanFormatError: it is damaged, holds no image, or is not Cartesian.
+            ScanFormatError: it is damaged, or not Cartesian.
         """
         xml, head = _read_group(path, group)
         flags = head["flags"].astype(np.int64)
@@ -77,8 +77,6 @@ class MrdIndex:
         _check_trajectory(path, header, flags)
         separate = _separate(header, head, image, only_calibration)
         rows, calibration_rows = np.flatnonzero(used & ~separate), np.flatnonzero(separate)
-        if not len(rows):
-            raise ScanFormatError(f"{path}: holds no readouts of an image")
         readouts = _table(head, rows, header)
         calibration = None
         if len(calibration_rows):
