@@ -16,9 +16,10 @@ from .mrd import MrdFile
 from .prepared import PreparedFile
 from .reconstruction import RECONSTRUCTION_FORMAT
 from .scan_file import Contents, ScanFile
+from .twix import TwixFile
 
 READERS: dict[str, type[ScanFile]] = {
-    reader.format: reader for reader in (PreparedFile, FastmriFile, MrdFile)
+    reader.format: reader for reader in (PreparedFile, FastmriFile, MrdFile, TwixFile)
 }
 """Readers by format; the first that recognises a file reads it."""
 

@@ -1,0 +1,338 @@
+"""Siemens raw data ("twix", ``meas_*.dat``) of software VB, VD, VE and XA.
+
+Used are the readouts of the image, integrated reference lines, the noise measurement, and the
+positions in the records. Phase correction, navigators, phase stabilisation, dummy scans and
+separate reference lines are left out.
+
+A file may hold several measurements, adjustments first; the image is that of the last one with an
+image, unless one is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ScanFormatError
+from . import twix_records as twix
+from .geometry import Geometry
+from .hdf5 import check_finite
+from .readouts import VOLUME_COUNTERS, ReadoutFile, Readouts
+from .scan_file import Contents
+from .twix_protocol import Protocol, parse_protocol
+
+NOISE_BANDWIDTH = 0.793
+"""Share of the noise power that the receiver's filters leave in a noise measurement
+(``relativeReceiverNoiseBandwidth`` as siemens_to_ismrmrd sets it for every scanner)."""
+
+NOISE_HZ_PER_PIXEL = 130.0
+"""Bandwidth of noise measurements, per sample of a readout without oversampling (ibid.)."""
+
+Floats = NDArray[np.float64]
+
+
+class TwixFile(ReadoutFile):
+    """A volume of a Siemens twix file.
+
+    Args:
+        path: the file.
+        volume: name of the volume, if there are several, e.g. ``con-1_rep-2``.
+        measurement: which measurement of the file, counted from 1; the last one with an image if
+            not given.
+
+    Raises:
+        ScanFormatError: the file is damaged or was cut off, is not Cartesian, or holds several
+            volumes.
+    """
+
+    format = "siemens"
+    suffixes = (".dat",)
+    options = frozenset({"volume", "measurement"})
+
+    @classmethod
+    def recognises(cls, contents: Contents) -> bool:
+        """Whether the first bytes are a table of measurements, or a header."""
+        if not contents.path.is_file():
+            return False
+        with contents.path.open("rb") as file:
+            start = file.read(64)
+        return twix.is_table(start) or twix.is_header(start)
+
+    @classmethod
+    def volumes_in(cls, path: Path, **options: Any) -> tuple[str, ...]:  # noqa: ANN401
+        """Names of the volumes of a file, ``("",)`` for a single one."""
+        return tuple(_read_index(path, options.get("measurement")).readouts.volumes())
+
+    def __init__(
+        self, path: str | Path, volume: str | None = None, measurement: int | None = None
+    ) -> None:
+        """Read header and counters, no samples but those of noise."""
+        super().__init__(path)
+        self._index = _read_index(self.path, measurement)
+        self.readouts = self._index.readouts
+        self.choose_volume(volume)
+        self._set_shape(self._index.protocol)
+        self._set_geometry()
+        self.noise = self._read_noise()
+
+    def _set_shape(self, protocol: Protocol) -> None:
+        heads = self._index.records.heads[self.readouts.row]
+        n_coils = np.unique(heads["channels"])
+        if len(n_coils) > 1:
+            raise ScanFormatError(
+                f"{self.path}: readouts have {n_coils.tolist()} coils, wanted one number of coils"
+            )
+        ny, nx = self._index.shape
+        n_slices = len(np.unique(self.readouts.slice))
+        self.shape = (n_slices, int(n_coils[0]), ny, nx)
+        self.check_columns()
+        self.nominal_oversampling = ny / protocol.base_resolution
+        self.recon_shape = (
+            min(protocol.base_resolution, ny),
+            min(round(nx / protocol.phase_oversampling), nx),
+        )
+        if fov_mm := protocol.fov_mm:
+            self.voxel_mm = (
+                fov_mm[0] / protocol.base_resolution,
+                fov_mm[1] * protocol.phase_oversampling / nx,
+                fov_mm[2],
+            )
+        if name := protocol.values.get("tProtocolName"):
+            self.attributes["acquisition"] = name
+
+    def _set_geometry(self) -> None:
+        first = self._index.records.heads[self.readouts.row[:1]]["quaternion"][0]
+        if not np.isclose(np.linalg.norm(first), 1, atol=1e-3):
+            return  # the file does not say
+        phase, read, normal = directions(first)
+        if np.abs(self.readouts.normal - normal).max() > 1e-3:
+            return  # slices are not parallel
+        positions = [part.position[0] for part in self._slices]
+        # With the inverse FFT, images rise against the directions that Siemens gives.
+        self.geometry = Geometry.of_vectors(-read, -phase, normal, positions)
+
+    def read_samples(self, rows: Sequence[int]) -> Iterator[NDArray[np.complex64]]:
+        """The samples of records, each ``(coil, sample)``."""
+        return self._index.records.samples(rows)
+
+    def _read_noise(self) -> Tensor | None:
+        """Noise measurements, scaled to the bandwidth of the image's readouts.
+
+        That of this measurement, otherwise the last one before with the same coils. The power of
+        noise is inversely proportional to the dwell time of a sample.
+        """
+        records = self._index.records
+        coils = records.channels(int(self.readouts.row[0]))
+        for part in (records, *self._index.before):
+            rows = np.flatnonzero(part.has(twix.NOISE)).tolist()
+            if not rows or part.channels(rows[0]) != coils:
+                continue
+            samples = np.concatenate(list(part.samples(rows)), axis=1)
+            check_finite(samples, f"{self.path}: noise measurement")
+            if samples.shape[1] <= len(coils):
+                continue
+            own_us = _noise_dwell_us(part, rows[0])
+            image_us = self._index.protocol.dwell_us
+            scale = np.sqrt(own_us / (image_us * NOISE_BANDWIDTH)) if image_us else 1.0
+            return torch.from_numpy(samples * np.float32(scale))
+        return None
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What a measurement holds, without samples.
+
+    Attributes:
+        protocol: its header.
+        records: all of its readouts.
+        readouts: those of images, of all volumes.
+        shape: of the encoded matrix, ``(y, x)``.
+        before: records of the measurements before it, the nearest first.
+    """
+
+    protocol: Protocol
+    records: twix.Records
+    readouts: Readouts
+    shape: tuple[int, int]
+    before: tuple[twix.Records, ...]
+
+
+def _read_index(path: Path, number: int | None) -> _Index:
+    try:
+        stat = path.stat()
+        return _index_of(path, number, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@lru_cache(maxsize=4)  # volumes of a file are opened one after the other
+def _index_of(path: Path, number: int | None, *_: int) -> _Index:
+    measurements = twix.find_measurements(path)
+    if number is not None and not 1 <= number <= len(measurements):
+        raise ScanFormatError(
+            f"{path}: has {len(measurements)} measurements, wanted one of these, got {number}"
+        )
+    before: list[twix.Records] = [part.records() for part in measurements[: (number or 0) - 1]]
+    if number is not None:
+        records = measurements[number - 1].records()
+    else:
+        found = [part.records() for part in measurements]
+        last = max((i for i, part in enumerate(found) if _is_image(part).any()), default=None)
+        if last is None:
+            raise ScanFormatError(f"{path}: holds no readouts of an image")
+        records, before = found[last], found[:last]
+    try:
+        protocol = parse_protocol(records.measurement.header())
+        _check_supported(protocol)
+        return _index_from(path, protocol, records, tuple(reversed(before)))
+    except ScanFormatError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ScanFormatError(f"{path}: {error}") from error
+
+
+def _index_from(
+    path: Path, protocol: Protocol, records: twix.Records, before: tuple[twix.Records, ...]
+) -> _Index:
+    left_out = ~_is_image(records)
+    reference = records.has(twix.CALIBRATION) & ~records.has(twix.CALIBRATION_AND_IMAGE)
+    if protocol.reference_lines == "separate":
+        left_out |= reference
+    row = np.flatnonzero(~left_out)
+    if not len(row):
+        raise ScanFormatError(f"{path}: holds no readouts of an image")
+    _check_whole(path, records, row, protocol)
+    heads = records.heads[row]
+    if protocol.is_3d or heads["partition"].max() > 0:
+        raise ScanFormatError(f"{path}: not supported yet: 3-D encoding")
+    shape = _encoded_shape(path, heads, protocol)
+    readouts = _readouts(row, heads, records.has(twix.REVERSE)[row], shape)
+    _check_not_epi(path, readouts)
+    return _Index(protocol, records, readouts, shape, before)
+
+
+def _readouts(
+    row: NDArray[np.int64], heads: NDArray[np.void], reverse: NDArray[np.bool_],
+    shape: tuple[int, int],
+) -> Readouts:  # fmt: skip
+    n_samples = heads["samples"].astype(int)
+    center = heads["center_sample"].astype(int)
+    counters = {name: heads[name].astype(int) for name in VOLUME_COUNTERS.values()}
+    return Readouts(
+        row=row,
+        column=heads["line"].astype(int) - heads["center_line"] + shape[1] // 2,
+        slice=heads["slice"].astype(int),
+        counters=counters,
+        n_samples=n_samples,
+        center=np.where(reverse, n_samples - 1 - center, center),
+        reverse=reverse,
+        position=heads["position"].astype(float),
+        normal=directions(heads["quaternion"].astype(float))[2],
+    )
+
+
+def _encoded_shape(path: Path, heads: NDArray[np.void], protocol: Protocol) -> tuple[int, int]:
+    """``(y, x)``; a few lines more than the protocol says, if they were measured."""
+    ny = round(protocol.base_resolution * protocol.oversampling)
+    longest = int(heads["samples"].max())
+    if longest > ny:
+        factor = longest / protocol.base_resolution
+        if factor != round(factor):
+            raise ScanFormatError(
+                f"{path}: readouts have up to {longest} samples, the header gives an encoded "
+                f"matrix of {ny}; the header belongs to other data"
+            )
+        ny = longest
+    center = heads["center_sample"].astype(int)
+    if bool(((heads["samples"] < ny) & (center >= heads["samples"])).any()):
+        raise ScanFormatError(
+            f"{path}: readouts of fewer than {ny} samples have their centre outside of them; the "
+            "file is damaged"
+        )
+    step = heads["line"].astype(int) - heads["center_line"]
+    nx = protocol.n_lines
+    needed = max(-2 * int(step.min()), 2 * int(step.max()) + 1)
+    if needed > max(1.25 * nx, nx + 2):
+        raise ScanFormatError(
+            f"{path}: lines lie {int(step.min())} to {int(step.max())} from the centre of k-space, "
+            f"the header gives an encoded matrix with {nx} columns; the header belongs to other "
+            "data"
+        )
+    return ny, max(nx, needed)
+
+
+def directions(quaternion: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    """Directions of phase encoding, readout and slice, each ``(..., 3)``.
+
+    Args:
+        quaternion: of a record, scalar first, ``(..., 4)``; the columns of its rotation matrix are
+            the directions in patient coordinates (sagittal, coronal, transverse = L, P, S).
+    """
+    w, x, y, z = np.moveaxis(np.asarray(quaternion, np.float64), -1, 0)
+    phase = np.stack(
+        [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], axis=-1
+    )  # fmt: skip
+    read = np.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], axis=-1)
+    normal = np.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], axis=-1)
+    return phase, read, normal
+
+
+def _is_image(records: twix.Records) -> NDArray[np.bool_]:
+    image: NDArray[np.bool_] = ~records.has(*twix.NO_IMAGE) & (records.heads["samples"] > 0)
+    return image
+
+
+def _noise_dwell_us(records: twix.Records, row: int) -> float:
+    """Dwell time of a noise measurement, by its number of samples (siemens_to_ismrmrd).
+
+    VD and later round it down to 0.1 us.
+    """
+    n = int(records.heads["samples"][row])
+    exact_us = 1e6 / (n * NOISE_HZ_PER_PIXEL)
+    return exact_us if records.measurement.layout is twix.VB else int(76800 / n) / 10
+
+
+def _check_supported(protocol: Protocol) -> None:
+    if protocol.trajectory != "cartesian":
+        raise ScanFormatError(
+            f"not supported: {protocol.trajectory}; only Cartesian readouts can be reconstructed"
+        )
+    if protocol.epi_factor > 1:
+        raise ScanFormatError("not supported: EPI without its corrections")
+
+
+def _check_not_epi(path: Path, readouts: Readouts) -> None:
+    """Lines of one image in both directions need the corrections of EPI."""
+    for part in readouts.volumes().values():
+        if part.reverse.any() and not part.reverse.all():
+            raise ScanFormatError(
+                f"{path}: not supported: EPI without its corrections; readouts of one image were "
+                "acquired in both directions"
+            )
+
+
+def _check_whole(
+    path: Path, records: twix.Records, row: NDArray[np.int64], protocol: Protocol
+) -> None:
+    """Refuse a file that was cut off before the last readout of its image."""
+    if records.complete:
+        return
+    n_wanted = protocol.integer("lRepetitions", 0) + 1
+    n_found = int(records.heads["repetition"][row].max()) + 1
+    if records.has(twix.LAST_IN_MEASUREMENT)[row[-1]] and n_found >= n_wanted:
+        return
+    end = records.measurement.end
+    missing = max(end - records.n_bytes, 0)
+    size = f"{missing} of {end - records.measurement.start} bytes are missing; " if missing else ""
+    raise ScanFormatError(
+        f"{path}: was cut off after {len(row)} readouts of the image ({n_found} of {n_wanted} "
+        f"repetitions begun); {size}copy it again"
+    )
