@@ -180,15 +180,9 @@ def _index_of(path: Path, number: int | None, *_: int) -> _Index:
         raise ScanFormatError(
             f"{path}: has {len(measurements)} measurements, wanted one of these, got {number}"
         )
-    before: list[twix.Records] = [part.records() for part in measurements[: (number or 0) - 1]]
-    if number is not None:
-        records = measurements[number - 1].records()
-    else:
-        found = [part.records() for part in measurements]
-        last = max((i for i, part in enumerate(found) if _is_image(part).any()), default=None)
-        if last is None:
-            raise ScanFormatError(f"{path}: holds no readouts of an image")
-        records, before = found[last], found[:last]
+    found = [part.records() for part in measurements[: number or len(measurements)]]
+    chosen = len(found) - 1 if number else _last_image(path, found)
+    records, before = found[chosen], found[:chosen]
     try:
         protocol = parse_protocol(records.measurement.header())
         _check_supported(protocol)
@@ -197,6 +191,21 @@ def _index_of(path: Path, number: int | None, *_: int) -> _Index:
         if str(error).startswith(str(path)):
             raise
         raise ScanFormatError(f"{path}: {error}") from error
+
+
+def _last_image(path: Path, found: Sequence[twix.Records]) -> int:
+    """The last measurement with an image, unless a later one was cut off."""
+    last = max((i for i, part in enumerate(found) if _is_image(part).any()), default=-1)
+    broken = [i + 1 for i, part in enumerate(found) if i > last and not part.complete]
+    if broken:
+        others = f"; measurement={last + 1} takes another of them" if last >= 0 else ""
+        raise ScanFormatError(
+            f"{path}: was cut off: nothing of an image is left of measurement {broken[0]} of "
+            f"{len(found)}{others}; copy the file again"
+        )
+    if last < 0:
+        raise ScanFormatError(f"{path}: holds no readouts of an image")
+    return last
 
 
 def _index_from(
