@@ -96,7 +96,7 @@ def vd_record(line: Line) -> bytes:
 
 def vb_record(line: Line) -> bytes:
     """Every coil has the whole head."""
-    n_coils, n_samples = line.samples.shape
+    n_samples = line.samples.shape[1]
     out = b""
     for number, samples in zip(line.numbers, line.samples, strict=True):
         head = struct.pack("<IiIIIQ", 128 + 8 * n_samples, 1, 1, 0, 0, line.mask) + line.counted()

@@ -122,8 +122,9 @@ def parse_protocol(parts: Mapping[str, str]) -> Protocol:
     found = re.findall(r"^[ \t]*([A-Za-z_][\w.\[\]]*)[ \t]*=[ \t]*(.*?)[ \t]*$", text, re.MULTILINE)
     values = {name: value.strip().strip('"') for name, value in found}
     if not values:
+        found_parts = ", ".join(parts) or "nothing"
         raise ScanFormatError(
-            f"the Siemens header holds no protocol (MeasYaps); found {', '.join(parts) or 'nothing'}"
+            f"the Siemens header holds no protocol (MeasYaps); found {found_parts}"
         )
     return Protocol(values, _oversampling(parts))
 

@@ -45,9 +45,7 @@ def _head(size: int, mask: int, counts: int, center: int, place: int) -> np.dtyp
         *((name, "<u2", counts + 2 * i) for i, name in enumerate(COUNTERS)),
     ]  # fmt: skip
     names, formats, offsets = (list(part) for part in zip(*fields, strict=True))
-    return np.dtype(
-        {"names": names, "formats": formats, "offsets": offsets, "itemsize": size}  # type: ignore[call-overload]
-    )
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ class Records:
         layout, head = self.measurement.layout, self.heads[row]
         step = layout.channel + 8 * int(head["samples"])
         with self.measurement.path.open("rb") as file:
-            numbers = []
+            numbers: list[int] = []
             for coil in range(int(head["channels"])):
                 start = int(self.offsets[row]) + layout.before + coil * step
                 file.seek(start + layout.channel_id)
@@ -215,11 +213,11 @@ def find_measurements(path: Path) -> list[Measurement]:
     with path.open("rb") as file:
         start = file.read(10240)
     size = path.stat().st_size
-    first, n = _read(start[:8], "<II", path)
     if not is_table(start):
         if not is_header(start):
             raise ScanFormatError(f"{path}: is no Siemens twix file; the first bytes are no header")
         return [Measurement(path, VB, 0, size)]
+    (n,) = struct.unpack_from("<I", start, 4)
     if len(start) < 8 + 152 * n:
         raise ScanFormatError(f"{path}: was cut off in its table of {n} measurements")
     entries = [struct.unpack_from("<QQ", start, 8 + 152 * i + 8) for i in range(n)]
@@ -231,7 +229,7 @@ def is_table(start: bytes) -> bool:
     if len(start) < 24:
         return False
     first, n, _, at = struct.unpack_from("<IIQQ", start)
-    return first < 10000 and 1 <= n <= 64 and 168 <= at < 2**40
+    return bool(first < 10000 and 1 <= n <= 64 and 168 <= at < 2**40)
 
 
 def is_header(start: bytes) -> bool:
@@ -240,7 +238,8 @@ def is_header(start: bytes) -> bool:
         return False
     size, n_parts = struct.unpack_from("<II", start)
     name = start[8:40].split(b"\0")[0]
-    return 10000 <= size < 2**27 and 1 <= n_parts <= 64 and name.isalpha() and len(name) >= 4
+    fits = 10000 <= size < 2**27 and 1 <= n_parts <= 64
+    return bool(fits and name.isalpha() and len(name) >= 4)
 
 
 def _read(data: bytes, layout: str, path: Path) -> tuple[int, ...]:

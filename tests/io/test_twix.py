@@ -123,12 +123,15 @@ def test_readouts_of_no_image_are_left_out(write, ksp, tmp_path):
     lines = [Line(other, {"line": 3}, (flag,), center_line=9) for flag in flags]
     if write is write_vd:
         lines.append(Line(other, flags=(SYNC,)))
-    assert_holds(write(tmp_path / "scan.dat", [Measurement(lines + every_line(ksp), protocol())]), ksp)
+    assert_holds(
+        write(tmp_path / "scan.dat", [Measurement(lines + every_line(ksp), protocol())]), ksp
+    )
 
 
 @BOTH
 def test_reversed_readouts_are_turned_round(write, ksp, tmp_path):
     """The second of two echoes runs backwards."""
+
     def backwards(line: Line) -> Line:
         return replace(line, samples=line.samples[:, ::-1], flags=(REVERSE,))
 
@@ -160,6 +163,7 @@ def test_averages_are_averaged(ksp, tmp_path):
 
 def test_slices_are_ordered_by_position(ksp, tmp_path):
     """The counters run downwards."""
+
     def downwards(line: Line) -> Line:
         return replace(line, counters={**line.counters, "slice": 2 - line.counters["slice"]})
 
@@ -171,6 +175,7 @@ def test_slices_are_ordered_by_position(ksp, tmp_path):
 @BOTH
 def test_partial_fourier_leaves_columns_out(write, ksp, tmp_path):
     """The first five lines are missing: the counter begins after them, its centre is line 4."""
+
     def later(line: Line) -> Line:
         counters = {**line.counters, "line": line.counters["line"] - 5}
         return replace(line, counters=counters, center_line=4)
@@ -209,6 +214,7 @@ def test_phase_oversampling_widens_the_encoded_field_of_view(ksp, tmp_path):
 @pytest.mark.parametrize(("mode", "used"), [("0x2", True), ("0x4", False)])
 def test_reference_lines_count_if_they_are_integrated(mode, used, ksp, tmp_path):
     """Lines 8 and 10 are of the image too."""
+
     def reference(line: Line) -> Line:
         number = line.counters["line"]
         flags = {8: (REFERENCE, REFERENCE_AND_IMAGE), 9: (REFERENCE,), 10: (REFERENCE_AND_IMAGE,)}
@@ -244,9 +250,7 @@ def test_the_image_is_that_of_the_last_measurement_with_one(ksp, tmp_path, rng):
     path = write_vd(tmp_path / "scan.dat", parts)
     assert_holds(path, ksp)
     assert_holds(path, 5 * ksp, measurement=1)
-    np.testing.assert_allclose(
-        open_scan(path).noise.numpy(), noise * np.sqrt(30 / 7.93), rtol=1e-5
-    )
+    np.testing.assert_allclose(open_scan(path).noise.numpy(), noise * np.sqrt(30 / 7.93), rtol=1e-5)
     with pytest.raises(ScanFormatError, match="no readouts"):
         open_scan(path, measurement=4)
     with pytest.raises(ScanFormatError, match="4 measurements"):
@@ -281,9 +285,7 @@ def test_geometry_is_that_of_the_records(ksp, tmp_path):
         replace(line, quaternion=(half, 0, half, 0), position=(6.0 * line.counters["slice"], 1, 2))
         for line in every_line(ksp)
     ]
-    geometry = open_scan(
-        write_vd(tmp_path / "scan.dat", [Measurement(lines, protocol())])
-    ).geometry
+    geometry = open_scan(write_vd(tmp_path / "scan.dat", [Measurement(lines, protocol())])).geometry
     np.testing.assert_allclose(
         geometry.directions, [-turn[:, 1], -turn[:, 0], turn[:, 2]], atol=1e-6
     )
