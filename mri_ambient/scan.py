@@ -38,6 +38,8 @@ class Scan:
         noise_std: k-space noise per real channel, in the units of ``ksp``; None until known.
         noise_source: where ``noise_std`` comes from.
         maps: coil sensitivities ``(slice, coil, y, x)``, or None before they are estimated.
+        calib: calibration data that do not belong to the image, in its coils and units,
+            ``(slice, coil, y, x)`` with k = 0 at ``n // 2``; None if there are none.
         scale: factor from normalised images to the units of whitened k-space.
         coil_transform: compression x whitening, complex ``(coil, coil)``, with all of its rows; the
             first made the virtual coils. None if the coils are as measured.
@@ -56,6 +58,7 @@ class Scan:
     noise_std: float | None = None
     noise_source: str | None = None
     maps: Tensor | None = None
+    calib: Tensor | None = None
     scale: float = 1.0
     coil_transform: Tensor | None = None
     voxel_mm: tuple[float, float, float] | None = None
@@ -74,6 +77,8 @@ class Scan:
             raise ValueError(f"{len(self.slices)} slice indices for {shape[0]} slices")
         if self.maps is not None and tuple(self.maps.shape) != shape:
             raise ValueError(f"maps {tuple(self.maps.shape)} do not match ksp {shape}")
+        if self.calib is not None and self.calib.shape[:2] != self.ksp.shape[:2]:
+            raise ValueError(f"calib {tuple(self.calib.shape)} does not match ksp {shape}")
         if bool(((self.ksp != 0) & ~self.mask).any()):
             raise ValueError("ksp is not zero where mask is False")
 

@@ -15,7 +15,7 @@ import h5py
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
-from ..physics.masks import achieved_acceleration, readout_is_full
+from ..physics.masks import achieved_acceleration, acquired_rows, readout_is_full
 from ..runtime.files import file_sha256
 from ..scan import Scan
 from .geometry import Geometry
@@ -42,17 +42,18 @@ class Contents:
         """Names in the root group; none if the file cannot be read as HDF5."""
         return self._hdf5[1]
 
-    def group_with(self, *names: str) -> str | None:
-        """The first group that holds these names; None if there is none."""
+    def groups_with(self, *names: str) -> list[str]:
+        """The groups in the root that hold these names."""
         if self.error is not None:
-            return None
+            return []
+        found = []
         with open_h5(self.path) as file:
             for name in self.names:
                 is_here = isinstance(file.get(name, getlink=True), h5py.HardLink)
                 group = file.get(name) if is_here else None
                 if isinstance(group, h5py.Group) and set(group) >= set(names):
-                    return name
-        return None
+                    found.append(name)
+        return found
 
     @property
     def error(self) -> ScanFormatError | None:
@@ -95,6 +96,8 @@ class ScanFile(ABC):
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         header_xml: the ISMRMRD header text, or None.
         attributes: what else the file holds about the scan (acquisition, patient_id, ...).
+        calib_mask: where calibration lines that do not belong to the image (separate reference
+            scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
         warnings: given when it was opened.
         prepared: whether slices come with maps, scale and noise, which preparation fills in.
     """
@@ -113,6 +116,7 @@ class ScanFile(ABC):
     noise: Tensor | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
+    calib_mask: Tensor | None = None
     warnings: tuple[NumericalWarning, ...] = ()
     prepared: bool = False
 
@@ -158,6 +162,13 @@ class ScanFile(ABC):
         """A reference volume in the file (e.g. ``reconstruction_rss``), ``(slice, y, x)``."""
         return None
 
+    def read_calib(self, index: int) -> Tensor | None:
+        """Calibration lines of one slice where :attr:`calib_mask` is set, complex64 as k-space.
+
+        Their contrast and gain may differ from those of the image.
+        """
+        return None
+
     @cached_property
     def sampling(self) -> Sampling:
         """Where k-space was sampled; found in one pass over the slices when first needed."""
@@ -201,7 +212,7 @@ class ScanFile(ABC):
     def fully_sampled(self) -> bool:
         """Whether every acquired column holds samples in every acquired row."""
         plane = self.mask[0]
-        return bool((plane == (plane.any(dim=-1)[:, None] & self.acquired)).all())
+        return bool((plane == (acquired_rows(plane)[:, None] & self.acquired)).all())
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -214,6 +225,7 @@ class ScanFile(ABC):
         mask = self.mask  # found first: its pass over the slices needs memory too
         return Scan(
             ksp=stack_slices(self.read_ksp, chosen).masked_fill_(~mask, 0),
+            calib=None if self.calib_mask is None else stack_slices(self._read_calib, chosen),
             mask=mask,
             scan_id=self.scan_id,
             slices=chosen,
@@ -223,6 +235,12 @@ class ScanFile(ABC):
             voxel_mm=self.voxel_mm,
             steps=("read",),
         )
+
+    def _read_calib(self, index: int) -> Tensor:
+        calib, mask = self.read_calib(index), self.calib_mask
+        if calib is None or mask is None:
+            raise ValueError(f"{self.path}: calib_mask is set, but there are no lines")
+        return calib.masked_fill_(~mask, 0)
 
     def _chosen(self, index: int | slice) -> tuple[int, ...]:
         slices = range(len(self))[index]
