@@ -21,6 +21,7 @@ class Line:
     counters: Mapping[str, int] = field(default_factory=dict)
     flags: Sequence[int] = ()
     center_line: int = 0
+    center_partition: int = 0
     center_sample: int | None = None
     cut: tuple[int, int] = (0, 0)
     position: Sequence[float] = (0.0, 0.0, 0.0)
@@ -37,6 +38,10 @@ class Line:
     @property
     def mask(self) -> int:
         return sum(1 << flag for flag in self.flags)
+
+    @property
+    def center(self) -> tuple[int, int]:
+        return self.center_line, self.center_partition
 
     @property
     def place(self) -> bytes:
@@ -84,7 +89,7 @@ def vd_record(line: Line) -> bytes:
     others = 0 in line.flags or SYNC in line.flags
     length = 352 if others else 192 + n_coils * (32 + 8 * n_samples)
     head = struct.pack("<IiIIIHH3iIQ", length, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, line.mask)
-    head += line.counted() + struct.pack("<HfIHH", 0, 0.0, 0, line.center_line, 0) + line.place
+    head += line.counted() + struct.pack("<HfIHH", 0, 0.0, 0, *line.center) + line.place
     head = head.ljust(192, b"\0")
     if others:
         return head.ljust(length, b"\xaa")
@@ -100,7 +105,7 @@ def vb_record(line: Line) -> bytes:
     out = b""
     for number, samples in zip(line.numbers, line.samples, strict=True):
         head = struct.pack("<IiIIIQ", 128 + 8 * n_samples, 1, 1, 0, 0, line.mask) + line.counted()
-        head += struct.pack("<HfIHH", 0, 0.0, 0, line.center_line, 0) + bytes(16) + line.place
+        head += struct.pack("<HfIHH", 0, 0.0, 0, *line.center) + bytes(16) + line.place
         out += head + struct.pack("<HH", number, 0) + samples.astype("<c8").tobytes()
     return out
 

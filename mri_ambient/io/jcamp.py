@@ -119,6 +119,7 @@ def _parse(text: str) -> dict[str, str]:
 
 def _expand(value: str) -> str:
     """Repeated values written out."""
+
     def repeated(match: re.Match[str]) -> str:
         return " ".join([match.group(2)] * min(int(match.group(1)), 10**6))
 

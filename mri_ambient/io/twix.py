@@ -21,11 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ScanFormatError
+from ..errors import ScanFormatError, warn
 from . import twix_records as twix
-from .geometry import Geometry
 from .hdf5 import check_finite
-from .readouts import VOLUME_COUNTERS, ReadoutFile, Readouts
+from .readouts import VOLUME_COUNTERS, Matrix, ReadoutFile, Readouts
 from .scan_file import Contents
 from .twix_protocol import Protocol, parse_protocol
 
@@ -77,47 +76,35 @@ class TwixFile(ReadoutFile):
         """Read header and counters, no samples but those of noise."""
         super().__init__(path)
         self._index = _read_index(self.path, measurement)
-        self.readouts = self._index.readouts
+        self.readouts, self.calibration = self._index.readouts, self._index.calibration
         self.choose_volume(volume)
-        self._set_shape(self._index.protocol)
-        self._set_geometry()
-        self.noise = self._read_noise()
-
-    def _set_shape(self, protocol: Protocol) -> None:
-        heads = self._index.records.heads[self.readouts.row]
-        n_coils = np.unique(heads["channels"])
+        channels = self._index.records.heads["channels"]
+        n_coils = np.unique(channels[self.readouts.row]).tolist()
         if len(n_coils) > 1:
             raise ScanFormatError(
-                f"{self.path}: readouts have {n_coils.tolist()} coils, wanted one number of coils"
+                f"{self.path}: readouts have {n_coils} coils, wanted one number of coils"
             )
-        ny, nx = self._index.shape
-        n_slices = len(np.unique(self.readouts.slice))
-        self.shape = (n_slices, int(n_coils[0]), ny, nx)
-        self.check_columns()
-        self.nominal_oversampling = ny / protocol.base_resolution
-        self.recon_shape = (
-            min(protocol.base_resolution, ny),
-            min(round(nx / protocol.phase_oversampling), nx),
-        )
-        if fov_mm := protocol.fov_mm:
-            self.voxel_mm = (
-                fov_mm[0] / protocol.base_resolution,
-                fov_mm[1] * protocol.phase_oversampling / nx,
-                fov_mm[2],
-            )
-        if name := protocol.values.get("tProtocolName"):
+        self._check_calibration_fits(int(n_coils[0]))
+        self.lay_out(self._index.matrix, int(n_coils[0]))
+        if name := self._index.protocol.values.get("tProtocolName"):
             self.attributes["acquisition"] = name
+        self.noise = self._read_noise()
 
-    def _set_geometry(self) -> None:
-        first = self._index.records.heads[self.readouts.row[:1]]["quaternion"][0]
-        if not np.isclose(np.linalg.norm(first), 1, atol=1e-3):
-            return  # the file does not say
-        phase, read, normal = directions(first)
-        if np.abs(self.readouts.normal - normal).max() > 1e-3:
-            return  # slices are not parallel
-        positions = [part.position[0] for part in self._slices]
-        # With the inverse FFT, images rise against the directions that Siemens gives.
-        self.geometry = Geometry.of_vectors(-read, -phase, normal, positions)
+    def _check_calibration_fits(self, n_coils: int) -> None:
+        """Leave out separate calibration lines of another matrix or other coils."""
+        if self.calibration is None:
+            return
+        lines, encoded = self.calibration, self._index.matrix.encoded
+        coils = np.unique(self._index.records.heads["channels"][lines.row]).tolist()
+        steps = ((lines.column, encoded[1]), (lines.partition, encoded[2]))
+        fits = coils == [n_coils] and int(lines.n_samples.max()) <= encoded[0]
+        if not fits or any(step.min() < 0 or step.max() >= n for step, n in steps):
+            warn(
+                "W-CALIBRATION-LINES",
+                f"{self.path.name}: separate reference lines have another matrix than the image, "
+                "or other coils; they are not used",
+            )
+            self.calibration = None
 
     def read_samples(self, rows: Sequence[int]) -> Iterator[NDArray[np.complex64]]:
         """The samples of records, each ``(coil, sample)``."""
@@ -152,16 +139,18 @@ class _Index:
 
     Attributes:
         protocol: its header.
+        matrix: that was encoded.
         records: all of its readouts.
         readouts: those of images, of all volumes.
-        shape: of the encoded matrix, ``(y, x)``.
+        calibration: reference lines that some images lack, or None.
         before: records of the measurements before it, the nearest first.
     """
 
     protocol: Protocol
+    matrix: Matrix
     records: twix.Records
     readouts: Readouts
-    shape: tuple[int, int]
+    calibration: Readouts | None
     before: tuple[twix.Records, ...]
 
 
@@ -211,71 +200,79 @@ def _last_image(path: Path, found: Sequence[twix.Records]) -> int:
 def _index_from(
     path: Path, protocol: Protocol, records: twix.Records, before: tuple[twix.Records, ...]
 ) -> _Index:
-    left_out = ~_is_image(records)
-    reference = records.has(twix.CALIBRATION) & ~records.has(twix.CALIBRATION_AND_IMAGE)
+    image, marked = _is_image(records), records.has(twix.CALIBRATION, twix.CALIBRATION_AND_IMAGE)
+    reference_row = np.flatnonzero(marked & image)
     if protocol.reference_lines == "separate":
-        left_out |= reference
-    row = np.flatnonzero(~left_out)
+        image &= ~marked | records.has(twix.CALIBRATION_AND_IMAGE)
+    row = np.flatnonzero(image)
     if not len(row):
         raise ScanFormatError(f"{path}: holds no readouts of an image")
     _check_whole(path, records, row, protocol)
-    heads = records.heads[row]
-    if protocol.is_3d or heads["partition"].max() > 0:
-        raise ScanFormatError(f"{path}: not supported yet: 3-D encoding")
-    shape = _encoded_shape(path, heads, protocol)
-    readouts = _readouts(row, heads, records.has(twix.REVERSE)[row], shape)
+    matrix = _matrix(path, records.heads[row], protocol)
+    readouts = _readouts(records, row, matrix)
     _check_not_epi(path, readouts)
-    return _Index(protocol, records, readouts, shape, before)
+    reference = _readouts(records, reference_row, matrix)
+    held = [np.isin(reference_row, volume.row) for volume in readouts.volumes().values()]
+    # Those of no image, or some images without: measured apart, or in the first repetition only.
+    is_needed = len(reference) > 0 and not (
+        np.any(held, axis=0).all() and np.any(held, axis=1).all()
+    )
+    return _Index(protocol, matrix, records, readouts, reference if is_needed else None, before)
 
 
-def _readouts(
-    row: NDArray[np.int64], heads: NDArray[np.void], reverse: NDArray[np.bool_],
-    shape: tuple[int, int],
-) -> Readouts:  # fmt: skip
-    n_samples = heads["samples"].astype(int)
-    center = heads["center_sample"].astype(int)
-    counters = {name: heads[name].astype(int) for name in VOLUME_COUNTERS.values()}
+def _readouts(records: twix.Records, row: NDArray[np.int64], matrix: Matrix) -> Readouts:
+    heads, reverse = records.heads[row], records.has(twix.REVERSE)[row]
+    n_samples, center = heads["samples"].astype(int), heads["center_sample"].astype(int)
+    places = [
+        heads[step].astype(int) - heads[f"center_{step}"] + n // 2 if n > 1 else 0 * n_samples
+        for step, n in zip(("line", "partition"), matrix.encoded[1:], strict=True)
+    ]
+    phase, read, normal = directions(heads["quaternion"])
+    # With the inverse FFT, images rise against the directions of encoding that Siemens gives.
     return Readouts(
         row=row,
-        column=heads["line"].astype(int) - heads["center_line"] + shape[1] // 2,
+        column=places[0],
         slice=heads["slice"].astype(int),
-        counters=counters,
+        counters={name: heads[name].astype(int) for name in VOLUME_COUNTERS.values()},
         n_samples=n_samples,
         center=np.where(reverse, n_samples - 1 - center, center),
         reverse=reverse,
         position=heads["position"].astype(float),
-        normal=directions(heads["quaternion"].astype(float))[2],
+        normal=-normal if matrix.encoded[2] > 1 else normal,
+        read_dir=-read,
+        phase_dir=-phase,
+        partition=places[1],
     )
 
 
-def _encoded_shape(path: Path, heads: NDArray[np.void], protocol: Protocol) -> tuple[int, int]:
-    """``(y, x)``; a few lines more than the protocol says, if they were measured."""
-    ny = round(protocol.base_resolution * protocol.oversampling)
+def _matrix(path: Path, heads: NDArray[np.void], protocol: Protocol) -> Matrix:
+    """What was encoded: a few lines more than the protocol says, if they were measured."""
+    base = protocol.base_resolution
+    ny = round(base * protocol.oversampling)
     longest = int(heads["samples"].max())
-    if longest > ny:
-        factor = longest / protocol.base_resolution
-        if factor != round(factor):
-            raise ScanFormatError(
-                f"{path}: readouts have up to {longest} samples, the header gives an encoded "
-                f"matrix of {ny}; the header belongs to other data"
-            )
+    if longest > ny and longest % base == 0:
         ny = longest
-    center = heads["center_sample"].astype(int)
-    if bool(((heads["samples"] < ny) & (center >= heads["samples"])).any()):
+    nx = _n_steps(path, heads, "line", protocol.n_lines)
+    nz = _n_steps(path, heads, "partition", protocol.n_partitions) if protocol.is_3d else 1
+    wider = protocol.phase_oversampling, protocol.slice_oversampling if protocol.is_3d else 1.0
+    voxel_mm = None
+    if fov_mm := protocol.fov_mm:
+        voxel_mm = (fov_mm[0] / base, fov_mm[1] * wider[0] / nx, fov_mm[2] * wider[1] / nz)
+    recon = base, round(nx / wider[0]), round(nz / wider[1])
+    return Matrix((ny, nx, nz), recon, voxel_mm, ny / base)
+
+
+def _n_steps(path: Path, heads: NDArray[np.void], name: str, n: int) -> int:
+    """Size of a phase-encoding axis on which all steps have a place, k = 0 at ``n // 2``."""
+    step = heads[name].astype(int) - heads[f"center_{name}"]
+    low, high = int(step.min()), int(step.max())
+    needed = max(-2 * low, 2 * high + 1)
+    if needed > max(1.25 * n, n + 2):
         raise ScanFormatError(
-            f"{path}: readouts of fewer than {ny} samples have their centre outside of them; the "
-            "file is damaged"
+            f"{path}: {name}s lie {low} to {high} from the centre of k-space, the header gives an "
+            f"encoded matrix of {n} {name}s; the header belongs to other data"
         )
-    step = heads["line"].astype(int) - heads["center_line"]
-    nx = protocol.n_lines
-    needed = max(-2 * int(step.min()), 2 * int(step.max()) + 1)
-    if needed > max(1.25 * nx, nx + 2):
-        raise ScanFormatError(
-            f"{path}: lines lie {int(step.min())} to {int(step.max())} from the centre of k-space, "
-            f"the header gives an encoded matrix with {nx} columns; the header belongs to other "
-            "data"
-        )
-    return ny, max(nx, needed)
+    return max(n, needed)
 
 
 def directions(quaternion: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
@@ -284,14 +281,20 @@ def directions(quaternion: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
     Args:
         quaternion: of a record, scalar first, ``(..., 4)``; the columns of its rotation matrix are
             the directions in patient coordinates (sagittal, coronal, transverse = L, P, S).
+
+    Returns:
+        Unit vectors; zero where the quaternion is not of unit length, so that nothing is known.
     """
-    w, x, y, z = np.moveaxis(np.asarray(quaternion, np.float64), -1, 0)
+    given = np.asarray(quaternion, np.float64)
+    length = np.linalg.norm(given, axis=-1, keepdims=True)
+    is_known = np.abs(length - 1) < 1e-2
+    w, x, y, z = np.moveaxis(np.where(is_known, given / np.where(is_known, length, 1), 0), -1, 0)
     phase = np.stack(
         [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], axis=-1
     )  # fmt: skip
     read = np.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], axis=-1)
     normal = np.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], axis=-1)
-    return phase, read, normal
+    return phase * is_known, read * is_known, normal * is_known
 
 
 def _is_image(records: twix.Records) -> NDArray[np.bool_]:

@@ -86,13 +86,23 @@ class Protocol:
         return self._matrix("sKSpace.lPhaseEncodingLines")
 
     @property
+    def n_partitions(self) -> int:
+        """Partitions of the encoded matrix of a 3-D scan, slice oversampling included."""
+        return self._matrix("sKSpace.lPartitions")
+
+    @property
     def phase_oversampling(self) -> float:
         """Encoded over final field of view along the phase encoding."""
         return 1.0 + self.number("sKSpace.dPhaseOversamplingForDialog", 0.0)
 
     @property
+    def slice_oversampling(self) -> float:
+        """Encoded over final field of view along the partitions."""
+        return 1.0 + self.number("sKSpace.dSliceOversamplingForDialog", 0.0)
+
+    @property
     def fov_mm(self) -> tuple[float, float, float] | None:
-        """Final field of view along readout and phase encoding, and the slice thickness."""
+        """Final field of view along readout and phase encoding, thickness of slice or slab."""
         names = ("dReadoutFOV", "dPhaseFOV", "dThickness")
         found = [self.number(f"sSliceArray.asSlice[0].{name}", 0.0) for name in names]
         return (found[0], found[1], found[2]) if min(found) > 0 else None

@@ -15,6 +15,7 @@ from twix_files import SYNC, Line, Measurement, write_vb, write_vd
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import find_scans, open_scan
 from mri_ambient.io.twix import directions
+from mri_ambient.physics.fourier import ifftc
 
 SHAPE = (3, 4, 24, 18)
 """(slice, coil, y, x); the final matrix is 12 x 18."""
@@ -84,7 +85,7 @@ def test_lines_come_to_their_slice_and_column(write, ksp, tmp_path):
     assert_holds(path, ksp)
     file = open_scan(path)
     assert (file.format, file.fully_sampled, file.scan_id) == ("siemens", True, "meas_ü")
-    assert file.recon_shape == (12, 18) and file.voxel_mm == (20.0, 10.0, 5.0)
+    assert file.recon_shape == (12, 18) and file.voxel_mm == (20.0, 10.0, 6.0)
     assert file.readout_oversampling == 2 and file.noise is None
     assert [scan.stem for scan in find_scans([tmp_path])] == ["meas_ü"]
 
@@ -208,23 +209,82 @@ def test_samples_that_were_cut_off_count_as_not_measured(ksp, tmp_path):
 def test_phase_oversampling_widens_the_encoded_field_of_view(ksp, tmp_path):
     values = protocol(sKSpace__dPhaseOversamplingForDialog=0.5)
     file = open_scan(write_vd(tmp_path / "scan.dat", [Measurement(every_line(ksp), values)]))
-    assert file.recon_shape == (12, 12) and file.voxel_mm == (20.0, 15.0, 5.0)
+    assert file.recon_shape == (12, 12) and file.voxel_mm == (20.0, 15.0, 6.0)
 
 
-@pytest.mark.parametrize(("mode", "used"), [("0x2", True), ("0x4", False)])
-def test_reference_lines_count_if_they_are_integrated(mode, used, ksp, tmp_path):
-    """Lines 8 and 10 are of the image too."""
+def reference(line: Line) -> Line:
+    """Lines 5 to 13 are reference lines, every other one of the image too."""
+    number = line.counters["line"]
+    both = (REFERENCE, REFERENCE_AND_IMAGE) if number % 4 else (REFERENCE_AND_IMAGE,)
+    flags = (both if number % 2 == 0 else (REFERENCE,)) if 5 <= number <= 13 else ()
+    return replace(line, flags=flags)
 
-    def reference(line: Line) -> Line:
-        number = line.counters["line"]
-        flags = {8: (REFERENCE, REFERENCE_AND_IMAGE), 9: (REFERENCE,), 10: (REFERENCE_AND_IMAGE,)}
-        return replace(line, flags=flags.get(number, ()))
 
-    values = protocol(sPat__ucRefScanMode=mode, sPat__lAccelFactPE=2)
-    path = write_vd(tmp_path / "scan.dat", [Measurement(every_line(ksp, reference), values)])
-    if not used:
-        ksp[..., 9] = 0
+def accelerated(ksp: NDArray[np.complex64], **counters: int) -> list[Line]:
+    """Every other line, and reference lines."""
+    lines = every_line(ksp, reference, **counters)
+    return [line for line in lines if line.counters["line"] % 2 == 0 or line.flags]
+
+
+def test_integrated_reference_lines_belong_to_the_image(ksp, tmp_path):
+    values = protocol(sPat__ucRefScanMode="0x2", sPat__lAccelFactPE=2)
+    path = write_vd(tmp_path / "scan.dat", [Measurement(accelerated(ksp), values)])
+    ksp[..., [1, 3, 15, 17]] = 0
     assert_holds(path, ksp)
+    assert open_scan(path).calib_mask is None
+
+
+def test_separate_reference_lines_are_for_the_coil_maps(ksp, tmp_path):
+    values = protocol(sPat__ucRefScanMode="0x4", sPat__lAccelFactPE=2)
+    path = write_vd(tmp_path / "scan.dat", [Measurement(accelerated(ksp), values)])
+    file = open_scan(path)
+    assert file.calib_mask[0, 0].tolist() == [5 <= x <= 13 for x in range(18)]
+    np.testing.assert_allclose(file.read_calib(1).numpy()[..., 5:14], ksp[1, ..., 5:14], rtol=1e-6)
+    ksp[..., 1::2] = 0
+    assert_holds(path, ksp)
+
+
+def test_reference_lines_of_the_first_repetition_serve_the_others(ksp, tmp_path):
+    values = protocol(sPat__ucRefScanMode="0x2", sPat__lAccelFactPE=2)
+    plain = [replace(line, flags=()) for line in every_line(2 * ksp, repetition=1)]
+    lines = [*accelerated(ksp), *(line for line in plain if line.counters["line"] % 2 == 0)]
+    file = open_scan(write_vd(tmp_path / "scan.dat", [Measurement(lines, values)]), volume="rep-2")
+    np.testing.assert_allclose(file.read_calib(0).numpy()[..., 5:14], ksp[0, ..., 5:14], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_reference_lines_of_another_matrix_are_left_out(ksp, tmp_path):
+    values = protocol(sPat__ucRefScanMode="0x4")
+    other = Line(np.ones((4, 30), np.complex64), {"line": 9}, (REFERENCE,), center_line=9)
+    path = write_vd(tmp_path / "scan.dat", [Measurement([other, *every_line(ksp)], values)])
+    assert_holds(path, ksp)
+    file = open_scan(path)
+    assert file.calib_mask is None and [w.code for w in file.warnings] == ["W-CALIBRATION-LINES"]
+
+
+def test_3d_data_become_slices_across_the_readout(rng, tmp_path):
+    """Slices along the readout, x the lines, y the partitions; sagittal readout to the feet."""
+    full = random_complex((4, 24, 10, 18), rng)  # (coil, readout, partition, line)
+    half = np.sqrt(0.5)
+    lines = [
+        Line(full[:, :, z, x], {"line": x, "partition": z}, center_line=9, center_partition=5,
+             position=(1, 2, 3), quaternion=(half, 0, half, 0))
+        for z in range(10) for x in range(18)
+    ]  # fmt: skip
+    values = protocol(
+        sKSpace__ucDimension=4, sKSpace__lPartitions=10,
+        **{"sSliceArray.asSlice[0].dThickness": 50.0},
+    )  # fmt: skip
+    file = open_scan(write_vd(tmp_path / "scan.dat", [Measurement(lines, values)]))
+    assert file.shape == (12, 4, 10, 18) and file.voxel_mm == (5.0, 10.0, 20.0)
+    hybrid = ifftc(torch.from_numpy(full), dim=1)[:, 6:18]
+    for index in range(12):
+        np.testing.assert_allclose(file.read_ksp(index).numpy(), hybrid[:, index], atol=1e-5)
+    turn = rotation("y", 90)
+    np.testing.assert_allclose(
+        file.geometry.directions, [-turn[:, 2], -turn[:, 0], -turn[:, 1]], atol=1e-6
+    )
+    np.testing.assert_allclose(file.geometry.positions[6], [1, 2, 3], atol=1e-5)
 
 
 def test_noise_is_scaled_to_the_bandwidth_of_the_image(ksp, tmp_path, rng):
@@ -352,7 +412,7 @@ def test_a_file_cut_off_before_its_image_is_refused(ksp, tmp_path):
         ({"sKSpace__ucTrajectory": 4}, "not supported: spiral"),
         ({"sFastImaging__lEPIFactor": 18}, "not supported: EPI"),
         ({"sKSpace__lBaseResolution": 7}, "14"),
-        ({"sKSpace__lPhaseEncodingLines": 10}, "10 columns"),
+        ({"sKSpace__lPhaseEncodingLines": 10}, "10 lines"),
         ({"sKSpace__lPhaseEncodingLines": 999999999}, "999999999"),
         ({"sKSpace__lBaseResolution": "twelve"}, "twelve"),
     ],
