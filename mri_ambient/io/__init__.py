@@ -4,10 +4,11 @@ A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a
 function from a :class:`ReconstructionFile` to files, and a line of :data:`WRITERS`.
 
 Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``why_no_file`` (readers);
-``ScanFile``, ``Contents`` (scan_file); ``FastmriFile`` (fastmri); ``PreparedFile``,
-``PreparedWriter`` (prepared); ``ArrayFile`` (arrays); ``Undersampled`` (undersampled); ``Sampling``
-(sampling); ``build_header``, ``parse_header`` (header); ``Geometry`` (geometry); ``WRITERS``,
-``SaveOptions`` (writers); ``ReconstructionWriter``, ``ReconstructionFile`` (reconstruction).
+``ScanFile``, ``Contents``, ``raw_file``, ``name_of``, ``stem_of`` (scan_file); ``FastmriFile``
+(fastmri); ``PreparedFile``, ``PreparedWriter`` (prepared); ``ArrayFile`` (arrays); ``Undersampled``
+(undersampled); ``Sampling`` (sampling); ``build_header``, ``parse_header`` (header); ``Geometry``
+(geometry); ``WRITERS``, ``SaveOptions`` (writers); ``ReconstructionWriter``, ``ReconstructionFile``
+(reconstruction).
 """
 
 from .arrays import ArrayFile
@@ -18,7 +19,7 @@ from .prepared import PreparedFile, PreparedWriter
 from .readers import READERS, ScanPath, find_scans, open_scan, why_no_file
 from .reconstruction import ReconstructionFile, ReconstructionWriter
 from .sampling import Sampling
-from .scan_file import Contents, ScanFile
+from .scan_file import Contents, ScanFile, name_of, raw_file, stem_of
 from .undersampled import Undersampled
 from .writers import WRITERS, SaveOptions
 
@@ -40,7 +41,10 @@ __all__ = [
     "Undersampled",
     "build_header",
     "find_scans",
+    "name_of",
     "open_scan",
     "parse_header",
+    "raw_file",
+    "stem_of",
     "why_no_file",
 ]

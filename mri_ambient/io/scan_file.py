@@ -22,6 +22,26 @@ from .geometry import Geometry
 from .hdf5 import open_h5, read_attribute
 from .sampling import Sampling, find_sampling
 
+RAW_FILES = ("fid", "rawdata.job0")
+"""What ParaVision calls the raw data of every scan; the folder has the name of the scan."""
+
+
+def raw_file(path: Path) -> Path:
+    """The raw data of a ParaVision scan where ``path`` is its folder; any other path as it is."""
+    if path.is_dir() and any((path / name).is_file() for name in ("acqp", "method")):
+        return next((path / name for name in RAW_FILES if (path / name).is_file()), path)
+    return path
+
+
+def name_of(path: Path) -> str:
+    """How a scan is named to users: by its file; of raw data of ParaVision, with the folder."""
+    return f"{stem_of(path)}/{path.name}" if path.name in RAW_FILES else path.name
+
+
+def stem_of(path: Path) -> str:
+    """What a scan is called: the stem of its file, or of the folder that holds its raw data."""
+    return path.absolute().parent.name if path.name in RAW_FILES else path.stem
+
 
 class Contents:
     """A file that no reader has opened yet; HDF5 is looked into on demand, and once.
@@ -122,17 +142,17 @@ class ScanFile(ABC):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.scan_id = self.path.stem
+        self.scan_id = stem_of(self.path)
         self.attributes = {}
 
     @property
     def output_stem(self) -> str:
         """What outputs are named after: the stem of the file, and the volume."""
-        return f"{self.path.stem}_{self.volume}" if self.volume else self.path.stem
+        return "_".join(filter(None, [stem_of(self.path), self.volume]))
 
     def __repr__(self) -> str:
         facts = [
-            self.path.name,
+            name_of(self.path),
             *filter(None, [self.volume]),
             " x ".join(str(n) for n in self.shape),
         ]
