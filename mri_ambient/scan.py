@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ScanFormatError
 from .physics.coil_maps import unpack_maps
-from .physics.fourier import reverse
+from .physics.fourier import center_crop, reverse
 from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.operators import SenseOp
 from .rng import Streams
@@ -159,6 +159,15 @@ class Scan:
     def acceleration(self) -> float:
         """Achieved, over the acquired columns."""
         return achieved_acceleration(self.mask, self.acquired)
+
+    def calibration(self, shape: tuple[int, int]) -> Tensor:
+        """The middle ``shape`` of ``calib``, or of the k-space itself, ``(slice, coil, y, x)``."""
+        return center_crop(self.ksp if self.calib is None else self.calib, shape)
+
+    def mapped(self, step: str, change: Callable[[Tensor], Tensor], **changes: Any) -> Scan:  # noqa: ANN401
+        """A new scan with ``change`` applied to k-space and calibration; as :meth:`with_step`."""
+        calib = None if self.calib is None else change(self.calib)
+        return self.with_step(step, ksp=change(self.ksp), calib=calib, **changes)
 
     def with_step(self, step: str, **changes: Any) -> Scan:  # noqa: ANN401 -- field values
         """A new scan with some fields replaced and the step added to ``steps``."""

@@ -7,11 +7,12 @@ Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``why_no_file`
 ``ScanFile``, ``Contents``, ``raw_file``, ``name_of``, ``stem_of`` (scan_file); ``FastmriFile``
 (fastmri); ``PreparedFile``, ``PreparedWriter`` (prepared); ``ArrayFile`` (arrays); ``Undersampled``
 (undersampled); ``Sampling`` (sampling); ``build_header``, ``parse_header`` (header); ``Geometry``
-(geometry); ``WRITERS``, ``SaveOptions`` (writers); ``ReconstructionWriter``, ``ReconstructionFile``
-(reconstruction).
+(geometry); ``WRITERS`` (writers); ``SaveOptions`` (save_options); ``ReconstructionWriter``,
+``ReconstructionFile`` (reconstruction); ``SCAN_FORMATS``, ``convert_scan`` (convert).
 """
 
 from .arrays import ArrayFile
+from .convert import SCAN_FORMATS, convert_scan
 from .fastmri import FastmriFile
 from .geometry import Geometry
 from .header import build_header, parse_header
@@ -19,12 +20,14 @@ from .prepared import PreparedFile, PreparedWriter
 from .readers import READERS, ScanPath, find_scans, open_scan, why_no_file
 from .reconstruction import ReconstructionFile, ReconstructionWriter
 from .sampling import Sampling
+from .save_options import SaveOptions
 from .scan_file import Contents, ScanFile, name_of, raw_file, stem_of
 from .undersampled import Undersampled
-from .writers import WRITERS, SaveOptions
+from .writers import WRITERS
 
 __all__ = [
     "READERS",
+    "SCAN_FORMATS",
     "WRITERS",
     "ArrayFile",
     "Contents",
@@ -40,6 +43,7 @@ __all__ = [
     "ScanPath",
     "Undersampled",
     "build_header",
+    "convert_scan",
     "find_scans",
     "name_of",
     "open_scan",

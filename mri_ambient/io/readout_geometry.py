@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError, warn
-from .geometry import Geometry
+from .geometry import Geometry, crop_shift
 
 Floats = NDArray[np.float64]
 Voxel = tuple[float, float, float]
@@ -120,26 +120,15 @@ def _geometry(
     voxel_mm: Voxel | None,
 ) -> Geometry | None:
     """From directions ``(3, 3)`` of y, x, normal and where the encoded field has its centres."""
-    units = _units(directions)
-    shift = [_crop_shift(n, m) for n, m in zip(encoded, final, strict=True)]
-    if voxel_mm is not None:
-        centers = centers + units[0] * shift[0] * voxel_mm[0] + units[1] * shift[1] * voxel_mm[1]
-    elif any(shift):
-        return None
+    shift = crop_shift(encoded, final)
     try:
-        return Geometry.of_vectors(directions[0], directions[1], directions[2], centers)
+        geometry = Geometry.of_vectors(directions[0], directions[1], directions[2], centers)
     except ScanFormatError as error:
         _warn_unknown(path, str(error))
         return None
-
-
-def _crop_shift(n: int, m: int) -> int:
-    """Pixel ``m // 2`` after cutting ``m`` of ``n`` pixels, seen from pixel ``n // 2``.
-
-    :func:`~mri_ambient.physics.fourier.image_crop` keeps pixel ``n // 2`` at its place ``m // 2``
-    unless ``n`` is even and ``m`` odd.
-    """
-    return (n - m) // 2 + m // 2 - n // 2
+    if voxel_mm is None:
+        return None if any(shift) else geometry
+    return geometry.seen_from(shift, voxel_mm)
 
 
 def _are_known(directions: Floats) -> bool:

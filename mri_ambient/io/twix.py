@@ -10,6 +10,7 @@ image, unless one is chosen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,9 +44,8 @@ class TwixFile(ReadoutFile):
 
     Args:
         path: the file.
-        volume: name of the volume, if there are several, e.g. ``con-1_rep-2``.
-        measurement: which measurement of the file, counted from 1; the last one with an image if
-            not given.
+        volume: name of the volume, if there are several, e.g. ``con-1_rep-2``. ``meas-1`` before it
+            or alone takes the first measurement of the file, instead of the last with an image.
 
     Raises:
         ScanFormatError: the file is damaged or was cut off, is not Cartesian, or holds several
@@ -54,30 +54,33 @@ class TwixFile(ReadoutFile):
 
     format = "siemens"
     suffixes = (".dat",)
-    options = frozenset({"volume", "measurement"})
+    options = frozenset({"volume"})
 
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
-        """Whether the first bytes are a table of measurements, or a header."""
+        """Whether the file has the name of a twix file and no other format, or its first bytes."""
         if not contents.path.is_file():
             return False
         with contents.path.open("rb") as file:
             start = file.read(64)
-        return twix.is_table(start) or twix.is_header(start)
+        named = contents.path.suffix.lower() == ".dat" and contents.error is not None
+        return named or twix.is_table(start) or twix.is_header(start)
 
     @classmethod
-    def volumes_in(cls, path: Path, **options: Any) -> tuple[str, ...]:  # noqa: ANN401
-        """Names of the volumes of a file, ``("",)`` for a single one."""
-        return tuple(_read_index(path, options.get("measurement")).readouts.volumes())
+    def volumes_in(cls, path: Path, **_: Any) -> tuple[str, ...]:  # noqa: ANN401
+        """Names of the volumes of the last measurement, ``("",)`` for a single one."""
+        return tuple(_read_index(path, None).readouts.volumes())
 
-    def __init__(
-        self, path: str | Path, volume: str | None = None, measurement: int | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, volume: str | None = None) -> None:
         """Read header and counters, no samples but those of noise."""
         super().__init__(path)
-        self._index = _read_index(self.path, measurement)
+        number, name = _split(volume)
+        self._index = _read_index(self.path, number)
         self.readouts, self.calibration = self._index.readouts, self._index.calibration
-        self.choose_volume(volume)
+        self.choose_volume(name)
+        if number is not None:
+            self.volume = volume or ""
+            self.scan_id = self.output_stem
         channels = self._index.records.heads["channels"]
         n_coils = np.unique(channels[self.readouts.row]).tolist()
         if len(n_coils) > 1:
@@ -154,6 +157,12 @@ class _Index:
     before: tuple[twix.Records, ...]
 
 
+def _split(volume: str | None) -> tuple[int | None, str | None]:
+    """Number of the measurement and name of the volume in it; None where they are not given."""
+    match = re.fullmatch(r"meas-(\d+)(?:_(.+))?", volume or "")
+    return (int(match[1]), match[2]) if match else (None, volume)
+
+
 def _read_index(path: Path, number: int | None) -> _Index:
     try:
         stat = path.stat()
@@ -187,7 +196,7 @@ def _last_image(path: Path, found: Sequence[twix.Records]) -> int:
     last = max((i for i, part in enumerate(found) if _is_image(part).any()), default=-1)
     broken = [i + 1 for i, part in enumerate(found) if i > last and not part.complete]
     if broken:
-        others = f"; measurement={last + 1} takes another of them" if last >= 0 else ""
+        others = f"; the volume meas-{last + 1} is there" if last >= 0 else ""
         raise ScanFormatError(
             f"{path}: was cut off: nothing of an image is left of measurement {broken[0]} of "
             f"{len(found)}{others}; copy the file again"

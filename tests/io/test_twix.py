@@ -309,12 +309,13 @@ def test_the_image_is_that_of_the_last_measurement_with_one(ksp, tmp_path, rng):
     ]
     path = write_vd(tmp_path / "scan.dat", parts)
     assert_holds(path, ksp)
-    assert_holds(path, 5 * ksp, measurement=1)
+    assert_holds(path, 5 * ksp, volume="meas-1")
     np.testing.assert_allclose(open_scan(path).noise.numpy(), noise * np.sqrt(30 / 7.93), rtol=1e-5)
+    assert open_scan(path, volume="meas-1").scan_id == "scan_meas-1"
     with pytest.raises(ScanFormatError, match="no readouts"):
-        open_scan(path, measurement=4)
+        open_scan(path, volume="meas-4")
     with pytest.raises(ScanFormatError, match="4 measurements"):
-        open_scan(path, measurement=5)
+        open_scan(path, volume="meas-5")
 
 
 def rotation(axis: str, degrees: float) -> NDArray[np.float64]:
@@ -402,7 +403,7 @@ def test_a_file_cut_off_before_its_image_is_refused(ksp, tmp_path):
     path.write_bytes(data[: 10240 + size + 15000] + bytes(size - 15000))
     with pytest.raises(ScanFormatError, match="cut off"):
         open_scan(path)
-    assert_holds(path, ksp, measurement=1)
+    assert_holds(path, ksp, volume="meas-1")
 
 
 @pytest.mark.parametrize(
@@ -437,9 +438,19 @@ def test_a_header_without_a_protocol_is_refused(ksp, tmp_path):
         open_scan(path)
 
 
+def test_a_volume_of_a_measurement_has_both_in_its_name(ksp, tmp_path):
+    lines = [line for c in range(2) for line in every_line((c + 1) * ksp, contrast=c)]
+    parts = [Measurement(lines, protocol()), Measurement(every_line(5 * ksp), protocol())]
+    path = write_vd(tmp_path / "scan.dat", parts)
+    assert_holds(path, 2 * ksp, volume="meas-1_con-2")
+    assert open_scan(path, volume="meas-1_con-2").output_stem == "scan_meas-1_con-2"
+    with pytest.raises(ScanFormatError, match="con-1"):
+        open_scan(path, volume="meas-1")
+
+
 @pytest.mark.parametrize("content", [b"", b"1 2 3\n" * 1000, bytes(20000), b"\xff" * 20000])
 def test_other_dat_files_are_refused(content, tmp_path):
     path = tmp_path / "scan.dat"
     path.write_bytes(content)
-    with pytest.raises(ScanFormatError):
+    with pytest.raises(ScanFormatError, match="Siemens"):
         open_scan(path)
