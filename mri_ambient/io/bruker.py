@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
 from .jcamp import Parameters, read_parameters
+from .names import RAW_FILES
 from .readouts import VOLUME_COUNTERS, Matrix, ReadoutFile, Readouts
-from .scan_file import RAW_FILES, Contents
+from .scan_file import Contents
 
 PARAMETERS = ("acqp", "method")
 

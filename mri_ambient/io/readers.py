@@ -14,9 +14,10 @@ from ..runtime.warning_log import WarningLog
 from .bruker import BrukerFile
 from .fastmri import FastmriFile
 from .mrd import MrdFile
+from .names import name_of, raw_file, stem_of
 from .prepared import PreparedFile
 from .reconstruction import RECONSTRUCTION_FORMAT
-from .scan_file import Contents, ScanFile, name_of, raw_file, stem_of
+from .scan_file import Contents, ScanFile
 from .twix import TwixFile
 
 READERS: dict[str, type[ScanFile]] = {

@@ -217,7 +217,12 @@ def _index_from(
     if not len(row):
         raise ScanFormatError(f"{path}: holds no readouts of an image")
     _check_whole(path, records, row, protocol)
-    matrix = _matrix(path, records.heads[row], protocol)
+    heads = records.heads[row]
+    if len(np.unique(heads["line"])) * len(np.unique(heads["partition"])) < 2:
+        raise ScanFormatError(
+            f"{path}: not supported: spectroscopy or projections; there is a single line of k-space"
+        )
+    matrix = _matrix(path, heads, protocol)
     readouts = _readouts(records, row, matrix)
     _check_not_epi(path, readouts)
     reference = _readouts(records, reference_row, matrix)
@@ -232,10 +237,10 @@ def _index_from(
 def _readouts(records: twix.Records, row: NDArray[np.int64], matrix: Matrix) -> Readouts:
     heads, reverse = records.heads[row], records.has(twix.REVERSE)[row]
     n_samples, center = heads["samples"].astype(int), heads["center_sample"].astype(int)
-    places = [
-        heads[step].astype(int) - heads[f"center_{step}"] + n // 2 if n > 1 else 0 * n_samples
-        for step, n in zip(("line", "partition"), matrix.encoded[1:], strict=True)
-    ]
+    _, nx, nz = matrix.encoded
+    places = [_steps(heads, "line", nx) + nx // 2, 0 * n_samples]
+    if nz > 1:
+        places[1] = _steps(heads, "partition", nz) + nz // 2
     phase, read, normal = directions(heads["quaternion"])
     # With the inverse FFT, images rise against the directions of encoding that Siemens gives.
     return Readouts(
@@ -273,8 +278,8 @@ def _matrix(path: Path, heads: NDArray[np.void], protocol: Protocol) -> Matrix:
 
 def _n_steps(path: Path, heads: NDArray[np.void], name: str, n: int) -> int:
     """Size of a phase-encoding axis on which all steps have a place, k = 0 at ``n // 2``."""
-    step = heads[name].astype(int) - heads[f"center_{name}"]
-    low, high = int(step.min()), int(step.max())
+    steps = _steps(heads, name, n)
+    low, high = int(steps.min()), int(steps.max())
     needed = max(-2 * low, 2 * high + 1)
     if needed > max(1.25 * n, n + 2):
         raise ScanFormatError(
@@ -282,6 +287,16 @@ def _n_steps(path: Path, heads: NDArray[np.void], name: str, n: int) -> int:
             f"encoded matrix of {n} {name}s; the header belongs to other data"
         )
     return max(n, needed)
+
+
+def _steps(heads: NDArray[np.void], name: str, n: int) -> NDArray[np.int64]:
+    """Phase-encoding steps, 0 at the centre of k-space; of lines or partitions, ``n`` in all.
+
+    Some sequences leave the number of the central one at zero: then it is ``n // 2``.
+    """
+    number, center = heads[name].astype(np.int64), heads[f"center_{name}"].astype(np.int64)
+    is_unset = not center.any() and n // 2 < int(number.max(initial=0)) < n
+    return number - (n // 2 if is_unset else center)
 
 
 def directions(quaternion: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
@@ -328,6 +343,8 @@ def _check_supported(protocol: Protocol) -> None:
         )
     if protocol.epi_factor > 1:
         raise ScanFormatError("not supported: EPI without its corrections")
+    if protocol.n_bands > 1:
+        raise ScanFormatError("not supported: simultaneous slices (multiband)")
 
 
 def _check_not_epi(path: Path, readouts: Readouts) -> None:

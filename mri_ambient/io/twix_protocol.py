@@ -71,6 +71,11 @@ class Protocol:
         return self.integer("sFastImaging.lEPIFactor", 1)
 
     @property
+    def n_bands(self) -> int:
+        """Slices excited at once."""
+        return self.integer("sSliceAcceleration.lMultiBandFactor", 1)
+
+    @property
     def reference_lines(self) -> str:
         """How lines for parallel imaging were measured: "integrated", "separate" or "other"."""
         return REFERENCE_LINES.get(self.integer("sPat.ucRefScanMode", 1), "other")

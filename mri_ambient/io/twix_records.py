@@ -25,7 +25,7 @@ from ..errors import ScanFormatError
 ACQEND, RT_FEEDBACK, HP_FEEDBACK, SYNC = 0, 1, 2, 5
 LAST_IN_MEASUREMENT, PHASE_STAB_REF, PHASE_STAB = 11, 14, 15
 PHASE_CORRECTION, CALIBRATION, CALIBRATION_AND_IMAGE, REVERSE, NOISE = 21, 22, 23, 24, 25
-ADJUSTMENT, DUMMY = 34, 51
+DUMMY = 51
 """Flags of a record, by the number of their bit."""
 
 NO_IMAGE = (RT_FEEDBACK, HP_FEEDBACK, PHASE_STAB_REF, PHASE_STAB, PHASE_CORRECTION, NOISE, DUMMY)
@@ -115,15 +115,15 @@ class Measurement:
         with self.path.open("rb") as file:
             file.seek(self.start)
             size, n_parts = _read(file.read(8), "<II", self.path)
-            data = file.read(max(int(size) - 8, 0))
+            data = file.read(max(size - 8, 0))
+        if len(data) < size - 8:
+            raise _damaged_header(self.path)
         parts, at = {}, 0
-        for _ in range(int(n_parts)):
+        for _ in range(n_parts):
             end = data.find(b"\0", at, at + 64)
             if end < 0 or end + 5 > len(data):
-                raise _damaged_header(self.path)
+                break
             (length,) = struct.unpack_from("<I", data, end + 1)
-            if end + 5 + length > len(data):
-                raise _damaged_header(self.path)
             name = data[at:end].decode("latin-1")
             at = end + 5 + length
             parts[name] = data[end + 5 : at].decode("latin-1")

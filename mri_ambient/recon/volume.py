@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..data_prep import Preparation, plan_preparation
-from ..io.scan_file import ScanFile, name_of
+from ..io.names import name_of
+from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
 from ..runtime.prefetch import prefetch

@@ -412,6 +412,7 @@ def test_a_file_cut_off_before_its_image_is_refused(ksp, tmp_path):
         ({"sKSpace__ucTrajectory": "0x2"}, "not supported: radial"),
         ({"sKSpace__ucTrajectory": 4}, "not supported: spiral"),
         ({"sFastImaging__lEPIFactor": 18}, "not supported: EPI"),
+        ({"sSliceAcceleration__lMultiBandFactor": 2}, "not supported: simultaneous"),
         ({"sKSpace__lBaseResolution": 7}, "14"),
         ({"sKSpace__lPhaseEncodingLines": 10}, "10 lines"),
         ({"sKSpace__lPhaseEncodingLines": 999999999}, "999999999"),
@@ -422,6 +423,18 @@ def test_what_cannot_be_reconstructed_is_refused(values, said, ksp, tmp_path):
     path = write_vd(tmp_path / "scan.dat", [Measurement(every_line(ksp), protocol(**values))])
     with pytest.raises(ScanFormatError, match=said):
         open_scan(path)
+
+
+def test_a_single_line_is_no_image(ksp, tmp_path):
+    lines = [line for line in every_line(ksp) if line.counters["line"] == 9]
+    path = write_vd(tmp_path / "scan.dat", [Measurement(lines, protocol())])
+    with pytest.raises(ScanFormatError, match="not supported: spectroscopy"):
+        open_scan(path)
+
+
+def test_a_centre_that_was_left_at_zero_is_in_the_middle(ksp, tmp_path):
+    lines = [replace(line, center_line=0) for line in every_line(ksp)]
+    assert_holds(write_vd(tmp_path / "scan.dat", [Measurement(lines, protocol())]), ksp)
 
 
 def test_lines_of_one_image_in_both_directions_are_refused(ksp, tmp_path):
