@@ -178,7 +178,7 @@ class _Scan:
         n_lines, n_partitions = counts[1], counts[2] if is_3d else 1
         per_repetition = n_lines * n_partitions * found.integer("NI", 1)
         storage = _storage(path, found)
-        n, rest = divmod(storage.n_readouts, per_repetition)
+        n, rest = divmod(storage.n_readouts, max(per_repetition, 1))
         if per_repetition < 1 or n < 1 or rest:
             raise ScanFormatError(
                 f"{path}: holds {storage.n_readouts} readouts, a repetition has {per_repetition} "

@@ -111,7 +111,9 @@ class TwixFile(ReadoutFile):
 
     def read_samples(self, rows: Sequence[int]) -> Iterator[NDArray[np.complex64]]:
         """The samples of records, each ``(coil, sample)``."""
-        return self._index.records.samples(rows)
+        for samples in self._index.records.samples(rows):
+            check_finite(samples, f"{self.path}: a readout")
+            yield samples
 
     def _read_noise(self) -> Tensor | None:
         """Noise measurements, scaled to the bandwidth of the image's readouts.

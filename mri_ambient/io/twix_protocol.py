@@ -147,7 +147,7 @@ def parse_protocol(parts: Mapping[str, str]) -> Protocol:
 def _oversampling(parts: Mapping[str, str]) -> float:
     """``flReadoutOSFactor``; 2 where it is missing, as Siemens sequences have it."""
     for name in ("Meas", "Dicom"):
-        pattern = r'"flReadoutOSFactor">\s*\{(?:\s*<Precision>\s*\d+)?\s*([-+\d.eE]+)\s*\}'
+        pattern = r'"flReadoutOSFactor">\s*\{(?:\s*<Precision>\s*\d+)?\s*(\d+(?:\.\d*)?)\s*\}'
         match = re.search(pattern, parts.get(name, ""))
         if match and 1 <= (factor := float(match.group(1))) <= 16:
             return factor

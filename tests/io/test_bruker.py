@@ -299,3 +299,22 @@ def test_parameter_files(tmp_path):
     assert found.records("D") == [["1", "2"]] and found.integer("E", 7) == 7
     with pytest.raises(ScanFormatError, match="B"):
         found.numbers("B")
+
+
+@pytest.mark.parametrize("name", ["acqp", "method"])
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_damaged_parameters_are_read_or_refused(name, ksp, tmp_path):
+    """Never another error, whatever characters are wrong."""
+    rng = np.random.default_rng(0)
+    folder = write_scan(tmp_path / "5", in_order(ksp), parameters(SHAPE[2:], 2, 3))
+    whole, n_refused = (folder / name).read_bytes(), 0
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), 3):
+            data[place] = rng.choice(list(b"019-. ()\n<>#=$@*"))
+        (folder / name).write_bytes(bytes(data))
+        try:
+            open_scan(folder).read_ksp(0)
+        except ScanFormatError:
+            n_refused += 1
+    assert 0 < n_refused < 60
