@@ -64,9 +64,13 @@ class MrdFile(ReadoutFile):
         super().__init__(path)
         self._group, noise_group = find_groups(self.path, dataset)
         index = MrdIndex.read(self.path, self._group)
+        if not len(index.readouts):
+            raise ScanFormatError(f"{self.path}: holds no readouts of an image")
         self.header_xml, self.readouts = index.header.xml, index.readouts
         self.calibration = index.calibration
         self.choose_volume(volume)
+        if index.is_interleaved(self.readouts):
+            self.calibration = index.readouts.over_time().belonging_to(self.readouts)
         n_coils = self._count_coils(index)
         self.lay_out(_matrix(index.header, is_3d=self.readouts.is_3d), n_coils)
         index.check_completeness(self.readouts, n_coils)

@@ -30,6 +30,9 @@ HEAD = (
 COUNTERS = ("kspace_encode_step_1", "kspace_encode_step_2", "slice", *VOLUME_COUNTERS.values())
 """What is read of every record's head, and of the counters in it."""
 
+CENTRAL = 8
+"""A volume without this many lines around k = 0 has no calibration lines of its own."""
+
 SAME_FIELD = 0.01
 """Fields of view that differ by a smaller share count as the same."""
 
@@ -61,7 +64,7 @@ class MrdIndex:
         """Read a group.
 
         Raises:
-            ScanFormatError: it is damaged, holds no image, or is not Cartesian.
+            ScanFormatError: it is damaged, or not Cartesian.
         """
         xml, head = _read_group(path, group)
         flags = head["flags"].astype(np.int64)
@@ -74,13 +77,19 @@ class MrdIndex:
         _check_trajectory(path, header, flags)
         separate = _separate(header, head, image, only_calibration)
         rows, calibration_rows = np.flatnonzero(used & ~separate), np.flatnonzero(separate)
-        if not len(rows):
-            raise ScanFormatError(f"{path}: holds no readouts of an image")
         readouts = _table(head, rows, header)
         calibration = None
         if len(calibration_rows):
             calibration = _calibration(path, xml, header, head, calibration_rows)
         return cls(path, group, header, head, readouts, calibration, np.flatnonzero(noise))
+
+    def is_interleaved(self, volume: Readouts) -> bool:
+        """Whether repetitions sample different lines, and only all of them the whole centre."""
+        if self.header.calibration_mode != "interleaved" or self.calibration is not None:
+            return False
+        middle = self.header.encoded_shape[1] // 2
+        central = set(range(middle - CENTRAL // 2, middle + CENTRAL // 2))
+        return not central <= set(volume.column.tolist())
 
     def check_completeness(self, volume: Readouts, n_coils: int) -> None:
         """Warn where a volume lacks what the header announces.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -134,6 +134,14 @@ class Readouts:
             here = values == wanted[label][0]
             found = found[here if here.any() else values == values.min()]
         return found
+
+    def over_time(self) -> Readouts:
+        """The readouts of all repetitions and phases as those of one.
+
+        Where each repetition samples other lines, all together serve as calibration lines.
+        """
+        still = {name: np.zeros_like(self.counters[name]) for name in ("repetition", "phase")}
+        return replace(self, counters={**self.counters, **still})
 
     def slices(self) -> list[Readouts]:
         """The readouts of every slice, in the order of their positions."""
