@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, issue, warn
-from ..io import ArrayFile, PreparedFile, ScanFile
+from ..io import ArrayFile, PreparedFile, ScanFile, name_of
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop, center_pad
 from ..physics.masks import calibration_block
@@ -295,7 +295,7 @@ class FirstPass:
         )
         if compression.n_coils == 1:
             text = (
-                f"{file.path.name}: a single coil: what was not measured comes from the prior, "
+                f"{name_of(file.path)}: a single coil: what was not measured comes from the prior, "
                 "which must be trained on scans with many different masks"
             )
             found.append(NumericalWarning("W-ONE-COIL", text))
@@ -323,8 +323,8 @@ class FirstPass:
         if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or own.source == UPPER_BOUND):
             return given, []
         text = (
-            f"{self.file.path.name}: the noise given ({given.std:.3g}) is {ratio:.2g} times that "
-            f"of the scan ({own.std:.3g}, {own.source})"
+            f"{name_of(self.file.path)}: the noise given ({given.std:.3g}) is {ratio:.2g} times "
+            f"that of the scan ({own.std:.3g}, {own.source})"
         )
         return given, [NumericalWarning("W-NOISE-GIVEN", text)]
 

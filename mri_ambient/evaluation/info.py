@@ -8,7 +8,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import MriAmbientError
-from ..io import READERS, PreparedFile, ScanPath, find_scans
+from ..io import READERS, PreparedFile, ScanPath, find_scans, raw_file
 from ..io.reconstruction import describe_output
 from ..methods import METHODS, PRESETS
 from ..objectives import OBJECTIVES
@@ -40,7 +40,7 @@ def contents(path: Path) -> dict[str, Any]:
     Raises:
         MriAmbientError: it cannot be read. Of a folder, such files are listed as "unreadable".
     """
-    path = find_prior(path)
+    path = raw_file(find_prior(path))
     if path.is_dir() and not (path / "prior.safetensors").exists():
         return {"kind": "folder", "files": [_entry(scan) for scan in find_scans([path])]}
     if path.is_dir() or path.suffix == ".safetensors":

@@ -11,14 +11,17 @@ from typing import Any
 
 from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..runtime.warning_log import WarningLog
+from .bruker import BrukerFile
 from .fastmri import FastmriFile
 from .mrd import MrdFile
+from .names import name_of, raw_file, stem_of
 from .prepared import PreparedFile
 from .reconstruction import RECONSTRUCTION_FORMAT
 from .scan_file import Contents, ScanFile
+from .twix import TwixFile
 
 READERS: dict[str, type[ScanFile]] = {
-    reader.format: reader for reader in (PreparedFile, FastmriFile, MrdFile)
+    reader.format: reader for reader in (PreparedFile, FastmriFile, MrdFile, TwixFile, BrukerFile)
 }
 """Readers by format; the first that recognises a file reads it."""
 
@@ -38,7 +41,7 @@ class ScanPath:
     @property
     def name(self) -> str:
         """Of the file, and of the volume."""
-        return f"{self.path.name} {self.volume}".rstrip()
+        return f"{name_of(self.path)} {self.volume}".rstrip()
 
     @property
     def volume(self) -> str:
@@ -48,7 +51,7 @@ class ScanPath:
     @property
     def stem(self) -> str:
         """What outputs are named after: the stem of the file, and the volume."""
-        return "_".join(filter(None, [self.path.stem, self.volume]))
+        return "_".join(filter(None, [stem_of(self.path), self.volume]))
 
     def open(self) -> ScanFile:
         """See :func:`open_scan`."""
@@ -65,7 +68,7 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     """Open a scan of any format in :data:`READERS`.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a ParaVision scan.
         options: of the reader of its format (see ``options`` of :class:`ScanFile`), such as
             ``volume="con-1_rep-2"``; those that are None count as not given.
 
@@ -74,6 +77,7 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
             holds several volumes, which the message names.
         ConfigError: the reader of this format has no such option.
     """
+    path = raw_file(Path(path))
     contents = Contents(path)
     reader = _reader_of(contents)
     given = {name: value for name, value in options.items() if value is not None}
@@ -110,8 +114,9 @@ def find_scans(
     """Expand files, folders and globs, in the order given; each volume of a file is a scan.
 
     A folder stands for the files directly in it with a suffix of one of the readers, sorted, hidden
-    ones left out. What does not exist or holds no scan is kept if there are other inputs: opening
-    it fails, and the other scans go on.
+    ones left out, and for the ParaVision scans that are its subfolders (a study). The folder of a
+    ParaVision scan stands for the scan. What does not exist or holds no scan is kept if there are
+    other inputs: opening it fails, and the other scans go on.
 
     Args:
         inputs: what the user named; scans found before are kept as they are.
@@ -182,11 +187,18 @@ def _expand(entry: str | Path) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in _suffixes() and not file.name.startswith(".")
-    )
+    if (raw := raw_file(folder)) != folder:
+        return [raw]
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if entry.suffix.lower() in _suffixes()]
+    scans = [raw for entry in entries if (raw := raw_file(entry)) != entry]
+    return files + sorted(scans, key=_number_of_folder)
+
+
+def _number_of_folder(file: Path) -> tuple[int, str]:
+    """By which ParaVision's folders are sorted: scan 10 comes after scan 9."""
+    name = file.parent.name
+    return (int(name) if name.isdecimal() else 0, name)
 
 
 def _suffixes() -> list[str]:

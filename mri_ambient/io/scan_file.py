@@ -21,6 +21,7 @@ from ..scan import Scan
 from .geometry import Geometry
 from .hdf5 import open_h5, read_attribute
 from .header import build_header, parse_header
+from .names import name_of, stem_of
 from .sampling import Sampling, find_sampling
 
 
@@ -125,17 +126,17 @@ class ScanFile(ABC):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.scan_id = self.path.stem
+        self.scan_id = stem_of(self.path)
         self.attributes = {}
 
     @property
     def output_stem(self) -> str:
         """What outputs are named after: the stem of the file, and the volume."""
-        return f"{self.path.stem}_{self.volume}" if self.volume else self.path.stem
+        return "_".join(filter(None, [stem_of(self.path), self.volume]))
 
     def __repr__(self) -> str:
         facts = [
-            self.path.name,
+            name_of(self.path),
             *filter(None, [self.volume]),
             " x ".join(str(n) for n in self.shape),
         ]

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OutputExistsError, ScanFormatError, with_remedy
-from ..io import Geometry, ReconstructionFile, ReconstructionWriter, SaveOptions, ScanFile
+from ..io import (
+    Geometry,
+    ReconstructionFile,
+    ReconstructionWriter,
+    SaveOptions,
+    ScanFile,
+    stem_of,
+)  # fmt: skip
 from ..methods.presets import METHODS
 from ..plots import NotebookFigure, draw_reconstruction
 from ..runtime.files import json_text, write_json
@@ -123,7 +130,7 @@ class Reconstruction:
         """
         formats = check_formats([formats] if isinstance(formats, str) else formats)
         saving = SaveOptions(**options)
-        parts = [Path(self.report["input"]).stem, self.report.get("volume", "")]
+        parts = [stem_of(Path(self.report["input"])), self.report.get("volume", "")]
         path, is_new = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", True
         if path.exists():
             settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]

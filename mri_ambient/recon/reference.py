@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data_prep import Preparation
 from ..errors import NumericalWarning, ScanFormatError, warn
+from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.fourier import ifft2c, image_crop
 from ..scan import Batch
@@ -74,7 +75,7 @@ class Reference:
                 for kind, volume in self.volumes().items()
             ]
         except ScanFormatError as error:
-            warn("W-NOT-SCORED", f"{self.file.path.name}: not scored: {error}")
+            warn("W-NOT-SCORED", f"{name_of(self.file.path)}: not scored: {error}")
             return {}
         return {"metrics": scores[0], "metrics_sense": scores[-1]}
 
@@ -99,6 +100,6 @@ class Reference:
             reason = f"cannot be used ({error})"
         warn(
             "W-REFERENCE",
-            f"{self.file.path.name}: its {name} {reason}",
+            f"{name_of(self.file.path)}: its {name} {reason}",
         )
         return None
