@@ -106,26 +106,10 @@ class ReadoutFile(ScanFile):
         """The samples of readouts, each ``(coil, sample)``, in the order acquired."""
 
     def choose_volume(self, volume: str | None) -> None:
-        """Keep the readouts of one volume.
-
-        Args:
-            volume: its name; None for the only one.
-
-        Raises:
-            ScanFormatError: there is no such volume, or there are several to choose from.
-        """
+        """Keep the readouts of one volume; see :meth:`pick_volume`."""
         volumes = self.readouts.volumes()
-        self.volumes = tuple(volumes)
-        if volume is None and len(volumes) == 1:
-            volume = self.volumes[0]
-        if volume not in volumes:
-            wanted = "one of them must be chosen" if volume is None else f"not {volume!r}"
-            raise ScanFormatError(
-                f"{self.path}: holds {len(volumes)} volumes, {', '.join(volumes)}; {wanted}: "
-                "open_scan(path, volume=...)"
-            )
-        self.readouts, self.volume = volumes[volume], volume
-        self.scan_id = self.output_stem
+        self.pick_volume(volumes, volume)
+        self.readouts = volumes[self.volume]
 
     @cached_property
     def _slices(self) -> list[Readouts]:
