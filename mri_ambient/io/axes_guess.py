@@ -16,21 +16,15 @@ from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
 from ..physics.fourier import ifft2c
-from .named_axes import Axes, NamedArray
+from .named_axes import FLAT, PEAKED, SMALLEST_SIDE, Axes, NamedArray, peak
 from .stored_arrays import StoredArray
 
 MAX_COILS = 128
-SMALLEST_SIDE = 16
-"""Of a matrix."""
-
 LIKE_COILS, UNLIKE_COILS = 6.0, 3.0
 """How many times more the images of coils differ over the field of view than inside a patch.
 
 Measured: 10 to 16 for the coils of three brain scans, 21 for BART's phantom, 1.5 to 2.3 for slices
 of brains."""
-
-PEAKED, FLAT = 30.0, 10.0
-"""Largest over median energy of an axis: above, k = 0 lies in it; below, it does not."""
 
 CENTRE = 24
 """Samples around k = 0 that the small images are made of."""
@@ -66,9 +60,9 @@ def refuse_other_axes(array: StoredArray, axes: Axes) -> None:
     """
     n = dict(zip(axes, array.shape, strict=True))
     n_coils = n.get("coil", 1)
-    if n_coils <= min(MAX_COILS, n["y"], n["x"]):
-        if "coil" in axes or axes in (readings := plausible_axes(array)) or not readings:
-            return
+    fits = n_coils <= min(MAX_COILS, n["y"], n["x"])
+    if fits and ("coil" in axes or axes in (plausible_axes(array) or [axes])):
+        return
     shape, named = " x ".join(map(str, array.shape)), ",".join(axes)
     raise ScanFormatError(
         f"{array.where} is {shape}, which are hardly {named}; name its axes: "
@@ -118,13 +112,7 @@ def _plane(array: StoredArray, matrix: list[int]) -> NDArray[np.complex64]:
 def _is_plane(array: StoredArray, matrix: list[int]) -> bool:
     """Whether k = 0 lies in both of the longest axes."""
     energy = np.abs(_plane(array, matrix)).astype(float) ** 2
-    return all(_peak(energy.sum(axis=axis)) > FLAT for axis in (0, 1))
-
-
-def _peak(energy: NDArray[np.float64]) -> float:
-    """Largest over median energy of an axis, of those entries that were sampled."""
-    sampled = energy[energy > 0]
-    return float(sampled.max() / np.median(sampled)) if len(sampled) else 0.0
+    return all(peak(energy.sum(axis=axis)) > FLAT for axis in (0, 1))
 
 
 def _rows_and_columns(array: StoredArray, matrix: list[int]) -> tuple[str, str]:
@@ -145,11 +133,11 @@ def _names_of(array: StoredArray, axis: int, matrix: list[int]) -> list[str]:
         selection[along] = slice(first, first + n_kept)
     block = array.read(tuple(selection))
     block = np.moveaxis(block, sorted([*matrix, axis]).index(axis), 0)
-    peak = _peak((np.abs(block).astype(float) ** 2).sum(axis=(1, 2)))
-    if peak > PEAKED:
+    height = peak((np.abs(block).astype(float) ** 2).sum(axis=(1, 2)))
+    if height > PEAKED:
         return ["z"]
     contrast = coil_contrast(block)
-    names = ["z"] if peak > FLAT else []
+    names = ["z"] if height > FLAT else []
     if contrast > UNLIKE_COILS and len(block) <= MAX_COILS:
         names.append("coil")
     if contrast < LIKE_COILS or len(block) > MAX_COILS:

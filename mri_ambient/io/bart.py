@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> nullcontext[NDArray[Any]]:
 def _read_sizes(path: Path) -> tuple[int, ...]:
     """The sizes of the dimensions, from the line after the title."""
     lines = path.read_text(errors="replace").splitlines()
-    for title, line in zip(lines, lines[1:], strict=False):
+    for title, line in pairwise(lines):
         words = line.split()
         if title.strip() == "# Dimensions" and words and all(w.isdigit() for w in words):
             sizes = tuple(int(word) for word in words)

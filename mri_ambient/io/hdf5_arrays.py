@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ScanFormatError
 from ..physics.fourier import decentred_to_centred
 from .axes_guess import guess_axes
 from .fastmri import FastmriFile
@@ -17,6 +18,9 @@ from .hdf5 import check_written, find_dataset, open_h5
 from .named_axes import Axes, NamedArray, NamedArrayFile
 from .scan_file import Contents
 from .stored_arrays import StoredArray, choose_array, h5_arrays, open_dataset
+
+SAMPLED, RESIDUE = 0.85, 0.01
+"""Sampled part of the columns of Calgary-Campinas, and most energy of the others, to the median."""
 
 
 class Hdf5File(FastmriFile):
@@ -31,6 +35,11 @@ class Hdf5File(FastmriFile):
             return False
         with open_h5(contents.path) as file:
             return bool(h5_arrays(contents.path, file)[0])
+
+    def __init__(self, path: str | Path, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        """Read the facts, and what a guess of the axes needs."""
+        super().__init__(path, *args, **options)
+        self.check_samples(named="axes" in options)
 
     @classmethod
     def ksp_in(cls, file: h5py.File, axes: Axes | None, dataset: str | None) -> NamedArray:
@@ -69,13 +78,16 @@ class CalgaryFile(NamedArrayFile):
     def __init__(self, path: str | Path) -> None:
         """Read the shape, and where k = 0 is in the slice in the middle."""
         super().__init__(path)
-        energy = np.abs(self.ksp.read(len(self) // 2)).astype(float) ** 2
-        self._corner = _is_in_corner(energy.sum(axis=0))
-        nx = self.shape[-1]
-        tail = math.ceil(0.85 * nx)
-        # In the public files the last columns hold what filling with zeros left of them.
-        last = energy[..., tail:].mean() if tail < nx else 0.0
-        self._n_sampled = tail if last < 0.01 * energy[..., :tail].min(axis=(0, 1)).max() else nx
+
+    def check_samples(self, *, named: bool) -> None:
+        """Find where k = 0 is, and where sampling ends, in the slice in the middle."""
+        energy = self.ksp.energy(len(self) // 2)
+        self._corner = _is_in_corner(energy)
+        nx, columns = self.shape[-1], energy.sum(axis=0)
+        tail = math.ceil(SAMPLED * nx)
+        # Columns that were never sampled may hold what processing left of their zeros.
+        is_empty = columns[tail:].max() < RESIDUE * np.median(columns[:tail])
+        self._n_sampled = tail if is_empty and not self._corner else nx
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
@@ -96,7 +108,7 @@ class CalgaryFile(NamedArrayFile):
         return decentred_to_centred(ksp)
 
 
-def _is_in_corner(energy: np.ndarray) -> bool:
+def _is_in_corner(energy: NDArray[np.float64]) -> bool:
     """Whether k = 0 is at index 0 and not in the middle, by the energy ``(y, x)``."""
     ny, nx = energy.shape
     middle = energy[ny // 4 : ny - ny // 4, nx // 4 : nx - nx // 4].sum()

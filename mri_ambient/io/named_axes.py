@@ -46,6 +46,12 @@ ALIASES = {name: label for label, name in VOLUME_COUNTERS.items()} | {
 
 Axes = tuple[str, ...]
 
+SMALLEST_SIDE = 16
+"""Of a matrix that is judged by its samples."""
+
+PEAKED, FLAT = 30.0, 10.0
+"""Largest over median energy along an axis: above, k = 0 lies in it; below, it does not."""
+
 
 def parse_axes(given: str | Sequence[str] | None) -> Axes | None:
     """Names of axes as the user gives them, e.g. ``slice,coil,y,x``; None where none are given.
@@ -140,6 +146,11 @@ class NamedArray:
         mean: NDArray[np.complex64] = values.sum(axis=0) / np.maximum(count, 1).astype(np.float32)
         return mean
 
+    def energy(self, index: int, volume: str = "") -> NDArray[np.float64]:
+        """Energy of a slice, summed over coils, ``(y, x)``."""
+        total: NDArray[np.float64] = (np.abs(self.read(index, volume)) ** 2).sum(0, dtype=float)
+        return total
+
     def mask_plane(self, mask: NDArray[np.bool_], volume: str = "") -> Tensor | None:
         """A mask with some of the array's axes, bool ``(y, x)``; None if it does not fit.
 
@@ -162,6 +173,12 @@ class NamedArray:
                 plane = plane.T
             return torch.from_numpy(np.ascontiguousarray(plane))
         return None
+
+
+def peak(profile: NDArray[np.float64]) -> float:
+    """Largest over median energy along an axis, of the entries that are not zero."""
+    sampled = profile[profile > 0]
+    return float(sampled.max() / np.median(sampled)) if len(sampled) else 0.0
 
 
 class NamedArrayFile(ScanFile):
@@ -192,6 +209,7 @@ class NamedArrayFile(ScanFile):
         """Read shapes and names, no slices but what a guess of the axes needs."""
         super().__init__(path)
         self.take_ksp(self.find_ksp(self.path, parse_axes(axes), dataset), volume)
+        self.check_samples(named=axes is not None)
         warn(
             "W-NO-HEADER",
             f"{self.path.name}: no ISMRMRD header: the final matrix is taken to be the encoded "
@@ -206,6 +224,31 @@ class NamedArrayFile(ScanFile):
         self.pick_volume(ksp.volumes, volume)
         self.shape = ksp.shape
         self.recon_shape = self.shape[2:]
+
+    def check_samples(self, *, named: bool) -> None:
+        """Refuse images, and k-space that is not centred, by the slice in the middle.
+
+        Args:
+            named: whether the user named the axes, so that images are not refused.
+
+        Raises:
+            ScanFormatError: energy is not concentrated at one place, or this is at an edge.
+        """
+        energy = self.ksp.energy(len(self) // 2, self.volume)
+        for axis, name in enumerate(("y", "x")):
+            profile = energy.sum(axis=1 - axis)
+            n, place = len(profile), int(profile.argmax())
+            if n >= SMALLEST_SIDE and not named and 0 < peak(profile) < FLAT:
+                raise ScanFormatError(
+                    f"{self.path}: energy is spread evenly along {name} ({n} samples), as in an "
+                    "image; wanted k-space. If it is k-space, name its axes (--axes)"
+                )
+            if n >= SMALLEST_SIDE and peak(profile) > PEAKED and abs(place - n // 2) > 3 * n // 8:
+                raise ScanFormatError(
+                    f"{self.path}: k = 0 is at index {place} of {n} along {name}, wanted "
+                    f"{n // 2}; apply numpy.fft.fftshift (MATLAB: fftshift) to y and x, and save "
+                    "it again"
+                )
 
     @classmethod
     @abstractmethod

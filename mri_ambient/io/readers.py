@@ -98,9 +98,10 @@ def _reader_of(contents: Contents) -> type[ScanFile]:
         if reader.recognises(contents):
             return reader
     path = contents.path
-    reason = why_no_file(path) or (sentence := what_it_is(contents)) and f"{path}: {sentence}"
-    if reason:
+    if reason := why_no_file(path):
         raise ScanFormatError(reason)
+    if sentence := what_it_is(contents):
+        raise ScanFormatError(f"{path}: {sentence}")
     if contents.error is not None:
         raise contents.error
     if contents.tag == RECONSTRUCTION_FORMAT:

@@ -25,6 +25,7 @@ from .hdf5 import (
     read_real,
     write_attributes,
 )
+from .scan_file import Contents
 
 RECONSTRUCTION_FORMAT = "reconstruction/1"
 """Value of the root attribute ``mri_ambient_format``."""
@@ -190,10 +191,10 @@ def read_samples(path: Path, index: int) -> Tensor:
 
 def describe_output(path: Path) -> dict[str, object] | None:
     """The facts in a file written by ``reconstruct`` or ``sample``; None for other files."""
+    if Contents(path).tag not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):
+        return None
     with open_h5(path, for_text=True) as file:
         attributes = read_attributes(file)
-        if attributes.get("mri_ambient_format") not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):
-            return None
         images = {name: list(file[name].shape) for name in file}
     settings = attributes.pop("settings", None)
     facts: dict[str, object] = {**attributes, "images": images}
