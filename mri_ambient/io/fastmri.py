@@ -12,7 +12,7 @@ noise                  (coil, sample)                          optional; complex
 ====================== ======================================= ====================================
 
 ``noise`` is an extension of mri-ambient: samples received without excitation, in the units of
-``kspace``.
+``kspace``. Another is the root attribute ``geometry``, see :class:`~mri_ambient.io.Geometry`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..errors import ScanFormatError, warn
 from .axes_guess import refuse_other_axes
+from .geometry import Geometry
 from .hdf5 import (
     check_size,
     check_written,
@@ -66,6 +67,7 @@ class FastmriFile(NamedArrayFile):
         with open_h5(self.path, for_text=True) as file:
             self.take_ksp(self.ksp_in(file, parse_axes(axes), dataset), volume)
             self.attributes = read_attributes(file)
+            self.geometry = self._read_geometry()
             self.take_mask(read_real(find_dataset(file, "mask")) if "mask" in file else None)
             self.noise = self._read_noise(file)
             self._header = self._read_header(file)
@@ -101,6 +103,14 @@ class FastmriFile(NamedArrayFile):
         check_size(ksp.shape[1:], 8, f"{path}: a slice of {name}")
         check_written(stored)
         return ksp
+
+    def _read_geometry(self) -> Geometry | None:
+        text = self.attributes.pop("geometry", None)
+        try:
+            return None if text is None else Geometry.from_text(str(text))
+        except (KeyError, TypeError, ValueError):
+            self._warn("W-ATTRIBUTE", f"attribute geometry cannot be read ({text!r})")
+            return None
 
     def _read_header(self, file: h5py.File) -> Header | None:
         name = "ismrmrd_header"
@@ -169,6 +179,30 @@ class FastmriFile(NamedArrayFile):
 
     def _warn(self, code: str, text: str) -> None:
         warn(code, f"{self.path.name}: {text}")
+
+
+def write_fastmri(file: ScanFile, path: Path) -> None:
+    """Write a raw scan in this layout, slice by slice, completely or not at all.
+
+    Its header is written if it describes this k-space, otherwise a new one; where slices lie in the
+    patient goes into the root attribute ``geometry``, another extension.
+    """
+    with H5Writer(path, len(file)) as out:
+        out.create_slices("kspace", file.shape, "complex64")
+        for index in range(len(file)):
+            out.mark_written((index,))
+            out.file["kspace"][index] = file.read_ksp(index).numpy()
+        if file.given_mask is not None:
+            out.file["mask"] = file.given_mask.numpy()
+        if file.noise is not None:
+            out.file["noise"] = file.noise.numpy()
+        if file.header_xml is not None or file.voxel_mm is not None:
+            out.file["ismrmrd_header"] = header_of(file)
+        target = file.read_target("reconstruction_rss")
+        if target is not None:
+            out.file["reconstruction_rss"] = target.numpy()
+        geometry = None if file.geometry is None else file.geometry.to_text()
+        write_attributes(out.file, {**file.attributes, "geometry": geometry})
 
 
 def _known_axes(file: h5py.File) -> Axes | None:

@@ -196,7 +196,6 @@ class NamedArrayFile(ScanFile):
     """
 
     options = frozenset({"axes", "dataset", "volume"})
-    given_mask: Tensor | None = None
     padding: tuple[int, int] | None = None
 
     def __init__(
