@@ -29,6 +29,7 @@ from ..errors import ScanFormatError, warn
 from .axes_guess import refuse_other_axes
 from .geometry import Geometry
 from .hdf5 import (
+    H5Writer,
     check_size,
     check_written,
     find_dataset,
@@ -38,10 +39,11 @@ from .hdf5 import (
     read_complex,
     read_real,
     read_text,
+    write_attributes,
 )
 from .header import Header, parse_header
 from .named_axes import Axes, NamedArray, NamedArrayFile, parse_axes
-from .scan_file import Contents, ScanFile
+from .scan_file import Contents, ScanFile, header_of
 from .stored_arrays import h5_array
 
 
