@@ -86,7 +86,10 @@ def _file_contents(found: ScanPath) -> dict[str, Any]:
         "acceleration": scan.acceleration,
         "fully_sampled": scan.fully_sampled,
         "mask": "lines" if is_line_mask(scan.mask) else "2-D",
-        "calibration_block": calibration_block(scan.mask),
+        "calibration_block": calibration_block(
+            scan.mask if scan.calib_mask is None else scan.calib_mask
+        ),
+        "calibration_lines": "of the image" if scan.calib_mask is None else "separate",
         "acquired_columns": int(scan.acquired.sum()),
         "noise_scan": scan.noise is not None,
     }

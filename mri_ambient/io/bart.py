@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
-from .named_axes import Axes, NamedArray, NamedArrayFile
+from .named_axes import FLAT, Axes, NamedArray, NamedArrayFile, peak
 from .scan_file import Contents
 from .stored_arrays import StoredArray
 
@@ -76,7 +76,10 @@ class CflFile(NamedArrayFile):
         kept = max(used, 2) if axes is None else max(used, len(axes))
         shape = (*sizes, *[1] * 16)[:kept]
         array = StoredArray(path, "", shape, partial(_open, path, shape))
-        return NamedArray(array, axes or _axes(path, shape))
+        ksp = NamedArray(array, axes or _axes(path, shape))
+        if ksp.is_3d and axes is None:
+            _refuse_slices(ksp)
+        return ksp
 
 
 def cfl_path(path: Path) -> Path | None:
@@ -86,6 +89,20 @@ def cfl_path(path: Path) -> Path | None:
     stem = path.with_suffix("") if path.suffix == ".hdr" else path
     found = stem.with_name(f"{stem.name}.cfl")
     return found if found.exists() and (path.suffix == ".hdr" or not path.exists()) else None
+
+
+def _refuse_slices(ksp: NamedArray) -> None:
+    """Refuse slices where BART has the second phase encode."""
+    middle = tuple(
+        n // 2 if name in "yx" else slice(None)
+        for name, n in zip(ksp.axes, ksp.array.shape, strict=True)
+    )
+    energy = np.abs(ksp.array.read(middle)).astype(float) ** 2
+    if peak(energy.reshape(len(energy), -1).sum(axis=1)) < FLAT:
+        raise ScanFormatError(
+            f"{ksp.array.path}: dimension 2 (PHS2) has size {ksp.size('z')}, but energy is spread "
+            "evenly along it, as over slices; if it holds slices, say so (--axes y,x,slice,coil)"
+        )
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> nullcontext[NDArray[Any]]:

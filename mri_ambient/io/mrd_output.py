@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from xml.etree import ElementTree
 
 import h5py
@@ -17,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
+from .geometry import Geometry, crop_shift
 from .hdf5 import H5Writer
 from .header import parse_header
-from .mrd import NOISE
+from .mrd_index import NOISE
 from .reconstruction import ReconstructionFile
 from .save_options import SaveOptions
 from .scan_file import ScanFile, header_of
@@ -77,7 +77,7 @@ def write_mrd(file: ScanFile, path: Path) -> None:
 
     Slices are counted in their order; of a 2-D mask, lines are written with zeros in between.
     """
-    xml = header_of(file)
+    xml, geometry = header_of(file), _encoded_geometry(file)
     first_column = parse_header(xml).first_column
     with _MrdWriter(path, xml) as out:
         if file.noise is not None:
@@ -96,7 +96,7 @@ def write_mrd(file: ScanFile, path: Path) -> None:
             heads = _heads(len(columns), (ksp.shape[0], ksp.shape[1]))
             heads["idx"]["kspace_encode_step_1"] = columns - first_column
             heads["idx"]["slice"] = index
-            _place(heads, file, index)
+            _place(heads, geometry, index)
             if len(columns):
                 heads["flags"][0] = 1 << (FIRST_IN_SLICE - 1)
                 heads["flags"][-1] |= 1 << (LAST_IN_SLICE - 1)
@@ -113,12 +113,20 @@ def _heads(count: int, shape: tuple[int, ...]) -> NDArray[np.void]:
     return heads
 
 
-def _place(heads: NDArray[np.void], file: Any, index: int) -> None:  # noqa: ANN401
+def _encoded_geometry(file: ScanFile) -> Geometry | None:
+    """Geometry of the encoded field of view, from whose middle the final image is cut."""
+    if file.geometry is None or file.voxel_mm is None:
+        return file.geometry
+    y, x = crop_shift(file.shape[2:], file.recon_shape)
+    return file.geometry.seen_from((-y, -x), file.voxel_mm)
+
+
+def _place(heads: NDArray[np.void], geometry: Geometry | None, index: int) -> None:
     """Directions and position of a slice, if they are known; the readout is along y."""
-    if file.geometry is not None:
-        y_dir, x_dir, normal = file.geometry.directions
+    if geometry is not None:
+        y_dir, x_dir, normal = geometry.directions
         heads["read_dir"], heads["phase_dir"], heads["slice_dir"] = y_dir, x_dir, normal
-        heads["position"] = file.geometry.positions[index]
+        heads["position"] = geometry.positions[index]
 
 
 class MrdImageWriter:
@@ -157,7 +165,7 @@ class MrdImageWriter:
         heads["slice"] = heads["image_index"] = np.arange(n_slices)
         heads["attribute_string_len"] = len(self._attributes(result, part))
         for index in range(n_slices):
-            _place(heads[index : index + 1], result, index)
+            _place(heads[index : index + 1], result.geometry, index)
         return heads
 
     def _attributes(self, result: ReconstructionFile, part: str) -> str:

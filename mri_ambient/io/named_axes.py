@@ -5,7 +5,7 @@ Axes are named in the order of the array's shape, e.g. ``slice,coil,y,x``:
 ==================== ==============================================================================
 y, x                 readout rows and phase-encode columns; both are needed
 slice, coil          as everywhere; one of them where the axis is missing
-z                    second phase encode of a 3-D scan
+z                    second phase encode of a 3-D scan, whose y is transformed: slices lie across it
 avg                  averages of the same scan, which are averaged where they hold samples
 con, rep, phs, set   contrast, repetition, phase, set: each of them is a volume of its own
 time                 the same for other frames
@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError, ScanFormatError, warn
+from .hybrid import HybridSlices
 from .readouts import VOLUME_COUNTERS
-from .sampling import Sampling, find_sampling
+from .sampling import Sampling, find_sampling, sampling_at
 from .scan_file import ScanFile
 from .stored_arrays import StoredArray
 
@@ -104,10 +105,10 @@ class NamedArray:
                 f"{where} is {' x '.join(map(str, shape))}; an axis that is called 1 has length "
                 "one, name the others (--axes)"
             )
-        if self.size("z") > 1:
+        if self.is_3d and self.size("slice") > 1:
             raise ScanFormatError(
-                f"{where}: not supported yet: 3-D encoding; transform the readout, and give its "
-                "positions as slices (--axes slice,coil,y,x)"
+                f"{where}: not supported: several 3-D slabs in one array; write each of them into "
+                "a file of its own"
             )
 
     def size(self, name: str) -> int:
@@ -115,9 +116,15 @@ class NamedArray:
         return self.array.shape[self.axes.index(name)] if name in self.axes else 1
 
     @property
+    def is_3d(self) -> bool:
+        """Whether there is a second phase encode."""
+        return self.size("z") > 1
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of a volume, ``(slice, coil, y, x)``."""
-        return self.size("slice"), self.size("coil"), self.size("y"), self.size("x")
+        """Of a volume, ``(slice, coil, y, x)``; of a 3-D scan, ``(y, coil, z, x)``."""
+        slices, rows = ("y", "z") if self.is_3d else ("slice", "y")
+        return self.size(slices), self.size("coil"), self.size(rows), self.size("x")
 
     @property
     def volumes(self) -> tuple[str, ...]:
@@ -129,9 +136,13 @@ class NamedArray:
         )
 
     def read(self, index: int, volume: str = "") -> NDArray[np.complex64]:
-        """A slice of a volume, ``(coil, y, x)``; averages that hold samples are averaged."""
+        """A slice of a volume, ``(coil, y, x)``; averages that hold samples are averaged.
+
+        Of a 3-D scan, ``index`` counts along z, so that it is a part of k-space.
+        """
         counters = dict(part.split("-") for part in volume.split("_")) if volume else {}
-        place = {name: int(n) - 1 for name, n in counters.items()} | {"slice": index}
+        place = {name: int(n) - 1 for name, n in counters.items()}
+        place["z" if self.is_3d else "slice"] = index
         whole = ("avg", "coil", "y", "x")
         selection = tuple(
             slice(None) if name in whole else place.get(name, 0) for name in self.axes
@@ -156,20 +167,21 @@ class NamedArray:
 
         Axes of length one may be there or not.
         """
+        rows = "z" if self.is_3d else "y"
         kept = [name for name in self.axes if self.size(name) > 1]
         counters = dict(part.split("-") for part in volume.split("_")) if volume else {}
-        for names in (("y", "x"), ("x",), ("y", "x", *VOLUME_AXES), ("x", *VOLUME_AXES), AXES):
+        for names in ((rows, "x"), ("x",), (rows, "x", *VOLUME_AXES), ("x", *VOLUME_AXES), AXES):
             axes = [name for name in kept if name in names]
             if mask.squeeze().shape != tuple(self.size(name) for name in axes):
                 continue
             plane = mask.squeeze()
-            for name in [name for name in axes if name not in ("y", "x")][::-1]:
+            for name in [name for name in axes if name not in (rows, "x")][::-1]:
                 at = axes.index(name)
                 n = counters.get(name)
                 plane = np.asarray(plane.any(at) if n is None else plane.take(int(n) - 1, at))
-            if "y" not in axes:
-                plane = np.broadcast_to(plane, (self.size("y"), len(plane)))
-            elif axes.index("y") > axes.index("x"):
+            if rows not in axes:
+                plane = np.broadcast_to(plane, (self.size(rows), len(plane)))
+            elif axes.index(rows) > axes.index("x"):
                 plane = plane.T
             return torch.from_numpy(np.ascontiguousarray(plane))
         return None
@@ -233,7 +245,8 @@ class NamedArrayFile(ScanFile):
         Raises:
             ScanFormatError: energy is not concentrated at one place, or this is at an edge.
         """
-        energy = self.ksp.energy(len(self) // 2, self.volume)
+        ksp = self.ksp
+        energy = ksp.energy(ksp.size("z" if ksp.is_3d else "slice") // 2, self.volume)
         for axis, name in enumerate(("y", "x")):
             profile = energy.sum(axis=1 - axis)
             n, place = len(profile), int(profile.argmax())
@@ -268,6 +281,8 @@ class NamedArrayFile(ScanFile):
     @cached_property
     def sampling(self) -> Sampling:
         """Where k-space was sampled: by its samples, the file's mask and the header."""
+        if self.ksp.is_3d:
+            return sampling_at(self.path, self._hybrid.mask)
         return find_sampling(self.path, self._read_all, self.shape, self.given_mask, self.padding)
 
     def read_ksp(self, index: int) -> Tensor:
@@ -277,7 +292,26 @@ class NamedArrayFile(ScanFile):
 
     def _read_all(self, index: int) -> Tensor:
         """All samples of one slice, also those outside the file's mask."""
+        if self.ksp.is_3d:
+            return self._hybrid.read(index)
         return torch.from_numpy(self.ksp.read(index, self.volume))
+
+    @cached_property
+    def _hybrid(self) -> HybridSlices:
+        """Slices across the readout of a 3-D scan."""
+        nz, nx = self.shape[2:]
+        slices = HybridSlices(self.path, self.shape, nz * nx)
+        for z in range(nz):
+            block = self.ksp.read(z, self.volume)
+            hit = np.asarray(block.any(axis=0))
+            x = np.flatnonzero(hit.any(axis=0))
+            if (hit[:, x].any(axis=1) & ~hit[:, x].all(axis=1)).mean() > 0.05:
+                raise ScanFormatError(
+                    f"{self.path}: lines along y hold samples at different places; y must be the "
+                    "readout of a 3-D scan, name the axes otherwise (--axes)"
+                )
+            slices.add(block[:, :, x].transpose(2, 0, 1), np.full(len(x), z), x)
+        return slices
 
     def take_mask(self, mask: NDArray[np.generic] | None, name: str = "mask") -> None:
         """Use a mask of the file, with some of the axes of the k-space.

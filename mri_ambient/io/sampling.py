@@ -60,10 +60,16 @@ def find_sampling(
         raise ScanFormatError(f"{path}: kspace holds nothing but zeros")
     _check_slices_agree(path, hit, counts)
     measured = whole_lines(hit)
-    acquired = _acquired(path, measured, padding or (0, shape[-1]))
+    acquired = _acquired(path, measured, padding)
     if given is not None:
         _check_given(path, hit, measured, given & acquired)
         measured = measured & given
+    return Sampling(mask=measured[None], acquired=acquired & _unbroken_run(measured))
+
+
+def sampling_at(path: Path, measured: Tensor, padding: tuple[int, int] | None = None) -> Sampling:
+    """The sampling of a volume known to be measured at these positions, bool ``(y, x)``."""
+    acquired = _acquired(path, measured, padding)
     return Sampling(mask=measured[None], acquired=acquired & _unbroken_run(measured))
 
 
@@ -108,9 +114,9 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
         )
 
 
-def _acquired(path: Path, measured: Tensor, padding: tuple[int, int]) -> Tensor:
+def _acquired(path: Path, measured: Tensor, padding: tuple[int, int] | None) -> Tensor:
     """Columns that are acquired according to the header; all if the data contradicts it."""
-    left, right = padding
+    left, right = padding or (0, measured.shape[1])
     acquired = torch.zeros(measured.shape[1], dtype=torch.bool)
     acquired[left:right] = True
     n_outside = int((line_coverage(measured) & ~acquired).sum())

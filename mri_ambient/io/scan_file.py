@@ -15,7 +15,7 @@ import h5py
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
-from ..physics.masks import achieved_acceleration, readout_is_full
+from ..physics.masks import achieved_acceleration, acquired_rows, readout_is_full
 from ..runtime.files import file_sha256
 from ..scan import Scan
 from .geometry import Geometry
@@ -57,17 +57,18 @@ class Contents:
         """Names in the root group; none if the file cannot be read as HDF5."""
         return self._hdf5[1]
 
-    def group_with(self, *names: str) -> str | None:
-        """The first group that holds these names; None if there is none."""
+    def groups_with(self, *names: str) -> list[str]:
+        """The groups in the root that hold these names."""
         if self.error is not None:
-            return None
+            return []
+        found = []
         with open_h5(self.path) as file:
             for name in self.names:
                 is_here = isinstance(file.get(name, getlink=True), h5py.HardLink)
                 group = file.get(name) if is_here else None
                 if isinstance(group, h5py.Group) and set(group) >= set(names):
-                    return name
-        return None
+                    found.append(name)
+        return found
 
     @property
     def error(self) -> ScanFormatError | None:
@@ -122,6 +123,8 @@ class ScanFile(ABC):
         given_mask: sampled positions as the file states them, bool ``(y, x)``, or None.
         header_xml: the ISMRMRD header text, or None.
         attributes: what else the file holds about the scan (acquisition, patient_id, ...).
+        calib_mask: where calibration lines that do not belong to the image (separate reference
+            scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
         warnings: given when it was opened.
         prepared: whether slices come with maps, scale and noise, which preparation fills in.
     """
@@ -142,6 +145,7 @@ class ScanFile(ABC):
     given_mask: Tensor | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
+    calib_mask: Tensor | None = None
     warnings: tuple[NumericalWarning, ...] = ()
     prepared: bool = False
 
@@ -200,7 +204,7 @@ class ScanFile(ABC):
             wanted = "one of them must be chosen" if volume is None else f"not {volume!r}"
             raise ScanFormatError(
                 f"{self.path}: holds {len(self.volumes)} volumes, {', '.join(self.volumes)}; "
-                f"{wanted}: open_scan(path, volume=...)"
+                f"{wanted}: --volume NAME, or open_scan(path, volume=NAME)"
             )
         self.volume = volume
         self.scan_id = self.output_stem
@@ -211,6 +215,13 @@ class ScanFile(ABC):
 
     def read_target(self, name: str) -> Tensor | None:
         """A reference volume in the file (e.g. ``reconstruction_rss``), ``(slice, y, x)``."""
+        return None
+
+    def read_calib(self, index: int) -> Tensor | None:
+        """Calibration lines of one slice where :attr:`calib_mask` is set, complex64 as k-space.
+
+        Their contrast and gain may differ from those of the image.
+        """
         return None
 
     @cached_property
@@ -256,7 +267,7 @@ class ScanFile(ABC):
     def fully_sampled(self) -> bool:
         """Whether every acquired column holds samples in every acquired row."""
         plane = self.mask[0]
-        return bool((plane == (plane.any(dim=-1)[:, None] & self.acquired)).all())
+        return bool((plane == (acquired_rows(plane)[:, None] & self.acquired)).all())
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -269,6 +280,7 @@ class ScanFile(ABC):
         mask = self.mask  # found first: its pass over the slices needs memory too
         return Scan(
             ksp=stack_slices(self.read_ksp, chosen).masked_fill_(~mask, 0),
+            calib=None if self.calib_mask is None else stack_slices(self._read_calib, chosen),
             mask=mask,
             scan_id=self.scan_id,
             slices=chosen,
@@ -278,6 +290,12 @@ class ScanFile(ABC):
             voxel_mm=self.voxel_mm,
             steps=("read",),
         )
+
+    def _read_calib(self, index: int) -> Tensor:
+        calib, mask = self.read_calib(index), self.calib_mask
+        if calib is None or mask is None:
+            raise ValueError(f"{self.path}: calib_mask is set, but there are no lines")
+        return calib.masked_fill_(~mask, 0)
 
     def _chosen(self, index: int | slice) -> tuple[int, ...]:
         slices = range(len(self))[index]
@@ -307,15 +325,17 @@ def header_of(file: ScanFile) -> str:
     ny, nx = file.shape[2:]
     if file.header_xml is not None:
         header = parse_header(file.header_xml)
-        if header.encoded_shape == (ny, nx) and header.n_partitions == 1:
+        if header.encoded_shape == (ny, nx) and header.partitions.n_encoded == 1:
             return file.header_xml
     rows = round(ny / file.nominal_oversampling)
     y_mm, x_mm, slice_mm = file.voxel_mm or (0.0, 0.0, 0.0)
+    # A field of view that is cut beyond the oversampling is smaller; else pixels would be larger.
+    final_rows = file.recon_shape[0] if file.recon_shape[0] < 0.9 * rows else rows
     return build_header(
         (ny, nx),
         (rows, nx) if file.voxel_mm is None else file.recon_shape,
         (y_mm * ny, x_mm * nx),
-        (y_mm * rows, x_mm * nx),
+        (y_mm * final_rows, x_mm * file.recon_shape[1]),
         slice_mm,
         n_slices=len(file),
         n_coils=file.shape[1],
