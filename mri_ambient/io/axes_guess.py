@@ -26,6 +26,9 @@ LIKE_COILS, UNLIKE_COILS = 6.0, 3.0
 Measured: 10 to 16 for the coils of three brain scans, 21 for BART's phantom, 1.5 to 2.3 for slices
 of brains."""
 
+SAME = 0.01
+"""Difference below which images are taken to show the same slice; 0.02 to 0.1 between slices."""
+
 CENTRE = 24
 """Samples around k = 0 that the small images are made of."""
 
@@ -136,17 +139,17 @@ def _names_of(array: StoredArray, axis: int, matrix: list[int]) -> list[str]:
     height = peak((np.abs(block).astype(float) ** 2).sum(axis=(1, 2)))
     if height > PEAKED:
         return ["z"]
-    contrast = coil_contrast(block)
+    contrast, difference = coil_contrast(block)
     names = ["z"] if height > FLAT else []
     if contrast > UNLIKE_COILS and len(block) <= MAX_COILS:
         names.append("coil")
     if contrast < LIKE_COILS or len(block) > MAX_COILS:
-        names.append("slice")
+        names += ["slice"] if difference > SAME else ["slice", "rep"]
     return names
 
 
-def coil_contrast(block: NDArray[np.complex64], side: int = 4) -> float:
-    """How much small images differ over the field of view, over their difference in patches.
+def coil_contrast(block: NDArray[np.complex64], side: int = 4) -> tuple[float, float]:
+    """How much small images differ over the field of view, over that in patches, and by itself.
 
     The images are vectors over the first axis, one a pixel. What part of their energy lies outside
     one common direction is compared: one for the field of view, and one for every patch.
@@ -164,7 +167,8 @@ def coil_contrast(block: NDArray[np.complex64], side: int = 4) -> float:
     energy = (patches**2).sum(axis=(1, 2))
     patches = patches[energy > 0.1 * energy.max()]
     inside = patches @ patches.transpose(0, 2, 1)
-    return _outside(inside.sum(axis=0)[None]) / max(_outside(inside), 1e-6)
+    difference = _outside(inside.sum(axis=0)[None])
+    return difference / max(_outside(inside), 1e-6), difference
 
 
 def _outside(products: NDArray[np.float64]) -> float:

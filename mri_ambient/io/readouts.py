@@ -209,7 +209,8 @@ class ReadoutFile(ScanFile):
         self._check_samples(self.readouts)
         self._check_steps("columns", self.readouts.column, matrix.encoded[1])
         self._swapped = False
-        if self.readouts.is_3d:
+        self.is_3d = self.readouts.is_3d
+        if self.is_3d:
             self._check_steps("partitions", self.readouts.partition, matrix.encoded[2])
             self._lay_out_slab(matrix)
         else:

@@ -118,6 +118,8 @@ class ScanFile(ABC):
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
         voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
         geometry: where its slices lie in the patient, or None if the file does not say.
+        is_3d: whether slices lie across the readout of a 3-D scan, so that y and x are both phase
+            encodes.
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         given_mask: sampled positions as the file states them, bool ``(y, x)``, or None.
@@ -140,6 +142,7 @@ class ScanFile(ABC):
     recon_shape: tuple[int, int]
     voxel_mm: tuple[float, float, float] | None = None
     geometry: Geometry | None = None
+    is_3d: bool = False
     nominal_oversampling: float = 1.0
     noise: Tensor | None = None
     given_mask: Tensor | None = None
