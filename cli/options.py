@@ -30,6 +30,24 @@ VolumeName = Annotated[
         show_default="all of them",
     ),
 ]
+AxisNames = Annotated[
+    str | None,
+    typer.Option(
+        "--axes",
+        help="Names of the axes of k-space arrays, e.g. slice,coil,y,x.",
+        metavar="LIST",
+        show_default="those of the format",
+    ),
+]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="Name of the k-space array in the files.",
+        metavar="NAME",
+        show_default="kspace, or the only complex array",
+    ),
+]
 Output = Annotated[
     Path,
     typer.Option("-o", "--output", help="Folder to write to.", metavar="OUT", callback=_folder),

@@ -20,6 +20,8 @@ def run(
     inputs: opt.Inputs,
     output: opt.Output,
     volume: opt.VolumeName = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
     coils: opt.Coils = None,
     energy: Annotated[
         float | None,
@@ -52,7 +54,7 @@ def run(
     from mri_ambient.io import find_scans
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
-    scans = pick_shard(find_scans(inputs, volume=volume), shard)
+    scans = pick_shard(find_scans(inputs, volume=volume, axes=axes, dataset=dataset), shard)
     if dry_run:
         print_outputs(scans, output)
         return

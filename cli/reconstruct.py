@@ -17,6 +17,8 @@ def run(
     inputs: opt.Inputs,
     output: opt.Output,
     volume: opt.VolumeName = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
     prior: opt.PriorPath = None,
@@ -112,7 +114,7 @@ def run(
         preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
     )
-    scans = pick_shard(find_scans(inputs, volume=volume), shard)
+    scans = pick_shard(find_scans(inputs, volume=volume, axes=axes, dataset=dataset), shard)
     if dry_run:
         print_outputs(scans, output)
         return

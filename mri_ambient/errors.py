@@ -51,7 +51,8 @@ WARNINGS: dict[str, str] = {
     "W-CPU-FALLBACK": "The device has too little memory; the rest is computed on the CPU.",
     # io
     "W-ATTRIBUTE": "An attribute of the file is damaged and was left out.",
-    "W-NO-HEADER": "Store the ISMRMRD header with the k-space: voxel size and matrix are in it.",
+    "W-AXES-GUESSED": "Check the image, or name the axes (--axes).",
+    "W-NO-HEADER": "Voxel size and final matrix come from an ISMRMRD header with the k-space.",
     "W-HEADER-MISMATCH": "The header belongs to other data; export both together.",
     "W-HEADER-LIMITS": "The header's encoding limits contradict the data and are ignored.",
     "W-NOISE-DATASET": "Store noise-only samples as complex (coil, sample), or rename the dataset.",

@@ -11,18 +11,27 @@ from typing import Any
 
 from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..runtime.warning_log import WarningLog
+from .bart import CflFile, cfl_path
 from .bruker import BrukerFile
 from .fastmri import FastmriFile
+from .hdf5_arrays import CalgaryFile, Hdf5File
+from .matlab import MatFile
 from .mrd import MrdFile
 from .names import name_of, raw_file, stem_of
+from .numpy_files import NumpyFile
+from .other_files import what_it_is
 from .prepared import PreparedFile
 from .reconstruction import RECONSTRUCTION_FORMAT
 from .scan_file import Contents, ScanFile
 from .twix import TwixFile
 
 READERS: dict[str, type[ScanFile]] = {
-    reader.format: reader for reader in (PreparedFile, FastmriFile, MrdFile, TwixFile, BrukerFile)
-}
+    reader.format: reader
+    for reader in (
+        PreparedFile, MatFile, CalgaryFile, FastmriFile, MrdFile, TwixFile, BrukerFile, Hdf5File,
+        CflFile, NumpyFile,
+    )
+}  # fmt: skip
 """Readers by format; the first that recognises a file reads it."""
 
 
@@ -97,9 +106,12 @@ def _reader_of(contents: Contents) -> type[ScanFile]:
         if reader.recognises(contents):
             return reader
     path = contents.path
+    if reason := why_no_file(path):
+        raise ScanFormatError(reason)
+    if sentence := what_it_is(contents):
+        raise ScanFormatError(f"{path}: {sentence}")
     if contents.error is not None:
-        reason = why_no_file(path)
-        raise ScanFormatError(reason) if reason else contents.error
+        raise contents.error
     if contents.tag == RECONSTRUCTION_FORMAT:
         raise ScanFormatError(f"{path}: is a reconstruction; give the scan it was made from")
     found = f"format {contents.tag!r}" if contents.tag else f"found {list(contents.names)}"
@@ -183,7 +195,7 @@ def _expand(entry: str | Path) -> list[Path]:
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(str(entry), recursive=True))  # noqa: PTH207
         found = [file for match in matches for file in _expand(match)]
-    return found or [path]
+    return found or [cfl_path(path) or path]
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -192,28 +192,12 @@ class ReadoutFile(ScanFile):
         """The samples of readouts, each ``(coil, sample)``, in the order acquired."""
 
     def choose_volume(self, volume: str | None) -> None:
-        """Keep the readouts of one volume.
-
-        Args:
-            volume: its name; None for the only one.
-
-        Raises:
-            ScanFormatError: there is no such volume, or there are several to choose from.
-        """
+        """Keep the readouts of one volume; see :meth:`pick_volume`."""
         volumes = self.readouts.volumes()
-        self.volumes = tuple(volumes)
-        if volume is None and len(volumes) == 1:
-            volume = self.volumes[0]
-        if volume not in volumes:
-            wanted = "one of them must be chosen" if volume is None else f"not {volume!r}"
-            raise ScanFormatError(
-                f"{self.path}: holds {len(volumes)} volumes, {', '.join(volumes)}; {wanted}: "
-                "--volume NAME, or open_scan(path, volume=NAME)"
-            )
-        self.readouts, self.volume = volumes[volume], volume
+        self.pick_volume(volumes, volume)
+        self.readouts = volumes[self.volume]
         if self.calibration is not None:
             self.calibration = self.calibration.belonging_to(self.readouts)
-        self.scan_id = self.output_stem
 
     def lay_out(self, matrix: Matrix, n_coils: int) -> None:
         """Set shape, voxel size, geometry and sampling limits of the chosen volume.
@@ -225,7 +209,8 @@ class ReadoutFile(ScanFile):
         self._check_samples(self.readouts)
         self._check_steps("columns", self.readouts.column, matrix.encoded[1])
         self._swapped = False
-        if self.readouts.is_3d:
+        self.is_3d = self.readouts.is_3d
+        if self.is_3d:
             self._check_steps("partitions", self.readouts.partition, matrix.encoded[2])
             self._lay_out_slab(matrix)
         else:

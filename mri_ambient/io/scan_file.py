@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,20 @@ class Contents:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    @cached_property
+    def first_bytes(self) -> bytes:
+        """Up to 1024 of them; none of a folder, or of what cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                return file.read(1024)
+        except OSError:
+            return b""
+
+    @property
+    def kspace(self) -> tuple[tuple[int, ...], str]:
+        """Shape and kind of type (as numpy has them) of the dataset ``kspace``; empty if none."""
+        return self._hdf5[3]
 
     @property
     def tag(self) -> str:
@@ -63,14 +77,24 @@ class Contents:
         return self._hdf5[2]
 
     @cached_property
-    def _hdf5(self) -> tuple[str, tuple[str, ...], ScanFormatError | None]:
+    def _hdf5(
+        self,
+    ) -> tuple[str, tuple[str, ...], ScanFormatError | None, tuple[tuple[int, ...], str]]:
         try:
             with open_h5(self.path, for_text=True) as file:
                 tagged = "mri_ambient_format" in file.attrs
                 tag = str(read_attribute(file, "mri_ambient_format")) if tagged else ""
-                return tag, tuple(sorted(file)), None
+                return tag, tuple(sorted(file)), None, _shape_and_kind(file, "kspace")
         except ScanFormatError as error:
-            return "", (), error
+            return "", (), error, ((), "")
+
+
+def _shape_and_kind(file: h5py.File, name: str) -> tuple[tuple[int, ...], str]:
+    is_here = isinstance(file.get(name, getlink=True), h5py.HardLink)
+    found = file.get(name) if is_here else None
+    if not isinstance(found, h5py.Dataset):
+        return (), ""
+    return found.shape or (), found.dtype.kind
 
 
 class ScanFile(ABC):
@@ -89,11 +113,14 @@ class ScanFile(ABC):
             say about files of this format.
         path: the file.
         volume: name of the volume, if the file holds several; otherwise empty.
+        volumes: names of all volumes of the file.
         scan_id: stem of the raw file; seeds the random streams.
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
         voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
         geometry: where its slices lie in the patient, or None if the file does not say.
+        is_3d: whether slices lie across the readout of a 3-D scan, so that y and x are both phase
+            encodes.
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         given_mask: sampled positions as the file states them, bool ``(y, x)``, or None.
@@ -110,11 +137,13 @@ class ScanFile(ABC):
     options: frozenset[str] = frozenset()
     path: Path
     volume: str = ""
+    volumes: tuple[str, ...] = ("",)
     scan_id: str
     shape: tuple[int, int, int, int]
     recon_shape: tuple[int, int]
     voxel_mm: tuple[float, float, float] | None = None
     geometry: Geometry | None = None
+    is_3d: bool = False
     nominal_oversampling: float = 1.0
     noise: Tensor | None = None
     given_mask: Tensor | None = None
@@ -157,6 +186,32 @@ class ScanFile(ABC):
             ScanFormatError: the file is damaged.
         """
         return ("",)
+
+    def pick_volume(self, volumes: Iterable[str], volume: str | None) -> None:
+        """Set ``volume``, and with it what outputs and random streams are named after.
+
+        Args:
+            volumes: names of the volumes of the file, which become ``volumes``.
+            volume: the name of one of them; None for the only one.
+
+        Raises:
+            ScanFormatError: there is no such volume, or there are several to choose from.
+        """
+        self.volumes = tuple(volumes)
+        if volume is None and len(self.volumes) == 1:
+            volume = self.volumes[0]
+        if volume is None or volume not in self.volumes:
+            if self.volumes == ("",):
+                raise ScanFormatError(
+                    f"{self.path}: holds a single volume; leave out the volume {volume!r}"
+                )
+            wanted = "one of them must be chosen" if volume is None else f"not {volume!r}"
+            raise ScanFormatError(
+                f"{self.path}: holds {len(self.volumes)} volumes, {', '.join(self.volumes)}; "
+                f"{wanted}: --volume NAME, or open_scan(path, volume=NAME)"
+            )
+        self.volume = volume
+        self.scan_id = self.output_stem
 
     @abstractmethod
     def read_ksp(self, index: int) -> Tensor:

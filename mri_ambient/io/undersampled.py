@@ -38,7 +38,7 @@ class Undersampled(ScanFile):
         for name in (
             "format", "path", "volume", "scan_id", "shape", "recon_shape", "voxel_mm",
             "geometry", "nominal_oversampling", "noise", "header_xml", "attributes",
-            "calib_mask",
+            "calib_mask", "is_3d",
         ):  # fmt: skip
             setattr(self, name, getattr(full, name))
         drawn = spec.draw(full.shape[-2:], rng_for(seed, full.scan_id), full.acquired)

@@ -17,7 +17,7 @@ import torch
 from mrd_files import Line
 from numpy.typing import NDArray
 
-from mri_ambient.errors import ConfigError, NumericalWarning, ScanFormatError
+from mri_ambient.errors import NumericalWarning, ScanFormatError
 from mri_ambient.io import ScanFile, build_header, find_scans, open_scan
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
@@ -300,10 +300,10 @@ def test_nan_in_a_readout_is_refused(ksp, tmp_path):
         file.read_ksp(1)
 
 
-def test_only_formats_with_several_volumes_have_one_to_choose(tmp_path):
+def test_only_files_with_several_volumes_have_one_to_choose(tmp_path):
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["kspace"] = np.ones(SHAPE, np.complex64)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ScanFormatError):
         open_scan(tmp_path / "scan.h5", volume="rep-1")
 
 

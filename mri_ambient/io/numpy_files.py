@@ -1,0 +1,81 @@
+"""Arrays of numpy: ``.npy`` files, which stay on disk, and ``.npz`` archives.
+
+An archive may hold a ``mask`` beside the k-space. Pickled objects are never loaded.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ScanFormatError
+from .axes_guess import guess_axes
+from .named_axes import Axes, NamedArray, NamedArrayFile
+from .scan_file import Contents
+from .stored_arrays import StoredArray, choose_array, stored_array
+
+BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError)
+"""What numpy raises on damaged files."""
+
+
+class NumpyFile(NamedArrayFile):
+    """K-space in a ``.npy`` or ``.npz`` file."""
+
+    format = "numpy"
+    suffixes = (".npy", ".npz")
+
+    @classmethod
+    def recognises(cls, contents: Contents) -> bool:
+        """By the suffix; an archive of numpy cannot be told from another ZIP file."""
+        return contents.path.suffix.lower() in cls.suffixes and contents.path.is_file()
+
+    def __init__(self, path: str | Path, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        """Read shapes, and what a guess of the axes needs."""
+        super().__init__(path, *args, **options)
+        self.take_mask(_read_mask(self.path))
+
+    @classmethod
+    def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
+        """The array of the file, or of an archive that with the usual name or the only one."""
+        arrays: dict[str, StoredArray] = {}
+        others = []
+        with _reading(path):
+            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                members = {"": loaded}
+            else:
+                members = {name: loaded[name] for name in loaded.files}
+        for name, array in members.items():
+            found = stored_array(path, name, array, partial(nullcontext, array))
+            if found is None:
+                others.append(f"{name} {array.dtype} {array.shape}".strip())
+            else:
+                arrays[name] = found
+        ksp = choose_array(path, arrays, others, dataset)
+        return guess_axes(ksp) if axes is None else NamedArray(ksp, axes)
+
+
+def _read_mask(path: Path) -> NDArray[Any] | None:
+    if path.suffix.lower() != ".npz":
+        return None
+    with _reading(path), np.load(path, allow_pickle=False) as loaded:
+        return loaded["mask"] if "mask" in loaded.files else None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BROKEN as error:
+        text = " ".join(str(error).split())
+        raise ScanFormatError(
+            f"{path}: cannot be read as a file of numpy ({text}); save complex numbers with "
+            "numpy.save, without pickle"
+        ) from error
