@@ -16,6 +16,7 @@ from torch import Tensor
 from .._version import __version__
 from ..errors import ScanFormatError
 from .geometry import Geometry
+from .grid import Grid
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -151,6 +152,11 @@ class ReconstructionFile:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def grid(self) -> Grid:
+        """The pixels of its images, and where they lie."""
+        return Grid(self.shape, self.voxel_mm, self.geometry)
+
     @cached_property
     def report(self) -> dict[str, Any]:
         """The report beside it, ``<stem>.json``; empty if it is not there."""
@@ -167,6 +173,20 @@ class ReconstructionFile:
         """The standard deviation of a slice's magnitude, ``(y, x)``."""
         with open_h5(self.path) as file:
             return read_real(find_dataset(file, "reconstruction_std"), index)
+
+    def read_part(self, part: str, index: int) -> NDArray[np.float32]:
+        """What viewers show of a slice, float32 ``(y, x)``.
+
+        Args:
+            part: "mag" or "std", in scanner units, or "phase", in radians.
+            index: of the slice.
+        """
+        if part == "phase":
+            return np.angle(self.read(index)).astype(np.float32)
+        if part == "std":
+            return self.read_std(index).astype(np.float32)
+        with open_h5(self.path) as file:
+            return read_real(find_dataset(file, "reconstruction"), index).astype(np.float32)
 
 
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:

@@ -19,6 +19,7 @@ from ..physics.masks import achieved_acceleration, readout_is_full
 from ..runtime.files import file_sha256
 from ..scan import Scan
 from .geometry import Geometry
+from .grid import Grid
 from .hdf5 import open_h5, read_attribute
 from .sampling import Sampling, find_sampling
 
@@ -90,7 +91,8 @@ class ScanFile(ABC):
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
         voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
-        geometry: where its slices lie in the patient, or None if the file does not say.
+        geometry: where its slices lie in the patient, or None if the file does not say; positions
+            are those of pixel ``(y // 2, x // 2)`` of ``shape``.
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         header_xml: the ISMRMRD header text, or None.
@@ -191,6 +193,16 @@ class ScanFile(ABC):
         other, or the sampling is not a pattern of lines afterwards.
         """
         return self.nominal_oversampling if readout_is_full(self.mask) else 1.0
+
+    @property
+    def grid(self) -> Grid:
+        """The pixels of the image of all k-space, and where they lie."""
+        return Grid((len(self), *self.shape[2:]), self.voxel_mm, self.geometry)
+
+    @property
+    def final_grid(self) -> Grid:
+        """The same of the final image, which is cut from it."""
+        return self.grid.cropped(self.recon_shape)
 
     @property
     def acceleration(self) -> float:

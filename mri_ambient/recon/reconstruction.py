@@ -52,7 +52,7 @@ class Reconstruction:
         slices = [store.read(index).images for index in range(report["slices"])]
         parts = {name: np.stack([images[name].numpy() for images in slices]) for name in slices[0]}
         images = (parts["img"], parts.get("std"), parts.get("samples"))
-        return cls(*images, file.voxel_mm, report, file.geometry)
+        return cls(*images, file.voxel_mm, report, file.final_grid.geometry)
 
     @property
     def magnitude(self) -> NDArray[np.float32]:
