@@ -146,7 +146,8 @@ class ReconstructionFile:
             self.geometry = None if stored is None else Geometry.from_text(str(stored))
         except (KeyError, TypeError, ValueError) as error:
             raise ScanFormatError(f"{path}: its attributes are damaged ({error})") from error
-        self.voxel_mm = cast("tuple[float, float, float] | None", attributes.pop("voxel_mm", None))
+        voxel_mm = cast("list[float] | None", attributes.pop("voxel_mm", None))
+        self.voxel_mm = None if voxel_mm is None else (voxel_mm[0], voxel_mm[1], voxel_mm[2])
         self.attributes = attributes
 
     def __len__(self) -> int:
