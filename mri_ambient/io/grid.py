@@ -77,6 +77,13 @@ class Grid:
         """Whether every pixel has a place in the patient."""
         return self.geometry is not None and self.voxel_mm is not None
 
+    @property
+    def orientation_source(self) -> str:
+        """Where orientations come from, in words."""
+        if self.is_placed:
+            return "acquisition geometry of the scan"
+        return f"none (voxel size {'only' if self.voxel_mm else 'unknown'})"
+
     def affine(self) -> Floats | None:
         """From ``(x, y, slice)`` to NIfTI's world; None without a place.
 
@@ -120,6 +127,13 @@ class Grid:
         # Pixel n // 2 of a reversed axis is another one if n is even.
         flips = zip((turn.flip_y, turn.flip_x), shape[1:], strict=True)
         return turned.moved(*(int(flip and n % 2 == 0) for flip, n in flips))
+
+    def reversed_slices(self) -> Grid:
+        """The grid of the slices from the last to the first."""
+        if self.geometry is None:
+            return self
+        directions = self.geometry.directions * np.array([[1.0], [1.0], [-1.0]])
+        return replace(self, geometry=Geometry(directions, self.geometry.positions[::-1]))
 
     def moved(self, rows: int, columns: int) -> Grid:
         """Positions moved by whole pixels, towards rising y and x."""
