@@ -19,7 +19,20 @@ import typer
 from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
-from . import audit, demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
+from . import (
+    audit,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    info,
+    prep,
+    reconstruct,
+    refit,
+    sample,
+    simulate,
+    train,
+)
 from .console import be_quiet, print_error, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
 
@@ -32,7 +45,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (simulate, prep, train, refit, sample, reconstruct, evaluate, info, doctor, demo):
+COMMANDS = (
+    simulate, convert, prep, train, refit, sample, reconstruct, evaluate, info, doctor, demo,
+)  # fmt: skip
+for command in COMMANDS:
     app.command(command.__name__.rsplit(".", 1)[-1])(command.run)
 app.add_typer(audit.app, name="audit")
 

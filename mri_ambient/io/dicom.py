@@ -24,20 +24,13 @@ from .._version import __version__
 from ..runtime.files import atomic_folder
 from .dicom_template import Placement, Template, import_pydicom
 from .grid import Grid
+from .parts import KINDS, NOT_FOR_DIAGNOSIS, SUFFIXES, in_words, white_level
 from .reconstruction import ReconstructionFile
-from .writer import (
-    KINDS,
-    NOT_FOR_DIAGNOSIS,
-    SUFFIXES,
-    SaveOptions,
-    Writer,
-    in_words,
-    parts_of,
-    white_level,
-)
+from .save_options import SaveOptions, Writer
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
 
 MR_IMAGE, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -61,21 +54,21 @@ OF_MR_IMAGES = (
 class DicomWriter(Writer):
     """A folder of DICOM files for every part."""
 
-    def check(self, grid: Grid, options: SaveOptions) -> None:
+    def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
         """Refuse a template that does not fit, and a missing pydicom."""
         import_pydicom()
         if options.dicom_template is not None:
-            Template.read(options.dicom_template).candidates(grid)
+            Template.read(Path(options.dicom_template)).candidates(grid)
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
         """``<stem>_dicom``, ``<stem>_part-phase_dicom``, ..."""
-        return [f"{result.path.stem}{SUFFIXES[part]}_dicom" for part in parts_of(result, options)]
+        return [f"{result.path.stem}{SUFFIXES[part]}_dicom" for part in result.parts(options.parts)]
 
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Write a series of every part."""
         placement = _placement(result, options)
         names = self.outputs(result, options)
-        for part, name in zip(parts_of(result, options), names, strict=True):
+        for part, name in zip(result.parts(options.parts), names, strict=True):
             with atomic_folder(folder / name, FILE_NAME.replace("{:04d}", "*")) as temporary:
                 Series(result, part, placement).write(temporary)
 
@@ -85,7 +78,7 @@ def _placement(result: ReconstructionFile, options: SaveOptions) -> Placement:
     if options.dicom_template is None:
         turn = result.grid.display_turn()
         return Placement(turn, result.grid.turned(turn), result.grid.orientation_source)
-    template = Template.read(options.dicom_template)
+    template = Template.read(Path(options.dicom_template))
     return template.place(result.grid, lambda index: result.read_part("mag", index))
 
 
@@ -147,8 +140,7 @@ class Series:
 
     def _file(self, index: int, img: NDArray[np.float32]) -> Dataset:
         """What the file of a slice holds."""
-        pydicom = import_pydicom()
-        data = pydicom.Dataset()
+        data: Dataset = import_pydicom().Dataset()
         attributes = {
             **dict.fromkeys(GENERAL, ""),
             **self._study(),
@@ -269,13 +261,14 @@ def _decimal(value: float) -> str:
     return format_number_as_ds(float(value) + 0.0)  # 0.0 instead of -0.0
 
 
-def _file_meta(data: Dataset) -> Dataset:
+def _file_meta(data: Dataset) -> FileMetaDataset:
     from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = data.SOPClassUID
     meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    meta.TransferSyntaxUID = EXPLICIT_LITTLE_ENDIAN
-    meta.ImplementationClassUID = uid("implementation", "mri-ambient")
+    meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE_ENDIAN)
+    meta.ImplementationClassUID = UID(uid("implementation", "mri-ambient"))
     meta.ImplementationVersionName = f"MRIAMBIENT {__version__}"[:16]
     return meta

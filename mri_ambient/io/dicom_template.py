@@ -165,7 +165,7 @@ class Template:
                 f"tell how they lie in the template (correlation {likeness[best]:.2f}, and "
                 f"{likeness[second]:.2f} mirrored or turned); save DICOM without the template"
             )
-        return candidates[best]
+        return candidates[int(best)]
 
     def _has_sizes(self, grid: Grid) -> bool:
         sizes, ours = grid.voxel_mm, self.grid.voxel_mm
@@ -198,7 +198,10 @@ class Template:
         order = np.abs(offsets @ theirs.directions[2]).argmin(axis=1)
         off = np.abs(offsets[range(len(order)), order] @ theirs.directions.T).max(axis=0)
         y_mm, x_mm, slice_mm = self.grid.voxel_mm or (1.0, 1.0, 1.0)
-        if len(set(order.tolist())) < len(order) or (off > (2 * y_mm, 2 * x_mm, slice_mm / 2)).any():
+        if (
+            len(set(order.tolist())) < len(order)
+            or (off > (2 * y_mm, 2 * x_mm, slice_mm / 2)).any()
+        ):
             raise ConfigError(
                 f"{self.folder}: the template's slices lie elsewhere, by up to "
                 f"{off.max():.1f} mm; {_REMEDY}"
@@ -295,7 +298,7 @@ def _grid_of(headers: Sequence[Dataset]) -> tuple[Grid, list[int]]:
 
 def _kept(header: Dataset) -> Dataset:
     """The attributes that are taken over; text is encoded anew."""
-    kept = import_pydicom().Dataset()
+    kept: Dataset = import_pydicom().Dataset()
     for name in KEPT:
         if name in header:
             value = header[name].value

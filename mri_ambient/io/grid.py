@@ -48,8 +48,10 @@ class Turn:
 
     def __call__(self, img: Images) -> Images:
         """Images ``(..., y, x)``, turned; a view."""
-        img = img.swapaxes(-1, -2) if self.transpose else img  # type: ignore[assignment]
-        rows, columns = (slice(None, None, -1 if flip else 1) for flip in (self.flip_y, self.flip_x))
+        img = img.swapaxes(-1, -2) if self.transpose else img
+        rows, columns = (
+            slice(None, None, -1 if flip else 1) for flip in (self.flip_y, self.flip_x)
+        )
         return img[..., rows, columns]  # type: ignore[return-value]
 
     def pair(self, sizes: Sequence[Any]) -> tuple[Any, Any]:
@@ -120,7 +122,7 @@ class Grid:
         sizes = self.voxel_mm and (*turn.pair(self.voxel_mm[:2]), self.voxel_mm[2])
         if self.geometry is None or sizes is None:
             return Grid(shape, sizes, self.geometry)
-        y_dir, x_dir = turn.pair(self.geometry.directions[:2])
+        y_dir, x_dir = turn.pair(list(self.geometry.directions[:2]))
         rows, columns = (-1 if flip else 1 for flip in (turn.flip_y, turn.flip_x))
         directions = np.stack([rows * y_dir, columns * x_dir, self.geometry.directions[2]])
         turned = Grid(shape, sizes, replace(self.geometry, directions=directions))
@@ -145,12 +147,6 @@ class Grid:
             self, geometry=replace(self.geometry, positions=self.geometry.positions + step)
         )
 
-    def cropped(self, shape: Sequence[int]) -> Grid:
-        """The grid of images that :func:`~mri_ambient.physics.fourier.image_crop` cut."""
-        sizes = zip(self.shape[1:], shape, strict=True)
-        moved = self.moved(*(crop_shift(before, after) for before, after in sizes))
-        return replace(moved, shape=(self.shape[0], *shape))
-
     def letters(self) -> tuple[str, str, str, str] | None:
         """Patient directions at the left, right, top and bottom edge of a slice, or None.
 
@@ -160,11 +156,6 @@ class Grid:
             return None
         y_dir, x_dir, _ = self.geometry.directions
         return _letters(-x_dir), _letters(x_dir), _letters(-y_dir), _letters(y_dir)
-
-
-def crop_shift(before: int, after: int) -> int:
-    """Pixels from the centre of an axis to pixel ``after // 2`` of its cut, as images are cut."""
-    return (before - after) // 2 + after // 2 - before // 2
 
 
 def _letters(direction: Floats) -> str:

@@ -1,10 +1,10 @@
 """NIfTI-1 (.nii.gz), for viewers and for image analysis.
 
 Every file holds one part of a volume, float32 ``(x, y, slice)``: x runs from left to right on the
-screen, y upwards, so that viewers that ignore orientations show it upright. Slices are in the order of the
-scan or in the reverse one, which the sidecar ``.nii.json`` says. The world coordinates
-are those of the patient (R, A, S), by sform and qform with code 1, where the scan tells them.
-Otherwise both codes are 0, only the voxel size is right, and the sidecar says so.
+screen, y upwards, so that viewers that ignore orientations show it upright. Slices are in the order
+of the scan or in the reverse one, which the sidecar ``.nii.json`` says. The world coordinates are
+those of the patient (R, A, S), by sform and qform with code 1, where the scan tells them. Otherwise
+both codes are 0, only the voxel size is right, and the sidecar says so.
 """
 
 from __future__ import annotations
@@ -24,33 +24,26 @@ from ..errors import ScanFormatError
 from ..runtime.files import atomic_path, write_json
 from .geometry import Floats
 from .grid import Grid
+from .parts import KINDS, NOT_FOR_DIAGNOSIS, SUFFIXES, in_words, white_level
 from .reconstruction import ReconstructionFile
-from .writer import (
-    KINDS,
-    NOT_FOR_DIAGNOSIS,
-    SUFFIXES,
-    SaveOptions,
-    Writer,
-    in_words,
-    parts_of,
-    white_level,
-)
+from .save_options import SaveOptions, Writer
+
 
 class NiftiWriter(Writer):
     """A NIfTI file and a sidecar of every part."""
 
-    def check(self, grid: Grid, options: SaveOptions) -> None:
+    def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
         """Refuse slices that no grid of voxels holds."""
         orthogonal_affine(grid)
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
         """``<stem>.nii.gz``, ``<stem>_part-phase.nii.gz``, ..., each with ``.nii.json``."""
-        stems = [f"{result.path.stem}{SUFFIXES[part]}" for part in parts_of(result, options)]
+        stems = [f"{result.path.stem}{SUFFIXES[part]}" for part in result.parts(options.parts)]
         return [f"{stem}{ending}" for stem in stems for ending in (".nii.json", ".nii.gz")]
 
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Write the parts one after the other."""
-        for part in parts_of(result, options):
+        for part in result.parts(options.parts):
             path = folder / f"{result.path.stem}{SUFFIXES[part]}.nii.gz"
             write_json(path.with_suffix(".json"), sidecar(result, part))
             write_nifti(path, result, part)
@@ -101,7 +94,7 @@ class Stack:
         """The header of a NIfTI-1 file."""
         import nibabel
 
-        header = nibabel.Nifti1Header(endianness="<")
+        header: Any = nibabel.Nifti1Header(endianness="<")  # type: ignore[no-untyped-call]
         header.set_data_dtype(np.float32)
         header.set_data_shape(self.grid.shape[::-1])
         y_mm, x_mm, slice_mm = self.grid.voxel_mm or (1.0, 1.0, 1.0)

@@ -35,7 +35,6 @@ from ..physics.operators import SenseOp
 from ..runtime.files import json_text
 from ..scan import Scan
 from .geometry import Geometry
-from .grid import crop_shift
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -112,7 +111,7 @@ class PreparedWriter(H5Writer):
             "calib_shape": self._calib_shape,
             "source": self._source.path.name,
             "source_sha256": self._source.sha256,
-            "geometry": _geometry_text(self._source, scan.shape[0]),
+            "geometry": self._source.geometry and self._source.geometry.to_text(),
         }
         of_scan = {name: getattr(scan, name) for name in _OF_SCAN}
         write_attributes(self.file, {**carried, **facts, **of_scan})
@@ -127,14 +126,6 @@ def _coil_transform(scan: Scan) -> Tensor:
     if scan.coil_transform is None:
         return torch.eye(scan.n_coils, dtype=torch.complex64)
     return scan.coil_transform
-
-
-def _geometry_text(source: ScanFile, n_rows: int) -> str | None:
-    """The geometry after readout oversampling was cut, so that the final image is where it was."""
-    final = source.recon_shape[0]
-    rows = crop_shift(source.shape[2], final) - crop_shift(n_rows, final)
-    geometry = source.grid.moved(rows, 0).geometry
-    return geometry and geometry.to_text()
 
 
 def _same_facts(a: Scan, b: Scan) -> bool:

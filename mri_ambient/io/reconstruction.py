@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -165,6 +165,17 @@ class ReconstructionFile:
         report: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         return report
 
+    def parts(self, wanted: Sequence[str]) -> list[str]:
+        """Those of "mag", "phase" and "std" that are wanted and there."""
+        return [part for part in wanted if part != "std" or self.has_std]
+
+    def read_part(self, part: str, index: int) -> NDArray[np.float32]:
+        """The magnitude, the phase in radians, or the standard deviation of a slice, ``(y, x)``."""
+        if part == "std":
+            return self.read_std(index).astype(np.float32, copy=False)
+        img = self.read(index)
+        return np.abs(img) if part == "mag" else np.angle(img)
+
     def read(self, index: int) -> NDArray[np.complex64]:
         """The image of a slice in scanner units, complex64 ``(y, x)``."""
         with open_h5(self.path) as file:
@@ -174,20 +185,6 @@ class ReconstructionFile:
         """The standard deviation of a slice's magnitude, ``(y, x)``."""
         with open_h5(self.path) as file:
             return read_real(find_dataset(file, "reconstruction_std"), index)
-
-    def read_part(self, part: str, index: int) -> NDArray[np.float32]:
-        """What viewers show of a slice, float32 ``(y, x)``.
-
-        Args:
-            part: "mag" or "std", in scanner units, or "phase", in radians.
-            index: of the slice.
-        """
-        if part == "phase":
-            return np.angle(self.read(index)).astype(np.float32)
-        if part == "std":
-            return self.read_std(index).astype(np.float32)
-        with open_h5(self.path) as file:
-            return read_real(find_dataset(file, "reconstruction"), index).astype(np.float32)
 
 
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:

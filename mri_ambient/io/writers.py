@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from .dicom import DicomWriter
+from .mrd_output import MrdImageWriter
 from .nifti import NiftiWriter
-from .writer import PARTS, SaveOptions, Writer
-
-__all__ = ["PARTS", "WRITERS", "SaveOptions", "Writer"]
+from .save_options import Writer
 
 WRITERS: dict[str, Writer] = {
     "nifti": NiftiWriter(),
     "dicom": DicomWriter(),
+    "ismrmrd": MrdImageWriter(),
 }
 """Writers of arrays, by format."""

@@ -174,7 +174,7 @@ def reconstruct_to_folder(
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
     file = volume.file
     write_reconstruction(
-        path, lambda index: store.read(index).images, report, file.voxel_mm, file.final_grid.geometry
+        path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
     )
     store.remove()
     return report

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OutputExistsError, ScanFormatError, with_remedy
-from ..io import Geometry, ReconstructionFile, ReconstructionWriter, SaveOptions, ScanFile
+from ..io import Geometry, Grid, ReconstructionFile, ReconstructionWriter, SaveOptions, ScanFile
 from ..methods.presets import METHODS
 from ..plots import NotebookFigure, draw_reconstruction
 from ..runtime.files import json_text, write_json
-from .saving import check_formats, save_as
+from .saving import check_formats, check_saving, save_as
 from .slice_store import SliceStore
 
 
@@ -52,7 +52,7 @@ class Reconstruction:
         slices = [store.read(index).images for index in range(report["slices"])]
         parts = {name: np.stack([images[name].numpy() for images in slices]) for name in slices[0]}
         images = (parts["img"], parts.get("std"), parts.get("samples"))
-        return cls(*images, file.voxel_mm, report, file.final_grid.geometry)
+        return cls(*images, file.voxel_mm, report, file.geometry)
 
     @property
     def magnitude(self) -> NDArray[np.float32]:
@@ -123,8 +123,10 @@ class Reconstruction:
         """
         formats = check_formats([formats] if isinstance(formats, str) else formats)
         saving = SaveOptions(**options)
+        grid = Grid(self.complex.shape, self.voxel_mm, self.geometry)
         parts = [Path(self.report["input"]).stem, self.report.get("volume", "")]
         path, is_new = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", True
+        check_saving(formats, saving, path.stem, grid)
         if path.exists():
             settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]
             # A prior without a file has no hash by which two of them could be told apart.
@@ -151,7 +153,11 @@ class Reconstruction:
         Jupyter shows the figure; in a script, ``rec.plot().savefig("scan.png")`` writes it.
         """
         return draw_reconstruction(
-            self.magnitude, self.std, title=self.title, voxel_mm=self.voxel_mm
+            self.magnitude,
+            self.std,
+            title=self.title,
+            voxel_mm=self.voxel_mm,
+            geometry=self.geometry,
         )
 
     def _repr_html_(self) -> str:
