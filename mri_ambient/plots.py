@@ -24,7 +24,8 @@ from torch import Tensor
 from .errors import ScanFormatError
 from .io.geometry import Geometry
 from .io.grid import Grid
-from .io.hdf5 import find_dataset, open_h5, read_attributes, read_real
+from .io.parts import in_words, white_level
+from .io.reconstruction import ReconstructionFile
 from .physics.fourier import ifft2c
 from .runtime.files import atomic_path
 from .scan import Scan
@@ -145,9 +146,9 @@ def draw_reconstruction(
     aspect, letters = _aspect(grid.voxel_mm), grid.letters()
     chosen = np.unique(np.linspace(0, len(volume) - 1, min(16, len(volume))).round())
     n_columns = min(len(chosen), 4 if std is None else 8)
-    kinds = [(volume, _top(volume))]
+    kinds = [(volume, white_level(volume))]
     if std is not None:
-        kinds.append((turn(np.asarray(std)), _top(std)))
+        kinds.append((turn(np.asarray(std)), white_level(np.asarray(std))))
         share = 100 * kinds[1][1] / kinds[0][1]
         title += f"\nlower rows: standard deviation, white = {share:.3g} % of the image's white"
     n_rows = len(kinds) * math.ceil(len(chosen) / n_columns)
@@ -173,19 +174,18 @@ def draw_volume(path: Path) -> NotebookFigure:
     Raises:
         ScanFormatError: it cannot be read.
     """
-    with open_h5(path) as file:
-        volumes = [
-            read_real(find_dataset(file, name))
-            for name in ("reconstruction", "reconstruction_std")
-            if name == "reconstruction" or name in file
-        ]
-        attributes: dict[str, Any] = read_attributes(file)
-    if any(volume.ndim != 3 or volume.size == 0 for volume in volumes):
-        raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {volumes[0].shape}")
-    title = path.stem
-    if {"method", "acceleration"} <= attributes.keys():
-        title += f": {attributes['method']}, R = {attributes['acceleration']:.2f}"
-    return draw_reconstruction(*volumes, title=title, voxel_mm=attributes.get("voxel_mm"))
+    result = ReconstructionFile(path)
+    if 0 in result.shape:
+        raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {result.shape}")
+    volumes = [
+        np.stack([result.read_part(part, index) for index in range(len(result))])
+        for part in result.parts(("mag", "std"))
+    ]
+    title = ": ".join(filter(None, [path.stem, in_words(result)]))
+    grid = result.grid
+    return draw_reconstruction(
+        *volumes, title=title, voxel_mm=grid.voxel_mm, geometry=grid.geometry
+    )
 
 
 def draw_montage(
@@ -392,7 +392,7 @@ def _write_letters(axes: Axes, letters: Sequence[str] | None) -> None:
         )  # fmt: skip
 
 
-def _top(images: ArrayLike, quantile: float = 0.999) -> float:
+def _top(images: ArrayLike, quantile: float) -> float:
     """What is shown white."""
     return float(np.quantile(np.asarray(images), quantile)) or 1.0
 

@@ -145,6 +145,7 @@ class Series:
             **dict.fromkeys(GENERAL, ""),
             **self._study(),
             **(self._plane(index) if self.is_mr_image else self._capture()),
+            "ProtocolName": str(self.result.attributes.get("protocol", ""))[:64],
             "InstanceNumber": index + 1,
             "SOPInstanceUID": uid("instance", self.digest, index),
         }

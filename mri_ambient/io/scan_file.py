@@ -179,6 +179,13 @@ class ScanFile(ABC):
         return self.sha256
 
     @property
+    def protocol(self) -> str:
+        """Name of the protocol; empty if the file does not say."""
+        if given := self.attributes.get("acquisition"):
+            return str(given)
+        return "" if self.header_xml is None else parse_header(self.header_xml).protocol
+
+    @property
     def mask(self) -> Tensor:
         """Sampled positions, bool ``(1, y, x)``."""
         return self.sampling.mask

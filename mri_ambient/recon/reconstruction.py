@@ -201,6 +201,7 @@ def write_reconstruction(
             "method": provenance["method"],
             "acceleration": report["acceleration"],
             "scan_id": report["scan_id"],
+            "protocol": report.get("protocol"),
             "voxel_mm": voxel_mm,
             "geometry": geometry and geometry.to_text(),
             "settings": json_text(report["settings"]),
