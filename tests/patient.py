@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_ambient.io import Geometry, ScanFile
+from mri_ambient.io import Geometry, ReconstructionFile, ReconstructionWriter, ScanFile
+from mri_ambient.runtime.files import json_text
 
 POINTS_MM = np.array([(42.0, -31.0, 12.0), (-38.0, 25.0, -8.0), (14.0, 33.0, 22.0)])
 """Left anterior superior, right posterior inferior, left posterior superior; (L, P, S)."""
@@ -34,6 +35,22 @@ POSITIONS = {
     "double oblique": ((0.48, 0.64, -0.6), (-0.8, 0.6, 0), (0.36, 0.48, 0.8)),
 }
 """Directions of y (readout), x (phase encode) and slices, (L, P, S)."""
+
+
+def save_images(
+    path: Path, img: Tensor, std: Tensor | None = None, **attributes: object
+) -> ReconstructionFile:
+    """A reconstruction of images ``(slice, y, x)``, as ``reconstruct`` writes it."""
+    geometry = attributes.pop("geometry", None)
+    facts = {
+        "method": "aos", "acceleration": 4.0, "scan_id": path.stem, "voxel_mm": (2.0, 1.5, 4.0),
+        "geometry": geometry and geometry.to_text(), "settings": json_text({"input_sha256": "ab"}),
+    }  # fmt: skip
+    kept = {"attributes": facts | attributes, "with_std": std is not None}
+    with ReconstructionWriter(path, len(img), tuple(img.shape[1:]), **kept) as out:
+        for index, one in enumerate(img):
+            out.write(index, one, None if std is None else std[index])
+    return ReconstructionFile(path)
 
 
 class PointScan(ScanFile):

@@ -105,7 +105,7 @@ class Grid:
 
     def display_turn(self) -> Turn:
         """The turn after which slices are shown as radiologists look at them."""
-        if self.geometry is None:
+        if self.geometry is None or self.voxel_mm is None:
             return Turn()
         y_dir, x_dir, _ = self.geometry.directions
         normal = np.abs(np.cross(y_dir, x_dir)).round(6)
@@ -152,7 +152,7 @@ class Grid:
 
         One letter or, of oblique directions, two: R, L, A, P, I, S.
         """
-        if self.geometry is None:
+        if self.geometry is None or self.voxel_mm is None:
             return None
         y_dir, x_dir, _ = self.geometry.directions
         return _letters(-x_dir), _letters(x_dir), _letters(-y_dir), _letters(y_dir)

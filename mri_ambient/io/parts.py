@@ -31,7 +31,7 @@ def white_level(images: Iterable[NDArray[np.floating[Any]]]) -> float:
     is shown white; it does not make the rest dark. White is exceeded by 0.5 % of the pixels at
     least. Of each image, some 16384 pixels are looked at.
     """
-    seen = np.concatenate([img.ravel()[:: max(1, img.size // 16384)] for img in images])
+    seen = np.concatenate([img.ravel()[:: max(1, img.size // 16384)].copy() for img in images])
     object_ = seen[seen > 0.5 * seen.mean()]
     if not object_.size:
         return 1.0

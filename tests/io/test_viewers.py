@@ -31,7 +31,7 @@ def result(request, tmp_path_factory) -> ReconstructionFile:
 
 
 def read_dicom(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values ``(slice, y, x)`` of a series, and from these indices to (L, P, S), by the standard."""
+    """Values ``(slice, y, x)`` of a series, and from these indices to (L, P, S)."""
     files = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
     values = np.stack([f.pixel_array * float(f.RescaleSlope) + f.RescaleIntercept for f in files])
     first, last = files[0], files[-1]
@@ -56,7 +56,7 @@ def test_points_are_where_they_are_in_the_patient(result):
 
 
 def test_nifti_is_stored_as_converters_store_dicom(result):
-    """Axes are left-handed, and a viewer that ignores orientations shows what DICOM viewers show."""
+    """Axes are left-handed; where orientations are ignored, it looks like DICOM."""
     img = nifti_of(result)
     assert np.linalg.det(img.affine[:3, :3]) < 0
     values, affine = read_dicom(result.path.with_name(f"{result.path.stem}_dicom"))
