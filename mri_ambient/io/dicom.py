@@ -12,6 +12,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -151,7 +152,8 @@ class Series:
         }
         for name, value in attributes.items():
             setattr(data, name, value)
-        data.update(self.placement.header(index))
+        # What is set below would change the elements that the template shares.
+        data.update(deepcopy(self.placement.header(index)))
         for name, value in (self._series() | self._texts() | self._pixels(img)).items():
             setattr(data, name, value)
         data.file_meta = _file_meta(data)
