@@ -73,9 +73,9 @@ def test_a_series_says_what_it_is(tmp_path, rng):
         assert [file.InstanceNumber for file in files] == [1, 2, 3]
         for file in files:
             assert file.SOPClassUID == file.file_meta.MediaStorageSOPClassUID == MR_IMAGE
-            assert "aos R=4.00" in file.SeriesDescription and len(file.SeriesDescription) <= 64
+            assert "aos, R = 4.00" in file.SeriesDescription and len(file.SeriesDescription) <= 64
             assert "research only, not for diagnosis" in file.SeriesDescription
-            assert "aos R=4.00" in file.DerivationDescription
+            assert "aos, R = 4.00" in file.DerivationDescription
             assert "acquisition geometry" in file.DerivationDescription
             assert (file.PatientName, file.StudyDate, file.ProtocolName) == ("", "", "t2_tse")
         assert len({file.SOPInstanceUID for file in files}) == 3, part
