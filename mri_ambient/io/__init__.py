@@ -7,15 +7,16 @@ Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``why_no_file`
 ``ScanFile``, ``Contents`` (scan_file); ``raw_file``, ``name_of``, ``stem_of`` (names);
 ``FastmriFile`` (fastmri); ``PreparedFile``, ``PreparedWriter`` (prepared); ``ArrayFile`` (arrays);
 ``Undersampled`` (undersampled); ``Sampling`` (sampling); ``build_header``, ``parse_header``
-(header); ``Geometry`` (geometry); ``WRITERS`` (writers); ``SaveOptions`` (save_options);
-``ReconstructionWriter``, ``ReconstructionFile`` (reconstruction); ``SCAN_FORMATS``,
-``convert_scan`` (convert).
+(header); ``Geometry`` (geometry); ``Grid`` (grid); ``WRITERS`` (writers); ``SaveOptions``
+(save_options); ``ReconstructionWriter``, ``ReconstructionFile`` (reconstruction);
+``SCAN_FORMATS``, ``convert_scan`` (convert).
 """
 
 from .arrays import ArrayFile
 from .convert import SCAN_FORMATS, convert_scan
 from .fastmri import FastmriFile
 from .geometry import Geometry
+from .grid import Grid
 from .header import build_header, parse_header
 from .names import name_of, raw_file, stem_of
 from .prepared import PreparedFile, PreparedWriter
@@ -35,6 +36,7 @@ __all__ = [
     "Contents",
     "FastmriFile",
     "Geometry",
+    "Grid",
     "PreparedFile",
     "PreparedWriter",
     "ReconstructionFile",

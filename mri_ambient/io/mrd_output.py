@@ -21,7 +21,7 @@ from .hdf5 import H5Writer
 from .header import parse_header
 from .mrd_index import NOISE
 from .reconstruction import ReconstructionFile
-from .save_options import SaveOptions
+from .save_options import SaveOptions, Writer
 from .scan_file import ScanFile, header_of
 
 GROUP = "dataset"
@@ -129,7 +129,7 @@ def _place(heads: NDArray[np.void], geometry: Geometry | None, index: int) -> No
         heads["position"] = geometry.positions[index]
 
 
-class MrdImageWriter:
+class MrdImageWriter(Writer):
     """Images of ISMRMRD: ``<stem>.mrd``, with a group ``image_<number>`` of each part."""
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
