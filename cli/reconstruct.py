@@ -138,7 +138,9 @@ def run(
             for line in slice_lines(report) if verbose else ():
                 print_line(line)
         path = output / f"{scan.stem}.h5"
-        for written in save_as(path, formats, saving, overwrite=overwrite, is_new=not finished):
+        for written in save_as(
+            path, formats, saving, overwrite=overwrite, is_new=not finished, volume=opened
+        ):
             print_line(f"{scan.name}: wrote {written}")
 
     with progress_bar() as bars:
