@@ -81,7 +81,7 @@ def key_facts(report: Mapping[str, Any]) -> Iterator[Fact]:
     yield Fact(
         "Data residual",
         f"{fmean(left):.2f} {TIMES} noise",
-        f"{min(left):.2f} to {max(left):.2f} over the slices; about 1 is right",
+        f"{_range(left)}about 1 is right",
     )
     if means := held_out_means(report["checks"]):
         yield Fact(
@@ -102,6 +102,10 @@ def key_facts(report: Mapping[str, Any]) -> Iterator[Fact]:
         number(provenance["seconds"], 3, "s"),
         f"of the method on {provenance['device']}, without reading and preparation",
     )
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f} over the slices; " if len(values) > 1 else ""
 
 
 def scores(report: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> list[Score]:

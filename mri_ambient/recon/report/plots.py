@@ -9,8 +9,24 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 640, 220
 """Of a drawing, in its own units."""
 
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 36
-"""Margins."""
+LEFT, RIGHT, TOP, BOTTOM = 52, WIDTH - 12, 12, HEIGHT - 36
+"""Where its axes end."""
+
+INSET = 10
+"""Between the vertical axis and the first slice."""
+
+MOST_MARKED = 60
+"""Slices up to which every point is marked."""
+
+STYLES = (
+    "this reconstruction",
+    "L1-wavelet",
+    "CG-SENSE",
+    "noise alone",
+    "zero-filled",
+    "too high",
+)
+"""What curves are called; the place in this list decides colour and dashes."""
 
 Values = Sequence[float | None]
 """A figure of every slice, None where there is none."""
@@ -21,14 +37,19 @@ class Curve:
     """A figure of every slice.
 
     Attributes:
-        name: for the legend.
-        place: 0, 1, ...: decides colour, dashes and markers.
+        name: one of :data:`STYLES`.
+        values: of the slices.
         points: ``(x, y)`` in the drawing, of the slices that have the figure.
     """
 
     name: str
-    place: int
+    values: Values
     points: list[tuple[float, float]]
+
+    @property
+    def style(self) -> int:
+        """Its place in :data:`STYLES`."""
+        return STYLES.index(self.name)
 
     @property
     def line(self) -> str:
@@ -38,83 +59,72 @@ class Curve:
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves over the slices.
+    """Figures of the slices 0, 1, ... on one linear axis that begins at 0.
 
     Attributes:
         key: names the drawing in the page.
         title: what is drawn.
         unit: of the vertical axis.
-        curves: at least one.
-        x_ticks: places and labels, horizontally.
-        y_ticks: the same, vertically.
-        places: of the slices, horizontally, as text.
+        figures: by what their curves are called.
+        n_slices: number of slices.
     """
 
     key: str
     title: str
     unit: str
-    curves: list[Curve]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    places: str
+    figures: Mapping[str, Values]
+    n_slices: int
 
-    width = WIDTH
-    height = HEIGHT
-    left, right = LEFT, WIDTH - RIGHT
-    top, bottom = TOP, HEIGHT - BOTTOM
+    width, height, left, right, top, bottom = WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM
+
+    @property
+    def highest(self) -> float:
+        """The value at the top of the drawing."""
+        given = [v for values in self.figures.values() for v in values if v is not None]
+        return 1.04 * max(given, default=0.0) or 1.0
+
+    @property
+    def curves(self) -> list[Curve]:
+        """A curve a figure."""
+        return [Curve(name, vs, self._points(vs)) for name, vs in self.figures.items()]
+
+    @property
+    def y_ticks(self) -> list[tuple[float, str]]:
+        """Places and labels."""
+        return [(self._y(value), f"{value:g}") for value in ticks(self.highest)]
+
+    @property
+    def x_ticks(self) -> list[tuple[float, str]]:
+        """Places and labels."""
+        return [(self._x(int(i)), f"{i:g}") for i in ticks(self.n_slices - 1, least=1.0)]
+
+    @property
+    def places(self) -> str:
+        """Where every slice stands."""
+        return " ".join(f"{self._x(i):.1f}" for i in range(self.n_slices))
 
     @property
     def marked(self) -> bool:
-        """Whether points are marked: few enough to be told apart."""
-        return len(self.places.split()) <= 60
+        """Whether points are marked."""
+        return self.n_slices <= MOST_MARKED
+
+    def _points(self, values: Values) -> list[tuple[float, float]]:
+        found = [(i, value) for i, value in enumerate(values) if value is not None]
+        return [(self._x(i), self._y(value)) for i, value in found]
+
+    def _x(self, index: int) -> float:
+        share = index / max(self.n_slices - 1, 1)
+        return LEFT + INSET + share * (RIGHT - LEFT - 2 * INSET)
+
+    def _y(self, value: float) -> float:
+        return BOTTOM - value / self.highest * (BOTTOM - TOP)
 
 
-def plot_slices(
-    key: str, title: str, unit: str, figures: Mapping[str, Values], n_slices: int
-) -> Plot:
-    """Figures of the slices 0, 1, ..., by name, on one linear axis that begins at 0."""
-    top = max([v for values in figures.values() for v in values if v is not None], default=0.0)
-    levels = ticks(top)
-    highest = max(top * 1.04, levels[-1], 1e-12)
-    curves = [
-        Curve(name, place, _points(values, highest))
-        for place, (name, values) in enumerate(figures.items())
-    ]
-    chosen = [round(value) for value in ticks(n_slices - 1, whole=True)]
-    return Plot(
-        key,
-        title,
-        unit,
-        curves,
-        [(place_of(i, n_slices), str(i)) for i in chosen if i < n_slices],
-        [(_height(level, highest), f"{level:g}") for level in levels],
-        " ".join(f"{place_of(i, n_slices):.1f}" for i in range(n_slices)),
-    )
-
-
-def _points(values: Values, highest: float) -> list[tuple[float, float]]:
-    found = [(i, value) for i, value in enumerate(values) if value is not None]
-    return [(place_of(i, len(values)), _height(value, highest)) for i, value in found]
-
-
-def place_of(index: int, n_slices: int) -> float:
-    """Where a slice stands horizontally; a single one in the middle."""
-    share = 0.5 if n_slices == 1 else index / (n_slices - 1)
-    inset = 10
-    return LEFT + inset + share * (WIDTH - LEFT - RIGHT - 2 * inset)
-
-
-def _height(value: float, highest: float) -> float:
-    return HEIGHT - BOTTOM - value / highest * (HEIGHT - TOP - BOTTOM)
-
-
-def ticks(top: float, *, whole: bool = False) -> list[float]:
-    """About five round numbers from 0 to ``top``; only whole ones if ``whole``."""
+def ticks(top: float, *, least: float = 0.0) -> list[float]:
+    """About five round numbers from 0 to ``top``, at least ``least`` apart."""
     if not top > 0 or not math.isfinite(top):
         return [0.0]
-    rough = top / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough * (1 - 1e-9))
-    if whole:
-        step = max(step, 1.0)
+    power = 10.0 ** math.floor(math.log10(top / 5))
+    step = next(k * power for k in (1, 2, 5, 10) if k * power >= top / 5 * (1 - 1e-9))
+    step = max(step, least)
     return [k * step for k in range(int(top / step + 1e-9) + 1)]

@@ -59,7 +59,6 @@
     viewer.classList.toggle("slider", name === "slider");
     for (const button of modes) button.setAttribute("aria-pressed", button.dataset.mode === name);
     find("ends").hidden = name !== "slider";
-    find("ends").style.display = name === "slider" ? "" : "none";
   }
 
   slice.addEventListener("input", show);

@@ -23,10 +23,13 @@ from ..comparison import Comparison, compare
 from ..volume import OnSlice, Volume
 from . import facts
 from .images import MASK_COLORS, MOST_LOSSLESS, colors, data_uri, draw_mask, grey_levels, white_of
-from .plots import Plot, plot_slices
+from .plots import Plot
 
 STD, REFERENCE, OWN = "std", "reference", "own"
 """Keys of images beside those of other methods."""
+
+LABELS = {"zero-filled": "zero-filled", "l1-wavelet": "L1-wavelet"}
+"""What other methods are called."""
 
 HELD_OUT = {
     "this reconstruction": "error",
@@ -101,7 +104,7 @@ class Report:
 
     def content(self) -> dict[str, Any]:
         """The variables of the template."""
-        result, comparison, report = self.result, self.comparison, self.result.report
+        result, report = self.result, self.result.report
         return {
             "report": report,
             "stem": result.path.stem,
@@ -116,7 +119,7 @@ class Report:
             "key_facts": list(facts.key_facts(report)),
             "warnings": facts.warning_rows(report),
             "std_is": facts.std_sentences(report["provenance"]) if result.has_std else [],
-            "scores": facts.scores(report, comparison.metrics if comparison else {}),
+            "scores": facts.scores(report, self.other_metrics),
             "reference": facts.REFERENCES.get(report.get("metrics", {}).get("reference")),
             "plots": list(self.plots()),
             "held_out": any(check.get("held_out") for check in report["checks"]),
@@ -125,6 +128,12 @@ class Report:
             "method_facts": list(facts.method_facts(report, self.card, result.path)),
             "number": facts.number,
         }
+
+    @property
+    def other_metrics(self) -> dict[str, dict[str, Any]]:
+        """Metrics of other methods, by what these are called."""
+        found = {} if self.comparison is None else self.comparison.metrics
+        return {LABELS[name]: metrics for name, metrics in found.items()}
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -137,7 +146,7 @@ class Report:
         """The images of a slice and what they are called, in the order of the page."""
         names = {OWN: f"{self.result.report['provenance']['method']} (this reconstruction)"}
         if self.comparison is not None:
-            names |= {name: name for name in self.comparison.stores}
+            names |= {name: LABELS[name] for name in self.comparison.stores}
             if self.comparison.reference is not None:
                 names[REFERENCE] = f"fully sampled ({self.comparison.reference[0].upper()})"
         return names | ({STD: "standard deviation"} if self.result.has_std else {})
@@ -197,9 +206,9 @@ class Report:
         if any(held_out):
             curves = {name: [row.get(key) for row in held_out] for name, key in HELD_OUT.items()}
             title = "Error on held-out lines"
-            yield plot_slices("held-out", title, "share of the energy", curves, len(checks))
+            yield Plot("held-out", title, "share of the energy", curves, len(checks))
         unit = f"{facts.TIMES} noise"
-        yield plot_slices("residual", "Data residual", unit, self._residuals(), len(checks))
+        yield Plot("residual", "Data residual", unit, self._residuals(), len(checks))
 
     def _residuals(self) -> dict[str, list[float | None]]:
         """Data residual of every slice by name of the method, and what is too high."""
@@ -208,7 +217,7 @@ class Report:
             "this reconstruction": [check["data_residual"] for check in report["checks"]]
         }
         if others is not None:
-            found |= {name: list(others.residuals(name)) for name in others.stores}
+            found |= {LABELS[name]: list(others.residuals(name)) for name in others.stores}
         if report["provenance"]["prior_sha256"]:
             limit = HIGH_RESIDUAL * max(1.0, RESIDUAL_NOISE / max(report["sigma_n"], 1e-12))
             found["too high"] = [limit] * len(report["checks"])
