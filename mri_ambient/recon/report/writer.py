@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from ..comparison import Comparison, compare
 from ..volume import OnSlice, Volume
 from . import facts
 from .images import MASK_COLORS, MOST_LOSSLESS, colors, data_uri, draw_mask, grey_levels, white_of
+from .pages import PAGES, report_name
 from .plots import Plot
 
 STD, REFERENCE, OWN = "std", "reference", "own"
@@ -38,15 +38,6 @@ HELD_OUT = {
     "noise alone": "noise",
 }
 """Figures of held-out lines, by what they are called."""
-
-PAGES = jinja2.Environment(
-    loader=jinja2.PackageLoader("mri_ambient.recon.report", "."),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-"""The templates; what they show is escaped."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class ReportWriter:
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
         """One file."""
-        return [f"{result.path.stem}_report.html"]
+        return [report_name(result.path)]
 
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Reconstruct the scan by other methods too, and write the page slice by slice.
@@ -83,8 +74,7 @@ class ReportWriter:
         kept = folder / f".{result.path.stem}.compared"
         scan = self.volume
         comparison = None if scan is None else compare(scan, kept, self.on_slice)
-        (name,) = self.outputs(result, options)
-        with atomic_path(folder / name) as temporary:
+        with atomic_path(folder / report_name(result.path)) as temporary:
             page = PAGES.get_template("report.html").stream(**Report(result, comparison).content())
             page.dump(str(temporary), encoding="utf-8")
         shutil.rmtree(kept, ignore_errors=True)
