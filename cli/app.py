@@ -4,6 +4,8 @@ Exit codes: 0 done; 1 some cases failed, the others are written; 2 usage; 3 no u
 4 no usable device or out of memory; 130 interrupted; 143 terminated.
 
 Command modules import torch and the library inside their functions, so that ``--help`` is fast.
+Threads of torch then sleep while they wait for each other, instead of keeping the cores busy:
+where other programs use the cores too, that is several times as fast.
 """
 
 from __future__ import annotations
@@ -19,9 +21,24 @@ import typer
 from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
-from . import audit, demo, doctor, evaluate, info, prep, reconstruct, refit, sample, simulate, train
+from . import (
+    audit,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    info,
+    prep,
+    reconstruct,
+    refit,
+    sample,
+    simulate,
+    train,
+)
 from .console import be_quiet, print_error, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 app = typer.Typer(
     name="mri-ambient",
@@ -32,7 +49,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (simulate, prep, train, refit, sample, reconstruct, evaluate, info, doctor, demo):
+COMMANDS = (
+    simulate, convert, prep, train, refit, sample, reconstruct, evaluate, info, doctor, demo,
+)  # fmt: skip
+for command in COMMANDS:
     app.command(command.__name__.rsplit(".", 1)[-1])(command.run)
 app.add_typer(audit.app, name="audit")
 

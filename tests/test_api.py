@@ -92,7 +92,7 @@ def test_many_scans_one_of_them_broken(folder, tmp_path):
         on_error=lambda scan, error: failed.append((scan, error)),
     )  # fmt: skip
     assert [rec.scan_id for rec in recs] == [path.stem for path in paths]
-    assert [scan for scan, _ in failed] == [broken]
+    assert [Path(scan) for scan, _ in failed] == [broken]
     with pytest.raises(MriAmbientError):
         list(ma.reconstruct_many([broken], recipe=ma.Recipe("zero-filled")))
 

@@ -6,11 +6,13 @@ function from a :class:`ReconstructionFile` to files, and a line of :data:`WRITE
 Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``why_no_file`` (readers);
 ``ScanFile``, ``Contents`` (scan_file); ``FastmriFile`` (fastmri); ``PreparedFile``,
 ``PreparedWriter`` (prepared); ``ArrayFile`` (arrays); ``Undersampled`` (undersampled); ``Sampling``
-(sampling); ``build_header``, ``parse_header`` (header); ``Geometry`` (geometry); ``WRITERS``,
-``SaveOptions`` (writers); ``ReconstructionWriter``, ``ReconstructionFile`` (reconstruction).
+(sampling); ``build_header``, ``parse_header`` (header); ``Geometry`` (geometry); ``WRITERS``
+(writers); ``SaveOptions`` (save_options); ``ReconstructionWriter``, ``ReconstructionFile``
+(reconstruction); ``SCAN_FORMATS``, ``convert_scan`` (convert).
 """
 
 from .arrays import ArrayFile
+from .convert import SCAN_FORMATS, convert_scan
 from .fastmri import FastmriFile
 from .geometry import Geometry
 from .header import build_header, parse_header
@@ -18,12 +20,14 @@ from .prepared import PreparedFile, PreparedWriter
 from .readers import READERS, ScanPath, find_scans, open_scan, why_no_file
 from .reconstruction import ReconstructionFile, ReconstructionWriter
 from .sampling import Sampling
+from .save_options import SaveOptions
 from .scan_file import Contents, ScanFile
 from .undersampled import Undersampled
-from .writers import WRITERS, SaveOptions
+from .writers import WRITERS
 
 __all__ = [
     "READERS",
+    "SCAN_FORMATS",
     "WRITERS",
     "ArrayFile",
     "Contents",
@@ -39,6 +43,7 @@ __all__ = [
     "ScanPath",
     "Undersampled",
     "build_header",
+    "convert_scan",
     "find_scans",
     "open_scan",
     "parse_header",

@@ -12,7 +12,7 @@ noise                  (coil, sample)                          optional; complex
 ====================== ======================================= ====================================
 
 ``noise`` is an extension of mri-ambient: samples received without excitation, in the units of
-``kspace``.
+``kspace``. Another is the root attribute ``geometry``, see :class:`~mri_ambient.io.Geometry`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ScanFormatError, warn
+from .geometry import Geometry
 from .hdf5 import (
+    H5Writer,
     check_size,
     find_dataset,
     is_complex,
@@ -35,10 +37,11 @@ from .hdf5 import (
     read_complex,
     read_real,
     read_text,
+    write_attributes,
 )
 from .header import Header, parse_header
 from .sampling import Sampling, find_sampling
-from .scan_file import Contents, ScanFile
+from .scan_file import Contents, ScanFile, header_of
 
 
 class FastmriFile(ScanFile):
@@ -57,10 +60,19 @@ class FastmriFile(ScanFile):
         with open_h5(self.path, for_text=True) as file:
             self.shape = self._read_shape(file)
             self.attributes = read_attributes(file)
-            self._given_mask = self._read_mask(file)
+            self.geometry = self._read_geometry()
+            self.given_mask = self._read_mask(file)
             self.noise = self._read_noise(file)
             self._header = self._read_header(file)
             self._set_geometry(_target_shape(file))
+
+    def _read_geometry(self) -> Geometry | None:
+        text = self.attributes.pop("geometry", None)
+        try:
+            return None if text is None else Geometry.from_text(str(text))
+        except (KeyError, TypeError, ValueError):
+            self._warn("W-ATTRIBUTE", f"attribute geometry cannot be read ({text!r})")
+            return None
 
     def _read_shape(self, file: h5py.File) -> tuple[int, int, int, int]:
         ksp = find_dataset(file, "kspace")
@@ -154,12 +166,12 @@ class FastmriFile(ScanFile):
     @cached_property
     def sampling(self) -> Sampling:
         """Where k-space was sampled: by its samples, the file's mask and the header."""
-        return find_sampling(self.path, self._read_all, self.shape, self._given_mask, self._padding)
+        return find_sampling(self.path, self._read_all, self.shape, self.given_mask, self._padding)
 
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice, complex64 ``(coil, y, x)``; zero outside the file's mask."""
         ksp = self._read_all(index)
-        return ksp if self._given_mask is None else ksp.masked_fill_(~self._given_mask, 0)
+        return ksp if self.given_mask is None else ksp.masked_fill_(~self.given_mask, 0)
 
     def _read_all(self, index: int) -> Tensor:
         """All samples of one slice, also those outside the file's mask."""
@@ -181,6 +193,30 @@ class FastmriFile(ScanFile):
 
     def _warn(self, code: str, text: str) -> None:
         warn(code, f"{self.path.name}: {text}")
+
+
+def write_fastmri(file: ScanFile, path: Path) -> None:
+    """Write a raw scan in this layout, slice by slice, completely or not at all.
+
+    Its header is written if it describes this k-space, otherwise a new one; where slices lie in the
+    patient goes into the root attribute ``geometry``, another extension.
+    """
+    with H5Writer(path, len(file)) as out:
+        out.create_slices("kspace", file.shape, "complex64")
+        for index in range(len(file)):
+            out.mark_written((index,))
+            out.file["kspace"][index] = file.read_ksp(index).numpy()
+        if file.given_mask is not None:
+            out.file["mask"] = file.given_mask.numpy()
+        if file.noise is not None:
+            out.file["noise"] = file.noise.numpy()
+        if file.header_xml is not None or file.voxel_mm is not None:
+            out.file["ismrmrd_header"] = header_of(file)
+        target = file.read_target("reconstruction_rss")
+        if target is not None:
+            out.file["reconstruction_rss"] = target.numpy()
+        geometry = None if file.geometry is None else file.geometry.to_text()
+        write_attributes(out.file, {**file.attributes, "geometry": geometry})
 
 
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:

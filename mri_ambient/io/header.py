@@ -29,6 +29,7 @@ class Header:
         first_column: column of the encoded matrix that holds phase-encoding step 0.
         trajectory: "cartesian", "spiral", ..., in small letters; empty if it is not given.
         calibration_mode: "embedded", "interleaved", "separate", ...; empty if it is not given.
+        n_partitions: size of the encoded matrix along the slice direction; 1 of 2-D scans.
         noise_bandwidth: share of the noise power that the receiver's filters leave in a noise
             measurement (``relativeReceiverNoiseBandwidth``).
     """
@@ -44,6 +45,7 @@ class Header:
     trajectory: str = ""
     calibration_mode: str = ""
     noise_bandwidth: float = 1.0
+    n_partitions: int = 1
 
     @property
     def readout_oversampling(self) -> float:
@@ -95,6 +97,7 @@ def parse_header(xml: bytes | str) -> Header:
         trajectory=_text(encoding, "trajectory"),
         calibration_mode=_text(encoding, "parallelImaging/calibrationMode"),
         noise_bandwidth=_noise_bandwidth(root),
+        n_partitions=int(_number(encoded, "matrixSize/z") or 1),
     )
 
 

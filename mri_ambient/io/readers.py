@@ -57,6 +57,9 @@ class ScanPath:
     def __str__(self) -> str:
         return f"{self.path} {self.volume}".rstrip()
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
 
 def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- of several readers
     """Open a scan of any format in :data:`READERS`.

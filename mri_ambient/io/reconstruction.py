@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -145,7 +145,8 @@ class ReconstructionFile:
             self.geometry = None if stored is None else Geometry.from_text(str(stored))
         except (KeyError, TypeError, ValueError) as error:
             raise ScanFormatError(f"{path}: its attributes are damaged ({error})") from error
-        self.voxel_mm = cast("tuple[float, float, float] | None", attributes.pop("voxel_mm", None))
+        voxel_mm = cast("list[float] | None", attributes.pop("voxel_mm", None))
+        self.voxel_mm = None if voxel_mm is None else (voxel_mm[0], voxel_mm[1], voxel_mm[2])
         self.attributes = attributes
 
     def __len__(self) -> int:
@@ -157,6 +158,17 @@ class ReconstructionFile:
         path = self.path.with_suffix(".json")
         report: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         return report
+
+    def parts(self, wanted: Sequence[str]) -> list[str]:
+        """Those of "mag", "phase" and "std" that are wanted and there."""
+        return [part for part in wanted if part != "std" or self.has_std]
+
+    def read_part(self, part: str, index: int) -> NDArray[np.float32]:
+        """The magnitude, the phase in radians, or the standard deviation of a slice, ``(y, x)``."""
+        if part == "std":
+            return self.read_std(index).astype(np.float32, copy=False)
+        img = self.read(index)
+        return np.abs(img) if part == "mag" else np.angle(img)
 
     def read(self, index: int) -> NDArray[np.complex64]:
         """The image of a slice in scanner units, complex64 ``(y, x)``."""

@@ -20,6 +20,7 @@ from ..runtime.files import file_sha256
 from ..scan import Scan
 from .geometry import Geometry
 from .hdf5 import open_h5, read_attribute
+from .header import build_header, parse_header
 from .sampling import Sampling, find_sampling
 
 
@@ -93,6 +94,7 @@ class ScanFile(ABC):
         geometry: where its slices lie in the patient, or None if the file does not say.
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
+        given_mask: sampled positions as the file states them, bool ``(y, x)``, or None.
         header_xml: the ISMRMRD header text, or None.
         attributes: what else the file holds about the scan (acquisition, patient_id, ...).
         warnings: given when it was opened.
@@ -111,6 +113,7 @@ class ScanFile(ABC):
     geometry: Geometry | None = None
     nominal_oversampling: float = 1.0
     noise: Tensor | None = None
+    given_mask: Tensor | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
     warnings: tuple[NumericalWarning, ...] = ()
@@ -242,3 +245,26 @@ def stack_slices(read: Callable[[int], Tensor], slices: tuple[int, ...]) -> Tens
     for position, index in enumerate(slices[1:], start=1):
         out[position] = read(index)
     return out
+
+
+def header_of(file: ScanFile) -> str:
+    """An ISMRMRD header of a scan: its own if it describes this k-space, otherwise a new one.
+
+    Fields of view are 0 where the voxel size is not known.
+    """
+    ny, nx = file.shape[2:]
+    if file.header_xml is not None:
+        header = parse_header(file.header_xml)
+        if header.encoded_shape == (ny, nx) and header.n_partitions == 1:
+            return file.header_xml
+    rows = round(ny / file.nominal_oversampling)
+    y_mm, x_mm, slice_mm = file.voxel_mm or (0.0, 0.0, 0.0)
+    return build_header(
+        (ny, nx),
+        (rows, nx) if file.voxel_mm is None else file.recon_shape,
+        (y_mm * ny, x_mm * nx),
+        (y_mm * rows, x_mm * nx),
+        slice_mm,
+        n_slices=len(file),
+        n_coils=file.shape[1],
+    )

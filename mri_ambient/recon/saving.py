@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, OutputExistsError
 from ..io import WRITERS, ReconstructionFile, SaveOptions
-from ..io.writers import Writer
+from ..io.save_options import Writer
 from ..plots import draw_volume, save_figure
 from .report import ReportWriter
 from .volume import OnSlice, Volume

@@ -15,6 +15,7 @@ import typer
 import mri_ambient as ma
 from mri_ambient.cli.app import app
 from mri_ambient.cli.recipe import FLAGS, retrospective_mask
+from mri_ambient.io import SCAN_FORMATS
 from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, CgSense, L1Wavelet
 from mri_ambient.objectives import OBJECTIVES
 from mri_ambient.physics.masks import MASKS
@@ -45,8 +46,8 @@ PARAMETERS = [
 
 def test_all_commands_are_looked_at():
     assert {name for name, _ in commands()} == {
-        "simulate", "prep", "train", "refit", "sample", "reconstruct", "evaluate", "info", "doctor",
-        "demo", "audit memorization", "audit stability", "audit calibration",
+        "simulate", "convert", "prep", "train", "refit", "sample", "reconstruct", "evaluate",
+        "info", "doctor", "demo", "audit memorization", "audit stability", "audit calibration",
     }  # fmt: skip
 
 
@@ -85,6 +86,7 @@ STOCHASTIC = [name for name, method in SAMPLERS.items() if method.stochastic]
             for command in ("reconstruct", "evaluate", "audit calibration")
         ),
         ("train", "preset", [*NETWORKS]),
+        ("convert", "to", SCAN_FORMATS),
         ("refit", "preset", [*NETWORKS]),
         ("train", "objective", OBJECTIVES),
         ("train", "wrapper", [name for name in DENOISERS if name != "patched"]),

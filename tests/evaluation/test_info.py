@@ -9,11 +9,12 @@ from mri_ambient import __version__
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.errors import CheckpointError, ScanFormatError
 from mri_ambient.evaluation.info import contents, installed
-from mri_ambient.io import READERS, WRITERS
+from mri_ambient.io import READERS
 from mri_ambient.methods import METHODS, PRESETS
 from mri_ambient.objectives import OBJECTIVES
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.weights import DEFAULT
+from mri_ambient.recon.saving import FORMATS
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_what_the_dictionaries_hold_is_installed():
         "methods": list(METHODS),
         "presets": list(PRESETS),
         "readers": [reader.format for reader in READERS.values()],
-        "writers": list(WRITERS),
+        "writers": ["h5", *FORMATS],
         "priors": [DEFAULT],
     }
 

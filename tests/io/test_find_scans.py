@@ -61,8 +61,8 @@ def test_what_holds_no_scan_is_a_case_that_fails_among_others(folder):
     for path in (got[0], got[4]):
         with pytest.raises(ScanFormatError) as caught:
             open_scan(path)
-        assert str(caught.value) == why_no_file(path)
-    assert why_no_file(got[1]) is None
+        assert str(caught.value) == why_no_file(path.path)
+    assert why_no_file(got[1].path) is None
 
 
 def test_a_stem_may_come_only_once(folder):

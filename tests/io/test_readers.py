@@ -66,7 +66,8 @@ def test_a_format_that_is_not_hdf5_is_one_line(cfl, opened, monkeypatch, place):
     line = {"bart": CflFile}
     monkeypatch.setattr(readers, "READERS", line | READERS if place == "first" else READERS | line)
     opened.clear()
-    assert find_scans([cfl.parent]) == [cfl]
+    assert [scan.path for scan in find_scans([cfl.parent])] == [cfl]
+    opened.clear()
     file = open_scan(cfl)
     assert isinstance(file, CflFile)
     assert file[1].ksp.flatten()[0] == 91
@@ -111,4 +112,4 @@ def test_a_scan_file_shows_itself_in_one_line_without_reading_its_slices(knee):
 def test_readers_and_writers_are_listed_by_format():
     assert all(reader.format == name for name, reader in READERS.items())
     assert next(iter(READERS)) == "prepared"
-    assert set(WRITERS) == {"h5"}
+    assert "h5" not in WRITERS  # which is written while it is computed

@@ -13,7 +13,7 @@ import torch
 
 from mri_ambient import __version__
 from mri_ambient.errors import MriAmbientError, ScanFormatError
-from mri_ambient.io import WRITERS, ReconstructionWriter
+from mri_ambient.io import ReconstructionWriter
 from mri_ambient.io.reconstruction import describe_output, read_samples, write_samples
 from mri_ambient.rng import complex_normal
 
@@ -22,7 +22,7 @@ def test_a_reconstruction_is_magnitude_std_and_complex_image(tmp_path, rng):
     img, std = complex_normal((2, 6, 5), rng), torch.rand((2, 6, 5), generator=rng)
     path = tmp_path / "recon" / "scan.h5"
     facts = {"method": "aos", "acceleration": 4.0, "voxel_mm": (1.0, 1.0, 3.0), "prior": None}
-    with WRITERS["h5"](path, 2, (6, 5), attributes=facts, with_std=True) as out:
+    with ReconstructionWriter(path, 2, (6, 5), attributes=facts, with_std=True) as out:
         for index in (1, 0):
             out.write(index, img[index], std[index])
     with h5py.File(path) as file:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from helpers import small_prior
 
-from mri_ambient.errors import WARNINGS, ConfigError, OutputExistsError
-from mri_ambient.io import WRITERS, ArrayFile
+from mri_ambient.errors import WARNINGS, ConfigError, OutputExistsError, ScanFormatError
+from mri_ambient.io import ArrayFile, Geometry, ReconstructionFile
 from mri_ambient.methods import CgSense, Dds
 from mri_ambient.recon.pipeline import reconstruct_to_folder
 from mri_ambient.recon.recipe import Checks
 from mri_ambient.recon.reconstruction import Reconstruction, stored_settings
+from mri_ambient.recon.saving import FORMATS, save_as
 from mri_ambient.recon.slice_store import SliceStore
 from mri_ambient.recon.volume import Volume, reconstruct_volume
 from mri_ambient.runtime.device import Runtime
@@ -35,7 +37,7 @@ def volume(make_volume) -> Volume:
 def in_memory(volume: Volume) -> Reconstruction:
     store = SliceStore(keep_samples=volume.recipe.keep_samples)
     report = reconstruct_volume(volume, store)
-    return Reconstruction.from_store(store, report, volume.file.voxel_mm)
+    return Reconstruction.from_store(store, report, volume.file)
 
 
 @pytest.fixture
@@ -132,37 +134,64 @@ def test_saving_again_with_the_same_settings_is_no_mistake(make_volume, rec, tmp
         unknown.save(tmp_path / "b")
 
 
-def test_the_format_chooses_the_writer(rec, tmp_path, monkeypatch):
-    """A writer is a class in WRITERS; its key is the suffix."""
+class Sums:
+    """A writer: the sum of every slice, as text."""
 
-    class Sums:
-        def __init__(self, path, n_slices, shape, *, attributes, with_std=False, n_samples=0):
-            self.path, self.lines = path, [f"{n_slices} {shape} {attributes['scan_id']} {with_std}"]
+    def outputs(self, result, options):
+        return [f"{result.path.stem}-{part}.txt" for part in options.parts]
 
-        def __enter__(self):
-            return self
+    def write(self, result, folder, options):
+        for name in self.outputs(result, options):
+            sums = [f"{abs(result.read(i)).sum():.6g}" for i in range(len(result))]
+            (folder / name).write_text(" ".join(sums))
 
-        def __exit__(self, *error):
-            self.path.write_text("\n".join(self.lines))
 
-        def write(self, index, img, std=None, samples=None):
-            self.lines.append(f"{index} {float(img.abs().sum()):.6g}")
+@pytest.fixture
+def sums(monkeypatch):
+    monkeypatch.setitem(FORMATS, "sums", Sums())
 
-        @staticmethod
-        def settings_of(path):
-            return {} if "True" in path.read_text() else None
 
-    monkeypatch.setitem(WRITERS, "txt", Sums)
-    path = rec.save(tmp_path, format="txt")
-    assert path == rec.save(tmp_path, format="txt", overwrite=True)
-    first, *sums = path.read_text().splitlines()
-    assert first == f"6 (24, 24) {rec.scan_id} True"
-    assert sums == [f"{i} {float(img.sum()):.6g}" for i, img in enumerate(rec.magnitude)]
-    path.write_text("somebody's")
-    with pytest.raises(OutputExistsError, match=path.name):
-        rec.save(tmp_path, format="txt", overwrite=True)
-    with pytest.raises(ConfigError, match="h5"):
-        rec.save(tmp_path, format="nii")
+def test_other_formats_are_made_from_the_file(rec, sums, tmp_path):
+    path = rec.save(tmp_path, formats=["sums", "h5", "sums"], parts=("mag", "std"))
+    names = {path.name, *(f"{path.stem}{end}" for end in (".json", "-mag.txt", "-std.txt"))}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    found = [float(number) for number in (tmp_path / f"{path.stem}-std.txt").read_text().split()]
+    np.testing.assert_allclose(found, rec.magnitude.sum(axis=(1, 2)), rtol=1e-4)
+    for wrong in ({"formats": "nii"}, {"parts": ("mag", "real")}, {"parts": ()}):
+        with pytest.raises(ConfigError):
+            rec.save(tmp_path, **wrong)
+
+
+def test_what_is_there_in_another_format_is_replaced_on_request_only(rec, sums, tmp_path):
+    """A file of that name which was there before is somebody's; one made before is kept."""
+    theirs = tmp_path / f"{Path(rec.report['input']).stem}-mag.txt"
+    theirs.write_text("somebody's")
+    with pytest.raises(OutputExistsError, match=theirs.name):
+        rec.save(tmp_path, formats="sums")
+    assert theirs.read_text() == "somebody's"
+    path = rec.save(tmp_path, formats="sums", overwrite=True)
+    ours = theirs.read_text()
+    assert ours != "somebody's"
+    theirs.write_text("changed")
+    assert save_as(path, ["sums"]) == [] and theirs.read_text() == "changed"
+    assert save_as(path, ["sums"], overwrite=True) == [theirs] and theirs.read_text() == ours
+
+
+def test_a_file_holds_what_was_saved(rec, tmp_path):
+    geometry = Geometry.of_vectors((0, 2, 0), (1, 0, 0), (0, 0, -1), np.arange(18).reshape(6, 3))
+    path = replace(rec, geometry=geometry).save(tmp_path)
+    file = ReconstructionFile(path)
+    assert (file.shape, file.has_std, file.voxel_mm) == (rec.complex.shape, True, rec.voxel_mm)
+    np.testing.assert_array_equal(file.read(2), rec.complex[2])
+    np.testing.assert_array_equal(file.read_std(3), rec.std[3])
+    assert file.settings == rec.report["settings"] == file.report["settings"]
+    assert file.attributes["method"] == "dds" and "geometry" not in file.attributes
+    np.testing.assert_array_equal(file.geometry.directions, [[0, 1, 0], [1, 0, 0], [0, 0, -1]])
+    np.testing.assert_array_equal(file.geometry.positions, np.arange(18).reshape(6, 3))
+    with h5py.File(path, "a") as stored:
+        stored.attrs["geometry"] = "{}"
+    with pytest.raises(ScanFormatError):
+        ReconstructionFile(path)
 
 
 def test_outputs_are_named_after_the_stem_of_the_input(rec, tmp_path):

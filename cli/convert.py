@@ -1,0 +1,40 @@
+"""``mri-ambient convert``: raw scans in other formats."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .console import Bar, print_line, progress_bar
+from .exit_codes import run_cases
+from .parse import pick_shard
+
+
+def run(
+    inputs: opt.Inputs,
+    output: opt.Output,
+    to: Annotated[str, typer.Option(help="fastmri, ismrmrd or cfl.", metavar="FORMAT")],
+    volume: opt.VolumeName = None,
+    shard: opt.Shard = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write raw scans in another format.
+
+    K-space keeps its values; it is read and written slice by slice. OUT gets <stem>.h5 or, for cfl,
+    <stem>.cfl and <stem>.hdr; each volume of a file with several becomes a file.
+    """
+    from mri_ambient.io import ScanPath, convert_scan, find_scans
+
+    scans = pick_shard(find_scans(inputs, volume=volume), shard)
+    with progress_bar() as bars:
+        bar = Bar(bars, "convert", len(scans))
+
+        def one(scan: ScanPath) -> None:
+            path = convert_scan(scan.open(), output, to, overwrite=overwrite)
+            bar.add()
+            print_line(f"{scan.name}: wrote {path}")
+
+        run_cases(scans, one)
