@@ -42,10 +42,10 @@ def save_as(
     path: Path,
     formats: Sequence[str],
     options: SaveOptions | None = None,
+    volume: Volume | None = None,
     *,
     overwrite: bool = False,
     is_new: bool = False,
-    volume: Volume | None = None,
     on_slice: OnSlice | None = None,
 ) -> list[Path]:
     """Write a reconstruction in other formats, beside its file.
@@ -54,9 +54,9 @@ def save_as(
         path: the HDF5 file.
         formats: keys of :data:`FORMATS`; "h5" is there already.
         options: what the user says about the files.
+        volume: the scan, for the report, which shows it reconstructed by other methods too.
         overwrite: replace what is there.
         is_new: the reconstruction was made just now, so that what is there is not made from it.
-        volume: the scan, for the report, which shows it reconstructed by other methods too.
         on_slice: called with (done, total) after every slice of these methods.
 
     Returns:
