@@ -34,6 +34,25 @@ Output = Annotated[
     Path,
     typer.Option("-o", "--output", help="Folder to write to.", metavar="OUT", callback=_folder),
 ]
+DicomTemplate = Annotated[
+    Path | None,
+    typer.Option(
+        "--dicom-template",
+        help="Folder with a DICOM series of this scan: --save dicom takes over its patient, study "
+        "and geometry.",
+        show_default="none",
+    ),
+]
+BidsName = Annotated[
+    str | None,
+    typer.Option(
+        "--bids",
+        help="Subject, session and contrast for --save bids, e.g. sub-01/ses-01/T2w; the last two "
+        "may be left out.",
+        metavar="NAME",
+        show_default="none",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Shard = Annotated[
     str | None,

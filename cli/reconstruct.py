@@ -65,6 +65,8 @@ def run(
             help="Further formats, e.g. nifti,png,report; h5 is always written.", metavar="LIST"
         ),
     ] = "h5",
+    dicom_template: opt.DicomTemplate = None,
+    bids: opt.BidsName = None,
     parts: Annotated[
         str,
         typer.Option(help="What goes into these: mag, phase, std.", metavar="LIST"),
@@ -102,10 +104,11 @@ def run(
     from mri_ambient.io import SaveOptions, find_scans
     from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.recon.saving import check_formats, save_as
+    from mri_ambient.recon.saving import check_formats, check_saving, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
 
-    formats, saving = check_formats(parse_list(save)), SaveOptions(tuple(parse_list(parts)))
+    formats = check_formats(parse_list(save))
+    saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
     if holdout is None:
         holdout = 2 if warn else 0
     recipe = make_recipe(
@@ -135,6 +138,7 @@ def run(
 
     def one(scan: ScanPath) -> None:
         opened = open_volume(scan, recipe, runtime)
+        check_saving(formats, saving, scan.stem, opened.file.final_grid)
         finished = is_finished(opened, output, overwrite=overwrite)
         if finished:
             print_line(f"{scan.name}: is finished already (--overwrite replaces it)")

@@ -6,15 +6,16 @@ function from a :class:`ReconstructionFile` to files, and a line of :data:`WRITE
 Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``why_no_file`` (readers);
 ``ScanFile``, ``Contents`` (scan_file); ``FastmriFile`` (fastmri); ``PreparedFile``,
 ``PreparedWriter`` (prepared); ``ArrayFile`` (arrays); ``Undersampled`` (undersampled); ``Sampling``
-(sampling); ``build_header``, ``parse_header`` (header); ``Geometry`` (geometry); ``WRITERS``
-(writers); ``SaveOptions`` (save_options); ``ReconstructionWriter``, ``ReconstructionFile``
-(reconstruction); ``SCAN_FORMATS``, ``convert_scan`` (convert).
+(sampling); ``build_header``, ``parse_header`` (header); ``Geometry`` (geometry); ``Grid``
+(grid); ``WRITERS`` (writers); ``SaveOptions`` (save_options); ``ReconstructionWriter``,
+``ReconstructionFile`` (reconstruction); ``SCAN_FORMATS``, ``convert_scan`` (convert).
 """
 
 from .arrays import ArrayFile
 from .convert import SCAN_FORMATS, convert_scan
 from .fastmri import FastmriFile
 from .geometry import Geometry
+from .grid import Grid
 from .header import build_header, parse_header
 from .prepared import PreparedFile, PreparedWriter
 from .readers import READERS, ScanPath, find_scans, open_scan, why_no_file
@@ -33,6 +34,7 @@ __all__ = [
     "Contents",
     "FastmriFile",
     "Geometry",
+    "Grid",
     "PreparedFile",
     "PreparedWriter",
     "ReconstructionFile",

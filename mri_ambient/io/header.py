@@ -32,6 +32,7 @@ class Header:
         n_partitions: size of the encoded matrix along the slice direction; 1 of 2-D scans.
         noise_bandwidth: share of the noise power that the receiver's filters leave in a noise
             measurement (``relativeReceiverNoiseBandwidth``).
+        protocol: name of the protocol, in small letters; empty if it is not given.
     """
 
     encoded_shape: tuple[int, int]
@@ -45,6 +46,7 @@ class Header:
     trajectory: str = ""
     calibration_mode: str = ""
     noise_bandwidth: float = 1.0
+    protocol: str = ""
     n_partitions: int = 1
 
     @property
@@ -97,6 +99,7 @@ def parse_header(xml: bytes | str) -> Header:
         trajectory=_text(encoding, "trajectory"),
         calibration_mode=_text(encoding, "parallelImaging/calibrationMode"),
         noise_bandwidth=_noise_bandwidth(root),
+        protocol=_text(root, "measurementInformation/protocolName"),
         n_partitions=int(_number(encoded, "matrixSize/z") or 1),
     )
 

@@ -21,7 +21,7 @@ from .hdf5 import H5Writer
 from .header import parse_header
 from .mrd import NOISE
 from .reconstruction import ReconstructionFile
-from .save_options import SaveOptions
+from .save_options import SaveOptions, Writer
 from .scan_file import ScanFile, header_of
 
 GROUP = "dataset"
@@ -121,7 +121,7 @@ def _place(heads: NDArray[np.void], file: Any, index: int) -> None:  # noqa: ANN
         heads["position"] = file.geometry.positions[index]
 
 
-class MrdImageWriter:
+class MrdImageWriter(Writer):
     """Images of ISMRMRD: ``<stem>.mrd``, with a group ``image_<number>`` of each part."""
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .._version import __version__
 from ..errors import ScanFormatError
 from .geometry import Geometry
+from .grid import Grid
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -151,6 +152,11 @@ class ReconstructionFile:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def grid(self) -> Grid:
+        """The pixels of its images, and where they lie."""
+        return Grid(self.shape, self.voxel_mm, self.geometry)
 
     @cached_property
     def report(self) -> dict[str, Any]:

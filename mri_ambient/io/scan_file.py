@@ -19,6 +19,7 @@ from ..physics.masks import achieved_acceleration, readout_is_full
 from ..runtime.files import file_sha256
 from ..scan import Scan
 from .geometry import Geometry
+from .grid import Grid
 from .hdf5 import open_h5, read_attribute
 from .header import build_header, parse_header
 from .sampling import Sampling, find_sampling
@@ -91,7 +92,8 @@ class ScanFile(ABC):
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
         voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
-        geometry: where its slices lie in the patient, or None if the file does not say.
+        geometry: where the slices of the final image lie in the patient, or None if the file does
+            not say; positions are those of pixel ``(y // 2, x // 2)`` of ``recon_shape``.
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         given_mask: sampled positions as the file states them, bool ``(y, x)``, or None.
@@ -177,6 +179,13 @@ class ScanFile(ABC):
         return self.sha256
 
     @property
+    def protocol(self) -> str:
+        """Name of the protocol; empty if the file does not say."""
+        if given := self.attributes.get("acquisition"):
+            return str(given)
+        return "" if self.header_xml is None else parse_header(self.header_xml).protocol
+
+    @property
     def mask(self) -> Tensor:
         """Sampled positions, bool ``(1, y, x)``."""
         return self.sampling.mask
@@ -194,6 +203,11 @@ class ScanFile(ABC):
         other, or the sampling is not a pattern of lines afterwards.
         """
         return self.nominal_oversampling if readout_is_full(self.mask) else 1.0
+
+    @property
+    def final_grid(self) -> Grid:
+        """The pixels of the final image, and where they lie."""
+        return Grid((len(self), *self.recon_shape), self.voxel_mm, self.geometry)
 
     @property
     def acceleration(self) -> float:

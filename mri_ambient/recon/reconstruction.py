@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OutputExistsError, ScanFormatError, with_remedy
-from ..io import Geometry, ReconstructionFile, ReconstructionWriter, SaveOptions, ScanFile
+from ..io import Geometry, Grid, ReconstructionFile, ReconstructionWriter, SaveOptions, ScanFile
 from ..methods.presets import METHODS
 from ..plots import NotebookFigure, draw_reconstruction
 from ..runtime.files import json_text, write_json
-from .saving import check_formats, save_as
+from .saving import check_formats, check_saving, save_as
 from .slice_store import SliceStore
 from .volume import Volume
 
@@ -127,8 +127,10 @@ class Reconstruction:
         """
         formats = check_formats([formats] if isinstance(formats, str) else formats)
         saving = SaveOptions(**options)
+        grid = Grid(self.complex.shape, self.voxel_mm, self.geometry)
         parts = [Path(self.report["input"]).stem, self.report.get("volume", "")]
         path, is_new = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", True
+        check_saving(formats, saving, path.stem, grid)
         if path.exists():
             settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]
             # A prior without a file has no hash by which two of them could be told apart.
@@ -155,7 +157,11 @@ class Reconstruction:
         Jupyter shows the figure; in a script, ``rec.plot().savefig("scan.png")`` writes it.
         """
         return draw_reconstruction(
-            self.magnitude, self.std, title=self.title, voxel_mm=self.voxel_mm
+            self.magnitude,
+            self.std,
+            title=self.title,
+            voxel_mm=self.voxel_mm,
+            geometry=self.geometry,
         )
 
     def _repr_html_(self) -> str:
@@ -199,6 +205,7 @@ def write_reconstruction(
             "method": provenance["method"],
             "acceleration": report["acceleration"],
             "scan_id": report["scan_id"],
+            "protocol": report.get("protocol"),
             "voxel_mm": voxel_mm,
             "geometry": geometry and geometry.to_text(),
             "settings": json_text(report["settings"]),

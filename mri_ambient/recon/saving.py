@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, OutputExistsError
-from ..io import WRITERS, ReconstructionFile, SaveOptions
+from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
 from ..io.save_options import Writer
 from ..plots import draw_volume, save_figure
 from .report import ReportWriter
 from .volume import OnSlice, Volume
 
 
-class PngWriter:
+class PngWriter(Writer):
     """The slices, at most 16, as one picture."""
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
@@ -36,6 +36,26 @@ def check_formats(formats: Sequence[str]) -> list[str]:
         if name not in known:
             raise ConfigError(f"format {name!r} is unknown; choose from {', '.join(known)}")
     return [name for name in dict.fromkeys(formats) if name != "h5"]
+
+
+def check_saving(formats: Sequence[str], options: SaveOptions, stem: str, grid: Grid) -> None:
+    """Refuse, before anything is computed, what could not be saved afterwards.
+
+    Args:
+        formats: as for :func:`save_as`.
+        options: what the user says about the files.
+        stem: what outputs are named after.
+        grid: of the final images.
+
+    Raises:
+        ConfigError: there is no such format, the options do not fit it, or its package is missing.
+        ScanFormatError: a format cannot hold images that lie like this.
+    """
+    for option, name in (("dicom_template", "dicom"), ("bids", "bids")):
+        if getattr(options, option) is not None and name not in formats:
+            raise ConfigError(f"{option} is of the format {name}, which is not saved; add it")
+    for name in check_formats(formats):
+        FORMATS[name].check(stem, grid, options)
 
 
 def save_as(

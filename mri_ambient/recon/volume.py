@@ -133,6 +133,7 @@ def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any
         "scan_id": file.scan_id,
         "input": file.path.name,
         **({"volume": file.volume} if file.volume else {}),
+        **({"protocol": file.protocol} if file.protocol else {}),
         "slices": len(file),
         **facts,
         "acceleration": file.acceleration,
