@@ -90,6 +90,14 @@ def key_facts(report: Mapping[str, Any]) -> Iterator[Fact]:
             f"share of the energy; noise alone {number(means['noise'])}, L1-wavelet "
             f"{number(means['l1_wavelet'])}, CG-SENSE {number(means['cg_sense'])}",
         )
+    if "coverage_90" in means:
+        yield Fact(
+            "Coverage of held-out lines",
+            f"{100 * means['coverage_90']:.0f} %",
+            f"in 90 % intervals of the standard deviation; {100 * means['coverage_50']:.0f} % in "
+            f"50 % intervals; energy of the error over what is predicted: "
+            f"{number(means['chi_square'])}",
+        )
     if scores := report.get("metrics"):
         yield Fact(
             "PSNR",

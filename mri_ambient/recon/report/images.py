@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,15 +20,6 @@ MOST_LOSSLESS = 24_000_000
 JPEG_QUALITY = 90
 """Of larger pages, whose images take a third of that."""
 
-SAMPLES_OF_WINDOW = 1_000_000
-"""About so many pixels of a volume decide its window."""
-
-SIGNAL = 0.1
-"""Pixels above this share of the brightest are signal."""
-
-ABOVE_MEDIAN = 2.5
-"""White is at most this many times the median of the signal, however bright fat is."""
-
 MASK_COLORS = {
     "not sampled": (24, 26, 31),
     "never acquired": (96, 100, 110),
@@ -38,19 +27,6 @@ MASK_COLORS = {
     "calibration block": (72, 149, 239),
 }
 """Of a picture of a mask."""
-
-
-def white_of(images: Iterable[NDArray[Any]], n_pixels: int) -> float:
-    """The value that is shown white in magnitude images ``(y, x)`` of ``n_pixels`` together.
-
-    The 99.5th percentile of the signal, unless that is far above its median; 1 without signal.
-    """
-    step = max(1, n_pixels // SAMPLES_OF_WINDOW)
-    values = np.concatenate([np.asarray(img).ravel()[::step] for img in images])
-    signal = values[values > SIGNAL * np.quantile(values, 0.99)]
-    if signal.size == 0:
-        return float(values.max()) or 1.0
-    return float(min(np.quantile(signal, 0.995), ABOVE_MEDIAN * np.median(signal)))
 
 
 def grey_levels(img: ArrayLike, white: float) -> NDArray[np.uint8]:

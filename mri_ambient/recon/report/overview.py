@@ -17,10 +17,11 @@ from PIL import Image
 from ..._version import __version__
 from ...errors import MriAmbientError, ScanFormatError, with_remedy
 from ...io import Contents, ReconstructionFile
+from ...io.parts import white_level
 from ...io.reconstruction import RECONSTRUCTION_FORMAT
 from ...runtime.files import atomic_path, write_json
-from .facts import held_out_means, number, residuals
-from .images import data_uri, grey_levels, white_of
+from .facts import held_out_means, residuals
+from .images import data_uri, grey_levels
 from .pages import PAGES, report_name
 
 PAGE, TABLE = "index.html", "summary.csv"
@@ -177,14 +178,14 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
 
 def draw_thumbnail(result: ReconstructionFile) -> str:
     """The middle slice in a window of its own, as the address of a small image."""
-    img = np.abs(result.read(len(result) // 2))
-    small = Image.fromarray(grey_levels(img, white_of([img], img.size)))
-    height, width = (
-        n * size for n, size in zip(img.shape, (result.voxel_mm or (1.0, 1.0))[:2], strict=True)
-    )
+    turn = result.grid.display_turn()
+    img = turn(np.abs(result.read(len(result) // 2)))
+    small = Image.fromarray(grey_levels(img, white_level([img])))
+    sides = turn.pair((result.voxel_mm or (1.0, 1.0))[:2])
+    height, width = (n * size for n, size in zip(img.shape, sides, strict=True))
     scale = THUMBNAIL / max(height, width)
-    sides = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return data_uri(np.asarray(small.resize(sides, Image.Resampling.LANCZOS)), lossless=False)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return data_uri(np.asarray(small.resize(size, Image.Resampling.LANCZOS)), lossless=False)
 
 
 def as_cell(value: object) -> object:

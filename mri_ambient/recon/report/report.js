@@ -57,6 +57,7 @@
 
   function mode(name) {
     viewer.classList.toggle("slider", name === "slider");
+    find("top").classList.toggle("wide-images", name !== "slider");
     for (const button of modes) button.setAttribute("aria-pressed", button.dataset.mode === name);
     find("ends").hidden = name !== "slider";
   }

@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 
 from ..._version import __version__
 from ...errors import ScanFormatError
-from ...io import ReconstructionFile, SaveOptions
+from ...io import Grid, ReconstructionFile, SaveOptions
+from ...io.grid import Turn
+from ...io.parts import white_level
+from ...io.save_options import Writer
 from ...physics.masks import calibration_block
 from ...runtime.files import atomic_path
 from ..checks import HIGH_RESIDUAL, RESIDUAL_NOISE
 from ..comparison import Comparison, compare
 from ..volume import OnSlice, Volume
 from . import facts
-from .images import MASK_COLORS, MOST_LOSSLESS, colors, data_uri, draw_mask, grey_levels, white_of
+from .images import MASK_COLORS, MOST_LOSSLESS, colors, data_uri, draw_mask, grey_levels
 from .pages import PAGES, report_name
 from .plots import Plot
 
@@ -41,7 +44,7 @@ HELD_OUT = {
 
 
 @dataclass(frozen=True)
-class ReportWriter:
+class ReportWriter(Writer):
     """``<stem>_report.html``: images, checks, warnings and provenance in one file.
 
     Attributes:
@@ -102,7 +105,9 @@ class Report:
             "names": self.names,
             "slices": self.slices(),
             "first": len(result) // 2,
+            "shape": self.grid.shape[1:],
             "aspect": self.aspect,
+            "letters": self.grid.letters(),
             "white": self.white,
             "std_white": self.std_white,
             "lossless": self.lossless,
@@ -146,19 +151,27 @@ class Report:
         """Whether images are stored without loss."""
         return len(self.names) * int(np.prod(self.result.shape)) <= MOST_LOSSLESS
 
+    @cached_property
+    def turn(self) -> Turn:
+        """How slices are turned, so that they are seen as radiologists look at them."""
+        return self.result.grid.display_turn()
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Of the turned images."""
+        return self.result.grid.turned(self.turn)
+
     @property
     def aspect(self) -> float:
-        """Width of an image over its height, in mm where voxels are known."""
-        rows, columns = self.result.shape[1:]
-        voxel = self.result.voxel_mm
-        height, width = (1.0, 1.0) if voxel is None else (float(voxel[0]), float(voxel[1]))
+        """Width of a turned image over its height, in mm where voxels are known."""
+        _, rows, columns = self.grid.shape
+        height, width = (self.grid.voxel_mm or (1.0, 1.0))[:2]
         return columns * width / (rows * height)
 
     @cached_property
     def white(self) -> float:
         """What is shown white in all images but the standard deviation, in the file's units."""
-        images = (np.abs(self.result.read(i)) for i in range(len(self.result)))
-        return white_of(images, int(np.prod(self.result.shape)))
+        return white_level(np.abs(self.result.read(i)) for i in range(len(self.result)))
 
     @cached_property
     def std_white(self) -> float:
@@ -178,15 +191,17 @@ class Report:
             yield {"index": index, "images": images, "check": check, "notes": list(notes(check))}
 
     def _levels(self, index: int) -> dict[str, NDArray[np.uint8]]:
-        """The images of a slice in 8 bit."""
+        """The turned images of a slice in 8 bit."""
         images: dict[str, Any] = {OWN: np.abs(self.result.read(index))}
         if self.comparison is not None:
             images |= {name: img.numpy() for name, img in self.comparison.images(index).items()}
             if self.comparison.reference is not None:
                 images[REFERENCE] = self.comparison.reference[1][index].numpy()
-        levels = {key: grey_levels(img, self.white) for key, img in images.items()}
+        turn = self.turn
+        levels = {key: grey_levels(turn(img), self.white) for key, img in images.items()}
         if self.result.has_std:
-            levels[STD] = colors(grey_levels(self.result.read_std(index), self.std_white))
+            std = turn(self.result.read_std(index))
+            levels[STD] = colors(grey_levels(std, self.std_white))
         return levels
 
     def plots(self) -> Iterator[Plot]:
