@@ -155,7 +155,8 @@ def run(
             changes = {"overwrite": overwrite, "is_new": not finished}
             files = save_as(path, formats, saving, opened, on_slice=bar.on_slice, **changes)
         for path in files:
-            print_line(f"{scan.name}: wrote {path}")
+            size = f" ({path.stat().st_size / 1e6:.1f} MB)" if path.is_file() else ""
+            print_line(f"{scan.name}: wrote {path}{size}")
 
     with progress_bar() as bars:
         run_scans(scans, one, output if "report" in formats else None)

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from ...physics.fourier import center_crop
 
-MOST_LOSSLESS = 24_000_000
-"""Pixels of a page up to which images are stored without loss, in about 0.75 bytes each."""
+MOST_LOSSLESS = 16_000_000
+"""Bytes of images up to which a page has them without loss; otherwise about a third of that."""
 
 JPEG_QUALITY = 90
-"""Of larger pages, whose images take a third of that."""
+"""Of images with loss."""
+
+COLORS = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+"""Of the standard deviation, from small to large, ``(256, 3)``."""
 
 MASK_COLORS = {
     "not sampled": (24, 26, 31),
@@ -35,21 +38,24 @@ def grey_levels(img: ArrayLike, white: float) -> NDArray[np.uint8]:
     return np.asarray(np.rint(levels), np.uint8)
 
 
-def data_uri(levels: NDArray[np.uint8], *, lossless: bool = True) -> str:
-    """Grey levels ``(y, x)`` or colours ``(y, x, 3)`` as the address of an image."""
-    out = io.BytesIO()
+def data_uri(levels: NDArray[np.uint8], *, lossless: bool = True, in_colors: bool = False) -> str:
+    """An image as the address of itself.
+
+    Args:
+        levels: grey levels ``(y, x)``, or red, green and blue ``(y, x, 3)``.
+        lossless: whether nothing is lost by compression.
+        in_colors: show grey levels in :data:`COLORS`.
+    """
+    picture, out = Image.fromarray(levels), io.BytesIO()
+    if in_colors:
+        picture.putpalette(COLORS.tobytes())
     if lossless:
-        Image.fromarray(levels).save(out, "PNG", optimize=True)
+        picture.save(out, "PNG", optimize=True)
     else:
-        Image.fromarray(levels).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        picture = picture.convert("RGB") if in_colors else picture
+        picture.save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     kind = "png" if lossless else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-def colors(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey levels in the colours of a standard deviation, ``(y, x, 3)``; black stays nearly so."""
-    table = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-    return np.asarray(table[levels], np.uint8)
 
 
 def draw_mask(mask: Tensor, acquired: Tensor, block: tuple[int, int]) -> NDArray[np.uint8]:

@@ -207,7 +207,7 @@ def _write_page(path: Path, rows: list[Row]) -> None:
     page = PAGES.get_template("index.html").stream(
         rows=rows,
         version=__version__,
-        number=number,
+        shown={name for row in rows for name in row.figures},
         table=TABLE,
         folder=path.resolve().parent.name,
     )

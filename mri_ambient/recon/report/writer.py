@@ -24,7 +24,7 @@ from ..checks import HIGH_RESIDUAL, RESIDUAL_NOISE
 from ..comparison import Comparison, compare
 from ..volume import OnSlice, Volume
 from . import facts
-from .images import MASK_COLORS, MOST_LOSSLESS, colors, data_uri, draw_mask, grey_levels
+from .images import MASK_COLORS, MOST_LOSSLESS, data_uri, draw_mask, grey_levels
 from .pages import PAGES, report_name
 from .plots import Plot
 
@@ -146,10 +146,11 @@ class Report:
                 names[REFERENCE] = f"fully sampled ({self.comparison.reference[0].upper()})"
         return names | ({STD: "standard deviation"} if self.result.has_std else {})
 
-    @property
+    @cached_property
     def lossless(self) -> bool:
-        """Whether images are stored without loss."""
-        return len(self.names) * int(np.prod(self.result.shape)) <= MOST_LOSSLESS
+        """Whether images are stored without loss: the page stays small enough."""
+        of_middle = sum(map(len, self._addresses(len(self.result) // 2).values()))
+        return of_middle * len(self.result) <= MOST_LOSSLESS
 
     @cached_property
     def turn(self) -> Turn:
@@ -184,11 +185,15 @@ class Report:
     def slices(self) -> Iterator[dict[str, Any]]:
         """Every slice: its number, images by key, figures and flags."""
         for index, check in enumerate(self.result.report["checks"]):
-            images = {
-                key: data_uri(levels, lossless=self.lossless)
-                for key, levels in self._levels(index).items()
-            }
+            images = self._addresses(index, lossless=self.lossless)
             yield {"index": index, "images": images, "check": check, "notes": list(notes(check))}
+
+    def _addresses(self, index: int, *, lossless: bool = True) -> dict[str, str]:
+        """The images of a slice, by key."""
+        return {
+            key: data_uri(levels, lossless=lossless, in_colors=key == STD)
+            for key, levels in self._levels(index).items()
+        }
 
     def _levels(self, index: int) -> dict[str, NDArray[np.uint8]]:
         """The turned images of a slice in 8 bit."""
@@ -201,7 +206,7 @@ class Report:
         levels = {key: grey_levels(turn(img), self.white) for key, img in images.items()}
         if self.result.has_std:
             std = turn(self.result.read_std(index))
-            levels[STD] = colors(grey_levels(std, self.std_white))
+            levels[STD] = grey_levels(std, self.std_white)
         return levels
 
     def plots(self) -> Iterator[Plot]:
