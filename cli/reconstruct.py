@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as opt
-from .console import VolumeBar, print_line, print_outputs, progress_bar
+from .console import VolumeBar, print_line, print_outputs, print_written, progress_bar
 from .exit_codes import run_cases
 from .parse import parse_list, pick_shard
 from .recipe import make_recipe, make_runtime, retrospective_mask
@@ -150,13 +150,11 @@ def run(
             print_line(f"{summary_line(report)}; wrote {output / scan.stem}.h5")
             for line in slice_lines(report) if verbose else ():
                 print_line(line)
-        path = output / f"{scan.stem}.h5"
+        changes = {"overwrite": overwrite, "is_new": not finished}
         with VolumeBar(bars, f"{scan.name}, {save}", len(opened.file), 1) as bar:
-            changes = {"overwrite": overwrite, "is_new": not finished}
-            files = save_as(path, formats, saving, opened, on_slice=bar.on_slice, **changes)
-        for path in files:
-            size = f" ({path.stat().st_size / 1e6:.1f} MB)" if path.is_file() else ""
-            print_line(f"{scan.name}: wrote {path}{size}")
+            path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
+            files = save_as(path, formats, saving, opened, on_slice=on_slice, **changes)
+        print_written(f"{scan.name}: ", files)
 
     with progress_bar() as bars:
         run_scans(scans, one, output if "report" in formats else None)
@@ -175,5 +173,4 @@ def run_scans(
     try:
         run_cases(scans, noted)
     finally:
-        for path in write_overview(output) if output else ():
-            print_line(f"wrote {path}")
+        print_written("", write_overview(output) if output else ())
