@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as opt
-from .console import VolumeBar, print_line, print_outputs, progress_bar
+from .console import VolumeBar, print_line, print_outputs, print_written, progress_bar
 from .exit_codes import run_cases
 from .parse import parse_list, pick_shard
 from .recipe import make_recipe, make_runtime, retrospective_mask
+
+if TYPE_CHECKING:
+    from mri_ambient.io import ScanPath
 
 
 def run(
@@ -57,7 +63,9 @@ def run(
     ] = False,
     save: Annotated[
         str,
-        typer.Option(help="Further formats, e.g. nifti,png; h5 is always written.", metavar="LIST"),
+        typer.Option(
+            help="Further formats, e.g. nifti,png,report; h5 is always written.", metavar="LIST"
+        ),
     ] = "h5",
     dicom_template: opt.DicomTemplate = None,
     bids: opt.BidsName = None,
@@ -90,11 +98,12 @@ def run(
 ) -> None:
     """Reconstruct scans, with or without a prior.
 
-    OUT gets <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings). A
-    scan that fails gives one error line and exit code 1; the others are written.
+    OUT gets <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings);
+    with --save report also a page for every scan, index.html and summary.csv. A scan that fails
+    gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
-    from mri_ambient.io import SaveOptions, ScanPath, find_scans
+    from mri_ambient.io import SaveOptions, find_scans
     from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
     from mri_ambient.recon.recipe import Checks
     from mri_ambient.recon.saving import check_formats, check_saving, save_as
@@ -143,9 +152,27 @@ def run(
             print_line(f"{summary_line(report)}; wrote {output / scan.stem}.h5")
             for line in slice_lines(report) if verbose else ():
                 print_line(line)
-        path = output / f"{scan.stem}.h5"
-        for written in save_as(path, formats, saving, overwrite=overwrite, is_new=not finished):
-            print_line(f"{scan.name}: wrote {written}")
+        changes = {"overwrite": overwrite, "is_new": not finished}
+        with VolumeBar(bars, f"{scan.name}, {save}", len(opened.file), 1) as bar:
+            path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
+            files = save_as(path, formats, saving, opened, on_slice=on_slice, **changes)
+        print_written(f"{scan.name}: ", files)
 
     with progress_bar() as bars:
-        run_cases(scans, one)
+        run_scans(scans, one, output if "report" in formats else None)
+
+
+def run_scans(
+    scans: Sequence[ScanPath], one: Callable[[ScanPath], None], output: Path | None
+) -> None:
+    """Reconstruct every scan; then, unless ``output`` is None, write its overview."""
+    from mri_ambient.recon.report import noted_failure, write_overview
+
+    def noted(scan: ScanPath) -> None:
+        with noted_failure(output, scan.stem) if output else nullcontext():
+            one(scan)
+
+    try:
+        run_cases(scans, noted)
+    finally:
+        print_written("", write_overview(output) if output else ())

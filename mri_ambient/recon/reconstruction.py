@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..plots import NotebookFigure, draw_reconstruction
 from ..runtime.files import json_text, write_json
 from .saving import check_formats, check_saving, save_as
 from .slice_store import SliceStore
+from .volume import Volume
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Reconstruction:
         voxel_mm: voxel size ``(y, x, slice)``, or None if the file does not say.
         report: facts, checks, warnings, metrics, provenance and settings, as in the JSON file.
         geometry: where the slices lie in the patient, or None if the file does not say.
+        volume: the scan it was made from, if it is at hand: the report shows it reconstructed by
+            other methods too.
     """
 
     complex: NDArray[np.complex64]
@@ -51,6 +54,7 @@ class Reconstruction:
     voxel_mm: tuple[float, float, float] | None
     report: dict[str, Any]
     geometry: Geometry | None = None
+    volume: Volume | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_store(
@@ -146,7 +150,7 @@ class Reconstruction:
                 )
             is_new = not same
         write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
-        save_as(path, formats, saving, overwrite=overwrite, is_new=is_new)
+        save_as(path, formats, saving, self.volume, overwrite=overwrite, is_new=is_new)
         return path
 
     def _images(self, index: int) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from ..errors import ConfigError, OutputExistsError
 from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
 from ..io.save_options import Writer
 from ..plots import draw_volume, save_figure
+from .report import ReportWriter
+from .volume import OnSlice, Volume
 
 
 class PngWriter(Writer):
@@ -23,7 +25,7 @@ class PngWriter(Writer):
         save_figure(draw_volume(result.path), folder / f"{result.path.stem}.png")
 
 
-FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter()}
+FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter(), "report": ReportWriter()}
 """Formats beside HDF5, in which every reconstruction is written."""
 
 
@@ -64,9 +66,11 @@ def save_as(
     path: Path,
     formats: Sequence[str],
     options: SaveOptions | None = None,
+    volume: Volume | None = None,
     *,
     overwrite: bool = False,
     is_new: bool = False,
+    on_slice: OnSlice | None = None,
 ) -> list[Path]:
     """Write a reconstruction in other formats, beside its file.
 
@@ -74,8 +78,10 @@ def save_as(
         path: the HDF5 file.
         formats: keys of :data:`FORMATS`; "h5" is there already.
         options: what the user says about the files.
+        volume: the scan, for the report, which shows it reconstructed by other methods too.
         overwrite: replace what is there.
         is_new: the reconstruction was made just now, so that what is there is not made from it.
+        on_slice: called with (done, total) after every slice of these methods.
 
     Returns:
         What was written; what was made from this very file before is left as it is.
@@ -87,13 +93,14 @@ def save_as(
     """
     result, options, written = ReconstructionFile(path), options or SaveOptions(), []
     for name in check_formats(formats):
-        outputs = [path.parent / output for output in FORMATS[name].outputs(result, options)]
+        writer = ReportWriter(volume, on_slice) if name == "report" else FORMATS[name]
+        outputs = [path.parent / output for output in writer.outputs(result, options)]
         there = [output for output in outputs if output.exists()]
         if there and is_new and not overwrite:
             raise OutputExistsError(
                 f"{there[0]}: exists already; use --overwrite or another folder"
             )
         if overwrite or len(there) < len(outputs):
-            FORMATS[name].write(result, path.parent, options)
+            writer.write(result, path.parent, options)
             written += outputs
     return written

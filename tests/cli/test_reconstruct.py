@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -386,3 +387,27 @@ def test_shards_share_the_scans(cli, full, tmp_path):
     names = [[p.stem for p in (tmp_path / part).glob("*.h5")] for part in "12"]
     assert [len(part) for part in names] == [1, 1]
     assert names[0] != names[1]
+
+
+def test_a_folder_gets_pages_and_an_overview(cli, full_copy, tmp_path):
+    """Failures stand in it too, until they are repaired; what is finished is not made again."""
+    first, second = sorted(full_copy.glob("*.h5"))
+    good = second.read_bytes()
+    second.write_bytes(good[:4000])
+    out = tmp_path / "out"
+    words = ("reconstruct", full_copy, "-o", out, *ZERO_FILLED, "--save", "report")
+    summary = []
+    for code in (1, 0):
+        cli(*words, code=code)
+        with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
+            summary.append({row["scan"]: row for row in csv.DictReader(file)})
+        second.write_bytes(good)
+    assert [rows[second.stem]["status"] for rows in summary] == ["failed", "finished"]
+    assert "truncated" in summary[0][second.stem]["error"]
+    assert summary[0][first.stem] == summary[1][first.stem]
+    report = report_of(out, first)
+    for column, value in (("R", report["acceleration"]), ("psnr", report["metrics"]["psnr"])):
+        assert float(summary[1][first.stem][column]) == pytest.approx(value, rel=1e-5)
+    names = {f"{scan.stem}{end}" for scan in (first, second) for end in (".h5", ".json")}
+    names |= {f"{scan.stem}_report.html" for scan in (first, second)}
+    assert {path.name for path in out.iterdir()} == names | {"index.html", "summary.csv"}
