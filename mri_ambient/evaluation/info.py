@@ -111,7 +111,8 @@ def _summary(scan: ScanFile) -> str:
     coils = "1 coil" if n_coils == 1 else f"{n_coils} coils"
     slices = "1 slice" if n_slices == 1 else f"{n_slices} slices"
     volume = f", volume {scan.volume}" if scan.volume else ""
-    return f"{kind}{'3-D' if scan.is_3d else '2-D'} scan, {sampled}, {coils}, {slices} of {ny} x {nx}{volume}"
+    dimensions = "3-D" if scan.is_3d else "2-D"
+    return f"{kind}{dimensions} scan, {sampled}, {coils}, {slices} of {ny} x {nx}{volume}"
 
 
 def _commands(scan: ScanFile) -> list[str]:
