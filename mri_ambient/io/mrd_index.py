@@ -30,6 +30,9 @@ HEAD = (
 COUNTERS = ("kspace_encode_step_1", "kspace_encode_step_2", "slice", *VOLUME_COUNTERS.values())
 """What is read of every record's head, and of the counters in it."""
 
+BLOCK = 64
+"""Records that are read together where only whole ones can be read."""
+
 CENTRAL = 8
 """A volume without this many lines around k = 0 has no calibration lines of its own."""
 
@@ -190,7 +193,29 @@ def _read_heads(path: Path, data: h5py.Dataset) -> NDArray[np.void]:
         raise ScanFormatError(
             f"{path}: readouts in {data.name} lack facts of ISMRMRD; found {', '.join(stored)}"
         )
-    heads: NDArray[np.void] = data.fields("head")[:]
+    heads = _stored_heads(data)
+    if heads is None:
+        blocks = range(0, data.shape[0], BLOCK)
+        heads = np.concatenate([data[start : start + BLOCK]["head"] for start in blocks])
+    return heads
+
+
+def _stored_heads(data: h5py.Dataset) -> NDArray[np.void] | None:
+    """Heads of records from the bytes of the file; None if these are compressed, or not in chunks.
+
+    HDF5 cannot read a part of a record without its samples, and does not return their memory.
+    """
+    if data.chunks is None or data.id.get_create_plist().get_nfilters():
+        return None
+    head, start = data.dtype.fields["head"][:2]
+    n_bytes, length = data.id.get_type().get_size(), data.chunks[0]
+    record = np.dtype({"names": ["head"], "formats": [head], "offsets": [start],
+                       "itemsize": n_bytes})  # fmt: skip
+    heads = np.empty(data.shape[0], head)
+    for first in range(0, len(heads), length):
+        _, stored = data.id.read_direct_chunk((first,))
+        part = np.frombuffer(stored, record)["head"]
+        heads[first : first + length] = part[: len(heads) - first]
     return heads
 
 
