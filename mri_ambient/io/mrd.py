@@ -27,7 +27,6 @@ from .mrd_index import MrdIndex, find_groups
 from .readouts import Matrix, ReadoutFile
 from .scan_file import Contents
 
-
 AT_ONCE = 64
 """Records that are read together."""
 

@@ -77,7 +77,7 @@ class MrdIndex:
         image = used & ~only_calibration
         space = _space_of(path, head, image if image.any() else used)
         header = _parse(path, xml, space)
-        _check_trajectory(path, header, flags)
+        _check_supported(path, header, flags)
         separate = _separate(header, head, image, only_calibration)
         rows, calibration_rows = np.flatnonzero(used & ~separate), np.flatnonzero(separate)
         readouts = _table(head, rows, header)
@@ -219,13 +219,18 @@ def _stored_heads(data: h5py.Dataset) -> NDArray[np.void] | None:
     return heads
 
 
-def _check_trajectory(path: Path, header: Header, flags: Ints) -> None:
-    """Refuse what is not Cartesian, and EPI: without its corrections images have ghosts."""
+def _check_supported(path: Path, header: Header, flags: Ints) -> None:
+    """Refuse what is not Cartesian, EPI (without its corrections it has ghosts), and multiband."""
     is_echo_train = _has(flags, REVERSE).any() and _has(flags, PHASE_CORRECTION).any()
     if header.trajectory == "epi" or is_echo_train:
         raise ScanFormatError(
             f"{path}: not supported: EPI without its corrections (phase correction, ramp "
             "sampling); correct the k-space with other software, and give that"
+        )
+    if header.multiband > 1:
+        raise ScanFormatError(
+            f"{path}: not supported: {header.multiband} slices excited at once (multiband); "
+            "separate them with other software, and give that k-space"
         )
     if header.trajectory not in ("cartesian", ""):
         raise ScanFormatError(
