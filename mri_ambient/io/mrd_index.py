@@ -98,12 +98,12 @@ class MrdIndex:
         """Warn where a volume lacks what the header announces.
 
         Warns:
-            NumericalWarning: W-MISSING-SLICES, W-MISSING-LINES or W-HEADER-MISMATCH.
+            NumericalWarning: W-MISSING-SLICES, W-MISSING-LINES or W-HEADER-COUNTS.
         """
         name, header = self.path.name, self.header
         if header.n_coils not in (None, n_coils):
             text = f"the header announces {header.n_coils} coils, readouts have {n_coils}"
-            warn("W-HEADER-MISMATCH", f"{name}: {text}")
+            warn("W-HEADER-COUNTS", f"{name}: {text}")
         slices = np.unique(volume.slice)
         announced = header.n_slices or 1
         if missing := sorted(set(range(announced)) - set(slices.tolist())):
@@ -112,7 +112,7 @@ class MrdIndex:
                 warn("W-MISSING-SLICES", f"{name}: {text}")
         elif len(slices) > announced > 1:
             text = f"the header announces {announced} slices, readouts belong to {len(slices)}"
-            warn("W-HEADER-MISMATCH", f"{name}: {text}")
+            warn("W-HEADER-COUNTS", f"{name}: {text}")
         if lines := _missing_lines(np.unique(volume.column), header.acceleration):
             steps = [line - header.first_column for line in lines]
             warn("W-MISSING-LINES", f"{name}: phase-encoding steps {steps} are missing")

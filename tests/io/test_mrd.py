@@ -394,9 +394,9 @@ def codes_of_opening(path: Path) -> list[str]:
         (lambda lines, xml: ([line for line in lines if line.slice != 1], xml), "W-MISSING-SLICES"),
         (lambda lines, xml: ([line for line in lines if line.step1 != 5], xml), "W-MISSING-LINES"),
         (lambda lines, xml: (lines, xml.replace("<receiverChannels>4", "<receiverChannels>8")),
-         "W-HEADER-MISMATCH"),
+         "W-HEADER-COUNTS"),
         (lambda lines, xml: (lines, xml.replace("<maximum>2<", "<maximum>1<")),
-         "W-HEADER-MISMATCH"),
+         "W-HEADER-COUNTS"),
     ],
     ids=["slice", "line", "coils", "slices"],
 )  # fmt: skip
