@@ -57,6 +57,7 @@ class Header:
         n_coils: receive channels; None where they are not given.
         acceleration: of regular undersampling along the phase encode, calibration not counted.
         protocol: name of the protocol, in small letters; empty if it is not given.
+        multiband: number of slices that were excited at once.
     """
 
     encoded_shape: tuple[int, int]
@@ -75,6 +76,7 @@ class Header:
     n_coils: int | None = None
     acceleration: int = 1
     protocol: str = ""
+    multiband: int = 1
 
     @property
     def readout_oversampling(self) -> float:
@@ -154,6 +156,7 @@ def parse_header(xml: bytes | str, space: int = 0) -> Header:
         n_coils=None if n_coils is None else int(n_coils),
         acceleration=max(1, int(_number(encoding, f"{PARALLEL}/kspace_encoding_step_1") or 1)),
         protocol=_text(root, "measurementInformation/protocolName"),
+        multiband=int(_number(encoding, "parallelImaging/multiband/multiband_factor") or 1),
     )
 
 
