@@ -26,8 +26,8 @@ LIKE_COILS, UNLIKE_COILS = 6.0, 3.0
 Measured: 10 to 16 for the coils of three brain scans, 21 for BART's phantom, 1.5 to 2.3 for slices
 of brains."""
 
-SAME = 0.01
-"""Difference below which images are taken to show the same slice; 0.02 to 0.1 between slices."""
+SAME = 0.0005
+"""Difference below which images may be copies of one slice; 0.008 to 0.1 between real slices."""
 
 CENTRE = 24
 """Samples around k = 0 that the small images are made of."""
