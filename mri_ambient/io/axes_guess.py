@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
 from ..physics.fourier import ifft2c
-from .named_axes import FLAT, PEAKED, SMALLEST_SIDE, Axes, NamedArray, peak
+from .named_axes import FLAT, PEAKED, SMALLEST_SIDE, Axes, NamedArray, check_centre, peak
 from .stored_arrays import StoredArray
 
 MAX_COILS = 128
@@ -37,7 +37,8 @@ def guess_axes(array: StoredArray) -> NamedArray:
     """Name the axes of an array if exactly one reading is plausible.
 
     Raises:
-        ScanFormatError: none is, or there are several; the message lists them.
+        ScanFormatError: none is, or there are several, which the message lists; or k = 0 is at an
+            edge.
     """
     readings = plausible_axes(array)
     shape = " x ".join(map(str, array.shape))
@@ -115,6 +116,8 @@ def _plane(array: StoredArray, matrix: list[int]) -> NDArray[np.complex64]:
 def _is_plane(array: StoredArray, matrix: list[int]) -> bool:
     """Whether k = 0 lies in both of the longest axes."""
     energy = np.abs(_plane(array, matrix)).astype(float) ** 2
+    for axis, name in enumerate("yx"):
+        check_centre(energy.sum(axis=1 - axis), name, array.where)
     return all(peak(energy.sum(axis=axis)) > FLAT for axis in (0, 1))
 
 

@@ -39,19 +39,14 @@ class NumpyFile(NamedArrayFile):
     def __init__(self, path: str | Path, *args: Any, **options: Any) -> None:  # noqa: ANN401
         """Read shapes, and what a guess of the axes needs."""
         super().__init__(path, *args, **options)
-        self.take_mask(_read_mask(self.path))
+        self.take_mask(_load(self.path, "mask").get("mask"))
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
         """The array of the file, or of an archive that with the usual name or the only one."""
         arrays: dict[str, StoredArray] = {}
         others = []
-        with _reading(path):
-            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                members = {"": loaded}
-            else:
-                members = {name: loaded[name] for name in loaded.files}
+        members = _load(path)
         for name, array in members.items():
             found = stored_array(path, name, array, partial(nullcontext, array))
             if found is None:
@@ -62,11 +57,14 @@ class NumpyFile(NamedArrayFile):
         return guess_axes(ksp) if axes is None else NamedArray(ksp, axes)
 
 
-def _read_mask(path: Path) -> NDArray[Any] | None:
-    if path.suffix.lower() != ".npz":
-        return None
-    with _reading(path), np.load(path, allow_pickle=False) as loaded:
-        return loaded["mask"] if "mask" in loaded.files else None
+def _load(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by name, or some of them; that of a ``.npy`` file, on disk, by ``""``."""
+    with _reading(path):
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files if name in (names or loaded.files)}
 
 
 @contextmanager

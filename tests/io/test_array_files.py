@@ -17,7 +17,7 @@ from scipy import io as matlab
 
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import convert_scan, find_scans, open_scan
-from mri_ambient.physics.fourier import fft2c, ifft2c
+from mri_ambient.physics.fourier import ifft2c
 
 KSP = phantom_ksp()
 N_SLICES, N_COILS, NY, NX = SHAPE
