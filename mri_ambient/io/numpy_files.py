@@ -58,12 +58,12 @@ class NumpyFile(NamedArrayFile):
 
 
 def _load(path: Path, *names: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name, or some of them; that of a ``.npy`` file, on disk, by ``""``."""
-    with _reading(path):
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
+    """The arrays of a file, or some of them, by name; the one of a ``.npy`` file has none."""
+    with _reading(path), path.open("rb") as raw:  # numpy leaves damaged archives open
+        if raw.read(2) != b"PK":
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        raw.seek(0)
+        with np.load(raw, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files if name in (names or loaded.files)}
 
 
