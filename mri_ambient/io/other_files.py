@@ -48,6 +48,8 @@ KINDS = (
     Kind(f"a picture, not k-space; {RAW}", (b"II*\0", b"MM\0*")),
     Kind(f"a file of MRtrix, NRRD, MetaImage or FreeSurfer, {IMAGE}",
          suffixes=(".mif", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh", ".mnc")),
+    Kind("a file of PyTorch or pickle, which can run code and is never read; save the k-space "
+         "with numpy.save", suffixes=(".pt", ".pth", ".pkl", ".pickle", ".ckpt")),
     Kind("compressed with gzip; unpack it first (gunzip -k {name})", (b"\x1f\x8b",)),
     Kind("compressed; unpack it first (bunzip2, unxz, unzstd, 7z)",
          (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")),
@@ -64,8 +66,6 @@ KINDS = (
          suffixes=(".7",)),
     Kind("a prior or other weights; give it with -m/--prior, and a scan as input",
          suffixes=(".safetensors",)),
-    Kind("a file of PyTorch or pickle, which can run code and is never read; save the k-space "
-         "with numpy.save", suffixes=(".pt", ".pth", ".pkl", ".pickle", ".ckpt")),
     Kind("no Siemens raw data (twix), though it ends in .dat; give the file the scanner exported",
          suffixes=(".dat",)),
     Kind("the header of an Analyze image or of a BART file without its .cfl beside it; give both "
