@@ -3,7 +3,7 @@
 Y and x are the two longest axes, of which y comes first. Of every other axis the samples tell what
 it can be. Along a phase encode, energy is concentrated at k = 0. Coils see one object: their small
 images agree in every small patch up to a factor, which varies over the field of view. Slices differ
-inside a patch about as much as over the field of view.
+inside a patch about as much as over the field of view. Frames may be sampled at different places.
 """
 
 from __future__ import annotations
@@ -105,9 +105,13 @@ def _middle(array: StoredArray) -> list[int | slice]:
     return [n // 2 for n in array.shape]
 
 
-def _plane(array: StoredArray, matrix: list[int]) -> NDArray[np.complex64]:
-    """Samples over the two longest axes, in the middle of the others."""
+def _plane(
+    array: StoredArray, matrix: list[int], place: dict[int, int] | None = None
+) -> NDArray[np.complex64]:
+    """Samples over the two longest axes, in the middle of the others or at a given place."""
     selection = _middle(array)
+    for axis, index in (place or {}).items():
+        selection[axis] = index
     for axis in matrix:
         selection[axis] = slice(None)
     return array.read(tuple(selection))
@@ -130,6 +134,8 @@ def _rows_and_columns(array: StoredArray, matrix: list[int]) -> tuple[str, str]:
 
 def _names_of(array: StoredArray, axis: int, matrix: list[int]) -> list[str]:
     """What an axis can be besides y and x."""
+    if _sampling_varies(array, axis, matrix):
+        return ["time"]
     selection = _middle(array)
     selection[axis] = slice(None)
     for along in matrix:
@@ -149,6 +155,14 @@ def _names_of(array: StoredArray, axis: int, matrix: list[int]) -> list[str]:
     if contrast < LIKE_COILS or len(block) > MAX_COILS:
         names += ["slice"] if difference > SAME else ["slice", "rep"]
     return names
+
+
+def _sampling_varies(array: StoredArray, axis: int, matrix: list[int]) -> bool:
+    """Whether entries of an axis hold samples at different places."""
+    n = array.shape[axis]
+    first, *others = (_plane(array, matrix, {axis: index}) != 0 for index in (0, n // 2, n - 1))
+    # An empty slice tells nothing.
+    return any(hit.any() and (hit ^ first).sum() > 0.1 * first.sum() > 0 for hit in others)
 
 
 def coil_contrast(block: NDArray[np.complex64], side: int = 4) -> tuple[float, float]:
