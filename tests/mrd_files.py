@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import ismrmrd
+import ismrmrd.hdf5
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -73,27 +75,38 @@ def document(*encodings: str, n_coils: int | None = None) -> str:
 
 def write(path: Path, lines: Iterable[Line], xml: str, group: str = "dataset") -> Path:
     """Write a group, into a file that may have others."""
+    acquisitions = [_acquisition(line) for line in lines]
     file = ismrmrd.Dataset(str(path), group)
     file.write_xml_header(xml.encode())
-    for line in lines:
-        acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(line.samples))
-        n_samples = line.samples.shape[1]
-        acquisition.center_sample = n_samples // 2 if line.center is None else line.center
-        acquisition.idx.kspace_encode_step_1, acquisition.idx.slice = line.step1, line.slice
-        for name, value in line.counters.items():
-            setattr(acquisition.idx, name, value)
-        for flag in line.flags:
-            acquisition.set_flag(flag)
-        acquisition.position[:] = line.position
-        for name, value in zip(
-            ("read_dir", "phase_dir", "slice_dir"), line.directions, strict=True
-        ):
-            getattr(acquisition, name)[:] = value
-        acquisition.sample_time_us = line.dwell_us
-        acquisition.encoding_space_ref = line.encoding
-        file.append_acquisition(acquisition)
+    file.append_acquisition(acquisitions[0])
     file.close()
+    with h5py.File(path, "a") as opened:  # the package takes 4 ms for each
+        data = opened[f"{group}/data"]
+        records = np.zeros(len(acquisitions), data.dtype)
+        for record, acquisition in zip(records, acquisitions, strict=True):
+            head = np.frombuffer(acquisition.getHead(), ismrmrd.hdf5.acquisition_header_dtype)[0]
+            values = acquisition.data.view(np.float32).ravel()
+            record["head"], record["data"], record["traj"] = head, values, values[:0]
+        data.resize(len(records), axis=0)
+        data[...] = records
     return path
+
+
+def _acquisition(line: Line) -> ismrmrd.Acquisition:
+    acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(line.samples))
+    n_samples = line.samples.shape[1]
+    acquisition.center_sample = n_samples // 2 if line.center is None else line.center
+    acquisition.idx.kspace_encode_step_1, acquisition.idx.slice = line.step1, line.slice
+    for name, value in line.counters.items():
+        setattr(acquisition.idx, name, value)
+    for flag in line.flags:
+        acquisition.set_flag(flag)
+    acquisition.position[:] = line.position
+    for name, value in zip(("read_dir", "phase_dir", "slice_dir"), line.directions, strict=True):
+        getattr(acquisition, name)[:] = value
+    acquisition.sample_time_us = line.dwell_us
+    acquisition.encoding_space_ref = line.encoding
+    return acquisition
 
 
 @dataclass(frozen=True)
