@@ -53,7 +53,7 @@ WARNINGS: dict[str, str] = {
     "W-ATTRIBUTE": "An attribute of the file is damaged and was left out.",
     "W-AXES-GUESSED": "Check the image, or name the axes (--axes).",
     "W-NO-HEADER": "Voxel size and final matrix come from an ISMRMRD header with the k-space.",
-    "W-HEADER-MISMATCH": "The header belongs to other data; export both together.",
+    "W-HEADER-MISMATCH": "The header belongs to another matrix; export both together.",
     "W-HEADER-LIMITS": "The header's encoding limits contradict the data and are ignored.",
     "W-HEADER-COUNTS": "The data decides; check that header and data belong together.",
     "W-NOISE-DATASET": "Store noise-only samples as complex (coil, sample), or rename the dataset.",

@@ -107,12 +107,11 @@ def _summary(scan: ScanFile) -> str:
     """What a scan is, in plain words."""
     (n_slices, n_coils, ny, nx), rate = scan.shape, scan.acceleration
     sampled = "fully sampled" if scan.fully_sampled else f"undersampled (R = {rate:.2f})"
-    kind = "prepared " if scan.prepared else ""
+    kind = f"{'prepared ' if scan.prepared else ''}{'3-D' if scan.is_3d else '2-D'} scan"
     coils = "1 coil" if n_coils == 1 else f"{n_coils} coils"
     slices = "1 slice" if n_slices == 1 else f"{n_slices} slices"
     volume = f", volume {scan.volume}" if scan.volume else ""
-    dimensions = "3-D" if scan.is_3d else "2-D"
-    return f"{kind}{dimensions} scan, {sampled}, {coils}, {slices} of {ny} x {nx}{volume}"
+    return f"{kind}, {sampled}, {coils}, {slices} of {ny} x {nx}{volume}"
 
 
 def _commands(scan: ScanFile) -> list[str]:

@@ -82,12 +82,14 @@ class CalgaryFile(NamedArrayFile):
     def check_samples(self, *, named: bool) -> None:
         """Find where k = 0 is, and where sampling ends, in the slice in the middle."""
         energy = self.ksp.energy(len(self) // 2)
-        self._corner = _is_in_corner(energy)
-        nx, columns = self.shape[-1], energy.sum(axis=0)
+        ny, nx = energy.shape
+        # By how much k = 0 has to be moved to be in the middle.
+        self._shift = (ny // 2, nx // 2) if _is_in_corner(energy) else (0, 0)
+        columns = np.roll(energy.sum(axis=0), self._shift[1])
         tail = math.ceil(SAMPLED * nx)
         # Columns that were never sampled may hold what processing left of their zeros.
         is_empty = columns[tail:].max() < RESIDUE * np.median(columns[:tail])
-        self._n_sampled = tail if is_empty and not self._corner else nx
+        self._n_sampled = tail if is_empty else nx
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
@@ -100,11 +102,8 @@ class CalgaryFile(NamedArrayFile):
         return NamedArray(array, ("slice", "y", "x", "coil"))
 
     def _read_all(self, index: int) -> Tensor:
-        ksp = super()._read_all(index)
+        ksp = super()._read_all(index).roll(self._shift, dims=(-2, -1))
         ksp[..., self._n_sampled :] = 0
-        if self._corner:
-            ny, nx = self.shape[-2:]
-            ksp = ksp.roll((ny // 2, nx // 2), dims=(-2, -1))
         return decentred_to_centred(ksp)
 
 

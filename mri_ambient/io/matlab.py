@@ -34,8 +34,8 @@ BROKEN = (
 
 CMRXRECON = ("y", "x", "coil", "slice", "time")
 CMRXRECON_NAMES = re.compile(r"kspace_full|kspace_sub(\d+)|kus|kspace")
-NUMERIC = ("double", "single")
-"""Classes of arrays that can be complex k-space."""
+NUMERIC = ("double", "single", "logical", "uint8", "int8", "uint16", "int16", "int32", "uint32")
+"""Classes of arrays of numbers."""
 
 
 class MatFile(NamedArrayFile):
@@ -109,12 +109,13 @@ def _of_version_73(path: Path) -> _Variables:
 
 def _of_version_5(path: Path) -> _Variables:
     from scipy import io
+    from scipy.io.matlab import MatReadError
 
     try:
         listed = io.whosmat(path)
         wanted = [name for name, shape, kind in listed if kind in NUMERIC and len(shape) > 1]
         loaded = io.loadmat(path, variable_names=wanted, mat_dtype=False) if wanted else {}
-    except BROKEN as error:
+    except (*BROKEN, MatReadError) as error:
         text = " ".join(str(error).split())
         raise ScanFormatError(
             f"{path}: cannot be read as a MATLAB file ({text}); save it again, in MATLAB with "
@@ -128,10 +129,6 @@ def _of_version_5(path: Path) -> _Variables:
     others = [f"{name} {kind} {shape}" for name, shape, kind in listed if name not in arrays]
 
     def read(name: str) -> NDArray[Any] | None:
-        return (
-            np.asarray(io.loadmat(path, variable_names=[name]).get(name))
-            if name in {entry[0] for entry in listed}
-            else None
-        )
+        return np.asarray(loaded[name]) if name in loaded else None
 
     return _Variables(arrays, others, read)

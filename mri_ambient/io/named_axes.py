@@ -193,6 +193,16 @@ def peak(profile: NDArray[np.float64]) -> float:
     return float(sampled.max() / np.median(sampled)) if len(sampled) else 0.0
 
 
+def check_centre(profile: NDArray[np.float64], name: str, where: str) -> None:
+    """Refuse k-space whose k = 0 lies at an edge of an axis, by the energy along it."""
+    n, place = len(profile), int(profile.argmax())
+    if n >= SMALLEST_SIDE and peak(profile) > PEAKED and abs(place - n // 2) > 3 * n // 8:
+        raise ScanFormatError(
+            f"{where}: k = 0 is at index {place} of {n} along {name}, wanted {n // 2}; apply "
+            "numpy.fft.fftshift (MATLAB: fftshift) to y and x, and save it again"
+        )
+
+
 class NamedArrayFile(ScanFile):
     """A volume of a k-space array in a file; subclasses say where it is.
 
@@ -249,18 +259,13 @@ class NamedArrayFile(ScanFile):
         energy = ksp.energy(ksp.size("z" if ksp.is_3d else "slice") // 2, self.volume)
         for axis, name in enumerate(("y", "x")):
             profile = energy.sum(axis=1 - axis)
-            n, place = len(profile), int(profile.argmax())
+            n = len(profile)
             if n >= SMALLEST_SIDE and not named and 0 < peak(profile) < FLAT:
                 raise ScanFormatError(
                     f"{self.path}: energy is spread evenly along {name} ({n} samples), as in an "
                     "image; wanted k-space. If it is k-space, name its axes (--axes)"
                 )
-            if n >= SMALLEST_SIDE and peak(profile) > PEAKED and abs(place - n // 2) > 3 * n // 8:
-                raise ScanFormatError(
-                    f"{self.path}: k = 0 is at index {place} of {n} along {name}, wanted "
-                    f"{n // 2}; apply numpy.fft.fftshift (MATLAB: fftshift) to y and x, and save "
-                    "it again"
-                )
+            check_centre(profile, name, str(self.path))
 
     @classmethod
     @abstractmethod

@@ -39,19 +39,14 @@ class NumpyFile(NamedArrayFile):
     def __init__(self, path: str | Path, *args: Any, **options: Any) -> None:  # noqa: ANN401
         """Read shapes, and what a guess of the axes needs."""
         super().__init__(path, *args, **options)
-        self.take_mask(_read_mask(self.path))
+        self.take_mask(_load(self.path, "mask").get("mask"))
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
         """The array of the file, or of an archive that with the usual name or the only one."""
         arrays: dict[str, StoredArray] = {}
         others = []
-        with _reading(path):
-            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                members = {"": loaded}
-            else:
-                members = {name: loaded[name] for name in loaded.files}
+        members = _load(path)
         for name, array in members.items():
             found = stored_array(path, name, array, partial(nullcontext, array))
             if found is None:
@@ -62,11 +57,14 @@ class NumpyFile(NamedArrayFile):
         return guess_axes(ksp) if axes is None else NamedArray(ksp, axes)
 
 
-def _read_mask(path: Path) -> NDArray[Any] | None:
-    if path.suffix.lower() != ".npz":
-        return None
-    with _reading(path), np.load(path, allow_pickle=False) as loaded:
-        return loaded["mask"] if "mask" in loaded.files else None
+def _load(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a file, or some of them, by name; the one of a ``.npy`` file has none."""
+    with _reading(path), path.open("rb") as raw:  # numpy leaves damaged archives open
+        if raw.read(2) != b"PK":
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        raw.seek(0)
+        with np.load(raw, allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in loaded.files if name in (names or loaded.files)}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from .scan_file import Contents
 from .stored_arrays import h5_arrays
 
 RAW = "give the raw data (k-space) it was made from"
-IMAGE = f"an image, not k-space; {RAW}"
+IMAGE = f"image, not k-space; {RAW}"
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,17 @@ class Kind:
 
 
 KINDS = (
-    Kind(f"a DICOM file, {IMAGE}", (b"DICM",), 128),
-    Kind(f"a DICOM file, {IMAGE}", suffixes=(".dcm", ".ima")),
-    Kind(f"a NIfTI file, {IMAGE}", (b"n+1\0", b"ni1\0"), 344),
-    Kind(f"a NIfTI file, {IMAGE}", (b"n+2\0", b"ni2\0"), 4),
-    Kind(f"a NIfTI file, {IMAGE}", suffixes=(".nii.gz", ".nii")),
+    Kind(f"a DICOM {IMAGE}", (b"DICM",), 128),
+    Kind(f"a DICOM {IMAGE}", suffixes=(".dcm", ".ima")),
+    Kind(f"a NIfTI {IMAGE}", (b"n+1\0", b"ni1\0"), 344),
+    Kind(f"a NIfTI {IMAGE}", (b"n+2\0", b"ni2\0"), 4),
+    Kind(f"a NIfTI {IMAGE}", suffixes=(".nii.gz", ".nii")),
     Kind(f"a picture, not k-space; {RAW}", (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")),
     Kind(f"a picture, not k-space; {RAW}", (b"II*\0", b"MM\0*")),
-    Kind(f"a file of MRtrix, NRRD, MetaImage or FreeSurfer, {IMAGE}",
+    Kind(f"a MRtrix, NRRD, MetaImage or FreeSurfer {IMAGE}",
          suffixes=(".mif", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh", ".mnc")),
+    Kind("a file of PyTorch or pickle, which can run code and is never read; save the k-space "
+         "with numpy.save", suffixes=(".pt", ".pth", ".pkl", ".pickle", ".ckpt")),
     Kind("compressed with gzip; unpack it first (gunzip -k {name})", (b"\x1f\x8b",)),
     Kind("compressed; unpack it first (bunzip2, unxz, unzstd, 7z)",
          (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")),
@@ -59,13 +61,11 @@ KINDS = (
          (b"<!DOCTYPE html", b"<!doctype html", b"<html")),
     Kind("Philips raw data, which is not read; convert it to ISMRMRD with philips_to_ismrmrd",
          suffixes=(".list", ".data", ".lab", ".raw", ".sin", ".cpx")),
-    Kind(f"a Philips PAR/REC file, {IMAGE}", suffixes=(".par", ".rec")),
+    Kind(f"a Philips PAR/REC {IMAGE}", suffixes=(".par", ".rec")),
     Kind("GE raw data (P-file), which is not read; convert it to ISMRMRD with ge_to_ismrmrd",
          suffixes=(".7",)),
     Kind("a prior or other weights; give it with -m/--prior, and a scan as input",
          suffixes=(".safetensors",)),
-    Kind("a file of PyTorch or pickle, which can run code and is never read; save the k-space "
-         "with numpy.save", suffixes=(".pt", ".pth", ".pkl", ".pickle", ".ckpt")),
     Kind("no Siemens raw data (twix), though it ends in .dat; give the file the scanner exported",
          suffixes=(".dat",)),
     Kind("the header of an Analyze image or of a BART file without its .cfl beside it; give both "

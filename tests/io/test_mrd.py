@@ -370,7 +370,7 @@ def test_the_phantom_of_the_standard(tmp_path):
     assert np.linalg.norm((rec - rss)[inside]) < 0.15 * np.linalg.norm(rss[inside])
 
 
-def test_only_formats_with_several_volumes_have_one_to_choose(tmp_path):
+def test_only_files_with_several_volumes_have_one_to_choose(tmp_path):
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["kspace"] = np.ones(SHAPE, np.complex64)
     with pytest.raises(ScanFormatError):

@@ -90,6 +90,7 @@ def test_coils_and_slices_are_told_apart():
         (SLICE[0], "y,x"),
         (SLICE[None], "1,coil,y,x"),
         (SLICE * (np.arange(48) % 3 == 0), "coil,y,x"),
+        (np.stack([SLICE * ((np.arange(48) + n) % 3 < 1) for n in range(4)]), "time,coil,y,x"),
         (SLICE.transpose(0, 2, 1) * (np.arange(48) % 3 == 0)[:, None], "coil,x,y"),
     ],
 )
