@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 from skimage.util import montage
 from torch import Tensor
@@ -387,8 +388,8 @@ def _write_letters(axes: Axes, letters: Sequence[str] | None) -> None:
         horizontal = "left" if x < 0.5 else "right" if x > 0.5 else "center"
         vertical = "bottom" if y < 0.5 else "top" if y > 0.5 else "center"
         axes.text(
-            x, y, letter, ha=horizontal, va=vertical, transform=axes.transAxes,
-            fontsize=7, color="tab:orange",
+            x, y, letter, ha=horizontal, va=vertical, transform=axes.transAxes, fontsize=8,
+            color="tab:orange", path_effects=[withStroke(linewidth=2, foreground="black")],
         )  # fmt: skip
 
 

@@ -112,6 +112,15 @@ def test_a_standard_deviation_stands_under_its_slice_in_a_window_of_its_own(n_sl
             )
 
 
+def test_bright_fat_does_not_make_the_rest_dark():
+    """A rim of 4 % of the pixels, 20 times brighter: the window is that of the object."""
+    img = np.zeros((1, 100, 100), np.float32)
+    img[0, 20:80, 20:80] = 1.0
+    img[0, 20:27, 20:80] = 20.0
+    assert white_level(img) == pytest.approx(2.5)
+    assert white_level(np.ones((1, 10, 10), np.float32)) == 1
+
+
 def test_an_image_of_zeros_has_a_window():
     assert whites(draw_reconstruction(torch.zeros(2, 8, 8))) == [1]
     assert whites(draw_montage(torch.zeros(2, 8, 8))) == [1]

@@ -199,12 +199,13 @@ class Series:
     def _plane(self, index: int) -> dict[str, Any]:
         """What only MR Image Storage has."""
         grid = self.placement.grid
-        geometry, voxel_mm, corners = grid.geometry, grid.voxel_mm, grid.corners()
-        if geometry is None or voxel_mm is None or corners is None:
+        geometry, voxel_mm = grid.geometry, grid.voxel_mm
+        if geometry is None or voxel_mm is None:
             raise ValueError("the images have no place")
         between = np.diff(geometry.positions, axis=0) @ geometry.directions[2]
         spacing = {"SpacingBetweenSlices": _decimal(np.abs(between).mean())} if len(between) else {}
         y_dir, x_dir, _ = geometry.directions
+        corner = geometry.corner(index, grid.shape[1:], voxel_mm)
         return {
             **dict.fromkeys(OF_MR_IMAGES, ""),
             "ScanningSequence": "RM",
@@ -214,7 +215,7 @@ class Series:
             "PixelSpacing": [_decimal(size) for size in voxel_mm[:2]],
             "SliceThickness": _decimal(voxel_mm[2]),
             "ImageOrientationPatient": [_decimal(v) for v in (*x_dir, *y_dir)],
-            "ImagePositionPatient": [_decimal(v) for v in corners[index]],
+            "ImagePositionPatient": [_decimal(v) for v in corner],
             **spacing,
         }
 

@@ -96,13 +96,6 @@ class Grid:
             return None
         return self.geometry.affine(self.shape[1:], self.voxel_mm)
 
-    def corners(self) -> Floats | None:
-        """Positions (L, P, S) of pixel (0, 0) of every slice in mm, ``(slice, 3)``; or None."""
-        if self.geometry is None or self.voxel_mm is None:
-            return None
-        sizes = (self.shape[1:], self.voxel_mm)
-        return np.stack([self.geometry.corner(i, *sizes) for i in range(self.shape[0])])
-
     def display_turn(self) -> Turn:
         """The turn after which slices are shown as radiologists look at them."""
         if self.geometry is None or self.voxel_mm is None:

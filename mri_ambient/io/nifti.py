@@ -121,7 +121,7 @@ def write_nifti(path: Path, result: ReconstructionFile, part: str) -> None:
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as file,
-        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as out,
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as out,
     ):
         out.write(header.binaryblock)
         out.write(bytes(int(header["vox_offset"]) - len(header.binaryblock)))

@@ -41,4 +41,4 @@ def white_level(images: Iterable[NDArray[np.floating[Any]]]) -> float:
 def in_words(result: ReconstructionFile) -> str:
     """Method and acceleration of a result, as far as they are known."""
     method, rate = result.attributes.get("method", ""), result.attributes.get("acceleration")
-    return f"{method} R={float(str(rate)):.2f}" if rate is not None else str(method)
+    return f"{method}, R = {float(str(rate)):.2f}" if rate is not None else str(method)

@@ -53,7 +53,11 @@ def check_saving(formats: Sequence[str], options: SaveOptions, stem: str, grid: 
     """
     for option, name in (("dicom_template", "dicom"), ("bids", "bids")):
         if getattr(options, option) is not None and name not in formats:
-            raise ConfigError(f"{option} is of the format {name}, which is not saved; add it")
+            flag = option.replace("_", "-")
+            raise ConfigError(
+                f"{option} (--{flag}) is for the format {name}; save it too (--save {name}), or "
+                f"leave {option} out"
+            )
     for name in check_formats(formats):
         FORMATS[name].check(stem, grid, options)
 

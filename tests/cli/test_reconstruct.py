@@ -103,6 +103,36 @@ def test_command_line_and_python_make_the_same(cli, two_slices, tmp_path):
         assert stamps(out) == before
 
 
+def test_results_are_saved_for_viewers(cli, two_slices, tmp_path):
+    words = ("reconstruct", two_slices, "-o", tmp_path, *ZERO_FILLED, "--save", "nifti,dicom,bids")
+    cli(*words, "--bids", "sub-01", "--parts", "mag,phase")
+    stem = two_slices.stem
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {
+        f"{stem}.nii.gz", f"{stem}.nii.json", f"{stem}_part-phase.nii.gz",
+        f"{stem}_dicom/slice-0002.dcm", f"{stem}_part-phase_dicom/slice-0002.dcm",
+        "bids/dataset_description.json",
+    } <= files  # fmt: skip
+    assert len([name for name in files if name.startswith("bids/sub-01/anat/sub-01_acq-")]) == 4
+    before = stamps(tmp_path)
+    cli(*words, "--bids", "sub-01", "--parts", "mag,phase")
+    assert stamps(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--save", "dicom", "--dicom-template", "."), ("--save", "nifti", "--bids", "sub-01"),
+        ("--save", "bids"), ("--save", "nifti", "--dicom-template", "."),
+    ],
+    ids=["template", "bids for nothing", "no name", "template for nothing"],
+)  # fmt: skip
+def test_what_cannot_be_saved_is_refused_before_it_is_computed(words, cli, two_slices, tmp_path):
+    out = tmp_path / "out"
+    cli("reconstruct", two_slices, "-o", out, *ZERO_FILLED, *words, code=2)
+    assert not out.exists() or list(out.iterdir()) == []
+
+
 def test_presets_are_methods_with_their_options(cli, scan, prior_file, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "quality", Preset(Dds(n_steps=3), 2))  # or it takes long
     words = ("reconstruct", scan, "-m", prior_file, "--device", "cpu")

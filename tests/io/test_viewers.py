@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nibabel
@@ -22,12 +24,23 @@ pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWar
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@pytest.fixture(scope="module", params=POSITIONS)
-def result(request, tmp_path_factory) -> ReconstructionFile:
-    """A scan in one of the positions, reconstructed and saved in the formats of viewers."""
-    rec = reconstruct(PointScan(request.param), Recipe("zero-filled"))
-    folder = tmp_path_factory.mktemp("saved")
-    return ReconstructionFile(rec.save(folder, formats=["nifti", "dicom"]))
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Callable[[str], ReconstructionFile]:
+    """Scans in the positions, reconstructed and saved in the formats of viewers; each once."""
+
+    @cache
+    def result(position: str) -> ReconstructionFile:
+        rec = reconstruct(PointScan(position), Recipe("zero-filled"))
+        folder = tmp_path_factory.mktemp("saved")
+        return ReconstructionFile(rec.save(folder, formats=["nifti", "dicom"]))
+
+    return result
+
+
+@pytest.fixture(params=POSITIONS)
+def result(request, results) -> ReconstructionFile:
+    """A scan in one of the positions."""
+    return results(request.param)
 
 
 def read_dicom(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -92,11 +105,13 @@ def test_pictures_show_the_slices_of_the_series_with_their_directions(result):
 
 
 @pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed")
-def test_dcm2niix_makes_our_nifti_of_our_dicom(result, tmp_path):
-    series = result.path.with_name(f"{result.path.stem}_dicom")
-    words = ["dcm2niix", "-o", tmp_path, "-f", "theirs", "-z", "n", series]
-    subprocess.run(words, check=True, capture_output=True)
-    theirs, ours = nibabel.load(tmp_path / "theirs.nii"), nifti_of(result)
-    np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-3)
-    step = ours.get_fdata().max() / 65535
-    np.testing.assert_allclose(theirs.get_fdata(), ours.get_fdata(), atol=step)
+def test_dcm2niix_makes_our_nifti_of_our_dicom(results, tmp_path):
+    for position in POSITIONS:
+        result = results(position)
+        series = result.path.with_name(f"{result.path.stem}_dicom")
+        words = ["dcm2niix", "-o", tmp_path, "-f", result.path.stem, "-z", "n", series]
+        subprocess.run(words, check=True, capture_output=True)
+        theirs, ours = nibabel.load(tmp_path / f"{result.path.stem}.nii"), nifti_of(result)
+        np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-3)
+        step = ours.get_fdata().max() / 65535
+        np.testing.assert_allclose(theirs.get_fdata(), ours.get_fdata(), atol=step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,14 @@ def test_a_scan_in_memory_has_the_same_page(full, tmp_path):
     path = reconstruct(array, Recipe(CgSense()), CPU).save(tmp_path, formats="report")
     page = Page(path.with_name(f"{path.stem}_report.html"))
     assert len(page.images()) == 3 * 4 + 1
+
+
+def test_a_reconstruction_leaves_its_scan_behind(full):
+    """Sent to another process, it does not carry the prior."""
+    rec = reconstruct(full, Recipe(CgSense()), CPU)
+    there = pickle.loads(pickle.dumps(rec))
+    assert rec.volume is not None and there.volume is None
+    np.testing.assert_array_equal(there.complex, rec.complex)
 
 
 def test_a_page_is_replaced_with_its_reconstruction_only(full, tmp_path):
