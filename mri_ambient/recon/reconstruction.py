@@ -66,6 +66,10 @@ class Reconstruction:
         images = (parts["img"], parts.get("std"), parts.get("samples"))
         return cls(*images, file.voxel_mm, report, file.geometry)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: without the scan, which holds the prior."""
+        return vars(self) | {"volume": None}
+
     @property
     def magnitude(self) -> NDArray[np.float32]:
         """Magnitude of the image, float32 ``(slice, y, x)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from mri_ambient.methods import CgSense, Dds
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Checks, Recipe
-from mri_ambient.recon.report import ReportWriter
+from mri_ambient.recon.report import ReportWriter, write_overview
 from mri_ambient.recon.report.images import MASK_COLORS, draw_mask
 from mri_ambient.recon.report.plots import Plot, ticks
 from mri_ambient.runtime.device import Runtime
@@ -128,6 +129,14 @@ def test_a_scan_in_memory_has_the_same_page(full, tmp_path):
     assert len(page.images()) == 3 * 4 + 1
 
 
+def test_a_reconstruction_leaves_its_scan_behind(full):
+    """Sent to another process, it does not carry the prior."""
+    rec = reconstruct(full, Recipe(CgSense()), CPU)
+    there = pickle.loads(pickle.dumps(rec))
+    assert rec.volume is not None and there.volume is None
+    np.testing.assert_array_equal(there.complex, rec.complex)
+
+
 def test_a_page_is_replaced_with_its_reconstruction_only(full, tmp_path):
     rec = reconstruct(full, Recipe(CgSense()), CPU)
     path = rec.save(tmp_path, formats="report")
@@ -166,6 +175,22 @@ def test_voxels_keep_their_shape(report_of, tmp_path):
     ReportWriter().write(result, tmp_path, SaveOptions())
     (style,) = re.findall(r'style="--aspect: ([\d.]+)"', (tmp_path / "a_report.html").read_text())
     assert float(style) == pytest.approx(30 / 40)
+
+
+def test_figures_that_are_not_finite_are_left_out(report_of, tmp_path):
+    """JSON holds null for them: a scan without noise, a perfect image."""
+    result = save_images(tmp_path / "a.h5", torch.ones(3, 20, 30) + 0j)
+    row = {"error": 0.5, "noise": 0.0, "l1_wavelet": 0.5, "cg_sense": 0.5, "chi_square": None}
+    checks = [{"slice": i, "data_residual": None, "held_out": row} for i in range(3)]
+    metrics = report_of["metrics"] | {"psnr": None}
+    changed = report_of | {"checks": checks, "metrics": metrics}
+    write_json(result.path.with_suffix(".json"), changed)
+    ReportWriter().write(result, tmp_path, SaveOptions())
+    write_overview(tmp_path)
+    for name in ("a_report.html", "index.html"):
+        page = Page(tmp_path / name)
+        assert_is_sound(page)
+        assert "None" not in page.text["td"] and "nan" not in page.text["td"]
 
 
 def test_a_mask_is_drawn_sample_by_sample():

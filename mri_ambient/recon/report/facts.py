@@ -57,14 +57,15 @@ def sides(sizes: Iterable[float]) -> str:
 def held_out_means(checks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Figures of held-out lines, the mean over the slices that have them; empty if none has."""
     rows = [check["held_out"] for check in checks if check.get("held_out")]
-    names = set.intersection(*(set(row) for row in rows)) if rows else set()
-    return {name: fmean(row[name] for row in rows) for name in sorted(names)}
+    names = sorted({name for row in rows for name in row})
+    values = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    return {name: fmean(found) for name, found in values.items() if found}
 
 
 def residuals(report: Mapping[str, Any]) -> list[float]:
-    """Data residuals of the slices that hold signal; others have 0."""
-    found = [check["data_residual"] for check in report.get("checks", ())]
-    return [value for value in found if value] or found
+    """Data residuals of the slices that hold signal; others have 0, or none without noise."""
+    found = [check["data_residual"] for check in report["checks"]]
+    return [value for value in found if value]
 
 
 def key_facts(report: Mapping[str, Any]) -> Iterator[Fact]:
@@ -75,14 +76,11 @@ def key_facts(report: Mapping[str, Any]) -> Iterator[Fact]:
         "Noise",
         f"{number(report['sigma_n'])} (normalised)",
         f"{number(report['noise_std'])} in the units of the file, per real channel; from: "
-        f"{report['noise_source']}",
+        f"{report['noise_source'].replace('-', ' ')}",
     )
-    left = residuals(report)
-    yield Fact(
-        "Data residual",
-        f"{fmean(left):.2f} {TIMES} noise",
-        f"{_range(left)}about 1 is right",
-    )
+    if left := residuals(report):
+        mean = f"{fmean(left):.2f} {TIMES} noise"
+        yield Fact("Data residual", mean, f"{_range(left)}about 1 is right")
     if means := held_out_means(report["checks"]):
         yield Fact(
             "Error on held-out lines",
@@ -96,7 +94,7 @@ def key_facts(report: Mapping[str, Any]) -> Iterator[Fact]:
             f"{100 * means['coverage_90']:.0f} %",
             f"in 90 % intervals of the standard deviation; {100 * means['coverage_50']:.0f} % in "
             f"50 % intervals; energy of the error over what is predicted: "
-            f"{number(means['chi_square'])}",
+            f"{number(means.get('chi_square'))}",
         )
     if scores := report.get("metrics"):
         yield Fact(

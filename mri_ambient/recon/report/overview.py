@@ -152,12 +152,13 @@ def _row(path: Path) -> Row | None:
     try:
         result = ReconstructionFile(path)
         report, thumbnail = result.report, draw_thumbnail(result)
-    except (ScanFormatError, ValueError, OSError) as error:
-        return Row(path.stem, f"{path.name}: cannot be read ({error})", files=files)
-    if not report:
-        reason = f"{path.name}: has no {path.stem}.json beside it; reconstruct the scan again"
-        return Row(path.stem, reason, thumbnail=thumbnail, files=files)
-    return Row(path.stem, "", figures(report), tuple(report["warnings"]), thumbnail, files)
+        if not report:
+            reason = f"{path.name}: has no {path.stem}.json beside it; reconstruct the scan again"
+            return Row(path.stem, reason, thumbnail=thumbnail, files=files)
+        return Row(path.stem, "", figures(report), tuple(report["warnings"]), thumbnail, files)
+    except (ScanFormatError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{path.name}: cannot be read ({error!r}); reconstruct the scan again"
+        return Row(path.stem, reason, files=files)
 
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -165,11 +166,12 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     scores, held_out = report.get("metrics", {}), held_out_means(report["checks"])
     names = {"error": "held_out_error", "noise": "held_out_noise"}
     names |= {"l1_wavelet": "held_out_l1_wavelet"}
+    left = residuals(report)
     return {
         "method": report["provenance"]["method"],
         "R": report["acceleration"],
         "noise": report["sigma_n"],
-        "residual": fmean(residuals(report)),
+        **({"residual": fmean(left)} if left else {}),
         **{column: held_out[key] for key, column in names.items() if key in held_out},
         **{key: scores[key] for key in ("psnr", "ssim", "nmse", "reference") if key in scores},
         "seconds": report["provenance"]["seconds"],

@@ -24,7 +24,7 @@ STYLES = (
     "CG-SENSE",
     "noise alone",
     "zero-filled",
-    "too high",
+    "limit for a warning",
 )
 """What curves are called; the place in this list decides colour and dashes."""
 

@@ -59,7 +59,7 @@
     viewer.classList.toggle("slider", name === "slider");
     find("top").classList.toggle("wide-images", name !== "slider");
     for (const button of modes) button.setAttribute("aria-pressed", button.dataset.mode === name);
-    find("ends").hidden = name !== "slider";
+    find("ends").hidden = name !== "slider" || left.options.length < 2;
   }
 
   slice.addEventListener("input", show);

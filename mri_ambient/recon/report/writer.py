@@ -230,7 +230,7 @@ class Report:
             found |= {LABELS[name]: list(others.residuals(name)) for name in others.stores}
         if report["provenance"]["prior_sha256"]:
             limit = HIGH_RESIDUAL * max(1.0, RESIDUAL_NOISE / max(report["sigma_n"], 1e-12))
-            found["too high"] = [limit] * len(report["checks"])
+            found["limit for a warning"] = [limit] * len(report["checks"])
         return found
 
     def mask(self) -> dict[str, Any] | None:
@@ -250,7 +250,7 @@ class Report:
 
 def notes(check: Mapping[str, Any]) -> Iterator[str]:
     """Sentences about a slice."""
-    yield f"data residual {check['data_residual']:.2f} {facts.TIMES} noise"
+    yield f"data residual {facts.number(check['data_residual'])} {facts.TIMES} noise"
     if row := check.get("held_out"):
         yield (
             f"error on held-out lines {row['error']:.3g} (noise alone {row['noise']:.3g}, "
