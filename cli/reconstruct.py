@@ -141,8 +141,7 @@ def run(
     def one(scan: ScanPath) -> None:
         opened = open_volume(scan, recipe, runtime)
         check_saving(formats, saving, scan.stem, opened.file.final_grid)
-        finished = is_finished(opened, output, overwrite=overwrite)
-        if finished:
+        if is_finished(opened, output, overwrite=overwrite):
             print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
         else:
             with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as bar:
@@ -152,10 +151,11 @@ def run(
             print_line(f"{summary_line(report)}; wrote {output / scan.stem}.h5")
             for line in slice_lines(report) if verbose else ():
                 print_line(line)
-        changes = {"overwrite": overwrite, "is_new": not finished}
         with VolumeBar(bars, f"{scan.name}, {save}", len(opened.file), 1) as bar:
             path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
-            files = save_as(path, formats, saving, opened, on_slice=on_slice, **changes)
+            files = save_as(
+                path, formats, saving, opened, overwrite=overwrite, on_slice=on_slice
+            )
         print_written(f"{scan.name}: ", files)
 
     with progress_bar() as bars:

@@ -141,7 +141,7 @@ class Reconstruction:
         saving = SaveOptions(**options)
         grid = Grid(self.complex.shape, self.voxel_mm, self.geometry)
         parts = [stem_of(Path(self.report["input"])), self.report.get("volume", "")]
-        path, is_new = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", True
+        path, same = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", False
         check_saving(formats, saving, path.stem, grid)
         if path.exists():
             settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]
@@ -152,9 +152,9 @@ class Reconstruction:
                 raise OutputExistsError(
                     f"{path}: was made with other settings; overwrite it or use another folder"
                 )
-            is_new = not same
-        write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
-        save_as(path, formats, saving, self.volume, overwrite=overwrite, is_new=is_new)
+        if overwrite or not same:
+            write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
+        save_as(path, formats, saving, self.volume, overwrite=overwrite)
         return path
 
     def _images(self, index: int) -> dict[str, Tensor]:

@@ -69,7 +69,6 @@ def save_as(
     volume: Volume | None = None,
     *,
     overwrite: bool = False,
-    is_new: bool = False,
     on_slice: OnSlice | None = None,
 ) -> list[Path]:
     """Write a reconstruction in other formats, beside its file.
@@ -80,15 +79,14 @@ def save_as(
         options: what the user says about the files.
         volume: the scan, for the report, which shows it reconstructed by other methods too.
         overwrite: replace what is there.
-        is_new: the reconstruction was made just now, so that what is there is not made from it.
         on_slice: called with (done, total) after every slice of these methods.
 
     Returns:
-        What was written; what was made from this very file before is left as it is.
+        What was written; what is younger than the HDF5 file was made from it and is left as it is.
 
     Raises:
         ConfigError: there is no such format, or the options do not fit it.
-        OutputExistsError: there is such a file, not made from this reconstruction.
+        OutputExistsError: there is an older file, which was made from another reconstruction.
         ScanFormatError: a format cannot hold this reconstruction.
     """
     result, options, written = ReconstructionFile(path), options or SaveOptions(), []
@@ -96,9 +94,11 @@ def save_as(
         writer = ReportWriter(volume, on_slice) if name == "report" else FORMATS[name]
         outputs = [path.parent / output for output in writer.outputs(result, options)]
         there = [output for output in outputs if output.exists()]
-        if there and is_new and not overwrite:
+        older = [file for file in there if file.stat().st_mtime_ns < path.stat().st_mtime_ns]
+        if older and not overwrite:
             raise OutputExistsError(
-                f"{there[0]}: exists already; use --overwrite or another folder"
+                f"{older[0]}: is older than {path.name}, so that it shows something else; use "
+                "--overwrite or another folder"
             )
         if overwrite or len(there) < len(outputs):
             writer.write(result, path.parent, options)
