@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
+from ..physics.fourier import center_crop
+from ..physics.masks import calibration_block
 from .geometry import Geometry, crop_shift
 from .hdf5 import H5Writer
 from .header import parse_header
-from .mrd_index import NOISE
+from .mrd_index import CALIBRATION, NOISE
 from .reconstruction import ReconstructionFile
 from .save_options import SaveOptions, Writer
 from .scan_file import ScanFile, header_of
@@ -102,6 +104,22 @@ def write_mrd(file: ScanFile, path: Path) -> None:
                 heads["flags"][-1] |= 1 << (LAST_IN_SLICE - 1)
             lines = ksp.transpose(2, 0, 1)
             out.append(heads, (lines[column] for column in columns))
+            if file.calib_mask is not None:
+                _append_calibration(out, file, index, first_column)
+
+
+def _append_calibration(out: _MrdWriter, file: ScanFile, index: int, first_column: int) -> None:
+    """Calibration lines of their own: the rectangle around k = 0 that they fill."""
+    calib, mask = file.read_calib(index), file.calib_mask
+    if calib is None or mask is None:
+        return
+    block = center_crop(calib, calibration_block(mask, max(file.shape[2:]))).numpy()
+    n_lines = block.shape[2]
+    heads = _heads(n_lines, block.shape[:2])
+    first = file.shape[3] // 2 - n_lines // 2 - first_column
+    heads["idx"]["kspace_encode_step_1"] = first + np.arange(n_lines)
+    heads["idx"]["slice"], heads["flags"] = index, 1 << (CALIBRATION - 1)
+    out.append(heads, iter(block.transpose(2, 0, 1)))
 
 
 def _heads(count: int, shape: tuple[int, ...]) -> NDArray[np.void]:

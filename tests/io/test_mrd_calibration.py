@@ -13,7 +13,7 @@ from mrd_files import Line, document, encoding, write
 
 from mri_ambient.data_prep import prepare_file
 from mri_ambient.errors import NumericalWarning, PrepError, ScanFormatError
-from mri_ambient.io import ArrayFile, open_scan
+from mri_ambient.io import ArrayFile, convert_scan, open_scan
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
@@ -172,3 +172,11 @@ def test_every_volume_has_its_own_or_shares_them(ksp, tmp_path):
     assert torch.equal(first.read_calib(1), second.read_calib(1))
     found = [reconstruct(file, CG_SENSE).magnitude for file in (first, second)]
     np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-3, atol=1e-3 * found[1].max())
+
+
+def test_they_are_converted_where_the_format_has_a_place_for_them(separate, tmp_path):
+    converted = convert_scan(open_scan(separate), tmp_path, "ismrmrd")
+    np.testing.assert_array_equal(reconstructed(converted), reconstructed(separate))
+    with pytest.warns(NumericalWarning) as caught:
+        convert_scan(open_scan(separate), tmp_path / "fastmri", "fastmri")
+    assert [w.message.code for w in caught] == ["W-CALIBRATION-LINES"]
