@@ -48,7 +48,11 @@ class NumpyFile(NamedArrayFile):
         others = []
         members = _load(path)
         for name, array in members.items():
-            found = stored_array(path, name, array, partial(nullcontext, array))
+            # A map of a file is opened again for each slice: what was read does not stay in memory.
+            again = (
+                partial(_map, path) if isinstance(array, np.memmap) else partial(nullcontext, array)
+            )
+            found = stored_array(path, name, array, again)
             if found is None:
                 others.append(f"{name} {array.dtype} {array.shape}".strip())
             else:
@@ -61,10 +65,17 @@ def _load(path: Path, *names: str) -> dict[str, NDArray[Any]]:
     """The arrays of a file, or some of them, by name; the one of a ``.npy`` file has none."""
     with _reading(path), path.open("rb") as raw:  # numpy leaves damaged archives open
         if raw.read(2) != b"PK":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+            with _map(path) as array:
+                return {"": array}
         raw.seek(0)
         with np.load(raw, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files if name in (names or loaded.files)}
+
+
+@contextmanager
+def _map(path: Path) -> Iterator[NDArray[Any]]:
+    """A ``.npy`` file, mapped into memory."""
+    yield np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 @contextmanager

@@ -59,7 +59,8 @@ KINDS = (
          (b"version https://git-lfs",)),
     Kind("a web page in place of the file; download it again",
          (b"<!DOCTYPE html", b"<!doctype html", b"<html")),
-    Kind("Philips raw data, which is not read; convert it to ISMRMRD with philips_to_ismrmrd",
+    Kind("Philips raw data, which is not read; convert its .raw, .lab and .sin files to ISMRMRD "
+         "with philips_to_ismrmrd",
          suffixes=(".list", ".data", ".lab", ".raw", ".sin", ".cpx")),
     Kind(f"a Philips PAR/REC {IMAGE}", suffixes=(".par", ".rec")),
     Kind("GE raw data (P-file), which is not read; convert it to ISMRMRD with ge_to_ismrmrd",
