@@ -56,6 +56,7 @@ class Header:
         n_slices: slices that were to be measured, by the limits; None where they are not given.
         n_coils: receive channels; None where they are not given.
         acceleration: of regular undersampling along the phase encode, calibration not counted.
+        multiband: number of slices that were excited at once.
     """
 
     encoded_shape: tuple[int, int]
@@ -73,6 +74,7 @@ class Header:
     n_slices: int | None = None
     n_coils: int | None = None
     acceleration: int = 1
+    multiband: int = 1
 
     @property
     def readout_oversampling(self) -> float:
@@ -151,6 +153,7 @@ def parse_header(xml: bytes | str, space: int = 0) -> Header:
         n_slices=None if last_slice is None else int(last_slice) + 1,
         n_coils=None if n_coils is None else int(n_coils),
         acceleration=max(1, int(_number(encoding, f"{PARALLEL}/kspace_encoding_step_1") or 1)),
+        multiband=int(_number(encoding, "parallelImaging/multiband/multiband_factor") or 1),
     )
 
 

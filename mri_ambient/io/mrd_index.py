@@ -30,6 +30,9 @@ HEAD = (
 COUNTERS = ("kspace_encode_step_1", "kspace_encode_step_2", "slice", *VOLUME_COUNTERS.values())
 """What is read of every record's head, and of the counters in it."""
 
+BLOCK = 64
+"""Records that are read together where only whole ones can be read."""
+
 CENTRAL = 8
 """A volume without this many lines around k = 0 has no calibration lines of its own."""
 
@@ -74,7 +77,7 @@ class MrdIndex:
         image = used & ~only_calibration
         space = _space_of(path, head, image if image.any() else used)
         header = _parse(path, xml, space)
-        _check_trajectory(path, header, flags)
+        _check_supported(path, header, flags)
         separate = _separate(header, head, image, only_calibration)
         rows, calibration_rows = np.flatnonzero(used & ~separate), np.flatnonzero(separate)
         readouts = _table(head, rows, header)
@@ -95,12 +98,12 @@ class MrdIndex:
         """Warn where a volume lacks what the header announces.
 
         Warns:
-            NumericalWarning: W-MISSING-SLICES, W-MISSING-LINES or W-HEADER-MISMATCH.
+            NumericalWarning: W-MISSING-SLICES, W-MISSING-LINES or W-HEADER-COUNTS.
         """
         name, header = self.path.name, self.header
         if header.n_coils not in (None, n_coils):
             text = f"the header announces {header.n_coils} coils, readouts have {n_coils}"
-            warn("W-HEADER-MISMATCH", f"{name}: {text}")
+            warn("W-HEADER-COUNTS", f"{name}: {text}")
         slices = np.unique(volume.slice)
         announced = header.n_slices or 1
         if missing := sorted(set(range(announced)) - set(slices.tolist())):
@@ -109,7 +112,7 @@ class MrdIndex:
                 warn("W-MISSING-SLICES", f"{name}: {text}")
         elif len(slices) > announced > 1:
             text = f"the header announces {announced} slices, readouts belong to {len(slices)}"
-            warn("W-HEADER-MISMATCH", f"{name}: {text}")
+            warn("W-HEADER-COUNTS", f"{name}: {text}")
         if lines := _missing_lines(np.unique(volume.column), header.acceleration):
             steps = [line - header.first_column for line in lines]
             warn("W-MISSING-LINES", f"{name}: phase-encoding steps {steps} are missing")
@@ -190,17 +193,44 @@ def _read_heads(path: Path, data: h5py.Dataset) -> NDArray[np.void]:
         raise ScanFormatError(
             f"{path}: readouts in {data.name} lack facts of ISMRMRD; found {', '.join(stored)}"
         )
-    heads: NDArray[np.void] = data.fields("head")[:]
+    heads = _stored_heads(data)
+    if heads is None:
+        blocks = range(0, data.shape[0], BLOCK)
+        heads = np.concatenate([data[start : start + BLOCK]["head"] for start in blocks])
     return heads
 
 
-def _check_trajectory(path: Path, header: Header, flags: Ints) -> None:
-    """Refuse what is not Cartesian, and EPI: without its corrections images have ghosts."""
+def _stored_heads(data: h5py.Dataset) -> NDArray[np.void] | None:
+    """Heads of records from the bytes of the file; None if these are compressed, or not in chunks.
+
+    HDF5 cannot read a part of a record without its samples, and does not return their memory.
+    """
+    if data.chunks is None or data.id.get_create_plist().get_nfilters():
+        return None
+    head, start = data.dtype.fields["head"][:2]
+    n_bytes, length = data.id.get_type().get_size(), data.chunks[0]
+    record = np.dtype({"names": ["head"], "formats": [head], "offsets": [start],
+                       "itemsize": n_bytes})  # fmt: skip
+    heads = np.empty(data.shape[0], head)
+    for first in range(0, len(heads), length):
+        _, stored = data.id.read_direct_chunk((first,))
+        part = np.frombuffer(stored, record)["head"]
+        heads[first : first + length] = part[: len(heads) - first]
+    return heads
+
+
+def _check_supported(path: Path, header: Header, flags: Ints) -> None:
+    """Refuse what is not Cartesian, EPI (without its corrections it has ghosts), and multiband."""
     is_echo_train = _has(flags, REVERSE).any() and _has(flags, PHASE_CORRECTION).any()
     if header.trajectory == "epi" or is_echo_train:
         raise ScanFormatError(
             f"{path}: not supported: EPI without its corrections (phase correction, ramp "
             "sampling); correct the k-space with other software, and give that"
+        )
+    if header.multiband > 1:
+        raise ScanFormatError(
+            f"{path}: not supported: {header.multiband} slices excited at once (multiband); "
+            "separate them with other software, and give that k-space"
         )
     if header.trajectory not in ("cartesian", ""):
         raise ScanFormatError(

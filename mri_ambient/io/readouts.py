@@ -222,6 +222,7 @@ class ReadoutFile(ScanFile):
             ScanFormatError: readouts lie outside the matrix, or it is far too large for them.
         """
         self._matrix, self._n_coils = matrix, n_coils
+        self.readouts = _settled(self.readouts, matrix.encoded[0])
         self._check_samples(self.readouts)
         self._check_steps("columns", self.readouts.column, matrix.encoded[1])
         self._swapped = False
@@ -231,6 +232,7 @@ class ReadoutFile(ScanFile):
         else:
             self._lay_out_slices(matrix)
         if self.calibration is not None:
+            self.calibration = _settled(self.calibration, matrix.encoded[0])
             self._check_calibration(self.calibration)
             self.calib_mask = self._mask_of(self.calibration)
 
@@ -357,7 +359,7 @@ class ReadoutFile(ScanFile):
         read = self.read_samples(part.row.tolist())
         for samples, center, reverse in zip(read, part.center, part.reverse, strict=True):
             turned = samples[:, ::-1] if reverse else samples
-            first = _start(turned.shape[1], int(center), n)
+            first = n // 2 - int(center)
             yield max(first, 0), turned[:, max(-first, 0) : n - first]
 
     def _check_samples(self, readouts: Readouts) -> None:
@@ -370,7 +372,7 @@ class ReadoutFile(ScanFile):
                 f"matrix of {n}; the header belongs to other data"
             )
         for n_samples, center in found:
-            first = _start(n_samples, center, n)
+            first = n // 2 - center
             if n_samples < n and not (0 <= center < n_samples and 0 <= first <= n - n_samples):
                 raise ScanFormatError(
                     f"{self.path}: readouts of {n_samples} samples have their centre at {center}, "
@@ -412,15 +414,25 @@ def _unique(a: Ints, b: Ints) -> list[tuple[int, int]]:
     return [(int(x), int(y)) for x, y in np.unique(np.stack([a, b], axis=1), axis=0)]
 
 
-def _start(n_samples: int, center: int, n: int) -> int:
-    """Where on an axis of ``n``, k = 0 at ``n // 2``, the first sample of a readout lies."""
-    return 0 if n_samples == n else n // 2 - center
+def _settled(readouts: Readouts, n: int) -> Readouts:
+    """Readouts whose centres can be relied on, on an axis of ``n`` samples.
+
+    Of whole readouts, some writers leave the centre at 0 or beyond the end, or count it from 1:
+    then it is in the middle. Where reversed and other readouts differ by a sample, both are right.
+    """
+    whole = readouts.n_samples == n
+    unset = whole & ((readouts.center <= 0) | (readouts.center >= n - 1))
+    center = np.where(unset, n // 2, readouts.center)
+    found = np.unique(center[whole])
+    if len(found) == 1 and abs(int(found[0]) - n // 2) <= 1:
+        center[whole] = n // 2
+    return replace(readouts, center=center)
 
 
 def _range(n_samples: int, center: int, n: int) -> tuple[int, int]:
-    """First and last (exclusive) entry of a readout on such an axis."""
-    first = _start(n_samples, center, n)
-    return first, first + n_samples
+    """First and last (exclusive) entry of a readout on an axis of ``n``, k = 0 at ``n // 2``."""
+    first = n // 2 - center
+    return max(first, 0), min(first + n_samples, n)
 
 
 def _pose(readouts: Readouts) -> Floats:
