@@ -356,17 +356,22 @@ def _shift(scan: _Scan) -> NDArray[np.complex64]:
     """Phase of every readout that moves the image to the field of view that was planned.
 
     Readouts are demodulated at the planned centre, phase encodes are not: their centre is that of
-    the gradients. The image moves by ``PVM_EffPhase1Offset`` towards rising x, and along the
-    partitions by minus the offset of the slab, as ParaVision's methods have it.
+    the gradients. As ParaVision's methods have it, the image moves by ``PVM_EffPhase1Offset``
+    towards rising x, and by ``PVM_EffPhase2Offset``, minus the offset of the slab, along the
+    partitions.
     """
     readouts, fov_mm = scan.readouts, scan.fov_mm
     if fov_mm is None:
         return np.ones(len(readouts), np.complex64)
-    offsets = _offsets(scan)[readouts.slice]
-    turns = (readouts.column - scan.matrix.encoded[1] // 2) * offsets[:, 1] / fov_mm[1]
-    if scan.n_partitions > 1:
-        step = readouts.partition - scan.matrix.encoded[2] // 2
-        turns = turns - step * offsets[:, 2] / fov_mm[2]
+    planned = _offsets(scan)
+    turns = np.zeros(len(readouts))
+    for axis, place, other in ((1, readouts.column, planned[:, 1]),
+                               (2, readouts.partition, -planned[:, 2])):  # fmt: skip
+        if axis < len(fov_mm):
+            given = scan.parameters.numbers(f"PVM_EffPhase{axis}Offset")
+            offsets = given if len(given) == scan.n_slices else other
+            step = place - scan.matrix.encoded[axis] // 2
+            turns += step * offsets[readouts.slice] / fov_mm[axis]
     phases: NDArray[np.complex64] = np.exp(-2j * np.pi * turns).astype(np.complex64)
     return phases
 

@@ -87,7 +87,8 @@ def test_a_scanners_folder_is_read_as_others_read_it(real_scans):
         pytest.skip("no files of other formats")
     file = open_scan(folder)
     assert file.shape == (15, 1, 96, 96) and file.voxel_mm == (0.28125, 0.28125, 1.25)
-    wanted = np.abs(Dataset(str(folder / "fid")).data[..., 0, 0]).transpose(2, 0, 1)
+    other = Dataset(str(folder / "fid"))
+    wanted = np.abs(other.data[..., 0, 0]).transpose(2, 0, 1)
     ksp = torch.stack([file.read_ksp(i)[0] for i in range(15)])
     np.testing.assert_allclose(ksp.abs().numpy(), wanted, rtol=1e-5, atol=1e-2)
     # The tube is in the middle of the planned field of view: its walls are equally far outside.
@@ -97,6 +98,9 @@ def test_a_scanners_folder_is_read_as_others_read_it(real_scans):
     # To the feet, to the left, from back to front.
     np.testing.assert_allclose(file.geometry.directions, [[0, 0, -1], [1, 0, 0], [0, -1, 0]])
     np.testing.assert_allclose(file.geometry.positions[7], [-1.4791, 2.78317, 7.52411])
+    for position, affine in zip(file.geometry.positions, other.acquisition_affines(), strict=True):
+        np.testing.assert_allclose(affine[:3, 3] + 48 * (affine[:3, 0] + affine[:3, 1]), position)
+        np.testing.assert_allclose(affine[:3, :2].T, 0.28125 * file.geometry.directions[:2])
 
 
 def test_the_image_moves_to_the_planned_field_of_view(ksp, tmp_path):
