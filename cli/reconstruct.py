@@ -153,9 +153,7 @@ def run(
                 print_line(line)
         with VolumeBar(bars, f"{scan.name}, {save}", len(opened.file), 1) as bar:
             path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
-            files = save_as(
-                path, formats, saving, opened, overwrite=overwrite, on_slice=on_slice
-            )
+            files = save_as(path, formats, saving, opened, overwrite=overwrite, on_slice=on_slice)
         print_written(f"{scan.name}: ", files)
 
     with progress_bar() as bars:
