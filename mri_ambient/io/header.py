@@ -56,6 +56,7 @@ class Header:
         n_slices: slices that were to be measured, by the limits; None where they are not given.
         n_coils: receive channels; None where they are not given.
         acceleration: of regular undersampling along the phase encode, calibration not counted.
+        vendor: of the scanner, in small letters; empty if it is not given.
         protocol: name of the protocol, in small letters; empty if it is not given.
         multiband: number of slices that were excited at once.
     """
@@ -75,8 +76,18 @@ class Header:
     n_slices: int | None = None
     n_coils: int | None = None
     acceleration: int = 1
+    vendor: str = ""
     protocol: str = ""
     multiband: int = 1
+
+    @property
+    def rise(self) -> int:
+        """1 if images of the inverse FFT rise along the directions of the readouts, or -1.
+
+        Siemens means the other sign of the Fourier transform, and ``siemens_to_ismrmrd`` passes its
+        directions on (mrpro #828, #833; docs/decisions/scanner-formats.md).
+        """
+        return -1 if "siemens" in self.vendor else 1
 
     @property
     def readout_oversampling(self) -> float:
@@ -155,6 +166,7 @@ def parse_header(xml: bytes | str, space: int = 0) -> Header:
         n_slices=None if last_slice is None else int(last_slice) + 1,
         n_coils=None if n_coils is None else int(n_coils),
         acceleration=max(1, int(_number(encoding, f"{PARALLEL}/kspace_encoding_step_1") or 1)),
+        vendor=_text(root, "acquisitionSystemInformation/systemVendor"),
         protocol=_text(root, "measurementInformation/protocolName"),
         multiband=int(_number(encoding, "parallelImaging/multiband/multiband_factor") or 1),
     )

@@ -286,7 +286,7 @@ def _table(head: NDArray[np.void], rows: Ints, header: Header) -> Readouts:
     reverse = _has(head["flags"].astype(np.int64), REVERSE)
     n_samples = head["number_of_samples"].astype(int)
     center = head["center_sample"].astype(int)
-    idx = head["idx"]
+    idx, nz = head["idx"], header.partitions.n_encoded
     return Readouts(
         row=rows,
         column=idx["kspace_encode_step_1"].astype(int) + header.first_column,
@@ -296,9 +296,9 @@ def _table(head: NDArray[np.void], rows: Ints, header: Header) -> Readouts:
         center=np.where(reverse, n_samples - 1 - center, center),
         reverse=reverse,
         position=head["position"].astype(float),
-        normal=head["slice_dir"].astype(float),
-        read_dir=head["read_dir"].astype(float),
-        phase_dir=head["phase_dir"].astype(float),
+        normal=head["slice_dir"].astype(float) * (header.rise if nz > 1 else 1),
+        read_dir=head["read_dir"].astype(float) * header.rise,
+        phase_dir=head["phase_dir"].astype(float) * header.rise,
         partition=idx["kspace_encode_step_2"].astype(int) + header.partitions.first,
     )
 

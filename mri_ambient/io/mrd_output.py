@@ -80,7 +80,8 @@ def write_mrd(file: ScanFile, path: Path) -> None:
     Slices are counted in their order; of a 2-D mask, lines are written with zeros in between.
     """
     xml, geometry = header_of(file), _encoded_geometry(file)
-    first_column = parse_header(xml).first_column
+    header = parse_header(xml)
+    first_column = header.first_column
     with _MrdWriter(path, xml) as out:
         if file.noise is not None:
             lines = file.noise.numpy()
@@ -98,7 +99,7 @@ def write_mrd(file: ScanFile, path: Path) -> None:
             heads = _heads(len(columns), (ksp.shape[0], ksp.shape[1]))
             heads["idx"]["kspace_encode_step_1"] = columns - first_column
             heads["idx"]["slice"] = index
-            _place(heads, geometry, index)
+            _place(heads, geometry, index, header.rise)
             if len(columns):
                 heads["flags"][0] = 1 << (FIRST_IN_SLICE - 1)
                 heads["flags"][-1] |= 1 << (LAST_IN_SLICE - 1)
@@ -139,11 +140,12 @@ def _encoded_geometry(file: ScanFile) -> Geometry | None:
     return file.geometry.seen_from((-y, -x), file.voxel_mm)
 
 
-def _place(heads: NDArray[np.void], geometry: Geometry | None, index: int) -> None:
+def _place(heads: NDArray[np.void], geometry: Geometry | None, index: int, rise: int = 1) -> None:
     """Directions and position of a slice, if they are known; the readout is along y."""
     if geometry is not None:
         y_dir, x_dir, normal = geometry.directions
-        heads["read_dir"], heads["phase_dir"], heads["slice_dir"] = y_dir, x_dir, normal
+        heads["read_dir"], heads["phase_dir"] = rise * y_dir, rise * x_dir
+        heads["slice_dir"] = normal
         heads["position"] = geometry.positions[index]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mrd_files import Blobs, Line, document, encoding, k_grid, write
 
-from mri_ambient.io import open_scan
+from mri_ambient.io import convert_scan, open_scan
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
 from mri_ambient.recon.reconstruction import Reconstruction
@@ -54,7 +54,19 @@ def assert_object_is_there(rec: Reconstruction) -> None:
     assert np.linalg.norm(found - wanted) < 0.01 * np.linalg.norm(wanted)
 
 
-def scan_2d(path: Path, directions: np.ndarray, final: tuple[int, int], order: list[int]) -> Path:
+def of_siemens(xml: str) -> str:
+    """The header with this vendor, whose directions are meant for the other Fourier transform."""
+    system = "<acquisitionSystemInformation>"
+    return xml.replace(system, f"{system}<systemVendor>SIEMENS</systemVendor>")
+
+
+def scan_2d(
+    path: Path,
+    directions: np.ndarray,
+    final: tuple[int, int],
+    order: list[int],
+    siemens: bool = False,
+) -> Path:
     """48 (2 x oversampled) x 40, 4 x 5 mm, 9 slices 7 mm apart that are 6 mm thick."""
     ny, nx, mm = 48, 40, (192.0, 200.0)
     xml = document(
@@ -68,11 +80,12 @@ def scan_2d(path: Path, directions: np.ndarray, final: tuple[int, int], order: l
     for counter, index in enumerate(order):
         position = np.array([3.0, 4.0, -2.0]) + 7.0 * (index - 4) * directions[2]
         ksp = OBJECT.signal(position, directions, grid).astype(np.complex64)
+        ksp = ksp.conj() if siemens else ksp
         lines += [
             Line(ksp[None, :, x], x, counter, position=tuple(position), directions=directions)
             for x in range(nx)
         ]
-    return write(path, lines, xml)
+    return write(path, lines, of_siemens(xml) if siemens else xml)
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
@@ -85,9 +98,21 @@ def test_a_2d_scan_lies_where_the_object_is(name, tmp_path):
     assert_object_is_there(rec)
 
 
+def test_siemens_means_the_other_sign_of_the_fourier_transform(tmp_path):
+    order = list(range(9))
+    path = scan_2d(tmp_path / "a.h5", ORIENTATIONS["oblique"], (24, 37), order, siemens=True)
+    scan = open_scan(path)
+    assert_object_is_there(reconstruct(scan, PLAIN))
+    again = open_scan(convert_scan(scan, tmp_path / "again", "ismrmrd"))
+    assert "SIEMENS" in again.header_xml
+    np.testing.assert_allclose(again.geometry.directions, scan.geometry.directions, atol=1e-6)
+    np.testing.assert_allclose(again.geometry.positions, scan.geometry.positions, atol=1e-4)
+
+
+@pytest.mark.parametrize("siemens", [False, True])
 @pytest.mark.parametrize("name", ["sagittal", "oblique"])
 @pytest.mark.parametrize("final", [(24, 40, 12), (23, 35, 11)])
-def test_a_3d_scan_lies_where_the_object_is(name, final, tmp_path):
+def test_a_3d_scan_lies_where_the_object_is(name, siemens, final, tmp_path):
     directions, n, mm = ORIENTATIONS[name], (48, 40, 16), (192.0, 200.0, 112.0)
     limits = {f"kspace_encoding_step_{i}": (n[i] - 1, n[i] // 2) for i in (1, 2)}
     recon_mm = tuple(m * f / e for m, f, e in zip(mm, final, n, strict=True))
@@ -95,6 +120,7 @@ def test_a_3d_scan_lies_where_the_object_is(name, final, tmp_path):
     position = (3.0, 4.0, -2.0)
     grid = [k_grid(*axis) for axis in zip(n, mm, strict=True)]
     ksp = OBJECT.signal(position, directions, grid).astype(np.complex64)
+    ksp, xml = (ksp.conj(), of_siemens(xml)) if siemens else (ksp, xml)
     lines = [
         Line(ksp[None, :, y, z], y, 0, {"kspace_encode_step_2": z}, position=position,
              directions=directions)
