@@ -1,4 +1,4 @@
-"""MATLAB's files: version 5 (and 7), read by scipy, and 7.3, which is HDF5.
+"""MATLAB's files: versions 5 to 7, and 7.3, which is HDF5.
 
 Axes are in MATLAB's order, as ``size`` gives them there; HDF5 shows them in reverse. The challenges
 CMRxRecon (Wang et al. 2024, doi:10.1038/s41597-024-03525-4) use k-space of (readout, phase encode,
@@ -8,7 +8,6 @@ coil, slice, time), of which MATLAB leaves out trailing axes of length one.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,26 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ScanFormatError
 from .axes_guess import guess_axes
 from .hdf5 import check_written, find_dataset, open_h5, read_real
+from .mat5 import read_variables
 from .named_axes import Axes, NamedArray, NamedArrayFile
 from .scan_file import Contents
 from .stored_arrays import StoredArray, choose_array, h5_arrays, stored_array
 
-BROKEN = (
-    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError,
-    OverflowError, MemoryError, EOFError, zlib.error, UnicodeError,
-)  # fmt: skip
-"""What scipy raises on damaged files."""
-
 CMRXRECON = ("y", "x", "coil", "slice", "time")
 CMRXRECON_NAMES = re.compile(r"kspace_full|kspace_sub(\d+)|kus|kspace")
-NUMERIC = ("double", "single", "logical", "uint8", "int8", "uint16", "int16", "int32", "uint32")
-"""Classes of arrays of numbers."""
 
 
 class MatFile(NamedArrayFile):
@@ -47,12 +37,11 @@ class MatFile(NamedArrayFile):
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
         """By the suffix, or the text that MATLAB begins its files with."""
-        return not contents.tag and (
-            contents.path.suffix.lower() == ".mat" or contents.first_bytes.startswith(b"MATLAB ")
-        )
+        named = contents.path.suffix.lower() == ".mat" and contents.path.is_file()
+        return not contents.tag and (named or contents.first_bytes.startswith(b"MATLAB "))
 
     def __init__(self, path: str | Path, *args: Any, **options: Any) -> None:  # noqa: ANN401
-        """Read names and shapes; of version 5 whole arrays."""
+        """Read names and shapes, and what a guess of the axes needs."""
         super().__init__(path, *args, **options)
         number = CMRXRECON_NAMES.fullmatch(self.ksp.array.name)
         name = f"mask{(number and number[1]) or ''}"
@@ -108,27 +97,16 @@ def _of_version_73(path: Path) -> _Variables:
 
 
 def _of_version_5(path: Path) -> _Variables:
-    from scipy import io
-    from scipy.io.matlab import MatReadError
-
-    try:
-        listed = io.whosmat(path)
-        wanted = [name for name, shape, kind in listed if kind in NUMERIC and len(shape) > 1]
-        loaded = io.loadmat(path, variable_names=wanted, mat_dtype=False) if wanted else {}
-    except (*BROKEN, MatReadError) as error:
-        text = " ".join(str(error).split())
-        raise ScanFormatError(
-            f"{path}: cannot be read as a MATLAB file ({text}); save it again, in MATLAB with "
-            "save(name, variable, '-v7.3')"
-        ) from error
+    listed = {variable.name: variable for variable in read_variables(path)}
     arrays: dict[str, StoredArray] = {}
-    for name in wanted:
-        found = stored_array(path, name, loaded[name], partial(nullcontext, loaded[name]))
-        if found is not None:
+    for name, variable in listed.items():
+        found = stored_array(path, name, variable, partial(nullcontext, variable))
+        if found is not None and variable.has_numbers:
             arrays[name] = found
-    others = [f"{name} {kind} {shape}" for name, shape, kind in listed if name not in arrays]
+    others = [f"{v.name} {v.kind} {v.shape}" for v in listed.values() if v.name not in arrays]
 
     def read(name: str) -> NDArray[Any] | None:
-        return np.asarray(loaded[name]) if name in loaded else None
+        has_numbers = name in listed and listed[name].has_numbers
+        return listed[name][()] if has_numbers else None
 
     return _Variables(arrays, others, read)

@@ -5,7 +5,9 @@ An archive may hold a ``mask`` beside the k-space. Pickled objects are never loa
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -21,7 +23,10 @@ from .named_axes import Axes, NamedArray, NamedArrayFile
 from .scan_file import Contents
 from .stored_arrays import StoredArray, choose_array, stored_array
 
-BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError)
+BROKEN = (
+    OSError, ValueError, TypeError, EOFError, KeyError, OverflowError, MemoryError, SyntaxError,
+    NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
 """What numpy raises on damaged files."""
 
 

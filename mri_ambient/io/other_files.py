@@ -69,6 +69,7 @@ KINDS = (
          suffixes=(".safetensors",)),
     Kind("no Siemens raw data (twix), though it ends in .dat; give the file the scanner exported",
          suffixes=(".dat",)),
+    Kind("the numbers of a BART file; its .hdr must be beside it", suffixes=(".cfl",)),
     Kind("the header of an Analyze image or of a BART file without its .cfl beside it; give both "
          "files", suffixes=(".hdr", ".img")),
 )  # fmt: skip

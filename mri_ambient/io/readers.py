@@ -96,9 +96,16 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
             f"nothing; options: {', '.join(sorted(reader.options)) or 'none'}"
         )
     with WarningLog().noting() as warnings:
-        file = reader(path, **given)
+        file = _opened(reader, path, given)
     file.warnings = tuple(warnings)
     return file
+
+
+def _opened(reader: type[ScanFile], path: str | Path, given: Mapping[str, Any]) -> ScanFile:
+    try:
+        return reader(path, **given)
+    except OSError as error:
+        raise ScanFormatError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _reader_of(contents: Contents) -> type[ScanFile]:
@@ -170,7 +177,7 @@ def _volumes(path: Path, given: Mapping[str, Any]) -> list[ScanPath]:
         reader = _reader_of(Contents(path))
         known = {name: given[name] for name in given.keys() & reader.options}
         names = reader.volumes_in(path, **known)
-    except MriAmbientError:
+    except (MriAmbientError, OSError):
         names = ("",)  # opening it tells why
     return [ScanPath(path, {**given, "volume": name} if name else given) for name in names]
 

@@ -59,6 +59,7 @@ def nifti() -> bytes:
         ("net.pt", packed("zip"), "numpy.save"),
         ("net.pth", NUMBERS, "numpy.save"),
         ("meas.dat", NUMBERS, "twix"),
+        ("scan.cfl", NUMBERS, ".hdr"),
         ("scan.hdr", b"# Dimensions\n3 3\n", "BART"),
         ("table.csv", b"a,b\n1,2\n", "text"),
         ("scan.h5", b"a,b\n1,2\n", "not an HDF5 file but a text file"),
@@ -93,3 +94,10 @@ def test_what_is_not_known_is_not_named(tmp_path, content):
     assert what_it_is(Contents(tmp_path / "scan")) is None
     assert what_it_is(Contents(tmp_path)) is None
     assert what_it_is(Contents(tmp_path / "gone")) is None
+
+
+@pytest.mark.parametrize("name", ["scan.mat", "scan.npy", "scan.cfl", "scan"])
+def test_what_is_not_there(tmp_path, name):
+    with pytest.raises(ScanFormatError) as caught:
+        open_scan(tmp_path / name)
+    assert str(caught.value) == f"{tmp_path / name}: no such file"
