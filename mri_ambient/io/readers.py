@@ -187,7 +187,7 @@ def why_no_file(path: Path) -> str | None:
     if path.is_dir():
         if _files_in(path):
             return f"{path}: is a folder, wanted one of the files in it"
-        return f"{path}: the folder holds no scan ({", ".join(_suffixes())})"
+        return f"{path}: the folder holds no scan ({', '.join(_suffixes())})"
     if glob.has_magic(str(path)) and not path.exists():
         return f"{path}: no file matches"
     return None
