@@ -48,6 +48,12 @@ DatasetName = Annotated[
         show_default="kspace, or the only complex array",
     ),
 ]
+Maps = Annotated[
+    Path | None,
+    typer.Option(
+        "--maps", help="BART scans: file of coil maps (ecalib).", show_default="estimated"
+    ),
+]
 Output = Annotated[
     Path,
     typer.Option("-o", "--output", help="Folder to write to.", metavar="OUT", callback=_folder),

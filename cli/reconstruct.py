@@ -25,6 +25,7 @@ def run(
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
+    maps: opt.Maps = None,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
     prior: opt.PriorPath = None,
@@ -126,7 +127,8 @@ def run(
         preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
     )
-    scans = pick_shard(find_scans(inputs, volume=volume, axes=axes, dataset=dataset), shard)
+    given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
+    scans = pick_shard(find_scans(inputs, **given), shard)
     if dry_run:
         print_outputs(scans, output)
         return

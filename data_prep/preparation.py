@@ -197,11 +197,14 @@ def _estimate_maps(
 ) -> tuple[Scan, EspiritMaps | None]:
     """ESPIRiT maps, rounded as in a prepared file; 1 for a single coil.
 
-    They are zero in slices whose calibration block holds only zeros.
+    They are zero in slices whose calibration block holds only zeros. Maps that come with the scan
+    are used instead.
     """
     if scan.n_coils == 1:
         filled = scan.calibration(calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
         return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * filled), None
+    if scan.given_maps is not None:
+        return scan.with_step("given-maps", maps=_given_maps(scan), given_maps=None), None
     source = scan.ksp if scan.calib is None else center_pad(scan.calib, scan.shape)
     found = espirit_maps(
         source.to(device),
@@ -212,6 +215,14 @@ def _estimate_maps(
     )
     found = found.to(scan.ksp.device)
     return scan.with_step("espirit", maps=unpack_maps(pack_maps(found.maps))), found
+
+
+def _given_maps(scan: Scan) -> Tensor:
+    """Maps that came with the scan, for its virtual coils; sum over coils |S|^2 = 1 or 0."""
+    assert scan.given_maps is not None and scan.coil_transform is not None
+    maps = mix_coils(scan.given_maps, scan.coil_transform[: scan.n_coils])
+    size = maps.abs().square().sum(dim=1, keepdim=True).sqrt()
+    return unpack_maps(pack_maps(torch.where(size > 0, maps / size, 0)))
 
 
 def plan_preparation(

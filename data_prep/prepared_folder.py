@@ -29,7 +29,7 @@ from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, o
 from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..runtime.device import Runtime
-from ..runtime.files import file_sha256, json_text, write_json
+from ..runtime.files import json_text, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
@@ -334,7 +334,7 @@ def _is_finished(path: Path, source: ScanPath, config: PrepConfig) -> bool:
     """Whether ``path`` was made from these bytes with these options; ConfigError if not."""
     _check_replaceable(path)
     found = PreparedFile(path)
-    if found.source_sha256 != file_sha256(source.path):
+    if found.source_sha256 != source.open().sha256:
         other = "another scan"
     elif found.qc.get("config_sha256") != config_sha256(config):
         other = "other options"

@@ -38,6 +38,8 @@ class Scan:
         noise_std: k-space noise per real channel, in the units of ``ksp``; None until known.
         noise_source: where ``noise_std`` comes from.
         maps: coil sensitivities ``(slice, coil, y, x)``, or None before they are estimated.
+        given_maps: sensitivities of the measured coils that come with the scan, ``(slice, coil, y,
+            x)``; maps are then not estimated.
         calib: calibration data that do not belong to the image, in its coils and units,
             ``(slice, coil, y, x)`` with k = 0 at ``n // 2``; None if there are none.
         scale: factor from normalised images to the units of whitened k-space.
@@ -58,6 +60,7 @@ class Scan:
     noise_std: float | None = None
     noise_source: str | None = None
     maps: Tensor | None = None
+    given_maps: Tensor | None = None
     calib: Tensor | None = None
     scale: float = 1.0
     coil_transform: Tensor | None = None

@@ -8,16 +8,20 @@ slices, 14 averages.
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import ScanFormatError
+from ..runtime.files import file_sha256
 from .named_axes import FLAT, Axes, NamedArray, NamedArrayFile, peak
 from .scan_file import Contents
 from .stored_arrays import StoredArray
@@ -42,12 +46,13 @@ MATRICES: dict[tuple[bool, bool, bool], Axes] = {
 class CflFile(NamedArrayFile):
     """A BART scan; the user names either of its files, or their common stem.
 
-    Dimensions have their usual meaning; ``axes`` names those of a file that uses others.
+    Dimensions have their usual meaning; ``axes`` names those of a file that uses others. ``maps``
+    is a file of coil sensitivities, as ``bart ecalib -m1`` writes them: one set, of this matrix.
     """
 
     format = "bart"
     suffixes = (".cfl",)
-    options = frozenset({"axes", "volume"})
+    options = frozenset({"axes", "volume", "maps"})
 
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
@@ -56,10 +61,47 @@ class CflFile(NamedArrayFile):
         return path is not None and path.exists() and path.with_suffix(".hdr").exists()
 
     def __init__(
-        self, path: str | Path, axes: str | None = None, volume: str | None = None
+        self,
+        path: str | Path,
+        axes: str | None = None,
+        volume: str | None = None,
+        maps: str | Path | None = None,
     ) -> None:
         """Read sizes, no numbers."""
         super().__init__(cfl_path(Path(path)) or path, axes, None, volume)
+        self._maps_array = None if maps is None else self._open_maps(Path(maps))
+
+    def _open_maps(self, path: Path) -> NamedArray:
+        """The coil sensitivities of a file.
+
+        Raises:
+            ScanFormatError: they do not fit the k-space.
+        """
+        path = cfl_path(path) or path
+        if self.is_3d:
+            raise ScanFormatError(f"{path}: not supported: coil maps of a 3-D scan")
+        if not (path.exists() and path.with_suffix(".hdr").exists()):
+            raise ScanFormatError(f"{path}: wanted coil maps in BART's format (.cfl and .hdr)")
+        maps = self.find_ksp(path, None, None)
+        if maps.shape != self.shape:
+            raise ScanFormatError(
+                f"{path}: coil maps (slice, coil, y, x) are {maps.shape}, the k-space is "
+                f"{self.shape}; make them with `bart ecalib -m1`"
+            )
+        return maps
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the numbers, and of the coil maps where they are given."""
+        own = file_sha256(self.path)
+        if self._maps_array is None:
+            return own
+        both = own + file_sha256(self._maps_array.array.path)
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def read_maps(self, index: int) -> Tensor | None:
+        """Coil sensitivities of one slice of the file of maps, complex64 ``(coil, y, x)``."""
+        return None if self._maps_array is None else torch.from_numpy(self._maps_array.read(index))
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
@@ -230,6 +231,10 @@ class ScanFile(ABC):
         """
         return None
 
+    def read_maps(self, index: int) -> Tensor | None:
+        """Coil sensitivities of one slice that come with the scan, complex64 ``(coil, y, x)``."""
+        return None
+
     @cached_property
     def sampling(self) -> Sampling:
         """Where k-space was sampled; found in one pass over the slices when first needed."""
@@ -298,6 +303,7 @@ class ScanFile(ABC):
         mask = self.mask  # found first: its pass over the slices needs memory too
         return Scan(
             ksp=stack_slices(self.read_ksp, chosen).masked_fill_(~mask, 0),
+            given_maps=self._maps(chosen),
             calib=None if self.calib_mask is None else stack_slices(self._read_calib, chosen),
             mask=mask,
             scan_id=self.scan_id,
@@ -308,6 +314,11 @@ class ScanFile(ABC):
             voxel_mm=self.voxel_mm,
             steps=("read",),
         )
+
+    def _maps(self, chosen: tuple[int, ...]) -> Tensor | None:
+        maps = [self.read_maps(index) for index in chosen]
+        found = [part for part in maps if part is not None]
+        return torch.stack(found) if len(found) == len(chosen) else None
 
     def _read_calib(self, index: int) -> Tensor:
         calib, mask = self.read_calib(index), self.calib_mask

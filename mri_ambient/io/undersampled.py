@@ -53,6 +53,10 @@ class Undersampled(ScanFile):
         """The selected samples of one slice, complex64 ``(coil, y, x)``."""
         return self.full.read_ksp(index).masked_fill_(~self.mask[0], 0)
 
+    def read_maps(self, index: int) -> Tensor | None:
+        """See :meth:`ScanFile.read_maps`."""
+        return self.full.read_maps(index)
+
     def read_calib(self, index: int) -> Tensor | None:
         """See :meth:`ScanFile.read_calib`; a mask of the image does not apply to it."""
         return self.full.read_calib(index)
