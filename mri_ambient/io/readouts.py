@@ -319,11 +319,12 @@ class ReadoutFile(ScanFile):
         # Columns lie together in memory while they are filled.
         columns = np.zeros((nx, n_coils, ny), np.complex64)
         count = np.zeros(nx, int)
-        for x, line in zip(part.column, self._lines(part, ny), strict=True):
-            first, samples = line
+        for x, (first, samples) in zip(part.column, self._lines(part, ny), strict=True):
             columns[x, :, first : first + samples.shape[1]] += samples
             count[x] += 1
-        columns /= np.maximum(count, 1)[:, None, None]
+        averaged = count > 1
+        if averaged.any():
+            columns[averaged] /= count[averaged, None, None]
         check_finite(columns, f"{self.path}: slice {index}")
         return torch.from_numpy(columns).permute(1, 2, 0).contiguous()
 
