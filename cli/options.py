@@ -43,7 +43,7 @@ DatasetName = Annotated[
     str | None,
     typer.Option(
         "--dataset",
-        help="Name of the k-space array in the files.",
+        help="Name of the k-space array, or of the group of an ISMRMRD file.",
         metavar="NAME",
         show_default="kspace, or the only complex array",
     ),
