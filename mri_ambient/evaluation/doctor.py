@@ -25,7 +25,7 @@ from ..runtime.device import describe_device
 PACKAGES = (
     "torch", "numpy", "scipy", "h5py", "scikit-image", "PyWavelets", "ptwt", "typer",
     "rich", "safetensors", "matplotlib", "pillow", "tomli-w", "typing-extensions",
-    "ismrmrd", "nibabel",
+    "ismrmrd", "nibabel", "jinja2",
 )  # fmt: skip
 """What the package needs."""
 
