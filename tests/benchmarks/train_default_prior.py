@@ -35,8 +35,11 @@ from mri_ambient.training.run import RunFolder
 
 WEIGHTS = Path(__file__).parents[2] / "mri_ambient" / "priors" / "weights"
 
-MIXTURE = {"random": 0.75, "equispaced": 0.1, "poisson": 0.15}
-"""Kinds of mask among the training scans."""
+MIXTURE = {"random": 0.55, "equispaced": 0.15, "gaussian": 0.1, "poisson": 0.2}
+"""Kinds of mask among the training scans; a Poisson disc needs R = 1.8 or more."""
+
+LINES = {"random": 0.7, "equispaced": 0.2, "gaussian": 0.1}
+"""Those of less acceleration."""
 
 
 class Share(Pictures):
@@ -74,18 +77,38 @@ class Part:
         return open_images("phantom") if self.share is None else Share(images, *self.share)
 
 
-def _scans(size: tuple[int, int], calib: int, acceleration: float, seed: int) -> SimulateConfig:
+def _scans(
+    size: tuple[int, int],
+    calib: int,
+    acceleration: tuple[float, float],
+    coils: tuple[int, int],
+    seed: int,
+    partial_fourier: tuple[float, float] = (1.0, 1.0),
+) -> SimulateConfig:
+    """Scans as clinics make them: other coils, noise, positions, shadings from scan to scan."""
+    kinds = MIXTURE if acceleration[0] >= 1.8 else LINES
     return SimulateConfig(
-        size=size, coils=(6, 9), mask=MIXTURE, acceleration=(acceleration, 2 * acceleration),
-        calib=calib, noise=(0.0008, 0.006), jitter=True, seed=seed,
+        size=size, coils=coils, mask=kinds, acceleration=acceleration, calib=calib,
+        noise=(0.0005, 0.1), jitter=True, rotation=15.0, bias=0.2,
+        partial_fourier=partial_fourier, seed=seed,
     )  # fmt: skip
 
 
-COARSE = {"images64": Part(_scans((64, 64), 8, 2.5, seed=21), share=(0, 7))}
+PARTIAL = (0.6, 1.0)
+"""Share of the columns that scans with partial Fourier acquire."""
+
+COARSE = {
+    "wide64": Part(_scans((64, 64), 8, (1.8, 4.5), (1, 12), 31), share=(0, 8)),
+    "partial64": Part(_scans((64, 64), 8, (1.55, 4.0), (4, 12), 32, PARTIAL), share=(8, 10)),
+}
 FINE = {
-    "images128": Part(_scans((128, 128), 14, 3.0, seed=22), share=(7, 14)),
-    "images192": Part(_scans((192, 160), 18, 3.0, seed=23), share=(14, 20)),
-    "phantom": Part(_scans((96, 96), 12, 3.0, seed=24), count=160),
+    "wide96": Part(_scans((96, 96), 10, (1.8, 6.0), (8, 32), 33), share=(10, 12)),
+    "wide128": Part(_scans((128, 128), 12, (2.0, 8.0), (1, 16), 34), share=(12, 15)),
+    "partial128": Part(_scans((128, 128), 12, (1.55, 6.0), (4, 16), 35, PARTIAL), share=(15, 16)),
+    "wide192": Part(_scans((192, 160), 16, (2.0, 8.0), (4, 16), 36), share=(16, 18)),
+    "wide256": Part(_scans((256, 256), 20, (2.0, 8.0), (4, 12), 37), share=(18, 19)),
+    "wide320": Part(_scans((320, 264), 24, (2.0, 8.0), (4, 12), 38), share=(19, 20)),
+    "phantom": Part(_scans((96, 96), 12, (1.8, 6.0), (4, 9), 39), count=160),
 }
 """Training scans; the demo's seed is none of these (tests/cli/test_demo.py)."""
 
