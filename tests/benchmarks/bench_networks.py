@@ -88,6 +88,7 @@ class Candidate:
         decay: images from which "root" falls.
         bf16: the networks train in bfloat16.
         small_first: share of the time spent on the coarser scans of the rung.
+        optimizer: "adam", or "muon" for the 3 x 3 convolutions of the blocks and Adam for the rest.
     """
 
     block: str = "present"
@@ -107,6 +108,7 @@ class Candidate:
     decay: int = 8000
     bf16: bool = False
     small_first: float = 0.0
+    optimizer: str = "adam"
 
 
 PRESENT = Candidate()
@@ -139,6 +141,11 @@ CANDIDATES = {
     "lean, batch 4": replace(FAST, batch=4),
     "lean, batch 2": replace(FAST, batch=2),
     "lean, batch 1": replace(FAST, batch=1),
+    "lean pyramid": replace(FAST, channels=(32, 64, 128, 256)),
+    "lean 48": replace(FAST, channels=(48, 96, 144, 192)),
+    "lean, Muon": replace(FAST, optimizer="muon"),
+    "lean, Muon, rate x 3": replace(FAST, optimizer="muon", rate=3e-3),
+    "lean wide, Muon": replace(FAST, channels=(64, 128, 192, 256), optimizer="muon"),
 }
 
 
@@ -269,7 +276,7 @@ class Searched(Conditioned):
         tau = (0.35 * c_out).clamp(min=0.25 * s)
         mu = (sigma[:, None, None] / tau).square() + 0.001
         x = before = w
-        self.images, t = [], 1.0
+        self.images, t, support = [], 1.0, op.support
         for k in range(candidate.passes):
             t, earlier = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
             start = x + (earlier - 1) / t * (x - before) if candidate.momentum else x
@@ -278,7 +285,7 @@ class Searched(Conditioned):
             change = self._change(0 if candidate.shared else k, channels(start / s), known, label)
             moved = start + c_out.clamp(min=0.3 * s) * change
             before, x = x, self._data_step(op, u, mu, moved, k)
-            self.images.append(op.support * x)
+            self.images.append(support * x)
         return self.images[-1]
 
     def _change(self, k: int, start: Tensor, known: Tensor, label: Tensor) -> Tensor:
@@ -297,6 +304,44 @@ class Searched(Conditioned):
 def channels(x: Tensor) -> Tensor:
     """Complex ``(b, y, x)`` to real ``(b, 2, y, x)``."""
     return torch.stack([x.real, x.imag], dim=1)
+
+
+class Muon:
+    """Momentum, orthogonalised per kernel, for 3 x 3 convolutions (Jordan et al. 2024).
+
+    A kernel is a matrix ``(out, in * 9)``; five Newton-Schulz steps bring the singular values of
+    its momentum close to 1. Steps are scaled to the size of Adam's (Liu et al. 2025,
+    arXiv 2502.16982), so that learning rates are alike.
+    """
+
+    def __init__(self, weights: list[nn.Parameter]) -> None:
+        self.groups: dict[torch.Size, list[nn.Parameter]] = {}
+        for weight in weights:
+            self.groups.setdefault(weight.shape, []).append(weight)
+        self.momenta = {
+            shape: torch.zeros(len(group), shape[0], shape[1:].numel())
+            for shape, group in self.groups.items()
+        }
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Change the weights by their gradients."""
+        for shape, group in self.groups.items():
+            grads = torch.stack([weight.grad.flatten(1) for weight in group])
+            momentum = self.momenta[shape].mul_(0.95).add_(grads)
+            change = orthogonal(grads + 0.95 * momentum).view(len(group), *shape)
+            size = 0.2 * math.sqrt(max(shape[0], shape[1:].numel()))
+            for weight, each in zip(group, change, strict=True):
+                weight.sub_(each, alpha=rate * size)
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """Matrices ``(n, rows, columns)``, wide ones, with their singular values brought near 1."""
+    x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-9)).bfloat16()
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return x.float()
 
 
 class Replay(nn.Module):
@@ -376,9 +421,15 @@ class Training:
         self.net = Searched(candidate, ground.facts.sigma_data)
         self.net.autocast = candidate.bf16
         self.parameters = [p for p in self.net.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=candidate.rate, betas=(0.9, 0.99), fused=True
-        )
+        kernels = [
+            conv.weight
+            for block in self.net.modules()
+            if isinstance(block, LeanBlock) and candidate.optimizer == "muon"
+            for conv in (block.conv_in, block.conv_out)
+        ]
+        self.muon, known = Muon(kernels), {id(kernel) for kernel in kernels}
+        rest = [p for p in self.parameters if id(p) not in known]
+        self.optimizer = torch.optim.Adam(rest, lr=candidate.rate, betas=(0.9, 0.99), fused=True)
         self.averages = {power: deepcopy(self.net).requires_grad_(False) for power in POWERS}
         self.batches = {
             size: BatchSequence(dataset, candidate.batch, seed)
@@ -417,11 +468,13 @@ class Training:
         loss = loss_of(OBJECTIVE, self.net, batch, keys)
         loss.backward.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        rate = self.rate()
         for options in self.optimizer.param_groups:
-            options["lr"] = self.rate()
+            options["lr"] = rate
         self.steps += 1
         if math.isfinite(float(norm)):
             self.optimizer.step()
+            self.muon.step(rate)
             self._average()
         else:
             self.skipped += 1
