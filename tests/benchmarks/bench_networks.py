@@ -10,8 +10,8 @@ reports; PSNR and NRMSE are those of ``aos`` against the noise-free image, insid
 
 A candidate, seed and rung writes one small file when it is finished, and is not done again; what
 was killed begins anew. ``--table DOCS`` writes networks.json and networks.md of all that is
-finished and stops; ``--speed`` prints seconds an image and stops; ``--quick`` trains two candidates
-on phantoms in seconds and says nothing about quality.
+finished, and stops; ``--speed`` prints seconds an image and stops; ``--quick`` trains two
+candidates on phantoms in seconds and says nothing about quality.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ import math
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +202,7 @@ class Lean(nn.Module):
         self.first = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(level(block, width, candidate.blocks) for width in widths)
         self.up = nn.ModuleList(level(block, width, candidate.blocks) for width in widths)
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
         self.last = nn.Conv2d(widths[0], 2, 3, padding=1)
@@ -584,9 +586,102 @@ def search(args: argparse.Namespace, rung: Rung) -> None:
                     continue
                 row = {"benchmark": "networks", "rung": args.rung, "candidate": name, "seed": seed}
                 print(json.dumps(row), flush=True)
-                row |= Training(candidate, rung, ground, seed).run() | {"options": asdict(candidate)}
+                row |= Training(candidate, rung, ground, seed).run() | {
+                    "options": asdict(candidate)
+                }
                 write_json(path, row)
                 print(json.dumps({k: v for k, v in row.items() if k != "curve"}), flush=True)
+
+
+HEAD = (
+    "candidate", "seeds", "parameters", "images", "s an image", "held-out error", "at half time",
+    "PSNR (dB)", "NRMSE", "best average",
+)  # fmt: skip
+
+
+def collected(results: Path) -> dict[str, Any]:
+    """All that is finished: by rung, the classical methods and the rows of candidates and seeds."""
+    found: dict[str, Any] = {}
+    for path in sorted(results.glob("*--*.json")):
+        row, rung = json.loads(path.read_text()), path.name.partition("--")[0]
+        part = found.setdefault(rung, {"references": {}, "rows": []})
+        if path.name.endswith("--references.json"):
+            part["references"] = row
+        else:
+            part["rows"].append(row)
+    return found
+
+
+def spread(rows: list[dict[str, Any]], value: Callable[[dict[str, Any]], float], form: str) -> str:
+    """The mean over seeds, and half of their range where there are several."""
+    values = [value(row) for row in rows]
+    text = format(float(np.mean(values)), form)
+    half = (max(values) - min(values)) / 2
+    return text if len(values) == 1 else f"{text} ± {format(half, form)}"
+
+
+def line_of(name: str, rows: list[dict[str, Any]]) -> str:
+    """A candidate's line of the table."""
+
+    def halfway(row: dict[str, Any]) -> float:
+        return min(scores["held_out"] for scores in row["curve"][0]["scores"].values())
+
+    cells = [
+        name,
+        ", ".join(str(row["seed"]) for row in rows),
+        f"{rows[0]['parameters'] / 1e6:.2f} M",
+        spread(rows, lambda row: row["images"], ".0f"),
+        spread(rows, lambda row: row["cpu_s"] / row["images"], ".4f"),
+        spread(rows, lambda row: row["held_out"], ".4f"),
+        spread(rows, halfway, ".4f"),
+        spread(rows, lambda row: row["psnr"], ".2f"),
+        spread(rows, lambda row: row["nrmse"], ".4f"),
+        ", ".join(dict.fromkeys(row["average"] for row in rows)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """Markdown: a table a rung, the smallest held-out error first."""
+    for name, rung in RUNGS.items():
+        if name not in found:
+            continue
+        part = found[name]
+        yield f"\n## {name}: {rung.seconds:g} CPU seconds, {rung.size} x {rung.size}\n"
+        yield f"| {' | '.join(HEAD)} |"
+        yield "|---" * len(HEAD) + "|"
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for row in sorted(part["rows"], key=lambda row: row["seed"]):
+            by_name.setdefault(row["candidate"], []).append(row)
+        order = sorted(by_name, key=lambda n: np.mean([row["held_out"] for row in by_name[n]]))
+        yield from (line_of(candidate, by_name[candidate]) for candidate in order)
+        texts = [
+            f"{method} {row['psnr']:.2f} dB, NRMSE {row['nrmse']:.4f}"
+            for method, row in part["references"].items()
+            if isinstance(row, dict)
+        ]
+        yield f"\nOn the same scans: {'; '.join(texts)}."
+
+
+INTRODUCTION = """# Networks at equal time
+
+Candidates for the network and the training of the `kspace` objective, each trained for the same
+number of CPU seconds of one core, on simulated scans of brain images; errors are those of simulated
+scans of other patients. Candidates and clock are described in the script; so are the rungs: a
+number of one rung says nothing about another.
+
+    python tests/benchmarks/bench_networks.py TRAIN.zip VAL.zip WORK --rung short
+    python tests/benchmarks/bench_networks.py TRAIN.zip VAL.zip WORK --table docs/results
+
+"Held-out error" is that of the average of the weights that has the smallest; behind ± stands half
+of the range over the seeds."""
+
+
+def write_table(args: argparse.Namespace) -> None:
+    """networks.json and networks.md of all that is finished."""
+    found = collected(args.work / "results")
+    write_json(args.table / "networks.json", found)
+    (args.table / "networks.md").write_text("\n".join([INTRODUCTION, *table(found), ""]))
 
 
 def main() -> None:
@@ -598,6 +693,7 @@ def main() -> None:
     parser.add_argument("--rung", choices=RUNGS, default="short")
     parser.add_argument("--only", action="append", choices=CANDIDATES, metavar="NAME")
     parser.add_argument("--seed", action="append", type=int)
+    parser.add_argument("--table", type=Path, metavar="DOCS", help="write the table, and stop")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
@@ -609,6 +705,9 @@ def main() -> None:
         args.work, args.rung = Path(tempfile.mkdtemp()), "quick"
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")
+    if args.table is not None:
+        write_table(args)
+        return
     search(args, rung)
 
 
