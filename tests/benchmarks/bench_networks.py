@@ -81,6 +81,7 @@ class Candidate:
         n_cg: conjugate-gradient steps of a data step; 0 is one gradient step of a learned length.
         n_cg_in: those of the first guess.
         momentum: a pass starts beyond the last image, by FISTA's factors.
+        memory: planes that a network leaves to the next one, beside the image.
         every_pass: the loss is that of the last image plus a tenth of that of every earlier one.
         batch: images a step.
         rate: largest learning rate.
@@ -102,6 +103,7 @@ class Candidate:
     n_cg: int = 4
     n_cg_in: int = 6
     momentum: bool = False
+    memory: int = 0
     every_pass: bool = False
     batch: int = 8
     rate: float = 1e-3
@@ -129,6 +131,7 @@ CANDIDATES = {
     "lean, 8 passes": replace(FAST, passes=8),
     "lean, 6 passes shared": replace(FAST, passes=6, shared=True),
     "lean wide, 3 passes shared": replace(FAST, channels=(64, 128, 192, 256), shared=True),
+    "lean, memory 8": replace(FAST, memory=8),
     "lean, loss on every pass": replace(FAST, every_pass=True),
     "lean, momentum": replace(FAST, momentum=True),
     "lean, gradient steps": replace(FAST, n_cg=0),
@@ -205,7 +208,7 @@ class Lean(nn.Module):
         pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
-        self.last = nn.Conv2d(widths[0], 2, 3, padding=1)
+        self.last = nn.Conv2d(widths[0], 2 + candidate.memory, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         self.to(memory_format=torch.channels_last)
@@ -263,7 +266,8 @@ class Searched(Conditioned):
         self.candidate, self.n_cg_in = candidate, candidate.n_cg_in
         make = partial(UNet, spec) if candidate.block == "present" else partial(Lean, candidate)
         count = 1 if candidate.shared else candidate.passes
-        self.nets = nn.ModuleList(make(self.in_channels) for _ in range(count))
+        n_planes = self.in_channels + candidate.memory
+        self.nets = nn.ModuleList(make(n_planes) for _ in range(count))
         self.lengths = nn.Parameter(torch.ones(candidate.passes), requires_grad=not candidate.n_cg)
         self.images: list[Tensor] = []
 
@@ -277,6 +281,7 @@ class Searched(Conditioned):
         known = torch.cat([channels(w / s), channels(c_in * u), mask], dim=1)
         tau = (0.35 * c_out).clamp(min=0.25 * s)
         mu = (sigma[:, None, None] / tau).square() + 0.001
+        memory = known.new_zeros(len(u), candidate.memory, *u.shape[-2:])
         x = before = w
         self.images, t, support = [], 1.0, op.support
         for k in range(candidate.passes):
@@ -284,16 +289,18 @@ class Searched(Conditioned):
             start = x + (earlier - 1) / t * (x - before) if candidate.momentum else x
             # Noise labels lie between -2 and 1: those of one pass are far from the next one's.
             label = sigma.float().log() / 4 + (4 * k if candidate.shared else 0)
-            change = self._change(0 if candidate.shared else k, channels(start / s), known, label)
+            planes = torch.cat([channels(start / s), known, memory], dim=1)
+            change, memory = self._change(0 if candidate.shared else k, planes, label)
             moved = start + c_out.clamp(min=0.3 * s) * change
             before, x = x, self._data_step(op, u, mu, moved, k)
             self.images.append(support * x)
         return self.images[-1]
 
-    def _change(self, k: int, start: Tensor, known: Tensor, label: Tensor) -> Tensor:
+    def _change(self, k: int, planes: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The change of the image, and what is left to the next network."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            out = self.nets[k](torch.cat([start, known], dim=1), label).float()
-        return torch.complex(out[:, 0], out[:, 1])
+            out = self.nets[k](planes, label).float()
+        return torch.complex(out[:, 0], out[:, 1]), out[:, 2:]
 
     def _data_step(self, op: SenseOp, u: Tensor, mu: Tensor, x: Tensor, k: int) -> Tensor:
         if not self.candidate.n_cg:
