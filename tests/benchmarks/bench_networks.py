@@ -73,7 +73,8 @@ class Candidate:
     """A network, how it alternates with the data, and how it is trained.
 
     Attributes:
-        block: "present" for the library's U-Net; "lean" for one without norms, with sums instead of
+        block: "present" for the library's U-Net; "grouped" for the same with groups of 16 channels,
+            whose norms are several times faster in bfloat16; "lean" for one without norms, with sums instead of
             concatenated skips and ReLU; "normed" for the same with group norms.
         channels, blocks, embedding: as in :class:`UNetSpec`.
         passes: how often network and data step follow each other.
@@ -125,6 +126,9 @@ CANDIDATES = {
     "lean": FAST,
     "lean, fp32": replace(FAST, bf16=False),
     "normed": replace(FAST, block="normed"),
+    "grouped": replace(FAST, block="grouped"),
+    "grouped narrow": replace(FAST, block="grouped", channels=(32, 48, 64, 96)),
+    "grouped wide": replace(FAST, block="grouped", channels=(64, 96, 128, 192)),
     "lean wide": replace(FAST, channels=(64, 128, 192, 256)),
     "lean deep": replace(FAST, blocks=2),
     "lean, 6 passes": replace(FAST, passes=6),
@@ -189,6 +193,15 @@ RUNGS = {
     "middle96": Rung(2400, size=96),
 }
 QUICK = Rung(0.5, size=48, smaller=48, n_scans=6, n_cases=2)
+
+
+def grouped(spec: UNetSpec, in_channels: int) -> UNet:
+    """The library's U-Net with norms over groups of 16 channels."""
+    net = UNet(spec, in_channels)
+    for module in net.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = max(module.num_channels // 16, 1)
+    return net
 
 
 class Lean(nn.Module):
@@ -264,7 +277,9 @@ class Searched(Conditioned):
         spec = UNetSpec(candidate.channels, candidate.blocks, candidate.embedding)
         super().__init__(replace(spec, channels=(4,)), sigma_data)
         self.candidate, self.n_cg_in = candidate, candidate.n_cg_in
-        make = partial(UNet, spec) if candidate.block == "present" else partial(Lean, candidate)
+        make = {"present": partial(UNet, spec), "grouped": partial(grouped, spec)}.get(
+            candidate.block, partial(Lean, candidate)
+        )
         count = 1 if candidate.shared else candidate.passes
         n_planes = self.in_channels + candidate.memory
         self.nets = nn.ModuleList(make(n_planes) for _ in range(count))
