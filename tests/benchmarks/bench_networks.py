@@ -74,8 +74,8 @@ class Candidate:
 
     Attributes:
         block: "present" for the library's U-Net; "grouped" for the same with groups of 16 channels,
-            whose norms are several times faster in bfloat16; "lean" for one without norms, with sums instead of
-            concatenated skips and ReLU; "normed" for the same with group norms.
+            whose norms are several times faster in bfloat16; "lean" for a U-Net without norms, with
+            sums instead of concatenated skips and ReLU; "normed" for "lean" with group norms.
         channels, blocks, embedding: as in :class:`UNetSpec`.
         passes: how often network and data step follow each other.
         shared: all passes have one network, which is given the number of the pass.
