@@ -3,10 +3,13 @@
     python tests/benchmarks/bench_networks.py TRAIN.zip VAL.zip WORK --rung short [--only NAME]
 
 simulates undersampled scans of all training images (one mask an image), prepares them, and trains
-every candidate (:data:`CANDIDATES`) for the same number of CPU seconds of this process, on one
-thread, data included and validation excluded. Every trained candidate reconstructs simulated scans
-of other patients: the error on held-out measured lines is the one that ``mri-ambient train``
-reports; PSNR and NRMSE are those of ``aos`` against the noise-free image, inside the support.
+every candidate (:data:`CANDIDATES`) for the same time on one thread. The clock must not depend on
+what else the machine does: steps of a candidate and of the present network are timed in turn, the
+smallest CPU time of three repetitions counts, data included and validation excluded, and in the
+time in which the present network would see a number of images the candidate sees as many more as
+its images take less. Every trained candidate reconstructs simulated scans of other patients: the
+error on held-out measured lines is the one that ``mri-ambient train`` reports; PSNR and NRMSE are
+those of ``aos`` against the noise-free image, inside the support.
 
 A candidate, seed and rung writes one small file when it is finished, and is not done again; what
 was killed begins anew. ``--table DOCS`` writes networks.json and networks.md of all that is
@@ -47,7 +50,7 @@ from mri_ambient.physics.solve import conjugate_gradient
 from mri_ambient.priors.denoisers import Conditioned
 from mri_ambient.priors.prior import Prior, PriorFacts
 from mri_ambient.priors.schedules import LogNormal
-from mri_ambient.priors.unet import UNet, UNetSpec, n_parameters
+from mri_ambient.priors.unet import UNet, UNetSpec
 from mri_ambient.recon.engine import to_file_units
 from mri_ambient.rng import rng_for
 from mri_ambient.runtime.files import write_json
@@ -163,14 +166,14 @@ class Rung:
     """How long candidates train, on what, and on how much they are scored.
 
     Attributes:
-        seconds: CPU seconds of one training.
+        images: the time of a training, as the number of images that the present network sees in it.
         size: rows and columns of the scans.
         smaller: those of the scans for ``small_first``.
         n_scans: training scans; None for one of every image.
         n_cases: validation scans.
     """
 
-    seconds: float
+    images: int
     size: int = 64
     smaller: int = 64
     n_scans: int | None = None
@@ -186,13 +189,13 @@ class Rung:
 
 
 RUNGS = {
-    "short": Rung(150),
-    "middle": Rung(600),
-    "long": Rung(2400),
-    "short96": Rung(600, size=96),
-    "middle96": Rung(2400, size=96),
+    "short": Rung(1400),
+    "middle": Rung(5600),
+    "long": Rung(22400),
+    "short96": Rung(1400, size=96),
+    "middle96": Rung(5600, size=96),
 }
-QUICK = Rung(0.5, size=48, smaller=48, n_scans=6, n_cases=2)
+QUICK = Rung(8, size=48, smaller=48, n_scans=6, n_cases=2)
 
 
 def grouped(spec: UNetSpec, in_channels: int) -> UNet:
@@ -437,10 +440,18 @@ def ground_of(args: argparse.Namespace, rung: Rung, scratch: Path) -> Ground:
 
 
 class Training:
-    """One candidate in training, timed by the CPU seconds of this process."""
+    """One candidate in training.
 
-    def __init__(self, candidate: Candidate, rung: Rung, ground: Ground, seed: int) -> None:
+    Attributes:
+        share: the part of its time that is over, of ``n_images`` images in all.
+        cpu, wall: seconds of this process so far, validation excluded.
+    """
+
+    def __init__(
+        self, candidate: Candidate, rung: Rung, ground: Ground, seed: int, n_images: float
+    ) -> None:
         self.candidate, self.rung, self.ground, self.seed = candidate, rung, ground, seed
+        self.n_images, self.share = n_images, 0.0
         torch.manual_seed(rng_for(seed, "initial weights").initial_seed())
         self.net = Searched(candidate, ground.facts.sigma_data)
         self.net.autocast = candidate.bf16
@@ -461,11 +472,6 @@ class Training:
         }
         self.steps, self.skipped, self.cpu, self.wall = 0, 0, 0.0, 0.0
 
-    @property
-    def share(self) -> float:
-        """The part of the time that is over."""
-        return self.cpu / self.rung.seconds
-
     def rate(self) -> float:
         """The learning rate of the next step."""
         c, images = self.candidate, (self.steps + 1) * self.candidate.batch
@@ -482,7 +488,8 @@ class Training:
         """Read a batch, take a step, update the averages."""
         cpu, wall = time.process_time(), time.perf_counter()
         small = self.share < self.candidate.small_first
-        sequence = self.batches[self.rung.smaller if small else self.rung.size]
+        size = self.rung.smaller if small else self.rung.size
+        sequence = self.batches[size]
         (group,) = sequence[self.steps].groups
         keys = (self.seed, "step", self.steps)
         augment = [rng_for(self.seed, "augment", self.steps, i) for i in group.positions]
@@ -496,6 +503,7 @@ class Training:
         for options in self.optimizer.param_groups:
             options["lr"] = rate
         self.steps += 1
+        self.share += self.candidate.batch * (size / self.rung.size) ** 2 / self.n_images
         if math.isfinite(float(norm)):
             self.optimizer.step()
             self.muon.step(rate)
@@ -514,9 +522,11 @@ class Training:
 
     def scores(self) -> dict[str, dict[str, float]]:
         """Figures of every average and of the weights as they are."""
-        nets = {f"average {power:g}": net for power, net in self.averages.items()}
-        if self.share >= 1:
-            nets["last"] = self.net
+        nets = {f"average {power:g}": net for power, net in self.averages.items()} | {
+            "last": self.net
+        }
+        if self.share < 1:
+            nets = dict(list(nets.items())[:1])
         return {name: score(net, self.ground) for name, net in nets.items()}
 
     def run(self) -> dict[str, Any]:
@@ -575,17 +585,34 @@ def reference_rows(ground: Ground) -> dict[str, Any]:
     return rows | reference_errors(ground.held_out)
 
 
-def speed(candidate: Candidate, rung: Rung, ground: Ground) -> dict[str, float]:
-    """CPU seconds an image, of five steps after the first."""
-    training = Training(candidate, replace(rung, seconds=1e9), ground, seed=0)
-    training.step()
-    training.cpu = 0.0
-    for _ in range(5):
-        training.step()
-    return {
-        "s_per_image": round(training.cpu / 5 / candidate.batch, 4),
-        "parameters": n_parameters(training.net),
-    }
+TIMED_IMAGES = 32
+
+
+def seconds_an_image(candidates: list[Candidate], rung: Rung, ground: Ground) -> list[float]:
+    """CPU seconds an image of candidates that take the same steps in turn: the fastest of three."""
+    trainings = [Training(candidate, rung, ground, 0, math.inf) for candidate in candidates]
+    times: list[list[list[float]]] = [[] for _ in trainings]
+    for _ in range(4):  # the first is the warm-up
+        for training, runs in zip(trainings, times, strict=True):
+            training.steps, steps = 0, []
+            while training.steps * training.candidate.batch < TIMED_IMAGES:
+                before = training.cpu
+                training.step()
+                steps.append(training.cpu - before)
+            runs.append(steps)
+    return [float(np.min(runs[1:], axis=0).sum()) / TIMED_IMAGES for runs in times]
+
+
+def speed(name: str, args: argparse.Namespace, rung: Rung, ground: Ground) -> dict[str, float]:
+    """Seconds an image, and how many images are seen while the present network sees one."""
+    path = args.work / "speeds" / f"{rung.size}--{name.replace(' ', '_')}.json"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        present, ours = seconds_an_image([PRESENT, CANDIDATES[name]], rung, ground)
+        row = {"s_per_image": round(ours, 4), "images_per_present": round(present / ours, 3)}
+        write_json(path, row)
+    found: dict[str, float] = json.loads(path.read_text())
+    return found
 
 
 def search(args: argparse.Namespace, rung: Rung) -> None:
@@ -599,18 +626,19 @@ def search(args: argparse.Namespace, rung: Rung) -> None:
             write_json(path, reference_rows(ground))
         for name in args.only or CANDIDATES:
             candidate = CANDIDATES[name]
+            pace = speed(name, args, rung, ground)
             if args.speed:
-                print(json.dumps({"candidate": name} | speed(candidate, rung, ground)), flush=True)
+                print(json.dumps({"candidate": name} | pace), flush=True)
                 continue
+            n_images = rung.images * pace["images_per_present"]
             for seed in args.seed:
                 path = results / f"{args.rung}--{name.replace(' ', '_')}--{seed}.json"
                 if path.exists():
                     continue
                 row = {"benchmark": "networks", "rung": args.rung, "candidate": name, "seed": seed}
                 print(json.dumps(row), flush=True)
-                row |= Training(candidate, rung, ground, seed).run() | {
-                    "options": asdict(candidate)
-                }
+                training = Training(candidate, rung, ground, seed, n_images)
+                row |= pace | training.run() | {"options": asdict(candidate)}
                 write_json(path, row)
                 print(json.dumps({k: v for k, v in row.items() if k != "curve"}), flush=True)
 
@@ -653,7 +681,7 @@ def line_of(name: str, rows: list[dict[str, Any]]) -> str:
         ", ".join(str(row["seed"]) for row in rows),
         f"{rows[0]['parameters'] / 1e6:.2f} M",
         spread(rows, lambda row: row["images"], ".0f"),
-        spread(rows, lambda row: row["cpu_s"] / row["images"], ".4f"),
+        f"{rows[0]['s_per_image']:.4f}",
         spread(rows, lambda row: row["held_out"], ".4f"),
         spread(rows, halfway, ".4f"),
         spread(rows, lambda row: row["psnr"], ".2f"),
@@ -669,7 +697,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         if name not in found:
             continue
         part = found[name]
-        yield f"\n## {name}: {rung.seconds:g} CPU seconds, {rung.size} x {rung.size}\n"
+        yield f"\n## {name}: {rung.size} x {rung.size}, {rung.images} images of the present network\n"
         yield f"| {' | '.join(HEAD)} |"
         yield "|---" * len(HEAD) + "|"
         by_name: dict[str, list[dict[str, Any]]] = {}
@@ -688,9 +716,9 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 INTRODUCTION = """# Networks at equal time
 
 Candidates for the network and the training of the `kspace` objective, each trained for the same
-number of CPU seconds of one core, on simulated scans of brain images; errors are those of simulated
-scans of other patients. Candidates and clock are described in the script; so are the rungs: a
-number of one rung says nothing about another.
+time on one core, on simulated scans of brain images; errors are those of simulated scans of other
+patients. The script describes the candidates and the clock. Numbers of different rungs (lengths of
+training) must not be compared.
 
     python tests/benchmarks/bench_networks.py TRAIN.zip VAL.zip WORK --rung short
     python tests/benchmarks/bench_networks.py TRAIN.zip VAL.zip WORK --table docs/results
