@@ -171,6 +171,7 @@ class Rung:
         smaller: those of the scans for ``small_first``.
         n_scans: training scans; None for one of every image.
         n_cases: validation scans.
+        n_timed: images over which steps are timed.
     """
 
     images: int
@@ -178,6 +179,7 @@ class Rung:
     smaller: int = 64
     n_scans: int | None = None
     n_cases: int = 40
+    n_timed: int = 32
 
     def scans(self, size: int, seed: int) -> SimulateConfig:
         """How its scans are simulated."""
@@ -195,7 +197,7 @@ RUNGS = {
     "short96": Rung(1400, size=96),
     "middle96": Rung(5600, size=96),
 }
-QUICK = Rung(8, size=48, smaller=48, n_scans=6, n_cases=2)
+QUICK = Rung(8, size=48, smaller=48, n_scans=6, n_cases=2, n_timed=8)
 
 
 def grouped(spec: UNetSpec, in_channels: int) -> UNet:
@@ -585,9 +587,6 @@ def reference_rows(ground: Ground) -> dict[str, Any]:
     return rows | reference_errors(ground.held_out)
 
 
-TIMED_IMAGES = 32
-
-
 def seconds_an_image(candidates: list[Candidate], rung: Rung, ground: Ground) -> list[float]:
     """CPU seconds an image of candidates that take the same steps in turn: the fastest of three."""
     trainings = [Training(candidate, rung, ground, 0, math.inf) for candidate in candidates]
@@ -595,12 +594,12 @@ def seconds_an_image(candidates: list[Candidate], rung: Rung, ground: Ground) ->
     for _ in range(4):  # the first is the warm-up
         for training, runs in zip(trainings, times, strict=True):
             training.steps, steps = 0, []
-            while training.steps * training.candidate.batch < TIMED_IMAGES:
+            while training.steps * training.candidate.batch < rung.n_timed:
                 before = training.cpu
                 training.step()
                 steps.append(training.cpu - before)
             runs.append(steps)
-    return [float(np.min(runs[1:], axis=0).sum()) / TIMED_IMAGES for runs in times]
+    return [float(np.min(runs[1:], axis=0).sum()) / rung.n_timed for runs in times]
 
 
 def speed(name: str, args: argparse.Namespace, rung: Rung, ground: Ground) -> dict[str, float]:
@@ -697,7 +696,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         if name not in found:
             continue
         part = found[name]
-        yield f"\n## {name}: {rung.size} x {rung.size}, {rung.images} images of the present network\n"
+        size = f"{rung.size} x {rung.size}"
+        yield f"\n## {name}: {size}, time for {rung.images} images of the present network\n"
         yield f"| {' | '.join(HEAD)} |"
         yield "|---" * len(HEAD) + "|"
         by_name: dict[str, list[dict[str, Any]]] = {}
