@@ -13,8 +13,8 @@ those of ``aos`` against the noise-free image, inside the support.
 
 A candidate, seed and rung writes one small file when it is finished, and is not done again; what
 was killed begins anew. ``--table DOCS`` writes networks.json and networks.md of all that is
-finished, and stops; ``--speed`` prints seconds an image and stops; ``--quick`` trains two
-candidates on phantoms in seconds and says nothing about quality.
+finished, and stops; ``--speed`` prints seconds an image and stops; ``--quick`` trains one
+candidate on phantoms in seconds and says nothing about quality.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ RUNGS = {
     "short96": Rung(1400, size=96),
     "middle96": Rung(5600, size=96),
 }
-QUICK = Rung(8, size=48, smaller=48, n_scans=6, n_cases=2, n_timed=8)
+QUICK = Rung(8, size=40, smaller=40, n_scans=6, n_cases=2, n_timed=8)
 
 
 def grouped(spec: UNetSpec, in_channels: int) -> UNet:
@@ -751,7 +751,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", NumericalWarning)
     if args.quick:
-        args.only, rung = ["present", "lean, 6 passes shared"], QUICK
+        args.only, rung = ["lean, 6 passes shared"], QUICK
         args.work, args.rung = Path(tempfile.mkdtemp()), "quick"
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")
