@@ -120,44 +120,47 @@ class Candidate:
 
 
 PRESENT = Candidate()
-FAST = Candidate(block="lean", channels=(32, 64, 96, 128), bf16=True, schedule="linear")
+GROUPED = Candidate(block="grouped", channels=(32, 48, 64, 96), bf16=True, schedule="linear")
+LEAN = Candidate(block="lean", channels=(32, 64, 96, 128), bf16=True, schedule="linear")
+WIDE = (64, 96, 128, 192)
 
 CANDIDATES = {
     "present": PRESENT,
     "present, bf16": replace(PRESENT, bf16=True),
     "present, linear": replace(PRESENT, schedule="linear"),
-    "lean": FAST,
-    "lean, fp32": replace(FAST, bf16=False),
-    "normed": replace(FAST, block="normed"),
-    "grouped": replace(FAST, block="grouped"),
-    "grouped narrow": replace(FAST, block="grouped", channels=(32, 48, 64, 96)),
-    "grouped wide": replace(FAST, block="grouped", channels=(64, 96, 128, 192)),
-    "lean wide": replace(FAST, channels=(64, 128, 192, 256)),
-    "lean deep": replace(FAST, blocks=2),
-    "lean, 6 passes": replace(FAST, passes=6),
-    "lean, 8 passes": replace(FAST, passes=8),
-    "lean, 6 passes shared": replace(FAST, passes=6, shared=True),
-    "lean wide, 3 passes shared": replace(FAST, channels=(64, 128, 192, 256), shared=True),
-    "lean, memory 8": replace(FAST, memory=8),
-    "lean, loss on every pass": replace(FAST, every_pass=True),
-    "lean, momentum": replace(FAST, momentum=True),
-    "lean, gradient steps": replace(FAST, n_cg=0),
-    "lean, CG 2": replace(FAST, n_cg=2),
-    "lean, CG 8": replace(FAST, n_cg=8),
-    "lean, rate x 0.5": replace(FAST, rate=5e-4),
-    "lean, rate x 2": replace(FAST, rate=2e-3),
-    "lean, rate x 4": replace(FAST, rate=4e-3),
-    "lean, cosine": replace(FAST, schedule="cosine"),
-    "lean, constant": replace(FAST, schedule="constant"),
-    "lean, root": replace(FAST, schedule="root"),
-    "lean, batch 4": replace(FAST, batch=4),
-    "lean, batch 2": replace(FAST, batch=2),
-    "lean, batch 1": replace(FAST, batch=1),
-    "lean pyramid": replace(FAST, channels=(32, 64, 128, 256)),
-    "lean 48": replace(FAST, channels=(48, 96, 144, 192)),
-    "lean, Muon": replace(FAST, optimizer="muon"),
-    "lean, Muon, rate x 3": replace(FAST, optimizer="muon", rate=3e-3),
-    "lean wide, Muon": replace(FAST, channels=(64, 128, 192, 256), optimizer="muon"),
+    "lean": LEAN,
+    "lean, rate x 2": replace(LEAN, rate=2e-3),
+    "lean wide": replace(LEAN, channels=(64, 128, 192, 256)),
+    "normed": replace(LEAN, block="normed"),
+    "grouped": GROUPED,
+    "grouped, fp32": replace(GROUPED, bf16=False),
+    "grouped 128": replace(GROUPED, channels=(32, 64, 96, 128)),
+    "grouped wide": replace(GROUPED, channels=WIDE),
+    "grouped deep": replace(GROUPED, blocks=2),
+    "grouped, 6 passes": replace(GROUPED, passes=6),
+    "grouped, 8 passes": replace(GROUPED, passes=8),
+    "grouped, 3 passes shared": replace(GROUPED, shared=True),
+    "grouped, 6 passes shared": replace(GROUPED, passes=6, shared=True),
+    "grouped, 8 passes shared": replace(GROUPED, passes=8, shared=True),
+    "grouped wide, 3 passes shared": replace(GROUPED, channels=WIDE, shared=True),
+    "grouped, memory 8": replace(GROUPED, memory=8),
+    "grouped, loss on every pass": replace(GROUPED, every_pass=True),
+    "grouped, momentum": replace(GROUPED, momentum=True),
+    "grouped, gradient steps": replace(GROUPED, n_cg=0),
+    "grouped, CG 2": replace(GROUPED, n_cg=2),
+    "grouped, CG 8": replace(GROUPED, n_cg=8),
+    "grouped, rate x 0.5": replace(GROUPED, rate=5e-4),
+    "grouped, rate x 2": replace(GROUPED, rate=2e-3),
+    "grouped, rate x 4": replace(GROUPED, rate=4e-3),
+    "grouped, long warm-up": replace(GROUPED, warmup=1600),
+    "grouped, cosine": replace(GROUPED, schedule="cosine"),
+    "grouped, constant": replace(GROUPED, schedule="constant"),
+    "grouped, root": replace(GROUPED, schedule="root"),
+    "grouped, batch 4": replace(GROUPED, batch=4),
+    "grouped, batch 2": replace(GROUPED, batch=2),
+    "grouped, batch 1": replace(GROUPED, batch=1),
+    "grouped, Muon": replace(GROUPED, optimizer="muon", rate=3e-3),
+    "grouped, small first": replace(GROUPED, small_first=0.3),  # at 96 x 96 only
 }
 
 
@@ -200,11 +203,16 @@ RUNGS = {
 QUICK = Rung(8, size=40, smaller=40, n_scans=6, n_cases=2, n_timed=8)
 
 
-def grouped(spec: UNetSpec, in_channels: int) -> UNet:
-    """The library's U-Net with norms over groups of 16 channels."""
+def unet(candidate: Candidate, in_channels: int) -> UNet:
+    """The library's U-Net, with other groups and outputs where the candidate has them."""
+    spec = UNetSpec(candidate.channels, candidate.blocks, candidate.embedding)
     net = UNet(spec, in_channels)
+    if candidate.memory:
+        net.last = nn.Conv2d(candidate.channels[0], 2 + candidate.memory, 3, padding=1)
+        nn.init.zeros_(net.last.weight)
+        nn.init.zeros_(net.last.bias)
     for module in net.modules():
-        if isinstance(module, nn.GroupNorm):
+        if isinstance(module, nn.GroupNorm) and candidate.block == "grouped":
             module.num_groups = max(module.num_channels // 16, 1)
     return net
 
@@ -279,15 +287,12 @@ class Searched(Conditioned):
     """
 
     def __init__(self, candidate: Candidate, sigma_data: float) -> None:
-        spec = UNetSpec(candidate.channels, candidate.blocks, candidate.embedding)
-        super().__init__(replace(spec, channels=(4,)), sigma_data)
+        super().__init__(UNetSpec((4,), 1, 4), sigma_data)  # its networks are replaced
         self.candidate, self.n_cg_in = candidate, candidate.n_cg_in
-        make = {"present": partial(UNet, spec), "grouped": partial(grouped, spec)}.get(
-            candidate.block, partial(Lean, candidate)
-        )
         count = 1 if candidate.shared else candidate.passes
         n_planes = self.in_channels + candidate.memory
-        self.nets = nn.ModuleList(make(n_planes) for _ in range(count))
+        make = Lean if candidate.block in ("lean", "normed") else unet
+        self.nets = nn.ModuleList(make(candidate, n_planes) for _ in range(count))
         self.lengths = nn.Parameter(torch.ones(candidate.passes), requires_grad=not candidate.n_cg)
         self.images: list[Tensor] = []
 
@@ -460,9 +465,11 @@ class Training:
         self.parameters = [p for p in self.net.parameters() if p.requires_grad]
         kernels = [
             conv.weight
-            for block in self.net.modules()
-            if isinstance(block, LeanBlock) and candidate.optimizer == "muon"
-            for conv in (block.conv_in, block.conv_out)
+            for conv in self.net.modules()
+            if candidate.optimizer == "muon"
+            and isinstance(conv, nn.Conv2d)
+            and conv.kernel_size == (3, 3)
+            and min(conv.weight.shape[:2]) >= candidate.channels[0]
         ]
         self.muon, known = Muon(kernels), {id(kernel) for kernel in kernels}
         rest = [p for p in self.parameters if id(p) not in known]
@@ -751,7 +758,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", NumericalWarning)
     if args.quick:
-        args.only, rung = ["lean, 6 passes shared"], QUICK
+        args.only, rung = ["grouped, 6 passes shared"], QUICK
         args.work, args.rung = Path(tempfile.mkdtemp()), "quick"
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")
