@@ -205,15 +205,13 @@ QUICK = Rung(8, size=40, smaller=40, n_scans=6, n_cases=2, n_timed=8)
 
 def unet(candidate: Candidate, in_channels: int) -> UNet:
     """The library's U-Net, with other groups and outputs where the candidate has them."""
-    spec = UNetSpec(candidate.channels, candidate.blocks, candidate.embedding)
+    per_group = 16 if candidate.block == "grouped" else 4
+    spec = UNetSpec(candidate.channels, candidate.blocks, candidate.embedding, per_group)
     net = UNet(spec, in_channels)
     if candidate.memory:
         net.last = nn.Conv2d(candidate.channels[0], 2 + candidate.memory, 3, padding=1)
         nn.init.zeros_(net.last.weight)
         nn.init.zeros_(net.last.bias)
-    for module in net.modules():
-        if isinstance(module, nn.GroupNorm) and candidate.block == "grouped":
-            module.num_groups = max(module.num_channels // 16, 1)
     return net
 
 
