@@ -648,8 +648,8 @@ def search(args: argparse.Namespace, rung: Rung) -> None:
 
 
 HEAD = (
-    "candidate", "seeds", "parameters", "images", "s an image", "held-out error", "at half time",
-    "PSNR (dB)", "NRMSE", "best average",
+    "candidate", "seeds", "parameters", "images", "images for one of present", "held-out error",
+    "at half time", "PSNR (dB)", "NRMSE", "best average", "unlike present",
 )  # fmt: skip
 
 
@@ -674,6 +674,13 @@ def spread(rows: list[dict[str, Any]], value: Callable[[dict[str, Any]], float],
     return text if len(values) == 1 else f"{text} ± {format(half, form)}"
 
 
+def differences(options: dict[str, Any]) -> str:
+    """The options of a candidate that are not the present network's."""
+    present = json.loads(json.dumps(asdict(PRESENT)))
+    changed = {key: value for key, value in options.items() if value != present[key]}
+    return ", ".join(f"{key} {value}" for key, value in changed.items())
+
+
 def line_of(name: str, rows: list[dict[str, Any]]) -> str:
     """A candidate's line of the table."""
 
@@ -685,12 +692,13 @@ def line_of(name: str, rows: list[dict[str, Any]]) -> str:
         ", ".join(str(row["seed"]) for row in rows),
         f"{rows[0]['parameters'] / 1e6:.2f} M",
         spread(rows, lambda row: row["images"], ".0f"),
-        f"{rows[0]['s_per_image']:.4f}",
+        f"{rows[0]['images_per_present']:.2f}",
         spread(rows, lambda row: row["held_out"], ".4f"),
         spread(rows, halfway, ".4f"),
         spread(rows, lambda row: row["psnr"], ".2f"),
         spread(rows, lambda row: row["nrmse"], ".4f"),
         ", ".join(dict.fromkeys(row["average"] for row in rows)),
+        differences(rows[0]["options"]),
     ]
     return f"| {' | '.join(cells)} |"
 
