@@ -47,6 +47,7 @@ from mri_ambient.objectives import Kspace
 from mri_ambient.objectives.base import Loss
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.solve import conjugate_gradient
+from mri_ambient.plots import draw_previews, save_figure
 from mri_ambient.priors.denoisers import Conditioned
 from mri_ambient.priors.prior import Prior, PriorFacts
 from mri_ambient.priors.schedules import LogNormal
@@ -536,8 +537,8 @@ class Training:
             nets = dict(list(nets.items())[:1])
         return {name: score(net, self.ground) for name, net in nets.items()}
 
-    def run(self) -> dict[str, Any]:
-        """Train until the time is over."""
+    def run(self, picture: Path) -> dict[str, Any]:
+        """Train until the time is over; draw what became of some validation scans."""
         curve = []
         for mark in MARKS:
             while self.share < mark or self.steps == 0:
@@ -546,6 +547,7 @@ class Training:
             curve.append({"cpu_s": round(self.cpu), "images": images, "scores": self.scores()})
             print(json.dumps(curve[-1]), flush=True)
         best = min(curve[-1]["scores"].items(), key=lambda item: item[1]["held_out"])
+        draw(self.net, best[1]["tau"], self.ground, picture)
         return {
             "average": best[0],
             **best[1],
@@ -581,6 +583,22 @@ def against_truth(method: Method, prior: Prior | None, ground: Ground) -> dict[s
         inside = ours > 0
         nrmse.append(float((ours - case.truth)[inside].norm() / case.truth[inside].norm()))
     return {"psnr": float(np.mean(psnr)), "nrmse": float(np.mean(nrmse))}
+
+
+@torch.no_grad()
+def draw(net: Searched, tau: float, ground: Ground, path: Path) -> None:
+    """Some validation scans by CG-SENSE and by ``aos`` with the last weights, beside the truth."""
+    prior, rows = Prior(net.eval(), ground.facts), []
+    prior.tau, net.autocast = tau, False
+    for case, batch in list(zip(ground.cases, ground.batches, strict=True))[:4]:
+        images = {
+            "CG-SENSE": CgSense()(None, batch, []),
+            "aos": Aos()(prior, batch, [rng_for(0, "score")]),
+        }
+        row = {name: to_file_units(img.abs(), case.scan)[0] for name, img in images.items()}
+        rows.append(row | {"truth": case.truth})
+    path.parent.mkdir(exist_ok=True)
+    save_figure(draw_previews(rows), path)
 
 
 def reference_rows(ground: Ground) -> dict[str, Any]:
@@ -642,7 +660,11 @@ def search(args: argparse.Namespace, rung: Rung) -> None:
                 row = {"benchmark": "networks", "rung": args.rung, "candidate": name, "seed": seed}
                 print(json.dumps(row), flush=True)
                 training = Training(candidate, rung, ground, seed, n_images)
-                row |= pace | training.run() | {"options": asdict(candidate)}
+                row |= (
+                    pace
+                    | training.run(args.work / "previews" / f"{path.stem}.png")
+                    | {"options": asdict(candidate)}
+                )
                 write_json(path, row)
                 print(json.dumps({k: v for k, v in row.items() if k != "curve"}), flush=True)
 
