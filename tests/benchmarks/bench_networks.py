@@ -12,9 +12,9 @@ error on held-out measured lines is the one that ``mri-ambient train`` reports; 
 those of ``aos`` against the noise-free image, inside the support.
 
 A candidate, seed and rung writes one small file when it is finished, and is not done again; what
-was killed begins anew. ``--table DOCS`` writes networks.json and networks.md of all that is
-finished, and stops; ``--speed`` prints seconds an image and stops; ``--quick`` trains one
-candidate on phantoms in seconds and says nothing about quality.
+was killed begins anew. ``--table DOCS`` writes networks.json of all that is finished, and its
+tables into networks.md, whose words it keeps, and stops; ``--speed`` prints seconds an image and
+stops; ``--quick`` trains one candidate on phantoms in seconds and says nothing about quality.
 """
 
 from __future__ import annotations
@@ -748,25 +748,15 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         yield f"\nOn the same scans: {'; '.join(texts)}."
 
 
-INTRODUCTION = """# Networks at equal time
-
-Candidates for the network and the training of the `kspace` objective, each trained for the same
-time on one core, on simulated scans of brain images; errors are those of simulated scans of other
-patients. The script describes the candidates and the clock. Numbers of different rungs (lengths of
-training) must not be compared.
-
-    python tests/benchmarks/bench_networks.py TRAIN.zip VAL.zip WORK --rung short
-    python tests/benchmarks/bench_networks.py TRAIN.zip VAL.zip WORK --table docs/results
-
-"Held-out error" is that of the average of the weights that has the smallest; behind ± stands half
-of the range over the seeds."""
-
-
 def write_table(args: argparse.Namespace) -> None:
-    """networks.json and networks.md of all that is finished."""
+    """networks.json of all that is finished, and its tables in place of those in networks.md."""
     found = collected(args.work / "results")
     write_json(args.table / "networks.json", found)
-    (args.table / "networks.md").write_text("\n".join([INTRODUCTION, *table(found), ""]))
+    page = args.table / "networks.md"
+    words = (
+        page.read_text().partition("\n## ")[0] if page.exists() else "# Networks at equal time\n"
+    )
+    page.write_text("\n".join([words.rstrip("\n"), *table(found), ""]))
 
 
 def main() -> None:
