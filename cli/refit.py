@@ -48,7 +48,9 @@ def run(
     option: opt.MethodOption = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Size of the network: tiny, small, base.", show_default="that of RUN"),
+        typer.Option(
+            help="Size of the network: tiny, tiny16, small, base.", show_default="that of RUN"
+        ),
     ] = None,
     patches: opt.Patches = False,
     batch_size: Annotated[

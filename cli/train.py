@@ -42,7 +42,9 @@ def run(
             show_default="full",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Size of the networks: tiny, small, base.")] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="Size of the networks: tiny, tiny16, small, base.")
+    ] = "tiny",
     wrapper: Annotated[
         str | None,
         typer.Option(

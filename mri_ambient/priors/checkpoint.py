@@ -141,5 +141,5 @@ def _facts_from(stored: dict[str, Any]) -> PriorFacts:
         entries = [{"method": name, **entry} for name, entry in old.items()]
         stored = {**stored, "card": {**card, "calibration": entries}}
     network = stored["network"]
-    spec = UNetSpec(tuple(network["channels"]), network["blocks"], network["embedding"])
+    spec = UNetSpec(**{**network, "channels": tuple(network["channels"])})
     return PriorFacts(**{**stored, "network": spec, "mask": MaskSpec(**stored["mask"])})

@@ -24,15 +24,19 @@ class UNetSpec:
         channels: width of each resolution level, finest first.
         blocks: residual blocks per level on the way down (and on the way up).
         embedding: width of the noise-level embedding.
+        per_group: channels that a norm takes together, at least.
     """
 
     channels: tuple[int, ...]
     blocks: int
     embedding: int
+    per_group: int = 4
 
 
 NETWORKS: dict[str, UNetSpec] = {
     "tiny": UNetSpec(channels=(24, 48, 64, 96), blocks=1, embedding=96),
+    # On a CPU, bfloat16 norms of 16 channels are several times faster than those of 4.
+    "tiny16": UNetSpec(channels=(32, 48, 64, 96), blocks=1, embedding=96, per_group=16),
     "small": UNetSpec(channels=(48, 96, 144, 192), blocks=2, embedding=192),
     "base": UNetSpec(channels=(96, 192, 288, 384), blocks=3, embedding=384),
 }
@@ -49,9 +53,9 @@ def network_spec(name: str) -> UNetSpec:
     return NETWORKS[name]
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups of at least 4 channels."""
-    largest = max(min(32, channels // 4), 1)
+def _group_norm(channels: int, per_group: int) -> nn.GroupNorm:
+    """At most 32 groups of at least ``per_group`` channels."""
+    largest = max(min(32, channels // per_group), 1)
     groups = max(g for g in range(1, largest + 1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
 
@@ -66,12 +70,13 @@ def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
 class _Block(nn.Module):
     """norm, SiLU, conv; norm, scale and shift by the noise level, SiLU, conv; plus identity."""
 
-    def __init__(self, n_in: int, n_out: int, embedding: int) -> None:
+    def __init__(self, n_in: int, n_out: int, spec: UNetSpec) -> None:
         super().__init__()
-        self.norm_in, self.norm_out = _group_norm(n_in), _group_norm(n_out)
+        self.norm_in = _group_norm(n_in, spec.per_group)
+        self.norm_out = _group_norm(n_out, spec.per_group)
         self.conv_in = nn.Conv2d(n_in, n_out, 3, padding=1)
         self.conv_out = _zeroed(nn.Conv2d(n_out, n_out, 3, padding=1))
-        self.modulation = nn.Linear(embedding, 2 * n_out)
+        self.modulation = nn.Linear(spec.embedding, 2 * n_out)
         self.skip = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -105,17 +110,17 @@ class UNet(nn.Module):
         for width in widths:
             level = nn.ModuleList()
             for _ in range(spec.blocks):
-                level.append(_Block(n_in, width, emb))
+                level.append(_Block(n_in, width, spec))
                 n_in = width
             self.down.append(level)
-        self.middle = _Block(n_in, n_in, emb)
+        self.middle = _Block(n_in, n_in, spec)
         for width in reversed(widths):
             level = nn.ModuleList()
             for _ in range(spec.blocks):
-                level.append(_Block(n_in + width, width, emb))
+                level.append(_Block(n_in + width, width, spec))
                 n_in = width
             self.up.append(level)
-        self.last_norm = _group_norm(n_in)
+        self.last_norm = _group_norm(n_in, spec.per_group)
         self.last = _zeroed(nn.Conv2d(n_in, 2, 3, padding=1))
         # The weights too: after a norm, a GPU uses the layout of the weights.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

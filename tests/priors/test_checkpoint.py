@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from mri_ambient.errors import CheckpointError, DeviceError, MriAmbientError
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior, save_tensors
 from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.unet import UNetSpec
 
 
 @pytest.fixture
@@ -105,6 +106,25 @@ def test_a_prior_of_another_shape_is_refused(prior, tmp_path):
     save_tensors(path, tensors, header)
     with pytest.raises(CheckpointError, match="surprise"):
         load_prior(path)
+
+
+def test_a_file_older_than_an_option_of_the_network_has_its_default(prior, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    save_prior(prior, path)
+    tensors, header = load_tensors(path)
+    assert header["facts"]["network"].pop("per_group") == 4
+    save_tensors(path, tensors, header)
+    assert load_prior(path).facts.network == prior.facts.network
+
+
+def test_the_groups_of_the_norms_are_those_of_training(tmp_path):
+    """Weights fit whatever the groups are: only the header tells them."""
+    spec = UNetSpec(channels=(16, 32), blocks=1, embedding=16, per_group=16)
+    prior = small_prior("conditioned", network=spec)
+    save_prior(prior, tmp_path / "prior.safetensors")
+    again = load_prior(tmp_path / "prior.safetensors")
+    planes, label = torch.ones(1, 7, 8, 8).cumsum(dim=-1), torch.zeros(1)
+    assert torch.equal(again.net.nets[0](planes, label), prior.net.nets[0](planes, label))
 
 
 def test_weights_that_are_not_finite_are_refused(prior, tmp_path):

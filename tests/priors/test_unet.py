@@ -54,6 +54,22 @@ def test_presets_grow_and_count_their_work():
     assert forward_flops(net, (64, 32)) == pytest.approx(2 * forward_flops(net, (32, 32)), rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny16"])
+def test_norms_take_the_channels_of_a_group_together(name, rng):
+    spec = NETWORKS[name]
+    net = UNet(spec, 5)
+    norms = [module for module in net.modules() if isinstance(module, torch.nn.GroupNorm)]
+    sizes = {norm.num_channels // norm.num_groups for norm in norms}
+    assert min(sizes) == spec.per_group
+    # The one that is normed first: mean 0 and variance 1 over the channels of a group.
+    size = spec.per_group
+    x = torch.randn(1, spec.channels[0], 8, 8, generator=rng)
+    each = norms[0](x).unflatten(1, (-1, size)).flatten(2)
+    want, found = torch.ones(each.shape[:2]), each.var(dim=-1, correction=0)
+    torch.testing.assert_close(each.mean(dim=-1), 0 * want, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, want, atol=1e-4, rtol=0)
+
+
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(ConfigError) as caught:
         network_spec("huge")
