@@ -16,6 +16,10 @@ from ..errors import ScanFormatError
 PARALLEL = "parallelImaging/accelerationFactor"
 
 
+MOST_STEPS = 65535
+"""Counters of readouts have 16 bits."""
+
+
 @dataclass(frozen=True)
 class PartitionAxis:
     """The second phase encode of a 3-D scan; of a 2-D scan it has one entry.
@@ -260,9 +264,9 @@ def _matrix(space: Element | None) -> tuple[int, int] | None:
     rows, columns = _number(space, "matrixSize/x"), _number(space, "matrixSize/y")
     if rows is None or columns is None:
         return None
-    if rows < 1 or columns < 1:
+    if not (1 <= rows <= MOST_STEPS and 1 <= columns <= MOST_STEPS):
         raise ScanFormatError(
-            f"the ISMRMRD header gives a matrix of {rows:g} x {columns:g}, wanted at least 1 x 1"
+            f"the ISMRMRD header gives a matrix of {rows:g} x {columns:g}, wanted 1 to {MOST_STEPS}"
         )
     return int(rows), int(columns)
 
@@ -298,6 +302,11 @@ def _limits(encoding: Element | None, name: str, n: int) -> tuple[int, tuple[int
     first = n // 2 - int(center)
     if maximum is None:
         return first, (0, n)
+    if maximum >= 2 * n or maximum < 0:
+        raise ScanFormatError(
+            f"the ISMRMRD header's encoding limits of {name} end at {maximum:g}, but the encoded "
+            f"matrix has {n}; it belongs to other data"
+        )
     low, high = max(first, 0), min(first + int(maximum) + 1, n)
     if low >= high:
         what = "columns" if name.endswith("1") else "partitions"
@@ -313,8 +322,10 @@ def _partitions(encoding: Element | None) -> PartitionAxis:
         int(_number(encoding, f"{name}/matrixSize/z") or 1)
         for name in ("encodedSpace", "reconSpace")
     )
-    if min(encoded, recon) < 1:
-        raise ScanFormatError(f"the ISMRMRD header gives {encoded} partitions, wanted at least 1")
+    if min(encoded, recon) < 1 or max(encoded, recon) > MOST_STEPS:
+        raise ScanFormatError(
+            f"the ISMRMRD header gives {encoded} partitions, wanted 1 to {MOST_STEPS}"
+        )
     if encoded == 1:
         return PartitionAxis()
     depth = _number(encoding, "encodedSpace/fieldOfView_mm/z")

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from ..errors import ScanFormatError, warn
 from .hdf5 import find_dataset, open_h5, read_text
 from .header import Header, parse_header
-from .readouts import VOLUME_COUNTERS, Ints, Readouts
+from .readouts import VOLUME_COUNTERS, Ints, Readouts, turned_centers
 from .scan_file import Contents
 
 NOISE, CALIBRATION, CALIBRATION_AND_IMAGE, REVERSE, PHASE_CORRECTION = 19, 20, 21, 22, 24
 """Flags of a readout, numbered as in the standard."""
 
-OTHERS = (23, 24, 26, 27, 28, 29)
+OTHERS = (23, 24, 26, 27, 28, 29, 30, 31)
 """Flags of readouts that belong to no image: navigator, phase correction, HP feedback, dummy scan,
-RT feedback, surface coil correction."""
+RT feedback, surface coil correction, phase stabilisation and its reference."""
 
 HEAD = (
     "flags", "active_channels", "number_of_samples", "center_sample", "discard_pre",
@@ -105,8 +105,10 @@ class MrdIndex:
             text = f"the header announces {header.n_coils} coils, readouts have {n_coils}"
             warn("W-HEADER-COUNTS", f"{name}: {text}")
         slices = np.unique(volume.slice)
-        announced = header.n_slices or 1
-        if missing := sorted(set(range(announced)) - set(slices.tolist())):
+        announced, first = header.n_slices or 1, int(slices[0])
+        if first + announced > int(slices[-1]) + 1 and first < announced:
+            first = 0  # the first slices are missing
+        if missing := sorted(set(range(first, first + announced)) - set(slices.tolist())):
             if not volume.is_3d:
                 text = f"of {announced} slices that the header announces, {missing} are missing"
                 warn("W-MISSING-SLICES", f"{name}: {text}")
@@ -293,7 +295,7 @@ def _table(head: NDArray[np.void], rows: Ints, header: Header) -> Readouts:
         slice=idx["slice"].astype(int),
         counters={name: idx[name].astype(int) for name in VOLUME_COUNTERS.values()},
         n_samples=n_samples,
-        center=np.where(reverse, n_samples - 1 - center, center),
+        center=turned_centers(n_samples, center, reverse),
         reverse=reverse,
         position=head["position"].astype(float),
         normal=head["slice_dir"].astype(float) * (header.rise if nz > 1 else 1),

@@ -58,6 +58,9 @@ def geometry_of_slices(
     """
     table = np.stack(poses)
     positions, directions = table[:, 0], table[:, 1:]
+    if not np.isfinite(table).all():
+        _warn_unknown(path, "its directions or positions are not finite")
+        return voxel_mm, None
     if not _are_known(directions):
         return voxel_mm, None
     if len(table) > 1 and not positions.any():

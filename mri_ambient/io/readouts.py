@@ -211,6 +211,8 @@ class ReadoutFile(ScanFile):
         self._check_steps("columns", self.readouts.column, matrix.encoded[1])
         self._swapped = False
         self.is_3d = self.readouts.is_3d
+        if not self.is_3d:
+            self.readouts = self._apart(self.readouts)
         if self.is_3d:
             self._check_steps("partitions", self.readouts.partition, matrix.encoded[2])
             self._lay_out_slab(matrix)
@@ -220,6 +222,20 @@ class ReadoutFile(ScanFile):
             self.calibration = _settled(self.calibration, matrix.encoded[0])
             self._check_calibration(self.calibration)
             self.calib_mask = self._mask_of(self.calibration)
+
+    def _apart(self, readouts: Readouts) -> Readouts:
+        """Slices at different places have counters of their own."""
+        apart = by_position(readouts)
+        n, n_counters = (len(np.unique(part.slice)) for part in (apart, readouts))
+        if n > n_counters:
+            text = f"readouts lie in {n} slices by their positions, in {n_counters} by counters"
+            warn("W-HEADER-COUNTS", f"{self.path.name}: {text}")
+        if self.calibration is not None and not np.array_equal(apart.slice, readouts.slice):
+            raise ScanFormatError(
+                f"{self.path}: slices at different positions share a counter, so that their "
+                "calibration lines cannot be told apart; export the scan again"
+            )
+        return apart
 
     def _lay_out_slices(self, matrix: Matrix) -> None:
         ny, nx, _ = matrix.encoded
@@ -393,6 +409,39 @@ class ReadoutFile(ScanFile):
                 f"{self.path}: slices {missing} have no calibration lines, the other slices have; "
                 "the file is not complete, export the scan again"
             )
+
+
+def turned_centers(n_samples: Ints, center: Ints, reverse: NDArray[np.bool_]) -> Ints:
+    """Index of k = 0 in readouts after the reversed ones are turned round.
+
+    Most writers count it there; others in the order acquired. These are known by the readouts of
+    the same length that are not reversed: theirs is the mirror image.
+    """
+    out = center.copy()
+    for n in np.unique(n_samples[reverse]):
+        forward = np.unique(center[~reverse & (n_samples == n)])
+        turned = reverse & (n_samples == n)
+        mirrored = np.isin(n - 1 - center, forward) & ~np.isin(center, forward)
+        out[turned & mirrored] = n - 1 - center[turned & mirrored]
+    return out
+
+
+def by_position(readouts: Readouts) -> Readouts:
+    """Readouts of 2-D slices whose counters tell slices at different places apart.
+
+    Readouts of one counter at several places are several slices if they have columns in common;
+    otherwise the field of view followed a moving patient, and they are one.
+    """
+    places = readouts.position.round(2)
+    counter = readouts.slice.copy()
+    for n in np.unique(readouts.slice):
+        here = np.flatnonzero(readouts.slice == n)
+        found, which = np.unique(places[here], axis=0, return_inverse=True)
+        columns = [set(readouts.column[here][which.ravel() == k]) for k in range(len(found))]
+        shared = set.intersection(*columns)
+        if len(found) > 1 and 2 * len(shared) > min(map(len, columns)):
+            counter[here] = counter.max() + 1 + which.ravel()
+    return replace(readouts, slice=counter)
 
 
 def _unique(a: Ints, b: Ints) -> list[tuple[int, int]]:

@@ -103,8 +103,8 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
     for index in torch.nonzero(elsewhere).flatten().tolist():
         raise ScanFormatError(
             f"{path}: slices are sampled in different places (slice {index} holds "
-            f"{int(totals[index])} of the volume's {n_hit} sampled positions); write the slices "
-            "into files of their own"
+            f"{int(totals[index])} of the volume's {n_hit} sampled positions); if the scan was "
+            "cut off, export it again, otherwise write the slices into files of their own"
         )
     lossy = torch.nonzero((totals > 0) & (n_missing > 0)).flatten().tolist()
     if lossy:

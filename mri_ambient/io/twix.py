@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import ScanFormatError, warn
 from . import twix_records as twix
 from .hdf5 import check_finite
-from .readouts import VOLUME_COUNTERS, Matrix, ReadoutFile, Readouts
+from .readouts import VOLUME_COUNTERS, Matrix, ReadoutFile, Readouts, turned_centers
 from .scan_file import Contents
 from .twix_protocol import Protocol, parse_protocol
 
@@ -251,7 +251,7 @@ def _readouts(records: twix.Records, row: NDArray[np.int64], matrix: Matrix) -> 
         slice=heads["slice"].astype(int),
         counters={name: heads[name].astype(int) for name in VOLUME_COUNTERS.values()},
         n_samples=n_samples,
-        center=np.where(reverse, n_samples - 1 - center, center),
+        center=turned_centers(n_samples, center, reverse),
         reverse=reverse,
         position=heads["position"].astype(float),
         normal=-normal if matrix.encoded[2] > 1 else normal,

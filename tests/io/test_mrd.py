@@ -114,29 +114,61 @@ def test_without_positions_slices_are_ordered_by_counter(ksp, tmp_path):
     assert_holds(write(tmp_path / "scan.h5", every_line(ksp, nowhere)), ksp)
 
 
-def test_reversed_readouts_are_turned_round(ksp, tmp_path):
+@pytest.mark.parametrize("center", [12, 11])
+def test_reversed_readouts_are_turned_round(center, ksp, tmp_path):
+    """Their centre is counted after the turn, or in the order acquired: 12 becomes 11 of 24."""
+
     def every_other(line: Line) -> Line:
         if line.step1 % 2:
             line.samples, line.flags = line.samples[:, ::-1], (ismrmrd.ACQ_IS_REVERSE,)
-            line.center = SHAPE[2] - 1 - SHAPE[2] // 2
-        return line
-
-    assert_holds(write(tmp_path / "scan.h5", every_line(ksp, every_other)), ksp)
-
-
-def test_reversed_readouts_have_their_centre_where_the_record_says(ksp, tmp_path):
-    """Bipolar echoes: k = 0 is sample 12 of 24 both ways, so that one way k = -12 is missing."""
-
-    def every_other(line: Line) -> Line:
-        if line.step1 % 2:
-            line.samples = np.roll(line.samples[:, ::-1], 1, axis=1)
-            line.flags = (ismrmrd.ACQ_IS_REVERSE,)
+            line.center = center
         return line
 
     path = write(tmp_path / "scan.h5", every_line(ksp, every_other))
-    ksp[:, :, 0, 1::2] = 0
     assert_holds(path, ksp)
     assert open_scan(path).fully_sampled
+
+
+@pytest.mark.parametrize("center", [6, 9])
+def test_reversed_partial_echoes(center, ksp, tmp_path):
+    """16 of 24 samples, k = 0 at 6: in reversed ones too, or at 9 in the order acquired."""
+
+    def partial(line: Line) -> Line:
+        line.samples, line.center = line.samples[:, 6:22], 6
+        if line.step1 % 2:
+            line.samples, line.center = line.samples[:, ::-1], center
+            line.flags = (ismrmrd.ACQ_IS_REVERSE,)
+        return line
+
+    path = write(tmp_path / "scan.h5", every_line(ksp, partial))
+    ksp[:, :, :6] = ksp[:, :, 22:] = 0
+    assert_holds(path, ksp)
+
+
+@pytest.mark.parametrize("flag", [23, 24, 26, 27, 28, 29, 30, 31])
+def test_readouts_of_no_image_are_left_out(flag, ksp, tmp_path):
+    lines = every_line(ksp)
+    others = [replace(line, samples=100 * line.samples[:, ::-1], flags=(flag,)) for line in lines]
+    assert_holds(write(tmp_path / "scan.h5", [*lines, *others]), ksp)
+
+
+def test_slices_at_other_positions_are_other_slices_whatever_their_counter(ksp, tmp_path):
+    lines = every_line(ksp)
+    for line in lines:
+        line.position, line.slice = (0.0, 0.0, 7.0 * line.slice), 0
+    file = open_scan(write(tmp_path / "scan.h5", lines))
+    assert file.shape == SHAPE
+    for index in range(SHAPE[0]):
+        np.testing.assert_array_equal(file.read_ksp(index).numpy(), ksp[index])
+    np.testing.assert_allclose(file.geometry.positions[:, 2], [0, 7, 14])
+    assert "W-HEADER-COUNTS" in [warning.code for warning in file.warnings]
+
+
+def test_a_field_of_view_that_follows_the_patient_is_one_slice(ksp, tmp_path):
+    lines = every_line(ksp)
+    for line in lines:
+        line.position = (0.1 * line.step1, 0.0, 7.0 * line.slice)
+    assert_holds(write(tmp_path / "scan.h5", lines), ksp)
 
 
 @pytest.mark.parametrize("center", [0, 11, 23])
