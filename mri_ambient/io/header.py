@@ -266,7 +266,8 @@ def _matrix(space: Element | None) -> tuple[int, int] | None:
         return None
     if not (1 <= rows <= MOST_STEPS and 1 <= columns <= MOST_STEPS):
         raise ScanFormatError(
-            f"the ISMRMRD header gives a matrix of {rows:g} x {columns:g}, wanted 1 to {MOST_STEPS}"
+            f"the ISMRMRD header gives a matrix of {rows:.0f} x {columns:.0f}, wanted 1 to "
+            f"{MOST_STEPS}"
         )
     return int(rows), int(columns)
 

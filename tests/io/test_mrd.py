@@ -156,7 +156,7 @@ def test_slices_at_other_positions_are_other_slices_whatever_their_counter(ksp, 
     lines = every_line(ksp)
     for line in lines:
         line.position, line.slice = (0.0, 0.0, 7.0 * line.slice), 0
-    file = open_scan(write(tmp_path / "scan.h5", lines))
+    file = opened(write(tmp_path / "scan.h5", lines))
     assert file.shape == SHAPE
     for index in range(SHAPE[0]):
         np.testing.assert_array_equal(file.read_ksp(index).numpy(), ksp[index])
@@ -211,12 +211,6 @@ def test_partial_fourier_leaves_columns_out(ksp, tmp_path):
     assert_holds(path, ksp)
     file = open_scan(path)
     assert file.acquired.tolist() == [False] * 4 + [True] * 14 and file.fully_sampled
-
-
-def test_readouts_of_no_image_are_left_out(ksp, tmp_path, rng):
-    noise = np.ones(SHAPE[1:3], np.complex64)
-    others = [Line(noise, flags=(flag,)) for flag in (NAVIGATOR, DUMMY)]
-    assert_holds(write(tmp_path / "scan.h5", others + every_line(ksp)), ksp)
 
 
 @pytest.mark.parametrize(("mode", "used"), [("embedded", True), ("separate", False)])
