@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -17,8 +17,8 @@ from ..methods.base import OnStep
 from ..runtime.device import Runtime
 from ..runtime.prefetch import prefetch
 from ..runtime.warning_log import WarningLog
+from .adapted import Engines, adaptation_report
 from .checks import check_slices
-from .engine import Engine
 from .recipe import ResolvedRecipe
 from .reference import Reference, without_warnings
 from .slice_store import SliceStore
@@ -75,6 +75,11 @@ class Volume:
         )
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Matrix ``(y, x)`` of the file."""
+        return self.file.shape[-2:]
+
+    @property
     def n_steps(self) -> int:
         """Steps of the method for one slice: all samples, held-out lines included."""
         repeats = 2 if self.recipe.checks.n_held_out else 1
@@ -101,27 +106,33 @@ def reconstruct_volume(
     file, log = volume.file, volume.log
     with log.noting():
         preparation = volume.preparation
-        engine = Engine(volume.recipe, volume.runtime, on_step)
         issue_before(file, volume.recipe)
+        engines = Engines(volume, store.folder, on_step)
     missing = [index for index in range(len(file)) if index not in store]
-    runs = neighbouring_runs(missing, engine.slices_at_once(file.shape[-2:]))
+    runs = neighbouring_runs(missing, engines.n_at_once)
     scans = prefetch(file[first:last] for first, last in runs)
     with store, closing(scans):
         for scan in scans:
             with log.noting() as given:
                 prepared = preparation.apply(scan)
+                engine = engines(scan.slices[0])
                 (result,) = engine([prepared])
                 result = check_slices(engine, prepared, result, file.path.name)
+                if engines.per_slice:
+                    checks = tuple(check | adaptation_report(engine) for check in result.checks)
+                    result = replace(result, checks=checks)
             store.add(prepared, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
-    return _report(volume, store, log)
+    return _report(volume, store, log) | engines.report
 
 
 def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any]:
     """The report of a finished volume; issues the warnings about its images."""
     file = volume.file
     checks, facts, given_before = store.report()
+    # An adapted prior has no file.
+    facts["provenance"] |= {"prior_sha256": volume.recipe.prior_sha256}
     log.add(given_before)
     scores: dict[str, Any] = {}
     with log.noting():
