@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options as opt
+from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
 from .console import VolumeBar, print_line, print_outputs, progress_bar
 from .exit_codes import run_cases
 from .parse import parse_list, pick_shard
@@ -20,6 +21,22 @@ def run(
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
     prior: opt.PriorPath = None,
+    adapt: Annotated[
+        str | None,
+        typer.Option(
+            help="Adapt the prior to the scan first: auto (until the error on held-out lines stops "
+            "falling), at most a time such as 90s, or a number of steps.",
+            show_default="the prior as it is",
+            metavar="auto|TIME|STEPS",
+        ),
+    ] = None,
+    adapt_per: Annotated[
+        str | None,
+        typer.Option(
+            help="What the prior is adapted to anew: slice, volume or folder (all scans together).",
+            show_default="volume",
+        ),
+    ] = None,
     retrospective: opt.Retrospective = None,
     mask_type: opt.MaskType = None,
     calib_lines: opt.CalibLines = None,
@@ -96,6 +113,7 @@ def run(
     from mri_ambient.recon.saving import check_formats, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
 
+    view = AdaptationView()
     formats, saving = check_formats(parse_list(save)), SaveOptions(tuple(parse_list(parts)))
     if holdout is None:
         holdout = 2 if warn else 0
@@ -111,18 +129,17 @@ def run(
         checks=Checks(holdout, flags=warn),
         preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
+        adapt=make_adaptation(adapt, adapt_per, view),
     )
     scans = pick_shard(find_scans(inputs, volume=volume), shard)
     if dry_run:
         print_outputs(scans, output)
+        print_adaptation(recipe, adapt_per)
         return
     runtime = make_runtime(
-        device,
-        precision=precision,
-        batch_size=batch_size,
-        cpu_fallback=cpu_fallback,
+        device, precision=precision, batch_size=batch_size, cpu_fallback=cpu_fallback,
         compile=compiled,
-    )
+    )  # fmt: skip
 
     def one(scan: ScanPath) -> None:
         opened = open_volume(scan, recipe, runtime)
@@ -131,6 +148,7 @@ def run(
             print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
         else:
             with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as bar:
+                view.bar = bar
                 report = reconstruct_to_folder(
                     opened, output, on_slice=bar.on_slice, on_step=bar.on_step
                 )
@@ -142,4 +160,8 @@ def run(
             print_line(f"{scan.name}: wrote {written}")
 
     with progress_bar() as bars:
+        if adapt_per == "folder":
+            recipe = adapted_together(
+                bars, scans, recipe, runtime, output, view, overwrite=overwrite
+            )
         run_cases(scans, one)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..priors.prior import DenoiserSource
+from ..priors.prior import DenoiserSource, scan_digest
 from ..runtime.device import Runtime
 from ..scan import Scan
 
@@ -65,7 +65,38 @@ class Adaptation(ABC):
         """
 
 
+def spared_lines(recipe: ResolvedRecipe) -> dict[str, Any]:
+    """Which lines of every scan the checks of a recipe hold out, so that nothing learns from them.
+
+    An adapted prior keeps it in its card.
+    """
+    mask = None if recipe.mask is None else asdict(recipe.mask)
+    return {"n_held_out": recipe.checks.n_held_out, "seed": recipe.seed, "mask": mask}
+
+
+def knows_held_out_lines(recipe: ResolvedRecipe, source_sha256: str) -> bool:
+    """Whether the prior was trained on the lines of a raw file that the checks hold out."""
+    prior = recipe.prior
+    if prior is None or not prior.was_trained_on(source_sha256):
+        return False
+    report = prior.card.get("adaptation", {})
+    spared = report.get("spared") == spared_lines(recipe)
+    return not (spared and scan_digest(source_sha256) in report["new_scans"])
+
+
 def evenly_spaced(n: int, most: int) -> list[int]:
     """At most ``most`` of the indices 0 to n - 1, evenly spaced around the middle."""
     count = min(n, most)
     return [(2 * k + 1) * n // (2 * count) for k in range(count)]
+
+
+def adaptation_line(report: dict[str, Any]) -> str:
+    """What an adaptation did, in one line."""
+    before, after = report["held_out_before"], report["held_out_after"]
+    if before is None:
+        return f"the prior was not adapted: {report['stopped_by']}"
+    text = f"{report['steps']} steps in {report['seconds']:.0f} s"
+    if report["kept"] == "start":
+        return f"the prior stays as it was: in {text} its error on held-out lines did not fall"
+    kept = f"step {report['kept_step']}"
+    return f"adapted in {text}; error on held-out lines {before:.4f} -> {after:.4f} ({kept})"

@@ -17,6 +17,7 @@ from ..methods.base import OnStep
 from ..runtime.device import Runtime
 from ..runtime.prefetch import prefetch
 from ..runtime.warning_log import WarningLog
+from .adaptation import adaptation_line
 from .adapted import Engines, adaptation_report
 from .checks import check_slices
 from .recipe import ResolvedRecipe
@@ -180,6 +181,8 @@ def summary_line(report: dict[str, Any]) -> str:
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
         f"residual {fmean(residuals):.2f} sigma_n, method {provenance['seconds']:.1f} s"
     )
+    if "adaptation" in report:
+        line += f"; {adaptation_line(report['adaptation'])}"
     if "metrics" in report:
         scores = report["metrics"]
         line += (
@@ -201,6 +204,8 @@ def slice_lines(report: dict[str, Any]) -> list[str]:
                 f", error on held-out lines {held_out['error']:.4f} (CG-SENSE "
                 f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
             )
+        if adaptation := check.get("adaptation"):
+            line += f", prior {adaptation['kept']} after {adaptation['steps']} steps of adaptation"
         if "prior_share" in check:
             line += f", null-space energy {100 * check['prior_share']:.1f} %"
         lines.append("; ".join([line, *check.get("flags", ())]))

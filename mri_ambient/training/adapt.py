@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..objectives import Ambient, Kspace, Objective, Ssdu, make_objective
 from ..priors.prior import DenoiserSource, Prior
 from ..priors.schedules import LogNormal
-from ..recon.adaptation import Adaptation, AdaptationData
+from ..recon.adaptation import Adaptation, AdaptationData, spared_lines
 from ..recon.recipe import ResolvedRecipe
 from ..runtime.config import parse_seconds
 from ..runtime.device import Runtime
@@ -133,7 +133,7 @@ class AdaptConfig(Adaptation):
         rules = self.rules(start, recipe.seed, runtime.precision)
         adapter = Adapter(start, rules, runtime, data.identity, data.folder)
         adapter(data.read, self.on_progress)
-        return _with_card(adapter, self, data.scans)
+        return _with_card(adapter, self, data.scans, spared_lines(recipe))
 
 
 def own_objective(prior: DenoiserSource | None) -> Objective:
@@ -163,7 +163,9 @@ def own_objective(prior: DenoiserSource | None) -> Objective:
     return replace(objective, max_unseen=1.0) if isinstance(objective, Ssdu) else objective
 
 
-def _with_card(adapter: Adapter, config: AdaptConfig, scans: Mapping[str, str]) -> Prior:
+def _with_card(
+    adapter: Adapter, config: AdaptConfig, scans: Mapping[str, str], spared: dict[str, Any]
+) -> Prior:
     """The adapted prior, whose card says on what."""
     start, net, report = adapter.start, adapter.adapted_network(), adapter.report()
     known = start.facts.card
@@ -172,7 +174,10 @@ def _with_card(adapter: Adapter, config: AdaptConfig, scans: Mapping[str, str]) 
         "options": config.settings(),
         "start_sha256": known.get("sha256"),
         "adapted_weights_sha256": weights_sha256(net),
+        "identity_sha256": adapter.digest,
         "scans": dict(scans),
+        "new_scans": sorted({*scans.values()} - {*known.get("trained_on", ())}),
+        "spared": spared,
     }
     if adapter.best_step:
         digests = {*known.get("trained_on", ()), *scans.values()}

@@ -30,9 +30,9 @@ from ..priors.checkpoint import load_tensors, save_tensors
 from ..priors.denoisers import Denoiser
 from ..priors.prior import Prior
 from ..recon.adaptation import evenly_spaced
-from ..recon.recipe import plain
 from ..rng import rng_for
 from ..runtime.device import Runtime, device_errors
+from ..runtime.files import json_text
 from ..runtime.process_group import ProcessGroup
 from ..scan import Batch, Scan
 from .config import TrainConfig
@@ -111,7 +111,7 @@ class Adapter:
         folder: Path | None = None,
     ) -> None:
         self.start, self.rules, self.runtime = prior, rules, runtime
-        self.identity = plain(identity | {"start": weights_sha256(prior.net)})
+        self.digest = digest_of(identity, prior)
         self.file = None if folder is None else folder / "state.safetensors"
         self.device = runtime.torch_device
         net = first_network(prior.facts, rules.train.seed, prior).to(self.device)
@@ -236,7 +236,7 @@ class Adapter:
             return
         with suppress(CheckpointError, KeyError, TypeError, ValueError, RuntimeError):
             tensors, header = load_tensors(self.file)
-            if header.get("format") == STATE_FORMAT and header["identity"] == self.identity:
+            if header.get("format") == STATE_FORMAT and header["identity"] == self.digest:
                 self._restore(tensors, header)
                 return
         shutil.rmtree(self.file.parent, ignore_errors=True)
@@ -256,7 +256,7 @@ class Adapter:
         self._saved_s = now
         header = {
             "format": STATE_FORMAT,
-            "identity": self.identity,
+            "identity": self.digest,
             "counts": self.trainer.counts(),
             "curve": self.curve,
             "best_step": self.best_step,
@@ -302,6 +302,12 @@ def held_out_error(prior: Prior, cases: Sequence[HeldOut], runtime: Runtime) -> 
         energy += case.energy
         error += case.error(img) * case.energy
     return error / energy if math.isfinite(error) else math.inf
+
+
+def digest_of(identity: dict[str, Any], start: Prior) -> str:
+    """A hash of all that decides the result, the weights of the start included."""
+    text = json_text(identity | {"start": weights_sha256(start.net)})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def weights_sha256(net: torch.nn.Module) -> str:
