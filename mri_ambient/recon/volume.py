@@ -18,8 +18,9 @@ from ..runtime.device import Runtime
 from ..runtime.prefetch import prefetch
 from ..runtime.warning_log import WarningLog
 from .adaptation import adaptation_line
-from .adapted import Engines, adaptation_report
+from .adapted import AdaptedRecipes, adaptation_report
 from .checks import check_slices
+from .engine import Engine
 from .recipe import ResolvedRecipe
 from .reference import Reference, without_warnings
 from .slice_store import SliceStore
@@ -108,24 +109,28 @@ def reconstruct_volume(
     with log.noting():
         preparation = volume.preparation
         issue_before(file, volume.recipe)
-        engines = Engines(volume, store.folder, on_step)
+        recipes = AdaptedRecipes(volume, store.folder)
+        shared = recipes.shared and Engine(recipes.shared, volume.runtime, on_step)
     missing = [index for index in range(len(file)) if index not in store]
-    runs = neighbouring_runs(missing, engines.n_at_once)
+    runs = neighbouring_runs(missing, shared.slices_at_once(volume.shape) if shared else 1)
     scans = prefetch(file[first:last] for first, last in runs)
     with store, closing(scans):
         for scan in scans:
             with log.noting() as given:
                 prepared = preparation.apply(scan)
-                engine = engines(scan.slices[0])
+                engine = shared or Engine(recipes(scan.slices[0]), volume.runtime, on_step)
                 (result,) = engine([prepared])
                 result = check_slices(engine, prepared, result, file.path.name)
-                if engines.per_slice:
-                    checks = tuple(check | adaptation_report(engine) for check in result.checks)
-                    result = replace(result, checks=checks)
+                if recipes.per_slice:
+                    row = adaptation_report(engine.recipe)
+                    result = replace(result, checks=tuple(c | row for c in result.checks))
             store.add(prepared, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
-    return _report(volume, store, log) | engines.report
+    report = _report(volume, store, log)
+    if volume.recipe.adapt is not None and recipes.shared is not None:
+        report |= adaptation_report(recipes.shared)
+    return report
 
 
 def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any]:
