@@ -23,6 +23,12 @@ from .config import TrainConfig
 ADAPTABLE: tuple[type[Objective], ...] = (Kspace, Ambient, Ssdu)
 """Objectives that learn from the measured lines of a single scan."""
 
+WARMUP_STEPS = 5
+"""Steps over which the learning rate rises: Adam's first ones have the size of the rate."""
+
+N_CHECKED = 4
+"""Slices on whose held-out lines the error is taken, at most."""
+
 LEFT_OUT = ("sha256", "calibration", "held_out", "references", "steps_skipped")
 """What the card of a prior says about its own weights alone."""
 
@@ -37,8 +43,8 @@ class AdaptConfig(Adaptation):
             taken is in the report, and as ``until`` it gives the same bits.
         per: what the prior is adapted to anew: every "volume" or every "slice".
         n_slices: slices of a volume that it learns from, at most, evenly spaced.
-        learning_rate: of Adam.
-        batch_size: blocks of rows a step.
+        learning_rate: of Adam, after :data:`WARMUP_STEPS`.
+        batch_size: slices, or blocks of rows of them, a step.
         rows: rows of a block, at most.
         ema_power: weights are averaged as in training (see :class:`TrainConfig`).
         check_every: steps between checks on held-out lines.
@@ -52,14 +58,14 @@ class AdaptConfig(Adaptation):
     until: str | int = "auto"
     per: str = "volume"
     n_slices: int = 8
-    learning_rate: float = 2e-4
-    batch_size: int = 2
-    rows: int = 32
+    learning_rate: float = 5e-4
+    batch_size: int = 1
+    rows: int = 128
     ema_power: float = 6.94
-    check_every: int = 20
-    patience: int = 3
-    most_steps: int = 300
-    least_gain: float = 0.0
+    check_every: int = 10
+    patience: int = 5
+    most_steps: int = 100
+    least_gain: float = 0.005
     on_progress: Callable[[AdaptProgress], None] = field(
         default=lambda _: None, compare=False, repr=False
     )
@@ -108,7 +114,7 @@ class AdaptConfig(Adaptation):
             objective=own_objective(prior),
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            warmup_images=1,
+            warmup_images=WARMUP_STEPS * self.batch_size,
             decay_images=10**9,
             ema_power=self.ema_power,
             precision=precision,
@@ -122,7 +128,7 @@ class AdaptConfig(Adaptation):
             patience=self.patience if self.until == "auto" else None,
             check_every=self.check_every,
             least_gain=self.least_gain,
-            n_checked=self.n_slices,
+            n_checked=N_CHECKED,
         )
 
     def __call__(self, data: AdaptationData, recipe: ResolvedRecipe, runtime: Runtime) -> Prior:

@@ -5,10 +5,11 @@
 Simulated scans differ from the prior's training in contrast, anatomy, coils, noise, rate or mask
 (``CASES``); they are made of pictures of patients that the prior was not trained on, and of
 photographs of scikit-image. Fully sampled real scans are undersampled by random lines at the rates
-of ``RATES``; others are taken as they are and judged by their held-out samples alone. PSNR in dB is
-that of ``mri-ambient reconstruct`` against RSS, by all measured lines. ``start`` is the prior as it
-ships; ``adapted`` what ``--adapt auto`` gives; ``curve`` the averaged weights at every check, kept
-or not: steps, CPU seconds (without the PSNRs), error on held-out lines, PSNR.
+of ``RATES``; others are taken as they are and judged by their held-out samples alone. PSNR in dB of
+the reconstruction by all measured lines is against RSS: of the same scan without noise where it is
+simulated, of the scan itself where it is real. ``start`` is the prior as it ships; ``adapted`` what
+``--adapt auto`` gives; ``curve`` the averaged weights at every check, kept or not: steps, CPU
+seconds (without the PSNRs), error on held-out lines, PSNR.
 
 ``trade`` compares, for several scans of one kind, adaptation to every scan and to all together.
 
@@ -37,14 +38,17 @@ from PIL import Image
 from scipy import ndimage
 
 from mri_ambient.data_prep import SimulateConfig, simulate
+from mri_ambient.io import open_scan
 from mri_ambient.methods import Aos
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.recon.adapted import slices_to_learn
 from mri_ambient.recon.engine import Engine, to_file_units
+from mri_ambient.recon.metrics import volume_metrics
 from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import Recipe, ResolvedRecipe
+from mri_ambient.recon.reference import rss_volume
 from mri_ambient.recon.volume import Volume
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.runtime.files import write_json
@@ -85,22 +89,21 @@ class Case:
 
 
 CASES = (
-    Case("T1ce"),
-    Case("T1ce", 9),
-    Case("FLAIR", 2),
-    Case("inverted", 5),
-    Case("inverted", 12, coils=4, noise=0.02),
     Case("photo"),
+    Case("inverted", 5),
+    Case("FLAIR", 2),
+    Case("T1ce", 9),
+    Case("inverted", 12, coils=4, noise=0.02),
     Case("T1ce", 13, size=(96, 96), coils=16, noise=0.005),
-    Case("inverted", 5, rate=2.0),
-    Case("inverted", 5, rate=8.0, calib=12),
     Case("inverted", 5, kind="equispaced"),
     Case("inverted", 5, kind="poisson"),
+    Case("inverted", 5, rate=2.0),
+    Case("inverted", 5, rate=8.0, calib=12),
     Case("T1ce", 2, noise=0.05),
     Case("FLAIR", 2, size=(256, 256)),
 )
 
-TOGETHER = tuple(Case("inverted", which) for which in (2, 5, 8, 12))
+TOGETHER = tuple(Case("inverted", which) for which in (2, 8, 12))
 """The scans of the trade between adaptation to each and to all together."""
 
 
@@ -134,7 +137,15 @@ def photo(name: str) -> NDArray[np.uint8]:
     return np.where(x**2 + y**2 < 0.9, img, 0).astype(np.uint8)
 
 
-def scan_of(archive: Path, case: Case, work: Path) -> Path:
+@dataclass(frozen=True)
+class Full:
+    """A fully sampled scan, and the one without noise that it is compared with, if there is one."""
+
+    path: Path
+    clean: Path | None = None
+
+
+def scan_of(archive: Path, case: Case, work: Path) -> Full:
     """The simulated, fully sampled scan of a case."""
     name = f"{case.pictures}-{case.which}-{case.size[0]}-{case.coils}-{case.noise:g}"
     folder = work / "pictures" / name
@@ -144,29 +155,33 @@ def scan_of(archive: Path, case: Case, work: Path) -> Path:
         size=case.size, coils=case.coils, noise=case.noise, full=True, jitter=True, seed=5
     )
     (path,) = simulate(folder, work / "scans", config)
-    return path
+    (clean,) = simulate(folder, work / "clean", replace(config, noise=0.0))
+    return Full(path, clean)
 
 
 class Scored:
     """A volume, with its PSNR by a prior (None if there is no reference)."""
 
-    def __init__(self, path: Path, recipe: ResolvedRecipe) -> None:
-        self.volume: Volume = open_volume(path, recipe, CPU)
+    def __init__(self, full: Full, recipe: ResolvedRecipe) -> None:
+        self.volume: Volume = open_volume(full.path, recipe, CPU)
+        self.truth = None if full.clean is None else rss_volume(open_scan(full.clean)).numpy()
         self.scans = [self.volume.preparation.apply(scan) for scan in self.volume.file]
         self.recipe = replace(recipe, adapt=None)
 
     def psnr(self, prior: Prior) -> float | None:
         """Of the reconstruction by all measured lines."""
-        if self.volume.reference is None:
+        if self.truth is None and self.volume.reference is None:
             return None
         engine = Engine(replace(self.recipe, prior=prior), CPU)
         images = [to_file_units(engine([scan])[0].img, scan).abs() for scan in self.scans]
+        if self.truth is not None:
+            return float(volume_metrics(self.truth, torch.cat(images).numpy())["psnr"])
         return float(self.volume.reference.score(torch.cat(images))["metrics"]["psnr"])
 
 
-def measure(path: Path, recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str, Any]:
+def measure(full: Full, recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str, Any]:
     """PSNR and error on held-out lines while the prior is adapted."""
-    scored, prior = Scored(path, recipe), recipe.prior
+    scored, prior = Scored(full, recipe), recipe.prior
     assert isinstance(prior, Prior)
     adapter = Adapter(prior, config.rules(prior, recipe.seed, "fp32"), CPU, {})
     curve: list[list[float | None]] = []
@@ -196,10 +211,10 @@ def measure(path: Path, recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str
     }
 
 
-def trade(paths: list[Path], recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str, Any]:
+def trade(scans: list[Full], recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str, Any]:
     """PSNR of every scan by the start, by a prior for each scan, and by one for all."""
     assert isinstance(recipe.prior, Prior)
-    scored = [Scored(path, recipe) for path in paths]
+    scored, paths = [Scored(full, recipe) for full in scans], [full.path for full in scans]
     with_config = replace(recipe, adapt=config)
     began = time.process_time()
     single = [adapt(path, with_config, CPU) for path in paths]
@@ -217,16 +232,16 @@ def trade(paths: list[Path], recipe: ResolvedRecipe, config: AdaptConfig) -> dic
     }
 
 
-def cases(args: argparse.Namespace, prior: Prior) -> Iterator[tuple[str, Path, ResolvedRecipe]]:
+def cases(args: argparse.Namespace, prior: Prior) -> Iterator[tuple[str, Full, ResolvedRecipe]]:
     """Name, scan and recipe of every case."""
     for case in QUICK if args.quick else CASES:
-        path = scan_of(args.archive, case, args.work)
-        yield case.name, path, recipe_of(prior, case.kind, case.rate, case.calib)
+        scan = scan_of(args.archive, case, args.work)
+        yield case.name, scan, recipe_of(prior, case.kind, case.rate, case.calib)
     for path in args.real:
         full = open_volume(path, recipe_of(prior), CPU).file.fully_sampled
         for rate in RATES if full else (None,):
             name = path.stem if rate is None else f"{path.stem}, random R = {rate:g}"
-            yield name, path, recipe_of(prior, "random", rate, 12 if rate == 8 else 20)
+            yield name, Full(path), recipe_of(prior, "random", rate, 12 if rate == 8 else 20)
 
 
 QUICK = (Case("photo", size=(32, 32), coils=3, rate=2.0, calib=8),)

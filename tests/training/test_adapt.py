@@ -30,7 +30,7 @@ from mri_ambient.training.adapt_scans import adapt
 from mri_ambient.training.adapter import HELD_OUT, NO_LINES, STEPS, TIME, random_rows
 
 SHAPE, CPU = (16, 24), Runtime("cpu")
-QUICK = AdaptConfig(4, rows=8, check_every=2, learning_rate=1e-3)
+QUICK = AdaptConfig(4, batch_size=2, rows=8, check_every=2, learning_rate=1e-3, least_gain=0.0)
 
 
 def scan_of(n_slices: int = 2, *, kind: str = "random", name: str = "scan") -> Scan:
