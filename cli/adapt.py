@@ -47,11 +47,11 @@ def run(
     dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Adapt one prior to scans together, by its own objective, on their measured lines.
+    """Adapt a prior to scans, on their measured lines alone.
 
-    PRIOR2 is the prior with the smallest error on lines that were held out of the training; that
-    may be the one it started from, whose file is never changed. `reconstruct --adapt` adapts to
-    every volume alone.
+    It learns from all scans together, by the objective that it was trained by. PRIOR2 is the prior
+    with the smallest error on lines that were held out of this; that may be the one it started
+    from, whose file is never changed. `reconstruct --adapt` adapts to every volume alone.
     """
     from mri_ambient.data_prep import PrepConfig
     from mri_ambient.io import find_scans

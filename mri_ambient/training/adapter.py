@@ -1,7 +1,7 @@
 """One adaptation of a prior to given slices: a few steps, judged on lines that are held out.
 
-Zero-shot self-supervised learning (Yaman et al. 2022, arXiv 2102.07737): of every slice a fifth of
-the outer lines is held out; the objective trains on the rest, and the averaged weights with the
+Zero-shot self-supervised learning (Yaman et al. 2022, arXiv 2102.07737): of every slice a quarter
+of the outer lines is held out; the objective trains on the rest, and the averaged weights with the
 smallest error on the held-out lines are kept, those of the start included.
 
 Where the readout is fully sampled, a step trains on blocks of rows: the transform along y separates
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, DeviceError
 from ..methods import Aos
-from ..physics.masks import readout_is_full
+from ..physics.masks import hold_out_one_in, readout_is_full
 from ..priors.checkpoint import load_tensors, save_tensors
 from ..priors.denoisers import Denoiser
 from ..priors.prior import Prior
@@ -38,9 +38,12 @@ from ..scan import Batch, Scan
 from .config import TrainConfig
 from .dataset import SizeGroup, TrainingBatch
 from .trainer import Trainer, first_network
-from .validation import HeldOut, hold_out
+from .validation import HeldOut
 
 STATE_FORMAT = "adapt/1"
+
+ONE_IN = 4
+"""One in so many outer lines of a slice is held out."""
 
 SAVE_EVERY_S = 20.0
 """Seconds between states that are written; what they are written for does not depend on it."""
@@ -269,15 +272,15 @@ class Adapter:
 
 
 def held_out_cases(scans: Sequence[Scan], seed: int) -> list[HeldOut]:
-    """The slices with a fifth of their outer lines held out; those with signal there.
-
-    The held-out samples are not in the k-space that steps read.
-    """
+    """The slices with a quarter of their outer lines held out; those with signal there."""
     cases = []
     for scan in scans:
         whole = Batch.of([scan])
         for i, index in enumerate(scan.slices):
-            case = hold_out(whole[[i]], f"{scan.scan_id}/{index}", seed=seed)
+            rng = rng_for(seed, "adapt", "hold out", scan.scan_id, index)
+            kept = hold_out_one_in(ONE_IN, scan.mask, rng)[None]
+            one = whole[[i]]
+            case = HeldOut(replace(one, mask=kept), one.mask & ~kept)
             cases += [case] if case.usable else []
     return cases
 
