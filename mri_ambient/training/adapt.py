@@ -58,13 +58,13 @@ class AdaptConfig(Adaptation):
     until: str | int = "auto"
     per: str = "volume"
     n_slices: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     batch_size: int = 1
     rows: int = 128
     ema_power: float = 6.94
     check_every: int = 10
-    patience: int = 5
-    most_steps: int = 100
+    patience: int = 4
+    most_steps: int = 150
     least_gain: float = 0.005
     on_progress: Callable[[AdaptProgress], None] = field(
         default=lambda _: None, compare=False, repr=False

@@ -89,17 +89,17 @@ class Case:
 
 
 CASES = (
-    Case("photo"),
     Case("inverted", 5),
+    Case("photo"),
     Case("FLAIR", 2),
     Case("T1ce", 9),
     Case("inverted", 12, coils=4, noise=0.02),
     Case("T1ce", 13, size=(96, 96), coils=16, noise=0.005),
-    Case("inverted", 5, kind="equispaced"),
-    Case("inverted", 5, kind="poisson"),
-    Case("inverted", 5, rate=2.0),
     Case("inverted", 5, rate=8.0, calib=12),
+    Case("inverted", 5, kind="equispaced"),
     Case("T1ce", 2, noise=0.05),
+    Case("inverted", 5, rate=2.0),
+    Case("inverted", 5, kind="poisson"),
     Case("FLAIR", 2, size=(256, 256)),
 )
 
