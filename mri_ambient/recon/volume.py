@@ -127,10 +127,8 @@ def reconstruct_volume(
             store.add(prepared, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
-    report = _report(volume, store, log)
-    if volume.recipe.adapt is not None and recipes.shared is not None:
-        report |= adaptation_report(recipes.shared)
-    return report
+    adaptation = adaptation_report(recipes.shared) if recipes.shared else {}
+    return _report(volume, store, log) | adaptation
 
 
 def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def test_one_prior_for_all_scans_is_that_of_the_command(cli, full, prior_file, t
     for scan in full.glob("*.h5"):
         report = report_of(out, scan)
         assert report["provenance"]["prior_sha256"] == shared.card["sha256"]
+        assert report["adaptation"] == shared.card["adaptation"]
     made = other.stat().st_mtime_ns
     cli("adapt", full, "-o", other, *words, "--until", 2)
     assert other.stat().st_mtime_ns == made
