@@ -46,7 +46,7 @@ ONE_IN = 4
 """One in so many outer lines of a slice is held out."""
 
 SAVE_EVERY_S = 20.0
-"""Seconds between states that are written; what they are written for does not depend on it."""
+"""Least number of seconds between states that are written. The result does not depend on it."""
 
 HELD_OUT, STEPS, TIME, DIVERGED, NO_LINES = (
     "held-out lines", "steps", "time", "diverged", "no lines to hold out",
