@@ -22,6 +22,9 @@ def run(
         Path, typer.Option("-o", "--output", help="File for the adapted prior.", metavar="PRIOR2")
     ],
     volume: opt.VolumeName = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
+    maps: opt.Maps = None,
     prior: opt.PriorPath = None,
     until: Annotated[
         str,
@@ -69,7 +72,7 @@ def run(
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(until, None, view),
     )
-    scans = find_scans(inputs, volume=volume)
+    scans = find_scans(inputs, volume=volume, axes=axes, dataset=dataset, maps=maps)
     if dry_run:
         print_line(f"{len(scans)} scans, until {until} -> {output}")
         return

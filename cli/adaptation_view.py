@@ -69,7 +69,6 @@ def adapted_together(
     runtime: ma.Runtime,
     output: Path,
     view: AdaptationView,
-    *,
     overwrite: bool,
 ) -> ResolvedRecipe:
     """The recipe with one prior adapted to all scans, which is written to OUT/adapted.safetensors.

@@ -4,6 +4,8 @@ Exit codes: 0 done; 1 some cases failed, the others are written; 2 usage; 3 no u
 4 no usable device or out of memory; 130 interrupted; 143 terminated.
 
 Command modules import torch and the library inside their functions, so that ``--help`` is fast.
+Threads of torch then sleep while they wait for each other, instead of keeping the cores busy:
+where other programs use the cores too, that is several times as fast.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from . import (
 )
 from .console import be_quiet, print_error, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 app = typer.Typer(
     name="mri-ambient",

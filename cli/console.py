@@ -140,6 +140,13 @@ def print_outputs(scans: Sequence[ScanPath], output: Path) -> None:
         print_line(why_no_file(scan.path) or f"{scan} -> {output / scan.stem}.h5")
 
 
+def print_written(start: str, paths: Sequence[Path]) -> None:
+    """A line on stderr for every file or folder that was written, files with their size."""
+    for path in paths:
+        size = f" ({path.stat().st_size / 1e6:.1f} MB)" if path.is_file() else ""
+        print_line(f"{start}wrote {path}{size}")
+
+
 def print_json(content: Any) -> None:  # noqa: ANN401 -- whatever a command reports
     """JSON on stdout."""
     from mri_ambient.runtime.files import json_text

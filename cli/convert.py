@@ -17,6 +17,8 @@ def run(
     output: opt.Output,
     to: Annotated[str, typer.Option(help="fastmri, ismrmrd or cfl.", metavar="FORMAT")],
     volume: opt.VolumeName = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
@@ -28,7 +30,7 @@ def run(
     """
     from mri_ambient.io import ScanPath, convert_scan, find_scans
 
-    scans = pick_shard(find_scans(inputs, volume=volume), shard)
+    scans = pick_shard(find_scans(inputs, volume=volume, axes=axes, dataset=dataset), shard)
     with progress_bar() as bars:
         bar = Bar(bars, "convert", len(scans))
 

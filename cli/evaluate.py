@@ -42,6 +42,8 @@ def run(
             show_default="none: lines are held out",
         ),
     ] = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
     holdout: opt.HeldOutLines = 2,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -79,7 +81,8 @@ def run(
         checks=Checks(holdout),
     )
     runtime = make_runtime(device)
-    _on_held_out_lines(inputs, recipe, runtime, csv_out=csv_out, json_out=json_out)
+    given = {"axes": axes, "dataset": dataset}
+    _on_held_out_lines(inputs, given, recipe, runtime, csv_out=csv_out, json_out=json_out)
 
 
 def _refuse_method_options(context: typer.Context) -> None:
@@ -96,7 +99,13 @@ def _refuse_method_options(context: typer.Context) -> None:
 
 
 def _on_held_out_lines(
-    inputs: Path, recipe: ResolvedRecipe, runtime: ma.Runtime, *, csv_out: bool, json_out: bool
+    inputs: Path,
+    given: dict[str, str | None],
+    recipe: ResolvedRecipe,
+    runtime: ma.Runtime,
+    *,
+    csv_out: bool,
+    json_out: bool,
 ) -> None:
     from mri_ambient.evaluation.held_out import evaluate_held_out, held_out_report, mean_figures
     from mri_ambient.io import ScanPath, find_scans
@@ -118,7 +127,7 @@ def _on_held_out_lines(
 
     try:
         with progress_bar() as bars:
-            run_cases(find_scans([inputs]), one)
+            run_cases(find_scans([inputs], **given), one)
     finally:  # also where it was interrupted
         means = {name: mean_figures(rows) for name, rows in found.items()}
         if found and json_out:

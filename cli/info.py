@@ -20,12 +20,14 @@ def run(
             show_default="what is installed",
         ),
     ] = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
     json_out: opt.Json = False,
 ) -> None:
     """Print what is installed, or what a file holds."""
     from mri_ambient.evaluation.info import contents, installed
 
-    facts = installed() if file is None else contents(file)
+    facts = installed() if file is None else contents(file, axes=axes, dataset=dataset)
     (print_json if json_out else print_facts)(facts)
     if any(entry["kind"] == "unreadable" for entry in facts.get("files", ())):
         raise typer.Exit(1)

@@ -30,9 +30,52 @@ VolumeName = Annotated[
         show_default="all of them",
     ),
 ]
+AxisNames = Annotated[
+    str | None,
+    typer.Option(
+        "--axes",
+        help="Names of the axes of k-space arrays, e.g. slice,coil,y,x.",
+        metavar="LIST",
+        show_default="those of the format",
+    ),
+]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="Name of the k-space array, or of the group of an ISMRMRD file.",
+        metavar="NAME",
+        show_default="kspace, or the only complex array",
+    ),
+]
+Maps = Annotated[
+    Path | None,
+    typer.Option(
+        "--maps", help="BART scans: file of coil maps (ecalib).", show_default="estimated"
+    ),
+]
 Output = Annotated[
     Path,
     typer.Option("-o", "--output", help="Folder to write to.", metavar="OUT", callback=_folder),
+]
+DicomTemplate = Annotated[
+    Path | None,
+    typer.Option(
+        "--dicom-template",
+        help="Folder with a DICOM series of this scan: --save dicom takes over its patient, study "
+        "and geometry.",
+        show_default="none",
+    ),
+]
+BidsName = Annotated[
+    str | None,
+    typer.Option(
+        "--bids",
+        help="Subject, session and contrast for --save bids, e.g. sub-01/ses-01/T2w; the last two "
+        "may be left out.",
+        metavar="NAME",
+        show_default="none",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Shard = Annotated[

@@ -20,6 +20,9 @@ def run(
     inputs: opt.Inputs,
     output: opt.Output,
     volume: opt.VolumeName = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
+    maps: opt.Maps = None,
     coils: opt.Coils = None,
     energy: Annotated[
         float | None,
@@ -52,7 +55,8 @@ def run(
     from mri_ambient.io import find_scans
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
-    scans = pick_shard(find_scans(inputs, volume=volume), shard)
+    given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
+    scans = pick_shard(find_scans(inputs, **given), shard)
     if dry_run:
         print_outputs(scans, output)
         return

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as opt
 from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
-from .console import VolumeBar, print_line, print_outputs, progress_bar
+from .console import VolumeBar, print_line, print_outputs, print_written, progress_bar
 from .exit_codes import run_cases
 from .parse import parse_list, pick_shard
 from .recipe import make_recipe, make_runtime, retrospective_mask
+
+if TYPE_CHECKING:
+    from mri_ambient.io import ScanPath
 
 
 def run(
     inputs: opt.Inputs,
     output: opt.Output,
     volume: opt.VolumeName = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
+    maps: opt.Maps = None,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
     prior: opt.PriorPath = None,
@@ -72,8 +81,12 @@ def run(
     ] = False,
     save: Annotated[
         str,
-        typer.Option(help="Further formats, e.g. nifti,png; h5 is always written.", metavar="LIST"),
+        typer.Option(
+            help="Further formats, e.g. nifti,png,report; h5 is always written.", metavar="LIST"
+        ),
     ] = "h5",
+    dicom_template: opt.DicomTemplate = None,
+    bids: opt.BidsName = None,
     parts: Annotated[
         str,
         typer.Option(help="What goes into these: mag, phase, std.", metavar="LIST"),
@@ -103,20 +116,21 @@ def run(
 ) -> None:
     """Reconstruct scans, with or without a prior.
 
-    OUT gets <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings). A
-    scan that fails gives one error line and exit code 1; the others are written.
+    OUT gets <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings);
+    with --save report also a page for every scan, index.html and summary.csv. A scan that fails
+    gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
-    from mri_ambient.io import SaveOptions, ScanPath, find_scans
+    from mri_ambient.io import SaveOptions, find_scans
     from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.recon.saving import check_formats, save_as
+    from mri_ambient.recon.saving import check_formats, check_saving, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
 
     view = AdaptationView()
-    formats, saving = check_formats(parse_list(save)), SaveOptions(tuple(parse_list(parts)))
-    if holdout is None:
-        holdout = 2 if warn else 0
+    formats = check_formats(parse_list(save))
+    saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
+    holdout = (2 if warn else 0) if holdout is None else holdout
     recipe = make_recipe(
         method=method,
         preset=preset,
@@ -131,7 +145,8 @@ def run(
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(adapt, adapt_per, view),
     )
-    scans = pick_shard(find_scans(inputs, volume=volume), shard)
+    given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
+    scans = pick_shard(find_scans(inputs, **given), shard)
     if dry_run:
         print_outputs(scans, output)
         print_adaptation(recipe, adapt_per)
@@ -143,8 +158,8 @@ def run(
 
     def one(scan: ScanPath) -> None:
         opened = open_volume(scan, recipe, runtime)
-        finished = is_finished(opened, output, overwrite=overwrite)
-        if finished:
+        check_saving(formats, saving, scan.stem, opened.file.final_grid)
+        if is_finished(opened, output, overwrite=overwrite):
             print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
         else:
             with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as bar:
@@ -155,13 +170,28 @@ def run(
             print_line(f"{summary_line(report)}; wrote {output / scan.stem}.h5")
             for line in slice_lines(report) if verbose else ():
                 print_line(line)
-        path = output / f"{scan.stem}.h5"
-        for written in save_as(path, formats, saving, overwrite=overwrite, is_new=not finished):
-            print_line(f"{scan.name}: wrote {written}")
+        with VolumeBar(bars, f"{scan.name}, {save}", len(opened.file), 1) as bar:
+            path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
+            files = save_as(path, formats, saving, opened, overwrite=overwrite, on_slice=on_slice)
+        print_written(f"{scan.name}: ", files)
 
     with progress_bar() as bars:
         if adapt_per == "folder":
-            recipe = adapted_together(
-                bars, scans, recipe, runtime, output, view, overwrite=overwrite
-            )
-        run_cases(scans, one)
+            recipe = adapted_together(bars, scans, recipe, runtime, output, view, overwrite)
+        run_scans(scans, one, output if "report" in formats else None)
+
+
+def run_scans(
+    scans: Sequence[ScanPath], one: Callable[[ScanPath], None], output: Path | None
+) -> None:
+    """Reconstruct every scan; then, unless ``output`` is None, write its overview."""
+    from mri_ambient.recon.report import noted_failure, write_overview
+
+    def noted(scan: ScanPath) -> None:
+        with noted_failure(output, scan.stem) if output else nullcontext():
+            one(scan)
+
+    try:
+        run_cases(scans, noted)
+    finally:
+        print_written("", write_overview(output) if output else ())

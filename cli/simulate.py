@@ -54,6 +54,15 @@ def run(
     jitter: Annotated[
         bool, typer.Option("--jitter", help="Vary field of view, position and orientation.")
     ] = False,
+    rotation: Annotated[
+        float, typer.Option(help="Turn every object by up to so many degrees.")
+    ] = 0.0,
+    bias: Annotated[
+        float, typer.Option(help="Strength of a smooth shading of the object, e.g. 0.2.")
+    ] = 0.0,
+    partial_fourier: Annotated[
+        str, typer.Option(help="Share of the columns that is acquired, or LOW:HIGH, e.g. 0.6:1.")
+    ] = "1",
     full: Annotated[
         bool, typer.Option("--full", help="Sample everything and write the reference.")
     ] = False,
@@ -79,6 +88,9 @@ def run(
         readout_oversampling=readout_oversampling,
         slices=slices,
         jitter=jitter,
+        rotation=rotation,
+        bias=bias,
+        partial_fourier=parse_range("--partial-fourier", partial_fourier),
         seed=seed,
     )
     with progress_bar() as bars:

@@ -78,8 +78,8 @@ def compress_coils(scan: Scan, compression: Compression) -> Scan:
     before = scan.coil_transform
     if before is None:
         before = torch.eye(scan.n_coils, dtype=rotation.dtype)
-    return scan.with_step(
+    return scan.mapped(
         "compress",
-        ksp=mix_coils(scan.ksp, rotation[: compression.n_coils]),
+        lambda ksp: mix_coils(ksp, rotation[: compression.n_coils]),
         coil_transform=rotation @ before.to(rotation.dtype),
     )

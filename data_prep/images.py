@@ -163,7 +163,7 @@ class Pictures(ImageSource):
 
 
 class Niftis(ImageSource):
-    """NIfTI volumes, cut along their last axis; needs the ``nifti`` extra (nibabel)."""
+    """NIfTI volumes, cut along their last axis."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.files = sorted(files)
@@ -249,12 +249,8 @@ def _unit_maximum(pixels: np.ndarray[Any, Any], where: str) -> Tensor:
 @lru_cache(maxsize=1)  # consecutive scans are mostly of one volume
 def _load_nifti(file: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
     """A volume ``(y, x, slice)`` and its voxel size in mm."""
-    try:
-        import nibabel
-    except ImportError as error:
-        raise ConfigError(
-            f"{file}: reading NIfTI needs nibabel; pip install 'mri-ambient[nifti]'"
-        ) from error
+    import nibabel
+
     try:
         image: Any = nibabel.load(file)
         volume = np.asarray(image.dataobj, dtype=np.float32)

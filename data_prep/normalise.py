@@ -46,6 +46,6 @@ class RunningPercentile:
 def normalise(scan: Scan, scale: float) -> Scan:
     """Divide k-space and noise by ``scale``, which multiplies ``scan.scale``."""
     noise_std = None if scan.noise_std is None else scan.noise_std / scale
-    return scan.with_step(
-        "normalise", ksp=scan.ksp / scale, scale=scan.scale * scale, noise_std=noise_std
+    return scan.mapped(
+        "normalise", lambda ksp: ksp / scale, scale=scan.scale * scale, noise_std=noise_std
     )

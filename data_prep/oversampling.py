@@ -1,5 +1,7 @@
 """Removing readout oversampling, exactly and in the image domain."""
 
+from torch import Tensor
+
 from ..physics.fourier import fftc, ifftc
 from ..physics.masks import readout_is_full
 from ..scan import Scan
@@ -21,8 +23,15 @@ def remove_oversampling(scan: Scan, n_rows: int) -> Scan:
     n_final = min(scan.recon_shape[0], n_rows)
     top = (scan.shape[0] - n_final) // 2 - (n_rows - n_final) // 2
     mask = scan.mask[:, :n_rows]
-    ksp = scan.ksp.new_empty((*scan.ksp.shape[:2], n_rows, scan.shape[1]))
-    for new, coil in zip(ksp.flatten(0, 1), scan.ksp.flatten(0, 1), strict=True):
+    calib = None if scan.calib is None else _cut_rows(scan.calib, top, n_rows)
+    ksp = _cut_rows(scan.ksp, top, n_rows).masked_fill_(~mask, 0)
+    return scan.with_step("remove-oversampling", ksp=ksp, mask=mask, calib=calib)
+
+
+def _cut_rows(ksp: Tensor, top: int, n_rows: int) -> Tensor:
+    """K-space ``(slice, coil, n_rows, x)`` of the image rows from ``top`` on."""
+    cut = ksp.new_empty((*ksp.shape[:2], n_rows, ksp.shape[-1]))
+    for new, coil in zip(cut.flatten(0, 1), ksp.flatten(0, 1), strict=True):
         # One coil at a time: a whole slice would need several times its memory.
         new.copy_(fftc(ifftc(coil, dim=-2)[top : top + n_rows], dim=-2))
-    return scan.with_step("remove-oversampling", ksp=ksp.masked_fill_(~mask, 0), mask=mask)
+    return cut

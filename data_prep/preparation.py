@@ -7,6 +7,7 @@ determines what belongs to the whole volume: noise covariance, virtual coils, sc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, issue, warn
-from ..io import ArrayFile, PreparedFile, ScanFile
+from ..io import ArrayFile, PreparedFile, ScanFile, name_of
 from ..physics.coil_maps import pack_maps, unpack_maps
-from ..physics.fourier import center_crop
+from ..physics.fourier import center_crop, center_pad
 from ..physics.masks import calibration_block
 from ..runtime.device import device_error, out_of_memory
 from ..scan import UPPER_BOUND, Scan
@@ -99,7 +100,8 @@ class Preparation:
         n_rows: rows that remain when readout oversampling is removed.
         noise: noise of the measured coils.
         compression: how whitened coils become virtual coils.
-        calib_shape: sides ``(y, x)`` of the calibration block.
+        calib_shape: sides ``(y, x)`` of the calibration block, of the image or of calibration lines
+            of their own.
         scale: normalised images times this are in whitened units.
         warnings: what is questionable about the volume.
         device, cpu_fallback: see :func:`plan_preparation`.
@@ -136,7 +138,7 @@ class Preparation:
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
         """Prepare slices, and return ESPIRiT's eigenvalues too (None for a single coil)."""
         with _errors_of(self.path, self.device):
-            scan = remove_oversampling(scan, self.n_rows)
+            scan = _cut_calibration(remove_oversampling(scan, self.n_rows), self.calib_shape)
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
             _check_samples(scan, self.scale)
@@ -185,18 +187,27 @@ def _check_samples(scan: Scan, scale: float) -> None:
             )
 
 
+def _cut_calibration(scan: Scan, shape: tuple[int, int]) -> Scan:
+    """Of separate calibration data, only the block that is used."""
+    return scan if scan.calib is None else replace(scan, calib=center_crop(scan.calib, shape))
+
+
 def _estimate_maps(
     scan: Scan, calib_shape: tuple[int, int], config: PrepConfig, device: torch.device | str
 ) -> tuple[Scan, EspiritMaps | None]:
     """ESPIRiT maps, rounded as in a prepared file; 1 for a single coil.
 
-    They are zero in slices whose calibration block holds only zeros.
+    They are zero in slices whose calibration block holds only zeros. Maps that come with the scan
+    are used instead.
     """
     if scan.n_coils == 1:
-        filled = center_crop(scan.ksp, calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        filled = scan.calibration(calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
         return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * filled), None
+    if scan.given_maps is not None:
+        return scan.with_step("given-maps", maps=_given_maps(scan), given_maps=None), None
+    source = scan.ksp if scan.calib is None else center_pad(scan.calib, scan.shape)
     found = espirit_maps(
-        scan.ksp.to(device),
+        source.to(device),
         calib_shape,
         kernel_width=config.kernel_width,
         threshold=config.threshold,
@@ -204,6 +215,14 @@ def _estimate_maps(
     )
     found = found.to(scan.ksp.device)
     return scan.with_step("espirit", maps=unpack_maps(pack_maps(found.maps))), found
+
+
+def _given_maps(scan: Scan) -> Tensor:
+    """Maps that came with the scan, for its virtual coils; sum over coils |S|^2 = 1 or 0."""
+    assert scan.given_maps is not None and scan.coil_transform is not None
+    maps = mix_coils(scan.given_maps, scan.coil_transform[: scan.n_coils])
+    size = maps.abs().square().sum(dim=1, keepdim=True).sqrt()
+    return unpack_maps(pack_maps(torch.where(size > 0, maps / size, 0)))
 
 
 def plan_preparation(
@@ -252,6 +271,7 @@ class FirstPass:
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
+        self.energies = torch.zeros(2, dtype=torch.float64)
 
     def add(self, scan: Scan) -> None:
         """Add slices as read; empty ones are left out, because their zeros are not noise."""
@@ -260,9 +280,12 @@ class FirstPass:
             for index in filled:
                 self.estimator.add(scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
+        calib = scan.calibration(self.calib_shape)
+        if scan.calib is not None:
+            self.energies += _shared_energies(scan, calib)
         for index in filled:
             self.cov += outer_products(scan.ksp[index].flatten(1))
-            self.calib.append(center_crop(scan.ksp[index], self.calib_shape).clone())
+            self.calib.append(calib[index].clone())
 
     def preparation(self) -> Preparation:
         """The preparation, after all slices were added."""
@@ -283,7 +306,7 @@ class FirstPass:
         )
         if compression.n_coils == 1:
             text = (
-                f"{file.path.name}: a single coil: what was not measured comes from the prior, "
+                f"{name_of(file.path)}: a single coil: what was not measured comes from the prior, "
                 "which must be trained on scans with many different masks"
             )
             found.append(NumericalWarning("W-ONE-COIL", text))
@@ -311,8 +334,8 @@ class FirstPass:
         if ratio <= FAR_OFF and (ratio >= 1 / FAR_OFF or own.source == UPPER_BOUND):
             return given, []
         text = (
-            f"{self.file.path.name}: the noise given ({given.std:.3g}) is {ratio:.2g} times that "
-            f"of the scan ({own.std:.3g}, {own.source})"
+            f"{name_of(self.file.path)}: the noise given ({given.std:.3g}) is {ratio:.2g} times "
+            f"that of the scan ({own.std:.3g}, {own.source})"
         )
         return given, [NumericalWarning("W-NOISE-GIVEN", text)]
 
@@ -332,7 +355,7 @@ class FirstPass:
         percentile = RunningPercentile(len(blocks) * shape[0] * shape[1])
         for block in blocks:
             percentile.add(calibration_image(mix_coils(block, to_virtual), shape))
-        scale = percentile.value()
+        scale = percentile.value() * self._gain()
         if not 1 / MAX_SNR <= scale <= MAX_SNR:
             raise PrepError(
                 f"images are {scale:.3g} times as large as the noise, wanted {1 / MAX_SNR:g} to "
@@ -340,6 +363,27 @@ class FirstPass:
                 "give noise_std (--noise-std)"
             )
         return scale
+
+    def _gain(self) -> float:
+        """Image over calibration signal, from the places where both were measured."""
+        if self.file.calib_mask is None:
+            return 1.0
+        image, calib = self.energies.tolist()
+        if not (image > 0 and calib > 0):
+            raise PrepError(
+                "the separate calibration lines share no place with the image, so that their "
+                "units cannot be compared; a scan whose own centre is sampled is needed"
+            )
+        return math.sqrt(image / calib)
+
+
+def _shared_energies(scan: Scan, calib: Tensor) -> Tensor:
+    """Energy of image and calibration data where both were measured, ``(2,)``."""
+    size = (calib.shape[-2], calib.shape[-1])
+    both = center_crop(scan.mask, size) & (calib != 0)
+    image = center_crop(scan.ksp, size)
+    energies = [part[both].abs().double().square().sum() for part in (image, calib)]
+    return torch.stack(energies)
 
 
 def _prepared_already(file: PreparedFile | ArrayFile, config: PrepConfig) -> Preparation:
@@ -367,8 +411,14 @@ def _prepared_already(file: PreparedFile | ArrayFile, config: PrepConfig) -> Pre
 
 def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int]:
     """Sides ``(y, x)`` of the calibration block once the readout has ``n_rows`` rows."""
-    # Rows are cut only where all of them are sampled, so any n_rows of them show the mask.
-    height, width = calibration_block(file.mask[:, :n_rows], limit)
+    if file.calib_mask is None:
+        # Rows are cut only where all of them are sampled, so any n_rows of them show the mask.
+        mask = file.mask[:, :n_rows]
+    else:  # shorter readouts fill a part of the rows
+        factor = file.shape[2] / n_rows
+        rows = factor * (torch.arange(n_rows) - n_rows // 2) + file.shape[2] // 2
+        mask = file.calib_mask[:, rows.round().long().clamp(0, file.shape[2] - 1)]
+    height, width = calibration_block(mask, limit)
     if min(height, width) < MIN_CALIB:
         raise PrepError(
             f"no calibration block: the fully sampled centre of k-space is "

@@ -28,9 +28,8 @@ from ..errors import (
 from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, open_scan
 from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
-from ..physics.fourier import center_crop
 from ..runtime.device import Runtime
-from ..runtime.files import file_sha256, json_text, write_json
+from ..runtime.files import json_text, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
@@ -195,7 +194,7 @@ def _draw(
         "second map needed": f"in {check.second_map:.1%} of it",
         "calibration residual": f"{check.calib_residual:.2%} of the energy",
     }
-    calib = center_crop(scan.ksp[0], preparation.calib_shape)
+    calib = scan.calibration(preparation.calib_shape)[0]
     eigenvalues = () if found is None else (found.eigenvalue[0], found.second_eigenvalue[0])
     save_figure(draw_scan(scan, calibration_image(calib, scan.shape), eigenvalues, facts), path)
 
@@ -335,7 +334,7 @@ def _is_finished(path: Path, source: ScanPath, config: PrepConfig) -> bool:
     """Whether ``path`` was made from these bytes with these options; ConfigError if not."""
     _check_replaceable(path)
     found = PreparedFile(path)
-    if found.source_sha256 != file_sha256(source.path):
+    if found.source_sha256 != source.open().sha256:
         other = "another scan"
     elif found.qc.get("config_sha256") != config_sha256(config):
         other = "other options"

@@ -69,7 +69,7 @@ def slice_checks(
     else:
         eigenvalue = (found.eigenvalue * support).sum(dim=(-2, -1)) / size
         second = second_map_share(found)
-    calib = center_crop(scan.ksp, calib_shape)
+    calib = scan.calibration(calib_shape)
     blank, residual = ~calib.flatten(1).any(dim=1), calibration_residual(calib, maps)
     n_samples = (calib != 0).sum(dim=(-3, -2, -1))
     noise = 2 * float(scan.noise_std or 0.0) ** 2 * n_samples / _energy(calib).clamp_min(1e-30)

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from scipy.interpolate import CubicSpline
 from torch import Generator, Tensor
 
@@ -66,6 +67,9 @@ class SimulateConfig:
         readout_oversampling: 1, or 2 for a readout of twice the field of view.
         slices: slices a scan.
         jitter: field of view, position and orientation vary from scan to scan.
+        rotation: the object is turned by up to so many degrees, drawn uniformly.
+        bias: standard deviation of the logarithm of a smooth factor on the object (transmit field).
+        partial_fourier: share of the columns that is acquired, the rest is missing on one side.
         units: factor on k-space; 1e-4 gives numbers as small as in fastMRI files.
         seed: every random choice follows from it and the name of the scan.
     """
@@ -81,6 +85,9 @@ class SimulateConfig:
     readout_oversampling: int = 1
     slices: int = 1
     jitter: bool = False
+    rotation: float = 0.0
+    bias: float = 0.0
+    partial_fourier: Range = 1.0
     units: float = 1e-4
     seed: int = 0
 
@@ -97,6 +104,13 @@ class SimulateConfig:
             raise ConfigError(f"slices must be at least 1, got {self.slices}")
         if self.readout_oversampling not in (1, 2):
             raise ConfigError(f"readout oversampling is 1 or 2, got {self.readout_oversampling}")
+        if not 0 <= self.rotation <= 180:
+            raise ConfigError(f"rotation is 0 to 180 degrees, got {self.rotation}")
+        if not 0 <= self.bias <= 1:
+            raise ConfigError(f"bias is 0 to 1, got {self.bias}")
+        low, high = _low_high("partial_fourier", self.partial_fourier)
+        if not 0.55 <= low <= high <= 1:
+            raise ConfigError(f"partial_fourier is 0.55 to 1, got {self.partial_fourier}")
         if not (self.units > 0 and math.isfinite(self.units)):
             raise ConfigError(f"units must be positive, got {self.units}")
         if not self.full:
@@ -115,7 +129,8 @@ class SimulateConfig:
             for acceleration in _low_high("acceleration", self.acceleration):
                 spec = MaskSpec(kind, acceleration, self.calib)
                 if kind != "poisson":
-                    spec.draw((1, self.size[1]), rng_for(0))
+                    columns = _fewest_columns(self)
+                    spec.draw((1, self.size[1]), rng_for(0), columns)
 
     @property
     def mask_kinds(self) -> dict[str, float]:
@@ -138,6 +153,7 @@ class ScanModel:
         fov_mm: field of view ``(y, x)``, readout oversampling not included.
         slice_mm: distance between slices.
         subject: name of the person scanned.
+        acquired: columns that partial Fourier leaves, ``(first, end)``.
         mask: sampled positions, bool ``(1, y, x)``.
         mask_kind: how it was drawn.
         noise: requested standard deviation per real channel, object maximum 1.
@@ -148,7 +164,12 @@ class ScanModel:
         self.config, self.scan_id = config, scan_id
         self.subject, self.slice_mm = anatomy.subject, anatomy.slice_mm
         self.img, self.fov_mm = _prescribe(anatomy, config, self._rng("jitter"))
-        self.mask, self.mask_kind = _draw_mask(config, self.encoded_shape, self._rng("mask"))
+        self.img = self.img * self._bias()
+        self.img = self.img / self.img.max()
+        self.acquired = _draw_columns(config, self._rng("partial Fourier"))
+        self.mask, self.mask_kind = _draw_mask(
+            config, self.encoded_shape, self.acquired, self._rng("mask")
+        )
         self.noise = _draw_noise_level(config.noise, self._rng("noise level"))
         rng = self._rng("coils")
         low, high = _low_high("coils", config.coils)
@@ -214,6 +235,13 @@ class ScanModel:
             "config": self.config.as_json(),
         }
 
+    def _bias(self) -> Tensor:
+        """A smooth factor on the object, ``(slice, y, x)`` or 1."""
+        if self.config.bias == 0:
+            return torch.ones(())
+        bumps = torch.randn(len(self.img), 3, 3, generator=self._rng("bias"))
+        return torch.exp(self.config.bias * _upsample(bumps[:1], self._grid))
+
     def _depth(self, index: int) -> float:
         """Distance of a slice from the middle of the volume, mm."""
         return self.slice_mm * (index - (len(self.img) - 1) / 2)
@@ -252,17 +280,42 @@ def _draw_noise_level(noise: Range, rng: Generator) -> float:
     return math.exp(float(uniform(math.log(low), math.log(high), (), rng)))
 
 
+def _columns(n: int, first: int, end: int) -> Tensor:
+    """Columns ``first`` to ``end - 1``, bool ``(n,)``."""
+    places = torch.arange(n)
+    return (places >= first) & (places < end)
+
+
+def _fewest_columns(config: SimulateConfig) -> Tensor:
+    """The fewest columns that a scan acquires, bool ``(x,)``."""
+    n = config.size[1]
+    low, _ = _low_high("partial_fourier", config.partial_fourier)
+    return _columns(n, n - round(low * n), n)
+
+
+def _draw_columns(config: SimulateConfig, rng: Generator) -> tuple[int, int]:
+    """First and last (exclusive) of the columns that are acquired."""
+    n = config.size[1]
+    low, high = _low_high("partial_fourier", config.partial_fourier)
+    if low == high == 1:
+        return 0, n
+    n_kept = round(float(uniform(low, high, (), rng)) * n)
+    is_left = bool(torch.rand((), generator=rng) < 0.5)
+    return (n - n_kept, n) if is_left else (0, n_kept)
+
+
 def _draw_mask(
-    config: SimulateConfig, shape: tuple[int, int], rng: Generator
+    config: SimulateConfig, shape: tuple[int, int], columns: tuple[int, int], rng: Generator
 ) -> tuple[Tensor, str]:
+    acquired = _columns(shape[1], *columns)
     if config.full:
-        return torch.ones(1, *shape, dtype=torch.bool), "full"
+        return acquired.expand(1, *shape).clone(), "full"
     kinds = config.mask_kinds
     weights = torch.tensor(list(kinds.values()), dtype=torch.float64)
     kind = list(kinds)[int(torch.multinomial(weights, 1, generator=rng))]
     low, high = _low_high("acceleration", config.acceleration)
     acceleration = float(uniform(low, high, (), rng)) if low < high else low
-    return MaskSpec(kind, acceleration, config.calib).draw(shape, rng), kind
+    return MaskSpec(kind, acceleration, config.calib).draw(shape, rng, acquired), kind
 
 
 def _draw_noise_coupling(
@@ -307,7 +360,7 @@ def _prescribe(
 
     Pixels keep their aspect: the field of view is the smallest of the matrix's aspect that holds
     the picture. Jitter moves and scales the field of view, not the picture, so nothing is
-    interpolated.
+    interpolated; a rotation is.
     """
     img, zoom, move = anatomy.img, 1.0, [0.0, 0.0]
     if config.jitter:
@@ -316,6 +369,9 @@ def _prescribe(
         img = img.flip([axis for axis, flip in ((-2, flip_y), (-1, flip_x)) if flip])
         zoom = float(uniform(0.95, 1.25, (), rng))
         move = uniform(-0.04, 0.04, (2,), rng).tolist()
+    if config.rotation > 0:
+        angle = float(uniform(-config.rotation, config.rotation, (), rng))
+        img = _rotate(img, angle)
     (ny, nx), (h, w) = config.size, img.shape[-2:]
     ratio = zoom * max(h / ny, w / nx)
     shape = (max(round(ratio * ny), 1), max(round(ratio * nx), 1))
@@ -331,6 +387,12 @@ def _prescribe(
         raise ConfigError(f"{anatomy.subject}: no part of it lies in the field of view")
     pixel_mm = anatomy.pixel_mm or FOV_MM / max(h, w)
     return img / img.max(), (shape[0] * pixel_mm, shape[1] * pixel_mm)
+
+
+def _rotate(img: Tensor, degrees: float) -> Tensor:
+    """Turn the slices about their centre by cubic splines; the picture keeps its size."""
+    turned = ndimage.rotate(img.numpy(), degrees, axes=(-1, -2), reshape=False, order=3)
+    return torch.from_numpy(turned).clamp_(min=0)
 
 
 def _truncate(ksp: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 from ..errors import ConfigError, ScanFormatError
 from ..io.hdf5 import H5Writer, open_h5, read_attributes
@@ -117,11 +118,14 @@ def _write_facts(file: h5py.File, model: ScanModel) -> None:
         slice_mm=model.slice_mm,
         n_slices=len(model.img),
         n_coils=model.n_coils,
+        padding=model.acquired,
     )
     if not config.full:
         by_line = is_line_mask(mask)
         file["mask"] = (mask[0, 0] if by_line else mask[0]).numpy()
-        file.attrs["acceleration"] = achieved_acceleration(mask)
+        acquired = torch.zeros(mask.shape[-1], dtype=torch.bool)
+        acquired[slice(*model.acquired)] = True
+        file.attrs["acceleration"] = achieved_acceleration(mask, acquired)
         file.attrs["num_low_frequency"] = config.calib
     file.attrs["acquisition"] = "SIMULATED"
     file.attrs["patient_id"] = hashlib.sha256(model.subject.encode()).hexdigest()
@@ -152,6 +156,7 @@ def _check_replaceable(path: Path, config: SimulateConfig, *, overwrite: bool) -
     try:
         with open_h5(path, for_text=True) as file:
             found = json.loads(str(read_attributes(file)["mri_ambient_simulation"]))["config"]
+            found = SimulateConfig().as_json() | found  # options that there were not yet
     except (ScanFormatError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{path}: exists and is not a simulated scan, so it is not overwritten; choose another "

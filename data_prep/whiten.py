@@ -36,9 +36,9 @@ def mix_coils(ksp: Tensor, matrix: Tensor) -> Tensor:
 def whiten(scan: Scan, noise: NoiseEstimate) -> Scan:
     """Whiten the coils: the noise of every real channel becomes 1."""
     matrix = whitening_matrix(noise.cov)
-    return scan.with_step(
+    return scan.mapped(
         "whiten",
-        ksp=mix_coils(scan.ksp, matrix),
+        lambda ksp: mix_coils(ksp, matrix),
         coil_transform=matrix,
         noise=None,
         noise_std=1.0,

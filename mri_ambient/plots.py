@@ -17,12 +17,16 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 from skimage.util import montage
 from torch import Tensor
 
 from .errors import ScanFormatError
-from .io.hdf5 import find_dataset, open_h5, read_attributes, read_real
+from .io.geometry import Geometry
+from .io.grid import Grid
+from .io.parts import in_words, white_level
+from .io.reconstruction import ReconstructionFile
 from .physics.fourier import ifft2c
 from .runtime.files import atomic_path
 from .scan import Scan
@@ -121,22 +125,31 @@ def draw_reconstruction(
     std: ArrayLike | None = None,
     *,
     title: str = "",
-    voxel_mm: Sequence[float] | None = None,
+    voxel_mm: tuple[float, float, float] | None = None,
+    geometry: Geometry | None = None,
 ) -> NotebookFigure:
     """At most 16 evenly chosen slices of a volume in one window, each above its standard deviation.
+
+    Slices of known geometry are turned as radiologists look at them, see
+    :mod:`mri_ambient.io.grid`, with letters at their edges; others have the first row on top.
 
     Args:
         magnitude: ``(slice, y, x)``, in any unit.
         std: its standard deviation ``(slice, y, x)``, in a window that the title states.
         title: stands above the slices.
         voxel_mm: voxel size ``(y, x, slice)``; pixels are square without it.
+        geometry: where the slices lie in the patient, or None.
     """
-    volume, aspect = np.asarray(magnitude), _aspect(voxel_mm)
+    volume = np.asarray(magnitude)
+    grid = Grid((len(volume), *volume.shape[1:]), voxel_mm, geometry)
+    turn = grid.display_turn()
+    grid, volume = grid.turned(turn), turn(volume)
+    aspect, letters = _aspect(grid.voxel_mm), grid.letters()
     chosen = np.unique(np.linspace(0, len(volume) - 1, min(16, len(volume))).round())
     n_columns = min(len(chosen), 4 if std is None else 8)
-    kinds = [(volume, _top(volume))]
+    kinds = [(volume, white_level(volume))]
     if std is not None:
-        kinds.append((np.asarray(std), _top(std)))
+        kinds.append((turn(np.asarray(std)), white_level(np.asarray(std))))
         share = 100 * kinds[1][1] / kinds[0][1]
         title += f"\nlower rows: standard deviation, white = {share:.3g} % of the image's white"
     n_rows = len(kinds) * math.ceil(len(chosen) / n_columns)
@@ -152,6 +165,7 @@ def draw_reconstruction(
             name = f"slice {index}" if kind == 0 else ""
             axis = axes[len(kinds) * row + kind, column]
             _show(axis, images[index], name, limits=(0.0, top), aspect=aspect)
+            _write_letters(axis, letters)
     return figure
 
 
@@ -161,19 +175,18 @@ def draw_volume(path: Path) -> NotebookFigure:
     Raises:
         ScanFormatError: it cannot be read.
     """
-    with open_h5(path) as file:
-        volumes = [
-            read_real(find_dataset(file, name))
-            for name in ("reconstruction", "reconstruction_std")
-            if name == "reconstruction" or name in file
-        ]
-        attributes: dict[str, Any] = read_attributes(file)
-    if any(volume.ndim != 3 or volume.size == 0 for volume in volumes):
-        raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {volumes[0].shape}")
-    title = path.stem
-    if {"method", "acceleration"} <= attributes.keys():
-        title += f": {attributes['method']}, R = {attributes['acceleration']:.2f}"
-    return draw_reconstruction(*volumes, title=title, voxel_mm=attributes.get("voxel_mm"))
+    result = ReconstructionFile(path)
+    if 0 in result.shape:
+        raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {result.shape}")
+    volumes = [
+        np.stack([result.read_part(part, index) for index in range(len(result))])
+        for part in result.parts(("mag", "std"))
+    ]
+    title = ": ".join(filter(None, [path.stem, in_words(result)]))
+    grid = result.grid
+    return draw_reconstruction(
+        *volumes, title=title, voxel_mm=grid.voxel_mm, geometry=grid.geometry
+    )
 
 
 def draw_montage(
@@ -366,7 +379,21 @@ def _show(
     axes.set_axis_off()
 
 
-def _top(images: ArrayLike, quantile: float = 0.999) -> float:
+def _write_letters(axes: Axes, letters: Sequence[str] | None) -> None:
+    """Patient directions at the left, right, top and bottom edge of an image."""
+    if letters is None:
+        return
+    edges = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.97), (0.5, 0.03))
+    for (x, y), letter in zip(edges, letters, strict=True):
+        horizontal = "left" if x < 0.5 else "right" if x > 0.5 else "center"
+        vertical = "bottom" if y < 0.5 else "top" if y > 0.5 else "center"
+        axes.text(
+            x, y, letter, ha=horizontal, va=vertical, transform=axes.transAxes, fontsize=8,
+            color="tab:orange", path_effects=[withStroke(linewidth=2, foreground="black")],
+        )  # fmt: skip
+
+
+def _top(images: ArrayLike, quantile: float) -> float:
     """What is shown white."""
     return float(np.quantile(np.asarray(images), quantile)) or 1.0
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ScanFormatError
 from .physics.coil_maps import unpack_maps
-from .physics.fourier import fftc, ifftc, reverse
+from .physics.fourier import center_crop, fftc, ifftc, reverse
 from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.operators import SenseOp
 from .rng import Streams
@@ -38,6 +38,10 @@ class Scan:
         noise_std: k-space noise per real channel, in the units of ``ksp``; None until known.
         noise_source: where ``noise_std`` comes from.
         maps: coil sensitivities ``(slice, coil, y, x)``, or None before they are estimated.
+        given_maps: sensitivities of the measured coils that come with the scan, ``(slice, coil, y,
+            x)``; maps are then not estimated.
+        calib: calibration data that do not belong to the image, in its coils and units,
+            ``(slice, coil, y, x)`` with k = 0 at ``n // 2``; None if there are none.
         scale: factor from normalised images to the units of whitened k-space.
         coil_transform: compression x whitening, complex ``(coil, coil)``, with all of its rows; the
             first made the virtual coils. None if the coils are as measured.
@@ -56,6 +60,8 @@ class Scan:
     noise_std: float | None = None
     noise_source: str | None = None
     maps: Tensor | None = None
+    given_maps: Tensor | None = None
+    calib: Tensor | None = None
     scale: float = 1.0
     coil_transform: Tensor | None = None
     voxel_mm: tuple[float, float, float] | None = None
@@ -74,6 +80,8 @@ class Scan:
             raise ValueError(f"{len(self.slices)} slice indices for {shape[0]} slices")
         if self.maps is not None and tuple(self.maps.shape) != shape:
             raise ValueError(f"maps {tuple(self.maps.shape)} do not match ksp {shape}")
+        if self.calib is not None and self.calib.shape[:2] != self.ksp.shape[:2]:
+            raise ValueError(f"calib {tuple(self.calib.shape)} does not match ksp {shape}")
         if bool(((self.ksp != 0) & ~self.mask).any()):
             raise ValueError("ksp is not zero where mask is False")
 
@@ -154,6 +162,15 @@ class Scan:
     def acceleration(self) -> float:
         """Achieved, over the acquired columns."""
         return achieved_acceleration(self.mask, self.acquired)
+
+    def calibration(self, shape: tuple[int, int]) -> Tensor:
+        """The middle ``shape`` of ``calib``, or of the k-space itself, ``(slice, coil, y, x)``."""
+        return center_crop(self.ksp if self.calib is None else self.calib, shape)
+
+    def mapped(self, step: str, change: Callable[[Tensor], Tensor], **changes: Any) -> Scan:  # noqa: ANN401
+        """A new scan with ``change`` applied to k-space and calibration; as :meth:`with_step`."""
+        calib = None if self.calib is None else change(self.calib)
+        return self.with_step(step, ksp=change(self.ksp), calib=calib, **changes)
 
     def with_step(self, step: str, **changes: Any) -> Scan:  # noqa: ANN401 -- field values
         """A new scan with some fields replaced and the step added to ``steps``."""

@@ -27,7 +27,7 @@ import mri_ambient
 ROOT = Path(__file__).parents[1]
 LINKS = {"data_prep": "../data_prep", "cli": "../cli"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DATA = {".safetensors", ".md", ".typed"}
+DATA = {".safetensors", ".md", ".typed", ".html", ".css", ".js"}
 
 
 def folders_with_code() -> set[Path]:

@@ -18,6 +18,7 @@ from mri_ambient.data_prep import plan_preparation
 from mri_ambient.data_prep.phantom import head_phantom
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import ReconstructionWriter
+from mri_ambient.io.parts import white_level
 from mri_ambient.plots import (
     draw_calibration,
     draw_comparison,
@@ -85,7 +86,7 @@ def test_a_volume_is_shown_by_sixteen_evenly_chosen_slices_in_one_window():
     assert set(np.diff(chosen)) == {1, 2}
     for img, index in zip(shown(figure), chosen, strict=True):
         np.testing.assert_array_equal(img, VOLUME[index])
-    assert whites(figure) == pytest.approx([np.quantile(VOLUME, 0.999)])
+    assert whites(figure) == pytest.approx([white_level(VOLUME.numpy())])
 
 
 @pytest.mark.parametrize("n_slices", [1, 3, 20])
@@ -96,7 +97,7 @@ def test_a_standard_deviation_stands_under_its_slice_in_a_window_of_its_own(n_sl
     assert "5 %" in figure.get_suptitle()
     images = [axes for axes in figure.axes if axes.images]
     assert len(images) == 2 * min(n_slices, 16)
-    top = np.quantile(volume, 0.999)
+    top = white_level(volume.numpy())
     assert whites(figure) == pytest.approx([0.05 * top, top])
     places = [axes.get_subplotspec() for axes in images]
     for first, place in zip(images, places, strict=True):
@@ -109,6 +110,15 @@ def test_a_standard_deviation_stands_under_its_slice_in_a_window_of_its_own(n_sl
             np.testing.assert_allclose(
                 std.images[0].get_array(), 0.05 * first.images[0].get_array(), rtol=1e-6
             )
+
+
+def test_bright_fat_does_not_make_the_rest_dark():
+    """A rim of 4 % of the pixels, 20 times brighter: the window is that of the object."""
+    img = np.zeros((1, 100, 100), np.float32)
+    img[0, 20:80, 20:80] = 1.0
+    img[0, 20:27, 20:80] = 20.0
+    assert white_level(img) == pytest.approx(2.5)
+    assert white_level(np.ones((1, 10, 10), np.float32)) == 1
 
 
 def test_an_image_of_zeros_has_a_window():

@@ -25,10 +25,11 @@ from ..runtime.device import describe_device
 PACKAGES = (
     "torch", "numpy", "scipy", "h5py", "scikit-image", "PyWavelets", "ptwt", "typer",
     "rich", "safetensors", "matplotlib", "pillow", "tomli-w", "typing-extensions",
+    "ismrmrd", "nibabel",
 )  # fmt: skip
 """What the package needs."""
 
-OPTIONAL = {"nibabel": "nifti", "tensorboard": "tensorboard", "fastmri": "fastmri"}
+OPTIONAL = {"pydicom": "dicom", "tensorboard": "tensorboard", "fastmri": "fastmri"}
 """What some of its functions need, and the extra that installs it."""
 
 SHAPE = (256, 256)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import MriAmbientError
-from ..io import READERS, PreparedFile, ScanPath, find_scans
+from ..io import READERS, PreparedFile, ScanFile, ScanPath, find_scans, raw_file
 from ..io.reconstruction import describe_output
 from ..methods import METHODS, PRESETS
 from ..objectives import OBJECTIVES
@@ -34,15 +34,19 @@ def installed() -> dict[str, Any]:
     }
 
 
-def contents(path: Path) -> dict[str, Any]:
+def contents(path: Path, **options: str | None) -> dict[str, Any]:
     """What a scan, a reconstruction, a prior, or a folder holds.
+
+    Args:
+        path: the file or folder.
+        options: of the readers of scans, as :func:`mri_ambient.io.open_scan` takes them.
 
     Raises:
         MriAmbientError: it cannot be read. Of a folder, such files are listed as "unreadable".
     """
-    path = find_prior(path)
+    path = raw_file(find_prior(path))
     if path.is_dir() and not (path / "prior.safetensors").exists():
-        return {"kind": "folder", "files": [_entry(scan) for scan in find_scans([path])]}
+        return {"kind": "folder", "files": [_entry(scan) for scan in find_scans([path], **options)]}
     if path.is_dir() or path.suffix == ".safetensors":
         prior = load_prior(path)
         facts = asdict(prior.facts)
@@ -50,7 +54,7 @@ def contents(path: Path) -> dict[str, Any]:
         facts["card"].pop("trained_on", None)  # hashes by which programs recognise a scan
         n_weights = n_parameters(prior.net)
         return {"kind": "prior", "denoiser": denoiser, "parameters": n_weights, **facts}
-    scans = [ScanPath(path)] if path.is_dir() else find_scans([path])
+    scans = [ScanPath(path)] if path.is_dir() else find_scans([path], **options)
     if len(scans) > 1:
         return {"kind": "volumes", "files": [_entry(scan) for scan in scans]}
     return _file_contents(scans[0])
@@ -69,6 +73,8 @@ def _file_contents(found: ScanPath) -> dict[str, Any]:
     scan = found.open()
     facts: dict[str, Any] = {
         "kind": "scan",
+        "summary": _summary(scan),
+        "use_with": _commands(scan),
         "format": scan.format,
         "scan_id": scan.scan_id,
         "slices": scan.shape[0],
@@ -80,7 +86,10 @@ def _file_contents(found: ScanPath) -> dict[str, Any]:
         "acceleration": scan.acceleration,
         "fully_sampled": scan.fully_sampled,
         "mask": "lines" if is_line_mask(scan.mask) else "2-D",
-        "calibration_block": calibration_block(scan.mask),
+        "calibration_block": calibration_block(
+            scan.mask if scan.calib_mask is None else scan.calib_mask
+        ),
+        "calibration_lines": "of the image" if scan.calib_mask is None else "separate",
         "acquired_columns": int(scan.acquired.sum()),
         "noise_scan": scan.noise is not None,
     }
@@ -92,3 +101,22 @@ def _file_contents(found: ScanPath) -> dict[str, Any]:
             "steps": scan.steps,
         }
     return facts
+
+
+def _summary(scan: ScanFile) -> str:
+    """What a scan is, in plain words."""
+    (n_slices, n_coils, ny, nx), rate = scan.shape, scan.acceleration
+    sampled = "fully sampled" if scan.fully_sampled else f"undersampled (R = {rate:.2f})"
+    kind = f"{'prepared ' if scan.prepared else ''}{'3-D' if scan.is_3d else '2-D'} scan"
+    coils = "1 coil" if n_coils == 1 else f"{n_coils} coils"
+    slices = "1 slice" if n_slices == 1 else f"{n_slices} slices"
+    volume = f", volume {scan.volume}" if scan.volume else ""
+    return f"{kind}, {sampled}, {coils}, {slices} of {ny} x {nx}{volume}"
+
+
+def _commands(scan: ScanFile) -> list[str]:
+    """Commands that can use a scan."""
+    if scan.prepared:
+        return ["train", "reconstruct", "evaluate"]
+    full = ["reconstruct --retrospective 4", "evaluate --target"] if scan.fully_sampled else []
+    return ["prep", "reconstruct", *full, "evaluate"]

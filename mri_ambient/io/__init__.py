@@ -4,18 +4,21 @@ A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a
 function from a :class:`ReconstructionFile` to files, and a line of :data:`WRITERS`.
 
 Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``why_no_file`` (readers);
-``ScanFile``, ``Contents`` (scan_file); ``FastmriFile`` (fastmri); ``PreparedFile``,
-``PreparedWriter`` (prepared); ``ArrayFile`` (arrays); ``Undersampled`` (undersampled); ``Sampling``
-(sampling); ``build_header``, ``parse_header`` (header); ``Geometry`` (geometry); ``WRITERS``
-(writers); ``SaveOptions`` (save_options); ``ReconstructionWriter``, ``ReconstructionFile``
-(reconstruction); ``SCAN_FORMATS``, ``convert_scan`` (convert).
+``ScanFile``, ``Contents`` (scan_file); ``raw_file``, ``name_of``, ``stem_of`` (names);
+``FastmriFile`` (fastmri); ``PreparedFile``, ``PreparedWriter`` (prepared); ``ArrayFile`` (arrays);
+``Undersampled`` (undersampled); ``Sampling`` (sampling); ``build_header``, ``parse_header``
+(header); ``Geometry`` (geometry); ``Grid`` (grid); ``WRITERS`` (writers); ``SaveOptions``
+(save_options); ``ReconstructionWriter``, ``ReconstructionFile`` (reconstruction);
+``SCAN_FORMATS``, ``convert_scan`` (convert).
 """
 
 from .arrays import ArrayFile
 from .convert import SCAN_FORMATS, convert_scan
 from .fastmri import FastmriFile
 from .geometry import Geometry
+from .grid import Grid
 from .header import build_header, parse_header
+from .names import name_of, raw_file, stem_of
 from .prepared import PreparedFile, PreparedWriter
 from .readers import READERS, ScanPath, find_scans, open_scan, why_no_file
 from .reconstruction import ReconstructionFile, ReconstructionWriter
@@ -33,6 +36,7 @@ __all__ = [
     "Contents",
     "FastmriFile",
     "Geometry",
+    "Grid",
     "PreparedFile",
     "PreparedWriter",
     "ReconstructionFile",
@@ -45,7 +49,10 @@ __all__ = [
     "build_header",
     "convert_scan",
     "find_scans",
+    "name_of",
     "open_scan",
     "parse_header",
+    "raw_file",
+    "stem_of",
     "why_no_file",
 ]

@@ -42,6 +42,8 @@ class ArrayFile(ScanFile):
         self.noise_std, self.noise_source = scan.noise_std, scan.noise_source
         self.scale, self.coil_transform = scan.scale, scan.coil_transform
         self.calib_shape = calibration_block(scan.mask)
+        if scan.calib is not None and not self.prepared:
+            self.calib_mask = scan.calib.flatten(0, 1).any(dim=0)[None]
         self.qc: dict[str, Any] = {}
 
     @cached_property
@@ -55,7 +57,9 @@ class ArrayFile(ScanFile):
     def sha256(self) -> str:
         """Hash of the bytes of k-space, mask, noise samples and maps."""
         digest = hashlib.sha256()
-        for part in (self._scan.ksp, self._scan.mask, self._scan.noise, self._scan.maps):
+        for part in (
+            self._scan.ksp, self._scan.mask, self._scan.noise, self._scan.maps, self._scan.calib,
+        ):  # fmt: skip
             if part is not None:
                 digest.update(part.numpy(force=True).tobytes())
         return digest.hexdigest()
@@ -63,6 +67,10 @@ class ArrayFile(ScanFile):
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice, complex64 ``(coil, y, x)``."""
         return self._scan.ksp[index].clone()
+
+    def read_calib(self, index: int) -> Tensor | None:
+        """Separate calibration lines of one slice, complex64 ``(coil, y, x)``, or None."""
+        return None if self._scan.calib is None else self._scan.calib[index].clone()
 
     def __getitem__(self, index: int | slice) -> Scan:
         if self._scan.maps is None:

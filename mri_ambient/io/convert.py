@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError, OutputExistsError
+from ..errors import ConfigError, OutputExistsError, warn
 from ..runtime.files import atomic_path, require_space
 from .fastmri import write_fastmri
 from .mrd_output import write_mrd
@@ -68,6 +68,9 @@ def convert_scan(file: ScanFile, folder: Path, to: str, *, overwrite: bool = Fal
         ConfigError: there is no such format, or the scan is prepared.
         OutputExistsError: the file is there, or is the scan itself.
         MriAmbientError: it cannot be written.
+
+    Warns:
+        NumericalWarning: W-CALIBRATION-LINES: the format has no place for these.
     """
     if to not in SCAN_FORMATS:
         raise ConfigError(f"format {to!r} is unknown; choose from {', '.join(SCAN_FORMATS)}")
@@ -78,5 +81,8 @@ def convert_scan(file: ScanFile, folder: Path, to: str, *, overwrite: bool = Fal
     if path.exists() and (is_scan or not overwrite):
         advice = "" if is_scan else "--overwrite or "
         raise OutputExistsError(f"{path}: exists already; use {advice}another folder")
+    if file.calib_mask is not None and to != "ismrmrd":
+        text = f"calibration lines of their own have no place in {to} files and are left out"
+        warn("W-CALIBRATION-LINES", f"{file.path.name}: {text}")
     SCAN_FORMATS[to].write(file, path)
     return path

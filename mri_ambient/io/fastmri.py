@@ -17,7 +17,7 @@ noise                  (coil, sample)                          optional; complex
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -26,10 +26,12 @@ import torch
 from torch import Tensor
 
 from ..errors import ScanFormatError, warn
+from .axes_guess import refuse_other_axes
 from .geometry import Geometry
 from .hdf5 import (
     H5Writer,
     check_size,
+    check_written,
     find_dataset,
     is_complex,
     open_h5,
@@ -40,12 +42,13 @@ from .hdf5 import (
     write_attributes,
 )
 from .header import Header, parse_header
-from .sampling import Sampling, find_sampling
+from .named_axes import Axes, NamedArray, NamedArrayFile, parse_axes
 from .scan_file import Contents, ScanFile, header_of
+from .stored_arrays import h5_array
 
 
-class FastmriFile(ScanFile):
-    """A fastMRI or M4Raw volume on disk."""
+class FastmriFile(NamedArrayFile):
+    """A fastMRI or M4Raw volume on disk; arguments as of :class:`NamedArrayFile`."""
 
     format = "fastmri"
 
@@ -54,17 +57,54 @@ class FastmriFile(ScanFile):
         """Whether a file has this layout."""
         return not contents.tag and "kspace" in contents.names
 
-    def __init__(self, path: str | Path) -> None:
-        """Read the facts, no slices."""
-        super().__init__(path)
+    def __init__(
+        self,
+        path: str | Path,
+        axes: str | Sequence[str] | None = None,
+        dataset: str | None = None,
+        volume: str | None = None,
+    ) -> None:
+        """Read the facts, no slices but what a guess of the axes needs."""
+        ScanFile.__init__(self, path)
         with open_h5(self.path, for_text=True) as file:
-            self.shape = self._read_shape(file)
+            self.take_ksp(self.ksp_in(file, parse_axes(axes), dataset), volume)
             self.attributes = read_attributes(file)
             self.geometry = self._read_geometry()
-            self.given_mask = self._read_mask(file)
+            self.take_mask(read_real(find_dataset(file, "mask")) if "mask" in file else None)
             self.noise = self._read_noise(file)
             self._header = self._read_header(file)
             self._set_geometry(_target_shape(file))
+
+    @classmethod
+    def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
+        """The k-space of a file."""
+        with open_h5(path, for_text=True) as file:
+            return cls.ksp_in(file, axes, dataset)
+
+    @classmethod
+    def ksp_in(cls, file: h5py.File, axes: Axes | None, dataset: str | None) -> NamedArray:
+        """The dataset ``kspace``, or another one that was named."""
+        path, name = Path(file.filename), dataset or "kspace"
+        stored = find_dataset(file, name)
+        shape = stored.shape or ()
+        found = h5_array(path, stored, name)
+        if found is None or (axes is None and len(found.shape) not in (3, 4)):
+            known = _known_axes(file) if found else None
+            if found is None or known is None or len(known) != len(found.shape):
+                raise ScanFormatError(
+                    f"{path}: {name} is {stored.dtype} {shape}, {len(shape)} axes; wanted complex "
+                    "(slice, coil, y, x), or (slice, y, x) for one coil; of complex numbers, name "
+                    "the axes (--axes slice,coil,y,x)"
+                )
+            axes = known
+        if axes is None:
+            axes = ("slice", "coil", "y", "x") if len(found.shape) == 4 else ("slice", "y", "x")
+            if _target_shape(file) is None or len(axes) == 4:
+                refuse_other_axes(found, axes)
+        ksp = NamedArray(found, axes)
+        check_size(ksp.shape[1:], 8, f"{path}: a slice of {name}")
+        check_written(stored)
+        return ksp
 
     def _read_geometry(self) -> Geometry | None:
         text = self.attributes.pop("geometry", None)
@@ -73,27 +113,6 @@ class FastmriFile(ScanFile):
         except (KeyError, TypeError, ValueError):
             self._warn("W-ATTRIBUTE", f"attribute geometry cannot be read ({text!r})")
             return None
-
-    def _read_shape(self, file: h5py.File) -> tuple[int, int, int, int]:
-        ksp = find_dataset(file, "kspace")
-        shape = ksp.shape or ()
-        if not is_complex(ksp.dtype) or len(shape) not in (3, 4):
-            raise ScanFormatError(
-                f"{self.path}: kspace is {ksp.dtype} {shape}, {len(shape)} axes; wanted complex "
-                "(slice, coil, y, x), or (slice, y, x) for one coil"
-            )
-        if 0 in shape:
-            raise ScanFormatError(f"{self.path}: kspace is empty, its shape is {shape}")
-        check_size(shape[1:], 8, f"{self.path}: a slice of kspace")
-        n_stored = ksp.id.get_storage_size()
-        # Nothing compresses k-space that much: a size is damaged.
-        if not ksp.is_virtual and ksp.nbytes > 10_000 * n_stored:
-            raise ScanFormatError(
-                f"{self.path}: kspace should hold {ksp.nbytes} bytes, but only {n_stored} were "
-                "ever written"
-            )
-        n_slices, *coils, ny, nx = (int(size) for size in shape)
-        return n_slices, coils[0] if coils else 1, ny, nx
 
     def _read_header(self, file: h5py.File) -> Header | None:
         name = "ismrmrd_header"
@@ -104,20 +123,6 @@ class FastmriFile(ScanFile):
             return parse_header(xml)
         except ScanFormatError as error:
             raise ScanFormatError(f"{self.path}: {error}") from error
-
-    def _read_mask(self, file: h5py.File) -> Tensor | None:
-        """The mask the file gives, bool ``(y, x)``."""
-        if "mask" not in file:
-            return None
-        ny, nx = self.shape[-2:]
-        values = read_real(find_dataset(file, "mask"))
-        if not {values.shape, values.squeeze().shape} & {(nx,), (ny, nx)}:
-            wanted = f"({nx},) or ({ny}, {nx}) to match kspace"
-            raise ScanFormatError(f"{self.path}: mask has shape {values.shape}, wanted {wanted}")
-        if not np.isin(values, (0, 1)).all():
-            raise ScanFormatError(f"{self.path}: mask holds other values than 0 and 1")
-        plane = torch.from_numpy(values != 0)
-        return plane.reshape(-1, nx).expand(ny, nx)
 
     def _read_noise(self, file: h5py.File) -> Tensor | None:
         if "noise" not in file:
@@ -139,7 +144,6 @@ class FastmriFile(ScanFile):
         """Take matrix, voxel size and oversampling from the header."""
         ny, nx = self.shape[-2:]
         header = self._header
-        self._padding: tuple[int, int] | None = None
         if header is None:
             matrix = "that of the reference image" if target_shape else "the encoded one"
             taken = f"the final matrix is taken to be {matrix}, the voxel size is unknown"
@@ -152,7 +156,7 @@ class FastmriFile(ScanFile):
         if ny == round(rows / oversampling):
             rows, oversampling = ny, 1.0  # no oversampling, or it was removed before writing
         if (ny, nx) == (rows, columns):
-            self._padding, self.voxel_mm = header.padding, header.voxel_mm
+            self.padding, self.voxel_mm = header.padding, header.voxel_mm
         else:
             self._warn(
                 "W-HEADER-MISMATCH",
@@ -162,22 +166,6 @@ class FastmriFile(ScanFile):
         self.nominal_oversampling = oversampling if ny == rows else 1.0
         rows_left = round(ny / self.nominal_oversampling)
         self.recon_shape = _fitting(target_shape or header.recon_shape, (rows_left, nx))
-
-    @cached_property
-    def sampling(self) -> Sampling:
-        """Where k-space was sampled: by its samples, the file's mask and the header."""
-        return find_sampling(self.path, self._read_all, self.shape, self.given_mask, self._padding)
-
-    def read_ksp(self, index: int) -> Tensor:
-        """K-space of one slice, complex64 ``(coil, y, x)``; zero outside the file's mask."""
-        ksp = self._read_all(index)
-        return ksp if self.given_mask is None else ksp.masked_fill_(~self.given_mask, 0)
-
-    def _read_all(self, index: int) -> Tensor:
-        """All samples of one slice, also those outside the file's mask."""
-        with open_h5(self.path) as file:
-            values = read_complex(find_dataset(file, "kspace"), index)
-        return torch.from_numpy(values.reshape(self.shape[1:]))
 
     def read_target(self, name: str) -> Tensor | None:
         """The reference volume ``name``, float32 ``(slice, h, w)``, or None if there is none."""
@@ -217,6 +205,11 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
             out.file["reconstruction_rss"] = target.numpy()
         geometry = None if file.geometry is None else file.geometry.to_text()
         write_attributes(out.file, {**file.attributes, "geometry": geometry})
+
+
+def _known_axes(file: h5py.File) -> Axes | None:
+    """Axes of SKM-TEA (Desai et al. 2021, arXiv:2203.06823), whose readout is transformed."""
+    return ("slice", "y", "x", "con", "coil") if {"maps", "target"} <= set(file) else None
 
 
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:

@@ -73,6 +73,12 @@ class Geometry:
         """As JSON, for attributes of files."""
         return json_text({name: value.tolist() for name, value in vars(self).items()})
 
+    def seen_from(self, pixels: Sequence[int], voxel_mm: Sequence[float]) -> Geometry:
+        """The same slices, for images of which the middle pixel lies ``(y, x)`` pixels further."""
+        y_dir, x_dir, _ = self.directions
+        step = y_dir * voxel_mm[0] * pixels[0] + x_dir * voxel_mm[1] * pixels[1]
+        return Geometry(self.directions, self.positions + step)
+
     def spacing_mm(self) -> float | None:
         """Distance of neighbouring slices along the normal; None of one slice.
 
@@ -121,3 +127,13 @@ class Geometry:
         to_center = y_dir * voxel_mm[0] * (shape[0] // 2) + x_dir * voxel_mm[1] * (shape[1] // 2)
         corner: Floats = self.positions[index] - to_center
         return corner
+
+
+def crop_shift(encoded: Sequence[int], final: Sequence[int]) -> tuple[int, int]:
+    """Middle pixel ``n // 2`` of a final image, seen from that of the encoded one, ``(y, x)``.
+
+    :func:`~mri_ambient.physics.fourier.image_crop` keeps the middle pixel unless it cuts an odd
+    number of pixels from an even one.
+    """
+    y, x = ((n - m) // 2 + m // 2 - n // 2 for n, m in zip(encoded, final, strict=True))
+    return y, x

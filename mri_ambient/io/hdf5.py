@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -96,9 +96,11 @@ def find_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     return found
 
 
-def _where(dataset: h5py.Dataset, index: int | None) -> str:
+def _where(dataset: h5py.Dataset, index: int | Sequence[int | slice] | None) -> str:
     """File and name of a dataset, or of one of its slices, as errors begin."""
     name = dataset.name.lstrip("/")
+    if isinstance(index, Sequence):
+        index = next((i for i in index if isinstance(i, int)), None)
     return f"{dataset.file.filename}: {name if index is None else f'slice {index} of {name}'}"
 
 
@@ -112,15 +114,22 @@ def is_complex(dtype: np.dtype[Any]) -> bool:
     return dtype == np.dtype([(name, dtype[0]) for name in dtype.names])
 
 
-def read_complex(dataset: h5py.Dataset, index: int | None = None) -> NDArray[np.complex64]:
+def read_complex(
+    dataset: h5py.Dataset, index: int | tuple[int | slice, ...] | None = None
+) -> NDArray[np.complex64]:
     """A complex dataset, or one slice along its first axis, as a new complex64 array.
+
+    A tuple has an index or a slice for each of the axes.
 
     Raises:
         ScanFormatError: it is larger than :data:`MAX_BYTES`, damaged, or holds NaN or Inf (also
             where the values exceed single precision).
     """
-    source, where = () if index is None else (index,), _where(dataset, index)
-    shape = dataset.shape[len(source) :]
+    source = () if index is None else index if isinstance(index, tuple) else (index,)
+    where = _where(dataset, index)
+    every = (*source, *[slice(None)] * (dataset.ndim - len(source)))
+    parts = [range(n)[s] for n, s in zip(dataset.shape, every, strict=True)]
+    shape = tuple(len(part) for part in parts if isinstance(part, range))
     check_size(shape, 8, where)
     out = _memory_for(shape)
     with _reading(where):
@@ -193,6 +202,19 @@ def check_size(shape: tuple[int, ...] | None, itemsize: int, where: str) -> None
     if n_bytes > MAX_BYTES:
         size = f"{n_bytes / 2**30:.0f} GiB"
         raise ScanFormatError(f"{where} would take {size}; the file is damaged")
+
+
+def check_written(dataset: h5py.Dataset) -> None:
+    """Refuse an array that is empty, or of which hardly anything was ever written."""
+    where = _where(dataset, None)
+    if not dataset.size:
+        raise ScanFormatError(f"{where} is empty, its shape is {dataset.shape}")
+    n_stored = dataset.id.get_storage_size()
+    # Nothing compresses k-space that much: a size is damaged.
+    if not dataset.is_virtual and dataset.nbytes > 10_000 * n_stored:
+        raise ScanFormatError(
+            f"{where} should hold {dataset.nbytes} bytes, but only {n_stored} were ever written"
+        )
 
 
 def read_text(dataset: h5py.Dataset) -> bytes:

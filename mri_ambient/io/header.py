@@ -7,11 +7,32 @@ rows and x the phase-encode columns, so every pair is swapped once, in this file
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from ..errors import ScanFormatError
+
+PARALLEL = "parallelImaging/accelerationFactor"
+
+
+@dataclass(frozen=True)
+class PartitionAxis:
+    """The second phase encode of a 3-D scan; of a 2-D scan it has one entry.
+
+    Attributes:
+        n_encoded: size of the matrix that was encoded.
+        n_recon: size of the scanner's final matrix.
+        encoded_mm: thickness of the slab that was encoded.
+        first: entry that holds step 0.
+        padding: ``(low, high)``: only entries ``low <= z < high`` are ever acquired.
+    """
+
+    n_encoded: int = 1
+    n_recon: int = 1
+    encoded_mm: float | None = None
+    first: int = 0
+    padding: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -29,9 +50,15 @@ class Header:
         first_column: column of the encoded matrix that holds phase-encoding step 0.
         trajectory: "cartesian", "spiral", ..., in small letters; empty if it is not given.
         calibration_mode: "embedded", "interleaved", "separate", ...; empty if it is not given.
-        n_partitions: size of the encoded matrix along the slice direction; 1 of 2-D scans.
         noise_bandwidth: share of the noise power that the receiver's filters leave in a noise
             measurement (``relativeReceiverNoiseBandwidth``).
+        partitions: along the second phase encode of a 3-D scan.
+        n_slices: slices that were to be measured, by the limits; None where they are not given.
+        n_coils: receive channels; None where they are not given.
+        acceleration: of regular undersampling along the phase encode, calibration not counted.
+        vendor: of the scanner, in small letters; empty if it is not given.
+        protocol: name of the protocol, in small letters; empty if it is not given.
+        multiband: number of slices that were excited at once.
     """
 
     encoded_shape: tuple[int, int]
@@ -45,7 +72,22 @@ class Header:
     trajectory: str = ""
     calibration_mode: str = ""
     noise_bandwidth: float = 1.0
-    n_partitions: int = 1
+    partitions: PartitionAxis = field(default_factory=lambda: PartitionAxis())
+    n_slices: int | None = None
+    n_coils: int | None = None
+    acceleration: int = 1
+    vendor: str = ""
+    protocol: str = ""
+    multiband: int = 1
+
+    @property
+    def rise(self) -> int:
+        """1 if images of the inverse FFT rise along the directions of the readouts, or -1.
+
+        Siemens means the other sign of the Fourier transform, and ``siemens_to_ismrmrd`` passes its
+        directions on (mrpro #828, #833; docs/decisions/scanner-formats.md).
+        """
+        return -1 if "siemens" in self.vendor else 1
 
     @property
     def readout_oversampling(self) -> float:
@@ -68,36 +110,65 @@ class Header:
             return None
         return fov_mm[0] / shape[0], fov_mm[1] / shape[1], self.slice_mm
 
-    def final_matrix(self, available: tuple[int, int]) -> tuple[int, int]:
-        """The scanner's final matrix, as far as it can be cut from an image; none is padded."""
-        return min(self.recon_shape[0], available[0]), min(self.recon_shape[1], available[1])
+    @property
+    def final_matrix(self) -> tuple[int, int]:
+        """The scanner's final matrix, in pixels of the encoded grid.
+
+        A scanner that made fewer, larger pixels of the same field of view cut nothing off.
+        """
+        if not (self.encoded_fov_mm and self.recon_fov_mm):
+            return self.recon_shape
+        y, x = (
+            fov_mm * n / encoded_mm
+            for fov_mm, n, encoded_mm in zip(
+                self.recon_fov_mm, self.encoded_shape, self.encoded_fov_mm, strict=True
+            )
+        )
+        rows, columns = self.recon_shape
+        return (
+            rows if rows > 0.9 * y else round(y),
+            columns if columns > 0.9 * x else round(x),
+        )
 
 
-def parse_header(xml: bytes | str) -> Header:
+def parse_header(xml: bytes | str, space: int = 0) -> Header:
     """Read a header, whatever prefix its namespace has.
 
     A missing final matrix is taken to be the encoded one. Raises ScanFormatError if the text is not
     an ISMRMRD header, names no encoded matrix, or holds a number that cannot be right.
+
+    Args:
+        xml: the text.
+        space: which of the encodings, as ``encoding_space_ref`` counts them.
     """
     root = _parse_xml(xml)
-    encoding = _child(root, "encoding")
+    encoding = _encoding(root, space)
     encoded, recon = _child(encoding, "encodedSpace"), _child(encoding, "reconSpace")
     encoded_shape = _matrix(encoded)
     if encoded_shape is None:
         raise ScanFormatError("the ISMRMRD header names no encodedSpace/matrixSize")
+    first_column, padding = _limits(encoding, "kspace_encoding_step_1", encoded_shape[1])
+    last_slice = _number(encoding, "encodingLimits/slice/maximum")
+    n_coils = _number(root, "acquisitionSystemInformation/receiverChannels")
     return Header(
         encoded_shape=encoded_shape,
         recon_shape=_matrix(recon) or encoded_shape,
         encoded_fov_mm=_fov_mm(encoded),
         recon_fov_mm=_fov_mm(recon),
         slice_mm=_slice_mm(recon) or _slice_mm(encoded),
-        padding=_padding(encoding, encoded_shape[1]),
+        padding=padding,
         xml=xml.decode("utf-8", errors="replace") if isinstance(xml, bytes) else xml,
-        first_column=_first_column(encoding, encoded_shape[1]),
+        first_column=first_column,
         trajectory=_text(encoding, "trajectory"),
         calibration_mode=_text(encoding, "parallelImaging/calibrationMode"),
         noise_bandwidth=_noise_bandwidth(root),
-        n_partitions=int(_number(encoded, "matrixSize/z") or 1),
+        partitions=_partitions(encoding),
+        n_slices=None if last_slice is None else int(last_slice) + 1,
+        n_coils=None if n_coils is None else int(n_coils),
+        acceleration=max(1, int(_number(encoding, f"{PARALLEL}/kspace_encoding_step_1") or 1)),
+        vendor=_text(root, "acquisitionSystemInformation/systemVendor"),
+        protocol=_text(root, "measurementInformation/protocolName"),
+        multiband=int(_number(encoding, "parallelImaging/multiband/multiband_factor") or 1),
     )
 
 
@@ -147,6 +218,15 @@ def _parse_xml(xml: bytes | str) -> Element:
     if name != "ismrmrdHeader":
         raise ScanFormatError(f"the header's root element is {name!r}, wanted 'ismrmrdHeader'")
     return root
+
+
+def _encoding(root: Element, space: int) -> Element | None:
+    found = root.findall("{*}encoding")
+    if space and space >= len(found):
+        raise ScanFormatError(
+            f"readouts belong to encoding space {space}, the ISMRMRD header describes {len(found)}"
+        )
+    return found[space] if found else None
 
 
 def _child(parent: Element | None, path: str) -> Element | None:
@@ -207,24 +287,39 @@ def _noise_bandwidth(root: Element) -> float:
     return value if value and value > 0 else 1.0
 
 
-def _first_column(encoding: Element | None, n_columns: int) -> int:
-    center = _number(encoding, "encodingLimits/kspace_encoding_step_1/center")
-    return 0 if center is None else n_columns // 2 - int(center)
-
-
-def _padding(encoding: Element | None, n_columns: int) -> tuple[int, int]:
-    limits = _child(encoding, "encodingLimits/kspace_encoding_step_1")
+def _limits(encoding: Element | None, name: str, n: int) -> tuple[int, tuple[int, int]]:
+    """Entry of an axis of ``n`` that holds step 0, and which entries are ever acquired."""
+    limits = _child(encoding, f"encodingLimits/{name}")
     center, maximum = _number(limits, "center"), _number(limits, "maximum")
-    if center is None or maximum is None:
-        return 0, n_columns
-    first = _first_column(encoding, n_columns)
-    left, right = max(first, 0), min(first + int(maximum) + 1, n_columns)
-    if left >= right:
+    if center == 0 and maximum is not None and 1 < n == maximum + 1:
+        center = None  # left at zero: all steps were measured, so k = 0 is in the middle
+    if center is None:
+        return 0, (0, n)
+    first = n // 2 - int(center)
+    if maximum is None:
+        return first, (0, n)
+    low, high = max(first, 0), min(first + int(maximum) + 1, n)
+    if low >= high:
+        what = "columns" if name.endswith("1") else "partitions"
         raise ScanFormatError(
             f"the ISMRMRD header's encoding limits (center {center:g}, maximum {maximum:g}) "
-            f"leave none of {n_columns} columns"
+            f"leave none of {n} {what}"
         )
-    return left, right
+    return first, (low, high)
+
+
+def _partitions(encoding: Element | None) -> PartitionAxis:
+    encoded, recon = (
+        int(_number(encoding, f"{name}/matrixSize/z") or 1)
+        for name in ("encodedSpace", "reconSpace")
+    )
+    if min(encoded, recon) < 1:
+        raise ScanFormatError(f"the ISMRMRD header gives {encoded} partitions, wanted at least 1")
+    if encoded == 1:
+        return PartitionAxis()
+    depth = _number(encoding, "encodedSpace/fieldOfView_mm/z")
+    first, padding = _limits(encoding, "kspace_encoding_step_2", encoded)
+    return PartitionAxis(encoded, recon, depth if depth and depth > 0 else None, first, padding)
 
 
 def _put(parent: Element, **values: object) -> None:

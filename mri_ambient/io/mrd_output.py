@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from xml.etree import ElementTree
 
 import h5py
@@ -17,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
+from ..physics.fourier import center_crop
+from ..physics.masks import calibration_block
+from .geometry import Geometry, crop_shift
 from .hdf5 import H5Writer
 from .header import parse_header
-from .mrd import NOISE
+from .mrd_index import CALIBRATION, NOISE
 from .reconstruction import ReconstructionFile
-from .save_options import SaveOptions
+from .save_options import SaveOptions, Writer
 from .scan_file import ScanFile, header_of
 
 GROUP = "dataset"
@@ -77,8 +79,9 @@ def write_mrd(file: ScanFile, path: Path) -> None:
 
     Slices are counted in their order; of a 2-D mask, lines are written with zeros in between.
     """
-    xml = header_of(file)
-    first_column = parse_header(xml).first_column
+    xml, geometry = header_of(file), _encoded_geometry(file)
+    header = parse_header(xml)
+    first_column = header.first_column
     with _MrdWriter(path, xml) as out:
         if file.noise is not None:
             lines = file.noise.numpy()
@@ -96,12 +99,28 @@ def write_mrd(file: ScanFile, path: Path) -> None:
             heads = _heads(len(columns), (ksp.shape[0], ksp.shape[1]))
             heads["idx"]["kspace_encode_step_1"] = columns - first_column
             heads["idx"]["slice"] = index
-            _place(heads, file, index)
+            _place(heads, geometry, index, header.rise)
             if len(columns):
                 heads["flags"][0] = 1 << (FIRST_IN_SLICE - 1)
                 heads["flags"][-1] |= 1 << (LAST_IN_SLICE - 1)
             lines = ksp.transpose(2, 0, 1)
             out.append(heads, (lines[column] for column in columns))
+            if file.calib_mask is not None:
+                _append_calibration(out, file, index, first_column)
+
+
+def _append_calibration(out: _MrdWriter, file: ScanFile, index: int, first_column: int) -> None:
+    """Calibration lines of their own: the rectangle around k = 0 that they fill."""
+    calib, mask = file.read_calib(index), file.calib_mask
+    if calib is None or mask is None:
+        return
+    block = center_crop(calib, calibration_block(mask, max(file.shape[2:]))).numpy()
+    n_lines = block.shape[2]
+    heads = _heads(n_lines, block.shape[:2])
+    first = file.shape[3] // 2 - n_lines // 2 - first_column
+    heads["idx"]["kspace_encode_step_1"] = first + np.arange(n_lines)
+    heads["idx"]["slice"], heads["flags"] = index, 1 << (CALIBRATION - 1)
+    out.append(heads, iter(block.transpose(2, 0, 1)))
 
 
 def _heads(count: int, shape: tuple[int, ...]) -> NDArray[np.void]:
@@ -113,15 +132,24 @@ def _heads(count: int, shape: tuple[int, ...]) -> NDArray[np.void]:
     return heads
 
 
-def _place(heads: NDArray[np.void], file: Any, index: int) -> None:  # noqa: ANN401
+def _encoded_geometry(file: ScanFile) -> Geometry | None:
+    """Geometry of the encoded field of view, from whose middle the final image is cut."""
+    if file.geometry is None or file.voxel_mm is None:
+        return file.geometry
+    y, x = crop_shift(file.shape[2:], file.recon_shape)
+    return file.geometry.seen_from((-y, -x), file.voxel_mm)
+
+
+def _place(heads: NDArray[np.void], geometry: Geometry | None, index: int, rise: int = 1) -> None:
     """Directions and position of a slice, if they are known; the readout is along y."""
-    if file.geometry is not None:
-        y_dir, x_dir, normal = file.geometry.directions
-        heads["read_dir"], heads["phase_dir"], heads["slice_dir"] = y_dir, x_dir, normal
-        heads["position"] = file.geometry.positions[index]
+    if geometry is not None:
+        y_dir, x_dir, normal = geometry.directions
+        heads["read_dir"], heads["phase_dir"] = rise * y_dir, rise * x_dir
+        heads["slice_dir"] = normal
+        heads["position"] = geometry.positions[index]
 
 
-class MrdImageWriter:
+class MrdImageWriter(Writer):
     """Images of ISMRMRD: ``<stem>.mrd``, with a group ``image_<number>`` of each part."""
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
@@ -157,7 +185,7 @@ class MrdImageWriter:
         heads["slice"] = heads["image_index"] = np.arange(n_slices)
         heads["attribute_string_len"] = len(self._attributes(result, part))
         for index in range(n_slices):
-            _place(heads[index : index + 1], result, index)
+            _place(heads[index : index + 1], result.geometry, index)
         return heads
 
     def _attributes(self, result: ReconstructionFile, part: str) -> str:

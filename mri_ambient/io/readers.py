@@ -11,15 +11,27 @@ from typing import Any
 
 from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..runtime.warning_log import WarningLog
+from .bart import CflFile, cfl_path
+from .bruker import BrukerFile
 from .fastmri import FastmriFile
+from .hdf5_arrays import CalgaryFile, Hdf5File
+from .matlab import MatFile
 from .mrd import MrdFile
+from .names import name_of, raw_file, stem_of
+from .numpy_files import NumpyFile
+from .other_files import what_it_is
 from .prepared import PreparedFile
 from .reconstruction import RECONSTRUCTION_FORMAT
 from .scan_file import Contents, ScanFile
+from .twix import TwixFile
 
 READERS: dict[str, type[ScanFile]] = {
-    reader.format: reader for reader in (PreparedFile, FastmriFile, MrdFile)
-}
+    reader.format: reader
+    for reader in (
+        PreparedFile, MatFile, CalgaryFile, FastmriFile, MrdFile, TwixFile, BrukerFile, Hdf5File,
+        CflFile, NumpyFile,
+    )
+}  # fmt: skip
 """Readers by format; the first that recognises a file reads it."""
 
 
@@ -38,7 +50,7 @@ class ScanPath:
     @property
     def name(self) -> str:
         """Of the file, and of the volume."""
-        return f"{self.path.name} {self.volume}".rstrip()
+        return f"{name_of(self.path)} {self.volume}".rstrip()
 
     @property
     def volume(self) -> str:
@@ -48,7 +60,7 @@ class ScanPath:
     @property
     def stem(self) -> str:
         """What outputs are named after: the stem of the file, and the volume."""
-        return "_".join(filter(None, [self.path.stem, self.volume]))
+        return "_".join(filter(None, [stem_of(self.path), self.volume]))
 
     def open(self) -> ScanFile:
         """See :func:`open_scan`."""
@@ -65,7 +77,7 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     """Open a scan of any format in :data:`READERS`.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a ParaVision scan.
         options: of the reader of its format (see ``options`` of :class:`ScanFile`), such as
             ``volume="con-1_rep-2"``; those that are None count as not given.
 
@@ -74,6 +86,7 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
             holds several volumes, which the message names.
         ConfigError: the reader of this format has no such option.
     """
+    path = raw_file(Path(path))
     contents = Contents(path)
     reader = _reader_of(contents)
     given = {name: value for name, value in options.items() if value is not None}
@@ -83,9 +96,16 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
             f"nothing; options: {', '.join(sorted(reader.options)) or 'none'}"
         )
     with WarningLog().noting() as warnings:
-        file = reader(path, **given)
+        file = _opened(reader, path, given)
     file.warnings = tuple(warnings)
     return file
+
+
+def _opened(reader: type[ScanFile], path: str | Path, given: Mapping[str, Any]) -> ScanFile:
+    try:
+        return reader(path, **given)
+    except OSError as error:
+        raise ScanFormatError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _reader_of(contents: Contents) -> type[ScanFile]:
@@ -93,9 +113,12 @@ def _reader_of(contents: Contents) -> type[ScanFile]:
         if reader.recognises(contents):
             return reader
     path = contents.path
+    if reason := why_no_file(path):
+        raise ScanFormatError(reason)
+    if sentence := what_it_is(contents):
+        raise ScanFormatError(f"{path}: {sentence}")
     if contents.error is not None:
-        reason = why_no_file(path)
-        raise ScanFormatError(reason) if reason else contents.error
+        raise contents.error
     if contents.tag == RECONSTRUCTION_FORMAT:
         raise ScanFormatError(f"{path}: is a reconstruction; give the scan it was made from")
     found = f"format {contents.tag!r}" if contents.tag else f"found {list(contents.names)}"
@@ -110,8 +133,9 @@ def find_scans(
     """Expand files, folders and globs, in the order given; each volume of a file is a scan.
 
     A folder stands for the files directly in it with a suffix of one of the readers, sorted, hidden
-    ones left out. What does not exist or holds no scan is kept if there are other inputs: opening
-    it fails, and the other scans go on.
+    ones left out, and for the ParaVision scans that are its subfolders (a study). The folder of a
+    ParaVision scan stands for the scan. What does not exist or holds no scan is kept if there are
+    other inputs: opening it fails, and the other scans go on.
 
     Args:
         inputs: what the user named; scans found before are kept as they are.
@@ -153,7 +177,7 @@ def _volumes(path: Path, given: Mapping[str, Any]) -> list[ScanPath]:
         reader = _reader_of(Contents(path))
         known = {name: given[name] for name in given.keys() & reader.options}
         names = reader.volumes_in(path, **known)
-    except MriAmbientError:
+    except (MriAmbientError, OSError):
         names = ("",)  # opening it tells why
     return [ScanPath(path, {**given, "volume": name} if name else given) for name in names]
 
@@ -163,7 +187,7 @@ def why_no_file(path: Path) -> str | None:
     if path.is_dir():
         if _files_in(path):
             return f"{path}: is a folder, wanted one of the files in it"
-        return f"{path}: the folder holds no {' or '.join(_suffixes())} file"
+        return f"{path}: the folder holds no scan ({', '.join(_suffixes())})"
     if glob.has_magic(str(path)) and not path.exists():
         return f"{path}: no file matches"
     return None
@@ -178,15 +202,22 @@ def _expand(entry: str | Path) -> list[Path]:
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(str(entry), recursive=True))  # noqa: PTH207
         found = [file for match in matches for file in _expand(match)]
-    return found or [path]
+    return found or [cfl_path(path) or path]
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in _suffixes() and not file.name.startswith(".")
-    )
+    if (raw := raw_file(folder)) != folder:
+        return [raw]
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if entry.suffix.lower() in _suffixes()]
+    scans = [raw for entry in entries if (raw := raw_file(entry)) != entry]
+    return files + sorted(scans, key=_number_of_folder)
+
+
+def _number_of_folder(file: Path) -> tuple[int, str]:
+    """By which ParaVision's folders are sorted: scan 10 comes after scan 9."""
+    name = file.parent.name
+    return (int(name) if name.isdecimal() else 0, name)
 
 
 def _suffixes() -> list[str]:

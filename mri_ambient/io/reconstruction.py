@@ -16,6 +16,7 @@ from torch import Tensor
 from .._version import __version__
 from ..errors import ScanFormatError
 from .geometry import Geometry
+from .grid import Grid
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -25,6 +26,7 @@ from .hdf5 import (
     read_real,
     write_attributes,
 )
+from .scan_file import Contents
 
 RECONSTRUCTION_FORMAT = "reconstruction/1"
 """Value of the root attribute ``mri_ambient_format``."""
@@ -152,6 +154,11 @@ class ReconstructionFile:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def grid(self) -> Grid:
+        """The pixels of its images, and where they lie."""
+        return Grid(self.shape, self.voxel_mm, self.geometry)
+
     @cached_property
     def report(self) -> dict[str, Any]:
         """The report beside it, ``<stem>.json``; empty if it is not there."""
@@ -202,10 +209,10 @@ def read_samples(path: Path, index: int) -> Tensor:
 
 def describe_output(path: Path) -> dict[str, object] | None:
     """The facts in a file written by ``reconstruct`` or ``sample``; None for other files."""
+    if Contents(path).tag not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):
+        return None
     with open_h5(path, for_text=True) as file:
         attributes = read_attributes(file)
-        if attributes.get("mri_ambient_format") not in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT):
-            return None
         images = {name: list(file[name].shape) for name in file}
     settings = attributes.pop("settings", None)
     facts: dict[str, object] = {**attributes, "images": images}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import ScanFormatError, warn
 from ..physics.masks import is_line_mask, line_coverage, whole_lines
+from .names import name_of
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,16 @@ def find_sampling(
         raise ScanFormatError(f"{path}: kspace holds nothing but zeros")
     _check_slices_agree(path, hit, counts)
     measured = whole_lines(hit)
-    acquired = _acquired(path, measured, padding or (0, shape[-1]))
+    acquired = _acquired(path, measured, padding)
     if given is not None:
         _check_given(path, hit, measured, given & acquired)
         measured = measured & given
+    return Sampling(mask=measured[None], acquired=acquired & _unbroken_run(measured))
+
+
+def sampling_at(path: Path, measured: Tensor, padding: tuple[int, int] | None = None) -> Sampling:
+    """The sampling of a volume known to be measured at these positions, bool ``(y, x)``."""
+    acquired = _acquired(path, measured, padding)
     return Sampling(mask=measured[None], acquired=acquired & _unbroken_run(measured))
 
 
@@ -90,7 +97,7 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
     n_missing = (lines & (counts == 0)).sum(dim=1)
     empty = torch.nonzero(totals == 0).flatten().tolist()
     if empty:
-        warn("W-EMPTY-SLICES", f"{path.name}: slices {empty} hold only zeros")
+        warn("W-EMPTY-SLICES", f"{name_of(path)}: slices {empty} hold only zeros")
     # Up to 5 % of its columns may be missing from a slice.
     elsewhere = (totals > 0) & ((n_missing > 0.05 * n_lines) | (2 * totals < n_hit))
     for index in torch.nonzero(elsewhere).flatten().tolist():
@@ -104,20 +111,21 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
         most = int(n_missing[lossy].max())
         warn(
             "W-MISSING-COLUMNS",
-            f"{path.name}: slices {lossy} hold zeros in up to {most} of {n_lines} sampled columns",
+            f"{name_of(path)}: slices {lossy} hold zeros in up to {most} of {n_lines} sampled "
+            "columns",
         )
 
 
-def _acquired(path: Path, measured: Tensor, padding: tuple[int, int]) -> Tensor:
+def _acquired(path: Path, measured: Tensor, padding: tuple[int, int] | None) -> Tensor:
     """Columns that are acquired according to the header; all if the data contradicts it."""
-    left, right = padding
+    left, right = padding or (0, measured.shape[1])
     acquired = torch.zeros(measured.shape[1], dtype=torch.bool)
     acquired[left:right] = True
     n_outside = int((line_coverage(measured) & ~acquired).sum())
     if n_outside:
         warn(
             "W-HEADER-LIMITS",
-            f"{path.name}: by the header only columns {left} to {right - 1} are acquired, but "
+            f"{name_of(path)}: by the header only columns {left} to {right - 1} are acquired, but "
             f"{n_outside} others hold data",
         )
         acquired[:] = True
@@ -136,14 +144,14 @@ def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> No
     if n_given - n_held > 0.01 * n_given:
         warn(
             "W-MASK-ZEROS",
-            f"{path.name}: kspace is zero at {n_given - n_held} of the {n_given} positions sampled "
-            "according to 'mask'",
+            f"{name_of(path)}: kspace is zero at {n_given - n_held} of the {n_given} positions "
+            "sampled according to 'mask'",
         )
     n_stray = int((hit & ~given).sum())
     if n_stray:
         warn(
             "W-OUTSIDE-MASK",
-            f"{path.name}: {n_stray} of {int(hit.sum())} positions with data are not in 'mask'",
+            f"{name_of(path)}: {n_stray} of {int(hit.sum())} positions with data are not in 'mask'",
         )
 
 

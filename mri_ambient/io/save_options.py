@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import ConfigError
+from .grid import Grid
 from .reconstruction import ReconstructionFile
 
 PARTS = ("mag", "phase", "std")
@@ -20,12 +21,18 @@ class SaveOptions:
     Attributes:
         parts: of :data:`PARTS`; each becomes a file or a series of its own. A standard deviation is
             left out where there is none.
+        dicom_template: folder with a DICOM series of the same slices, whose patient, study and
+            geometry the DICOM files take over.
+        bids: subject, and perhaps session and contrast of a BIDS dataset, e.g.
+            ``sub-01/ses-01/T2w``.
 
     Raises:
         ConfigError: there is no such part.
     """
 
     parts: tuple[str, ...] = ("mag",)
+    dicom_template: str | Path | None = None
+    bids: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]
@@ -34,10 +41,24 @@ class SaveOptions:
 
 
 class Writer(Protocol):
-    """A format in which reconstructions are saved; one class in a file of its own."""
+    """A format in which reconstructions are saved; a subclass in a file of its own."""
+
+    def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
+        """Refuse, before anything is computed, images that could not be saved afterwards.
+
+        Args:
+            stem: what outputs are named after.
+            grid: of the images.
+            options: what the user says about the files.
+
+        Raises:
+            ScanFormatError: the format cannot hold images that lie like this.
+            ConfigError: the options do not fit them, or a package is missing.
+        """
+        return None
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
-        """Names of the files or folders it will write, which begin with the result's stem."""
+        """Paths of the files or folders it will write, which are made from this result alone."""
 
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Write them into a folder, slice by slice; what appears there is complete.

@@ -6,21 +6,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
+import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning, ScanFormatError
-from ..physics.masks import achieved_acceleration, readout_is_full
+from ..physics.masks import achieved_acceleration, acquired_rows, readout_is_full
 from ..runtime.files import file_sha256
 from ..scan import Scan
 from .geometry import Geometry
+from .grid import Grid
 from .hdf5 import open_h5, read_attribute
 from .header import build_header, parse_header
+from .names import name_of, stem_of
 from .sampling import Sampling, find_sampling
 
 
@@ -33,6 +36,20 @@ class Contents:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    @cached_property
+    def first_bytes(self) -> bytes:
+        """Up to 1024 of them; none of a folder, or of what cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                return file.read(1024)
+        except OSError:
+            return b""
+
+    @property
+    def kspace(self) -> tuple[tuple[int, ...], str]:
+        """Shape and kind of type (as numpy has them) of the dataset ``kspace``; empty if none."""
+        return self._hdf5[3]
+
     @property
     def tag(self) -> str:
         """The root attribute ``mri_ambient_format``; empty if there is none, or no HDF5."""
@@ -43,17 +60,18 @@ class Contents:
         """Names in the root group; none if the file cannot be read as HDF5."""
         return self._hdf5[1]
 
-    def group_with(self, *names: str) -> str | None:
-        """The first group that holds these names; None if there is none."""
+    def groups_with(self, *names: str) -> list[str]:
+        """The groups in the root that hold these names."""
         if self.error is not None:
-            return None
+            return []
+        found = []
         with open_h5(self.path) as file:
             for name in self.names:
                 is_here = isinstance(file.get(name, getlink=True), h5py.HardLink)
                 group = file.get(name) if is_here else None
                 if isinstance(group, h5py.Group) and set(group) >= set(names):
-                    return name
-        return None
+                    found.append(name)
+        return found
 
     @property
     def error(self) -> ScanFormatError | None:
@@ -61,14 +79,24 @@ class Contents:
         return self._hdf5[2]
 
     @cached_property
-    def _hdf5(self) -> tuple[str, tuple[str, ...], ScanFormatError | None]:
+    def _hdf5(
+        self,
+    ) -> tuple[str, tuple[str, ...], ScanFormatError | None, tuple[tuple[int, ...], str]]:
         try:
             with open_h5(self.path, for_text=True) as file:
                 tagged = "mri_ambient_format" in file.attrs
                 tag = str(read_attribute(file, "mri_ambient_format")) if tagged else ""
-                return tag, tuple(sorted(file)), None
+                return tag, tuple(sorted(file)), None, _shape_and_kind(file, "kspace")
         except ScanFormatError as error:
-            return "", (), error
+            return "", (), error, ((), "")
+
+
+def _shape_and_kind(file: h5py.File, name: str) -> tuple[tuple[int, ...], str]:
+    is_here = isinstance(file.get(name, getlink=True), h5py.HardLink)
+    found = file.get(name) if is_here else None
+    if not isinstance(found, h5py.Dataset):
+        return (), ""
+    return found.shape or (), found.dtype.kind
 
 
 class ScanFile(ABC):
@@ -87,16 +115,22 @@ class ScanFile(ABC):
             say about files of this format.
         path: the file.
         volume: name of the volume, if the file holds several; otherwise empty.
+        volumes: names of all volumes of the file.
         scan_id: stem of the raw file; seeds the random streams.
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
         voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
-        geometry: where its slices lie in the patient, or None if the file does not say.
+        geometry: where the slices of the final image lie in the patient, or None if the file does
+            not say; positions are those of pixel ``(y // 2, x // 2)`` of ``recon_shape``.
+        is_3d: whether slices lie across the readout of a 3-D scan, so that y and x are both phase
+            encodes.
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         given_mask: sampled positions as the file states them, bool ``(y, x)``, or None.
         header_xml: the ISMRMRD header text, or None.
         attributes: what else the file holds about the scan (acquisition, patient_id, ...).
+        calib_mask: where calibration lines that do not belong to the image (separate reference
+            scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
         warnings: given when it was opened.
         prepared: whether slices come with maps, scale and noise, which preparation fills in.
     """
@@ -106,32 +140,35 @@ class ScanFile(ABC):
     options: frozenset[str] = frozenset()
     path: Path
     volume: str = ""
+    volumes: tuple[str, ...] = ("",)
     scan_id: str
     shape: tuple[int, int, int, int]
     recon_shape: tuple[int, int]
     voxel_mm: tuple[float, float, float] | None = None
     geometry: Geometry | None = None
+    is_3d: bool = False
     nominal_oversampling: float = 1.0
     noise: Tensor | None = None
     given_mask: Tensor | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
+    calib_mask: Tensor | None = None
     warnings: tuple[NumericalWarning, ...] = ()
     prepared: bool = False
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.scan_id = self.path.stem
+        self.scan_id = stem_of(self.path)
         self.attributes = {}
 
     @property
     def output_stem(self) -> str:
         """What outputs are named after: the stem of the file, and the volume."""
-        return f"{self.path.stem}_{self.volume}" if self.volume else self.path.stem
+        return "_".join(filter(None, [stem_of(self.path), self.volume]))
 
     def __repr__(self) -> str:
         facts = [
-            self.path.name,
+            name_of(self.path),
             *filter(None, [self.volume]),
             " x ".join(str(n) for n in self.shape),
         ]
@@ -153,12 +190,49 @@ class ScanFile(ABC):
         """
         return ("",)
 
+    def pick_volume(self, volumes: Iterable[str], volume: str | None) -> None:
+        """Set ``volume``, and with it what outputs and random streams are named after.
+
+        Args:
+            volumes: names of the volumes of the file, which become ``volumes``.
+            volume: the name of one of them; None for the only one.
+
+        Raises:
+            ScanFormatError: there is no such volume, or there are several to choose from.
+        """
+        self.volumes = tuple(volumes)
+        if volume is None and len(self.volumes) == 1:
+            volume = self.volumes[0]
+        if volume is None or volume not in self.volumes:
+            if self.volumes == ("",):
+                raise ScanFormatError(
+                    f"{self.path}: holds a single volume; leave out the volume {volume!r}"
+                )
+            wanted = "one of them must be chosen" if volume is None else f"not {volume!r}"
+            raise ScanFormatError(
+                f"{self.path}: holds {len(self.volumes)} volumes, {', '.join(self.volumes)}; "
+                f"{wanted}: --volume NAME, or open_scan(path, volume=NAME)"
+            )
+        self.volume = volume
+        self.scan_id = self.output_stem
+
     @abstractmethod
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice, complex64 ``(coil, y, x)``, checked to be finite; a new tensor."""
 
     def read_target(self, name: str) -> Tensor | None:
         """A reference volume in the file (e.g. ``reconstruction_rss``), ``(slice, y, x)``."""
+        return None
+
+    def read_calib(self, index: int) -> Tensor | None:
+        """Calibration lines of one slice where :attr:`calib_mask` is set, complex64 as k-space.
+
+        Their contrast and gain may differ from those of the image.
+        """
+        return None
+
+    def read_maps(self, index: int) -> Tensor | None:
+        """Coil sensitivities of one slice that come with the scan, complex64 ``(coil, y, x)``."""
         return None
 
     @cached_property
@@ -175,6 +249,13 @@ class ScanFile(ABC):
     def source_sha256(self) -> str:
         """Hash of the raw file: of this one, or of the one it was prepared from."""
         return self.sha256
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol; empty if the file does not say."""
+        if given := self.attributes.get("acquisition"):
+            return str(given)
+        return "" if self.header_xml is None else parse_header(self.header_xml).protocol
 
     @property
     def mask(self) -> Tensor:
@@ -196,6 +277,11 @@ class ScanFile(ABC):
         return self.nominal_oversampling if readout_is_full(self.mask) else 1.0
 
     @property
+    def final_grid(self) -> Grid:
+        """The pixels of the final image, and where they lie."""
+        return Grid((len(self), *self.recon_shape), self.voxel_mm, self.geometry)
+
+    @property
     def acceleration(self) -> float:
         """Achieved, over the acquired columns."""
         return achieved_acceleration(self.mask, self.acquired)
@@ -204,7 +290,7 @@ class ScanFile(ABC):
     def fully_sampled(self) -> bool:
         """Whether every acquired column holds samples in every acquired row."""
         plane = self.mask[0]
-        return bool((plane == (plane.any(dim=-1)[:, None] & self.acquired)).all())
+        return bool((plane == (acquired_rows(plane)[:, None] & self.acquired)).all())
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -217,6 +303,8 @@ class ScanFile(ABC):
         mask = self.mask  # found first: its pass over the slices needs memory too
         return Scan(
             ksp=stack_slices(self.read_ksp, chosen).masked_fill_(~mask, 0),
+            given_maps=self._maps(chosen),
+            calib=None if self.calib_mask is None else stack_slices(self._read_calib, chosen),
             mask=mask,
             scan_id=self.scan_id,
             slices=chosen,
@@ -226,6 +314,17 @@ class ScanFile(ABC):
             voxel_mm=self.voxel_mm,
             steps=("read",),
         )
+
+    def _maps(self, chosen: tuple[int, ...]) -> Tensor | None:
+        maps = [self.read_maps(index) for index in chosen]
+        found = [part for part in maps if part is not None]
+        return torch.stack(found) if len(found) == len(chosen) else None
+
+    def _read_calib(self, index: int) -> Tensor:
+        calib, mask = self.read_calib(index), self.calib_mask
+        if calib is None or mask is None:
+            raise ValueError(f"{self.path}: calib_mask is set, but there are no lines")
+        return calib.masked_fill_(~mask, 0)
 
     def _chosen(self, index: int | slice) -> tuple[int, ...]:
         slices = range(len(self))[index]
@@ -255,15 +354,17 @@ def header_of(file: ScanFile) -> str:
     ny, nx = file.shape[2:]
     if file.header_xml is not None:
         header = parse_header(file.header_xml)
-        if header.encoded_shape == (ny, nx) and header.n_partitions == 1:
+        if header.encoded_shape == (ny, nx) and header.partitions.n_encoded == 1:
             return file.header_xml
     rows = round(ny / file.nominal_oversampling)
     y_mm, x_mm, slice_mm = file.voxel_mm or (0.0, 0.0, 0.0)
+    # A field of view that is cut beyond the oversampling is smaller; else pixels would be larger.
+    final_rows = file.recon_shape[0] if file.recon_shape[0] < 0.9 * rows else rows
     return build_header(
         (ny, nx),
         (rows, nx) if file.voxel_mm is None else file.recon_shape,
         (y_mm * ny, x_mm * nx),
-        (y_mm * rows, x_mm * nx),
+        (y_mm * final_rows, x_mm * file.recon_shape[1]),
         slice_mm,
         n_slices=len(file),
         n_coils=file.shape[1],

@@ -38,6 +38,7 @@ class Undersampled(ScanFile):
         for name in (
             "format", "path", "volume", "scan_id", "shape", "recon_shape", "voxel_mm",
             "geometry", "nominal_oversampling", "noise", "header_xml", "attributes",
+            "calib_mask", "is_3d",
         ):  # fmt: skip
             setattr(self, name, getattr(full, name))
         drawn = spec.draw(full.shape[-2:], rng_for(seed, full.scan_id), full.acquired)
@@ -51,3 +52,11 @@ class Undersampled(ScanFile):
     def read_ksp(self, index: int) -> Tensor:
         """The selected samples of one slice, complex64 ``(coil, y, x)``."""
         return self.full.read_ksp(index).masked_fill_(~self.mask[0], 0)
+
+    def read_maps(self, index: int) -> Tensor | None:
+        """See :meth:`ScanFile.read_maps`."""
+        return self.full.read_maps(index)
+
+    def read_calib(self, index: int) -> Tensor | None:
+        """See :meth:`ScanFile.read_calib`; a mask of the image does not apply to it."""
+        return self.full.read_calib(index)

@@ -70,6 +70,16 @@ def ifft2c(ksp: Tensor) -> Tensor:
     return out * before.conj()
 
 
+def decentred_to_centred(ksp: Tensor) -> Tensor:
+    """K-space of a centred image for :func:`ifft2c`, from k-space for FFTs without shifts.
+
+    The inverse FFT of ``ksp`` ``(..., y, x)`` is the image, in the middle of the field of view,
+    but for its phase; k = 0 is at ``n // 2`` here and there.
+    """
+    _, after = _phases((ksp.shape[-2], ksp.shape[-1]), ksp.device, ksp.dtype)
+    return ksp * after
+
+
 def fftc(x: Tensor, dim: int) -> Tensor:
     """Centred, orthonormal transform to k-space along one axis."""
     shifted = torch.fft.fft(torch.fft.ifftshift(x, dim=dim), dim=dim, norm="ortho")

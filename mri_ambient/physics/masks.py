@@ -178,11 +178,19 @@ MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor
 """How lines ``(x,)`` or samples ``(y, x)`` are drawn: ``draw(shape, spec, acquired, rng)``."""
 
 
+def acquired_rows(plane: Tensor) -> Tensor:
+    """Bool ``(y,)``: from the first row with a sample to the last; a partial echo leaves some out.
+
+    Rows missing in between were skipped to save time: then y is a phase-encoding axis.
+    """
+    rows = plane.any(dim=-1)
+    return (rows.cumsum(dim=0) > 0) & (rows.flip(0).cumsum(dim=0) > 0).flip(0)
+
+
 def is_line_mask(mask: Tensor) -> bool:
     """Whether whole columns (of the rows acquired at all) are sampled or skipped together."""
     plane = mask.reshape(-1, *mask.shape[-2:]).any(dim=0)
-    rows, lines = plane.any(dim=-1), plane.any(dim=-2)
-    return bool((plane == rows[:, None] & lines).all())
+    return bool((plane == acquired_rows(plane)[:, None] & plane.any(dim=-2)).all())
 
 
 def readout_is_full(mask: Tensor) -> bool:
@@ -202,8 +210,14 @@ def line_coverage(mask: Tensor) -> Tensor:
 
 
 def whole_lines(hit: Tensor) -> Tensor:
-    """Close stray zeros where the non-zero positions ``(y, x)`` form lines, at least 80 % full."""
+    """Close stray zeros where the non-zero positions ``(y, x)`` form lines, at least 80 % full.
+
+    Up to 2 % of the rows may hold nothing but zeros.
+    """
     rows, lines = hit.any(dim=1), hit.any(dim=0)
+    whole = acquired_rows(hit)
+    if 50 * int((whole & ~rows).sum()) <= int(whole.sum()):
+        rows = whole
     fill = hit[rows][:, lines].float().mean(dim=0)
     return rows[:, None] & lines if bool((fill >= 0.8).all()) else hit
 

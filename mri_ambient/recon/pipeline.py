@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def reconstruct(
     volume = open_volume(scan, resolved, _checked(runtime))
     store = SliceStore(keep_samples=resolved.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    return Reconstruction.from_store(store, report, volume.file)
+    return replace(Reconstruction.from_store(store, report, volume.file), volume=volume)
 
 
 def reconstruct_many(

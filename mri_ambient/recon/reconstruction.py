@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OutputExistsError, ScanFormatError, with_remedy
-from ..io import Geometry, ReconstructionFile, ReconstructionWriter, SaveOptions, ScanFile
+from ..io import (
+    Geometry,
+    Grid,
+    ReconstructionFile,
+    ReconstructionWriter,
+    SaveOptions,
+    ScanFile,
+    stem_of,
+)  # fmt: skip
 from ..methods.presets import METHODS
 from ..plots import NotebookFigure, draw_reconstruction
 from ..runtime.files import json_text, write_json
-from .saving import check_formats, save_as
+from .saving import check_formats, check_saving, save_as
 from .slice_store import SliceStore
+from .volume import Volume
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class Reconstruction:
         voxel_mm: voxel size ``(y, x, slice)``, or None if the file does not say.
         report: facts, checks, warnings, metrics, provenance and settings, as in the JSON file.
         geometry: where the slices lie in the patient, or None if the file does not say.
+        volume: the scan it was made from, if it is at hand: the report shows it reconstructed by
+            other methods too.
     """
 
     complex: NDArray[np.complex64]
@@ -43,6 +54,7 @@ class Reconstruction:
     voxel_mm: tuple[float, float, float] | None
     report: dict[str, Any]
     geometry: Geometry | None = None
+    volume: Volume | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_store(
@@ -53,6 +65,10 @@ class Reconstruction:
         parts = {name: np.stack([images[name].numpy() for images in slices]) for name in slices[0]}
         images = (parts["img"], parts.get("std"), parts.get("samples"))
         return cls(*images, file.voxel_mm, report, file.geometry)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: without the scan, which holds the prior."""
+        return vars(self) | {"volume": None}
 
     @property
     def magnitude(self) -> NDArray[np.float32]:
@@ -123,8 +139,10 @@ class Reconstruction:
         """
         formats = check_formats([formats] if isinstance(formats, str) else formats)
         saving = SaveOptions(**options)
-        parts = [Path(self.report["input"]).stem, self.report.get("volume", "")]
-        path, is_new = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", True
+        grid = Grid(self.complex.shape, self.voxel_mm, self.geometry)
+        parts = [stem_of(Path(self.report["input"])), self.report.get("volume", "")]
+        path, same = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", False
+        check_saving(formats, saving, path.stem, grid)
         if path.exists():
             settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]
             # A prior without a file has no hash by which two of them could be told apart.
@@ -134,9 +152,9 @@ class Reconstruction:
                 raise OutputExistsError(
                     f"{path}: was made with other settings; overwrite it or use another folder"
                 )
-            is_new = not same
-        write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
-        save_as(path, formats, saving, overwrite=overwrite, is_new=is_new)
+        if overwrite or not same:
+            write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
+        save_as(path, formats, saving, self.volume, overwrite=overwrite)
         return path
 
     def _images(self, index: int) -> dict[str, Tensor]:
@@ -151,7 +169,11 @@ class Reconstruction:
         Jupyter shows the figure; in a script, ``rec.plot().savefig("scan.png")`` writes it.
         """
         return draw_reconstruction(
-            self.magnitude, self.std, title=self.title, voxel_mm=self.voxel_mm
+            self.magnitude,
+            self.std,
+            title=self.title,
+            voxel_mm=self.voxel_mm,
+            geometry=self.geometry,
         )
 
     def _repr_html_(self) -> str:
@@ -195,6 +217,7 @@ def write_reconstruction(
             "method": provenance["method"],
             "acceleration": report["acceleration"],
             "scan_id": report["scan_id"],
+            "protocol": report.get("protocol"),
             "voxel_mm": voxel_mm,
             "geometry": geometry and geometry.to_text(),
             "settings": json_text(report["settings"]),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data_prep import Preparation
 from ..errors import NumericalWarning, ScanFormatError, warn
+from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.fourier import ifft2c, image_crop
 from ..scan import Batch
@@ -53,15 +54,12 @@ class Reference:
         coils, have none. Single-coil files have their emulated single coil (ESC) instead, as in
         fastMRI. SENSE is ``|S^H F^H k|`` with maps from the full data.
         """
-        volumes: dict[ReferenceKind, Tensor] = {}
-        if not self.file.prepared:
-            esc = self._stored("reconstruction_esc") if self.file.shape[1] == 1 else None
-            if esc is not None:
-                volumes["esc"] = esc
-            else:
-                stored = self._stored("reconstruction_rss")
-                volumes["rss"] = rss_volume(self.file) if stored is None else stored
-        return volumes | {"sense": self._sense()}
+        return self._from_coils() | {"sense": self._sense()}
+
+    def main(self) -> tuple[ReferenceKind, Tensor]:
+        """The first of :meth:`volumes`; the others are not computed."""
+        (first,) = (self._from_coils() or {"sense": self._sense()}).items()
+        return first
 
     def score(self, magnitude: Tensor) -> dict[str, Any]:
         """FastMRI's metrics of a volume, against RSS if there is one, and against SENSE.
@@ -74,9 +72,19 @@ class Reference:
                 for kind, volume in self.volumes().items()
             ]
         except ScanFormatError as error:
-            warn("W-NOT-SCORED", f"{self.file.path.name}: not scored: {error}")
+            warn("W-NOT-SCORED", f"{name_of(self.file.path)}: not scored: {error}")
             return {}
         return {"metrics": scores[0], "metrics_sense": scores[-1]}
+
+    def _from_coils(self) -> dict[ReferenceKind, Tensor]:
+        """What is made of the coil images alone: nothing for a prepared file."""
+        if self.file.prepared:
+            return {}
+        esc = self._stored("reconstruction_esc") if self.file.shape[1] == 1 else None
+        if esc is not None:
+            return {"esc": esc}
+        stored = self._stored("reconstruction_rss")
+        return {"rss": rss_volume(self.file) if stored is None else stored}
 
     def _sense(self) -> Tensor:
         images = []
@@ -99,6 +107,6 @@ class Reference:
             reason = f"cannot be used ({error})"
         warn(
             "W-REFERENCE",
-            f"{self.file.path.name}: its {name} {reason}",
+            f"{name_of(self.file.path)}: its {name} {reason}",
         )
         return None

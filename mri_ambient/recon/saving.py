@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, OutputExistsError
-from ..io import WRITERS, ReconstructionFile, SaveOptions
+from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
 from ..io.save_options import Writer
 from ..plots import draw_volume, save_figure
+from .report import ReportWriter
+from .volume import OnSlice, Volume
 
 
-class PngWriter:
+class PngWriter(Writer):
     """The slices, at most 16, as one picture."""
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
@@ -23,7 +25,7 @@ class PngWriter:
         save_figure(draw_volume(result.path), folder / f"{result.path.stem}.png")
 
 
-FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter()}
+FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter(), "report": ReportWriter()}
 """Formats beside HDF5, in which every reconstruction is written."""
 
 
@@ -36,13 +38,38 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(formats) if name != "h5"]
 
 
+def check_saving(formats: Sequence[str], options: SaveOptions, stem: str, grid: Grid) -> None:
+    """Refuse, before anything is computed, what could not be saved afterwards.
+
+    Args:
+        formats: as for :func:`save_as`.
+        options: what the user says about the files.
+        stem: what outputs are named after.
+        grid: of the final images.
+
+    Raises:
+        ConfigError: there is no such format, the options do not fit it, or its package is missing.
+        ScanFormatError: a format cannot hold images that lie like this.
+    """
+    for option, name in (("dicom_template", "dicom"), ("bids", "bids")):
+        if getattr(options, option) is not None and name not in formats:
+            flag = option.replace("_", "-")
+            raise ConfigError(
+                f"{option} (--{flag}) is for the format {name}; save it too (--save {name}), or "
+                f"leave {option} out"
+            )
+    for name in check_formats(formats):
+        FORMATS[name].check(stem, grid, options)
+
+
 def save_as(
     path: Path,
     formats: Sequence[str],
     options: SaveOptions | None = None,
+    volume: Volume | None = None,
     *,
     overwrite: bool = False,
-    is_new: bool = False,
+    on_slice: OnSlice | None = None,
 ) -> list[Path]:
     """Write a reconstruction in other formats, beside its file.
 
@@ -50,26 +77,30 @@ def save_as(
         path: the HDF5 file.
         formats: keys of :data:`FORMATS`; "h5" is there already.
         options: what the user says about the files.
+        volume: the scan, for the report, which shows it reconstructed by other methods too.
         overwrite: replace what is there.
-        is_new: the reconstruction was made just now, so that what is there is not made from it.
+        on_slice: called with (done, total) after every slice of these methods.
 
     Returns:
-        What was written; what was made from this very file before is left as it is.
+        What was written; what is younger than the HDF5 file was made from it and is left as it is.
 
     Raises:
         ConfigError: there is no such format, or the options do not fit it.
-        OutputExistsError: there is such a file, not made from this reconstruction.
+        OutputExistsError: there is an older file, which was made from another reconstruction.
         ScanFormatError: a format cannot hold this reconstruction.
     """
     result, options, written = ReconstructionFile(path), options or SaveOptions(), []
     for name in check_formats(formats):
-        outputs = [path.parent / output for output in FORMATS[name].outputs(result, options)]
+        writer = ReportWriter(volume, on_slice) if name == "report" else FORMATS[name]
+        outputs = [path.parent / output for output in writer.outputs(result, options)]
         there = [output for output in outputs if output.exists()]
-        if there and is_new and not overwrite:
+        older = [file for file in there if file.stat().st_mtime_ns < path.stat().st_mtime_ns]
+        if older and not overwrite:
             raise OutputExistsError(
-                f"{there[0]}: exists already; use --overwrite or another folder"
+                f"{older[0]}: is older than {path.name}, so that it shows something else; use "
+                "--overwrite or another folder"
             )
         if overwrite or len(there) < len(outputs):
-            FORMATS[name].write(result, path.parent, options)
+            writer.write(result, path.parent, options)
             written += outputs
     return written

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..data_prep import Preparation, plan_preparation
+from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
@@ -146,8 +147,9 @@ def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any
             scores = volume.reference.score(torch.stack(magnitude))
     return {
         "scan_id": file.scan_id,
-        "input": file.path.name,
+        "input": name_of(file.path),
         **({"volume": file.volume} if file.volume else {}),
+        **({"protocol": file.protocol} if file.protocol else {}),
         "slices": len(file),
         **facts,
         "acceleration": file.acceleration,

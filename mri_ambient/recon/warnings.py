@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import warn
+from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.coverage import is_equispaced
 from ..physics.masks import mask_kind
@@ -57,7 +58,7 @@ def issue_after(
 
 def _issue(file: ScanFile, found: Found) -> None:
     for code, sentence in found:
-        warn(code, f"{file.path.name}: {sentence}")
+        warn(code, f"{name_of(file.path)}: {sentence}")
 
 
 def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ConfigError, MriAmbientError, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
 
 
 @contextmanager
@@ -30,20 +30,68 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         MriAmbientError: the file cannot be written (disk full, read-only folder, ...).
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        with _explaining(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, pattern: str) -> Iterator[Path]:
+    """The same of a folder; an existing one is replaced if it holds nothing but such files.
+
+    Args:
+        path: the folder.
+        pattern: of the names of the files that will be in it, e.g. ``slice-*.dcm``.
+
+    Raises:
+        OutputExistsError: there is something else under this name, or in that folder.
+        MriAmbientError: it cannot be written.
+    """
+    _refuse_others(path, pattern)
+    temporary, old = _temporary(path), _temporary(path)
+    try:
+        with _explaining(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """OSError as MriAmbientError."""
+    try:
+        yield
     except OSError as error:
         # The strerror of HDF5 is pages long.
         reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
         raise MriAmbientError(
             f"{path}: cannot be written ({reason}); free space there or choose another output"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+def _refuse_others(path: Path, pattern: str) -> None:
+    there = list(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    for entry in there:
+        if not (entry.is_file() and entry.match(pattern)):
+            raise OutputExistsError(
+                f"{entry}: was not written by mri-ambient, and is never overwritten; choose "
+                "another output folder"
+            )
 
 
 def make_folder(path: Path) -> None:

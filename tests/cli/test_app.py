@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 
 import pytest
@@ -91,3 +94,14 @@ def test_options_that_cannot_work_are_one_line_and_leave_no_folder(
     places |= {"DATA": trained.prepared, "SCAN": scan, "PRIOR": prior_file}
     assert reason in cli(*(places.get(word, word) for word in words), code=2).err
     assert {path.name for path in tmp_path.iterdir()} == {"FILE"}
+
+
+@pytest.mark.parametrize(("theirs", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_decides(theirs, policy):
+    """As OpenMP itself shows when torch is loaded."""
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env |= {"OMP_DISPLAY_ENV": "TRUE"} | ({"OMP_WAIT_POLICY": theirs} if theirs else {})
+    code = "import mri_ambient.cli.app, torch"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    found = re.findall(r"OMP_WAIT_POLICY ?= ?'(\w+)'", done.stderr)
+    assert done.returncode == 0 and set(found) == {policy}

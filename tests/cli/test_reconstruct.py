@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -100,6 +101,36 @@ def test_command_line_and_python_make_the_same(cli, two_slices, tmp_path):
         cli("reconstruct", two_slices, "-o", out, "-m", path, "--retrospective", 2,
             "--calib-lines", 8, "--holdout", 1, "--warn", "--device", "cpu", *steps)  # fmt: skip
         assert stamps(out) == before
+
+
+def test_results_are_saved_for_viewers(cli, two_slices, tmp_path):
+    words = ("reconstruct", two_slices, "-o", tmp_path, *ZERO_FILLED, "--save", "nifti,dicom,bids")
+    cli(*words, "--bids", "sub-01", "--parts", "mag,phase")
+    stem = two_slices.stem
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {
+        f"{stem}.nii.gz", f"{stem}.nii.json", f"{stem}_part-phase.nii.gz",
+        f"{stem}_dicom/slice-0002.dcm", f"{stem}_part-phase_dicom/slice-0002.dcm",
+        "bids/dataset_description.json",
+    } <= files  # fmt: skip
+    assert len([name for name in files if name.startswith("bids/sub-01/anat/sub-01_acq-")]) == 4
+    before = stamps(tmp_path)
+    cli(*words, "--bids", "sub-01", "--parts", "mag,phase")
+    assert stamps(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--save", "dicom", "--dicom-template", "."), ("--save", "nifti", "--bids", "sub-01"),
+        ("--save", "bids"), ("--save", "nifti", "--dicom-template", "."),
+    ],
+    ids=["template", "bids for nothing", "no name", "template for nothing"],
+)  # fmt: skip
+def test_what_cannot_be_saved_is_refused_before_it_is_computed(words, cli, two_slices, tmp_path):
+    out = tmp_path / "out"
+    cli("reconstruct", two_slices, "-o", out, *ZERO_FILLED, *words, code=2)
+    assert not out.exists() or list(out.iterdir()) == []
 
 
 def test_presets_are_methods_with_their_options(cli, scan, prior_file, tmp_path, monkeypatch):
@@ -356,3 +387,27 @@ def test_shards_share_the_scans(cli, full, tmp_path):
     names = [[p.stem for p in (tmp_path / part).glob("*.h5")] for part in "12"]
     assert [len(part) for part in names] == [1, 1]
     assert names[0] != names[1]
+
+
+def test_a_folder_gets_pages_and_an_overview(cli, full_copy, tmp_path):
+    """Failures stand in it too, until they are repaired; what is finished is not made again."""
+    first, second = sorted(full_copy.glob("*.h5"))
+    good = second.read_bytes()
+    second.write_bytes(good[:4000])
+    out = tmp_path / "out"
+    words = ("reconstruct", full_copy, "-o", out, *ZERO_FILLED, "--save", "report")
+    summary = []
+    for code in (1, 0):
+        cli(*words, code=code)
+        with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
+            summary.append({row["scan"]: row for row in csv.DictReader(file)})
+        second.write_bytes(good)
+    assert [rows[second.stem]["status"] for rows in summary] == ["failed", "finished"]
+    assert "truncated" in summary[0][second.stem]["error"]
+    assert summary[0][first.stem] == summary[1][first.stem]
+    report = report_of(out, first)
+    for column, value in (("R", report["acceleration"]), ("psnr", report["metrics"]["psnr"])):
+        assert float(summary[1][first.stem][column]) == pytest.approx(value, rel=1e-5)
+    names = {f"{scan.stem}{end}" for scan in (first, second) for end in (".h5", ".json")}
+    names |= {f"{scan.stem}_report.html" for scan in (first, second)}
+    assert {path.name for path in out.iterdir()} == names | {"index.html", "summary.csv"}

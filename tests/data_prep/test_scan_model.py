@@ -147,6 +147,44 @@ def test_jitter_moves_the_field_of_view_and_leaves_the_object_alone():
         assert torch.isin(model.img[model.img > 0], picture.img).float().mean() > 0.99
 
 
+def test_partial_fourier_leaves_out_one_side():
+    config = replace(SMALL, size=(24, 40), acceleration=2.0, partial_fourier=(0.6, 0.8))
+    models = [ScanModel(anatomy(), config, f"scan{i}") for i in range(30)]
+    for model in models:
+        first, end = model.acquired
+        assert (first == 0) != (end == 40) and 0.6 * 40 - 0.5 <= end - first <= 0.8 * 40 + 0.5
+        lines = model.mask[0, 0]
+        assert not lines[:first].any() and not lines[end:].any()
+        assert int(lines.sum()) == round((end - first) / 2)
+        assert lines[17:23].all()  # calibration
+    assert {model.acquired[0] == 0 for model in models} == {True, False}
+
+
+def test_a_rotation_turns_the_object_about_its_centre():
+    rod = torch.zeros(1, 65, 65)
+    rod[0, 31:34, 12:53] = 1
+    config, angles = replace(FULL, size=(65, 65), rotation=30.0), []
+    y, x = torch.meshgrid(torch.arange(65.0) - 32, torch.arange(65.0) - 32, indexing="ij")
+    for i in range(20):
+        img = ScanModel(Anatomy(rod, "rod"), config, f"scan{i}").img[0]
+        weight = img / img.sum()
+        assert abs(float((weight * y).sum())) < 0.3 and abs(float((weight * x).sum())) < 0.3
+        # The long axis of the second moments.
+        xx, yy, xy = ((weight * a).sum() for a in (x * x, y * y, x * y))
+        angles.append(math.degrees(0.5 * math.atan2(2 * xy, xx - yy)))
+    # 20 uniform angles all lie within 15 degrees, or are all of one sign, in 1 of 2^19 sets.
+    assert -30.5 < min(angles) < 0 < max(angles) < 30.5 and max(map(abs, angles)) > 15
+
+
+def test_a_bias_field_is_smooth_and_as_strong_as_asked_for():
+    flat, config = Anatomy(torch.ones(1, 64, 64), "paper"), replace(FULL, size=(64, 64), bias=0.2)
+    fields = [ScanModel(flat, config, f"scan{i}").img[0].log() for i in range(40)]
+    assert all(float((f[1:] - f[:-1]).abs().max()) < 0.05 for f in fields)
+    nodes = torch.stack([f[::63, ::63] - f[32, 32] for f in fields])
+    # Differences of two nodes have a variance of 2 * 0.2^2; 160 of them (not all independent).
+    assert 0.2 < float(nodes.std()) < 0.37
+
+
 def test_pixels_keep_their_aspect():
     tall = Anatomy(torch.ones(1, 60, 30), subject="door", pixel_mm=2.0)
     model = ScanModel(tall, replace(FULL, size=(32, 32)), "scan")
@@ -177,6 +215,10 @@ def test_the_phase_is_smooth_over_pixels_and_slices():
         ({"slices": 0}, "got 0"),
         ({"readout_oversampling": 3}, "got 3"),
         ({"units": 0.0}, "got 0.0"),
+        ({"rotation": -1.0}, "-1.0"),
+        ({"bias": 2.0}, "2.0"),
+        ({"partial_fourier": 0.5}, "0.5"),
+        ({"partial_fourier": (0.6, 1.1)}, "1.1"),
         ({"mask": "spiral"}, "spiral"),
         ({"mask": {}}, "{}"),
         ({"mask": {"random": -1.0, "gaussian": 2.0}}, "-1.0"),

@@ -280,3 +280,30 @@ def test_scans_of_other_settings_are_not_mixed(tmp_path):
         with pytest.raises(ConfigError, match=path.name):
             simulate("phantom", tmp_path, other, count=1, overwrite=overwrite)
     assert path.read_bytes() == b"no"
+
+
+def test_partial_fourier_is_in_the_header(tmp_path):
+    config = SimulateConfig(size=(32, 48), coils=2, calib=8, acceleration=1.5, partial_fourier=0.75)
+    for path in simulate("phantom", tmp_path, config, count=3):
+        scan = open_scan(path)
+        assert int(scan.acquired.sum()) == 36 and scan.acceleration == pytest.approx(1.5)
+        left = int(scan.acquired.nonzero()[0])
+        assert left in (0, 12) and not scan.mask[0, :, ~scan.acquired].any()
+    full = simulate("phantom", tmp_path / "full", replace(config, full=True), count=1)
+    assert open_scan(full[0]).fully_sampled
+
+
+def test_scans_of_an_older_version_are_kept(tmp_path):
+    """Its settings lack the options that did not exist."""
+    config = SimulateConfig(size=(32, 32), coils=2, acceleration=1.0)
+    (path,) = simulate("phantom", tmp_path, config, count=1)
+    with h5py.File(path, "a") as file:
+        stored = json.loads(file.attrs["mri_ambient_simulation"])
+        for name in ("rotation", "bias", "partial_fourier"):
+            del stored["config"][name]
+        file.attrs["mri_ambient_simulation"] = json.dumps(stored)
+    before = path.read_bytes()
+    simulate("phantom", tmp_path, config, count=1)
+    assert path.read_bytes() == before
+    with pytest.raises(ConfigError):
+        simulate("phantom", tmp_path, replace(config, bias=0.1), count=1)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import pytest
+from codes import warns
 from helpers import small_prior
 
 from mri_ambient import __version__
@@ -78,3 +80,21 @@ def test_what_is_not_there_or_not_ours_is_an_error(tmp_path):
         contents(tmp_path / "bad.h5")
     with pytest.raises(CheckpointError):
         contents(tmp_path / "nowhere.safetensors")
+
+
+def test_a_scan_in_plain_words_and_what_can_use_it(scan, tmp_path):
+    facts = contents(scan)
+    assert facts["summary"] == "2-D scan, fully sampled, 3 coils, 2 slices of 32 x 24"
+    assert "evaluate --target" in facts["use_with"]
+    prepared = contents(prepare_file(scan, tmp_path / "prepared"))
+    assert prepared["summary"].startswith("prepared 2-D scan")
+    assert "prep" not in prepared["use_with"]
+
+
+def test_axes_and_dataset_are_handed_to_the_reader(scan, tmp_path):
+    with h5py.File(scan) as file, h5py.File(tmp_path / "other.h5", "w") as out:
+        out["a"] = file["kspace"][:].transpose(2, 3, 1, 0)
+        out["b"] = file["kspace"][:]
+    with warns("W-NO-HEADER"):
+        facts = contents(tmp_path / "other.h5", axes="y,x,coil,slice", dataset="a")
+    assert (facts["format"], facts["slices"], facts["coils"]) == ("hdf5", 2, 3)

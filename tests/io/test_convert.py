@@ -24,8 +24,8 @@ def source(rng):
     ksp = complex_normal(SHAPE, rng)
     ksp[..., [1, 4, 10]] = 0
     noise = complex_normal((2, 700), rng)
-    file = ArrayFile(Scan.from_numpy(ksp, scan_id="scan", voxel_mm=(2.0, 1.5, 4.0), noise=noise))
-    places = [(1.0, 2.0, 5.0 * i) for i in range(3)]
+    file = ArrayFile(Scan.from_numpy(ksp, scan_id="scan", voxel_mm=(2.0, 1.5, 5.0), noise=noise))
+    places = [(1.0 + 3.0 * i, 2.0 - 4.0 * i, 7.0) for i in range(3)]
     file.geometry = Geometry.of_vectors((0, 0, -1), (0.8, 0.6, 0), (0.6, -0.8, 0), places)
     return file
 
@@ -45,10 +45,15 @@ def test_the_scan_is_the_same_again(source, to, tmp_path):
     assert not again.warnings
 
 
-def test_geometry_survives_in_fastmri_layout(source, tmp_path):
-    again = open_scan(convert_scan(source, tmp_path, "fastmri"))
-    np.testing.assert_allclose(again.geometry.directions, source.geometry.directions)
-    np.testing.assert_allclose(again.geometry.positions, source.geometry.positions)
+@pytest.mark.parametrize("to", ["fastmri", "ismrmrd"])
+@pytest.mark.parametrize("final", [(15, 12), (14, 11), (8, 5)])
+def test_geometry_survives(source, to, final, tmp_path):
+    """Also where the final image is cut from the middle of the encoded one."""
+    source.recon_shape = final
+    again = open_scan(convert_scan(source, tmp_path, to))
+    assert again.recon_shape == final
+    np.testing.assert_allclose(again.geometry.directions, source.geometry.directions, atol=1e-6)
+    np.testing.assert_allclose(again.geometry.positions, source.geometry.positions, atol=1e-5)
     assert "geometry" not in again.attributes
 
 
@@ -67,7 +72,7 @@ def test_the_package_ismrmrd_reads_the_same_lines(source, tmp_path):
         index, column = line.idx.slice, line.idx.kspace_encode_step_1
         np.testing.assert_array_equal(line.data, source.read_ksp(index)[..., column].numpy())
         assert line.center_sample == 7
-        np.testing.assert_allclose(line.position, (1, 2, 5 * index))
+        np.testing.assert_allclose(line.position, (1 + 3 * index, 2 - 4 * index, 7))
         np.testing.assert_allclose(line.read_dir, (0, 0, -1))
         np.testing.assert_allclose(line.phase_dir, (0.8, 0.6, 0), rtol=1e-6)
 

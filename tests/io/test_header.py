@@ -107,3 +107,11 @@ def test_what_is_built_reads_back(padding):
     got = parse_header(build_header(**want, n_slices=2, n_coils=3, padding=padding))
     assert {name: getattr(got, name) for name in want} == want
     assert got.padding == (padding or (0, 46))
+
+
+def test_the_protocol_is_read_where_it_is_given():
+    name = "<measurementInformation><protocolName> T2_TSE </protocolName></measurementInformation>"
+    assert (
+        parse_header(header(SPACES).replace("<encoding>", f"{name}<encoding>")).protocol == "t2_tse"
+    )
+    assert parse_header(header(SPACES)).protocol == ""

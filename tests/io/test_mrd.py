@@ -1,20 +1,27 @@
-"""ISMRMRD files that the package ismrmrd writes, and what is read from them."""
+"""2-D scans in ISMRMRD files, and what is read from them."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import ismrmrd
+import mrd_files
 import numpy as np
 import pytest
 import torch
+from mrd_files import Line
 from numpy.typing import NDArray
 
-from mri_ambient.errors import ConfigError, ScanFormatError
-from mri_ambient.io import build_header, open_scan
+from mri_ambient.errors import NumericalWarning, ScanFormatError
+from mri_ambient.io import ScanFile, build_header, find_scans, open_scan
+from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
@@ -26,20 +33,12 @@ PLAIN = Recipe("zero-filled")
 
 NAVIGATOR, DUMMY = ismrmrd.ACQ_IS_NAVIGATION_DATA, ismrmrd.ACQ_IS_DUMMYSCAN_DATA
 
+MULTIBAND = (
+    "<parallelImaging><multiband><multiband_factor>2</multiband_factor></multiband>"
+    "</parallelImaging>"
+)
 
-@dataclass
-class Line:
-    """A readout: samples ``(coil, sample)``, where they belong, and flags."""
-
-    samples: NDArray[np.complex64]
-    step1: int = 0
-    slice: int = 0
-    counters: dict[str, int] = field(default_factory=dict)
-    flags: tuple[int, ...] = ()
-    center: int | None = None
-    position: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    dwell_us: float = 5.0
-    encoding: int = 0
+PHASE_CORRECTION = ismrmrd.ACQ_IS_PHASECORR_DATA
 
 
 def header(extra: str = "", oversampling: int = 1) -> str:
@@ -57,26 +56,7 @@ def header(extra: str = "", oversampling: int = 1) -> str:
 def write(
     path: Path, lines: Iterable[Line], xml: str | None = None, group: str = "dataset"
 ) -> Path:
-    """By the package, which knows nothing of ours."""
-    file = ismrmrd.Dataset(str(path), group)
-    file.write_xml_header((xml or header()).encode())
-    for line in lines:
-        acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(line.samples))
-        n_samples = line.samples.shape[1]
-        acquisition.center_sample = n_samples // 2 if line.center is None else line.center
-        acquisition.idx.kspace_encode_step_1, acquisition.idx.slice = line.step1, line.slice
-        for name, value in line.counters.items():
-            setattr(acquisition.idx, name, value)
-        for flag in line.flags:
-            acquisition.set_flag(flag)
-        acquisition.position[:] = line.position
-        acquisition.read_dir[:], acquisition.phase_dir[:] = (1, 0, 0), (0, 1, 0)
-        acquisition.slice_dir[:] = (0, 0, 1)
-        acquisition.sample_time_us = line.dwell_us
-        acquisition.encoding_space_ref = line.encoding
-        file.append_acquisition(acquisition)
-    file.close()
-    return path
+    return mrd_files.write(path, lines, xml or header(), group)
 
 
 @pytest.fixture
@@ -109,7 +89,7 @@ def test_lines_come_to_their_slice_and_column(ksp, tmp_path):
     assert_holds(path, ksp)
     file = open_scan(path)
     assert (file.format, file.fully_sampled, file.scan_id) == ("ismrmrd", True, "scan")
-    assert file.recon_shape == SHAPE[2:] and file.voxel_mm == (10.0, 10.0, 5.0)
+    assert file.recon_shape == SHAPE[2:] and file.voxel_mm == (10.0, 10.0, 6.0)
 
 
 def test_the_group_may_have_any_name(ksp, tmp_path):
@@ -142,6 +122,27 @@ def test_reversed_readouts_are_turned_round(ksp, tmp_path):
         return line
 
     assert_holds(write(tmp_path / "scan.h5", every_line(ksp, every_other)), ksp)
+
+
+def test_reversed_readouts_have_their_centre_where_the_record_says(ksp, tmp_path):
+    """Bipolar echoes: k = 0 is sample 12 of 24 both ways, so that one way k = -12 is missing."""
+
+    def every_other(line: Line) -> Line:
+        if line.step1 % 2:
+            line.samples = np.roll(line.samples[:, ::-1], 1, axis=1)
+            line.flags = (ismrmrd.ACQ_IS_REVERSE,)
+        return line
+
+    path = write(tmp_path / "scan.h5", every_line(ksp, every_other))
+    ksp[:, :, 0, 1::2] = 0
+    assert_holds(path, ksp)
+    assert open_scan(path).fully_sampled
+
+
+@pytest.mark.parametrize("center", [0, 11, 23])
+def test_centres_of_whole_readouts_may_be_off(center, ksp, tmp_path):
+    lines = every_line(ksp, lambda line: replace(line, center=center))
+    assert_holds(write(tmp_path / "scan.h5", lines), ksp)
 
 
 def test_averages_are_averaged(ksp, tmp_path):
@@ -279,16 +280,29 @@ def test_records_that_another_writer_padded(real_scans):
     assert centre.mean() > 50 * corner.mean()
 
 
+def backwards(lines: list[Line]) -> list[Line]:
+    """Every other line is flagged as reversed."""
+    for line in lines[::2]:
+        line.flags = (ismrmrd.ACQ_IS_REVERSE,)
+    return lines
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda lines, xml: (lines, xml.replace("cartesian", "spiral")), "spiral"),
         (lambda lines, xml: (lines, xml.replace("<x>24</x>", "<x>20</x>", 1)), "20"),
         (lambda lines, xml: (lines, xml.replace("<y>18</y>", "<y>10</y>", 1)), "10 columns"),
+        (lambda lines, xml: (lines, xml.replace("<x>24</x>", "<x>999999999</x>", 1)), "999999999"),
+        (lambda lines, xml: (lines, xml.replace("<y>18</y>", "<y>999999999</y>", 1)), "999999999"),
+        (lambda lines, xml: (lines, xml.replace("cartesian", "epi")), "not supported: EPI"),
+        (lambda lines, xml: (lines, xml.replace("</trajectory>", f"</trajectory>{MULTIBAND}")),
+         "multiband"),
+        (lambda lines, xml: ([*backwards(lines), Line(lines[0].samples, flags=(PHASE_CORRECTION,))],
+                             xml), "not supported: EPI"),
+        (lambda lines, xml: ([*lines, Line(lines[0].samples[:, :18], center=0)], xml), "outside"),
         (lambda lines, xml: ([*lines, Line(lines[0].samples[:2])], xml), "coils"),
         (lambda lines, xml: ([*lines, Line(lines[0].samples, encoding=1)], xml), "encoding"),
-        (lambda lines, xml: ([*lines, Line(lines[0].samples, counters={"kspace_encode_step_2": 1})],
-                             xml), "3-D"),
         (lambda lines, xml: ([Line(lines[0].samples, flags=(DUMMY,))], xml), "no readouts"),
         (lambda lines, xml: (lines, "<a/>"), "ismrmrdHeader"),
         (lambda lines, xml: ([*lines, Line(lines[0].samples[:, :9], center=9)], xml), "centre"),
@@ -317,8 +331,204 @@ def test_nan_in_a_readout_is_refused(ksp, tmp_path):
         file.read_ksp(1)
 
 
-def test_only_formats_with_several_volumes_have_one_to_choose(tmp_path):
+def test_compressed_records_are_the_same(ksp, tmp_path):
+    path = write(tmp_path / "scan.h5", every_line(ksp))
+    with h5py.File(path, "a") as file:
+        records = file["dataset/data"][:]
+        dtype = file["dataset/data"].dtype
+        del file["dataset/data"]
+        file.create_dataset("dataset/data", data=records, dtype=dtype, chunks=(7,), compression=4)
+    assert_holds(path, ksp)
+
+
+@pytest.mark.skipif(
+    shutil.which("ismrmrd_generate_cartesian_shepp_logan") is None, reason="no ismrmrd-tools"
+)
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_the_phantom_of_the_standard(tmp_path):
+    """Noise scan, 2-fold oversampling, 3 repetitions that sample other lines; by ISMRMRD's tool."""
+    options = ["-m", "64", "-c", "6", "-a", "3", "-w", "0", "-n", "0.01", "-C", "-d", "other"]
+    command = ["ismrmrd_generate_cartesian_shepp_logan", *options, "-o", tmp_path / "scan.h5"]
+    subprocess.run(command, check=True, capture_output=True)
+    scans = find_scans([tmp_path])
+    assert [scan.volume for scan in scans] == ["rep-1", "rep-2", "rep-3"]
+    file = scans[1].open()
+    assert (file.shape, file.recon_shape, file.noise.shape[0]) == ((1, 6, 128, 64), (64, 64), 6)
+    source = ismrmrd.Dataset(str(tmp_path / "scan.h5"), "other", create_if_needed=False)
+    lines = [source.read_acquisition(i) for i in range(source.number_of_acquisitions())]
+    source.close()
+    image = [line for line in lines if not line.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
+    for line in (line for line in image if line.idx.repetition == 1):
+        found = file.read_ksp(0)[:, :, line.idx.kspace_encode_step_1]
+        np.testing.assert_array_equal(found.numpy(), line.data)
+    whole = np.zeros((6, 128, 64), np.complex64)
+    for line in image:
+        whole[:, :, line.idx.kspace_encode_step_1] = line.data
+    rss = (ifft2c(torch.from_numpy(whole)).abs() ** 2).sum(dim=0).sqrt()[32:96].numpy()
+    rec = reconstruct(file, Recipe("cg-sense")).magnitude[0]
+    inside = rss > 0.1 * rss.max()
+    assert np.linalg.norm((rec - rss)[inside]) < 0.15 * np.linalg.norm(rss[inside])
+
+
+def test_only_files_with_several_volumes_have_one_to_choose(tmp_path):
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["kspace"] = np.ones(SHAPE, np.complex64)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ScanFormatError):
         open_scan(tmp_path / "scan.h5", volume="rep-1")
+
+
+def opened(path: Path) -> ScanFile:
+    """Its warnings are in ``warnings``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericalWarning)
+        return open_scan(path)
+
+
+def codes_of_opening(path: Path) -> list[str]:
+    return [warning.code for warning in opened(path).warnings]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda lines, xml: ([line for line in lines if line.slice != 1], xml), "W-MISSING-SLICES"),
+        (lambda lines, xml: ([line for line in lines if line.step1 != 5], xml), "W-MISSING-LINES"),
+        (lambda lines, xml: (lines, xml.replace("<receiverChannels>4", "<receiverChannels>8")),
+         "W-HEADER-COUNTS"),
+        (lambda lines, xml: (lines, xml.replace("<maximum>2<", "<maximum>1<")),
+         "W-HEADER-COUNTS"),
+    ],
+    ids=["slice", "line", "coils", "slices"],
+)  # fmt: skip
+def test_what_the_header_announces_is_missed(change, code, ksp, tmp_path):
+    path = write(tmp_path / "scan.h5", *change(every_line(ksp), header()))
+    assert codes_of_opening(path) == [code]
+
+
+def test_regular_undersampling_is_not_missing_lines(ksp, tmp_path):
+    extra = (
+        "<parallelImaging><accelerationFactor><kspace_encoding_step_1>3</kspace_encoding_step_1>"
+        "</accelerationFactor></parallelImaging>"
+    )
+    lines = [line for line in every_line(ksp) if line.step1 % 3 == 1]
+    assert codes_of_opening(write(tmp_path / "whole.h5", lines, header(extra))) == []
+    irregular = [line for line in every_line(ksp) if line.step1 in (0, 3, 7, 8, 9, 10, 14, 16)]
+    assert codes_of_opening(write(tmp_path / "irregular.h5", irregular)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"directions": ((1, 0, 0), (0.6, 0.8, 0), (0, 0, 1))}, "W-GEOMETRY"),
+        ({"position": (0, 0, 40)}, "W-GEOMETRY"),
+        ({"directions": np.zeros((3, 3))}, None),
+        ({"position": (0, 0, 0)}, None),
+    ],
+    ids=["skew", "one place", "no directions", "no positions"],
+)
+def test_a_place_that_contradicts_itself_is_not_known(change, code, ksp, tmp_path):
+    lines = every_line(ksp, lambda line: replace(line, **change))
+    path = write(tmp_path / "scan.h5", lines)
+    assert codes_of_opening(path) == ([code] if code else [])
+    file = opened(path)
+    assert file.geometry is None and file.voxel_mm == (10, 10, 5)
+    np.testing.assert_allclose(file.read_ksp(2).numpy(), ksp[2], rtol=1e-6)
+
+
+def test_slices_in_several_directions_have_no_geometry(ksp, tmp_path):
+    """A localiser."""
+
+    def tilted(line: Line) -> Line:
+        turned = ((1, 0, 0), (0, 0, -1), (0, 1, 0)) if line.slice == 2 else line.directions
+        return replace(line, directions=turned)
+
+    path = write(tmp_path / "scan.h5", every_line(ksp, tilted))
+    assert codes_of_opening(path) == ["W-GEOMETRY"]
+
+
+def test_a_gap_between_slices_is_told(ksp, tmp_path):
+    def further(line: Line) -> Line:
+        return replace(line, position=(0, 0, 40)) if line.slice == 2 else line
+
+    path = write(tmp_path / "scan.h5", every_line(ksp, further))
+    assert codes_of_opening(path) == ["W-SLICE-POSITIONS"]
+    np.testing.assert_allclose(opened(path).geometry.positions[:, 2], [0, 6, 40])
+
+
+def test_one_of_several_groups_is_chosen(ksp, tmp_path):
+    path = write(tmp_path / "scan.h5", every_line(ksp), group="first")
+    write(path, every_line(3 * ksp), group="second")
+    with pytest.raises(ScanFormatError, match="first, second"):
+        open_scan(path)
+    assert_holds(path, 3 * ksp, dataset="second")
+    assert find_scans([path], dataset="first")[0].open().shape == SHAPE
+    with pytest.raises(ScanFormatError, match="third"):
+        open_scan(path, dataset="third")
+
+
+def test_noise_may_have_a_group_of_its_own(ksp, tmp_path, rng):
+    noise = torch.view_as_complex(torch.randn(SHAPE[1], 400, 2, generator=rng)).numpy()
+    path = write(tmp_path / "scan.h5", every_line(ksp))
+    lines = [Line(noise, flags=(ismrmrd.ACQ_IS_NOISE_MEASUREMENT,))]
+    write(path, lines, group="a noise scan")
+    assert_holds(path, ksp)
+    np.testing.assert_array_equal(open_scan(path).noise.numpy(), noise)
+
+
+def test_the_image_may_have_the_second_of_two_encodings(ksp, tmp_path):
+    other = mrd_files.encoding((8, 8, 1), (8, 8, 1), (80, 80, 5), (80, 80, 5))
+    xml = header().replace("<encoding>", f"{other}<encoding>", 1)
+    lines = every_line(ksp, lambda line: replace(line, encoding=1))
+    assert_holds(write(tmp_path / "scan.h5", lines, xml), ksp)
+
+
+def test_a_file_of_images_is_told_from_a_scan(tmp_path):
+    file = ismrmrd.Dataset(str(tmp_path / "scan.h5"), "dataset")
+    file.write_xml_header(header().encode())
+    file.append_image("image_0", ismrmrd.Image.from_array(np.ones((8, 8), np.complex64)))
+    file.close()
+    with pytest.raises(ScanFormatError, match=r"images \(dataset/image_0\)"):
+        open_scan(tmp_path / "scan.h5")
+
+
+def test_waveforms_do_no_harm(ksp, tmp_path):
+    path = write(tmp_path / "scan.h5", every_line(ksp))
+    file = ismrmrd.Dataset(str(path), "dataset", create_if_needed=False)
+    file.append_waveform(ismrmrd.Waveform.from_array(np.zeros((2, 5), np.uint32)))
+    file.close()
+    assert_holds(path, ksp)
+
+
+def test_repetitions_that_sample_different_lines_share_their_centre(ksp, tmp_path):
+    """Calibration mode interleaved: every repetition holds every third line."""
+    extra = "<parallelImaging><calibrationMode>interleaved</calibrationMode></parallelImaging>"
+    lines = [replace(line, counters={"repetition": line.step1 % 3}) for line in every_line(ksp)]
+    path = write(tmp_path / "scan.h5", lines, header(extra))
+    file = open_scan(path, volume="rep-2")
+    np.testing.assert_allclose(file.read_calib(1).numpy(), ksp[1], rtol=1e-6)
+    assert bool(file.calib_mask.all()) and file.acceleration == 3
+
+
+@pytest.mark.parametrize("kind", ["no final matrix", "no field of view", "limits left at zero"])
+def test_headers_may_say_little(kind, ksp, tmp_path):
+    xml = header()
+    if kind == "no final matrix":
+        start, end = xml.index("<reconSpace>"), xml.index("</reconSpace>") + len("</reconSpace>")
+        xml = xml[:start] + xml[end:]
+    elif kind == "no field of view":
+        xml = re.sub(r"<fieldOfView_mm>.*?</fieldOfView_mm>",
+                     "<fieldOfView_mm><x>0</x><y>0</y><z>0</z></fieldOfView_mm>", xml)  # fmt: skip
+    else:
+        xml = xml.replace("<center>9</center>", "<center>0</center>")
+    path = write(tmp_path / "scan.h5", every_line(ksp), xml)
+    assert_holds(path, ksp)
+    assert (open_scan(path).voxel_mm is None) == (kind == "no field of view")
+
+
+def test_a_final_image_of_larger_pixels_keeps_the_field_of_view(ksp, tmp_path):
+    """The scanner's matrix is 12 x 9 over the same field of view."""
+    xml = header()
+    start = xml.index("<reconSpace>")
+    recon = xml[start:].replace("<x>24</x>", "<x>12</x>", 1).replace("<y>18</y>", "<y>9</y>", 1)
+    path = write(tmp_path / "scan.h5", every_line(ksp), xml[:start] + recon)
+    assert open_scan(path).recon_shape == SHAPE[2:]

@@ -16,19 +16,19 @@ from mri_ambient.io import READERS, WRITERS, Contents, ScanFile, find_scans, ope
 SIZES = (2, 3, 6, 5)
 
 
-class CflFile(ScanFile):
-    """BART's format, as small as it gets: sizes as text in ``.hdr``, numbers in ``.cfl``."""
+class ToyFile(ScanFile):
+    """A format as small as it gets: sizes as text in ``.sizes``, numbers in ``.toy``."""
 
-    format = "bart"
-    suffixes = (".cfl",)
+    format = "toy"
+    suffixes = (".toy",)
 
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
-        return contents.path.suffix == ".cfl" and contents.path.with_suffix(".hdr").exists()
+        return contents.path.suffix == ".toy" and contents.path.with_suffix(".sizes").exists()
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        sizes = self.path.with_suffix(".hdr").read_text().split()
+        sizes = self.path.with_suffix(".sizes").read_text().split()
         self.shape = tuple(map(int, sizes))
         self.recon_shape = self.shape[2:]
 
@@ -51,25 +51,25 @@ def opened(monkeypatch):
 
 
 @pytest.fixture
-def cfl(tmp_path: Path) -> Path:
-    (tmp_path / "scan.hdr").write_text(" ".join(map(str, SIZES)))
+def toy(tmp_path: Path) -> Path:
+    (tmp_path / "scan.sizes").write_text(" ".join(map(str, SIZES)))
     ksp = np.arange(1, 181, dtype=np.complex64).reshape(SIZES)
     ksp[..., 3] = 0
-    ksp.tofile(tmp_path / "scan.cfl")
-    return tmp_path / "scan.cfl"
+    ksp.tofile(tmp_path / "scan.toy")
+    return tmp_path / "scan.toy"
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_a_format_that_is_not_hdf5_is_one_line(cfl, opened, monkeypatch, place):
+def test_a_format_that_is_not_hdf5_is_one_line(toy, opened, monkeypatch, place):
     with pytest.raises(ScanFormatError):
-        open_scan(cfl)
-    line = {"bart": CflFile}
+        open_scan(toy)
+    line = {"toy": ToyFile}
     monkeypatch.setattr(readers, "READERS", line | READERS if place == "first" else READERS | line)
     opened.clear()
-    assert [scan.path for scan in find_scans([cfl.parent])] == [cfl]
+    assert [scan.path for scan in find_scans([toy.parent])] == [toy]
     opened.clear()
-    file = open_scan(cfl)
-    assert isinstance(file, CflFile)
+    file = open_scan(toy)
+    assert isinstance(file, ToyFile)
     assert file[1].ksp.flatten()[0] == 91
     assert file.mask[0, 0].tolist() == [True, True, True, False, True]  # found from the samples
     assert (file.attributes, file.voxel_mm, file.prepared) == ({}, None, False)
@@ -77,10 +77,10 @@ def test_a_format_that_is_not_hdf5_is_one_line(cfl, opened, monkeypatch, place):
 
 
 def test_a_folder_names_the_suffixes_of_all_readers(tmp_path, monkeypatch):
-    monkeypatch.setitem(READERS, "bart", CflFile)
+    monkeypatch.setitem(READERS, "toy", ToyFile)
     with pytest.raises(ScanFormatError) as caught:
         open_scan(tmp_path)
-    assert all(suffix in str(caught.value) for suffix in (".h5", ".hdf5", ".cfl"))
+    assert all(suffix in str(caught.value) for suffix in (".h5", ".hdf5", ".toy"))
 
 
 def test_an_hdf5_file_is_opened_once_to_look_and_once_to_read(knee, opened):
@@ -92,7 +92,7 @@ def test_a_damaged_file_is_refused_with_its_damage_whatever_the_readers(tmp_path
     path = tmp_path / "scan.h5"
     path.write_bytes(b"no HDF5")
     refusals = []
-    for known in (READERS, READERS | {"bart": CflFile}):
+    for known in (READERS, READERS | {"toy": ToyFile}):
         monkeypatch.setattr(readers, "READERS", known)
         with pytest.raises(ScanFormatError) as caught:
             open_scan(path)

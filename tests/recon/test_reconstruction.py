@@ -13,6 +13,7 @@ from helpers import small_prior
 
 from mri_ambient.errors import WARNINGS, ConfigError, OutputExistsError, ScanFormatError
 from mri_ambient.io import ArrayFile, Geometry, ReconstructionFile
+from mri_ambient.io.save_options import Writer
 from mri_ambient.methods import CgSense, Dds
 from mri_ambient.recon.pipeline import reconstruct_to_folder
 from mri_ambient.recon.recipe import Checks
@@ -134,7 +135,7 @@ def test_saving_again_with_the_same_settings_is_no_mistake(make_volume, rec, tmp
         unknown.save(tmp_path / "b")
 
 
-class Sums:
+class Sums(Writer):
     """A writer: the sum of every slice, as text."""
 
     def outputs(self, result, options):

@@ -16,8 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mri_ambient.errors import ConfigError, MriAmbientError, ScanFormatError
+from mri_ambient.errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
 from mri_ambient.runtime.files import (
+    atomic_folder,
     atomic_path,
     file_sha256,
     json_text,
@@ -34,6 +35,35 @@ def file_limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class TestAtomicFolder:
+    def make(self, path: Path, *names: str) -> None:
+        with atomic_folder(path, "*.dcm") as temporary:
+            for name in names:
+                (temporary / name).write_text("new")
+
+    def test_a_folder_is_replaced_as_a_whole(self, tmp_path):
+        self.make(tmp_path / "a" / "b", "1.dcm", "2.dcm")
+        self.make(tmp_path / "a" / "b", "3.dcm")
+        assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", "3.dcm"]
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+    def test_an_existing_folder_survives_an_interruption(self, tmp_path, error):
+        self.make(tmp_path / "b", "1.dcm")
+        with pytest.raises(error), atomic_folder(tmp_path / "b", "*.dcm") as temporary:
+            (temporary / "2.dcm").touch()
+            raise error
+        assert [path.name for path in tmp_path.rglob("*")] == ["b", "1.dcm"]
+
+    def test_what_others_wrote_is_not_replaced(self, tmp_path):
+        (tmp_path / "file").touch()
+        self.make(tmp_path / "b", "1.dcm")
+        (tmp_path / "b" / "c.dcm").mkdir()
+        for path in (tmp_path / "file", tmp_path / "b"):
+            with pytest.raises(OutputExistsError):
+                self.make(path, "2.dcm")
+        assert (tmp_path / "file").is_file() and (tmp_path / "b" / "1.dcm").exists()
 
 
 class TestAtomicPath:

@@ -1,0 +1,25 @@
+"""What scans are called: by their files, except raw data of ParaVision, all called the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RAW_FILES = ("fid", "rawdata.job0")
+"""What ParaVision calls the raw data of every scan; the folder has the name of the scan."""
+
+
+def raw_file(path: Path) -> Path:
+    """The raw data of a ParaVision scan where ``path`` is its folder; any other path as it is."""
+    if path.is_dir() and any((path / name).is_file() for name in ("acqp", "method")):
+        return next((path / name for name in RAW_FILES if (path / name).is_file()), path)
+    return path
+
+
+def name_of(path: Path) -> str:
+    """How a scan is named to users: by its file; of raw data of ParaVision, with the folder."""
+    return f"{stem_of(path)}/{path.name}" if path.name in RAW_FILES else path.name
+
+
+def stem_of(path: Path) -> str:
+    """What a scan is called: the stem of its file, or of the folder that holds its raw data."""
+    return path.absolute().parent.name if path.name in RAW_FILES else path.stem

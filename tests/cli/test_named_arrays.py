@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import h5py
+import pytest
+
+
+@pytest.mark.parametrize("word", ["reconstruct", "prep", "convert"])
+def test_axes_and_dataset_name_an_array(cli, scan, tmp_path, word):
+    with h5py.File(scan) as file:
+        ksp = file["kspace"][:]
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["a"], file["b"] = ksp.transpose(0, 2, 3, 1), ksp
+    options = {
+        "reconstruct": ("--method", "zero-filled", "--device", "cpu"),
+        "prep": ("--device", "cpu", "--no-pictures"),
+        "convert": ("--to", "fastmri"),
+    }[word]
+    out = tmp_path / "out"
+    assert "--dataset" in cli(word, path, "-o", out, *options, code=3).errors[0]
+    assert not out.exists() or not list(out.glob("*.h5"))
+    cli(word, path, "-o", out, "--dataset", "a", "--axes", "slice,y,x,coil", *options)
+    assert (out / "other.h5").exists()
+    if word == "convert":
+        with h5py.File(out / "other.h5") as file:
+            assert (file["kspace"][:] == ksp).all()
+
+
+def test_other_inputs_go_on(cli, scan, tmp_path):
+    """Nothing is written for a file of another kind."""
+    (tmp_path / "image.dcm").write_bytes(bytes(128) + b"DICM")
+    out = tmp_path / "out"
+    printed = cli("convert", tmp_path / "image.dcm", scan, "-o", out, "--to", "cfl", code=1)
+    assert "DICOM" in printed.errors[0]
+    assert sorted(path.suffix for path in out.iterdir()) == [".cfl", ".hdr"]

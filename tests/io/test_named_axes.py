@@ -1,0 +1,138 @@
+"""Axes of arrays: named by the user, and guessed where only one reading is plausible."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from array_files import SHAPE, phantom_ksp
+from codes import warns
+
+from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.io import find_scans, open_scan
+from mri_ambient.io.axes_guess import LIKE_COILS, UNLIKE_COILS, coil_contrast, plausible_axes
+from mri_ambient.io.named_axes import NamedArray, parse_axes
+from mri_ambient.io.stored_arrays import StoredArray
+
+KSP = phantom_ksp()
+SLICE, COIL = KSP[2], KSP[:, 1]
+
+
+def stored(values: np.ndarray) -> StoredArray:
+    return StoredArray(Path("scan"), "", values.shape, lambda: nullcontext(values))
+
+
+def readings(values: np.ndarray) -> list[str]:
+    return [",".join(axes) for axes in plausible_axes(stored(values))]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_named_axes_may_be_in_any_order(order):
+    axes = [("slice", "coil", "y", "x")[axis] for axis in order]
+    ksp = NamedArray(stored(KSP.transpose(order)), tuple(axes))
+    assert ksp.shape == SHAPE
+    assert ksp.volumes == ("",)
+    np.testing.assert_array_equal(ksp.read(3), KSP[3])
+
+
+def test_axes_of_volumes_become_volumes():
+    values = np.stack(
+        [np.stack([KSP, 2 * KSP]), np.stack([3 * KSP, 4 * KSP]), np.zeros((2, *SHAPE))]
+    )
+    ksp = NamedArray(stored(values), parse_axes("repetition,echo,slice,coil,y,x"))
+    assert ksp.volumes == ("con-1_rep-1", "con-1_rep-2", "con-1_rep-3", "con-2_rep-1",
+                           "con-2_rep-2", "con-2_rep-3")  # fmt: skip
+    np.testing.assert_array_equal(ksp.read(1, "con-2_rep-1"), 2 * KSP[1])
+    np.testing.assert_array_equal(ksp.read(1, "con-1_rep-2"), 3 * KSP[1])
+
+
+def test_averages_are_averaged_where_they_were_measured():
+    second = 3 * SLICE
+    second[:, :, ::2] = 0
+    ksp = NamedArray(stored(np.stack([SLICE, second])), ("avg", "coil", "y", "x"))
+    want = 2 * SLICE
+    want[:, :, ::2] = SLICE[:, :, ::2]
+    np.testing.assert_allclose(ksp.read(0), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axes", ["slice,coil,y", "y,x,y", "y,x,kz", "", "coil"])
+def test_axes_that_mean_nothing(axes):
+    with pytest.raises(ConfigError):
+        parse_axes(axes)
+
+
+@pytest.mark.parametrize("axes", ["coil,y,x", "1,slice,coil,y,x", "1,coil,y,x"])
+def test_axes_that_do_not_fit_the_array(axes):
+    with pytest.raises(ScanFormatError):
+        NamedArray(stored(KSP), parse_axes(axes))
+
+
+def test_coils_and_slices_are_told_apart():
+    inner = KSP[..., 16:40, 12:36]
+    assert all(coil_contrast(part)[0] > 1.3 * LIKE_COILS for part in inner)
+    assert all(coil_contrast(inner[:, coil])[0] < 0.9 * UNLIKE_COILS for coil in range(4))
+
+
+@pytest.mark.parametrize(
+    ("values", "axes"),
+    [
+        (KSP, "slice,coil,y,x"),
+        (KSP.transpose(1, 0, 2, 3), "coil,slice,y,x"),
+        (KSP.transpose(2, 3, 1, 0), "y,x,coil,slice"),
+        (KSP.transpose(0, 2, 3, 1), "slice,y,x,coil"),
+        (SLICE, "coil,y,x"),
+        (COIL, "slice,y,x"),
+        (SLICE.transpose(1, 2, 0), "y,x,coil"),
+        (SLICE[0], "y,x"),
+        (SLICE[None], "1,coil,y,x"),
+        (SLICE * (np.arange(48) % 3 == 0), "coil,y,x"),
+        (np.stack([SLICE * ((np.arange(48) + n) % 3 < 1) for n in range(4)]), "time,coil,y,x"),
+        (SLICE.transpose(0, 2, 1) * (np.arange(48) % 3 == 0)[:, None], "coil,x,y"),
+    ],
+)
+def test_one_plausible_reading(values, axes):
+    assert readings(values) == [axes]
+
+
+def test_frames_of_one_slice_could_be_slices_and_are_refused_with_both_readings(tmp_path):
+    frames = SLICE[0] * np.array([1, 0.9, 1.1])[:, None, None]
+    np.save(tmp_path / "scan.npy", frames.astype(np.complex64))
+    with pytest.raises(ScanFormatError) as caught:
+        open_scan(tmp_path / "scan.npy")
+    assert readings(frames) == ["slice,y,x", "rep,y,x"]
+    assert all(f"--axes {axes}" in str(caught.value) for axes in readings(frames))
+
+
+def test_a_second_phase_encode_is_recognised():
+    volume = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(phantom_ksp((24, 4, 56, 48)), axes=0),
+                                        axis=0), axes=0).astype(np.complex64)  # fmt: skip
+    assert readings(volume) == ["z,coil,y,x"]
+
+
+def test_images_and_noise_are_no_k_space():
+    images = np.fft.fftshift(np.fft.ifft2(SLICE)).astype(np.complex64)
+    assert readings(images) == []
+    assert readings(np.random.default_rng(0).normal(size=SHAPE).astype(np.complex64)) == []
+
+
+def test_a_guess_warns_and_given_axes_do_not(tmp_path):
+    np.save(tmp_path / "scan.npy", SLICE)
+    with warns("W-AXES-GUESSED", "W-NO-HEADER"):
+        guessed = open_scan(tmp_path / "scan.npy")
+    with warns("W-NO-HEADER"):
+        given = open_scan(tmp_path / "scan.npy", axes="coil,y,x")
+    assert torch.equal(guessed.read_ksp(0), given.read_ksp(0))
+
+
+def test_volumes_of_an_array_are_cases(tmp_path):
+    np.save(tmp_path / "scan.npy", np.stack([KSP, 2 * KSP]))
+    scans = find_scans([tmp_path / "scan.npy"], axes="time,slice,coil,y,x")
+    assert [scan.stem for scan in scans] == ["scan_time-1", "scan_time-2"]
+    with warns("W-NO-HEADER"):
+        file = scans[1].open()
+    assert (file.shape, file.scan_id) == (SHAPE, "scan_time-2")
+    np.testing.assert_array_equal(file.read_ksp(4), 2 * KSP[4])
