@@ -22,6 +22,7 @@ from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
 
 from . import (
+    adapt,
     audit,
     convert,
     demo,
@@ -50,14 +51,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 COMMANDS = (
-    simulate, convert, prep, train, refit, sample, reconstruct, evaluate, info, doctor, demo,
+    simulate, convert, prep, train, adapt, refit, sample, reconstruct, evaluate, info, doctor, demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command.__name__.rsplit(".", 1)[-1])(command.run)
 app.add_typer(audit.app, name="audit")
 
 
-RESUMABLE = {"simulate", "prep", "train", "refit", "reconstruct"}
+RESUMABLE = {"simulate", "prep", "train", "adapt", "refit", "reconstruct"}
 """Commands that go on where they were stopped."""
 
 

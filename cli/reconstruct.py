@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as opt
+from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
 from .console import VolumeBar, print_line, print_outputs, print_written, progress_bar
 from .exit_codes import run_cases
 from .parse import parse_list, pick_shard
@@ -29,6 +30,22 @@ def run(
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
     prior: opt.PriorPath = None,
+    adapt: Annotated[
+        str | None,
+        typer.Option(
+            help="Adapt the prior to the scan first: auto (until the error on held-out lines stops "
+            "falling), at most a time such as 90s, or a number of steps.",
+            show_default="the prior as it is",
+            metavar="auto|TIME|STEPS",
+        ),
+    ] = None,
+    adapt_per: Annotated[
+        str | None,
+        typer.Option(
+            help="What the prior is adapted to anew: slice, volume or folder (all scans together).",
+            show_default="volume",
+        ),
+    ] = None,
     retrospective: opt.Retrospective = None,
     mask_type: opt.MaskType = None,
     calib_lines: opt.CalibLines = None,
@@ -110,10 +127,10 @@ def run(
     from mri_ambient.recon.saving import check_formats, check_saving, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
 
+    view = AdaptationView()
     formats = check_formats(parse_list(save))
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
-    if holdout is None:
-        holdout = 2 if warn else 0
+    holdout = (2 if warn else 0) if holdout is None else holdout
     recipe = make_recipe(
         method=method,
         preset=preset,
@@ -126,19 +143,18 @@ def run(
         checks=Checks(holdout, flags=warn),
         preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
+        adapt=make_adaptation(adapt, adapt_per, view),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     scans = pick_shard(find_scans(inputs, **given), shard)
     if dry_run:
         print_outputs(scans, output)
+        print_adaptation(recipe, adapt_per)
         return
     runtime = make_runtime(
-        device,
-        precision=precision,
-        batch_size=batch_size,
-        cpu_fallback=cpu_fallback,
+        device, precision=precision, batch_size=batch_size, cpu_fallback=cpu_fallback,
         compile=compiled,
-    )
+    )  # fmt: skip
 
     def one(scan: ScanPath) -> None:
         opened = open_volume(scan, recipe, runtime)
@@ -147,6 +163,7 @@ def run(
             print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
         else:
             with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as bar:
+                view.bar = bar
                 report = reconstruct_to_folder(
                     opened, output, on_slice=bar.on_slice, on_step=bar.on_step
                 )
@@ -159,6 +176,8 @@ def run(
         print_written(f"{scan.name}: ", files)
 
     with progress_bar() as bars:
+        if adapt_per == "folder":
+            recipe = adapted_together(bars, scans, recipe, runtime, output, view, overwrite)
         run_scans(scans, one, output if "report" in formats else None)
 
 

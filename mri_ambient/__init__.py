@@ -33,10 +33,13 @@ if TYPE_CHECKING:
     from .recon.reconstruction import Reconstruction
     from .runtime.device import Runtime
     from .scan import Scan
+    from .training.adapt import AdaptConfig
+    from .training.adapt_scans import adapt
     from .training.config import TrainConfig
     from .training.loop import train
 
 _MODULES = {
+    "AdaptConfig": "training.adapt",
     "METHODS": "methods.presets",
     "MaskSpec": "physics.masks",
     "OBJECTIVES": "objectives",
@@ -47,6 +50,7 @@ _MODULES = {
     "Scan": "scan",
     "SenseOp": "physics.operators",
     "TrainConfig": "training.config",
+    "adapt": "training.adapt_scans",
     "evaluate": "evaluation.folders",
     "load_prior": "priors.checkpoint",
     "open_scan": "io",
@@ -61,6 +65,7 @@ _MODULES = {
 __all__ = [
     "METHODS",
     "OBJECTIVES",
+    "AdaptConfig",
     "MaskSpec",
     "Prior",
     "Recipe",
@@ -70,6 +75,7 @@ __all__ = [
     "SenseOp",
     "TrainConfig",
     "__version__",
+    "adapt",
     "evaluate",
     "load_prior",
     "open_scan",

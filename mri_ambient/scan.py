@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ScanFormatError
 from .physics.coil_maps import unpack_maps
-from .physics.fourier import center_crop, reverse
+from .physics.fourier import center_crop, fftc, ifftc, reverse
 from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.operators import SenseOp
 from .rng import Streams
@@ -296,6 +296,22 @@ class Batch:
             acquired=_mirrored(self.acquired, flip_x ^ conjugate, -1),
             density=in_kspace(self.density),
             img=None if self.img is None else in_image(self.img) * turn[:, None, None],
+        )
+
+    def rows(self, first: int, n: int) -> Batch:
+        """The measurements of ``n`` rows of every object, from the row ``first`` on.
+
+        Exact where the readout is full, since the transform along y then separates the rows; noise
+        stays white and as strong. Entries that were not measured become 0.
+        """
+        kept = slice(first, first + n)
+        return replace(
+            self,
+            ksp=fftc(ifftc(self.measured, dim=-2)[..., kept, :], dim=-2),
+            maps=self.maps[..., kept, :],
+            mask=self.mask[..., kept, :],
+            density=self.density[..., kept, :],
+            img=None if self.img is None else self.img[..., kept, :],
         )
 
     @classmethod

@@ -120,3 +120,18 @@ def test_a_measurement_by_an_operator_is_a_batch(rng):
     batch = Batch.of_measurement(op, ksp, torch.tensor([0.1, 0.2]))
     assert batch.mask.shape == batch.density.shape == (2, 1, 8, 10)
     assert torch.equal(batch[[1]].op.adjoint(batch[[1]].measured), op.adjoint(ksp)[1:])
+
+
+@pytest.mark.parametrize(("shape", "first", "n"), [((8, 6), 2, 4), ((9, 7), 0, 5), ((7, 8), 3, 4)])
+def test_rows_are_a_measurement_of_these_rows_of_the_object(shape, first, n, rng):
+    """Where the readout is full: the same lines of k-space, and noise of the same strength."""
+    img, batch = measured(shape, rng)
+    lines = torch.rand(N, 1, 1, shape[1], generator=rng) < 0.5
+    mask = lines.expand(N, 1, *shape)
+    whole = replace(batch, mask=mask, ksp=fft2c(batch.maps * img[:, None]))
+    rows = whole.rows(first, n)
+    want = rows.op(img[:, first : first + n])
+    torch.testing.assert_close(rows.ksp, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows.img, img[:, first : first + n])
+    noise = replace(whole, ksp=complex_normal(tuple(batch.ksp.shape), rng), mask=mask | True)
+    assert float(noise.rows(first, n).ksp.abs().square().mean()) == pytest.approx(2, rel=0.1)

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DeviceError, MriAmbientError, ScanFormatError
+from ..io.scan_file import ScanFile
 from ..physics.masks import mask_kind
-from ..priors.prior import Prior
+from ..priors.prior import Prior, scan_digest
+from ..recon.adaptation import knows_held_out_lines
 from ..recon.checks import SplitScan, inside_interval, residual_and_variance, split_scan
 from ..recon.engine import Engine, SliceImages
 from ..recon.pipeline import Source, open_volume
@@ -102,6 +104,7 @@ def calibrate_files(
         for source in sources:
             try:
                 volume = open_volume(source, recipe, runtime)
+                _check_not_adapted_to(volume.file, recipe)
                 issue_before(volume.file, recipe)
                 for scan in volume.file:
                     prepared = volume.preparation.apply(scan)
@@ -116,6 +119,19 @@ def calibrate_files(
                 on_error(source, error)
 
     return calibrate(slices(), recipe, runtime, on_scan=on_scan)
+
+
+def _check_not_adapted_to(file: ScanFile, recipe: ResolvedRecipe) -> None:
+    """Refuse (ConfigError) a scan whose held-out lines the prior was adapted to."""
+    assert recipe.prior is not None
+    adapted_to = recipe.prior.card.get("adaptation", {}).get("scans", {}).values()
+    known = knows_held_out_lines(recipe, file.source_sha256)
+    if known and scan_digest(file.source_sha256) in adapted_to:
+        raise ConfigError(
+            f"{file.path}: the prior was adapted to this scan, so its errors there are too small; "
+            "calibrate on other scans, or adapt with the same number of lines set aside (--holdout "
+            f"{recipe.checks.n_held_out}, --seed {recipe.seed})"
+        )
 
 
 def calibrate(

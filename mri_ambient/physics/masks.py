@@ -275,7 +275,7 @@ def subsample_further(mask: Tensor, fraction: float, rng: Generator) -> Tensor:
         raise ValueError(f"the share of lines to remove must be from 0 to 1, got {fraction}")
     outer = _outer_pool(mask)
     n_remove = round(fraction * int(outer.sum()))
-    return _without(mask, outer, max(n_remove, 1) if fraction > 0 else 0, rng)
+    return _without(mask, _drawn(outer, max(n_remove, 1) if fraction > 0 else 0, rng))
 
 
 def hold_out_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
@@ -290,7 +290,29 @@ def hold_out_lines(mask: Tensor, n_lines: int, rng: Generator) -> Tensor:
             f"cannot hold out {n_remove} {mask_kind(mask)}: only {n_outer} lie outside the "
             "calibration, and at least half must stay; hold out fewer lines"
         )
-    return _without(mask, outer, n_remove, rng)
+    return _without(mask, _drawn(outer, n_remove, rng))
+
+
+def hold_out_one_in(n: int, mask: Tensor, rng: Generator) -> Tensor:
+    """Remove one of every ``n`` sampled outer lines (of a 2-D mask: outer samples), at all radii.
+
+    They are ordered by their distance from k = 0, and of every ``n`` that follow each other one is
+    drawn, so that strong lines near the calibration are among them. Of fewer than ``n``, but at
+    least two, one is removed.
+    """
+    outer = _outer_pool(mask).nonzero().flatten()
+    ny, nx = mask.shape[-2:]
+    radius = ((outer % nx - nx // 2) / nx).abs()
+    if not is_line_mask(mask):
+        radius = torch.hypot(radius, (outer // nx - ny // 2) / ny)
+    order = radius.argsort(stable=True)
+    if len(outer) >= n:
+        groups = order[: len(order) // n * n].view(-1, n)
+        place = torch.randint(n, (len(groups), 1), generator=rng)
+        chosen = groups.gather(1, place)[:, 0]
+    else:
+        chosen = order[torch.randperm(len(order), generator=rng)][: int(len(order) >= 2)]
+    return _without(mask, outer[chosen])
 
 
 def _outer_pool(mask: Tensor) -> Tensor:
@@ -299,13 +321,18 @@ def _outer_pool(mask: Tensor) -> Tensor:
     return line_coverage(outer) if is_line_mask(mask) else outer.flatten()
 
 
-def _without(mask: Tensor, outer: Tensor, n_remove: int, rng: Generator) -> Tensor:
-    """The mask without ``n_remove`` random lines or samples of its outer ones."""
+def _drawn(outer: Tensor, n: int, rng: Generator) -> Tensor:
+    """Indices of ``n`` random lines or samples of the outer ones."""
     candidates = torch.nonzero(outer).flatten()
-    order = torch.randperm(candidates.numel(), generator=rng)
-    removed = torch.zeros(outer.shape, dtype=torch.bool)
-    removed[candidates[order[:n_remove]]] = True
-    return mask & ~(removed.expand_as(mask) if is_line_mask(mask) else removed.view_as(mask))
+    return candidates[torch.randperm(candidates.numel(), generator=rng)[:n]]
+
+
+def _without(mask: Tensor, removed: Tensor) -> Tensor:
+    """The mask without the lines or samples of these indices."""
+    by_line = is_line_mask(mask)
+    kept = torch.ones(mask.shape[-1] if by_line else mask[0].numel(), dtype=torch.bool)
+    kept[removed] = False
+    return mask & (kept.expand_as(mask) if by_line else kept.view_as(mask))
 
 
 def training_fraction(mask: Tensor, acquired: Tensor | None = None) -> float:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import DeviceError, MriAmbientError, warn
+from ..errors import ConfigError, DeviceError, MriAmbientError, warn
 from ..methods.base import Method, OnStep
 from ..physics.fourier import image_crop
 from ..physics.units import rss_weight
@@ -57,12 +57,18 @@ class Engine:
         on_step: called after every step of a sampler.
 
     Raises:
+        ConfigError: the recipe adapts its prior to each scan, which :func:`reconstruct` does first.
         DeviceError: the prior does not fit on the device.
     """
 
     def __init__(
         self, recipe: ResolvedRecipe, runtime: Runtime | None = None, on_step: OnStep | None = None
     ) -> None:
+        if recipe.adapt is not None:
+            raise ConfigError(
+                "this recipe adapts its prior to every scan, which only reconstruct does; adapt "
+                "the prior first (mri_ambient.adapt) and use it as it is"
+            )
         self.recipe, self.runtime, self.on_step = recipe, runtime or Runtime(), on_step
         self.first_device = self.device
         self.reduced = False  # whether memory ran out, and batches are smaller since

@@ -24,6 +24,7 @@ from ..priors.prior import DenoiserSource
 from ..priors.weights import default_prior
 from ..runtime.device import Runtime
 from ..runtime.files import json_text
+from .adaptation import Adaptation
 
 DEFAULT_SAMPLES = 4
 """Samples of a stochastic method, unless a number or a preset is given."""
@@ -67,6 +68,8 @@ class Recipe:
         checks: what is checked of every slice.
         preparation: noise, coils, calibration.
         retrospective: a mask for a fully sampled scan, or the acceleration of random lines.
+        adapt: how the prior is adapted to the scan first, e.g. ``AdaptConfig()``; by default it is
+            used as it is.
     """
 
     method: str | Method | None = None
@@ -78,6 +81,7 @@ class Recipe:
     checks: Checks = field(default_factory=Checks)
     preparation: PrepConfig = field(default_factory=PrepConfig)
     retrospective: MaskSpec | float | None = None
+    adapt: Adaptation | None = None
 
     def __post_init__(self) -> None:
         for name, kinds, wanted in (
@@ -89,6 +93,7 @@ class Recipe:
             ("checks", Checks, "Checks(...)"),
             ("preparation", PrepConfig, "PrepConfig(...)"),
             ("retrospective", (MaskSpec, Real, NoneType), "MaskSpec(...) or a number"),
+            ("adapt", (Adaptation, NoneType), "AdaptConfig(...)"),
         ):
             value = getattr(self, name)
             if not isinstance(value, kinds):
@@ -98,8 +103,8 @@ class Recipe:
         """The recipe with its method made and its prior loaded, on the CPU.
 
         Raises:
-            ConfigError: there is no such method or option, or options were given with a preset or a
-                method instance.
+            ConfigError: there is no such method or option, options were given with a preset or a
+                method instance, or the prior cannot be adapted.
             CheckpointError: the prior cannot be read.
         """
         prior, chosen = self.prior, self.method
@@ -113,15 +118,19 @@ class Recipe:
         mask = self.retrospective
         if mask is not None and not isinstance(mask, MaskSpec):
             mask = MaskSpec("random", float(mask))
+        loaded = _loaded(prior) if method.needs_prior else None
+        if loaded is not None and self.adapt is not None:
+            self.adapt.check(loaded)
         return ResolvedRecipe(
             method=method,
-            prior=_loaded(prior) if method.needs_prior else None,
+            prior=loaded,
             seed=self.seed,
             n_samples=n_samples if method.stochastic else 1,
             keep_samples=self.keep_samples and method.stochastic,
             checks=self.checks,
             preparation=self.preparation,
             mask=mask,
+            adapt=None if loaded is None else self.adapt,
         )
 
 
@@ -153,6 +162,7 @@ class ResolvedRecipe:
         prior: that of the method; None for baselines.
         n_samples: samples per slice; 1 for methods that are not stochastic.
         mask: the retrospective mask, or None.
+        adapt: how the prior is adapted first; None for baselines.
     """
 
     method: Method
@@ -163,6 +173,7 @@ class ResolvedRecipe:
     checks: Checks = field(default_factory=Checks)
     preparation: PrepConfig = field(default_factory=PrepConfig)
     mask: MaskSpec | None = None
+    adapt: Adaptation | None = None
 
     def resolve(self) -> ResolvedRecipe:
         """Itself."""
@@ -170,7 +181,8 @@ class ResolvedRecipe:
 
     def with_method(self, method: Method) -> ResolvedRecipe:
         """The same for one image by a method that needs no prior."""
-        return replace(self, method=method, prior=None, n_samples=1, keep_samples=False)
+        changes: dict[str, Any] = {"prior": None, "n_samples": 1, "keep_samples": False}
+        return replace(self, method=method, adapt=None, **changes)
 
     @property
     def prior_sha256(self) -> str | None:
@@ -230,6 +242,7 @@ class ResolvedRecipe:
                 "version": __version__,
                 "prep": asdict(self.preparation),
                 "mask": None if self.mask is None else asdict(self.mask),
+                "adapt": None if self.adapt is None else self.adapt.settings(),
                 "checking": {"n_hidden": self.checks.n_held_out, "flags": self.checks.flags},
             }
         )

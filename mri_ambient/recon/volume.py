@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,8 @@ from ..methods.base import OnStep
 from ..runtime.device import Runtime
 from ..runtime.prefetch import prefetch
 from ..runtime.warning_log import WarningLog
+from .adaptation import adaptation_line
+from .adapted import AdaptedRecipes, adaptation_report
 from .checks import check_slices
 from .engine import Engine
 from .recipe import ResolvedRecipe
@@ -76,6 +78,11 @@ class Volume:
         )
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Matrix ``(y, x)`` of the file."""
+        return self.file.shape[-2:]
+
+    @property
     def n_steps(self) -> int:
         """Steps of the method for one slice: all samples, held-out lines included."""
         repeats = 2 if self.recipe.checks.n_held_out else 1
@@ -102,27 +109,35 @@ def reconstruct_volume(
     file, log = volume.file, volume.log
     with log.noting():
         preparation = volume.preparation
-        engine = Engine(volume.recipe, volume.runtime, on_step)
         issue_before(file, volume.recipe)
+        recipes = AdaptedRecipes(volume, store.folder)
+        shared = recipes.shared and Engine(recipes.shared, volume.runtime, on_step)
     missing = [index for index in range(len(file)) if index not in store]
-    runs = neighbouring_runs(missing, engine.slices_at_once(file.shape[-2:]))
+    runs = neighbouring_runs(missing, shared.slices_at_once(volume.shape) if shared else 1)
     scans = prefetch(file[first:last] for first, last in runs)
     with store, closing(scans):
         for scan in scans:
             with log.noting() as given:
                 prepared = preparation.apply(scan)
+                engine = shared or Engine(recipes(scan.slices[0]), volume.runtime, on_step)
                 (result,) = engine([prepared])
                 result = check_slices(engine, prepared, result, file.path.name)
+                if recipes.per_slice:
+                    row = adaptation_report(engine.recipe)
+                    result = replace(result, checks=tuple(c | row for c in result.checks))
             store.add(prepared, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
-    return _report(volume, store, log)
+    adaptation = adaptation_report(recipes.shared) if recipes.shared else {}
+    return _report(volume, store, log) | adaptation
 
 
 def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any]:
     """The report of a finished volume; issues the warnings about its images."""
     file = volume.file
     checks, facts, given_before = store.report()
+    # An adapted prior has no file.
+    facts["provenance"] |= {"prior_sha256": volume.recipe.prior_sha256}
     log.add(given_before)
     scores: dict[str, Any] = {}
     with log.noting():
@@ -171,6 +186,8 @@ def summary_line(report: dict[str, Any]) -> str:
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
         f"residual {fmean(residuals):.2f} sigma_n, method {provenance['seconds']:.1f} s"
     )
+    if "adaptation" in report:
+        line += f"; {adaptation_line(report['adaptation'])}"
     if "metrics" in report:
         scores = report["metrics"]
         line += (
@@ -192,6 +209,8 @@ def slice_lines(report: dict[str, Any]) -> list[str]:
                 f", error on held-out lines {held_out['error']:.4f} (CG-SENSE "
                 f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
             )
+        if adaptation := check.get("adaptation"):
+            line += f", prior {adaptation['kept']} after {adaptation['steps']} steps of adaptation"
         if "prior_share" in check:
             line += f", null-space energy {100 * check['prior_share']:.1f} %"
         lines.append("; ".join([line, *check.get("flags", ())]))

@@ -13,6 +13,7 @@ from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.coverage import is_equispaced
 from ..physics.masks import mask_kind
+from .adaptation import knows_held_out_lines
 from .checks import HIGH_RESIDUAL, residual_in_noise
 from .recipe import ESTIMATES, ResolvedRecipe
 
@@ -72,7 +73,7 @@ def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:
             "the prior is not mask-conditioned, and in one step it treats the aliasing of the "
             "zero-filled image as noise",
         )
-    if recipe.checks.n_held_out > 0 and prior.was_trained_on(file.source_sha256):
+    if recipe.checks.n_held_out > 0 and knows_held_out_lines(recipe, file.source_sha256):
         yield (
             "W-TRAINED-ON-SCAN",
             "the prior was trained on this scan: train/test leakage makes its error on held-out "

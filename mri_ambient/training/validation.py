@@ -50,15 +50,24 @@ class HeldOut:
     held_out: Tensor
 
     @property
+    def energy(self) -> float:
+        """Energy of the held-out lines, normalised units."""
+        return float(torch.where(self.held_out, self.batch.ksp, 0).abs().square().sum())
+
+    @property
     def usable(self) -> bool:
         """Whether there is signal on the held-out lines."""
-        return bool(torch.where(self.held_out, self.batch.ksp, 0).any())
+        return self.energy > 0
 
     def error(self, img: Tensor) -> float:
         """Energy of ``F S x - y`` over that of ``y``, on the held-out lines."""
         y = torch.where(self.held_out, self.batch.ksp, 0)
         K = torch.where(self.held_out, self.batch.op.expand(img), 0)
         return float((K - y).abs().square().sum() / y.abs().square().sum())
+
+    def to(self, device: torch.device | str) -> HeldOut:
+        """The slice on another device."""
+        return HeldOut(self.batch.to(device), self.held_out.to(device))
 
 
 def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:

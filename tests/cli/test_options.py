@@ -46,8 +46,9 @@ PARAMETERS = [
 
 def test_all_commands_are_looked_at():
     assert {name for name, _ in commands()} == {
-        "simulate", "convert", "prep", "train", "refit", "sample", "reconstruct", "evaluate",
-        "info", "doctor", "demo", "audit memorization", "audit stability", "audit calibration",
+        "simulate", "convert", "prep", "train", "adapt", "refit", "sample", "reconstruct",
+        "evaluate", "info", "doctor", "demo",
+        "audit memorization", "audit stability", "audit calibration",
     }  # fmt: skip
 
 

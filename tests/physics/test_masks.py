@@ -19,6 +19,7 @@ from mri_ambient.physics.masks import (
     achieved_acceleration,
     calibration_block,
     hold_out_lines,
+    hold_out_one_in,
     is_line_mask,
     line_coverage,
     outer_samples,
@@ -317,6 +318,26 @@ class TestSubsampling:
         assert int((mask & ~kept).sum()) == n_lines * 40
         if is_line_mask(mask):
             assert int(line_coverage(mask & ~kept).sum()) == n_lines
+
+    @quick
+    @given(st.sampled_from(["random", "poisson"]), st.integers(2, 5), seeds)
+    def test_one_in_so_many_is_held_out_at_all_radii(self, kind, n, seed):
+        """Of the n that are nearest to k = 0, of the next n, and so on, one each."""
+        mask = MaskSpec(kind, 3, 4).draw((40, 48), rng_for(seed))
+        kept = hold_out_one_in(n, mask, rng_for(seed, "held out"))
+        outer, gone = outer_samples(mask), mask & ~kept
+        assert not (kept & ~mask).any() and not (gone & ~outer).any()
+        y, x = torch.meshgrid(torch.arange(40) - 20, torch.arange(48) - 24, indexing="ij")
+        if is_line_mask(mask):
+            radius, is_gone = (x[:1].abs()[outer[:, 0]], gone[:, 0][outer[:, 0]])
+        else:
+            radius, is_gone = torch.hypot(y / 40, x / 48)[outer[0]], gone[outer]
+        ordered = is_gone[radius.argsort(stable=True)]
+        groups = ordered[: len(ordered) // n * n].view(-1, n)
+        if len(ordered) >= n:
+            assert (groups.sum(dim=1) == 1).all() and int(ordered.sum()) == len(groups)
+        else:
+            assert int(ordered.sum()) == int(len(ordered) >= 2)
 
     def test_a_mask_of_calibration_lines_alone_is_kept(self, rng):
         lines = torch.zeros(1, 3, 30, dtype=torch.bool)

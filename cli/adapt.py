@@ -1,0 +1,89 @@
+"""``mri-ambient adapt``: a prior learns from the scans that it will reconstruct."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import mri_ambient as ma
+
+from . import options as opt
+from .adaptation_view import AdaptationView, make_adaptation
+from .console import Bar, print_json, print_line, progress_bar
+from .exit_codes import Failures
+from .recipe import make_recipe, make_runtime, retrospective_mask
+
+
+def run(
+    inputs: opt.Inputs,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File for the adapted prior.", metavar="PRIOR2")
+    ],
+    volume: opt.VolumeName = None,
+    axes: opt.AxisNames = None,
+    dataset: opt.DatasetName = None,
+    maps: opt.Maps = None,
+    prior: opt.PriorPath = None,
+    until: Annotated[
+        str,
+        typer.Option(
+            help="auto (until the error on held-out lines stops falling), a time such as 90s, or a "
+            "number of steps."
+        ),
+    ] = "auto",
+    retrospective: opt.Retrospective = None,
+    mask_type: opt.MaskType = None,
+    calib_lines: opt.CalibLines = None,
+    noise_std: opt.NoiseStd = None,
+    coils: opt.Coils = None,
+    holdout: Annotated[
+        int,
+        typer.Option(help="Measured outer lines of every scan to set aside, for a calibration."),
+    ] = 0,
+    precision: opt.Precision = "auto",
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    overwrite: opt.Overwrite = False,
+    json_out: opt.Json = False,
+    dry_run: opt.DryRun = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Adapt a prior to scans, on their measured lines alone.
+
+    It learns from all scans together, by the objective that it was trained by. PRIOR2 is the prior
+    with the smallest error on lines that were held out of this; that may be the one it started
+    from, whose file is never changed. `reconstruct --adapt` adapts to every volume alone.
+    """
+    from mri_ambient.data_prep import PrepConfig
+    from mri_ambient.io import find_scans
+    from mri_ambient.recon.adaptation import adaptation_line
+    from mri_ambient.recon.recipe import Checks
+
+    view = AdaptationView()
+    recipe = make_recipe(
+        method="aos",
+        flags={},
+        prior=prior,
+        seed=seed,
+        checks=Checks(holdout),
+        preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
+        retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
+        adapt=make_adaptation(until, None, view),
+    )
+    scans = find_scans(inputs, volume=volume, axes=axes, dataset=dataset, maps=maps)
+    if dry_run:
+        print_line(f"{len(scans)} scans, until {until} -> {output}")
+        return
+    runtime, failures = make_runtime(device, precision=precision), Failures()
+    with progress_bar() as bars:
+        view.bar = Bar(bars, f"{len(scans)} scans")
+        adapted = ma.adapt(
+            scans, recipe, runtime, output=output, overwrite=overwrite, on_error=failures.case
+        )
+    report = adapted.card["adaptation"]
+    print_line(f"{output}: {adaptation_line(report)}")
+    if json_out:
+        print_json(report)
+    failures.end()

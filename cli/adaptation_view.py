@@ -1,0 +1,90 @@
+"""What commands show of an adaptation, and its options as the library takes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mri_ambient as ma
+from mri_ambient.errors import ConfigError
+
+from .console import Bar, print_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from mri_ambient.errors import MriAmbientError
+    from mri_ambient.io import ScanPath
+    from mri_ambient.recon.recipe import ResolvedRecipe
+    from mri_ambient.training.adapter import AdaptProgress
+
+PER = ("slice", "volume", "folder")
+"""What ``--adapt-per`` takes."""
+
+
+class AdaptationView:
+    """Describes adaptations on a bar that the command sets."""
+
+    def __init__(self) -> None:
+        self.bar: Bar | None = None
+
+    def show(self, progress: AdaptProgress) -> None:
+        """A step is done."""
+        if self.bar is not None:
+            before, error = progress.before, progress.error
+            text = f"{progress.step} steps, error on held-out lines {before:.4f} -> {error:.4f}"
+            self.bar.describe(f"adapt to {self.bar.name}: {text}")
+
+
+def make_adaptation(
+    until: str | None, per: str | None, view: AdaptationView
+) -> ma.AdaptConfig | None:
+    """The adaptation that ``--adapt`` and ``--adapt-per`` ask for; None without ``--adapt``.
+
+    Raises:
+        ConfigError: they are none of the values that can be.
+    """
+    if until is None:
+        if per is not None:
+            raise ConfigError("--adapt-per says for what --adapt adapts the prior; give it too")
+        return None
+    if per is not None and per not in PER:
+        raise ConfigError(f"--adapt-per is one of {', '.join(PER)}; got {per!r}")
+    anew = "slice" if per == "slice" else "volume"
+    return ma.AdaptConfig(until, anew, on_progress=view.show)
+
+
+def print_adaptation(recipe: ResolvedRecipe, per: str | None) -> None:
+    """What the prior would be adapted to, if anything (``--dry-run``)."""
+    if isinstance(recipe.adapt, ma.AdaptConfig):
+        to = {"folder": "all scans together"}.get(per or "", f"every {recipe.adapt.per}")
+        print_line(f"the prior would be adapted first, to {to}, until {recipe.adapt.until}")
+
+
+def adapted_together(
+    bars: Progress,
+    scans: list[ScanPath],
+    recipe: ResolvedRecipe,
+    runtime: ma.Runtime,
+    output: Path,
+    view: AdaptationView,
+    overwrite: bool,
+) -> ResolvedRecipe:
+    """The recipe with one prior adapted to all scans, which is written to OUT/adapted.safetensors.
+
+    Scans that cannot be read are left out; their errors come when they are reconstructed. Methods
+    without a prior keep their recipe.
+    """
+    from mri_ambient.recon.adaptation import adaptation_line
+
+    if recipe.adapt is None:
+        return recipe
+
+    def ignore(scan: object, error: MriAmbientError) -> None:
+        """Reported later."""
+
+    view.bar, path = Bar(bars, "all scans"), output / "adapted.safetensors"
+    prior = ma.adapt(scans, recipe, runtime, output=path, overwrite=overwrite, on_error=ignore)
+    print_line(f"{path}: {adaptation_line(prior.card['adaptation'])}")
+    return replace(recipe, prior=prior, adapt=None)

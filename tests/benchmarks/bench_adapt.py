@@ -1,0 +1,323 @@
+"""What adapting the prior to a scan is worth: PSNR over steps and seconds, and where it is nothing.
+
+    python tests/benchmarks/bench_adapt.py VAL.zip WORK [--real SCAN.h5 ...] [--only TEXT]
+
+Simulated scans differ from the prior's training in contrast, anatomy, coils, noise, rate or mask
+(``CASES``); they are made of pictures of patients that the prior was not trained on, and of
+photographs of scikit-image. Fully sampled real scans are undersampled by random lines at the rates
+of ``RATES``; others are taken as they are and judged by their held-out samples alone. PSNR in dB of
+the reconstruction by all measured lines is against RSS: of the same scan without noise where it is
+simulated, of the scan itself where it is real. ``start`` is the prior as it ships; ``adapted`` what
+``--adapt auto`` gives; ``curve`` the averaged weights at every check, kept or not: steps, CPU
+seconds (without the PSNRs), error on held-out lines, PSNR.
+
+``trade`` compares, for several scans of one kind, adaptation to every scan and to all together.
+
+Prints a JSON line per case and writes WORK/adapt.json; what is there is not done again.
+``--table RESULTS.json`` prints such a file as Markdown and stops. ``--quick`` runs a phantom for a
+few steps and says nothing about quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from mri_ambient.data_prep import SimulateConfig, simulate
+from mri_ambient.io import open_scan
+from mri_ambient.methods import Aos
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.priors.checkpoint import load_prior
+from mri_ambient.priors.prior import Prior
+from mri_ambient.recon.adapted import slices_to_learn
+from mri_ambient.recon.engine import Engine, to_file_units
+from mri_ambient.recon.metrics import volume_metrics
+from mri_ambient.recon.pipeline import open_volume
+from mri_ambient.recon.recipe import Recipe, ResolvedRecipe
+from mri_ambient.recon.reference import rss_volume
+from mri_ambient.recon.volume import Volume
+from mri_ambient.runtime.device import Runtime
+from mri_ambient.runtime.files import write_json
+from mri_ambient.training.adapt import AdaptConfig
+from mri_ambient.training.adapt_scans import adapt
+from mri_ambient.training.adapter import Adapter, AdaptProgress
+
+CPU = Runtime("cpu")
+
+RATES = (2.0, 4.0, 8.0)
+"""Of the masks of fully sampled real scans."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Simulated scans of one kind, and the mask they are reconstructed under.
+
+    ``pictures`` are "T1ce", "FLAIR", "inverted" (T1ce with its contrast reversed inside the head)
+    or "photo"; ``which`` of them is scanned, counted among every fifth picture of the archive.
+    """
+
+    pictures: str
+    which: int = 0
+    size: tuple[int, int] = (128, 128)
+    coils: int = 8
+    noise: float = 0.01
+    kind: str = "random"
+    rate: float = 4.0
+    calib: int = 20
+
+    @property
+    def name(self) -> str:
+        """All of it in words."""
+        return (
+            f"{self.pictures} {self.which}, {self.size[0]} x {self.size[1]}, {self.coils} coils, "
+            f"noise {self.noise:g}, {self.kind} R = {self.rate:g}"
+        )
+
+
+CASES = (
+    Case("inverted", 5),
+    Case("photo"),
+    Case("FLAIR", 2),
+    Case("T1ce", 9),
+    Case("inverted", 12, coils=4, noise=0.02),
+    Case("T1ce", 13, size=(96, 96), coils=16, noise=0.005),
+    Case("inverted", 5, rate=8.0, calib=12),
+    Case("inverted", 5, kind="equispaced"),
+    Case("T1ce", 2, noise=0.05),
+    Case("inverted", 5, rate=2.0),
+    Case("inverted", 5, kind="poisson"),
+    Case("FLAIR", 2, size=(256, 256)),
+)
+
+TOGETHER = tuple(Case("inverted", which) for which in (2, 8, 12))
+"""The scans of the trade between adaptation to each and to all together."""
+
+
+def picture(archive: Path, case: Case) -> NDArray[np.uint8]:
+    """The picture of a case."""
+    if case.pictures == "photo":
+        return photo(("camera", "coins", "moon")[case.which])
+    contrast = "T1ce" if case.pictures == "inverted" else case.pictures
+    with zipfile.ZipFile(archive) as images:
+        index = next(name for name in images.namelist() if name.endswith("index.csv"))
+        rows = [row.split(",") for row in images.read(index).decode().splitlines()[1:]]
+        names = [row[0] for row in rows[::5] if row[2] == contrast]
+        (path,) = (n for n in images.namelist() if n.endswith(names[case.which]))
+        img = np.asarray(Image.open(io.BytesIO(images.read(path))).convert("L"))
+    return inverted(img) if case.pictures == "inverted" else img
+
+
+def inverted(img: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Dark tissue becomes bright inside the head, whose outside stays dark."""
+    closed = ndimage.binary_closing(img > 20, iterations=3)
+    head = ndimage.binary_fill_holes(closed)
+    return np.where(head, (230 - 0.9 * img.astype(float)).clip(0), 0).astype(np.uint8)
+
+
+def photo(name: str) -> NDArray[np.uint8]:
+    """A photograph of scikit-image in a dark frame."""
+    from skimage import data
+
+    img = np.asarray(Image.fromarray(getattr(data, name)()).convert("L").resize((256, 256)))
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    return np.where(x**2 + y**2 < 0.9, img, 0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Full:
+    """A fully sampled scan, and the one without noise that it is compared with, if there is one."""
+
+    path: Path
+    clean: Path | None = None
+
+
+def scan_of(archive: Path, case: Case, work: Path) -> Full:
+    """The simulated, fully sampled scan of a case."""
+    name = f"{case.pictures}-{case.which}-{case.size[0]}-{case.coils}-{case.noise:g}"
+    folder = work / "pictures" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(archive, case)).save(folder / f"{name}.png")
+    config = SimulateConfig(
+        size=case.size, coils=case.coils, noise=case.noise, full=True, jitter=True, seed=5
+    )
+    (path,) = simulate(folder, work / "scans", config)
+    (clean,) = simulate(folder, work / "clean", replace(config, noise=0.0))
+    return Full(path, clean)
+
+
+class Scored:
+    """A volume, with its PSNR by a prior (None if there is no reference)."""
+
+    def __init__(self, full: Full, recipe: ResolvedRecipe) -> None:
+        self.volume: Volume = open_volume(full.path, recipe, CPU)
+        self.truth = None if full.clean is None else rss_volume(open_scan(full.clean)).numpy()
+        self.scans = [self.volume.preparation.apply(scan) for scan in self.volume.file]
+        self.recipe = replace(recipe, adapt=None)
+
+    def psnr(self, prior: Prior) -> float | None:
+        """Of the reconstruction by all measured lines."""
+        if self.truth is None and self.volume.reference is None:
+            return None
+        engine = Engine(replace(self.recipe, prior=prior), CPU)
+        images = [to_file_units(engine([scan])[0].img, scan).abs() for scan in self.scans]
+        if self.truth is not None:
+            return float(volume_metrics(self.truth, torch.cat(images).numpy())["psnr"])
+        return float(self.volume.reference.score(torch.cat(images))["metrics"]["psnr"])
+
+
+def measure(full: Full, recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str, Any]:
+    """PSNR and error on held-out lines while the prior is adapted."""
+    scored, prior = Scored(full, recipe), recipe.prior
+    assert isinstance(prior, Prior)
+    adapter = Adapter(prior, config.rules(prior, recipe.seed, "fp32"), CPU, {})
+    curve: list[list[float | None]] = []
+    psnr = {0: scored.psnr(prior)}
+    spent, began = 0.0, time.process_time()
+
+    def show(progress: AdaptProgress) -> None:
+        nonlocal spent
+        if adapter.curve[-1][0] != progress.step:
+            return
+        paused = time.process_time()
+        psnr[progress.step] = scored.psnr(replace(prior, net=adapter.trainer.average))
+        seconds = round(paused - began - spent, 1)
+        curve.append([progress.step, seconds, progress.error, psnr[progress.step]])
+        spent += time.process_time() - paused
+
+    adapter(lambda: slices_to_learn(scored.volume, range(len(scored.volume.file))), show)
+    report = adapter.report()
+    return {
+        "acceleration": scored.volume.file.acceleration,
+        "start": psnr[0],
+        "adapted": psnr[adapter.best_step],
+        "cpu_seconds": curve[-1][1] if curve else 0.0,
+        **{k: report[k] for k in ("kept", "kept_step", "steps", "held_out_before")},
+        "held_out_after": report["held_out_after"],
+        "curve": curve,
+    }
+
+
+def trade(scans: list[Full], recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str, Any]:
+    """PSNR of every scan by the start, by a prior for each scan, and by one for all."""
+    assert isinstance(recipe.prior, Prior)
+    scored, paths = [Scored(full, recipe) for full in scans], [full.path for full in scans]
+    with_config = replace(recipe, adapt=config)
+    began = time.process_time()
+    single = [adapt(path, with_config, CPU) for path in paths]
+    middle = time.process_time()
+    shared = adapt(paths, with_config, CPU)
+    ended = time.process_time()
+    return {
+        "start": [one.psnr(recipe.prior) for one in scored],
+        "each": [one.psnr(prior) for one, prior in zip(scored, single, strict=True)],
+        "together": [one.psnr(shared) for one in scored],
+        "cpu_seconds_each": round(middle - began, 1),
+        "cpu_seconds_together": round(ended - middle, 1),
+        "steps_each": [prior.card["adaptation"]["steps"] for prior in single],
+        "steps_together": shared.card["adaptation"]["steps"],
+    }
+
+
+def cases(args: argparse.Namespace, prior: Prior) -> Iterator[tuple[str, Full, ResolvedRecipe]]:
+    """Name, scan and recipe of every case."""
+    for case in QUICK if args.quick else CASES:
+        scan = scan_of(args.archive, case, args.work)
+        yield case.name, scan, recipe_of(prior, case.kind, case.rate, case.calib)
+    for path in args.real:
+        full = open_volume(path, recipe_of(prior), CPU).file.fully_sampled
+        for rate in RATES if full else (None,):
+            name = path.stem if rate is None else f"{path.stem}, random R = {rate:g}"
+            yield name, Full(path), recipe_of(prior, "random", rate, 12 if rate == 8 else 20)
+
+
+QUICK = (Case("photo", size=(32, 32), coils=3, rate=2.0, calib=8),)
+
+
+def recipe_of(
+    prior: Prior, kind: str = "random", rate: float | None = None, calib: int = 20
+) -> ResolvedRecipe:
+    mask = None if rate is None else MaskSpec(kind, rate, calib)
+    return Recipe(Aos(), prior=prior, retrospective=mask, seed=1).resolve()
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| scan | start | adapted | gain | error on held-out lines | steps (kept) | CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in results.items():
+        if "curve" not in row:
+            continue
+        start, adapted = row["start"], row["adapted"]
+        shown = ["", "", ""] if start is None else [f"{start:.2f}", f"{adapted:.2f}"]
+        if start is not None:
+            shown.append(f"{adapted - start:+.2f}")
+        error = f"{row['held_out_before']:.4f} -> {row['held_out_after']:.4f}"
+        steps = f"{row['steps']} ({row['kept_step']})"
+        lines.append(
+            "| " + " | ".join([name, *shown, error, steps, f"{row['cpu_seconds']}"]) + " |"
+        )
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("archive", nargs="?", type=Path)
+    parser.add_argument("work", nargs="?", type=Path)
+    parser.add_argument("--real", nargs="*", type=Path, default=[])
+    parser.add_argument("--only", default="")
+    parser.add_argument("--prior", default="brain-kspace-tiny")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every case that is not in the results yet."""
+    config = AdaptConfig(3, check_every=2) if args.quick else AdaptConfig()
+    prior, path = load_prior(args.prior), args.work / "adapt.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for name, scan, recipe in cases(args, prior):
+        if args.only in name and name not in results:
+            results[name] = measure(scan, recipe, config)
+            print(json.dumps({name: results[name]}), flush=True)
+            write_json(path, results)
+    if args.only in "trade" and "trade" not in results:
+        together = [replace(QUICK[0], which=k) for k in (0, 1)] if args.quick else TOGETHER
+        scans = [scan_of(args.archive, case, args.work) for case in together]
+        results["trade"] = trade(scans, recipe_of(prior, "random", together[0].rate,
+                                                  together[0].calib), config)  # fmt: skip
+        print(json.dumps({"trade": results["trade"]}), flush=True)
+        write_json(path, results)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    args = arguments()
+    if args.table:
+        print(table(json.loads(args.table.read_text())))
+    elif args.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            args.work = Path(folder)
+            run(args)
+    else:
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
