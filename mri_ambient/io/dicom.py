@@ -222,7 +222,7 @@ class Series:
             "MRAcquisitionType": "2D",
             "InPlanePhaseEncodingDirection": "COL" if self.placement.turn.transpose else "ROW",
             "PixelSpacing": [_decimal(size) for size in voxel_mm[:2]],
-            "SliceThickness": _decimal(voxel_mm[2]),
+            "SliceThickness": _decimal(self.result.thickness_mm or voxel_mm[2]),
             "ImageOrientationPatient": [_decimal(v) for v in (*x_dir, *y_dir)],
             "ImagePositionPatient": [_decimal(v) for v in corner],
             **spacing,

@@ -50,7 +50,7 @@ TURNS = tuple(Turn(*flags) for flags in itertools.product((False, True), repeat=
 """All of them."""
 
 PIXELS_OFF, SLICES_OFF = 1.0, 0.25
-"""How far a template may lie beside the scan: in pixels, and in distances of slices. Scanners differ
+"""How far a template may lie beside the scan, in pixels and in distances of slices. Scanners differ
 by up to a pixel in what they call the middle of an even matrix."""
 
 SAME_MM = 0.01

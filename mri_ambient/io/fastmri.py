@@ -43,6 +43,7 @@ from .hdf5 import (
 )
 from .header import Header, parse_header
 from .named_axes import Axes, NamedArray, NamedArrayFile, parse_axes
+from .readout_geometry import with_distance
 from .scan_file import Contents, ScanFile, header_of
 from .stored_arrays import h5_array
 
@@ -156,7 +157,8 @@ class FastmriFile(NamedArrayFile):
         if ny == round(rows / oversampling):
             rows, oversampling = ny, 1.0  # no oversampling, or it was removed before writing
         if (ny, nx) == (rows, columns):
-            self.padding, self.voxel_mm = header.padding, header.voxel_mm
+            self.padding = header.padding
+            self.voxel_mm = with_distance(self.path, self.geometry, header.voxel_mm)
         else:
             self._warn(
                 "W-HEADER-MISMATCH",
