@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ScanFormatError, warn
-from .axes_guess import refuse_other_axes
+from .axes_guess import refuse_other_axes, refuse_swapped_axes
 from .geometry import Geometry
 from .hdf5 import (
     H5Writer,
@@ -102,6 +102,8 @@ class FastmriFile(NamedArrayFile):
             axes = ("slice", "coil", "y", "x") if len(found.shape) == 4 else ("slice", "y", "x")
             if _target_shape(file) is None or len(axes) == 4:
                 refuse_other_axes(found, axes)
+            if len(axes) == 4 and _n_targets(file) != found.shape[0]:
+                refuse_swapped_axes(found)
         ksp = NamedArray(found, axes)
         check_size(ksp.shape[1:], 8, f"{path}: a slice of {name}")
         check_written(stored)
@@ -221,6 +223,13 @@ def _target_shape(file: h5py.File) -> tuple[int, int] | None:
         if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
             return int(target.shape[1]), int(target.shape[2])
     return None
+
+
+def _n_targets(file: h5py.File) -> int | None:
+    """Slices of the reference image, if the file holds one."""
+    found = [file.get(name) for name in ("reconstruction_rss", "reconstruction_esc")]
+    shapes = [one.shape or () for one in found if isinstance(one, h5py.Dataset)]
+    return next((shape[0] for shape in shapes if len(shape) == 3), None)
 
 
 def _fitting(wanted: tuple[int, int], available: tuple[int, int]) -> tuple[int, int]:
