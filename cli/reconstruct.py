@@ -107,11 +107,12 @@ def run(
     from mri_ambient.io import SaveOptions, find_scans
     from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.recon.saving import check_formats, check_saving, save_as
+    from mri_ambient.recon.saving import check_formats, check_options, check_saving, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
 
     formats = check_formats(parse_list(save))
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
+    check_options(formats, saving)
     if holdout is None:
         holdout = 2 if warn else 0
     recipe = make_recipe(

@@ -56,13 +56,16 @@ OF_MR_IMAGES = (
 class DicomWriter(Writer):
     """A folder of DICOM files for every part."""
 
+    def check_options(self, options: SaveOptions) -> None:
+        """Refuse a missing pydicom."""
+        import_pydicom()
+
     def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
-        """Refuse a template that does not fit, and a missing pydicom.
+        """Refuse a template that does not fit.
 
         Warns:
             NumericalWarning: W-TEMPLATE-OFFSET: it lies beside the scan, within what is accepted.
         """
-        import_pydicom()
         if options.dicom_template is None:
             return
         offset_mm = Template.read(Path(options.dicom_template)).candidates(grid)[0].offset_mm

@@ -228,8 +228,8 @@ def _target_shape(file: h5py.File) -> tuple[int, int] | None:
 def _n_targets(file: h5py.File) -> int | None:
     """Slices of the reference image, if the file holds one."""
     found = [file.get(name) for name in ("reconstruction_rss", "reconstruction_esc")]
-    shapes = [one.shape or () for one in found if isinstance(one, h5py.Dataset)]
-    return next((shape[0] for shape in shapes if len(shape) == 3), None)
+    targets = [one for one in found if isinstance(one, h5py.Dataset) and one.ndim == 3]
+    return len(targets[0]) if targets else None
 
 
 def _fitting(wanted: tuple[int, int], available: tuple[int, int]) -> tuple[int, int]:
