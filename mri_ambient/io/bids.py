@@ -55,7 +55,8 @@ class BidsWriter(Writer):
         BidsName.of_user(options.bids)
 
     def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
-        """Refuse slices that no grid of voxels holds."""
+        """Refuse a missing or wrong name, and slices that no grid of voxels holds."""
+        self.check_options(options)
         NiftiWriter().check(stem, grid, options)
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
@@ -101,7 +102,7 @@ class BidsName:
             found = "format bids needs a name" if text is None else f"the BIDS name is {text!r}"
             raise ConfigError(
                 f"{found}, wanted sub-LABEL, and perhaps ses-LABEL and one of "
-                f"{', '.join(CONTRASTS)}, e.g. bids (--bids) sub-01/ses-01/T2w; labels have letters and "
+                f"{', '.join(CONTRASTS)}, e.g. --bids sub-01/ses-01/T2w; labels have letters and "
                 "digits only"
             )
         return cls(**match.groupdict())

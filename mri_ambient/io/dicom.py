@@ -61,11 +61,12 @@ class DicomWriter(Writer):
         import_pydicom()
 
     def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
-        """Refuse a template that does not fit.
+        """Refuse a template that does not fit, and a missing pydicom.
 
         Warns:
             NumericalWarning: W-TEMPLATE-OFFSET: it lies beside the scan, within what is accepted.
         """
+        self.check_options(options)
         if options.dicom_template is None:
             return
         offset_mm = Template.read(Path(options.dicom_template)).candidates(grid)[0].offset_mm

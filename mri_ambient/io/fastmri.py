@@ -70,6 +70,7 @@ class FastmriFile(NamedArrayFile):
         with open_h5(self.path, for_text=True) as file:
             self.take_ksp(self.ksp_in(file, parse_axes(axes), dataset), volume)
             self.attributes = read_attributes(file)
+            self.is_3d |= bool(self.attributes.pop("is_3d", False)) or _known_axes(file) is not None
             self.geometry = self._read_geometry()
             self.take_mask(read_real(find_dataset(file, "mask")) if "mask" in file else None)
             self.noise = self._read_noise(file)
@@ -191,7 +192,8 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
     """Write a raw scan in this layout, slice by slice, completely or not at all.
 
     Its header is written if it describes this k-space, otherwise a new one; where slices lie in the
-    patient goes into the root attribute ``geometry``, another extension.
+    patient goes into the root attribute ``geometry``, another extension; ``is_3d`` marks slices
+    across the readout of a 3-D scan.
     """
     with H5Writer(path, len(file)) as out:
         out.create_slices("kspace", file.shape, "complex64")
@@ -208,7 +210,9 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
         if target is not None:
             out.file["reconstruction_rss"] = target.numpy()
         geometry = None if file.geometry is None else file.geometry.to_text()
-        write_attributes(out.file, {**file.attributes, "geometry": geometry})
+        write_attributes(
+            out.file, {**file.attributes, "geometry": geometry, "is_3d": file.is_3d or None}
+        )
 
 
 def _known_axes(file: h5py.File) -> Axes | None:

@@ -28,6 +28,9 @@ RIGHT_AND_DOWN = {
 """Patient directions (L, P, S) that radiologists see to the right and downwards in sagittal (normal
 along axis 0), coronal (1) and transverse (2) slices."""
 
+PLANES = ("sagittal", "coronal", "transverse")
+"""By the patient's axis to which they are normal."""
+
 LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """Of the patient's axes, in negative and positive direction; DICOM writes F, H for I, S."""
 
@@ -145,6 +148,15 @@ class Grid:
         return replace(
             self, geometry=replace(self.geometry, positions=self.geometry.positions + step)
         )
+
+    @property
+    def plane(self) -> str:
+        """Name of the plane of the slices: within 5 degrees, or that which is nearest."""
+        if self.geometry is None or self.voxel_mm is None:
+            return "orientation unknown"
+        normal = np.abs(np.cross(*self.geometry.directions[:2]))
+        nearest = PLANES[int(normal.argmax())]
+        return nearest if normal.max() > np.cos(np.radians(5)) else f"oblique, nearest {nearest}"
 
     def letters(self) -> tuple[str, str, str, str] | None:
         """Patient directions at the left, right, top and bottom edge of a slice, or None.
