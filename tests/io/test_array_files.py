@@ -340,7 +340,7 @@ def test_skm_tea(tmp_path):
         file["maps"] = np.ones((N_SLICES, NY, NX, N_COILS, 1), np.complex64)
         file["target"] = np.ones((N_SLICES, NY, NX, 2, 1), np.complex64)
     file = open_scan(tmp_path / "scan.h5", volume="con-2")
-    assert (file.shape, file.volumes) == (SHAPE, ("con-1", "con-2"))
+    assert (file.shape, file.volumes) == (SHAPE, ("con-1", "con-2")) and file.is_3d
     np.testing.assert_array_equal(file.read_ksp(3), 2 * KSP[3])
 
 
