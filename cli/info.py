@@ -25,9 +25,12 @@ def run(
     json_out: opt.Json = False,
 ) -> None:
     """Print what is installed, or what a file holds."""
-    from mri_ambient.evaluation.info import contents, installed
+    from mri_ambient.evaluation.info import contents, in_text, installed
 
     facts = installed() if file is None else contents(file, axes=axes, dataset=dataset)
-    (print_json if json_out else print_facts)(facts)
+    if json_out:
+        print_json(facts)
+    else:
+        print_facts(facts if file is None else in_text(facts))
     if any(entry["kind"] == "unreadable" for entry in facts.get("files", ())):
         raise typer.Exit(1)

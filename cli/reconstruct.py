@@ -124,12 +124,13 @@ def run(
     from mri_ambient.io import SaveOptions, find_scans
     from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.recon.saving import check_formats, check_saving, save_as
+    from mri_ambient.recon.saving import check_formats, check_options, check_saving, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
 
     view = AdaptationView()
     formats = check_formats(parse_list(save))
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
+    check_options(formats, saving)
     holdout = (2 if warn else 0) if holdout is None else holdout
     recipe = make_recipe(
         method=method,

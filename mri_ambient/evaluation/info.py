@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import MriAmbientError
 from ..io import READERS, PreparedFile, ScanFile, ScanPath, find_scans, raw_file
-from ..io.reconstruction import describe_output
+from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, describe_output
 from ..methods import METHODS, PRESETS
 from ..objectives import OBJECTIVES
 from ..physics.masks import calibration_block, is_line_mask
@@ -18,6 +19,20 @@ from ..priors.unet import n_parameters
 from ..priors.weights import find_prior, shipped_priors
 from ..recon.saving import FORMATS
 from ..runtime.device import describe_device, pick_device
+
+FORMAT_NAMES = {
+    "prepared": "prepared by mri-ambient",
+    "matlab": "MATLAB",
+    "calgary-campinas": "Calgary-Campinas",
+    "fastmri": "fastMRI layout",
+    "ismrmrd": "ISMRMRD",
+    "siemens": "Siemens twix",
+    "bruker": "Bruker ParaVision",
+    "hdf5": "HDF5",
+    "bart": "BART",
+    "numpy": "numpy",
+}
+"""Formats of scans in words, by the keys of :data:`READERS`."""
 
 
 def installed() -> dict[str, Any]:
@@ -69,6 +84,9 @@ def _entry(scan: ScanPath) -> dict[str, Any]:
 
 def _file_contents(found: ScanPath) -> dict[str, Any]:
     if (output := describe_output(found.path)) is not None:
+        output.pop("geometry", None)
+        if output.get("mri_ambient_format") == RECONSTRUCTION_FORMAT:
+            output["orientation"] = ReconstructionFile(found.path).grid.plane
         return {"kind": "output", **output}
     scan = found.open()
     facts: dict[str, Any] = {
@@ -76,12 +94,15 @@ def _file_contents(found: ScanPath) -> dict[str, Any]:
         "summary": _summary(scan),
         "use_with": _commands(scan),
         "format": scan.format,
+        "format_name": FORMAT_NAMES.get(scan.format, scan.format),
         "scan_id": scan.scan_id,
         "slices": scan.shape[0],
         "coils": scan.shape[1],
         "matrix": scan.shape[2:],
         "recon_shape": scan.recon_shape,
         "voxel_mm": scan.voxel_mm,
+        "thickness_mm": scan.thickness_mm,
+        "orientation": scan.final_grid.plane,
         "readout_oversampling": scan.readout_oversampling,
         "acceleration": scan.acceleration,
         "fully_sampled": scan.fully_sampled,
@@ -111,7 +132,23 @@ def _summary(scan: ScanFile) -> str:
     coils = "1 coil" if n_coils == 1 else f"{n_coils} coils"
     slices = "1 slice" if n_slices == 1 else f"{n_slices} slices"
     volume = f", volume {scan.volume}" if scan.volume else ""
-    return f"{kind}, {sampled}, {coils}, {slices} of {ny} x {nx}{volume}"
+    where = f"{scan.final_grid.plane}, {FORMAT_NAMES.get(scan.format, scan.format)}"
+    return f"{kind}, {sampled}, {coils}, {slices} of {ny} x {nx}, {where}{volume}"
+
+
+def in_text(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts as they are printed: lengths and R rounded, a volume a line."""
+    if facts["kind"] == "volumes":
+        lines = {entry["file"]: entry.get("summary") or entry["error"] for entry in facts["files"]}
+        return {"kind": "volumes", "number": len(lines), "volumes": lines}
+    shown = dict(facts)
+    if shown.get("acceleration") is not None:
+        shown["acceleration"] = f"{shown['acceleration']:.2f}"
+    if shown.get("voxel_mm") is not None:
+        shown["voxel_mm"] = [f"{size:.4g}" for size in shown["voxel_mm"]]
+    if "files" in shown:
+        shown["files"] = [in_text(entry) for entry in shown["files"]]
+    return shown
 
 
 def _commands(scan: ScanFile) -> list[str]:

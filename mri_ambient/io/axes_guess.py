@@ -32,6 +32,9 @@ SAME = 0.0005
 CENTRE = 24
 """Samples around k = 0 that the small images are made of."""
 
+FEW = 8
+"""Entries of an axis that are compared where the format names the axes."""
+
 
 def guess_axes(array: StoredArray) -> NamedArray:
     """Name the axes of an array if exactly one reading is plausible.
@@ -54,6 +57,46 @@ def guess_axes(array: StoredArray) -> NamedArray:
         f"{array.where} is {shape}; which axes these are cannot be told from the data; name them: "
         f"{_listed(readings)}"
     )
+
+
+def refuse_swapped_axes(array: StoredArray) -> None:
+    """Refuse k-space ``(coil, slice, y, x)`` that is taken for ``(slice, coil, y, x)``.
+
+    The images along the first axis must clearly be those of coils, and the others those of slices.
+
+    Raises:
+        ScanFormatError: they are.
+    """
+    n_slices, n_coils, *_ = array.shape
+    if min(n_slices, n_coils) < 2:
+        return
+    along_slices, along_coils = (coil_contrast(_few(array, axis))[0] for axis in (0, 1))
+    if along_slices > LIKE_COILS and along_coils < UNLIKE_COILS:
+        raise ScanFormatError(
+            f"{array.where} is {' x '.join(map(str, array.shape))}, of which the first axis was "
+            "taken for slices, but its images show one object, as those of coils do, and those of "
+            "the second axis do not; name the axes: --axes coil,slice,y,x, or --axes "
+            "slice,coil,y,x if they are right"
+        )
+
+
+def _few(array: StoredArray, axis: int) -> NDArray[np.complex64]:
+    """Samples around k = 0 of a few entries of axis 0 or 1, ``(entry, y, x)``."""
+    selection = _middle(array)
+    selection[2:] = [_centre(n) for n in array.shape[2:]]
+    n = array.shape[axis]
+    parts = []
+    for index in np.unique(np.linspace(0, n - 1, min(n, FEW)).astype(int)).tolist():
+        selection[axis] = index
+        parts.append(array.read(tuple(selection)))
+    return np.stack(parts)
+
+
+def _centre(n: int) -> slice:
+    """The samples around k = 0 of an axis."""
+    n_kept = min(CENTRE, n)
+    first = n // 2 - n_kept // 2
+    return slice(first, first + n_kept)
 
 
 def refuse_other_axes(array: StoredArray, axes: Axes) -> None:
@@ -139,10 +182,7 @@ def _names_of(array: StoredArray, axis: int, matrix: list[int]) -> list[str]:
     selection = _middle(array)
     selection[axis] = slice(None)
     for along in matrix:
-        n = array.shape[along]
-        n_kept = min(CENTRE, n)
-        first = n // 2 - n_kept // 2
-        selection[along] = slice(first, first + n_kept)
+        selection[along] = _centre(array.shape[along])
     block = array.read(tuple(selection))
     block = np.moveaxis(block, sorted([*matrix, axis]).index(axis), 0)
     height = peak((np.abs(block).astype(float) ** 2).sum(axis=(1, 2)))

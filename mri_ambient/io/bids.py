@@ -50,9 +50,13 @@ NAME = re.compile(
 class BidsWriter(Writer):
     """A NIfTI file and a sidecar of every part in a BIDS dataset."""
 
+    def check_options(self, options: SaveOptions) -> None:
+        """Refuse a missing or wrong name."""
+        BidsName.of_user(options.bids)
+
     def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
         """Refuse a missing or wrong name, and slices that no grid of voxels holds."""
-        BidsName.of_user(options.bids)
+        self.check_options(options)
         NiftiWriter().check(stem, grid, options)
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
@@ -95,8 +99,9 @@ class BidsName:
         """
         match = NAME.fullmatch(text or "")
         if match is None:
+            found = "format bids needs a name" if text is None else f"the BIDS name is {text!r}"
             raise ConfigError(
-                f"the BIDS name is {text!r}, wanted sub-LABEL, and perhaps ses-LABEL and one of "
+                f"{found}, wanted sub-LABEL, and perhaps ses-LABEL and one of "
                 f"{', '.join(CONTRASTS)}, e.g. --bids sub-01/ses-01/T2w; labels have letters and "
                 "digits only"
             )

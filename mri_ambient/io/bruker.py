@@ -110,6 +110,9 @@ class BrukerFile(ReadoutFile):
         self.lay_out(scan.matrix, scan.storage.n_coils)
         if name := scan.parameters.text("ACQ_protocol_name") or scan.method:
             self.attributes["acquisition"] = name
+        thickness_mm = scan.parameters.number("PVM_SliceThick", 0.0)
+        if not self.is_3d and thickness_mm > 0:
+            self.attributes["thickness_mm"] = thickness_mm
 
     def read_samples(self, rows: Sequence[int]) -> Iterator[NDArray[np.complex64]]:
         """The samples of readouts, each ``(coil, sample)``, moved to the planned field of view."""

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._version import __version__
+from ..errors import warn
 from ..runtime.files import atomic_folder
-from .dicom_template import Placement, Template, import_pydicom
+from .dicom_template import SAME_MM, Placement, Template, import_pydicom
 from .grid import Grid
 from .parts import KINDS, NOT_FOR_DIAGNOSIS, SUFFIXES, in_words, white_level
 from .reconstruction import ReconstructionFile
@@ -55,11 +56,23 @@ OF_MR_IMAGES = (
 class DicomWriter(Writer):
     """A folder of DICOM files for every part."""
 
-    def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
-        """Refuse a template that does not fit, and a missing pydicom."""
+    def check_options(self, options: SaveOptions) -> None:
+        """Refuse a missing pydicom."""
         import_pydicom()
-        if options.dicom_template is not None:
-            Template.read(Path(options.dicom_template)).candidates(grid)
+
+    def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
+        """Refuse a template that does not fit, and a missing pydicom.
+
+        Warns:
+            NumericalWarning: W-TEMPLATE-OFFSET: it lies beside the scan, within what is accepted.
+        """
+        self.check_options(options)
+        if options.dicom_template is None:
+            return
+        offset_mm = Template.read(Path(options.dicom_template)).candidates(grid)[0].offset_mm
+        if offset_mm > SAME_MM:
+            what = f"the slices of the DICOM template lie {offset_mm:.2f} mm from those of the scan"
+            warn("W-TEMPLATE-OFFSET", f"{stem}: {what}; the DICOM files have its positions")
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
         """``<stem>_dicom``, ``<stem>_part-phase_dicom``, ..."""
@@ -213,7 +226,7 @@ class Series:
             "MRAcquisitionType": "2D",
             "InPlanePhaseEncodingDirection": "COL" if self.placement.turn.transpose else "ROW",
             "PixelSpacing": [_decimal(size) for size in voxel_mm[:2]],
-            "SliceThickness": _decimal(voxel_mm[2]),
+            "SliceThickness": _decimal(self.result.thickness_mm or voxel_mm[2]),
             "ImageOrientationPatient": [_decimal(v) for v in (*x_dir, *y_dir)],
             "ImagePositionPatient": [_decimal(v) for v in corner],
             **spacing,

@@ -49,6 +49,13 @@ KEPT = (
 TURNS = tuple(Turn(*flags) for flags in itertools.product((False, True), repeat=3))
 """All of them."""
 
+PIXELS_OFF, SLICES_OFF = 1.0, 0.25
+"""How far a template may lie beside the scan, in pixels and in distances of slices. Scanners differ
+by up to a pixel in what they call the middle of an even matrix."""
+
+SAME_MM = 0.01
+"""Offset that rounding explains."""
+
 MAX_COMPARED = 16
 """Slices that are compared with the template's."""
 
@@ -77,12 +84,14 @@ class Placement:
         grid: of the turned slices.
         source: where orientations come from, in words.
         headers: what is taken over from a template for every slice; empty without one.
+        offset_mm: how far the template lies from where the scan says the slices are.
     """
 
     turn: Turn
     grid: Grid
     source: str
     headers: tuple[Dataset, ...] = ()
+    offset_mm: float = 0.0
 
     def header(self, index: int) -> Dataset:
         """What is taken over for a slice."""
@@ -194,20 +203,32 @@ class Template:
                 f"{np.degrees(np.arccos(min(agreement[best], 1))):.0f} degrees against the scan's; "
                 f"{_REMEDY}"
             )
-        offsets = geometry.positions[:, None] - theirs.positions
-        order = np.abs(offsets @ theirs.directions[2]).argmin(axis=1)
-        off = np.abs(offsets[range(len(order)), order] @ theirs.directions.T).max(axis=0)
-        y_mm, x_mm, slice_mm = self.grid.voxel_mm or (1.0, 1.0, 1.0)
-        if (
-            len(set(order.tolist())) < len(order)
-            or (off > (2 * y_mm, 2 * x_mm, slice_mm / 2)).any()
-        ):
-            raise ConfigError(
-                f"{self.folder}: the template's slices lie elsewhere, by up to "
-                f"{off.max():.1f} mm; {_REMEDY}"
-            )
+        order, offset_mm = self._offsets(geometry, theirs)
         source = "template, which agrees with the acquisition geometry of the scan"
-        return self._placement(turns[best], order.tolist(), source)
+        if offset_mm > SAME_MM:
+            source += f" but for {offset_mm:.2f} mm"
+        placement = self._placement(turns[best], order, source)
+        return replace(placement, offset_mm=offset_mm)
+
+    def _offsets(self, ours: Geometry, theirs: Geometry) -> tuple[list[int], float]:
+        """The slice of the template at the place of each of ours, and how far it is off in mm."""
+        offsets = ours.positions[:, None] - theirs.positions
+        order = np.abs(offsets @ theirs.directions[2]).argmin(axis=1)
+        apart = offsets[range(len(order)), order]
+        off = np.abs(apart @ theirs.directions.T).max(axis=0)
+        offset_mm = float(np.linalg.norm(apart, axis=1).max())
+        y_mm, x_mm, thickness_mm = self.grid.voxel_mm or (1.0, 1.0, 1.0)
+        steps = np.abs(np.diff(theirs.positions @ theirs.directions[2]))
+        slice_mm = float(steps.min()) if len(steps) else thickness_mm
+        allowed = np.array([PIXELS_OFF * y_mm, PIXELS_OFF * x_mm, SLICES_OFF * slice_mm])
+        if len(set(order.tolist())) < len(order) or (off > 1.01 * allowed).any():
+            found = ", ".join(f"{mm:.2f} mm {way}" for mm, way in zip(off, _WAYS, strict=True))
+            raise ConfigError(
+                f"{self.folder}: the template's slices lie elsewhere, by {offset_mm:.2f} mm "
+                f"({found}), wanted at most {PIXELS_OFF:g} pixel and {SLICES_OFF:g} of the slice "
+                f"distance; {_REMEDY}"
+            )
+        return order.tolist(), offset_mm
 
     def _likeness(
         self, candidates: Sequence[Placement], read: Callable[[int], NDArray[np.float32]]
@@ -235,6 +256,8 @@ class Template:
             ) from error
         return cast("NDArray[np.float32]", pixels.astype(np.float32))
 
+
+_WAYS = "along the columns", "along the rows", "through the slices"
 
 _REMEDY = "give the series of this very scan, or none"
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ScanFormatError, warn
-from .axes_guess import refuse_other_axes
+from .axes_guess import refuse_other_axes, refuse_swapped_axes
 from .geometry import Geometry
 from .hdf5 import (
     H5Writer,
@@ -43,6 +43,7 @@ from .hdf5 import (
 )
 from .header import Header, parse_header
 from .named_axes import Axes, NamedArray, NamedArrayFile, parse_axes
+from .readout_geometry import with_distance
 from .scan_file import Contents, ScanFile, header_of
 from .stored_arrays import h5_array
 
@@ -69,6 +70,7 @@ class FastmriFile(NamedArrayFile):
         with open_h5(self.path, for_text=True) as file:
             self.take_ksp(self.ksp_in(file, parse_axes(axes), dataset), volume)
             self.attributes = read_attributes(file)
+            self.is_3d |= bool(self.attributes.pop("is_3d", False)) or _known_axes(file) is not None
             self.geometry = self._read_geometry()
             self.take_mask(read_real(find_dataset(file, "mask")) if "mask" in file else None)
             self.noise = self._read_noise(file)
@@ -101,6 +103,8 @@ class FastmriFile(NamedArrayFile):
             axes = ("slice", "coil", "y", "x") if len(found.shape) == 4 else ("slice", "y", "x")
             if _target_shape(file) is None or len(axes) == 4:
                 refuse_other_axes(found, axes)
+            if len(axes) == 4 and _n_targets(file) != found.shape[0]:
+                refuse_swapped_axes(found)
         ksp = NamedArray(found, axes)
         check_size(ksp.shape[1:], 8, f"{path}: a slice of {name}")
         check_written(stored)
@@ -156,7 +160,8 @@ class FastmriFile(NamedArrayFile):
         if ny == round(rows / oversampling):
             rows, oversampling = ny, 1.0  # no oversampling, or it was removed before writing
         if (ny, nx) == (rows, columns):
-            self.padding, self.voxel_mm = header.padding, header.voxel_mm
+            self.padding = header.padding
+            self.voxel_mm = with_distance(self.path, self.geometry, header.voxel_mm)
         else:
             self._warn(
                 "W-HEADER-MISMATCH",
@@ -187,7 +192,8 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
     """Write a raw scan in this layout, slice by slice, completely or not at all.
 
     Its header is written if it describes this k-space, otherwise a new one; where slices lie in the
-    patient goes into the root attribute ``geometry``, another extension.
+    patient goes into the root attribute ``geometry``, another extension; ``is_3d`` marks slices
+    across the readout of a 3-D scan.
     """
     with H5Writer(path, len(file)) as out:
         out.create_slices("kspace", file.shape, "complex64")
@@ -204,7 +210,9 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
         if target is not None:
             out.file["reconstruction_rss"] = target.numpy()
         geometry = None if file.geometry is None else file.geometry.to_text()
-        write_attributes(out.file, {**file.attributes, "geometry": geometry})
+        write_attributes(
+            out.file, {**file.attributes, "geometry": geometry, "is_3d": file.is_3d or None}
+        )
 
 
 def _known_axes(file: h5py.File) -> Axes | None:
@@ -219,6 +227,13 @@ def _target_shape(file: h5py.File) -> tuple[int, int] | None:
         if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
             return int(target.shape[1]), int(target.shape[2])
     return None
+
+
+def _n_targets(file: h5py.File) -> int | None:
+    """Slices of the reference image, if the file holds one."""
+    found = [file.get(name) for name in ("reconstruction_rss", "reconstruction_esc")]
+    targets = [one for one in found if isinstance(one, h5py.Dataset) and one.ndim == 3]
+    return len(targets[0]) if targets else None
 
 
 def _fitting(wanted: tuple[int, int], available: tuple[int, int]) -> tuple[int, int]:

@@ -28,8 +28,14 @@ RIGHT_AND_DOWN = {
 """Patient directions (L, P, S) that radiologists see to the right and downwards in sagittal (normal
 along axis 0), coronal (1) and transverse (2) slices."""
 
+PLANES = ("sagittal", "coronal", "transverse")
+"""By the patient's axis to which they are normal."""
+
 LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """Of the patient's axes, in negative and positive direction; DICOM writes F, H for I, S."""
+
+ACQUIRED = "acquisition geometry of the scan"
+"""Where orientations usually come from."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,13 @@ class Grid:
         shape: ``(slice, y, x)``.
         voxel_mm: voxel size ``(y, x, slice)``, or None.
         geometry: where slices lie in the patient, or None; used only with a voxel size.
+        source: where the geometry comes from, in words.
     """
 
     shape: tuple[int, int, int]
     voxel_mm: tuple[float, float, float] | None = None
     geometry: Geometry | None = None
+    source: str = ACQUIRED
 
     @property
     def is_placed(self) -> bool:
@@ -83,7 +91,7 @@ class Grid:
     def orientation_source(self) -> str:
         """Where orientations come from, in words."""
         if self.is_placed:
-            return "acquisition geometry of the scan"
+            return self.source
         return f"none (voxel size {'only' if self.voxel_mm else 'unknown'})"
 
     def affine(self) -> Floats | None:
@@ -114,11 +122,12 @@ class Grid:
         shape = (self.shape[0], *turn.pair(self.shape[1:]))
         sizes = self.voxel_mm and (*turn.pair(self.voxel_mm[:2]), self.voxel_mm[2])
         if self.geometry is None or sizes is None:
-            return Grid(shape, sizes, self.geometry)
+            return replace(self, shape=shape, voxel_mm=sizes)
         y_dir, x_dir = turn.pair(list(self.geometry.directions[:2]))
         rows, columns = (-1 if flip else 1 for flip in (turn.flip_y, turn.flip_x))
         directions = np.stack([rows * y_dir, columns * x_dir, self.geometry.directions[2]])
-        turned = Grid(shape, sizes, replace(self.geometry, directions=directions))
+        moved = replace(self.geometry, directions=directions)
+        turned = replace(self, shape=shape, voxel_mm=sizes, geometry=moved)
         # Pixel n // 2 of a reversed axis is another one if n is even.
         flips = zip((turn.flip_y, turn.flip_x), shape[1:], strict=True)
         return turned.moved(*(int(flip and n % 2 == 0) for flip, n in flips))
@@ -139,6 +148,15 @@ class Grid:
         return replace(
             self, geometry=replace(self.geometry, positions=self.geometry.positions + step)
         )
+
+    @property
+    def plane(self) -> str:
+        """Name of the plane of the slices: within 5 degrees, or that which is nearest."""
+        if self.geometry is None or self.voxel_mm is None:
+            return "orientation unknown"
+        normal = np.abs(np.cross(*self.geometry.directions[:2]))
+        nearest = PLANES[int(normal.argmax())]
+        return nearest if normal.max() > np.cos(np.radians(5)) else f"oblique, nearest {nearest}"
 
     def letters(self) -> tuple[str, str, str, str] | None:
         """Patient directions at the left, right, top and bottom edge of a slice, or None.

@@ -60,6 +60,7 @@ class CalgaryFile(NamedArrayFile):
     """
 
     format = "calgary-campinas"
+    is_3d = True
     options = frozenset[str]()
 
     @classmethod

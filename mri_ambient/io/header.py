@@ -217,7 +217,11 @@ def _parse_xml(xml: bytes | str) -> Element:
     try:
         root = ElementTree.fromstring(xml)
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise ScanFormatError(f"the ISMRMRD header is not XML ({error})") from error
+        is_empty = not (xml.strip(b" \r\n\t\0") if isinstance(xml, bytes) else xml.strip())
+        state = "is empty, wanted XML" if is_empty else f"is not XML, or was cut off ({error})"
+        raise ScanFormatError(
+            f"the ISMRMRD header {state}; export the file again, with its header"
+        ) from error
     name = root.tag.rpartition("}")[2]
     if name != "ismrmrdHeader":
         raise ScanFormatError(f"the header's root element is {name!r}, wanted 'ismrmrdHeader'")

@@ -27,6 +27,9 @@ from .mrd_index import MrdIndex, find_groups
 from .readouts import Matrix, ReadoutFile
 from .scan_file import Contents
 
+TURNED = "acquisition headers (Siemens: readout and phase directions reversed)"
+"""Where orientations come from in files of Siemens scanners."""
+
 AT_ONCE = 64
 """Records that are read together."""
 
@@ -76,6 +79,8 @@ class MrdFile(ReadoutFile):
             self.calibration = index.readouts.over_time().belonging_to(self.readouts)
         n_coils = self._count_coils(index)
         self.lay_out(_matrix(index.header, is_3d=self.readouts.is_3d), n_coils)
+        if self.geometry is not None and index.header.rise < 0:
+            self.attributes["orientation_source"] = TURNED
         index.check_completeness(self.readouts, n_coils)
         noise = index if noise_group is None else MrdIndex.read(self.path, noise_group)
         self.noise = self._read_noise(noise, index)

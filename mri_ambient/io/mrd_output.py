@@ -181,7 +181,7 @@ class MrdImageWriter(Writer):
         heads["image_type"], heads["image_series_index"] = IMAGE_TYPES[part], number
         heads["matrix_size"] = ny, nx, 1
         y_mm, x_mm, slice_mm = result.voxel_mm or (0.0, 0.0, 0.0)
-        heads["field_of_view"] = y_mm * ny, x_mm * nx, slice_mm
+        heads["field_of_view"] = y_mm * ny, x_mm * nx, result.thickness_mm or slice_mm
         heads["slice"] = heads["image_index"] = np.arange(n_slices)
         heads["attribute_string_len"] = len(self._attributes(result, part))
         for index in range(n_slices):

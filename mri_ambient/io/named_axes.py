@@ -243,7 +243,7 @@ class NamedArrayFile(ScanFile):
         if ksp.note:
             warn("W-AXES-GUESSED", f"{self.path.name}: {ksp.note}")
         self.pick_volume(ksp.volumes, volume)
-        self.shape, self.is_3d = ksp.shape, ksp.is_3d
+        self.shape, self.is_3d = ksp.shape, self.is_3d or ksp.is_3d
         self.recon_shape = self.shape[2:]
 
     def check_samples(self, *, named: bool) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .hdf5 import open_h5
+from .names import raw_file
 from .scan_file import Contents
-from .stored_arrays import h5_arrays
+from .stored_arrays import PAIRS, h5_arrays
 
 RAW = "give the raw data (k-space) it was made from"
 IMAGE = f"image, not k-space; {RAW}"
@@ -87,6 +88,8 @@ def what_it_is(contents: Contents) -> str | None:
     for kind in KINDS:
         if kind.fits(path.name, first):
             return begins + kind.text.replace("{name}", path.name)
+    if raw_file(path.absolute().parent) != path.absolute().parent:
+        return f"belongs to a ParaVision scan, of which the folder is wanted; give {path.parent}"
     if _is_text(first):
         return f"{begins}a text file, not k-space; give the scan it belongs to"
     return None
@@ -104,7 +107,7 @@ def _hdf5(contents: Contents) -> str | None:
     found = ", ".join(others[:6]) or "no dataset"
     return (
         f"is an HDF5 file without k-space: it holds no complex array; found {found}. Images cannot "
-        "be reconstructed again; k-space under any name is read (--dataset NAME)"
+        f"be reconstructed again; k-space under any name is read (--dataset NAME): {PAIRS}"
     )
 
 

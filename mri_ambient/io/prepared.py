@@ -54,7 +54,7 @@ FORMAT = "prepared/1"
 _OF_SCAN = ("scan_id", "noise_std", "noise_source", "scale", "voxel_mm", "recon_shape")
 _FACTS = (
     *_OF_SCAN, "mri_ambient_format", "steps", "source", "source_sha256", "center_sha256", "qc",
-    "calib_shape", "geometry",
+    "calib_shape", "geometry", "is_3d",
 )  # fmt: skip
 """Root attributes of the format, and those that are fields of :class:`Scan`."""
 
@@ -112,6 +112,7 @@ class PreparedWriter(H5Writer):
             "source": self._source.path.name,
             "source_sha256": self._source.sha256,
             "geometry": self._source.geometry and self._source.geometry.to_text(),
+            "is_3d": self._source.is_3d or None,
         }
         of_scan = {name: getattr(scan, name) for name in _OF_SCAN}
         write_attributes(self.file, {**carried, **facts, **of_scan})
@@ -219,6 +220,7 @@ class PreparedFile(ScanFile):
         if "voxel_mm" in facts:
             y, x, z = (_positive(size) for size in facts["voxel_mm"])
             self.voxel_mm = (y, x, z)
+        self.is_3d = bool(facts.get("is_3d", False))
         if "geometry" in facts:
             self.geometry = Geometry.from_text(str(facts["geometry"]))
         self.steps = tuple(str(step) for step in json.loads(facts["steps"]))

@@ -72,14 +72,22 @@ def geometry_of_slices(
         _warn_unknown(path, "several of its slices have the same position")
         return voxel_mm, None
     geometry = _geometry(path, directions[0], positions, encoded, final, voxel_mm)
+    return with_distance(path, geometry, voxel_mm), geometry
+
+
+def with_distance(path: Path, geometry: Geometry | None, voxel_mm: Voxel | None) -> Voxel | None:
+    """Voxel size with the distance of the slices, where that is known, in place of the thickness.
+
+    Warns:
+        NumericalWarning: W-SLICE-POSITIONS: they are not equally far apart.
+    """
     if geometry is None or voxel_mm is None:
-        return voxel_mm, geometry
+        return voxel_mm
     try:
-        distance = geometry.spacing_mm()
+        return (*voxel_mm[:2], geometry.spacing_mm() or voxel_mm[2])
     except ScanFormatError as error:
         warn("W-SLICE-POSITIONS", f"{path.name}: {error}")
-        return voxel_mm, geometry
-    return (*voxel_mm[:2], distance or voxel_mm[2]), geometry
+        return voxel_mm
 
 
 def geometry_of_slab(

@@ -16,7 +16,7 @@ from torch import Tensor
 from .._version import __version__
 from ..errors import ScanFormatError
 from .geometry import Geometry
-from .grid import Grid
+from .grid import ACQUIRED, Grid
 from .hdf5 import (
     H5Writer,
     find_dataset,
@@ -125,7 +125,7 @@ class ReconstructionFile:
         has_std: whether every slice comes with a standard deviation.
         attributes: scan_id, method, acceleration and other facts, plain values.
         settings: what decided the images.
-        voxel_mm: voxel size ``(y, x, slice)``, or None.
+        voxel_mm: voxel size ``(y, x, slice)``, or None; the last is the distance of the slices.
         geometry: where the slices lie in the patient, or None.
 
     Raises:
@@ -157,7 +157,14 @@ class ReconstructionFile:
     @property
     def grid(self) -> Grid:
         """The pixels of its images, and where they lie."""
-        return Grid(self.shape, self.voxel_mm, self.geometry)
+        source = str(self.attributes.get("orientation_source", ACQUIRED))
+        return Grid(self.shape, self.voxel_mm, self.geometry, source)
+
+    @property
+    def thickness_mm(self) -> float | None:
+        """Thickness of a slice; None where the scan does not say."""
+        given = self.attributes.get("thickness_mm")
+        return None if given is None else float(cast("float", given))
 
     @cached_property
     def report(self) -> dict[str, Any]:

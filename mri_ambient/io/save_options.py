@@ -43,6 +43,14 @@ class SaveOptions:
 class Writer(Protocol):
     """A format in which reconstructions are saved; a subclass in a file of its own."""
 
+    def check_options(self, options: SaveOptions) -> None:
+        """Refuse, before any scan is opened, options that cannot work whatever the images are.
+
+        Raises:
+            ConfigError: they lack something or are wrong, or a package is missing.
+        """
+        return None
+
     def check(self, stem: str, grid: Grid, options: SaveOptions) -> None:
         """Refuse, before anything is computed, images that could not be saved afterwards.
 

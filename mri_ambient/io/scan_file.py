@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -20,7 +21,7 @@ from ..physics.masks import achieved_acceleration, acquired_rows, readout_is_ful
 from ..runtime.files import file_sha256
 from ..scan import Scan
 from .geometry import Geometry
-from .grid import Grid
+from .grid import ACQUIRED, Grid
 from .hdf5 import open_h5, read_attribute
 from .header import build_header, parse_header
 from .names import name_of, stem_of
@@ -119,7 +120,8 @@ class ScanFile(ABC):
         scan_id: stem of the raw file; seeds the random streams.
         shape: ``(slice, coil, y, x)``.
         recon_shape: the scanner's final matrix ``(y, x)``, never larger than ``shape``.
-        voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None.
+        voxel_mm: voxel size ``(y, x, slice)`` of the final image, or None; the last is the distance
+            of the slices.
         geometry: where the slices of the final image lie in the patient, or None if the file does
             not say; positions are those of pixel ``(y // 2, x // 2)`` of ``recon_shape``.
         is_3d: whether slices lie across the readout of a 3-D scan, so that y and x are both phase
@@ -128,7 +130,8 @@ class ScanFile(ABC):
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         given_mask: sampled positions as the file states them, bool ``(y, x)``, or None.
         header_xml: the ISMRMRD header text, or None.
-        attributes: what else the file holds about the scan (acquisition, patient_id, ...).
+        attributes: what else the file holds about the scan (acquisition, patient_id, ...);
+            thickness_mm and orientation_source are carried along with them.
         calib_mask: where calibration lines that do not belong to the image (separate reference
             scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
         warnings: given when it was opened.
@@ -258,6 +261,18 @@ class ScanFile(ABC):
         return "" if self.header_xml is None else parse_header(self.header_xml).protocol
 
     @property
+    def thickness_mm(self) -> float | None:
+        """Thickness of a slice, which gaps or overlaps make another length than their distance.
+
+        None if neither attributes nor header say, and of 3-D scans.
+        """
+        given = self.attributes.get("thickness_mm")
+        if isinstance(given, int | float) and math.isfinite(given) and given > 0:
+            return float(given)
+        header = None if self.header_xml is None else parse_header(self.header_xml)
+        return None if header is None or header.partitions.n_encoded > 1 else header.slice_mm
+
+    @property
     def mask(self) -> Tensor:
         """Sampled positions, bool ``(1, y, x)``."""
         return self.sampling.mask
@@ -279,7 +294,8 @@ class ScanFile(ABC):
     @property
     def final_grid(self) -> Grid:
         """The pixels of the final image, and where they lie."""
-        return Grid((len(self), *self.recon_shape), self.voxel_mm, self.geometry)
+        shape, source = (len(self), *self.recon_shape), self.attributes.get("orientation_source")
+        return Grid(shape, self.voxel_mm, self.geometry, str(source or ACQUIRED))
 
     @property
     def acceleration(self) -> float:
@@ -365,7 +381,7 @@ def header_of(file: ScanFile) -> str:
         (rows, nx) if file.voxel_mm is None else file.recon_shape,
         (y_mm * ny, x_mm * nx),
         (y_mm * final_rows, x_mm * file.recon_shape[1]),
-        slice_mm,
+        file.thickness_mm or slice_mm,
         n_slices=len(file),
         n_coils=file.shape[1],
     )

@@ -34,6 +34,12 @@ Open = Callable[[], AbstractContextManager[Any]]
 KSP_NAMES = ("kspace", "ksp", "kdata", "k_space", "kspace_full", "kus", "kdata_full")
 """What k-space is usually called; it is taken without asking if only one of them is there."""
 
+PAIRS = (
+    "save the k-space as complex numbers, or as floats with real and imaginary part along a last "
+    "axis of length 2, and name its axes (--axes slice,coil,y,x)"
+)
+"""What to do where there are no complex numbers."""
+
 
 @dataclass(frozen=True)
 class StoredArray:
@@ -176,7 +182,7 @@ def choose_array(
         return arrays[names[0]]
     if not names:
         raise ScanFormatError(
-            f"{path}: holds no complex array, so no k-space; {_listed(arrays, others)}"
+            f"{path}: holds no complex array, so no k-space; {_listed(arrays, others)}; {PAIRS}"
         )
     raise ScanFormatError(
         f"{path}: {_listed({name: arrays[name] for name in names}, ())}; say which is the k-space "

@@ -215,7 +215,10 @@ def find_measurements(path: Path) -> list[Measurement]:
     size = path.stat().st_size
     if not is_table(start):
         if not is_header(start):
-            raise ScanFormatError(f"{path}: is no Siemens twix file; the first bytes are no header")
+            raise ScanFormatError(
+                f"{path}: is no Siemens raw data (twix): its first bytes are no header; copy the "
+                "file again, or give the .dat file that the scanner exported (twix, meas_*.dat)"
+            )
         return [Measurement(path, VB, 0, size)]
     (n,) = struct.unpack_from("<I", start, 4)
     if len(start) < 8 + 152 * n:

@@ -38,6 +38,19 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(formats) if name != "h5"]
 
 
+def check_options(formats: Sequence[str], options: SaveOptions) -> None:
+    """Refuse, before any scan is opened, options that do not fit the formats; see check_saving."""
+    for option, name in (("dicom_template", "dicom"), ("bids", "bids")):
+        if getattr(options, option) is not None and name not in formats:
+            flag = option.replace("_", "-")
+            raise ConfigError(
+                f"{option} (--{flag}) is for the format {name}; save it too (--save {name}), or "
+                f"leave {option} out"
+            )
+    for name in check_formats(formats):
+        FORMATS[name].check_options(options)
+
+
 def check_saving(formats: Sequence[str], options: SaveOptions, stem: str, grid: Grid) -> None:
     """Refuse, before anything is computed, what could not be saved afterwards.
 
@@ -51,13 +64,7 @@ def check_saving(formats: Sequence[str], options: SaveOptions, stem: str, grid: 
         ConfigError: there is no such format, the options do not fit it, or its package is missing.
         ScanFormatError: a format cannot hold images that lie like this.
     """
-    for option, name in (("dicom_template", "dicom"), ("bids", "bids")):
-        if getattr(options, option) is not None and name not in formats:
-            flag = option.replace("_", "-")
-            raise ConfigError(
-                f"{option} (--{flag}) is for the format {name}; save it too (--save {name}), or "
-                f"leave {option} out"
-            )
+    check_options(formats, options)
     for name in check_formats(formats):
         FORMATS[name].check(stem, grid, options)
 

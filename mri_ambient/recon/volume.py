@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..data_prep import Preparation, plan_preparation
+from ..io.grid import ACQUIRED
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
@@ -134,7 +135,7 @@ def reconstruct_volume(
 
 def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any]:
     """The report of a finished volume; issues the warnings about its images."""
-    file = volume.file
+    file, grid = volume.file, volume.file.final_grid
     checks, facts, given_before = store.report()
     # An adapted prior has no file.
     facts["provenance"] |= {"prior_sha256": volume.recipe.prior_sha256}
@@ -150,6 +151,8 @@ def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any
         "input": name_of(file.path),
         **({"volume": file.volume} if file.volume else {}),
         **({"protocol": file.protocol} if file.protocol else {}),
+        **({"thickness_mm": file.thickness_mm} if file.thickness_mm else {}),
+        **({"orientation_source": grid.source} if grid.source != ACQUIRED else {}),
         "slices": len(file),
         **facts,
         "acceleration": file.acceleration,

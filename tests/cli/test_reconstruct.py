@@ -133,6 +133,15 @@ def test_what_cannot_be_saved_is_refused_before_it_is_computed(words, cli, two_s
     assert not out.exists() or list(out.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words", [("--save", "bids"), ("--save", "bids", "--bids", "patient-1")], ids=["none", "wrong"]
+)
+def test_a_missing_bids_name_is_named_before_a_scan_is_opened(words, cli, tmp_path):
+    (tmp_path / "damaged.h5").write_bytes(b"no scan")
+    out = cli("reconstruct", tmp_path / "damaged.h5", "-o", tmp_path, *ZERO_FILLED, *words, code=2)
+    assert len(out.errors) == 1 and "--bids" in out.errors[0] and "damaged" not in out.errors[0]
+
+
 def test_presets_are_methods_with_their_options(cli, scan, prior_file, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "quality", Preset(Dds(n_steps=3), 2))  # or it takes long
     words = ("reconstruct", scan, "-m", prior_file, "--device", "cpu")

@@ -340,7 +340,7 @@ def test_skm_tea(tmp_path):
         file["maps"] = np.ones((N_SLICES, NY, NX, N_COILS, 1), np.complex64)
         file["target"] = np.ones((N_SLICES, NY, NX, 2, 1), np.complex64)
     file = open_scan(tmp_path / "scan.h5", volume="con-2")
-    assert (file.shape, file.volumes) == (SHAPE, ("con-1", "con-2"))
+    assert (file.shape, file.volumes) == (SHAPE, ("con-1", "con-2")) and file.is_3d
     np.testing.assert_array_equal(file.read_ksp(3), 2 * KSP[3])
 
 
@@ -359,7 +359,7 @@ def test_calgary_campinas(tmp_path, corner):
     assert np.allclose(np.abs(np.fft.ifft2(stored, axes=(1, 2), norm="ortho"))[1, :, :, 2],
                        np.abs(images[1, 2]), atol=1e-6)  # fmt: skip
     file = open_scan(tmp_path / "scan.h5")
-    assert (file.format, file.shape) == ("calgary-campinas", (3, 4, 72, 80))
+    assert (file.format, file.shape) == ("calgary-campinas", (3, 4, 72, 80)) and file.is_3d
     got = ifft2c(file.read_ksp(1)).abs().numpy()
     np.testing.assert_allclose(got, np.abs(images[1]), atol=1e-5 * got.max())
     assert file.acquired.tolist() == [True] * 68 + [False] * 12

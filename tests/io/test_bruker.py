@@ -87,6 +87,7 @@ def test_a_scanners_folder_is_read_as_others_read_it(real_scans):
         pytest.skip("no files of other formats")
     file = open_scan(folder)
     assert file.shape == (15, 1, 96, 96) and file.voxel_mm == (0.28125, 0.28125, 1.25)
+    assert file.thickness_mm == 1.0
     other = Dataset(str(folder / "fid"))
     wanted = np.abs(other.data[..., 0, 0]).transpose(2, 0, 1)
     ksp = torch.stack([file.read_ksp(i)[0] for i in range(15)])

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from codes import warns
 from patient import POSITIONS, save_images
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -70,6 +71,12 @@ def write_template(
         data.save_as(folder / f"IM{(7 * i + 3) % 5}", enforce_file_format=True)
     (folder / "readme.txt").write_text("no DICOM")
     return folder
+
+
+def moved(offset_mm: tuple[float, float, float]) -> Grid:
+    """GRID elsewhere, along y, x and the normal."""
+    step = np.array(offset_mm) @ PLACE.directions
+    return replace(GRID, geometry=replace(PLACE, positions=PLACE.positions + step))
 
 
 @pytest.fixture
@@ -148,15 +155,38 @@ def test_images_that_do_not_tell_are_refused(template, tmp_path):
         replace(GRID, voxel_mm=(2.1, 1.5, 4.0)),
         replace(GRID, geometry=replace(PLACE, positions=PLACE.positions + 9 * np.eye(3)[0])),
         replace(GRID, geometry=replace(PLACE, positions=PLACE.positions + 2.6 * NORMAL)),
+        moved((2.1, 0, 0)),
+        moved((0, 1.6, 0)),
+        moved((0, 0, 1.3)),
         replace(GRID, geometry=Geometry.of_vectors(*POSITIONS["coronal"], PLACE.positions)),
         Grid((4, 32, 30)),
     ],
-    ids=["rows", "slices", "voxels", "in the plane", "along the normal", "directions", "unplaced"],
-)
+    ids=[
+        "rows", "slices", "voxels", "in the plane", "along the normal", "a pixel along y",
+        "a pixel along x", "a quarter of a slice distance", "directions", "unplaced",
+    ],
+)  # fmt: skip
 def test_a_template_of_other_slices_is_refused_before_computing(grid, template):
     DICOM.check("scan", GRID, SaveOptions(dicom_template=template))
     with pytest.raises(ConfigError, match="template"):
         DICOM.check("scan", grid, SaveOptions(dicom_template=template))
+
+
+def test_a_template_that_lies_beside_the_scan_is_stated(template, tmp_path):
+    """A pixel, as scanners differ about the middle of an even matrix."""
+    result = saved(tmp_path, IMAGES, moved((2.0, -1.5, 0)).geometry)
+    with warns("W-TEMPLATE-OFFSET") as given:
+        files = written(result, template)
+    assert "2.50 mm" in given[0].text and "2.50 mm" in files[0].DerivationDescription
+    assert_like_the_template(files, template)
+    with pytest.raises(ConfigError, match=r"5\.20 mm"):
+        DICOM.check("scan", moved((3, 3, 3)), SaveOptions(dicom_template=template))
+
+
+def test_rounded_positions_are_the_same(template, tmp_path):
+    with warns():
+        files = written(saved(tmp_path, IMAGES, moved((0.004, 0, 0.004)).geometry), template)
+    assert "but for" not in files[0].DerivationDescription
 
 
 def set_of(index: int, **values: object) -> Callable[[int, pydicom.Dataset], None]:

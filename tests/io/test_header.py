@@ -115,3 +115,10 @@ def test_the_protocol_is_read_where_it_is_given():
         parse_header(header(SPACES).replace("<encoding>", f"{name}<encoding>")).protocol == "t2_tse"
     )
     assert parse_header(header(SPACES)).protocol == ""
+
+
+@pytest.mark.parametrize(("text", "state"), [("<ismrmrdHeader><enc", "cut off"), (" \n", "empty")])
+def test_a_header_that_is_cut_off_or_empty_is_named_so(text, state):
+    for given in (text, text.encode()):
+        with pytest.raises(ScanFormatError, match=f"{state}.*; export the file again"):
+            parse_header(given)

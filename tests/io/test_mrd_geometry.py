@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
+import pydicom
 import pytest
 from mrd_files import Blobs, Line, document, encoding, k_grid, write
 
@@ -96,6 +99,32 @@ def test_a_2d_scan_lies_where_the_object_is(name, tmp_path):
     assert rec.magnitude.shape == (9, 24, 37)
     np.testing.assert_allclose(rec.voxel_mm, (4, 5, 7), rtol=1e-5)
     assert_object_is_there(rec)
+
+
+def test_slices_have_a_thickness_and_a_distance(tmp_path):
+    """Also after a conversion, and in DICOM."""
+    path = scan_2d(tmp_path / "a.h5", ORIENTATIONS["oblique"], (24, 37), list(range(9)))
+    given = [open_scan(path)]
+    given += [open_scan(convert_scan(given[0], tmp_path / to, to)) for to in ("fastmri", "ismrmrd")]
+    for i, scan in enumerate(given):
+        assert (scan.thickness_mm, scan.voxel_mm[2]) == (6.0, pytest.approx(7.0, rel=1e-5))
+        rec = reconstruct(scan, PLAIN)
+        folder = rec.save(tmp_path / str(i), formats=["dicom", "nifti"]).with_name("a_dicom")
+        file = pydicom.dcmread(folder / "slice-0001.dcm")
+        assert file.SliceThickness == 6 and file.SpacingBetweenSlices == pytest.approx(7, rel=1e-4)
+        zooms = nibabel.load(tmp_path / str(i) / "a.nii.gz").header.get_zooms()
+        assert zooms[2] == pytest.approx(7, rel=1e-5)
+
+
+@pytest.mark.parametrize("siemens", [False, True])
+def test_files_say_whose_directions_were_reversed(siemens, tmp_path):
+    """In every format of results, also of a scan that was converted."""
+    path = scan_2d(tmp_path / "a.h5", ORIENTATIONS["oblique"], (24, 37), list(range(9)), siemens)
+    scan = open_scan(path)
+    for i, given in enumerate((scan, open_scan(convert_scan(scan, tmp_path / "b", "fastmri")))):
+        folder = reconstruct(given, PLAIN).save(tmp_path / str(i), formats="nifti").parent
+        source = json.loads((folder / "a.nii.json").read_text())["OrientationSource"]
+        assert ("Siemens" in source) == siemens and "none" not in source
 
 
 def test_siemens_means_the_other_sign_of_the_fourier_transform(tmp_path):

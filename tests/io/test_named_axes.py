@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from itertools import permutations
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -136,3 +137,48 @@ def test_volumes_of_an_array_are_cases(tmp_path):
         file = scans[1].open()
     assert (file.shape, file.scan_id) == (SHAPE, "scan_time-2")
     np.testing.assert_array_equal(file.read_ksp(4), 2 * KSP[4])
+
+
+def fastmri_layout(path: Path, values: np.ndarray, **others: np.ndarray) -> Path:
+    with h5py.File(path, "w") as file:
+        file["kspace"] = values
+        for name, value in others.items():
+            file[name] = value
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_coils_before_slices_are_refused_in_the_fastmri_layout(tmp_path):
+    swapped = fastmri_layout(tmp_path / "a.h5", KSP.transpose(1, 0, 2, 3))
+    with pytest.raises(ScanFormatError, match="--axes coil,slice,y,x"):
+        open_scan(swapped)
+    assert open_scan(swapped, axes="coil,slice,y,x").shape == SHAPE
+    assert open_scan(swapped, axes="slice,coil,y,x").shape == (4, 5, 56, 48)
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_a_reference_image_tells_which_axis_is_of_slices(tmp_path):
+    rss = np.ones((4, 56, 48), np.float32)
+    path = fastmri_layout(tmp_path / "a.h5", KSP.transpose(1, 0, 2, 3), reconstruction_rss=rss)
+    assert open_scan(path).shape == (4, 5, 56, 48)
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+@pytest.mark.parametrize("n_coils", [1, 2, 4])
+@pytest.mark.parametrize("n_slices", [1, 2, 5])
+@pytest.mark.parametrize("kind", ["head", "undersampled", "noisy", "phantom"])
+def test_slices_before_coils_are_never_refused(kind, n_slices, n_coils, tmp_path):
+    """Also of an object that is the same in all slices, as phantoms are."""
+    values = KSP[:n_slices, :n_coils].copy()
+    if kind == "undersampled":
+        values[..., np.r_[1:20:4, 2:20:4, 3:20:4, 28:48:4, 29:48:4, 30:48:4]] = 0
+    if kind == "noisy":
+        noise = np.random.default_rng(0).standard_normal((*values.shape, 2))
+        values = (
+            values
+            + 0.02 * np.abs(values).max() * noise.astype(np.float32).view(np.complex64)[..., 0]
+        )
+    if kind == "phantom":
+        gain = np.linspace(1, 2, n_slices, dtype=np.float32)[:, None, None, None]
+        values = values[:1] * gain
+    assert open_scan(fastmri_layout(tmp_path / "a.h5", values)).shape == values.shape

@@ -102,3 +102,23 @@ def test_what_is_not_there(tmp_path, name):
     with pytest.raises(ScanFormatError) as caught:
         open_scan(tmp_path / name)
     assert str(caught.value) == f"{tmp_path / name}: no such file"
+
+
+def test_errors_about_files_say_what_to_do(tmp_path):
+    (tmp_path / "5").mkdir()
+    for name in ("acqp", "method", "fid"):
+        (tmp_path / "5" / name).write_text("##TITLE=x\n")
+    (tmp_path / "meas.dat").write_bytes(NUMBERS)
+    np.savez(tmp_path / "real.npz", a=np.ones((4, 40, 40), np.float32))
+    with h5py.File(tmp_path / "real.h5", "w") as file:
+        file["magnitude"] = np.ones((4, 40, 40), np.float32)
+    for name, *wanted in (
+        ("5/acqp", f"give {tmp_path / '5'}"),
+        ("5/method", f"give {tmp_path / '5'}"),
+        ("meas.dat", "copy the file again"),
+        ("real.npz", "a float32 (4, 40, 40)", "--axes"),
+        ("real.h5", "magnitude float32 (4, 40, 40)", "--axes"),
+    ):
+        with pytest.raises(ScanFormatError) as error:
+            open_scan(tmp_path / name)
+        assert all(words in str(error.value) for words in wanted), error.value
