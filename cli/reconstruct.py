@@ -109,6 +109,7 @@ def run(
     from mri_ambient.recon.recipe import Checks
     from mri_ambient.recon.saving import check_formats, check_saving, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
+    from mri_ambient.runtime.files import make_folder
 
     formats = check_formats(parse_list(save))
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
@@ -132,6 +133,7 @@ def run(
     if dry_run:
         print_outputs(scans, output)
         return
+    make_folder(output)
     runtime = make_runtime(
         device,
         precision=precision,
