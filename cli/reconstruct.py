@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,14 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mri_ambient.errors import MriAmbientError
+
 from . import options as opt
 from .console import VolumeBar, print_line, print_outputs, print_written, progress_bar
 from .exit_codes import run_cases
-from .parse import parse_list, pick_shard
+from .inputs import chosen_scans
+from .parse import parse_list
 from .recipe import make_recipe, make_runtime, retrospective_mask
 
 if TYPE_CHECKING:
     from mri_ambient.io import ScanPath
+
+OUTCOMES = REBUILT, FINISHED, FAILED = "reconstructed", "finished before", "failed"
+"""What can become of a scan."""
 
 
 def run(
@@ -104,12 +111,11 @@ def run(
     gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
-    from mri_ambient.io import SaveOptions, find_scans
+    from mri_ambient.io import SaveOptions
     from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
     from mri_ambient.recon.recipe import Checks
     from mri_ambient.recon.saving import check_formats, check_saving, save_as
     from mri_ambient.recon.volume import slice_lines, summary_line
-    from mri_ambient.runtime.files import make_folder
 
     formats = check_formats(parse_list(save))
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
@@ -129,11 +135,10 @@ def run(
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = pick_shard(find_scans(inputs, **given), shard)
+    scans = chosen_scans(inputs, shard, **given)
     if dry_run:
         print_outputs(scans, output)
         return
-    make_folder(output)
     runtime = make_runtime(
         device,
         precision=precision,
@@ -142,10 +147,11 @@ def run(
         compile=compiled,
     )
 
-    def one(scan: ScanPath) -> None:
+    def one(scan: ScanPath) -> str:
         opened = open_volume(scan, recipe, runtime)
         check_saving(formats, saving, scan.stem, opened.file.final_grid)
-        if is_finished(opened, output, overwrite=overwrite):
+        finished = is_finished(opened, output, overwrite=overwrite)
+        if finished:
             print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
         else:
             with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as bar:
@@ -159,22 +165,36 @@ def run(
             path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
             files = save_as(path, formats, saving, opened, overwrite=overwrite, on_slice=on_slice)
         print_written(f"{scan.name}: ", files)
+        return FINISHED if finished else REBUILT
 
     with progress_bar() as bars:
-        run_scans(scans, one, output if "report" in formats else None)
+        run_scans(scans, one, output, overview="report" in formats)
 
 
 def run_scans(
-    scans: Sequence[ScanPath], one: Callable[[ScanPath], None], output: Path | None
+    scans: Sequence[ScanPath], one: Callable[[ScanPath], str], output: Path, *, overview: bool
 ) -> None:
-    """Reconstruct every scan; then, unless ``output`` is None, write its overview."""
+    """Reconstruct every scan into a folder that can be written; then write the overview, if wanted.
+
+    ``one`` says what was done; of several scans, a last line says how often.
+    """
     from mri_ambient.recon.report import noted_failure, write_overview
+    from mri_ambient.runtime.files import make_folder
+
+    make_folder(output)
+    counts = Counter[str]()
 
     def noted(scan: ScanPath) -> None:
-        with noted_failure(output, scan.stem) if output else nullcontext():
-            one(scan)
+        try:
+            with noted_failure(output, scan.stem) if overview else nullcontext():
+                counts[one(scan)] += 1
+        except MriAmbientError:
+            counts[FAILED] += 1
+            raise
 
     try:
         run_cases(scans, noted)
     finally:
-        print_written("", write_overview(output) if output else ())
+        print_written("", write_overview(output) if overview else ())
+        if len(scans) > 1:
+            print_line(", ".join(f"{counts[done]} {done}" for done in OUTCOMES if counts[done]))
