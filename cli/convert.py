@@ -9,7 +9,7 @@ import typer
 from . import options as opt
 from .console import Bar, print_line, progress_bar
 from .exit_codes import run_cases
-from .parse import pick_shard
+from .inputs import chosen_scans
 
 
 def run(
@@ -28,9 +28,9 @@ def run(
     K-space keeps its values; it is read and written slice by slice. OUT gets <stem>.h5 or, for cfl,
     <stem>.cfl and <stem>.hdr; each volume of a file with several becomes a file.
     """
-    from mri_ambient.io import ScanPath, convert_scan, find_scans
+    from mri_ambient.io import ScanPath, convert_scan
 
-    scans = pick_shard(find_scans(inputs, volume=volume, axes=axes, dataset=dataset), shard)
+    scans = chosen_scans(inputs, shard, volume=volume, axes=axes, dataset=dataset)
     with progress_bar() as bars:
         bar = Bar(bars, "convert", len(scans))
 

@@ -28,9 +28,9 @@ HEADINGS = {
 def run(
     context: typer.Context,
     inputs: Annotated[
-        Path,
+        list[str],
         typer.Argument(
-            help="What `reconstruct` wrote; without --target, scans. A file or a folder.",
+            help="What `reconstruct` wrote; without --target, scans: files, folders or globs.",
             metavar="INPUT",
         ),
     ],
@@ -38,7 +38,8 @@ def run(
         Path | None,
         typer.Option(
             "--target",
-            help="Fully sampled scans (file or folder), with or without a reference image.",
+            help="Fully sampled scans of any format (file or folder) with the stems of the "
+            "reconstructions; with or without a reference image.",
             show_default="none: lines are held out",
         ),
     ] = None,
@@ -66,7 +67,10 @@ def run(
     """
     if targets is not None:
         _refuse_method_options(context)
-        _against_targets(inputs, targets, csv_out=csv_out, json_out=json_out)
+        failures = Failures()
+        scores = ma.evaluate(inputs, targets, axes=axes, dataset=dataset, on_error=failures.case)
+        _print_scores(scores, csv_out=csv_out, json_out=json_out)
+        failures.end(nothing_done=not scores["volumes"])
         return
     from mri_ambient.recon.recipe import Checks
 
@@ -87,7 +91,7 @@ def run(
 
 def _refuse_method_options(context: typer.Context) -> None:
     """With --target, images are scored as they are: refuse options of the reconstruction."""
-    for_both = {"inputs", "targets", "csv_out", "json_out"}
+    for_both = {"inputs", "targets", "axes", "dataset", "csv_out", "json_out"}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         given = source is not None and source.name == "COMMANDLINE"
@@ -99,7 +103,7 @@ def _refuse_method_options(context: typer.Context) -> None:
 
 
 def _on_held_out_lines(
-    inputs: Path,
+    inputs: list[str],
     given: dict[str, str | None],
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
@@ -127,7 +131,7 @@ def _on_held_out_lines(
 
     try:
         with progress_bar() as bars:
-            run_cases(find_scans([inputs], **given), one)
+            run_cases(find_scans(inputs, **given), one)
     finally:  # also where it was interrupted
         means = {name: mean_figures(rows) for name, rows in found.items()}
         if found and json_out:
@@ -141,9 +145,7 @@ def _on_held_out_lines(
                 print_table(["scan", *(HEADINGS.get(name, name) for name in names)], rows)
 
 
-def _against_targets(inputs: Path, targets: Path, *, csv_out: bool, json_out: bool) -> None:
-    failures = Failures()
-    scores = ma.evaluate(inputs, targets, on_error=failures.case)
+def _print_scores(scores: dict[str, Any], *, csv_out: bool, json_out: bool) -> None:
     volumes, mean = scores["volumes"], scores["mean"]
     if volumes and json_out:
         print_json(scores)
@@ -153,7 +155,6 @@ def _against_targets(inputs: Path, targets: Path, *, csv_out: bool, json_out: bo
         last = [f"mean of {len(volumes)}", *_numbers(mean), ""] if len(volumes) > 1 else []
         rows = [[name, *_numbers(row), _reference(row)] for name, row in volumes.items()]
         print_table(["volume", "NMSE", "PSNR", "SSIM", "against"], rows, last=last)
-    failures.end(nothing_done=not volumes)
 
 
 def _numbers(row: dict[str, Any]) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ import typer
 from . import options as opt
 from .console import Bar, print_line, print_outputs, print_warning, progress_bar
 from .exit_codes import Failures
-from .parse import pick_shard
+from .inputs import chosen_scans
 from .recipe import make_runtime
 
 if TYPE_CHECKING:
@@ -52,11 +52,10 @@ def run(
     OUT gets a file per scan and a manifest.
     """
     from mri_ambient.data_prep import PrepConfig, prepare
-    from mri_ambient.io import find_scans
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = pick_shard(find_scans(inputs, **given), shard)
+    scans = chosen_scans(inputs, shard, **given)
     if dry_run:
         print_outputs(scans, output)
         return

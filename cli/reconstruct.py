@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,15 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mri_ambient.errors import MriAmbientError
+
 from . import options as opt
 from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
 from .console import VolumeBar, print_line, print_outputs, print_written, progress_bar
 from .exit_codes import run_cases
-from .parse import parse_list, pick_shard
+from .inputs import chosen_scans
+from .parse import parse_list
 from .recipe import make_recipe, make_runtime, retrospective_mask
 
 if TYPE_CHECKING:
     from mri_ambient.io import ScanPath
+
+OUTCOMES = REBUILT, FINISHED, FAILED = "reconstructed", "finished before", "failed"
+"""What can become of a scan."""
 
 
 def run(
@@ -121,7 +128,7 @@ def run(
     gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
-    from mri_ambient.io import SaveOptions, find_scans
+    from mri_ambient.io import SaveOptions
     from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
     from mri_ambient.recon.recipe import Checks
     from mri_ambient.recon.saving import check_formats, check_options, check_saving, save_as
@@ -147,7 +154,7 @@ def run(
         adapt=make_adaptation(adapt, adapt_per, view),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = pick_shard(find_scans(inputs, **given), shard)
+    scans = chosen_scans(inputs, shard, **given)
     if dry_run:
         print_outputs(scans, output)
         print_adaptation(recipe, adapt_per)
@@ -157,10 +164,11 @@ def run(
         compile=compiled,
     )  # fmt: skip
 
-    def one(scan: ScanPath) -> None:
+    def one(scan: ScanPath) -> str:
         opened = open_volume(scan, recipe, runtime)
         check_saving(formats, saving, scan.stem, opened.file.final_grid)
-        if is_finished(opened, output, overwrite=overwrite):
+        finished = is_finished(opened, output, overwrite=overwrite)
+        if finished:
             print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
         else:
             with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as bar:
@@ -175,24 +183,38 @@ def run(
             path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
             files = save_as(path, formats, saving, opened, overwrite=overwrite, on_slice=on_slice)
         print_written(f"{scan.name}: ", files)
+        return FINISHED if finished else REBUILT
 
     with progress_bar() as bars:
         if adapt_per == "folder":
             recipe = adapted_together(bars, scans, recipe, runtime, output, view, overwrite)
-        run_scans(scans, one, output if "report" in formats else None)
+        run_scans(scans, one, output, overview="report" in formats)
 
 
 def run_scans(
-    scans: Sequence[ScanPath], one: Callable[[ScanPath], None], output: Path | None
+    scans: Sequence[ScanPath], one: Callable[[ScanPath], str], output: Path, *, overview: bool
 ) -> None:
-    """Reconstruct every scan; then, unless ``output`` is None, write its overview."""
+    """Reconstruct every scan into a folder that can be written; then write the overview, if wanted.
+
+    ``one`` says what was done; of several scans, a last line says how often.
+    """
     from mri_ambient.recon.report import noted_failure, write_overview
+    from mri_ambient.runtime.files import make_folder
+
+    make_folder(output)
+    counts = Counter[str]()
 
     def noted(scan: ScanPath) -> None:
-        with noted_failure(output, scan.stem) if output else nullcontext():
-            one(scan)
+        try:
+            with noted_failure(output, scan.stem) if overview else nullcontext():
+                counts[one(scan)] += 1
+        except MriAmbientError:
+            counts[FAILED] += 1
+            raise
 
     try:
         run_cases(scans, noted)
     finally:
-        print_written("", write_overview(output) if output else ())
+        print_written("", write_overview(output) if overview else ())
+        if len(scans) > 1:
+            print_line(", ".join(f"{counts[done]} {done}" for done in OUTCOMES if counts[done]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,7 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import MriAmbientError, ScanFormatError
 from ..io.hdf5 import find_dataset, open_h5, read_real
-from ..io.readers import open_scan
+from ..io.names import raw_file
+from ..io.readers import ScanPath, find_scans
+from ..io.scan_file import Contents
 from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 from ..recon.reference import rss_volume
 
@@ -22,31 +26,44 @@ TARGETS: dict[str, ReferenceKind] = {"reconstruction_rss": "rss", "reconstructio
 
 
 def evaluate(
-    reconstructions: str | Path,
+    reconstructions: str | Path | Sequence[str | Path],
     target: str | Path,
     *,
+    axes: str | None = None,
+    dataset: str | None = None,
     on_error: Callable[[Path, MriAmbientError], None] | None = None,
 ) -> dict[str, Any]:
     """NMSE, PSNR and SSIM of reconstructions, as the fastmri package computes them.
 
     Args:
-        reconstructions: a file that ``reconstruct`` wrote, or a folder of them.
-        target: the fully sampled scan, or a folder of files of the same names. They hold one of
-            :data:`TARGETS`; where they hold none, the RSS of their full k-space is computed.
+        reconstructions: files that ``reconstruct`` wrote, folders of them, or globs.
+        target: the fully sampled scan, or a folder of scans of the same stems, in any format. They
+            hold one of :data:`TARGETS`; where they hold none, the RSS of their full k-space is
+            computed.
+        axes: names of the axes of the targets' k-space, as :func:`~mri_ambient.open_scan` takes
+            them.
+        dataset: name of the targets' k-space, likewise.
         on_error: called with a reconstruction that cannot be scored and the error, and the others
             are scored; without it the error is raised.
 
     Returns:
-        ``volumes``: the fields of :class:`VolumeMetrics` by file stem; ``mean``: means over the
-        volumes of ``nmse``, ``psnr`` and ``ssim``, empty without volumes.
+        ``volumes``: the fields of :class:`VolumeMetrics` by file stem, or by path where files of
+        several folders have the same stem; ``mean``: means over the volumes of ``nmse``, ``psnr``
+        and ``ssim``, empty without volumes.
 
     Raises:
         ScanFormatError: there is nothing to score, or see ``on_error``.
+        ConfigError: two targets have the same stem.
     """
+    if isinstance(reconstructions, (str, Path)):
+        reconstructions = [reconstructions]
+    files = find_reconstructions(reconstructions)
+    n_times = Counter(file.stem for file in files)
     volumes: dict[str, dict[str, Any]] = {}
-    for path, full in pair_up(Path(reconstructions), Path(target)):
+    for path, full in pair_up(files, target, axes=axes, dataset=dataset):
+        name = path.stem if n_times[path.stem] == 1 else str(path.with_suffix(""))
         try:
-            volumes[path.stem] = asdict(score_pair(path, full))
+            volumes[name] = asdict(score_pair(path, full))
         except MriAmbientError as error:
             if on_error is None:
                 raise
@@ -54,37 +71,65 @@ def evaluate(
     return {"volumes": volumes, "mean": mean_metrics(volumes)}
 
 
-def pair_up(reconstructions: Path, targets: Path) -> list[tuple[Path, Path]]:
-    """Reconstructions with the target of the same name.
+def find_reconstructions(inputs: Iterable[str | Path]) -> list[Path]:
+    """The files that ``reconstruct`` wrote, of files, folders and globs.
 
     Raises:
-        ScanFormatError: there is nothing to score, or no reconstruction has the target's name.
+        ScanFormatError: an input does not exist, or is a folder without any.
     """
-    if reconstructions.is_file() and targets.is_file():
-        return [(reconstructions, targets)]
-    for path in (reconstructions, targets):
-        if not path.exists():
-            raise ScanFormatError(f"{path}: no such file or folder")
-    is_file = reconstructions.is_file()
-    files = [reconstructions] if is_file else sorted(reconstructions.glob("[!.]*.h5"))
-    if not files:
-        raise ScanFormatError(f"{reconstructions}: no reconstructions (*.h5) here")
-    if targets.is_dir():
-        return [(file, targets / file.name) for file in files]
-    files = [file for file in files if file.stem == targets.stem]
-    if not files:
-        raise ScanFormatError(
-            f"{reconstructions}: no reconstruction is called {targets.stem!r} as the target is"
-        )
-    return [(files[0], targets)]
+    found: list[Path] = []
+    for entry in inputs:
+        # Path.glob takes no absolute patterns.
+        there = [entry] if Path(entry).exists() else sorted(glob(str(entry), recursive=True))  # noqa: PTH207
+        if not there:
+            raise ScanFormatError(f"{entry}: no such file or folder")
+        for path in map(Path, there):
+            files = sorted(path.glob("[!.]*.h5")) if path.is_dir() else [path]
+            if not files:
+                raise ScanFormatError(f"{path}: no reconstructions (*.h5) here")
+            found += files
+    return list(dict.fromkeys(found))
 
 
-def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
+def pair_up(
+    files: Sequence[Path],
+    target: str | Path,
+    **options: Any,  # noqa: ANN401 -- of several readers
+) -> list[tuple[Path, ScanPath | None]]:
+    """Reconstructions with the target of the same stem, None where there is none.
+
+    A single reconstruction and a single target belong together, whatever they are called. Of
+    several reconstructions, those that a single target is not for are left out.
+
+    Args:
+        files: the reconstructions.
+        target: a scan, or a folder of scans.
+        options: of the targets' readers, as :func:`~mri_ambient.open_scan` takes them.
+
+    Raises:
+        ScanFormatError: there is no target, or none for any of the reconstructions.
+    """
+    scans = find_scans([target], **options)
+    is_file = raw_file(Path(target)).is_file()
+    if is_file and len(files) == len(scans) == 1:
+        return [(files[0], scans[0])]
+    by_stem = {scan.stem: scan for scan in scans}
+    pairs = [(file, by_stem.get(file.stem)) for file in files]
+    if not any(scan for _, scan in pairs):
+        names = ", ".join(list(by_stem)[:3]) + (", ..." if len(by_stem) > 3 else "")
+        raise ScanFormatError(f"{target}: no reconstruction is called as a target here ({names})")
+    return [(file, scan) for file, scan in pairs if scan] if is_file else pairs
+
+
+def score_pair(reconstruction: Path, target: ScanPath | None) -> VolumeMetrics:
     """Score a file with the dataset ``reconstruction`` against a fully sampled scan.
 
     Raises:
-        ScanFormatError: a file is damaged or holds no such image, or the two do not fit.
+        ScanFormatError: a file is damaged or holds no such image, there is no target, or the two
+            do not fit.
     """
+    if target is None:
+        raise ScanFormatError(f"{reconstruction}: no target is called {reconstruction.stem!r}")
     with open_h5(reconstruction) as file:
         volume = read_real(find_dataset(file, "reconstruction"))
     reference, kind = _reference(target)
@@ -94,21 +139,31 @@ def score_pair(reconstruction: Path, target: Path) -> VolumeMetrics:
         raise ScanFormatError(f"{reconstruction}: {error}") from error
 
 
-def _reference(target: Path) -> tuple[NDArray[Any], ReferenceKind]:
-    """The reference that a file holds, or the RSS of its full k-space."""
-    with open_h5(target) as file:
-        name = _target_name(file)
-        if name is not None:
-            return read_real(find_dataset(file, name)), TARGETS[name]
-    none = f"{target}: holds no reference ({' or '.join(TARGETS)})"
+def _reference(target: ScanPath) -> tuple[NDArray[Any], ReferenceKind]:
+    """The reference that a scan holds, or the RSS of its full k-space."""
+    stored = None if target.volume else _stored_reference(target.path)
+    if stored is not None:
+        return stored
+    none = f"holds no reference ({' or '.join(TARGETS)})"
     try:
-        scan = open_scan(target)
+        scan = target.open()
     except ScanFormatError as error:
-        raise ScanFormatError(f"{none} to score against, and no k-space; {error}") from error
+        raise ScanFormatError(f"{error}; it {none} either") from error
     if scan.prepared or not scan.fully_sampled:
         found = "prepared" if scan.prepared else f"undersampled (R = {scan.acceleration:.2f})"
-        raise ScanFormatError(f"{none}, and its k-space is {found}; give the fully sampled scan")
+        raise ScanFormatError(
+            f"{target}: {none}, and its k-space is {found}; give the fully sampled scan"
+        )
     return rss_volume(scan).numpy(), "rss"
+
+
+def _stored_reference(path: Path) -> tuple[NDArray[Any], ReferenceKind] | None:
+    """The reference that an HDF5 file stores; None for any other file."""
+    if Contents(path).error is not None:
+        return None
+    with open_h5(path) as file:
+        name = _target_name(file)
+        return None if name is None else (read_real(find_dataset(file, name)), TARGETS[name])
 
 
 def _target_name(file: h5py.File) -> str | None:

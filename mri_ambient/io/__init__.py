@@ -3,7 +3,7 @@
 A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer is a
 function from a :class:`ReconstructionFile` to files, and a line of :data:`WRITERS`.
 
-Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``why_no_file`` (readers);
+Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``left_out``, ``why_no_file`` (readers);
 ``ScanFile``, ``Contents`` (scan_file); ``raw_file``, ``name_of``, ``stem_of`` (names);
 ``FastmriFile`` (fastmri); ``PreparedFile``, ``PreparedWriter`` (prepared); ``ArrayFile`` (arrays);
 ``Undersampled`` (undersampled); ``Sampling`` (sampling); ``build_header``, ``parse_header``
@@ -20,7 +20,7 @@ from .grid import Grid
 from .header import build_header, parse_header
 from .names import name_of, raw_file, stem_of
 from .prepared import PreparedFile, PreparedWriter
-from .readers import READERS, ScanPath, find_scans, open_scan, why_no_file
+from .readers import READERS, ScanPath, find_scans, left_out, open_scan, why_no_file
 from .reconstruction import ReconstructionFile, ReconstructionWriter
 from .sampling import Sampling
 from .save_options import SaveOptions
@@ -49,6 +49,7 @@ __all__ = [
     "build_header",
     "convert_scan",
     "find_scans",
+    "left_out",
     "name_of",
     "open_scan",
     "parse_header",

@@ -17,7 +17,7 @@ from .fastmri import FastmriFile
 from .hdf5_arrays import CalgaryFile, Hdf5File
 from .matlab import MatFile
 from .mrd import MrdFile
-from .names import name_of, raw_file, stem_of
+from .names import RAW_FILES, name_of, raw_file, stem_of
 from .numpy_files import NumpyFile
 from .other_files import what_it_is
 from .prepared import PreparedFile
@@ -212,6 +212,19 @@ def _files_in(folder: Path) -> list[Path]:
     files = [entry for entry in entries if entry.suffix.lower() in _suffixes()]
     scans = [raw for entry in entries if (raw := raw_file(entry)) != entry]
     return files + sorted(scans, key=_number_of_folder)
+
+
+def left_out(entry: str | Path) -> list[str]:
+    """Names of the files in a folder that it does not stand for; none of any other input.
+
+    Hidden files and those that belong to a scan do not count.
+    """
+    folder = Path(entry)
+    if not folder.is_dir() or any(path.name in RAW_FILES for path in _files_in(folder)):
+        return []
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    others = [path for path in files if path.suffix.lower() not in _suffixes()]
+    return sorted(path.name for path in others if cfl_path(path) is None)
 
 
 def _number_of_folder(file: Path) -> tuple[int, str]:

@@ -36,10 +36,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
             mode = temporary.stat().st_mode  # as the umask has it; safetensors' own is 0600
             save_file(stored, temporary, metadata={HEADER: json.dumps(header)})
             temporary.chmod(mode)
-    except (MriAmbientError, SafetensorError) as error:
+    except SafetensorError as error:
         raise MriAmbientError(
-            f"{path}: could not be written ({error}); free some space or choose another folder. "
-            "The last good checkpoint is untouched."
+            f"{path}: cannot be written ({error}); free space there or choose another output"
         ) from error
 
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -95,12 +96,20 @@ def _refuse_others(path: Path, pattern: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create an output folder and its parents, unless it exists."""
+    """Create an output folder and its parents, unless it exists, and try to write a file in it.
+
+    Raises:
+        ConfigError: it cannot be created or written.
+    """
+    verb = "created as a folder"
     try:
         path.mkdir(parents=True, exist_ok=True)
+        verb = "written"
+        with TemporaryFile(dir=path, prefix=".tmp-"):
+            pass
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be created as a folder ({error.strerror}); choose another output"
+            f"{path}: cannot be {verb} ({error.strerror}); choose another output"
         ) from error
 
 

@@ -192,7 +192,10 @@ class RunFolder:
     ) -> None:
         """Write a checkpoint; keep the one before it and no more."""
         path = self.path / f"checkpoint-{images:09d}.safetensors"
-        save_tensors(path, tensors, {"format": STATE_FORMAT, **header})
+        try:
+            save_tensors(path, tensors, {"format": STATE_FORMAT, **header})
+        except MriAmbientError as error:
+            raise MriAmbientError(f"{error}. The last good checkpoint is untouched.") from error
         for old in sorted(self.path.glob("checkpoint-*.safetensors"))[:-2]:
             old.unlink()
 

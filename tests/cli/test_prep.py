@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -61,3 +64,19 @@ def test_prep_stops_where_memory_or_the_device_ends(
     (line,) = cli("prep", full, "-o", tmp_path / "out", "--device", "cpu", code=4).errors
     assert str(error)[:20] in line
     assert advice in line
+
+
+@pytest.mark.parametrize("words", [("reconstruct", "--method", "zero-filled"), ("prep",)])
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_scan(
+    words, cli, full, tmp_path, monkeypatch
+):
+    def denied(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("mri_ambient.runtime.files.TemporaryFile", denied)
+    out = tmp_path / "out"
+    printed = cli(words[0], full, "-o", out, "--device", "cpu", *words[1:], code=2)
+    assert len(printed.errors) == 1
+    assert list(out.iterdir()) == []
+    cli(words[0], full, "-o", tmp_path / "none", "--dry-run", *words[1:])
+    assert not (tmp_path / "none").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -326,6 +327,23 @@ def test_a_bad_file_in_the_middle_costs_one_line(cli, full_copy, tmp_path):
     }
 
 
+def test_the_last_line_counts_what_was_done(cli, full_copy, tmp_path):
+    words = ("reconstruct", full_copy, "-o", tmp_path / "out", *ZERO_FILLED)
+    cli(*words)
+    third = full_copy / "third.h5"
+    third.write_bytes(min(full_copy.glob("*.h5")).read_bytes())
+    (full_copy / "bad.h5").write_bytes(b"not hdf5")
+    for name in ("notes.txt", "seg.nii", ".hidden"):
+        (full_copy / name).touch()
+    lines = cli(*words, code=1).err.splitlines()
+    assert re.findall(r"\d+", lines[-1]) == ["1", "2", "1"]
+    (line,) = (line for line in lines if "notes.txt, seg.nii" in line)
+    assert line.startswith("2 ")
+    assert "hidden" not in line
+    assert len(cli(*words, "-q", code=1).err.splitlines()) == 1
+    assert not re.search("^[0-9]", cli("reconstruct", third, *words[2:]).err, re.MULTILINE)
+
+
 def test_nothing_usable_is_exit_code_3(cli, tmp_path):
     bad = tmp_path / "bad.h5"
     bad.write_bytes(b"not hdf5")
@@ -354,7 +372,7 @@ def test_a_retrospective_mask_needs_a_full_scan(cli, tmp_path):
     simulate("phantom", tmp_path / "under", config, count=1)
     words = ("-o", tmp_path / "out", *CG_SENSE, "--retrospective", 2)
     cli("reconstruct", tmp_path / "under", *words, code=2)
-    assert not (tmp_path / "out").exists()
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_unselected_samples_never_matter(cli, full_copy, tmp_path):

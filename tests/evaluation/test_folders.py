@@ -11,7 +11,13 @@ import pytest
 import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import ScanFormatError
-from mri_ambient.evaluation.folders import mean_metrics, pair_up, score_pair
+from mri_ambient.evaluation.folders import (
+    find_reconstructions,
+    mean_metrics,
+    pair_up,
+    score_pair,
+)
+from mri_ambient.io import ScanPath
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,7 @@ def test_without_a_stored_reference_the_rss_of_the_full_scan_is_taken(full, out,
     with h5py.File(full[0]) as source, h5py.File(bare, "w") as target:
         source.copy("kspace", target)
         source.copy("ismrmrd_header", target)
-    stored, computed = (score_pair(out / full[0].name, path) for path in (full[0], bare))
+    stored, computed = (score_pair(out / full[0].name, ScanPath(path)) for path in (full[0], bare))
     assert computed.reference == "rss"
     assert computed.nmse == pytest.approx(stored.nmse, rel=1e-4)
     assert computed.ssim == pytest.approx(stored.ssim, abs=1e-4)
@@ -71,33 +77,63 @@ def test_an_undersampled_scan_is_no_reference(full, out, tmp_path):
         source.copy("ismrmrd_header", target)
         target["kspace"][..., 1:8:2] = 0
     with pytest.raises(ScanFormatError, match=bare.stem):
-        score_pair(out / full[0].name, bare)
+        score_pair(out / full[0].name, ScanPath(bare))
 
 
-def test_pairs_have_the_same_name(tmp_path):
+def test_pairs_have_the_same_stem(tmp_path):
     for name in ("a.h5", "b.h5", ".hidden.h5", "a.json"):
         (tmp_path / name).touch()
-    target = tmp_path / "targets" / "b.h5"
-    target.parent.mkdir()
-    target.touch()
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    for name in ("b.npy", "c.dat"):
+        (targets / name).touch()
     a, b = tmp_path / "a.h5", tmp_path / "b.h5"
-    assert pair_up(tmp_path, target.parent) == [(a, target.with_name("a.h5")), (b, target)]
-    assert pair_up(tmp_path, target) == [(b, target)]
-    assert pair_up(a, target.parent) == [(a, target.with_name("a.h5"))]
-    assert pair_up(a, target) == [(a, target)]
+    assert (
+        find_reconstructions([tmp_path, b]) == find_reconstructions([tmp_path / "?.h5"]) == [a, b]
+    )
+    target = ScanPath(targets / "b.npy")
+    assert pair_up([a, b], targets) == [(a, None), (b, target)]
+    assert pair_up([a, b], target.path) == [(b, target)]
+    assert pair_up([a], target.path) == [(a, target)]
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_volumes_of_a_file_are_targets_by_their_names(tmp_path):
+    """A file of two repetitions; their stems are those of the reconstructions."""
+    generator = np.random.default_rng(0)
+    ksp = generator.normal(size=(2, 1, 2, 16, 12)) + 1j * generator.normal(size=(2, 1, 2, 16, 12))
+    np.save(tmp_path / "scan.npy", ksp.astype(np.complex64))
+    (tmp_path / "out").mkdir()
+    images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(ksp, (-2, -1))), (-2, -1))
+    rss = np.sqrt((np.abs(images * np.sqrt(16 * 12)) ** 2).sum(2))
+    for n in (1, 2):
+        with h5py.File(tmp_path / "out" / f"scan_rep-{n}.h5", "w") as file:
+            file["reconstruction"] = n * rss[n - 1]
+    found = ma.evaluate([tmp_path / "out"], tmp_path / "scan.npy", axes="rep,slice,coil,y,x")[
+        "volumes"
+    ]
+    assert found["scan_rep-1"]["nmse"] == pytest.approx(0, abs=1e-10)
+    assert found["scan_rep-2"]["nmse"] == pytest.approx(1)
+
+
+def test_files_of_several_folders_keep_their_rows(full, out, tmp_path):
+    (tmp_path / full[0].name).write_bytes((out / full[0].name).read_bytes())
+    found = ma.evaluate([out, tmp_path], full[0].parent)["volumes"]
+    assert len(found) == 3
+    assert found[str(tmp_path / full[0].stem)] == found[str(out / full[0].stem)]
 
 
 def test_what_cannot_be_paired_is_refused(tmp_path):
     (tmp_path / "a.h5").touch()
+    (tmp_path / "b.h5").touch()
     (tmp_path / "empty").mkdir()
-    (tmp_path / "c.h5").touch()
-    (tmp_path / "c.h5").rename(tmp_path / "empty" / "c.txt")
-    for reconstructions, targets in (
-        (tmp_path / "nowhere", tmp_path), (tmp_path, tmp_path / "nowhere"),
-        (tmp_path / "empty", tmp_path), (tmp_path, tmp_path / "empty" / "c.txt"),
-    ):  # fmt: skip
+    (tmp_path / "empty" / "c.txt").touch()
+    for inputs in ([tmp_path / "nowhere"], [tmp_path, tmp_path / "empty"]):
         with pytest.raises(ScanFormatError):
-            pair_up(reconstructions, targets)
+            find_reconstructions(inputs)
+    for target in (tmp_path / "nowhere", tmp_path / "empty" / "c.txt", tmp_path / "empty"):
+        with pytest.raises(ScanFormatError):
+            pair_up([tmp_path / "a.h5", tmp_path / "b.h5"], target)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +147,7 @@ def test_single_coil_scans_are_scored_as_fastmri_scores_them(kspace, kind, tmp_p
         file["reconstruction_esc"] = 2 * image
     with h5py.File(tmp_path / "rec.h5", "w") as file:
         file["reconstruction"] = image
-    score = score_pair(tmp_path / "rec.h5", tmp_path / "target.h5")
+    score = score_pair(tmp_path / "rec.h5", ScanPath(tmp_path / "target.h5"))
     assert score.reference == kind
     assert score.nmse == pytest.approx(0 if kind == "rss" else 0.25)
 
@@ -129,7 +165,7 @@ def test_files_that_do_not_fit_are_named(wrong, tmp_path):
             shape = (2, 8, 8) if wrong == "other shape" else (1, 8, 8)
             file[name] = np.ones(shape, complex if wrong == "complex" else float)
     with pytest.raises(ScanFormatError, match="rec" if wrong == "other shape" else "target"):
-        score_pair(tmp_path / "rec.h5", target)
+        score_pair(tmp_path / "rec.h5", ScanPath(target))
 
 
 def test_the_mean_of_nothing_is_nothing():

@@ -147,6 +147,18 @@ class TestFoldersAndSpace:
                 make_folder(path)
             assert str(path) in str(refused.value)
 
+    def test_a_folder_that_cannot_be_written_is_refused(self, tmp_path, monkeypatch):
+        def denied(**_):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        make_folder(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        monkeypatch.setattr("mri_ambient.runtime.files.TemporaryFile", denied)
+        with pytest.raises(ConfigError) as refused:
+            make_folder(tmp_path)
+        assert str(tmp_path) in str(refused.value)
+        assert os.strerror(errno.EACCES) in str(refused.value)
+
     def test_a_disk_without_room_is_refused_with_both_sizes(self, tmp_path):
         require_space(tmp_path / "a.h5", 1)
         with pytest.raises(MriAmbientError) as refused:
