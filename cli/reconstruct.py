@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from .recipe import make_recipe, make_runtime, retrospective_mask
 
 if TYPE_CHECKING:
     from mri_ambient.io import ScanPath
+    from mri_ambient.recon.volume import Volume
 
 OUTCOMES = REBUILT, FINISHED, FAILED = "reconstructed", "finished before", "failed"
 """What can become of a scan."""
@@ -129,10 +130,9 @@ def run(
     """
     from mri_ambient.data_prep import PrepConfig
     from mri_ambient.io import SaveOptions
-    from mri_ambient.recon.pipeline import is_finished, open_volume, reconstruct_to_folder
+    from mri_ambient.recon.pipeline import is_finished, open_volume
     from mri_ambient.recon.recipe import Checks
     from mri_ambient.recon.saving import check_formats, check_options, check_saving, save_as
-    from mri_ambient.recon.volume import slice_lines, summary_line
 
     view = AdaptationView()
     formats = check_formats(parse_list(save))
@@ -171,14 +171,9 @@ def run(
         if finished:
             print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
         else:
-            with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as bar:
-                view.bar = bar
-                report = reconstruct_to_folder(
-                    opened, output, on_slice=bar.on_slice, on_step=bar.on_step
-                )
-            print_line(f"{summary_line(report)}; wrote {output / scan.stem}.h5")
-            for line in slice_lines(report) if verbose else ():
-                print_line(line)
+            with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as view.bar:
+                report = compute(opened, output, view.bar)
+            print_report(report, output / f"{scan.stem}.h5", verbose=verbose)
         with VolumeBar(bars, f"{scan.name}, {save}", len(opened.file), 1) as bar:
             path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
             files = save_as(path, formats, saving, opened, overwrite=overwrite, on_slice=on_slice)
@@ -189,6 +184,22 @@ def run(
         if adapt_per == "folder":
             recipe = adapted_together(bars, scans, recipe, runtime, output, view, overwrite)
         run_scans(scans, one, output, overview="report" in formats)
+
+
+def compute(volume: Volume, output: Path, bar: VolumeBar) -> dict[str, Any]:
+    """Reconstruct a volume into the folder, while its bar moves; the report."""
+    from mri_ambient.recon.pipeline import reconstruct_to_folder
+
+    return reconstruct_to_folder(volume, output, on_slice=bar.on_slice, on_step=bar.on_step)
+
+
+def print_report(report: dict[str, Any], path: Path, *, verbose: bool) -> None:
+    """A line about a reconstruction, and with ``verbose`` one about each slice."""
+    from mri_ambient.recon.volume import slice_lines, summary_line
+
+    print_line(f"{summary_line(report)}; wrote {path}")
+    for line in slice_lines(report) if verbose else ():
+        print_line(line)
 
 
 def run_scans(

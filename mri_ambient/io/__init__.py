@@ -3,13 +3,13 @@
 A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer is a
 function from a :class:`ReconstructionFile` to files, and a line of :data:`WRITERS`.
 
-Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``left_out``, ``why_no_file`` (readers);
-``ScanFile``, ``Contents`` (scan_file); ``raw_file``, ``name_of``, ``stem_of`` (names);
+Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``left_out``, ``why_no_file``
+(readers); ``ScanFile``, ``Contents`` (scan_file); ``raw_file``, ``name_of``, ``stem_of`` (names);
 ``FastmriFile`` (fastmri); ``PreparedFile``, ``PreparedWriter`` (prepared); ``ArrayFile`` (arrays);
 ``Undersampled`` (undersampled); ``Sampling`` (sampling); ``build_header``, ``parse_header``
 (header); ``Geometry`` (geometry); ``Grid`` (grid); ``WRITERS`` (writers); ``SaveOptions``
-(save_options); ``ReconstructionWriter``, ``ReconstructionFile`` (reconstruction);
-``SCAN_FORMATS``, ``convert_scan`` (convert).
+(save_options); ``ReconstructionWriter``, ``ReconstructionFile`` (reconstruction); ``SCAN_FORMATS``,
+``convert_scan`` (convert).
 """
 
 from .arrays import ArrayFile
