@@ -65,12 +65,15 @@ def refuse_swapped_axes(array: StoredArray) -> None:
     The images along the first axis must clearly be those of coils, and the others those of slices.
 
     Raises:
-        ScanFormatError: they are.
+        ScanFormatError: they are; damaged slices are left to those who read them.
     """
     n_slices, n_coils, *_ = array.shape
     if min(n_slices, n_coils) < 2:
         return
-    along_slices, along_coils = (coil_contrast(_few(array, axis))[0] for axis in (0, 1))
+    try:
+        along_slices, along_coils = (coil_contrast(_few(array, axis))[0] for axis in (0, 1))
+    except ScanFormatError:
+        return  # reading the damaged slice names it
     if along_slices > LIKE_COILS and along_coils < UNLIKE_COILS:
         raise ScanFormatError(
             f"{array.where} is {' x '.join(map(str, array.shape))}, of which the first axis was "
