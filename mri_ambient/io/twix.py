@@ -89,6 +89,8 @@ class TwixFile(ReadoutFile):
             )
         self._check_calibration_fits(int(n_coils[0]))
         self.lay_out(self._index.matrix, int(n_coils[0]))
+        if not self.is_3d and (fov_mm := self._index.protocol.fov_mm):
+            self.attributes["thickness_mm"] = fov_mm[2]
         if name := self._index.protocol.values.get("tProtocolName"):
             self.attributes["acquisition"] = name
         self.noise = self._read_noise()
