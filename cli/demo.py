@@ -107,8 +107,9 @@ def _train(output: Path, seconds: float, runtime: ma.Runtime, tick: Tick) -> ma.
 
     def show(progress: Progress) -> None:
         nonlocal last
-        tick(progress.seconds - last)
-        last = progress.seconds
+        now = min(progress.seconds, seconds)  # the last step ends after the time limit
+        tick(now - last)
+        last = now
 
     config = ma.TrainConfig(batch_size=4, warmup_images=40, check_every=10**9, n_validation=4)
     return ma.train(

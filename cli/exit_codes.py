@@ -46,8 +46,10 @@ class Failures:
         """A case failed."""
         text = str(error)
         stem = getattr(case, "stem", None)  # of files
-        named = stem is None or stem in text
-        self._add(text if named else f"{case}: {text}", exit_code(error))
+        if stem is not None and stem not in text:
+            path = getattr(case, "path", case)  # of a volume, that of the file
+            text = f"{case}: {text.removeprefix(f'{path}: ')}"
+        self._add(text, exit_code(error))
 
     def damaged(self, sentence: str) -> None:
         """Something could not be read and was left out."""

@@ -7,11 +7,13 @@ their traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 class MriAmbientError(Exception):
@@ -137,7 +139,12 @@ def warn(code: str, text: str) -> None:
 
 def issue(warning: NumericalWarning) -> None:
     """Issue a warning that names the line outside this package that led to it."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
+    depth, level, frame = 1, 1, sys._getframe()
+    while frame.f_back is not None:  # functions of other packages may lie between ours
+        depth, level = depth + 1, depth + 1 if _is_ours(frame) else level
+        frame = frame.f_back
     warnings.warn(warning, stacklevel=level)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_PACKAGE)

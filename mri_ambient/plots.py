@@ -153,12 +153,13 @@ def draw_reconstruction(
         share = 100 * kinds[1][1] / kinds[0][1]
         title += f"\nlower rows: standard deviation, white = {share:.3g} % of the image's white"
     n_rows = len(kinds) * math.ceil(len(chosen) / n_columns)
-    lines = [part for line in title.strip().splitlines() for part in wrap(line, 32 * n_columns)]
+    title = title.strip().replace(" = ", "\u00a0=\u00a0")  # no line ends there
+    lines = [part for line in title.splitlines() for part in wrap(line, 32 * n_columns)]
     n_lines = n_rows // len(kinds) + len(lines)
     figure, axes = _image_grid(
         n_rows, n_columns, volume.shape[1:], aspect=aspect, title_lines=n_lines
     )
-    figure.suptitle("\n".join(lines), fontsize=10)
+    figure.suptitle("\n".join(lines).replace("\u00a0", " "), fontsize=10)
     for i, index in enumerate(chosen.astype(int)):
         row, column = divmod(i, n_columns)
         for kind, (images, top) in enumerate(kinds):

@@ -109,6 +109,18 @@ def test_prepare_train_and_evaluate(folder, full, tmp_path):
     assert found["volumes"][full.stem]["psnr"] == pytest.approx(rec.metrics["psnr"], abs=1e-4)
 
 
+def test_a_warning_names_the_users_line_through_functions_of_other_packages(folder, tmp_path):
+    """``functools.cached_property`` finds the sampling of a scan."""
+    path = min((folder / "raw").glob("*.h5"))
+    ksp = ma.open_scan(path).read_ksp(0).numpy()[None]
+    np.save(tmp_path / "a.npy", np.concatenate([ksp, 0 * ksp]))
+    scan = ma.open_scan(tmp_path / "a.npy", axes="slice,coil,y,x")
+    with pytest.warns(NumericalWarning) as caught:
+        assert scan.mask.any()
+    assert [w.message.code for w in caught] == ["W-EMPTY-SLICES"]
+    assert Path(caught[0].filename).name == "test_api.py"
+
+
 def test_a_warning_shows_its_code_and_the_line_that_led_to_it(folder, tmp_path):
     scan = min((folder / "raw").glob("*.h5"))
     copies = [tmp_path / "raw" / name for name in ("a.h5", "b.h5")]

@@ -112,6 +112,11 @@ def test_a_standard_deviation_stands_under_its_slice_in_a_window_of_its_own(n_sl
             )
 
 
+def test_no_line_of_a_title_ends_before_its_number():
+    figure = draw_reconstruction(VOLUME[:1], title="a_scan_of_22_letters_: dds, R = 4.00")
+    assert figure.get_suptitle().splitlines() == ["a_scan_of_22_letters_: dds,", "R = 4.00"]
+
+
 def test_bright_fat_does_not_make_the_rest_dark():
     """A rim of 4 % of the pixels, 20 times brighter: the window is that of the object."""
     img = np.zeros((1, 100, 100), np.float32)

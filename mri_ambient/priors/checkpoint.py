@@ -17,7 +17,7 @@ from ..physics.masks import MaskSpec
 from ..runtime.files import atomic_path, file_sha256
 from .prior import SCALE_RULE, Prior, PriorFacts
 from .unet import UNetSpec
-from .weights import find_prior
+from .weights import find_prior, no_such_prior
 
 HEADER = "mri_ambient"
 PRIOR_FORMAT = "prior/1"
@@ -94,6 +94,8 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
         DeviceError: the device has no memory left for it.
     """
     path = find_prior(Path(path))
+    if not path.exists():
+        raise no_such_prior(path)
     if path.is_dir():
         path = path / "prior.safetensors"
         if not path.exists():

@@ -96,7 +96,7 @@ class TrainPlan:
         net = self.facts.build()
         text = (
             f"{config.objective.name} on {len(dataset.train)} slices of {n_scans} scans "
-            f"({len(dataset.validation)} set aside), "
+            f"({len(dataset.validation)} slices set aside), "
             f"matrices {', '.join(f'{y}x{x}' for y, x in sizes)}; "
             f"{config.kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
             f"{net.flops(sizes[-1]) / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"

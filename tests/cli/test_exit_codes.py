@@ -18,6 +18,7 @@ from mri_ambient.errors import (
     ScanFormatError,
     StoppedError,
 )
+from mri_ambient.io import ScanPath
 
 CODES = {
     MriAmbientError: 1, StoppedError: 1, ConfigError: 2, OutputExistsError: 2, ScanFormatError: 3,
@@ -97,3 +98,11 @@ def test_a_training_run_is_never_claimed(tmp_path):
     (tmp_path / "run.json").touch()
     with pytest.raises(OutputExistsError, match=tmp_path.name):
         claim_folder(tmp_path, "samples.h5", overwrite=True)
+
+
+def test_an_error_of_a_volume_names_the_file_once(capsys, tmp_path):
+    path = tmp_path / "scan.dat"
+    failures = Failures()
+    failures.case(ScanPath(path, {"volume": "rep-5"}), ScanFormatError(f"{path}: is damaged"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: {path} rep-5: is damaged"

@@ -17,6 +17,7 @@ from mri_ambient.errors import CheckpointError, DeviceError, MriAmbientError
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior, save_tensors
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.unet import UNetSpec
+from mri_ambient.priors.weights import shipped_priors
 
 
 @pytest.fixture
@@ -76,8 +77,9 @@ def test_pickles_are_never_opened(tmp_path):
 
 def test_foreign_and_damaged_files_are_refused(prior, tmp_path):
     path = tmp_path / "prior.safetensors"
-    with pytest.raises(CheckpointError):  # there is no such file
+    with pytest.raises(CheckpointError) as missing:
         load_prior(path)
+    assert all(file.stem in str(missing.value) for file in shipped_priors())
     with pytest.raises(CheckpointError):  # a folder without a prior
         load_prior(tmp_path)
     save_file({"w": torch.zeros(3)}, path)

@@ -29,3 +29,12 @@ def find_prior(path: Path) -> Path:
     """The file of a shipped prior, given its name; any other path unchanged."""
     shipped = {file.stem: file for file in shipped_priors()}
     return path if path.exists() else shipped.get(str(path), path)
+
+
+def no_such_prior(path: Path) -> CheckpointError:
+    """Says that there is no such file, and what can be given instead."""
+    names = ", ".join(file.stem for file in shipped_priors()) or "none"
+    return CheckpointError(
+        f"{path}: there is no such file; give a prior file, a run folder, or the name of a prior "
+        f"that ships with the package ({names})"
+    )

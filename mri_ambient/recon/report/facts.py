@@ -45,8 +45,8 @@ class Score(NamedTuple):
 
 
 def number(value: float | None, digits: int = 3, unit: str = "") -> str:
-    """A number as people read it, with its unit."""
-    return NOTHING if value is None else f"{value:.{digits}g} {unit}".rstrip()
+    """A number as people read it, with all its digits and its unit."""
+    return NOTHING if value is None else f"{f'{value:#.{digits}g}'.rstrip('.')} {unit}".rstrip()
 
 
 def sides(sizes: Iterable[float]) -> str:
