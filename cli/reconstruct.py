@@ -210,9 +210,8 @@ def run_scans(
     ``one`` says what was done; of several scans, a last line says how often.
     """
     from mri_ambient.recon.report import noted_failure, write_overview
-    from mri_ambient.runtime.files import make_folder
+    from mri_ambient.runtime.files import output_folder
 
-    make_folder(output)
     counts = Counter[str]()
 
     def noted(scan: ScanPath) -> None:
@@ -224,8 +223,10 @@ def run_scans(
             raise
 
     try:
-        run_cases(scans, noted)
+        with output_folder(output):
+            run_cases(scans, noted)
     finally:
-        print_written("", write_overview(output) if overview else ())
+        if overview and output.exists():
+            print_written("", write_overview(output))
         if len(scans) > 1:
             print_line(", ".join(f"{counts[done]} {done}" for done in OUTCOMES if counts[done]))

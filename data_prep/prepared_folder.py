@@ -29,7 +29,7 @@ from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, o
 from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..runtime.device import Runtime
-from ..runtime.files import json_text, make_folder, write_json
+from ..runtime.files import json_text, output_folder, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
@@ -279,12 +279,12 @@ def prepare(
             f"{output}: holds the scans to be prepared; choose another output folder"
         )
     device = (runtime or Runtime()).torch_device
-    make_folder(output)
     task = partial(_prepare_one, output, config or PrepConfig(), overwrite, pictures, device)
     results = []
-    for result in parallel_map(task, scans, workers):
-        results.append(result)
-        (on_scan or _issue_warnings)(result)
+    with output_folder(output):
+        for result in parallel_map(task, scans, workers):
+            results.append(result)
+            (on_scan or _issue_warnings)(result)
     summary = _summarise(tuple(results), output)
     for warning in summary.warnings if on_scan is None else ():
         issue(warning)

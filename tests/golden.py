@@ -91,7 +91,7 @@ COMMANDS: dict[str, str] = {
     "demo": "demo -o demo --train-time 0s",
     "reconstruct": """
         reconstruct simulate/full {full} --retrospective 4 --method zero-filled
-          -o reconstruct/full-zero-filled --png
+          -o reconstruct/full-zero-filled
         reconstruct simulate/full {full} --retrospective 4 --method cg-sense
           -o reconstruct/full-cg-sense
         + reconstruct simulate/full {full} --retrospective 4 --method l1-wavelet
@@ -119,7 +119,7 @@ COMMANDS: dict[str, str] = {
           -o reconstruct/under-adps
         reconstruct simulate/full {full} --retrospective 4 --preset fast -o reconstruct/fast
         reconstruct simulate/under --preset balanced --samples 2 -o reconstruct/balanced
-        reconstruct simulate/under --method dds --steps 3 --samples 3 --keep-samples --png --seed 5
+        reconstruct simulate/under --method dds --steps 3 --samples 3 --keep-samples --seed 5
           -o reconstruct/keep-samples
         reconstruct simulate/under {measured} --method aos --holdout 2 --warn -v
           -o reconstruct/warn-aos

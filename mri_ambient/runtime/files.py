@@ -113,6 +113,19 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+@contextmanager
+def output_folder(path: Path) -> Iterator[None]:
+    """A folder that can be written (see :func:`make_folder`); one that stays empty is removed."""
+    is_new = not path.exists()
+    make_folder(path)
+    try:
+        yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # something was written
+                path.rmdir()
+
+
 def require_space(path: Path, n_bytes: int) -> None:
     """Raise MriAmbientError unless the disk has ``n_bytes`` free for a file."""
     free = shutil.disk_usage(path.parent).free
