@@ -82,7 +82,7 @@ def test_a_plan_says_what_is_trained(scans, tmp_path):
     text = made.describe()
     weights = sum(p.numel() for p in made.facts.build().parameters())
     for fact in (
-        "kspace", "8 slices of 10 scans (2 set aside)", "32x32", "conditioned",
+        "kspace", "8 slices of 10 scans (2 slices set aside)", "32x32", "conditioned",
         f"{weights / 1e6:.2f} M parameters",
     ):  # fmt: skip
         assert fact in text
