@@ -13,6 +13,7 @@ from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..runtime.warning_log import WarningLog
 from .bart import CflFile, cfl_path
 from .bruker import BrukerFile
+from .corrected import corrected
 from .fastmri import FastmriFile
 from .hdf5_arrays import CalgaryFile, Hdf5File
 from .matlab import MatFile
@@ -79,7 +80,8 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     Args:
         path: the file, or the folder of a ParaVision scan.
         options: of the reader of its format (see ``options`` of :class:`ScanFile`), such as
-            ``volume="con-1_rep-2"``; those that are None count as not given.
+            ``volume="con-1_rep-2"``, and ``centre`` of :func:`~mri_ambient.io.corrected.corrected`;
+            those that are None count as not given.
 
     Raises:
         ScanFormatError: the file is missing, unreadable, truncated, damaged, of another format, or
@@ -90,13 +92,14 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     contents = Contents(path)
     reader = _reader_of(contents)
     given = {name: value for name, value in options.items() if value is not None}
+    centre = given.pop("centre", "auto")
     if unknown := sorted(given.keys() - reader.options):
         raise ConfigError(
             f"{contents.path}: is a file of format {reader.format}, for which {unknown[0]} means "
             f"nothing; options: {', '.join(sorted(reader.options)) or 'none'}"
         )
     with WarningLog().noting() as warnings:
-        file = _opened(reader, path, given)
+        file = corrected(_opened(reader, path, given), centre)
     file.warnings = tuple(warnings)
     return file
 

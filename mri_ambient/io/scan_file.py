@@ -135,6 +135,7 @@ class ScanFile(ABC):
         calib_mask: where calibration lines that do not belong to the image (separate reference
             scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
         warnings: given when it was opened.
+        steps: what was done to the k-space that is read, in order.
         prepared: whether slices come with maps, scale and noise, which preparation fills in.
     """
 
@@ -157,6 +158,7 @@ class ScanFile(ABC):
     attributes: dict[str, object]
     calib_mask: Tensor | None = None
     warnings: tuple[NumericalWarning, ...] = ()
+    steps: tuple[str, ...] = ("read",)
     prepared: bool = False
 
     def __init__(self, path: str | Path) -> None:
@@ -328,7 +330,7 @@ class ScanFile(ABC):
             acquired=self.acquired,
             noise=self.noise,
             voxel_mm=self.voxel_mm,
-            steps=("read",),
+            steps=self.steps,
         )
 
     def _maps(self, chosen: tuple[int, ...]) -> Tensor | None:
