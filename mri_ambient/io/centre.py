@@ -107,7 +107,11 @@ def _along(energy: Energy, axis: int, across: int) -> Energy:
 
 
 def half_off(ksp: Tensor) -> tuple[bool, bool]:
-    """Along which axes images are half a field of view off, by samples ``(coil, y, x)`` around k = 0."""
+    """Along which axes images are half a field of view off.
+
+    Args:
+        ksp: fully sampled k-space around k = 0, ``(coil, y, x)``.
+    """
     window = [torch.hann_window(n + 2, periodic=False)[1:-1] for n in ksp.shape[-2:]]
     img = ifft2c(ksp * window[0][:, None] * window[1])
     energy = energy_of(img)

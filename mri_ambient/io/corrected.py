@@ -179,8 +179,8 @@ def _parse_centre(centre: str | Sequence[int], file: ScanFile) -> Literal["auto"
         if y < ny and x < nx:
             return y, x
     raise ConfigError(
-        f"{file.path}: centre is {centre!r}, wanted auto, header, or the row and column of k = 0 in "
-        f"the matrix of {ny} x {nx}, e.g. {ny // 2},{nx // 2}"
+        f"{file.path}: centre is {centre!r}, wanted auto, header, or the row and column of k = 0, "
+        f"in the matrix of {ny} x {nx} e.g. {ny // 2},{nx // 2}"
     )
 
 
@@ -205,14 +205,12 @@ def _find_residue(file: ScanFile, probes: Sequence[Tensor]) -> NDArray[np.bool_]
     residue |= _below_gap(np.where(residue, 0, energy).sum(axis=1))[:, None]
     residue |= _below_gap(np.where(residue, 0, energy).ravel()).reshape(energy.shape)
     if residue.any():
-        rest = np.where(residue, 0, energy)
-        weakest = min(profile[profile > 0].min() for profile in (rest.sum(axis=0), rest.sum(axis=1)))
-        ratio = float(np.sqrt(energy[residue].max() / weakest))
+        ratio = np.sqrt(energy[residue].max() / np.median(energy[~residue & (energy > 0)]))
         warn(
             "W-RESIDUE",
-            f"{name_of(file.path)}: {int(residue.sum())} of {residue.size} positions hold at most "
-            f"{ratio:.1g} of the weakest measured line, which is what processing leaves of zeros; "
-            "they count as not measured",
+            f"{name_of(file.path)}: samples at {residue.sum()} of {residue.size} positions are at "
+            f"most {ratio:.1g} times the others, which is what processing leaves of zeros; they "
+            "count as not measured",
         )
     return residue
 
@@ -315,8 +313,8 @@ def _shift(file: ScanFile, peaks: Sequence[Peak], axis: int) -> int:
 def _uncertain(file: ScanFile, text: str) -> ScanFormatError:
     ny, nx = file.shape[2:]
     return ScanFormatError(
-        f"{file.path}: {text}; say where k = 0 is in the matrix of {ny} x {nx} (--centre Y,X), or take "
-        f"it to be at {ny // 2},{nx // 2} (--centre header)"
+        f"{file.path}: {text}; say where k = 0 is in the matrix of {ny} x {nx} (--centre Y,X), or "
+        f"that it is at {ny // 2},{nx // 2} (--centre header)"
     )
 
 

@@ -217,7 +217,7 @@ class NamedArrayFile(ScanFile):
             several volumes.
     """
 
-    options = frozenset({"axes", "dataset", "volume"})
+    options = frozenset({"axes", "dataset", "volume", "mask"})
     padding: tuple[int, int] | None = None
 
     def __init__(
@@ -328,7 +328,7 @@ class NamedArrayFile(ScanFile):
             return
         plane = self.ksp.mask_plane(mask != 0, self.volume)
         if plane is None:
-            ny, nx = self.shape[-2:]
+            ny, nx = self.ksp.shape[-2:]
             wanted = f"({nx},) or ({ny}, {nx}) to match the k-space"
             raise ScanFormatError(f"{self.path}: {name} has shape {mask.shape}, wanted {wanted}")
         if not np.isin(mask, (0, 1)).all():

@@ -16,8 +16,10 @@ from .bruker import BrukerFile
 from .corrected import corrected
 from .fastmri import FastmriFile
 from .hdf5_arrays import CalgaryFile, Hdf5File
+from .mask_file import read_mask
 from .matlab import MatFile
 from .mrd import MrdFile
+from .named_axes import NamedArrayFile
 from .names import RAW_FILES, name_of, raw_file, stem_of
 from .numpy_files import NumpyFile
 from .other_files import what_it_is
@@ -80,8 +82,9 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     Args:
         path: the file, or the folder of a ParaVision scan.
         options: of the reader of its format (see ``options`` of :class:`ScanFile`), such as
-            ``volume="con-1_rep-2"``, and ``centre`` of :func:`~mri_ambient.io.corrected.corrected`;
-            those that are None count as not given.
+            ``volume="con-1_rep-2"``; for arrays ``mask``, a file with the mask of what was
+            measured; and ``centre`` as :func:`~mri_ambient.io.corrected.corrected` takes it. Those
+            that are None count as not given.
 
     Raises:
         ScanFormatError: the file is missing, unreadable, truncated, damaged, of another format, or
@@ -98,8 +101,12 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
             f"{contents.path}: is a file of format {reader.format}, for which {unknown[0]} means "
             f"nothing; options: {', '.join(sorted(reader.options)) or 'none'}"
         )
+    mask = given.pop("mask", None)
     with WarningLog().noting() as warnings:
-        file = corrected(_opened(reader, path, given), centre)
+        file = _opened(reader, path, given)
+        if mask is not None and isinstance(file, NamedArrayFile):
+            file.take_mask(read_mask(Path(mask)), str(mask))
+        file = corrected(file, centre)
     file.warnings = tuple(warnings)
     return file
 
