@@ -21,7 +21,7 @@ from .named_axes import PEAKED, SMALLEST_SIDE, peak
 LEAST_SHIFT = 2
 """Samples by which k = 0 must be off to be moved; nearer, a phase ramp does the same."""
 
-LEAST_GAIN = 5.0
+LEAST_GAIN = 4.0
 """How many times more energy there must be at k = 0 than in the middle of the matrix."""
 
 BAND = 2
@@ -85,7 +85,8 @@ def find_peak(energy: Energy) -> Peak | None:
         at = int(near[profile[near].argmax()])
         place.append(at)
         gains.append(float(profile[at] / max(profile[n // 2], 1e-9 * profile[at])))
-        paired.append(bool(profile[(2 * (n // 2) - at) % n] > profile[at] / LEAST_GAIN))
+        other = (2 * (n // 2) - at) % n
+        paired.append(other != at and bool(profile[other] > profile[at] / LEAST_GAIN))
     return Peak((place[0], place[1]), (gains[0], gains[1]), (paired[0], paired[1]))
 
 

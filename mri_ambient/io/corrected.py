@@ -36,8 +36,7 @@ LEAST_LINES = 0.04
 """Least part of the lines on both sides of the gap."""
 
 CUT = 2.5
-"""Energy at the end of an axis nearer to k = 0 over that at the other end where k-space ends
-there; where it was shifted, it goes round, and both are the same."""
+"""Least ratio of the energies that would be the same if k-space was shifted round its ends."""
 
 FEWEST = 8
 """Lines of a calibration block."""
@@ -323,11 +322,22 @@ def _matrix(energy: Energy, place: Pair) -> Pair:
     sizes = []
     for axis, (n, at) in enumerate(zip(energy.shape, place, strict=True)):
         profile = energy.sum(axis=1 - axis)
-        ends = profile[:3].mean(), profile[-3:].mean()
-        near, far = ends if at < n // 2 else ends[::-1]
         inside = n // 8 <= at < n - n // 8 and at != n // 2 and bool(profile.all())
-        sizes.append(2 * max(at, n - at) if inside and near > CUT * far else n)
+        sizes.append(2 * max(at, n - at) if inside and _is_cut(profile, at) else n)
     return sizes[0], sizes[1]
+
+
+def _is_cut(profile: Energy, at: int) -> bool:
+    """Whether k-space ends beside k = 0, ``at``, by the energy along its axis.
+
+    If it was shifted round the ends, what is missing at the end that is nearer to k = 0 is at the
+    other one, with the energy of the samples on the other side of k = 0.
+    """
+    if at >= len(profile) // 2:
+        profile, at = profile[::-1], len(profile) - 1 - at
+    width = max(len(profile) // 16, 1)
+    mirrored = profile[2 * at + 1 : 2 * at + 1 + width]
+    return bool(mirrored.mean() > CUT * profile[-width:].mean())
 
 
 def _find_half(probes: Sequence[Tensor]) -> tuple[bool, bool]:
