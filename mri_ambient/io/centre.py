@@ -63,8 +63,11 @@ class Peak:
 
 def energy_of(ksp: Tensor) -> Energy:
     """Energy of k-space ``(coil, y, x)``, summed over coils, ``(y, x)``."""
-    energy: Energy = torch.linalg.vector_norm(ksp, dim=0).double().square().numpy()
-    return energy
+    energy = torch.zeros(ksp.shape[1:])
+    for coil in ksp:  # one after the other, for memory
+        energy += coil.real.square() + coil.imag.square()
+    largest = torch.finfo(energy.dtype).max  # damage may exceed it
+    return energy.double().clamp(max=largest).numpy()
 
 
 def find_peak(energy: Energy) -> Peak | None:

@@ -71,8 +71,10 @@ class Move:
         return ksp * half_field_phase(self.matrix[1]) if self.half[1] else ksp
 
     def img(self, img: Tensor) -> Tensor:
-        """Images ``(..., y, x)``, moved by half a field of view."""
-        turns = [n // 2 if half else 0 for n, half in zip(img.shape[-2:], self.half, strict=True)]
+        """Images ``(..., y, x)``, moved back by half a field of view."""
+        turns = [
+            -(n // 2) if half else 0 for n, half in zip(img.shape[-2:], self.half, strict=True)
+        ]
         return img.roll(turns, dims=(-2, -1))
 
 
@@ -156,9 +158,10 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
     probes = [] if file.prepared else _probes(file)
     if not probes:
         return file
-    residue = _find_residue(file, probes)
-    probes = [ksp.masked_fill_(torch.from_numpy(residue), 0) for ksp in probes]
-    move = _find_move(file, probes, choice)
+    energies = [energy_of(ksp) for ksp in probes]
+    residue = _find_residue(file, np.sum(energies, axis=0))
+    energies = [np.where(residue, 0, energy) for energy in energies]
+    move = _find_move(file, probes, energies, choice)
     still = move == Move((file.shape[2], file.shape[3]), (0, 0))
     return file if still and not residue.any() else Corrected(file, move, torch.from_numpy(residue))
 
@@ -194,9 +197,8 @@ def _probes(file: ScanFile) -> list[Tensor]:
     return [ksp for ksp in probes if bool(ksp.any())]
 
 
-def _find_residue(file: ScanFile, probes: Sequence[Tensor]) -> NDArray[np.bool_]:
+def _find_residue(file: ScanFile, energy: Energy) -> NDArray[np.bool_]:
     """Positions ``(y, x)`` that hold what processing left of zeros; a mask in the file decides."""
-    energy = sum(map(energy_of, probes), np.zeros(file.shape[2:]))
     residue = np.zeros(energy.shape, bool)
     if file.given_mask is not None:
         return residue
@@ -217,7 +219,7 @@ def _find_residue(file: ScanFile, probes: Sequence[Tensor]) -> NDArray[np.bool_]
 def _below_gap(energy: Energy) -> NDArray[np.bool_]:
     """The entries below a gap of orders of magnitude; none if there is no such gap."""
     order = np.sort(energy[energy > 0])
-    margin = max(1, int(LEAST_LINES * len(order)))
+    margin = max(2, int(LEAST_LINES * len(order)))
     ratios = order[1:] / order[:-1]
     inner = ratios[margin - 1 : len(ratios) - margin + 1]
     if inner.size == 0 or inner.max() < GAP:
@@ -227,23 +229,25 @@ def _below_gap(energy: Energy) -> NDArray[np.bool_]:
 
 
 def _find_move(
-    file: ScanFile, probes: Sequence[Tensor], choice: Literal["auto", "header"] | Pair
+    file: ScanFile,
+    probes: Sequence[Tensor],
+    energies: Sequence[Energy],
+    choice: Literal["auto", "header"] | Pair,
 ) -> Move:
     """Where samples have to go; warnings for what the user did not choose."""
     ny, nx = file.shape[2:]
-    energies = [energy_of(ksp) for ksp in probes]
     still = Move((ny, nx), (0, 0))
     if choice == "header" or (choice == "auto" and file.calib_mask is not None):
         return still
     place = _find_place(file, energies) if choice == "auto" else choice
-    matrix = _matrix(sum(energies, np.zeros((ny, nx))), place)
+    matrix = _matrix(np.sum(energies, axis=0), place)
     shift = (matrix[0] // 2 - place[0], matrix[1] // 2 - place[1])
     move = Move(matrix, shift)
     if choice == "auto" and move != still:
         _warn_moved(file, place, move)
     if file.calib_mask is not None:
         return move
-    half = _find_half([move(ksp) for ksp in probes])
+    half = _find_half(move, probes, energies)
     if any(half):
         axes = " and ".join(name for name, off in zip("yx", half, strict=True) if off)
         warn(
@@ -340,14 +344,15 @@ def _is_cut(profile: Energy, at: int) -> bool:
     return bool(mirrored.mean() > CUT * profile[-width:].mean())
 
 
-def _find_half(probes: Sequence[Tensor]) -> tuple[bool, bool]:
+def _find_half(
+    move: Move, probes: Sequence[Tensor], energies: Sequence[Energy]
+) -> tuple[bool, bool]:
     """Along which axes images are half a field of view off, in all slices that hold signal."""
-    filled = [ksp for ksp in probes if find_peak(energy_of(ksp)) is not None]
-    if not filled:
+    hit = torch.from_numpy(np.any([energy > 0 for energy in energies], axis=0))
+    block = calibration_block(move(hit)[None], WIDTH)
+    pairs = zip(probes, energies, strict=True)
+    filled = [ksp for ksp, energy in pairs if find_peak(energy) is not None]
+    if min(block) < FEWEST or not filled:
         return False, False
-    hit = torch.stack([(ksp != 0).any(dim=0) for ksp in filled]).any(dim=0)
-    block = calibration_block(hit[None], WIDTH)
-    if min(block) < FEWEST:
-        return False, False
-    found = [half_off(center_crop(ksp, block)) for ksp in filled]
+    found = [half_off(center_crop(move(ksp), block)) for ksp in filled]
     return all(half[0] for half in found), all(half[1] for half in found)

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import ScanFormatError, warn
-from .axes_guess import refuse_other_axes, refuse_swapped_axes
+from .axes_guess import refuse_other_axes, refuse_phase_encoded_slices, refuse_swapped_axes
 from .geometry import Geometry
 from .hdf5 import (
     H5Writer,
@@ -110,6 +110,7 @@ class FastmriFile(NamedArrayFile):
                 refuse_other_axes(found, axes)
             if len(axes) == 4 and _n_targets(file) != found.shape[0]:
                 refuse_swapped_axes(found)
+                refuse_phase_encoded_slices(found)
         ksp = NamedArray(found, axes)
         check_size(ksp.shape[1:], 8, f"{path}: a slice of {name}")
         check_written(stored)

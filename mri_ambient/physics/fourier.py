@@ -81,9 +81,8 @@ def decentred_to_centred(ksp: Tensor) -> Tensor:
 
 
 def half_field_phase(n: int) -> Tensor:
-    """Factors of k-space ``(n,)`` that move an image by ``n // 2`` pixels; +-1 for even ``n``."""
-    turns = (torch.arange(n) - n // 2) * (n // 2)
-    phase = _turn(-turns % n, n)
+    """Factors of k-space ``(n,)`` that move an image back by ``n // 2`` pixels; +-1 for even n."""
+    phase = _turn((torch.arange(n) - n // 2) * (n // 2) % n, n)
     return phase.real.round().float() if n % 2 == 0 else phase.to(torch.complex64)
 
 

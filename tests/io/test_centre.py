@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import FastmriFile, ScanFile, build_header, open_scan
-from mri_ambient.physics.fourier import fft2c, half_field_phase, ifft2c
+from mri_ambient.physics.fourier import fft2c, ifft2c
 from mri_ambient.physics.masks import MaskSpec, calibration_block
 from mri_ambient.rng import complex_normal, rng_for
 
@@ -37,7 +37,12 @@ def head(centre: tuple[float, float] = (0, 0), size: float = 1.0) -> Tensor:
         return (((y / size - cy) / a) ** 2 + ((x / size - cx) / b) ** 2 < 1).float()
 
     ventricles = ellipse(0.25, 0.08, -0.05, -0.14) + ellipse(0.25, 0.08, -0.05, 0.14)
-    return ellipse(0.85, 0.78) - 0.5 * ellipse(0.75, 0.68) + 0.35 * ellipse(0.7, 0.6) - 0.3 * ventricles
+    return (
+        ellipse(0.85, 0.78)
+        - 0.5 * ellipse(0.75, 0.68)
+        + 0.35 * ellipse(0.7, 0.6)
+        - 0.3 * ventricles
+    )
 
 
 def measured(
@@ -130,3 +135,78 @@ def test_k_space_that_was_shifted_is_moved_back(write, dy, dx):
     assert torch.equal(file.mask, LINES)
     assert file.steps == ("read", f"centre {-dy:+d},{-dx:+d}")
     assert calibration_block(file.mask) == (24, 16)
+
+
+def half_off(ksp: Tensor, *axes: int) -> Tensor:
+    """K-space of images that are half a field of view off along axes -2 and -1."""
+    return fft2c(ifft2c(ksp).roll([ksp.shape[axis] // 2 for axis in axes], dims=axes))
+
+
+@pytest.mark.parametrize("axes", [(-2,), (-1,), (-2, -1)])
+@pytest.mark.parametrize("shape", [(96, 80), (95, 79)])
+def test_images_half_a_field_of_view_off_are_moved(write, axes, shape):
+    right = fft2c(ifft2c(RIGHT["fully sampled"])[..., : shape[0], : shape[1]])
+    with warns("W-HALF-FOV", "W-NO-HEADER"):
+        file = open_scan(write(half_off(right, *axes)))
+    assert difference(file, right) < 1e-5
+    assert file.steps == ("read", "half-field")
+
+
+def test_both_at_once_as_an_fft_without_shifts_leaves_them(write):
+    img = ifft2c(RIGHT["fully sampled"])
+    with warns("W-CENTRE", "W-HALF-FOV", "W-NO-HEADER"):
+        file = open_scan(write(torch.fft.fft2(img)))
+    assert difference(file, np.sqrt(img[0, 0].numel()) * RIGHT["fully sampled"]) < 1e-5
+
+
+def test_a_reference_that_is_off_too_is_moved(write):
+    rss = ifft2c(RIGHT["fully sampled"]).abs().square().sum(dim=1).sqrt()
+    for target in (rss, rss.roll((48, 40), dims=(-2, -1))):
+        path = write(half_off(RIGHT["fully sampled"], -2, -1), reconstruction_rss=target.numpy())
+        with warns("W-HALF-FOV", "W-NO-HEADER"):
+            assert torch.equal(open_scan(path).read_target("reconstruction_rss"), rss)
+
+
+def test_the_user_decides(write):
+    ksp = RIGHT["control"].roll((5, 0), dims=(-2, -1))
+    path = write(ksp)
+    with warns(*["W-NO-HEADER"] * 3):
+        assert torch.equal(open_scan(path, centre="header")[:].ksp, ksp)
+        assert torch.equal(open_scan(path, centre="53,40")[:].ksp, RIGHT["control"])
+        assert open_scan(path, centre=(50, 41)).steps == ("read", "centre -2,-1")
+    for wrong in ("96,40", "middle", "1", "1,2,3", "-1,4"):
+        with pytest.raises(ConfigError, match="wanted auto, header"), warns("W-NO-HEADER"):
+            open_scan(path, centre=wrong)
+
+
+def test_slices_that_differ_are_refused(write):
+    ksp = RIGHT["fully sampled"].clone()
+    ksp[0], ksp[1] = ksp[0].roll(9, dims=-2), ksp[1].roll(-7, dims=-2)
+    with pytest.raises(ScanFormatError, match="--centre Y,X"), warns("W-NO-HEADER"):
+        open_scan(write(ksp))
+
+
+def test_columns_of_partial_fourier_that_were_not_stored(write):
+    """Found by the samples; their number is that which makes k = 0 the middle."""
+    falling = torch.exp(
+        -(((torch.arange(80) - 40) / 25.0) ** 2)
+    )  # as of images without sharp edges
+    right = measured(noise=0) * falling + measured(0 * head(), noise=1e-4)
+    with warns("W-CENTRE", "W-NO-HEADER") as found:
+        file = open_scan(write(right[..., 20:]))
+    assert file.shape == SHAPE
+    assert torch.equal(file[:].ksp, torch.nn.functional.pad(right[..., 20:], (20, 0)))
+    assert (file.recon_shape, int(file.acquired.sum()), file.acceleration) == ((96, 80), 60, 1)
+    assert "20 of 80 columns" in found[0].text + found[1].text
+
+
+def test_the_header_places_columns_of_partial_fourier(write):
+    header = build_header(
+        SHAPE[2:], SHAPE[2:], (240.0, 200.0), (240.0, 200.0), 5.0, 2, 4, padding=(20, 80)
+    )
+    mask = LINES[0, 0, 20:].numpy()
+    with warns():
+        file = open_scan(write(RIGHT["control"][..., 20:], ismrmrd_header=header, mask=mask))
+    want = LINES & (torch.arange(80) >= 20)
+    assert torch.equal(file[:].ksp, RIGHT["fully sampled"] * want)
+    assert (file.voxel_mm, int(file.acquired.sum())) == ((2.5, 2.5, 5.0), 60)
