@@ -310,6 +310,20 @@ class ScanFile(ABC):
         plane = self.mask[0]
         return bool((plane == (acquired_rows(plane)[:, None] & self.acquired)).all())
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether k-space ends much nearer to k = 0 on one side (partial Fourier, partial echo).
+
+        By a sixteenth of the matrix or more; images of the samples alone are then blurred.
+        """
+        plane = self.mask[0] & self.acquired
+        for axis in (0, 1):
+            n = plane.shape[axis]
+            held = plane.any(dim=1 - axis).nonzero().flatten() - n // 2
+            if 16 * abs(int(held[0] + held[-1])) > n + 16:
+                return True
+        return False
+
     def __len__(self) -> int:
         return self.shape[0]
 
