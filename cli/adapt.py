@@ -24,6 +24,8 @@ def run(
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
+    centre: opt.Centre = "auto",
+    mask: opt.MaskPath = None,
     maps: opt.Maps = None,
     prior: opt.PriorPath = None,
     until: Annotated[
@@ -72,7 +74,8 @@ def run(
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(until, None, view),
     )
-    scans = find_scans(inputs, volume=volume, axes=axes, dataset=dataset, maps=maps)
+    given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
+    scans = find_scans(inputs, **given, centre=centre, mask=mask)
     if dry_run:
         print_line(f"{len(scans)} scans, until {until} -> {output}")
         return

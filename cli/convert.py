@@ -19,6 +19,8 @@ def run(
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
+    centre: opt.Centre = "auto",
+    mask: opt.MaskPath = None,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
@@ -30,7 +32,8 @@ def run(
     """
     from mri_ambient.io import ScanPath, convert_scan
 
-    scans = chosen_scans(inputs, shard, volume=volume, axes=axes, dataset=dataset)
+    given = {"volume": volume, "axes": axes, "dataset": dataset}
+    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
     with progress_bar() as bars:
         bar = Bar(bars, "convert", len(scans))
 

@@ -45,6 +45,8 @@ def run(
     ] = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
+    centre: opt.Centre = "auto",
+    mask: opt.MaskPath = None,
     holdout: opt.HeldOutLines = 2,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -65,10 +67,11 @@ def run(
     rest by the method, CG-SENSE and L1-wavelet, and compared; with samples, also whether their
     standard deviation is as large as their error.
     """
+    given = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask}
     if targets is not None:
         _refuse_method_options(context)
         failures = Failures()
-        scores = ma.evaluate(inputs, targets, axes=axes, dataset=dataset, on_error=failures.case)
+        scores = ma.evaluate(inputs, targets, on_error=failures.case, **given)
         _print_scores(scores, csv_out=csv_out, json_out=json_out)
         failures.end(nothing_done=not scores["volumes"])
         return
@@ -85,13 +88,12 @@ def run(
         checks=Checks(holdout),
     )
     runtime = make_runtime(device)
-    given = {"axes": axes, "dataset": dataset}
     _on_held_out_lines(inputs, given, recipe, runtime, csv_out=csv_out, json_out=json_out)
 
 
 def _refuse_method_options(context: typer.Context) -> None:
     """With --target, images are scored as they are: refuse options of the reconstruction."""
-    for_both = {"inputs", "targets", "axes", "dataset", "csv_out", "json_out"}
+    for_both = {"inputs", "targets", "axes", "dataset", "centre", "mask", "csv_out", "json_out"}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         given = source is not None and source.name == "COMMANDLINE"
@@ -104,7 +106,7 @@ def _refuse_method_options(context: typer.Context) -> None:
 
 def _on_held_out_lines(
     inputs: list[str],
-    given: dict[str, str | None],
+    given: dict[str, Any],
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
     *,

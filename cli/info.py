@@ -22,12 +22,15 @@ def run(
     ] = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
+    centre: opt.Centre = "auto",
+    mask: opt.MaskPath = None,
     json_out: opt.Json = False,
 ) -> None:
     """Print what is installed, or what a file holds."""
     from mri_ambient.evaluation.info import contents, in_text, installed
 
-    facts = installed() if file is None else contents(file, axes=axes, dataset=dataset)
+    given = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask}
+    facts = installed() if file is None else contents(file, **given)
     if json_out:
         print_json(facts)
     else:

@@ -48,6 +48,23 @@ DatasetName = Annotated[
         show_default="kspace, or the only complex array",
     ),
 ]
+Centre = Annotated[
+    str,
+    typer.Option(
+        help="Where k = 0 is: auto (found from the samples), header (as the file has it), or its "
+        "row and column.",
+        metavar="auto|header|Y,X",
+    ),
+]
+MaskPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask",
+        help="File with the mask of what was measured, (x,) or (y, x): numpy, HDF5 or BART.",
+        metavar="FILE",
+        show_default="that of the scan, or what is not zero",
+    ),
+]
 Maps = Annotated[
     Path | None,
     typer.Option(

@@ -22,6 +22,8 @@ def run(
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
+    centre: opt.Centre = "auto",
+    mask: opt.MaskPath = None,
     maps: opt.Maps = None,
     coils: opt.Coils = None,
     energy: Annotated[
@@ -55,7 +57,7 @@ def run(
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, **given)
+    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
     if dry_run:
         print_outputs(scans, output)
         return

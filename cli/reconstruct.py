@@ -34,6 +34,8 @@ def run(
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
+    centre: opt.Centre = "auto",
+    mask: opt.MaskPath = None,
     maps: opt.Maps = None,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -154,7 +156,7 @@ def run(
         adapt=make_adaptation(adapt, adapt_per, view),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, **given)
+    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
     if dry_run:
         print_outputs(scans, output)
         print_adaptation(recipe, adapt_per)

@@ -29,9 +29,8 @@ def evaluate(
     reconstructions: str | Path | Sequence[str | Path],
     target: str | Path,
     *,
-    axes: str | None = None,
-    dataset: str | None = None,
     on_error: Callable[[Path, MriAmbientError], None] | None = None,
+    **options: Any,  # noqa: ANN401 -- of several readers
 ) -> dict[str, Any]:
     """NMSE, PSNR and SSIM of reconstructions, as the fastmri package computes them.
 
@@ -40,11 +39,10 @@ def evaluate(
         target: the fully sampled scan, or a folder of scans of the same stems, in any format. They
             hold one of :data:`TARGETS`; where they hold none, the RSS of their full k-space is
             computed.
-        axes: names of the axes of the targets' k-space, as :func:`~mri_ambient.open_scan` takes
-            them.
-        dataset: name of the targets' k-space, likewise.
         on_error: called with a reconstruction that cannot be scored and the error, and the others
             are scored; without it the error is raised.
+        options: of the targets' readers, as :func:`~mri_ambient.open_scan` takes them, such as
+            ``axes`` and ``dataset``.
 
     Returns:
         ``volumes``: the fields of :class:`VolumeMetrics` by file stem, or by path where files of
@@ -60,7 +58,7 @@ def evaluate(
     files = find_reconstructions(reconstructions)
     n_times = Counter(file.stem for file in files)
     volumes: dict[str, dict[str, Any]] = {}
-    for path, full in pair_up(files, target, axes=axes, dataset=dataset):
+    for path, full in pair_up(files, target, **options):
         name = path.stem if n_times[path.stem] == 1 else str(path.with_suffix(""))
         try:
             volumes[name] = asdict(score_pair(path, full))

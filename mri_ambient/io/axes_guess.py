@@ -32,6 +32,9 @@ SAME = 0.0005
 CENTRE = 24
 """Samples around k = 0 that the small images are made of."""
 
+BESIDE = 5
+"""Entries from the middle of an axis, where a phase encode has much less energy."""
+
 FEW = 8
 """Entries of an axis that are compared where the format names the axes."""
 
@@ -80,6 +83,33 @@ def refuse_swapped_axes(array: StoredArray) -> None:
             "taken for slices, but its images show one object, as those of coils do, and those of "
             "the second axis do not; name the axes: --axes coil,slice,y,x, or --axes "
             "slice,coil,y,x if they are right"
+        )
+
+
+def refuse_phase_encoded_slices(array: StoredArray) -> None:
+    """Refuse k-space ``(slice, coil, y, x)`` of a 3-D scan whose first axis is a phase encode.
+
+    Its energy is concentrated in the middle of the axis; neighbouring slices have about the same.
+
+    Raises:
+        ScanFormatError: it is; damaged slices are left to those who read them.
+    """
+    n = array.shape[0]
+    if n < SMALLEST_SIDE:
+        return
+    rows, columns = map(_centre, array.shape[2:])
+    around = (array.shape[1] // 2, rows, columns)
+    try:
+        blocks = [array.read((n // 2 + step, *around)) for step in (-BESIDE, 0, BESIDE)]
+    except ScanFormatError:
+        return  # reading the damaged slice names it
+    before, middle, after = ((np.abs(block).astype(float) ** 2).sum() for block in blocks)
+    if before and after and middle > PEAKED * max(before, after):
+        raise ScanFormatError(
+            f"{array.where} is {' x '.join(map(str, array.shape))}, of which the first axis was "
+            "taken for slices, but its energy is concentrated in the middle, as along a phase "
+            "encode; name the axes of a 3-D scan (--axes z,coil,y,x, y its readout), or --axes "
+            "slice,coil,y,x if they are slices"
         )
 
 

@@ -52,7 +52,7 @@ class CflFile(NamedArrayFile):
 
     format = "bart"
     suffixes = (".cfl",)
-    options = frozenset({"axes", "volume", "maps"})
+    options = frozenset({"axes", "volume", "maps", "mask"})
 
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
@@ -122,6 +122,16 @@ class CflFile(NamedArrayFile):
         if ksp.is_3d and axes is None:
             _refuse_slices(ksp)
         return ksp
+
+
+def read_cfl(path: Path) -> NDArray[np.complex64]:
+    """All numbers of a file, in BART's dimensions.
+
+    Raises:
+        ScanFormatError: it cannot be read.
+    """
+    array = CflFile.find_ksp(path, tuple("yx" + "1" * 14), None).array
+    return array.read(tuple(slice(None) for _ in array.shape))
 
 
 def cfl_path(path: Path) -> Path | None:

@@ -23,10 +23,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..errors import ScanFormatError, warn
-from .axes_guess import refuse_other_axes, refuse_swapped_axes
+from .axes_guess import refuse_other_axes, refuse_phase_encoded_slices, refuse_swapped_axes
 from .geometry import Geometry
 from .hdf5 import (
     H5Writer,
@@ -58,6 +60,8 @@ class FastmriFile(NamedArrayFile):
         """Whether a file has this layout."""
         return not contents.tag and "kspace" in contents.names
 
+    _missing = (0, 0)
+
     def __init__(
         self,
         path: str | Path,
@@ -72,9 +76,10 @@ class FastmriFile(NamedArrayFile):
             self.attributes = read_attributes(file)
             self.is_3d |= bool(self.attributes.pop("is_3d", False)) or _known_axes(file) is not None
             self.geometry = self._read_geometry()
-            self.take_mask(read_real(find_dataset(file, "mask")) if "mask" in file else None)
             self.noise = self._read_noise(file)
             self._header = self._read_header(file)
+            self._place_columns(self._header)
+            self.take_mask(read_real(find_dataset(file, "mask")) if "mask" in file else None)
             self._set_geometry(_target_shape(file))
 
     @classmethod
@@ -105,6 +110,7 @@ class FastmriFile(NamedArrayFile):
                 refuse_other_axes(found, axes)
             if len(axes) == 4 and _n_targets(file) != found.shape[0]:
                 refuse_swapped_axes(found)
+                refuse_phase_encoded_slices(found)
         ksp = NamedArray(found, axes)
         check_size(ksp.shape[1:], 8, f"{path}: a slice of {name}")
         check_written(stored)
@@ -171,6 +177,26 @@ class FastmriFile(NamedArrayFile):
         self.nominal_oversampling = oversampling if ny == rows else 1.0
         rows_left = round(ny / self.nominal_oversampling)
         self.recon_shape = _fitting(target_shape or header.recon_shape, (rows_left, nx))
+
+    def _place_columns(self, header: Header | None) -> None:
+        """Count the columns of partial Fourier that were never stored, if the header names them."""
+        if header is None:
+            return
+        (left, right), columns = header.padding, header.encoded_shape[1]
+        if self.ksp.is_3d or not self.shape[3] == right - left < columns:
+            return
+        self._missing = (left, columns - right)
+        self.shape = (*self.shape[:3], columns)
+
+    def take_mask(self, mask: NDArray[np.generic] | None, name: str = "mask") -> None:
+        """See :meth:`NamedArrayFile.take_mask`; columns never stored are not sampled."""
+        super().take_mask(mask, name)
+        if mask is not None and self.given_mask is not None:
+            self.given_mask = pad(self.given_mask, self._missing)
+
+    def _read_all(self, index: int) -> Tensor:
+        ksp = super()._read_all(index)
+        return pad(ksp, self._missing) if any(self._missing) else ksp
 
     def read_target(self, name: str) -> Tensor | None:
         """The reference volume ``name``, float32 ``(slice, h, w)``, or None if there is none."""

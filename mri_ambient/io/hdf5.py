@@ -68,6 +68,11 @@ def _diagnosis(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "permission denied; the file may not be read by this user"
     text = _one_line(error)
+    if "unable to lock" in text or "already open for write" in text:
+        return (
+            "is in use by another program, which writes it; close it there, and try again (where "
+            "no program has it open, set HDF5_USE_FILE_LOCKING=FALSE, or run h5clear -s)"
+        )
     if "truncated" in text:
         return "the HDF5 file is truncated; copy or download it again"
     if not path.exists() or path.stat().st_size == 0:

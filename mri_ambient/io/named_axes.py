@@ -198,8 +198,9 @@ def check_centre(profile: NDArray[np.float64], name: str, where: str) -> None:
     n, place = len(profile), int(profile.argmax())
     if n >= SMALLEST_SIDE and peak(profile) > PEAKED and abs(place - n // 2) > 3 * n // 8:
         raise ScanFormatError(
-            f"{where}: k = 0 is at index {place} of {n} along {name}, wanted {n // 2}; apply "
-            "numpy.fft.fftshift (MATLAB: fftshift) to y and x, and save it again"
+            f"{where}: k = 0 is at index {place} of {n} along {name}, wanted {n // 2}; name the "
+            "axes (--axes), and it is moved, or apply numpy.fft.fftshift (MATLAB: fftshift) to y "
+            "and x, and save it again"
         )
 
 
@@ -217,7 +218,7 @@ class NamedArrayFile(ScanFile):
             several volumes.
     """
 
-    options = frozenset({"axes", "dataset", "volume"})
+    options = frozenset({"axes", "dataset", "volume", "mask"})
     padding: tuple[int, int] | None = None
 
     def __init__(
@@ -247,13 +248,13 @@ class NamedArrayFile(ScanFile):
         self.recon_shape = self.shape[2:]
 
     def check_samples(self, *, named: bool) -> None:
-        """Refuse images, and k-space that is not centred, by the slice in the middle.
+        """Refuse images, by the slice in the middle.
 
         Args:
             named: whether the user named the axes, so that images are not refused.
 
         Raises:
-            ScanFormatError: energy is not concentrated at one place, or this is at an edge.
+            ScanFormatError: energy is not concentrated at one place.
         """
         ksp = self.ksp
         energy = ksp.energy(ksp.size("z" if ksp.is_3d else "slice") // 2, self.volume)
@@ -265,7 +266,6 @@ class NamedArrayFile(ScanFile):
                     f"{self.path}: energy is spread evenly along {name} ({n} samples), as in an "
                     "image; wanted k-space. If it is k-space, name its axes (--axes)"
                 )
-            check_centre(profile, name, str(self.path))
 
     @classmethod
     @abstractmethod
@@ -328,7 +328,7 @@ class NamedArrayFile(ScanFile):
             return
         plane = self.ksp.mask_plane(mask != 0, self.volume)
         if plane is None:
-            ny, nx = self.shape[-2:]
+            ny, nx = self.ksp.shape[-2:]
             wanted = f"({nx},) or ({ny}, {nx}) to match the k-space"
             raise ScanFormatError(f"{self.path}: {name} has shape {mask.shape}, wanted {wanted}")
         if not np.isin(mask, (0, 1)).all():

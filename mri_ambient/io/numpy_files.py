@@ -44,14 +44,14 @@ class NumpyFile(NamedArrayFile):
     def __init__(self, path: str | Path, *args: Any, **options: Any) -> None:  # noqa: ANN401
         """Read shapes, and what a guess of the axes needs."""
         super().__init__(path, *args, **options)
-        self.take_mask(_load(self.path, "mask").get("mask"))
+        self.take_mask(load_arrays(self.path, "mask").get("mask"))
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
         """The array of the file, or of an archive that with the usual name or the only one."""
         arrays: dict[str, StoredArray] = {}
         others = []
-        members = _load(path)
+        members = load_arrays(path)
         for name, array in members.items():
             # A map of a file is opened again for each slice: what was read does not stay in memory.
             again = (
@@ -66,7 +66,7 @@ class NumpyFile(NamedArrayFile):
         return guess_axes(ksp) if axes is None else NamedArray(ksp, axes)
 
 
-def _load(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
     """The arrays of a file, or some of them, by name; the one of a ``.npy`` file has none."""
     with _reading(path), path.open("rb") as raw:  # numpy leaves damaged archives open
         if raw.read(2) != b"PK":

@@ -13,10 +13,13 @@ from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..runtime.warning_log import WarningLog
 from .bart import CflFile, cfl_path
 from .bruker import BrukerFile
+from .corrected import corrected
 from .fastmri import FastmriFile
 from .hdf5_arrays import CalgaryFile, Hdf5File
+from .mask_file import read_mask
 from .matlab import MatFile
 from .mrd import MrdFile
+from .named_axes import NamedArrayFile
 from .names import RAW_FILES, name_of, raw_file, stem_of
 from .numpy_files import NumpyFile
 from .other_files import what_it_is
@@ -79,7 +82,9 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     Args:
         path: the file, or the folder of a ParaVision scan.
         options: of the reader of its format (see ``options`` of :class:`ScanFile`), such as
-            ``volume="con-1_rep-2"``; those that are None count as not given.
+            ``volume="con-1_rep-2"``; for arrays ``mask``, a file with the mask of what was
+            measured; and ``centre`` as :func:`~mri_ambient.io.corrected.corrected` takes it. Those
+            that are None count as not given.
 
     Raises:
         ScanFormatError: the file is missing, unreadable, truncated, damaged, of another format, or
@@ -90,13 +95,18 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     contents = Contents(path)
     reader = _reader_of(contents)
     given = {name: value for name, value in options.items() if value is not None}
+    centre = given.pop("centre", "auto")
     if unknown := sorted(given.keys() - reader.options):
         raise ConfigError(
             f"{contents.path}: is a file of format {reader.format}, for which {unknown[0]} means "
             f"nothing; options: {', '.join(sorted(reader.options)) or 'none'}"
         )
+    mask = given.pop("mask", None)
     with WarningLog().noting() as warnings:
         file = _opened(reader, path, given)
+        if mask is not None and isinstance(file, NamedArrayFile):
+            file.take_mask(read_mask(Path(mask)), str(mask))
+        file = corrected(file, centre)
     file.warnings = tuple(warnings)
     return file
 

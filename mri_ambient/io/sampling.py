@@ -18,6 +18,10 @@ from ..errors import ScanFormatError, warn
 from ..physics.masks import is_line_mask, line_coverage, whole_lines
 from .names import name_of
 
+MISSING = 12.0
+"""Lines that margins would hold, if they were sampled as densely as what lies beside them; random
+masks leave them all out once in 10^5 times."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -65,13 +69,13 @@ def find_sampling(
     if given is not None:
         _check_given(path, hit, measured, given & acquired)
         measured = measured & given
-    return Sampling(mask=measured[None], acquired=acquired & _unbroken_run(measured))
+    return Sampling(mask=measured[None], acquired=acquired & _extent(measured))
 
 
 def sampling_at(path: Path, measured: Tensor, padding: tuple[int, int] | None = None) -> Sampling:
     """The sampling of a volume known to be measured at these positions, bool ``(y, x)``."""
     acquired = _acquired(path, measured, padding)
-    return Sampling(mask=measured[None], acquired=acquired & _unbroken_run(measured))
+    return Sampling(mask=measured[None], acquired=acquired & _extent(measured))
 
 
 def _non_zero(
@@ -155,14 +159,32 @@ def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> No
         )
 
 
-def _unbroken_run(mask: Tensor) -> Tensor:
-    """Bool ``(x,)``: the sampled lines if half or more lie side by side, all columns otherwise.
+def _extent(mask: Tensor) -> Tensor:
+    """Bool ``(x,)``: columns that were meant to be acquired, judged by the lines; all if in doubt.
 
-    A scan without gaps is not undersampled: the columns missing at its edges (partial Fourier,
-    zero filling) were never meant to be acquired, with or without a header.
+    A scan without gaps is not undersampled: if half or more of the lines lie side by side, those
+    missing at the edges (partial Fourier, zero filling) were never meant to be acquired, with or
+    without a header. Neither were margins in which many lines are missing on both sides.
     """
     lines = line_coverage(mask)
+    n = lines.numel()
     positions = torch.nonzero(lines).flatten()
-    length = int(positions[-1] - positions[0]) + 1
-    unbroken = length == positions.numel() and 2 * length >= lines.numel()
-    return lines if unbroken and is_line_mask(mask) else torch.ones_like(lines)
+    first, last = int(positions[0]), int(positions[-1])
+    length = last - first + 1
+    unbroken = length == positions.numel()
+    inside = torch.zeros_like(lines)
+    inside[first : last + 1] = True
+    is_known = 2 * length >= n if unbroken else _is_padded(lines, first, last)
+    return inside if is_known and is_line_mask(mask) else torch.ones_like(lines)
+
+
+def _is_padded(lines: Tensor, first: int, last: int) -> bool:
+    """Whether margins of the same width hold no line where :data:`MISSING` would be expected."""
+    left, right, quarter = first, lines.numel() - 1 - last, (last - first + 1) // 4
+    if quarter == 0 or 8 * min(left, right) < lines.numel() or 4 * abs(left - right) > left + right:
+        return False
+    outer = (lines[first : first + quarter], lines[last + 1 - quarter : last + 1])
+    expected = [
+        float(part.double().mean()) * n for part, n in zip(outer, (left, right), strict=True)
+    ]
+    return sum(expected) >= MISSING

@@ -135,6 +135,7 @@ class ScanFile(ABC):
         calib_mask: where calibration lines that do not belong to the image (separate reference
             scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
         warnings: given when it was opened.
+        steps: what was done to the k-space that is read, in order.
         prepared: whether slices come with maps, scale and noise, which preparation fills in.
     """
 
@@ -157,6 +158,7 @@ class ScanFile(ABC):
     attributes: dict[str, object]
     calib_mask: Tensor | None = None
     warnings: tuple[NumericalWarning, ...] = ()
+    steps: tuple[str, ...] = ("read",)
     prepared: bool = False
 
     def __init__(self, path: str | Path) -> None:
@@ -308,6 +310,20 @@ class ScanFile(ABC):
         plane = self.mask[0]
         return bool((plane == (acquired_rows(plane)[:, None] & self.acquired)).all())
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether k-space ends much nearer to k = 0 on one side (partial Fourier, partial echo).
+
+        By a sixteenth of the matrix or more; images of the samples alone are then blurred.
+        """
+        plane = self.mask[0] & self.acquired
+        for axis in (0, 1):
+            n = plane.shape[axis]
+            held = plane.any(dim=1 - axis).nonzero().flatten() - n // 2
+            if 16 * abs(int(held[0] + held[-1])) > n + 16:
+                return True
+        return False
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -328,7 +344,7 @@ class ScanFile(ABC):
             acquired=self.acquired,
             noise=self.noise,
             voxel_mm=self.voxel_mm,
-            steps=("read",),
+            steps=self.steps,
         )
 
     def _maps(self, chosen: tuple[int, ...]) -> Tensor | None:

@@ -80,6 +80,12 @@ def decentred_to_centred(ksp: Tensor) -> Tensor:
     return ksp * after
 
 
+def half_field_phase(n: int) -> Tensor:
+    """Factors of k-space ``(n,)`` that move an image back by ``n // 2`` pixels; +-1 for even n."""
+    phase = _turn((torch.arange(n) - n // 2) * (n // 2) % n, n)
+    return phase.real.round().float() if n % 2 == 0 else phase.to(torch.complex64)
+
+
 def fftc(x: Tensor, dim: int) -> Tensor:
     """Centred, orthonormal transform to k-space along one axis."""
     shifted = torch.fft.fft(torch.fft.ifftshift(x, dim=dim), dim=dim, norm="ortho")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, MriAmbientError, OutputExistsError
 from ..io import ScanPath, Undersampled, find_scans, open_scan
 from ..io.arrays import ArrayFile
+from ..io.corrected import corrected
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
@@ -135,7 +136,7 @@ def _opened(scan: Source) -> ScanFile:
     if isinstance(scan, ScanFile):
         return scan
     if isinstance(scan, np.ndarray):
-        scan = Scan.from_numpy(scan)
+        return corrected(ArrayFile(Scan.from_numpy(scan)))
     if isinstance(scan, Scan):
         return ArrayFile(scan)
     if isinstance(scan, ScanPath):

@@ -62,8 +62,15 @@ class Volume:
 
     @cached_property
     def reference(self) -> Reference | None:
-        """What the image is scored against; None if the scan is not fully sampled."""
+        """What the image is scored against; None if the scan is not fully sampled.
+
+        None as well for k-space that ends on one side, unless the file holds a reference: the RSS
+        of such samples is blurred.
+        """
         if not self.full.fully_sampled:
+            return None
+        stored = (f"reconstruction_{kind}" for kind in ("rss", "esc"))
+        if self.full.one_sided and all(self.full.read_target(name) is None for name in stored):
             return None
         if self.file is self.full:
             return Reference(self.full, self.preparation)

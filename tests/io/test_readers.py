@@ -83,9 +83,9 @@ def test_a_folder_names_the_suffixes_of_all_readers(tmp_path, monkeypatch):
     assert all(suffix in str(caught.value) for suffix in (".h5", ".hdf5", ".toy"))
 
 
-def test_an_hdf5_file_is_opened_once_to_look_and_once_to_read(knee, opened):
-    open_scan(knee)
-    assert opened == [knee, knee]
+def test_an_hdf5_file_is_opened_once_to_look_and_once_to_read_and_for_each_slice(knee, opened):
+    open_scan(knee)  # its two slices tell where k = 0 is
+    assert opened == [knee] * 4
 
 
 def test_a_damaged_file_is_refused_with_its_damage_whatever_the_readers(tmp_path, monkeypatch):

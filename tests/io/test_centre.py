@@ -1,0 +1,212 @@
+"""Scans whose k = 0, field of view or zeros are not where everything else takes them to be.
+
+A head of ellipses with coils around it is measured; what is corrected must give the images of the
+scan that was stored right, and a scan that is right must be left alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from codes import warns
+from torch import Tensor
+
+from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.io import FastmriFile, ScanFile, build_header, open_scan
+from mri_ambient.physics.fourier import fft2c, ifft2c
+from mri_ambient.physics.masks import MaskSpec, calibration_block
+from mri_ambient.rng import complex_normal, rng_for
+
+SHAPE = (2, 4, 96, 80)
+NOISE = 0.01
+
+
+def head(centre: tuple[float, float] = (0, 0), size: float = 1.0) -> Tensor:
+    """A skull, a brain and two ventricles, real ``(y, x)``; the field of view is from -1 to 1."""
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, SHAPE[2]) - centre[0],
+        torch.linspace(-1, 1, SHAPE[3]) - centre[1],
+        indexing="ij",
+    )
+
+    def ellipse(a: float, b: float, cy: float = 0, cx: float = 0) -> Tensor:
+        return (((y / size - cy) / a) ** 2 + ((x / size - cx) / b) ** 2 < 1).float()
+
+    ventricles = ellipse(0.25, 0.08, -0.05, -0.14) + ellipse(0.25, 0.08, -0.05, 0.14)
+    return (
+        ellipse(0.85, 0.78)
+        - 0.5 * ellipse(0.75, 0.68)
+        + 0.35 * ellipse(0.7, 0.6)
+        - 0.3 * ventricles
+    )
+
+
+def measured(
+    img: Tensor | None = None, phase: Tensor | float = 0.0, n_coils: int = 4, noise: float = NOISE
+) -> Tensor:
+    """Noisy k-space ``(slice, coil, y, x)`` of an image in coils around it."""
+    img = head() if img is None else img
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SHAPE[2:]), indexing="ij")
+    angle = (2 * torch.pi * torch.arange(n_coils) / n_coils)[:, None, None]
+    far = (y - 1.2 * angle.sin()) ** 2 + (x - 1.2 * angle.cos()) ** 2
+    coils = torch.polar(torch.exp(-0.8 * far), angle + angle.cos() * x)
+    slices = torch.stack([img, 0.9 * img])[:, None]
+    ksp = fft2c(torch.polar(slices, torch.as_tensor(phase) + 0.6 * y + 0.9 * x**2) * coils)
+    return ksp + noise * complex_normal(tuple(ksp.shape), rng_for(0, "centre"))
+
+
+LINES = MaskSpec("random", acceleration=3, calib=16).draw(SHAPE[2:], rng_for(0, "lines"))
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """A function that stores k-space, in fastMRI layout, and gives the path."""
+
+    def stored(ksp: Tensor, **datasets: object) -> Path:
+        path = tmp_path / "scan.h5"
+        with h5py.File(path, "w") as file:
+            file["kspace"] = ksp.numpy()
+            for name, value in datasets.items():
+                file[name] = value
+        return path
+
+    return stored
+
+
+def magnitude(file: ScanFile) -> Tensor:
+    return ifft2c(file[:].ksp).abs()
+
+
+def difference(file: ScanFile, right: Tensor) -> float:
+    """Of the coil images of a file from those of k-space, relative."""
+    want = ifft2c(right).abs()
+    return float((magnitude(file) - want).norm() / want.norm())
+
+
+SLOPES = [torch.linspace(-1, 1, n) for n in SHAPE[2:]]
+RIGHT = {
+    "control": measured() * LINES,
+    "fully sampled": measured(),
+    "a sample off": measured().roll((1, -1), dims=(-2, -1)),
+    "noise": complex_normal(SHAPE, rng_for(0, "noise")),
+    "low SNR": measured(noise=0.5) * LINES,
+    "one coil": measured(n_coils=1) * LINES,
+    "strong phase": measured(phase=8 * SLOPES[0][:, None] ** 2 + 6 * SLOPES[1] ** 3) * LINES,
+    "phase ramp": measured(phase=4 * SLOPES[0][:, None]) * LINES,
+    "banding": measured(phase=torch.pi * (torch.sin(7 * SLOPES[1]) > 0)) * LINES,
+    "off-centre by a quarter": measured(head((0.5, 0), 0.5)) * LINES,
+    "off-centre by more": measured(head((0.6, -0.6), 0.35)) * LINES,
+    "at the border": measured(head((0, 0.75), 0.6)) * LINES,
+    "two legs": measured(head((0, 0.55), 0.5) + head((0, -0.55), 0.5)) * LINES,
+    "small": measured(head(size=0.2)),
+    "larger than the field of view": measured(head(size=1.3)) * LINES,
+    "partial Fourier 5/8": measured() * (torch.arange(80) >= 30),
+    "partial echo 5/8": measured() * (torch.arange(96) >= 36)[:, None],
+    "Poisson": measured() * MaskSpec("poisson", 5, 16).draw(SHAPE[2:], rng_for(0, "disc")),
+    "Gaussian": measured() * MaskSpec("gaussian", 4, 12).draw(SHAPE[2:], rng_for(0, "lines")),
+    "no noise": measured(noise=0),
+    "a spike": measured().index_put(
+        (torch.arange(2), torch.tensor([1]), torch.tensor([20]), torch.tensor([70])),
+        torch.tensor([300 + 200j]),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_a_scan_that_is_right_is_left_as_it_is(write, case):
+    with warns("W-NO-HEADER"):
+        file = open_scan(write(RIGHT[case]))
+    assert isinstance(file, FastmriFile)
+    assert torch.equal(file[:].ksp, RIGHT[case])
+
+
+@pytest.mark.parametrize("dy", [-48, -17, -3, -2, 5, 8, 30])
+@pytest.mark.parametrize("dx", [-40, -9, 3, 0])
+def test_k_space_that_was_shifted_is_moved_back(write, dy, dx):
+    right = RIGHT["control"]
+    path = write(right.roll((dy, dx), dims=(-2, -1)))
+    with warns("W-CENTRE", "W-NO-HEADER"):
+        file = open_scan(path)
+    assert torch.equal(file[:].ksp, right)
+    assert torch.equal(file.mask, LINES)
+    assert file.steps == ("read", f"centre {-dy:+d},{-dx:+d}")
+    assert calibration_block(file.mask) == (24, 16)
+
+
+def half_off(ksp: Tensor, *axes: int) -> Tensor:
+    """K-space of images that are half a field of view off along axes -2 and -1."""
+    return fft2c(ifft2c(ksp).roll([ksp.shape[axis] // 2 for axis in axes], dims=axes))
+
+
+@pytest.mark.parametrize("axes", [(-2,), (-1,), (-2, -1)])
+@pytest.mark.parametrize("shape", [(96, 80), (95, 79)])
+def test_images_half_a_field_of_view_off_are_moved(write, axes, shape):
+    right = fft2c(ifft2c(RIGHT["fully sampled"])[..., : shape[0], : shape[1]])
+    with warns("W-HALF-FOV", "W-NO-HEADER"):
+        file = open_scan(write(half_off(right, *axes)))
+    assert difference(file, right) < 1e-5
+    assert file.steps == ("read", "half-field")
+
+
+def test_both_at_once_as_an_fft_without_shifts_leaves_them(write):
+    img = ifft2c(RIGHT["fully sampled"])
+    with warns("W-CENTRE", "W-HALF-FOV", "W-NO-HEADER"):
+        file = open_scan(write(torch.fft.fft2(img)))
+    assert difference(file, np.sqrt(img[0, 0].numel()) * RIGHT["fully sampled"]) < 1e-5
+
+
+def test_a_reference_that_is_off_too_is_moved(write):
+    rss = ifft2c(RIGHT["fully sampled"]).abs().square().sum(dim=1).sqrt()
+    for target in (rss, rss.roll((48, 40), dims=(-2, -1))):
+        path = write(half_off(RIGHT["fully sampled"], -2, -1), reconstruction_rss=target.numpy())
+        with warns("W-HALF-FOV", "W-NO-HEADER"):
+            assert torch.equal(open_scan(path).read_target("reconstruction_rss"), rss)
+
+
+def test_the_user_decides(write):
+    ksp = RIGHT["control"].roll((5, 0), dims=(-2, -1))
+    path = write(ksp)
+    with warns(*["W-NO-HEADER"] * 3):
+        assert torch.equal(open_scan(path, centre="header")[:].ksp, ksp)
+        assert torch.equal(open_scan(path, centre="53,40")[:].ksp, RIGHT["control"])
+        assert open_scan(path, centre=(50, 41)).steps == ("read", "centre -2,-1")
+    for wrong in ("96,40", "middle", "1", "1,2,3", "-1,4"):
+        with pytest.raises(ConfigError, match="wanted auto, header"), warns("W-NO-HEADER"):
+            open_scan(path, centre=wrong)
+
+
+def test_slices_that_differ_are_refused(write):
+    ksp = RIGHT["fully sampled"].clone()
+    ksp[0], ksp[1] = ksp[0].roll(9, dims=-2), ksp[1].roll(-7, dims=-2)
+    with pytest.raises(ScanFormatError, match="--centre Y,X"), warns("W-NO-HEADER"):
+        open_scan(write(ksp))
+
+
+def test_columns_of_partial_fourier_that_were_not_stored(write):
+    """Found by the samples; their number is that which makes k = 0 the middle."""
+    falling = torch.exp(
+        -(((torch.arange(80) - 40) / 25.0) ** 2)
+    )  # as of images without sharp edges
+    right = measured(noise=0) * falling + measured(0 * head(), noise=1e-4)
+    with warns("W-CENTRE", "W-NO-HEADER") as found:
+        file = open_scan(write(right[..., 20:]))
+    assert file.shape == SHAPE
+    assert torch.equal(file[:].ksp, torch.nn.functional.pad(right[..., 20:], (20, 0)))
+    assert (file.recon_shape, int(file.acquired.sum()), file.acceleration) == ((96, 80), 60, 1)
+    assert "20 of 80 columns" in found[0].text + found[1].text
+
+
+def test_the_header_places_columns_of_partial_fourier(write):
+    header = build_header(
+        SHAPE[2:], SHAPE[2:], (240.0, 200.0), (240.0, 200.0), 5.0, 2, 4, padding=(20, 80)
+    )
+    mask = LINES[0, 0, 20:].numpy()
+    with warns():
+        file = open_scan(write(RIGHT["control"][..., 20:], ismrmrd_header=header, mask=mask))
+    want = LINES & (torch.arange(80) >= 20)
+    assert torch.equal(file[:].ksp, RIGHT["fully sampled"] * want)
+    assert (file.voxel_mm, int(file.acquired.sum())) == ((2.5, 2.5, 5.0), 60)

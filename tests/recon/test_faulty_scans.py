@@ -1,0 +1,100 @@
+"""Faults of scanners: the image is right nevertheless, or a warning tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from array_files import phantom_ksp
+from numpy.typing import NDArray
+
+from mri_ambient.physics.fourier import ifft2c
+from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.recon.pipeline import reconstruct
+from mri_ambient.recon.recipe import Recipe
+from mri_ambient.rng import rng_for
+from mri_ambient.runtime.device import Runtime
+
+pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+
+FULL = phantom_ksp((1, 6, 64, 64))
+LINES = MaskSpec("equispaced", 2, 20).draw((64, 64), rng_for(0, "lines"))[0, 0].numpy()
+COIL = 2
+OTHERS = [coil for coil in range(6) if coil != COIL]
+
+Ksp = NDArray[np.complex64]
+
+
+def whole(ksp: Ksp) -> None:
+    """No fault."""
+
+
+def dead(ksp: Ksp) -> None:
+    ksp[:, COIL] = 0
+
+
+def noise_only(ksp: Ksp) -> None:
+    rng = np.random.default_rng(0)
+    parts = rng.standard_normal((2, *ksp[:, COIL].shape))
+    ksp[:, COIL] = 0.3 * (parts[0] + 1j * parts[1]) * LINES
+
+
+def loud(ksp: Ksp) -> None:
+    ksp[:, COIL] *= 100
+
+
+def spike(ksp: Ksp) -> None:
+    """Sixteen times as large as the sample at k = 0."""
+    ksp[0, 1, 20, np.flatnonzero(LINES)[3]] = 60
+
+
+def ghost(ksp: Ksp) -> None:
+    """Every other line has another phase."""
+    ksp[..., 1::2] *= np.exp(0.5j)
+
+
+def rebuilt(fault: Callable[[Ksp], None]) -> tuple[NDArray[np.float32], set[str]]:
+    """Image of undersampled k-space with a fault, and the codes of the warnings about it."""
+    ksp = FULL * LINES
+    fault(ksp)
+    rec = reconstruct(ksp, Recipe("cg-sense"), Runtime("cpu"))
+    return rec.magnitude, {warning["code"] for warning in rec.warnings}
+
+
+def error(img: NDArray[np.float32], full: Ksp) -> float:
+    """NRMSE to the RSS of fully sampled k-space."""
+    rss = ifft2c(torch.from_numpy(full)).abs().square().sum(dim=1).sqrt().numpy()
+    return float(np.linalg.norm(img - rss) / np.linalg.norm(rss))
+
+
+@pytest.fixture(scope="module")
+def usual() -> float:
+    """The error without a fault."""
+    return error(rebuilt(whole)[0], FULL)
+
+
+@pytest.mark.parametrize("fault", [dead, noise_only, spike, loud])
+def test_a_bad_coil_or_a_spike_leaves_the_image_right(fault, usual):
+    img, codes = rebuilt(fault)
+    full = FULL.copy()
+    if fault is loud:
+        loud(full)  # its RSS is that of the loud coil
+    elif fault is not spike:
+        dead(full)
+    assert error(img, full) < 1.25 * usual
+    assert codes == set()
+
+
+def test_a_ghost_is_warned_of(usual):
+    img, codes = rebuilt(ghost)
+    assert error(img, FULL) > 1.5 * usual
+    assert codes == {"W-FOLDED-FOV"}
+
+
+def test_half_of_k_space_is_no_reference():
+    """The RSS of partial Fourier is blurred, and not what an image is scored against."""
+    parts = {columns: np.where(np.arange(64) >= columns, FULL, 0) for columns in (2, 16)}
+    recs = {n: reconstruct(ksp, Recipe("cg-sense"), Runtime("cpu")) for n, ksp in parts.items()}
+    assert [n for n, rec in recs.items() if rec.metrics is None] == [16]
