@@ -126,6 +126,25 @@ def output_folder(path: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def append_line(path: Path, line: str, first: str = "") -> None:
+    """Append a line to a text file at once, so that several processes may do so.
+
+    Args:
+        path: the file.
+        line: without its end.
+        first: the first line of a file that is not there yet, such as headings.
+
+    Raises:
+        MriAmbientError: it cannot be written.
+    """
+    with _explaining(path):
+        if first:
+            with suppress(FileExistsError), path.open("x", encoding="utf-8", newline="") as file:
+                file.write(first)
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(line + "\n")
+
+
 def require_space(path: Path, n_bytes: int) -> None:
     """Raise MriAmbientError unless the disk has ``n_bytes`` free for a file."""
     free = shutil.disk_usage(path.parent).free
