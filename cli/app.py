@@ -36,7 +36,7 @@ from . import (
     simulate,
     train,
 )
-from .console import be_quiet, print_error, print_warning
+from .console import be_quiet, log_to, print_error, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -76,6 +76,7 @@ def _options(
 ) -> None:
     """Options that stand before the command."""
     be_quiet(False)
+    log_to(None)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

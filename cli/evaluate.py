@@ -104,7 +104,7 @@ def _refuse_method_options(context: typer.Context) -> None:
 
 def _on_held_out_lines(
     inputs: list[str],
-    given: dict[str, str | None],
+    given: dict[str, Any],
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
     *,

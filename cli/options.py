@@ -9,7 +9,7 @@ import typer
 
 from mri_ambient.errors import ConfigError
 
-from .console import be_quiet
+from .console import be_quiet, log_to
 
 
 def _folder(path: Path) -> Path:
@@ -196,5 +196,15 @@ Patches = Annotated[
 # What is printed.
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Log = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="Append all lines that are printed to this file too.",
+        metavar="FILE",
+        show_default="none",
+        callback=log_to,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", callback=be_quiet, help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more about every case.")]

@@ -49,7 +49,10 @@ def installed() -> dict[str, Any]:
     }
 
 
-def contents(path: Path, **options: str | None) -> dict[str, Any]:
+def contents(
+    path: Path,
+    **options: Any,  # noqa: ANN401 -- of several readers
+) -> dict[str, Any]:
     """What a scan, a reconstruction, a prior, or a folder holds.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,13 +143,14 @@ def find_scans(
     """Expand files, folders and globs, in the order given; each volume of a file is a scan.
 
     A folder stands for the files directly in it with a suffix of one of the readers, sorted, hidden
-    ones and results of ours left out, and for the ParaVision scans that are its subfolders (a
-    study). The folder of a ParaVision scan stands for the scan. What does not exist or holds no
-    scan is kept if there are other inputs: opening it fails, and the other scans go on.
+    ones left out, and for the ParaVision scans that are its subfolders (a study). The folder of a
+    ParaVision scan stands for the scan. What does not exist or holds no scan is kept if there are
+    other inputs: opening it fails, and the other scans go on.
 
     Args:
         inputs: what the user named; scans found before are kept as they are.
-        recursive: a folder stands for all folders below it, too.
+        recursive: a folder stands for all folders below it, too, without the results in them that
+            were reconstructed before.
         options: of the readers, as :func:`open_scan` takes them.
 
     Raises:
@@ -181,21 +182,21 @@ def _scans(
         return [entry]
     given = {name: value for name, value in options.items() if value is not None}
     found = _expand(entry, recursive)
-    alone = len(found) == 1 and found[0][0] == Path(entry)
-    scans = [scan for path, folder in found for scan in _volumes(path, folder, given, alone)]
+    results = not recursive or found == [(Path(entry), Path())]
+    scans = [scan for path, folder in found for scan in _volumes(path, folder, given, results)]
     return scans or [ScanPath(path, given, folder) for path, folder in found]
 
 
-def _volumes(path: Path, folder: Path, given: Mapping[str, Any], alone: bool) -> list[ScanPath]:
+def _volumes(path: Path, folder: Path, given: Mapping[str, Any], results: bool) -> list[ScanPath]:
     """The volumes of a file; the file itself where they cannot be listed, or one is chosen.
 
-    Results of ours are none, unless they were named ``alone``.
+    Without ``results``, there are none of what we reconstructed or sampled.
     """
     names: Sequence[str] = ("",)  # opening it tells why, where they cannot be listed
     if not ("volume" in given or why_no_file(path)):
         try:
             contents = Contents(path)
-            if contents.tag in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT) and not alone:
+            if contents.tag in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT) and not results:
                 return []
             reader = _reader_of(contents)
             known = {name: given[name] for name in given.keys() & reader.options}

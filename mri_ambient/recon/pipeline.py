@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, MriAmbientError, OutputExistsError
-from ..io import ScanPath, Undersampled, find_scans, open_scan
+from ..io import ReconstructionFile, ScanPath, Undersampled, find_scans, open_scan
 from ..io.arrays import ArrayFile
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
@@ -52,8 +52,8 @@ def reconstruct(
     Raises:
         MriAmbientError: the scan cannot be read, prepared or reconstructed.
     """
-    resolved = _resolved(recipe)
-    volume = open_volume(scan, resolved, _checked(runtime))
+    resolved = resolved_recipe(recipe)
+    volume = open_volume(scan, resolved, checked_runtime(runtime))
     store = SliceStore(keep_samples=resolved.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
     return replace(Reconstruction.from_store(store, report, volume.file), volume=volume)
@@ -75,7 +75,7 @@ def reconstruct_many(
         on_error: called with a scan that failed and its error, before the next scan; without it the
             error is raised.
     """
-    resolved, checked = _resolved(recipe), _checked(runtime)
+    resolved, checked = resolved_recipe(recipe), checked_runtime(runtime)
     if isinstance(scans, (str, Path, ScanPath, ScanFile, Scan, np.ndarray)):
         scans = [scans]
 
@@ -100,14 +100,16 @@ def reconstruct_many(
     return results()
 
 
-def _resolved(recipe: Recipe | ResolvedRecipe | None) -> ResolvedRecipe:
+def resolved_recipe(recipe: Recipe | ResolvedRecipe | None) -> ResolvedRecipe:
+    """The recipe of an argument, by default that of the shipped prior; ConfigError for others."""
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, (Recipe, ResolvedRecipe)):
         raise ConfigError(f"recipe is {recipe!r}, wanted a Recipe, e.g. Recipe('dds')")
     return recipe.resolve()
 
 
-def _checked(runtime: Runtime | None) -> Runtime:
+def checked_runtime(runtime: Runtime | None) -> Runtime:
+    """The runtime of an argument; ConfigError for anything else."""
     runtime = Runtime() if runtime is None else runtime
     if not isinstance(runtime, Runtime):
         raise ConfigError(f"runtime is {runtime!r}, wanted a Runtime, e.g. Runtime('cpu')")
@@ -151,25 +153,26 @@ def reconstruct_to_folder(
     volume: Volume,
     output: Path,
     *,
+    overwrite: bool = False,
     on_slice: OnSlice | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Reconstruct a volume into ``<stem>.h5`` and ``<stem>.json``, whatever its length.
 
     Finished slices are kept in a hidden folder until all are there, so that a call with the same
-    settings resumes where one was interrupted.
+    settings resumes where one was interrupted. What is finished is not computed again.
 
     Returns:
-        The report, as written to the JSON file; see :func:`reconstruct_volume`.
+        The report, as in the JSON file; see :func:`reconstruct_volume`.
 
     Raises:
         MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
-        OutputExistsError: there is a file of this name that is not a reconstruction.
+        OutputExistsError: see :func:`is_finished`.
     """
     name = volume.file.output_stem
     path = output / f"{name}.h5"
-    if path.exists():
-        stored_settings(path)
+    if is_finished(volume, output, overwrite=overwrite):
+        return ReconstructionFile(path).report
     settings = volume.settings if volume.recipe.reproducible else None
     store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
@@ -189,29 +192,37 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
             interrupted, made with other settings, and ``overwrite`` is not set; or a file that is
             not a reconstruction.
     """
-    name, wanted = volume.file.output_stem, volume.settings
-    path = output / f"{name}.h5"
-    if not path.exists():
-        n_others, differing = SliceStore.with_other_settings(_unfinished(output, name), wanted)
-        if n_others and not overwrite:
-            raise OutputExistsError(
-                f"{path}: {n_others} slices of an interrupted call were made with other settings "
-                f"({_listed(differing, wanted)}); use those to resume it, or --overwrite, or "
-                "another folder"
-            )
-        return False
-    found = stored_settings(path)
+    path = output / f"{volume.file.output_stem}.h5"
+    there = path.exists()
+    differing = differing_settings(volume, output)
     if overwrite:
         return False
-    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
-    if not volume.recipe.reproducible:
-        differing = sorted({*differing, "prior_sha256"})
     if differing:
+        listed = _listed(differing, volume.settings)
         raise OutputExistsError(
-            f"{path}: was made with other settings ({_listed(differing, wanted)}); use --overwrite "
-            "or another folder"
+            f"{path}: was made with other settings ({listed}); use --overwrite or another folder"
+            if there
+            else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
+            "use those to resume it, or --overwrite, or another folder"
         )
-    return path.with_suffix(".json").exists()
+    return there and path.with_suffix(".json").exists()
+
+
+def differing_settings(volume: Volume, output: Path) -> list[str]:
+    """Names of the settings that differ from those of the file in ``output``, or of its slices.
+
+    Raises:
+        OutputExistsError: there is a file of this name that is not a reconstruction.
+    """
+    path = output / f"{volume.file.output_stem}.h5"
+    unfinished = _unfinished(output, volume.file.output_stem)
+    if path.exists():
+        found, wanted = stored_settings(path), volume.settings
+        differing = {key for key in wanted if wanted[key] != found.get(key)}
+        return sorted(differing if volume.recipe.reproducible else {*differing, "prior_sha256"})
+    if unfinished.exists():  # otherwise no hash of the input is needed yet
+        return SliceStore.with_other_settings(unfinished, volume.settings)[1]
+    return []
 
 
 def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:

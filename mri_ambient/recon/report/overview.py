@@ -89,7 +89,7 @@ COLUMNS = (
 
 
 def write_overview(folder: str | Path, *, page: bool = True) -> list[Path]:
-    """Write ``summary.csv`` and, with ``page``, ``index.html`` from all reconstructions in a folder.
+    """Write ``summary.csv`` and, with ``page``, ``index.html`` of all reconstructions in a folder.
 
     Folders below it count where ``status.jsonl`` names scans in them. Each file is replaced as a
     whole, so that several processes may work in one folder; what another one finishes meanwhile is
@@ -165,7 +165,9 @@ def _row(folder: Path, path: Path) -> Row | None:
     names = {"image": path.name, "json": f"{path.stem}.json", "report": report_name(path)}
     below, scan = path.parent.relative_to(folder), path.with_suffix("").relative_to(folder)
     files = {
-        key: (below / name).as_posix() for key, name in names.items() if (path.parent / name).exists()
+        key: (below / name).as_posix()
+        for key, name in names.items()
+        if (path.parent / name).exists()
     }
     row = Row(scan.as_posix(), files=files)
     try:
@@ -226,7 +228,7 @@ def as_cell(value: object) -> object:
 
 def _write_table(path: Path, rows: list[Row]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row.cells() for row in rows)
 
