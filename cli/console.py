@@ -163,15 +163,10 @@ class Bar:
         task = self._state
         text = task.description + (f": {self.amount}".rstrip() if task.total else "")
         if task.total and task.time_remaining is not None:
-            text += f", about {duration(task.time_remaining)} left"
+            from mri_ambient.runtime.config import time_text
+
+            text += f", about {time_text(task.time_remaining)} left"
         print_line(text)
-
-
-def duration(seconds: float) -> str:
-    """A time in words: ``40 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class VolumeBar(Bar):

@@ -12,9 +12,12 @@ from .exit_codes import Failures
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from mri_ambient.io import ScanPath
     from mri_ambient.methods.base import OnStep
-    from mri_ambient.recon.folder import Outcome
+    from mri_ambient.recon.folder import Destination, Outcome
+    from mri_ambient.recon.recipe import ResolvedRecipe
     from mri_ambient.recon.volume import OnSlice, Volume
+    from mri_ambient.runtime.device import Runtime
 
     from .adaptation_view import AdaptationView
 
@@ -23,6 +26,18 @@ WORDS = {"done": "reconstructed", "skipped": "finished before", "failed": "faile
 
 SHOWN = 3
 """So many scans that failed are named at the end."""
+
+
+def print_plan(
+    scans: list[ScanPath], to: Destination, recipe: ResolvedRecipe, runtime: Runtime
+) -> None:
+    """What would be done with every scan, and what it would take (``--dry-run``)."""
+    from mri_ambient.recon.dry_run import cost_line, plan_folder
+
+    plan = plan_folder(scans, to, recipe, runtime)
+    for line in plan.lines:
+        print_line(line)
+    print_result(cost_line(plan))
 
 
 class FolderView:

@@ -10,8 +10,8 @@ import mri_ambient as ma
 
 from . import options as opt
 from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
-from .console import print_outputs, progress_bar
-from .folder_view import FolderView
+from .console import progress_bar
+from .folder_view import FolderView, print_plan
 from .inputs import chosen_scans
 from .parse import parse_list
 from .recipe import make_recipe, make_runtime, retrospective_mask
@@ -152,14 +152,14 @@ def run(
     scans = chosen_scans(inputs, shard, recursive=True, **given)
     if retry_failed:
         scans = failed_before(scans, read_states(output))
-    if dry_run:
-        print_outputs(scans, output)
-        print_adaptation(recipe, adapt_per)
-        return
     runtime = make_runtime(
         device, precision=precision, batch_size=batch_size, cpu_fallback=cpu_fallback,
         compile=compiled,
     )  # fmt: skip
+    if dry_run:
+        print_adaptation(recipe, adapt_per)
+        print_plan(scans, to, recipe, runtime)
+        return
     with progress_bar() as bars:
         if adapt_per == "folder":
             recipe = adapted_together(bars, scans, recipe, runtime, output, view, overwrite)

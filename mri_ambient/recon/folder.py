@@ -158,6 +158,23 @@ def failed_before(scans: Sequence[ScanPath], known: Mapping[str, State]) -> list
 
 
 @dataclass(frozen=True)
+class PlannedScan:
+    """What is to be done with a scan.
+
+    Attributes:
+        volume: the scan, opened.
+        finished: whether its image is there already.
+        replaced: whether its image was made from an earlier file of this name.
+        overwrite: whether what is there is replaced.
+    """
+
+    volume: Volume
+    finished: bool
+    replaced: bool
+    overwrite: bool
+
+
+@dataclass(frozen=True)
 class FolderWork:
     """What is done with each scan of a folder.
 
@@ -213,25 +230,36 @@ class FolderWork:
             add_row(self.to.folder, state)
         return replace(outcome, state=state)
 
+    def plan(self, scan: ScanPath) -> PlannedScan:
+        """Open a scan, and find out what is to be done with it.
+
+        Raises:
+            MriAmbientError: it cannot be read, or its results could not be saved or would replace
+                others.
+        """
+        to, folder = self.to, self.to.path_of(scan).parent
+        volume = open_volume(scan, self.recipe, self.runtime)
+        check_saving(to.formats, to.options, scan.stem, volume.file.final_grid)
+        replaced = self._was_replaced(volume, scan)
+        overwrite = replaced or to.overwrite
+        finished = is_finished(volume, folder, overwrite=overwrite)
+        return PlannedScan(volume, finished, replaced, overwrite)
+
     def _outcome(self, scan: ScanPath) -> Outcome:
         path = self.to.path_of(scan)
         try:
             with output_folder(path.parent):
-                return self._results(scan, path)
+                return self._results(scan, path, self.plan(scan))
         except DeviceError:
             raise
         except MriAmbientError as error:
             return Outcome(scan, _state(scan, FAILED, str(error)), path, error=error)
 
-    def _results(self, scan: ScanPath, path: Path) -> Outcome:
+    def _results(self, scan: ScanPath, path: Path, planned: PlannedScan) -> Outcome:
         """Write what is missing of the results of a scan."""
-        to, report = self.to, None
-        volume = open_volume(scan, self.recipe, self.runtime)
-        check_saving(to.formats, to.options, scan.stem, volume.file.final_grid)
-        replaced = self._was_replaced(volume, scan)
-        state = _state(scan, DONE, REPLACED if replaced else "")
-        overwrite = replaced or to.overwrite
-        if is_finished(volume, path.parent, overwrite=overwrite):
+        to, volume, overwrite, report = self.to, planned.volume, planned.overwrite, None
+        state = _state(scan, DONE, REPLACED if planned.replaced else "")
+        if planned.finished:
             state = _state(scan, SKIPPED)
         else:
             on_slice, on_step = self._hooks(scan.name, volume, volume.n_steps)

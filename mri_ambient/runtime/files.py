@@ -113,6 +113,14 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise ConfigError if a file or folder cannot be made there; nothing is made."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        reason = "may not be written to" if there.is_dir() else "is a file, wanted a folder"
+        raise ConfigError(f"{path}: cannot be written ({there} {reason}); choose another output")
+
+
 @contextmanager
 def output_folder(path: Path) -> Iterator[None]:
     """A folder that can be written (see :func:`make_folder`); one that stays empty is removed."""
