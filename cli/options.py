@@ -9,6 +9,16 @@ import typer
 
 from mri_ambient.errors import ConfigError
 
+from .choices import (
+    MASKS,
+    METHODS,
+    PRECISIONS,
+    PRESETS,
+    known,
+    one_of,
+    shipped_or_there,
+    there,
+)
 from .console import be_quiet, log_to
 
 
@@ -20,7 +30,8 @@ def _folder(path: Path) -> Path:
 
 # Files.
 Inputs = Annotated[
-    list[str], typer.Argument(help="Scans: files, folders or globs.", metavar="INPUT")
+    list[str],
+    typer.Argument(help="Scans: files, folders or globs.", metavar="INPUT", callback=there),
 ]
 VolumeName = Annotated[
     str | None,
@@ -96,21 +107,24 @@ PriorPath = Annotated[
         "--prior",
         help="Prior: a file, a run folder, or the name of a shipped prior.",
         show_default="the shipped brain-kspace-tiny",
+        callback=shipped_or_there,
     ),
 ]
 Method = Annotated[
     str | None,
     typer.Option(
-        help="aos, dds, msm, pula, adps, zero-filled, cg-sense or l1-wavelet.",
+        help=f"{one_of(METHODS)}.",
         show_default="aos; dds for a prior that is not mask-conditioned",
+        callback=known("method", *METHODS, *PRESETS),
     ),
 ]
 SamplingPreset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="fast, balanced or quality: a method with its options and samples.",
+        help=f"{one_of(PRESETS)}: a method with its options and samples.",
         show_default="none",
+        callback=known("preset", *PRESETS),
     ),
 ]
 Steps = Annotated[
@@ -162,8 +176,9 @@ Retrospective = Annotated[
 MaskType = Annotated[
     str | None,
     typer.Option(
-        help="Retrospective mask: random, equispaced, gaussian or poisson.",
+        help=f"Retrospective mask: {one_of(MASKS)}.",
         show_default="random",
+        callback=known("mask type", *MASKS),
     ),
 ]
 CalibLines = Annotated[
@@ -177,7 +192,11 @@ Device = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Precision = Annotated[
-    str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
+    str,
+    typer.Option(
+        help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.",
+        callback=known("precision", *PRECISIONS),
+    ),
 ]
 Workers = Annotated[int, typer.Option(help="Processes; 0: all in this one.")]
 

@@ -10,6 +10,7 @@ import mri_ambient as ma
 
 from . import options as opt
 from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
+from .choices import FORMATS, known
 from .console import progress_bar
 from .folder_view import FolderView, print_plan
 from .inputs import chosen_scans
@@ -79,7 +80,9 @@ def run(
     save: Annotated[
         str,
         typer.Option(
-            help="Further formats, e.g. nifti,png,report; h5 is always written.", metavar="LIST"
+            help="Further formats, e.g. nifti,png,report; h5 is always written.",
+            metavar="LIST",
+            callback=known("format", *FORMATS),
         ),
     ] = "h5",
     dicom_template: opt.DicomTemplate = None,

@@ -11,6 +11,7 @@ import mri_ambient as ma
 from mri_ambient.errors import ConfigError
 
 from . import options as opt
+from .choices import NETWORKS, OBJECTIVES, WRAPPERS, known, one_of
 from .console import Bar, be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import parse_pairs
@@ -23,7 +24,7 @@ def run(
     data: Annotated[Path, typer.Argument(help="Folder of prepared scans.", metavar="DIR")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     objective: Annotated[
-        str, typer.Option(help="kspace, ambient, gsure, consistency, ssdu or supervised.")
+        str, typer.Option(help=f"{one_of(OBJECTIVES)}.", callback=known("objective", *OBJECTIVES))
     ] = "kspace",
     option: Annotated[
         list[str] | None,
@@ -43,12 +44,17 @@ def run(
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Size of the networks: tiny, tiny16, small, base.")
+        str,
+        typer.Option(
+            help="Size of the networks: tiny, tiny16, small, base.",
+            callback=known("network preset", *NETWORKS),
+        ),
     ] = "tiny",
     wrapper: Annotated[
         str | None,
         typer.Option(
-            help="Kind of denoiser: plain, conditioned, unguided or inconsistent.",
+            help=f"Kind of denoiser: {one_of(WRAPPERS)}.",
+            callback=known("wrapper", *WRAPPERS),
             show_default="the objective's own",
         ),
     ] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConfigError, OutputExistsError
+from ..errors import ConfigError, OutputExistsError, unknown_name
 from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
 from ..io.save_options import Writer
 from ..plots import draw_volume, save_figure
@@ -34,7 +34,7 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     known = ("h5", *FORMATS)
     for name in formats:
         if name not in known:
-            raise ConfigError(f"format {name!r} is unknown; choose from {', '.join(known)}")
+            raise unknown_name("format", name, known)
     return [name for name in dict.fromkeys(formats) if name != "h5"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, unknown_name
 from ..objectives import Kspace, Objective
 from ..priors.denoisers import DENOISERS
 from ..priors.prior import Prior
@@ -75,9 +75,7 @@ class TrainConfig:
             )
         network_spec(self.preset)
         if self.wrapper is not None and self.wrapper not in DENOISERS:
-            raise ConfigError(
-                f"wrapper {self.wrapper!r} is unknown; choose from {', '.join(DENOISERS)}"
-            )
+            raise unknown_name("wrapper", self.wrapper, DENOISERS)
         counts = ("batch_size", "warmup_images", "decay_images", "check_every", "save_every")
         for name in (*counts, "max_skipped"):
             if getattr(self, name) < 1:
