@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mri_ambient.errors import ScanFormatError, close_to, unknown_name
+from mri_ambient.errors import ConfigError, ScanFormatError, close_to, unknown_name
 
 METHODS = ("aos", "dds", "msm", "pula", "adps", "zero-filled", "cg-sense", "l1-wavelet")
 PRESETS = ("fast", "balanced", "quality")
@@ -54,6 +54,15 @@ def _not_there(entry: str) -> str:
     path = Path(entry)
     names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"{entry}: no such file or folder{close_to(path.name, names)}"
+
+
+def folder_there(path: Path) -> Path:
+    """What refuses a folder of prepared scans that is a file, or does not exist."""
+    if path.is_file():
+        raise ConfigError(f"{path}: is a file, wanted the folder of prepared scans that holds it")
+    if not path.exists():
+        raise ScanFormatError(_not_there(str(path)))
+    return path
 
 
 def shipped_or_there(path: Path | None) -> Path | None:

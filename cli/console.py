@@ -155,6 +155,10 @@ class Bar:
         self.bars.update(self.task, description=text)
         self._log()
 
+    def end(self) -> None:
+        """It is gone."""
+        self.bars.remove_task(self.task)
+
     def _log(self) -> None:
         now = time.monotonic()
         if not self.bars.disable or now - _state["logged_s"] < LOG_EVERY_S:
@@ -181,10 +185,6 @@ class VolumeBar(Bar):
 
     def __exit__(self, *_: object) -> None:
         self.end()
-
-    def end(self) -> None:
-        """It is gone."""
-        self.bars.remove_task(self.task)
 
     def on_slice(self, done: int, _total: int) -> None:
         """Some slices are finished."""

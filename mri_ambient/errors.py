@@ -102,6 +102,7 @@ WARNINGS: dict[str, str] = {
     "W-PRIOR-ACCELERATION": "Use a prior trained at this acceleration, and check held-out lines.",
     "W-PRIOR-MASK-KIND": "Use a prior trained on this kind of mask, and check held-out lines.",
     "W-PRIOR-EQUISPACED": "Use a prior trained on equispaced masks, and check held-out lines.",
+    "W-PRIOR-WEAK": "Train longer or on more scans, use another prior, or a method without one.",
     "W-PRIOR-ONE-STEP": "Use method dds, or a mask-conditioned prior.",
     "W-UNCALIBRATED": "Run `mri-ambient audit calibration` to find the factor.",
     "W-CALIBRATION-OPTIONS": "Use the calibrated options, or calibrate these.",

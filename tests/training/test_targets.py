@@ -63,7 +63,7 @@ def test_targets_are_the_samples_of_their_scans(items, prior, tmp_path):
     done = []
     hooks = Hooks(on_target=lambda *count: done.append(count))
     assert folder(tmp_path, SAMPLER, prior).make(items, hooks=hooks)
-    assert done == [(i, 8) for i in range(1, 9)]
+    assert [count for count in done if count[0] == int(count[0])] == [(i, 8) for i in range(1, 9)]
     engine = Engine(ResolvedRecipe(SAMPLER, prior), Runtime("cpu"))
     for item in items:
         alone = engine([item.file[item.index]])[0].img[0]
