@@ -6,7 +6,7 @@ import csv
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,18 +48,22 @@ def log_to(path: Path | None) -> Path | None:
     Raises:
         ConfigError: it cannot be written.
     """
-    _logs[:] = [] if path is None else [path]
-    try:
+    _logs.clear()
+    if path is not None:
+        try:
+            path.open("a").close()
+        except OSError as error:
+            reason = f"{path}: cannot be written ({error.strerror}); choose another log file"
+            raise ConfigError(reason) from error
+        _logs.append(path)
         _log(f"mri-ambient {' '.join(sys.argv[1:])}")
-    except OSError as error:
-        reason = f"{path}: cannot be written ({error.strerror}); choose another log file"
-        raise ConfigError(reason) from error
     return path
 
 
 def _log(line: str) -> None:
     for path in _logs:
-        with path.open("a", encoding="utf-8") as file:
+        # A disk that is full by now does not end the work.
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 

@@ -11,7 +11,7 @@ import mri_ambient as ma
 from . import options as opt
 from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
 from .choices import FORMATS, known
-from .console import progress_bar
+from .console import print_line, progress_bar
 from .folder_view import FolderView, print_plan
 from .inputs import chosen_scans
 from .parse import parse_list
@@ -155,6 +155,9 @@ def run(
     scans = chosen_scans(inputs, shard, recursive=True, **given)
     if retry_failed:
         scans = failed_before(scans, read_states(output))
+    if not scans:
+        print_line("no scan is left to do: none failed before, or this part holds none")
+        return
     runtime = make_runtime(
         device, precision=precision, batch_size=batch_size, cpu_fallback=cpu_fallback,
         compile=compiled,

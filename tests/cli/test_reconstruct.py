@@ -443,3 +443,36 @@ def test_a_folder_gets_pages_and_an_overview(cli, full_copy, tmp_path):
     names = {f"{scan.stem}{end}" for scan in (first, second) for end in (".h5", ".json")}
     names |= {f"{scan.stem}_report.html" for scan in (first, second)}
     assert {path.name for path in out.iterdir()} == names | {"index.html"} | LISTS
+
+
+def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
+    """Results on stdout, all else on stderr and all in the log; a second call does what failed."""
+    first, second = sorted(full_copy.glob("*.h5"))
+    good = second.read_bytes()
+    (full_copy / "site").mkdir()
+    second = second.rename(full_copy / "site" / first.name)  # the same name in another folder
+    second.write_bytes(good[:4000])
+    out, log = tmp_path / "out", tmp_path / "run.log"
+    words = ("reconstruct", full_copy, "-o", out, *ZERO_FILLED)
+    planned = cli(*words, "--dry-run")
+    assert "1 scans" in planned.out and str(second) in planned.err and not out.exists()
+    printed = cli(*words, "--log", log, code=1)
+    (line,) = printed.out.splitlines()
+    assert line.startswith(f"{first.name}: ") and str(out / first.name) in line
+    assert [str(second) in error for error in printed.errors] == [True]
+    logged = log.read_text()
+    assert all(line in logged for line in (*printed.out.splitlines(), *printed.err.splitlines()))
+    second.write_bytes(good)
+    (line,) = cli(*words, "--retry-failed").out.splitlines()
+    assert line.startswith(f"site/{first.name}: ")
+    states = [json.loads(line) for line in (out / "status.jsonl").read_text().splitlines()]
+    assert [(s["scan"], s["status"]) for s in states] == [
+        (first.stem, "done"), (f"site/{first.stem}", "failed"), (f"site/{first.stem}", "done"),
+    ]  # fmt: skip
+    assert not cli(*words, "--retry-failed").out
+
+
+def test_a_log_that_cannot_be_written_is_refused_first(cli, scan, tmp_path):
+    words = ("-o", tmp_path / "out", *ZERO_FILLED, "--log", tmp_path / "no" / "run.log")
+    assert "run.log" in cli("reconstruct", scan, *words, code=2).errors[0]
+    assert not (tmp_path / "out").exists()
