@@ -14,26 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from ..data_prep.parallel import parallel_map
-from ..errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning, issue
-from ..io import SaveOptions, ScanPath, find_scans
+from ..errors import (
+    ConfigError,
+    DeviceError,
+    MriAmbientError,
+    NumericalWarning,
+    OutputExistsError,
+    issue,
+)
+from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
 from ..runtime.files import output_folder
 from ..runtime.prefetch import read_ahead
-from .pipeline import (
-    checked_runtime,
-    differing_settings,
-    is_finished,
-    open_volume,
-    reconstruct_to_folder,
-    resolved_recipe,
-)
+from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
+from .reconstruction import stored_settings, write_reconstruction
 from .reference import without_warnings
 from .report import add_row, write_overview
 from .saving import check_formats, check_options, check_saving, save_as
+from .slice_store import SliceStore
 from .states import DONE, FAILED, SKIPPED, State, read_states
-from .volume import OnSlice, Volume
+from .volume import OnSlice, Volume, reconstruct_volume
 
 OnVolume = Callable[[str, Volume, int], tuple[OnSlice, OnStep]]
 """Called with name, volume and steps per slice before slices are computed; what to call then."""
@@ -291,3 +293,90 @@ REPLACED = "its file was replaced since it was last reconstructed"
 
 def _state(scan: ScanPath, status: str, reason: str = "") -> State:
     return State(scan.key, status, reason, input=str(scan.path.absolute()))
+
+
+def reconstruct_to_folder(
+    volume: Volume,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    on_slice: OnSlice | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Reconstruct a volume into ``<stem>.h5`` and ``<stem>.json``, whatever its length.
+
+    Finished slices are kept in a hidden folder until all are there, so that a call with the same
+    settings resumes where one was interrupted. What is finished is not computed again.
+
+    Returns:
+        The report, as in the JSON file; see :func:`reconstruct_volume`.
+
+    Raises:
+        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
+        OutputExistsError: see :func:`is_finished`.
+    """
+    name = volume.file.output_stem
+    path = output / f"{name}.h5"
+    if is_finished(volume, output, overwrite=overwrite):
+        return ReconstructionFile(path).report
+    settings = volume.settings if volume.recipe.reproducible else None
+    store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
+    report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
+    file = volume.file
+    write_reconstruction(
+        path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
+    )
+    store.remove()
+    return report
+
+
+def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> bool:
+    """Whether ``output`` holds this very reconstruction already.
+
+    Raises:
+        OutputExistsError: it holds another file of this name, or slices of one that was
+            interrupted, made with other settings, and ``overwrite`` is not set; or a file that is
+            not a reconstruction.
+    """
+    path = output / f"{volume.file.output_stem}.h5"
+    there = path.exists()
+    differing = differing_settings(volume, output)
+    if overwrite:
+        return False
+    if differing:
+        listed = _listed(differing, volume.settings)
+        raise OutputExistsError(
+            f"{path}: was made with other settings ({listed}); use --overwrite or another folder"
+            if there
+            else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
+            "use those to resume it, or --overwrite, or another folder"
+        )
+    return there and path.with_suffix(".json").exists()
+
+
+def differing_settings(volume: Volume, output: Path) -> list[str]:
+    """Names of the settings that differ from those of the file in ``output``, or of its slices.
+
+    Raises:
+        OutputExistsError: there is a file of this name that is not a reconstruction.
+    """
+    path = output / f"{volume.file.output_stem}.h5"
+    unfinished = _unfinished(output, volume.file.output_stem)
+    if path.exists():
+        found, wanted = stored_settings(path), volume.settings
+        differing = {key for key in wanted if wanted[key] != found.get(key)}
+        return sorted(differing if volume.recipe.reproducible else {*differing, "prior_sha256"})
+    if unfinished.exists():  # otherwise no hash of the input is needed yet
+        return SliceStore.with_other_settings(unfinished, volume.settings)[1]
+    return []
+
+
+def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
+    """Settings by name; the precision, which may follow from the device, as an option."""
+    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
+    return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
+
+
+def _unfinished(output: Path, name: str) -> Path:
+    """Where finished slices are kept until all are."""
+    return output / f".{name}.unfinished"

@@ -1,8 +1,8 @@
-"""The pipeline: open, prepare, reconstruct, write; for the command line and for Python."""
+"""The pipeline of one scan: open, prepare, reconstruct; for the command line and for Python."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, MriAmbientError, OutputExistsError
-from ..io import ReconstructionFile, ScanPath, Undersampled, find_scans, open_scan
+from ..errors import ConfigError, MriAmbientError
+from ..io import ScanPath, Undersampled, find_scans, open_scan
 from ..io.arrays import ArrayFile
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
@@ -19,7 +19,7 @@ from ..runtime.device import Runtime
 from ..runtime.warning_log import WarningLog
 from ..scan import Scan
 from .recipe import Recipe, ResolvedRecipe
-from .reconstruction import Reconstruction, stored_settings, write_reconstruction
+from .reconstruction import Reconstruction
 from .slice_store import SliceStore
 from .volume import OnSlice, Volume, reconstruct_volume
 
@@ -147,90 +147,3 @@ def _opened(scan: Source) -> ScanFile:
             f"a scan is a path, an opened file, a Scan or a numpy array, got {type(scan).__name__}"
         )
     return open_scan(scan)
-
-
-def reconstruct_to_folder(
-    volume: Volume,
-    output: Path,
-    *,
-    overwrite: bool = False,
-    on_slice: OnSlice | None = None,
-    on_step: OnStep | None = None,
-) -> dict[str, Any]:
-    """Reconstruct a volume into ``<stem>.h5`` and ``<stem>.json``, whatever its length.
-
-    Finished slices are kept in a hidden folder until all are there, so that a call with the same
-    settings resumes where one was interrupted. What is finished is not computed again.
-
-    Returns:
-        The report, as in the JSON file; see :func:`reconstruct_volume`.
-
-    Raises:
-        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
-        OutputExistsError: see :func:`is_finished`.
-    """
-    name = volume.file.output_stem
-    path = output / f"{name}.h5"
-    if is_finished(volume, output, overwrite=overwrite):
-        return ReconstructionFile(path).report
-    settings = volume.settings if volume.recipe.reproducible else None
-    store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
-    report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    file = volume.file
-    write_reconstruction(
-        path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
-    )
-    store.remove()
-    return report
-
-
-def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> bool:
-    """Whether ``output`` holds this very reconstruction already.
-
-    Raises:
-        OutputExistsError: it holds another file of this name, or slices of one that was
-            interrupted, made with other settings, and ``overwrite`` is not set; or a file that is
-            not a reconstruction.
-    """
-    path = output / f"{volume.file.output_stem}.h5"
-    there = path.exists()
-    differing = differing_settings(volume, output)
-    if overwrite:
-        return False
-    if differing:
-        listed = _listed(differing, volume.settings)
-        raise OutputExistsError(
-            f"{path}: was made with other settings ({listed}); use --overwrite or another folder"
-            if there
-            else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
-            "use those to resume it, or --overwrite, or another folder"
-        )
-    return there and path.with_suffix(".json").exists()
-
-
-def differing_settings(volume: Volume, output: Path) -> list[str]:
-    """Names of the settings that differ from those of the file in ``output``, or of its slices.
-
-    Raises:
-        OutputExistsError: there is a file of this name that is not a reconstruction.
-    """
-    path = output / f"{volume.file.output_stem}.h5"
-    unfinished = _unfinished(output, volume.file.output_stem)
-    if path.exists():
-        found, wanted = stored_settings(path), volume.settings
-        differing = {key for key in wanted if wanted[key] != found.get(key)}
-        return sorted(differing if volume.recipe.reproducible else {*differing, "prior_sha256"})
-    if unfinished.exists():  # otherwise no hash of the input is needed yet
-        return SliceStore.with_other_settings(unfinished, volume.settings)[1]
-    return []
-
-
-def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
-    """Settings by name; the precision, which may follow from the device, as an option."""
-    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
-    return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
-
-
-def _unfinished(output: Path, name: str) -> Path:
-    """Where finished slices are kept until all are."""
-    return output / f".{name}.unfinished"
