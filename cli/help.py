@@ -16,7 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Sampling": ("mask_type", "calib_lines", "seed"),
     "Checks": ("holdout",),
     "Output": ("keep_samples", "parts", "dicom_template", "bids", "log", "quiet", "verbose"),
-    "Many scans": ("jobs", "shard", "retry_failed", "dry_run"),
+    "Many scans": ("jobs", "shard", "retry_failed", "dry_run", "config"),
     "Machine": ("precision", "batch_size", "compiled", "cpu_fallback"),
 }  # fmt: skip
 """Options of ``reconstruct``, by the names of its parameters; others stand under Options."""

@@ -19,6 +19,7 @@ from .choices import (
     shipped_or_there,
     there,
 )
+from .config_file import read_config
 from .console import be_quiet, log_to
 
 
@@ -215,6 +216,18 @@ Patches = Annotated[
 # What is printed.
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help='TOML file with options, e.g. method = "dds"; those given here win. All of them are '
+        "stored in OUT/config.toml.",
+        metavar="FILE",
+        show_default="none",
+        is_eager=True,
+        callback=read_config,
+    ),
+]
 Log = Annotated[
     Path | None,
     typer.Option(

@@ -11,6 +11,7 @@ import mri_ambient as ma
 from . import options as opt
 from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
 from .choices import FORMATS, known
+from .config_file import store_config
 from .console import print_line, progress_bar
 from .folder_view import FolderView, print_plan
 from .inputs import chosen_scans
@@ -19,6 +20,7 @@ from .recipe import make_recipe, make_runtime, retrospective_mask
 
 
 def run(
+    context: typer.Context,
     inputs: opt.Inputs,
     output: opt.Output,
     volume: opt.VolumeName = None,
@@ -115,6 +117,7 @@ def run(
         bool, typer.Option("--retry-failed", help="Only scans that failed last time.")
     ] = False,
     dry_run: opt.DryRun = False,
+    config: opt.Config = None,
     log: opt.Log = None,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -173,4 +176,6 @@ def run(
         ma.reconstruct_folder(
             scans, to, recipe, runtime, jobs=jobs, on_volume=show.begin, on_outcome=show.end
         )
+    if config is not None and show.counts["done"]:
+        store_config(context, output)
     show.close(output)

@@ -90,12 +90,13 @@ def cost_line(plan: FolderPlan) -> str:
         preparing, seconds = _measured(volume)
     rows, columns = volume.shape
     total = (preparing / len(volume.file) + seconds) * plan.n_pixels / (rows * columns)
+    scans = f"{plan.n_scans} scan{'s' * (plan.n_scans > 1)}"
     without = "" if volume.recipe.adapt is None else ", without the adaptation of the prior"
     return (
         f"one slice of {rows}x{columns} ({volume.file.path.name}) takes {seconds:.2f} s and "
         f"{_peak_bytes(volume.runtime) / 2**30:.2f} GiB on "
-        f"{describe_device(volume.runtime.torch_device)}; {plan.n_scans} scans with "
-        f"{plan.n_slices} slices about {time_text(total)}{without}"
+        f"{describe_device(volume.runtime.torch_device)}; all {plan.n_slices} slices of "
+        f"{scans} about {time_text(total)}{without}"
     )
 
 

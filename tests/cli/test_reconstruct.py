@@ -456,7 +456,7 @@ def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
     out, log = tmp_path / "out", tmp_path / "run.log"
     words = ("reconstruct", full_copy, "-o", out, *ZERO_FILLED)
     planned = cli(*words, "--dry-run")
-    assert "1 scans" in planned.out and str(second) in planned.err and not out.exists()
+    assert "1 scan " in planned.out and str(second) in planned.err and not out.exists()
     printed = cli(*words, "--log", log, code=1)
     (line,) = printed.out.splitlines()
     assert line.startswith(f"{first.name}: ") and str(out / first.name) in line
@@ -477,3 +477,20 @@ def test_a_log_that_cannot_be_written_is_refused_first(cli, scan, tmp_path):
     words = ("-o", tmp_path / "out", *ZERO_FILLED, "--log", tmp_path / "no" / "run.log")
     assert "run.log" in cli("reconstruct", scan, *words, code=2).errors[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_options_may_come_from_a_file(cli, scan, tmp_path):
+    """The command line wins; what is stored repeats the call; misspelt keys are refused."""
+    file, out = tmp_path / "options.toml", tmp_path / "out"
+    file.write_text('method = "cg-sense"\nlambda = 0.5\nsave = ["h5", "png"]\ndevice = "cpu"\n')
+    words = ("reconstruct", scan, "--config", file)
+    cli(*words, "-o", out, "--lambda", 0.25)
+    options = report_of(out, scan)["settings"]["method"]
+    assert (options["name"], options["lam"]) == ("cg-sense", 0.25)
+    assert (out / f"{scan.stem}.png").exists()
+    before = stamps(out)
+    cli("reconstruct", scan, "-o", out, "--config", out / "config.toml")
+    assert stamps(out) == before
+    for text, said in (("methd = 1", "method"), ("samples = 'x'", "--samples"), ("=", "TOML")):
+        file.write_text(text)
+        assert said in cli(*words, "-o", out, code=2).err

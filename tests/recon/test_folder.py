@@ -188,7 +188,7 @@ def test_what_would_be_done_is_known_before(study, tmp_path):
     assert plan.n_refused == 2
     assert str(out / "b" / "head.h5") in plan.lines[2]
     line = cost_line(plan)
-    assert "24x20" in line and "2 scans" in line
+    assert "24x20" in line and "2 slices of 2 scans" in line
     assert sorted(out.rglob("*")) == before
     assert plan_folder(scans, Destination(study / "b" / "cut.h5"), recipe, CPU).n_refused == 5
 
