@@ -138,7 +138,7 @@ class Bar:
     def amount(self) -> str:
         """How much is done, in words; empty where the total is not known."""
         task = self._state
-        return f"{task.completed:.0f} of {task.total:.0f} {self.unit}" if task.total else ""
+        return f"{int(task.completed)} of {task.total:.0f} {self.unit}" if task.total else ""
 
     def count(self, done: float, total: float | None = None) -> None:
         """So many of all are done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from ..io.save_options import Writer
 from ..plots import draw_volume, save_figure
 from .report import ReportWriter
 from .volume import OnSlice, Volume
+
+PIXELS = 1150
+"""Width of a picture with its margins, at least; some of them are cut off."""
 
 
 class PngWriter(Writer):
@@ -22,7 +26,9 @@ class PngWriter(Writer):
 
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Draw it."""
-        save_figure(draw_volume(result.path), folder / f"{result.path.stem}.png")
+        figure = draw_volume(result.path)
+        dpi = max(120, math.ceil(PIXELS / figure.get_figwidth()))
+        save_figure(figure, folder / f"{result.path.stem}.png", dpi=dpi)
 
 
 FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter(), "report": ReportWriter()}

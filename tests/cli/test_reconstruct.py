@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_prior
+from PIL import Image
 
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.io import Undersampled, open_scan
@@ -178,6 +179,9 @@ def test_slices_are_checked_and_flagged(cli, full, prior_file, tmp_path):
     assert set(printed.codes) == stored
     for check in checks:
         assert f"{check['held_out']['error']:.4f}" in printed.out
+    for report in reports:
+        (line,) = (text for text in printed.out.splitlines() if text.startswith(report["input"]))
+        assert f"{report['checks'][0]['held_out']['error']:.4f}" in line
 
 
 def test_warn_holds_out_two_lines_unless_told_otherwise(cli, scan, tmp_path):
@@ -213,6 +217,8 @@ def test_a_shipped_prior_is_called_by_its_name_and_drawn_on_request(cli, scan, t
     assert picture not in before
     cli(*words, "--save", "png")  # what is finished is not made again, but drawn
     assert picture.stat().st_size > 5000
+    with Image.open(picture) as drawn:
+        assert drawn.width >= 1000
     assert {path: stamp for path, stamp in stamps(tmp_path).items() if path != picture} == before
 
 

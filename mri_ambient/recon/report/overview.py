@@ -20,8 +20,9 @@ from ...io import Contents, ReconstructionFile
 from ...io.parts import white_level
 from ...io.reconstruction import RECONSTRUCTION_FORMAT
 from ...runtime.files import append_line, atomic_path
+from ..checks import held_out_means
 from ..states import FAILED, STATES, State, read_states
-from .facts import held_out_means, residuals
+from .facts import residuals
 from .images import data_uri, grey_levels
 from .pages import PAGES, report_name
 
