@@ -268,10 +268,12 @@ class FolderWork:
             report = reconstruct_to_folder(
                 volume, path.parent, overwrite=overwrite, on_slice=on_slice, on_step=on_step
             )
-        on_slice, _ = self._hooks(f"{scan.name}, {', '.join(to.formats)}", volume, 1)
-        written = save_as(
-            path, to.formats, to.options, volume, overwrite=overwrite, on_slice=on_slice
-        )
+        written: list[Path] = []
+        if formats := check_formats(to.formats):
+            on_slice, _ = self._hooks(f"{scan.name}, {', '.join(formats)}", volume, 1)
+            written = save_as(
+                path, formats, to.options, volume, overwrite=overwrite, on_slice=on_slice
+            )
         return Outcome(scan, state, path, report, tuple(written))
 
     def _hooks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ..runtime.files import append_line, json_text
@@ -37,6 +37,11 @@ class State:
     input: str = ""
     at: float = field(default_factory=time.time)
 
+    def __post_init__(self) -> None:
+        texts = (self.scan, self.status, self.reason, self.input)
+        if not (all(isinstance(t, str) for t in texts) and isinstance(self.at, int | float)):
+            raise TypeError(f"a state of texts and numbers is wanted, got {self}")
+
     def write(self, folder: Path) -> None:
         """Append it to the file of a folder; several processes may do so at once.
 
@@ -47,13 +52,19 @@ class State:
 
 
 def read_states(folder: Path) -> dict[str, State]:
-    """The last state of every scan, by scan; lines that are damaged are left out."""
+    """The last state of every scan, by scan; lines that are damaged are left out.
+
+    A scan that failed keeps the input of the state before: its results were made from that.
+    """
     found: dict[str, State] = {}
-    with suppress(FileNotFoundError, NotADirectoryError):
+    with suppress(OSError):
         for line in (folder / STATES).read_text("utf-8", errors="replace").splitlines():
-            with suppress(ValueError, TypeError, AttributeError):
+            with suppress(ValueError, TypeError, RecursionError):
                 state = State(**json.loads(line))
                 path = PurePosixPath(state.scan)
-                if not (path.is_absolute() or ".." in path.parts):
-                    found[state.scan] = state
+                if path.is_absolute() or ".." in path.parts or "\0" in state.scan:
+                    continue
+                if state.status == FAILED and state.scan in found:
+                    state = replace(state, input=found[state.scan].input)
+                found[state.scan] = state
     return found

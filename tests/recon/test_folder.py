@@ -127,7 +127,8 @@ def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):
     out = tmp_path / "out"
     ma.reconstruct_folder(study / "b", out, CG, CPU)
     before = image(out / "head.h5")
-    other = ma.reconstruct_folder(study / "a" / "monday", out, CG, CPU)  # another head.h5
+    for _ in range(2):  # another head.h5, whose failure does not make it the input of the result
+        other = ma.reconstruct_folder(study / "a" / "monday", out, CG, CPU)
     settings = ma.reconstruct_folder(study / "b", out, ma.Recipe("zero-filled"), CPU)
     for outcome in (other[0], settings[1]):
         assert isinstance(outcome.error, OutputExistsError)
@@ -198,7 +199,13 @@ def test_a_state_is_read_back_and_nothing_else(tmp_path):
     state = State("a/x", "done", seconds=2.0)
     state.write(tmp_path)
     State("../x", "failed").write(tmp_path)
+    State("d", "done", input="/a/d.h5").write(tmp_path)
+    State("d", "failed", "no", input="/b/d.h5").write(tmp_path)
     with (tmp_path / STATES).open("a") as file:
-        file.write('{"scan": "b"}\n[1]\n{"scan": 3, "status": "done"}\n{"scan": "c", "sta')
-    assert read_states(tmp_path) == {"a/x": state}
+        file.write('{"scan": "b"}\n[1]\n{"scan": 3, "status": "done"}\n')
+        file.write('{"scan": "e", "status": "done", "at": "now"}\n' + 9999 * "[" + '\n{"scan": "c')
+    states = read_states(tmp_path)
+    assert states.pop("a/x") == state
+    assert (states["d"].status, states["d"].input) == ("failed", "/a/d.h5")
+    assert list(states) == ["d"]
     assert read_states(tmp_path / "nowhere") == {}
