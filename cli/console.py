@@ -131,13 +131,13 @@ class Bar:
         self.task = bars.add_task(name, total=total, amount="")
 
     @property
-    def _state(self) -> Task:
+    def _shown(self) -> Task:
         return next(task for task in self.bars.tasks if task.id == self.task)
 
     @property
     def amount(self) -> str:
         """How much is done, in words; empty where the total is not known."""
-        task = self._state
+        task = self._shown
         return f"{int(task.completed)} of {task.total:.0f} {self.unit}" if task.total else ""
 
     def count(self, done: float, total: float | None = None) -> None:
@@ -168,7 +168,7 @@ class Bar:
         if not self.bars.disable or now - _state["logged_s"] < LOG_EVERY_S:
             return
         _state["logged_s"] = now
-        task = self._state
+        task = self._shown
         text = task.description + (f": {self.amount}".rstrip() if task.total else "")
         if task.total and task.time_remaining is not None:
             from mri_ambient.runtime.config import time_text

@@ -102,13 +102,19 @@ class FolderView:
                 print_result(line)
         print_written(f"{name}: ", outcome.written)
 
-    def close(self, output: Path) -> None:
-        """Say which scans failed, and how many of all were done; exit with the code for that."""
-        if self.n_scans > 1 and self.failed:
+    def print_counts(self, output: Path) -> None:
+        """Say which scans failed, where the figures are, and how many of all scans were done."""
+        if self.n_scans < 2:
+            return
+        if self.failed:
             names = ", ".join([*self.failed[:SHOWN], *(["..."] if self.failed[SHOWN:] else [])])
             path = output / "status.jsonl"
             print_line(f"failed: {names}; {path} says why, --retry-failed does only these")
-        if self.n_scans > 1:
-            done = (f"{self.counts[key]} {word}" for key, word in WORDS.items() if self.counts[key])
-            print_line(", ".join(done))
+        lists = (output / name for name in ("index.html", "summary.csv"))
+        print_written("", [path for path in lists if path.exists()])
+        done = (f"{self.counts[key]} {word}" for key, word in WORDS.items() if self.counts[key])
+        print_line(", ".join(done))
+
+    def exit(self) -> None:
+        """End with the exit code of what failed, if anything did."""
         self.failures.end(nothing_done=self.counts["failed"] == self.counts.total())

@@ -173,9 +173,12 @@ def run(
         if adapt_per == "folder":
             recipe = adapted_together(bars, scans, recipe, runtime, output, view, overwrite)
         show = FolderView(bars, len(scans), view, verbose=verbose)
-        ma.reconstruct_folder(
-            scans, to, recipe, runtime, jobs=jobs, on_volume=show.begin, on_outcome=show.end
-        )
+        try:
+            ma.reconstruct_folder(
+                scans, to, recipe, runtime, jobs=jobs, on_volume=show.begin, on_outcome=show.end
+            )
+        finally:
+            show.print_counts(output)
     if config is not None and show.counts["done"]:
         store_config(context, output)
-    show.close(output)
+    show.exit()
