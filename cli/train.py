@@ -105,6 +105,12 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     Under torchrun, the processes share every batch.
     """
+    if patches and wrapper is not None:
+        raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
+    if targets is not None and objective != "supervised":
+        raise ConfigError(
+            "--targets is for --objective supervised; the others use no target images"
+        )
     if images is None and time_limit is None and not patience:
         raise ConfigError("say when to stop: --images, --time-limit or --patience")
     from mri_ambient.objectives import make_objective
@@ -115,12 +121,6 @@ def run(
     from mri_ambient.training.preflight import plan
 
     limit = None if time_limit is None else parse_seconds(time_limit)
-    if patches and wrapper is not None:
-        raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
-    if targets is not None and objective != "supervised":
-        raise ConfigError(
-            "--targets is for --objective supervised; the others use no target images"
-        )
     options = parse_pairs(option) | ({} if targets is None else {"images": targets})
     config = ma.TrainConfig(
         objective=make_objective(objective, options),
