@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, MriAmbientError
-from ..io import ScanPath, Undersampled, find_scans, open_scan
+from ..io import ScanPath, Undersampled, find_scans, open_scan, raw_file
 from ..io.arrays import ArrayFile
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
@@ -69,7 +69,8 @@ def reconstruct_many(
     """Reconstruct scans one by one; see :func:`reconstruct`.
 
     Args:
-        scans: one or several, as :func:`reconstruct` takes them; paths may be folders and globs.
+        scans: one or several, as :func:`reconstruct` takes them; paths may be globs, and folders
+            with those below them.
         recipe: as for :func:`reconstruct`; the prior is loaded once.
         runtime: as for :func:`reconstruct`.
         on_error: called with a scan that failed and its error, before the next scan; without it the
@@ -87,7 +88,8 @@ def reconstruct_many(
     def results() -> Iterator[Reconstruction]:
         for given in scans:
             try:
-                found = find_scans([given]) if isinstance(given, (str, Path)) else [given]
+                is_path = isinstance(given, (str, Path))
+                found = find_scans([given], recursive=True) if is_path else [given]
             except MriAmbientError as error:
                 failed(given, error)
                 continue
@@ -145,5 +147,10 @@ def _opened(scan: Source) -> ScanFile:
     if not isinstance(scan, (str, Path)):
         raise ConfigError(
             f"a scan is a path, an opened file, a Scan or a numpy array, got {type(scan).__name__}"
+        )
+    if raw_file(Path(scan)).is_dir():
+        raise ConfigError(
+            f"{scan}: is a folder, wanted one scan; reconstruct_folder writes the results of all "
+            "scans in it, reconstruct_many gives them one by one"
         )
     return open_scan(scan)
