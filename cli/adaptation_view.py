@@ -38,9 +38,11 @@ class AdaptationView:
 
 
 def make_adaptation(
-    until: str | None, per: str | None, view: AdaptationView
+    until: str | None, per: str | None, view: AdaptationView | None
 ) -> ma.AdaptConfig | None:
     """The adaptation that ``--adapt`` and ``--adapt-per`` ask for; None without ``--adapt``.
+
+    ``view`` shows its progress; None where other processes adapt.
 
     Raises:
         ConfigError: they are none of the values that can be.
@@ -52,6 +54,8 @@ def make_adaptation(
     if per is not None and per not in PER:
         raise ConfigError(f"--adapt-per is one of {', '.join(PER)}; got {per!r}")
     anew = "slice" if per == "slice" else "volume"
+    if view is None:
+        return ma.AdaptConfig(until, anew)
     return ma.AdaptConfig(until, anew, on_progress=view.show)
 
 

@@ -36,17 +36,21 @@ from . import (
     simulate,
     train,
 )
-from .console import be_quiet, print_error, print_warning
+from .console import be_quiet, log_to, print_error, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
+from .help import GroupedCommand
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Both give the help of a command."""
 
 app = typer.Typer(
     name="mri-ambient",
     help="MRI reconstruction with diffusion priors learned from undersampled scans alone. "
     "Research only, not for diagnosis.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,9 +58,10 @@ COMMANDS = (
     simulate, convert, prep, train, adapt, refit, sample, reconstruct, evaluate, info, doctor, demo,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command(command.__name__.rsplit(".", 1)[-1])(command.run)
+    name = command.__name__.rsplit(".", 1)[-1]
+    kind = GroupedCommand if command is reconstruct else None
+    app.command(name, cls=kind, context_settings=HELP)(command.run)
 app.add_typer(audit.app, name="audit")
-
 
 RESUMABLE = {"simulate", "prep", "train", "adapt", "refit", "reconstruct"}
 """Commands that go on where they were stopped."""
@@ -76,6 +81,7 @@ def _options(
 ) -> None:
     """Options that stand before the command."""
     be_quiet(False)
+    log_to(None)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -6,7 +6,7 @@ import csv
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +14,15 @@ import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
-from mri_ambient.errors import NumericalWarning
+from mri_ambient.errors import ConfigError, NumericalWarning
 
 if TYPE_CHECKING:
     from mri_ambient.io import ScanPath
@@ -33,6 +33,7 @@ LOG_EVERY_S = 30.0
 
 _stderr = Console(stderr=True, highlight=False)
 _state = {"quiet": False, "logged_s": 0.0}
+_logs: list[Path] = []
 
 
 def be_quiet(quiet: bool) -> bool:
@@ -41,15 +42,50 @@ def be_quiet(quiet: bool) -> bool:
     return quiet
 
 
+def log_to(path: Path | None) -> Path | None:
+    """From now on, append all lines that could be printed to this file too, or to none.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    _logs.clear()
+    if path is not None:
+        try:
+            path.open("a").close()
+        except OSError as error:
+            reason = f"{path}: cannot be written ({error.strerror}); choose another log file"
+            raise ConfigError(reason) from error
+        _logs.append(path)
+        _log(f"mri-ambient {' '.join(sys.argv[1:])}")
+    return path
+
+
+def _log(line: str) -> None:
+    for path in _logs:
+        # A disk that is full by now does not end the work.
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
 def print_error(line: str) -> None:
     """One line on stderr, also with ``--quiet``."""
+    _log(line)
     _stderr.print(line, markup=False, soft_wrap=True)
 
 
 def print_line(line: str) -> None:
     """One line on stderr, unless only errors are printed."""
-    if not _state["quiet"]:
+    if _state["quiet"]:
+        _log(line)
+    else:
         print_error(line)
+
+
+def print_result(line: str) -> None:
+    """One line on stdout about a result, unless only errors are printed."""
+    _log(line)
+    if not _state["quiet"]:
+        typer.echo(line)
 
 
 def print_warning(warning: NumericalWarning) -> None:
@@ -63,32 +99,59 @@ def progress_bar() -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[amount]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     moving = sys.stderr.isatty() and not _state["quiet"]
     _state["logged_s"] = time.monotonic()
-    with Progress(*columns, console=_stderr, disable=not moving, transient=True) as bars:
+    # Results on a terminal go above the bars; those in a file or a pipe are left alone.
+    to_terminal = sys.stdout.isatty()
+    with Progress(
+        *columns, console=_stderr, disable=not moving, transient=True, redirect_stdout=to_terminal
+    ) as bars:
         yield bars
 
 
 class Bar:
-    """One bar of several: the progress callbacks of the library move it."""
+    """One bar of several: the progress callbacks of the library move it.
 
-    def __init__(self, bars: Progress, name: str, total: float | None = None) -> None:
-        self.bars, self.name = bars, name
-        self.task = bars.add_task(name, total=total)
+    Args:
+        bars: the bars.
+        name: what stands beside it.
+        total: how much there is to do.
+        unit: in which that is counted, e.g. "slices".
+    """
+
+    def __init__(
+        self, bars: Progress, name: str, total: float | None = None, unit: str = ""
+    ) -> None:
+        self.bars, self.name, self.unit = bars, name, unit
+        self.task = bars.add_task(name, total=total, amount="")
+
+    @property
+    def _shown(self) -> Task:
+        return next(task for task in self.bars.tasks if task.id == self.task)
+
+    @property
+    def amount(self) -> str:
+        """How much is done, in words; empty where the total is not known."""
+        task = self._shown
+        return f"{int(task.completed)} of {task.total:.0f} {self.unit}" if task.total else ""
 
     def count(self, done: float, total: float | None = None) -> None:
         """So many of all are done."""
         self.bars.update(self.task, completed=done, total=total)
-        self._log()
+        self._moved()
 
     def add(self, amount: float = 1) -> None:
         """So many more are done."""
         self.bars.advance(self.task, amount)
+        self._moved()
+
+    def _moved(self) -> None:
+        self.bars.update(self.task, amount=self.amount)
         self._log()
 
     def describe(self, text: str) -> None:
@@ -96,17 +159,21 @@ class Bar:
         self.bars.update(self.task, description=text)
         self._log()
 
+    def end(self) -> None:
+        """It is gone."""
+        self.bars.remove_task(self.task)
+
     def _log(self) -> None:
         now = time.monotonic()
         if not self.bars.disable or now - _state["logged_s"] < LOG_EVERY_S:
             return
         _state["logged_s"] = now
-        task = next(task for task in self.bars.tasks if task.id == self.task)
-        text = task.description
-        if task.total:
-            text += f": {task.completed:.0f} of {task.total:.0f}"
-            if task.time_remaining is not None:
-                text += f", about {task.time_remaining:.0f} s left"
+        task = self._shown
+        text = task.description + (f": {self.amount}".rstrip() if task.total else "")
+        if task.total and task.time_remaining is not None:
+            from mri_ambient.runtime.config import time_text
+
+            text += f", about {time_text(task.time_remaining)} left"
         print_line(text)
 
 
@@ -114,22 +181,22 @@ class VolumeBar(Bar):
     """The bar of one volume, which the steps of a sampler move; it is gone when the block ends."""
 
     def __init__(self, bars: Progress, name: str, n_slices: int, steps_per_slice: int) -> None:
-        super().__init__(bars, name, total=n_slices * steps_per_slice)
+        super().__init__(bars, name, n_slices, "slices")
         self.steps_per_slice = steps_per_slice
 
     def __enter__(self) -> VolumeBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.remove_task(self.task)
+        self.end()
 
     def on_slice(self, done: int, _total: int) -> None:
         """Some slices are finished."""
-        self.count(done * self.steps_per_slice)
+        self.count(done)
 
     def on_step(self, info: StepInfo) -> None:
         """A step of a batch is done."""
-        self.add(len(info.residual))
+        self.add(len(info.residual) / self.steps_per_slice)
 
 
 def print_outputs(scans: Sequence[ScanPath], output: Path) -> None:
@@ -137,7 +204,7 @@ def print_outputs(scans: Sequence[ScanPath], output: Path) -> None:
     from mri_ambient.io import why_no_file
 
     for scan in scans:
-        print_line(why_no_file(scan.path) or f"{scan} -> {output / scan.stem}.h5")
+        print_line(why_no_file(scan.path) or f"{scan} -> {output / scan.key}.h5")
 
 
 def print_written(start: str, paths: Sequence[Path]) -> None:

@@ -144,7 +144,10 @@ def _on_held_out_lines(
                 print_csv(["scan", *names], means)
             else:
                 rows = [[scan, *(f"{v:.3f}" for v in row.values())] for scan, row in means.items()]
-                print_table(["scan", *(HEADINGS.get(name, name) for name in names)], rows)
+                headings = {"error": recipe.method.name} | HEADINGS
+                n_lines = recipe.checks.n_held_out
+                title = f"error on {n_lines} held-out lines of every slice, share of their energy"
+                print_table(["scan", *(headings.get(n, n) for n in names)], rows, title=title)
 
 
 def _print_scores(scores: dict[str, Any], *, csv_out: bool, json_out: bool) -> None:

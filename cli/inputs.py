@@ -18,18 +18,20 @@ SHOWN = 3
 def chosen_scans(
     inputs: Sequence[str],
     shard: str | None,
+    *,
+    recursive: bool = False,
     **given: Any,  # noqa: ANN401 -- options of the readers
 ) -> list[ScanPath]:
     """The scans of one part of the inputs; a line tells what else is in folders.
 
-    ``given`` are options as :func:`~mri_ambient.io.find_scans` takes them, which also says what it
-    raises.
+    ``recursive`` and ``given`` are as :func:`~mri_ambient.io.find_scans` takes them, which says
+    what it raises.
     """
     from mri_ambient.io import find_scans, left_out
 
-    scans = find_scans(inputs, **given)
+    scans = find_scans(inputs, recursive=recursive, **given)
     for entry in inputs:
-        if others := left_out(entry):
+        if others := left_out(entry, recursive=recursive):
             names = ", ".join([*others[:SHOWN], *(["..."] if len(others) > SHOWN else [])])
             files = "file of another kind" if len(others) == 1 else "files of other kinds"
             verb = "was" if len(others) == 1 else "were"

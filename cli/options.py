@@ -9,7 +9,18 @@ import typer
 
 from mri_ambient.errors import ConfigError
 
-from .console import be_quiet
+from .choices import (
+    MASKS,
+    METHODS,
+    PRECISIONS,
+    PRESETS,
+    known,
+    one_of,
+    shipped_or_there,
+    there,
+)
+from .config_file import read_config
+from .console import be_quiet, log_to
 
 
 def _folder(path: Path) -> Path:
@@ -20,7 +31,8 @@ def _folder(path: Path) -> Path:
 
 # Files.
 Inputs = Annotated[
-    list[str], typer.Argument(help="Scans: files, folders or globs.", metavar="INPUT")
+    list[str],
+    typer.Argument(help="Scans: files, folders or globs.", metavar="INPUT", callback=there),
 ]
 VolumeName = Annotated[
     str | None,
@@ -113,21 +125,24 @@ PriorPath = Annotated[
         "--prior",
         help="Prior: a file, a run folder, or the name of a shipped prior.",
         show_default="the shipped brain-kspace-tiny",
+        callback=shipped_or_there,
     ),
 ]
 Method = Annotated[
     str | None,
     typer.Option(
-        help="aos, dds, msm, pula, adps, zero-filled, cg-sense or l1-wavelet.",
+        help=f"{one_of(METHODS)}.",
         show_default="aos; dds for a prior that is not mask-conditioned",
+        callback=known("method", *METHODS, *PRESETS),
     ),
 ]
 SamplingPreset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="fast, balanced or quality: a method with its options and samples.",
+        help=f"{one_of(PRESETS)}: a method with its options and samples.",
         show_default="none",
+        callback=known("preset", *PRESETS),
     ),
 ]
 Steps = Annotated[
@@ -179,8 +194,9 @@ Retrospective = Annotated[
 MaskType = Annotated[
     str | None,
     typer.Option(
-        help="Retrospective mask: random, equispaced, gaussian or poisson.",
+        help=f"Retrospective mask: {one_of(MASKS)}.",
         show_default="random",
+        callback=known("mask type", *MASKS),
     ),
 ]
 CalibLines = Annotated[
@@ -194,7 +210,11 @@ Device = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Precision = Annotated[
-    str, typer.Option(help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.")
+    str,
+    typer.Option(
+        help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.",
+        callback=known("precision", *PRECISIONS),
+    ),
 ]
 Workers = Annotated[int, typer.Option(help="Processes; 0: all in this one.")]
 
@@ -213,5 +233,27 @@ Patches = Annotated[
 # What is printed.
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help='TOML file with options, e.g. method = "dds"; those given here win. All of them are '
+        "stored in OUT/config.toml.",
+        metavar="FILE",
+        show_default="none",
+        is_eager=True,
+        callback=read_config,
+    ),
+]
+Log = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="Append all lines that are printed to this file too.",
+        metavar="FILE",
+        show_default="none",
+        callback=log_to,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", callback=be_quiet, help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more about every case.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def run(
     from mri_ambient.data_prep import PrepConfig, prepare
 
     config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
-    given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
+    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
     if dry_run:
         print_outputs(scans, output)

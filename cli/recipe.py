@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mri_ambient as ma
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, unknown_name
 
 from .console import print_line
 from .parse import merge_options
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 FLAGS = {"n_steps": "--steps", "lam": "--lambda", "final_dc": "--no-final-dc"}
 """Options of methods with an option of their own."""
+
+NVIDIA = Path("/dev/nvidiactl")
+"""Is there if the machine has an NVIDIA GPU with its driver."""
 
 
 def make_recipe(
@@ -49,7 +52,7 @@ def make_recipe(
                 "--preset names a method with its options; leave out --method and options"
             )
         if preset not in PRESETS:
-            raise ConfigError(f"preset {preset!r} is unknown; choose from {', '.join(PRESETS)}")
+            raise unknown_name("preset", preset, PRESETS)
     try:
         recipe = ma.Recipe(
             preset or method, options, prior, n_samples=samples, keep_samples=keep_samples, **more
@@ -73,10 +76,10 @@ def name_flags(text: str, flags: Mapping[str, Any]) -> str:
 
 
 def make_runtime(device: str, **options: Any) -> ma.Runtime:  # noqa: ANN401 -- of the runtime
-    """A runtime; a line is printed where ``auto`` finds no GPU."""
+    """A runtime; a line is printed where torch cannot use a GPU that the machine has."""
     runtime = ma.Runtime(device, **options)
-    if device == "auto" and runtime.torch_device.type == "cpu":
-        print_line("no GPU found, computing on the CPU")
+    if device == "auto" and runtime.torch_device.type == "cpu" and NVIDIA.exists():
+        print_line("note: torch cannot use the GPU of this machine, computing on the CPU")
     return runtime
 
 

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mri_ambient.errors import MriAmbientError
+import mri_ambient as ma
 
 from . import options as opt
 from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
-from .console import VolumeBar, print_line, print_outputs, print_written, progress_bar
-from .exit_codes import run_cases
+from .choices import FORMATS, known
+from .config_file import store_config
+from .console import print_line, progress_bar
+from .folder_view import FolderView, print_plan
 from .inputs import chosen_scans
 from .parse import parse_list
 from .recipe import make_recipe, make_runtime, retrospective_mask
 
-if TYPE_CHECKING:
-    from mri_ambient.io import ScanPath
-    from mri_ambient.recon.volume import Volume
-
-OUTCOMES = REBUILT, FINISHED, FAILED = "reconstructed", "finished before", "failed"
-"""What can become of a scan."""
-
 
 def run(
+    context: typer.Context,
     inputs: opt.Inputs,
     output: opt.Output,
     volume: opt.VolumeName = None,
@@ -92,7 +84,9 @@ def run(
     save: Annotated[
         str,
         typer.Option(
-            help="Further formats, e.g. nifti,png,report; h5 is always written.", metavar="LIST"
+            help="Further formats, e.g. nifti,png,report; h5 is always written.",
+            metavar="LIST",
+            callback=known("format", *FORMATS),
         ),
     ] = "h5",
     dicom_template: opt.DicomTemplate = None,
@@ -118,28 +112,35 @@ def run(
     ] = False,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
+    jobs: Annotated[int, typer.Option(help="Processes that share the scans, on a CPU.", min=1)] = 1,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Only scans that failed last time.")
+    ] = False,
     dry_run: opt.DryRun = False,
+    config: opt.Config = None,
+    log: opt.Log = None,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Reconstruct scans, with or without a prior.
 
-    OUT gets <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings);
-    with --save report also a page for every scan, index.html and summary.csv. A scan that fails
-    gives one error line and exit code 1; the others are written.
+    A folder stands for all scans in it and in the folders below it. OUT gets the same folders, in
+    them <stem>.h5 (images in scanner units) and <stem>.json (provenance, checks, warnings), and of
+    several scans summary.csv and status.jsonl; with --save report also a page for every scan and
+    index.html. A scan that fails gives one error line and exit code 1; the others are written.
     """
     from mri_ambient.data_prep import PrepConfig
     from mri_ambient.io import SaveOptions
-    from mri_ambient.recon.pipeline import is_finished, open_volume
+    from mri_ambient.recon.folder import Destination, failed_before
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.recon.saving import check_formats, check_options, check_saving, save_as
+    from mri_ambient.recon.states import read_states
 
     view = AdaptationView()
-    formats = check_formats(parse_list(save))
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
-    check_options(formats, saving)
+    to = Destination(output, parse_list(save), saving, overwrite, listed=True if shard else None)
+    to.check()
     holdout = (2 if warn else 0) if holdout is None else holdout
     recipe = make_recipe(
         method=method,
@@ -153,82 +154,33 @@ def run(
         checks=Checks(holdout, flags=warn),
         preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
-        adapt=make_adaptation(adapt, adapt_per, view),
+        adapt=make_adaptation(adapt, adapt_per, view if jobs < 2 else None),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
-    if dry_run:
-        print_outputs(scans, output)
-        print_adaptation(recipe, adapt_per)
+    scans = chosen_scans(inputs, shard, recursive=True, **given, centre=centre, mask=mask)
+    if retry_failed:
+        scans = failed_before(scans, read_states(output))
+    if not scans:
+        print_line("no scan is left to do: none failed before, or this part holds none")
         return
     runtime = make_runtime(
         device, precision=precision, batch_size=batch_size, cpu_fallback=cpu_fallback,
         compile=compiled,
     )  # fmt: skip
-
-    def one(scan: ScanPath) -> str:
-        opened = open_volume(scan, recipe, runtime)
-        check_saving(formats, saving, scan.stem, opened.file.final_grid)
-        finished = is_finished(opened, output, overwrite=overwrite)
-        if finished:
-            print_line(f"{scan.name}: is finished already (--overwrite replaces it)")
-        else:
-            with VolumeBar(bars, scan.name, len(opened.file), opened.n_steps) as view.bar:
-                report = compute(opened, output, view.bar)
-            print_report(report, output / f"{scan.stem}.h5", verbose=verbose)
-        with VolumeBar(bars, f"{scan.name}, {save}", len(opened.file), 1) as bar:
-            path, on_slice = output / f"{scan.stem}.h5", bar.on_slice
-            files = save_as(path, formats, saving, opened, overwrite=overwrite, on_slice=on_slice)
-        print_written(f"{scan.name}: ", files)
-        return FINISHED if finished else REBUILT
-
+    if dry_run:
+        print_adaptation(recipe, adapt_per)
+        print_plan(scans, to, recipe, runtime)
+        return
     with progress_bar() as bars:
         if adapt_per == "folder":
             recipe = adapted_together(bars, scans, recipe, runtime, output, view, overwrite)
-        run_scans(scans, one, output, overview="report" in formats)
-
-
-def compute(volume: Volume, output: Path, bar: VolumeBar) -> dict[str, Any]:
-    """Reconstruct a volume into the folder, while its bar moves; the report."""
-    from mri_ambient.recon.pipeline import reconstruct_to_folder
-
-    return reconstruct_to_folder(volume, output, on_slice=bar.on_slice, on_step=bar.on_step)
-
-
-def print_report(report: dict[str, Any], path: Path, *, verbose: bool) -> None:
-    """A line about a reconstruction, and with ``verbose`` one about each slice."""
-    from mri_ambient.recon.volume import slice_lines, summary_line
-
-    print_line(f"{summary_line(report)}; wrote {path}")
-    for line in slice_lines(report) if verbose else ():
-        print_line(line)
-
-
-def run_scans(
-    scans: Sequence[ScanPath], one: Callable[[ScanPath], str], output: Path, *, overview: bool
-) -> None:
-    """Reconstruct every scan into a folder that can be written; then write the overview, if wanted.
-
-    ``one`` says what was done; of several scans, a last line says how often.
-    """
-    from mri_ambient.recon.report import noted_failure, write_overview
-    from mri_ambient.runtime.files import output_folder
-
-    counts = Counter[str]()
-
-    def noted(scan: ScanPath) -> None:
+        show = FolderView(bars, len(scans), view, verbose=verbose)
         try:
-            with noted_failure(output, scan.stem) if overview else nullcontext():
-                counts[one(scan)] += 1
-        except MriAmbientError:
-            counts[FAILED] += 1
-            raise
-
-    try:
-        with output_folder(output):
-            run_cases(scans, noted)
-    finally:
-        if overview and output.exists():
-            print_written("", write_overview(output))
-        if len(scans) > 1:
-            print_line(", ".join(f"{counts[done]} {done}" for done in OUTCOMES if counts[done]))
+            ma.reconstruct_folder(
+                scans, to, recipe, runtime, jobs=jobs, on_volume=show.begin, on_outcome=show.end
+            )
+        finally:
+            show.print_counts(output)
+    if config is not None and show.counts["done"]:
+        store_config(context, output)
+    show.exit()

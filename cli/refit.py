@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import mri_ambient as ma
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, unknown_name
 
 from . import options as opt
 from .console import be_quiet, print_line, progress_bar
@@ -138,7 +138,7 @@ def _sampler(name: str, given: dict[str, Any]) -> Sampler:
     from mri_ambient.methods.presets import method_with_options
 
     if name not in SAMPLERS:
-        raise ConfigError(f"sampler {name!r} is unknown; choose from {', '.join(SAMPLERS)}")
+        raise unknown_name("sampler", name, SAMPLERS)
     if "final_dc" in {field.name for field in fields(SAMPLERS[name])}:  # type: ignore[arg-type]
         given = {"final_dc": False} | given
     return method_with_options(name, given)  # type: ignore[return-value]

@@ -11,6 +11,7 @@ import mri_ambient as ma
 from mri_ambient.errors import ConfigError
 
 from . import options as opt
+from .choices import NETWORKS, OBJECTIVES, WRAPPERS, folder_there, known, one_of
 from .console import Bar, be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import parse_pairs
@@ -20,10 +21,13 @@ from .training_view import TrainingView, on_interrupt, resumable, tensorboard
 
 
 def run(
-    data: Annotated[Path, typer.Argument(help="Folder of prepared scans.", metavar="DIR")],
+    data: Annotated[
+        Path,
+        typer.Argument(help="Folder of prepared scans.", metavar="DIR", callback=folder_there),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     objective: Annotated[
-        str, typer.Option(help="kspace, ambient, gsure, consistency, ssdu or supervised.")
+        str, typer.Option(help=f"{one_of(OBJECTIVES)}.", callback=known("objective", *OBJECTIVES))
     ] = "kspace",
     option: Annotated[
         list[str] | None,
@@ -43,12 +47,17 @@ def run(
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Size of the networks: tiny, tiny16, small, base.")
+        str,
+        typer.Option(
+            help="Size of the networks: tiny, tiny16, small, base.",
+            callback=known("network preset", *NETWORKS),
+        ),
     ] = "tiny",
     wrapper: Annotated[
         str | None,
         typer.Option(
-            help="Kind of denoiser: plain, conditioned, unguided or inconsistent.",
+            help=f"Kind of denoiser: {one_of(WRAPPERS)}.",
+            callback=known("wrapper", *WRAPPERS),
             show_default="the objective's own",
         ),
     ] = None,
@@ -96,20 +105,22 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     Under torchrun, the processes share every batch.
     """
-    from mri_ambient.objectives import make_objective
-    from mri_ambient.runtime.config import parse_seconds
-    from mri_ambient.training.config import Hooks, TrainJob
-    from mri_ambient.training.dry_run import dry_run as try_out
-    from mri_ambient.training.loop import run_training
-    from mri_ambient.training.preflight import plan
-
-    limit = None if time_limit is None else parse_seconds(time_limit)
     if patches and wrapper is not None:
         raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
     if targets is not None and objective != "supervised":
         raise ConfigError(
             "--targets is for --objective supervised; the others use no target images"
         )
+    if images is None and time_limit is None and not patience:
+        raise ConfigError("say when to stop: --images, --time-limit or --patience")
+    from mri_ambient.objectives import make_objective
+    from mri_ambient.runtime.config import parse_seconds
+    from mri_ambient.training.config import TrainJob
+    from mri_ambient.training.dry_run import dry_run as try_out
+    from mri_ambient.training.loop import run_training
+    from mri_ambient.training.preflight import plan
+
+    limit = None if time_limit is None else parse_seconds(time_limit)
     options = parse_pairs(option) | ({} if targets is None else {"images": targets})
     config = ma.TrainConfig(
         objective=make_objective(objective, options),
@@ -141,13 +152,11 @@ def run(
         interrupted, failures = on_interrupt(), Failures()
         board = tensorboard(output / "tensorboard", wanted=use_tensorboard and leads)
         with progress_bar() as bars, board as figures:
-            bar = Bar(bars, "train", images if limit is None else round(limit))
+            total, unit = (images, "images") if limit is None else (round(limit), "s")
+            bar = Bar(bars, "train", total, unit)
             view = TrainingView(bar, figures, by_time=limit is not None, verbose=verbose)
             with resumable(interrupted):
-                hooks = Hooks(
-                    view.show, on_damaged=failures.damaged, should_stop=interrupted.is_set
-                )
-                prior = run_training(planned, hooks)
+                prior = run_training(planned, view.hooks(failures, interrupted))
             view.finish(prior, planned.run.prior, planned.run.images_seen)
     if interrupted.is_set():
         raise typer.Exit(INTERRUPTED)

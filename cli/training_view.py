@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +90,15 @@ class TrainingView:
         self.bar, self.board = bar, board or (lambda images, figures: None)
         self.by_time, self.verbose, self.prefix = by_time, verbose, prefix
         self.status, self.validated_at = "no step was taken", -1
+        self.parts: dict[str, Bar] = {}
+
+    def hooks(self, failures: Failures, interrupted: Event) -> Hooks:
+        """The hooks of a training that it shows."""
+        from mri_ambient.training.config import Hooks
+
+        return Hooks(
+            self.show, self.make_target, self.validate, failures.damaged, interrupted.is_set
+        )
 
     def show(self, progress: Progress) -> None:
         """A step is done."""
@@ -105,6 +113,21 @@ class TrainingView:
             self.validated_at = progress.images
             print_line(self.prefix + validation_line(progress.images, progress.validation))
 
+    def validate(self, done: int, total: int) -> None:
+        """A slice of a validation is done."""
+        self._show_part("validate", done, total, "slices")
+
+    def make_target(self, done: float, total: int) -> None:
+        """A scan has its images to learn from."""
+        self._show_part("make targets", done, total, "scans")
+
+    def _show_part(self, name: str, done: float, total: int, unit: str) -> None:
+        if name not in self.parts:
+            self.parts[name] = Bar(self.bar.bars, f"{self.bar.name}: {name}", total, unit)
+        self.parts[name].count(done)
+        if done == total:
+            self.parts.pop(name).end()
+
     def finish(self, prior: ma.Prior, path: Path, images: int) -> None:
         """The run ended after so many images; with patience, the prior may be an earlier one."""
         card = prior.facts.card
@@ -118,11 +141,6 @@ class TrainingView:
             )
         if figures:
             print_line(validation_line(seen, figures))
-        if figures and figures["held_out"] >= figures.get("held_out_cg_sense", math.inf):
-            print_line(
-                "note: on held-out lines this prior is no better than CG-SENSE, which needs none; "
-                "train longer (the same command goes on)"
-            )
 
 
 def round_hooks(
@@ -140,7 +158,7 @@ def round_hooks(
     """
     from mri_ambient.training.config import Hooks
 
-    samples = Bar(bars, f"round {number}: sample")
+    samples = Bar(bars, f"round {number}: sample", unit="scans")
 
     @cache
     def view() -> TrainingView:
@@ -149,6 +167,7 @@ def round_hooks(
 
     return Hooks(
         on_progress=lambda progress: view().show(progress),
+        on_validation=lambda done, total: view().validate(done, total),
         on_target=samples.count,
         on_damaged=failures.damaged,
         should_stop=interrupted.is_set,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,7 +21,8 @@ def parallel_map(
 ) -> Iterator[Result]:
     """``task`` of every job, in order; in this process unless there are two workers and two jobs.
 
-    Task, jobs and results can be pickled; a process gets ``chunksize`` jobs at once.
+    Task, jobs and results can be pickled; a process gets the task once, and ``chunksize`` jobs at a
+    time.
 
     Raises:
         MriAmbientError: a process died.
@@ -30,11 +31,9 @@ def parallel_map(
         yield from map(task, jobs)
         return
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, spawn, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(task,)) as pool:
         try:
-            yield from pool.map(task, jobs, chunksize=chunksize)
+            yield from pool.map(_do, jobs, chunksize=chunksize)
         except BrokenProcessPool as error:
             raise MriAmbientError(
                 "a worker process died, most likely out of memory; run again with fewer workers "
@@ -43,3 +42,16 @@ def parallel_map(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+_tasks: list[Callable[[Any], Any]] = []
+"""The task of this process."""
+
+
+def _begin(task: Callable[[Any], Any]) -> None:
+    torch.set_num_threads(1)
+    _tasks[:] = [task]
+
+
+def _do(job: Any) -> Any:  # noqa: ANN401 -- of any task
+    return _tasks[0](job)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .physics.operators import SenseOp
     from .priors.checkpoint import load_prior, save_prior
     from .priors.prior import Prior
+    from .recon.folder import reconstruct_folder
     from .recon.pipeline import reconstruct, reconstruct_many
     from .recon.recipe import Recipe
     from .recon.reconstruction import Reconstruction
@@ -56,6 +57,7 @@ _MODULES = {
     "open_scan": "io",
     "prepare": "data_prep",
     "reconstruct": "recon.pipeline",
+    "reconstruct_folder": "recon.folder",
     "reconstruct_many": "recon.pipeline",
     "save_prior": "priors.checkpoint",
     "simulate": "data_prep",
@@ -81,6 +83,7 @@ __all__ = [
     "open_scan",
     "prepare",
     "reconstruct",
+    "reconstruct_folder",
     "reconstruct_many",
     "save_prior",
     "simulate",
@@ -95,4 +98,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 -- PEP 562
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

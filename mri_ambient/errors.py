@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
 
@@ -34,6 +36,19 @@ class CheckpointError(MriAmbientError):
 
 class ConfigError(MriAmbientError):
     """Options that cannot work, alone or together."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error about a name that there is not, with those that there are."""
+    names = list(known)
+    hint = close_to(name, names)
+    return ConfigError(f"{what} {name!r} is unknown{hint}; choose from {', '.join(names)}")
+
+
+def close_to(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean ...?)`` where a name is nearly one of those that there are; or empty."""
+    close = get_close_matches(name, list(known), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 class OutputExistsError(MriAmbientError):
@@ -90,6 +105,7 @@ WARNINGS: dict[str, str] = {
     "W-PRIOR-ACCELERATION": "Use a prior trained at this acceleration, and check held-out lines.",
     "W-PRIOR-MASK-KIND": "Use a prior trained on this kind of mask, and check held-out lines.",
     "W-PRIOR-EQUISPACED": "Use a prior trained on equispaced masks, and check held-out lines.",
+    "W-PRIOR-WEAK": "Train longer or on more scans, use another prior, or a method without one.",
     "W-PRIOR-ONE-STEP": "Use method dds, or a mask-conditioned prior.",
     "W-UNCALIBRATED": "Run `mri-ambient audit calibration` to find the factor.",
     "W-CALIBRATION-OPTIONS": "Use the calibrated options, or calibrate these.",

@@ -151,7 +151,10 @@ def draw_reconstruction(
     if std is not None:
         kinds.append((turn(np.asarray(std)), white_level(np.asarray(std))))
         share = 100 * kinds[1][1] / kinds[0][1]
-        title += f"\nlower rows: standard deviation, white = {share:.3g} % of the image's white"
+        title += (
+            f"\nlower rows: standard deviation, white = {kinds[1][1]:.3g} in the file's units, "
+            f"{share:.3g} % of the image's white"
+        )
     n_rows = len(kinds) * math.ceil(len(chosen) / n_columns)
     title = title.strip().replace(" = ", "\u00a0=\u00a0")  # no line ends there
     lines = [part for line in title.splitlines() for part in wrap(line, 32 * n_columns)]
@@ -184,6 +187,9 @@ def draw_volume(path: Path) -> NotebookFigure:
         for part in result.parts(("mag", "std"))
     ]
     title = ": ".join(filter(None, [path.stem, in_words(result)]))
+    if scores := result.report.get("metrics"):
+        against = str(scores["reference"]).upper()
+        title += f", PSNR {scores['psnr']:.1f} dB, SSIM {scores['ssim']:.3f} against {against}"
     grid = result.grid
     return draw_reconstruction(
         *volumes, title=title, voxel_mm=grid.voxel_mm, geometry=grid.geometry

@@ -17,6 +17,7 @@ from helpers import command
 import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning
+from mri_ambient.recon.folder import Destination
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 
@@ -144,6 +145,9 @@ def test_a_warning_shows_its_code_and_the_line_that_led_to_it(folder, tmp_path):
         lambda scan: ma.reconstruct(scan, "dds"),
         lambda scan: ma.reconstruct(scan, runtime="cpu"),
         lambda scan: ma.reconstruct([scan]),
+        lambda scan: ma.reconstruct(scan.parent),
+        lambda scan: ma.reconstruct_folder(scan.parent, scan.parent / "x", "dds"),
+        lambda scan: ma.reconstruct_folder(scan, Destination(scan.parent / "x", ["nifty"])),
         lambda scan: ma.reconstruct_many([scan], "dds"),
         lambda scan: ma.Recipe(ma.METHODS["cg-sense"]),
         lambda scan: ma.Recipe(checks={"n_held_out": 2}),

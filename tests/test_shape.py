@@ -28,7 +28,7 @@ MAX_BODY = 60
 
 WAY_OF_A_SCAN = (
     "cli/reconstruct.py",
-    "mri_ambient/recon/pipeline.py",
+    "mri_ambient/recon/folder.py",
     "mri_ambient/recon/volume.py",
     "mri_ambient/recon/engine.py",
     "mri_ambient/methods/base.py",

@@ -13,10 +13,11 @@ from typing import Any
 import h5py
 from numpy.typing import NDArray
 
-from ..errors import MriAmbientError, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..io.hdf5 import find_dataset, open_h5, read_real
 from ..io.names import raw_file
 from ..io.readers import ScanPath, find_scans
+from ..io.reconstruction import RECONSTRUCTION_FORMAT
 from ..io.scan_file import Contents
 from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 from ..recon.reference import rss_volume
@@ -51,12 +52,14 @@ def evaluate(
 
     Raises:
         ScanFormatError: there is nothing to score, or see ``on_error``.
-        ConfigError: two targets have the same stem.
+        ConfigError: two targets have the same stem, or the target is a reconstruction and the first
+            input is none.
     """
     if isinstance(reconstructions, (str, Path)):
         reconstructions = [reconstructions]
     files = find_reconstructions(reconstructions)
     n_times = Counter(file.stem for file in files)
+    _refuse_swapped(files[0], Path(target))
     volumes: dict[str, dict[str, Any]] = {}
     for path, full in pair_up(files, target, **options):
         name = path.stem if n_times[path.stem] == 1 else str(path.with_suffix(""))
@@ -69,8 +72,19 @@ def evaluate(
     return {"volumes": volumes, "mean": mean_metrics(volumes)}
 
 
+def _refuse_swapped(file: Path, target: Path) -> None:
+    """Refuse a scan as the reconstruction, and a reconstruction as its target."""
+    first = next(target.rglob("[!.]*.h5"), target) if target.is_dir() else target
+    tags = [Contents(path).tag == RECONSTRUCTION_FORMAT for path in (file, first)]
+    if tags == [False, True]:
+        raise ConfigError(
+            f"{first}: is a reconstruction, and {file} is none: give the reconstructions first, "
+            "and the fully sampled scans as the target (--target)"
+        )
+
+
 def find_reconstructions(inputs: Iterable[str | Path]) -> list[Path]:
-    """The files that ``reconstruct`` wrote, of files, folders and globs.
+    """The files that ``reconstruct`` wrote, of files, folders with those below them, and globs.
 
     Raises:
         ScanFormatError: an input does not exist, or is a folder without any.
@@ -82,7 +96,7 @@ def find_reconstructions(inputs: Iterable[str | Path]) -> list[Path]:
         if not there:
             raise ScanFormatError(f"{entry}: no such file or folder")
         for path in map(Path, there):
-            files = sorted(path.glob("[!.]*.h5")) if path.is_dir() else [path]
+            files = sorted(path.rglob("[!.]*.h5")) if path.is_dir() else [path]
             if not files:
                 raise ScanFormatError(f"{path}: no reconstructions (*.h5) here")
             found += files
@@ -96,8 +110,9 @@ def pair_up(
 ) -> list[tuple[Path, ScanPath | None]]:
     """Reconstructions with the target of the same stem, None where there is none.
 
-    A single reconstruction and a single target belong together, whatever they are called. Of
-    several reconstructions, those that a single target is not for are left out.
+    Of several targets or reconstructions of this stem, those in folders of the same names belong
+    together. A single reconstruction and a single target belong together, whatever they are called.
+    Of several reconstructions, those that a single target is not for are left out.
 
     Args:
         files: the reconstructions.
@@ -107,16 +122,25 @@ def pair_up(
     Raises:
         ScanFormatError: there is no target, or none for any of the reconstructions.
     """
-    scans = find_scans([target], **options)
+    scans = find_scans([target], recursive=True, **options)
     is_file = raw_file(Path(target)).is_file()
     if is_file and len(files) == len(scans) == 1:
         return [(files[0], scans[0])]
-    by_stem = {scan.stem: scan for scan in scans}
-    pairs = [(file, by_stem.get(file.stem)) for file in files]
+    n_times = Counter(file.stem for file in files)
+    pairs = [(file, _target_of(file, scans, n_times[file.stem] == 1)) for file in files]
     if not any(scan for _, scan in pairs):
-        names = ", ".join(list(by_stem)[:3]) + (", ..." if len(by_stem) > 3 else "")
+        names = ", ".join([scan.key for scan in scans[:3]] + ["..."] * (len(scans) > 3))
         raise ScanFormatError(f"{target}: no reconstruction is called as a target here ({names})")
     return [(file, scan) for file, scan in pairs if scan] if is_file else pairs
+
+
+def _target_of(file: Path, scans: Sequence[ScanPath], unique: bool) -> ScanPath | None:
+    """The scan of the same stem in folders of the same names; in any, if both are ``unique``."""
+    same = [scan for scan in scans if scan.stem == file.stem]
+    if unique and len(same) == 1:
+        return same[0]
+    parts = file.absolute().with_suffix("").parts
+    return next((s for s in same if parts[-len(Path(s.key).parts) :] == Path(s.key).parts), None)
 
 
 def score_pair(reconstruction: Path, target: ScanPath | None) -> VolumeMetrics:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError, OutputExistsError, warn
+from ..errors import ConfigError, OutputExistsError, unknown_name, warn
 from ..runtime.files import atomic_path, require_space
 from .fastmri import write_fastmri
 from .mrd_output import write_mrd
@@ -73,7 +73,7 @@ def convert_scan(file: ScanFile, folder: Path, to: str, *, overwrite: bool = Fal
         NumericalWarning: W-CALIBRATION-LINES: the format has no place for these.
     """
     if to not in SCAN_FORMATS:
-        raise ConfigError(f"format {to!r} is unknown; choose from {', '.join(SCAN_FORMATS)}")
+        raise unknown_name("format", to, SCAN_FORMATS)
     if file.prepared:
         raise ConfigError(f"{file.path}: is prepared; give the scan it was made from")
     path = folder / f"{file.output_stem}{SCAN_FORMATS[to].suffix}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from .names import RAW_FILES, name_of, raw_file, stem_of
 from .numpy_files import NumpyFile
 from .other_files import what_it_is
 from .prepared import PreparedFile
-from .reconstruction import RECONSTRUCTION_FORMAT
+from .reconstruction import RECONSTRUCTION_FORMAT, SAMPLES_FORMAT
 from .scan_file import Contents, ScanFile
 from .twix import TwixFile
 
@@ -45,15 +46,17 @@ class ScanPath:
     Attributes:
         path: the file.
         options: of its reader, as :func:`open_scan` takes them; the volume of a file with several.
+        folder: where it lies below the folder that the user named; outputs lie there too.
     """
 
     path: Path
     options: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
 
     @property
     def name(self) -> str:
-        """Of the file, and of the volume."""
-        return f"{name_of(self.path)} {self.volume}".rstrip()
+        """Of the file, with the folder it lies in, and of the volume."""
+        return f"{self.folder / name_of(self.path)} {self.volume}".rstrip()
 
     @property
     def volume(self) -> str:
@@ -64,6 +67,11 @@ class ScanPath:
     def stem(self) -> str:
         """What outputs are named after: the stem of the file, and the volume."""
         return "_".join(filter(None, [stem_of(self.path), self.volume]))
+
+    @property
+    def key(self) -> str:
+        """What tells it from other scans of one call: folder and stem, e.g. ``site-a/head``."""
+        return (self.folder / self.stem).as_posix()
 
     def open(self) -> ScanFile:
         """See :func:`open_scan`."""
@@ -138,6 +146,8 @@ def _reader_of(contents: Contents) -> type[ScanFile]:
 
 def find_scans(
     inputs: Sequence[str | Path | ScanPath],
+    *,
+    recursive: bool = False,
     **options: Any,  # noqa: ANN401 -- of several readers
 ) -> list[ScanPath]:
     """Expand files, folders and globs, in the order given; each volume of a file is a scan.
@@ -149,47 +159,62 @@ def find_scans(
 
     Args:
         inputs: what the user named; scans found before are kept as they are.
+        recursive: a folder stands for all folders below it, too, without the results in them that
+            were reconstructed before.
         options: of the readers, as :func:`open_scan` takes them.
 
     Raises:
         ScanFormatError: there are only folders and globs that hold no scan.
-        ConfigError: two scans have the same stem, after which outputs are named.
+        ConfigError: two scans have the same stem, after which outputs are named, and lie in the
+            same folder below those that were named.
     """
-    scans = [scan for entry in inputs for scan in _scans(entry, options)]
+    scans = [scan for entry in inputs for scan in _scans(entry, recursive, options)]
     reasons = [why_no_file(scan.path) for scan in scans]
     found = [scan for scan, reason in zip(scans, reasons, strict=True) if reason is None]
     if not found:
         given = "; ".join(reason for reason in reasons if reason)
         raise ScanFormatError(given or "no scan was given; name files, folders or globs")
-    stem, n_times = Counter(scan.stem for scan in found).most_common(1)[0]
+    key, n_times = Counter(scan.key for scan in found).most_common(1)[0]
     if n_times > 1:
-        clash = ", ".join(str(scan) for scan in found if scan.stem == stem)
+        clash = ", ".join(str(scan) for scan in found if scan.key == key)
         raise ConfigError(
-            f"{n_times} inputs have the stem {stem!r}, after which outputs are named: {clash}; "
+            f"{n_times} inputs have the stem {key!r}, after which outputs are named: {clash}; "
             "run them one by one into different folders, or rename them"
         )
     return scans
 
 
-def _scans(entry: str | Path | ScanPath, options: Mapping[str, Any]) -> list[ScanPath]:
+def _scans(
+    entry: str | Path | ScanPath, recursive: bool, options: Mapping[str, Any]
+) -> list[ScanPath]:
     """The volumes of the files an input stands for."""
     if isinstance(entry, ScanPath):
         return [entry]
     given = {name: value for name, value in options.items() if value is not None}
-    return [scan for path in _expand(entry) for scan in _volumes(path, given)]
+    found = _expand(entry, recursive)
+    results = not recursive or found == [(Path(entry), Path())]
+    scans = [scan for path, folder in found for scan in _volumes(path, folder, given, results)]
+    return scans or [ScanPath(path, given, folder) for path, folder in found]
 
 
-def _volumes(path: Path, given: Mapping[str, Any]) -> list[ScanPath]:
-    """The volumes of a file; the file itself where they cannot be listed, or one is chosen."""
-    if "volume" in given or why_no_file(path):
-        return [ScanPath(path, given)]
-    try:
-        reader = _reader_of(Contents(path))
-        known = {name: given[name] for name in given.keys() & reader.options}
-        names = reader.volumes_in(path, **known)
-    except (MriAmbientError, OSError):
-        names = ("",)  # opening it tells why
-    return [ScanPath(path, {**given, "volume": name} if name else given) for name in names]
+def _volumes(path: Path, folder: Path, given: Mapping[str, Any], results: bool) -> list[ScanPath]:
+    """The volumes of a file; the file itself where they cannot be listed, or one is chosen.
+
+    Without ``results``, there are none of what we reconstructed or sampled.
+    """
+    names: Sequence[str] = ("",)  # opening it tells why, where they cannot be listed
+    if not ("volume" in given or why_no_file(path)):
+        try:
+            contents = Contents(path)
+            if contents.tag in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT) and not results:
+                return []
+            reader = _reader_of(contents)
+            known = {name: given[name] for name in given.keys() & reader.options}
+            names = reader.volumes_in(path, **known)
+        except (MriAmbientError, OSError):
+            pass
+    options = ({**given, "volume": name} if name else given for name in names)
+    return [ScanPath(path, option, folder) for option in options]
 
 
 def why_no_file(path: Path) -> str | None:
@@ -203,16 +228,32 @@ def why_no_file(path: Path) -> str | None:
     return None
 
 
-def _expand(entry: str | Path) -> list[Path]:
-    """The files an input stands for, or itself if there are none."""
-    path, found = Path(entry), []
+def _expand(entry: str | Path, recursive: bool) -> list[tuple[Path, Path]]:
+    """The files an input stands for, each with its folder below it, or itself if there are none."""
+    path = Path(entry)
+    found: list[tuple[Path, Path]] = []
     if path.is_dir():
-        found = _files_in(path)
+        folders = _folders(path) if recursive else [path]
+        found = [(file, sub.relative_to(path)) for sub in folders for file in _files_in(sub)]
     elif glob.has_magic(str(entry)) and not path.exists():
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(str(entry), recursive=True))  # noqa: PTH207
-        found = [file for match in matches for file in _expand(match)]
-    return found or [cfl_path(path) or path]
+        found = [file for match in matches for file in _expand(match, recursive)]
+    return found or [(cfl_path(path) or path, Path())]
+
+
+def _folders(top: Path) -> list[Path]:
+    """A folder and those below it, sorted; without hidden ones and those of ParaVision scans."""
+    found, seen = [], {top.resolve()}
+    for name, below, _ in os.walk(top, followlinks=True):
+        found.append(Path(name))
+        folders = {sub: (Path(name) / sub) for sub in below if not sub.startswith(".")}
+        scans = {sub for sub, folder in folders.items() if raw_file(folder) != folder}
+        # What a link leads back to is not visited again.
+        new = {sub for sub, folder in folders.items() if folder.resolve() not in seen} - scans
+        seen |= {folders[sub].resolve() for sub in new}
+        below[:] = [] if raw_file(top) != top else sorted(new)
+    return sorted(found)
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -224,17 +265,18 @@ def _files_in(folder: Path) -> list[Path]:
     return files + sorted(scans, key=_number_of_folder)
 
 
-def left_out(entry: str | Path) -> list[str]:
+def left_out(entry: str | Path, *, recursive: bool = False) -> list[str]:
     """Names of the files in a folder that it does not stand for; none of any other input.
 
     Hidden files and those that belong to a scan do not count.
     """
-    folder = Path(entry)
-    if not folder.is_dir() or any(path.name in RAW_FILES for path in _files_in(folder)):
+    top = Path(entry)
+    if not top.is_dir() or any(path.name in RAW_FILES for path in _files_in(top)):
         return []
-    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    files = [path for sub in (_folders(top) if recursive else [top]) for path in sub.iterdir()]
+    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
     others = [path for path in files if path.suffix.lower() not in _suffixes()]
-    return sorted(path.name for path in others if cfl_path(path) is None)
+    return sorted(str(path.relative_to(top)) for path in others if cfl_path(path) is None)
 
 
 def _number_of_folder(file: Path) -> tuple[int, str]:

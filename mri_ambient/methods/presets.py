@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import unknown_name
 from ..priors.prior import DenoiserSource
 from ..runtime.config import from_options
 from .adps import Adps
@@ -66,6 +66,5 @@ def method_with_options(name: str, given: Mapping[str, Any]) -> Method:
         ConfigError: there is no such method or option, or a text cannot be read as its value.
     """
     if name not in METHODS:
-        known = ", ".join([*METHODS, *PRESETS])
-        raise ConfigError(f"method {name!r} is unknown; choose from {known}")
+        raise unknown_name("method", name, (*METHODS, *PRESETS))
     return from_options(METHODS[name], f"method {name!r}", given)

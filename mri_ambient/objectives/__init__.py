@@ -6,7 +6,7 @@ Public: ``OBJECTIVES`` by name and ``make_objective``; the classes; ``Objective`
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import unknown_name
 from ..runtime.config import from_options
 from .ambient import Ambient
 from .base import Loss, Objective
@@ -29,7 +29,7 @@ def make_objective(name: str, options: Mapping[str, Any] | None = None) -> Objec
         ConfigError: there is no such objective or option, or a text cannot be read as its value.
     """
     if name not in OBJECTIVES:
-        raise ConfigError(f"objective {name!r} is unknown; choose from {', '.join(OBJECTIVES)}")
+        raise unknown_name("objective", name, OBJECTIVES)
     options = dict(options or {})
     if isinstance(options.get("base"), str):
         options["base"] = make_objective(options["base"])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, unknown_name
 from .fourier import center_crop
 
 
@@ -35,7 +35,7 @@ class MaskSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in MASKS:
-            raise ConfigError(f"mask type {self.kind!r} is unknown; choose from {', '.join(MASKS)}")
+            raise unknown_name("mask type", self.kind, MASKS)
         if not 1 <= self.acceleration < math.inf:
             raise ConfigError(f"acceleration is {self.acceleration}, wanted at least 1 and finite")
         if self.calib < 0:

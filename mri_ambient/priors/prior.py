@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Generator, Tensor
 
-from ..errors import ConfigError
+from ..errors import unknown_name
 from ..physics.masks import MaskSpec, subsample_further, training_fraction
 from ..physics.operators import SenseOp
 from ..rng import complex_normals
@@ -131,9 +131,7 @@ class PriorFacts:
 
     def __post_init__(self) -> None:
         if self.kind not in DENOISERS:
-            raise ConfigError(
-                f"denoiser {self.kind!r} is unknown; choose from {', '.join(DENOISERS)}"
-            )
+            raise unknown_name("denoiser", self.kind, DENOISERS)
 
     @property
     def images_seen(self) -> int:

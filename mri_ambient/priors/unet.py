@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import ConfigError
+from ..errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def network_spec(name: str) -> UNetSpec:
         ConfigError: there is none.
     """
     if name not in NETWORKS:
-        raise ConfigError(f"network preset {name!r} is unknown; choose from {', '.join(NETWORKS)}")
+        raise unknown_name("network preset", name, NETWORKS)
     return NETWORKS[name]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -281,3 +282,11 @@ def held_out_flags(held_out: dict[str, float] | None) -> Iterator[str]:
             "has samples whose standard deviation, with the noise, explains "
             f"1/{held_out['chi_square']:.1f} of the error on held-out lines"
         )
+
+
+def held_out_means(checks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Figures of held-out lines, the mean over the slices that have them; empty if none has."""
+    rows = [check["held_out"] for check in checks if check.get("held_out")]
+    names = sorted({name for row in rows for name in row})
+    values = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    return {name: fmean(found) for name, found in values.items() if found}

@@ -1,8 +1,8 @@
-"""The pipeline: open, prepare, reconstruct, write; for the command line and for Python."""
+"""The pipeline of one scan: open, prepare, reconstruct; for the command line and for Python."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, MriAmbientError, OutputExistsError
-from ..io import ScanPath, Undersampled, find_scans, open_scan
+from ..errors import ConfigError, MriAmbientError
+from ..io import ScanPath, Undersampled, find_scans, open_scan, raw_file
 from ..io.arrays import ArrayFile
 from ..io.corrected import corrected
 from ..io.scan_file import ScanFile
@@ -20,7 +20,7 @@ from ..runtime.device import Runtime
 from ..runtime.warning_log import WarningLog
 from ..scan import Scan
 from .recipe import Recipe, ResolvedRecipe
-from .reconstruction import Reconstruction, stored_settings, write_reconstruction
+from .reconstruction import Reconstruction
 from .slice_store import SliceStore
 from .volume import OnSlice, Volume, reconstruct_volume
 
@@ -53,8 +53,8 @@ def reconstruct(
     Raises:
         MriAmbientError: the scan cannot be read, prepared or reconstructed.
     """
-    resolved = _resolved(recipe)
-    volume = open_volume(scan, resolved, _checked(runtime))
+    resolved = resolved_recipe(recipe)
+    volume = open_volume(scan, resolved, checked_runtime(runtime))
     store = SliceStore(keep_samples=resolved.keep_samples)
     report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
     return replace(Reconstruction.from_store(store, report, volume.file), volume=volume)
@@ -70,13 +70,14 @@ def reconstruct_many(
     """Reconstruct scans one by one; see :func:`reconstruct`.
 
     Args:
-        scans: one or several, as :func:`reconstruct` takes them; paths may be folders and globs.
+        scans: one or several, as :func:`reconstruct` takes them; paths may be globs, and folders
+            with those below them.
         recipe: as for :func:`reconstruct`; the prior is loaded once.
         runtime: as for :func:`reconstruct`.
         on_error: called with a scan that failed and its error, before the next scan; without it the
             error is raised.
     """
-    resolved, checked = _resolved(recipe), _checked(runtime)
+    resolved, checked = resolved_recipe(recipe), checked_runtime(runtime)
     if isinstance(scans, (str, Path, ScanPath, ScanFile, Scan, np.ndarray)):
         scans = [scans]
 
@@ -88,7 +89,8 @@ def reconstruct_many(
     def results() -> Iterator[Reconstruction]:
         for given in scans:
             try:
-                found = find_scans([given]) if isinstance(given, (str, Path)) else [given]
+                is_path = isinstance(given, (str, Path))
+                found = find_scans([given], recursive=True) if is_path else [given]
             except MriAmbientError as error:
                 failed(given, error)
                 continue
@@ -101,14 +103,16 @@ def reconstruct_many(
     return results()
 
 
-def _resolved(recipe: Recipe | ResolvedRecipe | None) -> ResolvedRecipe:
+def resolved_recipe(recipe: Recipe | ResolvedRecipe | None) -> ResolvedRecipe:
+    """The recipe of an argument, by default that of the shipped prior; ConfigError for others."""
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, (Recipe, ResolvedRecipe)):
         raise ConfigError(f"recipe is {recipe!r}, wanted a Recipe, e.g. Recipe('dds')")
     return recipe.resolve()
 
 
-def _checked(runtime: Runtime | None) -> Runtime:
+def checked_runtime(runtime: Runtime | None) -> Runtime:
+    """The runtime of an argument; ConfigError for anything else."""
     runtime = Runtime() if runtime is None else runtime
     if not isinstance(runtime, Runtime):
         raise ConfigError(f"runtime is {runtime!r}, wanted a Runtime, e.g. Runtime('cpu')")
@@ -145,82 +149,9 @@ def _opened(scan: Source) -> ScanFile:
         raise ConfigError(
             f"a scan is a path, an opened file, a Scan or a numpy array, got {type(scan).__name__}"
         )
-    return open_scan(scan)
-
-
-def reconstruct_to_folder(
-    volume: Volume,
-    output: Path,
-    *,
-    on_slice: OnSlice | None = None,
-    on_step: OnStep | None = None,
-) -> dict[str, Any]:
-    """Reconstruct a volume into ``<stem>.h5`` and ``<stem>.json``, whatever its length.
-
-    Finished slices are kept in a hidden folder until all are there, so that a call with the same
-    settings resumes where one was interrupted.
-
-    Returns:
-        The report, as written to the JSON file; see :func:`reconstruct_volume`.
-
-    Raises:
-        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
-        OutputExistsError: there is a file of this name that is not a reconstruction.
-    """
-    name = volume.file.output_stem
-    path = output / f"{name}.h5"
-    if path.exists():
-        stored_settings(path)
-    settings = volume.settings if volume.recipe.reproducible else None
-    store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
-    report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    file = volume.file
-    write_reconstruction(
-        path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
-    )
-    store.remove()
-    return report
-
-
-def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> bool:
-    """Whether ``output`` holds this very reconstruction already.
-
-    Raises:
-        OutputExistsError: it holds another file of this name, or slices of one that was
-            interrupted, made with other settings, and ``overwrite`` is not set; or a file that is
-            not a reconstruction.
-    """
-    name, wanted = volume.file.output_stem, volume.settings
-    path = output / f"{name}.h5"
-    if not path.exists():
-        n_others, differing = SliceStore.with_other_settings(_unfinished(output, name), wanted)
-        if n_others and not overwrite:
-            raise OutputExistsError(
-                f"{path}: {n_others} slices of an interrupted call were made with other settings "
-                f"({_listed(differing, wanted)}); use those to resume it, or --overwrite, or "
-                "another folder"
-            )
-        return False
-    found = stored_settings(path)
-    if overwrite:
-        return False
-    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
-    if not volume.recipe.reproducible:
-        differing = sorted({*differing, "prior_sha256"})
-    if differing:
-        raise OutputExistsError(
-            f"{path}: was made with other settings ({_listed(differing, wanted)}); use --overwrite "
-            "or another folder"
+    if raw_file(Path(scan)).is_dir():
+        raise ConfigError(
+            f"{scan}: is a folder, wanted one scan; reconstruct_folder writes the results of all "
+            "scans in it, reconstruct_many gives them one by one"
         )
-    return path.with_suffix(".json").exists()
-
-
-def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
-    """Settings by name; the precision, which may follow from the device, as an option."""
-    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
-    return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
-
-
-def _unfinished(output: Path, name: str) -> Path:
-    """Where finished slices are kept until all are."""
-    return output / f".{name}.unfinished"
+    return open_scan(scan)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConfigError, OutputExistsError
+from ..errors import ConfigError, OutputExistsError, unknown_name
 from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
 from ..io.save_options import Writer
 from ..plots import draw_volume, save_figure
 from .report import ReportWriter
 from .volume import OnSlice, Volume
+
+PIXELS = 1150
+"""Width of a picture with its margins, at least; some of them are cut off."""
 
 
 class PngWriter(Writer):
@@ -22,7 +26,9 @@ class PngWriter(Writer):
 
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Draw it."""
-        save_figure(draw_volume(result.path), folder / f"{result.path.stem}.png")
+        figure = draw_volume(result.path)
+        dpi = max(120, math.ceil(PIXELS / figure.get_figwidth()))
+        save_figure(figure, folder / f"{result.path.stem}.png", dpi=dpi)
 
 
 FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter(), "report": ReportWriter()}
@@ -34,7 +40,7 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     known = ("h5", *FORMATS)
     for name in formats:
         if name not in known:
-            raise ConfigError(f"format {name!r} is unknown; choose from {', '.join(known)}")
+            raise unknown_name("format", name, known)
     return [name for name in dict.fromkeys(formats) if name != "h5"]
 
 

@@ -21,7 +21,7 @@ from ..runtime.prefetch import prefetch
 from ..runtime.warning_log import WarningLog
 from .adaptation import adaptation_line
 from .adapted import AdaptedRecipes, adaptation_report
-from .checks import check_slices
+from .checks import check_slices, held_out_means
 from .engine import Engine
 from .recipe import ResolvedRecipe
 from .reference import Reference, without_warnings
@@ -196,6 +196,11 @@ def summary_line(report: dict[str, Any]) -> str:
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
         f"residual {fmean(residuals):.2f} sigma_n, method {provenance['seconds']:.1f} s"
     )
+    if held_out := held_out_means(report["checks"]):
+        line += (
+            f", error on held-out lines {held_out['error']:.4f} of their energy (CG-SENSE "
+            f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"
+        )
     if "adaptation" in report:
         line += f"; {adaptation_line(report['adaptation'])}"
     if "metrics" in report:

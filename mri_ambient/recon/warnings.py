@@ -13,6 +13,7 @@ from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.coverage import is_equispaced
 from ..physics.masks import mask_kind
+from ..priors.prior import DenoiserSource
 from .adaptation import knows_held_out_lines
 from .checks import HIGH_RESIDUAL, residual_in_noise
 from .recipe import ESTIMATES, ResolvedRecipe
@@ -65,6 +66,8 @@ def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:
     prior = recipe.prior
     if prior is None:
         return
+    if sentence := weakness(prior):
+        yield "W-PRIOR-WEAK", sentence
     if prior.mask_conditioned:
         yield from _out_of_distribution(file, prior.trained_acceleration, prior.card)
     elif recipe.method.starts_in_one_step and file.acceleration > 1:
@@ -79,6 +82,24 @@ def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:
             "the prior was trained on this scan: train/test leakage makes its error on held-out "
             "lines optimistic",
         )
+
+
+def weakness(prior: DenoiserSource) -> str:
+    """Says that a prior is worse than CG-SENSE on held-out lines; empty if it is not, or unknown.
+
+    The error of a plain prior is that of a sample: even of the exact posterior, it is twice that of
+    the mean, so that it may be twice that of CG-SENSE.
+    """
+    found = prior.card.get("held_out", {})
+    error, classical = found.get("held_out"), found.get("held_out_cg_sense")
+    allowed, what = (1.0, "images") if prior.mask_conditioned else (2.0, "samples")
+    if error is None or classical is None or error < allowed * classical:
+        return ""
+    than = "no less than" if allowed == 1 else "more than twice"
+    return (
+        f"on held-out lines of validation scans {what} of this prior have an error of {error:.3g}, "
+        f"{than} the {classical:.3g} of CG-SENSE, which needs no prior"
+    )
 
 
 def _out_of_distribution(file: ScanFile, trained: float, card: Mapping[str, Any]) -> Found:

@@ -81,6 +81,13 @@ def parse_seconds(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def time_text(seconds: float) -> str:
+    """A time for people: ``90 s``, ``10 min`` or ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def to_toml(values: dict[str, Any]) -> str:
     """Nested dictionaries as TOML; TOML has no None, so these entries are left out."""
     return tomli_w.dumps(_without_none(values))

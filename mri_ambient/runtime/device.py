@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..errors import ConfigError, DeviceError
+from ..errors import ConfigError, DeviceError, unknown_name
 
 PRECISIONS = ("auto", "fp32", "bf16")
 """Of networks: "auto" is bf16 on a GPU and fp32 on a CPU."""
@@ -106,8 +106,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def check_precision(precision: str) -> None:
     """Raise ConfigError if it is not one of :data:`PRECISIONS`."""
     if precision not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        raise ConfigError(f"precision {precision!r} is unknown; choose from {known}")
+        raise unknown_name("precision", precision, PRECISIONS)
 
 
 def bf16_on(precision: str, device: torch.device) -> bool:

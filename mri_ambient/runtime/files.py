@@ -113,6 +113,14 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise ConfigError if a file or folder cannot be made there; nothing is made."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        reason = "may not be written to" if there.is_dir() else "is a file, wanted a folder"
+        raise ConfigError(f"{path}: cannot be written ({there} {reason}); choose another output")
+
+
 @contextmanager
 def output_folder(path: Path) -> Iterator[None]:
     """A folder that can be written (see :func:`make_folder`); one that stays empty is removed."""
@@ -124,6 +132,25 @@ def output_folder(path: Path) -> Iterator[None]:
         if is_new:
             with suppress(OSError):  # something was written
                 path.rmdir()
+
+
+def append_line(path: Path, line: str, first: str = "") -> None:
+    """Append a line to a text file at once, so that several processes may do so.
+
+    Args:
+        path: the file.
+        line: without its end.
+        first: the first line of a file that is not there yet, such as headings.
+
+    Raises:
+        MriAmbientError: it cannot be written.
+    """
+    with _explaining(path):
+        if first:
+            with suppress(FileExistsError), path.open("x", encoding="utf-8", newline="") as file:
+                file.write(first)
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(line + "\n")
 
 
 def require_space(path: Path, n_bytes: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, unknown_name
 from ..objectives import Kspace, Objective
 from ..priors.denoisers import DENOISERS
 from ..priors.prior import Prior
@@ -75,9 +75,7 @@ class TrainConfig:
             )
         network_spec(self.preset)
         if self.wrapper is not None and self.wrapper not in DENOISERS:
-            raise ConfigError(
-                f"wrapper {self.wrapper!r} is unknown; choose from {', '.join(DENOISERS)}"
-            )
+            raise unknown_name("wrapper", self.wrapper, DENOISERS)
         counts = ("batch_size", "warmup_images", "decay_images", "check_every", "save_every")
         for name in (*counts, "max_skipped"):
             if getattr(self, name) < 1:
@@ -132,7 +130,8 @@ class TrainJob:
 
     Attributes:
         data, run, config, images: as in :func:`~mri_ambient.training.loop.train`.
-        time_limit_s: stop after this many seconds of this call, but not before its first step.
+        time_limit_s: stop after this many seconds of this call, the last validation included, but
+            not before its first step.
         init: start from the weights of this prior; everything else about the new one is measured
             on the new scans.
         teacher: the prior that drew the target images; its training scans count as seen.
@@ -160,7 +159,10 @@ class TrainJob:
 
     def __post_init__(self) -> None:
         if self.only_patience_ends and not self.config.patience:
-            raise ConfigError("say when to stop: a number of images, a time limit, or patience")
+            raise ConfigError(
+                "say when to stop: a number of images (--images), a time limit (--time-limit), or "
+                "patience (--patience)"
+            )
         if self.images is not None and self.images < 1:
             raise ConfigError(f"at least one image must be seen, got images={self.images}")
         if self.workers < 0:
@@ -214,7 +216,9 @@ class Hooks:
 
     Attributes:
         on_progress: called after every step.
-        on_target: called with (done, total) after every scan whose target images are there.
+        on_target: called with (done, total) after every scan whose target images are there, and
+            with fractions of scans while their samples are drawn.
+        on_validation: called with (done, total) after every slice of a validation.
         on_damaged: called with one sentence about a file or slice that cannot be read, again
             whenever it is met.
         should_stop: called before every step, and before the targets of a group of scans are made;
@@ -222,6 +226,7 @@ class Hooks:
     """
 
     on_progress: Callable[[Progress], None] = lambda _: None
-    on_target: Callable[[int, int], None] = lambda done, total: None
+    on_target: Callable[[float, int], None] = lambda done, total: None
+    on_validation: Callable[[int, int], None] = lambda done, total: None
     on_damaged: Callable[[str], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False

@@ -9,7 +9,7 @@ import torch
 
 from ..recon.engine import Engine
 from ..rng import rng_for
-from ..runtime.config import to_toml
+from ..runtime.config import time_text, to_toml
 from ..runtime.device import describe_device
 from ..runtime.process_group import ProcessGroup
 from ..scan import Batch
@@ -43,15 +43,15 @@ class ImageCost:
         )
         if self.n_targets:
             seconds = self.n_targets * self.target_seconds / n_processes
-            text += f", to make {self.n_targets} targets first {_time(seconds)}"
+            text += f", to make {self.n_targets} targets first {time_text(seconds)}"
         if n_processes > 1:
             text += f" in each of {n_processes} processes"
         if job.images is not None:
             total = self.seconds * job.images / n_processes
-            text += f", {job.images} images at most {_time(total)}"
+            text += f", {job.images} images at most {time_text(total)}"
         if job.time_limit_s is not None:
             seen = int(job.time_limit_s * n_processes / self.seconds)
-            text += f"; at least {seen} images in {_time(job.time_limit_s)}"
+            text += f"; at least {seen} images in {time_text(job.time_limit_s)}"
         return text
 
 
@@ -102,10 +102,3 @@ def _measure_step(plan: TrainPlan, batch: Batch) -> tuple[float, int | None]:
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
     return seconds, torch.cuda.max_memory_allocated(device) if on_gpu else None
-
-
-def _time(seconds: float) -> str:
-    """``90 s``, ``10 min`` or ``1.5 h``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

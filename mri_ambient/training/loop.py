@@ -7,6 +7,7 @@ the work; a time limit only stops.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError,
 from ..plots import draw_curves, save_figure
 from ..priors.checkpoint import load_prior, save_tensors
 from ..priors.prior import Prior, PriorFacts
+from ..recon.warnings import weakness
 from ..runtime.config import parse_seconds
 from ..runtime.device import Runtime, device_errors
 from ..runtime.prefetch import BatchReader
@@ -96,6 +98,9 @@ def run_training(plan: TrainPlan, hooks: Hooks | None = None) -> Prior:
         The prior, as written to ``run/prior.safetensors``; with patience, that of the smallest
         held-out error.
 
+    Warns:
+        NumericalWarning: the prior is worse than CG-SENSE on held-out lines.
+
     Raises:
         CheckpointError: a state could not be read or written.
         DeviceError: out of memory, or the device was lost.
@@ -120,7 +125,9 @@ class _Loop:
         net = first_network(plan.facts, self.config.seed, self.job.init).to(self.job.device)
         net.autocast = self.config.autocast_on(self.job.device)
         self.trainer = Trainer(net, self.config, self.processes)
-        self.validator = Validator(self.folder, plan.facts, plan.cases, self.config.patience)
+        self.validator = Validator(
+            self.folder, plan.facts, plan.cases, self.config.patience, self.hooks.on_validation
+        )
         self.log = self.folder.log
         self.first_images = self.saved_at = 0
 
@@ -132,7 +139,8 @@ class _Loop:
     @property
     def _is_late(self) -> bool:
         limit = self.job.time_limit_s
-        return limit is not None and self.seconds > limit
+        # The prior is validated once more at the end.
+        return limit is not None and self.seconds + self.validator.seconds > limit
 
     def begin(self) -> Dataset:
         """Write down what the run is, and make the images to learn from, if there are any."""
@@ -168,6 +176,8 @@ class _Loop:
                     "before"
                 ) from error
         self.first_images = self.saved_at = self.trainer.images
+        if math.isfinite(self.job.time_limit_s or math.inf):
+            self.validator.measure_time(self.trainer.average)
         if self.processes.is_first:
             self.log.cut(self.trainer.images)
             self.validator.errors = self.log.values("held_out")
@@ -305,6 +315,8 @@ class _Loop:
         self._save()
         self._draw_curves({"images": self.trainer.images, **figures})
         prior = self.validator.best()
+        if sentence := weakness(prior):
+            warn("W-PRIOR-WEAK", f"{self.folder.prior}: {sentence}")
         if not self.config.patience:
             return prior.facts, None
         return prior.facts, {name: value.cpu() for name, value in prior.net.state_dict().items()}

@@ -72,6 +72,11 @@ class TrainPlan:
         n_silent = sum(item.noise_std < MIN_SIGMA for item in items)
         n_bounds = sum(item.file.noise_source == UPPER_BOUND for item in items)
         notes = []
+        if not self.dataset.validation and self.job.config.n_validation:
+            notes.append(
+                "no scans are set aside, which takes five or more: no error on held-out lines is "
+                "measured, and nothing shows whether the prior is better than CG-SENSE"
+            )
         if n_full and not objective.needs_full:
             notes.append(
                 f"{n_full} slices are fully sampled; objective supervised uses all of their data"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,8 +50,10 @@ class RefitJob:
         rounds: how often samples are drawn and a prior is trained.
         sampler: how a sample is drawn; by default without the last data-consistency solve, which
             makes samples vary less.
-        config, images, time_limit_s: of the training of each round, as in
-            :class:`~.config.TrainJob`; the objective is the refit's own.
+        config, images: of the training of each round, as in :class:`~.config.TrainJob`; the
+            objective is the refit's own.
+        time_limit_s: stop after this many seconds of this call; each round that is left gets an
+            equal part of them, for its samples and its training.
         batch_size, device: of the sampling, see :class:`~mri_ambient.runtime.device.Runtime`.
         shard: draw part i of N of the samples only, counted from 1, and train nothing; in the first
             round that has not seen all ``images``. For processes that are started independently.
@@ -80,7 +83,10 @@ class RefitJob:
                 "such images has too little variety; use dds, msm, pula or adps"
             )
         if self.images is None and self.time_limit_s is None and self.shard is None:
-            raise ConfigError("say when a round stops: a number of images or a time limit")
+            raise ConfigError(
+                "say when a round stops: a number of images (--images) or a time limit "
+                "(--time-limit)"
+            )
         check_levels(self.start, self.sampler.name)
         config = replace(self.config, objective=Supervised(images="posterior"))
         object.__setattr__(self, "config", config)
@@ -88,11 +94,15 @@ class RefitJob:
 
 @dataclass(frozen=True)
 class Round:
-    """A round of a refit, counted from 1: samples from ``prior``, and a training run on them."""
+    """A round of a refit, counted from 1: samples from ``prior``, and a training run on them.
+
+    ``limit_s`` is the time for both.
+    """
 
     job: RefitJob
     number: int
     prior: Prior
+    limit_s: float = math.inf
 
     @property
     def folder(self) -> RunFolder:
@@ -119,7 +129,7 @@ class Round:
             run=self.folder.path,
             config=job.config,
             images=job.images,
-            time_limit_s=job.time_limit_s if job.shard is None else math.inf,
+            time_limit_s=self.limit_s,
             init=self.prior if fits else None,
             teacher=self.prior,
             targets=self.samples.path,
@@ -149,14 +159,24 @@ class Round:
     def complete(self, hooks: Hooks) -> bool:
         """Draw the missing samples and train on them; whether it went on to its end."""
         processes, device = ProcessGroup.current(), self.job.device
+        started = time.monotonic()
         planned = plan(self.training)
         for sentence in planned.damaged:
             hooks.on_damaged(sentence)
-        whole = self.samples.make(planned.dataset.train, shard=self.job.shard, hooks=hooks)
+        items, deadline = planned.dataset.train, started + self.limit_s
+        whole = self.samples.make(items, shard=self.job.shard, hooks=hooks, deadline=deadline)
+        seconds = time.monotonic() - started
+        if not whole and seconds > self.limit_s:
+            n_missing = len(self.samples.missing(items))
+            raise StoppedError(
+                f"{self.samples.path}: the time of round {self.number} ended while samples were "
+                f"drawn, {n_missing} scans are left; the same command goes on, if there is time "
+                "for more than one group of scans"
+            )
         if not whole or self.job.shard is not None:
             return False
         try:
-            run_training(planned, hooks)
+            run_training(replace(planned, seconds=seconds), hooks)
         except StoppedError:
             if not processes.any(hooks.should_stop(), device):
                 raise
@@ -178,14 +198,17 @@ def refit(
     Raises:
         ConfigError: scans that cannot be trained on, or rounds that were made with other options,
             priors or scans.
+        StoppedError: the time limit ended while samples were drawn.
         MriAmbientError: another process is gone.
     """
     processes = ProcessGroup.current()
     if job.shard is not None and processes.size > 1:
         raise ConfigError("the processes of one job share the samples: leave out shard i/N")
-    prior = job.start
+    prior, started = job.start, time.monotonic()
     for number in range(1, job.rounds + 1):
-        current = Round(job, number, prior)
+        spent, n_left = time.monotonic() - started, job.rounds + 1 - number
+        limit_s = math.inf if job.time_limit_s is None else (job.time_limit_s - spent) / n_left
+        current = Round(job, number, prior, limit_s if job.shard is None else math.inf)
         if processes.from_first(current.is_finished):
             current.check()
         elif not current.complete(hooks(number)):

@@ -8,6 +8,8 @@ there is not reconstructed again, unless the file is damaged.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ScanFormatError
+from ..errors import ConfigError, ScanFormatError, StoppedError
 from ..io.hdf5 import open_h5, read_attributes
 from ..io.prepared import PreparedFile
 from ..io.reconstruction import write_samples
-from ..methods import BASELINES, Method
+from ..methods import BASELINES, Method, StepInfo
 from ..recon.engine import Engine
 from ..recon.recipe import ResolvedRecipe, method_options, plain
 from ..runtime.device import Runtime
@@ -96,6 +98,7 @@ class TargetFolder:
         *,
         shard: tuple[int, int] | None = None,
         hooks: Hooks | None = None,
+        deadline: float = math.inf,
     ) -> bool:
         """Reconstruct every scan, one image a slice.
 
@@ -107,6 +110,8 @@ class TargetFolder:
             items: slices of prepared scans; whole scans are reconstructed.
             shard: do part i of N of these groups only, counted from 1.
             hooks: on_target, on_damaged and should_stop are called.
+            deadline: when to stop, also within a group, whose images are then lost; as
+                ``time.monotonic`` counts.
 
         Returns:
             Whether all were made; False if it was stopped, in whichever process.
@@ -118,19 +123,25 @@ class TargetFolder:
         self.check()
         if not (self.path / MADE_BY).exists():
             write_json(self.path / MADE_BY, self._made_by())
-        engine = Engine(self.recipe, self.runtime)
         groups = list(_groups(files_of(items)))
         processes = ProcessGroup.current()
         part, n_parts = shard or (processes.rank + 1, processes.size)
         groups = groups[part - 1 :: n_parts]
         stopped, done, total = False, 0, sum(len(group) for group in groups)
+        watch = _Watch(hooks, deadline, total)
+        engine = Engine(self.recipe, self.runtime, watch.on_step)
         for group in groups:
             missing = {file.scan_id for file in group if not self._holds(file)}
             stopped = bool(missing) and hooks.should_stop()
             if stopped:
                 break
             if missing:
-                self._make_group(group, missing, engine, hooks.on_damaged)
+                watch.begin(done, group, self.recipe.method.n_steps)
+                try:
+                    self._make_group(group, missing, engine, hooks.on_damaged)
+                except StoppedError:
+                    stopped = True
+                    break
             for _ in group:
                 done += 1
                 hooks.on_target(done, total)
@@ -168,6 +179,28 @@ class TargetFolder:
                 "in another way; delete its folder, or choose another"
             )
         return True
+
+
+class _Watch:
+    """Tells how far a group is while its samples are drawn, and stops when it is late."""
+
+    def __init__(self, hooks: Hooks, deadline: float, total: int) -> None:
+        self.hooks, self.deadline, self.total = hooks, deadline, total
+        self.done = self.n_scans = self.n_taken = self.n_steps = 0
+
+    def begin(self, done: int, group: list[PreparedFile], n_steps: int) -> None:
+        """The next steps are those of a group, after so many scans."""
+        self.done, self.n_scans, self.n_taken = done, len(group), 0
+        self.n_steps = n_steps * sum(len(file) for file in group)
+
+    def on_step(self, info: StepInfo) -> None:
+        """A step of a sampler is taken for some slices."""
+        if time.monotonic() > self.deadline:
+            raise StoppedError("late")
+        self.n_taken += len(info.residual)
+        if self.n_taken < self.n_steps:  # the end is told when the images are written
+            share = self.n_taken / self.n_steps
+            self.hooks.on_target(self.done + self.n_scans * share, self.total)
 
 
 def _groups(files: list[PreparedFile]) -> Iterator[list[PreparedFile]]:

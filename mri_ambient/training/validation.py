@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -90,8 +91,14 @@ def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
 
 
 @torch.no_grad()
-def fit_tau(prior: DenoiserSource, cases: Sequence[HeldOut]) -> tuple[float, float, float]:
+def fit_tau(
+    prior: DenoiserSource,
+    cases: Sequence[HeldOut],
+    on_case: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[float, float, float]:
     """The expected error of one step (or short sample), found on held-out lines.
+
+    ``on_case`` is called with (done, total) after every case.
 
     Returns:
         tau, the mean held-out error at this tau, and the one without data consistency.
@@ -103,6 +110,7 @@ def fit_tau(prior: DenoiserSource, cases: Sequence[HeldOut]) -> tuple[float, flo
         errors[i, -1] = case.error(x0)
         for j, tau in enumerate(taus):
             errors[i, j] = case.error(_consistent(case, x0, tau))
+        on_case(i + 1, len(cases))
     mean = errors.mean(dim=0)
     best = int(mean[:-1].argmin())
     return taus[best], float(mean[best]), float(mean[-1])
@@ -131,13 +139,20 @@ class Validator:
     """Validates the averaged weights of a run and writes them as its prior.
 
     ``facts`` are those of the prior before the first step. Without ``cases``, the validation
-    slices, weights are only checked to be finite. ``errors`` are the held-out errors so far.
+    slices, weights are only checked to be finite. ``errors`` are the held-out errors so far, and
+    ``seconds`` is what a validation takes, once it is known.
     """
 
     def __init__(
-        self, run: RunFolder, facts: PriorFacts, cases: Sequence[HeldOut], patience: int
+        self,
+        run: RunFolder,
+        facts: PriorFacts,
+        cases: Sequence[HeldOut],
+        patience: int,
+        on_case: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.run, self.facts, self.cases, self.patience = run, facts, cases, patience
+        self.on_case, self.seconds = on_case, 0.0
         self.errors: list[float] = []
         self.checked_at: int | None = None
         self.prior: Prior
@@ -150,6 +165,14 @@ class Validator:
             return False
         return len(self.errors) - 1 - int(np.argmin(self.errors)) >= self.patience
 
+    def measure_time(self, net: Denoiser) -> None:
+        """Find out on one slice what a validation takes, its pictures included."""
+        started = time.monotonic()
+        if self.cases:
+            fit_tau(Prior(net, self.facts), self.cases[:1])
+            n_previews = min(N_PREVIEWS, len(self.cases))
+            self.seconds = (time.monotonic() - started) * (len(self.cases) + n_previews)
+
     def __call__(self, net: Denoiser, *, images: int, skipped: int) -> dict[str, float]:
         """Validate averaged weights, fit tau, and write the prior and its previews.
 
@@ -161,9 +184,10 @@ class Validator:
         """
         if self.checked_at == images:
             return self.figures
+        started = time.monotonic()
         figures: dict[str, float] = {}
         if self.cases:
-            tau, error, without = fit_tau(Prior(net, self.facts), self.cases)
+            tau, error, without = fit_tau(Prior(net, self.facts), self.cases, self.on_case)
             references = self.facts.card["references"]
             figures = {"held_out": error, "held_out_no_dc": without, **references, "tau": tau}
         finite = all(bool(parameter.isfinite().all()) for parameter in net.parameters())
@@ -177,6 +201,7 @@ class Validator:
         self.checked_at, self.figures = images, figures
         save_prior(self.prior, self.run.prior)
         self._draw_previews(self.prior, figures.get("tau", 0.0))
+        self.seconds = time.monotonic() - started
         return figures
 
     def _prior(self, net: Denoiser, figures: dict[str, float], images: int, skipped: int) -> Prior:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import typer
 
 import mri_ambient as ma
+from mri_ambient.cli import choices
 from mri_ambient.cli.app import app
+from mri_ambient.cli.help import GROUPS
 from mri_ambient.cli.recipe import FLAGS, retrospective_mask
 from mri_ambient.io import SCAN_FORMATS
 from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, CgSense, L1Wavelet
@@ -23,7 +26,8 @@ from mri_ambient.priors.denoisers import DENOISERS
 from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.priors.weights import DEFAULT
 from mri_ambient.recon.recipe import DEFAULT_SAMPLES
-from mri_ambient.runtime.device import CPU_PIXELS, GPU_PIXELS
+from mri_ambient.recon.saving import FORMATS
+from mri_ambient.runtime.device import CPU_PIXELS, GPU_PIXELS, PRECISIONS
 
 
 def commands() -> Iterator[tuple[str, typer.main.TyperCommand]]:
@@ -147,6 +151,52 @@ def test_flags_stand_for_options_of_methods():
     names = {p.opts[0] for p in dict(commands())["reconstruct"].params}
     names |= {name for p in dict(commands())["reconstruct"].params for name in p.secondary_opts}
     assert set(FLAGS.values()) <= names
+
+
+def test_names_that_options_take_are_those_of_the_library():
+    assert tuple(METHODS) == choices.METHODS
+    assert tuple(PRESETS) == choices.PRESETS
+    assert tuple(MASKS) == choices.MASKS
+    assert choices.PRECISIONS == PRECISIONS
+    assert ("h5", *FORMATS) == choices.FORMATS
+    assert tuple(OBJECTIVES) == choices.OBJECTIVES
+    assert tuple(NETWORKS) == choices.NETWORKS
+    assert tuple(name for name in DENOISERS if name != "patched") == choices.WRAPPERS
+
+
+def test_every_group_of_the_help_holds_options_of_reconstruct():
+    names = {p.name for p in dict(commands())["reconstruct"].params}
+    grouped = [name for group in GROUPS.values() for name in group]
+    assert len(grouped) == len(set(grouped)) and set(grouped) <= names
+    assert len(GROUPS["Most used"]) == 10
+
+
+@pytest.mark.parametrize("words", [("-h",), ("reconstruct", "-h"), ("audit", "stability", "-h")])
+def test_help_has_a_short_name(words, cli):
+    assert cli(*words).out == cli(*words[:-1], "--help").out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("reconstruct", ".", "-o", "out", "--metod", "dds"), "--method"),
+        (("reconstruct", ".", "-o", "out", "--method", "l1wavelet"), "l1-wavelet"),
+        (("reconstruct", ".", "-o", "out", "--preset", "balance"), "balanced"),
+        (("reconstruct", ".", "-o", "out", "--save", "h5,nifty"), "nifti"),
+        (("reconstruct", ".", "-o", "out", "--mask-type", "gauss"), "gaussian"),
+        (("reconstruct", ".", "-o", "out", "-m", "brain-kspace"), DEFAULT),
+        (("reconstruct", "test_optoins.py", "-o", "out"), "test_options.py"),
+        (("train", "data", "-o", "run", "--objective", "kspce"), "kspace"),
+        (("recontruct", "x.h5"), "reconstruct"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest_name(words, hint, cli, monkeypatch):
+    """And before torch is imported, which takes seconds."""
+    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.setitem(sys.modules, "mri_ambient.recon.recipe", None)  # cannot be imported
+    monkeypatch.setitem(sys.modules, "mri_ambient.io", None)
+    code = 3 if "-m" in words or "test_optoins.py" in words else 2
+    assert hint in cli(*words, code=code).err.replace("Try ", "")
 
 
 def test_first_lines_fit_into_the_list_of_commands():

@@ -84,12 +84,18 @@ def test_a_prior_that_is_not_used_is_not_read(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "gpu", "quiet", "n_lines"),
-    [("auto", False, False, 1), ("auto", False, True, 0), ("cpu", False, False, 0)],
-)
-def test_a_missing_gpu_is_one_line(name, gpu, quiet, n_lines, monkeypatch, capsys):
-    """Only where a GPU would have been taken, and it is no warning."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    ("name", "there", "quiet", "n_lines"),
+    [("auto", True, False, 1), ("auto", True, True, 0), ("cpu", True, False, 0),
+     ("auto", False, False, 0)],
+)  # fmt: skip
+def test_a_gpu_that_is_not_used_is_one_line(
+    name, there, quiet, n_lines, monkeypatch, capsys, tmp_path
+):
+    """Only where it would have been taken, and it is no warning; a machine may have none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        "mri_ambient.cli.recipe.NVIDIA", tmp_path if there else tmp_path / "nowhere"
+    )
     be_quiet(quiet)
     try:
         assert make_runtime(name).torch_device.type == "cpu"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_prior
+from PIL import Image
 
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.io import Undersampled, open_scan
@@ -20,7 +21,8 @@ from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, Dds, Preset
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.weights import DEFAULT
-from mri_ambient.recon.pipeline import open_volume, reconstruct_to_folder
+from mri_ambient.recon.folder import reconstruct_to_folder
+from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import Checks, Recipe
 from mri_ambient.runtime.device import Runtime
 
@@ -32,8 +34,13 @@ def report_of(folder: Path, scan: Path) -> dict:
     return json.loads((folder / f"{scan.stem}.json").read_text())
 
 
+LISTS = {"status.jsonl", "summary.csv"}
+"""What becomes of several scans stands there, also what was finished before."""
+
+
 def stamps(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    files = (path for path in folder.iterdir() if path.name not in LISTS)
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 @pytest.fixture
@@ -171,7 +178,10 @@ def test_slices_are_checked_and_flagged(cli, full, prior_file, tmp_path):
     assert "W-FLAGGED" in stored
     assert set(printed.codes) == stored
     for check in checks:
-        assert f"{check['held_out']['error']:.4f}" in printed.err
+        assert f"{check['held_out']['error']:.4f}" in printed.out
+    for report in reports:
+        (line,) = (text for text in printed.out.splitlines() if text.startswith(report["input"]))
+        assert f"{report['checks'][0]['held_out']['error']:.4f}" in line
 
 
 def test_warn_holds_out_two_lines_unless_told_otherwise(cli, scan, tmp_path):
@@ -207,6 +217,8 @@ def test_a_shipped_prior_is_called_by_its_name_and_drawn_on_request(cli, scan, t
     assert picture not in before
     cli(*words, "--save", "png")  # what is finished is not made again, but drawn
     assert picture.stat().st_size > 5000
+    with Image.open(picture) as drawn:
+        assert drawn.width >= 1000
     assert {path: stamp for path, stamp in stamps(tmp_path).items() if path != picture} == before
 
 
@@ -322,7 +334,7 @@ def test_a_bad_file_in_the_middle_costs_one_line(cli, full_copy, tmp_path):
     bad.write_bytes(scans[0].read_bytes()[:2000])
     (line,) = cli("reconstruct", full_copy, "-o", tmp_path / "out", *ZERO_FILLED, code=1).errors
     assert bad.name in line
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+    assert {p.name for p in stamps(tmp_path / "out")} == {
         f"{scan.stem}{suffix}" for scan in scans for suffix in (".h5", ".json")
     }
 
@@ -437,4 +449,54 @@ def test_a_folder_gets_pages_and_an_overview(cli, full_copy, tmp_path):
         assert float(summary[1][first.stem][column]) == pytest.approx(value, rel=1e-5)
     names = {f"{scan.stem}{end}" for scan in (first, second) for end in (".h5", ".json")}
     names |= {f"{scan.stem}_report.html" for scan in (first, second)}
-    assert {path.name for path in out.iterdir()} == names | {"index.html", "summary.csv"}
+    assert {path.name for path in out.iterdir()} == names | {"index.html"} | LISTS
+
+
+def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
+    """Results on stdout, all else on stderr and all in the log; a second call does what failed."""
+    first, second = sorted(full_copy.glob("*.h5"))
+    good = second.read_bytes()
+    (full_copy / "site").mkdir()
+    second = second.rename(full_copy / "site" / first.name)  # the same name in another folder
+    second.write_bytes(good[:4000])
+    out, log = tmp_path / "out", tmp_path / "run.log"
+    words = ("reconstruct", full_copy, "-o", out, *ZERO_FILLED)
+    planned = cli(*words, "--dry-run")
+    assert "1 scan " in planned.out and str(second) in planned.err and not out.exists()
+    printed = cli(*words, "--log", log, code=1)
+    (line,) = printed.out.splitlines()
+    assert line.startswith(f"{first.name}: ") and str(out / first.name) in line
+    assert [str(second) in error for error in printed.errors] == [True]
+    logged = log.read_text()
+    assert all(line in logged for line in (*printed.out.splitlines(), *printed.err.splitlines()))
+    second.write_bytes(good)
+    (line,) = cli(*words, "--retry-failed").out.splitlines()
+    assert line.startswith(f"site/{first.name}: ")
+    states = [json.loads(line) for line in (out / "status.jsonl").read_text().splitlines()]
+    assert [(s["scan"], s["status"]) for s in states] == [
+        (first.stem, "done"), (f"site/{first.stem}", "failed"), (f"site/{first.stem}", "done"),
+    ]  # fmt: skip
+    assert not cli(*words, "--retry-failed").out
+
+
+def test_a_log_that_cannot_be_written_is_refused_first(cli, scan, tmp_path):
+    words = ("-o", tmp_path / "out", *ZERO_FILLED, "--log", tmp_path / "no" / "run.log")
+    assert "run.log" in cli("reconstruct", scan, *words, code=2).errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_may_come_from_a_file(cli, scan, tmp_path):
+    """The command line wins; what is stored repeats the call; misspelt keys are refused."""
+    file, out = tmp_path / "options.toml", tmp_path / "out"
+    file.write_text('method = "cg-sense"\nlambda = 0.5\nsave = ["h5", "png"]\ndevice = "cpu"\n')
+    words = ("reconstruct", scan, "--config", file)
+    cli(*words, "-o", out, "--lambda", 0.25)
+    options = report_of(out, scan)["settings"]["method"]
+    assert (options["name"], options["lam"]) == ("cg-sense", 0.25)
+    assert (out / f"{scan.stem}.png").exists()
+    before = stamps(out)
+    cli("reconstruct", scan, "-o", out, "--config", out / "config.toml")
+    assert stamps(out) == before
+    for text, said in (("methd = 1", "method"), ("samples = 'x'", "--samples"), ("=", "TOML")):
+        file.write_text(text)
+        assert said in cli(*words, "-o", out, code=2).err

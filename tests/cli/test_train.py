@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -15,6 +16,16 @@ def test_a_dry_run_prints_and_writes_nothing(cli, trained, tmp_path):
                   *SHORT)  # fmt: skip
     assert printed.out
     assert not (tmp_path / "run").exists()
+
+
+def test_usage_errors_come_before_the_scans_are_loaded(cli, trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mri_ambient.training.preflight", None)
+    words = ("train", trained.prepared, "-o", tmp_path / "run")
+    (line,) = cli(*words, code=2).errors
+    assert all(flag in line for flag in ("--images", "--time-limit", "--patience"))
+    scan = min(trained.prepared.glob("*.h5"))
+    (line,) = cli("train", scan, "-o", tmp_path / "run", "--images", 2, code=2).errors
+    assert str(scan) in line and "folder" in line
 
 
 def test_a_run_resumes(cli, trained, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig, simulate
-from mri_ambient.errors import ScanFormatError
+from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.evaluation.folders import (
     find_reconstructions,
     mean_metrics,
@@ -121,6 +121,28 @@ def test_files_of_several_folders_keep_their_rows(full, out, tmp_path):
     found = ma.evaluate([out, tmp_path], full[0].parent)["volumes"]
     assert len(found) == 3
     assert found[str(tmp_path / full[0].stem)] == found[str(out / full[0].stem)]
+
+
+def test_targets_of_nested_folders_are_paired_by_folder_and_stem(tmp_path):
+    pairs = {
+        "a/head": "a/head", "b/head": "b/head", "c/head": None,  # several of this stem
+        "a/foot": None, "b/foot": "b/foot", "neck": "b/neck",  # the only one of its stem
+    }  # fmt: skip
+    places = [f"full/{target}.npy" for target in pairs.values() if target]
+    for place in (*places, *(f"out/{name}.h5" for name in pairs)):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    found = pair_up(find_reconstructions([tmp_path / "out"]), tmp_path / "full")
+    assert pairs == {
+        file.relative_to(tmp_path / "out").with_suffix("").as_posix(): scan and scan.key
+        for file, scan in found
+    }
+
+
+def test_swapped_arguments_are_recognised(full, out):
+    for given, target in ((full[0].parent, out), (full[0], out / full[0].name)):
+        with pytest.raises(ConfigError, match="--target"):
+            ma.evaluate(given, target)
 
 
 def test_what_cannot_be_paired_is_refused(tmp_path):

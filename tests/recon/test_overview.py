@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import threading
 from pathlib import Path
@@ -12,12 +11,13 @@ import pytest
 from pages import Page, assert_is_sound
 
 from mri_ambient.data_prep import SimulateConfig, simulate
-from mri_ambient.errors import MriAmbientError, ScanFormatError
+from mri_ambient.errors import MriAmbientError
 from mri_ambient.methods import CgSense
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
 from mri_ambient.recon.reconstruction import Reconstruction
-from mri_ambient.recon.report import noted_failure, overview, write_overview
+from mri_ambient.recon.report import overview, write_overview
+from mri_ambient.recon.states import DONE, FAILED, State
 from mri_ambient.runtime.device import Runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -61,8 +61,7 @@ def shown(folder: Path) -> list[str]:
 
 
 def fail(folder: Path, scan: str, text: str = "is truncated") -> None:
-    with pytest.raises(ScanFormatError), noted_failure(folder, scan):
-        raise ScanFormatError(f"{scan}.h5: {text}")
+    State(scan, FAILED, f"{scan}.h5: {text}").write(folder)
 
 
 def test_worst_first(save, tmp_path):
@@ -101,8 +100,8 @@ def test_a_failure_stands_there_until_the_scan_is_finished(save, tmp_path):
     fail(tmp_path, "b")
     write_overview(tmp_path)
     assert [row["error"] for row in table(tmp_path)] == ["a.h5: is truncated", "b.h5: is truncated"]
-    with noted_failure(tmp_path, "a"):
-        path = save("a")
+    path = save("a")
+    State("a", DONE).write(tmp_path)
     write_overview(tmp_path)
     assert [row["status"] for row in table(tmp_path)] == ["failed", "finished"]
     fail(tmp_path, "a", "was made with other settings")  # and its result is still there
@@ -174,8 +173,3 @@ def test_an_empty_folder_has_an_empty_overview(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MriAmbientError):
         write_overview(tmp_path / "file")
-
-
-def test_notes_of_failures_are_json(tmp_path):
-    fail(tmp_path, "a")
-    assert json.loads((tmp_path / ".a.failed.json").read_text())["scan"] == "a"

@@ -15,7 +15,7 @@ from mri_ambient.errors import WARNINGS, ConfigError, OutputExistsError, ScanFor
 from mri_ambient.io import ArrayFile, Geometry, ReconstructionFile
 from mri_ambient.io.save_options import Writer
 from mri_ambient.methods import CgSense, Dds
-from mri_ambient.recon.pipeline import reconstruct_to_folder
+from mri_ambient.recon.folder import reconstruct_to_folder
 from mri_ambient.recon.recipe import Checks
 from mri_ambient.recon.reconstruction import Reconstruction, stored_settings
 from mri_ambient.recon.saving import FORMATS, save_as

@@ -105,6 +105,22 @@ class TestBeforeTheImage:
         with warns(*codes):
             issue_before(scan(), recipe(prior=prior(**card), checks=checks))
 
+    @pytest.mark.parametrize(
+        ("kind", "error", "codes"),
+        [
+            ("conditioned", 0.9, []),
+            ("conditioned", 1.0, ["W-PRIOR-WEAK"]),
+            ("conditioned", None, []),
+            ("plain", 1.9, []),  # the error of a sample, up to twice that of the mean
+            ("plain", 2.0, ["W-PRIOR-WEAK"]),
+        ],
+    )
+    def test_a_prior_worse_than_none(self, kind, error, codes):
+        found = {} if error is None else {"held_out": error}
+        with warns(*codes):
+            card = {"held_out": {**found, "held_out_cg_sense": 1.0}}
+            issue_before(scan(), recipe(prior=prior(kind, **card)))
+
     def test_baselines_have_none(self):
         checks = Checks(n_held_out=1)
         with warns():

@@ -19,7 +19,8 @@ from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.schedules import LogNormal
 from mri_ambient.recon.adaptation import evenly_spaced
 from mri_ambient.recon.adapted import slices_to_learn
-from mri_ambient.recon.pipeline import open_volume, reconstruct, reconstruct_to_folder
+from mri_ambient.recon.folder import reconstruct_to_folder
+from mri_ambient.recon.pipeline import open_volume, reconstruct
 from mri_ambient.recon.recipe import Checks, Recipe
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import Runtime

@@ -89,6 +89,14 @@ def test_a_plan_says_what_is_trained(scans, tmp_path):
     assert made.notes == []
 
 
+def test_a_plan_says_what_it_means_that_nothing_is_set_aside(own_scans, tmp_path):
+    for scan in sorted(own_scans.glob("*.h5"))[3:]:
+        scan.unlink()
+    (note,) = planned(own_scans, tmp_path / "run", VALIDATED).notes
+    assert "set aside" in note and "held-out" in note
+    assert planned(own_scans, tmp_path / "run", QUICK).notes == []
+
+
 @pytest.mark.parametrize(
     ("objective", "noise", "source", "facts"),
     [

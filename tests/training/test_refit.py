@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -13,7 +15,7 @@ import torch
 from helpers import command
 from training_runs import QUICK, SCANS, prepared, trained, weights
 
-from mri_ambient.errors import ConfigError, NumericalWarning
+from mri_ambient.errors import ConfigError, NumericalWarning, StoppedError
 from mri_ambient.io import open_scan
 from mri_ambient.io.reconstruction import read_samples
 from mri_ambient.methods import Aos, Dds
@@ -83,7 +85,9 @@ def test_two_rounds_give_an_ordinary_plain_prior(job):
         return Hooks(on_target=lambda *count: done.append((number, *count)))
 
     prior = refit(job, hooks)
-    assert done == [(number, i, 6) for number in (1, 2) for i in range(1, 7)]
+    assert done == sorted(done) and len(done) > 12  # while a scan is drawn, too
+    whole = [count for count in done if isinstance(count[1], int)]
+    assert whole == [(number, i, 6) for number in (1, 2) for i in range(1, 7)]
     assert (prior.facts.kind, prior.facts.mask_conditioned) == ("plain", False)
     first = load_prior(job.output / "round-1")
     assert prior.facts.card["init"] == first.facts.card["sha256"]
@@ -227,6 +231,23 @@ def test_a_refit_stops_while_it_samples(job):
     assert refit(job, stopping(False, False, True)) is None
     assert n_samples(job.output / "round-1") == 2
     assert not (job.output / "round-1/run.json").exists()
+
+
+def test_a_time_limit_ends_the_call_while_it_samples(job):
+    """What was drawn is kept; a first round may take half of the time."""
+    limited, drawn = replace(job, images=None, time_limit_s=39.0), []
+    clock = SimpleNamespace(s=0.0)
+
+    def tick(done: float, total: int) -> None:
+        clock.s += 10.0 * (done == int(done))
+        drawn.append(done)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError, match="4 scans"):
+        patch.setattr(time, "monotonic", lambda: clock.s)
+        refit(limited, lambda number: Hooks(on_target=tick))
+    assert n_samples(job.output / "round-1") == 2
+    assert max(drawn) < 3.0
+    assert refit(replace(job, rounds=1)) is not None
 
 
 def test_samples_of_another_prior_are_refused(job):

@@ -63,7 +63,7 @@ def test_targets_are_the_samples_of_their_scans(items, prior, tmp_path):
     done = []
     hooks = Hooks(on_target=lambda *count: done.append(count))
     assert folder(tmp_path, SAMPLER, prior).make(items, hooks=hooks)
-    assert done == [(i, 8) for i in range(1, 9)]
+    assert [count for count in done if isinstance(count[0], int)] == [(i, 8) for i in range(1, 9)]
     engine = Engine(ResolvedRecipe(SAMPLER, prior), Runtime("cpu"))
     for item in items:
         alone = engine([item.file[item.index]])[0].img[0]
@@ -95,7 +95,7 @@ def test_processes_with_less_memory_draw_the_same_parts(items, prior, tmp_path, 
     for part, batch_size in ((1, None), (2, 1)):
         folder(tmp_path, SAMPLER, prior, batch_size).make(items, shard=(part, 2), hooks=hooks)
     assert len(images(tmp_path)) == 8
-    assert len(done) == 8
+    assert len([count for count in done if isinstance(count[0], int)]) == 8
 
 
 def test_a_scan_that_cannot_be_read_is_named_and_its_group_made(items, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, close_to
 
 DEFAULT = "brain-kspace-tiny"
 """The prior ``reconstruct`` uses by default."""
@@ -33,8 +33,9 @@ def find_prior(path: Path) -> Path:
 
 def no_such_prior(path: Path) -> CheckpointError:
     """Says that there is no such file, and what can be given instead."""
-    names = ", ".join(file.stem for file in shipped_priors()) or "none"
+    shipped = [file.stem for file in shipped_priors()]
+    names, hint = ", ".join(shipped) or "none", close_to(str(path), shipped)
     return CheckpointError(
-        f"{path}: there is no such file; give a prior file, a run folder, or the name of a prior "
-        f"that ships with the package ({names})"
+        f"{path}: there is no such file{hint}; give a prior file, a run folder, or the name of a "
+        f"prior that ships with the package ({names})"
     )

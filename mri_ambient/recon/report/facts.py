@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ...errors import WARNINGS
 from ...io.scan_file import ScanFile
 from ...physics.masks import calibration_block, is_line_mask
+from ..checks import held_out_means
 from ..recipe import POSTERIOR
 
 NOTHING = "\N{EN DASH}"
@@ -52,14 +53,6 @@ def number(value: float | None, digits: int = 3, unit: str = "") -> str:
 def sides(sizes: Iterable[float]) -> str:
     """Sizes of a matrix or a voxel."""
     return f" {TIMES} ".join(f"{size:.4g}" for size in sizes)
-
-
-def held_out_means(checks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Figures of held-out lines, the mean over the slices that have them; empty if none has."""
-    rows = [check["held_out"] for check in checks if check.get("held_out")]
-    names = sorted({name for row in rows for name in row})
-    values = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
-    return {name: fmean(found) for name, found in values.items() if found}
 
 
 def residuals(report: Mapping[str, Any]) -> list[float]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,12 +15,14 @@ import numpy as np
 from PIL import Image
 
 from ..._version import __version__
-from ...errors import MriAmbientError, ScanFormatError, with_remedy
+from ...errors import ScanFormatError, with_remedy
 from ...io import Contents, ReconstructionFile
 from ...io.parts import white_level
 from ...io.reconstruction import RECONSTRUCTION_FORMAT
-from ...runtime.files import atomic_path, write_json
-from .facts import held_out_means, residuals
+from ...runtime.files import append_line, atomic_path
+from ..checks import held_out_means
+from ..states import FAILED, STATES, State, read_states
+from .facts import residuals
 from .images import data_uri, grey_levels
 from .pages import PAGES, report_name
 
@@ -42,11 +44,10 @@ class Row:
     """One scan of a folder.
 
     Attributes:
-        scan: stem of its files.
+        scan: stem of its files, with the folder they lie in below that of the overview.
         error: why it failed, or why it cannot be read; empty for one that is finished.
         figures: by column of :data:`COLUMNS`; those that a scan does not have are missing.
         warnings: as the report holds them.
-        thumbnail: address of a small image of the middle slice; empty without one.
         files: names of its files, by what they are.
     """
 
@@ -54,7 +55,6 @@ class Row:
     error: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[dict[str, str], ...] = ()
-    thumbnail: str = ""
     files: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -89,76 +89,98 @@ COLUMNS = (
 """Of ``summary.csv``; docs/reference/files.md says what they hold."""
 
 
-@contextmanager
-def noted_failure(folder: Path, scan: str) -> Iterator[None]:
-    """If the block fails, the reason stands in the overview until the scan is finished."""
-    note = folder / f".{scan}.failed.json"
-    try:
-        yield
-    except MriAmbientError as error:
-        write_json(note, {"scan": scan, "error": str(error)})
-        raise
-    note.unlink(missing_ok=True)
+def write_overview(folder: str | Path, *, page: bool = True) -> list[Path]:
+    """Write ``summary.csv`` and, with ``page``, ``index.html`` of all reconstructions in a folder.
 
-
-def write_overview(folder: str | Path) -> list[Path]:
-    """Write ``index.html`` and ``summary.csv`` from all reconstructions in a folder.
-
-    Each is replaced as a whole, so that several processes may work in one folder; what another one
-    finishes meanwhile is added.
+    Folders below it count where ``status.jsonl`` names scans in them. Each file is replaced as a
+    whole, so that several processes may work in one folder; what another one finishes meanwhile is
+    added.
 
     Raises:
         MriAmbientError: they cannot be written.
     """
     folder = Path(folder)
+    page = page or (folder / PAGE).exists()
     for _ in range(MOST_TIMES):
         before = _state(folder)
         rows = sorted(read_rows(folder), key=lambda row: row.badness, reverse=True)
-        _write_page(folder / PAGE, rows)
+        if page:
+            _write_page(folder / PAGE, rows)
         _write_table(folder / TABLE, rows)
         if _state(folder) == before:
             break
-    return [folder / PAGE, folder / TABLE]
+    return [folder / PAGE, folder / TABLE] if page else [folder / TABLE]
+
+
+def add_row(folder: Path, state: State) -> None:
+    """Append the line of a scan to ``summary.csv``, where it stands until that is written anew.
+
+    Raises:
+        MriAmbientError: it cannot be written.
+    """
+    path = folder / f"{state.scan}.h5"
+    row = _row(folder, path) if state.status != FAILED and path.exists() else None
+    row = row or Row(state.scan, state.reason)
+    append_line(folder / TABLE, csv_line(row.cells().values()), first=csv_line(COLUMNS) + "\n")
+
+
+def csv_line(values: Iterable[object]) -> str:
+    """Values as a line of a CSV file, without its end."""
+    text = StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
+def _folders(folder: Path, states: Iterable[str]) -> list[Path]:
+    """The folder, and those below it that hold scans."""
+    return sorted({folder, *(folder / Path(scan).parent for scan in states)})
 
 
 def _state(folder: Path) -> set[tuple[str, int]]:
     """What the overview is made from, by name and time."""
     found = set()
-    for pattern in ("*.h5", "*.json", ".*.failed.json"):
-        for path in folder.glob(pattern):
+    patterns = [STATES, "*.h5", "*.json"]
+    for sub in _folders(folder, read_states(folder)):
+        for path in (path for pattern in patterns for path in sub.glob(pattern)):
             with suppress(FileNotFoundError):  # removed just now
-                found.add((path.name, path.stat().st_mtime_ns))
+                found.add((str(path), path.stat().st_mtime_ns))
     return found
 
 
 def read_rows(folder: Path) -> list[Row]:
     """The scans of a folder, finished and failed, by name."""
-    rows = {row.scan: row for row in map(_row, sorted(folder.glob("*.h5"))) if row is not None}
-    for note in sorted(folder.glob(".*.failed.json")):
-        failed = json.loads(note.read_text("utf-8"))
-        image = folder / f"{failed['scan']}.h5"
-        if not image.exists() or image.stat().st_mtime_ns < note.stat().st_mtime_ns:
-            row = rows.get(failed["scan"], Row(failed["scan"]))
-            rows[row.scan] = replace(row, error=failed["error"])
+    states = read_states(folder)
+    paths = [path for sub in _folders(folder, states) for path in sorted(sub.glob("[!.]*.h5"))]
+    rows = {row.scan: row for path in paths if (row := _row(folder, path)) is not None}
+    for scan, state in states.items():
+        image = folder / f"{scan}.h5"
+        if state.status == FAILED and not (image.exists() and image.stat().st_mtime > state.at):
+            rows[scan] = replace(rows.get(scan, Row(scan)), error=state.reason)
     return [rows[name] for name in sorted(rows)]
 
 
-def _row(path: Path) -> Row | None:
-    """A reconstruction; None for another file."""
+def _row(folder: Path, path: Path) -> Row | None:
+    """A reconstruction in a folder or below it; None for another file."""
     if Contents(path).tag != RECONSTRUCTION_FORMAT:
         return None
     names = {"image": path.name, "json": f"{path.stem}.json", "report": report_name(path)}
-    files = {key: name for key, name in names.items() if (path.parent / name).exists()}
+    below, scan = path.parent.relative_to(folder), path.with_suffix("").relative_to(folder)
+    files = {
+        key: (below / name).as_posix()
+        for key, name in names.items()
+        if (path.parent / name).exists()
+    }
+    row = Row(scan.as_posix(), files=files)
     try:
-        result = ReconstructionFile(path)
-        report, thumbnail = result.report, draw_thumbnail(result)
+        report = ReconstructionFile(path).report
         if not report:
             reason = f"{path.name}: has no {path.stem}.json beside it; reconstruct the scan again"
-            return Row(path.stem, reason, thumbnail=thumbnail, files=files)
-        return Row(path.stem, "", figures(report), tuple(report["warnings"]), thumbnail, files)
+            return replace(row, error=reason)
+        warnings = tuple(report["warnings"])
+        return replace(row, figures=figures(report), warnings=warnings)
     except (ScanFormatError, OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{path.name}: cannot be read ({error!r}); reconstruct the scan again"
-        return Row(path.stem, reason, files=files)
+        return replace(row, error=reason)
 
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -178,8 +200,15 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def draw_thumbnail(result: ReconstructionFile) -> str:
-    """The middle slice in a window of its own, as the address of a small image."""
+def draw_thumbnail(path: Path) -> str:
+    """The middle slice in a window of its own, as the address of a small image; or empty."""
+    try:
+        return _thumbnail(ReconstructionFile(path))
+    except (ScanFormatError, OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _thumbnail(result: ReconstructionFile) -> str:
     turn = result.grid.display_turn()
     img = turn(np.abs(result.read(len(result) // 2)))
     small = Image.fromarray(grey_levels(img, white_level([img])))
@@ -200,7 +229,7 @@ def as_cell(value: object) -> object:
 
 def _write_table(path: Path, rows: list[Row]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row.cells() for row in rows)
 
@@ -208,6 +237,11 @@ def _write_table(path: Path, rows: list[Row]) -> None:
 def _write_page(path: Path, rows: list[Row]) -> None:
     page = PAGES.get_template("index.html").stream(
         rows=rows,
+        thumbnails={
+            row.scan: draw_thumbnail(path.parent / row.files["image"])
+            for row in rows
+            if "image" in row.files
+        },
         version=__version__,
         shown={name for row in rows for name in row.figures},
         table=TABLE,

@@ -1,0 +1,68 @@
+"""Options from a TOML file (``--config``), and those in force as such a file beside the results."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mri_ambient.errors import ConfigError, unknown_name
+
+STORED = "config.toml"
+"""Name of the file beside the results."""
+
+OF_THE_CALL = ("config", "output", "overwrite", "dry-run", "retry-failed", "shard", "log", "help")
+"""Options that say nothing about the results, and are not stored."""
+
+
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take the options of a file as defaults, which the command line overrides.
+
+    A key is an option without its dashes, such as ``noise-std``; lists stand for commas, or for an
+    option that may be repeated.
+
+    Raises:
+        ConfigError: the file cannot be read, or names an option that there is not.
+    """
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read as TOML ({reason})") from error
+    options = _options(context)
+    for key in values:
+        if key not in options:
+            raise unknown_name(f"{path}: option", key, options)
+    given = {options[key].name: _value(options[key], value) for key, value in values.items()}
+    context.default_map = {**(context.default_map or {}), **given}
+    return path
+
+
+def store_config(context: typer.Context, folder: Path) -> None:
+    """Write the options of a call, defaults included, so that the file repeats it.
+
+    Raises:
+        MriAmbientError: it cannot be written.
+    """
+    from mri_ambient.runtime.config import write_toml
+
+    values = {key: context.params.get(p.name or "") for key, p in _options(context).items()}
+    plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+    write_toml(folder / STORED, {k: v for k, v in plain.items() if k not in OF_THE_CALL})
+
+
+def _options(context: typer.Context) -> dict[str, Any]:
+    """The options of a command, by their long names without dashes."""
+    found = (p for p in context.command.params if p.param_type_name == "option")
+    return {max(p.opts, key=len).lstrip("-"): p for p in found}
+
+
+def _value(option: Any, value: object) -> object:  # noqa: ANN401 -- of click
+    """A value as the command line would give it."""
+    if isinstance(value, list) and not option.multiple:
+        return ",".join(map(str, value))
+    return value

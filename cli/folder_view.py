@@ -1,0 +1,120 @@
+"""What ``reconstruct`` shows: a bar for all scans, one for the current one, a line about each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .console import Bar, VolumeBar, print_line, print_result, print_written
+from .exit_codes import Failures
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from mri_ambient.io import ScanPath
+    from mri_ambient.methods.base import OnStep
+    from mri_ambient.recon.folder import Destination, Outcome
+    from mri_ambient.recon.recipe import ResolvedRecipe
+    from mri_ambient.recon.volume import OnSlice, Volume
+    from mri_ambient.runtime.device import Runtime
+
+    from .adaptation_view import AdaptationView
+
+WORDS = {"done": "reconstructed", "skipped": "finished before", "failed": "failed"}
+"""What can become of a scan."""
+
+SHOWN = 3
+"""So many scans that failed are named at the end."""
+
+
+def print_plan(
+    scans: list[ScanPath], to: Destination, recipe: ResolvedRecipe, runtime: Runtime
+) -> None:
+    """What would be done with every scan, and what it would take (``--dry-run``)."""
+    from mri_ambient.recon.dry_run import cost_line, plan_folder
+
+    plan = plan_folder(scans, to, recipe, runtime)
+    for line in plan.lines:
+        print_line(line)
+    print_result(cost_line(plan))
+
+
+class FolderView:
+    """The bars and lines of one call.
+
+    Args:
+        bars: where the bars are.
+        n_scans: how many scans there are.
+        adaptation: describes an adaptation on the bar of the scan.
+        verbose: print a line about every slice.
+    """
+
+    def __init__(
+        self, bars: Progress, n_scans: int, adaptation: AdaptationView, *, verbose: bool
+    ) -> None:
+        self.bars, self.n_scans, self.adaptation, self.verbose = bars, n_scans, adaptation, verbose
+        self.counts, self.failures = Counter[str](), Failures()
+        self.failed: list[str] = []
+        self.scan: VolumeBar | None = None
+        self.all = Bar(bars, self._progress(), n_scans, "scans") if n_scans > 1 else None
+
+    def _progress(self) -> str:
+        n_failed = self.counts["failed"]
+        number = min(self.counts.total() + 1, self.n_scans)
+        return f"scan {number} of {self.n_scans}" + (f", {n_failed} failed" if n_failed else "")
+
+    def begin(self, name: str, volume: Volume, n_steps: int) -> tuple[OnSlice, OnStep]:
+        """The slices of a scan are computed from now on."""
+        if self.scan is not None:
+            self.scan.end()
+        before = f"{self._progress()}: " if self.bars.disable and self.all else ""
+        self.scan = VolumeBar(self.bars, before + name, len(volume.file), n_steps)
+        self.adaptation.bar = self.scan
+        return self.scan.on_slice, self.scan.on_step
+
+    def end(self, outcome: Outcome) -> None:
+        """A scan is done."""
+        if self.scan is not None:
+            self.scan.end()
+            self.scan = self.adaptation.bar = None
+        self.counts[outcome.status] += 1
+        self._print(outcome)
+        if self.all is not None:
+            self.all.count(self.counts.total())
+            self.all.describe(self._progress())
+
+    def _print(self, outcome: Outcome) -> None:
+        from mri_ambient.recon.volume import slice_lines, summary_line
+
+        name = outcome.scan.name
+        if outcome.error is not None:
+            self.failed.append(str(outcome.scan))
+            self.failures.case(outcome.scan, outcome.error)
+        elif outcome.report is None:
+            print_line(f"{name}: is finished already (--overwrite replaces it)")
+        else:
+            if outcome.state.reason:
+                print_line(f"{name}: {outcome.state.reason}")
+            folder = f"{outcome.scan.folder}/" if outcome.scan.folder != Path() else ""
+            print_result(f"{folder}{summary_line(outcome.report)}; wrote {outcome.path}")
+            for line in slice_lines(outcome.report) if self.verbose else ():
+                print_result(line)
+        print_written(f"{name}: ", outcome.written)
+
+    def print_counts(self, output: Path) -> None:
+        """Say which scans failed, where the figures are, and how many of all scans were done."""
+        if self.n_scans < 2:
+            return
+        if self.failed:
+            names = ", ".join([*self.failed[:SHOWN], *(["..."] if self.failed[SHOWN:] else [])])
+            path = output / "status.jsonl"
+            print_line(f"failed: {names}; {path} says why, --retry-failed does only these")
+        lists = (output / name for name in ("index.html", "summary.csv"))
+        print_written("", [path for path in lists if path.exists()])
+        done = (f"{self.counts[key]} {word}" for key, word in WORDS.items() if self.counts[key])
+        print_line(", ".join(done))
+
+    def exit(self) -> None:
+        """End with the exit code of what failed, if anything did."""
+        self.failures.end(nothing_done=self.counts["failed"] == self.counts.total())

@@ -1,0 +1,384 @@
+"""Folders of scans: every scan becomes files in a folder of the same tree, and a line about it.
+
+Scans are done one after the other, or by several processes. One that fails costs the others
+nothing. Of several scans, ``status.jsonl`` says what became of each, and ``summary.csv`` holds the
+figures; both are written as it goes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..data_prep.parallel import parallel_map
+from ..errors import (
+    ConfigError,
+    DeviceError,
+    MriAmbientError,
+    NumericalWarning,
+    OutputExistsError,
+    issue,
+)
+from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
+from ..methods.base import OnStep
+from ..runtime.device import Runtime
+from ..runtime.files import output_folder
+from ..runtime.prefetch import read_ahead
+from .pipeline import checked_runtime, open_volume, resolved_recipe
+from .recipe import Recipe, ResolvedRecipe
+from .reconstruction import stored_settings, write_reconstruction
+from .reference import without_warnings
+from .report import add_row, write_overview
+from .saving import check_formats, check_options, check_saving, save_as
+from .slice_store import SliceStore
+from .states import DONE, FAILED, SKIPPED, State, read_states
+from .volume import OnSlice, Volume, reconstruct_volume
+
+OnVolume = Callable[[str, Volume, int], tuple[OnSlice, OnStep]]
+"""Called with name, volume and steps per slice before slices are computed; what to call then."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where results go, and in which formats.
+
+    Attributes:
+        folder: gets ``<stem>.h5`` and ``<stem>.json`` of every scan, in the folders in which the
+            scans lie.
+        formats: further formats, keys of ``mri_ambient.recon.saving.FORMATS``.
+        options: of these.
+        overwrite: replace what was made with other settings.
+        listed: whether ``status.jsonl`` and ``summary.csv`` are written; by default for several
+            scans, and where they are there already.
+    """
+
+    folder: Path
+    formats: Sequence[str] = ()
+    options: SaveOptions = field(default_factory=SaveOptions)
+    overwrite: bool = False
+    listed: bool | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError for formats and options that cannot work, whatever the scan."""
+        check_options(check_formats(self.formats), self.options)
+
+    def path_of(self, scan: ScanPath) -> Path:
+        """The image of a scan."""
+        return self.folder / scan.folder / f"{scan.stem}.h5"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scan.
+
+    Attributes:
+        scan: the scan.
+        state: done, skipped or failed, why, and how long it took.
+        path: of the image.
+        report: of a scan that was reconstructed now; otherwise None.
+        written: files in further formats that were written now.
+        error: of one that failed.
+    """
+
+    scan: ScanPath
+    state: State
+    path: Path
+    report: dict[str, Any] | None = None
+    written: tuple[Path, ...] = ()
+    error: MriAmbientError | None = None
+
+    @property
+    def status(self) -> str:
+        """Its status: "done", "skipped" or "failed"."""
+        return self.state.status
+
+
+def reconstruct_folder(
+    inputs: str | Path | Sequence[str | Path | ScanPath],
+    output: str | Path | Destination,
+    recipe: Recipe | ResolvedRecipe | None = None,
+    runtime: Runtime | None = None,
+    *,
+    retry_failed: bool = False,
+    jobs: int = 1,
+    on_volume: OnVolume | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Reconstruct all scans of folders, as ``mri-ambient reconstruct`` does.
+
+    What is finished is skipped, what was interrupted goes on, and a scan whose file was replaced
+    since is done again.
+
+    Args:
+        inputs: folders with all folders below them, files or globs.
+        output: where results go.
+        recipe: as for :func:`reconstruct`; the prior is loaded once.
+        runtime: as for :func:`reconstruct`.
+        retry_failed: only those that failed last time.
+        jobs: processes that share the scans, on a CPU.
+        on_volume: called before the slices of a scan are computed; with one job only.
+        on_outcome: called after every scan.
+
+    Returns:
+        What became of the scans, in their order.
+
+    Raises:
+        ScanFormatError: there are only folders and globs that hold no scan.
+        ConfigError: options that cannot work, or a folder that cannot be written.
+        DeviceError: at once, as the next scan would fail too.
+    """
+    to = output if isinstance(output, Destination) else Destination(Path(output))
+    to.check()
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    scans, known = find_scans(given, recursive=True), read_states(to.folder)
+    listed = len(scans) > 1 or bool(known) or "report" in to.formats
+    listed = listed if to.listed is None else to.listed
+    if retry_failed:
+        scans = failed_before(scans, known)
+    work = FolderWork(
+        to, resolved_recipe(recipe), checked_runtime(runtime), known, listed, on_volume
+    )
+    outcomes = []
+    with output_folder(to.folder):
+        try:
+            for outcome in work.outcomes(scans, jobs):
+                outcomes.append(outcome)
+                if on_outcome is not None:
+                    on_outcome(outcome)
+        finally:
+            if listed and outcomes:
+                write_overview(to.folder, page="report" in to.formats)
+    return outcomes
+
+
+def failed_before(scans: Sequence[ScanPath], known: Mapping[str, State]) -> list[ScanPath]:
+    """The scans that failed when they were last tried."""
+    return [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
+
+
+@dataclass(frozen=True)
+class PlannedScan:
+    """What is to be done with a scan.
+
+    Attributes:
+        volume: the scan, opened.
+        finished: whether its image is there already.
+        replaced: whether its image was made from an earlier file of this name.
+        overwrite: whether what is there is replaced.
+    """
+
+    volume: Volume
+    finished: bool
+    replaced: bool
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class FolderWork:
+    """What is done with each scan of a folder.
+
+    Attributes:
+        to: where results go.
+        recipe: how they are reconstructed.
+        runtime: where they are computed.
+        known: what became of the scans in earlier calls.
+        listed: whether what becomes of them is written down.
+        on_volume: see :func:`reconstruct_folder`.
+    """
+
+    to: Destination
+    recipe: ResolvedRecipe
+    runtime: Runtime
+    known: Mapping[str, State]
+    listed: bool
+    on_volume: OnVolume | None = None
+
+    def outcomes(self, scans: Sequence[ScanPath], jobs: int = 1) -> Iterator[Outcome]:
+        """What became of every scan, in order.
+
+        Raises:
+            ConfigError: several jobs on a device that is no CPU.
+            DeviceError: the device was lost, or memory ran out.
+        """
+        if jobs > 1 and self.runtime.torch_device.type != "cpu":
+            raise ConfigError(
+                f"jobs (--jobs {jobs}) are processes on a CPU; run a call for each GPU, with part "
+                "of the scans (--shard i/N --device cuda:i)"
+            )
+        if jobs < 2 or len(scans) < 2:
+            for scan in read_ahead(scans):
+                yield self(scan)
+            return
+        for outcome in parallel_map(replace(self, on_volume=None).silently, scans, jobs):
+            for entry in (outcome.report or {}).get("warnings", ()):
+                issue(NumericalWarning(**entry))
+            yield outcome
+
+    def silently(self, scan: ScanPath) -> Outcome:
+        """A scan, in another process, whose warnings are not seen."""
+        with without_warnings():
+            return self(scan)
+
+    def __call__(self, scan: ScanPath) -> Outcome:
+        """Reconstruct a scan, unless it is finished, and write down what became of it."""
+        started = time.monotonic()
+        outcome = self._outcome(scan)
+        state = replace(outcome.state, seconds=round(time.monotonic() - started, 3))
+        if self.listed:
+            state.write(self.to.folder)
+            add_row(self.to.folder, state)
+        return replace(outcome, state=state)
+
+    def plan(self, scan: ScanPath) -> PlannedScan:
+        """Open a scan, and find out what is to be done with it.
+
+        Raises:
+            MriAmbientError: it cannot be read, or its results could not be saved or would replace
+                others.
+        """
+        to, folder = self.to, self.to.path_of(scan).parent
+        volume = open_volume(scan, self.recipe, self.runtime)
+        check_saving(to.formats, to.options, scan.stem, volume.file.final_grid)
+        replaced = self._was_replaced(volume, scan)
+        overwrite = replaced or to.overwrite
+        finished = is_finished(volume, folder, overwrite=overwrite)
+        return PlannedScan(volume, finished, replaced, overwrite)
+
+    def _outcome(self, scan: ScanPath) -> Outcome:
+        path = self.to.path_of(scan)
+        try:
+            with output_folder(path.parent):
+                return self._results(scan, path, self.plan(scan))
+        except DeviceError:
+            raise
+        except MriAmbientError as error:
+            return Outcome(scan, _state(scan, FAILED, str(error)), path, error=error)
+
+    def _results(self, scan: ScanPath, path: Path, planned: PlannedScan) -> Outcome:
+        """Write what is missing of the results of a scan."""
+        to, volume, overwrite, report = self.to, planned.volume, planned.overwrite, None
+        state = _state(scan, DONE, REPLACED if planned.replaced else "")
+        if planned.finished:
+            state = _state(scan, SKIPPED)
+        else:
+            on_slice, on_step = self._hooks(scan.name, volume, volume.n_steps)
+            report = reconstruct_to_folder(
+                volume, path.parent, overwrite=overwrite, on_slice=on_slice, on_step=on_step
+            )
+        written: list[Path] = []
+        if formats := check_formats(to.formats):
+            on_slice, _ = self._hooks(f"{scan.name}, {', '.join(formats)}", volume, 1)
+            written = save_as(
+                path, formats, to.options, volume, overwrite=overwrite, on_slice=on_slice
+            )
+        return Outcome(scan, state, path, report, tuple(written))
+
+    def _hooks(
+        self, name: str, volume: Volume, n_steps: int
+    ) -> tuple[OnSlice | None, OnStep | None]:
+        return self.on_volume(name, volume, n_steps) if self.on_volume else (None, None)
+
+    def _was_replaced(self, volume: Volume, scan: ScanPath) -> bool:
+        """Whether its result was made from another file under the same path and name."""
+        before = self.known.get(scan.key)
+        if before is None or before.input != _state(scan, DONE).input:
+            return False
+        return differing_settings(volume, self.to.path_of(scan).parent) == ["input_sha256"]
+
+
+REPLACED = "its file was replaced since it was last reconstructed"
+"""Why a scan that was finished is done again."""
+
+
+def _state(scan: ScanPath, status: str, reason: str = "") -> State:
+    return State(scan.key, status, reason, input=str(scan.path.absolute()))
+
+
+def reconstruct_to_folder(
+    volume: Volume,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    on_slice: OnSlice | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Reconstruct a volume into ``<stem>.h5`` and ``<stem>.json``, whatever its length.
+
+    Finished slices are kept in a hidden folder until all are there, so that a call with the same
+    settings resumes where one was interrupted. What is finished is not computed again.
+
+    Returns:
+        The report, as in the JSON file; see :func:`reconstruct_volume`.
+
+    Raises:
+        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
+        OutputExistsError: see :func:`is_finished`.
+    """
+    name = volume.file.output_stem
+    path = output / f"{name}.h5"
+    if is_finished(volume, output, overwrite=overwrite):
+        return ReconstructionFile(path).report
+    settings = volume.settings if volume.recipe.reproducible else None
+    store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
+    report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
+    file = volume.file
+    write_reconstruction(
+        path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
+    )
+    store.remove()
+    return report
+
+
+def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> bool:
+    """Whether ``output`` holds this very reconstruction already.
+
+    Raises:
+        OutputExistsError: it holds another file of this name, or slices of one that was
+            interrupted, made with other settings, and ``overwrite`` is not set; or a file that is
+            not a reconstruction.
+    """
+    path = output / f"{volume.file.output_stem}.h5"
+    there = path.exists()
+    differing = differing_settings(volume, output)
+    if overwrite:
+        return False
+    if differing:
+        listed = _listed(differing, volume.settings)
+        raise OutputExistsError(
+            f"{path}: was made with other settings ({listed}); use --overwrite or another folder"
+            if there
+            else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
+            "use those to resume it, or --overwrite, or another folder"
+        )
+    return there and path.with_suffix(".json").exists()
+
+
+def differing_settings(volume: Volume, output: Path) -> list[str]:
+    """Names of the settings that differ from those of the file in ``output``, or of its slices.
+
+    Raises:
+        OutputExistsError: there is a file of this name that is not a reconstruction.
+    """
+    path = output / f"{volume.file.output_stem}.h5"
+    unfinished = _unfinished(output, volume.file.output_stem)
+    if path.exists():
+        found, wanted = stored_settings(path), volume.settings
+        differing = {key for key in wanted if wanted[key] != found.get(key)}
+        return sorted(differing if volume.recipe.reproducible else {*differing, "prior_sha256"})
+    if unfinished.exists():  # otherwise no hash of the input is needed yet
+        return SliceStore.with_other_settings(unfinished, volume.settings)[1]
+    return []
+
+
+def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
+    """Settings by name; the precision, which may follow from the device, as an option."""
+    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
+    return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
+
+
+def _unfinished(output: Path, name: str) -> Path:
+    """Where finished slices are kept until all are."""
+    return output / f".{name}.unfinished"

@@ -1,0 +1,70 @@
+"""What became of the scans of a folder: ``status.jsonl``, a line for each, written as it goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from ..runtime.files import append_line, json_text
+
+STATES = "status.jsonl"
+"""Name of the file; a later line about a scan replaces the earlier ones."""
+
+DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+"""What can become of a scan; skipped: it was finished before."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What became of a scan.
+
+    Attributes:
+        scan: folder and stem of its results, e.g. ``site-a/head``.
+        status: :data:`DONE`, :data:`SKIPPED` or :data:`FAILED`.
+        reason: why it failed; otherwise empty.
+        seconds: how long it took.
+        input: the file it came from.
+        at: when, in seconds since 1970.
+    """
+
+    scan: str
+    status: str
+    reason: str = ""
+    seconds: float = 0.0
+    input: str = ""
+    at: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        texts = (self.scan, self.status, self.reason, self.input)
+        if not (all(isinstance(t, str) for t in texts) and isinstance(self.at, int | float)):
+            raise TypeError(f"a state of texts and numbers is wanted, got {self}")
+
+    def write(self, folder: Path) -> None:
+        """Append it to the file of a folder; several processes may do so at once.
+
+        Raises:
+            MriAmbientError: it cannot be written.
+        """
+        append_line(folder / STATES, json_text(asdict(self)))
+
+
+def read_states(folder: Path) -> dict[str, State]:
+    """The last state of every scan, by scan; lines that are damaged are left out.
+
+    A scan that failed keeps the input of the state before: its results were made from that.
+    """
+    found: dict[str, State] = {}
+    with suppress(OSError):
+        for line in (folder / STATES).read_text("utf-8", errors="replace").splitlines():
+            with suppress(ValueError, TypeError, RecursionError):
+                state = State(**json.loads(line))
+                path = PurePosixPath(state.scan)
+                if path.is_absolute() or ".." in path.parts or "\0" in state.scan:
+                    continue
+                if state.status == FAILED and state.scan in found:
+                    state = replace(state, input=found[state.scan].input)
+                found[state.scan] = state
+    return found

@@ -1,0 +1,211 @@
+"""Folders of scans: the tree is mirrored, what happened is written down, nothing is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from helpers import small_prior
+
+import mri_ambient as ma
+from mri_ambient.data_prep import SimulateConfig
+from mri_ambient.errors import (
+    ConfigError,
+    NumericalWarning,
+    OutputExistsError,
+    ScanFormatError,
+)
+from mri_ambient.recon import folder
+from mri_ambient.recon.dry_run import cost_line, plan_folder
+from mri_ambient.recon.folder import Destination, Outcome
+from mri_ambient.recon.states import STATES, State, read_states
+
+CG, CPU = ma.Recipe("cg-sense"), ma.Runtime("cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two scans."""
+    config = SimulateConfig(size=(24, 20), coils=3, acceleration=2, calib=8, noise=0.01)
+    one, two = ma.simulate("phantom", tmp_path_factory.mktemp("made"), config, count=2)
+    return one, two
+
+
+@pytest.fixture
+def study(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    """Scans of the same name in two folders, and a damaged one."""
+    study = tmp_path / "study"
+    for place, path in zip(("a/monday", "b"), made, strict=True):
+        (study / place).mkdir(parents=True)
+        shutil.copy(path, study / place / "head.h5")
+    (study / "b" / "cut.h5").write_bytes(made[0].read_bytes()[:4000])
+    return study
+
+
+def statuses(outcomes: list[Outcome]) -> list[tuple[str, str]]:
+    return [(outcome.scan.key, outcome.status) for outcome in outcomes]
+
+
+def image(path: Path) -> np.ndarray:
+    with h5py.File(path) as file:
+        return file["reconstruction"][()]
+
+
+def summary(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        return {row["scan"]: row for row in csv.DictReader(file)}
+
+
+def test_the_tree_is_mirrored_and_a_failure_costs_the_others_nothing(study, tmp_path):
+    out = tmp_path / "out"
+    outcomes = ma.reconstruct_folder(study, out, CG, CPU)
+    assert statuses(outcomes) == [
+        ("a/monday/head", "done"),
+        ("b/cut", "failed"),
+        ("b/head", "done"),
+    ]
+    assert isinstance(outcomes[1].error, ScanFormatError)
+    for place in ("a/monday", "b"):
+        alone = ma.reconstruct(study / place / "head.h5", CG, CPU).magnitude
+        np.testing.assert_allclose(image(out / place / "head.h5"), alone, rtol=1e-6)
+    assert sorted(path.name for path in (out / "b").iterdir()) == ["head.h5", "head.json"]
+    rows = summary(out)
+    assert {scan: row["status"] for scan, row in rows.items()} == {
+        "a/monday/head": "finished", "b/cut": "failed", "b/head": "finished",
+    }  # fmt: skip
+    assert rows["b/head"]["image"] == "b/head.h5"
+    assert float(rows["b/head"]["R"]) == pytest.approx(outcomes[2].report["acceleration"], rel=1e-5)
+    assert "truncated" in rows["b/cut"]["error"]
+
+
+def test_every_scan_is_written_down_as_it_goes(study, tmp_path):
+    seen: list[tuple[list[str], int]] = []
+
+    def look(_: Outcome) -> None:
+        seen.append((list(read_states(tmp_path)), len(summary(tmp_path))))
+
+    ma.reconstruct_folder(study, tmp_path, CG, CPU, on_outcome=look)
+    assert seen == [
+        (["a/monday/head"], 1), (["a/monday/head", "b/cut"], 2),
+        (["a/monday/head", "b/cut", "b/head"], 3),
+    ]  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / STATES).read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["done", "failed", "done"]
+    assert all(line["seconds"] > 0 and line["input"].startswith(str(study)) for line in lines)
+    assert "truncated" in lines[1]["reason"]
+
+
+def test_only_what_failed_is_tried_again(study, made, tmp_path):
+    out = tmp_path / "out"
+    ma.reconstruct_folder(study, out, CG, CPU)
+    (study / "a" / "monday" / "head.h5").unlink()  # would fail if it were opened
+    shutil.copy(made[0], study / "b" / "cut.h5")
+    outcomes = ma.reconstruct_folder(study, out, CG, CPU, retry_failed=True)
+    assert statuses(outcomes) == [("b/cut", "done")]
+    assert ma.reconstruct_folder(study, out, CG, CPU, retry_failed=True) == []
+    assert {row["status"] for row in summary(out).values()} == {"finished"}
+
+
+def test_finished_is_skipped_and_a_replaced_file_is_done_again(study, made, tmp_path):
+    out = tmp_path / "out"
+    ma.reconstruct_folder(study, out, CG, CPU)
+    again = ma.reconstruct_folder(study, out, CG, CPU)
+    assert [outcome.status for outcome in again] == ["skipped", "failed", "skipped"]
+    shutil.copy(made[0], study / "b" / "head.h5")
+    outcomes = ma.reconstruct_folder(study, out, CG, CPU)
+    assert [outcome.status for outcome in outcomes] == ["skipped", "failed", "done"]
+    np.testing.assert_array_equal(image(out / "b/head.h5"), image(out / "a/monday/head.h5"))
+
+
+def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):
+    out = tmp_path / "out"
+    ma.reconstruct_folder(study / "b", out, CG, CPU)
+    before = image(out / "head.h5")
+    for _ in range(2):  # another head.h5, whose failure does not make it the input of the result
+        other = ma.reconstruct_folder(study / "a" / "monday", out, CG, CPU)
+    settings = ma.reconstruct_folder(study / "b", out, ma.Recipe("zero-filled"), CPU)
+    for outcome in (other[0], settings[1]):
+        assert isinstance(outcome.error, OutputExistsError)
+    np.testing.assert_array_equal(image(out / "head.h5"), before)
+    to = Destination(out, overwrite=True)
+    assert ma.reconstruct_folder(study / "a" / "monday", to, CG, CPU)[0].status == "done"
+
+
+def test_results_below_the_input_are_no_scans(study):
+    for out in (study / "out", study / "other"):
+        outcomes = ma.reconstruct_folder(study, out, CG, CPU)
+        assert len(outcomes) == 3
+    assert len(ma.reconstruct_folder(study, study / "out", CG, CPU)) == 3
+
+
+def test_several_jobs_do_the_same(study, tmp_path, monkeypatch):
+    """All that goes to another process and back can be pickled."""
+
+    def in_other_processes(task, jobs, workers):
+        assert workers == 2
+        for job in jobs:
+            yield pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(task))(job)))
+
+    monkeypatch.setattr(folder, "parallel_map", in_other_processes)
+    recipe = ma.Recipe("dds", {"n_steps": 2}, small_prior("conditioned"), n_samples=2)
+    with pytest.warns(NumericalWarning) as one:
+        ma.reconstruct_folder(study, tmp_path / "one", recipe, CPU)
+    with pytest.warns(NumericalWarning) as two:
+        outcomes = ma.reconstruct_folder(study, tmp_path / "two", recipe, CPU, jobs=2)
+    assert [str(warning.message) for warning in two] == [str(warning.message) for warning in one]
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
+    for place in ("a/monday", "b"):
+        one, two = (tmp_path / name / place / "head.h5" for name in ("one", "two"))
+        np.testing.assert_array_equal(image(one), image(two))
+    assert {state.status for state in read_states(tmp_path / "two").values()} == {"done", "failed"}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_a_scan_is_opened(study, tmp_path):
+    (tmp_path / "file").touch()
+    outcomes: list[Outcome] = []
+    with pytest.raises(ConfigError, match="file"):
+        ma.reconstruct_folder(study, tmp_path / "file", CG, CPU, on_outcome=outcomes.append)
+    assert outcomes == []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").touch()  # in the way of one of the folders
+    found = ma.reconstruct_folder(study, tmp_path / "out", CG, CPU)
+    assert [outcome.status for outcome in found] == ["done", "failed", "failed"]
+
+
+def test_what_would_be_done_is_known_before(study, tmp_path):
+    out, recipe = tmp_path / "out", CG.resolve()
+    shutil.copytree(study / "b", study / "c")
+    ma.reconstruct_folder(study / "c", Destination(out / "c"), CG, CPU)
+    before = sorted(out.rglob("*"))
+    scans = [outcome.scan for outcome in ma.reconstruct_folder(study, tmp_path / "x", CG, CPU)]
+    plan = plan_folder(scans, Destination(out), recipe, CPU)
+    assert (plan.n_scans, plan.n_slices, plan.n_pixels) == (2, 2, 2 * 24 * 20)
+    assert plan.n_refused == 2
+    assert str(out / "b" / "head.h5") in plan.lines[2]
+    line = cost_line(plan)
+    assert "24x20" in line and "2 slices of 2 scans" in line
+    assert sorted(out.rglob("*")) == before
+    assert plan_folder(scans, Destination(study / "b" / "cut.h5"), recipe, CPU).n_refused == 5
+
+
+def test_a_state_is_read_back_and_nothing_else(tmp_path):
+    State("a/x", "failed", "is empty").write(tmp_path)
+    state = State("a/x", "done", seconds=2.0)
+    state.write(tmp_path)
+    State("../x", "failed").write(tmp_path)
+    State("d", "done", input="/a/d.h5").write(tmp_path)
+    State("d", "failed", "no", input="/b/d.h5").write(tmp_path)
+    with (tmp_path / STATES).open("a") as file:
+        file.write('{"scan": "b"}\n[1]\n{"scan": 3, "status": "done"}\n')
+        file.write('{"scan": "e", "status": "done", "at": "now"}\n' + 9999 * "[" + '\n{"scan": "c')
+    states = read_states(tmp_path)
+    assert states.pop("a/x") == state
+    assert (states["d"].status, states["d"].input) == ("failed", "/a/d.h5")
+    assert list(states) == ["d"]
+    assert read_states(tmp_path / "nowhere") == {}
