@@ -29,7 +29,7 @@ from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, o
 from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..runtime.device import Runtime
-from ..runtime.files import json_text, output_folder, write_json
+from ..runtime.files import content_sha256, output_folder, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
@@ -231,7 +231,7 @@ def _listed(found: Sequence[NumericalWarning]) -> dict[str, Any]:
 
 def config_sha256(config: PrepConfig) -> str:
     """Hash of the options; a file prepared with other options is not up to date."""
-    return hashlib.sha256(json_text(asdict(config)).encode()).hexdigest()
+    return content_sha256(asdict(config))
 
 
 def prepare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -134,6 +135,10 @@ class PriorFacts:
             raise ConfigError(
                 f"denoiser {self.kind!r} is unknown; choose from {', '.join(DENOISERS)}"
             )
+        for name in ("sigma_data", "sigma_min", "tau"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+                raise ConfigError(f"{name} of a prior must be a finite number, got {value!r}")
 
     @property
     def images_seen(self) -> int:

@@ -152,6 +152,26 @@ def json_text(content: object, *, indent: int | None = None) -> str:
     return json.dumps(_jsonable(content), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
+def content_sha256(content: object) -> str:
+    """The sha256 of :func:`json_text`, which is the same before and after writing it to a file."""
+    return hashlib.sha256(json_text(content).encode()).hexdigest()
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Raises:
+        ValueError: it holds something else, or is nested too deeply.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"holds {str(found)[:40]!r}, wanted an object")
+    return found
+
+
 def write_json(path: str | Path, content: object) -> None:
     """Write readable JSON (see :func:`json_text`), completely or not at all."""
     text = json_text(content, indent=2)

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError, MriAmbientError
 from ..priors.checkpoint import load_tensors, read_header, save_tensors
 from ..runtime.config import write_toml
-from ..runtime.files import atomic_path, make_folder, write_json
+from ..runtime.files import atomic_path, content_sha256, json_object, make_folder, write_json
 from .config import TrainConfig, TrainJob
 
 STATE_FORMAT = "train/1"
@@ -101,8 +101,10 @@ class RunFolder:
         """
         path = self.path / "run.json"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json_object(path.read_bytes())
             needed = {name: stored[name] for name in ("config", "data", "measured")}
+            if "sha256" in stored and stored.pop("sha256") != content_sha256(stored):
+                raise ValueError("its content is not what was written")
             return Identity(**needed, init=stored.get("init"), folder=stored.get("folder"))
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.path}: holds no training run (no run.json)") from error
@@ -162,7 +164,8 @@ class RunFolder:
             torn.unlink(missing_ok=True)
         if not self.has_begun:
             write_toml(self.path / "config.toml", identity.config)
-            write_json(self.path / "run.json", asdict(identity))
+            content = asdict(identity)
+            write_json(self.path / "run.json", content | {"sha256": content_sha256(content)})
 
     @property
     def latest_checkpoint(self) -> Path | None:
@@ -218,13 +221,13 @@ class Log:
     def records(self) -> list[dict[str, Any]]:
         """All whole lines; the last one of a killed run may be torn."""
         found = []
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        for line in text.splitlines(keepends=True):
+        content = self.path.read_bytes() if self.path.exists() else b""
+        for line in content.splitlines(keepends=True):
             try:
-                record = json.loads(line)
+                record = json_object(line)
             except ValueError:
                 continue
-            if line.endswith("\n") and isinstance(record, dict) and "images" in record:
+            if line.endswith(b"\n") and _is_step(record):
                 found.append(record)
         return found
 
@@ -246,3 +249,9 @@ class Log:
                 f"{self.path}: cannot be written ({error.strerror}); free space there and run the "
                 "same command again. The last good checkpoint is untouched."
             ) from error
+
+
+def _is_step(record: dict[str, Any]) -> bool:
+    """Whether a line of the log is one that we wrote."""
+    numbers = all(value is None or isinstance(value, (int, float)) for value in record.values())
+    return numbers and isinstance(record.get("images"), int) and "loss" in record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from ...errors import MriAmbientError, ScanFormatError, with_remedy
 from ...io import Contents, ReconstructionFile
 from ...io.parts import white_level
 from ...io.reconstruction import RECONSTRUCTION_FORMAT
-from ...runtime.files import atomic_path, write_json
+from ...runtime.files import atomic_path, json_object, write_json
 from .facts import held_out_means, residuals
 from .images import data_uri, grey_levels
 from .pages import PAGES, report_name
@@ -135,12 +134,19 @@ def read_rows(folder: Path) -> list[Row]:
     """The scans of a folder, finished and failed, by name."""
     rows = {row.scan: row for row in map(_row, sorted(folder.glob("*.h5"))) if row is not None}
     for note in sorted(folder.glob(".*.failed.json")):
-        failed = json.loads(note.read_text("utf-8"))
-        image = folder / f"{failed['scan']}.h5"
+        scan = note.name.removeprefix(".").removesuffix(".failed.json")
+        image = folder / f"{scan}.h5"
         if not image.exists() or image.stat().st_mtime_ns < note.stat().st_mtime_ns:
-            row = rows.get(failed["scan"], Row(failed["scan"]))
-            rows[row.scan] = replace(row, error=failed["error"])
+            rows[scan] = replace(rows.get(scan, Row(scan)), error=_reason(note))
     return [rows[name] for name in sorted(rows)]
+
+
+def _reason(note: Path) -> str:
+    """Why a scan failed."""
+    try:
+        return str(json_object(note.read_bytes())["error"])
+    except (OSError, ValueError, KeyError):
+        return f"{note.name}: cannot be read; reconstruct the scan again"
 
 
 def _row(path: Path) -> Row | None:
@@ -156,7 +162,9 @@ def _row(path: Path) -> Row | None:
             reason = f"{path.name}: has no {path.stem}.json beside it; reconstruct the scan again"
             return Row(path.stem, reason, thumbnail=thumbnail, files=files)
         return Row(path.stem, "", figures(report), tuple(report["warnings"]), thumbnail, files)
-    except (ScanFormatError, OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        ScanFormatError, OSError, ValueError, KeyError, TypeError, AttributeError,
+    ) as error:  # fmt: skip
         reason = f"{path.name}: cannot be read ({error!r}); reconstruct the scan again"
         return Row(path.stem, reason, files=files)
 
