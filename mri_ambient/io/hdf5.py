@@ -210,7 +210,8 @@ def check_size(
     n_bytes = itemsize * math.prod(shape)
     most = MAX_BYTES if n_stored is None else max(EXPANDING, MOST_EXPANDED * n_stored)
     if n_bytes > min(most, MAX_BYTES):
-        size, stored = f"{n_bytes / 2**30:.1f} GiB", f", of {n_stored} bytes" if n_stored else ""
+        size = f"{n_bytes / 2**30:.1f}".removesuffix(".0") + " GiB"
+        stored = f", of {n_stored} bytes" if n_stored else ""
         raise ScanFormatError(f"{where} would take {size}{stored}; the file is damaged")
 
 

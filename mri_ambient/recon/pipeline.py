@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..io.arrays import ArrayFile
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
+from ..runtime.files import locked
 from ..runtime.warning_log import WarningLog
 from ..scan import Scan
 from .recipe import Recipe, ResolvedRecipe
@@ -163,21 +165,23 @@ def reconstruct_to_folder(
         The report, as written to the JSON file; see :func:`reconstruct_volume`.
 
     Raises:
-        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
+        MriAmbientError: a slice cannot be reconstructed, ``output`` cannot be written, or another
+            process is writing this reconstruction.
         OutputExistsError: there is a file of this name that is not a reconstruction.
     """
     name = volume.file.output_stem
     path = output / f"{name}.h5"
     if path.exists():
         stored_settings(path)
-    settings = volume.settings if volume.recipe.reproducible else None
-    store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
-    report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    file = volume.file
-    write_reconstruction(
-        path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
-    )
-    store.remove()
+    settings, file = volume.settings if volume.recipe.reproducible else None, volume.file
+    keep_samples = volume.recipe.keep_samples
+    with locked(path):
+        store = SliceStore(_unfinished(output, name), settings, keep_samples=keep_samples)
+        report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
+        write_reconstruction(
+            path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
+        )
+        store.remove()
     return report
 
 
@@ -211,7 +215,10 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
             f"{path}: was made with other settings ({_listed(differing, wanted)}); use --overwrite "
             "or another folder"
         )
-    return path.with_suffix(".json").exists()
+    if not path.with_suffix(".json").exists():
+        return False
+    shutil.rmtree(_unfinished(output, name), ignore_errors=True)  # if it was killed at the end
+    return True
 
 
 def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:

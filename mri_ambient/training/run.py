@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,14 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError, MriAmbientError
 from ..priors.checkpoint import load_tensors, read_header, save_tensors
 from ..runtime.config import write_toml
-from ..runtime.files import atomic_path, content_sha256, json_object, make_folder, write_json
+from ..runtime.files import (
+    atomic_path,
+    content_sha256,
+    json_object,
+    locked,
+    make_folder,
+    write_json,
+)
 from .config import TrainConfig, TrainJob
 
 STATE_FORMAT = "train/1"
@@ -157,11 +165,21 @@ class RunFolder:
                 f"the same scans, or train into another folder with --init {self.prior}"
             )
 
-    def begin(self, identity: Identity) -> None:
-        """Make the folder and write the identity, unless the run has begun; remove torn files."""
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from training in it.
+
+        Raises:
+            ConfigError: the folder cannot be made or written.
+            MriAmbientError: another process trains in it.
+        """
         make_folder(self.path)
-        for torn in self.path.glob(".tmp-*"):  # of a process that was killed while it wrote
-            torn.unlink(missing_ok=True)
+        with locked(self.path / "run.json"):
+            yield
+
+    def begin(self, identity: Identity) -> None:
+        """Write the identity, unless the run has begun."""
+        make_folder(self.path)
         if not self.has_begun:
             write_toml(self.path / "config.toml", identity.config)
             content = asdict(identity)

@@ -322,5 +322,6 @@ def test_checkpoints_without_their_identity_are_not_resumed(finished, scans, tmp
 def test_a_run_of_an_earlier_version_is_refused(scans, tmp_path):
     begun(scans, tmp_path / "run")
     stored = json.loads((tmp_path / "run/run.json").read_text())
+    del stored["sha256"]
     (tmp_path / "run/run.json").write_text(json.dumps(stored | {"data": "0123456789abcdef"}))
     assert "--init" in refusal(scans, tmp_path / "run")
