@@ -222,7 +222,12 @@ def check_dataset(
     is_elsewhere = dataset.is_virtual or dataset.external is not None
     n_stored = None if is_elsewhere else dataset.id.get_storage_size()
     check_size(shape, itemsize, where, n_stored)
-    check_size(dataset.chunks or (), dataset.dtype.itemsize, f"a chunk of {where}", n_stored)
+    if n_stored is None or dataset.chunks is None:
+        return
+    check_size(dataset.chunks, dataset.dtype.itemsize, f"a chunk of {where}", n_stored)
+    n_chunks = dataset.size // math.prod(dataset.chunks)
+    if n_chunks > max(10_000, n_stored):  # HDF5 takes its time for each
+        raise ScanFormatError(f"{where} has {n_chunks} chunks in {n_stored} bytes; it is damaged")
 
 
 def check_written(dataset: h5py.Dataset) -> None:
@@ -241,9 +246,11 @@ def check_written(dataset: h5py.Dataset) -> None:
 def read_text(dataset: h5py.Dataset) -> bytes:
     """A dataset of one string, of fixed or variable length."""
     where = _where(dataset, None)
-    check_size(dataset.shape, dataset.dtype.itemsize, where)
+    check_dataset(dataset, dataset.shape, dataset.dtype.itemsize, where)
     value: Any = None
-    if h5py.check_string_dtype(dataset.dtype) is not None:  # h5py crashes on some damaged types
+    if (
+        dataset.size == 1 and h5py.check_string_dtype(dataset.dtype) is not None
+    ):  # h5py crashes on some damaged types
         with _reading(where):
             value = dataset[()]
     if isinstance(value, np.ndarray) and value.size == 1:

@@ -240,7 +240,7 @@ def json_text(content: object, *, indent: int | None = None) -> str:
 
 def content_sha256(content: object) -> str:
     """The sha256 of :func:`json_text`, which is the same before and after writing it to a file."""
-    return hashlib.sha256(json_text(content).encode()).hexdigest()
+    return hashlib.sha256(json_text(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:
