@@ -221,6 +221,8 @@ def check_dataset(
     """Refuse (see :func:`check_size`) a part of a dataset, or chunks that are expanded for it."""
     is_elsewhere = dataset.is_virtual or dataset.external is not None
     n_stored = None if is_elsewhere else dataset.id.get_storage_size()
+    if n_stored is not None and n_stored > dataset.file.id.get_filesize():
+        raise ScanFormatError(f"{where} has {n_stored} bytes, more than the file; it is damaged")
     check_size(shape, itemsize, where, n_stored)
     if n_stored is None or dataset.chunks is None:
         return
