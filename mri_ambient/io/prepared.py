@@ -197,7 +197,7 @@ class PreparedFile(ScanFile):
             raise self._damaged("coil_transform cannot be inverted")
         if "ismrmrd_header" in file:
             xml = read_text(find_dataset(file, "ismrmrd_header"))
-            self.header_xml = xml.decode(errors="replace")
+            self.header_xml = self.whole_header = xml.decode(errors="replace")
 
     def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:
         dataset = find_dataset(file, name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -153,6 +155,17 @@ class PriorFacts:
 def scan_digest(source_sha256: str) -> str:
     """How a card lists a training scan: by the hash of its raw file, whatever the file's name."""
     return source_sha256[:12]
+
+
+def name_digest(scan_id: str) -> str:
+    """How a card lists a scan whose name matters: names may tell who was scanned."""
+    return hashlib.sha256(scan_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def validation_names(card: Mapping[str, Any]) -> set[str]:
+    """The scans that a prior was validated on, by :func:`name_digest`; older cards hold names."""
+    listed = card.get("validation_scans", ())
+    return {name if re.fullmatch("[0-9a-f]{12}", name) else name_digest(name) for name in listed}
 
 
 @dataclass(eq=False, repr=False)

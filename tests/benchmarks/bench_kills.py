@@ -163,6 +163,7 @@ def main() -> int:
                 most = min(in_a_row, wanted - hits.total())
                 n_hits, names = one.kill(most, moments)
                 hits[one.name] += n_hits
+                print(f"{hits.total()} of {wanted} kills ({one.name})", file=sys.stderr)
                 if names:
                     differing.setdefault(one.name, []).extend(names)
     figures = {"benchmark": "kills", "kills": hits, "differing": differing}
