@@ -99,9 +99,7 @@ class Killed:
 
     def __init__(self, name: str, words: list[object], scratch: Path) -> None:
         self.name, self.words, self.scratch = name, words, scratch
-        started = time.monotonic()
         self.finish(scratch / name / "whole")
-        self.seconds = time.monotonic() - started
         self.whole = content(scratch / name / "whole")
 
     def start(self, folder: Path) -> BaseProcess:
@@ -112,18 +110,20 @@ class Killed:
         return child
 
     def finish(self, folder: Path) -> None:
-        """Run it to its end."""
+        """Run it to its end, and note what it took."""
+        started = time.monotonic()
         child = self.start(folder)
         child.join()
+        self.seconds = time.monotonic() - started
         if child.exitcode:
             raise RuntimeError(f"{self.name}: {(self.scratch / 'printed').read_text()}")
 
     def kill(self, most: int, moments: random.Random) -> tuple[int, list[str]]:
         """Kill it up to so many times in one folder; hits, and files that differ in the end."""
-        folder, n_hits = self.scratch / self.name / "killed", 0
+        folder, seconds, n_hits = self.scratch / self.name / "killed", self.seconds, 0
         for _ in range(most):
             child = self.start(folder)
-            child.join(moments.uniform(0.1, 0.9) * self.seconds)
+            child.join(moments.uniform(0.05, 0.8) * seconds)
             child.kill()
             child.join()
             n_hits += child.exitcode == -signal.SIGKILL
@@ -142,7 +142,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    n_scans, images, steps, in_a_row = (2, 8, 2, 1) if args.quick else (6, 60, 20, IN_A_ROW)
+    n_scans, images, steps, in_a_row = (2, 8, 2, 1) if args.quick else (4, 32, 10, IN_A_ROW)
     wanted, moments = 5 if args.quick else args.kills, random.Random(args.seed)
     hits: Counter[str] = Counter()
     differing: dict[str, list[str]] = {}
