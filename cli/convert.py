@@ -22,6 +22,7 @@ def run(
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
     shard: opt.Shard = None,
+    keep_identifiers: opt.KeepIdentifiers = False,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -38,7 +39,9 @@ def run(
         bar = Bar(bars, "convert", len(scans))
 
         def one(scan: ScanPath) -> None:
-            path = convert_scan(scan.open(), output, to, overwrite=overwrite)
+            path = convert_scan(
+                scan.open(), output, to, overwrite=overwrite, keep_identifiers=keep_identifiers
+            )
             bar.add()
             print_line(f"{scan.name}: wrote {path}")
 

@@ -106,6 +106,13 @@ BidsName = Annotated[
         show_default="none",
     ),
 ]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option(
+        "--keep-identifiers",
+        help="Write all attributes and the whole ISMRMRD header, with names, dates and devices.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Shard = Annotated[
     str | None,

@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
+from ..io.hdf5 import check_size
 from .phantom import SLICE_MM, head_phantom, pixel_mm, slice_mm
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -130,10 +131,16 @@ class Pictures(ImageSource):
             text = self._bytes("index.csv").decode()
         except (KeyError, FileNotFoundError):
             return {}
+        except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ConfigError(f"{self.path}: index.csv cannot be read ({error})") from error
         return {row["file"]: row for row in csv.DictReader(text.splitlines()) if "file" in row}
 
     def _bytes(self, file: str) -> bytes:
-        return (self.path / file).read_bytes() if self._zip is None else self._zip.read(file)
+        if self._zip is None:
+            return (self.path / file).read_bytes()
+        member = self._zip.getinfo(file)
+        check_size((member.file_size,), 1, f"{self.path}: {file}", member.compress_size)
+        return self._zip.read(file)
 
     def names(self, count: int | None, n_slices: int) -> list[str]:
         """One for each picture."""

@@ -29,7 +29,7 @@ from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, o
 from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..runtime.device import Runtime
-from ..runtime.files import json_text, output_folder, write_json
+from ..runtime.files import content_sha256, locked, output_folder, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
@@ -139,7 +139,10 @@ def prepare_file(
     path = Path(output) / f"{file.scan_id}.h5"
     _check_replaceable(path)
     preparation = plan_preparation(file, config, device=device)
-    with PreparedWriter(path, file, calib_shape=preparation.calib_shape) as writer:
+    with (
+        locked(path),
+        PreparedWriter(path, file, calib_shape=preparation.calib_shape) as writer,
+    ):
         checks = _write_slices(writer, file, preparation, Path(output) if picture else None)
         found = slice_warnings(file.path.name, checks)
         for warning in found:
@@ -231,7 +234,7 @@ def _listed(found: Sequence[NumericalWarning]) -> dict[str, Any]:
 
 def config_sha256(config: PrepConfig) -> str:
     """Hash of the options; a file prepared with other options is not up to date."""
-    return hashlib.sha256(json_text(asdict(config)).encode()).hexdigest()
+    return content_sha256(asdict(config))
 
 
 def prepare(

@@ -20,7 +20,7 @@ from ..io.header import build_header
 from ..physics.fourier import ifft2c, image_crop
 from ..physics.masks import achieved_acceleration, is_line_mask
 from ..rng import rng_for
-from ..runtime.files import make_folder
+from ..runtime.files import json_object, make_folder
 from .images import ImageSource, open_images
 from .parallel import parallel_map
 from .scan_model import ScanModel, SimulateConfig
@@ -155,7 +155,7 @@ def _check_replaceable(path: Path, config: SimulateConfig, *, overwrite: bool) -
         return
     try:
         with open_h5(path, for_text=True) as file:
-            found = json.loads(str(read_attributes(file)["mri_ambient_simulation"]))["config"]
+            found = json_object(str(read_attributes(file)["mri_ambient_simulation"]))["config"]
             found = SimulateConfig().as_json() | found  # options that there were not yet
     except (ScanFormatError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(

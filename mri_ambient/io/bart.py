@@ -9,6 +9,7 @@ slices, 14 averages.
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import nullcontext
 from functools import cached_property, partial
 from itertools import pairwise
@@ -166,7 +167,11 @@ def _read_sizes(path: Path) -> tuple[int, ...]:
     lines = path.read_text(errors="replace").splitlines()
     for title, line in pairwise(lines):
         words = line.split()
-        if title.strip() == "# Dimensions" and words and all(w.isdigit() for w in words):
+        if (
+            title.strip() == "# Dimensions"
+            and words
+            and all(re.fullmatch(r"\d{1,18}", w) for w in words)
+        ):
             sizes = tuple(int(word) for word in words)
             if len(sizes) <= 16 and min(sizes) > 0:
                 return sizes

@@ -52,7 +52,14 @@ SCAN_FORMATS = {
 """What :func:`convert_scan` writes, by format."""
 
 
-def convert_scan(file: ScanFile, folder: Path, to: str, *, overwrite: bool = False) -> Path:
+def convert_scan(
+    file: ScanFile,
+    folder: Path,
+    to: str,
+    *,
+    overwrite: bool = False,
+    keep_identifiers: bool = False,
+) -> Path:
     """Write a raw scan in another format.
 
     Args:
@@ -60,6 +67,8 @@ def convert_scan(file: ScanFile, folder: Path, to: str, *, overwrite: bool = Fal
         folder: where ``<stem>.<suffix>`` goes; a volume of a file with several has its name in it.
         to: a key of :data:`SCAN_FORMATS`.
         overwrite: replace a file that is there.
+        keep_identifiers: whether all attributes and the whole ISMRMRD header are written, with
+            names, dates, and numbers of devices.
 
     Returns:
         The file.
@@ -84,5 +93,5 @@ def convert_scan(file: ScanFile, folder: Path, to: str, *, overwrite: bool = Fal
     if file.calib_mask is not None and to != "ismrmrd":
         text = f"calibration lines of their own have no place in {to} files and are left out"
         warn("W-CALIBRATION-LINES", f"{file.path.name}: {text}")
-    SCAN_FORMATS[to].write(file, path)
+    SCAN_FORMATS[to].write(file.keep_identifiers() if keep_identifiers else file, path)
     return path

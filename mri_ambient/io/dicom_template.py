@@ -8,7 +8,11 @@ most like the template's; where that is not clear, the template is refused.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import mmap
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -46,12 +50,21 @@ KEPT = (
 )  # fmt: skip
 """Attributes that are taken over. Private ones, which describe the vendor's own images, are not."""
 
+ALSO_USED = ("SeriesInstanceUID", "Rows", "Columns")
+"""Others that are looked at."""
+
 TURNS = tuple(Turn(*flags) for flags in itertools.product((False, True), repeat=3))
 """All of them."""
 
 PIXELS_OFF, SLICES_OFF = 1.0, 0.25
 """How far a template may lie beside the scan, in pixels and in distances of slices. Scanners differ
 by up to a pixel in what they call the middle of an even matrix."""
+
+BROKEN = (
+    AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError,
+    RuntimeError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+"""What pydicom raises on damaged files."""
 
 SAME_MM = 0.01
 """Offset that rounding explains."""
@@ -248,8 +261,8 @@ class Template:
     def _pixels(self, index: int) -> NDArray[np.float32]:
         path = self.paths[index]
         try:
-            pixels = import_pydicom().dcmread(path).pixel_array
-        except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+            pixels = _dataset(path).pixel_array
+        except (*BROKEN, import_pydicom().errors.BytesLengthException) as error:
             raise ConfigError(
                 f"{path}: the pixels of the template cannot be read ({error}); decompress it, e.g. "
                 "with dcmdjpeg, or save DICOM without the template"
@@ -264,22 +277,50 @@ _REMEDY = "give the series of this very scan, or none"
 
 def _read_headers(folder: Path) -> list[tuple[Path, Dataset]]:
     """The MR images in a folder, without pixels."""
-    pydicom, found = import_pydicom(), []
+    import_pydicom()
+    found = []
     if not folder.is_dir():
         raise ConfigError(f"{folder}: is no folder, wanted one with a DICOM series")
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-        except (pydicom.errors.InvalidDicomError, OSError):
-            continue
-        if header.get("SOPClassUID") == MR_IMAGE:
-            found.append((path, header))
+    for path in sorted(path for path in folder.rglob("*") if _is_dicom(path)):
+        with _reading(path):
+            header = _dataset(path, stop_before_pixels=True)
+            if header.get("SOPClassUID") == MR_IMAGE:
+                _kept(header)  # values are decoded only now
+                for name in ALSO_USED:
+                    header.get(name)
+                found.append((path, header))
     if not found:
         raise ConfigError(
             f"{folder}: holds no MR images as a DICOM template; give the folder of a series of "
             "single-slice files (MR Image Storage)"
         )
     return found
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # a folder, or a file that may not be read
+        return False
+
+
+def _dataset(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
+    """What a file holds; in a map, of which no more can be read than there is."""
+    pydicom = import_pydicom()
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return cast("Dataset", pydicom.dcmread(mapped, stop_before_pixels=stop_before_pixels))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (*BROKEN, import_pydicom().errors.BytesLengthException) as error:
+        raise ConfigError(
+            f"{path}: is damaged ({' '.join(str(error).split())[:200]}); export the series again"
+        ) from error
 
 
 def _check_one_series(folder: Path, headers: Sequence[Dataset]) -> None:

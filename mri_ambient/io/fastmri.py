@@ -73,7 +73,9 @@ class FastmriFile(NamedArrayFile):
         ScanFile.__init__(self, path)
         with open_h5(self.path, for_text=True) as file:
             self.take_ksp(self.ksp_in(file, parse_axes(axes), dataset), volume)
-            self.attributes = read_attributes(file)
+            self.take_attributes(read_attributes(file))
+            self.identifiers.pop("geometry", None)
+            self.identifiers.pop("is_3d", None)
             self.is_3d |= bool(self.attributes.pop("is_3d", False)) or _known_axes(file) is not None
             self.geometry = self._read_geometry()
             self.noise = self._read_noise(file)
@@ -121,7 +123,7 @@ class FastmriFile(NamedArrayFile):
         try:
             return None if text is None else Geometry.from_text(str(text))
         except (KeyError, TypeError, ValueError):
-            self._warn("W-ATTRIBUTE", f"attribute geometry cannot be read ({text!r})")
+            self._warn("W-ATTRIBUTE", "attribute geometry cannot be read")
             return None
 
     def _read_header(self, file: h5py.File) -> Header | None:
@@ -160,7 +162,7 @@ class FastmriFile(NamedArrayFile):
             self._warn("W-NO-HEADER", f"no ISMRMRD header: {taken}")
             self.recon_shape = _fitting(target_shape or (ny, nx), (ny, nx))
             return
-        self.header_xml = header.xml
+        self.take_header(header.xml)
         oversampling = header.readout_oversampling
         rows, columns = header.encoded_shape
         if ny == round(rows / oversampling):

@@ -8,7 +8,6 @@ centre is pixel ``n // 2`` of an axis, as the centred Fourier transform has it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ScanFormatError
-from ..runtime.files import json_text
+from ..runtime.files import json_object, json_text
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +64,7 @@ class Geometry:
     @classmethod
     def from_text(cls, text: str) -> Geometry:
         """From what :meth:`to_text` gave; any of KeyError, TypeError, ValueError for other text."""
-        stored = json.loads(text)
+        stored = json_object(text)
         y_dir, x_dir, normal = stored["directions"]
         return cls.of_vectors(y_dir, x_dir, normal, stored["positions"])
 

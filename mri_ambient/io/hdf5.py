@@ -35,8 +35,11 @@ _PLAIN_TYPES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM
 _PAIR_TYPES = (h5py.h5t.COMPOUND, getattr(h5py.h5t, "COMPLEX", None))
 """Types of attributes that are read: booleans are an ENUM, pairs must be complex numbers."""
 
-MAX_BYTES = 2**32
+MAX_BYTES = 2**30
 """Largest slice or mask that is read; a damaged size field may give more."""
+
+EXPANDING, MOST_EXPANDED = 2**27, 200
+"""Nothing compresses k-space by this factor; what is expanded to fewer bytes does no harm."""
 
 
 @contextmanager
@@ -135,7 +138,7 @@ def read_complex(
     every = (*source, *[slice(None)] * (dataset.ndim - len(source)))
     parts = [range(n)[s] for n, s in zip(dataset.shape, every, strict=True)]
     shape = tuple(len(part) for part in parts if isinstance(part, range))
-    check_size(shape, 8, where)
+    check_dataset(dataset, shape, 8, where)
     out = _memory_for(shape)
     with _reading(where):
         if dataset.dtype.names is None:
@@ -180,7 +183,8 @@ def read_real(dataset: h5py.Dataset, index: int | None = None) -> NDArray[Any]:
     where = _where(dataset, index)
     if dataset.dtype.kind not in "buif":
         raise ScanFormatError(f"{where} holds {dataset.dtype}, wanted real numbers")
-    check_size(dataset.shape if index is None else dataset.shape[1:], dataset.dtype.itemsize, where)
+    shape = dataset.shape if index is None else dataset.shape[1:]
+    check_dataset(dataset, shape, dataset.dtype.itemsize, where)
     with _reading(where):
         out: NDArray[Any] = np.asarray(dataset[() if index is None else index])
     if out.dtype.kind == "f":
@@ -199,14 +203,38 @@ def check_finite(values: NDArray[Any], where: str) -> None:
         raise ScanFormatError(f"{where} holds {found}; export the scan again")
 
 
-def check_size(shape: tuple[int, ...] | None, itemsize: int, where: str) -> None:
-    """Refuse a size that no scan has, before memory is allocated for it."""
+def check_size(
+    shape: Sequence[int] | None, itemsize: int, where: str, n_stored: int | None = None
+) -> None:
+    """Refuse a size that no scan has, before memory is allocated for it.
+
+    ``n_stored`` is the number of bytes in the file, of compressed data.
+    """
     if shape is None:
         raise ScanFormatError(f"{where} is empty")
     n_bytes = itemsize * math.prod(shape)
-    if n_bytes > MAX_BYTES:
-        size = f"{n_bytes / 2**30:.0f} GiB"
-        raise ScanFormatError(f"{where} would take {size}; the file is damaged")
+    most = MAX_BYTES if n_stored is None else max(EXPANDING, MOST_EXPANDED * n_stored)
+    if n_bytes > min(most, MAX_BYTES):
+        size = f"{n_bytes / 2**30:.1f}".removesuffix(".0") + " GiB"
+        stored = f", of {n_stored} bytes" if n_stored else ""
+        raise ScanFormatError(f"{where} would take {size}{stored}; the file is damaged")
+
+
+def check_dataset(
+    dataset: h5py.Dataset, shape: Sequence[int] | None, itemsize: int, where: str
+) -> None:
+    """Refuse (see :func:`check_size`) a part of a dataset, or chunks that are expanded for it."""
+    is_elsewhere = dataset.is_virtual or dataset.external is not None
+    n_stored = None if is_elsewhere else dataset.id.get_storage_size()
+    if n_stored is not None and n_stored > dataset.file.id.get_filesize():
+        raise ScanFormatError(f"{where} has {n_stored} bytes, more than the file; it is damaged")
+    check_size(shape, itemsize, where, n_stored)
+    if n_stored is None or dataset.chunks is None:
+        return
+    check_size(dataset.chunks, dataset.dtype.itemsize, f"a chunk of {where}", n_stored)
+    n_chunks = dataset.size // math.prod(dataset.chunks)
+    if n_chunks > max(10_000, n_stored):  # HDF5 takes its time for each
+        raise ScanFormatError(f"{where} has {n_chunks} chunks in {n_stored} bytes; it is damaged")
 
 
 def check_written(dataset: h5py.Dataset) -> None:
@@ -215,8 +243,8 @@ def check_written(dataset: h5py.Dataset) -> None:
     if not dataset.size:
         raise ScanFormatError(f"{where} is empty, its shape is {dataset.shape}")
     n_stored = dataset.id.get_storage_size()
-    # Nothing compresses k-space that much: a size is damaged.
-    if not dataset.is_virtual and dataset.nbytes > 10_000 * n_stored:
+    least = dataset.nbytes // MOST_EXPANDED if dataset.nbytes > EXPANDING else 1
+    if not dataset.is_virtual and n_stored < least:  # a size is damaged
         raise ScanFormatError(
             f"{where} should hold {dataset.nbytes} bytes, but only {n_stored} were ever written"
         )
@@ -225,9 +253,11 @@ def check_written(dataset: h5py.Dataset) -> None:
 def read_text(dataset: h5py.Dataset) -> bytes:
     """A dataset of one string, of fixed or variable length."""
     where = _where(dataset, None)
-    check_size(dataset.shape, dataset.dtype.itemsize, where)
+    check_dataset(dataset, dataset.shape, dataset.dtype.itemsize, where)
     value: Any = None
-    if h5py.check_string_dtype(dataset.dtype) is not None:  # h5py crashes on some damaged types
+    if (
+        dataset.size == 1 and h5py.check_string_dtype(dataset.dtype) is not None
+    ):  # h5py crashes on some damaged types
         with _reading(where):
             value = dataset[()]
     if isinstance(value, np.ndarray) and value.size == 1:
@@ -279,6 +309,28 @@ def _plain(value: Any) -> object:  # noqa: ANN401 -- whatever HDF5 can hold
 def _clean(text: str) -> str:
     """Text that can be printed and stored: without lone surrogates and NUL."""
     return text.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "")
+
+
+def finite(value: Any) -> float:  # noqa: ANN401 -- from a file
+    """A finite number of at least 0; TypeError or ValueError for another value."""
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{number} where a finite number of at least 0 was wanted")
+    return number
+
+
+def positive(value: Any) -> float:  # noqa: ANN401 -- from a file
+    """The same, and not 0."""
+    number = finite(value)
+    if number == 0:
+        raise ValueError("0 where a positive number was wanted")
+    return number
+
+
+def voxel_sizes(value: Any) -> tuple[float, float, float]:  # noqa: ANN401 -- from a file
+    """Three positive numbers, in mm."""
+    y, x, z = (positive(size) for size in value)
+    return y, x, z
 
 
 class H5Writer:

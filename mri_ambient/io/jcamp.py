@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
 
+LARGEST = 2**31
+"""Whole numbers are smaller."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -55,7 +58,13 @@ class Parameters:
 
     def integers(self, name: str) -> list[int]:
         """As :meth:`numbers`, rounded."""
-        return [round(number) for number in self.numbers(name).tolist()]
+        numbers = self.numbers(name)
+        if not (np.abs(numbers) < LARGEST).all():
+            raise ScanFormatError(
+                f"{self.path}: the parameter {name} is {self.values[name][:40]!r}, wanted whole "
+                "numbers of usual size; the parameter files are damaged"
+            )
+        return [round(number) for number in numbers.tolist()]
 
     def number(self, name: str, default: float | None = None) -> float:
         """A number, the first one of an array.
@@ -75,7 +84,8 @@ class Parameters:
 
     def integer(self, name: str, default: int | None = None) -> int:
         """As :meth:`number`, rounded."""
-        return round(self.number(name, default))
+        found = self.integers(name)
+        return found[0] if found else round(self.number(name, default))
 
     def records(self, name: str) -> list[list[str]]:
         """The entries of an array of records ``(a, b, c) (d, e, f)``; empty if it is missing."""

@@ -114,7 +114,10 @@ class Variable:
         start, n_bytes = self.place
         with self.path.open("rb") as file:
             file.seek(start)
-            expanded = zlib.decompress(file.read(n_bytes))
+            packed = file.read(n_bytes)
+        n_numbers = math.prod(self.shape) * (1 + self.is_complex)
+        check_size((n_numbers,), 8, f"{self.path}: {self.name}", len(packed))
+        expanded = zlib.decompressobj().decompress(packed, 8 * n_numbers + HEAD)
         return np.frombuffer(expanded, np.uint8)[8:]
 
 

@@ -72,7 +72,8 @@ class MrdFile(ReadoutFile):
         index = MrdIndex.read(self.path, self._group)
         if not len(index.readouts):
             raise ScanFormatError(f"{self.path}: holds no readouts of an image")
-        self.header_xml, self.readouts, self._head = index.header.xml, index.readouts, index.head
+        self.take_header(index.header.xml)
+        self.readouts, self._head = index.readouts, index.head
         self.calibration = index.calibration
         self.choose_volume(volume)
         if index.is_interleaved(self.readouts):

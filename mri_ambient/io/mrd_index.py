@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError, warn
-from .hdf5 import find_dataset, open_h5, read_text
+from .hdf5 import check_written, find_dataset, open_h5, read_text
 from .header import Header, parse_header
 from .readouts import VOLUME_COUNTERS, Ints, Readouts, turned_centers
 from .scan_file import Contents
@@ -190,6 +190,7 @@ def _read_heads(path: Path, data: h5py.Dataset) -> NDArray[np.void]:
     names = data.dtype.names or ()
     if not {"head", "data"} <= set(names) or data.ndim != 1 or data.shape[0] == 0:
         raise ScanFormatError(f"{path}: {data.name} holds no readouts")
+    check_written(data)
     stored = data.dtype["head"].names or ()
     if not set(HEAD) <= set(stored) or not set(COUNTERS) <= set(data.dtype["head"]["idx"].names):
         raise ScanFormatError(
@@ -211,13 +212,24 @@ def _stored_heads(data: h5py.Dataset) -> NDArray[np.void] | None:
         return None
     head, start = data.dtype.fields["head"][:2]
     n_bytes, length = data.id.get_type().get_size(), data.chunks[0]
-    record = np.dtype({"names": ["head"], "formats": [head], "offsets": [start],
+    # Of samples, the record holds their number, and where they are.
+    record = np.dtype({"names": ["head", "n_numbers"], "formats": [head, "<u4"],
+                       "offsets": [start, data.dtype.fields["data"][1]],
                        "itemsize": n_bytes})  # fmt: skip
     heads = np.empty(data.shape[0], head)
+    n_numbers = np.empty(len(heads), np.int64)
     for first in range(0, len(heads), length):
         _, stored = data.id.read_direct_chunk((first,))
-        part = np.frombuffer(stored, record)["head"]
-        heads[first : first + length] = part[: len(heads) - first]
+        part = np.frombuffer(stored, record)[: len(heads) - first]
+        heads[first : first + length] = part["head"]
+        n_numbers[first : first + length] = part["n_numbers"]
+    announced = 2 * heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
+    if (n_numbers != announced).any():  # HDF5 would take memory for as many numbers as it says
+        row = int(np.flatnonzero(n_numbers != announced)[0])
+        raise ScanFormatError(
+            f"{data.file.filename}: readout {row} holds {n_numbers[row]} numbers, its header says "
+            f"{announced[row]} (real and imaginary); the file is damaged"
+        )
     return heads
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
 from .axes_guess import guess_axes
+from .hdf5 import check_size
 from .named_axes import Axes, NamedArray, NamedArrayFile
 from .scan_file import Contents
 from .stored_arrays import StoredArray, choose_array, stored_array
@@ -74,6 +75,9 @@ def load_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
                 return {"": array}
         raw.seek(0)
         with np.load(raw, allow_pickle=False) as loaded:
+            for member in loaded.zip.infolist():
+                where = f"{path}: {member.filename}"
+                check_size((member.file_size,), 1, where, member.compress_size)
             return {name: loaded[name] for name in loaded.files if name in (names or loaded.files)}
 
 

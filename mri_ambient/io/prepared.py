@@ -18,7 +18,6 @@ Fletcher checksum, so that a damaged one is refused and not trained on.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -32,17 +31,20 @@ from ..errors import NumericalWarning, ScanFormatError
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.coverage import MaskFacts
 from ..physics.operators import SenseOp
-from ..runtime.files import json_text
+from ..runtime.files import json_object, json_text
 from ..scan import Scan
 from .geometry import Geometry
 from .hdf5 import (
     H5Writer,
     find_dataset,
+    finite,
     open_h5,
+    positive,
     read_attributes,
     read_complex,
     read_real,
     read_text,
+    voxel_sizes,
     write_attributes,
 )
 from .sampling import Sampling
@@ -195,7 +197,7 @@ class PreparedFile(ScanFile):
             raise self._damaged("coil_transform cannot be inverted")
         if "ismrmrd_header" in file:
             xml = read_text(find_dataset(file, "ismrmrd_header"))
-            self.header_xml = xml.decode(errors="replace")
+            self.header_xml = self.whole_header = xml.decode(errors="replace")
 
     def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:
         dataset = find_dataset(file, name)
@@ -212,21 +214,20 @@ class PreparedFile(ScanFile):
         self.scan_id = str(facts["scan_id"])
         if Path(self.scan_id).name != self.scan_id or not self.scan_id:  # files are named by it
             raise ValueError(f"scan_id {self.scan_id!r} is not a file name")
-        self.scale = _positive(facts["scale"])
-        self.noise_std = _finite(facts["noise_std"]) if "noise_std" in facts else None
+        self.scale = positive(facts["scale"])
+        self.noise_std = finite(facts["noise_std"]) if "noise_std" in facts else None
         self.noise_source = str(facts["noise_source"]) if "noise_source" in facts else None
         self.recon_shape = _sizes(facts["recon_shape"])
         self.calib_shape = _sizes(facts["calib_shape"])
         if "voxel_mm" in facts:
-            y, x, z = (_positive(size) for size in facts["voxel_mm"])
-            self.voxel_mm = (y, x, z)
+            self.voxel_mm = voxel_sizes(facts["voxel_mm"])
         self.is_3d = bool(facts.get("is_3d", False))
         if "geometry" in facts:
             self.geometry = Geometry.from_text(str(facts["geometry"]))
         self.steps = tuple(str(step) for step in json.loads(facts["steps"]))
         self.source, self.source_sha256 = str(facts["source"]), str(facts["source_sha256"])
         self.center_sha256 = str(facts.get("center_sha256", ""))
-        self.qc: dict[str, Any] = json.loads(facts["qc"])
+        self.qc = json_object(str(facts["qc"]))
 
     def read_ksp(self, index: int) -> Tensor:
         """K-space of one slice in normalised units, complex64 ``(coil, y, x)``."""
@@ -266,20 +267,6 @@ class PreparedFile(ScanFile):
 
     def _damaged(self, what: str) -> ScanFormatError:
         return ScanFormatError(f"{self.path}: damaged prepared file, {what}; run prep again")
-
-
-def _finite(value: Any) -> float:  # noqa: ANN401 -- from a file
-    number = float(value)
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{number} where a finite number of at least 0 was wanted")
-    return number
-
-
-def _positive(value: Any) -> float:  # noqa: ANN401 -- from a file
-    number = _finite(value)
-    if number == 0:
-        raise ValueError("0 where a positive number was wanted")
-    return number
 
 
 def _sizes(value: Any) -> tuple[int, int]:  # noqa: ANN401 -- from a file

@@ -218,6 +218,7 @@ class ReadoutFile(ScanFile):
             self._lay_out_slab(matrix)
         else:
             self._lay_out_slices(matrix)
+        check_size(self.shape[1:], 8, f"{self.path}: a slice")
         if self.calibration is not None:
             self.calibration = _settled(self.calibration, matrix.encoded[0])
             self._check_calibration(self.calibration)

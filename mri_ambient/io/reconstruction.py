@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +14,18 @@ from torch import Tensor
 
 from .._version import __version__
 from ..errors import ScanFormatError
+from ..runtime.files import json_object
 from .geometry import Geometry
 from .grid import ACQUIRED, Grid
 from .hdf5 import (
     H5Writer,
     find_dataset,
     open_h5,
+    positive,
     read_attributes,
     read_complex,
     read_real,
+    voxel_sizes,
     write_attributes,
 )
 from .scan_file import Contents
@@ -127,10 +129,15 @@ class ReconstructionFile:
         settings: what decided the images.
         voxel_mm: voxel size ``(y, x, slice)``, or None; the last is the distance of the slices.
         geometry: where the slices lie in the patient, or None.
+        thickness_mm: thickness of a slice, or None.
 
     Raises:
         ScanFormatError: the file is damaged or is not a reconstruction.
     """
+
+    geometry: Geometry | None = None
+    voxel_mm: tuple[float, float, float] | None = None
+    thickness_mm: float | None = None
 
     def __init__(self, path: str | Path) -> None:
         """Read the facts, no images."""
@@ -139,17 +146,25 @@ class ReconstructionFile:
             attributes = read_attributes(file)
             if attributes.pop("mri_ambient_format", None) != RECONSTRUCTION_FORMAT:
                 raise ScanFormatError(f"{path}: is not a reconstruction of mri-ambient")
-            self.shape: tuple[int, int, int] = find_dataset(file, "reconstruction").shape
+            shape = find_dataset(file, "reconstruction").shape
+            if len(shape or ()) != 3 or 0 in shape:
+                raise ScanFormatError(f"{path}: images are {shape}, wanted (slice, y, x)")
+            self.shape: tuple[int, int, int] = shape
             self.has_std = "reconstruction_std" in file
         try:
-            self.settings: dict[str, Any] = json.loads(str(attributes.pop("settings", "{}")))
-            stored = attributes.pop("geometry", None)
-            self.geometry = None if stored is None else Geometry.from_text(str(stored))
+            self._read_facts(attributes)
         except (KeyError, TypeError, ValueError) as error:
             raise ScanFormatError(f"{path}: its attributes are damaged ({error})") from error
-        voxel_mm = cast("list[float] | None", attributes.pop("voxel_mm", None))
-        self.voxel_mm = None if voxel_mm is None else (voxel_mm[0], voxel_mm[1], voxel_mm[2])
         self.attributes = attributes
+
+    def _read_facts(self, attributes: dict[str, Any]) -> None:
+        self.settings = json_object(str(attributes.pop("settings", "{}")))
+        if (geometry := attributes.pop("geometry", None)) is not None:
+            self.geometry = Geometry.from_text(str(geometry))
+        if (sizes := attributes.pop("voxel_mm", None)) is not None:
+            self.voxel_mm = voxel_sizes(sizes)
+        if (thickness := attributes.get("thickness_mm")) is not None:
+            self.thickness_mm = positive(thickness)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -160,18 +175,16 @@ class ReconstructionFile:
         source = str(self.attributes.get("orientation_source", ACQUIRED))
         return Grid(self.shape, self.voxel_mm, self.geometry, source)
 
-    @property
-    def thickness_mm(self) -> float | None:
-        """Thickness of a slice; None where the scan does not say."""
-        given = self.attributes.get("thickness_mm")
-        return None if given is None else float(cast("float", given))
-
     @cached_property
     def report(self) -> dict[str, Any]:
         """The report beside it, ``<stem>.json``; empty if it is not there."""
         path = self.path.with_suffix(".json")
-        report: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        return report
+        try:
+            return json_object(path.read_bytes()) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise ScanFormatError(
+                f"{path}: cannot be read ({error}); reconstruct the scan again"
+            ) from error
 
     def parts(self, wanted: Sequence[str]) -> list[str]:
         """Those of "mag", "phase" and "std" that are wanted and there."""
@@ -224,6 +237,6 @@ def describe_output(path: Path) -> dict[str, object] | None:
     settings = attributes.pop("settings", None)
     facts: dict[str, object] = {**attributes, "images": images}
     try:
-        return facts if settings is None else facts | {"settings": json.loads(str(settings))}
+        return facts if settings is None else facts | {"settings": json_object(str(settings))}
     except ValueError as error:
         raise ScanFormatError(f"{path}: its settings are damaged ({error})") from error

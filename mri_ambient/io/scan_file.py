@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import torch
@@ -24,6 +24,7 @@ from .geometry import Geometry
 from .grid import ACQUIRED, Grid
 from .hdf5 import open_h5, read_attribute
 from .header import build_header, parse_header
+from .identifiers import header_without_identifiers, without_identifiers
 from .names import name_of, stem_of
 from .sampling import Sampling, find_sampling
 
@@ -129,9 +130,12 @@ class ScanFile(ABC):
         nominal_oversampling: encoded over final field of view along y, according to the header.
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         given_mask: sampled positions as the file states them, bool ``(y, x)``, or None.
-        header_xml: the ISMRMRD header text, or None.
-        attributes: what else the file holds about the scan (acquisition, patient_id, ...);
-            thickness_mm and orientation_source are carried along with them.
+        header_xml: the ISMRMRD header text without identifiers, or None.
+        attributes: what else the file holds about the scan (acquisition, ...), and thickness_mm and
+            orientation_source, which are carried along with them; no identifiers but the patient's
+            id, as a hash.
+        identifiers: all other attributes of the file, which no output gets.
+        whole_header: the ISMRMRD header text as it is, or None.
         calib_mask: where calibration lines that do not belong to the image (separate reference
             scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
         warnings: given when it was opened.
@@ -156,6 +160,8 @@ class ScanFile(ABC):
     given_mask: Tensor | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
+    identifiers: dict[str, object]
+    whole_header: str | None = None
     calib_mask: Tensor | None = None
     warnings: tuple[NumericalWarning, ...] = ()
     steps: tuple[str, ...] = ("read",)
@@ -164,7 +170,7 @@ class ScanFile(ABC):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.scan_id = stem_of(self.path)
-        self.attributes = {}
+        self.attributes, self.identifiers = {}, {}
 
     @property
     def output_stem(self) -> str:
@@ -254,6 +260,20 @@ class ScanFile(ABC):
     def source_sha256(self) -> str:
         """Hash of the raw file: of this one, or of the one it was prepared from."""
         return self.sha256
+
+    def take_header(self, xml: str) -> None:
+        """Set the ISMRMRD header."""
+        self.whole_header, self.header_xml = xml, header_without_identifiers(xml)
+
+    def take_attributes(self, found: Mapping[str, object]) -> None:
+        """Set the attributes, and the identifiers among them."""
+        self.attributes, self.identifiers = without_identifiers(found), dict(found)
+
+    def keep_identifiers(self) -> Self:
+        """From now on, outputs that carry attributes or header get them with all identifiers."""
+        self.attributes = {**self.attributes, **self.identifiers}
+        self.header_xml = self.whole_header
+        return self
 
     @property
     def protocol(self) -> str:

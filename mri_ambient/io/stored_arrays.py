@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
 from .hdf5 import (
+    check_dataset,
     check_finite,
     check_size,
     find_dataset,
@@ -83,7 +84,10 @@ class StoredArray:
     def _read_numbers(self, array: Any, stored: Selection) -> NDArray[np.complex64]:  # noqa: ANN401
         parts = [range(n)[part] for n, part in zip(self.shape, stored, strict=True)]
         sizes = [len(part) for part in parts if isinstance(part, range)]
-        check_size(tuple(sizes), 8, self.where)
+        if isinstance(array, h5py.Dataset):
+            check_dataset(array, sizes, 8, self.where)
+        else:
+            check_size(sizes, 8, self.where)
         part = array[stored]  # of pairs, all of the last axis
         with np.errstate(all="ignore"):  # what exceeds single precision is refused below
             if self.as_pairs:

@@ -1,7 +1,12 @@
-"""Priors and training states on disk: safetensors with a JSON header, never pickle."""
+"""Priors and training states on disk: safetensors with a JSON header, never pickle.
+
+The header holds hashes of itself and of the tensors, so that a damaged file is never used. Files of
+earlier versions have none.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,13 +19,16 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError
 from ..physics.masks import MaskSpec
-from ..runtime.files import atomic_path, file_sha256
+from ..runtime.files import atomic_path, content_sha256, file_sha256, json_object
 from .prior import SCALE_RULE, Prior, PriorFacts
 from .unet import UNetSpec
 from .weights import find_prior, no_such_prior
 
 HEADER = "mri_ambient"
 PRIOR_FORMAT = "prior/1"
+HASHES = "hashes"
+"""Entry of the header."""
+DAMAGED = "damaged: its content is not what was written; copy it again, or delete it"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -30,11 +38,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
         MriAmbientError: the file could not be written; what was there before is untouched.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    hashes = {"header": content_sha256(header), "tensors": _tensors_hash(stored)}
+    text = json.dumps({**header, HASHES: hashes})
     try:
         with atomic_path(path) as temporary:
             temporary.touch()
             mode = temporary.stat().st_mode  # as the umask has it; safetensors' own is 0600
-            save_file(stored, temporary, metadata={HEADER: json.dumps(header)})
+            save_file(stored, temporary, metadata={HEADER: text})
             temporary.chmod(mode)
     except SafetensorError as error:
         raise MriAmbientError(
@@ -48,9 +58,15 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, or not ours.
     """
+    return _read_header(path)[0]
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The header, and the hashes; these are empty in a file of an earlier version."""
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] | None = json.loads((file.metadata() or {}).get(HEADER, "null"))
+            text = (file.metadata() or {}).get(HEADER)
+        header = None if text is None else json_object(text)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file") from error
     except (OSError, SafetensorError, ValueError) as error:
@@ -60,17 +76,34 @@ def read_header(path: Path) -> dict[str, Any]:
         ) from error
     if header is None:
         raise CheckpointError(f"{path}: a safetensors file without a header of mri-ambient")
-    return header
+    if HASHES not in header:
+        return header, {}
+    hashes = header.pop(HASHES)
+    if not isinstance(hashes, dict) or hashes.get("header") != content_sha256(header):
+        raise CheckpointError(f"{path}: {DAMAGED}")
+    return header, hashes
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors, on the CPU, and JSON header; see :func:`read_header`."""
-    header = read_header(path)
+    header, hashes = _read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged ({error})") from error
+    if hashes and hashes.get("tensors") != _tensors_hash(tensors):
+        raise CheckpointError(f"{path}: {DAMAGED}")
+    return tensors, header
+
+
+def _tensors_hash(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
@@ -111,9 +144,14 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
         )
     try:
         facts = _facts_from(header["facts"])
+        _check_sizes(facts, tensors)
         net = facts.build()
         net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+        card = {**facts.card, "sha256": file_sha256(path)}
+        prior = Prior(net, replace(facts, card=card))
+    except (
+        AttributeError, KeyError, TypeError, ValueError, RuntimeError, ConfigError,
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:100]  # torch lists all tensors that do not fit
         raise CheckpointError(
             f"{path}: does not hold a prior this version can use ({reason}); train it again, or "
@@ -126,14 +164,19 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
             f"{path}: a prior for another kind of data: it needs scans normalised by "
             f"{facts.scale_rule!r}, this version normalises by {SCALE_RULE!r}"
         )
-    card = {**facts.card, "sha256": file_sha256(path)}
     net.requires_grad_(False).eval()
     try:
-        return Prior(net.to(device), replace(facts, card=card))
+        return prior.to(device)
     except torch.OutOfMemoryError as error:
         raise DeviceError(
             f"{path}: does not fit into the free memory of {device}; free some, or use --device cpu"
         ) from error
+
+
+def _check_sizes(facts: PriorFacts, tensors: dict[str, Tensor]) -> None:
+    """Refuse (RuntimeError) tensors of other sizes, before memory is allocated for the network."""
+    with torch.device("meta"):
+        facts.build().load_state_dict({name: t.to("meta") for name, t in tensors.items()})
 
 
 def _facts_from(stored: dict[str, Any]) -> PriorFacts:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -132,6 +135,10 @@ class PriorFacts:
     def __post_init__(self) -> None:
         if self.kind not in DENOISERS:
             raise unknown_name("denoiser", self.kind, DENOISERS)
+        for name in ("sigma_data", "sigma_min", "tau"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+                raise ConfigError(f"{name} of a prior must be a finite number, got {value!r}")
 
     @property
     def images_seen(self) -> int:
@@ -146,6 +153,17 @@ class PriorFacts:
 def scan_digest(source_sha256: str) -> str:
     """How a card lists a training scan: by the hash of its raw file, whatever the file's name."""
     return source_sha256[:12]
+
+
+def name_digest(scan_id: str) -> str:
+    """How a card lists a scan whose name matters: names may tell who was scanned."""
+    return hashlib.sha256(scan_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def validation_names(card: Mapping[str, Any]) -> set[str]:
+    """The scans that a prior was validated on, by :func:`name_digest`; older cards hold names."""
+    listed = card.get("validation_scans", ())
+    return {name if re.fullmatch("[0-9a-f]{12}", name) else name_digest(name) for name in listed}
 
 
 @dataclass(eq=False, repr=False)

@@ -32,6 +32,17 @@ class UNetSpec:
     embedding: int
     per_group: int = 4
 
+    def __post_init__(self) -> None:
+        for name, n, most in (
+            ("levels", len(self.channels), 12),
+            *(("channels", n, 2**14) for n in self.channels),
+            ("blocks", self.blocks, 64),
+            ("embedding", self.embedding, 2**16),
+            ("per_group", self.per_group, 2**14),
+        ):
+            if not (isinstance(n, int) and 1 <= n <= most):
+                raise ConfigError(f"{name} of a network must be from 1 to {most}, got {n}")
+
 
 NETWORKS: dict[str, UNetSpec] = {
     "tiny": UNetSpec(channels=(24, 48, 64, 96), blocks=1, embedding=96),

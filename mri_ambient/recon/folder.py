@@ -7,6 +7,7 @@ figures; both are written as it goes.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from ..errors import (
 from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
-from ..runtime.files import output_folder
+from ..runtime.files import locked, output_folder
 from ..runtime.prefetch import read_ahead
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
@@ -314,21 +315,23 @@ def reconstruct_to_folder(
         The report, as in the JSON file; see :func:`reconstruct_volume`.
 
     Raises:
-        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
+        MriAmbientError: a slice cannot be reconstructed, ``output`` cannot be written, or another
+            process is writing this reconstruction.
         OutputExistsError: see :func:`is_finished`.
     """
     name = volume.file.output_stem
     path = output / f"{name}.h5"
     if is_finished(volume, output, overwrite=overwrite):
         return ReconstructionFile(path).report
-    settings = volume.settings if volume.recipe.reproducible else None
-    store = SliceStore(_unfinished(output, name), settings, keep_samples=volume.recipe.keep_samples)
-    report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-    file = volume.file
-    write_reconstruction(
-        path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
-    )
-    store.remove()
+    settings, file = volume.settings if volume.recipe.reproducible else None, volume.file
+    keep_samples = volume.recipe.keep_samples
+    with locked(path):
+        store = SliceStore(_unfinished(output, name), settings, keep_samples=keep_samples)
+        report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
+        write_reconstruction(
+            path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
+        )
+        store.remove()
     return report
 
 
@@ -353,7 +356,11 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
             else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
             "use those to resume it, or --overwrite, or another folder"
         )
-    return there and path.with_suffix(".json").exists()
+    if not (there and path.with_suffix(".json").exists()):
+        return False
+    unfinished = _unfinished(output, volume.file.output_stem)
+    shutil.rmtree(unfinished, ignore_errors=True)  # if it was killed at the end
+    return True
 
 
 def differing_settings(volume: Volume, output: Path) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, NumericalWarning
-from ..priors.checkpoint import load_tensors, read_header, save_tensors
+from ..priors.checkpoint import load_tensors, save_tensors
 from ..scan import Scan
 from .engine import SliceImages, to_file_units
 from .recipe import plain
@@ -163,10 +163,10 @@ class SliceStore:
 
 
 def _headers(folder: Path) -> Iterator[dict[str, Any]]:
-    """Headers of the slices in a folder, without those whose writing was interrupted."""
+    """Headers of the slices in a folder, without those that are damaged."""
     for path in sorted(folder.glob("*.safetensors")):
         with suppress(CheckpointError):
-            yield read_header(path)
+            yield load_tensors(path)[1]
 
 
 def _path(folder: Path, index: int) -> Path:

@@ -6,18 +6,29 @@ import hashlib
 import json
 import math
 import os
+import platform
+import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from ..errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
+
+LOCK = ".tmp-lock-"
+"""Begin of the names of locks."""
+
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{6})-(\d+)-")
+_IN_USE: set[str] = set()
+_CLEANED: set[Path] = set()
 
 
 @contextmanager
@@ -40,6 +51,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        _IN_USE.discard(temporary.name)
 
 
 @contextmanager
@@ -66,10 +78,84 @@ def atomic_folder(path: Path, pattern: str) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _IN_USE.difference_update((temporary.name, old.name))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from making the same file meanwhile; on disks without locks, nothing.
+
+    Raises:
+        MriAmbientError: another process is making it, or the folder cannot be written.
+    """
+    lock = path.with_name(f"{LOCK}{path.name}")
+    with _explaining(path):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
+        if not _lock(file):
+            raise MriAmbientError(
+                f"{path}: another process is making it; wait until it has ended, or give each "
+                "process a part of its own (--shard)"
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file; False if another process holds it, or has just removed it."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # the disk has no locks
+        return True
+    return os.fstat(file.fileno()).st_nlink > 0
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    """A name beside ``path`` that says which process uses it."""
+    remove_torn(path.parent)
+    name = f".tmp-{_MACHINE}-{os.getpid()}-{secrets.token_hex(2)}-{path.name}"
+    _IN_USE.add(name)
+    return path.with_name(name)
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what killed processes left in a folder; once, as this takes a look at all files."""
+    if (folder := folder.absolute()) in _CLEANED:
+        return
+    _CLEANED.add(folder)
+    for entry in folder.glob(".tmp-*"):
+        if _is_torn(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+            with suppress(OSError):
+                entry.unlink()
+
+
+def _is_torn(entry: Path) -> bool:
+    """Whether no process uses it any more; False where that cannot be known."""
+    if entry.name.startswith(LOCK):
+        with suppress(OSError), entry.open("a") as file:
+            return _lock(file)
+    found = _TEMPORARY.match(entry.name)
+    if found is None or found[1] != _MACHINE:
+        return False
+    if int(found[2]) == os.getpid():  # an earlier process may have had this number
+        return entry.name not in _IN_USE
+    try:
+        os.kill(int(found[2]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 @contextmanager
@@ -106,7 +192,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         verb = "written"
         with TemporaryFile(dir=path, prefix=".tmp-"):
-            pass
+            remove_torn(path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be {verb} ({error.strerror}); choose another output"
@@ -177,6 +263,26 @@ def file_sha256(path: str | Path) -> str:
 def json_text(content: object, *, indent: int | None = None) -> str:
     """JSON of plain values, tensors, arrays, paths and containers; NaN and Inf become null."""
     return json.dumps(_jsonable(content), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def content_sha256(content: object) -> str:
+    """The sha256 of :func:`json_text`, which is the same before and after writing it to a file."""
+    return hashlib.sha256(json_text(content).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Raises:
+        ValueError: it holds something else, or is nested too deeply.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"holds {str(found)[:40]!r}, wanted an object")
+    return found
 
 
 def write_json(path: str | Path, content: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import ConfigError
 from ..objectives import Ambient, Kspace, Objective, Ssdu, make_objective
-from ..priors.prior import DenoiserSource, Prior
+from ..priors.prior import DenoiserSource, Prior, name_digest
 from ..priors.schedules import LogNormal
 from ..recon.adaptation import Adaptation, AdaptationData, spared_lines
 from ..recon.recipe import ResolvedRecipe
@@ -181,7 +181,7 @@ def _with_card(
         "start_sha256": known.get("sha256"),
         "adapted_weights_sha256": weights_sha256(net),
         "identity_sha256": adapter.digest,
-        "scans": dict(scans),
+        "scans": {name_digest(scan_id): digest for scan_id, digest in scans.items()},
         "new_scans": sorted({*scans.values()} - {*known.get("trained_on", ())}),
         "spared": spared,
     }

@@ -21,6 +21,7 @@ from ..recon.pipeline import Source, open_volume
 from ..recon.recipe import Recipe, ResolvedRecipe
 from ..recon.volume import Volume
 from ..runtime.device import Runtime
+from ..runtime.files import locked
 from ..scan import Scan
 from .adapt import AdaptConfig
 from .adapter import digest_of
@@ -131,17 +132,18 @@ class _Shared:
     def adapt_to_file(self, path: Path, *, overwrite: bool) -> Prior:
         """The adapted prior, as it is written to the file or was found there."""
         assert isinstance(self.recipe.prior, Prior)
-        if path.exists() and not overwrite:
-            wanted = digest_of(self.identity, self.recipe.prior)
-            return _finished(path, wanted)
         state = path.with_name(f".{path.stem}.unfinished")
-        save_prior(self.adapt(state), path)
-        shutil.rmtree(state, ignore_errors=True)
+        with locked(path):
+            if path.exists() and not overwrite:
+                _check_finished(path, digest_of(self.identity, self.recipe.prior))
+            else:
+                save_prior(self.adapt(state), path)
+            shutil.rmtree(state, ignore_errors=True)
         return load_prior(path)
 
 
-def _finished(path: Path, digest: str) -> Prior:
-    """The prior in the file, if it is the result of this very adaptation."""
+def _check_finished(path: Path, digest: str) -> None:
+    """Refuse a file that is not the result of this very adaptation."""
     try:
         prior = load_prior(path)
     except CheckpointError as error:
@@ -153,4 +155,3 @@ def _finished(path: Path, digest: str) -> Prior:
             f"{path}: is another prior, or was adapted to other scans or with other options; use "
             "--overwrite or another output"
         )
-    return prior

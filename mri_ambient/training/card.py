@@ -13,7 +13,7 @@ from .._version import __version__
 from ..errors import ConfigError, ScanFormatError
 from ..objectives import Objective
 from ..physics.masks import MaskSpec, calibration_block, is_line_mask, outer_samples
-from ..priors.prior import Prior, PriorFacts
+from ..priors.prior import Prior, PriorFacts, name_digest, validation_names
 from ..priors.schedules import MIN_SIGMA
 from .config import TrainJob
 from .dataset import Dataset, Item
@@ -119,7 +119,7 @@ def _card(job: TrainJob, dataset: Dataset, identity: Identity) -> dict[str, Any]
         "n_scans": len(identity.data["train"]) + len(identity.data["validation"]),
         "n_train_slices": len(dataset.train),
         "trained_on": sorted(trained_on),
-        "validation_scans": sorted(identity.data["validation"]),
+        "validation_scans": sorted(map(name_digest, identity.data["validation"])),
         "validation_patients": validation_patients(dataset, job.parents),
         **ranges,
         "coverage": identity.measured["coverage"],
@@ -165,10 +165,10 @@ def _limits(ranges: dict[str, Any]) -> str:
 
 def validation_patients(dataset: Dataset, parents: Sequence[Prior]) -> str:
     """Whether the patients of the validation scans were trained on, here or by a parent prior."""
-    scans = {item.scan_id for item in dataset.validation}
+    scans = {name_digest(item.scan_id) for item in dataset.validation}
     found = [{True: MIXED, False: SEPARATE, None: UNKNOWN}[dataset.mixes_patients]]
     for card in (parent.facts.card for parent in parents):
-        validated_too = scans <= set(card.get("validation_scans", ()))
+        validated_too = scans <= validation_names(card)
         found.append(card.get("validation_patients", UNKNOWN) if validated_too else UNKNOWN)
     if MIXED in found:
         return MIXED

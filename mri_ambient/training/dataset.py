@@ -17,7 +17,7 @@ from ..io import open_scan
 from ..io.prepared import PreparedFile, duplicate_acquisitions, mask_facts
 from ..io.reconstruction import read_samples
 from ..physics.coverage import mask_group, sampling_densities
-from ..priors.prior import Prior, scan_digest
+from ..priors.prior import Prior, name_digest, scan_digest, validation_names
 from ..rng import rng_for
 from ..scan import Batch
 
@@ -329,8 +329,7 @@ def _choose_validation(
     """
     most = len(files) // 5
     least = min(n_validation, most)
-    validated = [parent.facts.card.get("validation_scans", ()) for parent in parents]
-    preferred = {scan_id for names in validated for scan_id in names}
+    preferred = {name for parent in parents for name in validation_names(parent.facts.card)}
 
     def is_known(file: PreparedFile) -> bool:
         return any(parent.was_trained_on(file.source_sha256) for parent in parents)
@@ -341,7 +340,7 @@ def _choose_validation(
             owned.setdefault(owner_of(file), []).append(file)
 
         def rank(owner: str) -> tuple[bool, int]:
-            is_late = all(file.scan_id not in preferred for file in owned[owner])
+            is_late = all(name_digest(f.scan_id) not in preferred for f in owned[owner])
             return is_late, rng_for(seed, "validation", owner).initial_seed()
 
         chosen: set[str] = set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -108,10 +109,11 @@ def run_training(plan: TrainPlan, hooks: Hooks | None = None) -> Prior:
         MriAmbientError: too many steps without a finite loss, or another process is gone.
     """
     loop = _Loop(plan, hooks or Hooks())
-    dataset = loop.begin()
-    loop.resume()
-    loop.run(dataset)
-    return loop.finish()
+    with plan.run.locked() if loop.processes.is_first else nullcontext():
+        dataset = loop.begin()
+        loop.resume()
+        loop.run(dataset)
+        return loop.finish()
 
 
 class _Loop:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,14 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError, MriAmbientError
 from ..priors.checkpoint import load_tensors, read_header, save_tensors
 from ..runtime.config import write_toml
-from ..runtime.files import atomic_path, make_folder, write_json
+from ..runtime.files import (
+    atomic_path,
+    content_sha256,
+    json_object,
+    locked,
+    make_folder,
+    write_json,
+)
 from .config import TrainConfig, TrainJob
 
 STATE_FORMAT = "train/1"
@@ -101,8 +109,10 @@ class RunFolder:
         """
         path = self.path / "run.json"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json_object(path.read_bytes())
             needed = {name: stored[name] for name in ("config", "data", "measured")}
+            if "sha256" in stored and stored.pop("sha256") != content_sha256(stored):
+                raise ValueError("its content is not what was written")
             return Identity(**needed, init=stored.get("init"), folder=stored.get("folder"))
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.path}: holds no training run (no run.json)") from error
@@ -155,14 +165,25 @@ class RunFolder:
                 f"the same scans, or train into another folder with --init {self.prior}"
             )
 
-    def begin(self, identity: Identity) -> None:
-        """Make the folder and write the identity, unless the run has begun; remove torn files."""
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from training in it.
+
+        Raises:
+            ConfigError: the folder cannot be made or written.
+            MriAmbientError: another process trains in it.
+        """
         make_folder(self.path)
-        for torn in self.path.glob(".tmp-*"):  # of a process that was killed while it wrote
-            torn.unlink(missing_ok=True)
+        with locked(self.path / "run.json"):
+            yield
+
+    def begin(self, identity: Identity) -> None:
+        """Write the identity, unless the run has begun."""
+        make_folder(self.path)
         if not self.has_begun:
             write_toml(self.path / "config.toml", identity.config)
-            write_json(self.path / "run.json", asdict(identity))
+            content = asdict(identity)
+            write_json(self.path / "run.json", content | {"sha256": content_sha256(content)})
 
     @property
     def latest_checkpoint(self) -> Path | None:
@@ -218,13 +239,13 @@ class Log:
     def records(self) -> list[dict[str, Any]]:
         """All whole lines; the last one of a killed run may be torn."""
         found = []
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        for line in text.splitlines(keepends=True):
+        content = self.path.read_bytes() if self.path.exists() else b""
+        for line in content.splitlines(keepends=True):
             try:
-                record = json.loads(line)
+                record = json_object(line)
             except ValueError:
                 continue
-            if line.endswith("\n") and isinstance(record, dict) and "images" in record:
+            if line.endswith(b"\n") and _is_step(record):
                 found.append(record)
         return found
 
@@ -246,3 +267,9 @@ class Log:
                 f"{self.path}: cannot be written ({error.strerror}); free space there and run the "
                 "same command again. The last good checkpoint is untouched."
             ) from error
+
+
+def _is_step(record: dict[str, Any]) -> bool:
+    """Whether a line of the log is one that we wrote."""
+    numbers = all(value is None or isinstance(value, (int, float)) for value in record.values())
+    return numbers and isinstance(record.get("images"), int) and "loss" in record

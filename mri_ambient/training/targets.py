@@ -7,7 +7,6 @@ there is not reconstructed again, unless the file is damaged.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from ..methods import BASELINES, Method, StepInfo
 from ..recon.engine import Engine
 from ..recon.recipe import ResolvedRecipe, method_options, plain
 from ..runtime.device import Runtime
-from ..runtime.files import write_json
+from ..runtime.files import json_object, write_json
 from ..runtime.process_group import ProcessGroup
 from .config import Hooks
 from .dataset import Item, files_of, prepared_digest
@@ -78,7 +77,12 @@ class TargetFolder:
         if not path.exists():
             return
         made_by = self._made_by()
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            stored = json_object(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path}: damaged ({error}); delete this folder, to make the images again"
+            ) from error
         if finished:
             made_by.pop("bf16", None)
         differing = sorted(key for key in made_by if stored.get(key, made_by[key]) != made_by[key])

@@ -11,6 +11,7 @@ from helpers import small_prior
 
 from mri_ambient.io import open_scan
 from mri_ambient.priors.checkpoint import load_prior, save_prior
+from mri_ambient.priors.prior import name_digest
 from mri_ambient.training import adapter
 
 RECON = ("--retrospective", 2, "--calib-lines", 8, "--device", "cpu")
@@ -36,7 +37,7 @@ def test_reconstruct_adapts_to_every_volume(cli, full, own_prior, tmp_path):
         report = report_of(out, scan)
         adaptation = report["adaptation"]
         assert (adaptation["steps"], adaptation["stopped_by"]) == (2, "steps")
-        assert list(adaptation["scans"]) == [scan.stem]
+        assert list(adaptation["scans"]) == [name_digest(scan.stem)]
         start = load_prior(own_prior).card["sha256"]
         assert report["provenance"]["prior_sha256"] == adaptation["start_sha256"] == start
         assert report["settings"]["adapt"]["per"] == "volume"

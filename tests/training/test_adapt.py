@@ -262,7 +262,7 @@ class TestFiles:
         adapted = adapt(
             [tmp_path / "bad.h5", scan], recipe(prior), CPU, on_error=lambda s, _: failed.append(s)
         )
-        assert len(failed) == 1 and list(adapted.card["adaptation"]["scans"]) == ["scan"]
+        assert len(failed) == 1 and len(adapted.card["adaptation"]["scans"]) == 1
         with pytest.raises(ConfigError):
             adapt([tmp_path / "bad.h5"], recipe(prior), CPU, on_error=lambda *_: None)
 

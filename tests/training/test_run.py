@@ -49,13 +49,10 @@ def test_a_run_knows_what_it_is(run):
     assert "batch_size = 2" in (run.path / "config.toml").read_text()
 
 
-def test_beginning_again_changes_nothing_but_torn_files(run):
+def test_beginning_again_changes_nothing(run):
     before = (run.path / "run.json").read_bytes()
-    torn = run.path / ".tmp-0123-checkpoint-000000010.safetensors"
-    torn.write_bytes(b"cut off")
     run.begin(replace(IDENTITY, init="another"))
     assert (run.path / "run.json").read_bytes() == before
-    assert not torn.exists()
 
 
 @pytest.mark.parametrize("content", ["{}", '{"config": {"a"', "[1, 2]"])
@@ -81,6 +78,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 
 def test_a_run_of_an_earlier_version_is_not_called_damaged(run):
     stored = json.loads((run.path / "run.json").read_text())
+    del stored["sha256"]
     (run.path / "run.json").write_text(json.dumps(stored | {"data": "0123456789abcdef"}))
     assert run.identity.config == IDENTITY.config
     assert run.identity.option("batch_size") == 2

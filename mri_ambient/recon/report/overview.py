@@ -178,7 +178,7 @@ def _row(folder: Path, path: Path) -> Row | None:
             return replace(row, error=reason)
         warnings = tuple(report["warnings"])
         return replace(row, figures=figures(report), warnings=warnings)
-    except (ScanFormatError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ScanFormatError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{path.name}: cannot be read ({error!r}); reconstruct the scan again"
         return replace(row, error=reason)
 

@@ -1,0 +1,177 @@
+"""Commands that are stopped, starved or hindered: run again, they end as if left alone.
+
+tests/benchmarks/bench_kills.py kills them at random moments.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from helpers import load_script
+
+from mri_ambient.cli import app
+from mri_ambient.data_prep import SimulateConfig, prepare, simulate
+from mri_ambient.errors import ConfigError
+from mri_ambient.runtime.files import locked
+
+pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+
+bench = load_script("bench_kills")
+SCANS = SimulateConfig(size=(24, 24), coils=3, acceleration=2.0, calib=8, slices=4, noise=0.01)
+RECONSTRUCT = ["--method", "l1-wavelet", "--option", "n_iter=30", "--batch-size", "1"]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """Two scans; the second has twice as many slices."""
+    folder = tmp_path_factory.mktemp("raw")
+    (path,) = simulate("phantom", folder, SCANS, count=1)
+    path.rename(folder / "a.h5")
+    (path,) = simulate("phantom", folder, SimulateConfig(**vars(SCANS) | {"slices": 8}), count=1)
+    path.rename(folder / "b.h5")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(cli, raw, tmp_path_factory) -> Path:
+    """What undisturbed commands make of them."""
+    folder = tmp_path_factory.mktemp("whole")
+    cli("prep", raw, "-o", folder / "prep", "--no-pictures")
+    cli("reconstruct", raw, "-o", folder / "reconstruct", *RECONSTRUCT)
+    return folder
+
+
+def assert_equal(folder: Path, wanted: Path) -> None:
+    """The same files and no others, equal to the byte but for seconds."""
+    found, expected = bench.content(folder), bench.content(wanted)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+@contextmanager
+def file_limit(n_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond this size, as on a disk that becomes full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("command", ["prep", "reconstruct"])
+def test_a_disk_that_becomes_full_in_the_middle_of_a_folder(command, cli, raw, whole, tmp_path):
+    words = ["--no-pictures"] if command == "prep" else RECONSTRUCT
+    sizes = [(whole / command / name).stat().st_size for name in ("a.h5", "b.h5")]
+    with file_limit(sum(sizes) // 2):
+        printed = cli(command, raw, "-o", tmp_path, *words, code=1)
+    assert "b.h5" in printed.errors[0] and "free space" in printed.errors[0]
+    assert (tmp_path / "a.h5").exists() and not (tmp_path / "b.h5").exists()
+    assert not list(tmp_path.glob(".tmp-*"))
+    cli(command, raw, "-o", tmp_path, *words)
+    assert_equal(tmp_path, whole / command)
+
+
+def test_a_clock_that_jumps(cli, raw, whole, tmp_path):
+    """Times of files lie in the future, then in the past: nothing is judged by them."""
+    inputs, output = Path(shutil.copytree(raw, tmp_path / "raw")), tmp_path / "out"
+    cli("reconstruct", inputs / "a.h5", "-o", output, *RECONSTRUCT)
+    for jump_s in (10**9, -(10**9)):
+        for path in [*inputs.iterdir(), *output.iterdir()]:
+            os.utime(path, (time.time() + jump_s,) * 2)
+        cli("reconstruct", inputs, "-o", output, *RECONSTRUCT)
+    assert_equal(output, whole / "reconstruct")
+
+
+def forked(act: Callable[[], object]) -> int:
+    """A copy of this process that does something and ends; its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        act()
+    except SystemExit as stop:
+        os._exit(stop.code or 0)
+    finally:
+        os._exit(1)
+
+
+def disturbed(words: Sequence[object], output: Path, *signals: signal.Signals) -> int:
+    """Reconstruct in another process, which is sent signals when it has begun; its exit code."""
+    argv = ["mri-ambient", "reconstruct", *words, "-o", output, *RECONSTRUCT]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [str(word) for word in argv])
+        child = forked(app.main)
+    while not list(output.glob(".*.unfinished/*")):
+        time.sleep(0.005)
+    for number in signals:
+        os.kill(child, number)
+        time.sleep(0.05)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_process_that_is_terminated_leaves_what_is_finished(cli, raw, whole, tmp_path):
+    output = tmp_path / "out"
+    assert disturbed([raw], output, signal.SIGTERM) == 143
+    assert not list(output.rglob(".tmp-*"))
+    assert list(output.glob(".*.unfinished/*"))
+    cli("reconstruct", raw, "-o", output, *RECONSTRUCT)
+    assert_equal(output, whole / "reconstruct")
+
+
+def test_a_process_that_is_stopped_and_goes_on(cli, raw, whole, tmp_path):
+    output = tmp_path / "out"
+    assert disturbed([raw], output, signal.SIGSTOP, signal.SIGCONT) == 0
+    assert_equal(output, whole / "reconstruct")
+
+
+def test_two_processes_in_one_folder(cli, raw, whole, tmp_path):
+    """What another process makes is left to it, and the rest is done."""
+    for command, words in (("prep", ["--no-pictures"]), ("reconstruct", RECONSTRUCT)):
+        output = tmp_path / command
+        with locked(output / "a.h5"):
+            printed = cli(command, raw, "-o", output, *words, code=1)
+        assert len(printed.errors) == 1 and "another process" in printed.errors[0]
+        assert {path.name for path in output.glob("*.h5")} == {"b.h5"}
+        cli(command, raw, "-o", output, *words)
+        assert_equal(output, whole / command)
+
+
+@pytest.fixture
+def seen_by_all() -> Iterator[Path]:
+    """A folder that every user may read; those of pytest are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_folder_that_may_not_be_written(raw, seen_by_all):
+    """As another user where this one is root, who may write everywhere."""
+    inputs = Path(shutil.copytree(raw, seen_by_all / "raw"))
+    said, output = seen_by_all / "said", seen_by_all / "shut" / "out"
+    output.parent.mkdir(mode=0o555)
+    said.touch()
+    said.chmod(0o666)
+    inputs.chmod(0o755)
+
+    def prepare_as_another() -> None:
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            prepare(inputs, output)
+        except ConfigError as error:
+            said.write_text(str(error))
+
+    os.waitpid(forked(prepare_as_another), 0)
+    assert said.read_text().startswith(f"{output}: cannot be created")
+    assert not output.exists()
