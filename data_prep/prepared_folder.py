@@ -208,7 +208,7 @@ def _qc(
     """The quality figures a prepared file stores."""
     return {
         "version": __version__,
-        "config": asdict(preparation.config),
+        "config": preparation.config.as_dict(),
         "config_sha256": config_sha256(preparation.config),
         "acceleration": file.acceleration,
         "measured_coils": file.shape[1],
@@ -231,7 +231,7 @@ def _listed(found: Sequence[NumericalWarning]) -> dict[str, Any]:
 
 def config_sha256(config: PrepConfig) -> str:
     """Hash of the options; a file prepared with other options is not up to date."""
-    return hashlib.sha256(json_text(asdict(config)).encode()).hexdigest()
+    return hashlib.sha256(json_text(config.as_dict()).encode()).hexdigest()
 
 
 def prepare(

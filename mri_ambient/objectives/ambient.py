@@ -75,7 +75,7 @@ class Ambient(Objective):
         op = batch.op
         op_further = op.with_mask(self._thin(batch, rng))
         sigma = self.law.draw(self.margin * batch.noise_std, net.sigma_data, rng)
-        noise = noise_like(batch.ksp[:, 0], rng)
+        noise = noise_like(batch.maps[:, 0], rng)
         z = batch.measured + op.expand(sigma[:, None, None] * noise)
         D = net(op_further, z, sigma)
 

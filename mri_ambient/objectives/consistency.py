@@ -116,7 +116,7 @@ class Consistency(Objective):
         added = (start.square() - known).clamp(min=0).sqrt()[:, None, None, None]
 
         def noise() -> Tensor:
-            return noise_like(y, rng) if kspace else op.expand(noise_like(y[:, 0], rng))
+            return noise_like(y, rng) if kspace else op.expand(noise_like(op.maps[:, 0], rng))
 
         with torch.no_grad():
             z = torch.where(op.mask, y + added * noise(), 0)

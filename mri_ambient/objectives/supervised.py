@@ -53,7 +53,7 @@ class Supervised(Objective):
         full = batch.op.with_mask(torch.ones_like(batch.mask))
         sigma = self.law.draw(torch.zeros_like(batch.noise_std), net.sigma_data, rng)
         x = batch.op.adjoint(batch.ksp) if batch.img is None else batch.img
-        noise = noise_like(batch.ksp[:, 0], rng)
+        noise = noise_like(batch.maps[:, 0], rng)
         D = net(full, full.expand(x + sigma[:, None, None] * noise), sigma)
 
         energy = abs2(full.support * (D - x)).mean(dim=(-2, -1))

@@ -107,7 +107,7 @@ class SliceStore:
     ) -> None:
         images = {"img": to_file_units(result.img, scan)}
         if result.std is not None:
-            images["std"] = to_file_units(result.std, scan)
+            images["std"] = to_file_units(result.img, scan, result.std)
         if result.samples is not None and self.keep_samples:
             samples = [to_file_units(sample, scan) for sample in result.samples]
             images["samples"] = torch.stack(samples, dim=1)
