@@ -17,7 +17,7 @@ from .adaptation_view import AdaptationView, adapted_together, make_adaptation, 
 from .console import VolumeBar, print_line, print_outputs, print_written, progress_bar
 from .exit_codes import run_cases
 from .inputs import chosen_scans
-from .parse import parse_list
+from .parse import parse_list, parse_map_sets
 from .recipe import make_recipe, make_runtime, retrospective_mask
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def run(
         ),
     ] = None,
     noise_std: opt.NoiseStd = None,
+    map_sets: opt.MapSets = "auto",
     coils: opt.Coils = None,
     holdout: Annotated[
         int | None,
@@ -149,7 +150,7 @@ def run(
         samples=samples,
         keep_samples=keep_samples,
         checks=Checks(holdout, flags=warn),
-        preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
+        preparation=PrepConfig(coils, noise_std=noise_std, map_sets=parse_map_sets(map_sets)),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(adapt, adapt_per, view),
     )

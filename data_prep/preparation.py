@@ -32,6 +32,7 @@ from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
 from .qc import choose_sets, slice_checks, slice_warnings
+from .set_basis import smooth_basis
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
@@ -173,20 +174,18 @@ class Preparation:
         warn("W-CPU-FALLBACK", text)
         return self._maps_on(scan, "cpu")
 
-    def _maps_on(
-        self, scan: Scan, device: torch.device | str
-    ) -> tuple[Scan, EspiritMaps | None]:
+    def _maps_on(self, scan: Scan, device: torch.device | str) -> tuple[Scan, EspiritMaps | None]:
         """ESPIRiT maps, rounded as in a prepared file; 1 for a single coil.
 
         They are zero in slices whose calibration block holds only zeros. Maps that come with the
         scan are used instead.
         """
-        if scan.given_maps is not None:
-            maps = _given_maps(scan, self.n_sets)
-            return scan.with_step("given-maps", maps=maps, given_maps=None), None
         if scan.n_coils == 1:
             filled = scan.calibration(self.calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
             return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * filled), None
+        if scan.given_maps is not None:
+            maps = self._rounded(_given_maps(scan, self.n_sets))
+            return scan.with_step("given-maps", maps=maps, given_maps=None), None
         source = scan.ksp if scan.calib is None else center_pad(scan.calib, scan.shape)
         config = self.config
         found = espirit_maps(
@@ -198,7 +197,10 @@ class Preparation:
             n_sets=self.n_sets,
         )
         found = found.to(scan.ksp.device)
-        return scan.with_step("espirit", maps=unpack_maps(pack_maps(found.maps))), found
+        return scan.with_step("espirit", maps=self._rounded(found.maps)), found
+
+    def _rounded(self, maps: Tensor) -> Tensor:
+        return unpack_maps(pack_maps(smooth_basis(maps) if self.n_sets == 2 else maps))
 
 
 @contextmanager
@@ -247,11 +249,11 @@ def _given_maps(scan: Scan, n_sets: int) -> Tensor:
         )
     mixed = mix_coils(scan.given_maps, scan.coil_transform[: scan.n_coils])
     sets = split_sets(mixed, n_given).unbind(dim=-3)[:n_sets]
-    return unpack_maps(pack_maps(torch.cat(orthonormal(sets), dim=-2)))
+    return torch.cat(orthonormal(sets), dim=-2)
 
 
 def orthonormal(sets: Sequence[Tensor]) -> list[Tensor]:
-    """Maps ``(slice, coil, y, x)`` that span the same; sum over coils |S|^2 = 1 or 0 (Gram-Schmidt).
+    """Maps ``(slice, coil, y, x)`` that span the same (Gram-Schmidt); sum over coils |S|^2 = 1 or 0.
 
     A set that is a mixture of the sets before it, but for rounding, is 0 there.
     """
@@ -368,6 +370,8 @@ class FirstPass:
 
     def _n_sets(self, to_virtual: Tensor) -> int:
         """Sets of coil maps: as wanted, as they came with the scan, or as the object needs."""
+        if len(to_virtual) == 1:
+            return 1
         if self.config.map_sets != "auto":
             return self.config.map_sets
         if self.n_given:

@@ -101,13 +101,12 @@ def choose_sets(blocks: Sequence[Tensor]) -> int:
     map misses signal. Maps on a coarse grid, of few coils, take a hundredth of the time of others.
 
     Args:
-        blocks: calibration blocks ``(coil, cy, cx)`` of whitened virtual coils, the strongest first.
+        blocks: calibration blocks ``(coil, cy, cx)`` of whitened coils, the strongest first.
     """
     for block in blocks:
-        calib = block[None, :COARSE_COILS]
-        size = (calib.shape[-2], calib.shape[-1])
-        if calib.shape[1] == 1:
-            return 1
+        ny, nx = block.shape[-2:]
+        size = (min(ny, COARSE[0] // 2), min(nx, COARSE[1] // 2))
+        calib = center_crop(block[None, :COARSE_COILS], size)
         found = espirit_maps(center_pad(calib, COARSE), size, kernel_width=COARSE_KERNEL)
         share, residual = second_map_share(found), calibration_residual(calib, found.maps)
         if share > SECOND_MAP_SHARE and residual > 1.5 * _noise_share(calib, 1.0):

@@ -16,8 +16,8 @@ from torch import Tensor
 from .errors import ScanFormatError
 from .physics.coil_maps import unpack_maps
 from .physics.fourier import center_crop, fftc, ifftc, reverse
-from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.map_sets import split_sets
+from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.operators import SenseOp
 from .rng import Streams
 

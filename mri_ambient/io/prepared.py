@@ -14,8 +14,8 @@ ismrmrd_header ()                   text      the header of the source, where it
 With several sets of coil maps, ``maps`` is ``(slice, set, coil, y, x, 2)``.
 
 The other facts are root attributes; ``mri_ambient_format`` marks the file: "prepared/1" with one
-set of maps, "prepared/2" with several, which older versions must not take for one. Slices have HDF5's
-Fletcher checksum, so that a damaged one is refused and not trained on.
+set of maps, "prepared/2" with several, which older versions refuse. Slices have HDF5's Fletcher
+checksum, so that a damaged one is refused and not trained on.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class PreparedFile(ScanFile):
             return torch.from_numpy(read_complex(find_dataset(file, "ksp"), index))
 
     def read_packed_maps(self, index: int) -> Tensor:
-        """Coil sensitivities of one slice in the stored precision, int16 ``(coil, set*y, x, 2)``."""
+        """Coil sensitivities of one slice, packed as stored, int16 ``(coil, set*y, x, 2)``."""
         with open_h5(self.path) as file:
             maps = torch.from_numpy(read_real(find_dataset(file, "maps"), index))
         return maps if self.n_sets == 1 else maps.movedim(0, 1).flatten(1, 2)

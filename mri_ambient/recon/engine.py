@@ -272,4 +272,6 @@ def to_file_units(img: Tensor, scan: Scan, values: Tensor | None = None) -> Tens
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
     combined, maps = combine_sets(img, scan.maps, scan.n_sets)
     weight = rss_weight(maps, scan.coil_transform)
-    return image_crop((combined if values is None else values) * weight * scan.scale, scan.recon_shape)
+    return image_crop(
+        (combined if values is None else values) * weight * scan.scale, scan.recon_shape
+    )

@@ -114,6 +114,7 @@ class SliceStore:
         facts = plain(
             {
                 "coils": scan.n_coils,
+                **({"map_sets": scan.n_sets} if scan.n_sets > 1 else {}),
                 "matrix": scan.shape,
                 "recon_shape": scan.recon_shape,
                 "sigma_n": scan.noise_std,

@@ -189,6 +189,8 @@ def summary_line(report: dict[str, Any]) -> str:
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
         f"residual {fmean(residuals):.2f} sigma_n, method {provenance['seconds']:.1f} s"
     )
+    if "map_sets" in report:
+        line += f", {report['map_sets']} sets of coil maps"
     if "adaptation" in report:
         line += f"; {adaptation_line(report['adaptation'])}"
     if "metrics" in report:
