@@ -253,7 +253,7 @@ def _given_maps(scan: Scan, n_sets: int) -> Tensor:
 
 
 def orthonormal(sets: Sequence[Tensor]) -> list[Tensor]:
-    """Maps ``(slice, coil, y, x)`` that span the same (Gram-Schmidt); sum over coils |S|^2 = 1 or 0.
+    """Maps ``(slice, coil, y, x)`` that span the same (Gram-Schmidt); sum_c |S_c|^2 = 1 or 0.
 
     A set that is a mixture of the sets before it, but for rounding, is 0 there.
     """

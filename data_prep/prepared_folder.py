@@ -191,7 +191,7 @@ def _draw(
         "calibration block": "{} x {} (y, x)".format(*preparation.calib_shape),
         "support": f"{check.support:.1%} of the field of view",
         "eigenvalue in it": f"{check.eigenvalue:.4f}",
-        "second map needed": f"in {check.second_map:.1%} of it",
+        "sets of coil maps": f"{scan.n_sets}, another fits in {check.second_map:.1%} of it",
         "calibration residual": f"{check.calib_residual:.2%} of the energy",
     }
     calib = scan.calibration(preparation.calib_shape)[0]

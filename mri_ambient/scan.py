@@ -241,7 +241,8 @@ class Batch:
         acquired: bool ``(b, x)``, False for columns that the scanner never acquires.
         noise_std: sigma_n per real channel, ``(b,)``.
         density: probability that a scan of the data set samples an entry, real ``(b, 1, y, x)``.
-        img: target images ``(b, y, x)``, or ``(b, set*y, x)``, for objectives that learn from images, or None.
+        img: target images ``(b, y, x)``, or ``(b, set*y, x)``, for objectives that learn from
+            images, or None.
     """
 
     ksp: Tensor
@@ -260,7 +261,8 @@ class Batch:
     @property
     def n_sets(self) -> int:
         """Number of sets of maps."""
-        return self.maps.shape[2] // self.ksp.shape[2]
+        rows = -2 if self.maps.is_complex() else -3
+        return self.maps.shape[rows] // self.ksp.shape[-2]
 
     @property
     def measured(self) -> Tensor:

@@ -27,8 +27,8 @@ def repeat_sets(coil_img: Tensor, n_sets: int) -> Tensor:
 
 
 def split_sets(x: Tensor, n_sets: int) -> Tensor:
-    """A view with an axis for the sets, ``(..., set*y, x)`` to ``(..., set, y, x)``."""
-    return x.unflatten(-2, (n_sets, -1))
+    """With an axis for the sets, ``(..., set*y, x)`` to ``(..., set, y, x)``."""
+    return x.reshape(*x.shape[:-2], n_sets, x.shape[-2] // n_sets, x.shape[-1])
 
 
 def first_set(x: Tensor, n_sets: int) -> Tensor:
@@ -43,7 +43,8 @@ def sets_as_items(x: Tensor, n_sets: int) -> Tensor:
 
 def items_as_sets(x: Tensor, n_sets: int) -> Tensor:
     """Inverse of :func:`sets_as_items`."""
-    return x.unflatten(0, (-1, n_sets)).movedim(1, -3).flatten(-3, -2)
+    apart = x.reshape(len(x) // n_sets, n_sets, *x.shape[1:])
+    return apart.movedim(1, -3).flatten(-3, -2)
 
 
 def magnitude(img: Tensor, n_sets: int) -> Tensor:

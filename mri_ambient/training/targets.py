@@ -99,9 +99,9 @@ class TargetFolder:
     ) -> bool:
         """Reconstruct every scan, one image a slice.
 
-        Scans of one matrix size, number of coils and of sets are reconstructed together. The groups do not
-        depend on what is there already, nor on who makes them, and so neither do the images. The
-        processes of a ``torch.distributed`` group share the work.
+        Scans of one matrix size, number of coils and of sets are reconstructed together. The groups
+        do not depend on what is there already, nor on who makes them, and so neither do the images.
+        The processes of a ``torch.distributed`` group share the work.
 
         Args:
             items: slices of prepared scans; whole scans are reconstructed.
