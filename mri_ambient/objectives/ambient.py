@@ -31,7 +31,7 @@ from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
 from ..rng import Streams
 from ..scan import Batch
-from .base import Loss, Objective, abs2, edm_weight, noise_like
+from .base import Loss, Objective, abs2, edm_weight, noise_like, per_image_pixel
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Ambient(Objective):
         residual = op.normal(D) - op.adjoint(batch.ksp)
         if self.noise_correction:
             residual = residual + self._correction(op_further, z, D, sigma, batch.noise_std)
-        energy = abs2(residual).mean(dim=(-2, -1))
+        energy = per_image_pixel(abs2(residual), batch.n_sets)
         loss = (edm_weight(sigma, net.sigma_data) * energy).mean()
         return Loss(loss, {"residual": energy.mean().detach()})
 

@@ -17,7 +17,7 @@ from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
 from ..rng import Streams
 from ..scan import Batch
-from .base import Loss, Objective, abs2, edm_weight, noise_like
+from .base import Loss, Objective, abs2, edm_weight, noise_like, per_image_pixel
 
 FULL = "full"
 """Targets that are the images of fully sampled scans themselves."""
@@ -56,6 +56,6 @@ class Supervised(Objective):
         noise = noise_like(batch.maps[:, 0], rng)
         D = net(full, full.expand(x + sigma[:, None, None] * noise), sigma)
 
-        energy = abs2(full.support * (D - x)).mean(dim=(-2, -1))
+        energy = per_image_pixel(abs2(full.support * (D - x)), batch.n_sets)
         loss = (edm_weight(sigma, net.sigma_data) * energy).mean()
         return Loss(loss, {"residual": energy.mean().detach()})
