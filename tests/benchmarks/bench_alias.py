@@ -8,7 +8,7 @@ image of two sets of maps from the full data, which has less noise. Each with on
 
 - ours: zero-filled, CG-SENSE, L1-wavelet and ``aos`` with the shipped prior, all with their default
   options;
-- BART, if it is installed: ``ecalib -m1 / -m2`` on the same samples, and ``pics -l1 -i50`` with
+- BART, if it is installed: ``ecalib -m1 / -m2`` on the same samples, and ``pics -l1 -i100`` with
   weight 0.005, and with the best of 5 weights for each mask and reference in hindsight (one at an
   edge of the range is said). Its image is the RSS of the coil images that its sets make together,
   as ours is.
@@ -109,7 +109,7 @@ def bart_images(file: ScanFile, n_sets: int, weights: tuple[float, ...]) -> dict
         bart("ecalib", f"-m{n_sets}", "-r24", "ksp", "maps")
         maps = read_cfl(folder / "maps")
         for weight in weights:
-            bart("pics", "-l1", "-S", "-i50", f"-r{weight}", "ksp", "maps", "img")
+            bart("pics", "-l1", "-S", "-i100", f"-r{weight}", "ksp", "maps", "img")
             coil_img = (maps * read_cfl(folder / "img")).sum(dim=0)
             images[weight] = coil_img.abs().square().sum(dim=0).sqrt()[None]
     return images
