@@ -376,7 +376,8 @@ class FirstPass:
             return self.config.map_sets
         if self.n_given:
             return self.n_given
-        return choose_sets([mix_coils(block, to_virtual) for block in self.calib])
+        blocks = (mix_coils(block, to_virtual) for block in self.calib)
+        return choose_sets(blocks, self.config.kernel_width)
 
     def _noise(self) -> tuple[NoiseEstimate, list[NumericalWarning]]:
         """The noise given, or that of the scan; a warning where these are far apart."""
