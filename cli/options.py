@@ -181,6 +181,14 @@ HeldOutLines = Annotated[
 ]
 
 # Preparation and retrospective masks.
+MapSets = Annotated[
+    str,
+    typer.Option(
+        "--map-sets",
+        help="Sets of coil maps: auto (2 where the object is larger than the field of view), 1, 2.",
+        metavar="auto|1|2",
+    ),
+]
 Coils = Annotated[
     int | None,
     typer.Option(help="Compress to at most this many virtual coils.", show_default="all of them"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mri_ambient.errors import ConfigError
 
@@ -54,6 +54,14 @@ def parse_shares(name: str, text: str) -> str | dict[str, float]:
         raise ConfigError(
             f"{name} is one kind or shares like random:0.8,poisson:0.2; got {text!r}"
         ) from error
+
+
+def parse_map_sets(text: str) -> Literal["auto", 1, 2]:
+    """``auto`` as it is, ``1`` and ``2`` as numbers."""
+    choices: dict[str, Literal["auto", 1, 2]] = {"auto": "auto", "1": 1, "2": 2}
+    if text not in choices:
+        raise ConfigError(f"--map-sets is {', '.join(choices)}; got {text!r}")
+    return choices[text]
 
 
 def merge_options(flags: Mapping[str, Any], texts: Sequence[str] | None) -> dict[str, Any]:

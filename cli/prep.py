@@ -10,6 +10,7 @@ from . import options as opt
 from .console import Bar, print_line, print_outputs, print_warning, progress_bar
 from .exit_codes import Failures
 from .inputs import chosen_scans
+from .parse import parse_map_sets
 from .recipe import make_runtime
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def run(
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
     maps: opt.Maps = None,
+    map_sets: opt.MapSets = "auto",
     coils: opt.Coils = None,
     energy: Annotated[
         float | None,
@@ -55,7 +57,10 @@ def run(
     """
     from mri_ambient.data_prep import PrepConfig, prepare
 
-    config = PrepConfig(n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std)
+    config = PrepConfig(
+        n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std,
+        map_sets=parse_map_sets(map_sets),
+    )  # fmt: skip
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
     if dry_run:

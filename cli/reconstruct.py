@@ -15,7 +15,7 @@ from .config_file import store_config
 from .console import print_line, progress_bar
 from .folder_view import FolderView, print_plan
 from .inputs import chosen_scans
-from .parse import parse_list
+from .parse import parse_list, parse_map_sets
 from .recipe import make_recipe, make_runtime, retrospective_mask
 
 
@@ -70,6 +70,7 @@ def run(
         ),
     ] = None,
     noise_std: opt.NoiseStd = None,
+    map_sets: opt.MapSets = "auto",
     coils: opt.Coils = None,
     holdout: Annotated[
         int | None,
@@ -152,7 +153,7 @@ def run(
         samples=samples,
         keep_samples=keep_samples,
         checks=Checks(holdout, flags=warn),
-        preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
+        preparation=PrepConfig(coils, noise_std=noise_std, map_sets=parse_map_sets(map_sets)),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(adapt, adapt_per, view if jobs < 2 else None),
     )

@@ -57,6 +57,7 @@ def run(
     from mri_ambient.io import open_scan
     from mri_ambient.io.reconstruction import write_samples
     from mri_ambient.methods import PriorOnly
+    from mri_ambient.physics.map_sets import first_set
     from mri_ambient.plots import draw_montage, save_figure
     from mri_ambient.priors.weights import default_prior
     from mri_ambient.recon.sample import draw_images, uniform_maps
@@ -66,7 +67,8 @@ def run(
     maps = uniform_maps(size)
     if maps_from is not None:
         scan = open_scan(maps_from)
-        maps = Batch.of([plan_preparation(scan).apply(scan[0])]).maps
+        batch = Batch.of([plan_preparation(scan).apply(scan[0])])
+        maps = first_set(batch.maps, batch.n_sets)
     runtime = make_runtime(device)
     loaded = ma.load_prior(prior or default_prior(), runtime.torch_device)
     with progress_bar() as bars:

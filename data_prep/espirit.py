@@ -10,7 +10,8 @@ inverse Fourier transform of kernel ``i`` at pixel ``r``, a vector over coils, t
 leaves the true sensitivities unchanged wherever there is signal, ``G(r) S(r) = S(r)``: the map is
 the eigenvector of the largest eigenvalue, and an eigenvalue below 1 means that there is no signal.
 A second eigenvalue near 1 means that two places of the object share the pixel, because the object
-is larger than the field of view; one map cannot describe that (:func:`second_map_share`).
+is larger than the field of view (:func:`second_map_share`). One map cannot describe that; a second
+set of maps, the eigenvectors of the second eigenvalue, can (:mod:`mri_ambient.physics.map_sets`).
 
 **Support.** sigpy keeps eigenvalues above 0.95, BART above 0.8. The default of 0.9 was chosen on
 three real head scans, for calibration blocks of 24x24 and 24x20. Inside the head the eigenvalue is
@@ -54,6 +55,7 @@ from torch import Tensor
 
 from ..errors import PrepError
 from ..physics.fourier import center_crop
+from ..physics.map_sets import first_set
 
 CROP = 0.9
 """Eigenvalue above which a pixel belongs to the support (see the module)."""
@@ -70,8 +72,8 @@ class EspiritMaps:
     """Coil maps and the eigenvalues they rest on.
 
     Attributes:
-        maps: sensitivities, complex64 ``(slice, coil, y, x)``; sum_c |S_c|^2 is 1 in the support
-            and the maps are exactly 0 outside.
+        maps: sensitivities, complex64 ``(slice, coil, y, x)``, or ``(slice, coil, set*y, x)``;
+            sum_c |S_c|^2 is 1 in the support and the maps are exactly 0 outside.
         eigenvalue: the largest eigenvalue of ``G``, 0 to 1, ``(slice, y, x)``.
         second_eigenvalue: the second largest, ``(slice, y, x)``; below 0.6 of the first it is a
             lower bound, seldom 0.01 too low.
@@ -83,8 +85,13 @@ class EspiritMaps:
 
     @property
     def support(self) -> Tensor:
-        """Where there is a map, bool ``(slice, y, x)``."""
-        return (self.maps != 0).any(dim=1)
+        """Where there is a map, bool ``(slice, y, x)``: the support of the first set."""
+        return (first_set(self.maps, self.n_sets) != 0).any(dim=1)
+
+    @property
+    def n_sets(self) -> int:
+        """Number of sets of maps."""
+        return self.maps.shape[-2] // self.eigenvalue.shape[-2]
 
     def to(self, device: torch.device | str) -> EspiritMaps:
         """The same on another device."""
@@ -102,6 +109,7 @@ def espirit_maps(
     threshold: float = 0.02,
     crop: float = CROP,
     n_iter: int = 100,
+    n_sets: int = 1,
 ) -> EspiritMaps:
     """Coil maps by ESPIRiT, slice by slice; 0 where the calibration block holds only zeros.
 
@@ -118,6 +126,7 @@ def espirit_maps(
         threshold: singular values to keep, relative to the largest.
         crop: eigenvalue above which a pixel belongs to the support.
         n_iter: power iterations.
+        n_sets: sets of maps, 1 or 2.
 
     Raises:
         PrepError: the calibration block is smaller than the kernel, or not finite.
@@ -126,25 +135,26 @@ def espirit_maps(
         raise ValueError(
             f"ksp must be complex (slice, coil, y, x), got {ksp.dtype} {tuple(ksp.shape)}"
         )
-    if n_iter < 1:
-        raise ValueError(f"n_iter must be at least 1, got {n_iter}")
+    if n_iter < 1 or n_sets not in (1, 2):
+        raise ValueError(f"wanted iterations and 1 or 2 sets, got {n_iter} and {n_sets}")
     kernel = kernel_shape(calib_shape, kernel_width)
     calib = center_crop(ksp, calib_shape)
     _check_finite(calib)
 
-    _, n_coils, ny, nx = ksp.shape
-    maps = torch.zeros(ksp.shape, dtype=torch.complex64, device=ksp.device)
-    first, second = (torch.zeros_like(maps[:, 0], dtype=torch.float32) for _ in range(2))
+    n_slices, n_coils, ny, nx = ksp.shape
+    shape = (n_slices, n_coils, n_sets, ny, nx)
+    maps = torch.zeros(shape, dtype=torch.complex64, device=ksp.device)
+    values = torch.zeros((n_slices, 2, ny, nx), device=ksp.device)
     for i in torch.nonzero(calib.flatten(1).any(dim=1)).flatten().tolist():
         block = calib[i]
         reference = _virtual_coil(block)
         for rows, gram in _pixel_grams(_signal_kernels(block, kernel, threshold), (ny, nx)):
-            vector, value, second_value = leading_eigenpairs(gram, n_iter)
-            vector = torch.where(value[:, None] > crop, _align(vector, reference), 0)
-            maps[i, :, rows] = vector.view(-1, nx, n_coils).movedim(-1, 0)
-            first[i, rows] = value.view(-1, nx)
-            second[i, rows] = second_value.view(-1, nx)
-    return EspiritMaps(maps, first, second)
+            for m, (vector, value) in enumerate(leading_eigenpairs(gram, n_iter)):
+                values[i, m, rows] = value.view(-1, nx)
+                if m < n_sets:
+                    vector = torch.where(value[:, None] > crop, _align(vector, reference), 0)
+                    maps[i, :, m, rows] = vector.view(-1, nx, n_coils).movedim(-1, 0)
+    return EspiritMaps(maps.flatten(2, 3), values[:, 0], values[:, 1])
 
 
 def second_map_share(result: EspiritMaps) -> Tensor:
@@ -180,10 +190,14 @@ def kernel_shape(calib_shape: tuple[int, int], kernel_width: int = 6) -> tuple[i
     return y, x
 
 
-def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The first eigenvector and the two largest eigenvalues of many small Hermitian matrices.
+Pair = tuple[Tensor, Tensor]
+"""Eigenvectors ``(pixel, coil)`` of norm 1, and their eigenvalues, real ``(pixel,)``."""
 
-    The vector is ``G^n x / |G^n x|``, started from ones as in other software: where two
+
+def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Pair, Pair]:
+    """The two largest eigenvalues of many small Hermitian matrices, and their eigenvectors.
+
+    The first vector is ``G^n x / |G^n x|``, started from ones as in other software: where two
     eigenvalues are equal, the start decides. The second eigenvalue comes from iterations orthogonal
     to that vector, with falling powers of ``G``: a high power separates it best from the third, but
     rounding loses what is far below the first, and a low power recovers that.
@@ -192,8 +206,6 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
         gram: positive semidefinite matrices, complex ``(pixel, coil, coil)``.
         n_iter: power iterations, at least 1.
 
-    Returns:
-        Unit vectors ``(pixel, coil)``; both eigenvalues, real ``(pixel,)``.
     """
     powers = [gram]  # G, G^2, G^4, ..., G^32, times a number each
     for _ in range(min(n_iter.bit_length() - 1, 5)):
@@ -212,7 +224,8 @@ def leading_eigenpairs(gram: Tensor, n_iter: int) -> tuple[Tensor, Tensor, Tenso
     for power in (powers[-1], *powers[:1:-1]):
         y = power @ y
         y = _unit(y - x * _inner(x, y))
-    return x[..., 0], _inner(x, gram @ x).real.flatten(), _inner(y, gram @ y).real.flatten()
+    first, second = ((v[..., 0], _inner(v, gram @ v).real.flatten()) for v in (x, y))
+    return first, second
 
 
 def _check_finite(calib: Tensor) -> None:

@@ -8,10 +8,11 @@ determines what belongs to the whole volume: noise covariance, virtual coils, sc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, issu
 from ..io import ArrayFile, PreparedFile, ScanFile, name_of
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop, center_pad
+from ..physics.map_sets import split_sets
 from ..physics.masks import calibration_block
 from ..runtime.device import device_error, out_of_memory
 from ..scan import UPPER_BOUND, Scan
@@ -29,7 +31,8 @@ from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
-from .qc import slice_checks, slice_warnings
+from .qc import choose_sets, slice_checks, slice_warnings
+from .set_basis import smooth_basis
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
@@ -63,6 +66,9 @@ class PrepConfig:
         kernel_width: side of ESPIRiT's k-space kernel.
         threshold: ESPIRiT keeps singular vectors above this share of the largest singular value.
         crop: pixels with a smaller ESPIRiT eigenvalue lie outside the support.
+        map_sets: sets of coil maps: "auto", two where the object is larger than the field of view
+            (:func:`~mri_ambient.data_prep.qc.choose_sets`), 1 or 2. Maps that come with the scan
+            are all used with "auto".
     """
 
     n_coils: int | None = None
@@ -72,8 +78,11 @@ class PrepConfig:
     kernel_width: int = 6
     threshold: float = 0.02
     crop: float = CROP
+    map_sets: Literal["auto", 1, 2] = "auto"
 
     def __post_init__(self) -> None:
+        if self.map_sets not in ("auto", 1, 2):
+            raise ConfigError(f"sets of coil maps are auto, 1 or 2, got map_sets={self.map_sets!r}")
         if self.n_coils is not None and self.n_coils < 1:
             raise ConfigError(f"at least 1 virtual coil must remain, got n_coils={self.n_coils}")
         if self.energy is not None and not 0 < self.energy <= 1:
@@ -89,6 +98,13 @@ class PrepConfig:
                 f"got {self.noise_std}"
             )
 
+    def as_dict(self) -> dict[str, Any]:
+        """The options as files hold them; those of files from before there were sets are equal."""
+        values = asdict(self)
+        if self.map_sets == "auto":
+            del values["map_sets"]
+        return values
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -103,6 +119,7 @@ class Preparation:
         calib_shape: sides ``(y, x)`` of the calibration block, of the image or of calibration lines
             of their own.
         scale: normalised images times this are in whitened units.
+        n_sets: sets of coil maps.
         warnings: what is questionable about the volume.
         device, cpu_fallback: see :func:`plan_preparation`.
     """
@@ -114,6 +131,7 @@ class Preparation:
     compression: Compression
     calib_shape: tuple[int, int]
     scale: float
+    n_sets: int = 1
     warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
@@ -147,14 +165,42 @@ class Preparation:
 
     def _estimate_maps(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
         try:
-            return _estimate_maps(scan, self.calib_shape, self.config, self.device)
+            return self._maps_on(scan, self.device)
         except RuntimeError as error:
             here = torch.device(self.device).type == "cpu"
             if here or not self.cpu_fallback or not out_of_memory(error):
                 raise
         text = f"{self.path.name}: out of memory on {self.device} for its coil maps"
         warn("W-CPU-FALLBACK", text)
-        return _estimate_maps(scan, self.calib_shape, self.config, "cpu")
+        return self._maps_on(scan, "cpu")
+
+    def _maps_on(self, scan: Scan, device: torch.device | str) -> tuple[Scan, EspiritMaps | None]:
+        """ESPIRiT maps, rounded as in a prepared file; 1 for a single coil.
+
+        They are zero in slices whose calibration block holds only zeros. Maps that come with the
+        scan are used instead.
+        """
+        if scan.n_coils == 1:
+            filled = scan.calibration(self.calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+            return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * filled), None
+        if scan.given_maps is not None:
+            maps = self._rounded(_given_maps(scan, self.n_sets))
+            return scan.with_step("given-maps", maps=maps, given_maps=None), None
+        source = scan.ksp if scan.calib is None else center_pad(scan.calib, scan.shape)
+        config = self.config
+        found = espirit_maps(
+            source.to(device),
+            self.calib_shape,
+            kernel_width=config.kernel_width,
+            threshold=config.threshold,
+            crop=config.crop,
+            n_sets=self.n_sets,
+        )
+        found = found.to(scan.ksp.device)
+        return scan.with_step("espirit", maps=self._rounded(found.maps)), found
+
+    def _rounded(self, maps: Tensor) -> Tensor:
+        return unpack_maps(pack_maps(smooth_basis(maps) if self.n_sets == 2 else maps))
 
 
 @contextmanager
@@ -192,37 +238,33 @@ def _cut_calibration(scan: Scan, shape: tuple[int, int]) -> Scan:
     return scan if scan.calib is None else replace(scan, calib=center_crop(scan.calib, shape))
 
 
-def _estimate_maps(
-    scan: Scan, calib_shape: tuple[int, int], config: PrepConfig, device: torch.device | str
-) -> tuple[Scan, EspiritMaps | None]:
-    """ESPIRiT maps, rounded as in a prepared file; 1 for a single coil.
-
-    They are zero in slices whose calibration block holds only zeros. Maps that come with the scan
-    are used instead.
-    """
-    if scan.n_coils == 1:
-        filled = scan.calibration(calib_shape).flatten(1).any(dim=1).view(-1, 1, 1, 1)
-        return scan.with_step("unit-map", maps=torch.ones_like(scan.ksp) * filled), None
-    if scan.given_maps is not None:
-        return scan.with_step("given-maps", maps=_given_maps(scan), given_maps=None), None
-    source = scan.ksp if scan.calib is None else center_pad(scan.calib, scan.shape)
-    found = espirit_maps(
-        source.to(device),
-        calib_shape,
-        kernel_width=config.kernel_width,
-        threshold=config.threshold,
-        crop=config.crop,
-    )
-    found = found.to(scan.ksp.device)
-    return scan.with_step("espirit", maps=unpack_maps(pack_maps(found.maps))), found
-
-
-def _given_maps(scan: Scan) -> Tensor:
-    """Maps that came with the scan, for its virtual coils; sum over coils |S|^2 = 1 or 0."""
+def _given_maps(scan: Scan, n_sets: int) -> Tensor:
+    """The first sets of the maps that came with the scan, for its virtual coils, orthonormal."""
     assert scan.given_maps is not None and scan.coil_transform is not None
-    maps = mix_coils(scan.given_maps, scan.coil_transform[: scan.n_coils])
-    size = maps.abs().square().sum(dim=1, keepdim=True).sqrt()
-    return unpack_maps(pack_maps(torch.where(size > 0, maps / size, 0)))
+    n_given = scan.given_maps.shape[-2] // scan.shape[0]
+    if n_given < n_sets:
+        raise PrepError(
+            f"{n_sets} sets of coil maps are wanted (--map-sets) and the file of maps holds "
+            f"{n_given}; make them with `bart ecalib -m{n_sets}`"
+        )
+    mixed = mix_coils(scan.given_maps, scan.coil_transform[: scan.n_coils])
+    sets = split_sets(mixed, n_given).unbind(dim=-3)[:n_sets]
+    return torch.cat(orthonormal(sets), dim=-2)
+
+
+def orthonormal(sets: Sequence[Tensor]) -> list[Tensor]:
+    """Maps ``(slice, coil, y, x)`` that span the same (Gram-Schmidt); sum_c |S_c|^2 = 1 or 0.
+
+    A set that is a mixture of the sets before it, but for rounding, is 0 there.
+    """
+    found: list[Tensor] = []
+    for maps in sets:
+        rest = maps
+        for other in found:
+            rest = rest - other * (other.conj() * rest).sum(dim=1, keepdim=True)
+        size, whole = (m.abs().square().sum(dim=1, keepdim=True).sqrt() for m in (rest, maps))
+        found.append(torch.where(size > (1e-3 * whole if found else 0), rest / size, 0))
+    return found
 
 
 def plan_preparation(
@@ -271,6 +313,7 @@ class FirstPass:
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
+        self.n_given = 0  # sets of maps that come with the scan
         self.energies = torch.zeros(2, dtype=torch.float64)
 
     def add(self, scan: Scan) -> None:
@@ -286,6 +329,8 @@ class FirstPass:
         for index in filled:
             self.cov += outer_products(scan.ksp[index].flatten(1))
             self.calib.append(calib[index].clone())
+        if scan.given_maps is not None:
+            self.n_given = scan.given_maps.shape[-2] // scan.shape[0]
 
     def preparation(self) -> Preparation:
         """The preparation, after all slices were added."""
@@ -310,6 +355,7 @@ class FirstPass:
                 "which must be trained on scans with many different masks"
             )
             found.append(NumericalWarning("W-ONE-COIL", text))
+        to_virtual = compression.rotation[: compression.n_coils] @ white
         return Preparation(
             path=file.path,
             config=config,
@@ -317,9 +363,21 @@ class FirstPass:
             noise=noise,
             compression=compression,
             calib_shape=self.calib_shape,
-            scale=self._scale(compression.rotation[: compression.n_coils] @ white),
+            scale=self._scale(to_virtual),
+            n_sets=self._n_sets(to_virtual),
             warnings=tuple(found),
         )
+
+    def _n_sets(self, to_virtual: Tensor) -> int:
+        """Sets of coil maps: as wanted, as they came with the scan, or as the object needs."""
+        if len(to_virtual) == 1:
+            return 1
+        if self.config.map_sets != "auto":
+            return self.config.map_sets
+        if self.n_given:
+            return self.n_given
+        blocks = (mix_coils(block, to_virtual) for block in self.calib)
+        return choose_sets(blocks, self.config.kernel_width)
 
     def _noise(self) -> tuple[NoiseEstimate, list[NumericalWarning]]:
         """The noise given, or that of the scan; a warning where these are far apart."""

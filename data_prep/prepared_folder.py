@@ -194,7 +194,7 @@ def _draw(
         "calibration block": "{} x {} (y, x)".format(*preparation.calib_shape),
         "support": f"{check.support:.1%} of the field of view",
         "eigenvalue in it": f"{check.eigenvalue:.4f}",
-        "second map needed": f"in {check.second_map:.1%} of it",
+        "sets of coil maps": f"{scan.n_sets}, another fits in {check.second_map:.1%} of it",
         "calibration residual": f"{check.calib_residual:.2%} of the energy",
     }
     calib = scan.calibration(preparation.calib_shape)[0]
@@ -211,7 +211,7 @@ def _qc(
     """The quality figures a prepared file stores."""
     return {
         "version": __version__,
-        "config": asdict(preparation.config),
+        "config": preparation.config.as_dict(),
         "config_sha256": config_sha256(preparation.config),
         "acceleration": file.acceleration,
         "measured_coils": file.shape[1],
@@ -234,7 +234,7 @@ def _listed(found: Sequence[NumericalWarning]) -> dict[str, Any]:
 
 def config_sha256(config: PrepConfig) -> str:
     """Hash of the options; a file prepared with other options is not up to date."""
-    return content_sha256(asdict(config))
+    return content_sha256(config.as_dict())
 
 
 def prepare(

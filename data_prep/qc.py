@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..errors import NumericalWarning
 from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c
+from ..physics.map_sets import first_set, repeat_sets, sum_sets
 from ..scan import Scan
-from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
+from .espirit import SECOND_MAP_SHARE, EspiritMaps, espirit_maps, second_map_share
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class SliceCheck:
         blank: whether its calibration block holds only zeros; then its maps are zero.
         support: share of the field of view where the maps are not zero.
         eigenvalue: mean ESPIRiT eigenvalue inside the support; 1 if the maps explain everything.
-        second_map: share of the support where a second map fits as well as the first.
+        second_map: share of the support where a second map fits as well as the first; 0 if there is
+            a second set.
         calib_residual: share of the calibration data's energy that the maps do not explain, noise
             included.
         calib_noise: share of their energy that is noise.
@@ -62,32 +64,70 @@ def slice_checks(
     maps = scan.maps
     if maps is None:
         raise ValueError(f"{scan.scan_id}: quality figures need a prepared scan, with maps")
-    support = (maps != 0).any(dim=1)
+    support = (first_set(maps, scan.n_sets) != 0).any(dim=1)
     size = support.sum(dim=(-2, -1)).clamp_min(1)
     if found is None:
         eigenvalue, second = torch.ones(len(maps)), torch.zeros(len(maps))
     else:
         eigenvalue = (found.eigenvalue * support).sum(dim=(-2, -1)) / size
-        second = second_map_share(found)
+        second = second_map_share(found) * (scan.n_sets == 1)
     calib = scan.calibration(calib_shape)
-    blank, residual = ~calib.flatten(1).any(dim=1), calibration_residual(calib, maps)
-    n_samples = (calib != 0).sum(dim=(-3, -2, -1))
-    noise = 2 * float(scan.noise_std or 0.0) ** 2 * n_samples / _energy(calib).clamp_min(1e-30)
-    noise = noise.clamp(max=1.0)
+    blank = ~calib.flatten(1).any(dim=1)
+    residual = calibration_residual(calib, maps, scan.n_sets)
+    noise = _noise_share(calib, float(scan.noise_std or 0.0))
     columns = (blank, support.float().mean(dim=(-2, -1)), eigenvalue, second, residual, noise)
     rows = zip(scan.slices, *(column.tolist() for column in columns), strict=True)
     return tuple(SliceCheck(*row) for row in rows)
 
 
-def calibration_residual(calib: Tensor, maps: Tensor) -> Tensor:
+def _noise_share(calib: Tensor, noise_std: float) -> Tensor:
+    """Share ``(slice,)`` of the energy of a calibration block that is noise."""
+    n_samples = (calib != 0).sum(dim=(-3, -2, -1))
+    noise: Tensor = 2 * noise_std**2 * n_samples / _energy(calib).clamp_min(1e-30)
+    return noise.clamp(max=1.0)
+
+
+COARSE = (48, 48)
+"""Grid on which it is decided how many sets of maps there are; eigenvalues are smooth."""
+
+FEW_COILS, NARROW_KERNEL = 8, 4
+"""Coils and kernel width with which slices are rejected first, in a hundredth of the time."""
+
+
+def choose_sets(blocks: Iterable[Tensor], kernel_width: int = 6) -> int:
+    """Two sets of maps if the object is larger than the field of view in any slice, otherwise one.
+
+    As W-FOLDED-FOV: a second map fits in more than :data:`SECOND_MAP_SHARE` of the support, and one
+    map misses signal.
+
+    Args:
+        blocks: calibration blocks ``(coil, cy, cx)`` of whitened coils, the strongest first.
+        kernel_width: of ESPIRiT.
+    """
+    for block in blocks:
+        if _is_folded(block[:FEW_COILS], NARROW_KERNEL) and _is_folded(block, kernel_width):
+            return 2
+    return 1
+
+
+def _is_folded(block: Tensor, kernel_width: int) -> bool:
+    ny, nx = block.shape[-2:]
+    size = (min(ny, COARSE[0] // 2), min(nx, COARSE[1] // 2))
+    calib = center_crop(block[None], size)
+    found = espirit_maps(center_pad(calib, COARSE), size, kernel_width=kernel_width)
+    missed = calibration_residual(calib, found.maps) > 1.5 * _noise_share(calib, 1.0)
+    return bool(missed & (second_map_share(found) > SECOND_MAP_SHARE))
+
+
+def calibration_residual(calib: Tensor, maps: Tensor, n_sets: int = 1) -> Tensor:
     """Share ``(slice,)`` of the energy of ``calib`` that maps cannot produce; 0 without energy.
 
     The low-resolution coil images of the block ``(slice, coil, cy, cx)`` are projected onto the
-    maps ``(slice, coil, y, x)``, pixel by pixel.
+    maps ``(slice, coil, y, x)`` or ``(slice, coil, set*y, x)``, pixel by pixel.
     """
-    shape, size = (maps.shape[-2], maps.shape[-1]), (calib.shape[-2], calib.shape[-1])
-    img = ifft2c(center_pad(calib, shape))
-    explained = maps * (maps.conj() * img).sum(dim=1, keepdim=True)
+    shape, size = (maps.shape[-2] // n_sets, maps.shape[-1]), (calib.shape[-2], calib.shape[-1])
+    img = repeat_sets(ifft2c(center_pad(calib, shape)), n_sets)
+    explained = sum_sets(maps * (maps.conj() * img).sum(dim=1, keepdim=True), n_sets)
     rest = calib - center_crop(fft2c(explained), size)
     energy = _energy(calib)
     return _energy(rest) / energy.clamp_min(torch.finfo(energy.dtype).tiny)

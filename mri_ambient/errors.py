@@ -92,7 +92,7 @@ WARNINGS: dict[str, str] = {
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",
-    "W-FOLDED-FOV": "Acquire a larger field of view, or give a larger noise_std (--noise-std).",
+    "W-FOLDED-FOV": "Use two sets of coil maps (map_sets, --map-sets auto or 2).",
     "W-SECOND-MAP": "Noise or a small field of view; compare with a less noisy scan.",
     "W-NOISY-CALIBRATION": "Acquire more calibration lines, or do not trust these slices.",
     "W-EMPTY-SUPPORT": "Look at the slices: ESPIRiT found nearly no signal.",

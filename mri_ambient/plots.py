@@ -27,7 +27,8 @@ from .io.geometry import Geometry
 from .io.grid import Grid
 from .io.parts import in_words, white_level
 from .io.reconstruction import ReconstructionFile
-from .physics.fourier import ifft2c
+from .physics.map_sets import first_set, magnitude
+from .physics.operators import SenseOp
 from .runtime.files import atomic_path
 from .scan import Scan
 
@@ -250,10 +251,10 @@ def draw_scan(
     if scan.maps is None:
         raise ValueError(f"{scan.scan_id}: a picture needs a prepared scan, with maps")
     ksp, maps, aspect = scan.ksp[0], scan.maps[0], _aspect(scan.voxel_mm)
-    support = (maps != 0).any(dim=0)
+    support = first_set((maps != 0).any(dim=0), scan.n_sets)
     figure, axes = _image_grid(2, 4, scan.shape, width=3.6, aspect=aspect, title_lines=4)
     figure.suptitle(f"{scan.scan_id}, slice {scan.slices[0]}")
-    combined = (maps.conj() * ifft2c(ksp)).sum(dim=0).abs()
+    combined = magnitude(SenseOp(maps, scan.mask, scan.n_sets).combine(ksp), scan.n_sets)
     title = "zero-filled image, support outlined"
     _show(axes[0, 0], combined, title, aspect=aspect, outline=support)
     _show(axes[0, 1], low_resolution, "calibration block", aspect=aspect)
@@ -269,6 +270,7 @@ def draw_scan(
     n_rows = 1 if len(shown) <= 3 else 2
     tiles = montage(shown, fill=0, grid_shape=(n_rows, math.ceil(len(shown) / n_rows)))
     title = f"|map| of coils 1 to {len(shown)} of {scan.n_coils}, 0 to 1"
+    title += ", sets one below the other" if scan.n_sets > 1 else ""
     place = axes[1, 0].get_gridspec()[1, :2]
     for axis in axes[1, :2]:
         axis.remove()

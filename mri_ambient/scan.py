@@ -16,6 +16,7 @@ from torch import Tensor
 from .errors import ScanFormatError
 from .physics.coil_maps import unpack_maps
 from .physics.fourier import center_crop, fftc, ifftc, reverse
+from .physics.map_sets import split_sets
 from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.operators import SenseOp
 from .rng import Streams
@@ -37,9 +38,10 @@ class Scan:
         noise: noise-only samples, complex ``(coil, sample)``, or None.
         noise_std: k-space noise per real channel, in the units of ``ksp``; None until known.
         noise_source: where ``noise_std`` comes from.
-        maps: coil sensitivities ``(slice, coil, y, x)``, or None before they are estimated.
-        given_maps: sensitivities of the measured coils that come with the scan, ``(slice, coil, y,
-            x)``; maps are then not estimated.
+        maps: coil sensitivities ``(slice, coil, y, x)``, or None before they are estimated; of
+            several sets ``(slice, coil, set*y, x)`` (:mod:`~mri_ambient.physics.map_sets`).
+        given_maps: sensitivities of the measured coils that come with the scan, shaped like
+            ``maps``; maps are then not estimated.
         calib: calibration data that do not belong to the image, in its coils and units,
             ``(slice, coil, y, x)`` with k = 0 at ``n // 2``; None if there are none.
         scale: factor from normalised images to the units of whitened k-space.
@@ -78,7 +80,7 @@ class Scan:
             raise ValueError(f"mask must be bool {wanted}, got {self.mask.dtype} {found}")
         if len(self.slices) != shape[0]:
             raise ValueError(f"{len(self.slices)} slice indices for {shape[0]} slices")
-        if self.maps is not None and tuple(self.maps.shape) != shape:
+        if self.maps is not None and not _hold_sets(self.maps, self.ksp):
             raise ValueError(f"maps {tuple(self.maps.shape)} do not match ksp {shape}")
         if self.calib is not None and self.calib.shape[:2] != self.ksp.shape[:2]:
             raise ValueError(f"calib {tuple(self.calib.shape)} does not match ksp {shape}")
@@ -148,6 +150,11 @@ class Scan:
         return self.ksp.shape[1]
 
     @property
+    def n_sets(self) -> int:
+        """Number of sets of maps; 1 before they are estimated."""
+        return 1 if self.maps is None else self.maps.shape[-2] // self.ksp.shape[-2]
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Size of the encoded matrix ``(y, x)``."""
         return (self.ksp.shape[-2], self.ksp.shape[-1])
@@ -175,6 +182,12 @@ class Scan:
     def with_step(self, step: str, **changes: Any) -> Scan:  # noqa: ANN401 -- field values
         """A new scan with some fields replaced and the step added to ``steps``."""
         return replace(self, steps=(*self.steps, step), **changes)
+
+
+def _hold_sets(maps: Tensor, ksp: Tensor) -> bool:
+    """Whether maps fit k-space: the same but for the rows, of which there may be several sets."""
+    (*sides, ny, nx), (*wanted, n_rows, n_columns) = maps.shape, ksp.shape
+    return (sides, nx) == (wanted, n_columns) and ny >= n_rows and ny % n_rows == 0
 
 
 def _complex64(array: ArrayLike, name: str, scan_id: str) -> NDArray[np.complex64]:
@@ -221,13 +234,15 @@ class Batch:
 
     Attributes:
         ksp: complex ``(b, coil, y, x)``. Entries where ``mask`` is False are never read.
-        maps: ``(b, coil, y, x)``; scans with fewer coils are padded with zero maps. Until
-            :meth:`to` they may be packed (:mod:`~mri_ambient.physics.coil_maps`).
+        maps: ``(b, coil, y, x)``, of several sets ``(b, coil, set*y, x)``; scans with fewer coils
+            or sets are padded with zero maps. Until :meth:`to` they may be packed
+            (:mod:`~mri_ambient.physics.coil_maps`).
         mask: bool ``(b, 1, y, x)``.
         acquired: bool ``(b, x)``, False for columns that the scanner never acquires.
         noise_std: sigma_n per real channel, ``(b,)``.
         density: probability that a scan of the data set samples an entry, real ``(b, 1, y, x)``.
-        img: target images ``(b, y, x)`` for objectives that learn from images, or None.
+        img: target images ``(b, y, x)``, or ``(b, set*y, x)``, for objectives that learn from
+            images, or None.
     """
 
     ksp: Tensor
@@ -241,7 +256,13 @@ class Batch:
     @property
     def op(self) -> SenseOp:
         """``A = M F S`` of the measurement."""
-        return SenseOp(self.maps, self.mask)
+        return SenseOp(self.maps, self.mask, self.n_sets)
+
+    @property
+    def n_sets(self) -> int:
+        """Number of sets of maps."""
+        rows = -2 if self.maps.is_complex() else -3
+        return self.maps.shape[rows] // self.ksp.shape[-2]
 
     @property
     def measured(self) -> Tensor:
@@ -282,8 +303,8 @@ class Batch:
 
         # Conjugating an object and its coils conjugates k-space and mirrors both of its axes.
         def in_image(x: Tensor) -> Tensor:
-            x = _where(conjugate, x.conj(), x)
-            return _mirrored(_mirrored(x, flip_y, -2), flip_x, -1)
+            x = split_sets(_where(conjugate, x.conj(), x), self.n_sets)
+            return _mirrored(_mirrored(x, flip_y, -2), flip_x, -1).flatten(-3, -2)
 
         def in_kspace(k: Tensor) -> Tensor:
             return _mirrored(_mirrored(k, flip_y ^ conjugate, -2), flip_x ^ conjugate, -1)
@@ -305,13 +326,17 @@ class Batch:
         stays white and as strong. Entries that were not measured become 0.
         """
         kept = slice(first, first + n)
+
+        def in_image(x: Tensor) -> Tensor:
+            return split_sets(x, self.n_sets)[..., kept, :].flatten(-3, -2)
+
         return replace(
             self,
             ksp=fftc(ifftc(self.measured, dim=-2)[..., kept, :], dim=-2),
-            maps=self.maps[..., kept, :],
+            maps=in_image(self.maps),
             mask=self.mask[..., kept, :],
             density=self.density[..., kept, :],
-            img=None if self.img is None else self.img[..., kept, :],
+            img=None if self.img is None else in_image(self.img),
         )
 
     @classmethod
@@ -344,16 +369,20 @@ class Batch:
 
     @classmethod
     def stack(cls, batches: Sequence[Batch]) -> Batch:
-        """Batches of one matrix size as one; coil counts may differ."""
+        """Batches of one matrix size as one; numbers of coils and of sets may differ."""
         n_coils = max(batch.ksp.shape[1] for batch in batches)
+        n_rows = max(batch.maps.shape[2] for batch in batches)
         columns: dict[str, Any] = {}
         for part in fields(cls):
             parts = [getattr(batch, part.name) for batch in batches]
             if part.name in ("ksp", "maps"):
-                parts = [_with_coils(part, n_coils) for part in parts]
+                parts = [_padded(part, 1, n_coils) for part in parts]
             n_missing = sum(part is None for part in parts)
             if 0 < n_missing < len(parts):
                 raise ValueError(f"{part.name} is missing from {n_missing} of {len(parts)}")
+            if part.name in ("maps", "img") and not n_missing:
+                rows = 2 if part.name == "maps" else 1
+                parts = [_padded(part, rows, n_rows) for part in parts]
             columns[part.name] = None if n_missing else torch.cat(parts)
         return cls(**columns)
 
@@ -368,9 +397,8 @@ def _mirrored(x: Tensor, flags: Tensor, dim: int) -> Tensor:
     return _where(flags, reverse(x, dim), x)
 
 
-def _with_coils(coils: Tensor, n_coils: int) -> Tensor:
-    """Padded with coils of zeros."""
-    n, have, *rest = coils.shape
-    if have == n_coils:
-        return coils
-    return torch.cat([coils, coils.new_zeros(n, n_coils - have, *rest)], dim=1)
+def _padded(x: Tensor, dim: int, length: int) -> Tensor:
+    """With zeros at the end of an axis: coils, or rows of the maps of further sets."""
+    missing = list(x.shape)
+    missing[dim] = length - x.shape[dim]
+    return x if missing[dim] == 0 else torch.cat([x, x.new_zeros(missing)], dim=dim)

@@ -105,11 +105,23 @@ def random_maps(
 
 
 def random_sense(
-    shape: tuple[int, int], n_coils: int, rng: Generator, dtype: torch.dtype = torch.complex64
+    shape: tuple[int, int],
+    n_coils: int,
+    rng: Generator,
+    dtype: torch.dtype = torch.complex64,
+    n_sets: int = 1,
 ) -> SenseOp:
     mask = torch.rand((1, *shape), generator=rng) < 0.5
     mask[..., shape[0] // 2, shape[1] // 2] = True
-    return SenseOp(random_maps((n_coils, *shape), rng, dtype), mask)
+    maps = random_maps((n_coils, *shape), rng, dtype)
+    return SenseOp(maps if n_sets == 1 else random_sets(maps, n_sets, rng), mask, n_sets)
+
+
+def random_sets(maps: Tensor, n_sets: int, rng: Generator) -> Tensor:
+    """Maps ``(..., coil, y, x)`` and further sets, orthonormal: ``(..., coil, set*y, x)``."""
+    others = [complex_normal(tuple(maps.shape), rng, dtype=maps.dtype) for _ in range(n_sets - 1)]
+    sets = torch.stack([maps, *others], dim=-1).movedim(-4, -2)  # (..., y, x, coil, set)
+    return torch.linalg.qr(sets).Q.movedim(-1, -4).movedim(-1, -4).flatten(-3, -2)
 
 
 def shaken(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

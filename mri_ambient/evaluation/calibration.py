@@ -190,8 +190,9 @@ def calibrate(
 
 
 def _batches(scans: Iterable[Scan], engine: Engine) -> Iterator[list[Scan]]:
-    """Neighbours of one matrix size and number of coils, as many as share a call."""
-    for (shape, _), alike in groupby(scans, key=lambda scan: (scan.shape, scan.n_coils)):
+    """Neighbours of one matrix size, number of coils and of sets, as many as share a call."""
+    layouts = groupby(scans, key=lambda scan: (scan.shape, scan.n_coils, scan.n_sets))
+    for (shape, *_), alike in layouts:
         while group := list(islice(alike, engine.slices_at_once(shape))):
             yield group
 

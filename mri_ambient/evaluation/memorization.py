@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from ..errors import ConfigError, ScanFormatError
 from ..methods import CgSense, PriorOnly
+from ..physics.map_sets import first_set, magnitude
 from ..priors.prior import Prior
 from ..recon.sample import draw_images
 from ..runtime.device import Runtime
@@ -144,7 +145,8 @@ def find_copies(
     sampler, runtime = PriorOnly(n_steps=n_steps), Runtime(torch.device(device))
     images = []
     for k in range(n_samples):
-        maps = held_out[k % len(held_out)].read().maps
+        batch = held_out[k % len(held_out)].read()
+        maps = first_set(batch.maps, batch.n_sets)
         drawn = draw_images(prior, sampler, maps, n_images=1, seed=seed + k, runtime=runtime)
         images.append(drawn[0].abs())
         count()
@@ -221,4 +223,5 @@ def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cg_sense(item: Item, device: torch.device | str) -> Tensor:
-    return CgSense()(None, item.read().to(device), [])[0].abs().cpu()
+    batch = item.read().to(device)
+    return magnitude(CgSense()(None, batch, [])[0], batch.n_sets).cpu()

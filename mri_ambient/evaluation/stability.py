@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..methods import CgSense, L1Wavelet, Method
+from ..physics.map_sets import magnitude
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.volume import Volume
 from ..recon.warnings import issue_before
@@ -209,8 +210,8 @@ def _attack(image: _Reconstruction, n_iter: int, step_done: Callable[[], None]) 
         change=final / scale,
         by_noise=float(by_noise.norm()) / scale,
         rising=final / max(found[-math.ceil(n_iter / 10)], 1e-30) - 1,
-        img=before[0].abs().cpu(),
-        attacked=attacked[0].abs().cpu(),
+        img=magnitude(before[0], image.batch.n_sets).cpu(),
+        attacked=magnitude(attacked[0], image.batch.n_sets).cpu(),
     )
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,7 @@ class CflFile(NamedArrayFile):
     """A BART scan; the user names either of its files, or their common stem.
 
     Dimensions have their usual meaning; ``axes`` names those of a file that uses others. ``maps``
-    is a file of coil sensitivities, as ``bart ecalib -m1`` writes them: one set, of this matrix.
+    is a file of coil sensitivities of this matrix, as ``bart ecalib -m1`` writes them, or ``-m2``.
     """
 
     format = "bart"
@@ -83,11 +85,12 @@ class CflFile(NamedArrayFile):
             raise ScanFormatError(f"{path}: not supported: coil maps of a 3-D scan")
         if not (path.exists() and path.with_suffix(".hdr").exists()):
             raise ScanFormatError(f"{path}: wanted coil maps in BART's format (.cfl and .hdr)")
-        maps = self.find_ksp(path, None, None)
-        if maps.shape != self.shape:
+        array = _array(path, 2)
+        maps = NamedArray(array, _axes(path, array.shape, MEANING | {4: "set"}))
+        if maps.shape != self.shape or len(maps.volumes) > 2:
             raise ScanFormatError(
-                f"{path}: coil maps (slice, coil, y, x) are {maps.shape}, the k-space is "
-                f"{self.shape}; make them with `bart ecalib -m1`"
+                f"{path}: coil maps (slice, coil, y, x) are {maps.shape}, {len(maps.volumes)} sets "
+                f"of them, the k-space is {self.shape}; make them with `bart ecalib -m1` (or -m2)"
             )
         return maps
 
@@ -101,25 +104,18 @@ class CflFile(NamedArrayFile):
         return hashlib.sha256(both.encode()).hexdigest()
 
     def read_maps(self, index: int) -> Tensor | None:
-        """Coil sensitivities of one slice of the file of maps, complex64 ``(coil, y, x)``."""
-        return None if self._maps_array is None else torch.from_numpy(self._maps_array.read(index))
+        """Coil sensitivities of one slice of the file of maps, complex64 ``(coil, set*y, x)``."""
+        maps = self._maps_array
+        if maps is None:
+            return None
+        return torch.from_numpy(np.concatenate([maps.read(index, m) for m in maps.volumes], axis=1))
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
         """The array of the two files."""
         path = cfl_path(path) or path
-        sizes = _read_sizes(path.with_suffix(".hdr"))
-        n_bytes = path.stat().st_size
-        if n_bytes != 8 * np.prod(sizes, dtype=float):
-            raise ScanFormatError(
-                f"{path}: holds {n_bytes} bytes, the sizes {' '.join(map(str, sizes))} in "
-                f"{path.stem}.hdr need {8 * np.prod(sizes, dtype=float):.0f}; copy both files again"
-            )
-        used = max((i + 1 for i, n in enumerate(sizes) if n > 1), default=2)
-        kept = max(used, 2) if axes is None else max(used, len(axes))
-        shape = (*sizes, *[1] * 16)[:kept]
-        array = StoredArray(path, "", shape, partial(_open, path, shape))
-        ksp = NamedArray(array, axes or _axes(path, shape))
+        array = _array(path, 2 if axes is None else len(axes))
+        ksp = NamedArray(array, axes or _axes(path, array.shape))
         if ksp.is_3d and axes is None:
             _refuse_slices(ksp)
         return ksp
@@ -142,6 +138,20 @@ def cfl_path(path: Path) -> Path | None:
     stem = path.with_suffix("") if path.suffix == ".hdr" else path
     found = stem.with_name(f"{stem.name}.cfl")
     return found if found.exists() and (path.suffix == ".hdr" or not path.exists()) else None
+
+
+def _array(path: Path, n_axes: int) -> StoredArray:
+    """The array of the two files, without dimensions of size one at the end beyond ``n_axes``."""
+    sizes = _read_sizes(path.with_suffix(".hdr"))
+    n_bytes = path.stat().st_size
+    if n_bytes != 8 * np.prod(sizes, dtype=float):
+        raise ScanFormatError(
+            f"{path}: holds {n_bytes} bytes, the sizes {' '.join(map(str, sizes))} in "
+            f"{path.stem}.hdr need {8 * np.prod(sizes, dtype=float):.0f}; copy both files again"
+        )
+    used = max((i + 1 for i, n in enumerate(sizes) if n > 1), default=2)
+    shape = (*sizes, *[1] * 16)[: max(used, n_axes)]
+    return StoredArray(path, "", shape, partial(_open, path, shape))
 
 
 def _refuse_slices(ksp: NamedArray) -> None:
@@ -180,7 +190,9 @@ def _read_sizes(path: Path) -> tuple[int, ...]:
     )
 
 
-def _axes(path: Path, shape: tuple[int, ...]) -> Axes:
+def _axes(
+    path: Path, shape: tuple[int, ...], meaning: Mapping[int, str] = MappingProxyType(MEANING)
+) -> Axes:
     """Names of the dimensions.
 
     Raises:
@@ -188,7 +200,7 @@ def _axes(path: Path, shape: tuple[int, ...]) -> Axes:
     """
     long = tuple(n > 1 for n in (*shape, 1, 1)[:3])
     matrix = MATRICES.get((long[0], long[1], long[2]), ("y", "x", "1"))
-    rest = [MEANING.get(i, "1") for i in range(3, len(shape))]
+    rest = [meaning.get(i, "1") for i in range(3, len(shape))]
     for i, name in enumerate(rest, start=3):
         if name == "1" and shape[i] > 1:
             raise ScanFormatError(

@@ -11,8 +11,11 @@ coil_transform (coil, coil)         complex64 compression x whitening, whole
 ismrmrd_header ()                   text      the header of the source, where it had one
 ============== ==================== ========= ===================================================
 
-The other facts are root attributes; ``mri_ambient_format`` marks the file. Slices have HDF5's
-Fletcher checksum, so that a damaged one is refused and not trained on.
+With several sets of coil maps, ``maps`` is ``(slice, set, coil, y, x, 2)``.
+
+The other facts are root attributes; ``mri_ambient_format`` marks the file: "prepared/1" with one
+set of maps, "prepared/2" with several, which older versions refuse. Slices have HDF5's Fletcher
+checksum, so that a damaged one is refused and not trained on.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from torch import Tensor
 from ..errors import NumericalWarning, ScanFormatError
 from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.coverage import MaskFacts
+from ..physics.map_sets import split_sets
 from ..physics.operators import SenseOp
 from ..runtime.files import json_object, json_text
 from ..scan import Scan
@@ -50,8 +54,8 @@ from .hdf5 import (
 from .sampling import Sampling
 from .scan_file import Contents, ScanFile, stack_slices
 
-FORMAT = "prepared/1"
-"""Value of the root attribute ``mri_ambient_format``."""
+FORMAT, FORMAT_OF_SETS = "prepared/1", "prepared/2"
+"""Values of the root attribute ``mri_ambient_format``: with one set of coil maps, with several."""
 
 _OF_SCAN = ("scan_id", "noise_std", "noise_source", "scale", "voxel_mm", "recon_shape")
 _FACTS = (
@@ -95,12 +99,16 @@ class PreparedWriter(H5Writer):
         self.mark_written(scan.slices)
         for position, index in enumerate(scan.slices):
             self.file["ksp"][index] = scan.ksp[position].numpy(force=True)
-            self.file["maps"][index] = pack_maps(scan.maps[position]).numpy(force=True)
+            maps = split_sets(scan.maps[position], scan.n_sets).movedim(-3, 0)
+            stored = pack_maps(maps if scan.n_sets > 1 else maps[0])
+            self.file["maps"][index] = stored.numpy(force=True)
 
     def _create(self, scan: Scan) -> None:
         shape = (self.n_slices, *scan.ksp.shape[1:])
         self.create_slices("ksp", shape, "complex64")
-        self.create_slices("maps", (*shape, 2), "int16")
+        several = scan.n_sets > 1
+        sets = (scan.n_sets,) if several else ()
+        self.create_slices("maps", (self.n_slices, *sets, *shape[1:], 2), "int16")
         self.file["mask"] = scan.mask.numpy(force=True)
         self.file["acquired"] = scan.acquired_columns.numpy(force=True)
         self.file["coil_transform"] = _coil_transform(scan).to(torch.complex64).numpy(force=True)
@@ -108,7 +116,7 @@ class PreparedWriter(H5Writer):
             self.file["ismrmrd_header"] = self._source.header_xml
         carried = {name: v for name, v in self._source.attributes.items() if name not in _FACTS}
         facts = {
-            "mri_ambient_format": FORMAT,
+            "mri_ambient_format": FORMAT_OF_SETS if several else FORMAT,
             "steps": json_text(scan.steps),
             "calib_shape": self._calib_shape,
             "source": self._source.path.name,
@@ -133,7 +141,7 @@ def _coil_transform(scan: Scan) -> Tensor:
 
 def _same_facts(a: Scan, b: Scan) -> bool:
     return (
-        all(getattr(a, name) == getattr(b, name) for name in (*_OF_SCAN, "n_coils"))
+        all(getattr(a, name) == getattr(b, name) for name in (*_OF_SCAN, "n_coils", "n_sets"))
         and torch.equal(a.mask, b.mask)
         and torch.equal(a.acquired_columns, b.acquired_columns)
         and torch.equal(_coil_transform(a), _coil_transform(b))
@@ -144,7 +152,7 @@ class PreparedFile(ScanFile):
     """A prepared scan on disk: slices come with maps, scale, coil transform and noise.
 
     Attributes:
-        noise_std, noise_source, scale, coil_transform, steps: as in a :class:`Scan`.
+        noise_std, noise_source, scale, coil_transform, steps, n_sets: as in a :class:`Scan`.
         calib_shape: sides ``(y, x)`` of the calibration block.
         source, source_sha256: name and hash of the file it was made from.
         center_sha256: hash of its samples at k = 0, as measured; empty if it was not recorded.
@@ -157,7 +165,7 @@ class PreparedFile(ScanFile):
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
         """Whether a file was made by ``prep``."""
-        return contents.tag == FORMAT
+        return contents.tag in (FORMAT, FORMAT_OF_SETS)
 
     def __init__(self, path: str | Path) -> None:
         """Read the facts, no slices."""
@@ -181,8 +189,10 @@ class PreparedFile(ScanFile):
         self.shape = ksp.shape
         n_coils, ny, nx = self.shape[1:]
         maps = find_dataset(file, "maps")
-        if maps.dtype != "int16" or maps.shape != (*self.shape, 2):
+        sets = (maps.shape or (0, 0))[1:-4]
+        if maps.dtype != "int16" or maps.shape != (self.shape[0], *sets, *self.shape[1:], 2):
             raise self._damaged(f"maps are {maps.dtype} {maps.shape}, ksp has {ksp.shape}")
+        self.n_sets = sets[0] if sets else 1
         self.sampling = Sampling(
             mask=self._read_bool(file, "mask", (1, ny, nx)),
             acquired=self._read_bool(file, "acquired", (nx,)),
@@ -209,7 +219,7 @@ class PreparedFile(ScanFile):
         return values
 
     def _read_facts(self, facts: dict[str, Any]) -> None:
-        if facts["mri_ambient_format"] != FORMAT:
+        if facts["mri_ambient_format"] != (FORMAT_OF_SETS if self.n_sets > 1 else FORMAT):
             raise ValueError(f"mri_ambient_format is {facts['mri_ambient_format']!r}")
         self.scan_id = str(facts["scan_id"])
         if Path(self.scan_id).name != self.scan_id or not self.scan_id:  # files are named by it
@@ -235,9 +245,10 @@ class PreparedFile(ScanFile):
             return torch.from_numpy(read_complex(find_dataset(file, "ksp"), index))
 
     def read_packed_maps(self, index: int) -> Tensor:
-        """Coil sensitivities of one slice as they are stored, int16 ``(coil, y, x, 2)``."""
+        """Coil sensitivities of one slice, packed as stored, int16 ``(coil, set*y, x, 2)``."""
         with open_h5(self.path) as file:
-            return torch.from_numpy(read_real(find_dataset(file, "maps"), index))
+            maps = torch.from_numpy(read_real(find_dataset(file, "maps"), index))
+        return maps if self.n_sets == 1 else maps.movedim(0, 1).flatten(1, 2)
 
     def __getitem__(self, index: int | slice) -> Scan:
         chosen = self._chosen(index)
@@ -298,6 +309,7 @@ def mask_facts(file: PreparedFile) -> MaskFacts:
     """What coverage is computed from; the coil maps are those of the middle slice."""
 
     def read_op() -> SenseOp:
-        return SenseOp(unpack_maps(file.read_packed_maps(len(file) // 2)), file.mask)
+        maps = unpack_maps(file.read_packed_maps(len(file) // 2))
+        return SenseOp(maps, file.mask, file.n_sets)
 
     return MaskFacts(file.mask, file.acquired, read_op)

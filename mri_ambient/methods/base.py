@@ -106,7 +106,8 @@ class Method(ABC):
             on_step: called after every step of a sampler.
 
         Returns:
-            Images, complex ``(b, y, x)``, normalised units, zero outside the support.
+            Images, complex ``(b, y, x)``, of several sets ``(b, set*y, x)``, normalised units, zero
+            outside the support.
         """
 
 
@@ -247,7 +248,7 @@ class Sampler(Method):
         prior, op, ksp, noise_std = problem.prior, problem.op, problem.ksp, problem.noise_std
         if self.start == "aos":
             return one_step(prior, op, ksp, noise_std=noise_std, rng=problem.rng)
-        zero = torch.zeros_like(ksp[:, 0])
+        zero = torch.zeros_like(problem.data)
         if self.start == "noise":
             return zero
         tau = prior.sigma_data

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..physics.map_sets import items_as_sets, sets_as_items
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..physics.wavelets import ORTHOGONAL_WAVELETS, shrink_wavelets
@@ -131,13 +132,14 @@ class L1Wavelet(Baseline):
 
     def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
         """See :meth:`Baseline.solve`."""
-        lam = _weights(self.lam, self.lam_per_noise, noise_std)
+        lam = _weights(self.lam, self.lam_per_noise, noise_std).repeat_interleave(op.n_sets)
         b = op.adjoint(ksp)
         x = z = torch.zeros_like(b)
         t = 1.0
         for _ in range(self.n_iter):
             x_last, t_last = x, t
-            x = shrink_wavelets(z - (op.normal(z) - b), lam, self.wavelet)
+            step = sets_as_items(z - (op.normal(z) - b), op.n_sets)
+            x = items_as_sets(shrink_wavelets(step, lam, self.wavelet), op.n_sets)
             t = (1 + (1 + 4 * t * t) ** 0.5) / 2
             z = x + ((t_last - 1) / t) * (x - x_last)
         return x * op.support

@@ -31,7 +31,7 @@ from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
 from ..rng import Streams
 from ..scan import Batch
-from .base import Loss, Objective, abs2, edm_weight, noise_like
+from .base import Loss, Objective, abs2, edm_weight, noise_like, per_image_pixel
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class Ambient(Objective):
         op = batch.op
         op_further = op.with_mask(self._thin(batch, rng))
         sigma = self.law.draw(self.margin * batch.noise_std, net.sigma_data, rng)
-        noise = noise_like(batch.ksp[:, 0], rng)
+        noise = noise_like(batch.maps[:, 0], rng)
         z = batch.measured + op.expand(sigma[:, None, None] * noise)
         D = net(op_further, z, sigma)
 
         residual = op.normal(D) - op.adjoint(batch.ksp)
         if self.noise_correction:
             residual = residual + self._correction(op_further, z, D, sigma, batch.noise_std)
-        energy = abs2(residual).mean(dim=(-2, -1))
+        energy = per_image_pixel(abs2(residual), batch.n_sets)
         loss = (edm_weight(sigma, net.sigma_data) * energy).mean()
         return Loss(loss, {"residual": energy.mean().detach()})
 

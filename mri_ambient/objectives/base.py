@@ -90,6 +90,11 @@ def per_pixel(energy: Tensor) -> Tensor:
     return energy.sum(dim=-3).mean(dim=(-2, -1))
 
 
+def per_image_pixel(energy: Tensor, n_sets: int) -> Tensor:
+    """Sum over sets of maps, average over the grid: ``(b, set*y, x)`` to ``(b,)``."""
+    return energy.mean(dim=(-2, -1)) * n_sets
+
+
 def noise_like(x: Tensor, rng: Streams) -> Tensor:
     """White complex noise shaped like ``x``, item i from stream i, drawn where ``x`` is."""
     return complex_normals(tuple(x.shape[1:]), on_device(rng, x.device), device=x.device)

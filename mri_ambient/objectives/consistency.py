@@ -34,7 +34,15 @@ from ..priors.schedules import MIN_SIGMA
 from ..rng import Streams, uniforms
 from ..scan import Batch
 from .ambient import Ambient
-from .base import Loss, Objective, check_margin, edm_weight, noise_like, thinned
+from .base import (
+    Loss,
+    Objective,
+    check_margin,
+    edm_weight,
+    noise_like,
+    per_image_pixel,
+    thinned,
+)
 from .kspace import Kspace
 
 FAR_ABOVE = 3.3
@@ -116,7 +124,7 @@ class Consistency(Objective):
         added = (start.square() - known).clamp(min=0).sqrt()[:, None, None, None]
 
         def noise() -> Tensor:
-            return noise_like(y, rng) if kspace else op.expand(noise_like(y[:, 0], rng))
+            return noise_like(y, rng) if kspace else op.expand(noise_like(op.maps[:, 0], rng))
 
         with torch.no_grad():
             z = torch.where(op.mask, y + added * noise(), 0)
@@ -126,7 +134,7 @@ class Consistency(Objective):
         for _ in range(2):
             further = _rollout(op, z, D.detach(), high, low, noise())
             deviations.append(net(op, further, low) - D)
-        product: Tensor = (deviations[0].conj() * deviations[1]).real.mean(dim=(-2, -1))
+        product = per_image_pixel((deviations[0].conj() * deviations[1]).real, batch.n_sets)
         L = edm_weight(high, net.sigma_data).clamp(max=self.max_weight)
         return (L * product).mean()
 

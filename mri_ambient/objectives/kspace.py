@@ -101,7 +101,7 @@ class Kspace(Objective):
         if self.noise_domain == "kspace":
             noise = noise_like(batch.ksp, rng)
         else:
-            noise = batch.op.expand(noise_like(batch.ksp[:, 0], rng))
+            noise = batch.op.expand(noise_like(batch.maps[:, 0], rng))
         y_t = torch.where(seen, y + added * noise, 0)
         K = batch.op.expand(net(batch.op.with_mask(seen), y_t, sigma_t))
 

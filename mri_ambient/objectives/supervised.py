@@ -17,7 +17,7 @@ from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
 from ..rng import Streams
 from ..scan import Batch
-from .base import Loss, Objective, abs2, edm_weight, noise_like
+from .base import Loss, Objective, abs2, edm_weight, noise_like, per_image_pixel
 
 FULL = "full"
 """Targets that are the images of fully sampled scans themselves."""
@@ -53,9 +53,9 @@ class Supervised(Objective):
         full = batch.op.with_mask(torch.ones_like(batch.mask))
         sigma = self.law.draw(torch.zeros_like(batch.noise_std), net.sigma_data, rng)
         x = batch.op.adjoint(batch.ksp) if batch.img is None else batch.img
-        noise = noise_like(batch.ksp[:, 0], rng)
+        noise = noise_like(batch.maps[:, 0], rng)
         D = net(full, full.expand(x + sigma[:, None, None] * noise), sigma)
 
-        energy = abs2(full.support * (D - x)).mean(dim=(-2, -1))
+        energy = per_image_pixel(abs2(full.support * (D - x)), batch.n_sets)
         loss = (edm_weight(sigma, net.sigma_data) * energy).mean()
         return Loss(loss, {"residual": energy.mean().detach()})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .fourier import decentre, fft2c, ifft2c
+from .map_sets import repeat_sets, split_sets, sum_sets
 
 
 class LinearOperator(ABC):
@@ -66,25 +67,32 @@ class SenseOp(LinearOperator):
     """Mask x Fourier x coil maps (Pruessmann et al. 1999, doi:10.1002/(SICI)1522-2594(199911)42:5).
 
     ``maps`` satisfy sum_c |S_c|^2 = 1 inside their support and are 0 outside, so the adjoint of a
-    fully sampled acquisition is the SENSE-combined image and ``S^H S`` is the support.
+    fully sampled acquisition is the SENSE-combined image and ``S^H S`` is the support. With several
+    sets of maps (:mod:`~mri_ambient.physics.map_sets`), images ``(..., y, x)`` are those of all
+    sets, one below the other: ``(..., set*y, x)``.
 
     Attributes:
-        maps: coil sensitivities, complex ``(..., coil, y, x)``, dimensionless.
+        maps: coil sensitivities, complex ``(..., coil, y, x)``, dimensionless; of several sets
+            ``(..., coil, set*y, x)``.
         mask: sampled k-space positions, bool, broadcastable to ``(..., 1, y, x)``.
+        n_sets: number of sets of maps.
     """
 
-    def __init__(self, maps: Tensor, mask: Tensor) -> None:
+    def __init__(self, maps: Tensor, mask: Tensor, n_sets: int = 1) -> None:
         if maps.ndim < 3 or not maps.is_complex():
             found = f"{maps.dtype} {tuple(maps.shape)}"
             raise ValueError(f"maps must be complex (..., coil, y, x), got {found}")
         if mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool, got {mask.dtype}")
-        wanted = (*maps.shape[:-3], 1, *maps.shape[-2:])
+        n_coils, n_rows, nx = maps.shape[-3:]
+        if n_rows % n_sets:
+            raise ValueError(f"maps of {n_rows} rows do not hold {n_sets} sets")
+        wanted = (*maps.shape[:-3], 1, n_rows // n_sets, nx)
         pairs = zip(reversed(mask.shape), reversed(wanted), strict=False)
         if mask.ndim < 2 or any(have not in (1, want) for have, want in pairs):
             raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to {wanted}")
-        self.maps, self.mask = maps, mask
-        self.ishape, self.oshape = tuple(maps.shape[-2:]), tuple(maps.shape[-3:])
+        self.maps, self.mask, self.n_sets = maps, mask, n_sets
+        self.ishape, self.oshape = (n_rows, nx), (n_coils, n_rows // n_sets, nx)
 
     def __repr__(self) -> str:
         return f"<SenseOp maps {tuple(self.maps.shape)}, mask {tuple(self.mask.shape)}>"
@@ -102,12 +110,13 @@ class SenseOp(LinearOperator):
 
         If whole lines are sampled, the transforms along y cancel and are left out.
         """
-        return _normal(x, self._decentred_maps, self._weight, self._transformed_axes)
+        settings = (self._transformed_axes, self.n_sets)
+        return _normal(x, self._decentred_maps, self._weight, settings)
 
     @cached_property
     @torch.inference_mode(mode=False)  # a cached tensor must also work with gradients
     def _decentred_maps(self) -> Tensor:
-        return decentre(self.maps)
+        return decentre(split_sets(self.maps, self.n_sets)).flatten(-3, -2)
 
     @cached_property
     @torch.inference_mode(mode=False)
@@ -124,11 +133,11 @@ class SenseOp(LinearOperator):
 
     def expand(self, x: Tensor) -> Tensor:
         """``F S x``: the full multi-coil k-space of an image, ``(..., coil, y, x)``."""
-        return fft2c(self.maps * x.unsqueeze(-3))
+        return fft2c(sum_sets(self.maps * x.unsqueeze(-3), self.n_sets))
 
     def combine(self, ksp: Tensor) -> Tensor:
         """``S^H F^H k``: the coil-combined image of a full k-space, ``(..., y, x)``."""
-        return (self.maps.conj() * ifft2c(ksp)).sum(dim=-3)
+        return (self.maps.conj() * repeat_sets(ifft2c(ksp), self.n_sets)).sum(dim=-3)
 
     @property
     def support(self) -> Tensor:
@@ -137,17 +146,21 @@ class SenseOp(LinearOperator):
 
     def with_mask(self, mask: Tensor) -> SenseOp:
         """The same coils with another mask."""
-        op = SenseOp(self.maps, mask)
+        op = SenseOp(self.maps, mask, self.n_sets)
         op.__dict__["_decentred_maps"] = self._decentred_maps
         return op
 
     def to(self, device: torch.device | str) -> SenseOp:
         """The operator on another device."""
-        return SenseOp(self.maps.to(device), self.mask.to(device))
+        return SenseOp(self.maps.to(device), self.mask.to(device), self.n_sets)
 
 
-def _normal(x: Tensor, maps: Tensor, weight: Tensor, axes: tuple[int, ...]) -> Tensor:
-    out: Tensor = _Normal.apply(x, maps, weight, axes)  # type: ignore[no-untyped-call]
+Settings = tuple[tuple[int, ...], int]
+"""Axes of the transform, and number of sets."""
+
+
+def _normal(x: Tensor, maps: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+    out: Tensor = _Normal.apply(x, maps, weight, settings)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -164,17 +177,18 @@ class _Normal(torch.autograd.Function):
         x: Tensor,
         maps: Tensor,
         weight: Tensor,
-        axes: tuple[int, ...],
+        settings: Settings,
     ) -> Tensor:
         ctx.save_for_backward(maps, weight)
-        ctx.axes, ctx.shape = axes, x.shape
-        ksp: Tensor = torch.fft.fftn(maps * x.unsqueeze(-3), dim=axes)
+        ctx.settings, ctx.shape = settings, x.shape
+        axes, n_sets = settings
+        ksp: Tensor = torch.fft.fftn(sum_sets(maps * x.unsqueeze(-3), n_sets), dim=axes)
         seen = ksp.mul_(weight) if weight.ndim <= ksp.ndim else ksp * weight  # several masks
         coil_img: Tensor = torch.fft.ifftn(seen, dim=axes)
-        return coil_img.mul_(maps.conj()).sum(dim=-3)
+        return repeat_sets(coil_img, n_sets).mul_(maps.conj()).sum(dim=-3)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         (grad,) = grads
         maps, weight = ctx.saved_tensors
-        return _normal(grad, maps, weight, ctx.axes).sum_to_size(ctx.shape), None, None, None
+        return _normal(grad, maps, weight, ctx.settings).sum_to_size(ctx.shape), None, None, None

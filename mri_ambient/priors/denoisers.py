@@ -1,7 +1,8 @@
 """From a network to a denoiser: scalings, and complex images as two channels (only here).
 
 All wrappers take the operator ``A~ = M~ F S`` and a k-space state ``z = F S x + sigma noise`` and
-return the denoised image ``D``, 0 outside the support of the maps.
+return the denoised image ``D``, 0 outside the support of the maps. Networks are given the image of
+every set of maps by itself, as a batch item, whose noise is as white as that of the only one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from ..physics.map_sets import items_as_sets, repeat_sets, sets_as_items
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from .unet import UNet, UNetSpec, forward_flops
@@ -72,6 +74,12 @@ class Denoiser(nn.Module, ABC):
         """Floating-point operations of the networks in one evaluation of one image ``(y, x)``."""
         return sum(forward_flops(net, shape) for net in self.nets if isinstance(net, UNet))
 
+    def run_sets(self, op: SenseOp, net: nn.Module, planes: list[Tensor], sigma: Tensor) -> Tensor:
+        """:meth:`run` on planes ``(b, n, set*y, x)``, set by set: ``(b, set*y, x)``."""
+        alone = [sets_as_items(plane, op.n_sets) for plane in planes]
+        out = self.run(net, alone, sigma.repeat_interleave(op.n_sets))
+        return items_as_sets(out, op.n_sets)
+
     def run(self, net: nn.Module, planes: list[Tensor], sigma: Tensor) -> Tensor:
         """A network on real planes ``(b, n, y, x)``, as a complex image ``(b, y, x)``."""
         with torch.autocast(sigma.device.type, torch.bfloat16, enabled=self.autocast):
@@ -86,8 +94,9 @@ class Denoiser(nn.Module, ABC):
 
 
 def _mask_plane(op: SenseOp, like: Tensor) -> Tensor:
-    """M~ as a plane ``(b, 1, y, x)`` of zeros and ones."""
-    return op.mask.expand(like.shape[0], 1, *like.shape[-2:]).float()
+    """M~ as a plane ``(b, 1, set*y, x)`` of zeros and ones, the same for every set."""
+    plane = op.mask.expand(like.shape[0], 1, *op.oshape[-2:]).float()
+    return repeat_sets(plane, op.n_sets)
 
 
 class Plain(Denoiser):
@@ -107,7 +116,7 @@ class Plain(Denoiser):
         return op.support * (c_skip * u + c_out * self._network(op, c_in * u, sigma))
 
     def _network(self, op: SenseOp, v: Tensor, sigma: Tensor) -> Tensor:
-        return self.run(self.nets[0], [_to_channels(v), _mask_plane(op, v)], sigma)
+        return self.run_sets(op, self.nets[0], [_to_channels(v), _mask_plane(op, v)], sigma)
 
 
 class Conditioned(Denoiser):
@@ -143,7 +152,7 @@ class Conditioned(Denoiser):
         mu = (sigma[:, None, None] / tau).square() + 0.001
         x = w
         for net in self.nets:
-            change = self.run(net, [_to_channels(x / s), *known], sigma)
+            change = self.run_sets(op, net, [_to_channels(x / s), *known], sigma)
             x = x + c_out.clamp(min=0.3 * s) * change
             if self.consistent:
                 x = conjugate_gradient(
@@ -205,6 +214,11 @@ class Patched(Plain):
         return super().flops((self.side, self.side)) * n_patches
 
     def _network(self, op: SenseOp, v: Tensor, sigma: Tensor) -> Tensor:
+        alone = sets_as_items(v, op.n_sets)
+        return items_as_sets(self._whole(alone, sigma.repeat_interleave(op.n_sets)), op.n_sets)
+
+    def _whole(self, v: Tensor, sigma: Tensor) -> Tensor:
+        """The network on all patches of images ``(b, y, x)``."""
         planes = torch.cat([_to_channels(v), _position(v)], dim=1)
         if self.training:
             return self._assembled(planes, sigma, self.offset)

@@ -199,7 +199,7 @@ class Prior(DenoiserSource):
         self, op: SenseOp, rng: Sequence[Generator], further: Further = "scan"
     ) -> DenoiseFn:
         """See :meth:`DenoiserSource.denoiser`."""
-        shape = (op.ishape[-2], op.ishape[-1])
+        shape = (op.oshape[-2], op.oshape[-1])
         everything = torch.ones(1, 1, *shape, dtype=torch.bool, device=op.maps.device)
         facts = self.facts
         mask = self._further_mask(op, rng, further) if self.mask_conditioned else everything
@@ -218,7 +218,7 @@ class Prior(DenoiserSource):
         """See :meth:`DenoiserSource.training_mask`."""
         if not self.mask_conditioned:
             return None
-        shape = (op.ishape[-2], op.ishape[-1])
+        shape = (op.oshape[-2], op.oshape[-1])
         masks = [self._draw_mask(shape, generator) for generator in rng]
         return torch.stack(masks).to(op.maps.device)
 

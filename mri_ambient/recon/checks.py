@@ -138,7 +138,7 @@ class SplitScan:
     Attributes:
         whole: all that was measured.
         kept: without the held-out lines.
-        maps: of the scan, ``(slice, coil, y, x)``.
+        maps: of the scan, ``(slice, coil, y, x)`` or ``(slice, coil, set*y, x)``.
         held_out: bool ``(1, y, x)``.
     """
 
@@ -158,7 +158,7 @@ class SplitScan:
 
     def predicted(self, i: int, images: Tensor) -> Tensor:
         """The same samples, predicted from images ``(k, y, x)`` of the i-th slice, ``(k, n)``."""
-        K = SenseOp(self.maps[i], self.held_out).expand(images)
+        K = SenseOp(self.maps[i], self.held_out, self.whole.n_sets).expand(images)
         return K[:, self.held_out.expand(K.shape[1:])]
 
     def error(self, i: int, img: Tensor) -> float:
@@ -245,7 +245,7 @@ def flags(check: dict[str, Any], rms: float, scan: Scan, recipe: ResolvedRecipe)
     if prior is None:
         return
     # What least squares leaves; nothing if there are fewer samples than pixels.
-    share = scan.shape[0] * scan.shape[1] / (int(scan.mask.sum()) * scan.n_coils)
+    share = scan.n_sets * scan.shape[0] * scan.shape[1] / (int(scan.mask.sum()) * scan.n_coils)
     least = math.sqrt(max(0.0, 1 - share))
     if check["data_residual"] < LOW_RESIDUAL * least and sigma_n > RESIDUAL_NOISE:
         yield (

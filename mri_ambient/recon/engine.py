@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import ConfigError, DeviceError, MriAmbientError, warn
 from ..methods.base import Method, OnStep
 from ..physics.fourier import image_crop
+from ..physics.map_sets import combine_sets, magnitude
 from ..physics.units import rss_weight
 from ..rng import rng_for
 from ..runtime.device import Runtime, device_errors
@@ -28,11 +29,13 @@ class SliceImages:
     """Images of slices of one scan, in the scan's normalised units.
 
     Attributes:
-        img: the image, complex ``(slice, y, x)``; the mean of the samples where there are several.
+        img: the image, complex ``(slice, y, x)``, of several sets of maps ``(slice, set*y, x)``;
+            the mean of the samples where there are several.
         scan_id: of the scan it was made from.
         slices: index of each slice in the volume.
         std: standard deviation of the samples' magnitude, real ``(slice, y, x)``, or None.
-        samples: complex ``(sample, slice, y, x)``, where there are several.
+        samples: complex ``(sample, slice, y, x)`` or ``(sample, slice, set*y, x)``, where there are
+            several.
         checks: one dictionary of figures per slice, e.g. the data residual.
         provenance: method, options, seed, hashes, versions, device and seconds.
     """
@@ -101,7 +104,7 @@ class Engine:
         return max(1, self.runtime.images_at_once(shape) // self.recipe.n_samples)
 
     def __call__(self, scans: Sequence[Scan]) -> list[SliceImages]:
-        """Reconstruct the slices of prepared scans of one matrix size and number of coils.
+        """Reconstruct the slices of prepared scans of one matrix size, number of coils and of sets.
 
         Their slices share calls of the method, so that scans of one slice each fill a GPU.
 
@@ -110,8 +113,8 @@ class Engine:
             MriAmbientError: the method gave values that are not finite.
         """
         # Not padded with zero coils either: these would draw from the random streams.
-        if len({(scan.shape, scan.n_coils) for scan in scans}) > 1:
-            raise ValueError("scans of several matrix sizes or numbers of coils")
+        if len({(scan.shape, scan.n_coils, scan.n_sets) for scan in scans}) > 1:
+            raise ValueError("scans of several matrix sizes, numbers of coils or of sets")
         started = time.monotonic()
         batch = Batch.of(scans)
         names = [(scan.scan_id, index) for scan in scans for index in scan.slices]
@@ -140,7 +143,9 @@ class Engine:
                 "method"
             )
         several = len(samples) > 1
-        std = self.recipe.std_factor * samples.abs().std(dim=0) if several else None
+        std = None
+        if several:
+            std = self.recipe.std_factor * magnitude(samples, scan.n_sets).std(dim=0)
         residuals = [self.evaluate(data_residual, batch[[i]], img[[i]]) for i in range(len(batch))]
         return SliceImages(
             img=img,
@@ -160,7 +165,7 @@ class Engine:
             names: what the random streams of each slice are named after.
         """
         n_samples = self.recipe.n_samples
-        out = torch.empty((n_samples, *batch.ksp[:, 0].shape), dtype=batch.ksp.dtype)
+        out = torch.empty((n_samples, len(batch), *batch.op.ishape), dtype=batch.ksp.dtype)
         if self.device.type == "cuda":
             with suppress(RuntimeError):  # page-locked memory, if it can be had
                 out = torch.empty_like(out, pin_memory=True)
@@ -252,14 +257,21 @@ def data_residual(batch: Batch, img: Tensor) -> float:
     return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)
 
 
-def to_file_units(img: Tensor, scan: Scan) -> Tensor:
+def to_file_units(img: Tensor, scan: Scan, values: Tensor | None = None) -> Tensor:
     """RSS-equivalent images in the units of the scan's file, cut to the scanner's final matrix.
 
+    Several sets of maps give one image, of the phase of their sum.
+
     Args:
-        img: normalised, ``(slice, y, x)``, complex or real.
+        img: normalised, complex ``(slice, y, x)`` or, of several sets, ``(slice, set*y, x)``.
         scan: the prepared slices it was made from.
+        values: real ``(slice, y, x)``, brought to these units in place of the image, such as its
+            magnitude (:func:`~mri_ambient.physics.map_sets.magnitude`) or standard deviation.
     """
     if scan.maps is None:
         raise ValueError(f"{scan.scan_id}: not prepared; maps are missing")
-    weight = rss_weight(scan.maps, scan.coil_transform)
-    return image_crop(img * weight * scan.scale, scan.recon_shape)
+    combined, maps = combine_sets(img, scan.maps, scan.n_sets)
+    weight = rss_weight(maps, scan.coil_transform)
+    return image_crop(
+        (combined if values is None else values) * weight * scan.scale, scan.recon_shape
+    )

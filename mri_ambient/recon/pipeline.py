@@ -17,7 +17,6 @@ from ..io.corrected import corrected
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
-from ..runtime.files import locked
 from ..runtime.warning_log import WarningLog
 from ..scan import Scan
 from .recipe import Recipe, ResolvedRecipe

@@ -240,7 +240,7 @@ class ResolvedRecipe:
                 "precision": self.precision(runtime),
                 "compiled": runtime.compile and self.method.needs_prior,
                 "version": __version__,
-                "prep": asdict(self.preparation),
+                "prep": self.preparation.as_dict(),
                 "mask": None if self.mask is None else asdict(self.mask),
                 "adapt": None if self.adapt is None else self.adapt.settings(),
                 "checking": {"n_hidden": self.checks.n_held_out, "flags": self.checks.flags},

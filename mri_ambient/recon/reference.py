@@ -16,6 +16,7 @@ from ..errors import NumericalWarning, ScanFormatError, warn
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.fourier import ifft2c, image_crop
+from ..physics.map_sets import magnitude
 from ..scan import Batch
 from .engine import to_file_units
 from .metrics import ReferenceKind, evaluate_volume
@@ -52,7 +53,7 @@ class Reference:
 
         RSS is the file's own target, or computed as fastMRI does; prepared files, which have other
         coils, have none. Single-coil files have their emulated single coil (ESC) instead, as in
-        fastMRI. SENSE is ``|S^H F^H k|`` with maps from the full data.
+        fastMRI. SENSE is ``|S^H F^H k|`` with maps (and their number of sets) from the full data.
         """
         return self._from_coils() | {"sense": self._sense()}
 
@@ -92,7 +93,8 @@ class Reference:
             with without_warnings():
                 prepared = self.preparation.apply(scan)
             full = Batch.of([prepared])
-            images.append(to_file_units(full.op.adjoint(full.ksp).abs(), prepared))
+            img = full.op.adjoint(full.ksp)
+            images.append(to_file_units(img, prepared, magnitude(img, full.n_sets)))
         return torch.cat(images)
 
     def _stored(self, name: str) -> Tensor | None:

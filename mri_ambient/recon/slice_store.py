@@ -107,13 +107,14 @@ class SliceStore:
     ) -> None:
         images = {"img": to_file_units(result.img, scan)}
         if result.std is not None:
-            images["std"] = to_file_units(result.std, scan)
+            images["std"] = _std_in_file_units(result, scan)
         if result.samples is not None and self.keep_samples:
             samples = [to_file_units(sample, scan) for sample in result.samples]
             images["samples"] = torch.stack(samples, dim=1)
         facts = plain(
             {
                 "coils": scan.n_coils,
+                **({"map_sets": scan.n_sets} if scan.n_sets > 1 else {}),
                 "matrix": scan.shape,
                 "recon_shape": scan.recon_shape,
                 "sigma_n": scan.noise_std,
@@ -160,6 +161,15 @@ class SliceStore:
         self.memory.clear()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _std_in_file_units(result: SliceImages, scan: Scan) -> Tensor:
+    """Standard deviation of the samples' magnitude; with several sets each has its own weights."""
+    if result.samples is None or scan.n_sets == 1:
+        return to_file_units(result.img, scan, result.std)
+    sizes = torch.stack([to_file_units(sample, scan).abs() for sample in result.samples])
+    std: Tensor = result.provenance["std_factor"] * sizes.std(dim=0)
+    return std
 
 
 def _headers(folder: Path) -> Iterator[dict[str, Any]]:

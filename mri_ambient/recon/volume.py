@@ -196,6 +196,8 @@ def summary_line(report: dict[str, Any]) -> str:
         f"sigma_n = {report['sigma_n']:.4f} ({report['noise_source']}), "
         f"residual {fmean(residuals):.2f} sigma_n, method {provenance['seconds']:.1f} s"
     )
+    if "map_sets" in report:
+        line += f", {report['map_sets']} sets of coil maps"
     if held_out := held_out_means(report["checks"]):
         line += (
             f", error on held-out lines {held_out['error']:.4f} of their energy (CG-SENSE "

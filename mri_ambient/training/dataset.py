@@ -229,6 +229,7 @@ def patient_of(file: PreparedFile) -> str:
 def prepared_digest(file: PreparedFile) -> str:
     """A hash of the raw file, and one of the facts of the prepared file."""
     facts = f"{file.shape}/{float(file.noise_std or 0):.9g}/{file.acceleration:.9g}"
+    facts += f"/{file.n_sets} sets" if file.n_sets > 1 else ""
     known = hashlib.sha256(facts.encode()).hexdigest()[:8]
     return f"{scan_digest(file.source_sha256)}:{known}"
 

@@ -106,9 +106,9 @@ class TargetFolder:
     ) -> bool:
         """Reconstruct every scan, one image a slice.
 
-        Scans of one matrix size and number of coils are reconstructed together. The groups do not
-        depend on what is there already, nor on who makes them, and so neither do the images. The
-        processes of a ``torch.distributed`` group share the work.
+        Scans of one matrix size, number of coils and of sets are reconstructed together. The groups
+        do not depend on what is there already, nor on who makes them, and so neither do the images.
+        The processes of a ``torch.distributed`` group share the work.
 
         Args:
             items: slices of prepared scans; whole scans are reconstructed.
@@ -211,7 +211,7 @@ def _groups(files: list[PreparedFile]) -> Iterator[list[PreparedFile]]:
     """Files that are reconstructed together, a long one alone."""
     waiting: dict[tuple[int, ...], list[PreparedFile]] = {}
     for file in files:
-        size = file.shape[1:]
+        size = (*file.shape[1:], file.n_sets)
         group = waiting.setdefault(size, [])
         most = min(TOGETHER, PIXELS_TOGETHER // (file.shape[-2] * file.shape[-1]))
         if group and sum(len(other) for other in group) + len(file) > most:

@@ -12,26 +12,30 @@ from mri_ambient.physics.operators import SenseOp
 from mri_ambient.rng import complex_normal
 
 C128 = torch.complex128
-CASES = [((8, 8), 4), ((7, 9), 3), ((1, 6), 2), ((6, 1), 2), ((5, 4), 1)]
+CASES = [((8, 8), 4, 1), ((7, 9), 3, 1), ((1, 6), 2, 1), ((6, 1), 2, 1), ((5, 4), 1, 1)]
+SEVERAL = [((8, 6), 4, 2), ((5, 7), 3, 2), ((4, 3), 4, 3)]
+"""Sizes, coils and sets of maps."""
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=CASES + SEVERAL, ids=str)
 def op(request, rng):
-    shape, n_coils = request.param
-    return random_sense(shape, n_coils, rng, C128)
+    shape, n_coils, n_sets = request.param
+    return random_sense(shape, n_coils, rng, C128, n_sets)
 
 
 def matrix_by_hand(op: SenseOp) -> torch.Tensor:
-    """mask · F · maps with explicit Fourier matrices and diagonals."""
+    """mask · F · maps with explicit Fourier matrices and diagonals, the sets side by side."""
 
     def dft(n: int) -> torch.Tensor:
         j = torch.arange(n, dtype=torch.float64) - n // 2
         return torch.exp(-2j * torch.pi * torch.outer(j, j) / n) / n**0.5
 
-    ny, nx = op.ishape
+    _, ny, nx = op.oshape
     fourier = torch.kron(dft(ny), dft(nx))
     mask = torch.diag(op.mask.flatten().to(C128))
-    return torch.cat([mask @ fourier @ torch.diag(s.flatten()) for s in op.maps])
+    by_set = op.maps.reshape(len(op.maps), op.n_sets, -1).unbind(dim=1)
+    rows = [torch.cat([mask @ fourier @ torch.diag(s) for s in maps]) for maps in by_set]
+    return torch.cat(rows, dim=1)
 
 
 def test_forward_is_mask_fourier_maps(op):
@@ -127,7 +131,8 @@ def test_another_mask_keeps_the_coils(op, rng):
     mask = ~op.mask
     x = complex_normal(op.ishape, rng, dtype=C128)
     torch.testing.assert_close(op(x) + op.with_mask(mask)(x), op.expand(x))
-    torch.testing.assert_close(op.expand(x), fft2c(op.maps * x))
+    coil_img = (op.maps * x).reshape(len(op.maps), op.n_sets, *op.oshape[1:]).sum(dim=1)
+    torch.testing.assert_close(op.expand(x), fft2c(coil_img))
 
 
 def test_moving_to_a_device_moves_everything(op):
