@@ -62,6 +62,9 @@ BEST_L1, CG = "L1-wavelet, best weight", "CG-SENSE"
 N_HELD_OUT = 2
 """Lines that are held out; of a 2-D mask, as many samples."""
 
+COMMIT = commit()
+"""When the script was started."""
+
 TUNED_ON = "espirit_brain8"
 """Two choices in the design of the denoiser were made while looking at this scan."""
 
@@ -220,7 +223,7 @@ def fill(path: Path, make: Callable[[], Target], priors: dict[str, Prior], wante
     if wanted and BEST_L1 not in scores:
         scores[BEST_L1], weight = target.best_l1()
         row["l1_weight"] = float(f"{weight:.4g}")
-    write_json(path, row | {"commit": commit()})
+    write_json(path, row | {"commit": COMMIT})
     print(json.dumps({"benchmark": "default prior", "row": path.stem} | row), flush=True)
 
 
@@ -321,8 +324,11 @@ def targets(found: Results, prior: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def target_table(found: Results) -> Iterator[str]:
-    """Markdown: every target, a pair of columns a prior."""
+    """Markdown: how many targets are met, and every target, a pair of columns a prior."""
     columns = [list(targets(found, key)) for key in found.priors]
+    for row, lines in zip(found.priors.values(), columns, strict=True):
+        met = sum(line[-1] == "met" for line in lines)
+        yield f"`{row['name']}` meets {met} of {len(lines)} targets.\n"
     names = [f"{row['name']}, dB | target" for row in found.priors.values()]
     yield f"| scans | wanted | {' | '.join(names)} |"
     yield "|---" * (2 + 2 * len(columns)) + "|"

@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_default_prior import mean_and_error
 from bench_peers import check_physics, complex_image, import_deepinv, physics_of, planes
 from bench_presets import commit
 from torch import Tensor, nn
@@ -73,6 +74,9 @@ from mri_ambient.training.trainer import Trainer, first_network
 from mri_ambient.training.validation import fit_tau
 
 Row = dict[str, Any]
+
+COMMIT = commit()
+"""When the script was started."""
 
 TRAIN_SEED, VAL_SEED, SEED = 51, 52, 0
 MARKS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -435,31 +439,25 @@ def resume(learner: Learner, path: Path) -> None:
 def write_row(path: Path, row: Row, learner: Learner) -> None:
     """Add the scores of this moment to the learner's file."""
     row |= {"images": learner.steps * learner.batch_size, "parameters": learner.parameters}
-    row |= learner.scored() | {"commit": commit()}
+    row |= learner.scored() | {"commit": COMMIT}
     earlier = json.loads(path.read_text()) if path.exists() else []
     write_json(path, [*(r for r in earlier if r["cpu_s"] < row["cpu_s"]), row])
 
 
 def references(ground: Ground) -> dict[str, Row]:
-    """The classical methods, L1-wavelet also with the best of 8 weights for every scan."""
+    """The classical methods with their default weights."""
 
     def images(method: Method) -> list[Tensor]:
         return [method(None, batch, [])[0] for batch in batches_of(ground)]
 
     methods = (ZeroFilled(), CgSense(), L1Wavelet())
-    found = {method.name: score(ground, images(method)) for method in methods}
-    return found
+    return {method.name: score(ground, images(method)) for method in methods}
 
 
 HEAD = (
     "learner", "weights (M)", "images seen", "PSNR", "NRMSE", "`kspace` leads by",
-    "PSNR at 1/4 of the time", "at 1/2",
+    "earlier: PSNR (after so many CPU seconds)",
 )  # fmt: skip
-
-
-def mean_and_error(values: Any) -> str:
-    """Mean and its standard error, with signs."""
-    return f"{np.mean(values):+.2f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}"
 
 
 def table(rows: Path) -> Iterator[str]:
@@ -479,12 +477,12 @@ def table(rows: Path) -> Iterator[str]:
             f"{row['psnr']:.2f}",
             f"{row['nrmse']:.4f}",
             "" if name == "kspace" else mean_and_error(lead),
-            *(f"{mark['psnr']:.2f}" for mark in marks[:2]),
+            ", ".join(f"{mark['psnr']:.2f} ({mark['cpu_s']:.0f})" for mark in marks[:-1]),
         ]
         yield f"| {' | '.join(cells)} |"
     for name, row in plain.items():
         lead = mean_and_error(np.subtract(first["psnr_each"], row["psnr_each"]))
-        yield f"| {name} | | | {row['psnr']:.2f} | {row['nrmse']:.4f} | {lead} | | |"
+        yield f"| {name} | | | {row['psnr']:.2f} | {row['nrmse']:.4f} | {lead} | |"
     seconds = [round(marks[-1]["cpu_s"]) for marks in found.values()]
     commits = ", ".join(sorted({marks[-1]["commit"] for marks in found.values()}))
     yield f"\nCPU seconds of each: {min(seconds)} to {max(seconds)}; commits: {commits}."

@@ -257,6 +257,8 @@ def main() -> None:
     prior = load_prior(args.prior or default_prior())
     if args.quick:
         args.count, args.steps = 1, 2
+        square = torch.rand(1, 2, 6, 6)
+        assert torch.equal(rotate(square, 90, "nearest"), square.rot90(dims=(-2, -1)))
     steps, few = args.steps, (2, 3) if args.quick else (10, 20)
     samplers = [Aos(), *(Dds(n_steps=n) for n in few), Adps(n_steps=steps)]
     rows = {
