@@ -2,9 +2,10 @@
 
     python tests/benchmarks/bench_peers.py VAL.zip [--prior PRIOR]
 
-deepinv (BSD-3-Clause) needs an environment of its own, because it depends on torchvision::
+deepinv (BSD-3-Clause) wants an environment of its own; instead of torchvision it is given a stub::
 
-    pip install torch==2.13.0 && pip install . deepinv      # or deepinv and torchvision --no-deps
+    pip install . && pip install --no-deps deepinv==0.5.0 natsort einops torchmetrics \\
+        lightning-utilities
 
 Scans are those of ``bench_samplers.py``. deepinv is given the same maps, masks, k-space and noise
 through its ``MultiCoilMRI``, and the prior as its ``Denoiser``, with the mask of our samplers. Its
@@ -23,18 +24,21 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from bench_adps import simulate
 from torch import Tensor
+from torch.nn import functional
 from tune_baselines import Case
 
 from mri_ambient.methods import Adps, Aos, Dds, Sampler
@@ -43,7 +47,7 @@ from mri_ambient.priors.prior import DenoiseFn, Prior
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.recon.engine import Engine
 from mri_ambient.recon.recipe import Recipe
-from mri_ambient.rng import rng_for
+from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Batch
 
@@ -57,17 +61,39 @@ SEED = 7
 """Of the samples."""
 
 
+class Stub(ModuleType):
+    """A module of which every name is a class, strings for want of anything else."""
+
+    __path__: ClassVar[list[str]] = []
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (str,), {"NEAREST": "nearest"})
+
+
+def rotate(img: Tensor, angle: float, interpolation: str, expand: bool = False) -> Tensor:
+    """Images ``(b, c, y, x)`` turned counter-clockwise by ``angle`` degrees, zeros beside them.
+
+    As ``torchvision.transforms.functional.rotate`` does it, which deepinv's ``Rotate`` calls.
+    """
+    assert not expand, "only at constant shape"
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    ny, nx = img.shape[-2:]
+    turn = torch.tensor([[cos, -sin * ny / nx, 0.0], [sin * nx / ny, cos, 0.0]])
+    grid = functional.affine_grid(turn.expand(len(img), 2, 3), list(img.shape), align_corners=False)
+    return functional.grid_sample(img, grid, mode=interpolation, align_corners=False)
+
+
 def import_deepinv() -> Any:
-    """The package; beside a torch without CUDA its torchvision needs two operators declared."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for op in ("nms", "qnms"):
-            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import_deepinv.library = library  # it must not be collected
+    """The package; in place of torchvision, of which it only needs ``rotate``, a stub."""
+    parts = ("transforms", "transforms.functional", "utils", "datasets", "datasets.folder")
+    for name in ("torchvision", *(f"torchvision.{part}" for part in (*parts, "datasets.utils"))):
+        sys.modules[name] = module = Stub(name)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+    sys.modules["torchvision.transforms.functional"].rotate = rotate
     import deepinv
 
     return deepinv
@@ -81,6 +107,28 @@ def planes(img: Tensor) -> Tensor:
 def complex_image(x: Tensor) -> Tensor:
     """Real ``(b, 2, y, x)`` to complex ``(b, y, x)``."""
     return torch.complex(x[:, 0].float(), x[:, 1].float())
+
+
+def physics_of(deepinv: Any, batch: Batch, scale: float = 1.0) -> Any:
+    """deepinv's operator of a batch, whose images are in units of ``scale``."""
+    return deepinv.physics.MultiCoilMRI(
+        mask=batch.mask.float(),
+        coil_maps=batch.maps,
+        img_size=tuple(batch.maps.shape[-2:]),
+        noise_model=deepinv.physics.GaussianNoise(float(batch.noise_std.mean()) / scale),
+    )
+
+
+def check_physics(physics: Any, batch: Batch) -> None:
+    """Forward and adjoint are ours, and the adjoint belongs to the forward (dot test)."""
+    op, x = batch.op, complex_normal(tuple(batch.maps[:, 0].shape), rng_for(0, "image"))
+    y = complex_normal(tuple(batch.ksp.shape), rng_for(0, "ksp"))
+    pairs = [(physics.A(planes(x)), planes(op(x)))]
+    pairs += [(physics.A_adjoint(planes(y)), planes(op.adjoint(y)))]
+    assert all((theirs - ours).norm() < 1e-5 * ours.norm() for theirs, ours in pairs), "differs"
+    (forward, _), (adjoint, _) = pairs
+    dots = [(forward * planes(y)).sum(), (planes(x) * adjoint).sum()]
+    assert (dots[0] - dots[1]).abs() < 1e-5 * x.norm() * y.norm(), f"dot test: {dots}"
 
 
 @dataclass(frozen=True)
@@ -103,17 +151,8 @@ class Problem:
 
     def physics(self, deepinv: Any) -> Any:
         """Its operator, checked against ours."""
-        op, noise = self.batch.op, float(self.batch.noise_std) / self.scale
-        physics = deepinv.physics.MultiCoilMRI(
-            mask=op.mask[0].expand(1, *op.ishape).float(),
-            coil_maps=op.maps,
-            img_size=(2, *op.ishape),
-            noise_model=deepinv.physics.GaussianNoise(noise),
-        )
-        probe = op.combine(self.batch.ksp)
-        theirs = physics.A(planes(probe))
-        ours = planes(op(probe))
-        assert (theirs - ours).norm() < 1e-4 * ours.norm(), "another Fourier transform"
+        physics = physics_of(deepinv, self.batch, self.scale)
+        check_physics(physics, self.batch)
         return physics
 
     def measurement(self, physics: Any) -> Tensor:
@@ -218,6 +257,8 @@ def main() -> None:
     prior = load_prior(args.prior or default_prior())
     if args.quick:
         args.count, args.steps = 1, 2
+        square = torch.rand(1, 2, 6, 6)
+        assert torch.equal(rotate(square, 90, "nearest"), square.rot90(dims=(-2, -1)))
     steps, few = args.steps, (2, 3) if args.quick else (10, 20)
     samplers = [Aos(), *(Dds(n_steps=n) for n in few), Adps(n_steps=steps)]
     rows = {
