@@ -119,7 +119,7 @@ def attack(
     *,
     k: float = 1.0,
     n_iter: int = 100,
-    others: Sequence[Method] = OTHERS,
+    others: Sequence[Method] | None = None,
     device: torch.device | str = "cpu",
     on_iteration: OnIteration | None = None,
 ) -> list[Attack]:
@@ -131,7 +131,7 @@ def attack(
             the seed of the sampler, the starting point and the comparison noise.
         k: norm of the perturbation over that of the noise.
         n_iter: steps of the search.
-        others: methods without a prior to compare with; one of the method's own kind is left out.
+        others: methods to compare with, :data:`OTHERS` by default; none of the method's own kind.
         device: where to compute.
         on_iteration: called with (done, total) after every step.
 
@@ -155,6 +155,7 @@ def attack(
         recipe.prior.to(device)
     if not bool(batch.measured.any()):
         raise ConfigError(f"{scan.scan_id}: the slice has no signal; choose another one")
+    others = OTHERS if others is None else others
     methods = [method, *(other for other in others if type(other) is not type(method))]
     total, done = len(methods) * n_iter, itertools.count(1)
 
