@@ -114,7 +114,7 @@ class Course:
         kind: of its scans, a key of ``KINDS``.
         objective: with its options.
         images: how many it sees.
-        count: scans, a fifth of which, at most 8, is set aside for validation.
+        count: scans, a fifth of which, at most 4, is set aside for validation.
         wrapper: of the network, if not the objective's own.
         init: the prior that it starts from.
         refitted: the prior from which samples of the scans are drawn, to be learned.
@@ -140,18 +140,18 @@ NOISY = ("noisy full", "noisy R3")
 PRIORS = {
     "kspace": Course("R4", Kspace(), 2400),
     "supervised": Course("full", Supervised(), 1600),
-    "gsure": Course("R4", Gsure(), 1200),
-    "refit": Course("R4", Supervised(), 1200, 160, refitted="kspace"),
+    "gsure": Course("R4", Gsure(), 1000),
+    "refit": Course("R4", Supervised(), 800, 100, refitted="kspace"),
     **{f"ambient R{rate}": Course(f"disc R{rate}", Ambient(), 1600, 300) for rate in RATES},
-    "FLAIR": Course("FLAIR", Kspace(), 600, 20),
-    "FLAIR from kspace": Course("FLAIR", Kspace(), 300, 20, init="kspace"),
-    "50 supervised": Course("full", Supervised(), 1600, 62),
-    "50 ambient": Course("R4", Ambient(), 1600, 62),
-    **{f"{kind}": Course(kind, Kspace(), 600, 160) for kind in NOISY},
-    **{f"{kind} truncate": Course(kind, Kspace(), 120, 160, init=kind) for kind in NOISY},
-    **{f"{kind} consistency": Course(kind, Consistency(), 120, 160, init=kind) for kind in NOISY},
+    "FLAIR": Course("FLAIR", Kspace(), 400, 20),
+    "FLAIR from kspace": Course("FLAIR", Kspace(), 200, 20, init="kspace"),
+    "50 supervised": Course("full", Supervised(), 1200, 62),
+    "50 ambient": Course("R4", Ambient(), 1200, 62),
+    **{f"{kind}": Course(kind, Kspace(), 400, 100) for kind in NOISY},
+    **{f"{kind} truncate": Course(kind, Kspace(), 80, 100, init=kind) for kind in NOISY},
+    **{f"{kind} consistency": Course(kind, Consistency(), 80, 100, init=kind) for kind in NOISY},
     **{
-        f"{count} {name}": Course("R4", Kspace(), 800, count, wrapper)
+        f"{count} {name}": Course("R4", Kspace(), 600, count, wrapper)
         for count in FEW
         for name, wrapper in NETWORKS.items()
     },
@@ -240,7 +240,7 @@ class Bench:
         precision = "fp32" if course.objective.full_precision else "bf16"
         config = TrainConfig(
             objective=course.objective, wrapper=course.wrapper, preset="tiny16",
-            precision=precision, check_every=10**6, save_every=400, n_validation=8,
+            precision=precision, check_every=10**6, save_every=400, n_validation=4,
         )  # fmt: skip
         folder = self.prepared(course.kind, 8 if self.args.quick else course.count)
         if course.refitted:
