@@ -38,7 +38,7 @@ from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import ImageSource, Phantoms, Pictures
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.evaluation.memorization import feature, nearest
-from mri_ambient.evaluation.stability import attack
+from mri_ambient.evaluation.stability import Attack, attack
 from mri_ambient.methods import Adps, Aos, CgSense, Dds, L1Wavelet, Method, PriorOnly
 from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Objective, Supervised
 from mri_ambient.plots import draw_previews, save_figure
@@ -151,7 +151,7 @@ PRIORS = {
     **{f"{kind} truncate": Course(kind, Kspace(), 80, 100, init=kind) for kind in NOISY},
     **{f"{kind} consistency": Course(kind, Consistency(), 80, 100, init=kind) for kind in NOISY},
     **{
-        f"{count} {name}": Course("R4", Kspace(), 600, count, wrapper)
+        f"{count} {name}": Course("R4", Kspace(), 400, count, wrapper)
         for count in FEW
         for name, wrapper in NETWORKS.items()
     },
@@ -160,9 +160,13 @@ PRIORS = {
 N_SAMPLES = 4
 """Of dds; their mean is scored."""
 
-ADPS, DDS, DRAW = Adps(n_steps=100), Dds(n_steps=20, final_dc=False), PriorOnly(n_steps=40)
-DDS_FEW = Dds(n_steps=8, final_dc=False, start="cg-sense")
+ADPS, DDS, DRAW = Adps(n_steps=100), Dds(n_steps=16, final_dc=False), PriorOnly(n_steps=40)
+DDS_FEW = Dds(n_steps=6, final_dc=False, start="cg-sense")
 """For the attack, which differentiates through all steps."""
+
+
+N_ADAPT = 30
+"""Steps of an adaptation to one scan; "auto" takes longer."""
 
 
 class Contrast(Pictures):
@@ -240,7 +244,7 @@ class Bench:
         precision = "fp32" if course.objective.full_precision else "bf16"
         config = TrainConfig(
             objective=course.objective, wrapper=course.wrapper, preset="tiny16",
-            precision=precision, check_every=10**6, save_every=400, n_validation=4,
+            precision=precision, check_every=10**6, save_every=200, n_validation=4,
         )  # fmt: skip
         folder = self.prepared(course.kind, 8 if self.args.quick else course.count)
         if course.refitted:
@@ -297,23 +301,23 @@ class Bench:
         self, name: Cell, kind: str, method: Method, prior: Prior | list[Prior] | None, n: int = 1
     ) -> None:
         """A cell with the scores of ``n`` samples of every test scan of a kind."""
-        self.row(name, self._score, name, kind, method, prior, n)
+        self.row(name, self.score, name, kind, method, prior, n)
 
-    def adapted(self, name: Cell, recipe: Recipe, groups: list[list[Path]]) -> Row:
-        """Scores of priors that are adapted to groups of the FLAIR test scans."""
-        began = time.process_time()
-        priors = [adapt(group, recipe, Runtime("cpu")) for group in groups]
-        spent = (time.process_time() - began) / sum(map(len, groups))
-        row = self._score(name, "FLAIR", Aos(), priors, 1)
-        return row | {"adapt_seconds": round(spent, 2)}
+    def adapted(self, kind: str, paths: list[Path], until: str | int) -> Prior:
+        """The prior "kspace", adapted to test scans together."""
+        name = f"{kind} {until} {paths[0].stem if len(paths) == 1 else 'all'}.safetensors"
+        config = AdaptConfig(2 if self.args.quick else until)
+        recipe = Recipe(Aos(), prior=self.prior("kspace"), adapt=config)
+        (self.work / "adapted").mkdir(exist_ok=True)
+        return adapt(paths, recipe, Runtime("cpu"), output=self.work / "adapted" / name)
 
     def classical(self, claim: str, line: str, kind: str) -> None:
         """Two cells of methods without a prior."""
         for method in (CgSense(), L1Wavelet()):
             self.scored((claim, line, method.name), kind, method, None)
 
-    def _score(
-        self, name: Cell, kind: str, method: Method, prior: Prior | list[Prior] | None, n: int
+    def score(
+        self, name: Cell, kind: str, method: Method, prior: Prior | list[Prior] | None, n: int = 1
     ) -> Row:
         """PSNR (dB) of every scan, and the spread of the samples over their error."""
         cases, began = self.cases(kind), time.process_time()
@@ -384,14 +388,13 @@ def gsure(bench: Bench) -> None:
     for task in TASKS:
         bench.classical("gsure", task, task)
         for name in ("supervised", "gsure"):
-            bench.scored(("gsure", task, f"{name}, dds"), task, DDS, bench.prior(name), N_SAMPLES)
+            bench.scored(("gsure", task, f"{name}, dds"), task, DDS, bench.prior(name), 2)
         for name in ("gsure", "kspace"):
             bench.scored(("gsure", task, f"{name}, one step"), task, Aos(), bench.prior(name))
 
 
 def fine_tuning(bench: Bench) -> None:
     """Twenty scans of another contrast."""
-    start = bench.prior("kspace")
     bench.classical("fine-tuning", "FLAIR", "FLAIR")
     for way, name in (
         ("none", "kspace"),
@@ -399,12 +402,23 @@ def fine_tuning(bench: Bench) -> None:
         ("fine-tuned", "FLAIR from kspace"),
     ):
         bench.scored(("fine-tuning", "FLAIR", way), "FLAIR", Aos(), bench.prior(name))
-    paths = bench.paths("FLAIR")
-    until: str | int = 2 if bench.args.quick else "auto"
-    recipe = Recipe(Aos(), prior=start, adapt=AdaptConfig(until))
-    for way, groups in (("all", [paths]), ("each", [[path] for path in paths])):
+    for way, adapted in (("all", adapted_to_all), ("each", adapted_to_each)):
         cell = ("fine-tuning", "FLAIR", f"adapted to {way}")
-        bench.row(cell, bench.adapted, cell, recipe, groups)
+        bench.row(cell, adapted, bench, cell)
+
+
+def adapted_to_all(bench: Bench, cell: Cell) -> Row:
+    """Scores of one prior for all FLAIR test scans."""
+    began = time.process_time()
+    prior = bench.adapted("FLAIR", bench.paths("FLAIR"), "auto")
+    spent = (time.process_time() - began) / bench.args.cases
+    return bench.score(cell, "FLAIR", Aos(), prior) | {"adapt_seconds": round(spent, 2)}
+
+
+def adapted_to_each(bench: Bench, cell: Cell) -> Row:
+    """Scores of a prior for every FLAIR test scan."""
+    priors = [bench.adapted("FLAIR", [path], N_ADAPT) for path in bench.paths("FLAIR")]
+    return bench.score(cell, "FLAIR", Aos(), priors)
 
 
 def tweedie(bench: Bench) -> None:
@@ -435,14 +449,11 @@ def instabilities(bench: Bench) -> None:
 
 def attacked(bench: Bench, method: Method, prior: Prior | None, adapting: bool) -> Row:
     """The worst changes of all test scans."""
-    found = []
+    found: list[Attack] = []
     for case, path in zip(bench.cases("R4"), bench.paths("R4"), strict=True):
-        own = prior
-        if adapting:
-            recipe = Recipe(method, prior=prior, adapt=AdaptConfig(2 if bench.args.quick else 30))
-            own = adapt(path, recipe, Runtime("cpu"))
+        own = bench.adapted("R4", [path], N_ADAPT) if adapting else prior
+        n_iter = 2 if bench.args.quick else 20
         recipe = Recipe(method, prior=own).resolve()
-        n_iter = 2 if bench.args.quick else 25
         found += attack(case.scan, recipe, n_iter=n_iter, others=())
     figures = ("change", "by_noise", "rising", "amplification")
     return {f"{name}_each": [getattr(one, name) for one in found] for name in figures}
