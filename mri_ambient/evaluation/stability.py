@@ -33,6 +33,9 @@ N_WAVELET = 50
 STILL_RISING = 0.02
 """A search whose last tenth raised the change by more was too short, and flatters the method."""
 
+OTHERS: tuple[Method, ...] = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
+"""Methods that are attacked beside the one asked for, to compare with."""
+
 STEP = 0.3
 """Length of a step of the ascent, in units of the largest perturbation."""
 
@@ -117,10 +120,11 @@ def attack(
     *,
     k: float = 1.0,
     n_iter: int = 100,
+    others: Sequence[Method] | None = None,
     device: torch.device | str = "cpu",
     on_iteration: OnIteration | None = None,
 ) -> list[Attack]:
-    """Attack one slice of a prepared scan: the method, then CG-SENSE and L1-wavelet.
+    """Attack one slice of a prepared scan: the method, then the others.
 
     Args:
         scan: prepared; its first slice is attacked.
@@ -128,6 +132,7 @@ def attack(
             the seed of the sampler, the starting point and the comparison noise.
         k: norm of the perturbation over that of the noise.
         n_iter: steps of the search.
+        others: methods to compare with, :data:`OTHERS` by default; none of the method's own kind.
         device: where to compute.
         on_iteration: called with (done, total) after every step.
 
@@ -151,9 +156,8 @@ def attack(
         recipe.prior.to(device)
     if not bool(batch.measured.any()):
         raise ConfigError(f"{scan.scan_id}: the slice has no signal; choose another one")
-    methods: list[Method] = [method]
-    others = (CgSense(), L1Wavelet(n_iter=N_WAVELET))
-    methods += [other for other in others if type(other) is not type(method)]
+    others = OTHERS if others is None else others
+    methods = [method, *(other for other in others if type(other) is not type(method))]
     total, done = len(methods) * n_iter, itertools.count(1)
 
     def step_done() -> None:
