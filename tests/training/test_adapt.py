@@ -25,7 +25,7 @@ from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Scan
 from mri_ambient.training import adapter as module
-from mri_ambient.training.adapt import AdaptConfig, own_objective
+from mri_ambient.training.adapt import AdaptConfig, noise_law, own_objective
 from mri_ambient.training.adapt_scans import adapt
 from mri_ambient.training.adapter import HELD_OUT, NO_LINES, STEPS, TIME, random_rows
 
@@ -179,11 +179,19 @@ class TestWhatItLearnsFrom:
         assert isinstance(own_objective(prior), type(objective))
 
     def test_the_options_of_the_objective_are_kept_but_for_weights_of_a_data_set(self):
-        law = LogNormal(-2.0, 0.5)
-        found = own_objective(trained_by(Kspace(law=law, remove=(0.1, 0.2), margin=1.5)))
+        prior = trained_by(Kspace(remove=(0.1, 0.2), margin=1.5))
+        law = noise_law(prior.facts)
+        found = own_objective(prior)
         assert found == Kspace(law=law, remove=(0.1, 0.2), margin=1.5, weights=False)
-        assert own_objective(trained_by(Ambient(law=law))) == Ambient(law=law)
+        assert own_objective(trained_by(Ambient(LogNormal(-2.0, 0.5)))) == Ambient(law)
         assert own_objective(trained_by(Ssdu(remove=(0.1, 0.2)))).max_unseen == 1
+
+    def test_half_of_the_noise_levels_are_below_1_4_times_the_smallest_of_the_prior(self, prior):
+        law = noise_law(prior.facts)
+        rng = [rng_for(0, k) for k in range(1000)]
+        drawn = law.draw(torch.full((1000,), 1e-6), prior.sigma_data, rng)
+        share = (drawn < 1.4 * prior.sigma_min).float().mean()
+        assert share == pytest.approx(0.5, abs=0.05)  # three standard deviations
 
     def test_other_priors_are_refused(self, scan):
         gaussian = WholeGaussian(torch.ones(SHAPE, dtype=torch.float64), sigma_min=0.01)
