@@ -50,8 +50,6 @@ class AdaptConfig(Adaptation):
         check_every: steps between checks on held-out lines.
         patience: with "auto", checks in a row without a smaller error.
         most_steps: with "auto", steps at most.
-        least_gain: share by which the error on held-out lines must fall; otherwise the prior stays
-            as it was.
         on_progress: called after every step.
     """
 
@@ -65,7 +63,6 @@ class AdaptConfig(Adaptation):
     check_every: int = 10
     patience: int = 4
     most_steps: int = 150
-    least_gain: float = 0.005
     on_progress: Callable[[AdaptProgress], None] = field(
         default=lambda _: None, compare=False, repr=False
     )
@@ -127,7 +124,6 @@ class AdaptConfig(Adaptation):
             seconds=seconds,
             patience=self.patience if self.until == "auto" else None,
             check_every=self.check_every,
-            least_gain=self.least_gain,
             n_checked=N_CHECKED,
         )
 
