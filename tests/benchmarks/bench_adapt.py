@@ -8,8 +8,8 @@ photographs of scikit-image. Fully sampled real scans are undersampled by random
 of ``RATES``; others are taken as they are and judged by their held-out samples alone. PSNR in dB of
 the reconstruction by all measured lines is against RSS: of the same scan without noise where it is
 simulated, of the scan itself where it is real. ``start`` is the prior as it ships; ``adapted`` what
-``--adapt auto`` gives; ``curve`` the averaged weights at every check, kept or not: steps, CPU
-seconds (without the PSNRs), error on held-out lines, PSNR.
+``--adapt auto`` (or ``--until``) gives; ``curve`` the averaged weights at every check, kept or not:
+steps, CPU seconds (without the PSNRs), error on held-out lines, PSNR.
 
 ``trade`` compares, for several scans of one kind, adaptation to every scan and to all together.
 
@@ -221,6 +221,7 @@ def measure(full: Full, recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str
         "acceleration": scored.volume.file.acceleration,
         "start": psnr[0],
         "adapted": psnr[adapter.best_step],
+        "until": str(config.until),
         "cpu_seconds": curve[-1][1] if curve else 0.0,
         **{k: report[k] for k in ("kept", "kept_step", "steps", "held_out_before")},
         "held_out_after": report["held_out_after"],
@@ -252,10 +253,9 @@ def trade(scans: list[Full], recipe: ResolvedRecipe, config: AdaptConfig) -> dic
 def cases(args: argparse.Namespace, prior: Prior) -> Iterator[tuple[str, Full, ResolvedRecipe]]:
     """Name, scan and recipe of every case."""
     for case in QUICK if args.quick else CASES:
-        if case.pictures == "scanned" and not args.real:
-            continue
-        scan = scan_of(args, case)
-        yield case.name, scan, recipe_of(prior, case.kind, case.rate, case.calib)
+        if args.only in case.name and (case.pictures != "scanned" or args.real):
+            recipe = recipe_of(prior, case.kind, case.rate, case.calib)
+            yield case.name, scan_of(args, case), recipe
     for path in args.real:
         full = open_volume(path, recipe_of(prior), CPU).file.fully_sampled
         for rate in RATES if full else (None,):
@@ -300,6 +300,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("work", nargs="?", type=Path)
     parser.add_argument("--real", nargs="*", type=Path, default=[])
     parser.add_argument("--only", default="")
+    parser.add_argument("--until", default="auto")
     parser.add_argument("--prior", default="brain-kspace-tiny")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--quick", action="store_true")
@@ -308,7 +309,7 @@ def arguments() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Every case that is not in the results yet."""
-    config = AdaptConfig(3, check_every=2) if args.quick else AdaptConfig()
+    config = AdaptConfig(3, check_every=2) if args.quick else AdaptConfig(args.until)
     prior, path = load_prior(args.prior), args.work / "adapt.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for name, scan, recipe in cases(args, prior):
