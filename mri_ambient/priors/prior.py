@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Generator, Tensor
 
-from ..errors import unknown_name
+from ..errors import ConfigError, unknown_name
 from ..physics.masks import MaskSpec, subsample_further, training_fraction
 from ..physics.operators import SenseOp
 from ..rng import complex_normals

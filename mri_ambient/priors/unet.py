@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import unknown_name
+from ..errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 from .._version import __version__
 from ..errors import ConfigError
 from ..objectives import Ambient, Kspace, Objective, Ssdu, make_objective
-from ..priors.prior import DenoiserSource, Prior, name_digest
-from ..priors.schedules import LogNormal
+from ..priors.prior import DenoiserSource, Prior, PriorFacts, name_digest
+from ..priors.schedules import EDM_SIGMA_DATA, LogNormal
 from ..recon.adaptation import Adaptation, AdaptationData, spared_lines
 from ..recon.recipe import ResolvedRecipe
 from ..runtime.config import parse_seconds
@@ -50,8 +50,6 @@ class AdaptConfig(Adaptation):
         check_every: steps between checks on held-out lines.
         patience: with "auto", checks in a row without a smaller error.
         most_steps: with "auto", steps at most.
-        least_gain: share by which the error on held-out lines must fall; otherwise the prior stays
-            as it was.
         on_progress: called after every step.
     """
 
@@ -65,7 +63,6 @@ class AdaptConfig(Adaptation):
     check_every: int = 10
     patience: int = 4
     most_steps: int = 150
-    least_gain: float = 0.005
     on_progress: Callable[[AdaptProgress], None] = field(
         default=lambda _: None, compare=False, repr=False
     )
@@ -127,7 +124,6 @@ class AdaptConfig(Adaptation):
             seconds=seconds,
             patience=self.patience if self.until == "auto" else None,
             check_every=self.check_every,
-            least_gain=self.least_gain,
             n_checked=N_CHECKED,
         )
 
@@ -145,7 +141,8 @@ class AdaptConfig(Adaptation):
 def own_objective(prior: DenoiserSource | None) -> Objective:
     """The objective that a prior was trained by, with its options, for a single scan.
 
-    Weights of unseen entries, which are shares of a whole data set, are left out.
+    Weights of unseen entries, which are shares of a whole data set, are left out, and the noise
+    levels are those of :func:`noise_law`.
 
     Raises:
         ConfigError: its objective does not learn from a single scan, or it was not trained.
@@ -160,13 +157,22 @@ def own_objective(prior: DenoiserSource | None) -> Objective:
     options = dict(prior.facts.card.get("objective_options", {}))
     options.pop("name", None)
     if "law" in options:
-        options["law"] = LogNormal(**options["law"])
+        options["law"] = noise_law(prior.facts)
     if "remove" in options:
         options["remove"] = tuple(options["remove"])
     objective = make_objective(name, options)
     if isinstance(objective, Kspace):
         return replace(objective, weights=False)
     return replace(objective, max_unseen=1.0) if isinstance(objective, Ssdu) else objective
+
+
+def noise_law(facts: PriorFacts) -> LogNormal:
+    """Noise levels around 1.4 times the smallest one of a prior.
+
+    A prior reconstructs in one step at this level or, where it is higher, at that of the scan. At
+    the higher levels of its training a few steps on one scan are noisier and teach less.
+    """
+    return LogNormal(math.log(1.4 * EDM_SIGMA_DATA * facts.sigma_min / facts.sigma_data), 0.5)
 
 
 def _with_card(

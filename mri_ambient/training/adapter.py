@@ -2,7 +2,8 @@
 
 Zero-shot self-supervised learning (Yaman et al. 2022, arXiv 2102.07737): of every slice a quarter
 of the outer lines is held out; the objective trains on the rest, and the averaged weights with the
-smallest error on the held-out lines are kept, those of the start included.
+smallest error on the held-out lines are kept, or those of the start where it has not fallen by more
+than its standard error.
 
 Where the readout is fully sampled, a step trains on blocks of rows: the transform along y separates
 the rows of an image, so that a block has a k-space and a mask of its own.
@@ -80,7 +81,6 @@ class AdaptRules:
         steps, seconds, patience: it stops after so many steps; after so many seconds; after so many
             checks in a row without a smaller error. None is no limit.
         check_every: steps between checks on the held-out lines.
-        least_gain: share by which the error must fall below that of the start.
         n_checked: slices on which it is checked, at most.
     """
 
@@ -90,7 +90,6 @@ class AdaptRules:
     seconds: float | None
     patience: int | None
     check_every: int
-    least_gain: float
     n_checked: int
 
 
@@ -121,6 +120,7 @@ class Adapter:
         net.autocast = rules.train.autocast_on(self.device)
         self.trainer = Trainer(net, rules.train, ProcessGroup.current())
         self.best: dict[str, Tensor] = {}
+        self.first = torch.empty(0)
         self.curve: list[tuple[int, float]] = []
         self.n_slices = self.best_step = 0
         self.stopped_by = ""
@@ -204,11 +204,11 @@ class Adapter:
     def _check(self, cases: Sequence[HeldOut]) -> None:
         """The error of the averaged weights; they are kept if it is the smallest."""
         net, step = self.trainer.average, self.trainer.n_steps
-        error = held_out_error(replace(self.start, net=net), cases, self.runtime)
-        self.curve.append((step, error))
-        first = self.curve[0][1]
-        most = first * (1 - self.rules.least_gain) if self.best_step == 0 else self.best_error
-        if step and error < most:
+        errors = held_out_errors(replace(self.start, net=net), cases, self.runtime)
+        self.first = self.first if step else errors
+        error, known = float(errors.sum()), self.best_error
+        self.curve.append((step, error if math.isfinite(error) else math.inf))
+        if has_fallen(self.first, errors) and error < known:
             self.best_step = step
             self.best = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
@@ -249,6 +249,7 @@ class Adapter:
         self.trainer.restore(tensors, header["counts"])
         best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.best, self.best_step, self.curve = best, int(header["best_step"]), curve
+        self.first = tensors["first_errors"]
         self.n_slices, self.seconds = int(header["n_slices"]), float(header["seconds"])
         self.stopped_by = str(header["stopped_by"])
 
@@ -268,6 +269,7 @@ class Adapter:
             "stopped_by": self.stopped_by,
         }
         best = {f"best.{name}": value for name, value in self.best.items()}
+        best["first_errors"] = self.first
         save_tensors(self.file, self.trainer.tensors() | best, header)
 
 
@@ -295,16 +297,30 @@ def random_rows(batch: Batch, most: int, rng: torch.Generator) -> Batch:
 
 
 @torch.no_grad()
-def held_out_error(prior: Prior, cases: Sequence[HeldOut], runtime: Runtime) -> float:
-    """Energy of the error of one-step reconstructions over that of y, on all held-out lines."""
-    energy = error = 0.0
+def held_out_errors(prior: Prior, cases: Sequence[HeldOut], runtime: Runtime) -> Tensor:
+    """Energy of the error of one-step reconstructions at every held-out sample, over all coils.
+
+    Returns:
+        ``(sample,)``, as shares of the energy of y on all of them.
+    """
+    errors = []
     for case in cases:
         case = case.to(runtime.torch_device)
         with prior.autocast(runtime.bf16):
             img = Aos()(prior, case.batch, [rng_for(0, "held out", 0)])
-        energy += case.energy
-        error += case.error(img) * case.energy
-    return error / energy if math.isfinite(error) else math.inf
+        error = (case.batch.op.expand(img) - case.batch.ksp).abs().square().sum(dim=1)
+        errors.append(error[case.held_out[:, 0]].double().cpu())
+    return torch.cat(errors) / sum(case.energy for case in cases)
+
+
+def has_fallen(before: Tensor, after: Tensor) -> bool:
+    """Whether the sum of errors has fallen by more than its standard error.
+
+    ``before`` and ``after``, ``(sample,)``, are those of the same samples, which have the same
+    noise.
+    """
+    fall = before - after
+    return bool(fall.sum() > fall.square().sum().sqrt())
 
 
 def digest_of(identity: dict[str, Any], start: Prior) -> str:

@@ -8,8 +8,8 @@ photographs of scikit-image. Fully sampled real scans are undersampled by random
 of ``RATES``; others are taken as they are and judged by their held-out samples alone. PSNR in dB of
 the reconstruction by all measured lines is against RSS: of the same scan without noise where it is
 simulated, of the scan itself where it is real. ``start`` is the prior as it ships; ``adapted`` what
-``--adapt auto`` gives; ``curve`` the averaged weights at every check, kept or not: steps, CPU
-seconds (without the PSNRs), error on held-out lines, PSNR.
+``--adapt auto`` (or ``--until``) gives; ``curve`` the averaged weights at every check, kept or not:
+steps, CPU seconds (without the PSNRs), error on held-out lines, PSNR.
 
 ``trade`` compares, for several scans of one kind, adaptation to every scan and to all together.
 
@@ -66,8 +66,9 @@ RATES = (2.0, 4.0, 8.0)
 class Case:
     """Simulated scans of one kind, and the mask they are reconstructed under.
 
-    ``pictures`` are "T1ce", "FLAIR", "inverted" (T1ce with its contrast reversed inside the head)
-    or "photo"; ``which`` of them is scanned, counted among every fifth picture of the archive.
+    ``pictures`` are "T1ce", "FLAIR", "inverted" (T1ce with its contrast reversed inside the head),
+    "photo", or "scanned" (the RSS of a real scan); ``which`` of them is scanned, counted among
+    every fifth picture of the archive, or among the fully sampled real scans.
     """
 
     pictures: str
@@ -89,6 +90,11 @@ class Case:
 
 
 CASES = (
+    Case("photo", 1),
+    Case("inverted", 8),
+    Case("FLAIR", 3),
+    Case("T1ce", 4),
+    Case("scanned"),
     Case("inverted", 5),
     Case("photo"),
     Case("FLAIR", 2),
@@ -107,12 +113,14 @@ TOGETHER = tuple(Case("inverted", which) for which in (2, 8, 12))
 """The scans of the trade between adaptation to each and to all together."""
 
 
-def picture(archive: Path, case: Case) -> NDArray[np.uint8]:
+def picture(args: argparse.Namespace, case: Case) -> NDArray[np.uint8]:
     """The picture of a case."""
     if case.pictures == "photo":
         return photo(("camera", "coins", "moon")[case.which])
+    if case.pictures == "scanned":
+        return scanned(args.real[case.which])
     contrast = "T1ce" if case.pictures == "inverted" else case.pictures
-    with zipfile.ZipFile(archive) as images:
+    with zipfile.ZipFile(args.archive) as images:
         index = next(name for name in images.namelist() if name.endswith("index.csv"))
         rows = [row.split(",") for row in images.read(index).decode().splitlines()[1:]]
         names = [row[0] for row in rows[::5] if row[2] == contrast]
@@ -137,6 +145,14 @@ def photo(name: str) -> NDArray[np.uint8]:
     return np.where(x**2 + y**2 < 0.9, img, 0).astype(np.uint8)
 
 
+def scanned(path: Path) -> NDArray[np.uint8]:
+    """The RSS of a fully sampled real scan, in the middle of 256 x 256 pixels."""
+    rss = rss_volume(open_scan(path)).numpy()[0]
+    margins = [((256 - n) // 2, 256 - n - (256 - n) // 2) for n in rss.shape]
+    img = np.pad(rss / np.percentile(rss, 99.9) * 235, margins).clip(0, 255)
+    return img.astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Full:
     """A fully sampled scan, and the one without noise that it is compared with, if there is one."""
@@ -145,12 +161,13 @@ class Full:
     clean: Path | None = None
 
 
-def scan_of(archive: Path, case: Case, work: Path) -> Full:
+def scan_of(args: argparse.Namespace, case: Case) -> Full:
     """The simulated, fully sampled scan of a case."""
+    work = args.work
     name = f"{case.pictures}-{case.which}-{case.size[0]}-{case.coils}-{case.noise:g}"
     folder = work / "pictures" / name
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(archive, case)).save(folder / f"{name}.png")
+    Image.fromarray(picture(args, case)).save(folder / f"{name}.png")
     config = SimulateConfig(
         size=case.size, coils=case.coils, noise=case.noise, full=True, jitter=True, seed=5
     )
@@ -204,6 +221,7 @@ def measure(full: Full, recipe: ResolvedRecipe, config: AdaptConfig) -> dict[str
         "acceleration": scored.volume.file.acceleration,
         "start": psnr[0],
         "adapted": psnr[adapter.best_step],
+        "until": str(config.until),
         "cpu_seconds": curve[-1][1] if curve else 0.0,
         **{k: report[k] for k in ("kept", "kept_step", "steps", "held_out_before")},
         "held_out_after": report["held_out_after"],
@@ -235,8 +253,9 @@ def trade(scans: list[Full], recipe: ResolvedRecipe, config: AdaptConfig) -> dic
 def cases(args: argparse.Namespace, prior: Prior) -> Iterator[tuple[str, Full, ResolvedRecipe]]:
     """Name, scan and recipe of every case."""
     for case in QUICK if args.quick else CASES:
-        scan = scan_of(args.archive, case, args.work)
-        yield case.name, scan, recipe_of(prior, case.kind, case.rate, case.calib)
+        if args.only in case.name and (case.pictures != "scanned" or args.real):
+            recipe = recipe_of(prior, case.kind, case.rate, case.calib)
+            yield case.name, scan_of(args, case), recipe
     for path in args.real:
         full = open_volume(path, recipe_of(prior), CPU).file.fully_sampled
         for rate in RATES if full else (None,):
@@ -281,6 +300,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("work", nargs="?", type=Path)
     parser.add_argument("--real", nargs="*", type=Path, default=[])
     parser.add_argument("--only", default="")
+    parser.add_argument("--until", default="auto")
     parser.add_argument("--prior", default="brain-kspace-tiny")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--quick", action="store_true")
@@ -289,7 +309,7 @@ def arguments() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Every case that is not in the results yet."""
-    config = AdaptConfig(3, check_every=2) if args.quick else AdaptConfig()
+    config = AdaptConfig(3, check_every=2) if args.quick else AdaptConfig(args.until)
     prior, path = load_prior(args.prior), args.work / "adapt.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for name, scan, recipe in cases(args, prior):
@@ -299,7 +319,7 @@ def run(args: argparse.Namespace) -> None:
             write_json(path, results)
     if args.only in "trade" and "trade" not in results:
         together = [replace(QUICK[0], which=k) for k in (0, 1)] if args.quick else TOGETHER
-        scans = [scan_of(args.archive, case, args.work) for case in together]
+        scans = [scan_of(args, case) for case in together]
         results["trade"] = trade(scans, recipe_of(prior, "random", together[0].rate,
                                                   together[0].calib), config)  # fmt: skip
         print(json.dumps({"trade": results["trade"]}), flush=True)
@@ -307,8 +327,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     args = arguments()
+    torch.set_num_threads(1)
     if args.table:
         print(table(json.loads(args.table.read_text())))
     elif args.quick:

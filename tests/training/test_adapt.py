@@ -26,12 +26,12 @@ from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Scan
 from mri_ambient.training import adapter as module
-from mri_ambient.training.adapt import AdaptConfig, own_objective
+from mri_ambient.training.adapt import AdaptConfig, noise_law, own_objective
 from mri_ambient.training.adapt_scans import adapt
 from mri_ambient.training.adapter import HELD_OUT, NO_LINES, STEPS, TIME, random_rows
 
 SHAPE, CPU = (16, 24), Runtime("cpu")
-QUICK = AdaptConfig(4, batch_size=2, rows=8, check_every=2, learning_rate=1e-3, least_gain=0.0)
+QUICK = AdaptConfig(4, batch_size=2, rows=8, check_every=2, learning_rate=1e-3)
 
 
 def scan_of(n_slices: int = 2, *, kind: str = "random", name: str = "scan") -> Scan:
@@ -63,9 +63,9 @@ def recipe(prior: Prior, config: AdaptConfig = QUICK, **fields: object) -> Recip
 
 
 def errors_are(values: Iterable[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The errors that the checks on held-out lines find, in this order."""
-    found = iter(values)
-    monkeypatch.setattr(module, "held_out_error", lambda *_: next(found))
+    """The errors that the checks on held-out lines find, in this order, spread over samples."""
+    found = (torch.full((8,), value / 8, dtype=torch.float64) for value in values)
+    monkeypatch.setattr(module, "held_out_errors", lambda *_: next(found))
 
 
 def same_weights(a: Prior, b: Prior) -> bool:
@@ -112,11 +112,14 @@ class TestWhatItKeeps:
         errors_are([1.0, 0.9], monkeypatch)
         assert same_weights(adapted, adapt(scan, recipe(prior, replace(QUICK, until=2)), CPU))
 
-    def test_a_fall_below_the_least_gain_is_none(self, scan, prior, monkeypatch):
-        for gain, kept in ((0.02, "start"), (0.005, "adapted")):
-            errors_are([1.0, 0.99, 0.99], monkeypatch)
-            config = replace(QUICK, least_gain=gain)
-            report = adapt(scan, recipe(prior, config), CPU).card["adaptation"]
+    def test_a_fall_within_its_standard_error_is_none(self, scan, prior, monkeypatch):
+        """Errors of 100 samples fall by 0.1 on average; their differences deviate by 0.5 or 5."""
+        sign = torch.ones(100, dtype=torch.float64)
+        sign[::2] = -1
+        for deviation, kept in ((5.0, "start"), (0.5, "adapted")):
+            errors = iter([9.0 + 0 * sign, 8.9 + deviation * sign, 9.0 + 0 * sign])
+            monkeypatch.setattr(module, "held_out_errors", lambda *_, e=errors: next(e))
+            report = adapt(scan, recipe(prior), CPU).card["adaptation"]
             assert report["kept"] == kept
 
     def test_the_steps_of_a_time_limit_give_the_same_bits(self, scan, prior, monkeypatch):
@@ -180,11 +183,19 @@ class TestWhatItLearnsFrom:
         assert isinstance(own_objective(prior), type(objective))
 
     def test_the_options_of_the_objective_are_kept_but_for_weights_of_a_data_set(self):
-        law = LogNormal(-2.0, 0.5)
-        found = own_objective(trained_by(Kspace(law=law, remove=(0.1, 0.2), margin=1.5)))
+        prior = trained_by(Kspace(remove=(0.1, 0.2), margin=1.5))
+        law = noise_law(prior.facts)
+        found = own_objective(prior)
         assert found == Kspace(law=law, remove=(0.1, 0.2), margin=1.5, weights=False)
-        assert own_objective(trained_by(Ambient(law=law))) == Ambient(law=law)
+        assert own_objective(trained_by(Ambient(LogNormal(-2.0, 0.5)))) == Ambient(law)
         assert own_objective(trained_by(Ssdu(remove=(0.1, 0.2)))).max_unseen == 1
+
+    def test_half_of_the_noise_levels_are_below_1_4_times_the_smallest_of_the_prior(self, prior):
+        law = noise_law(prior.facts)
+        rng = [rng_for(0, k) for k in range(1000)]
+        drawn = law.draw(torch.full((1000,), 1e-6), prior.sigma_data, rng)
+        share = (drawn < 1.4 * prior.sigma_min).float().mean()
+        assert share == pytest.approx(0.5, abs=0.05)  # three standard deviations
 
     def test_other_priors_are_refused(self, scan):
         gaussian = WholeGaussian(torch.ones(SHAPE, dtype=torch.float64), sigma_min=0.01)
