@@ -11,6 +11,7 @@ from torch import Tensor
 from mri_ambient.objectives import (
     Ambient,
     Consistency,
+    Equivariant,
     Gsure,
     Kspace,
     Loss,
@@ -40,6 +41,8 @@ EVERY: dict[str, Objective] = {
     "gsure without divergence": Gsure(divergence=False),
     "consistency": Consistency(),
     "consistency on ambient": Consistency(base=Ambient()),
+    "equivariant": Equivariant(),
+    "equivariant on kspace": Equivariant(Kspace()),
     "ssdu": Ssdu(),
     "supervised": Supervised(),
     "supervised by images": Supervised(images="l1-wavelet"),

@@ -11,6 +11,7 @@ from ..runtime.config import from_options
 from .ambient import Ambient
 from .base import Loss, Objective
 from .consistency import Consistency
+from .equivariant import Equivariant
 from .gsure import Gsure
 from .kspace import Kspace
 from .ssdu import Ssdu
@@ -18,7 +19,7 @@ from .supervised import Supervised
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
-    for objective in (Kspace, Ambient, Gsure, Consistency, Ssdu, Supervised)
+    for objective in (Kspace, Ambient, Gsure, Consistency, Equivariant, Ssdu, Supervised)
 }
 
 
@@ -40,6 +41,7 @@ __all__ = [
     "OBJECTIVES",
     "Ambient",
     "Consistency",
+    "Equivariant",
     "Gsure",
     "Kspace",
     "Loss",

@@ -1,0 +1,133 @@
+r"""The ``equivariant`` objective: another objective, and a penalty that supervises unsampled lines.
+
+If every scan has the same mask, no measurement shows what lies on the lines it leaves out. The
+images themselves do: a head that is turned or shifted is as likely as before, and of the turned
+head the scanner would have sampled another part (equivariant imaging, Chen et al. 2021,
+arXiv 2103.14756). The reconstruction :math:`x_1 = D(y)` is moved by a random rotation and shift T,
+measured again by the scan's own coils and mask, with new noise n of the same level, and
+reconstructed again; the penalty is the difference:
+
+.. math:: | D(M (F S T x_1 + n)) - T x_1 |^2 .
+
+It is summed over the image, which with :math:`S^H S = 1` is the sum over coils and k-space of the
+base's terms, and gradients flow through both reconstructions. Noise levels and their weights are
+those of the base.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import ConfigError
+from ..priors.denoisers import Denoiser
+from ..priors.schedules import MIN_SIGMA
+from ..rng import Streams, uniforms
+from ..scan import Batch
+from .base import Loss, Objective, abs2, edm_weight, noise_like
+from .kspace import Kspace
+from .ssdu import Ssdu
+
+
+@dataclass(frozen=True)
+class Equivariant(Objective):
+    """Options of the ``equivariant`` objective.
+
+    Attributes:
+        base: the objective on the measured lines.
+        weight: of the penalty.
+        rotation: largest angle T turns by, degrees.
+        shift: largest shift of T along y and x, as a share of the field of view.
+    """
+
+    name: ClassVar[str] = "equivariant"
+    wrapper: ClassVar[str] = "conditioned"
+    mask_conditioned: ClassVar[bool] = True
+
+    base: Kspace | Ssdu = field(default_factory=Ssdu)
+    weight: float = 1.0
+    rotation: float = 180.0
+    shift: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Kspace | Ssdu):
+            raise ConfigError(f"base is kspace or ssdu, got {self.base.name!r}")
+        if not 0 < self.weight < math.inf:
+            raise ConfigError(f"weight must be positive, got {self.weight}")
+
+    @property
+    def one_level(self) -> bool:  # type: ignore[override]
+        """See :class:`Objective`."""
+        return self.base.one_level
+
+    @property
+    def needs_noise(self) -> bool:  # type: ignore[override]
+        """See :class:`Objective`."""
+        return self.base.needs_noise
+
+    @property
+    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+        """See :class:`Objective`."""
+        return self.base.sigma_min_over_noise
+
+    def as_dict(self) -> dict[str, Any]:
+        """See :meth:`Objective.as_dict`."""
+        return {**super().as_dict(), "base": self.base.as_dict()}
+
+    def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
+        """See :meth:`Objective.__call__`."""
+        base = self.base(net, batch, rng)
+        penalty = self.penalty(net, batch, rng)
+        log = {**base.log, "equivariance": penalty.detach()}
+        return Loss(base.backward + self.weight * penalty, log)
+
+    def penalty(self, net: Denoiser, batch: Batch, rng: Streams) -> Tensor:
+        """The penalty of the module docstring, averaged over the batch."""
+        op, y, known = batch.op, batch.measured, batch.noise_std
+        motion = self._draw(batch, rng)
+        if isinstance(self.base, Kspace):
+            sigma = self.base.law.draw(self.base.margin * known, net.sigma_data, rng)
+            L = edm_weight(sigma, net.sigma_data).clamp(max=self.base.max_weight)
+        else:
+            sigma = known.clamp(min=MIN_SIGMA)
+            L = torch.full_like(sigma, net.sigma_data**-2)
+        level = sigma[:, None, None, None]
+        added = (level.square() - known[:, None, None, None].square()).clamp(min=0).sqrt()
+        y_t = torch.where(op.mask, y + added * noise_like(y, rng), 0)
+        x = op.support * moved(net(op, y_t, sigma), *motion)
+        again = torch.where(op.mask, op.expand(x) + level * noise_like(y, rng), 0)
+        return (L * abs2(net(op, again, sigma) - x).mean(dim=(-2, -1))).mean()
+
+    def _draw(self, batch: Batch, rng: Streams) -> tuple[Tensor, Tensor, Tensor]:
+        """Angles in degrees and shifts along y and x of the images of a batch, each ``(b,)``."""
+        device = batch.ksp.device
+        angle, dy, dx = (2 * uniforms(rng).to(device) - 1 for _ in range(3))
+        return self.rotation * angle, self.shift * dy, self.shift * dx
+
+
+def moved(img: Tensor, angle: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
+    """Complex images ``(b, y, x)`` turned about the centre and shifted, bicubic, zeros outside.
+
+    Args:
+        img: the images; their pixels are taken to be square.
+        angle: from x towards y, degrees, ``(b,)``.
+        dy: shift along y after the turn, as a share of the field of view, ``(b,)``.
+        dx: shift along x.
+    """
+    ny, nx = img.shape[-2:]
+    cos, sin = torch.cos(torch.deg2rad(angle)), torch.sin(torch.deg2rad(angle))
+    # What is seen at a point p of the result lay at R^T (p - shift); coordinates run from -1 to 1.
+    rows = [
+        torch.stack([cos, sin * ny / nx, -2 * (cos * dx + sin * dy * ny / nx)], dim=-1),
+        torch.stack([-sin * nx / ny, cos, -2 * (cos * dy - sin * dx * nx / ny)], dim=-1),
+    ]
+    theta = torch.stack(rows, dim=-2)
+    planes = torch.stack([img.real, img.imag], dim=1)
+    grid = functional.affine_grid(theta, list(planes.shape), align_corners=False)
+    out = functional.grid_sample(planes, grid, mode="bicubic", align_corners=False)
+    return torch.complex(out[:, 0], out[:, 1])
