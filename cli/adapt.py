@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,7 +74,7 @@ def run(
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(until, None, view),
     )
-    given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
+    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     scans = find_scans(inputs, **given, centre=centre, mask=mask)
     if dry_run:
         print_line(f"{len(scans)} scans, until {until} -> {output}")

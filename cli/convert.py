@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def run(
     """
     from mri_ambient.io import ScanPath, convert_scan
 
-    given = {"volume": volume, "axes": axes, "dataset": dataset}
+    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset}
     scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
     with progress_bar() as bars:
         bar = Bar(bars, "convert", len(scans))
