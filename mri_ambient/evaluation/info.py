@@ -10,6 +10,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import MriAmbientError
 from ..io import READERS, PreparedFile, ScanFile, ScanPath, find_scans, raw_file
+from ..io.corrected import Corrected
 from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, describe_output
 from ..methods import METHODS, PRESETS
 from ..objectives import OBJECTIVES
@@ -117,6 +118,8 @@ def _file_contents(found: ScanPath) -> dict[str, Any]:
         "acquired_columns": int(scan.acquired.sum()),
         "noise_scan": scan.noise is not None,
     }
+    if isinstance(scan, Corrected):
+        facts["corrections"] = list(scan.steps[1:])
     if isinstance(scan, PreparedFile):
         facts |= {
             "sigma_n": scan.noise_std,

@@ -34,6 +34,9 @@ border, of the largest along the axis."""
 NEXT_TO_BORDER = 0.7
 """Least angle, in half turns, of the circular mean of images half a field of view off."""
 
+ONE_SIDED = 0.1
+"""Least size of a circular mean that tells where an object is."""
+
 WIDTH = 48
 """Samples around k = 0 of which images are made."""
 
@@ -117,21 +120,48 @@ def half_off(ksp: Tensor) -> tuple[bool, bool]:
         ksp: fully sampled k-space around k = 0, ``(coil, y, x)``.
     """
     window = [torch.hann_window(n + 2, periodic=False)[1:-1] for n in ksp.shape[-2:]]
-    img = ifft2c(ksp * window[0][:, None] * window[1])
-    energy = energy_of(img)
-    return is_half_off(energy.sum(axis=1)), is_half_off(energy.sum(axis=0))
+    return images_half_off(energy_of(ifft2c(ksp * window[0][:, None] * window[1])))
 
 
-def is_half_off(profile: Energy) -> bool:
+def images_half_off(energy: Energy) -> tuple[bool, bool]:
+    """The same by the energy of images ``(y, x)``.
+
+    If it is certain along one axis, a head that leaves no gap along the other is judged by where
+    most of it is.
+    """
+    profiles = energy.sum(axis=1), energy.sum(axis=0)
+    certain = [_is_half_off(profile) for profile in profiles]
+    if not any(certain):
+        return False, False
+    y, x = (off or _is_likely(p) for off, p in zip(certain, profiles, strict=True))
+    return y, x
+
+
+def _is_half_off(profile: Energy) -> bool:
     """Whether energy along an axis runs on across the border, with none in the middle."""
     n = len(profile)
     if n < SMALLEST_SIDE // 2:
         return False
-    mean = (profile * np.exp(2j * np.pi * (np.arange(n) - n // 2) / n)).sum()
     middle = profile[n // 2 - n // 16 : n // 2 + n // 16 + 1].max()
     border = min(profile[0], profile[-1])
     return bool(
-        abs(np.angle(mean)) > NEXT_TO_BORDER * np.pi
+        abs(np.angle(_circular_mean(profile))) > NEXT_TO_BORDER * np.pi
         and middle < MIDDLE * profile.max()
         and border > BORDER * profile.max()
     )
+
+
+def _is_likely(profile: Energy) -> bool:
+    """Whether most energy along an axis is near the border, and more of it than in the middle."""
+    n, mean = len(profile), _circular_mean(profile)
+    turned = np.roll(profile, n // 2)
+    middle, border = (p[n // 2 - n // 16 : n // 2 + n // 16 + 1].mean() for p in (profile, turned))
+    near = abs(np.angle(mean)) > NEXT_TO_BORDER * np.pi
+    return bool(near and abs(mean) > ONE_SIDED and middle < border)
+
+
+def _circular_mean(profile: Energy) -> complex:
+    """Mean of exp(i angle) with the angle 0 in the middle of the axis and pi at its border."""
+    n = len(profile)
+    turns = np.exp(2j * np.pi * (np.arange(n) - n // 2) / n)
+    return complex((profile * turns).sum() / max(profile.sum(), np.finfo(float).tiny))

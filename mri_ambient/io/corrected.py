@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from ..errors import ConfigError, ScanFormatError, warn
 from ..physics.fourier import center_crop, half_field_phase
 from ..physics.masks import calibration_block
-from .centre import WIDTH, Energy, Peak, energy_of, find_peak, half_off, is_half_off
+from .centre import WIDTH, Energy, Peak, energy_of, find_peak, half_off, images_half_off
 from .names import name_of
 from .sampling import Sampling, sampling_at
 from .scan_file import ScanFile
@@ -134,8 +134,7 @@ class Corrected(View):
         target = self.source.read_target(name)
         if target is None or not any(self.move.half):
             return target
-        energy = target.double().square().sum(dim=0).numpy()
-        halves = (is_half_off(energy.sum(axis=1)), is_half_off(energy.sum(axis=0)))
+        halves = images_half_off(target.double().square().sum(dim=0).numpy())
         return self.move.img(target) if halves == self.move.half else target
 
 

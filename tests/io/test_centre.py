@@ -152,6 +152,14 @@ def test_images_half_a_field_of_view_off_are_moved(write, axes, shape):
     assert file.steps == ("read", "half-field")
 
 
+def test_a_head_that_leaves_no_gap_is_moved_if_the_other_axis_is_certain(write):
+    right = measured(head(size=1.12))
+    with warns("W-HALF-FOV", "W-NO-HEADER"):
+        assert difference(open_scan(write(half_off(right, -2, -1))), right) < 1e-5
+    with warns("W-HALF-FOV", "W-NO-HEADER"):
+        assert difference(open_scan(write(half_off(right, -1))), right) < 1e-5
+
+
 def test_both_at_once_as_an_fft_without_shifts_leaves_them(write):
     img = ifft2c(RIGHT["fully sampled"])
     with warns("W-CENTRE", "W-HALF-FOV", "W-NO-HEADER"):
