@@ -88,8 +88,11 @@ def reconstruct_many(
     def results() -> Iterator[Reconstruction]:
         for given in scans:
             try:
-                is_path = isinstance(given, (str, Path))
-                found = find_scans([given], recursive=True) if is_path else [given]
+                found = (
+                    find_scans([given], recursive=True)
+                    if isinstance(given, (str, Path))
+                    else [given]
+                )
             except MriAmbientError as error:
                 failed(given, error)
                 continue
