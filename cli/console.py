@@ -129,6 +129,7 @@ class Bar:
     ) -> None:
         self.bars, self.name, self.unit = bars, name, unit
         self.task = bars.add_task(name, total=total, amount="")
+        bars.update(self.task, amount=self.amount)
 
     @property
     def _shown(self) -> Task:

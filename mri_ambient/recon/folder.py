@@ -79,7 +79,8 @@ class Outcome:
         scan: the scan.
         state: done, skipped or failed, why, and how long it took.
         path: of the image.
-        report: of a scan that was reconstructed now; otherwise None.
+        report: of a scan that was reconstructed now, where ``on_outcome`` is given it; the outcomes
+            that are returned have None, or many scans would fill the memory.
         written: files in further formats that were written now.
         error: of one that failed.
     """
@@ -146,7 +147,7 @@ def reconstruct_folder(
     with output_folder(to.folder):
         try:
             for outcome in work.outcomes(scans, jobs):
-                outcomes.append(outcome)
+                outcomes.append(replace(outcome, report=None))
                 if on_outcome is not None:
                     on_outcome(outcome)
         finally:

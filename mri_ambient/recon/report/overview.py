@@ -39,6 +39,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """Text that begins so is a formula for spreadsheets."""
 
 
+DAMAGED = (ScanFormatError, OSError, ValueError, KeyError, TypeError, AttributeError)
+"""Errors that a damaged result may lead to."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One scan of a folder.
@@ -178,7 +182,7 @@ def _row(folder: Path, path: Path) -> Row | None:
             return replace(row, error=reason)
         warnings = tuple(report["warnings"])
         return replace(row, figures=figures(report), warnings=warnings)
-    except (ScanFormatError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         reason = f"{path.name}: cannot be read ({error!r}); reconstruct the scan again"
         return replace(row, error=reason)
 
@@ -204,7 +208,7 @@ def draw_thumbnail(path: Path) -> str:
     """The middle slice in a window of its own, as the address of a small image; or empty."""
     try:
         return _thumbnail(ReconstructionFile(path))
-    except (ScanFormatError, OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         return ""
 
 
