@@ -8,7 +8,6 @@ import signal
 import zipfile
 
 import h5py
-import numpy as np
 import pytest
 from damage import deflated
 from helpers import load_script
@@ -44,7 +43,7 @@ def test_the_faults_that_are_looked_for_are_found(fault, tmp_path, monkeypatch):
         if fault == "error":
             raise ValueError("of ours")
         if fault == "memory":
-            np.ones(2**31, np.uint8)
+            bytearray(2**31)
         if fault == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         while True:
@@ -56,7 +55,7 @@ def test_the_faults_that_are_looked_for_are_found(fault, tmp_path, monkeypatch):
     (outcome,) = fuzz.run_cases([0], 0, fuzz.sound_files(tmp_path / "s", ["faulty"]))
     wanted = {
         "error": "ValueError",
-        "memory": "_ArrayMemoryError",
+        "memory": "MemoryError",
         "crash": "SIGKILL",
         "time": "time",
     }
