@@ -254,6 +254,8 @@ def read_text(dataset: h5py.Dataset) -> bytes:
     """A dataset of one string, of fixed or variable length."""
     where = _where(dataset, None)
     check_dataset(dataset, dataset.shape, dataset.dtype.itemsize, where)
+    if _announced_length(dataset) > dataset.file.id.get_filesize():
+        raise ScanFormatError(f"{where} is longer than the file; it is damaged")
     value: Any = None
     if (
         dataset.size == 1 and h5py.check_string_dtype(dataset.dtype) is not None
@@ -265,6 +267,24 @@ def read_text(dataset: h5py.Dataset) -> bytes:
     if isinstance(value, (str, bytes)):
         return value.encode() if isinstance(value, str) else value
     raise ScanFormatError(f"{where} holds {dataset.dtype} {dataset.shape}, wanted one text")
+
+
+def _announced_length(dataset: h5py.Dataset) -> int:
+    """Bytes of a text of variable length, for which HDF5 takes memory; 0 if it is compressed."""
+    kind = dataset.id.get_type()
+    if dataset.size != 1 or kind.get_class() != h5py.h5t.STRING or not kind.is_variable_str():
+        return 0
+    if dataset.chunks is not None:
+        if dataset.id.get_create_plist().get_nfilters() or not dataset.id.get_storage_size():
+            return 0
+        stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)[1]
+    elif (offset := dataset.id.get_offset()) is None:
+        return 0
+    else:
+        with Path(dataset.file.filename).open("rb") as raw:
+            raw.seek(offset)
+            stored = raw.read(4)
+    return int.from_bytes(stored[:4], "little")
 
 
 def read_attributes(file: h5py.File) -> dict[str, object]:
