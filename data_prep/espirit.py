@@ -136,7 +136,7 @@ def espirit_maps(
             f"ksp must be complex (slice, coil, y, x), got {ksp.dtype} {tuple(ksp.shape)}"
         )
     if n_iter < 1 or n_sets not in (1, 2):
-        raise ValueError(f"wanted iterations and 1 or 2 sets, got {n_iter} and {n_sets}")
+        raise ValueError(f"n_iter is at least 1, n_sets is 1 or 2, got {n_iter} and {n_sets}")
     kernel = kernel_shape(calib_shape, kernel_width)
     calib = center_crop(ksp, calib_shape)
     _check_finite(calib)

@@ -42,7 +42,7 @@ def test_an_empty_support_is_one_warning():
 
 def test_a_real_scan_larger_than_its_field_of_view_has_one_warning(real_scans, tmp_path):
     with warns("W-FOLDED-FOV") as found:
-        path = prepare_file(real_scans / "alias_brain8.h5", tmp_path)
+        path = prepare_file(real_scans / "alias_brain8.h5", tmp_path, PrepConfig(map_sets=1))
     qc = PreparedFile(path).qc
     assert qc["warnings"] == [warning.as_dict() for warning in found]
     assert qc["doubts"] == [warning["text"] for warning in qc["warnings"]]

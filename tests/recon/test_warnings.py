@@ -11,6 +11,7 @@ import pytest
 from codes import warns
 from helpers import small_prior
 
+from mri_ambient.data_prep import PrepConfig
 from mri_ambient.methods import Aos, CgSense, Dds, Method, Msm, Pula
 from mri_ambient.methods.dds import ENOUGH_STEPS
 from mri_ambient.physics.masks import MaskSpec, achieved_acceleration
@@ -221,13 +222,19 @@ class TestResidualsAndFlags:
 
 @pytest.mark.parametrize("rate", [None, 4.0])
 @pytest.mark.parametrize(
-    ("name", "codes"), [("espirit_brain8", []), ("alias_brain8", ["W-FOLDED-FOV"])]
+    ("name", "map_sets", "codes"),
+    [
+        ("espirit_brain8", "auto", []),
+        ("alias_brain8", "auto", []),
+        ("alias_brain8", 1, ["W-FOLDED-FOV"]),
+    ],
 )
-def test_an_ordinary_clinical_scan_has_no_warning_and_a_folded_one_has_one(
-    name, codes, rate, real_scans
+def test_an_ordinary_scan_has_no_warning_and_a_folded_one_has_one_with_one_set(
+    name, map_sets, codes, rate, real_scans
 ):
     """With the shipped prior, slices checked, as measured and at R = 4."""
-    recipe = Recipe(retrospective=rate, checks=Checks(flags=True))
+    preparation = PrepConfig(map_sets=map_sets)
+    recipe = Recipe(retrospective=rate, checks=Checks(flags=True), preparation=preparation)
     with warns(*codes) as given:
         result = reconstruct(real_scans / f"{name}.h5", recipe)
     assert result.warnings == [warning.as_dict() for warning in given]
