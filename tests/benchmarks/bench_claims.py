@@ -461,8 +461,9 @@ def attacked(bench: Bench, method: Method, prior: Prior | None, adapting: bool) 
 
 def patches(bench: Bench) -> None:
     """Few scans."""
-    for count in FEW[:1] if bench.args.quick else FEW:
-        for name in NETWORKS:
+    quick = 1 if bench.args.quick else None
+    for count in FEW[:quick]:
+        for name in list(NETWORKS)[:quick]:
             prior = bench.prior(f"{count} {name}")
             bench.scored(("patches", f"{count} scans", name), "R4", Aos(), prior)
 
@@ -708,7 +709,8 @@ def draw_pictures(work: Path) -> None:
         groups.setdefault(group, {})[column] = np.load(path)
     for group, images in groups.items():
         if group:
-            rows = [{name: stack[i] for name, stack in images.items()} for i in range(3)]
+            n = len(next(iter(images.values())))
+            rows = [{name: stack[i] for name, stack in images.items()} for i in range(n)]
             save_figure(draw_previews(rows), work / "pictures" / f"{group}.png")
 
 
@@ -744,6 +746,9 @@ def main() -> None:
         bench.prior(name)
     for claim in () if args.train_only else args.only or CLAIMS:
         CLAIMS[claim](bench)
+    if args.quick:
+        write_tables(args.work, args.work)
+        draw_pictures(args.work)
 
 
 if __name__ == "__main__":
