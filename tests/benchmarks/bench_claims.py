@@ -588,7 +588,11 @@ def finished(work: Path) -> dict[str, Any]:
 
 def grid(table: Table, reference: str) -> Iterator[str]:
     """PSNR in every cell, and its mean difference to the reference column of the same line."""
-    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    classical = (CgSense.name, L1Wavelet.name)
+    columns = sorted(
+        {column for row in table.values() for column in row},
+        key=lambda column: (column != reference, column in classical, column),
+    )
     yield f"| | {' | '.join(columns)} |"
     yield "|---" * (len(columns) + 1) + "|"
     for line, row in table.items():
@@ -611,7 +615,7 @@ def _cell(row: Row | None, reference: Row | None) -> str:
 
 def spreads(table: Table) -> Iterator[str]:
     """What samples say of their error, over it: mean and standard error over the scans."""
-    yield "| | scans, way | spread over error |"
+    yield "| scans | way | spread over error |"
     yield "|---|---|---|"
     for line, row in table.items():
         for column, cell in row.items():
