@@ -461,8 +461,9 @@ def attacked(bench: Bench, method: Method, prior: Prior | None, adapting: bool) 
 
 def patches(bench: Bench) -> None:
     """Few scans."""
-    for count in FEW[:1] if bench.args.quick else FEW:
-        for name in NETWORKS:
+    quick = 1 if bench.args.quick else None
+    for count in FEW[:quick]:
+        for name in list(NETWORKS)[:quick]:
             prior = bench.prior(f"{count} {name}")
             bench.scored(("patches", f"{count} scans", name), "R4", Aos(), prior)
 
@@ -587,7 +588,11 @@ def finished(work: Path) -> dict[str, Any]:
 
 def grid(table: Table, reference: str) -> Iterator[str]:
     """PSNR in every cell, and its mean difference to the reference column of the same line."""
-    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    classical = (CgSense.name, L1Wavelet.name)
+    columns = sorted(
+        {column for row in table.values() for column in row},
+        key=lambda column: (column != reference, column in classical, column),
+    )
     yield f"| | {' | '.join(columns)} |"
     yield "|---" * (len(columns) + 1) + "|"
     for line, row in table.items():
@@ -610,7 +615,7 @@ def _cell(row: Row | None, reference: Row | None) -> str:
 
 def spreads(table: Table) -> Iterator[str]:
     """What samples say of their error, over it: mean and standard error over the scans."""
-    yield "| | scans, way | spread over error |"
+    yield "| scans | way | spread over error |"
     yield "|---|---|---|"
     for line, row in table.items():
         for column, cell in row.items():
@@ -708,7 +713,8 @@ def draw_pictures(work: Path) -> None:
         groups.setdefault(group, {})[column] = np.load(path)
     for group, images in groups.items():
         if group:
-            rows = [{name: stack[i] for name, stack in images.items()} for i in range(3)]
+            n = len(next(iter(images.values())))
+            rows = [{name: stack[i] for name, stack in images.items()} for i in range(n)]
             save_figure(draw_previews(rows), work / "pictures" / f"{group}.png")
 
 
@@ -744,6 +750,9 @@ def main() -> None:
         bench.prior(name)
     for claim in () if args.train_only else args.only or CLAIMS:
         CLAIMS[claim](bench)
+    if args.quick:
+        write_tables(args.work, args.work)
+        draw_pictures(args.work)
 
 
 if __name__ == "__main__":
