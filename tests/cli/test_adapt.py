@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import small_prior
 
 from mri_ambient.io import open_scan
@@ -116,8 +117,8 @@ def test_calibration_uses_lines_that_were_set_aside_or_refuses(
     cli, prior_file, tmp_path, monkeypatch
 ):
     """Of an adapted prior; adapted to all lines, its errors on them would be too small."""
-    falling = itertools.cycle([3.0, 2.0])
-    monkeypatch.setattr(adapter, "held_out_error", lambda *_: next(falling))
+    falling = itertools.cycle([torch.full((8,), 3.0), torch.full((8,), 2.0)])
+    monkeypatch.setattr(adapter, "held_out_errors", lambda *_: next(falling))
     prepared = tmp_path / "prepared"
     raw = tmp_path / "raw"
     cli("simulate", "phantom", "-o", raw, "--scans", 1, "--size", 32, 32, "--coils", 3,
