@@ -286,7 +286,7 @@ class FolderWork:
     def _was_replaced(self, volume: Volume, scan: ScanPath) -> bool:
         """Whether its result was made from another file under the same path and name."""
         before = self.known.get(scan.key)
-        if before is None or before.input != _state(scan, DONE).input:
+        if before is None or before.source != _state(scan, DONE).source:
             return False
         return differing_settings(volume, self.to.path_of(scan).parent) == ["input_sha256"]
 
@@ -296,7 +296,7 @@ REPLACED = "its file was replaced since it was last reconstructed"
 
 
 def _state(scan: ScanPath, status: str, reason: str = "") -> State:
-    return State(scan.key, status, reason, input=str(scan.path.absolute()))
+    return State(scan.key, status, reason, source=str(scan.path.absolute()))
 
 
 def reconstruct_to_folder(

@@ -26,7 +26,7 @@ class State:
         status: :data:`DONE`, :data:`SKIPPED` or :data:`FAILED`.
         reason: why it failed; otherwise empty.
         seconds: how long it took.
-        input: the file it came from.
+        source: the file it came from.
         at: when, in seconds since 1970.
     """
 
@@ -34,11 +34,11 @@ class State:
     status: str
     reason: str = ""
     seconds: float = 0.0
-    input: str = ""
+    source: str = ""
     at: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        texts = (self.scan, self.status, self.reason, self.input)
+        texts = (self.scan, self.status, self.reason, self.source)
         if not (all(isinstance(t, str) for t in texts) and isinstance(self.at, int | float)):
             raise TypeError(f"a state of texts and numbers is wanted, got {self}")
 
@@ -54,7 +54,7 @@ class State:
 def read_states(folder: Path) -> dict[str, State]:
     """The last state of every scan, by scan; lines that are damaged are left out.
 
-    A scan that failed keeps the input of the state before: its results were made from that.
+    A scan that failed keeps the source of the state before: its results were made from that.
     """
     found: dict[str, State] = {}
     with suppress(OSError):
@@ -65,6 +65,6 @@ def read_states(folder: Path) -> dict[str, State]:
                 if path.is_absolute() or ".." in path.parts or "\0" in state.scan:
                     continue
                 if state.status == FAILED and state.scan in found:
-                    state = replace(state, input=found[state.scan].input)
+                    state = replace(state, source=found[state.scan].source)
                 found[state.scan] = state
     return found

@@ -98,7 +98,7 @@ def test_every_scan_is_written_down_as_it_goes(study, tmp_path):
     ]  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / STATES).read_text().splitlines()]
     assert [line["status"] for line in lines] == ["done", "failed", "done"]
-    assert all(line["seconds"] > 0 and line["input"].startswith(str(study)) for line in lines)
+    assert all(line["seconds"] > 0 and line["source"].startswith(str(study)) for line in lines)
     assert "truncated" in lines[1]["reason"]
 
 
@@ -200,13 +200,13 @@ def test_a_state_is_read_back_and_nothing_else(tmp_path):
     state = State("a/x", "done", seconds=2.0)
     state.write(tmp_path)
     State("../x", "failed").write(tmp_path)
-    State("d", "done", input="/a/d.h5").write(tmp_path)
-    State("d", "failed", "no", input="/b/d.h5").write(tmp_path)
+    State("d", "done", source="/a/d.h5").write(tmp_path)
+    State("d", "failed", "no", source="/b/d.h5").write(tmp_path)
     with (tmp_path / STATES).open("a") as file:
         file.write('{"scan": "b"}\n[1]\n{"scan": 3, "status": "done"}\n')
         file.write('{"scan": "e", "status": "done", "at": "now"}\n' + 9999 * "[" + '\n{"scan": "c')
     states = read_states(tmp_path)
     assert states.pop("a/x") == state
-    assert (states["d"].status, states["d"].input) == ("failed", "/a/d.h5")
+    assert (states["d"].status, states["d"].source) == ("failed", "/a/d.h5")
     assert list(states) == ["d"]
     assert read_states(tmp_path / "nowhere") == {}
