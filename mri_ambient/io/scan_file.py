@@ -134,7 +134,7 @@ class ScanFile(ABC):
         attributes: what else the file holds about the scan (acquisition, ...), and thickness_mm and
             orientation_source, which are carried along with them; no identifiers but the patient's
             id, as a hash.
-        identifiers: all other attributes of the file, which no output gets.
+        identifiers: all attributes of the file, also those that no output gets.
         whole_header: the ISMRMRD header text as it is, or None.
         calib_mask: where calibration lines that do not belong to the image (separate reference
             scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.

@@ -232,7 +232,7 @@ def test_attributes_become_plain_values(write_scan, small_ksp):
         "empty": h5py.Empty("f4"),
     }
     path = write_scan(kspace=small_ksp, ismrmrd_header=M4RAW_HEADER, attrs=attrs)
-    got = open_scan(path).attributes
+    got = open_scan(path).identifiers
     assert got["text"] == "AXT2"
     assert got["raw"] == "AXT\ufffd"
     assert got["number"] == 0.5
