@@ -11,7 +11,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "output", "prior", "method", "preset", "samples", "save", "retrospective", "warn", "device",
         "overwrite",
     ),
-    "What to read": ("volume", "axes", "dataset", "maps", "coils", "noise_std"),
+    "What to read": (
+        "volume", "axes", "dataset", "centre", "mask", "maps", "map_sets", "coils", "noise_std",
+    ),
     "Method": ("steps", "option", "lam", "final_dc", "adapt", "adapt_per"),
     "Sampling": ("mask_type", "calib_lines", "seed"),
     "Checks": ("holdout",),

@@ -72,9 +72,13 @@ def run(words: Sequence[object], printed: Path) -> None:
         runpy.run_module("mri_ambient.cli", run_name="__main__")
 
 
+TIMED = ("status.jsonl", "summary.csv")
+"""Files of which every line holds a time."""
+
+
 def content(folder: Path) -> dict[str, Any]:
-    """What every file holds, without seconds."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """What every file holds, without seconds, and but for the lists of what took how long."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in TIMED)
     return {path.relative_to(folder).as_posix(): _content(path) for path in files}
 
 
