@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError, warn
-from .hdf5 import check_written, find_dataset, open_h5, read_text
+from .hdf5 import check_dataset, find_dataset, open_h5, read_text
 from .header import Header, parse_header
 from .readouts import VOLUME_COUNTERS, Ints, Readouts, turned_centers
 from .scan_file import Contents
@@ -190,7 +190,7 @@ def _read_heads(path: Path, data: h5py.Dataset) -> NDArray[np.void]:
     names = data.dtype.names or ()
     if not {"head", "data"} <= set(names) or data.ndim != 1 or data.shape[0] == 0:
         raise ScanFormatError(f"{path}: {data.name} holds no readouts")
-    check_written(data)
+    check_dataset(data, data.shape, data.dtype.itemsize, f"{path}: {data.name}")
     stored = data.dtype["head"].names or ()
     if not set(HEAD) <= set(stored) or not set(COUNTERS) <= set(data.dtype["head"]["idx"].names):
         raise ScanFormatError(

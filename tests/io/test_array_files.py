@@ -328,7 +328,7 @@ def test_k_space_of_another_name_with_mask_and_reference(tmp_path):
         file.attrs["patient_id"] = "p1"
     file = open_scan(tmp_path / "scan.h5")
     assert (file.format, file.shape, file.recon_shape) == ("hdf5", SHAPE, (NY - 8, NX))
-    assert file.attributes["patient_id"] == "p1"
+    assert file.identifiers["patient_id"] == "p1"
     assert file.mask[0, 0].tolist() == LINES.tolist()
     assert open_scan(tmp_path / "scan.h5", dataset="data/ksp").shape == SHAPE
 
