@@ -139,7 +139,8 @@ class Pictures(ImageSource):
         if self._zip is None:
             return (self.path / file).read_bytes()
         member = self._zip.getinfo(file)
-        check_size((member.file_size,), 1, f"{self.path}: {file}", member.compress_size)
+        n_stored = min(member.compress_size, self.path.stat().st_size)
+        check_size((member.file_size,), 1, f"{self.path}: {file}", n_stored)
         return self._zip.read(file)
 
     def names(self, count: int | None, n_slices: int) -> list[str]:
@@ -159,7 +160,15 @@ class Pictures(ImageSource):
             with Image.open(io.BytesIO(self._bytes(file))) as picture:
                 is_grey = picture.mode in ("L", "F", "I") or picture.mode.startswith("I;16")
                 pixels = np.asarray(picture if is_grey else picture.convert("L"))
-        except (UnidentifiedImageError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            UnidentifiedImageError,
+            OSError,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise ConfigError(f"{where}: cannot be read as a picture ({error})") from error
         row = self._index.get(file, {})
         return Anatomy(
