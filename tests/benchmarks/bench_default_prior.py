@@ -13,7 +13,7 @@ the scan in hindsight, on the grid of tune_baselines.py and beyond its ends. Rea
 are fully sampled are undersampled to R = 4 by random lines with ``--seeds`` mask seeds and scored
 against |S^H F^H k| of the full data, uncropped. Of others, part of the measured samples is held
 out, with as many seeds, and predicted from the rest: the score is the energy of these samples over
-that of the error, in dB.
+that of the error, in dB, from which the table subtracts the noise of these samples.
 
 ``--table DOCS`` writes the page DOCS/default-prior.md from what is there, except for its words
 under "How it was measured", and stops. ``--quick`` runs a few phantoms and says nothing of quality.
@@ -145,10 +145,12 @@ class Target:
     Attributes:
         scan: what is reconstructed.
         score: see :data:`Score`.
+        noise: of held-out samples, the share of noise in their energy.
     """
 
     scan: Scan
     score: Score
+    noise: float = 0.0
 
     def of(self, method: Method, prior: Prior | None = None) -> float:
         """The score of a method."""
@@ -210,7 +212,9 @@ def undersampled(file: ScanFile, seed: int) -> Target:
 def held_out(file: ScanFile, seed: int) -> Target:
     """A scan without some of its samples, scored by how these are predicted."""
     split = split_scan(plan_preparation(file).apply(file[0:1]), N_HELD_OUT, seed)
-    return Target(split.kept, lambda img: -10 * math.log10(split.error(0, img)))
+    y = split.measured(0)
+    noise = 2 * split.sigma_n**2 * y.numel() / float(y.abs().square().sum())
+    return Target(split.kept, lambda img: -10 * math.log10(split.error(0, img)), noise)
 
 
 def fill(path: Path, make: Callable[[], Target], priors: dict[str, Prior], rival: str) -> None:
@@ -220,7 +224,7 @@ def fill(path: Path, make: Callable[[], Target], priors: dict[str, Prior], rival
     if not {CG, rival, *priors} - set(scores):
         return
     target = make()
-    row["sigma_n"] = round(float(target.scan.noise_std), 5)
+    row |= {"sigma_n": round(float(target.scan.noise_std), 5), "noise": round(target.noise, 5)}
     if CG not in scores:
         scores[CG] = target.of(CgSense())
     if rival not in scores:
@@ -271,7 +275,9 @@ class Results:
         """All that is there."""
         rows: dict[str, list[Row]] = {}
         for path in sorted((work / "rows").glob("*--*.json")):
-            rows.setdefault(path.stem.partition("--")[0], []).append(json.loads(path.read_text()))
+            row = json.loads(path.read_text())
+            row["scores"] = without_noise(row)
+            rows.setdefault(path.stem.partition("--")[0], []).append(row)
         return cls(rows, json.loads((work / "priors.json").read_text()))
 
     def gains(self, setting: str, prior: str, rival: str) -> list[float]:
@@ -282,6 +288,14 @@ class Results:
     def real_scans(self) -> list[str]:
         """Names of real scans."""
         return [name for name in self.rows if name not in HIGH_R | LOW_R | QUICK]
+
+
+def without_noise(row: Row) -> dict[str, float]:
+    """Scores, in dB; of held-out samples, noise is subtracted from the energy of the errors."""
+    noise, scores = row.get("noise", 0.0), row["scores"]
+    if noise == 0:
+        return dict(scores)
+    return {k: -10 * math.log10(10 ** (-value / 10) - noise) for k, value in scores.items()}
 
 
 def mean_and_error(values: list[float]) -> str:
