@@ -287,6 +287,8 @@ def table(results: dict[str, Any]) -> str:
         if start is not None:
             shown.append(f"{adapted - start:+.2f}")
         error = f"{row['held_out_before']:.4f} -> {row['held_out_after']:.4f}"
+        if row.get("until", "auto") != "auto":
+            name += f", until {row['until']}"
         steps = f"{row['steps']} ({row['kept_step']})"
         lines.append(
             "| " + " | ".join([name, *shown, error, steps, f"{row['cpu_seconds']}"]) + " |"
