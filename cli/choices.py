@@ -15,7 +15,7 @@ PRESETS = ("fast", "balanced", "quality")
 MASKS = ("random", "equispaced", "gaussian", "poisson")
 PRECISIONS = ("auto", "fp32", "bf16")
 FORMATS = ("h5", "nifti", "dicom", "bids", "ismrmrd", "png", "report")
-OBJECTIVES = ("kspace", "ambient", "gsure", "consistency", "ssdu", "supervised")
+OBJECTIVES = ("kspace", "ambient", "gsure", "consistency", "equivariant", "ssdu", "supervised")
 NETWORKS = ("tiny", "tiny16", "small", "base")
 WRAPPERS = ("plain", "conditioned", "unguided", "inconsistent")
 

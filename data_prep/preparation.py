@@ -356,6 +356,13 @@ class FirstPass:
             )
             found.append(NumericalWarning("W-ONE-COIL", text))
         to_virtual = compression.rotation[: compression.n_coils] @ white
+        n_sets = self._n_sets(to_virtual)
+        if n_sets == 2 and config.map_sets == "auto" and not self.n_given:
+            text = (
+                f"{name_of(file.path)}: two places of the object share a pixel, as where it is "
+                "larger than the field of view; two sets of coil maps are used"
+            )
+            found.append(NumericalWarning("W-MAP-SETS", text))
         return Preparation(
             path=file.path,
             config=config,
@@ -364,7 +371,7 @@ class FirstPass:
             compression=compression,
             calib_shape=self.calib_shape,
             scale=self._scale(to_virtual),
-            n_sets=self._n_sets(to_virtual),
+            n_sets=n_sets,
             warnings=tuple(found),
         )
 

@@ -93,6 +93,7 @@ WARNINGS: dict[str, str] = {
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",
     "W-FOLDED-FOV": "Use two sets of coil maps (map_sets, --map-sets auto or 2).",
+    "W-MAP-SETS": "Look at the image; other causes are moving heads and lines of unequal phase.",
     "W-SECOND-MAP": "Noise or a small field of view; compare with a less noisy scan.",
     "W-NOISY-CALIBRATION": "Acquire more calibration lines, or do not trust these slices.",
     "W-EMPTY-SUPPORT": "Look at the slices: ESPIRiT found nearly no signal.",

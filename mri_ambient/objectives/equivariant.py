@@ -17,6 +17,7 @@ those of the base.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import ConfigError
+from ..physics.map_sets import items_as_sets, sets_as_items
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import MIN_SIGMA
 from ..rng import Streams, uniforms
@@ -99,15 +101,22 @@ class Equivariant(Objective):
         level = sigma[:, None, None, None]
         added = (level.square() - known[:, None, None, None].square()).clamp(min=0).sqrt()
         y_t = torch.where(op.mask, y + added * noise_like(y, rng), 0)
-        x = op.support * moved(net(op, y_t, sigma), *motion)
+        x = op.support * _moved_sets(net(op, y_t, sigma), batch.n_sets, motion)
         again = torch.where(op.mask, op.expand(x) + level * noise_like(y, rng), 0)
-        return (L * abs2(net(op, again, sigma) - x).mean(dim=(-2, -1))).mean()
+        energy = abs2(net(op, again, sigma) - x).sum(dim=(-2, -1)) / y[0, 0].numel()
+        return (L * energy).mean()
 
     def _draw(self, batch: Batch, rng: Streams) -> tuple[Tensor, Tensor, Tensor]:
         """Angles in degrees and shifts along y and x of the images of a batch, each ``(b,)``."""
         device = batch.ksp.device
         angle, dy, dx = (2 * uniforms(rng).to(device) - 1 for _ in range(3))
         return self.rotation * angle, self.shift * dy, self.shift * dx
+
+
+def _moved_sets(img: Tensor, n_sets: int, motion: Sequence[Tensor]) -> Tensor:
+    """Images of one or several sets of maps ``(b, set*y, x)``, those of a scan moved alike."""
+    each = (part.repeat_interleave(n_sets) for part in motion)
+    return items_as_sets(moved(sets_as_items(img, n_sets), *each), n_sets)
 
 
 def moved(img: Tensor, angle: Tensor, dy: Tensor, dx: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def test_a_bad_coil_or_a_spike_leaves_the_image_right(fault, usual):
 def test_a_ghost_is_warned_of(usual):
     img, codes = rebuilt(ghost)
     assert error(img, FULL) > 1.5 * usual
-    assert codes == {"W-FOLDED-FOV"}
+    assert codes == {"W-MAP-SETS"}
 
 
 def test_half_of_k_space_is_no_reference():

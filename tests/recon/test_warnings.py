@@ -225,11 +225,11 @@ class TestResidualsAndFlags:
     ("name", "map_sets", "codes"),
     [
         ("espirit_brain8", "auto", []),
-        ("alias_brain8", "auto", []),
+        ("alias_brain8", "auto", ["W-MAP-SETS"]),
         ("alias_brain8", 1, ["W-FOLDED-FOV"]),
     ],
 )
-def test_an_ordinary_scan_has_no_warning_and_a_folded_one_has_one_with_one_set(
+def test_an_ordinary_scan_has_no_warning_and_a_folded_one_has_one(
     name, map_sets, codes, rate, real_scans
 ):
     """With the shipped prior, slices checked, as measured and at R = 4."""
