@@ -511,8 +511,8 @@ def verdict(rows: Path) -> str:
     lead = np.subtract(found["kspace"]["psnr_each"], found[best]["psnr_each"])
     seconds = min(row["cpu_s"] for row in found.values())
     return (
-        f"After {seconds / 60:.1f} minutes of CPU time each, `kspace` leads the best self-supervised\n"
-        f"row of deepinv ({best}) by {mean_and_error(lead)} dB."
+        f"After {seconds / 60:.1f} minutes of CPU time each, `kspace` leads deepinv's best\n"
+        f"self-supervised row ({best}) by {mean_and_error(lead)} dB."
     )
 
 
