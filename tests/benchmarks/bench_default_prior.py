@@ -305,67 +305,56 @@ def mean_and_error(values: list[float]) -> str:
     return f"{np.mean(values):+.2f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}"
 
 
-def verdict(met: bool, missed_by: float) -> str:
-    """Whether a target is met, or by how much it is missed."""
-    return "met" if met else f"**missed by {missed_by:.2f}**"
+def verdict(margin: float) -> str:
+    """Whether a target is met, or by how much it is missed; NaN is not run."""
+    return "" if math.isnan(margin) else "met" if margin >= 0 else f"**missed by {-margin:.2f}**"
 
 
 def targets(found: Results, prior: str) -> Iterator[tuple[str, str, str, str]]:
-    """Target, what is wanted, what was measured, verdict."""
+    """Target, what is wanted, what was measured, verdict: the same lines for every prior."""
     for name, setting in HIGH_R.items():
-        gains = found.gains(name, prior, BEST_L1)
-        if setting.wanted and gains:
-            mean = float(np.mean(gains))
+        if setting.wanted:
+            gains = found.gains(name, prior, BEST_L1)
             wanted = f"≥ {setting.wanted:g} dB over L1-wavelet"
-            met = verdict(mean >= setting.wanted, setting.wanted - mean)
-            yield f"{name}, {len(gains)} scans", wanted, mean_and_error(gains), met
+            met = verdict(float(np.mean(gains or math.nan)) - setting.wanted)
+            yield f"{name}, {setting.count} scans", wanted, mean_and_error(gains), met
     for name in found.real_scans():
         gains = found.gains(name, prior, BEST_L1)
-        if gains:
-            mean, worst = float(np.mean(gains)), min(gains)
-            label = f"{name}, {len(gains)} seeds" + (" (was tuned on)" if name == TUNED_ON else "")
-            yield (
-                label,
-                "mean ≥ 2 dB over L1-wavelet",
-                mean_and_error(gains),
-                verdict(mean >= 2, 2 - mean),
-            )
-            yield f"{name}, worst seed", "> 0 dB", f"{worst:+.2f}", verdict(worst > 0, -worst)
-    low = {name: found.gains(name, prior, BEST_CG) for name in LOW_R}
-    worst_of = {name: min(gains) for name, gains in low.items() if gains}
-    if worst_of:
-        name = min(worst_of, key=worst_of.__getitem__)
-        below = sum(gain < 0 for gains in low.values() for gain in gains)
-        n = sum(len(gains) for gains in low.values())
-        worst = worst_of[name]
-        shown = f"{below} of {n} scans below; worst {worst:+.2f} ({name})"
-        yield (
-            "R = 1 to 2, every mask",
-            "never below CG-SENSE at its best",
-            shown,
-            verdict(worst >= 0, -worst),
-        )
+        mean, worst = float(np.mean(gains or math.nan)), min(gains, default=math.nan)
+        label = f"{name}, {len(found.rows[name])} seeds"
+        label += " (was tuned on)" if name == TUNED_ON else ""
+        wanted = "mean ≥ 2 dB over L1-wavelet"
+        yield label, wanted, mean_and_error(gains), verdict(mean - 2)
+        yield f"{name}, worst seed", "> 0 dB", f"{worst:+.2f}", verdict(worst)
+    low = [(gain, name) for name in LOW_R for gain in found.gains(name, prior, BEST_CG)]
+    worst, name = min(low, default=(math.nan, "not run"))
+    below = sum(gain < 0 for gain, _ in low)
+    shown = f"{below} of {len(low)} scans below; worst {worst:+.2f} ({name})"
+    yield "R = 1 to 2, every mask", "never below CG-SENSE at its best", shown, verdict(worst)
 
 
 def target_table(found: Results) -> Iterator[str]:
     """Markdown: how many targets are met, and every target, a pair of columns a prior."""
     columns = [list(targets(found, key)) for key in found.priors]
     for row, lines in zip(found.priors.values(), columns, strict=True):
-        met = sum(line[-1] == "met" for line in lines)
-        yield f"`{row['name']}` meets {met} of {len(lines)} targets.\n"
+        verdicts = [line[-1] for line in lines if line[-1]]
+        met = verdicts.count("met")
+        yield f"`{row['name']}` meets {met} of the {len(verdicts)} targets that were measured.\n"
     names = [f"{row['name']}, dB | target" for row in found.priors.values()]
     yield f"| scans | wanted | {' | '.join(names)} |"
     yield "|---" * (2 + 2 * len(columns)) + "|"
-    for lines in zip(*columns, strict=False):
+    for lines in zip(*columns, strict=True):
         cells = [cell for _, _, measured, met in lines for cell in (measured, met)]
         yield f"| {lines[0][0]} | {lines[0][1]} | {' | '.join(cells)} |"
 
 
 def setting_table(found: Results, names: list[str], rival: str) -> Iterator[str]:
     """Markdown: means and paired gains of some settings."""
+    first, *others = found.priors
     heads = [f"{row['name']} | over {rival} | worst scan" for row in found.priors.values()]
+    heads += [f"{found.priors[key]['name']} over {found.priors[first]['name']}" for key in others]
     yield f"| scans | number | sigma_n | {CG} | {rival} | {' | '.join(heads)} |"
-    yield "|---" * (5 + 3 * len(heads)) + "|"
+    yield "|---" * (5 + 3 * len(found.priors) + len(others)) + "|"
     for name in names:
         rows = found.rows.get(name, [])
         if not rows:
@@ -379,6 +368,7 @@ def setting_table(found: Results, names: list[str], rival: str) -> Iterator[str]
             mean = f"{np.mean(values):.2f}" if values else ""
             worst = f"{min(gains):+.2f}" if gains else ""
             cells += [mean, mean_and_error(gains), worst]
+        cells += [mean_and_error(found.gains(name, key, first)) for key in others]
         yield f"| {' | '.join(cells)} |"
 
 
