@@ -48,7 +48,7 @@ NETWORK = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 def commands(scratch: Path, images: int, steps: int) -> dict[str, list[object]]:
     """Words of the command line by command, without the output."""
     raw, prior = scratch / "raw", scratch / "first" / "prior.safetensors"
-    train = ["train", scratch / "prepared", "--preset", "test", "--batch-size", 2, "--seed", 1]
+    train = ["train", scratch / "prepared", "--batch-size", 2, "--seed", 1]
     return {
         "prep": ["prep", raw],
         "train": [*train, "--images", images, "--save-every", 4, "--check-every", 16],
@@ -65,7 +65,7 @@ def outputs(name: str, folder: Path) -> list[object]:
 def run(words: Sequence[object], printed: Path) -> None:
     """``mri-ambient *words``, single-threaded; what it prints goes to a file."""
     torch.set_num_threads(1)
-    NETWORKS["test"] = NETWORK
+    NETWORKS["tiny"] = NETWORK
     sys.argv = ["mri-ambient", *map(str, words)]
     with printed.open("w") as out:
         sys.stdout = sys.stderr = out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
@@ -233,9 +234,9 @@ def test_classical_errors_are_measured_once_scans_can_be_read(finished, own_scan
 
 def test_a_run_from_before_an_option_goes_on(finished, scans, tmp_path):
     run = RunFolder(Path(shutil.copytree(finished(QUICK), tmp_path / "run")))
-    text = (run.path / "run.json").read_text()
-    assert '"fresh_masks": true,' in text
-    (run.path / "run.json").write_text(text.replace('"fresh_masks": true,', ""))
+    stored = json.loads((run.path / "run.json").read_text())
+    del stored["config"]["objective"]["fresh_masks"], stored["sha256"]
+    (run.path / "run.json").write_text(json.dumps(stored))
     trained(scans, run.path, images=10)
     with pytest.raises(ConfigError):
         other = replace(QUICK, objective=Kspace(fresh_masks=False))
