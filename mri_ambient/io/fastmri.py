@@ -134,7 +134,10 @@ class FastmriFile(NamedArrayFile):
         try:
             return parse_header(xml)
         except ScanFormatError as error:
-            raise ScanFormatError(f"{self.path}: {error}") from error
+            raise ScanFormatError(
+                f"{self.path}: {error}; export the scan again, or delete {name} from the file: the "
+                "final matrix is then the encoded one, and the voxel size is not known"
+            ) from error
 
     def _read_noise(self, file: h5py.File) -> Tensor | None:
         if "noise" not in file:
