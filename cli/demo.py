@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ def run(
     if (output / "run").exists():
         raise OutputExistsError(f"{output}: holds a demo already; choose another folder with -o")
     runtime = make_runtime(device)
+    warnings.filterwarnings("ignore", r"\[W-PRIOR-WEAK")  # the last lines say so, of half a minute
     seconds = parse_seconds(train_time)
 
     with _stage("1/5 simulate undersampled scans", N_SCANS) as tick:
