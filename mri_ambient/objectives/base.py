@@ -75,6 +75,34 @@ class Objective(ABC):
         return {"name": self.name, **asdict(self)}
 
 
+@dataclass(frozen=True)
+class Extended(Objective):
+    """Another objective and a penalty, for a mask-conditioned denoiser.
+
+    Attributes:
+        base: the other objective.
+    """
+
+    wrapper: ClassVar[str] = "conditioned"
+    mask_conditioned: ClassVar[bool] = True
+
+    base: Objective
+
+    @property
+    def needs_noise(self) -> bool:  # type: ignore[override]
+        """See :class:`Objective`."""
+        return self.base.needs_noise
+
+    @property
+    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+        """See :class:`Objective`."""
+        return self.base.sigma_min_over_noise
+
+    def as_dict(self) -> dict[str, Any]:
+        """See :meth:`Objective.as_dict`."""
+        return {**super().as_dict(), "base": self.base.as_dict()}
+
+
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
     """lambda(sigma) = (sigma^2 + s^2) / (sigma s)^2 (Karras et al. 2022, table 1)."""
     return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()

@@ -22,7 +22,7 @@ on, and the penalty covers the levels below.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ from ..rng import Streams, uniforms
 from ..scan import Batch
 from .ambient import Ambient
 from .base import (
+    Extended,
     Loss,
-    Objective,
     check_margin,
     edm_weight,
     noise_like,
@@ -50,7 +50,7 @@ FAR_ABOVE = 3.3
 
 
 @dataclass(frozen=True)
-class Consistency(Objective):
+class Consistency(Extended):
     """Options of the ``consistency`` objective.
 
     Attributes:
@@ -61,8 +61,6 @@ class Consistency(Objective):
     """
 
     name: ClassVar[str] = "consistency"
-    wrapper: ClassVar[str] = "conditioned"
-    mask_conditioned: ClassVar[bool] = True
 
     base: Kspace | Ambient = field(default_factory=Kspace)
     weight: float = 1.0
@@ -80,20 +78,6 @@ class Consistency(Objective):
     def below_noise(self) -> bool:  # type: ignore[override]
         """See :class:`Objective`."""
         return self.weight > 0
-
-    @property
-    def needs_noise(self) -> bool:  # type: ignore[override]
-        """See :class:`Objective`."""
-        return self.base.needs_noise
-
-    @property
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
-        """See :class:`Objective`."""
-        return self.base.sigma_min_over_noise
-
-    def as_dict(self) -> dict[str, Any]:
-        """See :meth:`Objective.as_dict`."""
-        return {**super().as_dict(), "base": self.base.as_dict()}
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """See :meth:`Objective.__call__`."""

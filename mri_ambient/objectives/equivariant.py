@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,13 +31,13 @@ from ..priors.denoisers import Denoiser
 from ..priors.schedules import MIN_SIGMA
 from ..rng import Streams, uniforms
 from ..scan import Batch
-from .base import Loss, Objective, abs2, edm_weight, noise_like
+from .base import Extended, Loss, abs2, edm_weight, noise_like, per_image_pixel
 from .kspace import Kspace
 from .ssdu import Ssdu
 
 
 @dataclass(frozen=True)
-class Equivariant(Objective):
+class Equivariant(Extended):
     """Options of the ``equivariant`` objective.
 
     Attributes:
@@ -48,8 +48,6 @@ class Equivariant(Objective):
     """
 
     name: ClassVar[str] = "equivariant"
-    wrapper: ClassVar[str] = "conditioned"
-    mask_conditioned: ClassVar[bool] = True
 
     base: Kspace | Ssdu = field(default_factory=Ssdu)
     weight: float = 1.0
@@ -66,20 +64,6 @@ class Equivariant(Objective):
     def one_level(self) -> bool:  # type: ignore[override]
         """See :class:`Objective`."""
         return self.base.one_level
-
-    @property
-    def needs_noise(self) -> bool:  # type: ignore[override]
-        """See :class:`Objective`."""
-        return self.base.needs_noise
-
-    @property
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
-        """See :class:`Objective`."""
-        return self.base.sigma_min_over_noise
-
-    def as_dict(self) -> dict[str, Any]:
-        """See :meth:`Objective.as_dict`."""
-        return {**super().as_dict(), "base": self.base.as_dict()}
 
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
         """See :meth:`Objective.__call__`."""
@@ -103,7 +87,7 @@ class Equivariant(Objective):
         y_t = torch.where(op.mask, y + added * noise_like(y, rng), 0)
         x = op.support * _moved_sets(net(op, y_t, sigma), batch.n_sets, motion)
         again = torch.where(op.mask, op.expand(x) + level * noise_like(y, rng), 0)
-        energy = abs2(net(op, again, sigma) - x).sum(dim=(-2, -1)) / y[0, 0].numel()
+        energy = per_image_pixel(abs2(net(op, again, sigma) - x), batch.n_sets)
         return (L * energy).mean()
 
     def _draw(self, batch: Batch, rng: Streams) -> tuple[Tensor, Tensor, Tensor]:
