@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError
+from ..errors import CheckpointError, ConfigError, DeviceError
 from ..physics.masks import MaskSpec
 from ..runtime.files import atomic_path, content_sha256, file_sha256, json_object
 from .prior import SCALE_RULE, Prior, PriorFacts
@@ -40,16 +40,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     hashes = {"header": content_sha256(header), "tensors": _tensors_hash(stored)}
     text = json.dumps({**header, HASHES: hashes})
-    try:
-        with atomic_path(path) as temporary:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # as the umask has it; safetensors' own is 0600
-            save_file(stored, temporary, metadata={HEADER: text})
-            temporary.chmod(mode)
-    except SafetensorError as error:
-        raise MriAmbientError(
-            f"{path}: cannot be written ({error}); free space there or choose another output"
-        ) from error
+    with atomic_path(path) as temporary:
+        # save_file would write to a temporary name of its own, which stays when it is killed.
+        temporary.write_bytes(save(stored, metadata={HEADER: text}))
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -178,11 +179,12 @@ def test_a_failed_write_leaves_the_old_file(prior, tmp_path, monkeypatch):
     save_prior(prior, path)
     before = path.read_bytes()
 
-    def full_disk(tensors, name, metadata):
-        name.write_bytes(b"half")
+    def full_disk(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mri_ambient.priors.checkpoint.save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(MriAmbientError, match="No space left on device"):
         save_prior(prior, path)
     assert path.read_bytes() == before

@@ -191,12 +191,13 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(finished, scans, tmp_path, 
     good = run.latest_checkpoint
     before = good.read_bytes()
 
-    def full_disk(tensors, name, metadata):
-        Path(name).write_bytes(b"half")
+    def full_disk(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("mri_ambient.priors.checkpoint.save_file", full_disk)
+        patched.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(MriAmbientError) as error:
             trained(scans, run.path, images=8)
     assert "No space left" in str(error.value)
