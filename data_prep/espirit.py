@@ -60,6 +60,7 @@ from torch import Tensor
 from ..errors import PrepError
 from ..physics.fourier import center_crop
 from ..physics.map_sets import first_set
+from ..physics.units import energy
 from .coarse_grid import CoarseGrid, over_corners, steepness
 
 CROP = 0.9
@@ -346,15 +347,14 @@ def _interpolated(pixels: _Pixels, crop: float, n_sets: int) -> tuple[Tensor, Te
     """
     grid = pixels.grid
     vectors, values = pixels.at(grid.nodes, n_sets)
-    vectors, values = vectors.unflatten(-1, grid.n_nodes), values.unflatten(-1, grid.n_nodes)
+    vectors, values = (v.view(*v.shape[:-1], *grid.n_nodes) for v in (vectors, values))
     least, largest = (over_corners(pick, values) for pick in (torch.minimum, torch.maximum))
     smooth = (steepness(vectors[:, 0]) < SMOOTH) & (largest[1] < min(crop, SECOND_MAP) - MARGIN)
     known = smooth & (least[0] > crop + MARGIN) | (largest[0] < crop - MARGIN)
     places = torch.nonzero(~grid.in_cells(known)).T
 
     maps, values = grid.interpolate(vectors), grid.interpolate(values)
-    energy = torch.view_as_real(maps).square().sum(dim=(0, -1))
-    maps *= energy.clamp(min=_TINY).rsqrt()
+    maps *= energy(maps, dim=(-4,)).clamp(min=_TINY).rsqrt()
     y, x = places
     maps[..., y, x], values[:, y, x] = pixels.at(places, n_sets)
     return torch.where(values[:n_sets] > crop, maps, 0), values

@@ -121,7 +121,8 @@ def _few(array: StoredArray, axis: int) -> NDArray[np.complex64]:
     indices = np.unique(np.linspace(0, n - 1, min(n, FEW)).astype(int)).tolist()
     if axis == 1:  # of one slice, which is often compressed as a whole
         selection[1] = slice(None)
-        return array.read(tuple(selection))[indices]
+        coils: NDArray[np.complex64] = array.read(tuple(selection))[indices]
+        return coils
     return np.stack([array.read((index, *selection[1:])) for index in indices])
 
 

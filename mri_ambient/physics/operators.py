@@ -190,7 +190,7 @@ class _Normal(torch.autograd.Function):
             return _product(x, maps, weight, settings)
         # Rows do not depend on each other.
         n_rows = max(1, CACHE_BYTES // (maps[..., :1, :].numel() * maps.element_size()))
-        parts = zip(x.split(n_rows, dim=-2), maps.split(n_rows, dim=-2), strict=True)
+        parts = zip(torch.split(x, n_rows, -2), torch.split(maps, n_rows, -2), strict=True)
         return torch.cat([_product(*part, weight, settings) for part in parts], dim=-2)
 
     @staticmethod
