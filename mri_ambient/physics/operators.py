@@ -121,9 +121,13 @@ class SenseOp(LinearOperator):
     @cached_property
     @torch.inference_mode(mode=False)
     def _weight(self) -> Tensor:
-        """The mask as zeros and ones in the precision of the maps; a single row for lines."""
+        """Factors of real and imaginary parts that mask k-space and conjugate it, ``(..., 2)``.
+
+        A single row if whole lines are sampled.
+        """
         mask = self.mask if -2 in self._transformed_axes else self.mask[..., :1, :]
-        return mask.to(self.maps.dtype.to_real())
+        mask = mask.to(self.maps.dtype.to_real())
+        return torch.stack([mask, -mask], dim=-1)
 
     @cached_property
     def _transformed_axes(self) -> tuple[int, ...]:
@@ -201,9 +205,13 @@ class _Normal(torch.autograd.Function):
 
 
 def _product(x: Tensor, maps: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    """``S^H F^H M F S x``, for all rows of an image or some."""
+    """``S^H F^H M F S x``, for all rows of an image or some.
+
+    Computed as the conjugate of ``S^T F^T (M F S x)*``: conjugate maps would be a copy.
+    """
     axes, n_sets = settings
     ksp: Tensor = torch.fft.fftn(sum_sets(maps * x.unsqueeze(-3), n_sets), dim=axes)
-    seen = ksp.mul_(weight) if weight.ndim <= ksp.ndim else ksp * weight  # several masks
-    coil_img: Tensor = torch.fft.ifftn(seen, dim=axes)
-    return repeat_sets(coil_img, n_sets).mul_(maps.conj()).sum(dim=-3)
+    parts = torch.view_as_real(ksp)
+    seen = parts.mul_(weight) if weight.ndim <= parts.ndim else parts * weight  # several masks
+    coil_img: Tensor = torch.fft.fftn(torch.view_as_complex(seen), dim=axes, norm="forward")
+    return repeat_sets(coil_img, n_sets).mul_(maps).sum(dim=-3).conj_physical()
