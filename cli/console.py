@@ -197,7 +197,7 @@ class VolumeBar(Bar):
 
     def on_step(self, info: StepInfo) -> None:
         """A step of a batch is done."""
-        self.add(len(info.residual) / self.steps_per_slice)
+        self.add(info.n_images / self.steps_per_slice)
 
 
 def print_outputs(scans: Sequence[ScanPath], output: Path) -> None:

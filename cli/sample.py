@@ -80,7 +80,7 @@ def run(
             n_images=samples,
             seed=seed,
             runtime=runtime,
-            on_step=lambda info: bar.add(len(info.residual)),
+            on_step=lambda info: bar.add(info.n_images),
         )
     facts = {"prior_sha256": loaded.card["sha256"], "seed": seed, "steps": steps}
     write_samples(output / "samples.h5", images, {**facts, "guidance": guidance})

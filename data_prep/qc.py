@@ -11,8 +11,12 @@ from torch import Tensor
 from ..errors import NumericalWarning
 from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c
 from ..physics.map_sets import first_set, repeat_sets, sum_sets
+from ..physics.units import energy
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, espirit_maps, second_map_share
+
+COIL_IMAGE = (-3, -2, -1)
+"""The axes coil, y and x."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def slice_checks(
 def _noise_share(calib: Tensor, noise_std: float) -> Tensor:
     """Share ``(slice,)`` of the energy of a calibration block that is noise."""
     n_samples = (calib != 0).sum(dim=(-3, -2, -1))
-    noise: Tensor = 2 * noise_std**2 * n_samples / _energy(calib).clamp_min(1e-30)
+    noise: Tensor = 2 * noise_std**2 * n_samples / energy(calib, COIL_IMAGE).clamp_min(1e-30)
     return noise.clamp(max=1.0)
 
 
@@ -137,8 +141,8 @@ def calibration_residual(calib: Tensor, maps: Tensor, n_sets: int = 1) -> Tensor
     img = repeat_sets(ifft2c(center_pad(calib, shape)), n_sets)
     explained = sum_sets(maps * (maps.conj() * img).sum(dim=1, keepdim=True), n_sets)
     rest = calib - center_crop(fft2c(explained), size)
-    energy = _energy(calib)
-    return _energy(rest) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+    whole = energy(calib, COIL_IMAGE)
+    return energy(rest, COIL_IMAGE) / whole.clamp_min(torch.finfo(whole.dtype).tiny)
 
 
 _WARNINGS: dict[str, tuple[Callable[[SliceCheck], float], str]] = {
@@ -180,7 +184,3 @@ def slice_warnings(name: str, checks: Sequence[SliceCheck]) -> list[NumericalWar
             where = f"in {len(slices)} of {len(checks)} slices ({listed})"
             found.append(NumericalWarning(code, f"{name}: {where} {text.format(worst)}"))
     return found
-
-
-def _energy(x: Tensor) -> Tensor:
-    return x.abs().square().sum(dim=(-3, -2, -1))

@@ -32,8 +32,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
-from scipy.interpolate import CubicSpline
 from torch import Generator, Tensor
 
 from .._version import __version__
@@ -391,6 +389,8 @@ def _prescribe(
 
 def _rotate(img: Tensor, degrees: float) -> Tensor:
     """Turn the slices about their centre by cubic splines; the picture keeps its size."""
+    from scipy import ndimage  # slow to import
+
     turned = ndimage.rotate(img.numpy(), degrees, axes=(-1, -2), reshape=False, order=3)
     return torch.from_numpy(turned).clamp_(min=0)
 
@@ -406,6 +406,8 @@ def _truncate(ksp: Tensor, shape: tuple[int, int]) -> Tensor:
 @lru_cache(maxsize=32)
 def _spline(n_coarse: int, n: int) -> Tensor:
     """Cubic spline interpolation from ``n_coarse`` nodes to ``n`` points, as a matrix."""
+    from scipy.interpolate import CubicSpline  # slow to import
+
     nodes, points = np.linspace(0, 1, n_coarse), np.linspace(0, 1, n)
     return torch.from_numpy(CubicSpline(nodes, np.eye(n_coarse))(points)).float()
 

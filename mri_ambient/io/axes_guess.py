@@ -118,11 +118,12 @@ def _few(array: StoredArray, axis: int) -> NDArray[np.complex64]:
     selection = _middle(array)
     selection[2:] = [_centre(n) for n in array.shape[2:]]
     n = array.shape[axis]
-    parts = []
-    for index in np.unique(np.linspace(0, n - 1, min(n, FEW)).astype(int)).tolist():
-        selection[axis] = index
-        parts.append(array.read(tuple(selection)))
-    return np.stack(parts)
+    indices = np.unique(np.linspace(0, n - 1, min(n, FEW)).astype(int)).tolist()
+    if axis == 1:  # of one slice, which is often compressed as a whole
+        selection[1] = slice(None)
+        coils: NDArray[np.complex64] = array.read(tuple(selection))[indices]
+        return coils
+    return np.stack([array.read((index, *selection[1:])) for index in indices])
 
 
 def _centre(n: int) -> slice:

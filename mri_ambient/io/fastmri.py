@@ -49,6 +49,9 @@ from .readout_geometry import with_distance
 from .scan_file import Contents, ScanFile, header_of
 from .stored_arrays import h5_array
 
+AXES = ("slice", "coil", "y", "x")
+"""Of k-space."""
+
 
 class FastmriFile(NamedArrayFile):
     """A fastMRI or M4Raw volume on disk; arguments as of :class:`NamedArrayFile`."""
@@ -72,7 +75,10 @@ class FastmriFile(NamedArrayFile):
         """Read the facts, no slices but what a guess of the axes needs."""
         ScanFile.__init__(self, path)
         with open_h5(self.path, for_text=True) as file:
-            self.take_ksp(self.ksp_in(file, parse_axes(axes), dataset), volume)
+            ksp = self.ksp_in(file, parse_axes(axes), dataset)
+            if axes is None:
+                _refuse_other_axes(file, ksp)
+            self.take_ksp(ksp, volume)
             self.take_attributes(read_attributes(file))
             self.identifiers.pop("geometry", None)
             self.identifiers.pop("is_3d", None)
@@ -107,12 +113,7 @@ class FastmriFile(NamedArrayFile):
                 )
             axes = known
         if axes is None:
-            axes = ("slice", "coil", "y", "x") if len(found.shape) == 4 else ("slice", "y", "x")
-            if _target_shape(file) is None or len(axes) == 4:
-                refuse_other_axes(found, axes)
-            if len(axes) == 4 and _n_targets(file) != found.shape[0]:
-                refuse_swapped_axes(found)
-                refuse_phase_encoded_slices(found)
+            axes = AXES if len(found.shape) == 4 else ("slice", "y", "x")
         ksp = NamedArray(found, axes)
         check_size(ksp.shape[1:], 8, f"{path}: a slice of {name}")
         check_written(stored)
@@ -258,6 +259,16 @@ def _target_shape(file: h5py.File) -> tuple[int, int] | None:
         if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
             return int(target.shape[1]), int(target.shape[2])
     return None
+
+
+def _refuse_other_axes(file: h5py.File, ksp: NamedArray) -> None:
+    """Refuse k-space whose axes are not those of the layout."""
+    array, by_coil = ksp.array, ksp.axes == AXES
+    if by_coil or (ksp.axes == ("slice", "y", "x") and _target_shape(file) is None):
+        refuse_other_axes(array, ksp.axes)
+    if by_coil and _n_targets(file) != array.shape[0]:
+        refuse_swapped_axes(array)
+        refuse_phase_encoded_slices(array)
 
 
 def _n_targets(file: h5py.File) -> int | None:

@@ -24,7 +24,6 @@ from .base import (
     data_consistency,
     one_step,
     required,
-    residual_norm,
 )
 
 
@@ -61,6 +60,5 @@ class Aos(Method):
             x = data_consistency(op, ksp, x, noise_std=noise_std, tau=prior.tau, n_iter=self.n_cg)
         if on_step is not None:
             sigma = float(noise_std.clamp(min=prior.sigma_min).max())
-            residual = residual_norm(op, x, ksp)
-            on_step(StepInfo(index=0, n_steps=1, sigma=sigma, residual=residual))
+            on_step(StepInfo(0, 1, sigma, op, x, ksp))
         return x

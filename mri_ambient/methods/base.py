@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import ClassVar, Literal, TypeVar
 
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import ConfigError, warn
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
+from ..physics.units import energy
 from ..priors.prior import DenoiseFn, DenoiserSource
 from ..priors.schedules import EDM_SIGMA_DATA, rho_schedule
 from ..rng import Streams, complex_normals
@@ -48,13 +49,27 @@ class StepInfo:
         index: number of the step, from 0.
         n_steps: how many there will be.
         sigma: noise level of the step.
-        residual: ``||A x0 - y||`` per batch item, normalised units.
+        op: ``A`` of the batch.
+        img: the current image x0, ``(b, y, x)``.
+        ksp: measured k-space y, ``(b, coil, y, x)``.
     """
 
     index: int
     n_steps: int
     sigma: float
-    residual: Tensor
+    op: SenseOp
+    img: Tensor
+    ksp: Tensor
+
+    @property
+    def n_images(self) -> int:
+        """Number of batch items."""
+        return len(self.img)
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """``||A x0 - y||`` per batch item, normalised units, ``(b,)``."""
+        return energy(self.op(self.img) - self.ksp, dim=(-3, -2, -1)).sqrt()
 
 
 OnStep = Callable[[StepInfo], None]
@@ -236,8 +251,7 @@ class Sampler(Method):
             step = partial(self.step, problem, sigma=sigma, sigma_next=sigma_next)
             state, img = step(state) if self.needs_grad else recomputed(step, state, rng)
             if on_step is not None:
-                residual = residual_norm(op, img, ksp)
-                on_step(StepInfo(index=i, n_steps=self.n_steps, sigma=sigma, residual=residual))
+                on_step(StepInfo(i, self.n_steps, sigma, op, img, ksp))
         return self.end(problem, state, img)
 
     def first_image(self, problem: Problem) -> Tensor:
@@ -276,12 +290,6 @@ def check_levels(prior: DenoiserSource, method: str) -> None:
             f"method {method!r} takes many steps, but the prior was trained at the scanner's noise "
             "only (objective 'ssdu'); use method aos"
         )
-
-
-def residual_norm(op: SenseOp, img: Tensor, ksp: Tensor) -> Tensor:
-    """``||A x - y||`` per batch item, ``(b,)``."""
-    norm: Tensor = (op(img) - ksp).abs().square().sum(dim=(-3, -2, -1)).sqrt()
-    return norm
 
 
 def check_cg(n_cg: int | None) -> None:

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from skimage.morphology import convex_hull_image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -259,6 +258,8 @@ class _Group:
         hull of the samples (without corners or an omitted side). All of k-space where that would be
         less than a third: such scans are undersampled, not of low resolution.
         """
+        from skimage.morphology import convex_hull_image  # slow to import
+
         if self.kind == "lines":
             extent = self.ever.any(dim=-1, keepdim=True).expand(self.shape)
         else:

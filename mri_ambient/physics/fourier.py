@@ -60,14 +60,14 @@ def fft2c(img: Tensor) -> Tensor:
     """Image to k-space, centred and orthonormal, over the last two axes ``(..., y, x)``."""
     before, after = _phases((img.shape[-2], img.shape[-1]), img.device, img.dtype)
     out: Tensor = torch.fft.fft2(img * before, norm="ortho")
-    return out * after
+    return out.mul_(after)
 
 
 def ifft2c(ksp: Tensor) -> Tensor:
     """K-space to image, centred and orthonormal, over the last two axes ``(..., y, x)``."""
     before, after = _phases((ksp.shape[-2], ksp.shape[-1]), ksp.device, ksp.dtype)
     out: Tensor = torch.fft.ifft2(ksp * after.conj(), norm="ortho")
-    return out * before.conj()
+    return out.mul_(before.conj())
 
 
 def decentred_to_centred(ksp: Tensor) -> Tensor:

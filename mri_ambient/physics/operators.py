@@ -121,8 +121,13 @@ class SenseOp(LinearOperator):
     @cached_property
     @torch.inference_mode(mode=False)
     def _weight(self) -> Tensor:
-        """The mask as zeros and ones in the precision of the maps."""
-        return self.mask.to(self.maps.dtype.to_real())
+        """Factors of real and imaginary parts that mask k-space and conjugate it, ``(..., 2)``.
+
+        A single row if whole lines are sampled.
+        """
+        mask = self.mask if -2 in self._transformed_axes else self.mask[..., :1, :]
+        mask = mask.to(self.maps.dtype.to_real())
+        return torch.stack([mask, -mask], dim=-1)
 
     @cached_property
     def _transformed_axes(self) -> tuple[int, ...]:
@@ -158,6 +163,9 @@ class SenseOp(LinearOperator):
 Settings = tuple[tuple[int, ...], int]
 """Axes of the transform, and number of sets."""
 
+CACHE_BYTES = 2**20
+"""Coil images that stay in the cache of a CPU from one factor to the next."""
+
 
 def _normal(x: Tensor, maps: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     out: Tensor = _Normal.apply(x, maps, weight, settings)  # type: ignore[no-untyped-call]
@@ -182,13 +190,28 @@ class _Normal(torch.autograd.Function):
         ctx.save_for_backward(maps, weight)
         ctx.settings, ctx.shape = settings, x.shape
         axes, n_sets = settings
-        ksp: Tensor = torch.fft.fftn(sum_sets(maps * x.unsqueeze(-3), n_sets), dim=axes)
-        seen = ksp.mul_(weight) if weight.ndim <= ksp.ndim else ksp * weight  # several masks
-        coil_img: Tensor = torch.fft.ifftn(seen, dim=axes)
-        return repeat_sets(coil_img, n_sets).mul_(maps.conj()).sum(dim=-3)
+        if x.is_cuda or -2 in axes or n_sets > 1:
+            return _product(x, maps, weight, settings)
+        # Rows do not depend on each other.
+        n_rows = max(1, CACHE_BYTES // (maps[..., :1, :].numel() * maps.element_size()))
+        parts = zip(torch.split(x, n_rows, -2), torch.split(maps, n_rows, -2), strict=True)
+        return torch.cat([_product(*part, weight, settings) for part in parts], dim=-2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         (grad,) = grads
         maps, weight = ctx.saved_tensors
         return _normal(grad, maps, weight, ctx.settings).sum_to_size(ctx.shape), None, None, None
+
+
+def _product(x: Tensor, maps: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+    """``S^H F^H M F S x``, for all rows of an image or some.
+
+    Computed as the conjugate of ``S^T F^T (M F S x)*``: conjugate maps would be a copy.
+    """
+    axes, n_sets = settings
+    ksp: Tensor = torch.fft.fftn(sum_sets(maps * x.unsqueeze(-3), n_sets), dim=axes)
+    parts = torch.view_as_real(ksp)
+    seen = parts.mul_(weight) if weight.ndim <= parts.ndim else parts * weight  # several masks
+    coil_img: Tensor = torch.fft.fftn(torch.view_as_complex(seen), dim=axes, norm="forward")
+    return repeat_sets(coil_img, n_sets).mul_(maps).sum(dim=-3).conj_physical()

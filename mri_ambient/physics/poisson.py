@@ -19,7 +19,6 @@ import math
 from functools import cache
 
 import torch
-from scipy.optimize import brentq
 from torch import Generator, Tensor
 
 SMALLEST_RADIUS = 0.2
@@ -86,6 +85,8 @@ def variable_density_disc(
         rng: random stream.
         spacing: distance of neighbours along y and x; 1 along the finer axis.
     """
+    from scipy.optimize import brentq  # slow to import
+
     order = candidates.flatten().nonzero()[:, 0]
     order = order[torch.randperm(len(order), generator=rng)]
     smallest = SMALLEST_RADIUS + torch.rand(distance.shape, generator=rng, dtype=torch.float64)

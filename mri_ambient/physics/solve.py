@@ -45,7 +45,10 @@ def conjugate_gradient(
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Re<a, b> per item; <x, normal(x)> is real because the map is Hermitian."""
-    return (a.conj() * b).real.sum(dim=(-2, -1), keepdim=True)
+    if not a.is_complex():
+        return (a * b).sum(dim=(-2, -1), keepdim=True)
+    products = torch.view_as_real(a) * torch.view_as_real(b)
+    return products.sum(dim=(-3, -2, -1))[..., None, None]
 
 
 def _ratio(a: Tensor, b: Tensor, unsolved: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
 def _check_sizes(facts: PriorFacts, tensors: dict[str, Tensor]) -> None:
     """Refuse (RuntimeError) tensors of other sizes, before memory is allocated for the network."""
     with torch.device("meta"):
-        facts.build().load_state_dict({name: t.to("meta") for name, t in tensors.items()})
+        facts.build().load_state_dict(tensors, assign=True)
 
 
 def _facts_from(stored: dict[str, Any]) -> PriorFacts:

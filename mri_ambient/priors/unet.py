@@ -111,7 +111,9 @@ class UNet(nn.Module):
         self.spec = spec
         emb, widths = spec.embedding, spec.channels
         self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(64), emb // 4)))
+        # On the CPU even where only sizes matter: elsewhere that imports a compiler, in a second.
+        steps = torch.linspace(0, math.log(64), emb // 4, device="cpu")
+        self.register_buffer("frequencies", steps.exp())
         self.embed = nn.Sequential(
             nn.Linear(2 * (emb // 4), emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU()
         )

@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from ..errors import ConfigError, warn
@@ -208,6 +207,8 @@ def inside_interval(
     Degrees of freedom by Welch and Satterthwaite: the noise is known, the samples' variance was
     estimated from ``n_samples``.
     """
+    from scipy.special import stdtrit  # slow to import
+
     total = variance + sigma_n**2
     freedom = (n_samples - 1) * (total / variance.clamp(min=1e-30)).square()
     width = torch.from_numpy(stdtrit(freedom.clamp(max=1e6).numpy(), (1 + level) / 2))

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DeviceError, MriAmbientError, warn
 from ..methods.base import Method, OnStep
 from ..physics.fourier import image_crop
 from ..physics.map_sets import combine_sets, magnitude
-from ..physics.units import rss_weight
+from ..physics.units import energy, rss_weight
 from ..rng import rng_for
 from ..runtime.device import Runtime, device_errors
 from ..scan import Batch, Scan
@@ -251,7 +251,7 @@ def data_residual(batch: Batch, img: Tensor) -> float:
 
     0 for a slice without coil sensitivity.
     """
-    residual = (batch.op(img) - batch.measured).abs().square().sum()
+    residual = energy(batch.op(img) - batch.measured)
     n_coils = (batch.maps.abs().amax(dim=(-2, -1)) > 0).sum()
     n_samples = (batch.mask.sum() * n_coils).clamp(min=1)
     return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)

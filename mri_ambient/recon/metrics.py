@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from skimage.metrics import structural_similarity
 
 from ..errors import ScanFormatError
 from ..physics.fourier import image_crop
@@ -83,6 +82,8 @@ def volume_metrics(target: ArrayLike, reconstruction: ArrayLike) -> dict[str, fl
     ``nmse = |t - r|^2 / |t|^2``, ``psnr = 10 log10(m^2 / mean((t - r)^2))``, and ``ssim`` the mean
     over slices of SSIM with data range m and a 7x7 uniform window.
     """
+    from skimage.metrics import structural_similarity  # slow to import
+
     t, r = _volume(target, "reference"), _volume(reconstruction, "reconstruction")
     if t.shape != r.shape:
         raise ScanFormatError(

@@ -7,7 +7,7 @@ import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ from ..io import (
     stem_of,
 )  # fmt: skip
 from ..methods.presets import METHODS
-from ..plots import NotebookFigure, draw_reconstruction
 from ..runtime.files import json_text, write_json
 from .saving import check_formats, check_saving, save_as
 from .slice_store import SliceStore
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from ..plots import NotebookFigure
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class Reconstruction:
 
         Jupyter shows the figure; in a script, ``rec.plot().savefig("scan.png")`` writes it.
         """
+        from ..plots import draw_reconstruction  # matplotlib is slow to import
+
         return draw_reconstruction(
             self.magnitude,
             self.std,

@@ -9,7 +9,6 @@ from pathlib import Path
 from ..errors import ConfigError, OutputExistsError, unknown_name
 from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
 from ..io.save_options import Writer
-from ..plots import draw_volume, save_figure
 from .report import ReportWriter
 from .volume import OnSlice, Volume
 
@@ -26,6 +25,8 @@ class PngWriter(Writer):
 
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Draw it."""
+        from ..plots import draw_volume, save_figure  # matplotlib is slow to import
+
         figure = draw_volume(result.path)
         dpi = max(120, math.ceil(PIXELS / figure.get_figwidth()))
         save_figure(figure, folder / f"{result.path.stem}.png", dpi=dpi)

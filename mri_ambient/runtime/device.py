@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import torch
 
 from ..errors import ConfigError, DeviceError, unknown_name
 
 PRECISIONS = ("auto", "fp32", "bf16")
-"""Of networks: "auto" is bf16 on a GPU and fp32 on a CPU."""
+"""Of networks: "auto" is bf16 on a GPU and on a CPU with matrix units for it (:func:`has_amx`), and
+fp32 on other CPUs. Training on a CPU takes fp32, which resumes exact to the bit."""
 
 CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 """Pixels of the images that are computed at once, unless a batch size is given; halved whenever
@@ -58,7 +61,8 @@ class Runtime:
     @property
     def bf16(self) -> bool:
         """Whether networks compute in bfloat16."""
-        return bf16_on(self.precision, self.torch_device)
+        amx = self.precision == "auto" and self.torch_device.type == "cpu" and has_amx()
+        return amx or bf16_on(self.precision, self.torch_device)
 
     @property
     def can_fall_back(self) -> bool:
@@ -110,8 +114,20 @@ def check_precision(precision: str) -> None:
 
 
 def bf16_on(precision: str, device: torch.device) -> bool:
-    """Whether networks compute in bfloat16 at this precision on this device."""
+    """Whether networks train in bfloat16 at this precision on this device."""
     return precision == "bf16" or (precision == "auto" and device.type == "cuda")
+
+
+@cache
+def has_amx() -> bool:
+    """Whether the CPU has matrix units for bfloat16, without which bf16 is slower than fp32.
+
+    Known on Linux only.
+    """
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def describe_device(device: torch.device) -> str:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError, StoppedError, warn
-from ..plots import draw_curves, save_figure
 from ..priors.checkpoint import load_prior, save_tensors
 from ..priors.prior import Prior, PriorFacts
 from ..recon.warnings import weakness
@@ -282,6 +281,8 @@ class _Loop:
         return checked, saves
 
     def _draw_curves(self, last: dict[str, float] | None = None) -> None:
+        from ..plots import draw_curves, save_figure  # matplotlib is slow to import
+
         save_figure(draw_curves(self.log.records(), last), self.job.run / "curves.png")
 
     def _passes(self, every: int) -> bool:

@@ -201,7 +201,7 @@ class _Watch:
         """A step of a sampler is taken for some slices."""
         if time.monotonic() > self.deadline:
             raise StoppedError("late")
-        self.n_taken += len(info.residual)
+        self.n_taken += info.n_images
         if self.n_taken < self.n_steps:  # the end is told when the images are written
             share = self.n_taken / self.n_steps
             self.hooks.on_target(self.done + self.n_scans * share, self.total)

@@ -18,7 +18,6 @@ from ..errors import MriAmbientError
 from ..methods import Aos, CgSense, Dds, L1Wavelet, Method, ZeroFilled
 from ..methods.base import data_consistency
 from ..physics.masks import subsample_further
-from ..plots import draw_previews, save_figure
 from ..priors.checkpoint import load_prior, save_prior
 from ..priors.denoisers import Denoiser
 from ..priors.prior import DenoiserSource, Prior, PriorFacts
@@ -246,6 +245,8 @@ class Validator:
     @torch.no_grad()
     def _draw_previews(self, prior: Prior, tau: float) -> None:
         """Draw magnitudes of some validation slices, by method."""
+        from ..plots import draw_previews, save_figure  # matplotlib is slow to import
+
         rows = []
         for case in self.cases[:N_PREVIEWS]:
             estimated = estimate(prior.to(case.batch.ksp.device), case)

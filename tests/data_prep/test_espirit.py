@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Generator, Tensor
 
 from mri_ambient.data_prep.espirit import (
+    MARGIN,
     SECOND_MAP_SHARE,
     EspiritMaps,
     espirit_maps,
@@ -22,6 +23,7 @@ from mri_ambient.data_prep.espirit import (
 )
 from mri_ambient.errors import PrepError
 from mri_ambient.physics.fourier import center_crop, fft2c, ifft2c
+from mri_ambient.physics.map_sets import split_sets
 from mri_ambient.rng import complex_normal, rng_for
 
 with warnings.catch_warnings():
@@ -235,6 +237,24 @@ def test_maps_of_real_scans_equal_those_of_sigpy(real_scans: Path, name: str) ->
     # Every pixel of the object, quantile 0; where the head folds (alias) two eigenvalues tie and
     # agreement means the same start and the same number of iterations.
     assert correlation(found, want)[rss > 0.05 * rss.max()].min() > 0.9999
+
+
+@pytest.mark.parametrize("calib", [(24, 24), (24, 8)])
+@pytest.mark.parametrize("name", ["espirit_brain8", "alias_brain8", "poisson_brain8"])
+def test_interpolated_maps_equal_those_of_every_pixel(
+    real_scans: Path, name: str, calib: tuple[int, int]
+) -> None:
+    ksp = real_ksp(real_scans, name)
+    found = espirit_maps(ksp, calib, n_sets=2)
+    # Without a support, no cell of the coarse grid is known to have no second map.
+    want = espirit_maps(ksp, calib, n_sets=2, crop=0.0)
+    for m, eigenvalue in enumerate((want.eigenvalue[0], want.second_eigenvalue[0])):
+        maps, everywhere = (split_sets(r.maps[0], 2)[:, m] for r in (found, want))
+        inside = eigenvalue > 0.9
+        assert torch.equal((maps != 0).any(dim=0), inside)
+        assert (correlation(maps, everywhere)[inside] > 0.9999).all()
+        assert ((maps - everywhere).norm(dim=0)[inside] < 0.02).all()  # the phase, too
+    assert (found.eigenvalue - want.eigenvalue).abs().max() < MARGIN
 
 
 @pytest.mark.parametrize("calib", [(24, 24), (24, 20), (24, 12), (24, 8), (12, 12)])

@@ -57,7 +57,7 @@ def test_samples_are_described_and_training_scans_warned_about(path):
     with pytest.warns(NumericalWarning) as caught:
         rows = evaluate_held_out(volume(path, recipe), on_step=steps.append)
     assert [w.message.code for w in caught] == ["W-TRAINED-ON-SCAN", "W-UNCALIBRATED"]
-    assert sum(len(info.residual) for info in steps) == 2 * 3 * 2  # steps, slices, samples
+    assert sum(info.n_images for info in steps) == 2 * 3 * 2  # steps, slices, samples
     assert all({"coverage_50", "coverage_90", "chi_square"} <= set(row) for row in rows)
     report = held_out_report(recipe, {"head": rows})
     assert (report["n_samples"], report["std_factor"]) == (2, 1.0)

@@ -106,7 +106,7 @@ class TestReading:
         with warns("W-UNCALIBRATED"):
             report_of(volume, on_slice=lambda *s: slices.append(s), on_step=steps.append)
         assert slices == [(2, 6), (4, 6), (6, 6)]
-        n_steps = sum(len(info.residual) for info in steps)
+        n_steps = sum(info.n_images for info in steps)
         assert n_steps == 6 * volume.n_steps == (1 + n_held_out) * 3 * 2 * 6
 
 

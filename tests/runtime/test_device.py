@@ -73,13 +73,16 @@ class TestRuntime:
                 Runtime(**{"device": "cpu", **options})
 
     @pytest.mark.parametrize(
-        ("precision", "device", "bf16"),
+        ("precision", "device", "amx", "bf16"),
         [
-            ("auto", CPU, False), ("auto", CUDA, True), ("fp32", CUDA, False),
-            ("bf16", CPU, True),
+            ("auto", CPU, False, False), ("auto", CPU, True, True), ("auto", CUDA, False, True),
+            ("fp32", CPU, True, False), ("fp32", CUDA, False, False), ("bf16", CPU, False, True),
         ],
     )  # fmt: skip
-    def test_auto_precision_is_bf16_on_a_gpu(self, precision, device, bf16):
+    def test_auto_precision_is_bf16_on_a_gpu_and_with_amx(
+        self, precision, device, amx, bf16, monkeypatch
+    ):
+        monkeypatch.setattr("mri_ambient.runtime.device.has_amx", lambda: amx)
         assert Runtime(device, precision).bf16 == bf16
 
     def test_batches_hold_a_number_of_pixels_unless_their_size_is_given(self):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -19,9 +18,6 @@ MOST_LOSSLESS = 16_000_000
 
 JPEG_QUALITY = 90
 """Of images with loss."""
-
-COLORS = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-"""Of the standard deviation, from small to large, ``(256, 3)``."""
 
 MASK_COLORS = {
     "not sampled": (24, 26, 31),
@@ -44,11 +40,14 @@ def data_uri(levels: NDArray[np.uint8], *, lossless: bool = True, in_colors: boo
     Args:
         levels: grey levels ``(y, x)``, or red, green and blue ``(y, x, 3)``.
         lossless: whether nothing is lost by compression.
-        in_colors: show grey levels in :data:`COLORS`.
+        in_colors: show grey levels in colours, dark to bright.
     """
     picture, out = Image.fromarray(levels), io.BytesIO()
     if in_colors:
-        picture.putpalette(COLORS.tobytes())
+        import matplotlib  # slow to import
+
+        colors = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+        picture.putpalette(colors.tobytes())
     if lossless:
         picture.save(out, "PNG", optimize=True)
     else:
