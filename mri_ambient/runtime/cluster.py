@@ -1,0 +1,302 @@
+"""Scans on a cluster: an executor whose cases are done by the workers of a dask scheduler.
+
+One case a worker at a time, however many threads the worker has: these are torch's. A worker that
+is lost costs nothing: the scheduler gives its case to another. All machines see the same folders
+under the same paths. This module needs dask.distributed; nothing else here does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from distributed import CancelledError, Client, Future, KilledWorker, Worker, get_worker, wait
+from distributed.deploy import SpecCluster
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from .._version import __version__
+from ..errors import ConfigError, MriAmbientError, ScanFormatError, StoppedError, unknown_name
+from .executor import attempt
+
+Case = TypeVar("Case")
+Result = TypeVar("Result")
+
+LOOK_EVERY_S = 1.0
+"""So often it is looked whether further workers have come."""
+
+_ONE_CASE = threading.Lock()
+"""Held while this worker does a case."""
+
+
+class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is not checked
+    """A task, as every worker gets it once, also those that come later.
+
+    Args:
+        task: done for every case.
+        folder: that relative paths begin in.
+    """
+
+    def __init__(self, task: Callable[[Any], Any], folder: Path) -> None:
+        self.task, self.folder, self.version = task, folder, __version__
+        self.thread: int | None = None
+
+    def setup(self, worker: Worker) -> None:
+        """Raise ConfigError on a worker that cannot do the task; see :meth:`check`."""
+        self.check()
+
+    def check(self) -> None:
+        """Go to the folder of the caller.
+
+        Raises:
+            ConfigError: this machine does not see it, or has another version of this package.
+        """
+        if self.version != __version__:
+            raise ConfigError(
+                f"worker on {socket.gethostname()}: has mri-ambient {__version__}, wanted "
+                f"{self.version}; install the same version on all machines"
+            )
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.folder}: the worker on {socket.gethostname()} cannot see it "
+                f"({error.strerror}); work in a folder that all machines share, under one path"
+            ) from error
+
+    def do(self, case: Any, n_threads: int) -> Any:  # noqa: ANN401 -- of any task
+        """The result of a case, or its MriAmbientError."""
+        with _ONE_CASE:
+            self.thread = threading.get_ident()
+            torch.set_num_threads(n_threads)
+            try:
+                return attempt(self._do, case)
+            finally:
+                self.thread = None
+
+    def _do(self, case: Any) -> Any:  # noqa: ANN401 -- of any task
+        self.check()
+        if isinstance(case, os.PathLike) and not Path(case).exists():
+            raise ScanFormatError(
+                f"{case}: the worker on {socket.gethostname()} cannot see it; scans lie in folders "
+                "that all machines share, under one path"
+            )
+        return self.task(case)
+
+    def teardown(self, worker: Worker) -> None:
+        """Stop the case that is being done: nobody waits for it any more."""
+        if self.thread is not None:
+            stop = ctypes.py_object(StoppedError)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), stop)
+
+
+def _do(name: str, case: Any) -> Any:  # noqa: ANN401 -- of any task
+    """What a worker does: the task of this name."""
+    worker = get_worker()
+    plugin = worker.plugins[name]
+    assert isinstance(plugin, TaskPlugin)
+    return plugin.do(case, worker.state.nthreads)
+
+
+class ClusterExecutor:
+    """The workers of a scheduler; see :func:`cluster`.
+
+    Args:
+        client: connected to it.
+        say: called with a line when scans wait for workers.
+    """
+
+    def __init__(self, client: Client, say: Callable[[str], None] | None = None) -> None:
+        self.client, self.say = client, say
+
+    @property
+    def line(self) -> str:
+        """The scheduler, its workers now, and the address of its dashboard, in one line."""
+        n_workers = self._n_workers()
+        workers = f"{n_workers} worker{'s' * (n_workers != 1)}"
+        waits = "" if n_workers else ", scans wait until there is one"
+        address, dashboard = self.client.scheduler.address, self.client.dashboard_link
+        return f"cluster {address}: {workers}{waits}; dashboard {dashboard}"
+
+    def map(
+        self, task: Callable[[Case], Result], cases: Sequence[Case]
+    ) -> Iterator[tuple[int, Result | MriAmbientError]]:
+        """See :meth:`mri_ambient.runtime.executor.Executor.map`.
+
+        A case that its worker cannot see, or whose workers were lost again and again, has that for
+        its error.
+
+        Raises:
+            ConfigError: a worker cannot do the task; see :meth:`TaskPlugin.check`.
+        """
+        name = f"mri-ambient-{uuid.uuid4().hex}"
+        waiting, running = deque(enumerate(cases)), dict[Future[Any], int]()
+        try:
+            with _scheduler_errors():
+                self.client.register_plugin(TaskPlugin(task, Path.cwd()), name=name)
+            while waiting or running:
+                for index, case in self._next(waiting, len(running)):
+                    running[self.client.submit(_do, name, case, pure=False)] = index
+                for future in _finished(running):
+                    yield running.pop(future), _result(future)
+        finally:
+            with suppress(OSError, ValueError, CancelledError):  # it is lost, or knows no such task
+                self.client.cancel(list(running))
+                self.client.unregister_worker_plugin(name)
+
+    def _next(self, waiting: deque[tuple[int, Case]], n_running: int) -> list[tuple[int, Case]]:
+        """As many cases as there are workers without one."""
+        with _scheduler_errors():
+            n_workers = self._n_workers()
+            if not n_workers and self.say is not None:
+                self.say(self.line)
+                self.say = None
+        return [waiting.popleft() for _ in range(min(len(waiting), n_workers - n_running))]
+
+    def _n_workers(self) -> int:
+        """How many workers there are now."""
+        return len(self.client.nthreads())
+
+
+def _finished(running: Collection[Future[Any]]) -> list[Future[Any]]:
+    """Those that are done, after a while at most."""
+    if not running:
+        time.sleep(LOOK_EVERY_S)
+    else:
+        with suppress(TimeoutError):
+            wait(list(running), timeout=LOOK_EVERY_S, return_when="FIRST_COMPLETED")
+    return [future for future in running if future.done()]
+
+
+def _result(future: Future[Any]) -> Any:  # noqa: ANN401 -- of any task
+    """The result of a case, or its error."""
+    try:
+        return future.result()
+    except CancelledError:
+        with _scheduler_errors():
+            raise
+    except KilledWorker as error:
+        return MriAmbientError(
+            f"{error.allowed_failures + 1} workers were lost while they worked on it, most likely "
+            "out of memory; start workers with more memory, and run the same command again"
+        )
+
+
+@contextmanager
+def _scheduler_errors() -> Iterator[None]:
+    """A scheduler that is lost becomes a MriAmbientError."""
+    try:
+        yield
+    except (OSError, CancelledError) as error:
+        raise MriAmbientError(
+            f"the dask scheduler was lost ({type(error).__name__}); start it again, and run the "
+            "same command again (what is finished is kept)"
+        ) from error
+
+
+@contextmanager
+def cluster(
+    scheduler: str | None = None,
+    jobs: Path | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[ClusterExecutor]:
+    """An executor on the workers of a scheduler, or on those that a batch system starts.
+
+    Args:
+        scheduler: address of a dask scheduler, e.g. ``tcp://head:8786``.
+        jobs: file of settings of jobs, see :func:`submitted`; the scheduler then runs in this
+            process, and the jobs end with the block.
+        say: called with a line when scans wait for workers.
+
+    Raises:
+        ConfigError: no scheduler answers, or the jobs cannot be submitted.
+    """
+    if jobs is not None:
+        with submitted(jobs) as job_queue, Client(job_queue) as client:
+            yield ClusterExecutor(client, say)
+        return
+    try:
+        client = Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{scheduler}: no dask scheduler answers there ({type(error).__name__}); start one "
+            "with `dask scheduler` and give the address that it prints, e.g. tcp://head:8786"
+        ) from error
+    with client:
+        yield ClusterExecutor(client, say)
+
+
+def submitted(path: Path) -> SpecCluster:
+    """A cluster of jobs by a file of settings, as keys of YAML.
+
+    ``cluster`` is a class of dask-jobqueue (SLURMCluster, PBSCluster, SGECluster, ...), the others
+    are its options, ``n_workers`` among them.
+
+    Raises:
+        ConfigError: the file cannot be read, there is no such class or option, or the batch system
+            refuses the jobs.
+    """
+    settings = _settings(path)
+    kinds = _kinds_of_cluster()
+    name = str(settings.pop("cluster", "nothing"))
+    if name not in kinds:
+        raise ConfigError(f"{path}: {unknown_name('cluster', name, kinds)}")
+    options = _options(kinds[name])
+    for key in settings:
+        if key not in options:
+            raise ConfigError(f"{path}: {unknown_name(f'option of {name}', key, sorted(options))}")
+    if not settings.get("n_workers"):
+        raise ConfigError(f"{path}: has no n_workers; say how many workers there are to be")
+    try:
+        return kinds[name](**settings)
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: {name} cannot be started ({reason}); change it") from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file."""
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as YAML ({reason})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: holds no keys; wanted `cluster: SLURMCluster` and its options")
+    return {str(key): value for key, value in found.items()}
+
+
+def _kinds_of_cluster() -> dict[str, type[SpecCluster]]:
+    """The classes of dask-jobqueue by name."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    import dask_jobqueue
+
+    signal.signal(signal.SIGINT, on_interrupt)  # it takes Ctrl-C for itself
+    base = dask_jobqueue.JobQueueCluster
+    found = vars(dask_jobqueue).items()
+    return {k: v for k, v in found if isinstance(v, type) and issubclass(v, base) and v != base}
+
+
+def _options(kind: type[SpecCluster]) -> set[str]:
+    """What a class of dask-jobqueue and its jobs take."""
+    classes = (*kind.__mro__, *kind.job_cls.__mro__)
+    ours = (one for one in classes if one.__module__.startswith("dask_jobqueue"))
+    names = {name for one in ours for name in inspect.signature(one.__init__).parameters}
+    return {name for name in names if name not in NOT_SET and not name.endswith("kwargs")}
+
+
+NOT_SET = ("self", "loop", "job_cls", "scheduler", "scheduler_cls", "asynchronous")
+"""Parameters of these classes that cannot be set by a file."""
