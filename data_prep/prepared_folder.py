@@ -294,12 +294,17 @@ def prepare(
     summary = _summarise(tuple(results[index] for index in sorted(results)), output)
     for warning in summary.warnings if on_scan is None else ():
         issue(warning)
-    lines = {group.line: group.per_line for group in summary.coverage if group.per_line}
-    if pictures and lines:
-        from ..plots import draw_coverage, save_figure
-
-        save_figure(draw_coverage(lines), output / "qc" / "coverage.png")
+    if pictures:
+        _draw_coverage(summary.coverage, output / "qc" / "coverage.png")
     return summary
+
+
+def _draw_coverage(covered: Sequence[Coverage], path: Path) -> None:
+    """Draw how often each line was sampled, where lines were."""
+    from ..plots import draw_coverage, save_figure
+
+    if lines := {group.line: group.per_line for group in covered if group.per_line}:
+        save_figure(draw_coverage(lines), path)
 
 
 def _issue_warnings(result: ScanResult) -> None:

@@ -18,9 +18,7 @@ from ..errors import (
     ConfigError,
     DeviceError,
     MriAmbientError,
-    NumericalWarning,
     OutputExistsError,
-    issue,
 )
 from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
 from ..methods.base import OnStep
@@ -31,7 +29,6 @@ from ..runtime.prefetch import read_ahead
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
 from .reconstruction import stored_settings, write_reconstruction
-from .reference import without_warnings
 from .report import add_row, write_overview
 from .saving import check_formats, check_options, check_saving, save_as
 from .slice_store import SliceStore
@@ -218,18 +215,10 @@ class FolderWork:
             if executor.n < 2 or len(scans) < 2:
                 yield from enumerate(map(self, read_ahead(scans)))
                 return
-        task = replace(self, on_volume=None).silently
-        for index, found in executor.map(task, scans):
+        for index, found in executor.map(replace(self, on_volume=None), scans):
             if isinstance(found, MriAmbientError):
                 found = self._failed(scans[index], found)
-            for entry in (found.report or {}).get("warnings", ()):
-                issue(NumericalWarning(**entry))
             yield index, found
-
-    def silently(self, scan: ScanPath) -> Outcome:
-        """A scan, in another process, whose warnings are not seen."""
-        with without_warnings():
-            return self(scan)
 
     def __call__(self, scan: ScanPath) -> Outcome:
         """Reconstruct a scan, unless it is finished."""

@@ -29,7 +29,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from .._version import __version__
 from ..errors import ConfigError, MriAmbientError, ScanFormatError, StoppedError, unknown_name
-from .executor import attempt
+from .executor import attempt, received
 
 Case = TypeVar("Case")
 Result = TypeVar("Result")
@@ -77,7 +77,7 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
             ) from error
 
     def do(self, case: Any, n_threads: int) -> Any:  # noqa: ANN401 -- of any task
-        """The result of a case, or its MriAmbientError."""
+        """See :func:`~mri_ambient.runtime.executor.attempt`."""
         with _ONE_CASE:
             self.thread = threading.get_ident()
             torch.set_num_threads(n_threads)
@@ -88,11 +88,12 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
 
     def _do(self, case: Any) -> Any:  # noqa: ANN401 -- of any task
         self.check()
-        if isinstance(case, os.PathLike) and not Path(case).exists():
-            raise ScanFormatError(
-                f"{case}: the worker on {socket.gethostname()} cannot see it; scans lie in folders "
-                "that all machines share, under one path"
-            )
+        for path in case if isinstance(case, tuple) else (case,):
+            if isinstance(path, os.PathLike) and not Path(path).exists():
+                raise ScanFormatError(
+                    f"{path}: the worker on {socket.gethostname()} cannot see it; scans lie in "
+                    "folders that all machines share, under one path"
+                )
         return self.task(case)
 
     def teardown(self, worker: Worker) -> None:
@@ -115,20 +116,21 @@ class ClusterExecutor:
 
     Args:
         client: connected to it.
-        say: called with a line when scans wait for workers.
+        say: called with a line about it, now and whenever no worker is left.
     """
 
     def __init__(self, client: Client, say: Callable[[str], None] | None = None) -> None:
         self.client, self.say = client, say
+        self.n_workers = len(client.nthreads())
+        self._tell()
 
-    @property
-    def line(self) -> str:
-        """The scheduler, its workers now, and the address of its dashboard, in one line."""
-        n_workers = self._n_workers()
-        workers = f"{n_workers} worker{'s' * (n_workers != 1)}"
-        waits = "" if n_workers else ", scans wait until there is one"
+    def _tell(self) -> None:
+        """Say where the scheduler and its dashboard are, and how many workers there are."""
+        workers = f"{self.n_workers} worker{'s' * (self.n_workers != 1)}"
+        waits = "" if self.n_workers else ", scans wait until there is one"
         address, dashboard = self.client.scheduler.address, self.client.dashboard_link
-        return f"cluster {address}: {workers}{waits}; dashboard {dashboard}"
+        if self.say is not None:
+            self.say(f"cluster {address}: {workers}{waits}; dashboard {dashboard}")
 
     def map(
         self, task: Callable[[Case], Result], cases: Sequence[Case]
@@ -158,16 +160,12 @@ class ClusterExecutor:
 
     def _next(self, waiting: deque[tuple[int, Case]], n_running: int) -> list[tuple[int, Case]]:
         """As many cases as there are workers without one."""
+        before = self.n_workers
         with _scheduler_errors():
-            n_workers = self._n_workers()
-            if not n_workers and self.say is not None:
-                self.say(self.line)
-                self.say = None
-        return [waiting.popleft() for _ in range(min(len(waiting), n_workers - n_running))]
-
-    def _n_workers(self) -> int:
-        """How many workers there are now."""
-        return len(self.client.nthreads())
+            self.n_workers = len(self.client.nthreads())
+        if before and not self.n_workers:
+            self._tell()
+        return [waiting.popleft() for _ in range(min(len(waiting), self.n_workers - n_running))]
 
 
 def _finished(running: Collection[Future[Any]]) -> list[Future[Any]]:
@@ -183,7 +181,7 @@ def _finished(running: Collection[Future[Any]]) -> list[Future[Any]]:
 def _result(future: Future[Any]) -> Any:  # noqa: ANN401 -- of any task
     """The result of a case, or its error."""
     try:
-        return future.result()
+        return received(future.result())
     except CancelledError:
         with _scheduler_errors():
             raise
@@ -219,7 +217,7 @@ def cluster(
         scheduler: address of a dask scheduler, e.g. ``tcp://head:8786``.
         jobs: file of settings of jobs, see :func:`submitted`; the scheduler then runs in this
             process, and the jobs end with the block.
-        say: called with a line when scans wait for workers.
+        say: called with a line about it, now and whenever no worker is left.
 
     Raises:
         ConfigError: no scheduler answers, or the jobs cannot be submitted.

@@ -1,12 +1,13 @@
 """Executors: a task done for many cases, in this process, in several, or on a cluster.
 
-All do the same: results come as they are finished, each with the number of its case, and the error
-of a case stands in place of its result. :mod:`mri_ambient.runtime.cluster` has the executor on a
-cluster.
+All do the same: results come as they are finished, each with the number of its case, the error of a
+case stands in place of its result, and numerical warnings are issued here.
+:mod:`mri_ambient.runtime.cluster` has the executor on a cluster.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ..errors import DeviceError, MriAmbientError
+from ..errors import DeviceError, MriAmbientError, NumericalWarning, issue
 
 Case = TypeVar("Case")
 Result = TypeVar("Result")
@@ -62,7 +63,7 @@ class Processes:
         """See :meth:`Executor.map`."""
         if self.n < 2 or len(cases) < 2:
             for index, case in enumerate(cases):
-                yield index, attempt(task, case)
+                yield index, _found(task, case)
             return
         waiting = dict(enumerate(cases))
         for n_lost in range(self.retries + 1):
@@ -87,7 +88,7 @@ class Processes:
             try:
                 futures = {pool.submit(_do, case): index for index, case in cases.items()}
                 for future in as_completed(futures):
-                    yield futures.pop(future), future.result()
+                    yield futures.pop(future), received(future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -98,14 +99,33 @@ def executor_of(workers: int | Executor) -> Executor:
     return Processes(workers) if isinstance(workers, int) else workers
 
 
-def attempt(task: Callable[[Case], Result], case: Case) -> Result | MriAmbientError:
-    """The task of a case, or its error; DeviceError is raised."""
+def _found(task: Callable[[Case], Result], case: Case) -> Result | MriAmbientError:
+    """What the task gives for a case, or its error; DeviceError is raised."""
     try:
         return task(case)
     except DeviceError:
         raise
     except MriAmbientError as error:
         return error
+
+
+def attempt(
+    task: Callable[[Case], Result], case: Case
+) -> tuple[Result | MriAmbientError, list[NumericalWarning]]:
+    """What another process sends back: the result of a case, or its error, and its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NumericalWarning)
+        found = _found(task, case)
+    messages = [warning.message for warning in caught]
+    return found, [message for message in messages if isinstance(message, NumericalWarning)]
+
+
+def received(sent: tuple[Result, list[NumericalWarning]]) -> Result:
+    """The result in what :func:`attempt` gave; its warnings are issued."""
+    result, messages = sent
+    for message in messages:
+        issue(message)
+    return result
 
 
 _tasks: list[Callable[[Any], Any]] = []
