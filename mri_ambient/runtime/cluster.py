@@ -37,6 +37,9 @@ Result = TypeVar("Result")
 LOOK_EVERY_S = 1.0
 """So often it is looked whether further workers have come."""
 
+ANSWERS_IN_S = 10.0
+"""A scheduler that takes longer to answer is not there."""
+
 _ONE_CASE = threading.Lock()
 """Held while this worker does a case."""
 
@@ -227,7 +230,7 @@ def cluster(
             yield ClusterExecutor(client, say)
         return
     try:
-        client = Client(scheduler, timeout=10)
+        client = Client(scheduler, timeout=ANSWERS_IN_S)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{scheduler}: no dask scheduler answers there ({type(error).__name__}); start one "
