@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from distributed import CancelledError, Client, Future, KilledWorker, Worker, get_worker, wait
+from distributed.core import Status
 from distributed.deploy import SpecCluster
 from distributed.diagnostics.plugin import WorkerPlugin
 
@@ -259,13 +260,28 @@ def submitted(path: Path) -> SpecCluster:
     for key in settings:
         if key not in options:
             raise ConfigError(f"{path}: {unknown_name(f'option of {name}', key, sorted(options))}")
-    if not settings.get("n_workers"):
-        raise ConfigError(f"{path}: has no n_workers; say how many workers there are to be")
+    n_workers = settings.pop("n_workers", None)
+    if not isinstance(n_workers, int) or n_workers < 1:
+        raise ConfigError(f"{path}: n_workers is {n_workers!r}, wanted how many are to be started")
+    jobs = None
     try:
-        return kinds[name](**settings)
+        jobs = kinds[name](**settings)
+        jobs.sync(_submit, jobs)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
+        if jobs is not None:
+            for job in jobs.workers.values():
+                job.status = Status.closed  # a job that was not accepted cannot be closed
+            jobs.close()
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: {name} cannot be started ({reason}); change it") from error
+    jobs.scale(n_workers)
+    return jobs
+
+
+async def _submit(jobs: SpecCluster) -> None:
+    """Submit the first job; ``scale`` would not raise the error of one that is refused."""
+    jobs.worker_spec.update(jobs.new_worker_spec())
+    await jobs
 
 
 def _settings(path: Path) -> dict[str, Any]:
