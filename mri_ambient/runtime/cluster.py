@@ -177,7 +177,7 @@ def _finished(running: Collection[Future[Any]]) -> list[Future[Any]]:
     if not running:
         time.sleep(LOOK_EVERY_S)
     else:
-        with suppress(TimeoutError):
+        with _scheduler_errors(), suppress(TimeoutError):
             wait(list(running), timeout=LOOK_EVERY_S, return_when="FIRST_COMPLETED")
     return [future for future in running if future.done()]
 

@@ -89,9 +89,11 @@ def test_a_folder_by_workers_one_of_which_is_killed(study, workers, tmp_path):
     assert [outcome.scan.stem for outcome in found] == sorted(p.stem for p in study.iterdir())
     assert bench.content(two) == bench.content(one)
     assert rows(two) == rows(one)
-    states = [{k: (s.status, s.reason) for k, s in read_states(d).items()} for d in (one, two)]
-    assert states[0] == states[1]
-    assert states[0]["cut"][0] == "failed"
+    reasons = [{key: state.reason for key, state in read_states(d).items()} for d in (one, two)]
+    assert reasons[0] == reasons[1]
+    # "skipped": written by the worker that was killed, before it could say so.
+    assert {state.status for state in read_states(two).values()} <= {"done", "skipped", "failed"}
+    assert read_states(two)["cut"].status == "failed"
     again = ma.reconstruct_folder(study, two, WAVELET, jobs=workers)
     assert {outcome.status for outcome in again} == {"skipped", "failed"}
 
