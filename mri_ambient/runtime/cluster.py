@@ -8,9 +8,7 @@ under the same paths. This module needs dask.distributed; nothing else here does
 from __future__ import annotations
 
 import ctypes
-import inspect
 import os
-import signal
 import socket
 import threading
 import time
@@ -22,14 +20,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from distributed import CancelledError, Client, Future, KilledWorker, Worker, get_worker, wait
-from distributed.core import Status
-from distributed.deploy import SpecCluster
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from .._version import __version__
-from ..errors import ConfigError, MriAmbientError, ScanFormatError, StoppedError, unknown_name
+from ..errors import ConfigError, MriAmbientError, ScanFormatError, StoppedError
+from .batch_jobs import submitted
 from .executor import attempt, received
 
 Case = TypeVar("Case")
@@ -239,81 +235,3 @@ def cluster(
         ) from error
     with client:
         yield ClusterExecutor(client, say)
-
-
-def submitted(path: Path) -> SpecCluster:
-    """A cluster of jobs by a file of settings, as keys of YAML.
-
-    ``cluster`` is a class of dask-jobqueue (SLURMCluster, PBSCluster, SGECluster, ...), the others
-    are its options, ``n_workers`` among them.
-
-    Raises:
-        ConfigError: the file cannot be read, there is no such class or option, or the batch system
-            refuses the jobs.
-    """
-    settings = _settings(path)
-    kinds = _kinds_of_cluster()
-    name = str(settings.pop("cluster", "nothing"))
-    if name not in kinds:
-        raise ConfigError(f"{path}: {unknown_name('cluster', name, kinds)}")
-    options = _options(kinds[name])
-    for key in settings:
-        if key not in options:
-            raise ConfigError(f"{path}: {unknown_name(f'option of {name}', key, sorted(options))}")
-    n_workers = settings.pop("n_workers", None)
-    if not isinstance(n_workers, int) or n_workers < 1:
-        raise ConfigError(f"{path}: n_workers is {n_workers!r}, wanted how many are to be started")
-    jobs = None
-    try:
-        jobs = kinds[name](**settings)
-        jobs.sync(_submit, jobs)
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
-        if jobs is not None:
-            for job in jobs.workers.values():
-                job.status = Status.closed  # a job that was not accepted cannot be closed
-            jobs.close()
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: {name} cannot be started ({reason}); change it") from error
-    jobs.scale(n_workers)
-    return jobs
-
-
-async def _submit(jobs: SpecCluster) -> None:
-    """Submit the first job; ``scale`` would not raise the error of one that is refused."""
-    jobs.worker_spec.update(jobs.new_worker_spec())
-    await jobs
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """The keys of a YAML file."""
-    try:
-        found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as YAML ({reason})") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: holds no keys; wanted `cluster: SLURMCluster` and its options")
-    return {str(key): value for key, value in found.items()}
-
-
-def _kinds_of_cluster() -> dict[str, type[SpecCluster]]:
-    """The classes of dask-jobqueue by name."""
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    import dask_jobqueue
-
-    signal.signal(signal.SIGINT, on_interrupt)  # it takes Ctrl-C for itself
-    base = dask_jobqueue.JobQueueCluster
-    found = vars(dask_jobqueue).items()
-    return {k: v for k, v in found if isinstance(v, type) and issubclass(v, base) and v != base}
-
-
-def _options(kind: type[SpecCluster]) -> set[str]:
-    """What a class of dask-jobqueue and its jobs take."""
-    classes = (*kind.__mro__, *kind.job_cls.__mro__)
-    ours = (one for one in classes if one.__module__.startswith("dask_jobqueue"))
-    names = {name for one in ours for name in inspect.signature(one.__init__).parameters}
-    return {name for name in names if name not in NOT_SET and not name.endswith("kwargs")}
-
-
-NOT_SET = ("self", "loop", "job_cls", "scheduler", "scheduler_cls", "asynchronous")
-"""Parameters of these classes that cannot be set by a file."""
