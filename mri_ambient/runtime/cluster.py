@@ -16,6 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,20 +77,20 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
                 f"({error.strerror}); work in a folder that all machines share, under one path"
             ) from error
 
-    def do(self, case: Any, n_threads: int) -> Any:  # noqa: ANN401 -- of any task
-        """See :func:`~mri_ambient.runtime.executor.attempt`."""
+    def do(self, case: Any, paths: Sequence[Path], n_threads: int) -> Any:  # noqa: ANN401 -- of any task
+        """See :func:`~mri_ambient.runtime.executor.attempt`; the caller sees these paths."""
         with _ONE_CASE:
             self.thread = threading.get_ident()
             torch.set_num_threads(n_threads)
             try:
-                return attempt(self._do, case)
+                return attempt(partial(self._do, paths), case)
             finally:
                 self.thread = None
 
-    def _do(self, case: Any) -> Any:  # noqa: ANN401 -- of any task
+    def _do(self, paths: Sequence[Path], case: Any) -> Any:  # noqa: ANN401 -- of any task
         self.check()
-        for path in case if isinstance(case, tuple) else (case,):
-            if isinstance(path, os.PathLike) and not Path(path).exists():
+        for path in paths:
+            if not path.exists():
                 raise ScanFormatError(
                     f"{path}: the worker on {socket.gethostname()} cannot see it; scans lie in "
                     "folders that all machines share, under one path"
@@ -103,12 +104,19 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), stop)
 
 
-def _do(name: str, case: Any) -> Any:  # noqa: ANN401 -- of any task
+def _do(name: str, case: Any, paths: Sequence[Path]) -> Any:  # noqa: ANN401 -- of any task
     """What a worker does: the task of this name."""
     worker = get_worker()
     plugin = worker.plugins[name]
     assert isinstance(plugin, TaskPlugin)
-    return plugin.do(case, worker.state.nthreads)
+    return plugin.do(case, paths, worker.state.nthreads)
+
+
+def _paths(case: Any) -> list[Path]:  # noqa: ANN401 -- of any task
+    """The files of a case that are there."""
+    entries = case if isinstance(case, tuple) else (case,)
+    paths = [Path(entry) for entry in entries if isinstance(entry, os.PathLike)]
+    return [path for path in paths if path.exists()]
 
 
 class ClusterExecutor:
@@ -150,7 +158,8 @@ class ClusterExecutor:
                 self.client.register_plugin(TaskPlugin(task, Path.cwd()), name=name)
             while waiting or running:
                 for index, case in self._next(waiting, len(running)):
-                    running[self.client.submit(_do, name, case, pure=False)] = index
+                    future = self.client.submit(_do, name, case, _paths(case), pure=False)
+                    running[future] = index
                 for future in _finished(running):
                     yield running.pop(future), _result(future)
         finally:

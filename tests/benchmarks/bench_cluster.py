@@ -8,7 +8,9 @@
 2. Seconds and memory a scan, of folders with 1, 10, 100 and 1000 small scans, by one process and by
    two workers; the memory of workers is the larger of the two.
 3. A volume of 16 slices by several methods (``balanced``: 2 slices, times 8), and from that 10 000
-   of them: core hours, GB read and written. CPU seconds are counted, so that other programs on the machine matter little.
+   of them: core hours, GB read and written.
+
+CPU seconds are counted, so that other programs on the machine matter little.
 
 Prints tables, then one JSON line; exits with 1 if a folder differs.
 """

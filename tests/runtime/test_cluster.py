@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from distributed import CancelledError
 
-from mri_ambient.errors import ConfigError, MriAmbientError, StoppedError
+from mri_ambient.errors import ConfigError, MriAmbientError, ScanFormatError, StoppedError
 from mri_ambient.runtime import cluster
 from mri_ambient.runtime.batch_jobs import submitted
 from mri_ambient.runtime.cluster import TaskPlugin
@@ -103,7 +103,7 @@ def test_a_worker_does_one_case_at_a_time(tmp_path):
         busy[0] -= 1
 
     plugin = TaskPlugin(task, Path.cwd())
-    threads = [threading.Thread(target=plugin.do, args=(k, 1)) for k in range(4)]
+    threads = [threading.Thread(target=plugin.do, args=(k, [], 1)) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -119,8 +119,11 @@ def test_a_worker_that_cannot_do_the_task_says_so(tmp_path, monkeypatch):
     here.version = "0.0.1"
     with pytest.raises(ConfigError, match=r"0\.0\.1"):
         here.setup(None)
-    found, _ = here.do(1, 1)
+    found, _ = here.do(1, [], 1)
     assert isinstance(found, ConfigError)
+    unseen = tmp_path / "not-shared.h5"
+    found, _ = TaskPlugin(str, Path.cwd()).do(unseen, [unseen], 1)
+    assert isinstance(found, ScanFormatError) and str(unseen) in str(found)
 
 
 def test_a_case_is_stopped_with_its_task():
@@ -132,7 +135,7 @@ def test_a_case_is_stopped_with_its_task():
             time.sleep(0.01)
 
     plugin, found = TaskPlugin(endless, Path.cwd()), []
-    thread = threading.Thread(target=lambda: found.append(plugin.do(0, 1)))
+    thread = threading.Thread(target=lambda: found.append(plugin.do(0, [], 1)))
     thread.start()
     begun.wait()
     plugin.teardown(None)
