@@ -48,6 +48,7 @@ class Objective(ABC):
         needs_noise: whether its loss corrects for the scanner's noise, which must then be known.
         needs_full: whether it needs fully sampled scans.
         targets: what reconstructs the target images; None if it learns from measurements.
+        learns_unsampled: whether it learns lines that no scan of a data set samples.
         full_precision: whether the network must compute in single precision.
     """
 
@@ -61,6 +62,7 @@ class Objective(ABC):
     needs_noise: ClassVar[bool] = False
     needs_full: ClassVar[bool] = False
     targets: ClassVar[str | None] = None
+    learns_unsampled: ClassVar[bool] = False
     full_precision: ClassVar[bool] = False
 
     @abstractmethod

@@ -48,6 +48,7 @@ class Equivariant(Extended):
     """
 
     name: ClassVar[str] = "equivariant"
+    learns_unsampled: ClassVar[bool] = True
 
     base: Kspace | Ssdu = field(default_factory=Ssdu)
     weight: float = 1.0

@@ -234,7 +234,8 @@ def _new_identity(job: TrainJob, dataset: Dataset, cases: tuple[HeldOut, ...]) -
     """Measure the scans of a run that begins."""
     objective, items = job.config.objective, dataset.train
     groups = coverage(mask_facts(file) for file in files_of(items))
-    if not (job.force or objective.needs_full or objective.targets is not None):
+    needs_lines = not (objective.learns_unsampled or objective.needs_full or objective.targets)
+    if needs_lines and not job.force:
         _check_masks(groups, job.data)
     for warning in (warning for group in groups for warning in group.warnings):
         issue(warning)
@@ -266,5 +267,6 @@ def _check_masks(groups: list[Coverage], folder: Path) -> None:
         raise ConfigError(
             f"{folder}: {worst.line}. The null-space fraction is {worst.null_space_fraction:.0%}: "
             "aliased images cannot be told from true ones, so the prior would be wrong. "
-            f"{worst.advice.capitalize()}, or train anyway (--force)"
+            f"{worst.advice.capitalize()}, train by --objective equivariant, or train anyway "
+            "(--force)"
         )

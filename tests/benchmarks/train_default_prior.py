@@ -123,7 +123,7 @@ CONFIG = TrainConfig(
     batch_size=8,
     n_validation=24,
     check_every=2000,
-    save_every=1000,
+    save_every=200,
 )
 """More small noise levels than EDM's law has: one step is taken at the noise of the scan."""
 

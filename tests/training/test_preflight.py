@@ -14,7 +14,7 @@ from training_runs import QUICK, SCANS, VALIDATED, prepared
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.errors import CheckpointError, ConfigError, NumericalWarning
-from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Supervised
+from mri_ambient.objectives import Ambient, Equivariant, Gsure, Kspace, Objective, Supervised
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.prior import Prior, name_digest
 from mri_ambient.rng import rng_for
@@ -184,6 +184,9 @@ def test_masks_that_coils_cannot_make_up_for_are_refused(coils, rate, enough, tm
     if not enough:
         text = refusal(tmp_path / "prepared", tmp_path / "run")
         assert "1 distinct mask;" in text and "--force" in text
+        equivariant = replace(QUICK, objective=Equivariant())
+        with pytest.warns(NumericalWarning):
+            plan(TrainJob(tmp_path / "prepared", tmp_path / "other", equivariant, images=2))
     job = TrainJob(tmp_path / "prepared", tmp_path / "run", QUICK, images=2, force=not enough)
     with pytest.warns(NumericalWarning) as caught:
         made = plan(job)
