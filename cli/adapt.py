@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-import mri_ambient as ma
-
 from . import options as opt
 from .adaptation_view import AdaptationView, make_adaptation
+from .cluster import scan_executor
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures
 from .recipe import make_recipe, make_runtime, retrospective_mask
@@ -45,6 +44,8 @@ def run(
         typer.Option(help="Measured outer lines of every scan to set aside, for a calibration."),
     ] = 0,
     precision: opt.Precision = "auto",
+    scheduler: opt.Scheduler = None,
+    cluster: opt.ClusterFile = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     overwrite: opt.Overwrite = False,
@@ -62,8 +63,10 @@ def run(
     from mri_ambient.io import find_scans
     from mri_ambient.recon.adaptation import adaptation_line
     from mri_ambient.recon.recipe import Checks
+    from mri_ambient.runtime.executor import executor_of
+    from mri_ambient.training.adapt_scans import adapt_as_task
 
-    view = AdaptationView()
+    view, others = AdaptationView(), scheduler is not None or cluster is not None
     recipe = make_recipe(
         method="aos",
         flags={},
@@ -72,19 +75,21 @@ def run(
         checks=Checks(holdout),
         preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
-        adapt=make_adaptation(until, None, view),
+        adapt=make_adaptation(until, None, None if others else view),
     )
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     scans = find_scans(inputs, **given, centre=centre, mask=mask)
     if dry_run:
         print_line(f"{len(scans)} scans, until {until} -> {output}")
         return
-    runtime, failures = make_runtime(device, precision=precision), Failures()
-    with progress_bar() as bars:
+    failures = Failures()
+    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=others, precision=precision)
         view.bar = Bar(bars, f"{len(scans)} scans")
-        adapted = ma.adapt(
-            scans, recipe, runtime, output=output, overwrite=overwrite, on_error=failures.case
-        )
+        adapted = adapt_as_task(
+            executor_of(executor), scans, recipe, runtime, output, overwrite=overwrite,
+            on_error=failures.case,
+        )  # fmt: skip
     report = adapted.card["adaptation"]
     print_line(f"{output}: {adaptation_line(report)}")
     if json_out:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mri_ambient.errors import MriAmbientError
     from mri_ambient.io import ScanPath
     from mri_ambient.recon.recipe import ResolvedRecipe
+    from mri_ambient.runtime.executor import Executor
     from mri_ambient.training.adapter import AdaptProgress
 
 PER = ("slice", "volume", "folder")
@@ -68,6 +69,7 @@ def print_adaptation(recipe: ResolvedRecipe, per: str | None) -> None:
 
 def adapted_together(
     bars: Progress,
+    executor: int | Executor,
     scans: list[ScanPath],
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
@@ -81,6 +83,8 @@ def adapted_together(
     without a prior keep their recipe.
     """
     from mri_ambient.recon.adaptation import adaptation_line
+    from mri_ambient.runtime.executor import Processes
+    from mri_ambient.training.adapt_scans import adapt_as_task
 
     if recipe.adapt is None:
         return recipe
@@ -89,6 +93,9 @@ def adapted_together(
         """Reported later."""
 
     view.bar, path = Bar(bars, "all scans"), output / "adapted.safetensors"
-    prior = ma.adapt(scans, recipe, runtime, output=path, overwrite=overwrite, on_error=ignore)
+    prior = adapt_as_task(
+        Processes() if isinstance(executor, int) else executor,
+        scans, recipe, runtime, path, overwrite=overwrite, on_error=ignore,
+    )  # fmt: skip
     print_line(f"{path}: {adaptation_line(prior.card['adaptation'])}")
     return replace(recipe, prior=prior, adapt=None)

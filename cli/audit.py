@@ -11,6 +11,7 @@ import mri_ambient as ma
 from mri_ambient.errors import ScanFormatError
 
 from . import options as opt
+from .cluster import scan_executor
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures, claim_folder
 from .recipe import make_recipe, make_runtime, retrospective_mask
@@ -142,6 +143,8 @@ def calibration(
     option: opt.MethodOption = None,
     samples: opt.Samples = None,
     holdout: opt.HeldOutLines = 2,
+    scheduler: opt.Scheduler = None,
+    cluster: opt.ClusterFile = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     json_out: opt.Json = False,
@@ -170,15 +173,15 @@ def calibration(
         seed=seed,
         checks=Checks(holdout),
     )
-    runtime = make_runtime(device)
     for name in ("calibration.json", "prior.safetensors"):
         claim_folder(output, name, overwrite=overwrite)
     paths, failures = find_scans([data]), Failures()
-    with progress_bar() as bars:
+    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
         bar = Bar(bars, "calibrate")
         try:
             found = calibrate_files(
-                paths, recipe, runtime, on_scan=bar.count, on_error=failures.case
+                paths, recipe, runtime, jobs=executor, on_scan=bar.count, on_error=failures.case
             )
         except ScanFormatError:
             failures.end(nothing_done=True)  # every scan failed, and has its line

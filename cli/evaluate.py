@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import mri_ambient as ma
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, MriAmbientError
 
 from . import options as opt
+from .cluster import scan_executor
 from .console import VolumeBar, print_csv, print_json, print_line, print_table, progress_bar
-from .exit_codes import Failures, run_cases
+from .exit_codes import Failures
 from .recipe import make_recipe, make_runtime
 
 if TYPE_CHECKING:
+    from mri_ambient.methods import OnStep
     from mri_ambient.recon.recipe import ResolvedRecipe
+    from mri_ambient.recon.volume import OnSlice, Volume
+    from mri_ambient.runtime.executor import Executor
+
+HeldOut = dict[int, tuple[str, list[dict[str, float]]]]
+"""Stem and figures of every slice of scans, by their number."""
 
 HEADINGS = {
     "cg_sense": "CG-SENSE", "l1_wavelet": "L1", "chi_square": "chi2", "coverage_50": "50 %",
@@ -54,6 +62,8 @@ def run(
     samples: opt.Samples = None,
     steps: opt.Steps = None,
     option: opt.MethodOption = None,
+    scheduler: opt.Scheduler = None,
+    cluster: opt.ClusterFile = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     csv_out: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -67,11 +77,12 @@ def run(
     rest by the method, CG-SENSE and L1-wavelet, and compared; with samples, also whether their
     standard deviation is as large as their error.
     """
-    given = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask}
+    given: dict[str, Any] = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask}
     if targets is not None:
         _refuse_method_options(context)
         failures = Failures()
-        scores = ma.evaluate(inputs, targets, on_error=failures.case, **given)
+        with scan_executor(scheduler, cluster) as executor:
+            scores = ma.evaluate(inputs, targets, on_error=failures.case, jobs=executor, **given)
         _print_scores(scores, csv_out=csv_out, json_out=json_out)
         failures.end(nothing_done=not scores["volumes"])
         return
@@ -87,13 +98,21 @@ def run(
         samples=samples,
         checks=Checks(holdout),
     )
-    runtime = make_runtime(device)
-    _on_held_out_lines(inputs, given, recipe, runtime, csv_out=csv_out, json_out=json_out)
+    found: HeldOut = {}
+    try:
+        with scan_executor(scheduler, cluster) as executor:
+            runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
+            _on_held_out_lines(inputs, given, recipe, runtime, executor, found)
+    finally:  # also where it was interrupted
+        _print_held_out(recipe, found, csv_out=csv_out, json_out=json_out)
 
 
 def _refuse_method_options(context: typer.Context) -> None:
     """With --target, images are scored as they are: refuse options of the reconstruction."""
-    for_both = {"inputs", "targets", "axes", "dataset", "centre", "mask", "csv_out", "json_out"}
+    for_both = {
+        "inputs", "targets", "axes", "dataset", "centre", "mask", "scheduler", "cluster", "csv_out",
+        "json_out",
+    }  # fmt: skip
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         given = source is not None and source.name == "COMMANDLINE"
@@ -109,45 +128,63 @@ def _on_held_out_lines(
     given: dict[str, Any],
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
+    executor: int | Executor,
+    found: HeldOut,
+) -> None:
+    """Fill ``found`` with stem and figures of the scans that could be used, by their number."""
+    from mri_ambient.evaluation.held_out import evaluate_scan
+    from mri_ambient.io import find_scans
+    from mri_ambient.runtime.executor import executor_of
+
+    scans, failures = find_scans(inputs, **given), Failures()
+    current: list[VolumeBar] = []
+
+    def begin(name: str, volume: Volume, n_steps: int) -> tuple[OnSlice, OnStep]:
+        current.append(VolumeBar(bars, name, len(volume.file), n_steps))
+        return current[-1].on_slice, current[-1].on_step
+
+    here = isinstance(executor, int)
+    task = partial(evaluate_scan, recipe=recipe, runtime=runtime, on_volume=begin if here else None)
+    with progress_bar() as bars:
+        for index, result in executor_of(executor).map(task, scans):
+            while current:
+                current.pop().end()
+            if isinstance(result, MriAmbientError):
+                failures.case(scans[index], result)
+                continue
+            found[index] = scans[index].stem, result
+            if recipe.n_samples > 1:
+                print_line(
+                    f"{scans[index].name}: {recipe.n_samples} {recipe.samples_are} per slice, "
+                    f"standard deviation x {recipe.std_factor:.2f}"
+                )
+    failures.end(nothing_done=not found)
+
+
+def _print_held_out(
+    recipe: ResolvedRecipe,
+    found: HeldOut,
     *,
     csv_out: bool,
     json_out: bool,
 ) -> None:
-    from mri_ambient.evaluation.held_out import evaluate_held_out, held_out_report, mean_figures
-    from mri_ambient.io import ScanPath, find_scans
-    from mri_ambient.recon.pipeline import open_volume
+    """JSON, CSV or a table of what was found, if anything was."""
+    from mri_ambient.evaluation.held_out import held_out_report, mean_figures
 
-    found: dict[str, list[dict[str, float]]] = {}
-    steps_per_slice = recipe.method.n_steps * recipe.n_samples
-
-    def one(scan: ScanPath) -> None:
-        volume = open_volume(scan, recipe, runtime)
-        with VolumeBar(bars, scan.name, len(volume.file), steps_per_slice) as bar:
-            rows = evaluate_held_out(volume, on_slice=bar.on_slice, on_step=bar.on_step)
-        if recipe.n_samples > 1:
-            print_line(
-                f"{scan.name}: {recipe.n_samples} {recipe.samples_are} per slice, standard "
-                f"deviation x {recipe.std_factor:.2f}"
-            )
-        found[scan.stem] = rows
-
-    try:
-        with progress_bar() as bars:
-            run_cases(find_scans(inputs, **given), one)
-    finally:  # also where it was interrupted
-        means = {name: mean_figures(rows) for name, rows in found.items()}
-        if found and json_out:
-            print_json(held_out_report(recipe, found))
-        elif found:
-            names = list(next(iter(means.values())))
-            if csv_out:
-                print_csv(["scan", *names], means)
-            else:
-                rows = [[scan, *(f"{v:.3f}" for v in row.values())] for scan, row in means.items()]
-                headings = {"error": recipe.method.name} | HEADINGS
-                n_lines = recipe.checks.n_held_out
-                title = f"error on {n_lines} held-out lines of every slice, share of their energy"
-                print_table(["scan", *(headings.get(n, n) for n in names)], rows, title=title)
+    figures = dict(found[index] for index in sorted(found))
+    means = {name: mean_figures(rows) for name, rows in figures.items()}
+    if found and json_out:
+        print_json(held_out_report(recipe, figures))
+    elif found:
+        names = list(next(iter(means.values())))
+        if csv_out:
+            print_csv(["scan", *names], means)
+            return
+        rows = [[scan, *(f"{v:.3f}" for v in row.values())] for scan, row in means.items()]
+        headings = {"error": recipe.method.name} | HEADINGS
+        n_lines = recipe.checks.n_held_out
+        title = f"error on {n_lines} held-out lines of every slice, share of their energy"
+        print_table(["scan", *(headings.get(n, n) for n in names)], rows, title=title)
 
 
 def _print_scores(scores: dict[str, Any], *, csv_out: bool, json_out: bool) -> None:

@@ -18,7 +18,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Sampling": ("mask_type", "calib_lines", "seed"),
     "Checks": ("holdout",),
     "Output": ("keep_samples", "parts", "dicom_template", "bids", "log", "quiet", "verbose"),
-    "Many scans": ("jobs", "shard", "retry_failed", "dry_run", "config"),
+    "Many scans": (
+        "jobs", "scheduler", "cluster", "shard", "retry_failed", "dry_run", "config",
+    ),
     "Machine": ("precision", "batch_size", "compiled", "cpu_fallback"),
 }  # fmt: skip
 """Options of ``reconstruct``, by the names of its parameters; others stand under Options."""

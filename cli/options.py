@@ -118,9 +118,28 @@ Shard = Annotated[
     str | None,
     typer.Option(
         "--shard",
-        help="Work on part i of N of the inputs, e.g. 2/4.",
-        metavar="i/N",
+        help="Work on part i of N of the inputs, e.g. 2/4; auto: the part of this task of a job "
+        "array; auto/N where the batch system does not tell N.",
+        metavar="i/N|auto",
         show_default="all of them",
+    ),
+]
+
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a dask scheduler whose workers do the scans, e.g. tcp://head:8786.",
+        metavar="ADDRESS",
+        show_default="none",
+    ),
+]
+ClusterFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster",
+        help="YAML file of jobs that do the scans: a class of dask-jobqueue and its options.",
+        metavar="FILE",
+        show_default="none",
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -12,13 +13,58 @@ T = TypeVar("T")
 
 
 def parse_shard(shard: str | None) -> tuple[int, int] | None:
-    """``2/4`` as (2, 4)."""
+    """``2/4`` as (2, 4), ``auto`` and ``auto/4`` as the part of this task of a job array."""
     if shard is None:
         return None
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(f"--shard is i/N with 1 <= i <= N, e.g. 2/4; got {shard!r}")
+    match = re.fullmatch(r"(auto|\d+)(?:/(\d+))?", shard)
+    if match and match[1] == "auto":
+        return array_part(os.environ, int(match[2]) if match[2] else None)
+    if not (match and match[2]) or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--shard is i/N with 1 <= i <= N, e.g. 2/4, or auto; got {shard!r}")
     return int(match[1]), int(match[2])
+
+
+ARRAYS = {
+    "SLURM_ARRAY_TASK_ID": [f"SLURM_ARRAY_TASK_{name}" for name in ("MIN", "MAX", "STEP")],
+    "SGE_TASK_ID": ["SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE"],
+    "PBS_ARRAY_INDEX": [],
+    "PBS_ARRAYID": [],
+}
+"""Variables that hold the number of a task, and first, last and step of its array, if known."""
+
+
+def array_part(environment: Mapping[str, str], n_parts: int | None = None) -> tuple[int, int]:
+    """Which part of how many a task of a Slurm, SGE or PBS array is.
+
+    With ``n_parts``, tasks are numbered from 1 to that; without, by first, last and step of the
+    array, which PBS does not tell.
+
+    Raises:
+        ConfigError: this is no task of an array, or of one whose tasks cannot be counted.
+    """
+    name = next((name for name in ARRAYS if environment.get(name, "").isdigit()), None)
+    if name is None:
+        raise ConfigError(
+            "--shard auto is for a task of a job array, but none of the variables "
+            f"{', '.join(ARRAYS)} holds a number; give i/N"
+        )
+    numbers = [environment.get(key, "") for key in (name, *ARRAYS[name])]
+    if n_parts is not None:
+        numbers = [numbers[0], "1", str(n_parts), "1"]
+    if len(numbers) < 4 or not all(text.isdigit() for text in numbers):
+        raise ConfigError(
+            f"{name} is {numbers[0]}, but of how many tasks is not known; number the tasks from 1 "
+            "to N and give --shard auto/N"
+        )
+    task, first, last, step = map(int, numbers)
+    part, n_tasks = (task - first) // max(step, 1) + 1, (last - first) // max(step, 1) + 1
+    n_told = environment.get("SLURM_ARRAY_TASK_COUNT") if n_parts is None else None
+    if not first <= task <= last or (n_told or str(n_tasks)) != str(n_tasks):
+        raise ConfigError(
+            f"{name} is {task}, wanted a task of an array from {first} to {last} in steps of "
+            f"{step}; number the tasks from 1 to N and give --shard auto/N"
+        )
+    return part, n_tasks
 
 
 def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:

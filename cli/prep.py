@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as opt
+from .cluster import scan_executor
 from .console import Bar, print_line, print_outputs, print_warning, progress_bar
 from .exit_codes import Failures
 from .inputs import chosen_scans
@@ -44,6 +45,8 @@ def run(
         bool, typer.Option(help="Draw one picture per scan into OUT/qc, to look at the maps.")
     ] = True,
     device: opt.Device = "auto",
+    scheduler: opt.Scheduler = None,
+    cluster: opt.ClusterFile = None,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
@@ -66,9 +69,9 @@ def run(
     if dry_run:
         print_outputs(scans, output)
         return
-    runtime = make_runtime(device)
     failures = Failures()
-    with progress_bar() as bars:
+    with scan_executor(scheduler, cluster, workers) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
         bar = Bar(bars, "prep", len(scans))
 
         def scan_done(result: ScanResult) -> None:
@@ -84,7 +87,7 @@ def run(
             scans,
             output,
             config,
-            workers=workers,
+            workers=executor,
             overwrite=overwrite,
             pictures=pictures,
             runtime=runtime,

@@ -75,10 +75,24 @@ def name_flags(text: str, flags: Mapping[str, Any]) -> str:
     return text
 
 
-def make_runtime(device: str, **options: Any) -> ma.Runtime:  # noqa: ANN401 -- of the runtime
-    """A runtime; a line is printed where torch cannot use a GPU that the machine has."""
+def make_runtime(
+    device: str,
+    *,
+    elsewhere: bool = False,
+    **options: Any,  # noqa: ANN401 -- of the runtime
+) -> ma.Runtime:
+    """A runtime; a line is printed where torch cannot use a GPU that the machine has.
+
+    ``elsewhere``: it is for the workers of a cluster, which look for the device themselves.
+
+    Raises:
+        DeviceError: the machine has no such device.
+    """
     runtime = ma.Runtime(device, **options)
-    if device == "auto" and runtime.torch_device.type == "cpu" and NVIDIA.exists():
+    if elsewhere:
+        return runtime
+    on_cpu = runtime.torch_device.type == "cpu"
+    if device == "auto" and on_cpu and NVIDIA.exists():
         print_line("note: torch cannot use the GPU of this machine, computing on the CPU")
     return runtime
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ import mri_ambient as ma
 from . import options as opt
 from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
 from .choices import FORMATS, known
+from .cluster import scan_executor
 from .config_file import store_config
 from .console import print_line, progress_bar
 from .folder_view import FolderView, print_plan
@@ -114,6 +115,8 @@ def run(
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     jobs: Annotated[int, typer.Option(help="Processes that share the scans, on a CPU.", min=1)] = 1,
+    scheduler: opt.Scheduler = None,
+    cluster: opt.ClusterFile = None,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
     retry_failed: Annotated[
@@ -138,7 +141,7 @@ def run(
     from mri_ambient.recon.recipe import Checks
     from mri_ambient.recon.states import read_states
 
-    view = AdaptationView()
+    view, others = AdaptationView(), jobs > 1 or scheduler is not None or cluster is not None
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
     to = Destination(output, parse_list(save), saving, overwrite, listed=True if shard else None)
     to.check()
@@ -155,7 +158,7 @@ def run(
         checks=Checks(holdout, flags=warn),
         preparation=PrepConfig(coils, noise_std=noise_std, map_sets=parse_map_sets(map_sets)),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
-        adapt=make_adaptation(adapt, adapt_per, view if jobs < 2 else None),
+        adapt=make_adaptation(adapt, adapt_per, None if others else view),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     scans = chosen_scans(inputs, shard, recursive=True, **given, centre=centre, mask=mask)
@@ -164,21 +167,24 @@ def run(
     if not scans:
         print_line("no scan is left to do: none failed before, or this part holds none")
         return
-    runtime = make_runtime(
-        device, precision=precision, batch_size=batch_size, cpu_fallback=cpu_fallback,
-        compile=compiled,
-    )  # fmt: skip
+    computing: dict[str, Any] = {
+        "precision": precision, "batch_size": batch_size, "cpu_fallback": cpu_fallback,
+        "compile": compiled,
+    }  # fmt: skip
     if dry_run:
         print_adaptation(recipe, adapt_per)
-        print_plan(scans, to, recipe, runtime)
+        print_plan(scans, to, recipe, make_runtime(device, **computing))
         return
-    with progress_bar() as bars:
+    with scan_executor(scheduler, cluster, jobs) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=not isinstance(executor, int), **computing)
         if adapt_per == "folder":
-            recipe = adapted_together(bars, scans, recipe, runtime, output, view, overwrite)
+            recipe = adapted_together(
+                bars, executor, scans, recipe, runtime, output, view, overwrite
+            )
         show = FolderView(bars, len(scans), view, verbose=verbose)
         try:
             ma.reconstruct_folder(
-                scans, to, recipe, runtime, jobs=jobs, on_volume=show.begin, on_outcome=show.end
+                scans, to, recipe, runtime, jobs=executor, on_volume=show.begin, on_outcome=show.end
             )
         finally:
             show.print_counts(output)

@@ -29,11 +29,11 @@ from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, o
 from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..runtime.device import Runtime
+from ..runtime.executor import Executor, executor_of
 from ..runtime.files import content_sha256, locked, output_folder, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
-from .parallel import parallel_map
 from .preparation import Preparation, PrepConfig, plan_preparation
 from .qc import SliceCheck, slice_checks, slice_warnings
 
@@ -242,7 +242,7 @@ def prepare(
     output: str | Path,
     config: PrepConfig | None = None,
     *,
-    workers: int = 0,
+    workers: int | Executor = 0,
     overwrite: bool = False,
     pictures: bool = False,
     runtime: Runtime | None = None,
@@ -257,7 +257,7 @@ def prepare(
         inputs: files, folders or globs (see :func:`mri_ambient.io.find_scans`).
         output: folder for the prepared files and their list, ``manifest.json``.
         config: options of the chain.
-        workers: processes to spread the scans over; 0 works in this one.
+        workers: processes to spread the scans over, or an executor; 0 works in this one.
         overwrite: prepare again what is prepared already, also with other options.
         pictures: also draw one picture a scan (see :func:`prepare_file`) and how often each line
             was sampled, ``qc/coverage.png``.
@@ -281,22 +281,30 @@ def prepare(
         raise OutputExistsError(
             f"{output}: holds the scans to be prepared; choose another output folder"
         )
-    device = (runtime or Runtime()).torch_device
-    task = partial(_prepare_one, output, config or PrepConfig(), overwrite, pictures, device)
-    results = []
+    task = partial(
+        _prepare_one, output, config or PrepConfig(), overwrite, pictures, runtime or Runtime()
+    )
+    results: dict[int, ScanResult] = {}
     with output_folder(output):
-        for result in parallel_map(task, scans, workers):
-            results.append(result)
-            (on_scan or _issue_warnings)(result)
-    summary = _summarise(tuple(results), output)
+        for index, found in executor_of(workers).map(task, scans):
+            if isinstance(found, MriAmbientError):
+                found = ScanResult(scans[index], "failed", error=found)
+            results[index] = found
+            (on_scan or _issue_warnings)(found)
+    summary = _summarise(tuple(results[index] for index in sorted(results)), output)
     for warning in summary.warnings if on_scan is None else ():
         issue(warning)
-    lines = {group.line: group.per_line for group in summary.coverage if group.per_line}
-    if pictures and lines:
-        from ..plots import draw_coverage, save_figure
-
-        save_figure(draw_coverage(lines), output / "qc" / "coverage.png")
+    if pictures:
+        _draw_coverage(summary.coverage, output / "qc" / "coverage.png")
     return summary
+
+
+def _draw_coverage(covered: Sequence[Coverage], path: Path) -> None:
+    """Draw how often each line was sampled, where lines were."""
+    from ..plots import draw_coverage, save_figure
+
+    if lines := {group.line: group.per_line for group in covered if group.per_line}:
+        save_figure(draw_coverage(lines), path)
 
 
 def _issue_warnings(result: ScanResult) -> None:
@@ -311,7 +319,7 @@ def _prepare_one(
     config: PrepConfig,
     overwrite: bool,
     pictures: bool,
-    device: torch.device,
+    runtime: Runtime,
     source: ScanPath,
 ) -> ScanResult:
     start = time.monotonic()
@@ -324,6 +332,7 @@ def _prepare_one(
             if exists and _is_finished(path, source, config):
                 status = "skipped"
             else:
+                device = runtime.torch_device
                 prepare_file(source.open(), output, config, picture=pictures, device=device)
         except DeviceError:
             raise  # the next scan would fail in the same way

@@ -14,15 +14,15 @@ import h5py
 import numpy as np
 import torch
 
-from ..errors import ConfigError, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..io.hdf5 import H5Writer, open_h5, read_attributes
 from ..io.header import build_header
 from ..physics.fourier import ifft2c, image_crop
 from ..physics.masks import achieved_acceleration, is_line_mask
 from ..rng import rng_for
+from ..runtime.executor import Processes
 from ..runtime.files import json_object, make_folder
 from .images import ImageSource, open_images
-from .parallel import parallel_map
 from .scan_model import ScanModel, SimulateConfig
 
 
@@ -63,11 +63,13 @@ def simulate(
         _check_replaceable(path, config, overwrite=overwrite)
     finished = {} if overwrite else {path: None for path in paths if path.exists()}
     todo = [job for job in zip(names, paths, strict=True) if job[1] not in finished]
-    chunksize = max(1, min(32, len(todo) // (4 * max(workers, 1))))
     task = partial(_simulate_one, source, config)
-    for path in chain(finished, parallel_map(task, todo, workers, chunksize=chunksize)):
+    made = (result for _, result in Processes(workers).map(task, todo))
+    for result in chain(finished, made):
+        if isinstance(result, MriAmbientError):
+            raise result
         if on_scan is not None:
-            on_scan(path)
+            on_scan(result)
     return paths
 
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DeviceError, MriAmbientError, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..io.scan_file import ScanFile
 from ..physics.masks import mask_kind
 from ..priors.prior import Prior, scan_digest
@@ -32,6 +33,7 @@ from ..recon.pipeline import Source, open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.warnings import issue_before
 from ..runtime.device import Runtime
+from ..runtime.executor import Executor, executor_of
 from ..scan import Scan
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -81,10 +83,11 @@ class Calibration:
 
 
 def calibrate_files(
-    sources: Iterable[Source],
+    sources: Sequence[Source],
     recipe: ResolvedRecipe,
     runtime: Runtime | None = None,
     *,
+    jobs: int | Executor = 1,
     on_scan: Callable[[int], None] | None = None,
     on_error: Callable[[Source, MriAmbientError], None] | None = None,
 ) -> Calibration:
@@ -94,31 +97,48 @@ def calibrate_files(
         sources: scans that the prior was not trained on.
         recipe: as for :func:`calibrate`.
         runtime: as for :func:`calibrate`.
-        on_scan: called with the number of slices done, after every one.
+        jobs: processes that share the files, or an executor.
+        on_scan: called with the number of slices done, after every one; with several jobs, after
+            every file.
         on_error: called with a file that cannot be used and the error, and the others are used;
             without it the error is raised. A lost device always is.
     """
-    runtime = runtime or Runtime()
+    _check_recipe(recipe)
+    progress = _Progress(on_scan)
+    task = partial(_file_errors, recipe=recipe, runtime=runtime or Runtime())
+    alone = partial(task, on_slice=progress.add) if jobs == 1 else task
+    parts: dict[int, _ScanErrors] = {}
+    for index, found in executor_of(jobs).map(alone, sources):
+        if not isinstance(found, MriAmbientError):
+            parts[index] = found
+            progress.add(0 if jobs == 1 else len(found.accelerations))
+        elif on_error is None:
+            raise found
+        else:
+            on_error(sources[index], found)
+    return _fit([parts[index] for index in sorted(parts)], recipe)
+
+
+def _file_errors(
+    source: Source,
+    *,
+    recipe: ResolvedRecipe,
+    runtime: Runtime,
+    on_slice: Callable[[int], None] | None = None,
+) -> _ScanErrors:
+    """The errors of a file, all of whose slices have lines enough to be held out."""
+    volume = open_volume(source, recipe, runtime)
+    _check_not_adapted_to(volume.file, recipe)
+    issue_before(volume.file, recipe)
 
     def slices() -> Iterator[Scan]:
-        for source in sources:
-            try:
-                volume = open_volume(source, recipe, runtime)
-                _check_not_adapted_to(volume.file, recipe)
-                issue_before(volume.file, recipe)
-                for scan in volume.file:
-                    prepared = volume.preparation.apply(scan)
-                    # One with too few lines is refused here, before those it shares a call with.
-                    split_scan(prepared, recipe.checks.n_held_out, recipe.seed)
-                    yield prepared
-            except DeviceError:
-                raise
-            except MriAmbientError as error:
-                if on_error is None:
-                    raise
-                on_error(source, error)
+        for scan in volume.file:
+            prepared = volume.preparation.apply(scan)
+            # One with too few lines is refused here, before those it shares a call with.
+            split_scan(prepared, recipe.checks.n_held_out, recipe.seed)
+            yield prepared
 
-    return calibrate(slices(), recipe, runtime, on_scan=on_scan)
+    return _scan_errors(slices(), recipe, runtime, on_slice)
 
 
 def _check_not_adapted_to(file: ScanFile, recipe: ResolvedRecipe) -> None:
@@ -154,6 +174,12 @@ def calibrate(
         ConfigError: samples that do not differ, no lines to hold out, or overestimated noise.
         ScanFormatError: no scans, or none with signal.
     """
+    _check_recipe(recipe)
+    progress = _Progress(on_scan)
+    return _fit([_scan_errors(scans, recipe, runtime or Runtime(), progress.add)], recipe)
+
+
+def _check_recipe(recipe: ResolvedRecipe) -> None:
     if recipe.n_samples < 2:
         raise ConfigError(
             f"{recipe.method.name} with {recipe.n_samples} sample per slice has no standard "
@@ -161,9 +187,47 @@ def calibrate(
         )
     if recipe.checks.n_held_out < 1:
         raise ConfigError("a calibration needs held-out lines; set n_held_out in the checks")
-    slices: list[_SliceErrors] = []
-    accelerations, mask_kinds, noise_source = [], set(), None
-    engine = Engine(recipe, runtime)
+
+
+class _Progress:
+    """Counts slices."""
+
+    def __init__(self, on_scan: Callable[[int], None] | None) -> None:
+        self.on_scan, self.n_done = on_scan, 0
+
+    def add(self, n_slices: int) -> None:
+        """So many more are done."""
+        self.n_done += n_slices
+        if n_slices and self.on_scan is not None:
+            self.on_scan(self.n_done)
+
+
+@dataclass(frozen=True)
+class _ScanErrors:
+    """Errors on the held-out lines of scans: those of every slice with signal.
+
+    Attributes:
+        slices: of these.
+        accelerations: of all slices.
+        mask_kinds: what their masks sample.
+        noise_source: where their noise was measured.
+    """
+
+    slices: list[_SliceErrors]
+    accelerations: list[float]
+    mask_kinds: set[str]
+    noise_source: str | None
+
+
+def _scan_errors(
+    scans: Iterable[Scan],
+    recipe: ResolvedRecipe,
+    runtime: Runtime,
+    on_slice: Callable[[int], None] | None,
+) -> _ScanErrors:
+    """The errors of scans, few of which are held at a time; ``on_slice(1)`` after every one."""
+    engine, slices, accelerations = Engine(recipe, runtime), list[_SliceErrors](), list[float]()
+    mask_kinds, noise_source = set[str](), None
     for group in _batches(scans, engine):
         splits = [split_scan(scan, recipe.checks.n_held_out, recipe.seed) for scan in group]
         results = engine([split.kept for split in splits])
@@ -172,10 +236,18 @@ def calibrate(
             accelerations.append(scan.acceleration)
             mask_kinds.add(mask_kind(scan.mask))
             noise_source = scan.noise_source
-            if on_scan is not None:
-                on_scan(len(accelerations))
+            if on_slice is not None:
+                on_slice(1)
+    return _ScanErrors(slices, accelerations, mask_kinds, noise_source)
+
+
+def _fit(parts: Sequence[_ScanErrors], recipe: ResolvedRecipe) -> Calibration:
+    """The factor of all scans together."""
+    slices = [one for part in parts for one in part.slices]
+    noise_source = parts[-1].noise_source if parts else None
     factor = _factor(slices, recipe.method.name, noise_source)
     sigma_n = [one.sigma_n for one in slices]
+    accelerations = [rate for part in parts for rate in part.accelerations]
     return Calibration(
         factor=factor,
         before=_coverage(slices, 1.0, recipe.n_samples),
@@ -185,7 +257,7 @@ def calibrate(
         n_samples=recipe.n_samples,
         acceleration=(min(accelerations), max(accelerations)),
         sigma_n=(min(sigma_n), max(sigma_n)),
-        mask_kinds=tuple(sorted(mask_kinds)),
+        mask_kinds=tuple(sorted(set[str]().union(*(part.mask_kinds for part in parts)))),
     )
 
 

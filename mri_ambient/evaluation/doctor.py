@@ -29,7 +29,10 @@ PACKAGES = (
 )  # fmt: skip
 """What the package needs."""
 
-OPTIONAL = {"pydicom": "dicom", "tensorboard": "tensorboard", "fastmri": "fastmri"}
+OPTIONAL = {
+    "pydicom": "dicom", "tensorboard": "tensorboard", "fastmri": "fastmri",
+    "distributed": "cluster", "dask-jobqueue": "cluster",
+}  # fmt: skip
 """What some of its functions need, and the extra that installs it."""
 
 SHAPE = (256, 256)

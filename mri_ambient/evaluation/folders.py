@@ -21,6 +21,7 @@ from ..io.reconstruction import RECONSTRUCTION_FORMAT
 from ..io.scan_file import Contents
 from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 from ..recon.reference import rss_volume
+from ..runtime.executor import Executor, executor_of
 
 TARGETS: dict[str, ReferenceKind] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
 """Datasets that hold a reference, and what it is."""
@@ -31,6 +32,7 @@ def evaluate(
     target: str | Path,
     *,
     on_error: Callable[[Path, MriAmbientError], None] | None = None,
+    jobs: int | Executor = 1,
     **options: Any,  # noqa: ANN401 -- of several readers
 ) -> dict[str, Any]:
     """NMSE, PSNR and SSIM of reconstructions, as the fastmri package computes them.
@@ -42,6 +44,7 @@ def evaluate(
             computed.
         on_error: called with a reconstruction that cannot be scored and the error, and the others
             are scored; without it the error is raised.
+        jobs: processes that share the volumes, or an executor.
         options: of the targets' readers, as :func:`~mri_ambient.open_scan` takes them, such as
             ``axes`` and ``dataset``.
 
@@ -60,16 +63,25 @@ def evaluate(
     files = find_reconstructions(reconstructions)
     n_times = Counter(file.stem for file in files)
     _refuse_swapped(files[0], Path(target))
+    pairs = pair_up(files, target, **options)
+    scores: dict[int, VolumeMetrics] = {}
+    for index, found in executor_of(jobs).map(_scored, pairs):
+        if not isinstance(found, MriAmbientError):
+            scores[index] = found
+        elif on_error is None:
+            raise found
+        else:
+            on_error(pairs[index][0], found)
     volumes: dict[str, dict[str, Any]] = {}
-    for path, full in pair_up(files, target, **options):
+    for index in sorted(scores):
+        path = pairs[index][0]
         name = path.stem if n_times[path.stem] == 1 else str(path.with_suffix(""))
-        try:
-            volumes[name] = asdict(score_pair(path, full))
-        except MriAmbientError as error:
-            if on_error is None:
-                raise
-            on_error(path, error)
+        volumes[name] = asdict(scores[index])
     return {"volumes": volumes, "mean": mean_metrics(volumes)}
+
+
+def _scored(pair: tuple[Path, ScanPath | None]) -> VolumeMetrics:
+    return score_pair(*pair)
 
 
 def _refuse_swapped(file: Path, target: Path) -> None:

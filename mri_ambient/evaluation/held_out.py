@@ -10,12 +10,31 @@ from statistics import fmean
 from typing import Any
 
 from ..errors import ScanFormatError
+from ..io.readers import ScanPath
 from ..methods.base import OnStep
 from ..recon.checks import predict_held_out
 from ..recon.engine import Engine
+from ..recon.folder import OnVolume
+from ..recon.pipeline import open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.volume import OnSlice, Volume
 from ..recon.warnings import issue_after, issue_before
+from ..runtime.device import Runtime
+
+
+def evaluate_scan(
+    scan: ScanPath,
+    *,
+    recipe: ResolvedRecipe,
+    runtime: Runtime,
+    on_volume: OnVolume | None = None,
+) -> list[dict[str, float]]:
+    """Open a scan, and see :func:`evaluate_held_out`; ``on_volume`` gives what it calls then."""
+    volume = open_volume(scan, recipe, runtime)
+    if on_volume is None:
+        return evaluate_held_out(volume)
+    on_slice, on_step = on_volume(scan.name, volume, recipe.method.n_steps * recipe.n_samples)
+    return evaluate_held_out(volume, on_slice=on_slice, on_step=on_step)
 
 
 def evaluate_held_out(

@@ -56,7 +56,7 @@ def plan_folder(
     scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe, runtime: Runtime
 ) -> FolderPlan:
     """What would be done with every scan; nothing is written."""
-    work = FolderWork(to, recipe, runtime, read_states(to.folder), listed=False)
+    work = FolderWork(to, recipe, runtime, read_states(to.folder))
     plan = FolderPlan()
     for scan in scans:
         path = to.path_of(scan)

@@ -1,8 +1,8 @@
 """Folders of scans: every scan becomes files in a folder of the same tree, and a line about it.
 
-Scans are done one after the other, or by several processes. One that fails costs the others
-nothing. Of several scans, ``status.jsonl`` says what became of each, and ``summary.csv`` holds the
-figures; both are written as it goes.
+Scans are done one after the other, by several processes, or on a cluster. One that fails costs the
+others nothing. Of several scans, ``status.jsonl`` says what became of each, and ``summary.csv``
+holds the figures; both are written as it goes, by the process that was called.
 """
 
 from __future__ import annotations
@@ -14,24 +14,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..data_prep.parallel import parallel_map
 from ..errors import (
     ConfigError,
     DeviceError,
     MriAmbientError,
-    NumericalWarning,
     OutputExistsError,
-    issue,
 )
 from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
+from ..runtime.executor import Executor, Processes, executor_of
 from ..runtime.files import locked, output_folder
 from ..runtime.prefetch import read_ahead
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
 from .reconstruction import stored_settings, write_reconstruction
-from .reference import without_warnings
 from .report import add_row, write_overview
 from .saving import check_formats, check_options, check_saving, save_as
 from .slice_store import SliceStore
@@ -105,7 +102,7 @@ def reconstruct_folder(
     runtime: Runtime | None = None,
     *,
     retry_failed: bool = False,
-    jobs: int = 1,
+    jobs: int | Executor = 1,
     on_volume: OnVolume | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
@@ -120,9 +117,10 @@ def reconstruct_folder(
         recipe: as for :func:`reconstruct`; the prior is loaded once.
         runtime: as for :func:`reconstruct`.
         retry_failed: only those that failed last time.
-        jobs: processes that share the scans, on a CPU.
+        jobs: processes that share the scans, on a CPU; or an executor, such as
+            :func:`~mri_ambient.runtime.cluster.cluster` gives.
         on_volume: called before the slices of a scan are computed; with one job only.
-        on_outcome: called after every scan.
+        on_outcome: called after every scan, in the order in which they are finished.
 
     Returns:
         What became of the scans, in their order.
@@ -140,20 +138,23 @@ def reconstruct_folder(
     listed = listed if to.listed is None else to.listed
     if retry_failed:
         scans = failed_before(scans, known)
-    work = FolderWork(
-        to, resolved_recipe(recipe), checked_runtime(runtime), known, listed, on_volume
-    )
-    outcomes = []
+    executor = executor_of(jobs)
+    checked = checked_runtime(runtime, elsewhere=not isinstance(executor, Processes))
+    work = FolderWork(to, resolved_recipe(recipe), checked, known, on_volume)
+    outcomes: dict[int, Outcome] = {}
     with output_folder(to.folder):
         try:
-            for outcome in work.outcomes(scans, jobs):
-                outcomes.append(replace(outcome, report=None))
+            for index, outcome in work.outcomes(scans, executor):
+                outcomes[index] = replace(outcome, report=None)
+                if listed:
+                    outcome.state.write(to.folder)
+                    add_row(to.folder, outcome.state)
                 if on_outcome is not None:
                     on_outcome(outcome)
         finally:
             if listed and outcomes:
                 write_overview(to.folder, page="report" in to.formats)
-    return outcomes
+    return [outcomes[index] for index in sorted(outcomes)]
 
 
 def failed_before(scans: Sequence[ScanPath], known: Mapping[str, State]) -> list[ScanPath]:
@@ -187,7 +188,6 @@ class FolderWork:
         recipe: how they are reconstructed.
         runtime: where they are computed.
         known: what became of the scans in earlier calls.
-        listed: whether what becomes of them is written down.
         on_volume: see :func:`reconstruct_folder`.
     """
 
@@ -195,43 +195,36 @@ class FolderWork:
     recipe: ResolvedRecipe
     runtime: Runtime
     known: Mapping[str, State]
-    listed: bool
     on_volume: OnVolume | None = None
 
-    def outcomes(self, scans: Sequence[ScanPath], jobs: int = 1) -> Iterator[Outcome]:
-        """What became of every scan, in order.
+    def outcomes(
+        self, scans: Sequence[ScanPath], executor: Executor
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Number and outcome of every scan, as they are finished.
 
         Raises:
-            ConfigError: several jobs on a device that is no CPU.
+            ConfigError: several processes on a device that is no CPU.
             DeviceError: the device was lost, or memory ran out.
         """
-        if jobs > 1 and self.runtime.torch_device.type != "cpu":
-            raise ConfigError(
-                f"jobs (--jobs {jobs}) are processes on a CPU; run a call for each GPU, with part "
-                "of the scans (--shard i/N --device cuda:i)"
-            )
-        if jobs < 2 or len(scans) < 2:
-            for scan in read_ahead(scans):
-                yield self(scan)
-            return
-        for outcome in parallel_map(replace(self, on_volume=None).silently, scans, jobs):
-            for entry in (outcome.report or {}).get("warnings", ()):
-                issue(NumericalWarning(**entry))
-            yield outcome
-
-    def silently(self, scan: ScanPath) -> Outcome:
-        """A scan, in another process, whose warnings are not seen."""
-        with without_warnings():
-            return self(scan)
+        if isinstance(executor, Processes):
+            if executor.n > 1 and self.runtime.torch_device.type != "cpu":
+                raise ConfigError(
+                    f"jobs (--jobs {executor.n}) are processes on a CPU; run a call for each GPU, "
+                    "with part of the scans (--shard i/N --device cuda:i)"
+                )
+            if executor.n < 2 or len(scans) < 2:
+                yield from enumerate(map(self, read_ahead(scans)))
+                return
+        for index, found in executor.map(replace(self, on_volume=None), scans):
+            if isinstance(found, MriAmbientError):
+                found = self._failed(scans[index], found)
+            yield index, found
 
     def __call__(self, scan: ScanPath) -> Outcome:
-        """Reconstruct a scan, unless it is finished, and write down what became of it."""
+        """Reconstruct a scan, unless it is finished."""
         started = time.monotonic()
         outcome = self._outcome(scan)
         state = replace(outcome.state, seconds=round(time.monotonic() - started, 3))
-        if self.listed:
-            state.write(self.to.folder)
-            add_row(self.to.folder, state)
         return replace(outcome, state=state)
 
     def plan(self, scan: ScanPath) -> PlannedScan:
@@ -257,7 +250,11 @@ class FolderWork:
         except DeviceError:
             raise
         except MriAmbientError as error:
-            return Outcome(scan, _state(scan, FAILED, str(error)), path, error=error)
+            return self._failed(scan, error)
+
+    def _failed(self, scan: ScanPath, error: MriAmbientError) -> Outcome:
+        state = _state(scan, FAILED, str(error))
+        return Outcome(scan, state, self.to.path_of(scan), error=error)
 
     def _results(self, scan: ScanPath, path: Path, planned: PlannedScan) -> Outcome:
         """Write what is missing of the results of a scan."""

@@ -16,7 +16,7 @@ from ..io.arrays import ArrayFile
 from ..io.corrected import corrected
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep
-from ..runtime.device import Runtime
+from ..runtime.device import Runtime, pick_device
 from ..runtime.warning_log import WarningLog
 from ..scan import Scan
 from .recipe import Recipe, ResolvedRecipe
@@ -114,11 +114,19 @@ def resolved_recipe(recipe: Recipe | ResolvedRecipe | None) -> ResolvedRecipe:
     return recipe.resolve()
 
 
-def checked_runtime(runtime: Runtime | None) -> Runtime:
-    """The runtime of an argument; ConfigError for anything else."""
+def checked_runtime(runtime: Runtime | None, *, elsewhere: bool = False) -> Runtime:
+    """The runtime of an argument.
+
+    Raises:
+        ConfigError: it is anything else.
+        DeviceError: this machine has no such device, and it is not for other machines
+            (``elsewhere``).
+    """
     runtime = Runtime() if runtime is None else runtime
     if not isinstance(runtime, Runtime):
         raise ConfigError(f"runtime is {runtime!r}, wanted a Runtime, e.g. Runtime('cpu')")
+    if not elsewhere and isinstance(runtime.device, str):
+        pick_device(runtime.device)
     return runtime
 
 

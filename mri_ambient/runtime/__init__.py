@@ -1,7 +1,8 @@
 """What the computation runs on: files, options, devices, processes, warnings, and reading ahead.
 
 Public: ``Runtime``, ``pick_device``, ``describe_device``, ``device_error``, ``device_errors``
-(device); ``atomic_path``, ``make_folder``, ``require_space``, ``file_sha256``, ``json_text``,
+(device); ``Executor``, ``Processes``, ``executor_of`` (executor); ``cluster`` (cluster);
+``atomic_path``, ``make_folder``, ``require_space``, ``file_sha256``, ``json_text``,
 ``write_json`` (files); ``from_options``, ``parse_seconds``, ``to_toml``, ``write_toml`` (config);
 ``ProcessGroup`` (process_group); ``WarningLog`` (warning_log); ``prefetch``, ``BatchReader``
 (prefetch).

@@ -30,6 +30,7 @@ class Runtime:
 
     Attributes:
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ... or a torch device.
+            It is looked for where it is first used, which may be another machine.
         precision: of the networks, one of :data:`PRECISIONS`; physics and state stay in fp32.
         batch_size: slices x samples computed at once; None starts with :data:`CPU_PIXELS` or
             :data:`GPU_PIXELS` pixels. Halved whenever memory runs out.
@@ -37,7 +38,7 @@ class Runtime:
         compile: compile the networks with ``torch.compile``, which takes minutes once.
 
     Raises:
-        ConfigError, DeviceError: see :func:`pick_device`; or no such precision or batch size.
+        ConfigError: there is no such kind of device, precision or batch size.
     """
 
     device: torch.device | str = "auto"
@@ -50,13 +51,13 @@ class Runtime:
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"the batch size must be at least 1, got {self.batch_size}")
         check_precision(self.precision)
-        if not isinstance(self.device, torch.device):
-            object.__setattr__(self, "device", pick_device(self.device))
+        if isinstance(self.device, str) and self.device != "auto":
+            kind_of_device(self.device)
 
     @property
     def torch_device(self) -> torch.device:
-        """The device."""
-        return torch.device(self.device)
+        """The device of this machine; see :func:`pick_device`."""
+        return self.device if isinstance(self.device, torch.device) else pick_device(self.device)
 
     @property
     def bf16(self) -> bool:
@@ -90,12 +91,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"a device is auto, cpu or cuda[:i]; got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"a device is auto, cpu or cuda[:i]; got {name!r}")
+    device = kind_of_device(name)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -104,6 +100,17 @@ def pick_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         wanted = "choose auto, cpu or cuda[:i]"
         raise DeviceError(f"device {name!r} cannot be used ({reason}); {wanted}") from error
+    return device
+
+
+def kind_of_device(name: str) -> torch.device:
+    """The device of this name, whether this machine has it or not; ConfigError for other names."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"a device is auto, cpu or cuda[:i]; got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"a device is auto, cpu or cuda[:i]; got {name!r}")
     return device
 
 

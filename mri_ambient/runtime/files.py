@@ -236,7 +236,17 @@ def append_line(path: Path, line: str, first: str = "") -> None:
             with suppress(FileExistsError), path.open("x", encoding="utf-8", newline="") as file:
                 file.write(first)
         with path.open("a", encoding="utf-8", newline="") as file:
+            _wait_for_lock(file)
             file.write(line + "\n")
+
+
+def _wait_for_lock(file: IO[str]) -> None:
+    """Lock a file until it is closed: on network disks, appending alone is not enough."""
+    if sys.platform != "win32":
+        import fcntl
+
+        with suppress(OSError):  # the disk has no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def require_space(path: Path, n_bytes: int) -> None:

@@ -33,6 +33,10 @@ LEFT_OUT = ("sha256", "calibration", "held_out", "references", "steps_skipped")
 """What the card of a prior says about its own weights alone."""
 
 
+def _unseen(_: AdaptProgress) -> None:
+    """Nobody looks. Unlike a lambda, it can be sent to other processes."""
+
+
 @dataclass(frozen=True)
 class AdaptConfig(Adaptation):
     """Options of an adaptation.
@@ -63,9 +67,7 @@ class AdaptConfig(Adaptation):
     check_every: int = 10
     patience: int = 4
     most_steps: int = 150
-    on_progress: Callable[[AdaptProgress], None] = field(
-        default=lambda _: None, compare=False, repr=False
-    )
+    on_progress: Callable[[AdaptProgress], None] = field(default=_unseen, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.per not in ("volume", "slice"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..recon.pipeline import Source, open_volume
 from ..recon.recipe import Recipe, ResolvedRecipe
 from ..recon.volume import Volume
 from ..runtime.device import Runtime
+from ..runtime.executor import Executor
 from ..runtime.files import locked
 from ..scan import Scan
 from .adapt import AdaptConfig
@@ -71,6 +73,43 @@ def adapt(
     if output is None:
         return shared.adapt(None)
     return shared.adapt_to_file(Path(output), overwrite=overwrite)
+
+
+def adapt_as_task(
+    executor: Executor,
+    scans: Sequence[ScanPath],
+    recipe: ResolvedRecipe,
+    runtime: Runtime,
+    output: Path,
+    *,
+    overwrite: bool,
+    on_error: OnError,
+) -> Prior:
+    """The same as one task of an executor, such as a worker of a cluster with a GPU."""
+    task = partial(_adapted, recipe, runtime, output, overwrite)
+    ((_, failed),) = executor.map(task, [tuple(scans)])
+    if isinstance(failed, MriAmbientError):
+        raise failed
+    for scan, error in failed:
+        on_error(scan, error)
+    return load_prior(output)
+
+
+def _adapted(
+    recipe: ResolvedRecipe,
+    runtime: Runtime,
+    output: Path,
+    overwrite: bool,
+    scans: Sequence[ScanPath],
+) -> list[tuple[Source, MriAmbientError]]:
+    """The scans that cannot be read; the prior is in the file."""
+    failed: list[tuple[Source, MriAmbientError]] = []
+
+    def note(scan: Source, error: MriAmbientError) -> None:
+        failed.append((scan.path if isinstance(scan, ScanFile) else scan, error))
+
+    adapt(scans, recipe, runtime, output=output, overwrite=overwrite, on_error=note)
+    return failed
 
 
 def _raise(_: Source, error: MriAmbientError) -> None:

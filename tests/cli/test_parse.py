@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mri_ambient.cli.parse import (
+    ARRAYS,
+    array_part,
     merge_options,
     parse_pairs,
     parse_range,
@@ -34,6 +36,58 @@ def test_shards_hold_every_item_once():
 def test_other_shards_are_refused(text):
     with pytest.raises(ConfigError):
         parse_shard(text)
+
+
+def slurm(task: int, first: int, last: int, step: int = 1, **more: str) -> dict[str, str]:
+    numbers = {"ID": task, "MIN": first, "MAX": last, "STEP": step, **more}
+    return {f"SLURM_ARRAY_TASK_{name}": str(number) for name, number in numbers.items()}
+
+
+def sge(task: int, first: int, last: int, step: int) -> dict[str, str]:
+    numbers = {"ID": task, "FIRST": first, "LAST": last, "STEPSIZE": step}
+    return {f"SGE_TASK_{name}": str(number) for name, number in numbers.items()}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "n_parts"),
+    [
+        ([slurm(task, 0, 4) for task in range(5)], None),
+        ([slurm(task, 3, 9, 2, COUNT="4") for task in (3, 5, 7, 9)], None),
+        ([sge(task, 1, 10, 4) for task in (1, 5, 9)], None),
+        ([slurm(task, task, task) for task in (1, 2)], 2),  # submitted one by one
+        ([{"PBS_ARRAY_INDEX": "1"}, {"PBS_ARRAY_INDEX": "2"}], 2),
+        ([{"PBS_ARRAYID": "1", "SGE_TASK_ID": "undefined"}], 1),
+    ],
+)
+def test_the_tasks_of_an_array_do_every_part_once(tasks, n_parts):
+    parts = [array_part(environment, n_parts) for environment in tasks]
+    assert parts == [(i + 1, len(tasks)) for i in range(len(tasks))]
+
+
+@pytest.mark.parametrize(
+    ("environment", "n_parts"),
+    [
+        ({}, None),
+        ({"SGE_TASK_ID": "undefined"}, 4),
+        ({"PBS_ARRAY_INDEX": "2"}, None),
+        ({"PBS_ARRAY_INDEX": "0"}, 4),
+        (slurm(5, 1, 5), 4),
+        (slurm(3, 1, 7, 1, COUNT="3"), None),  # 1, 3, 7
+        ({"SLURM_ARRAY_TASK_ID": "2"}, None),
+    ],
+)
+def test_other_arrays_are_refused(environment, n_parts):
+    with pytest.raises(ConfigError, match="N"):
+        array_part(environment, n_parts)
+
+
+def test_the_part_of_this_task_comes_from_the_environment(monkeypatch):
+    for name in ARRAYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PBS_ARRAY_INDEX", "3")
+    assert parse_shard("auto/4") == (3, 4)
+    with pytest.raises(ConfigError):
+        parse_shard("auto")
 
 
 def test_ranges_and_shares():

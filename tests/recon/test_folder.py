@@ -21,10 +21,10 @@ from mri_ambient.errors import (
     OutputExistsError,
     ScanFormatError,
 )
-from mri_ambient.recon import folder
 from mri_ambient.recon.dry_run import cost_line, plan_folder
 from mri_ambient.recon.folder import Destination, Outcome
 from mri_ambient.recon.states import STATES, State, read_states
+from mri_ambient.runtime.executor import attempt, received
 
 CG, CPU = ma.Recipe("cg-sense"), ma.Runtime("cpu")
 
@@ -145,21 +145,24 @@ def test_results_below_the_input_are_no_scans(study):
     assert len(ma.reconstruct_folder(study, study / "out", CG, CPU)) == 3
 
 
-def test_several_jobs_do_the_same(study, tmp_path, monkeypatch):
-    """All that goes to another process and back can be pickled."""
+def test_several_jobs_do_the_same(study, tmp_path):
+    """All that goes to another process and back can be pickled; the last scan ends first."""
 
-    def in_other_processes(task, jobs, workers):
-        assert workers == 2
-        for job in jobs:
-            yield pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(task))(job)))
+    class OtherProcesses:
+        def map(self, task, cases):
+            for index, case in reversed(list(enumerate(cases))):
+                sent = attempt(pickle.loads(pickle.dumps(task)), case)
+                yield index, received(pickle.loads(pickle.dumps(sent)))
 
-    monkeypatch.setattr(folder, "parallel_map", in_other_processes)
     recipe = ma.Recipe("dds", {"n_steps": 2}, small_prior("conditioned"), n_samples=2)
     with pytest.warns(NumericalWarning) as one:
         ma.reconstruct_folder(study, tmp_path / "one", recipe, CPU)
     with pytest.warns(NumericalWarning) as two:
-        outcomes = ma.reconstruct_folder(study, tmp_path / "two", recipe, CPU, jobs=2)
-    assert [str(warning.message) for warning in two] == [str(warning.message) for warning in one]
+        outcomes = ma.reconstruct_folder(
+            study, tmp_path / "two", recipe, CPU, jobs=OtherProcesses()
+        )
+    issued = [[str(warning.message) for warning in each] for each in (one, two)]
+    assert sorted(issued[0]) == sorted(issued[1])
     assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
     for place in ("a/monday", "b"):
         one, two = (tmp_path / name / place / "head.h5" for name in ("one", "two"))

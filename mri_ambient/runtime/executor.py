@@ -1,0 +1,141 @@
+"""Executors: a task done for many cases, in this process, in several, or on a cluster.
+
+All do the same: results come as they are finished, each with the number of its case, the error of a
+case stands in place of its result, and numerical warnings are issued here.
+:mod:`mri_ambient.runtime.cluster` has the executor on a cluster.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from ..errors import DeviceError, MriAmbientError, NumericalWarning, issue
+
+Case = TypeVar("Case")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """What does a task for many cases."""
+
+    def map(
+        self, task: Callable[[Case], Result], cases: Sequence[Case]
+    ) -> Iterator[tuple[int, Result | MriAmbientError]]:
+        """The number of every case and what the task gave for it, as they are finished.
+
+        Task, cases and results can be pickled. Closing the iterator, or an error, cancels what is
+        not done yet.
+
+        Args:
+            task: what is done. Its MriAmbientError stands in place of the result; others are
+                raised.
+            cases: what it is done for.
+
+        Raises:
+            DeviceError: a device was lost, or memory ran out: the next case would fail too.
+            MriAmbientError: processes were lost too often.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Processes of this machine, one thread each; fewer than two: this process, case by case.
+
+    A process that dies costs the others nothing: what was not finished is done again, at most
+    ``retries`` times.
+    """
+
+    n: int = 0
+    retries: int = 1
+
+    def map(
+        self, task: Callable[[Case], Result], cases: Sequence[Case]
+    ) -> Iterator[tuple[int, Result | MriAmbientError]]:
+        """See :meth:`Executor.map`."""
+        if self.n < 2 or len(cases) < 2:
+            for index, case in enumerate(cases):
+                yield index, _found(task, case)
+            return
+        waiting = dict(enumerate(cases))
+        for n_lost in range(self.retries + 1):
+            try:
+                for index, result in self._in_pool(task, dict(waiting)):
+                    del waiting[index]
+                    yield index, result
+                return
+            except BrokenProcessPool as error:
+                if n_lost == self.retries:
+                    raise MriAmbientError(
+                        "worker processes died, most likely out of memory; run again with fewer "
+                        "workers (what is finished is kept)"
+                    ) from error
+
+    def _in_pool(
+        self, task: Callable[[Case], Result], cases: Mapping[int, Case]
+    ) -> Iterator[tuple[int, Result | MriAmbientError]]:
+        """The same by new processes, until one of them dies (BrokenProcessPool)."""
+        spawn = get_context("spawn")
+        with ProcessPoolExecutor(self.n, spawn, initializer=_begin, initargs=(task,)) as pool:
+            try:
+                futures = {pool.submit(_do, case): index for index, case in cases.items()}
+                for future in as_completed(futures):
+                    yield futures.pop(future), received(future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def executor_of(workers: int | Executor) -> Executor:
+    """An executor as it is, or so many processes of this machine."""
+    return Processes(workers) if isinstance(workers, int) else workers
+
+
+def _found(task: Callable[[Case], Result], case: Case) -> Result | MriAmbientError:
+    """What the task gives for a case, or its error; DeviceError is raised."""
+    try:
+        return task(case)
+    except DeviceError:
+        raise
+    except MriAmbientError as error:
+        return error
+
+
+def attempt(
+    task: Callable[[Case], Result], case: Case
+) -> tuple[Result | MriAmbientError, list[NumericalWarning]]:
+    """What another process sends back: the result of a case, or its error, and its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NumericalWarning)
+        found = _found(task, case)
+    messages = [warning.message for warning in caught]
+    return found, [message for message in messages if isinstance(message, NumericalWarning)]
+
+
+def received(sent: tuple[Result, list[NumericalWarning]]) -> Result:
+    """The result in what :func:`attempt` gave; its warnings are issued."""
+    result, messages = sent
+    for message in messages:
+        issue(message)
+    return result
+
+
+_tasks: list[Callable[[Any], Any]] = []
+"""The task of this process."""
+
+
+def _begin(task: Callable[[Any], Any]) -> None:
+    torch.set_num_threads(1)
+    _tasks[:] = [task]
+
+
+def _do(case: Any) -> Any:  # noqa: ANN401 -- of any task
+    return attempt(_tasks[0], case)
