@@ -26,6 +26,7 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
     maps: opt.Maps = None,
     prior: opt.PriorPath = None,
     until: Annotated[
@@ -75,7 +76,7 @@ def run(
         adapt=make_adaptation(until, None, view),
     )
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = find_scans(inputs, **given, centre=centre, mask=mask)
+    scans = find_scans(inputs, **given, centre=centre, mask=mask, acs=acs)
     if dry_run:
         print_line(f"{len(scans)} scans, until {until} -> {output}")
         return

@@ -47,6 +47,7 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
     holdout: opt.HeldOutLines = 2,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -67,7 +68,7 @@ def run(
     rest by the method, CG-SENSE and L1-wavelet, and compared; with samples, also whether their
     standard deviation is as large as their error.
     """
-    given = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask}
+    given = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask, "acs": acs}
     if targets is not None:
         _refuse_method_options(context)
         failures = Failures()
@@ -93,7 +94,17 @@ def run(
 
 def _refuse_method_options(context: typer.Context) -> None:
     """With --target, images are scored as they are: refuse options of the reconstruction."""
-    for_both = {"inputs", "targets", "axes", "dataset", "centre", "mask", "csv_out", "json_out"}
+    for_both = {
+        "inputs",
+        "targets",
+        "axes",
+        "dataset",
+        "centre",
+        "mask",
+        "acs",
+        "csv_out",
+        "json_out",
+    }
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         given = source is not None and source.name == "COMMANDLINE"

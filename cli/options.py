@@ -77,6 +77,16 @@ MaskPath = Annotated[
         show_default="that of the scan, or what is not zero",
     ),
 ]
+Acs = Annotated[
+    str | None,
+    typer.Option(
+        "--acs",
+        help="Calibration lines that lie apart: a scan file of any format, FILE:DATASET, or a "
+        "folder with files called as the scans.",
+        metavar="FILE",
+        show_default="those of the scan, or of its dataset acs or calib",
+    ),
+]
 Maps = Annotated[
     Path | None,
     typer.Option(

@@ -28,6 +28,7 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
     maps: opt.Maps = None,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -158,7 +159,7 @@ def run(
         adapt=make_adaptation(adapt, adapt_per, view if jobs < 2 else None),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, recursive=True, **given, centre=centre, mask=mask)
+    scans = chosen_scans(inputs, shard, recursive=True, **given, centre=centre, mask=mask, acs=acs)
     if retry_failed:
         scans = failed_before(scans, read_states(output))
     if not scans:

@@ -9,10 +9,12 @@ ismrmrd_header         ()                                      optional; XML tex
 reconstruction_rss     (slice, h, w)                           optional; the reference image
 reconstruction_esc     (slice, h, w)                           optional; the same for one coil
 noise                  (coil, sample)                          optional; complex noise-only samples
+acs                    (slice, coil, h, w)                     optional; lines for the coil maps
 ====================== ======================================= ====================================
 
 ``noise`` is an extension of mri-ambient: samples received without excitation, in the units of
-``kspace``. Another is the root attribute ``geometry``, see :class:`~mri_ambient.io.Geometry`.
+``kspace``. Others are ``acs`` (:mod:`~mri_ambient.io.acs`) and the root attribute ``geometry``, see
+:class:`~mri_ambient.io.Geometry`.
 """
 
 from __future__ import annotations
@@ -228,9 +230,13 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
     """
     with H5Writer(path, len(file)) as out:
         out.create_slices("kspace", file.shape, "complex64")
+        if file.calib_mask is not None:
+            out.create_slices("acs", file.shape, "complex64")
         for index in range(len(file)):
             out.mark_written((index,))
             out.file["kspace"][index] = file.read_ksp(index).numpy()
+            if (calib := file.read_calib(index)) is not None and file.calib_mask is not None:
+                out.file["acs"][index] = calib.masked_fill_(~file.calib_mask, 0).numpy()
         if file.given_mask is not None:
             out.file["mask"] = file.given_mask.numpy()
         if file.noise is not None:

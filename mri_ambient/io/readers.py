@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
-from ..errors import ConfigError, MriAmbientError, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
 from ..runtime.warning_log import WarningLog
+from .acs import LinesBeside, corrected_with, lines_beside
 from .bart import CflFile, cfl_path
 from .bruker import BrukerFile
 from .corrected import corrected
@@ -91,8 +93,10 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
         path: the file, or the folder of a ParaVision scan.
         options: of the reader of its format (see ``options`` of :class:`ScanFile`), such as
             ``volume="con-1_rep-2"``; for arrays ``mask``, a file with the mask of what was
-            measured; and ``centre`` as :func:`~mri_ambient.io.corrected.corrected` takes it. Those
-            that are None count as not given.
+            measured; ``acs``, a file of calibration lines, as ``FILE:DATASET`` if it holds several
+            arrays, or a folder with files that are called as the scans; and ``centre`` as
+            :func:`~mri_ambient.io.corrected.corrected` takes it. Those that are None count as not
+            given.
 
     Raises:
         ScanFormatError: the file is missing, unreadable, truncated, damaged, of another format, or
@@ -103,7 +107,7 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     contents = Contents(path)
     reader = _reader_of(contents)
     given = {name: value for name, value in options.items() if value is not None}
-    centre = given.pop("centre", "auto")
+    centre, acs = given.pop("centre", "auto"), given.pop("acs", None)
     if unknown := sorted(given.keys() - reader.options):
         raise ConfigError(
             f"{contents.path}: is a file of format {reader.format}, for which {unknown[0]} means "
@@ -114,9 +118,37 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
         file = _opened(reader, path, given)
         if mask is not None and isinstance(file, NamedArrayFile):
             file.take_mask(read_mask(Path(mask)), str(mask))
-        file = corrected(file, centre)
+        lines = lines_beside(file, contents) if acs is None else _lines_of(file, str(acs), given)
+        file = corrected(file, centre) if lines is None else corrected_with(file, lines, centre)
     file.warnings = tuple(warnings)
     return file
+
+
+def _lines_of(scan: ScanFile, acs: str, given: Mapping[str, Any]) -> ScanFile:
+    """The calibration lines of ``FILE``, ``FILE:DATASET``, or the file of a folder."""
+    if scan.prepared:
+        raise ConfigError(f"{scan.path}: is prepared already; give the scan it was made from")
+    name, _, dataset = ("", "", "") if Path(acs).exists() else acs.rpartition(":")
+    path = raw_file(Path(name or acs))
+    if path.is_dir():
+        same = [entry for entry in _files_in(path) if stem_of(entry) == stem_of(scan.path)]
+        path = same[0] if same else path / scan.path.name
+    if dataset and isinstance(scan, FastmriFile) and path.exists() and path.samefile(scan.path):
+        return LinesBeside(scan, dataset)
+    reader = _reader_of(Contents(path))
+    axes = given.get("axes")
+    if axes is None and reader in (Hdf5File, MatFile, NumpyFile):  # which else would guess
+        axes = scan.ksp.axes if isinstance(scan, NamedArrayFile) else ("slice", "coil", "y", "x")
+    options = {"axes": axes, "dataset": dataset or None}
+    known = {key: value for key, value in options.items() if value and key in reader.options}
+    if scan.volume and scan.volume in reader.volumes_in(path, **known):
+        known["volume"] = scan.volume
+    with catch_warnings():
+        simplefilter("ignore", NumericalWarning)
+        lines = _opened(reader, path, known)
+    if lines.prepared:
+        raise ConfigError(f"{lines.path}: is prepared; wanted calibration lines as measured")
+    return lines
 
 
 def _opened(reader: type[ScanFile], path: str | Path, given: Mapping[str, Any]) -> ScanFile:

@@ -33,3 +33,22 @@ def test_other_inputs_go_on(cli, scan, tmp_path):
     printed = cli("convert", tmp_path / "image.dcm", scan, "-o", out, "--to", "cfl", code=1)
     assert "DICOM" in printed.errors[0]
     assert sorted(path.suffix for path in out.iterdir()) == [".cfl", ".hdr"]
+
+
+def test_calibration_lines_of_a_file_of_their_own(cli, scan, tmp_path):
+    """A scan without its centre is refused; with it, it is prepared as the whole one."""
+    with h5py.File(scan) as file:
+        ksp = file["kspace"][:]
+    middle = slice(ksp.shape[-1] // 2 - 8, ksp.shape[-1] // 2 + 8)
+    apart = ksp.copy()
+    apart[..., middle] = 0
+    for name, values in (("whole", ksp), ("apart", apart), ("acs", ksp[..., middle])):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["kspace"] = values
+    options = ("-o", tmp_path / "out", "--device", "cpu", "--no-pictures")
+    assert "calibration" in cli("prep", tmp_path / "apart.h5", *options, code=3).errors[0]
+    acs = ("--acs", tmp_path / "acs.h5")
+    assert "W-CENTRE-APART" in cli("prep", tmp_path / "apart.h5", *acs, *options).codes
+    cli("prep", tmp_path / "whole.h5", *options)
+    files = [h5py.File(tmp_path / "out" / f"{name}.h5") for name in ("apart", "whole")]
+    assert (files[0]["maps"][:] == files[1]["maps"][:]).all()
