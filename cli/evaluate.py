@@ -48,6 +48,7 @@ def run(
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
     acs: opt.Acs = None,
+    average: opt.Average = None,
     holdout: opt.HeldOutLines = 2,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -68,7 +69,14 @@ def run(
     rest by the method, CG-SENSE and L1-wavelet, and compared; with samples, also whether their
     standard deviation is as large as their error.
     """
-    given = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask, "acs": acs}
+    given = {
+        "axes": axes,
+        "dataset": dataset,
+        "centre": centre,
+        "mask": mask,
+        "acs": acs,
+        "average": average,
+    }
     if targets is not None:
         _refuse_method_options(context)
         failures = Failures()

@@ -87,6 +87,14 @@ Acs = Annotated[
         show_default="those of the scan, or of its dataset acs or calib",
     ),
 ]
+Average = Annotated[
+    bool | None,
+    typer.Option(
+        "--average",
+        help="Average repetitions: volumes of a file, or files whose names end in 01, 02, ...",
+        show_default="each is a scan of its own",
+    ),
+]
 Maps = Annotated[
     Path | None,
     typer.Option(

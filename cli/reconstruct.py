@@ -29,6 +29,7 @@ def run(
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
     acs: opt.Acs = None,
+    average: opt.Average = None,
     maps: opt.Maps = None,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -159,7 +160,9 @@ def run(
         adapt=make_adaptation(adapt, adapt_per, view if jobs < 2 else None),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, recursive=True, **given, centre=centre, mask=mask, acs=acs)
+    scans = chosen_scans(
+        inputs, shard, recursive=True, **given, centre=centre, mask=mask, acs=acs, average=average
+    )
     if retry_failed:
         scans = failed_before(scans, read_states(output))
     if not scans:

@@ -88,6 +88,7 @@ WARNINGS: dict[str, str] = {
     "W-PARTIAL-READOUT": "Slices are less sharp along the readout; measure without partial echo.",
     "W-CALIBRATION-LINES": "Coil maps come from the centre of the image's own k-space.",
     "W-CENTRE-APART": "Look at the image; they must be of the same scan, in its units.",
+    "W-REPETITIONS": "Look at the image; average only repetitions of an object that lay still.",
     "W-TEMPLATE-OFFSET": "Other formats keep the scan's positions; check that it is this scan's.",
     # data preparation
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",

@@ -19,6 +19,7 @@ acs                    (slice, coil, h, w)                     optional; lines f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -155,7 +156,8 @@ class FastmriFile(NamedArrayFile):
                 f"{self.path}: 'noise' has shape {noise.shape}, wanted ({n_coils}, samples) with "
                 f"more than {n_coils} samples; rename it if it is no noise scan"
             )
-        return torch.from_numpy(read_complex(noise))
+        n_averages = self.ksp.size("avg")
+        return torch.from_numpy(read_complex(noise)) / math.sqrt(n_averages)
 
     def _set_geometry(self, target_shape: tuple[int, int] | None) -> None:
         """Take matrix, voxel size and oversampling from the header."""
