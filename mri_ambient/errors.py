@@ -91,6 +91,7 @@ WARNINGS: dict[str, str] = {
     "W-REPETITIONS": "Look at the image; average only repetitions of an object that lay still.",
     "W-TEMPLATE-OFFSET": "Other formats keep the scan's positions; check that it is this scan's.",
     # data preparation
+    "W-SPIKE": "Look at the image for stripes, and have the scanner checked.",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",
