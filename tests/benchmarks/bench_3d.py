@@ -2,12 +2,12 @@
 
     python tests/benchmarks/bench_3d.py IMAGES.zip [--slices 24] [--pictures DIR]
 
-simulates a volume of 128 x 128 with 12 coils around it, whose slices lie across the readout (each
+simulates a volume of 128 x 128 with 8 coils around it, whose slices lie across the readout (each
 is another picture; fields of the coils and the phase of the object are smooth along it), samples
 the two phase encodes by three masks (CAIPI, the same within an ellipse, Poisson disc of variable
 density within an ellipse; 24 x 24 calibration samples), and reconstructs it with the default prior,
 CG-SENSE and L1-wavelet (which bench_classical.py compares with sigpy's and BART's). Prints mean and
-worst PSNR over slices in dB, against the RSS without noise, inside the support.
+worst PSNR over 8 of the slices in dB, against the RSS without noise, inside the support.
 
 Then the maps of neighbouring slices are compared, where both have support: mean over pixels of the
 likeness of their coil sensitivities ``|sum_c conj(S) S'|`` (1 if only phases differ), and the jump
@@ -111,10 +111,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore", NumericalWarning)
-    size, coils, calib = (48, 4, 16) if args.quick else (128, 12, 24)
+    size, coils, calib = (48, 4, 16) if args.quick else (128, 8, 24)
     n = 2 if args.quick else args.slices
     model = volume("phantom" if args.quick else args.images, n, size, coils)
     ksp = torch.stack([model.measure(index) for index in range(n)])
+    shown = slice(0, n, max(1, n // 8))
     truth = torch.stack([ifft2c(model.clean(k)).abs().square().sum(dim=0).sqrt() for k in range(n)])
     recipes = {name: ma.Recipe(name).resolve() for name in METHODS}
     rows = []
@@ -122,12 +123,17 @@ def main() -> None:
         for kind, mask in masks(size, rate, calib).items():
             row = {"mask": kind, "R": round(float(1 / mask.double().mean()), 2)}
             for name, recipe in recipes.items():
-                rec = ma.reconstruct(ma.Scan.from_numpy((ksp * mask).numpy(), mask), recipe)
+                rec = ma.reconstruct(ma.Scan.from_numpy((ksp[shown] * mask).numpy(), mask), recipe)
                 img = torch.from_numpy(rec.magnitude)
-                scores = [psnr(*pair) for pair in zip(img, truth, strict=True)]
-                row[name] = (round(sum(scores) / n, 2), round(min(scores), 2))
+                scores = [psnr(*pair) for pair in zip(img, truth[shown], strict=True)]
+                row[name] = (round(sum(scores) / len(scores), 2), round(min(scores), 2))
                 if args.pictures:
-                    draw(args.pictures, f"{kind} R{rate} {name}", img[n // 2], truth[n // 2])
+                    draw(
+                        args.pictures,
+                        f"{kind} R{rate} {name}",
+                        img[len(img) // 2],
+                        truth[shown][len(img) // 2],
+                    )
             rows.append(row)
             print(row, flush=True)
     found = compared(model, ksp, truth, calib)

@@ -12,7 +12,7 @@ from array_files import SHAPE, phantom_ksp, write_cfl
 from codes import warns
 
 from mri_ambient.errors import ConfigError, ScanFormatError
-from mri_ambient.io import FastmriFile, open_scan
+from mri_ambient.io import FastmriFile, convert_scan, open_scan
 from mri_ambient.physics.fourier import fftc
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.rng import rng_for
@@ -139,3 +139,15 @@ def test_other_formats_have_no_mask_option(tmp_path):
     (tmp_path / "a.dat").write_bytes(b"")
     with pytest.raises((ConfigError, ScanFormatError)):
         open_scan(tmp_path / "a.dat", mask="m.npy")
+
+
+def test_a_corrected_scan_keeps_its_identifiers_where_that_is_wanted(tmp_path):
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.roll(KSP.numpy(), 4, axis=-1)
+        file.attrs["patient_name"] = "Doe"
+    with warns("W-NO-HEADER", "W-CENTRE"):
+        scan = open_scan(path)
+        converted = convert_scan(scan, tmp_path / "out", "fastmri", keep_identifiers=True)
+    with h5py.File(converted) as file:
+        assert file.attrs["patient_name"] == "Doe"
