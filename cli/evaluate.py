@@ -78,7 +78,7 @@ def run(
         "average": average,
     }
     if targets is not None:
-        _refuse_method_options(context)
+        _refuse_method_options(context, given)
         failures = Failures()
         scores = ma.evaluate(inputs, targets, on_error=failures.case, **given)
         _print_scores(scores, csv_out=csv_out, json_out=json_out)
@@ -100,23 +100,13 @@ def run(
     _on_held_out_lines(inputs, given, recipe, runtime, csv_out=csv_out, json_out=json_out)
 
 
-def _refuse_method_options(context: typer.Context) -> None:
+def _refuse_method_options(context: typer.Context, given: dict[str, Any]) -> None:
     """With --target, images are scored as they are: refuse options of the reconstruction."""
-    for_both = {
-        "inputs",
-        "targets",
-        "axes",
-        "dataset",
-        "centre",
-        "mask",
-        "acs",
-        "csv_out",
-        "json_out",
-    }
+    for_both = {"inputs", "targets", "csv_out", "json_out", *given}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and parameter.name not in for_both:
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if is_given and parameter.name not in for_both:
             raise ConfigError(
                 f"{parameter.opts[-1]} is an option of the reconstruction; with --target, images "
                 "are scored as they are: `mri-ambient reconstruct` makes them"

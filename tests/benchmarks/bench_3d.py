@@ -120,7 +120,7 @@ def main() -> None:
     recipes = {name: ma.Recipe(name).resolve() for name in METHODS}
     rows = []
     for rate in (4,) if args.quick else (4, 9):
-        for kind, mask in masks(size, rate, calib).items():
+        for kind, mask in list(masks(size, rate, calib).items())[-1 if args.quick else 0 :]:
             row = {"mask": kind, "R": round(float(1 / mask.double().mean()), 2)}
             for name, recipe in recipes.items():
                 rec = ma.reconstruct(ma.Scan.from_numpy((ksp[shown] * mask).numpy(), mask), recipe)

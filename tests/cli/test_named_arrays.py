@@ -52,3 +52,21 @@ def test_calibration_lines_of_a_file_of_their_own(cli, scan, tmp_path):
     cli("prep", tmp_path / "whole.h5", *options)
     files = [h5py.File(tmp_path / "out" / f"{name}.h5") for name in ("apart", "whole")]
     assert (files[0]["maps"][:] == files[1]["maps"][:]).all()
+
+
+def test_repetitions_are_averaged(cli, scan, tmp_path):
+    """Each is scored against the mean, which is written under the name without the number."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    with h5py.File(scan) as file:
+        ksp = file["kspace"][:]
+    for number, factor in ((1, 0.9), (2, 1.1)):
+        with h5py.File(raw / f"head_T10{number}.h5", "w") as file:
+            file["kspace"] = factor * ksp
+    cli("convert", raw, "-o", out, "--to", "fastmri", "--average")
+    with h5py.File(out / "head_T1.h5") as file:
+        assert abs(file["kspace"][:] - ksp).max() < 1e-5 * abs(ksp).max()
+    options = ("--method", "zero-filled", "--device", "cpu")
+    cli("reconstruct", raw, "-o", tmp_path / "rec", *options)
+    printed = cli("evaluate", tmp_path / "rec", "--target", raw, "--average", "--csv").out
+    assert [line.split(",")[0] for line in printed.splitlines()[1:3]] == ["head_T101", "head_T102"]
