@@ -25,6 +25,8 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
+    average: opt.Average = None,
     maps: opt.Maps = None,
     prior: opt.PriorPath = None,
     until: Annotated[
@@ -78,7 +80,7 @@ def run(
         adapt=make_adaptation(until, None, None if others else view),
     )
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = find_scans(inputs, **given, centre=centre, mask=mask)
+    scans = find_scans(inputs, **given, centre=centre, mask=mask, acs=acs, average=average)
     if dry_run:
         print_line(f"{len(scans)} scans, until {until} -> {output}")
         return

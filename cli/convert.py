@@ -21,6 +21,8 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
+    average: opt.Average = None,
     shard: opt.Shard = None,
     keep_identifiers: opt.KeepIdentifiers = False,
     overwrite: opt.Overwrite = False,
@@ -34,7 +36,7 @@ def run(
     from mri_ambient.io import ScanPath, convert_scan
 
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset}
-    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
+    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask, acs=acs, average=average)
     with progress_bar() as bars:
         bar = Bar(bars, "convert", len(scans))
 

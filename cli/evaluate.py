@@ -55,6 +55,8 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
+    average: opt.Average = None,
     holdout: opt.HeldOutLines = 2,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -77,9 +79,16 @@ def run(
     rest by the method, CG-SENSE and L1-wavelet, and compared; with samples, also whether their
     standard deviation is as large as their error.
     """
-    given: dict[str, Any] = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask}
+    given: dict[str, Any] = {
+        "axes": axes,
+        "dataset": dataset,
+        "centre": centre,
+        "mask": mask,
+        "acs": acs,
+        "average": average,
+    }
     if targets is not None:
-        _refuse_method_options(context)
+        _refuse_method_options(context, given)
         failures = Failures()
         with scan_executor(scheduler, cluster) as executor:
             scores = ma.evaluate(inputs, targets, on_error=failures.case, jobs=executor, **given)
@@ -107,16 +116,13 @@ def run(
         _print_held_out(recipe, found, csv_out=csv_out, json_out=json_out)
 
 
-def _refuse_method_options(context: typer.Context) -> None:
+def _refuse_method_options(context: typer.Context, given: dict[str, Any]) -> None:
     """With --target, images are scored as they are: refuse options of the reconstruction."""
-    for_both = {
-        "inputs", "targets", "axes", "dataset", "centre", "mask", "scheduler", "cluster", "csv_out",
-        "json_out",
-    }  # fmt: skip
+    for_both = {"inputs", "targets", "scheduler", "cluster", "csv_out", "json_out", *given}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and parameter.name not in for_both:
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if is_given and parameter.name not in for_both:
             raise ConfigError(
                 f"{parameter.opts[-1]} is an option of the reconstruction; with --target, images "
                 "are scored as they are: `mri-ambient reconstruct` makes them"

@@ -12,7 +12,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "overwrite",
     ),
     "What to read": (
-        "volume", "axes", "dataset", "centre", "mask", "maps", "map_sets", "coils", "noise_std",
+        "volume", "axes", "dataset", "centre", "mask", "acs", "average", "maps", "map_sets",
+        "coils", "noise_std",
     ),
     "Method": ("steps", "option", "lam", "final_dc", "adapt", "adapt_per"),
     "Sampling": ("mask_type", "calib_lines", "seed"),

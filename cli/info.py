@@ -24,12 +24,13 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
     json_out: opt.Json = False,
 ) -> None:
     """Print what is installed, or what a file holds."""
     from mri_ambient.evaluation.info import contents, in_text, installed
 
-    given = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask}
+    given = {"axes": axes, "dataset": dataset, "centre": centre, "mask": mask, "acs": acs}
     facts = installed() if file is None else contents(file, **given)
     if json_out:
         print_json(facts)

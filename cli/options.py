@@ -77,6 +77,24 @@ MaskPath = Annotated[
         show_default="that of the scan, or what is not zero",
     ),
 ]
+Acs = Annotated[
+    str | None,
+    typer.Option(
+        "--acs",
+        help="Calibration lines that lie apart: a scan file of any format, FILE:DATASET, or a "
+        "folder with files called as the scans.",
+        metavar="FILE",
+        show_default="those of the scan, or of its dataset acs or calib",
+    ),
+]
+Average = Annotated[
+    bool | None,
+    typer.Option(
+        "--average",
+        help="Average repetitions: volumes of a file, or files whose names end in 01, 02, ...",
+        show_default="each is a scan of its own",
+    ),
+]
 Maps = Annotated[
     Path | None,
     typer.Option(

@@ -26,6 +26,8 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
+    average: opt.Average = None,
     maps: opt.Maps = None,
     map_sets: opt.MapSets = "auto",
     coils: opt.Coils = None,
@@ -65,7 +67,7 @@ def run(
         map_sets=parse_map_sets(map_sets),
     )  # fmt: skip
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask)
+    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask, acs=acs, average=average)
     if dry_run:
         print_outputs(scans, output)
         return

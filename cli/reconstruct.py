@@ -29,6 +29,8 @@ def run(
     dataset: opt.DatasetName = None,
     centre: opt.Centre = "auto",
     mask: opt.MaskPath = None,
+    acs: opt.Acs = None,
+    average: opt.Average = None,
     maps: opt.Maps = None,
     method: opt.Method = None,
     preset: opt.SamplingPreset = None,
@@ -161,7 +163,9 @@ def run(
         adapt=make_adaptation(adapt, adapt_per, None if others else view),
     )
     given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, recursive=True, **given, centre=centre, mask=mask)
+    scans = chosen_scans(
+        inputs, shard, recursive=True, **given, centre=centre, mask=mask, acs=acs, average=average
+    )
     if retry_failed:
         scans = failed_before(scans, read_states(output))
     if not scans:

@@ -8,9 +8,9 @@ determines what belongs to the whole volume: noise covariance, virtual coils, sc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
 from .qc import choose_sets, slice_checks, slice_warnings
 from .set_basis import smooth_basis
+from .spikes import LEAST_RATIO, find_spikes, without_spikes
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
@@ -120,6 +121,7 @@ class Preparation:
             of their own.
         scale: normalised images times this are in whitened units.
         n_sets: sets of coil maps.
+        spikes: where slices hold spikes, bool ``(y, x)`` by index; these samples become 0.
         warnings: what is questionable about the volume.
         device, cpu_fallback: see :func:`plan_preparation`.
     """
@@ -132,6 +134,7 @@ class Preparation:
     calib_shape: tuple[int, int]
     scale: float
     n_sets: int = 1
+    spikes: Mapping[int, Tensor] = field(default_factory=dict)
     warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
@@ -156,7 +159,8 @@ class Preparation:
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
         """Prepare slices, and return ESPIRiT's eigenvalues too (None for a single coil)."""
         with _errors_of(self.path, self.device):
-            scan = _cut_calibration(remove_oversampling(scan, self.n_rows), self.calib_shape)
+            scan = remove_oversampling(without_spikes(scan, self.spikes), self.n_rows)
+            scan = _cut_calibration(scan, self.calib_shape)
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
             _check_samples(scan, self.scale)
@@ -315,9 +319,13 @@ class FirstPass:
         self.calib: list[Tensor] = []
         self.n_given = 0  # sets of maps that come with the scan
         self.energies = torch.zeros(2, dtype=torch.float64)
+        self.spikes: dict[int, Tensor] = {}
 
     def add(self, scan: Scan) -> None:
         """Add slices as read; empty ones are left out, because their zeros are not noise."""
+        found = {index: find_spikes(ksp) for index, ksp in zip(scan.slices, scan.ksp, strict=True)}
+        self.spikes |= {index: plane for index, plane in found.items() if bool(plane.any())}
+        scan = without_spikes(scan, self.spikes)
         filled = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
         if self.file.noise is None:
             for index in filled:
@@ -355,6 +363,13 @@ class FirstPass:
                 "which must be trained on scans with many different masks"
             )
             found.append(NumericalWarning("W-ONE-COIL", text))
+        if self.spikes:
+            n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
+            text = (
+                f"{name_of(file.path)}: {n_spikes} spikes in slices {sorted(self.spikes)}: samples "
+                f"of over {math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
+            )
+            found.append(NumericalWarning("W-SPIKE", text))
         to_virtual = compression.rotation[: compression.n_coils] @ white
         n_sets = self._n_sets(to_virtual)
         if n_sets == 2 and config.map_sets == "auto" and not self.n_given:
@@ -372,6 +387,7 @@ class FirstPass:
             calib_shape=self.calib_shape,
             scale=self._scale(to_virtual),
             n_sets=n_sets,
+            spikes=self.spikes,
             warnings=tuple(found),
         )
 

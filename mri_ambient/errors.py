@@ -87,8 +87,11 @@ WARNINGS: dict[str, str] = {
     "W-SLICE-POSITIONS": "Check that no slice is missing; formats with one affine are refused.",
     "W-PARTIAL-READOUT": "Slices are less sharp along the readout; measure without partial echo.",
     "W-CALIBRATION-LINES": "Coil maps come from the centre of the image's own k-space.",
+    "W-CENTRE-APART": "Look at the image; they must be of the same scan, in its units.",
+    "W-REPETITIONS": "Look at the image; average only repetitions of an object that lay still.",
     "W-TEMPLATE-OFFSET": "Other formats keep the scan's positions; check that it is this scan's.",
     # data preparation
+    "W-SPIKE": "Look at the image for stripes, and have the scanner checked.",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ScanFormatError
 from .physics.coil_maps import unpack_maps
-from .physics.fourier import center_crop, fftc, ifftc, reverse
+from .physics.fourier import center_crop, center_fit, fftc, ifftc, reverse
 from .physics.map_sets import split_sets
 from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.operators import SenseOp
@@ -103,6 +103,7 @@ class Scan:
         scan_id: str = "array",
         voxel_mm: tuple[float, float, float] | None = None,
         noise: ArrayLike | None = None,
+        acs: ArrayLike | None = None,
     ) -> Scan:
         """A raw scan from arrays, which are copied.
 
@@ -115,16 +116,15 @@ class Scan:
             scan_id: outputs are named after it, and it seeds the random streams.
             voxel_mm: voxel size ``(y, x, slice)`` in millimetres.
             noise: noise-only samples in the units of ``ksp``, complex ``(coil, sample)``.
+            acs: calibration lines for the coil maps alone, complex as ``ksp``; a block of the same
+                slices, coils and field of view, k = 0 in its middle. Lines of the image itself
+                belong into ``ksp``.
 
         Raises:
             ValueError: an argument has the wrong type or shape, or does not fit ``ksp``.
             ScanFormatError: NaN, Inf, or nothing but zeros.
         """
-        values = _complex64(ksp, "ksp", scan_id)
-        values = values[None] if values.ndim == 3 else values
-        if values.ndim != 4 or 0 in values.shape:
-            wanted = "(slice, coil, y, x) or (coil, y, x)"
-            raise ValueError(f"{scan_id}: ksp has shape {np.shape(ksp)}, wanted {wanted}")
+        values = _slices(ksp, "ksp", scan_id)
         if not scan_id or Path(scan_id).name != scan_id:
             raise ValueError(f"scan_id {scan_id!r} is not a file name, which outputs need")
         if voxel_mm is not None and not (
@@ -142,6 +142,7 @@ class Scan:
             slices=tuple(range(len(values))),
             recon_shape=(values.shape[-2], values.shape[-1]),
             noise=None if noise is None else _noise_samples(noise, values.shape[1], scan_id),
+            calib=None if acs is None else _lines(acs, values, scan_id),
             voxel_mm=voxel_mm,
             steps=("read",),
         )
@@ -204,6 +205,25 @@ def _complex64(array: ArrayLike, name: str, scan_id: str) -> NDArray[np.complex6
         found = f"NaN, Inf or values beyond single precision in {n_bad} of {values.size} places"
         raise ScanFormatError(f"{scan_id}: {name} holds {found}")
     return values
+
+
+def _slices(ksp: ArrayLike, name: str, scan_id: str) -> NDArray[np.complex64]:
+    """K-space ``(slice, coil, y, x)``, checked."""
+    values = _complex64(ksp, name, scan_id)
+    values = values[None] if values.ndim == 3 else values
+    if values.ndim != 4 or 0 in values.shape:
+        wanted = "(slice, coil, y, x) or (coil, y, x)"
+        raise ValueError(f"{scan_id}: {name} has shape {np.shape(ksp)}, wanted {wanted}")
+    return values
+
+
+def _lines(acs: ArrayLike, ksp: NDArray[np.complex64], scan_id: str) -> Tensor:
+    """Calibration lines on the matrix of the k-space, checked."""
+    lines = _slices(acs, "acs", scan_id)
+    if lines.shape[:2] != ksp.shape[:2]:
+        wanted = f"the {ksp.shape[0]} slices and {ksp.shape[1]} coils of ksp"
+        raise ValueError(f"{scan_id}: acs has shape {lines.shape}, wanted {wanted}")
+    return center_fit(torch.from_numpy(lines), (ksp.shape[2], ksp.shape[3]))
 
 
 def _mask_plane(

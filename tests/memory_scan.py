@@ -33,7 +33,8 @@ class MemoryScan(ScanFile):
         ny, nx = ksp.shape[-2:]
         self.ksp, self.scan_id, self.path = ksp, scan_id, Path(f"{scan_id}.h5")
         self.shape, self.recon_shape = tuple(ksp.shape), (round(ny / oversampling), nx)
-        self.readout_oversampling, self.noise, self.attributes = oversampling, noise, {}
+        self.readout_oversampling, self.noise = oversampling, noise
+        self.attributes, self.identifiers = {}, {}
         acquired = torch.ones(nx, dtype=torch.bool) if acquired is None else acquired
         whole = acquired.expand(1, ny, nx).clone()
         self.sampling = Sampling(whole if mask is None else mask & whole, acquired)

@@ -147,8 +147,11 @@ def pair_up(
 
 
 def _target_of(file: Path, scans: Sequence[ScanPath], unique: bool) -> ScanPath | None:
-    """The scan of the same stem in folders of the same names; in any, if both are ``unique``."""
-    same = [scan for scan in scans if scan.stem == file.stem]
+    """The scan of the same stem in folders of the same names; in any, if both are ``unique``.
+
+    The mean of repetitions is the target of each of them.
+    """
+    same = [scan for scan in scans if scan.is_target_of(file.stem)]
     if unique and len(same) == 1:
         return same[0]
     parts = file.absolute().with_suffix("").parts
@@ -175,7 +178,8 @@ def score_pair(reconstruction: Path, target: ScanPath | None) -> VolumeMetrics:
 
 def _reference(target: ScanPath) -> tuple[NDArray[Any], ReferenceKind]:
     """The reference that a scan holds, or the RSS of its full k-space."""
-    stored = None if target.volume else _stored_reference(target.path)
+    single = not (target.volume or target.options.get("average"))
+    stored = _stored_reference(target.path) if single else None
     if stored is not None:
         return stored
     none = f"holds no reference ({' or '.join(TARGETS)})"

@@ -32,6 +32,9 @@ SAME = 0.0005
 CENTRE = 24
 """Samples around k = 0 that the small images are made of."""
 
+FEWEST_PARTITIONS = 8
+"""Of a 3-D scan that is recognised by its samples."""
+
 BESIDE = 5
 """Entries from the middle of an axis, where a phase encode has much less energy."""
 
@@ -95,16 +98,24 @@ def refuse_phase_encoded_slices(array: StoredArray) -> None:
         ScanFormatError: it is; damaged slices are left to those who read them.
     """
     n = array.shape[0]
-    if n < SMALLEST_SIDE:
+    if n < FEWEST_PARTITIONS:
         return
     rows, columns = map(_centre, array.shape[2:])
     around = (array.shape[1] // 2, rows, columns)
+
+    def energy(index: int) -> float:
+        return float((np.abs(array.read((index, *around))).astype(float) ** 2).sum())
+
     try:
-        blocks = [array.read((n // 2 + step, *around)) for step in (-BESIDE, 0, BESIDE)]
+        middle = energy(n // 2)
+        beside = [
+            max(energy(n // 2 - step), energy(n // 2 + step))
+            for step in range(2, min(BESIDE, n // 3) + 1)
+        ]
     except ScanFormatError:
         return  # reading the damaged slice names it
-    before, middle, after = ((np.abs(block).astype(float) ** 2).sum() for block in blocks)
-    if before and after and middle > PEAKED * max(before, after):
+    weakest = min((value for value in beside if value > 0), default=middle)  # others are empty
+    if middle > PEAKED * weakest:
         raise ScanFormatError(
             f"{array.where} is {' x '.join(map(str, array.shape))}, of which the first axis was "
             "taken for slices, but its energy is concentrated in the middle, as along a phase "

@@ -90,7 +90,7 @@ def convert_scan(
     if path.exists() and (is_scan or not overwrite):
         advice = "" if is_scan else "--overwrite or "
         raise OutputExistsError(f"{path}: exists already; use {advice}another folder")
-    if file.calib_mask is not None and to != "ismrmrd":
+    if file.calib_mask is not None and to == "cfl":
         text = f"calibration lines of their own have no place in {to} files and are left out"
         warn("W-CALIBRATION-LINES", f"{file.path.name}: {text}")
     SCAN_FORMATS[to].write(file.keep_identifiers() if keep_identifiers else file, path)

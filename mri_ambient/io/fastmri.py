@@ -9,14 +9,17 @@ ismrmrd_header         ()                                      optional; XML tex
 reconstruction_rss     (slice, h, w)                           optional; the reference image
 reconstruction_esc     (slice, h, w)                           optional; the same for one coil
 noise                  (coil, sample)                          optional; complex noise-only samples
+acs                    (slice, coil, h, w)                     optional; lines for the coil maps
 ====================== ======================================= ====================================
 
 ``noise`` is an extension of mri-ambient: samples received without excitation, in the units of
-``kspace``. Another is the root attribute ``geometry``, see :class:`~mri_ambient.io.Geometry`.
+``kspace``. Others are ``acs`` (:mod:`~mri_ambient.io.acs`) and the root attribute ``geometry``, see
+:class:`~mri_ambient.io.Geometry`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -154,7 +157,8 @@ class FastmriFile(NamedArrayFile):
                 f"{self.path}: 'noise' has shape {noise.shape}, wanted ({n_coils}, samples) with "
                 f"more than {n_coils} samples; rename it if it is no noise scan"
             )
-        return torch.from_numpy(read_complex(noise))
+        n_averages = self.ksp.size("avg")
+        return torch.from_numpy(read_complex(noise)) / math.sqrt(n_averages)
 
     def _set_geometry(self, target_shape: tuple[int, int] | None) -> None:
         """Take matrix, voxel size and oversampling from the header."""
@@ -229,9 +233,13 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
     """
     with H5Writer(path, len(file)) as out:
         out.create_slices("kspace", file.shape, "complex64")
+        if file.calib_mask is not None:
+            out.create_slices("acs", file.shape, "complex64")
         for index in range(len(file)):
             out.mark_written((index,))
             out.file["kspace"][index] = file.read_ksp(index).numpy()
+            if (calib := file.read_calib(index)) is not None and file.calib_mask is not None:
+                out.file["acs"][index] = calib.masked_fill_(~file.calib_mask, 0).numpy()
         if file.given_mask is not None:
             out.file["mask"] = file.given_mask.numpy()
         if file.noise is not None:

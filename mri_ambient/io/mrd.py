@@ -84,7 +84,7 @@ class MrdFile(ReadoutFile):
             self.attributes["orientation_source"] = TURNED
         index.check_completeness(self.readouts, n_coils)
         noise = index if noise_group is None else MrdIndex.read(self.path, noise_group)
-        self.noise = self._read_noise(noise, index)
+        self.noise = self.noise_of_mean(self._read_noise(noise, index))
 
     def _count_coils(self, index: MrdIndex) -> int:
         """Number of coils of the image; calibration lines of others are left out."""

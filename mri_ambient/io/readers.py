@@ -6,12 +6,15 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
-from ..errors import ConfigError, MriAmbientError, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
 from ..runtime.warning_log import WarningLog
+from .acs import LinesBeside, corrected_with, lines_beside
+from .averaged import Averaged, series_of, without_repetition
 from .bart import CflFile, cfl_path
 from .bruker import BrukerFile
 from .corrected import corrected
@@ -66,12 +69,19 @@ class ScanPath:
     @property
     def stem(self) -> str:
         """What outputs are named after: the stem of the file, and the volume."""
-        return "_".join(filter(None, [stem_of(self.path), self.volume]))
+        return _stem(self.path, self.options)
 
     @property
     def key(self) -> str:
         """What tells it from other scans of one call: folder and stem, e.g. ``site-a/head``."""
         return (self.folder / self.stem).as_posix()
+
+    def is_target_of(self, stem: str) -> bool:
+        """Whether a reconstruction of this stem is of the scan, or of a repetition it averages."""
+        averages = self.options.get("average")
+        return stem == self.stem or bool(
+            averages and self.stem in (series_of(stem), without_repetition(stem))
+        )
 
     def open(self) -> ScanFile:
         """See :func:`open_scan`."""
@@ -91,8 +101,11 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
         path: the file, or the folder of a ParaVision scan.
         options: of the reader of its format (see ``options`` of :class:`ScanFile`), such as
             ``volume="con-1_rep-2"``; for arrays ``mask``, a file with the mask of what was
-            measured; and ``centre`` as :func:`~mri_ambient.io.corrected.corrected` takes it. Those
-            that are None count as not given.
+            measured; ``acs``, a file of calibration lines, as ``FILE:DATASET`` if it holds several
+            arrays, or a folder with files that are called as the scans; ``average``, True to
+            average the repetitions in the file, or a list of files, to average them; and ``centre``
+            as :func:`~mri_ambient.io.corrected.corrected` takes it. Those that are None count as
+            not given.
 
     Raises:
         ScanFormatError: the file is missing, unreadable, truncated, damaged, of another format, or
@@ -100,10 +113,12 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
         ConfigError: the reader of this format has no such option.
     """
     path = raw_file(Path(path))
+    given = {name: value for name, value in options.items() if value is not None}
+    if average := given.pop("average", False):
+        return _averaged(path, average, given)
     contents = Contents(path)
     reader = _reader_of(contents)
-    given = {name: value for name, value in options.items() if value is not None}
-    centre = given.pop("centre", "auto")
+    centre, acs = given.pop("centre", "auto"), given.pop("acs", None)
     if unknown := sorted(given.keys() - reader.options):
         raise ConfigError(
             f"{contents.path}: is a file of format {reader.format}, for which {unknown[0]} means "
@@ -114,9 +129,65 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
         file = _opened(reader, path, given)
         if mask is not None and isinstance(file, NamedArrayFile):
             file.take_mask(read_mask(Path(mask)), str(mask))
-        file = corrected(file, centre)
+        lines = lines_beside(file, contents) if acs is None else _lines_of(file, str(acs), given)
+        file = corrected(file, centre) if lines is None else corrected_with(file, lines, centre)
     file.warnings = tuple(warnings)
     return file
+
+
+def _averaged(path: Path, average: bool | Sequence[Path], given: dict[str, Any]) -> ScanFile:
+    """The mean of the repetitions in a file, or of several files; the scan itself if it is one."""
+    name = _stem(path, {**given, "average": average})
+    if not isinstance(average, bool):
+        files = [open_scan(one, **given) for one in average]
+        return Averaged(files, files[0].volume, name)
+    names = _volume_names(path, given)
+    wanted = given.pop("volume", None)
+    groups = {group: [n for n in names if without_repetition(n) == group]
+              for group in map(without_repetition, names)}  # fmt: skip
+    wanted = next(iter(groups)) if wanted is None and len(groups) == 1 else wanted
+    if wanted not in groups:
+        raise ScanFormatError(
+            f"{path}: averaged, it holds the volumes {', '.join(groups)}, and no {wanted!r}; "
+            "choose one of them: --volume NAME, or open_scan(path, volume=NAME, average=True)"
+        )
+    files = [open_scan(path, **given, volume=name or None) for name in groups[wanted]]
+    return files[0] if len(files) == 1 else Averaged(files, wanted, name)
+
+
+def _stem(path: Path, options: Mapping[str, Any]) -> str:
+    """What outputs of a scan that is opened with these options are named after."""
+    stem = stem_of(path)
+    if isinstance(options.get("average"), Sequence):
+        stem = series_of(stem) or stem
+    return "_".join(filter(None, [stem, options.get("volume")]))
+
+
+def _lines_of(scan: ScanFile, acs: str, given: Mapping[str, Any]) -> ScanFile:
+    """The calibration lines of ``FILE``, ``FILE:DATASET``, or the file of a folder."""
+    if scan.prepared:
+        raise ConfigError(f"{scan.path}: is prepared already; give the scan it was made from")
+    name, _, dataset = ("", "", "") if Path(acs).exists() else acs.rpartition(":")
+    path = raw_file(Path(name or acs))
+    if path.is_dir():
+        same = [entry for entry in _files_in(path) if stem_of(entry) == stem_of(scan.path)]
+        path = same[0] if same else path / scan.path.name
+    if dataset and isinstance(scan, FastmriFile) and path.exists() and path.samefile(scan.path):
+        return LinesBeside(scan, dataset)
+    reader = _reader_of(Contents(path))
+    axes = given.get("axes")
+    if axes is None and reader in (Hdf5File, MatFile, NumpyFile):  # which else would guess
+        axes = scan.ksp.axes if isinstance(scan, NamedArrayFile) else ("slice", "coil", "y", "x")
+    options = {"axes": axes, "dataset": dataset or None}
+    known = {key: value for key, value in options.items() if value and key in reader.options}
+    if scan.volume and scan.volume in reader.volumes_in(path, **known):
+        known["volume"] = scan.volume
+    with catch_warnings():
+        simplefilter("ignore", NumericalWarning)
+        lines = _opened(reader, path, known)
+    if lines.prepared:
+        raise ConfigError(f"{lines.path}: is prepared; wanted calibration lines as measured")
+    return lines
 
 
 def _opened(reader: type[ScanFile], path: str | Path, given: Mapping[str, Any]) -> ScanFile:
@@ -169,6 +240,7 @@ def find_scans(
             same folder below those that were named.
     """
     scans = [scan for entry in inputs for scan in _scans(entry, recursive, options)]
+    scans = _in_series(scans) if options.get("average") else scans
     reasons = [why_no_file(scan.path) for scan in scans]
     found = [scan for scan, reason in zip(scans, reasons, strict=True) if reason is None]
     if not found:
@@ -208,13 +280,36 @@ def _volumes(path: Path, folder: Path, given: Mapping[str, Any], results: bool) 
             contents = Contents(path)
             if contents.tag in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT) and not results:
                 return []
-            reader = _reader_of(contents)
-            known = {name: given[name] for name in given.keys() & reader.options}
-            names = reader.volumes_in(path, **known)
+            names = _volume_names(path, given, contents)
+            if given.get("average"):
+                names = list(dict.fromkeys(map(without_repetition, names)))
         except (MriAmbientError, OSError):
             pass
     options = ({**given, "volume": name} if name else given for name in names)
     return [ScanPath(path, option, folder) for option in options]
+
+
+def _volume_names(
+    path: Path, given: Mapping[str, Any], contents: Contents | None = None
+) -> tuple[str, ...]:
+    """The volumes of a file; options that its reader does not have are left out."""
+    reader = _reader_of(contents or Contents(path))
+    known = {name: given[name] for name in given.keys() & reader.options - {"volume"}}
+    return reader.volumes_in(path, **known)
+
+
+def _in_series(scans: Sequence[ScanPath]) -> list[ScanPath]:
+    """Files of the repetitions of one scan as one; the others as they are."""
+    groups: dict[tuple[Path, str, str], list[ScanPath]] = {}
+    for scan in scans:
+        series = series_of(stem_of(scan.path)) or scan.path.name
+        groups.setdefault((scan.path.parent, series, scan.volume), []).append(scan)
+    return [
+        replace(same[0], options={**same[0].options, "average": tuple(s.path for s in same)})
+        if len(same) > 1
+        else same[0]
+        for same in groups.values()
+    ]
 
 
 def why_no_file(path: Path) -> str | None:

@@ -12,6 +12,7 @@ skipped along step 2 alone: x is the axis that was undersampled, as in 2-D scans
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -190,6 +191,18 @@ class ReadoutFile(ScanFile):
     @abstractmethod
     def read_samples(self, rows: Sequence[int]) -> Iterator[NDArray[np.complex64]]:
         """The samples of readouts, each ``(coil, sample)``, in the order acquired."""
+
+    def noise_of_mean(self, noise: Tensor | None) -> Tensor | None:
+        """Noise of single readouts as it is in k-space, where averages were averaged.
+
+        Where places were measured in different numbers, the root mean square over the places.
+        """
+        lines = self.readouts
+        places = np.stack([lines.slice, lines.column, lines.partition], axis=1)
+        _, counts = np.unique(places, axis=0, return_counts=True)
+        return (
+            noise if noise is None or counts.max() == 1 else noise * math.sqrt((1 / counts).mean())
+        )
 
     def choose_volume(self, volume: str | None) -> None:
         """Keep the readouts of one volume; see :meth:`pick_volume`."""

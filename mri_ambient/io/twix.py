@@ -93,7 +93,7 @@ class TwixFile(ReadoutFile):
             self.attributes["thickness_mm"] = fov_mm[2]
         if name := self._index.protocol.values.get("tProtocolName"):
             self.attributes["acquisition"] = name
-        self.noise = self._read_noise()
+        self.noise = self.noise_of_mean(self._read_noise())
 
     def _check_calibration_fits(self, n_coils: int) -> None:
         """Leave out separate calibration lines of another matrix or other coils."""

@@ -20,7 +20,7 @@ class View(ScanFile):
         for name in (
             "format", "path", "volume", "volumes", "scan_id", "shape", "recon_shape", "voxel_mm",
             "geometry", "nominal_oversampling", "noise", "given_mask", "header_xml", "attributes",
-            "calib_mask", "is_3d", "steps",
+            "calib_mask", "is_3d", "steps", "identifiers", "whole_header",
         ):  # fmt: skip
             setattr(self, name, getattr(source, name))
 

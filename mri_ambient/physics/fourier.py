@@ -141,3 +141,9 @@ def center_pad(x: Tensor, shape: tuple[int, int]) -> Tensor:
         raise ValueError(f"cannot pad {(ny, nx)} to the smaller {shape}")
     top, left = py // 2 - ny // 2, px // 2 - nx // 2
     return torch.nn.functional.pad(x, (left, px - nx - left, top, py - ny - top))
+
+
+def center_fit(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """K-space ``(..., y, x)`` on another matrix of the same field of view: cut or padded."""
+    ny, nx = (min(n, m) for n, m in zip(x.shape[-2:], shape, strict=True))
+    return center_pad(center_crop(x, (ny, nx)), shape)

@@ -33,3 +33,40 @@ def test_other_inputs_go_on(cli, scan, tmp_path):
     printed = cli("convert", tmp_path / "image.dcm", scan, "-o", out, "--to", "cfl", code=1)
     assert "DICOM" in printed.errors[0]
     assert sorted(path.suffix for path in out.iterdir()) == [".cfl", ".hdr"]
+
+
+def test_calibration_lines_of_a_file_of_their_own(cli, scan, tmp_path):
+    """A scan without its centre is refused; with it, it is prepared as the whole one."""
+    with h5py.File(scan) as file:
+        ksp = file["kspace"][:]
+    middle = slice(ksp.shape[-1] // 2 - 8, ksp.shape[-1] // 2 + 8)
+    apart = ksp.copy()
+    apart[..., middle] = 0
+    for name, values in (("whole", ksp), ("apart", apart), ("acs", ksp[..., middle])):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["kspace"] = values
+    options = ("-o", tmp_path / "out", "--device", "cpu", "--no-pictures")
+    assert "calibration" in cli("prep", tmp_path / "apart.h5", *options, code=3).errors[0]
+    acs = ("--acs", tmp_path / "acs.h5")
+    assert "W-CENTRE-APART" in cli("prep", tmp_path / "apart.h5", *acs, *options).codes
+    cli("prep", tmp_path / "whole.h5", *options)
+    files = [h5py.File(tmp_path / "out" / f"{name}.h5") for name in ("apart", "whole")]
+    assert (files[0]["maps"][:] == files[1]["maps"][:]).all()
+
+
+def test_repetitions_are_averaged(cli, scan, tmp_path):
+    """Each is scored against the mean, which is written under the name without the number."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    with h5py.File(scan) as file:
+        ksp = file["kspace"][:]
+    for number, factor in ((1, 0.9), (2, 1.1)):
+        with h5py.File(raw / f"head_T10{number}.h5", "w") as file:
+            file["kspace"] = factor * ksp
+    cli("convert", raw, "-o", out, "--to", "fastmri", "--average")
+    with h5py.File(out / "head_T1.h5") as file:
+        assert abs(file["kspace"][:] - ksp).max() < 1e-5 * abs(ksp).max()
+    options = ("--method", "zero-filled", "--device", "cpu")
+    cli("reconstruct", raw, "-o", tmp_path / "rec", *options)
+    printed = cli("evaluate", tmp_path / "rec", "--target", raw, "--average", "--csv").out
+    assert [line.split(",")[0] for line in printed.splitlines()[1:3]] == ["head_T101", "head_T102"]

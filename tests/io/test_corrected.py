@@ -12,7 +12,8 @@ from array_files import SHAPE, phantom_ksp, write_cfl
 from codes import warns
 
 from mri_ambient.errors import ConfigError, ScanFormatError
-from mri_ambient.io import FastmriFile, open_scan
+from mri_ambient.io import FastmriFile, convert_scan, open_scan
+from mri_ambient.physics.fourier import fftc
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.rng import rng_for
 
@@ -111,13 +112,17 @@ def test_zero_padding_is_no_undersampling(scan):
         assert scan(ksp * thin).acquired.all()
 
 
-def test_a_phase_encode_taken_for_slices_is_refused(scan):
-    volume = torch.from_numpy(phantom_ksp((24, 2, 56, 48)))
-    along_z = torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(volume, 0), dim=0), 0)
-    with pytest.raises(ScanFormatError, match="--axes z,coil,y,x"):
-        scan(along_z)
+@pytest.mark.parametrize("n", [8, 13, 24])
+def test_a_phase_encode_taken_for_slices_is_refused(n, scan):
+    volume = torch.from_numpy(phantom_ksp((n, 2, 56, 48)))
+    along_z = fftc(volume, dim=0)
+    partial = along_z.clone()
+    partial[: n // 2 - 2] = 0
+    for encoded in (along_z, partial):
+        with pytest.raises(ScanFormatError, match="--axes z,coil,y,x"):
+            scan(encoded)
     with warns("W-NO-HEADER"):
-        assert scan(volume).shape == (24, 2, 56, 48)
+        assert scan(volume).shape == (n, 2, 56, 48)
 
 
 def test_a_file_that_is_being_written_is_not_called_damaged(tmp_path):
@@ -134,3 +139,15 @@ def test_other_formats_have_no_mask_option(tmp_path):
     (tmp_path / "a.dat").write_bytes(b"")
     with pytest.raises((ConfigError, ScanFormatError)):
         open_scan(tmp_path / "a.dat", mask="m.npy")
+
+
+def test_a_corrected_scan_keeps_its_identifiers_where_that_is_wanted(tmp_path):
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.roll(KSP.numpy(), 4, axis=-1)
+        file.attrs["patient_name"] = "Doe"
+    with warns("W-NO-HEADER", "W-CENTRE"):
+        scan = open_scan(path)
+        converted = convert_scan(scan, tmp_path / "out", "fastmri", keep_identifiers=True)
+    with h5py.File(converted) as file:
+        assert file.attrs["patient_name"] == "Doe"

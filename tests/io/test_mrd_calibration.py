@@ -175,8 +175,9 @@ def test_every_volume_has_its_own_or_shares_them(ksp, tmp_path):
 
 
 def test_they_are_converted_where_the_format_has_a_place_for_them(separate, tmp_path):
-    converted = convert_scan(open_scan(separate), tmp_path, "ismrmrd")
-    np.testing.assert_array_equal(reconstructed(converted), reconstructed(separate))
+    for to in ("ismrmrd", "fastmri"):
+        converted = convert_scan(open_scan(separate), tmp_path / to, to)
+        np.testing.assert_array_equal(reconstructed(converted), reconstructed(separate))
     with pytest.warns(NumericalWarning) as caught:
-        convert_scan(open_scan(separate), tmp_path / "fastmri", "fastmri")
+        convert_scan(open_scan(separate), tmp_path / "cfl", "cfl")
     assert [w.message.code for w in caught] == ["W-CALIBRATION-LINES"]

@@ -50,6 +50,12 @@ def spike(ksp: Ksp) -> None:
     ksp[0, 1, 20, np.flatnonzero(LINES)[3]] = 60
 
 
+def spike_in_all_coils(ksp: Ksp) -> None:
+    """Of random phases."""
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, ksp.shape[1])
+    ksp[0, :, 45, np.flatnonzero(LINES)[-4]] = 40 * np.exp(1j * phases)
+
+
 def ghost(ksp: Ksp) -> None:
     """Every other line has another phase."""
     ksp[..., 1::2] *= np.exp(0.5j)
@@ -75,16 +81,16 @@ def usual() -> float:
     return error(rebuilt(whole)[0], FULL)
 
 
-@pytest.mark.parametrize("fault", [dead, noise_only, spike, loud])
+@pytest.mark.parametrize("fault", [dead, noise_only, spike, spike_in_all_coils, loud])
 def test_a_bad_coil_or_a_spike_leaves_the_image_right(fault, usual):
     img, codes = rebuilt(fault)
     full = FULL.copy()
     if fault is loud:
         loud(full)  # its RSS is that of the loud coil
-    elif fault is not spike:
+    elif fault in (dead, noise_only):
         dead(full)
     assert error(img, full) < 1.25 * usual
-    assert codes == set()
+    assert codes == ({"W-SPIKE"} if fault in (spike, spike_in_all_coils) else set())
 
 
 def test_a_ghost_is_warned_of(usual):

@@ -1,0 +1,180 @@
+"""Calibration lines that lie apart from the scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from array_files import write_cfl
+from codes import warns
+from memory_scan import head
+
+from mri_ambient.data_prep import plan_preparation, prepare_file
+from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.io import PreparedFile, build_header, open_scan
+from mri_ambient.physics.masks import calibration_block
+from mri_ambient.recon.pipeline import reconstruct
+from mri_ambient.recon.recipe import Recipe
+from mri_ambient.scan import Scan
+
+pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+
+N = 64
+BLOCK = slice(N // 2 - 12, N // 2 + 12)
+EVERY_THIRD = np.arange(N) % 3 == 2
+OUTER = (np.arange(N) % 2 == 0) & ((np.arange(N) < 20) | (np.arange(N) >= 44))
+"""Columns without any of the block."""
+
+
+@pytest.fixture(scope="module")
+def ksp() -> np.ndarray:
+    """A fully sampled head, ``(slice, coil, y, x)``."""
+    return head(full=True, slices=2, noise=0.005).ksp.numpy()
+
+
+@pytest.fixture
+def put(tmp_path):
+    def put(name: str, **datasets: object) -> Path:
+        with h5py.File(tmp_path / name, "w") as file:
+            for key, value in datasets.items():
+                file[key] = value
+        return tmp_path / name
+
+    return put
+
+
+def with_block(columns: np.ndarray) -> np.ndarray:
+    return columns | np.isin(np.arange(N), np.arange(N)[BLOCK])
+
+
+def maps(path: Path, **options: object) -> torch.Tensor:
+    """Of the measured coils in the first slice, of norm 1 in the support."""
+    file = open_scan(path, **options)
+    prepared = plan_preparation(file).apply(file[0])
+    virtual = prepared.maps[0].flatten(1)
+    measured = torch.linalg.solve(prepared.coil_transform.to(virtual.dtype), virtual)
+    return (measured / measured.norm(dim=0).clamp_min(1e-30)).view(prepared.maps.shape[1:])
+
+
+def likeness(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Cosine of the angle between coil sensitivities of two maps, over their common support."""
+    cosines = (a.conj() * b).sum(dim=0).abs()
+    return float(cosines[a.any(dim=0) & b.any(dim=0)].mean())
+
+
+def test_lines_with_the_samples_of_the_scan_complete_it(ksp, put):
+    whole = open_scan(put("whole.h5", kspace=ksp * with_block(EVERY_THIRD)))
+    scan = put("scan.h5", kspace=ksp * EVERY_THIRD)
+    file = open_scan(scan, acs=put("acs.h5", kspace=ksp[..., BLOCK]))
+    assert file.calib_mask is None and torch.equal(file.mask, whole.mask)
+    assert torch.equal(file[:].ksp, whole[:].ksp)
+    assert file.steps == ("read", "complete-by-acs")
+    assert file.sha256 not in (open_scan(scan).sha256, whole.sha256)
+
+
+def test_lines_complete_a_scan_without_a_centre(ksp, put):
+    whole = open_scan(put("whole.h5", kspace=ksp * with_block(OUTER)))
+    scan = put("scan.h5", kspace=ksp * OUTER)
+    acs = put("acs.h5", kspace=ksp[:, :, 8:56, BLOCK])
+    with warns("W-NO-HEADER", "W-CENTRE-APART"):
+        file = open_scan(scan, acs=acs)
+    assert calibration_block(file.mask) == (24, 24)
+    middle = slice(8, 56)  # rows of the block
+    assert torch.equal(file[0].ksp[:, :, middle], whole[0].ksp[:, :, middle])
+
+
+@pytest.mark.parametrize("gain", [3j, 0.01])
+@pytest.mark.parametrize("rows", [slice(None), slice(20, 44)], ids=["all rows", "24 rows"])
+def test_other_lines_give_the_maps_of_the_own_block(gain, rows, ksp, put):
+    own = maps(put("own.h5", kspace=ksp * with_block(EVERY_THIRD)))
+    scan = put("scan.h5", kspace=ksp * EVERY_THIRD)
+    acs = put("acs.h5", kspace=(gain * ksp[:, :, rows, BLOCK]).astype(np.complex64))
+    file = open_scan(scan, acs=acs)
+    assert int(file.mask[0].any(dim=0).sum()) == EVERY_THIRD.sum()
+    assert likeness(maps(scan, acs=acs), own) > 0.999
+
+
+def test_the_image_is_right(ksp, put):
+    full = reconstruct(put("full.h5", kspace=ksp), Recipe("cg-sense")).magnitude
+    scan = put("scan.h5", kspace=ksp * EVERY_THIRD, calib=3 * ksp[..., BLOCK])
+    found = reconstruct(scan, Recipe("cg-sense")).magnitude
+    assert np.linalg.norm(found - full) < 0.12 * np.linalg.norm(full)
+
+
+def test_formats_of_the_lines(ksp, put, tmp_path):
+    scan = put("scan.h5", kspace=ksp * EVERY_THIRD, raw=ksp[..., BLOCK])
+    block = 2 * ksp[..., BLOCK]
+    np.save(tmp_path / "acs.npy", block)
+    dims = block.transpose(2, 3, 1, 0)[:, :, None, :, *[None] * 9, :]
+    write_cfl(tmp_path / "acs.cfl", dims)
+    put("several.h5", first=block, second=block)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    put("folder/scan.h5", kspace=block)
+    wanted = maps(scan, acs=f"{scan}:raw")
+    for acs in ("acs.npy", "acs.cfl", "several.h5:second", "folder"):
+        assert likeness(maps(scan, acs=tmp_path / acs), wanted) > 0.999, acs
+
+
+def test_a_dataset_beside_the_kspace_that_does_not_fit_is_not_used(ksp, put):
+    for acs in (ksp[:, :4, :, BLOCK], np.abs(ksp), np.zeros(3)):
+        path = put("scan.h5", kspace=ksp * with_block(EVERY_THIRD), acs=acs)
+        with warns("W-NO-HEADER", "W-CALIBRATION-LINES"):
+            file = open_scan(path)
+        assert file.steps == ("read",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ksp: ksp[:, :7],
+        lambda ksp: ksp[:1],
+        lambda ksp: ksp[:, [1, 0, 3, 2, 5, 4, 7, 6]],
+    ],
+    ids=["a coil less", "a slice less", "coils in another order"],
+)
+def test_lines_of_another_scan_are_refused(change, ksp, put):
+    acs = put("acs.h5", kspace=change(2 * ksp[..., BLOCK]))
+    with pytest.raises(ScanFormatError, match=r"acs\.h5"):
+        open_scan(put("scan.h5", kspace=ksp * EVERY_THIRD), acs=acs)
+
+
+@pytest.mark.parametrize("fov_mm, fits", [(90.0, True), (120.0, False)])
+def test_the_field_of_view_is_compared(fov_mm, fits, ksp, put):
+    def header(nx: int, mm: float) -> str:
+        return build_header((N, nx), (N, nx), (240.0, mm), (240.0, mm), 5.0, n_slices=2, n_coils=8)
+
+    scan = put("scan.h5", kspace=ksp * EVERY_THIRD, ismrmrd_header=header(N, 90.0))
+    acs = put("acs.h5", kspace=2 * ksp[..., BLOCK], ismrmrd_header=header(24, fov_mm))
+    if fits:
+        assert open_scan(scan, acs=acs).calib_mask is not None
+        return
+    with pytest.raises(ScanFormatError, match="field of view"):
+        open_scan(scan, acs=acs)
+
+
+def test_prepared_files_keep_what_was_done(ksp, put, tmp_path):
+    scan = put("scan.h5", kspace=ksp * EVERY_THIRD)
+    file = open_scan(scan, acs=put("acs.h5", kspace=2 * ksp[..., BLOCK]))
+    prepared = prepare_file(file, tmp_path / "prepared")
+    found = PreparedFile(prepared)
+    assert "acs" in found.steps and found.source_sha256 == file.sha256
+    images = [reconstruct(one, Recipe("cg-sense")).complex for one in (file, prepared)]
+    np.testing.assert_allclose(images[0], images[1], rtol=0, atol=1e-5 * abs(images[0]).max())
+    with pytest.raises(ConfigError):
+        open_scan(prepared, acs=scan)
+    with pytest.raises(ConfigError):
+        open_scan(scan, acs=prepared)
+
+
+def test_lines_in_memory(ksp, put):
+    scan = Scan.from_numpy(ksp * EVERY_THIRD, acs=3 * ksp[:, :, 20:44, BLOCK])
+    acs = put("acs.h5", kspace=3 * ksp[..., BLOCK])
+    file = open_scan(put("scan.h5", kspace=ksp * EVERY_THIRD), acs=acs)
+    found, wanted = (reconstruct(one, Recipe("cg-sense")).magnitude for one in (scan, file))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=0.01 * wanted.max())
+    with pytest.raises(ValueError, match="coils"):
+        Scan.from_numpy(ksp, acs=ksp[:, :3])
