@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from ..errors import (
     NumericalWarning,
     OutputExistsError,
     ScanFormatError,
+    collected,
     issue,
     warn,
 )
@@ -316,8 +316,7 @@ def _prepare_one(
 ) -> ScanResult:
     start = time.monotonic()
     path = output / f"{source.stem}.h5"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NumericalWarning)
+    with collected() as found:
         try:
             status = "done"
             exists = not overwrite and path.exists() and source.path.is_file()
@@ -330,8 +329,7 @@ def _prepare_one(
         except MriAmbientError as error:
             # Without its traceback, which refers to the slices.
             return ScanResult(source, "failed", error=type(error)(str(error)))
-    found = tuple(w.message for w in caught if isinstance(w.message, NumericalWarning))
-    return ScanResult(source, status, path, None, found, time.monotonic() - start)
+    return ScanResult(source, status, path, None, tuple(found), time.monotonic() - start)
 
 
 def _is_finished(path: Path, source: ScanPath, config: PrepConfig) -> bool:
