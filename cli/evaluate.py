@@ -129,7 +129,7 @@ def _on_held_out_lines(
                 f"{scan.name}: {recipe.n_samples} {recipe.samples_are} per slice, standard "
                 f"deviation x {recipe.std_factor:.2f}"
             )
-        found[scan.stem] = rows
+        found[scan.key] = rows
 
     try:
         with progress_bar() as bars:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -157,8 +157,8 @@ def run(
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(adapt, adapt_per, view if jobs < 2 else None),
     )
-    given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, recursive=True, **given, centre=centre, mask=mask)
+    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
+    scans = chosen_scans(inputs, shard, output, **given, centre=centre, mask=mask)
     if retry_failed:
         scans = failed_before(scans, read_states(output))
     if not scans:

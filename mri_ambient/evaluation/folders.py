@@ -122,7 +122,7 @@ def pair_up(
     Raises:
         ScanFormatError: there is no target, or none for any of the reconstructions.
     """
-    scans = find_scans([target], recursive=True, **options)
+    scans = find_scans([target], **options)
     is_file = raw_file(Path(target)).is_file()
     if is_file and len(files) == len(scans) == 1:
         return [(files[0], scans[0])]
