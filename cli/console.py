@@ -210,8 +210,10 @@ def print_outputs(scans: Sequence[ScanPath], output: Path) -> None:
 
 def print_written(start: str, paths: Sequence[Path]) -> None:
     """A line on stderr for every file or folder that was written, files with their size."""
+    from mri_ambient.runtime.files import size_text
+
     for path in paths:
-        size = f" ({path.stat().st_size / 1e6:.1f} MB)" if path.is_file() else ""
+        size = f" ({size_text(path.stat().st_size)})" if path.is_file() else ""
         print_line(f"{start}wrote {path}{size}")
 
 
