@@ -65,7 +65,7 @@ def plan_folder(
                 planned = work.plan(scan)
         except MriAmbientError as error:
             plan.n_refused += 1
-            reason = str(error).removeprefix(f"{scan.path}: ")
+            reason = str(error).removeprefix(str(scan.path)).removeprefix(":").strip()
             plan.lines.append(f"{scan}: would fail: {reason}")
             continue
         if planned.finished:
