@@ -275,8 +275,7 @@ def prepare(
         OutputExistsError: the scans are in the output folder.
     """
     output = Path(output)
-    given = [inputs] if isinstance(inputs, str | Path) else inputs
-    scans = find_scans(given, output=output, flat=True)
+    scans = find_scans(inputs, output=output, flat=True)
     paths = [scan.path for scan in scans]
     if output.is_dir() and any(path.exists() and path.parent.samefile(output) for path in paths):
         raise OutputExistsError(

@@ -145,7 +145,7 @@ def _reader_of(contents: Contents) -> type[ScanFile]:
 
 
 def find_scans(
-    inputs: Sequence[str | Path | ScanPath],
+    inputs: str | Path | Sequence[str | Path | ScanPath],
     *,
     output: str | Path | None = None,
     flat: bool = False,
@@ -173,7 +173,8 @@ def find_scans(
             go into the same folder.
     """
     search = _Search({name: v for name, v in options.items() if v is not None}, output, results)
-    scans = [scan for entry in inputs for scan in search.scans(entry)]
+    entries = [inputs] if isinstance(inputs, str | Path) else inputs
+    scans = [scan for entry in entries for scan in search.scans(entry)]
     if flat:
         scans = [replace(scan, folder=Path()) for scan in scans]
     reasons = [why_no_file(scan.path) for scan in scans]

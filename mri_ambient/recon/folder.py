@@ -135,8 +135,7 @@ def reconstruct_folder(
     """
     to = output if isinstance(output, Destination) else Destination(Path(output))
     to.check()
-    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    scans, known = find_scans(given, output=to.folder), read_states(to.folder)
+    scans, known = find_scans(inputs, output=to.folder), read_states(to.folder)
     listed = len(scans) > 1 or bool(known) or "report" in to.formats
     listed = listed if to.listed is None else to.listed
     if retry_failed:
