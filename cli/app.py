@@ -36,7 +36,7 @@ from . import (
     simulate,
     train,
 )
-from .console import be_quiet, log_to, print_error, print_warning
+from .console import be_quiet, log_to, print_error, print_more_warnings, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
 from .help import GroupedCommand
 
@@ -118,6 +118,8 @@ def main() -> None:
                 reason += "; what is finished is kept, the same command resumes"
             print_error(reason)
         raise
+    finally:
+        print_more_warnings()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,17 +29,22 @@ if TYPE_CHECKING:
     from mri_ambient.io import ScanPath
     from mri_ambient.methods import StepInfo
 
+SHOWN_WARNINGS = 3
+"""So many warnings of a code are printed."""
+
 LOG_EVERY_S = 30.0
 """In a log file, where no bar moves, a line about progress is printed so often."""
 
 _stderr = Console(stderr=True, highlight=False)
 _state = {"quiet": False, "logged_s": 0.0}
 _logs: list[Path] = []
+_given = Counter[str]()
 
 
 def be_quiet(quiet: bool) -> bool:
     """From now on, print errors only, or everything."""
     _state["quiet"] = quiet
+    _given.clear()
     return quiet
 
 
@@ -89,8 +95,18 @@ def print_result(line: str) -> None:
 
 
 def print_warning(warning: NumericalWarning) -> None:
-    """One line about a warning, with its code and remedy."""
-    print_line(f"warning {warning}")
+    """One line about a warning, with its code and remedy; those of many scans are counted only."""
+    _given[warning.code] += 1
+    (print_line if _given[warning.code] <= SHOWN_WARNINGS else _log)(f"warning {warning}")
+
+
+def print_more_warnings() -> None:
+    """One line about the warnings that were counted only."""
+    more = {code: n - SHOWN_WARNINGS for code, n in _given.items() if n > SHOWN_WARNINGS}
+    _given.clear()
+    if more:
+        counted = ", ".join(f"{n} of {code}" for code, n in more.items())
+        print_line(f"more warnings: {counted}; reports hold those of each scan, --log FILE all")
 
 
 @contextmanager
@@ -141,6 +157,16 @@ class Bar:
         task = self._shown
         return f"{int(task.completed)} of {task.total:.0f} {self.unit}" if task.total else ""
 
+    @property
+    def left(self) -> str:
+        """How long the rest will take, in words; empty where that is not known."""
+        from mri_ambient.runtime.config import time_text
+
+        task = self._shown
+        if task.finished or not task.total or task.time_remaining is None:
+            return ""
+        return f", about {time_text(task.time_remaining)} left"
+
     def count(self, done: float, total: float | None = None) -> None:
         """So many of all are done."""
         self.bars.update(self.task, completed=done, total=total)
@@ -170,12 +196,8 @@ class Bar:
             return
         _state["logged_s"] = now
         task = self._shown
-        text = task.description + (f": {self.amount}".rstrip() if task.total else "")
-        if task.total and task.time_remaining is not None:
-            from mri_ambient.runtime.config import time_text
-
-            text += f", about {time_text(task.time_remaining)} left"
-        print_line(text)
+        amount = f": {self.amount}".rstrip() if task.total else ""
+        print_line(task.description + amount + self.left)
 
 
 class VolumeBar(Bar):
@@ -210,8 +232,10 @@ def print_outputs(scans: Sequence[ScanPath], output: Path) -> None:
 
 def print_written(start: str, paths: Sequence[Path]) -> None:
     """A line on stderr for every file or folder that was written, files with their size."""
+    from mri_ambient.runtime.files import size_text
+
     for path in paths:
-        size = f" ({path.stat().st_size / 1e6:.1f} MB)" if path.is_file() else ""
+        size = f" ({size_text(path.stat().st_size)})" if path.is_file() else ""
         print_line(f"{start}wrote {path}{size}")
 
 

@@ -30,13 +30,17 @@ def run(
 ) -> None:
     """Write raw scans in another format.
 
-    K-space keeps its values; it is read and written slice by slice. OUT gets <stem>.h5 or, for cfl,
-    <stem>.cfl and <stem>.hdr; each volume of a file with several becomes a file.
+    K-space keeps its values; it is read and written slice by slice. A folder stands for all scans
+    in it and in the folders below it. OUT gets, without folders, <stem>.h5 or, for cfl, <stem>.cfl
+    and <stem>.hdr; each volume of a file with several becomes a file.
     """
     from mri_ambient.io import ScanPath, convert_scan
 
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset}
-    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask, acs=acs, average=average)
+    scans = chosen_scans(
+        inputs, shard, output, flat=True, **given, centre=centre, mask=mask, acs=acs,
+        average=average,
+    )  # fmt: skip
     with progress_bar() as bars:
         bar = Bar(bars, "convert", len(scans))
 

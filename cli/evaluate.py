@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mri_ambient.runtime.executor import Executor
 
 HeldOut = dict[int, tuple[str, list[dict[str, float]]]]
-"""Stem and figures of every slice of scans, by their number."""
+"""Key and figures of every slice of scans, by their number."""
 
 HEADINGS = {
     "cg_sense": "CG-SENSE", "l1_wavelet": "L1", "chi_square": "chi2", "coverage_50": "50 %",
@@ -137,7 +137,7 @@ def _on_held_out_lines(
     executor: int | Executor,
     found: HeldOut,
 ) -> None:
-    """Fill ``found`` with stem and figures of the scans that could be used, by their number."""
+    """Fill ``found`` with key and figures of the scans that could be used, by their number."""
     from mri_ambient.evaluation.held_out import evaluate_scan
     from mri_ambient.io import find_scans
     from mri_ambient.runtime.executor import executor_of
@@ -158,7 +158,7 @@ def _on_held_out_lines(
             if isinstance(result, MriAmbientError):
                 failures.case(scans[index], result)
                 continue
-            found[index] = scans[index].stem, result
+            found[index] = scans[index].key, result
             if recipe.n_samples > 1:
                 print_line(
                     f"{scans[index].name}: {recipe.n_samples} {recipe.samples_are} per slice, "

@@ -6,7 +6,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import Bar, VolumeBar, print_line, print_result, print_written
+from .console import (
+    Bar,
+    VolumeBar,
+    print_line,
+    print_more_warnings,
+    print_result,
+    print_written,
+)
 from .exit_codes import Failures
 
 if TYPE_CHECKING:
@@ -37,6 +44,10 @@ def print_plan(
     plan = plan_folder(scans, to, recipe, runtime)
     for line in plan.lines:
         print_line(line)
+    n_finished = len(plan.lines) - plan.n_scans - plan.n_refused
+    print_line(
+        f"{plan.n_scans} to reconstruct, {n_finished} finished before, {plan.n_refused} would fail"
+    )
     print_result(cost_line(plan))
 
 
@@ -68,7 +79,7 @@ class FolderView:
         """The slices of a scan are computed from now on."""
         if self.scan is not None:
             self.scan.end()
-        before = f"{self._progress()}: " if self.bars.disable and self.all else ""
+        before = f"{self._progress()}{self.all.left}: " if self.bars.disable and self.all else ""
         self.scan = VolumeBar(self.bars, before + name, len(volume.file), n_steps)
         self.adaptation.bar = self.scan
         return self.scan.on_slice, self.scan.on_step
@@ -104,6 +115,7 @@ class FolderView:
 
     def print_counts(self, output: Path) -> None:
         """Say which scans failed, where the figures are, and how many of all scans were done."""
+        print_more_warnings()
         if self.n_scans < 2:
             return
         if self.failed:

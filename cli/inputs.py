@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import print_line
@@ -18,20 +19,21 @@ SHOWN = 3
 def chosen_scans(
     inputs: Sequence[str],
     shard: str | None,
+    output: Path,
     *,
-    recursive: bool = False,
+    flat: bool = False,
     **given: Any,  # noqa: ANN401 -- options of the readers
 ) -> list[ScanPath]:
     """The scans of one part of the inputs; a line tells what else is in folders.
 
-    ``recursive`` and ``given`` are as :func:`~mri_ambient.io.find_scans` takes them, which says
-    what it raises.
+    ``output``, ``flat`` and ``given`` are as :func:`~mri_ambient.io.find_scans` takes them, which
+    says what it raises.
     """
     from mri_ambient.io import find_scans, left_out
 
-    scans = find_scans(inputs, recursive=recursive, **given)
+    scans = find_scans(inputs, output=output, flat=flat, **given)
     for entry in inputs:
-        if others := left_out(entry, recursive=recursive):
+        if others := left_out(entry, output):
             names = ", ".join([*others[:SHOWN], *(["..."] if len(others) > SHOWN else [])])
             files = "file of another kind" if len(others) == 1 else "files of other kinds"
             verb = "was" if len(others) == 1 else "were"

@@ -32,7 +32,11 @@ def _folder(path: Path) -> Path:
 # Files.
 Inputs = Annotated[
     list[str],
-    typer.Argument(help="Scans: files, folders or globs.", metavar="INPUT", callback=there),
+    typer.Argument(
+        help="Scans: files, folders with those below them, or globs.",
+        metavar="INPUT",
+        callback=there,
+    ),
 ]
 VolumeName = Annotated[
     str | None,

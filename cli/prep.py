@@ -58,7 +58,8 @@ def run(
     """Prepare scans: noise, coils, coil maps, scale.
 
     Noise is whitened, coils are compressed, coil maps estimated (ESPIRiT) and images normalised.
-    OUT gets a file per scan and a manifest.
+    A folder stands for all scans in it and in the folders below it. OUT gets a file per scan,
+    without folders, and a manifest.
     """
     from mri_ambient.data_prep import PrepConfig, prepare
 
@@ -67,7 +68,10 @@ def run(
         map_sets=parse_map_sets(map_sets),
     )  # fmt: skip
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(inputs, shard, **given, centre=centre, mask=mask, acs=acs, average=average)
+    scans = chosen_scans(
+        inputs, shard, output, flat=True, **given, centre=centre, mask=mask, acs=acs,
+        average=average,
+    )  # fmt: skip
     if dry_run:
         print_outputs(scans, output)
         return

@@ -162,10 +162,9 @@ def run(
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(adapt, adapt_per, None if others else view),
     )
-    given = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(
-        inputs, shard, recursive=True, **given, centre=centre, mask=mask, acs=acs, average=average
-    )
+    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
+    given |= {"centre": centre, "mask": mask, "acs": acs, "average": average}
+    scans = chosen_scans(inputs, shard, output, **given)
     if retry_failed:
         scans = failed_before(scans, read_states(output))
     if not scans:

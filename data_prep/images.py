@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Generator, Tensor
 
 from ..errors import ConfigError
-from ..io.hdf5 import check_size
+from ..io.numpy_files import check_member
 from .phantom import SLICE_MM, head_phantom, pixel_mm, slice_mm
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -89,6 +89,11 @@ class Phantoms(ImageSource):
         return Anatomy(img, name, pixel_mm(fine), slice_mm(n_slices))
 
 
+# Also one that is encrypted, or packed in a way that Python does not know.
+BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+"""Errors that a damaged zip archive may lead to."""
+
+
 class Pictures(ImageSource):
     """Pictures in a folder or a zip archive.
 
@@ -107,7 +112,7 @@ class Pictures(ImageSource):
             return None
         try:
             return zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
+        except BROKEN_ARCHIVE as error:
             raise ConfigError(f"{self.path}: not a readable zip archive ({error})") from error
 
     @cached_property
@@ -128,19 +133,17 @@ class Pictures(ImageSource):
     def _index(self) -> dict[str, dict[str, str]]:
         """Rows of ``index.csv`` by file name; empty without that file."""
         try:
-            text = self._bytes("index.csv").decode()
+            lines = self._bytes("index.csv").decode().splitlines()
+            return {row["file"]: row for row in csv.DictReader(lines) if "file" in row}
         except (KeyError, FileNotFoundError):
             return {}
-        except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
+        except (UnicodeDecodeError, csv.Error, *BROKEN_ARCHIVE) as error:
             raise ConfigError(f"{self.path}: index.csv cannot be read ({error})") from error
-        return {row["file"]: row for row in csv.DictReader(text.splitlines()) if "file" in row}
 
     def _bytes(self, file: str) -> bytes:
         if self._zip is None:
             return (self.path / file).read_bytes()
-        member = self._zip.getinfo(file)
-        n_stored = min(member.compress_size, self.path.stat().st_size)
-        check_size((member.file_size,), 1, f"{self.path}: {file}", n_stored)
+        check_member(self.path, self._zip.getinfo(file))
         return self._zip.read(file)
 
     def names(self, count: int | None, n_slices: int) -> list[str]:
@@ -160,15 +163,7 @@ class Pictures(ImageSource):
             with Image.open(io.BytesIO(self._bytes(file))) as picture:
                 is_grey = picture.mode in ("L", "F", "I") or picture.mode.startswith("I;16")
                 pixels = np.asarray(picture if is_grey else picture.convert("L"))
-        except (
-            UnidentifiedImageError,
-            OSError,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except (UnidentifiedImageError, OSError, EOFError, *BROKEN_ARCHIVE) as error:
             raise ConfigError(f"{where}: cannot be read as a picture ({error})") from error
         row = self._index.get(file, {})
         return Anatomy(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from ..errors import (
     NumericalWarning,
     OutputExistsError,
     ScanFormatError,
+    collected,
     issue,
     warn,
 )
@@ -275,7 +275,7 @@ def prepare(
         OutputExistsError: the scans are in the output folder.
     """
     output = Path(output)
-    scans = find_scans([inputs] if isinstance(inputs, str | Path) else inputs)
+    scans = find_scans(inputs, output=output, flat=True)
     paths = [scan.path for scan in scans]
     if output.is_dir() and any(path.exists() and path.parent.samefile(output) for path in paths):
         raise OutputExistsError(
@@ -324,8 +324,7 @@ def _prepare_one(
 ) -> ScanResult:
     start = time.monotonic()
     path = output / f"{source.stem}.h5"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NumericalWarning)
+    with collected() as found:
         try:
             status = "done"
             exists = not overwrite and path.exists() and source.path.is_file()
@@ -339,8 +338,7 @@ def _prepare_one(
         except MriAmbientError as error:
             # Without its traceback, which refers to the slices.
             return ScanResult(source, "failed", error=type(error)(str(error)))
-    found = tuple(w.message for w in caught if isinstance(w.message, NumericalWarning))
-    return ScanResult(source, status, path, None, found, time.monotonic() - start)
+    return ScanResult(source, status, path, None, tuple(found), time.monotonic() - start)
 
 
 def _is_finished(path: Path, source: ScanPath, config: PrepConfig) -> bool:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
@@ -161,12 +163,32 @@ def warn(code: str, text: str) -> None:
 
 
 def issue(warning: NumericalWarning) -> None:
-    """Issue a warning that names the line outside this package that led to it."""
+    """Issue a warning that names the line outside this package that led to it.
+
+    Inside a block of :func:`collected`, it is put into its list instead.
+    """
+    if (given := _collected.get()) is not None:
+        given.append(warning)
+        return
     depth, level, frame = 1, 1, sys._getframe()
     while frame.f_back is not None:  # functions of other packages may lie between ours
         depth, level = depth + 1, depth + 1 if _is_ours(frame) else level
         frame = frame.f_back
     warnings.warn(warning, stacklevel=level)
+
+
+_collected: ContextVar[list[NumericalWarning] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[list[NumericalWarning]]:
+    """The numerical warnings of the block, of its thread alone; they are not issued."""
+    given: list[NumericalWarning] = []
+    before = _collected.set(given)
+    try:
+        yield given
+    finally:
+        _collected.reset(before)
 
 
 def _is_ours(frame: FrameType) -> bool:

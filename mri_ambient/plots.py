@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -22,7 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 from skimage.util import montage
 from torch import Tensor
 
-from .errors import ScanFormatError
 from .io.geometry import Geometry
 from .io.grid import Grid
 from .io.parts import in_words, white_level
@@ -121,6 +121,20 @@ def draw_previews(rows: Sequence[Mapping[str, ArrayLike]]) -> Figure:
 # Reconstructions
 
 
+ERROR_GAIN = 5
+"""Errors are drawn as many times brighter than the images."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Images ``(slice, y, x)`` of one kind, what stands above them, and how they are shown."""
+
+    name: str
+    images: NDArray[Any]
+    white: float
+    cmap: str = "gray"
+
+
 def draw_reconstruction(
     magnitude: ArrayLike,
     std: ArrayLike | None = None,
@@ -128,10 +142,12 @@ def draw_reconstruction(
     title: str = "",
     voxel_mm: tuple[float, float, float] | None = None,
     geometry: Geometry | None = None,
+    reference: tuple[str, ArrayLike] | None = None,
 ) -> NotebookFigure:
-    """At most 16 evenly chosen slices of a volume in one window, each above its standard deviation.
+    """At most 16 evenly chosen slices of a volume in one window; 8 where there is a reference.
 
-    Slices of known geometry are turned as radiologists look at them, see
+    Reference, error and standard deviation stand below each slice, or beside it where slices are
+    fewer than these. Slices of known geometry are turned as radiologists look at them, see
     :mod:`mri_ambient.io.grid`, with letters at their edges; others have the first row on top.
 
     Args:
@@ -140,49 +156,73 @@ def draw_reconstruction(
         title: stands above the slices.
         voxel_mm: voxel size ``(y, x, slice)``; pixels are square without it.
         geometry: where the slices lie in the patient, or None.
+        reference: name and images ``(slice, y, x)`` of what the magnitude is compared with, shown
+            in the same window, and the difference of the two, :data:`ERROR_GAIN` times.
     """
     volume = np.asarray(magnitude)
     grid = Grid((len(volume), *volume.shape[1:]), voxel_mm, geometry)
     turn = grid.display_turn()
-    grid, volume = grid.turned(turn), turn(volume)
-    aspect, letters = _aspect(grid.voxel_mm), grid.letters()
-    chosen = np.unique(np.linspace(0, len(volume) - 1, min(16, len(volume))).round())
-    n_columns = min(len(chosen), 4 if std is None else 8)
-    kinds = [(volume, white_level(volume))]
+    kinds, grid = _kinds(volume, std, reference), grid.turned(turn)
+    most = min(16 if reference is None else 8, len(volume))
+    chosen = np.unique(np.linspace(0, len(volume) - 1, most).round()).astype(int)
+    beside = len(chosen) < len(kinds)
+    n_columns = len(kinds) if beside else min(len(chosen), 4 if len(kinds) == 1 else 8)
+    n_rows = len(chosen) if beside else len(kinds) * math.ceil(len(chosen) / n_columns)
     if std is not None:
-        kinds.append((turn(np.asarray(std)), white_level(np.asarray(std))))
-        share = 100 * kinds[1][1] / kinds[0][1]
-        title += (
-            f"\nlower rows: standard deviation, white = {kinds[1][1]:.3g} in the file's units, "
-            f"{share:.3g} % of the image's white"
-        )
-    n_rows = len(kinds) * math.ceil(len(chosen) / n_columns)
+        title += _window_of_std(kinds)
     title = title.strip().replace(" = ", "\u00a0=\u00a0")  # no line ends there
     lines = [part for line in title.splitlines() for part in wrap(line, 32 * n_columns)]
-    n_lines = n_rows // len(kinds) + len(lines)
+    aspect, letters, shape = _aspect(grid.voxel_mm), grid.letters(), grid.shape[1:]
     figure, axes = _image_grid(
-        n_rows, n_columns, volume.shape[1:], aspect=aspect, title_lines=n_lines
+        n_rows, n_columns, shape, aspect=aspect, title_lines=n_rows + len(lines)
     )
     figure.suptitle("\n".join(lines).replace("\u00a0", " "), fontsize=10)
-    for i, index in enumerate(chosen.astype(int)):
+    for i, index in enumerate(chosen):
         row, column = divmod(i, n_columns)
-        for kind, (images, top) in enumerate(kinds):
-            name = f"slice {index}" if kind == 0 else ""
-            axis = axes[len(kinds) * row + kind, column]
-            _show(axis, images[index], name, limits=(0.0, top), aspect=aspect)
+        for k, kind in enumerate(kinds):
+            axis = axes[i, k] if beside else axes[len(kinds) * row + k, column]
+            name, limits = kind.name or f"slice {index}", (0.0, kind.white)
+            img = turn(kind.images[index])
+            _show(axis, img, name, limits=limits, aspect=aspect, cmap=kind.cmap)
             _write_letters(axis, letters)
     return figure
 
 
-def draw_volume(path: Path) -> NotebookFigure:
+def _kinds(
+    volume: NDArray[Any], std: ArrayLike | None, reference: tuple[str, ArrayLike] | None
+) -> list[_Kind]:
+    """What is shown of every slice: the image, reference and error, standard deviation."""
+    kinds = [_Kind("", volume, white_level(volume))]
+    if reference is not None:
+        name, images = reference[0], np.asarray(reference[1])
+        white = white_level(images)
+        error = ERROR_GAIN * np.abs(volume - images)
+        kinds = [
+            _Kind("", volume, white),
+            _Kind(f"reference ({name})", images, white),
+            _Kind(f"error x {ERROR_GAIN}", error, white, "inferno"),
+        ]
+    if std is not None:
+        std = np.asarray(std)
+        kinds.append(_Kind("standard deviation", std, white_level(std)))
+    return kinds
+
+
+def _window_of_std(kinds: Sequence[_Kind]) -> str:
+    share = 100 * kinds[-1].white / kinds[0].white
+    return (
+        f"\nstandard deviation: white = {kinds[-1].white:.3g} in the file's units, {share:.3g} % "
+        "of the image's white"
+    )
+
+
+def draw_volume(path: Path, reference: tuple[str, ArrayLike] | None = None) -> NotebookFigure:
     """The slices of a reconstruction file, see :func:`draw_reconstruction`.
 
     Raises:
         ScanFormatError: it cannot be read.
     """
     result = ReconstructionFile(path)
-    if 0 in result.shape:
-        raise ScanFormatError(f"{path}: wanted images (slice, y, x), found {result.shape}")
     volumes = [
         np.stack([result.read_part(part, index) for index in range(len(result))])
         for part in result.parts(("mag", "std"))
@@ -193,7 +233,7 @@ def draw_volume(path: Path) -> NotebookFigure:
         title += f", PSNR {scores['psnr']:.1f} dB, SSIM {scores['ssim']:.3f} against {against}"
     grid = result.grid
     return draw_reconstruction(
-        *volumes, title=title, voxel_mm=grid.voxel_mm, geometry=grid.geometry
+        *volumes, title=title, voxel_mm=grid.voxel_mm, geometry=grid.geometry, reference=reference
     )
 
 

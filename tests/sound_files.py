@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import bruker_files
@@ -21,8 +23,10 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 from training_runs import trained
 
+from mri_ambient.cli.app import app
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import open_images
+from mri_ambient.errors import ConfigError
 from mri_ambient.evaluation.folders import score_pair
 from mri_ambient.evaluation.info import contents
 from mri_ambient.io import build_header, find_scans
@@ -37,6 +41,7 @@ from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.recon.report.overview import read_rows
 from mri_ambient.recon.slice_store import SliceStore
+from mri_ambient.recon.states import DONE, FAILED, State
 from mri_ambient.recon.volume import reconstruct_volume
 from mri_ambient.rng import rng_for
 from mri_ambient.runtime.device import Runtime
@@ -245,7 +250,8 @@ def read_run(folder: Path) -> None:
 def write_result(folder: Path) -> Path:
     (path,) = simulated(folder / "raw", acceleration=1.0)
     reconstruct_to_folder(open_volume(path, RECIPE, Runtime("cpu")), folder / "out")
-    (folder / "out" / ".other.failed.json").write_text('{"scan": "other", "error": "is missing"}')
+    for state in (State("other", FAILED, "is missing"), State(path.stem, DONE, seconds=1.0)):
+        state.write(folder / "out")
     return folder / "out"
 
 
@@ -278,6 +284,47 @@ def read_slices(folder: Path) -> None:
     volume = open_volume(path, RECIPE, Runtime("cpu"))
     is_finished(volume, folder)
     reconstruct_to_folder(volume, folder)
+
+
+OPTIONS = """
+method = "cg-sense"
+lambda = 0.5
+option = ["n_iter=5"]
+save = ["nifti", "png"]
+parts = "mag,phase"
+noise-std = 1e-7
+seed = 3
+map-sets = 1
+device = "cpu"
+batch-size = 2
+overwrite = true
+"""
+
+
+def write_options(folder: Path) -> Path:
+    """Options of ``reconstruct`` in a file, for ``--config``."""
+    simulated(folder / "raw")
+    path = folder / "options.toml"
+    path.write_text(OPTIONS)
+    return path
+
+
+def read_options(path: Path) -> None:
+    """A call with these options that finds nothing to do; what it refuses is refused here."""
+    words = [
+        "reconstruct",
+        str(path.parent / "raw"),
+        "-o",
+        str(path.parent / "out"),
+        "--retry-failed",
+    ]
+    said = StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            app([*words, "--config", str(path)])
+        except SystemExit as stop:
+            if stop.code:
+                raise ConfigError(said.getvalue()) from stop
 
 
 PIXELS = np.random.default_rng(0).integers(0, 1000, (3, 16, 16), np.uint16)
@@ -361,6 +408,7 @@ KINDS: dict[str, Kind] = {
     "run": Kind(write_run, read_run, others=("curves.png", "preview.png", "config.toml")),
     "reconstruction": Kind(write_result, read_result),
     "finished slices": Kind(write_slices, read_slices),
+    "options": Kind(write_options, read_options),
     "dicom template": Kind(write_template, read_template),
     "pictures": Kind(write_pictures, read_images),
     "nifti": Kind(write_nifti, read_images),

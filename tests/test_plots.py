@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from codes import warns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from memory_scan import head
 from PIL import Image
@@ -89,27 +90,56 @@ def test_a_volume_is_shown_by_sixteen_evenly_chosen_slices_in_one_window():
     assert whites(figure) == pytest.approx([white_level(VOLUME.numpy())])
 
 
-@pytest.mark.parametrize("n_slices", [1, 3, 20])
-def test_a_standard_deviation_stands_under_its_slice_in_a_window_of_its_own(n_slices):
+def columns_of(figure: Figure) -> list[list[Axes]]:
+    """The axes with images of every slice: the image first, then what stands below or beside it."""
+    images = [axes for axes in figure.axes if axes.images]
+    starts = [i for i, axes in enumerate(images) if axes.get_title().startswith("slice")]
+    n_kinds = len(images) // len(starts)
+    places = {(p.rowspan.start, p.colspan.start): a for a in images if (p := a.get_subplotspec())}
+    beside = len(starts) < n_kinds
+    found = []
+    for start in starts:
+        place = images[start].get_subplotspec()
+        row, column = place.rowspan.start, place.colspan.start
+        steps = range(n_kinds)
+        found.append([places[(row, column + k) if beside else (row + k, column)] for k in steps])
+    return found
+
+
+@pytest.mark.parametrize("n_slices", [1, 9])
+def test_a_standard_deviation_stands_with_its_slice_in_a_window_of_its_own(n_slices):
     volume = VOLUME[:n_slices]
     figure = draw_reconstruction(volume, 0.05 * volume, title="scan")
     assert_texts_apart(figure)
     assert "5 %" in figure.get_suptitle()
-    images = [axes for axes in figure.axes if axes.images]
-    assert len(images) == 2 * min(n_slices, 16)
     top = white_level(volume.numpy())
     assert whites(figure) == pytest.approx([0.05 * top, top])
-    places = [axes.get_subplotspec() for axes in images]
-    for first, place in zip(images, places, strict=True):
-        if first.get_title():
-            below = (place.rowspan.start + 1, place.colspan.start)
-            (std,) = [
-                axes for axes, p in zip(images, places, strict=True)
-                if (p.rowspan.start, p.colspan.start) == below
-            ]  # fmt: skip
-            np.testing.assert_allclose(
-                std.images[0].get_array(), 0.05 * first.images[0].get_array(), rtol=1e-6
-            )
+    slices = columns_of(figure)
+    assert len(slices) == min(n_slices, 16)
+    for img, std in slices:
+        pixels = 0.05 * img.images[0].get_array()
+        np.testing.assert_allclose(std.images[0].get_array(), pixels, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_slices", [1, 9])
+def test_reference_and_error_stand_with_their_slice_in_its_window(n_slices):
+    reference = VOLUME[:n_slices]
+    volume = reference * torch.linspace(0.9, 1.2, n_slices).view(-1, 1, 1)
+    std = 0.1 * volume
+    figure = draw_reconstruction(volume, std, title="scan", reference=("RSS", reference))
+    assert_texts_apart(figure)
+    slices = columns_of(figure)
+    assert len(slices) == min(n_slices, 8)
+    chosen = [int(img.get_title().split()[1]) for img, *_ in slices]
+    for index, shown in zip(chosen, slices, strict=True):
+        error = 5 * (volume[index] - reference[index]).abs()
+        for axes, want in zip(
+            shown, (volume[index], reference[index], error, std[index]), strict=True
+        ):
+            np.testing.assert_allclose(axes.images[0].get_array(), want, rtol=1e-6)
+        limits = [axes.images[0].get_clim() for axes in shown]
+        assert limits[0] == limits[1] == limits[2] == (0.0, white_level(reference.numpy()))
+        assert "RSS" in shown[1].get_title() and "x 5" in shown[2].get_title()
 
 
 def test_no_line_of_a_title_ends_before_its_number():

@@ -134,7 +134,9 @@ def pair_up(
     Raises:
         ScanFormatError: there is no target, or none for any of the reconstructions.
     """
-    scans = find_scans([target], recursive=True, **options)
+    scans = find_scans([target], **options)
+    if not any(scan.path.exists() for scan in scans):
+        raise ScanFormatError(f"{target}: no such file or folder")
     is_file = raw_file(Path(target)).is_file()
     if is_file and len(files) == len(scans) == 1:
         return [(files[0], scans[0])]

@@ -65,7 +65,10 @@ def contents(
     """
     path = raw_file(find_prior(path))
     if path.is_dir() and not (path / "prior.safetensors").exists():
-        return {"kind": "folder", "files": [_entry(scan) for scan in find_scans([path], **options)]}
+        return {
+            "kind": "folder",
+            "files": [_entry(scan) for scan in find_scans([path], results=True, **options)],
+        }
     if path.is_dir() or path.suffix == ".safetensors":
         prior = load_prior(path)
         facts = asdict(prior.facts)

@@ -79,7 +79,7 @@ def _diagnosis(path: Path, error: Exception) -> str:
     if "truncated" in text:
         return "the HDF5 file is truncated; copy or download it again"
     if not path.exists() or path.stat().st_size == 0:
-        return "the file is empty"
+        return "the file is empty; copy or export it again"
     if "signature" in text:
         return "is not an HDF5 file"
     return f"the HDF5 file is damaged ({text}); copy or download it again"

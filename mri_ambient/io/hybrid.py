@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import MriAmbientError
 from ..physics.fourier import ifftc
+from ..runtime.files import size_text
 from .hdf5 import check_finite
 
 CHUNK_BYTES = 2**27
@@ -148,7 +149,7 @@ class _Chunk:
 def _require_temporary_space(path: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if n_bytes > free:
-        raise _no_space(path, f"{n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+        raise _no_space(path, f"{size_text(n_bytes)} are needed, {size_text(free)} are free")
 
 
 def _no_space(path: Path, reason: str) -> MriAmbientError:

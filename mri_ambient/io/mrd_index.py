@@ -216,6 +216,11 @@ def _stored_heads(data: h5py.Dataset) -> NDArray[np.void] | None:
     record = np.dtype({"names": ["head", "n_numbers"], "formats": [head, "<u4"],
                        "offsets": [start, data.dtype.fields["data"][1]],
                        "itemsize": n_bytes})  # fmt: skip
+    if data.id.get_num_chunks() < -(-data.shape[0] // length):  # reading others is no error in HDF5
+        raise ScanFormatError(
+            f"{data.file.filename}: {data.name} holds fewer readouts than it says; the file is "
+            "damaged, copy or export it again"
+        )
     heads = np.empty(data.shape[0], head)
     n_numbers = np.empty(len(heads), np.int64)
     for first in range(0, len(heads), length):

@@ -76,10 +76,16 @@ def load_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
         raw.seek(0)
         with np.load(raw, allow_pickle=False) as loaded:
             for member in loaded.zip.infolist():
-                where = f"{path}: {member.filename}"
-                n_stored = min(member.compress_size, path.stat().st_size)
-                check_size((member.file_size,), 1, where, n_stored)
+                check_member(path, member)
             return {name: loaded[name] for name in loaded.files if name in (names or loaded.files)}
+
+
+def check_member(path: Path, member: zipfile.ZipInfo) -> None:
+    """Refuse a part of an archive that the file cannot hold, or of a size that no scan has."""
+    where, n_stored = f"{path}: {member.filename}", member.compress_size
+    if n_stored > path.stat().st_size:
+        raise ScanFormatError(f"{where} has {n_stored} bytes, more than the file; it is damaged")
+    check_size((member.file_size,), 1, where, n_stored)
 
 
 @contextmanager

@@ -216,31 +216,39 @@ def _reader_of(contents: Contents) -> type[ScanFile]:
 
 
 def find_scans(
-    inputs: Sequence[str | Path | ScanPath],
+    inputs: str | Path | Sequence[str | Path | ScanPath],
     *,
-    recursive: bool = False,
+    output: str | Path | None = None,
+    flat: bool = False,
+    results: bool = False,
     **options: Any,  # noqa: ANN401 -- of several readers
 ) -> list[ScanPath]:
     """Expand files, folders and globs, in the order given; each volume of a file is a scan.
 
-    A folder stands for the files directly in it with a suffix of one of the readers, sorted, hidden
-    ones left out, and for the ParaVision scans that are its subfolders (a study). The folder of a
-    ParaVision scan stands for the scan. What does not exist or holds no scan is kept if there are
-    other inputs: opening it fails, and the other scans go on.
+    A folder stands for the files in it and in all folders below it with a suffix of one of the
+    readers, and for the ParaVision scans that are such folders; sorted, hidden ones left out, and
+    what we reconstructed before. The folder of a ParaVision scan stands for the scan. What does not
+    exist or holds no scan is kept if there are other inputs: opening it fails, and the other scans
+    go on.
 
     Args:
         inputs: what the user named; scans found before are kept as they are.
-        recursive: a folder stands for all folders below it, too, without the results in them that
-            were reconstructed before.
+        output: where results go; a folder above it does not stand for what lies there.
+        flat: outputs of all scans go into one folder, wherever these lie.
+        results: keep what we reconstructed or sampled before.
         options: of the readers, as :func:`open_scan` takes them.
 
     Raises:
         ScanFormatError: there are only folders and globs that hold no scan.
-        ConfigError: two scans have the same stem, after which outputs are named, and lie in the
-            same folder below those that were named.
+        ConfigError: two scans have the same stem, after which outputs are named, and their outputs
+            go into the same folder.
     """
-    scans = [scan for entry in inputs for scan in _scans(entry, recursive, options)]
+    search = _Search({name: v for name, v in options.items() if v is not None}, output, results)
+    entries = [inputs] if isinstance(inputs, str | Path) else inputs
+    scans = [scan for entry in entries for scan in search.scans(entry)]
     scans = _in_series(scans) if options.get("average") else scans
+    if flat:
+        scans = [replace(scan, folder=Path()) for scan in scans]
     reasons = [why_no_file(scan.path) for scan in scans]
     found = [scan for scan, reason in zip(scans, reasons, strict=True) if reason is None]
     if not found:
@@ -251,42 +259,51 @@ def find_scans(
         clash = ", ".join(str(scan) for scan in found if scan.key == key)
         raise ConfigError(
             f"{n_times} inputs have the stem {key!r}, after which outputs are named: {clash}; "
-            "run them one by one into different folders, or rename them"
+            "rename them (links of other names will do), or run them one by one into different "
+            "folders"
         )
     return scans
 
 
-def _scans(
-    entry: str | Path | ScanPath, recursive: bool, options: Mapping[str, Any]
-) -> list[ScanPath]:
-    """The volumes of the files an input stands for."""
-    if isinstance(entry, ScanPath):
-        return [entry]
-    given = {name: value for name, value in options.items() if value is not None}
-    found = _expand(entry, recursive)
-    results = not recursive or found == [(Path(entry), Path())]
-    scans = [scan for path, folder in found for scan in _volumes(path, folder, given, results)]
-    return scans or [ScanPath(path, given, folder) for path, folder in found]
+@dataclass(frozen=True)
+class _Search:
+    """What scans are looked for.
 
-
-def _volumes(path: Path, folder: Path, given: Mapping[str, Any], results: bool) -> list[ScanPath]:
-    """The volumes of a file; the file itself where they cannot be listed, or one is chosen.
-
-    Without ``results``, there are none of what we reconstructed or sampled.
+    Attributes:
+        given: options of the readers.
+        output: where results go, or None.
+        results: whether what we reconstructed or sampled counts.
     """
-    names: Sequence[str] = ("",)  # opening it tells why, where they cannot be listed
-    if not ("volume" in given or why_no_file(path)):
-        try:
-            contents = Contents(path)
-            if contents.tag in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT) and not results:
-                return []
-            names = _volume_names(path, given, contents)
-            if given.get("average"):
-                names = list(dict.fromkeys(map(without_repetition, names)))
-        except (MriAmbientError, OSError):
-            pass
-    options = ({**given, "volume": name} if name else given for name in names)
-    return [ScanPath(path, option, folder) for option in options]
+
+    given: Mapping[str, Any]
+    output: str | Path | None
+    results: bool
+
+    def scans(self, entry: str | Path | ScanPath) -> list[ScanPath]:
+        """The volumes of the files an input stands for."""
+        if isinstance(entry, ScanPath):
+            return [entry]
+        found = _expand(entry, self.output)
+        results = self.results or found == [(Path(entry), Path())]
+        scans = [scan for path, folder in found for scan in self._volumes(path, folder, results)]
+        return scans or [ScanPath(path, self.given, folder) for path, folder in found]
+
+    def _volumes(self, path: Path, folder: Path, results: bool) -> list[ScanPath]:
+        """The volumes of a file; the file itself where they cannot be listed, or one is chosen."""
+        given = self.given
+        names: Sequence[str] = ("",)  # opening it tells why, where they cannot be listed
+        if not ("volume" in given or why_no_file(path)):
+            try:
+                contents = Contents(path)
+                if contents.tag in (RECONSTRUCTION_FORMAT, SAMPLES_FORMAT) and not results:
+                    return []
+                names = _volume_names(path, given, contents)
+                if given.get("average"):
+                    names = list(dict.fromkeys(map(without_repetition, names)))
+            except (MriAmbientError, OSError):
+                pass
+        options = ({**given, "volume": name} if name else given for name in names)
+        return [ScanPath(path, option, folder) for option in options]
 
 
 def _volume_names(
@@ -315,7 +332,7 @@ def _in_series(scans: Sequence[ScanPath]) -> list[ScanPath]:
 def why_no_file(path: Path) -> str | None:
     """Why a path is no file but a folder, or a glob without a match; None for any other path."""
     if path.is_dir():
-        if _files_in(path):
+        if _expand(path) != [(path, Path())]:
             return f"{path}: is a folder, wanted one of the files in it"
         return f"{path}: the folder holds no scan ({', '.join(_suffixes())})"
     if glob.has_magic(str(path)) and not path.exists():
@@ -323,23 +340,31 @@ def why_no_file(path: Path) -> str | None:
     return None
 
 
-def _expand(entry: str | Path, recursive: bool) -> list[tuple[Path, Path]]:
+def _expand(entry: str | Path, output: str | Path | None = None) -> list[tuple[Path, Path]]:
     """The files an input stands for, each with its folder below it, or itself if there are none."""
     path = Path(entry)
     found: list[tuple[Path, Path]] = []
     if path.is_dir():
-        folders = _folders(path) if recursive else [path]
+        folders = _folders(path, output)
         found = [(file, sub.relative_to(path)) for sub in folders for file in _files_in(sub)]
     elif glob.has_magic(str(entry)) and not path.exists():
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(str(entry), recursive=True))  # noqa: PTH207
-        found = [file for match in matches for file in _expand(match, recursive)]
+        if output is not None:
+            there = Path(output).resolve()
+            matches = [match for match in matches if Path(match).resolve() != there]
+        found = [file for match in matches for file in _expand(match, output)]
     return found or [(cfl_path(path) or path, Path())]
 
 
-def _folders(top: Path) -> list[Path]:
-    """A folder and those below it, sorted; without hidden ones and those of ParaVision scans."""
+def _folders(top: Path, output: str | Path | None = None) -> list[Path]:
+    """A folder and those below it, sorted.
+
+    Left out are hidden ones, those of ParaVision scans, and ``output`` with those below it.
+    """
     found, seen = [], {top.resolve()}
+    if output is not None:
+        seen.add(Path(output).resolve())
     for name, below, _ in os.walk(top, followlinks=True):
         found.append(Path(name))
         folders = {sub: (Path(name) / sub) for sub in below if not sub.startswith(".")}
@@ -360,15 +385,15 @@ def _files_in(folder: Path) -> list[Path]:
     return files + sorted(scans, key=_number_of_folder)
 
 
-def left_out(entry: str | Path, *, recursive: bool = False) -> list[str]:
+def left_out(entry: str | Path, output: str | Path | None = None) -> list[str]:
     """Names of the files in a folder that it does not stand for; none of any other input.
 
-    Hidden files and those that belong to a scan do not count.
+    Hidden files, those that belong to a scan, and those in ``output`` do not count.
     """
     top = Path(entry)
     if not top.is_dir() or any(path.name in RAW_FILES for path in _files_in(top)):
         return []
-    files = [path for sub in (_folders(top) if recursive else [top]) for path in sub.iterdir()]
+    files = [path for sub in _folders(top, output) for path in sub.iterdir()]
     files = [path for path in files if path.is_file() and not path.name.startswith(".")]
     others = [path for path in files if path.suffix.lower() not in _suffixes()]
     return sorted(str(path.relative_to(top)) for path in others if cfl_path(path) is None)

@@ -62,7 +62,7 @@ def find_sampling(
     """
     hit, counts = _non_zero(read, shape)
     if not hit.any():
-        raise ScanFormatError(f"{path}: kspace holds nothing but zeros")
+        raise ScanFormatError(f"{path}: kspace holds nothing but zeros; export the scan again")
     _check_slices_agree(path, hit, counts)
     measured = whole_lines(hit)
     acquired = _acquired(path, measured, padding)

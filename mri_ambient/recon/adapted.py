@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, collected
 from ..priors.prior import scan_digest
 from ..scan import Scan
 from .adaptation import AdaptationData, evenly_spaced
 from .checks import split_scan
 from .recipe import ResolvedRecipe
-from .reference import without_warnings
 
 if TYPE_CHECKING:
     from .volume import Volume
@@ -63,7 +62,7 @@ def adaptation_report(recipe: ResolvedRecipe) -> dict[str, Any]:
 
 def slices_to_learn(volume: Volume, indices: Sequence[int]) -> list[Scan]:
     """Prepared slices of a volume, without the lines that the checks of its recipe hold out."""
-    with without_warnings():
+    with collected():
         scans = [volume.preparation.apply(volume.file[i : i + 1]) for i in indices]
     return [_without_checked_lines(scan, volume.recipe) for scan in scans]
 

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ScanFormatError
+from ..errors import ScanFormatError, collected
 from ..methods.baselines import Baseline, L1Wavelet, ZeroFilled
 from ..runtime.prefetch import prefetch
 from .engine import Engine
 from .metrics import ReferenceKind, evaluate_volume
 from .recipe import Checks, ResolvedRecipe
-from .reference import without_warnings
 from .slice_store import SliceStore
 from .volume import OnSlice, Volume
 
@@ -73,7 +72,7 @@ def compare(volume: Volume, folder: Path, on_slice: OnSlice | None = None) -> Co
         name: SliceStore(folder / name, recipe.settings(volume.file, volume.runtime))
         for name, recipe in recipes.items()
     }
-    with without_warnings():  # the reconstruction gave them
+    with collected():  # the reconstruction gave them
         _reconstruct_missing(volume, recipes, stores, on_slice)
         reference = None if volume.reference is None else volume.reference.main()
     metrics = {} if reference is None else _scores(stores, *reference)

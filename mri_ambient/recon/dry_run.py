@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..errors import MriAmbientError
+from ..errors import MriAmbientError, collected
 from ..io import ScanPath
 from ..runtime.config import time_text
 from ..runtime.device import Runtime, describe_device
@@ -19,7 +19,6 @@ from .checks import check_slices
 from .engine import Engine
 from .folder import Destination, FolderWork
 from .recipe import ResolvedRecipe
-from .reference import without_warnings
 from .states import read_states
 from .volume import Volume
 
@@ -62,11 +61,11 @@ def plan_folder(
         path = to.path_of(scan)
         try:
             check_writable(path)
-            with without_warnings():
+            with collected():
                 planned = work.plan(scan)
         except MriAmbientError as error:
             plan.n_refused += 1
-            reason = str(error).removeprefix(f"{scan.path}: ")
+            reason = str(error).removeprefix(str(scan.path)).removeprefix(":").strip()
             plan.lines.append(f"{scan}: would fail: {reason}")
             continue
         if planned.finished:
@@ -86,7 +85,7 @@ def cost_line(plan: FolderPlan) -> str:
     volume = plan.largest
     if volume is None:
         return "nothing would be reconstructed"
-    with without_warnings():
+    with collected():
         preparing, seconds = _measured(volume)
     rows, columns = volume.shape
     total = (preparing / len(volume.file) + seconds) * plan.n_pixels / (rows * columns)

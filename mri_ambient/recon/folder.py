@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from ..errors import (
     ConfigError,
     DeviceError,
     MriAmbientError,
+    NumericalWarning,
     OutputExistsError,
+    collected,
+    issue,
 )
 from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
 from ..runtime.executor import Executor, Processes, executor_of
 from ..runtime.files import locked, output_folder
-from ..runtime.prefetch import read_ahead
+from ..runtime.prefetch import prefetch
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
 from .reconstruction import stored_settings, write_reconstruction
@@ -132,8 +136,7 @@ def reconstruct_folder(
     """
     to = output if isinstance(output, Destination) else Destination(Path(output))
     to.check()
-    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    scans, known = find_scans(given, recursive=True), read_states(to.folder)
+    scans, known = find_scans(inputs, output=to.folder), read_states(to.folder)
     listed = len(scans) > 1 or bool(known) or "report" in to.formats
     listed = listed if to.listed is None else to.listed
     if retry_failed:
@@ -180,6 +183,31 @@ class PlannedScan:
 
 
 @dataclass(frozen=True)
+class BegunScan:
+    """A scan that is ready to be reconstructed.
+
+    Attributes:
+        scan: the scan.
+        planned: what is to be done with it, or why that is impossible.
+        warnings: about it, not shown yet.
+        seconds: how long it took to get here.
+    """
+
+    scan: ScanPath
+    planned: PlannedScan | MriAmbientError
+    warnings: tuple[NumericalWarning, ...]
+    seconds: float
+
+
+MOST_AHEAD = 2**30
+"""Files above so many bytes are not begun ahead: some readers hold the whole file in memory."""
+
+BUSY = ("cpu",)
+"""Where these devices reconstruct a scan, the next one is read ahead but not prepared: there is no
+core left for that."""
+
+
+@dataclass(frozen=True)
 class FolderWork:
     """What is done with each scan of a folder.
 
@@ -213,17 +241,55 @@ class FolderWork:
                     "with part of the scans (--shard i/N --device cuda:i)"
                 )
             if executor.n < 2 or len(scans) < 2:
-                yield from enumerate(map(self, read_ahead(scans)))
+                yield from enumerate(self._one_by_one(scans))
                 return
         for index, found in executor.map(replace(self, on_volume=None), scans):
             if isinstance(found, MriAmbientError):
                 found = self._failed(scans[index], found)
             yield index, found
 
+    def _one_by_one(self, scans: Sequence[ScanPath]) -> Iterator[Outcome]:
+        with closing(prefetch(map(self._ahead, scans))) as begun:
+            for scan in begun:
+                yield self._done(self.begin(scan) if isinstance(scan, ScanPath) else scan)
+
     def __call__(self, scan: ScanPath) -> Outcome:
         """Reconstruct a scan, unless it is finished."""
+        return self._done(self.begin(scan))
+
+    def _ahead(self, scan: ScanPath) -> BegunScan | ScanPath:
+        """A scan that is begun while another is reconstructed; a large one as it is."""
+        with suppress(OSError):
+            if scan.path.stat().st_size > MOST_AHEAD:
+                return scan
+        return self.begin(scan)
+
+    def begin(self, scan: ScanPath) -> BegunScan:
+        """Open a scan and find out what is to be done; read it if it is to be reconstructed.
+
+        Raises:
+            DeviceError: see :meth:`outcomes`.
+        """
         started = time.monotonic()
-        outcome = self._outcome(scan)
+        planned: PlannedScan | MriAmbientError
+        with collected() as given:
+            try:
+                planned = self.plan(scan)
+                if not planned.finished:
+                    _ = planned.volume.settings  # the hash of the whole file
+                    if self.runtime.torch_device.type not in BUSY:
+                        _ = planned.volume.preparation
+            except DeviceError:
+                raise
+            except MriAmbientError as error:
+                planned = error
+        return BegunScan(scan, planned, tuple(given), time.monotonic() - started)
+
+    def _done(self, begun: BegunScan) -> Outcome:
+        started = time.monotonic() - begun.seconds
+        for warning in begun.warnings:
+            issue(warning)
+        outcome = self._outcome(begun)
         state = replace(outcome.state, seconds=round(time.monotonic() - started, 3))
         return replace(outcome, state=state)
 
@@ -242,11 +308,14 @@ class FolderWork:
         finished = is_finished(volume, folder, overwrite=overwrite)
         return PlannedScan(volume, finished, replaced, overwrite)
 
-    def _outcome(self, scan: ScanPath) -> Outcome:
+    def _outcome(self, begun: BegunScan) -> Outcome:
+        scan, planned = begun.scan, begun.planned
         path = self.to.path_of(scan)
         try:
+            if isinstance(planned, MriAmbientError):
+                raise planned
             with output_folder(path.parent):
-                return self._results(scan, path, self.plan(scan))
+                return self._results(scan, path, planned)
         except DeviceError:
             raise
         except MriAmbientError as error:

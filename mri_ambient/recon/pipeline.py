@@ -89,11 +89,7 @@ def reconstruct_many(
     def results() -> Iterator[Reconstruction]:
         for given in scans:
             try:
-                found = (
-                    find_scans([given], recursive=True)
-                    if isinstance(given, (str, Path))
-                    else [given]
-                )
+                found = find_scans([given]) if isinstance(given, (str, Path)) else [given]
             except MriAmbientError as error:
                 failed(given, error)
                 continue

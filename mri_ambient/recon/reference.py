@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data_prep import Preparation
-from ..errors import NumericalWarning, ScanFormatError, warn
+from ..errors import ScanFormatError, collected, warn
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.fourier import ifft2c, image_crop
@@ -20,14 +17,6 @@ from ..physics.map_sets import magnitude
 from ..scan import Batch
 from .engine import to_file_units
 from .metrics import ReferenceKind, evaluate_volume
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """No numerical warnings inside the block: preparing the scan itself gives the same ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumericalWarning)
-        yield
 
 
 def rss_volume(file: ScanFile) -> Tensor:
@@ -90,7 +79,7 @@ class Reference:
     def _sense(self) -> Tensor:
         images = []
         for scan in self.file:
-            with without_warnings():
+            with collected():  # preparing the scan itself gives the same warnings
                 prepared = self.preparation.apply(scan)
             full = Batch.of([prepared])
             img = full.op.adjoint(full.ksp)

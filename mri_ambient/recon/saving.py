@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, OutputExistsError, unknown_name
+from torch import Tensor
+
+from ..errors import ConfigError, OutputExistsError, collected, unknown_name
 from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
 from ..io.save_options import Writer
 from .report import ReportWriter
@@ -16,8 +19,15 @@ PIXELS = 1150
 """Width of a picture with its margins, at least; some of them are cut off."""
 
 
+@dataclass(frozen=True)
 class PngWriter(Writer):
-    """The slices, at most 16, as one picture."""
+    """The slices, at most 16, as one picture.
+
+    Attributes:
+        volume: the scan; if it is fully sampled, reference and error are shown too.
+    """
+
+    volume: Volume | None = None
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
         """One file."""
@@ -27,9 +37,19 @@ class PngWriter(Writer):
         """Draw it."""
         from ..plots import draw_volume, save_figure  # matplotlib is slow to import
 
-        figure = draw_volume(result.path)
+        figure = draw_volume(result.path, self._reference(result.shape))
         dpi = max(120, math.ceil(PIXELS / figure.get_figwidth()))
         save_figure(figure, folder / f"{result.path.stem}.png", dpi=dpi)
+
+    def _reference(self, shape: tuple[int, int, int]) -> tuple[str, Tensor] | None:
+        """Name and images of the reference; None if there is none, or it does not fit."""
+        with collected():  # the report has these warnings
+            found = self.volume and self.volume.reference
+            if not found:
+                return None
+            name, images = found.main()
+        fits = images.shape == shape and bool(images.isfinite().all())
+        return (name.upper(), images) if fits else None
 
 
 FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter(), "report": ReportWriter()}
@@ -91,7 +111,8 @@ def save_as(
         path: the HDF5 file.
         formats: keys of :data:`FORMATS`; "h5" is there already.
         options: what the user says about the files.
-        volume: the scan, for the report, which shows it reconstructed by other methods too.
+        volume: the scan, for its reference, and for the report, which shows it reconstructed by
+            other methods too.
         overwrite: replace what is there.
         on_slice: called with (done, total) after every slice of these methods.
 
@@ -104,8 +125,9 @@ def save_as(
         ScanFormatError: a format cannot hold this reconstruction.
     """
     result, options, written = ReconstructionFile(path), options or SaveOptions(), []
+    writers = FORMATS | {"png": PngWriter(volume), "report": ReportWriter(volume, on_slice)}
     for name in check_formats(formats):
-        writer = ReportWriter(volume, on_slice) if name == "report" else FORMATS[name]
+        writer = writers[name]
         outputs = [path.parent / output for output in writer.outputs(result, options)]
         there = [output for output in outputs if output.exists()]
         older = [file for file in there if file.stat().st_mtime_ns < path.stat().st_mtime_ns]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..data_prep import Preparation, plan_preparation
+from ..errors import collected
 from ..io.grid import ACQUIRED
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
@@ -24,7 +25,7 @@ from .adapted import AdaptedRecipes, adaptation_report
 from .checks import check_slices, held_out_means
 from .engine import Engine
 from .recipe import ResolvedRecipe
-from .reference import Reference, without_warnings
+from .reference import Reference
 from .slice_store import SliceStore
 from .warnings import issue_after, issue_before
 
@@ -58,7 +59,8 @@ class Volume:
     @cached_property
     def preparation(self) -> Preparation:
         """Noise, virtual coils and scale, from a first pass over the slices."""
-        return self._plan(self.file)
+        with self.log.noting():
+            return self._plan(self.file)
 
     @cached_property
     def reference(self) -> Reference | None:
@@ -74,7 +76,7 @@ class Volume:
             return None
         if self.file is self.full:
             return Reference(self.full, self.preparation)
-        with without_warnings():
+        with collected():  # of the scan itself gives the same
             return Reference(self.full, self._plan(self.full))
 
     def _plan(self, file: ScanFile) -> Preparation:
@@ -114,9 +116,8 @@ def reconstruct_volume(
     Raises:
         MriAmbientError: a slice cannot be reconstructed or stored.
     """
-    file, log = volume.file, volume.log
+    file, log, preparation = volume.file, volume.log, volume.preparation
     with log.noting():
-        preparation = volume.preparation
         issue_before(file, volume.recipe)
         recipes = AdaptedRecipes(volume, store.folder)
         shared = recipes.shared and Engine(recipes.shared, volume.runtime, on_step)

@@ -7,7 +7,6 @@ case stands in place of its result, and numerical warnings are issued here.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ..errors import DeviceError, MriAmbientError, NumericalWarning, issue
+from ..errors import DeviceError, MriAmbientError, NumericalWarning, collected, issue
 
 Case = TypeVar("Case")
 Result = TypeVar("Result")
@@ -113,11 +112,9 @@ def attempt(
     task: Callable[[Case], Result], case: Case
 ) -> tuple[Result | MriAmbientError, list[NumericalWarning]]:
     """What another process sends back: the result of a case, or its error, and its warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NumericalWarning)
+    with collected() as given:
         found = _found(task, case)
-    messages = [warning.message for warning in caught]
-    return found, [message for message in messages if isinstance(message, NumericalWarning)]
+    return found, given
 
 
 def received(sent: tuple[Result, list[NumericalWarning]]) -> Result:

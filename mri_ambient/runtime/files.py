@@ -254,9 +254,16 @@ def require_space(path: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if n_bytes > free:
         raise MriAmbientError(
-            f"{path}: needs {n_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free; "
-            "free space there or choose another output"
+            f"{path}: needs {size_text(n_bytes)}, but only {size_text(free)} are free; free space "
+            "there or choose another output"
         )
+
+
+def size_text(n_bytes: int) -> str:
+    """A size for people: ``12 kB``, ``3.4 MB`` or ``1.25 GB``."""
+    if n_bytes < 1e6:
+        return f"{n_bytes / 1e3:.0f} kB"
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.2f} GB"
 
 
 def file_sha256(path: str | Path) -> str:

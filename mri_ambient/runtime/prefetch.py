@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from typing import Self, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 T = TypeVar("T")
-P = TypeVar("P", bound=os.PathLike[str])
-
-MOST_AHEAD = 2**31
-"""Larger files might push others out of the memory."""
 
 
 def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
@@ -31,28 +24,6 @@ def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
         while (item := ahead.result()) is not None:
             ahead = thread.submit(next, iterator, None)
             yield item
-
-
-def read_ahead(paths: Iterable[P]) -> Iterator[P]:
-    """The same paths; while one is in use, a thread reads the next file into the system's memory.
-
-    Files above :data:`MOST_AHEAD` bytes are not read ahead.
-    """
-    waiting = list(paths)
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        for number, path in enumerate(waiting):
-            if number + 1 < len(waiting):
-                thread.submit(_read_through, Path(waiting[number + 1]))
-            yield path
-
-
-def _read_through(path: Path) -> None:
-    """Read a file, whose content then need not come from the disk again."""
-    with suppress(OSError):
-        if path.stat().st_size <= MOST_AHEAD:
-            with path.open("rb", buffering=0) as file:
-                while file.read(2**22):
-                    pass
 
 
 class BatchReader(Iterator[T]):

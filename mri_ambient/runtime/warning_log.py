@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..errors import NumericalWarning
+from ..errors import NumericalWarning, collected, issue
 
 
 class WarningLog:
@@ -29,24 +28,17 @@ class WarningLog:
 
     @contextmanager
     def noting(self) -> Iterator[list[NumericalWarning]]:
-        """A list that holds the numerical warnings of the block after its end."""
+        """The numerical warnings of the block, which are reported and shown when it ends."""
         given: list[NumericalWarning] = []
-        caught: list[warnings.WarningMessage] = []
         try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", NumericalWarning)
+            with collected() as given:
                 yield given
         finally:  # also if the block fails: its warnings may say why
-            messages = [warning.message for warning in caught]
-            given += [message for message in messages if isinstance(message, NumericalWarning)]
-            self.add([message.as_dict() for message in given])
-            for warning in caught:
+            self.add([warning.as_dict() for warning in given])
+            for warning in given:
                 self._show(warning)
 
-    def _show(self, warning: warnings.WarningMessage) -> None:
-        text = str(warning.message)
-        if isinstance(warning.message, NumericalWarning):
-            if text in self.shown:
-                return
-            self.shown.add(text)
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    def _show(self, warning: NumericalWarning) -> None:
+        if str(warning) not in self.shown:
+            self.shown.add(str(warning))
+            issue(warning)

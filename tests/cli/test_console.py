@@ -10,9 +10,11 @@ from mri_ambient.cli.console import (
     Bar,
     VolumeBar,
     be_quiet,
+    log_to,
     print_error,
     print_facts,
     print_line,
+    print_more_warnings,
     print_table,
     print_warning,
     progress_bar,
@@ -32,6 +34,22 @@ def test_warnings_come_with_their_code_and_remedy(capsys):
     print_warning(NumericalWarning("W-RESIDUAL", "scan.h5: does not fit"))
     line = f"warning [W-RESIDUAL] scan.h5: does not fit. {WARNINGS['W-RESIDUAL']}\n"
     assert capsys.readouterr().err == line
+
+
+def test_warnings_of_many_scans_are_counted_and_all_in_the_log(capsys, tmp_path):
+    be_quiet(False)
+    log_to(tmp_path / "log")
+    for number in range(9):
+        print_warning(NumericalWarning("W-RESIDUAL", f"scan{number}.h5: does not fit"))
+    print_warning(NumericalWarning("W-NO-HEADER", "scan0.h5: has none"))
+    print_more_warnings()
+    log_to(None)
+    lines = capsys.readouterr().err.splitlines()
+    assert ["W-RESIDUAL" in line for line in lines] == [True, True, True, False, True]
+    assert "6 of W-RESIDUAL" in lines[-1] and "W-NO-HEADER" not in lines[-1]
+    assert (tmp_path / "log").read_text().count("does not fit") == 9
+    print_more_warnings()
+    assert capsys.readouterr().err == ""
 
 
 def test_quiet_prints_errors_only(capsys):

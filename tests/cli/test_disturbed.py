@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,39 @@ def test_a_disk_that_becomes_full_in_the_middle_of_a_folder(command, cli, raw, w
     assert not list(tmp_path.glob(".tmp-*"))
     cli(command, raw, "-o", tmp_path, *words)
     assert_equal(tmp_path, whole / command)
+
+
+@contextmanager
+def small_disk(place: Path, n_bytes: int) -> Iterator[None]:
+    """A disk in memory; skipped where this process may not mount one."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("command", ["prep", "reconstruct"])
+def test_a_small_disk_that_becomes_full_in_the_middle_of_a_folder(
+    command, cli, raw, whole, tmp_path
+):
+    """Nothing at all can be written then, also not what became of the scans."""
+    words = ["--no-pictures"] if command == "prep" else RECONSTRUCT
+    disk = tmp_path / "disk"
+    size = (whole / command / "a.h5").stat().st_size + (
+        whole / command / "b.h5"
+    ).stat().st_size // 2
+    with small_disk(disk, size):
+        printed = cli(command, raw, "-o", disk / "out", *words, code=1)
+        assert "free space" in printed.errors[0]
+        assert not list(disk.rglob(".tmp-*"))
+        assert not (disk / "out" / "b.h5").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        cli(command, raw, "-o", disk / "out", *words)
+        assert_equal(disk / "out", whole / command)
 
 
 def test_a_clock_that_jumps(cli, raw, whole, tmp_path):

@@ -80,3 +80,19 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_scan(
     assert list(out.iterdir()) == []
     cli(words[0], full, "-o", tmp_path / "none", "--dry-run", *words[1:])
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("command", ["prep", "convert"])
+def test_scans_of_all_folders_below_become_files_of_one_folder(command, cli, full_copy):
+    """Also if that lies among them; two of one name are refused."""
+    one, two = sorted(full_copy.glob("*.h5"))
+    (full_copy / "a" / "b").mkdir(parents=True)
+    one.rename(full_copy / "a" / "b" / one.name)
+    more = ("--device", "cpu", "--no-pictures") if command == "prep" else ("--to", "ismrmrd")
+    words = (command, full_copy, "-o", full_copy / "out", *more)
+    for again in ([], ["--overwrite"]):
+        cli(*words, *again)
+        assert {path.name for path in (full_copy / "out").glob("*.h5")} == {one.name, two.name}
+    two.rename(full_copy / one.name)
+    (line,) = cli(*words, code=2).errors
+    assert repr(one.stem) in line

@@ -211,7 +211,8 @@ def test_a_plain_prior_is_warned_about_in_one_step(method, warned, cli, scan, tm
 @pytest.mark.pictures
 def test_a_shipped_prior_is_called_by_its_name_and_drawn_on_request(cli, scan, tmp_path):
     words = ("reconstruct", scan, "-o", tmp_path, "-m", DEFAULT, "--method", "dds", "--steps", 2,
-             "--samples", 2, "--device", "cpu")  # fmt: skip
+             "--samples", 2, "--retrospective", 2, "--calib-lines", 8,
+             "--device", "cpu")  # fmt: skip
     cli(*words)
     before, picture = stamps(tmp_path), tmp_path / f"{scan.stem}.png"
     assert picture not in before
@@ -219,6 +220,7 @@ def test_a_shipped_prior_is_called_by_its_name_and_drawn_on_request(cli, scan, t
     assert picture.stat().st_size > 5000
     with Image.open(picture) as drawn:
         assert drawn.width >= 1000
+        assert drawn.width > 2 * drawn.height  # image, reference, error, standard deviation
     assert {path: stamp for path, stamp in stamps(tmp_path).items() if path != picture} == before
 
 

@@ -156,6 +156,8 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
     for target in (tmp_path / "nowhere", tmp_path / "empty" / "c.txt", tmp_path / "empty"):
         with pytest.raises(ScanFormatError):
             pair_up([tmp_path / "a.h5", tmp_path / "b.h5"], target)
+    with pytest.raises(ScanFormatError, match="no such file or folder"):
+        pair_up([tmp_path / "a.h5"], tmp_path / "gone")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,16 @@ def names(paths) -> list[str]:
 
 
 def test_a_folder_stands_for_its_scans(folder):
-    assert names(find_scans([folder])) == ["a.h5", "b.h5", "c.HDF5"]
+    """And for those of all folders below it."""
+    assert names(find_scans([folder])) == ["a.h5", "b.h5", "c.HDF5", "sub/d.h5", "sub/e.h5"]
+
+
+def test_what_lies_where_results_go_is_no_input(folder):
+    for given in ([folder], [f"{folder}/[!n]*"]):
+        got = find_scans(given, output=folder / "sub")
+        assert names(got) == ["a.h5", "b.h5", "c.HDF5"]
+    assert names(find_scans([folder / "sub"], output=folder / "sub")) == ["d.h5", "e.h5"]
+    assert names(find_scans([folder / "sub" / "d.h5"], output=folder / "sub")) == ["d.h5"]
 
 
 def test_a_glob_stands_for_what_it_matches(folder):
@@ -56,7 +65,7 @@ def test_nothing_found(folder):
 
 def test_what_holds_no_scan_is_a_case_that_fails_among_others(folder):
     (folder / "a").mkdir()  # its name is no stem that could clash with a.h5
-    got = find_scans([folder / "a", folder, f"{folder}/z*.h5", folder / "sub"])
+    got = find_scans([folder / "a", f"{folder}/?.*", f"{folder}/z*.h5", folder / "sub"])
     assert names(got) == ["a", "a.h5", "b.h5", "c.HDF5", "z*.h5", "d.h5", "e.h5"]
     for path in (got[0], got[4]):
         with pytest.raises(ScanFormatError) as caught:
@@ -66,7 +75,9 @@ def test_what_holds_no_scan_is_a_case_that_fails_among_others(folder):
 
 
 def test_a_stem_may_come_only_once(folder):
+    """In one folder of outputs."""
     (folder / "sub" / "a.h5").touch()
+    assert [scan.key for scan in find_scans([folder])] == ["a", "b", "c", "sub/a", "sub/d", "sub/e"]
     with pytest.raises(ConfigError) as caught:
-        find_scans([folder, folder / "sub"])
+        find_scans([folder], flat=True)
     assert all(str(path) in str(caught.value) for path in (folder / "a.h5", folder / "sub/a.h5"))

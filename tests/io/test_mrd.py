@@ -15,6 +15,7 @@ import ismrmrd
 import mrd_files
 import numpy as np
 import pytest
+import sound_files
 import torch
 from mrd_files import Line
 from numpy.typing import NDArray
@@ -558,3 +559,13 @@ def test_a_final_image_of_larger_pixels_keeps_the_field_of_view(ksp, tmp_path):
     recon = xml[start:].replace("<x>24</x>", "<x>12</x>", 1).replace("<y>18</y>", "<y>9</y>", 1)
     path = write(tmp_path / "scan.h5", every_line(ksp), xml[:start] + recon)
     assert open_scan(path).recon_shape == SHAPE[2:]
+
+
+def test_readouts_that_were_never_written_are_refused(tmp_path):
+    """HDF5 would take any amount of memory for them."""
+    path = sound_files.write_mrd(tmp_path)
+    with h5py.File(path, "a") as file:
+        data = file["dataset/data"]
+        data.resize(data.shape[0] + 10 * data.chunks[0], axis=0)
+    with pytest.raises(ScanFormatError, match="fewer readouts"):
+        open_scan(path)

@@ -6,6 +6,7 @@ import csv
 import json
 import pickle
 import shutil
+import threading
 from pathlib import Path
 
 import h5py
@@ -21,12 +22,14 @@ from mri_ambient.errors import (
     OutputExistsError,
     ScanFormatError,
 )
+from mri_ambient.recon import folder
 from mri_ambient.recon.dry_run import cost_line, plan_folder
 from mri_ambient.recon.folder import Destination, Outcome
 from mri_ambient.recon.states import STATES, State, read_states
 from mri_ambient.runtime.executor import attempt, received
 
 CG, CPU = ma.Recipe("cg-sense"), ma.Runtime("cpu")
+NAMES = ("one", "two")
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +171,41 @@ def test_several_jobs_do_the_same(study, tmp_path):
         one, two = (tmp_path / name / place / "head.h5" for name in ("one", "two"))
         np.testing.assert_array_equal(image(one), image(two))
     assert {state.status for state in read_states(tmp_path / "two").values()} == {"done", "failed"}
+
+
+@pytest.mark.parametrize("busy", [("cpu",), ()], ids=["read", "read and prepared"])
+def test_the_next_scan_is_begun_meanwhile_and_nothing_else_changes(
+    busy, study, tmp_path, monkeypatch
+):
+    """Also not the order of warnings; on a GPU it is prepared too, here as if this were one."""
+    monkeypatch.setattr(folder, "BUSY", busy)
+    recipe = ma.Recipe("dds", {"n_steps": 2}, small_prior("conditioned"))
+    begin, begun = folder.FolderWork.begin, threading.Event()
+
+    def noted(work, scan):
+        result = begin(work, scan)
+        if scan.key == "b/head":
+            begun.set()
+        return result
+
+    def wait(name, volume, _):
+        assert volume.file.path.parent.name == "b" or begun.wait(timeout=20)
+        return None, None
+
+    monkeypatch.setattr(folder.FolderWork, "begin", noted)
+    (study / "b" / "cut.h5").unlink()
+    with pytest.warns(NumericalWarning) as one:
+        ma.reconstruct_folder(study, tmp_path / "one", recipe, CPU, on_volume=wait)
+    monkeypatch.setattr(folder, "MOST_AHEAD", -1)
+    with pytest.warns(NumericalWarning) as two:
+        ma.reconstruct_folder(study, tmp_path / "two", recipe, CPU)
+    assert [str(warning.message) for warning in one] == [str(warning.message) for warning in two]
+    for place in ("a/monday", "b"):
+        one, two = (json.loads((tmp_path / n / place / "head.json").read_text()) for n in NAMES)
+        one["provenance"].pop("seconds"), two["provenance"].pop("seconds")
+        assert one == two
+        one, two = (image(tmp_path / name / place / "head.h5") for name in NAMES)
+        np.testing.assert_array_equal(one, two)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_a_scan_is_opened(study, tmp_path):

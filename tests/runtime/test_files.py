@@ -24,6 +24,7 @@ from mri_ambient.runtime.files import (
     json_text,
     make_folder,
     require_space,
+    size_text,
     write_json,
 )
 
@@ -226,3 +227,8 @@ class TestJson:
         with pytest.raises(TypeError, match="object"):
             write_json(tmp_path / "a.json", {"a": object()})
         assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_are_said_in_a_unit_that_suits_them():
+    sizes = [0, 1499, 2_340_000, 1.25e9]
+    assert [size_text(n) for n in sizes] == ["0 kB", "1 kB", "2.3 MB", "1.25 GB"]
