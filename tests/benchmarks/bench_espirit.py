@@ -3,8 +3,9 @@
 Both get the same simulated scan (a birdcage around a textured ellipse with noise), the same
 calibration lines, kernel width, threshold, power iterations and threads; both are warmed up, and
 agreement is the correlation |<S_ours, S_sigpy>| of every pixel of the object in the same run, and
-that of ours, interpolated where they are smooth, with ours computed in every pixel. The full size is 15 coils at 320 x 320 with 24 calibration lines. Prints one line of JSON; fails when
-the maps disagree and, at full size, when ours are not at least ten times faster.
+that of ours, interpolated where they are smooth, with ours computed in every pixel. The full size
+is 15 coils at 320 x 320 with 24 calibration lines. Prints one line of JSON; fails when the maps
+disagree and, at full size, when ours are not at least ten times faster.
 
     python tests/benchmarks/bench_espirit.py [--quick] [--threads 2] [--device cuda]
 """
