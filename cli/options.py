@@ -268,7 +268,8 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="Of networks: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.",
+        help="Of networks: fp32, bf16 or auto: bf16 on a GPU and, except in training, on a CPU "
+        "with AMX.",
         callback=known("precision", *PRECISIONS),
     ),
 ]

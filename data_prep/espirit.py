@@ -93,7 +93,8 @@ class EspiritMaps:
     Attributes:
         maps: sensitivities, complex64 ``(slice, coil, y, x)``, or ``(slice, coil, set*y, x)``;
             sum_c |S_c|^2 is 1 in the support and the maps are exactly 0 outside.
-        eigenvalue: the largest eigenvalue of ``G``, 0 to 1, ``(slice, y, x)``.
+        eigenvalue: the largest eigenvalue of ``G``, 0 to 1, ``(slice, y, x)``; within
+            :data:`MARGIN` where it is interpolated.
         second_eigenvalue: the second largest, ``(slice, y, x)``; below 0.6 of the first it is a
             lower bound, seldom 0.01 too low.
     """

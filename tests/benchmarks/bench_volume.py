@@ -7,9 +7,9 @@ lines, 24 calibration lines) is reconstructed by ``mri-ambient reconstruct`` wit
 BART (a shell that runs ``ecalib -m1 -r24`` and ``pics -l1 -r0.005 -i50`` on every slice, each
 reading and writing .cfl files, which are made beforehand) and by sigpy (``EspiritCalib`` and
 ``L1WaveletRecon`` with the same weight and iterations). The three take turns, ``--repeats`` times;
-printed are medians of wall and CPU seconds, the ratios to ours (median over the turns), the largest
-resident memory, and the PSNR (dB) against the noise-free image, each image scaled to fit, so that
-speed is not bought with quality. On a machine that also does other work, trust CPU seconds and
+printed are medians of wall and CPU seconds, the median ratios to ours, the largest resident memory,
+and the PSNR (dB) against the noise-free image, each image scaled to fit, so that speed is not
+bought with quality. On a machine that also does other work, trust CPU seconds and
 ratios. BART is left out where it is not installed. One line of JSON; ``--quick`` is small.
 """
 
