@@ -38,6 +38,9 @@ LOOK_EVERY_S = 1.0
 ANSWERS_IN_S = 10.0
 """A scheduler that takes longer to answer is not there."""
 
+PROFILES = {"profile", "profile-cycle"}
+"""Callbacks of a worker that are switched off."""
+
 _ONE_CASE = threading.Lock()
 """Held while this worker does a case."""
 
@@ -57,6 +60,9 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
     def setup(self, worker: Worker) -> None:
         """Raise ConfigError on a worker that cannot do the task; see :meth:`check`."""
         self.check()
+        # Samples of what runs: they took 0.17 MiB a scan (docs/results/scale.md).
+        for name in PROFILES & worker.periodic_callbacks.keys():
+            worker.periodic_callbacks[name].stop()
 
     def check(self) -> None:
         """Go to the folder of the caller.

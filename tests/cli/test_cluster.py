@@ -15,14 +15,14 @@ from pathlib import Path
 
 import dask
 import pytest
-from distributed import LocalCluster
+from distributed import LocalCluster, get_worker
 from helpers import load_script
 
 import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import MriAmbientError, PrepError, warn
 from mri_ambient.recon.states import read_states
-from mri_ambient.runtime.cluster import ClusterExecutor, cluster
+from mri_ambient.runtime.cluster import PROFILES, ClusterExecutor, cluster
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 
@@ -156,6 +156,15 @@ def wait_for_ever(marker: Path) -> None:
     marker.with_suffix(".begun").touch()
     while True:
         time.sleep(0.01)
+
+
+def is_profiled(_: int) -> bool:
+    callbacks = get_worker().periodic_callbacks
+    return any(callbacks[name].is_running() for name in PROFILES)
+
+
+def test_workers_keep_no_profiles_which_would_fill_the_memory(workers):
+    assert dict(workers.map(is_profiled, [0, 1])) == {0: False, 1: False}
 
 
 def test_what_nobody_waits_for_any_more_is_stopped(workers, tmp_path):
