@@ -40,10 +40,10 @@ def outstanding(ksp: Tensor) -> Tensor:
 
     Coils count alike, whatever their gain. Samples without neighbours get 0.
     """
-    energy = ksp.abs().square()
-    measured = (energy > 0).sum(dim=(1, 2)).clamp_min(1)
-    mean = (energy.sum(dim=(1, 2)) / measured).clamp_min(torch.finfo(energy.dtype).tiny)
-    total = (energy / mean[:, None, None]).sum(dim=0)
+    total = torch.zeros(ksp.shape[1:])
+    for coil in ksp:  # one after the other, for memory
+        energy = coil.real.square() + coil.imag.square()
+        total += energy / energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
     others = torch.maximum(_largest_around(total), _largest_opposite(total))
     return torch.where(others > 0, total / others, 0)
 

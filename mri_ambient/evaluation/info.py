@@ -10,8 +10,8 @@ from typing import Any
 from .._version import __version__
 from ..errors import MriAmbientError
 from ..io import READERS, PreparedFile, ScanFile, ScanPath, find_scans, raw_file
-from ..io.corrected import Corrected
 from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, describe_output
+from ..io.view import View
 from ..methods import METHODS, PRESETS
 from ..objectives import OBJECTIVES
 from ..physics.masks import calibration_block, is_line_mask
@@ -121,7 +121,7 @@ def _file_contents(found: ScanPath) -> dict[str, Any]:
         "acquired_columns": int(scan.acquired.sum()),
         "noise_scan": scan.noise is not None,
     }
-    if isinstance(scan, Corrected):
+    if isinstance(scan, View):
         facts["corrections"] = list(scan.steps[1:])
     if isinstance(scan, PreparedFile):
         facts |= {

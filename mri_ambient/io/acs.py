@@ -99,7 +99,7 @@ class WithCalibration(View):
 def _check_fit(scan: ScanFile, lines: ScanFile) -> None:
     """Refuse calibration lines of other slices or coils, or of another field of view."""
     (n_slices, n_coils), found = scan.shape[:2], lines.shape[:2]
-    if found != (n_slices, n_coils) or scan.is_3d != lines.is_3d:
+    if found != (n_slices, n_coils):
         raise ScanFormatError(
             f"{lines.path}: calibration lines of {found[0]} slices and {found[1]} coils, the scan "
             f"has {n_slices} slices and {n_coils} coils; wanted lines of the same slices and coils"

@@ -127,6 +127,14 @@ def test_a_dataset_beside_the_kspace_that_does_not_fit_is_not_used(ksp, put):
         assert file.steps == ("read",)
 
 
+def test_slices_of_a_3d_scan_have_lines_beside_them(ksp, put):
+    path = put("scan.h5", kspace=ksp * EVERY_THIRD, acs=2 * ksp[..., BLOCK])
+    with h5py.File(path, "a") as file:
+        file.attrs["is_3d"] = True
+    file = open_scan(path)
+    assert file.is_3d and file.calib_mask is not None
+
+
 @pytest.mark.parametrize(
     "change",
     [
