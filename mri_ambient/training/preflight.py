@@ -96,12 +96,13 @@ class TrainPlan:
     def describe(self) -> str:
         """Scans, network and work per image, in one line."""
         config, dataset = self.job.config, self.dataset
+        n_aside = len(dataset.validation)
         n_scans = len(files_of(dataset.train + dataset.validation))
         sizes = sorted({item.shape for item in dataset.train})
         net = self.facts.build()
         text = (
             f"{config.objective.name} on {len(dataset.train)} slices of {n_scans} scans "
-            f"({len(dataset.validation)} slices set aside), "
+            f"({n_aside} slice{'s' * (n_aside != 1)} set aside), "
             f"matrices {', '.join(f'{y}x{x}' for y, x in sizes)}; "
             f"{config.kind} {config.preset} network, {n_parameters(net) / 1e6:.2f} M parameters, "
             f"{net.flops(sizes[-1]) / 1e9:.1f} GFLOP an evaluation at {sizes[-1][0]}x{sizes[-1][1]}"
