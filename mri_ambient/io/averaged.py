@@ -31,6 +31,9 @@ TURNED = 0.1
 LEAST_LIKENESS = 0.95
 """Correlation of repetitions in the middle of k-space, below which the object changed."""
 
+ANOTHER = 0.8
+"""The same, below which files are not of one scan; 0.71 is the median between different heads."""
+
 
 def without_repetition(name: str) -> str:
     """The name of a volume, or stem of an output, without the part ``rep-2``."""
@@ -56,7 +59,7 @@ class Averaged(View):
         scan_id: name of the scan.
 
     Raises:
-        ScanFormatError: they differ in size.
+        ScanFormatError: they differ in size, or files are of different scans.
     """
 
     def __init__(self, files: Sequence[ScanFile], volume: str, scan_id: str) -> None:
@@ -110,6 +113,12 @@ class Averaged(View):
             a, b = part[both], middle[0][both]
             product = complex(torch.vdot(a, b))
             likeness = abs(product) / max(float(a.norm() * b.norm()), 1e-30)
+            if likeness < ANOTHER and self.files[number - 1].path != self.path:
+                raise ScanFormatError(
+                    f"{self.files[number - 1].path}: is no repetition of {name_of(self.path)} "
+                    f"(correlation {likeness:.2f} in the middle of k-space, wanted "
+                    f"{LEAST_LIKENESS:g}); rename it, or do not average (--average)"
+                )
             if likeness < LEAST_LIKENESS:
                 warn(
                     "W-REPETITIONS",

@@ -139,6 +139,15 @@ def test_files_of_the_repetitions_of_m4raw(repetitions, tmp_path):
     assert all(0 < row["nmse"] < 0.1 for row in scores.values())
 
 
+def test_numbered_files_of_different_scans_are_refused(repetitions, tmp_path):
+    ksp = (repetitions[0], np.ascontiguousarray(repetitions[0].swapaxes(2, 3)[..., ::-1]))
+    for number, values in enumerate(ksp, start=1):
+        put(tmp_path / f"subject0{number}.h5", kspace=values)
+    (found,) = find_scans([tmp_path], average=True)
+    with pytest.raises(ScanFormatError, match=r"subject02\.h5: is no repetition"):
+        found.open()
+
+
 def test_contrasts_stay_apart_and_are_chosen_by_name(repetitions, tmp_path):
     ksp = np.stack([repetitions, 2 * repetitions], axis=1)
     path = put(tmp_path / "scan.h5", kspace=ksp)
