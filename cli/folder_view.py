@@ -124,8 +124,9 @@ class FolderView:
             print_line(f"failed: {names}; {path} says why, --retry-failed does only these")
         lists = (output / name for name in ("index.html", "summary.csv"))
         print_written("", [path for path in lists if path.exists()])
-        done = (f"{self.counts[key]} {word}" for key, word in WORDS.items() if self.counts[key])
-        print_line(", ".join(done))
+        n_left = self.n_scans - self.counts.total()
+        done = [f"{self.counts[key]} {word}" for key, word in WORDS.items() if self.counts[key]]
+        print_line(", ".join([*done, *([f"{n_left} not reached"] if n_left else [])]))
 
     def exit(self) -> None:
         """End with the exit code of what failed, if anything did."""

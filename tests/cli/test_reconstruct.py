@@ -275,12 +275,13 @@ def test_an_image_without_its_report_is_completed(two_slices, cli, tmp_path):
     assert report.exists()
 
 
-def test_interrupted_it_leaves_no_half_file(cli, scan, tmp_path, monkeypatch):
+def test_interrupted_it_leaves_no_half_file(cli, full, tmp_path, monkeypatch):
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mri_ambient.methods.ZeroFilled.__call__", interrupt)
-    cli("reconstruct", scan, "-o", tmp_path / "out", *ZERO_FILLED, code=130)
+    printed = cli("reconstruct", full, "-o", tmp_path / "out", *ZERO_FILLED, code=130)
+    assert "2 not reached" in printed.err
     assert not list((tmp_path / "out").rglob("*.h5"))
 
 
