@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def over_corners(pick: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Te
 
 def steepness(vectors: Tensor) -> Tensor:
     """The largest distance between neighbouring corners of a cell, for ``(n, y, x)`` at nodes."""
-    along_y = (vectors[:, 1:] - vectors[:, :-1]).norm(dim=0)
-    along_x = (vectors[..., 1:] - vectors[..., :-1]).norm(dim=0)
+    along_y = vector_norm(vectors[:, 1:] - vectors[:, :-1], dim=0)
+    along_x = vector_norm(vectors[..., 1:] - vectors[..., :-1], dim=0)
     return torch.maximum(
         torch.maximum(along_y[:, 1:], along_y[:, :-1]), torch.maximum(along_x[1:], along_x[:-1])
     )

@@ -29,6 +29,12 @@ def rng(request: pytest.FixtureRequest) -> Generator:
     return rng_for(0, request.node.name)
 
 
+@pytest.fixture(autouse=True)
+def fp32_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same precision on every CPU, whether it has matrix units for bf16 or not."""
+    monkeypatch.setattr("mri_ambient.runtime.device.has_amx", lambda: False)
+
+
 @pytest.fixture
 def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made but not rendered, unless they are what a test is about."""

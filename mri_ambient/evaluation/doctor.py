@@ -96,7 +96,7 @@ def _network(name: str, device: torch.device) -> dict[str, Any]:
     """
     kind, spec = DENOISERS[Kspace.wrapper], NETWORKS[name]
     with torch.device("meta"):  # which computes shapes alone
-        shapes = kind(spec, sigma_data=1.0)
+        shapes = kind(spec, sigma_data=1.0).to("meta")
         gflop = shapes.flops(SHAPE) / 1e9
     facts = {"parameters": n_parameters(shapes), "gflop": round(gflop, 1)}
     if device.type == "cuda" or gflop < MAX_GFLOP_CPU:

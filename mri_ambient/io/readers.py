@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from warnings import catch_warnings, simplefilter
 
-from ..errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, ScanFormatError, collected
 from ..runtime.warning_log import WarningLog
 from .acs import LinesBeside, corrected_with, lines_beside
 from .averaged import Averaged, series_of, without_repetition
@@ -182,8 +181,7 @@ def _lines_of(scan: ScanFile, acs: str, given: Mapping[str, Any]) -> ScanFile:
     known = {key: value for key, value in options.items() if value and key in reader.options}
     if scan.volume and scan.volume in reader.volumes_in(path, **known):
         known["volume"] = scan.volume
-    with catch_warnings():
-        simplefilter("ignore", NumericalWarning)
+    with collected():
         lines = _opened(reader, path, known)
     if lines.prepared:
         raise ConfigError(f"{lines.path}: is prepared; wanted calibration lines as measured")

@@ -81,7 +81,7 @@ def test_a_volume_moves_by_the_steps_of_its_slices():
         with VolumeBar(bars, "scan.h5", n_slices=3, steps_per_slice=4) as bar:
             (task,) = bars.tasks
             assert task.total == 3
-            bar.on_step(SimpleNamespace(residual=torch.zeros(2)))
+            bar.on_step(SimpleNamespace(n_images=2))
             assert task.completed == 0.5
             bar.on_slice(2, 3)
             assert task.fields["amount"] == "2 of 3 slices"
