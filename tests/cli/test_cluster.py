@@ -31,6 +31,11 @@ SCANS = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, slices
 WAVELET = ma.Recipe("l1-wavelet", {"n_iter": 30})
 
 
+@pytest.fixture
+def fp32_on_cpus() -> None:
+    """Workers choose the precision themselves, and so does the process beside them."""
+
+
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalCluster]:
     """A scheduler and two workers, forked from a process that has imported the library."""
