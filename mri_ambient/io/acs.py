@@ -173,17 +173,18 @@ class LinesBeside(NamedArrayFile):
     def __init__(self, scan: NamedArrayFile, name: str) -> None:
         """Read the shape."""
         ScanFile.__init__(self, scan.path)
-        with open_h5(self.path) as opened:
-            array = h5_array(self.path, find_dataset(opened, name), name)
-        if array is None:
-            raise ScanFormatError(f"{self.path}: {name} is not complex, wanted calibration lines")
-        ksp = NamedArray(array, scan.ksp.axes)
+        ksp = self.find_ksp(self.path, scan.ksp.axes, name)
         self.take_ksp(ksp, scan.volume if scan.volume in ksp.volumes else None)
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:
-        """Not needed: the scan gives the axes."""
-        raise NotImplementedError
+        """The dataset; without ``axes``, those of fastMRI files, without ``dataset``, ``acs``."""
+        name = dataset or NAMES[0]
+        with open_h5(path) as opened:
+            array = h5_array(path, find_dataset(opened, name), name)
+        if array is None:
+            raise ScanFormatError(f"{path}: {name} is not complex, wanted calibration lines")
+        return NamedArray(array, axes or ("slice", "coil", "y", "x"))
 
 
 def lines_beside(scan: ScanFile, contents: Contents) -> LinesBeside | None:
