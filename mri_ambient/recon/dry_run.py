@@ -15,10 +15,10 @@ from ..io import ScanPath
 from ..runtime.config import time_text
 from ..runtime.device import Runtime, describe_device
 from ..runtime.files import check_writable
-from .checks import check_slices
-from .engine import Engine
+from .adapted import AdaptedRecipes
 from .folder import Destination, FolderWork
 from .recipe import ResolvedRecipe
+from .slice_work import SliceWork
 from .states import read_states
 from .volume import Volume
 
@@ -100,19 +100,23 @@ def cost_line(plan: FolderPlan) -> str:
 
 
 def _measured(volume: Volume) -> tuple[float, float]:
-    """Seconds of the first pass over a volume, and those of one slice, libraries loaded."""
-    engine = Engine(replace(volume.recipe, adapt=None), volume.runtime)
+    """Seconds of the first pass over a volume, and those of one slice, libraries loaded.
+
+    As many slices are computed at once as there would be; the time of one is its share.
+    """
+    volume = replace(volume, recipe=replace(volume.recipe, adapt=None))
+    work = SliceWork(volume, AdaptedRecipes(volume, None))
+    n_slices = min(work.batches_at_once, len(volume.file))
     middle = len(volume.file) // 2
     seconds: list[float] = []
     started = time.perf_counter()
-    preparation = volume.preparation
+    _ = volume.preparation
     preparing = time.perf_counter() - started
     while len(seconds) < 2 and sum(seconds) < MOST_SECONDS:
         started = time.perf_counter()
-        prepared = preparation.apply(volume.file[middle : middle + 1])
-        (result,) = engine([prepared])
-        check_slices(engine, prepared, result, volume.file.path.name)
-        seconds.append(time.perf_counter() - started)
+        for _ in work.finish([volume.file[middle : middle + 1]] * n_slices):
+            pass
+        seconds.append((time.perf_counter() - started) / n_slices)
     return preparing, seconds[-1]
 
 

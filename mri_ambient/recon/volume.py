@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -22,11 +22,11 @@ from ..runtime.prefetch import prefetch
 from ..runtime.warning_log import WarningLog
 from .adaptation import adaptation_line
 from .adapted import AdaptedRecipes, adaptation_report
-from .checks import check_slices, held_out_means
-from .engine import Engine
+from .checks import held_out_means
 from .recipe import ResolvedRecipe
 from .reference import Reference
 from .slice_store import SliceStore
+from .slice_work import SliceWork
 from .warnings import issue_after, issue_before
 
 OnSlice = Callable[[int, int], None]
@@ -120,21 +120,13 @@ def reconstruct_volume(
     with log.noting():
         issue_before(file, volume.recipe)
         recipes = AdaptedRecipes(volume, store.folder)
-        shared = recipes.shared and Engine(recipes.shared, volume.runtime, on_step)
+        work = SliceWork(volume, recipes, on_step)
     missing = [index for index in range(len(file)) if index not in store]
-    runs = neighbouring_runs(missing, shared.slices_at_once(volume.shape) if shared else 1)
+    runs = neighbouring_runs(missing, work.slices_at_once)
     scans = prefetch(file[first:last] for first, last in runs)
-    with store, closing(scans):
-        for scan in scans:
-            with log.noting() as given:
-                prepared = preparation.apply(scan)
-                engine = shared or Engine(recipes(scan.slices[0]), volume.runtime, on_step)
-                (result,) = engine([prepared])
-                result = check_slices(engine, prepared, result, file.path.name)
-                if recipes.per_slice:
-                    row = adaptation_report(engine.recipe)
-                    result = replace(result, checks=tuple(c | row for c in result.checks))
-            store.add(prepared, result, preparation.noise.std, given)
+    with store, closing(scans), closing(work.finish(scans)) as finished:
+        for scan, result, given in finished:
+            store.add(scan, result, preparation.noise.std, given)
             if on_slice is not None:
                 on_slice(len(store), len(file))
     adaptation = adaptation_report(recipes.shared) if recipes.shared else {}

@@ -20,6 +20,10 @@ CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 """Pixels of the images that are computed at once, unless a batch size is given; halved whenever
 memory runs out. On a CPU, more at once are no faster (docs/results/speed.md)."""
 
+MOST_AT_ONCE, BYTES_AT_ONCE = 4, 2**27
+"""Batches that threads of a CPU compute at once: at most so many, of so many bytes of k-space. The
+memory of a batch is about thirty times that of its k-space (docs/results/speed.md)."""
+
 LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
 """Words in the errors of a GPU that no longer works."""
 
@@ -80,6 +84,13 @@ class Runtime:
             return self.batch_size
         pixels = CPU_PIXELS if self.torch_device.type == "cpu" else GPU_PIXELS
         return max(1, pixels // (shape[0] * shape[1]))
+
+    def batches_at_once(self, n_bytes: int) -> int:
+        """Batches of so many bytes of k-space that are computed at once; one on a GPU."""
+        if self.torch_device.type != "cpu" or self.compile:
+            return 1
+        most = min(torch.get_num_threads(), MOST_AT_ONCE)
+        return max(1, min(most, BYTES_AT_ONCE // n_bytes))
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -1,15 +1,18 @@
-"""Reading ahead: the next item is read while the current one is used."""
+"""Threads that read the next item while the current one is used, or compute several at once."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -24,6 +27,39 @@ def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
         while (item := ahead.result()) is not None:
             ahead = thread.submit(next, iterator, None)
             yield item
+
+
+def in_order(
+    function: Callable[[S], T],
+    items: Iterable[S],
+    n_at_once: int,
+    stop: Callable[[], None] = lambda: None,
+) -> Generator[T, None, None]:
+    """``function(item)`` of all items, in their order; up to ``n_at_once`` are computed at once.
+
+    Each is computed by a thread with its share of torch's own threads: independent items keep more
+    cores busy than the threads inside of an operation do. An error is raised in place of its
+    result. Close the generator if not all results are wanted: it calls ``stop``, and waits for what
+    is being computed.
+    """
+    if n_at_once == 1:
+        yield from map(function, items)
+        return
+    n_threads = torch.get_num_threads()
+    share = (max(1, n_threads // n_at_once),)
+    threads = ThreadPoolExecutor(n_at_once, initializer=torch.set_num_threads, initargs=share)
+    running: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            running.append(threads.submit(function, item))
+            if len(running) > n_at_once:  # one waits, so that no thread does
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        stop()
+        threads.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)  # of threads that are made later
 
 
 class BatchReader(Iterator[T]):
