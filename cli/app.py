@@ -20,6 +20,7 @@ import typer
 
 from mri_ambient._version import __version__
 from mri_ambient.errors import MriAmbientError, NumericalWarning
+from mri_ambient.runtime.memory import keep_freed_memory
 
 from . import (
     adapt,
@@ -94,6 +95,7 @@ def main() -> None:
     """Run the command line; the process ends with a documented exit code."""
     warnings.showwarning = _show_warning
     warnings.simplefilter("default", NumericalWarning)
+    keep_freed_memory()
     # Other processes end this one by SIGTERM; it then removes its temporary files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from ..errors import DeviceError, MriAmbientError, NumericalWarning, collected, issue
+from .memory import keep_freed_memory
 
 Case = TypeVar("Case")
 Result = TypeVar("Result")
@@ -131,6 +132,7 @@ _tasks: list[Callable[[Any], Any]] = []
 
 def _begin(task: Callable[[Any], Any]) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     _tasks[:] = [task]
 
 
