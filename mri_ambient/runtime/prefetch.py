@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self, TypeVar
+from functools import partial
+from typing import NoReturn, Self, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -50,8 +51,8 @@ def in_order(
     threads = ThreadPoolExecutor(n_at_once, initializer=torch.set_num_threads, initargs=share)
     running: deque[Future[T]] = deque()
     try:
-        for item in items:
-            running.append(threads.submit(function, item))
+        for call in _calls(function, items):
+            running.append(threads.submit(call))
             if len(running) > n_at_once:  # one waits, so that no thread does
                 yield running.popleft().result()
         while running:
@@ -60,6 +61,19 @@ def in_order(
         stop()
         threads.shutdown(cancel_futures=True)
         torch.set_num_threads(n_threads)  # of threads that are made later
+
+
+def _calls(function: Callable[[S], T], items: Iterable[S]) -> Iterator[Callable[[], T]]:
+    """Calls of the function; where reading an item fails, one that raises its error."""
+    try:
+        for item in items:
+            yield partial(function, item)
+    except Exception as error:  # noqa: BLE001 -- raised in its turn, after the results before it
+        yield partial(_fail, error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
 
 
 class BatchReader(Iterator[T]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from copy import deepcopy
 from dataclasses import replace
 from functools import partialmethod
@@ -17,6 +18,7 @@ from helpers import small_prior
 from mri_ambient.errors import DeviceError, MriAmbientError, ScanFormatError, warn
 from mri_ambient.io import ScanFile, open_scan
 from mri_ambient.methods import PRESETS, Aos, CgSense, Dds, Method, Msm, Pula
+from mri_ambient.methods.base import StepInfo
 from mri_ambient.methods.dds import ENOUGH_STEPS
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
@@ -108,6 +110,61 @@ class TestReading:
         assert slices == [(2, 6), (4, 6), (6, 6)]
         n_steps = sum(info.n_images for info in steps)
         assert n_steps == 6 * volume.n_steps == (1 + n_held_out) * 3 * 2 * 6
+
+
+class TestSeveralAtOnce:
+    """With two threads, two batches of the six slices are computed at once."""
+
+    @pytest.fixture(autouse=True)
+    def two_threads(self):
+        torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(1)
+
+    def test_the_images_and_the_report_are_the_same_to_the_bit(self, make_volume):
+        def once(n_threads: int) -> tuple[torch.Tensor, dict[str, Any]]:
+            torch.set_num_threads(n_threads)
+            volume, store = make_volume(Dds(n_steps=2), small_prior(), n_samples=2), SliceStore()
+            with warns("W-UNCALIBRATED"):
+                report = report_of(volume, store)
+            del report["provenance"]["seconds"]
+            return torch.stack([store.read(i).images["img"] for i in range(6)]), report
+
+        (one, report), (two, report_of_two) = once(1), once(2)
+        assert torch.equal(one, two) and report == report_of_two
+
+    def test_a_batch_that_fails_is_raised_in_its_turn(self, make_volume, file, tmp_path):
+        """After its warnings; what came before it is kept."""
+
+        class SecondFails(CgSense):
+            def __call__(self, prior, batch, rng, on_step=None):
+                if torch.equal(batch.ksp, file[2:4].ksp):
+                    warn("W-NOISY-CALIBRATION", "look here")
+                    raise MriAmbientError("the second")
+                return super().__call__(prior, batch, rng, on_step)
+
+        with warns("W-NOISY-CALIBRATION"), pytest.raises(MriAmbientError):
+            report_of(make_volume(SecondFails()), SliceStore(tmp_path / "a", {}))
+        assert SliceStore(tmp_path / "a", {}).done == {0, 1}
+
+    def test_a_sampler_ends_at_its_next_step_once_another_failed(self, make_volume, file):
+        both, ended = threading.Barrier(2, timeout=30), []
+
+        class FirstFails(CgSense):
+            def __call__(self, prior, batch, rng, on_step=None):
+                both.wait()
+                if torch.equal(batch.ksp, file[0:2].ksp):
+                    raise MriAmbientError("the first")
+                try:
+                    while True:
+                        on_step(StepInfo(0, 1, 0.1, batch.op, batch.measured, batch.measured))
+                except CancelledError:
+                    ended.append(True)
+                    raise
+
+        with pytest.raises(MriAmbientError):
+            report_of(make_volume(FirstFails()))
+        assert ended == [True]
 
 
 class TestWarnings:

@@ -7,8 +7,10 @@ import torch
 
 from mri_ambient.errors import ConfigError, DeviceError
 from mri_ambient.runtime.device import (
+    BYTES_AT_ONCE,
     CPU_PIXELS,
     GPU_PIXELS,
+    MOST_AT_ONCE,
     Runtime,
     describe_device,
     device_error,
@@ -90,6 +92,16 @@ class TestRuntime:
         assert Runtime("cpu").images_at_once((640, 640)) == 1
         assert Runtime(CUDA).images_at_once((640, 640)) == GPU_PIXELS // 640**2
         assert Runtime("cpu", batch_size=7).images_at_once((640, 640)) == 7
+
+    @pytest.mark.parametrize(
+        ("n_threads", "share", "expected"),
+        [(1, 64, 1), (2, 64, 2), (16, 64, MOST_AT_ONCE), (16, 2, 2), (16, 0.5, 1)],
+    )
+    def test_batches_at_once_by_threads_and_memory(self, n_threads, share, expected, monkeypatch):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+        assert Runtime("cpu").batches_at_once(int(BYTES_AT_ONCE / share)) == expected
+        assert Runtime(CUDA).batches_at_once(1) == 1
+        assert Runtime("cpu", compile=True).batches_at_once(1) == 1
 
     def test_the_cpu_takes_one_image_at_a_time_and_does_not_compile(self):
         gpu = Runtime(CUDA, "bf16", batch_size=9, cpu_fallback=True, compile=True)
