@@ -331,16 +331,15 @@ def brain(real_scans) -> tuple[ScanFile, dict[str, torch.Tensor]]:
     return full, reference.volumes()
 
 
-SLOW_CASES = ("random", 1.5), ("equispaced", 2.0)
-"""Those in which the slow methods run too."""
+SLOW_CASE = ("random", 1.5)
+"""The one in which the slow methods run too."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rate"),
     [
-        ("random", 1.0), ("random", 1.5), ("random", 2.0), ("equispaced", 2.0), ("gaussian", 2.0),
-        ("poisson", 2.0),
+        ("random", 1.0), ("random", 1.5), ("equispaced", 2.0), ("gaussian", 2.0), ("poisson", 2.0),
     ],
 )  # fmt: skip
 def test_with_little_undersampling_no_prior_makes_it_worse(kind, rate, brain):
@@ -358,9 +357,9 @@ def test_with_little_undersampling_no_prior_makes_it_worse(kind, rate, brain):
         return [evaluate_volume(magnitude, ref.numpy()).psnr for ref in references.values()]
 
     bars = scores(CgSense())
-    methods = [PRESETS[name].method for name in ("fast", "balanced")]
-    if (kind, rate) in SLOW_CASES:
-        methods += [Msm(n_steps=6, n_masks=2), Pula(20, sigma_max=0.3)]
+    methods = [PRESETS["fast"].method]
+    if (kind, rate) == SLOW_CASE:
+        methods += [PRESETS["balanced"].method, Msm(n_steps=6, n_masks=2), Pula(20, sigma_max=0.3)]
     for method in methods:
         for ours, bar in zip(scores(method), bars, strict=True):
             assert ours >= bar, method.name
