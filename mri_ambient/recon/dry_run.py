@@ -18,9 +18,8 @@ from ..runtime.files import check_writable
 from .adapted import AdaptedRecipes
 from .folder import Destination, FolderWork
 from .recipe import ResolvedRecipe
-from .slice_work import SliceWork
 from .states import read_states
-from .volume import Volume
+from .volume import SliceWork, Volume
 
 
 @dataclass
