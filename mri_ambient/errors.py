@@ -74,6 +74,7 @@ WARNINGS: dict[str, str] = {
     "W-NO-HEADER": "Voxel size and final matrix come from an ISMRMRD header with the k-space.",
     "W-HEADER-MISMATCH": "The header belongs to another matrix; export both together.",
     "W-HEADER-LIMITS": "The header's encoding limits contradict the data and are ignored.",
+    "W-IMAGE-SPACE": "Look at the image; --centre header takes the samples as k-space.",
     "W-CENTRE": "Look at the image; --centre Y,X says where k = 0 is, --centre header at n // 2.",
     "W-HALF-FOV": "Look at the image; --centre header leaves it where it was.",
     "W-RESIDUE": "Give the mask of what was measured (--mask FILE) if that is wrong.",

@@ -1,7 +1,8 @@
-"""Raw k-space corrected where its samples leave no doubt: k = 0, field of view, residue.
+"""Raw k-space corrected where its samples leave no doubt: images, k = 0, field of view, residue.
 
-Everything else takes k = 0 to be at ``n // 2``, images to be in the middle of the field of view,
-and what is not zero to be measured. A scan of which all this holds is left as it is, to the bit.
+Everything else takes the samples to be k-space with k = 0 at ``n // 2``, images to be in the middle
+of the field of view, and what is not zero to be measured. A scan of which all this holds is left as
+it is, to the bit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..errors import ConfigError, ScanFormatError, warn
 from ..physics.fourier import center_crop, half_field_phase
 from ..physics.masks import calibration_block
 from .centre import WIDTH, Energy, Peak, energy_of, find_peak, half_off, images_half_off
+from .image_space import Transformed, image_axes
 from .names import name_of
 from .sampling import Sampling, sampling_at
 from .scan_file import ScanFile
@@ -143,18 +145,29 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
 
     Args:
         file: as its reader gives it.
-        centre: "auto" finds k = 0, and images half a field of view off; "header" leaves both as the
-            file has them; "Y,X" are the row and column of k = 0 in the matrix as stored.
+        centre: "auto" finds k = 0, images half a field of view off, and axes of images; "header"
+            leaves all as the file has it; "Y,X" are the row and column of k = 0 in the matrix as
+            stored.
 
     Raises:
         ScanFormatError: k = 0 is not at ``n // 2``, but it is not certain where it is.
         ConfigError: ``centre`` is none of these, or the file is prepared.
 
     Warns:
-        NumericalWarning: W-RESIDUE, W-CENTRE or W-HALF-FOV: what is corrected.
+        NumericalWarning: W-IMAGE-SPACE, W-RESIDUE, W-CENTRE or W-HALF-FOV: what is corrected.
     """
     choice = _parse_centre(centre, file)
     probes = [] if file.prepared else _probes(file)
+    axes = image_axes(probes) if choice == "auto" and file.calib_mask is None else ()
+    if axes:
+        names = " and ".join("yx"[axis] for axis in axes)
+        warn(
+            "W-IMAGE-SPACE",
+            f"{name_of(file.path)}: the samples are those of images along {names}, not of k-space; "
+            "they were Fourier-transformed",
+        )
+        file = Transformed(file, axes)
+        probes = _probes(file)
     if not probes:
         return file
     energies = [energy_of(ksp) for ksp in probes]

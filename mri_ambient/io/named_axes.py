@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, ScanFormatError, warn
 from .hybrid import HybridSlices
+from .image_space import image_axes
 from .readouts import VOLUME_COUNTERS
 from .sampling import Sampling, find_sampling, sampling_at
 from .scan_file import ScanFile
@@ -248,23 +249,27 @@ class NamedArrayFile(ScanFile):
         self.recon_shape = self.shape[2:]
 
     def check_samples(self, *, named: bool) -> None:
-        """Refuse images, by the slice in the middle.
+        """Refuse what is neither k-space nor images, by the slice in the middle.
 
         Args:
-            named: whether the user named the axes, so that images are not refused.
+            named: whether the user named the axes, so that nothing is refused.
 
         Raises:
-            ScanFormatError: energy is not concentrated at one place.
+            ScanFormatError: energy is not concentrated at one place, nor would it be after a
+                Fourier transform.
         """
         ksp = self.ksp
-        energy = ksp.energy(ksp.size("z" if ksp.is_3d else "slice") // 2, self.volume)
+        middle = ksp.size("z" if ksp.is_3d else "slice") // 2
+        energy = ksp.energy(middle, self.volume)
         for axis, name in enumerate(("y", "x")):
             profile = energy.sum(axis=1 - axis)
             n = len(profile)
-            if n >= SMALLEST_SIDE and not named and 0 < peak(profile) < FLAT:
+            if n < SMALLEST_SIDE or named or not 0 < peak(profile) < FLAT:
+                continue
+            if ksp.is_3d or axis - 2 not in image_axes([self._read_all(middle)]):
                 raise ScanFormatError(
-                    f"{self.path}: energy is spread evenly along {name} ({n} samples), as in an "
-                    "image; wanted k-space. If it is k-space, name its axes (--axes)"
+                    f"{self.path}: energy is spread evenly along {name} ({n} samples); wanted "
+                    "k-space. If it is k-space, name its axes (--axes)"
                 )
 
     @classmethod

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import FastmriFile, ScanFile, build_header, open_scan
-from mri_ambient.physics.fourier import fft2c, ifft2c
+from mri_ambient.physics.fourier import fft2c, ifft2c, ifftc
 from mri_ambient.physics.masks import MaskSpec, calibration_block
 from mri_ambient.rng import complex_normal, rng_for
 
@@ -59,6 +59,7 @@ def measured(
     return ksp + noise * complex_normal(tuple(ksp.shape), rng_for(0, "centre"))
 
 
+FULL = torch.ones(1, *SHAPE[2:], dtype=torch.bool)
 LINES = MaskSpec("random", acceleration=3, calib=16).draw(SHAPE[2:], rng_for(0, "lines"))
 
 
@@ -135,6 +136,55 @@ def test_k_space_that_was_shifted_is_moved_back(write, dy, dx):
     assert torch.equal(file.mask, LINES)
     assert file.steps == ("read", f"centre {-dy:+d},{-dx:+d}")
     assert calibration_block(file.mask) == (24, 16)
+
+
+IMAGES = [
+    (case, axes)
+    for case in ("fully sampled", "one coil", "off-centre by a quarter")
+    for axes in ((-2,), (-1,), (-2, -1))
+]
+
+
+@pytest.mark.parametrize(("case", "axes"), [*IMAGES, ("low SNR", (-2,))])
+def test_images_in_place_of_k_space_are_transformed(write, axes, case):
+    """Along the readout of undersampled scans; along x, where nothing was measured is residue."""
+    right = RIGHT[case]
+    images = right
+    for axis in axes:
+        images = ifftc(images, dim=axis)
+    filled = -1 in axes and case != "fully sampled"
+    with warns("W-IMAGE-SPACE", "W-NO-HEADER", *["W-RESIDUE"] * filled):
+        file = open_scan(write(images))
+    assert difference(file, right) < 1e-5
+    assert torch.equal(file.mask, FULL if case == "fully sampled" else LINES)
+    names = "".join("yx"[axis] for axis in axes)
+    assert file.steps == ("read", f"transform-{names}", *["drop-residue"] * filled)
+
+
+def test_images_stored_without_shifts_are_transformed(write):
+    """And moved, since the head lies in the corners."""
+    right = RIGHT["fully sampled"]
+    images = torch.fft.ifft2(torch.fft.ifftshift(right, dim=(-2, -1)))
+    with warns("W-IMAGE-SPACE", "W-HALF-FOV", "W-NO-HEADER"):
+        file = open_scan(write(images))
+    want = ifft2c(right).abs() / images[0, 0].numel() ** 0.5
+    assert float((magnitude(file) - want).norm() / want.norm()) < 1e-5
+
+
+def test_images_are_k_space_if_the_user_says_so(write):
+    images = ifft2c(RIGHT["fully sampled"])
+    with warns("W-NO-HEADER"):
+        assert torch.equal(open_scan(write(images), centre="header")[:].ksp, images)
+
+
+@pytest.mark.parametrize(("width", "noise"), [(1, 0.1), (6, 0), (8, 0), (16, 0)])
+def test_k_space_of_narrow_objects_is_no_image(write, width, noise):
+    """Of a bar as wide as a few pixels, energy is spread over its k-space."""
+    img = torch.zeros(SHAPE[2:])
+    img[40:56, 40 : 40 + width] = 1
+    ksp = measured(img, noise=noise)
+    with warns("W-NO-HEADER"):
+        assert torch.equal(open_scan(write(ksp))[:].ksp, ksp)
 
 
 def half_off(ksp: Tensor, *axes: int) -> Tensor:

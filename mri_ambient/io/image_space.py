@@ -1,0 +1,84 @@
+"""Arrays that hold images, or k-space transformed along one axis, where k-space is expected.
+
+Along an axis of k-space most energy lies in a few samples, along an axis of an image it is spread
+over the object; the Fourier transform turns one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from ..physics.fourier import fftc
+from .sampling import Sampling, find_sampling
+from .scan_file import ScanFile
+from .view import View
+
+SPREAD, CONCENTRATED = 0.3, 0.08
+"""Share of an axis over which energy is spread: of an image at least, of its k-space at most.
+
+Heads have 0.35 to 0.95 and 0.01 to 0.06. So do the k-space and the image of an object that is
+narrower than a twentieth of its field of view, if there is no noise."""
+
+FLOOR = 0.1
+"""Quantile of the energies along an axis, without zeros, that counts as noise."""
+
+LEAST_SIDE = 32
+"""Of a matrix that is judged by its samples."""
+
+
+class Transformed(View):
+    """A raw file whose samples are Fourier-transformed along some axes.
+
+    Args:
+        source: the file as it was read.
+        axes: of ``(y, x)`` as -2 and -1.
+    """
+
+    def __init__(self, source: ScanFile, axes: Sequence[int]) -> None:
+        super().__init__(source)
+        self.axes = tuple(axes)
+        names = "".join("yx"[axis] for axis in axes)
+        self.steps = (*source.steps, f"transform-{names}")
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """Where k-space was sampled, by its samples and the mask in the file."""
+        return find_sampling(self.path, self.read_ksp, self.shape, self.given_mask)
+
+    def read_ksp(self, index: int) -> Tensor:
+        """K-space of one slice, complex64 ``(coil, y, x)``."""
+        ksp = self.source.read_ksp(index)
+        for axis in self.axes:
+            ksp = fftc(ksp, dim=axis)
+        return ksp
+
+    def read_target(self, name: str) -> Tensor | None:
+        """See :meth:`ScanFile.read_target`."""
+        return self.source.read_target(name)
+
+
+def image_axes(slices: Sequence[Tensor]) -> tuple[int, ...]:
+    """Which of the axes -2 and -1 of all slices ``(coil, y, x)`` are those of an image."""
+    return tuple(axis for axis in (-2, -1) if slices and all(_is_image(s, axis) for s in slices))
+
+
+def _is_image(values: Tensor, axis: int) -> bool:
+    """Whether energy is spread along an axis, and concentrated along its Fourier transform."""
+    if values.shape[axis] < LEAST_SIDE or _occupied(values, axis) < SPREAD:
+        return False
+    return _occupied(fftc(values, dim=axis), axis) <= CONCENTRATED
+
+
+def _occupied(values: Tensor, axis: int) -> float:
+    """Share of an axis over which the energy of ``(coil, y, x)`` is spread.
+
+    The number of samples that would hold it in equal parts, (sum p)^2 / sum p^2, over all samples.
+    """
+    energy = values.real.double().square() + values.imag.double().square()
+    profile = energy.sum(dim=(0, -1 if axis == -2 else -2))
+    profile = (profile - profile[profile > 0].quantile(FLOOR)).clamp(min=0)
+    n_equal = profile.sum().square() / profile.square().sum()
+    return float(n_equal) / len(profile)
