@@ -48,6 +48,9 @@ MIN_FILE_NOISE, MAX_FILE_NOISE = 1e-15, 1e15
 MAX_SNR = 1e12
 """Largest plausible ratio between images and noise, or its inverse."""
 
+LOW_NOISE = 1e-4
+"""Noise below this share of images (their 99th percentile) is that of no scanner."""
+
 MAX_SAMPLE = 1e9
 """Largest plausible prepared sample. Within the four limits, single precision holds every energy,
 also in the units of the file."""
@@ -378,6 +381,13 @@ class FirstPass:
                 "larger than the field of view; two sets of coil maps are used"
             )
             found.append(NumericalWarning("W-MAP-SETS", text))
+        scale = self._scale(to_virtual)
+        if config.noise_std is None and 1 / scale < LOW_NOISE:
+            text = (
+                f"{name_of(file.path)}: images are {scale:.1g} times as large as the noise "
+                f"({noise.source}): k-space was filtered, or simulated without noise"
+            )
+            found.append(NumericalWarning("W-NOISE-LOW", text))
         return Preparation(
             path=file.path,
             config=config,
@@ -385,7 +395,7 @@ class FirstPass:
             noise=noise,
             compression=compression,
             calib_shape=self.calib_shape,
-            scale=self._scale(to_virtual),
+            scale=scale,
             n_sets=n_sets,
             spikes=self.spikes,
             warnings=tuple(found),

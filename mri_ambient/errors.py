@@ -97,6 +97,7 @@ WARNINGS: dict[str, str] = {
     "W-SPIKE": "Look at the image for stripes, and have the scanner checked.",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
+    "W-NOISE-LOW": "Give its noise (noise_std, --noise-std), or export the scan without a filter.",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",
     "W-FOLDED-FOV": "Use two sets of coil maps (map_sets, --map-sets auto or 2).",
     "W-MAP-SETS": "Look at the image; other causes are moving heads and lines of unequal phase.",

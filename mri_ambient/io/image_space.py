@@ -75,10 +75,11 @@ def _is_image(values: Tensor, axis: int) -> bool:
 def _occupied(values: Tensor, axis: int) -> float:
     """Share of an axis over which the energy of ``(coil, y, x)`` is spread.
 
-    The number of samples that would hold it in equal parts, (sum p)^2 / sum p^2, over all samples.
+    The number of samples that would hold it in equal parts, (sum p)^2 / sum p^2, over all samples;
+    0 where nothing is above the noise.
     """
     energy = values.real.double().square() + values.imag.double().square()
     profile = energy.sum(dim=(0, -1 if axis == -2 else -2))
     profile = (profile - profile[profile > 0].quantile(FLOOR)).clamp(min=0)
-    n_equal = profile.sum().square() / profile.square().sum()
+    n_equal = profile.sum().square() / profile.square().sum().clamp(min=1e-300)
     return float(n_equal) / len(profile)

@@ -128,6 +128,19 @@ def test_less_noise_than_an_upper_bound_is_no_warning():
         assert ("W-NOISE-GIVEN" in [w.code for w in found]) == warned
 
 
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_a_filter_that_leaves_no_noise_is_warned_of():
+    """A Fermi filter, as some exports apply it."""
+    file = head()
+    assert plan_preparation(file).warnings == ()
+    y, x = (torch.linspace(-0.5, 0.5, n) for n in file.shape[2:])
+    filtered = file.ksp / (1 + ((torch.hypot(y[:, None], x) - 0.3) / 0.01).exp())
+    found = plan_preparation(MemoryScan(filtered, file.mask))
+    assert [w.code for w in found.warnings] == ["W-NOISE-LOW"]
+    given = plan_preparation(MemoryScan(filtered, file.mask), PrepConfig(noise_std=0.01))
+    assert "W-NOISE-LOW" not in [w.code for w in given.warnings]
+
+
 # What it may see
 
 

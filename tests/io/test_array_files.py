@@ -19,6 +19,7 @@ from scipy import io as matlab
 from mri_ambient.errors import ConfigError, MriAmbientError, ScanFormatError
 from mri_ambient.io import convert_scan, find_scans, open_scan
 from mri_ambient.physics.fourier import ifft2c
+from mri_ambient.rng import complex_normal, rng_for
 
 KSP = phantom_ksp()
 N_SLICES, N_COILS, NY, NX = SHAPE
@@ -105,7 +106,14 @@ def test_dimensions_of_bart_without_a_meaning_here(tmp_path):
 
 def test_an_image_is_not_taken_for_k_space(tmp_path):
     image = ifft2c(torch.from_numpy(KSP)).numpy()
-    assert "image" in refusal(write_cfl(tmp_path / "scan.cfl", bart_dims(image)))
+    with warns("W-IMAGE-SPACE", "W-NO-HEADER"):
+        file = open_scan(write_cfl(tmp_path / "scan.cfl", bart_dims(image)))
+    np.testing.assert_allclose(file[:].ksp, KSP, atol=1e-6 * np.abs(KSP).max())
+
+
+def test_noise_is_not_taken_for_k_space(tmp_path):
+    noise = complex_normal(KSP.shape, rng_for(0, "noise")).numpy()
+    assert "k-space" in refusal(write_cfl(tmp_path / "scan.cfl", bart_dims(noise)))
 
 
 def test_a_3d_scan_becomes_slices_across_its_readout(tmp_path):
