@@ -22,7 +22,7 @@ from ..errors import ConfigError, ScanFormatError, warn
 from ..physics.fourier import center_crop, half_field_phase
 from ..physics.masks import calibration_block
 from .centre import WIDTH, Energy, Peak, energy_of, find_peak, half_off, images_half_off
-from .image_space import Transformed, image_axes
+from .image_space import Transformed, check_cartesian, image_axes
 from .names import name_of
 from .sampling import Sampling, sampling_at
 from .scan_file import ScanFile
@@ -150,7 +150,8 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
             stored.
 
     Raises:
-        ScanFormatError: k = 0 is not at ``n // 2``, but it is not certain where it is.
+        ScanFormatError: k = 0 is not at ``n // 2``, but it is not certain where it is; or the scan
+            is not Cartesian.
         ConfigError: ``centre`` is none of these, or the file is prepared.
 
     Warns:
@@ -158,7 +159,10 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
     """
     choice = _parse_centre(centre, file)
     probes = [] if file.prepared else _probes(file)
-    axes = image_axes(probes) if choice == "auto" and file.calib_mask is None else ()
+    axes: tuple[int, ...] = ()
+    if choice == "auto" and file.calib_mask is None:
+        check_cartesian(file.path, probes)
+        axes = image_axes(probes)
     if axes:
         names = " and ".join("yx"[axis] for axis in axes)
         warn(

@@ -187,6 +187,29 @@ def test_k_space_of_narrow_objects_is_no_image(write, width, noise):
         assert torch.equal(open_scan(write(ksp))[:].ksp, ksp)
 
 
+def spokes(turns: float, n_spokes: int = 64) -> Tensor:
+    """Samples of a head on lines through k = 0, an angle of ``turns`` half turns apart."""
+    ny, nx = SHAPE[2:]
+    img = ifft2c(measured())
+    t = (torch.arange(64) - 32) / 64
+    angle = torch.pi * turns * torch.arange(n_spokes)[:, None]
+    y, x = torch.arange(ny) - ny // 2, torch.arange(nx) - nx // 2
+    ky, kx = (t * angle.sin())[..., None], (t * angle.cos())[..., None]
+    rows, columns = (torch.exp(-2j * torch.pi * k * n) for k, n in ((ky, y), (kx, x)))
+    return torch.einsum("scyx,jky,jkx->scjk", img, rows, columns) / (ny * nx) ** 0.5
+
+
+@pytest.mark.parametrize("turns", [1 / 64, 0.618])
+@pytest.mark.parametrize("turned", [False, True])
+def test_radial_scans_are_refused(write, turns, turned):
+    ksp = spokes(turns)
+    path = write(ksp.mT.contiguous() if turned else ksp)
+    with warns("W-NO-HEADER"), pytest.raises(ScanFormatError, match="radial"):
+        open_scan(path)
+    with warns("W-NO-HEADER"):
+        open_scan(path, centre="header")
+
+
 def half_off(ksp: Tensor, *axes: int) -> Tensor:
     """K-space of images that are half a field of view off along axes -2 and -1."""
     return fft2c(ifft2c(ksp).roll([ksp.shape[axis] // 2 for axis in axes], dims=axes))
