@@ -21,8 +21,7 @@ ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))
 """Wavelets whose shrinkage is a proximal map; ``dbN`` has N vanishing moments and 2 N taps."""
 
 SHIFTS = ((0, 0), (5, 3), (2, 6), (7, 1))
-"""Shifts of the wavelet grid, in pixels, over which :func:`without_noise` takes the mean; eight
-give 0.005 dB more, one 0.1 dB less."""
+"""Shifts of the wavelet grid, in pixels, over which :func:`without_noise` takes the mean."""
 
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
 """Median magnitude of complex noise of standard deviation 1 per real channel."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gaussian import measure
+from gaussian import WholeGaussian, measure
 from helpers import apply_method, dense
 
 from mri_ambient.methods import Aos
+from mri_ambient.physics.fourier import fft2c
+from mri_ambient.physics.operators import SenseOp
+from mri_ambient.rng import complex_normal
 
 
 def test_one_step_is_the_posterior_mean(op, prior):
@@ -19,7 +22,7 @@ def test_one_step_is_the_posterior_mean(op, prior):
     noise = 2 * sigma**2 * torch.diag(op.mask.expand(op.oshape).flatten().double())
     gain = cov @ A.mH @ torch.linalg.pinv(A @ cov @ A.mH + noise)
     want = (gain @ y.flatten()).reshape(op.ishape)
-    got = apply_method(Aos(final_dc=False), op, y, sigma, prior=prior)
+    got = apply_method(Aos(shrink=False, final_dc=False), op, y, sigma, prior=prior)
     torch.testing.assert_close(got[0], want, rtol=1e-6, atol=1e-6)
 
 
@@ -27,7 +30,7 @@ def test_the_noise_level_is_at_least_the_smallest_trained_one(op, prior):
     """A scan with less noise than any in training is given the smallest trained sigma."""
     _, y = measure(op, prior, 0.0)
     clean, floor = (
-        apply_method(Aos(final_dc=False), op, y, sigma, prior=prior)
+        apply_method(Aos(shrink=False, final_dc=False), op, y, sigma, prior=prior)
         for sigma in (0.0, prior.sigma_min)
     )
     assert torch.equal(clean, floor)
@@ -39,6 +42,29 @@ def test_a_full_noiseless_scan_gives_its_image(op, prior):
     got = apply_method(Aos(n_cg=60), full, y, 0.0, prior=prior)
     # sigma_n has a floor of 0.01 against tau = 0.1, and the denoiser shrinks a little.
     assert float((got[0] - x).norm() / x.norm()) < 1e-3
+
+
+def test_noise_that_the_network_kept_is_taken_out_before_data_consistency(rng):
+    """A denoiser that changes nothing; one coil in half of the field of view, all of k-space."""
+    sigma, tau, side = 0.1, 0.05, 64
+    support = torch.arange(side) < side // 2
+    maps = support.expand(1, 1, side, side).to(torch.complex128)
+    op = SenseOp(maps, torch.ones(1, side, side, dtype=torch.bool))
+    x = maps[0] * torch.linspace(1, 2, side, dtype=torch.float64)[:, None]
+    img = x + sigma * complex_normal(x.shape, rng, dtype=torch.complex128)
+    ksp = fft2c(img)[None]
+    prior = WholeGaussian(torch.full((side, side), 1e9, dtype=torch.float64), sigma_min=sigma)
+    prior.tau = tau
+
+    def error(result):
+        return float((result - x).norm() / (support * img - x).norm())
+
+    cleaned = apply_method(Aos(final_dc=False), op, ksp, sigma, prior=prior)
+    assert error(cleaned) < 0.4
+    assert bool((cleaned[..., ~support] == 0).all())
+    # In the image domain, one coil and all of k-space weigh the two pixel by pixel.
+    want = (img / sigma**2 + cleaned / tau**2) / (1 / sigma**2 + 1 / tau**2) * support
+    torch.testing.assert_close(apply_method(Aos(), op, ksp, sigma, prior=prior), want)
 
 
 def test_its_step_is_reported(op, prior):
