@@ -20,9 +20,6 @@ from .fourier import center_crop, center_pad
 ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))
 """Wavelets whose shrinkage is a proximal map; ``dbN`` has N vanishing moments and 2 N taps."""
 
-SHIFTS = ((0, 0), (5, 3), (2, 6), (7, 1))
-"""Shifts of the wavelet grid, in pixels, over which :func:`without_noise` takes the mean."""
-
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
 """Median magnitude of complex noise of standard deviation 1 per real channel."""
 
@@ -45,8 +42,8 @@ def garrote(coefficients: Tensor, threshold: Tensor) -> Tensor:
     return coefficients * (1 - least / torch.maximum(coefficients.abs().square(), least))
 
 
-def without_noise(img: Tensor, noise_std: Tensor) -> Tensor:
-    """Images with less noise: db2 coefficients shrunk by the :func:`garrote`, mean of four shifts.
+def without_noise(img: Tensor, noise_std: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
+    """Images with less noise: their db2 coefficients shrunk by the :func:`garrote`.
 
     The threshold is twice the noise per real channel: that which is given, or that which the image
     has in its finest detail (:func:`noise_of`), whichever is less.
@@ -54,13 +51,11 @@ def without_noise(img: Tensor, noise_std: Tensor) -> Tensor:
     Args:
         img: complex ``(b, y, x)``.
         noise_std: per real channel, ``(b,)``.
+        shift: of the wavelet grid, in pixels ``(y, x)``.
     """
-    threshold = 2 * torch.minimum(noise_std, noise_of(img))
-    out = torch.zeros_like(img)
-    for y, x in SHIFTS:
-        moved = shrink_wavelets(img.roll((y, x), (-2, -1)), threshold, "db2", garrote)
-        out = out + moved.roll((-y, -x), (-2, -1)) / len(SHIFTS)
-    return out
+    threshold, axes = 2 * torch.minimum(noise_std, noise_of(img)), (-2, -1)
+    shrunk = shrink_wavelets(img.roll(shift, axes), threshold, "db2", garrote)
+    return shrunk.roll((-shift[0], -shift[1]), axes)
 
 
 def noise_of(img: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def test_the_last_solve_is_for_mask_conditioned_priors(method, op, ksp, prior):
 
 def test_a_start_is_where_the_sampler_begins(op, ksp, prior):
     """At a noise level near 0 the sampler cannot leave its start, but for the data."""
-    mean = apply_method(Aos(shrink=False, final_dc=False), op, ksp, 0.1, prior=prior)
+    mean = apply_method(Aos(final_dc=False), op, ksp, 0.1, prior=prior)
     prior.sigma_min = 1e-4
     warm = Dds(n_steps=2, start="aos", sigma_max=1e-3, final_dc=False)
     got = apply_method(warm, op, ksp, 0.1, prior=prior)
