@@ -367,7 +367,14 @@ def data_consistency(
     ``tau`` is the expected error of ``x0`` per real channel; sigma_n has a floor so that a
     noiseless scan does not turn the solve into an ill-posed inversion.
     """
+    return consistent(op, op.adjoint(ksp), x0, noise_std=noise_std, tau=tau, n_iter=n_iter)
+
+
+def consistent(
+    op: SenseOp, data: Tensor, x0: Tensor, *, noise_std: Tensor, tau: float, n_iter: int
+) -> Tensor:
+    """:func:`data_consistency`, given ``A^H y``."""
     ridge = noise_std.square().clamp(min=1e-4)[:, None, None] / tau**2
     return conjugate_gradient(
-        lambda v: op.normal(v) + ridge * v, op.adjoint(ksp) + ridge * x0, n_iter=n_iter, x0=x0
+        lambda v: op.normal(v) + ridge * v, data + ridge * x0, n_iter=n_iter, x0=x0
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import MriAmbientError
 from ..methods import Aos, CgSense, Dds, L1Wavelet, Method, ZeroFilled
-from ..methods.base import data_consistency
+from ..methods.base import FINAL_CG, data_consistency
 from ..physics.masks import subsample_further
 from ..priors.checkpoint import load_prior, save_prior
 from ..priors.denoisers import Denoiser
@@ -118,7 +118,7 @@ def fit_tau(
 def _consistent(case: HeldOut, x0: Tensor, tau: float) -> Tensor:
     batch = case.batch
     return data_consistency(
-        batch.op, batch.measured, x0, noise_std=batch.noise_std, tau=tau, n_iter=Aos().n_cg
+        batch.op, batch.measured, x0, noise_std=batch.noise_std, tau=tau, n_iter=FINAL_CG
     )
 
 
