@@ -69,7 +69,7 @@ def validation_line(images: int, figures: dict[str, float]) -> str:
     others = [f"{name} {figures[key]:.4f}" for name, key in names.items() if key in figures]
     text = f"{images} images: error on held-out lines {figures['held_out']:.4f}"
     if "n_slices" in figures:  # the time limit came
-        text += f" of {figures['n_slices']} slices"
+        text += f" on {figures['n_slices']} of the slices"
     return f"{text} ({', '.join(others)})" if others else text
 
 
