@@ -15,6 +15,7 @@ from pathlib import Path
 
 import dask
 import pytest
+import torch
 from distributed import LocalCluster, get_worker
 from helpers import load_script
 
@@ -29,11 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWar
 bench = load_script("bench_kills")
 SCANS = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, slices=2, noise=0.01)
 WAVELET = ma.Recipe("l1-wavelet", {"n_iter": 30})
-
-
-@pytest.fixture
-def fp32_on_cpus() -> None:
-    """Workers choose the precision themselves, and so does the process beside them."""
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +151,41 @@ def test_errors_and_warnings_of_cases_arrive(workers):
     assert sorted(warning.message.text for warning in caught) == ["case 0", "case 1"]
     with pytest.raises(ZeroDivisionError):
         list(workers.map((1).__truediv__, [0]))
+
+
+def lose_device(marker: Path) -> int:
+    """The first worker that comes here loses its GPU."""
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return os.getpid()
+    marker.write_text(str(os.getpid()))
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_worker_that_loses_its_device_takes_no_more_cases(local, tmp_path):
+    """Its case goes to another one."""
+    local.scale(3)
+    said = []
+    with cluster(local.scheduler_address, say=said.append) as executor:
+        executor.client.wait_for_workers(3)
+        marker = tmp_path / "lost"
+        found = dict(executor.map(lose_device, [marker] * 4))
+        assert len(executor.client.nthreads()) == 2
+    assert sorted(found) == [0, 1, 2, 3]
+    assert int(marker.read_text()) not in found.values()
+    assert len(said) == 2 and "illegal memory access" in said[1]
+
+
+def bf16_by_default(runtime: ma.Runtime) -> bool:
+    return runtime.bf16
+
+
+def test_the_precision_of_workers_is_that_of_the_caller(workers, monkeypatch):
+    """Whatever their CPUs have."""
+    for amx in (True, False):
+        monkeypatch.setattr("mri_ambient.runtime.device.has_amx", lambda amx=amx: amx)
+        assert dict(workers.map(bf16_by_default, [ma.Runtime("cpu")] * 2)) == {0: amx, 1: amx}
 
 
 def wait_for_ever(marker: Path) -> None:
