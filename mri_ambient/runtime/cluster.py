@@ -68,6 +68,7 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
     def __init__(self, task: Callable[[Any], Any], folder: Path) -> None:
         self.task, self.folder, self.version = task, folder, __version__
         self.thread: int | None = None
+        self.lost: DeviceLostError | None = None
 
     def setup(self, worker: Worker) -> None:
         """Raise ConfigError on a worker that cannot do the task; see :meth:`check`."""
@@ -97,12 +98,20 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
             ) from error
 
     def do(self, case: Any, paths: Sequence[Path], n_threads: int) -> Any:  # noqa: ANN401 -- of any task
-        """See :func:`~mri_ambient.runtime.executor.attempt`; the caller sees these paths."""
+        """See :func:`~mri_ambient.runtime.executor.attempt`; the caller sees these paths.
+
+        Without its device, this worker does no further case.
+        """
         with _ONE_CASE:
+            if self.lost is not None:
+                raise self.lost
             self.thread = threading.get_ident()
             torch.set_num_threads(n_threads)
             try:
                 return attempt(partial(self._do, paths), case)
+            except DeviceLostError as error:
+                self.lost = error
+                raise
             finally:
                 self.thread = None
 
@@ -210,8 +219,9 @@ class ClusterExecutor:
     def _retire(self, lost: LostDevice) -> None:
         """Give no more cases to a worker."""
         with _scheduler_errors():
+            is_new = lost.worker in self.client.nthreads()
             self.client.retire_workers([lost.worker])
-        if self.say is not None:
+        if is_new and self.say is not None:
             reason = str(lost.error).partition(";")[0]
             self.say(f"worker {lost.worker} takes no more scans: {reason}")
 

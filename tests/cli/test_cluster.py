@@ -129,6 +129,17 @@ def test_commands_print_and_write_the_same(words, cli, few, full, prior_file, lo
         assert json.loads(there[3]) == json.loads(here[3])
 
 
+def test_audits_of_one_prior_are_the_same_too(cli, trained, few, local, tmp_path):
+    scan = next(few.glob("p*.h5"))
+    memorization = ["memorization", trained.run, trained.prepared, "--steps", 2, "--samples", 2]
+    stability = ["stability", scan, "-m", trained.run, "--iterations", 2]
+    for name, more in (("here", []), ("there", ["--scheduler", local.scheduler_address])):
+        for words in (memorization, stability):
+            cli("audit", *words, "--device", "cpu", *more, "-o", tmp_path / name)
+    made = bench.content(tmp_path / "here")
+    assert len(made) == 4 and bench.content(tmp_path / "there") == made
+
+
 def test_where_the_cluster_is_is_printed(cli, few, local, tmp_path):
     words = ("reconstruct", few, "--method", "zero-filled", "-o", tmp_path)
     printed = cli(*words, "--scheduler", local.scheduler_address, code=1)
