@@ -203,6 +203,7 @@ class ClusterExecutor:
                     running[future] = index
                 for future in _finished(running):
                     index, found = running.pop(future), _result(future)
+                    future.release()  # or else a worker that is retired would hand it on first
                     if isinstance(found, LostDevice):
                         self._retire(found)
                         n_lost[index] += 1
