@@ -28,6 +28,7 @@ from ..methods import CgSense, PriorOnly
 from ..physics.map_sets import first_set, magnitude
 from ..priors.prior import Prior
 from ..recon.sample import draw_images
+from ..recon.warnings import issue_weakness
 from ..runtime.device import Runtime
 from ..runtime.executor import Executor, executor_of
 from ..training.dataset import Item, load_dataset
@@ -138,6 +139,7 @@ def find_copies(
     """
     if n_samples < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_samples}")
+    issue_weakness(prior)
     damaged = on_damaged or (lambda sentence: None)
     trained, held_out = _scans(prior, folder, seed, damaged)
     total, done = len(trained) + len(held_out) + n_samples, itertools.count(1)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError, StoppedError, warn
 from ..priors.checkpoint import load_prior, save_tensors
 from ..priors.prior import Prior, PriorFacts
-from ..recon.warnings import weakness
+from ..recon.warnings import issue_weakness
 from ..runtime.config import parse_seconds
 from ..runtime.device import Runtime, device_errors
 from ..runtime.prefetch import BatchReader
@@ -333,8 +333,7 @@ class _Loop:
         self._save()
         self._draw_curves({"images": self.trainer.images, **figures})
         prior = self.validator.best()
-        if sentence := weakness(prior):
-            warn("W-PRIOR-WEAK", f"{self.folder.prior}: {sentence}")
+        issue_weakness(prior, self.folder.prior)
         if not self.config.patience:
             return prior.facts, None
         return prior.facts, {name: value.cpu() for name, value in prior.net.state_dict().items()}

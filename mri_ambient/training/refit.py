@@ -29,6 +29,7 @@ from ..objectives import Supervised
 from ..priors.checkpoint import load_prior
 from ..priors.prior import Prior
 from ..recon.recipe import ResolvedRecipe
+from ..recon.warnings import issue_weakness
 from ..runtime.device import Runtime
 from ..runtime.files import atomic_path
 from ..runtime.process_group import ProcessGroup
@@ -197,6 +198,7 @@ def refit(
     processes = ProcessGroup.current()
     if job.shard is not None and processes.size > 1:
         raise ConfigError("the processes of one job share the samples: leave out shard i/N")
+    issue_weakness(job.start)
     limit_s = math.inf if job.time_limit_s is None else job.time_limit_s
     prior, deadline = job.start, time.monotonic() + limit_s
     for number in range(1, job.rounds + 1):
