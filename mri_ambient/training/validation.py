@@ -147,15 +147,16 @@ class References:
             stored = json_object(path.read_bytes())
             self.known = {k: {n: float(e[n]) for n in REFERENCES} for k, e in stored.items()}
 
-    def measure(self, case: HeldOut) -> None:
-        """Measure those of a slice, unless they are known."""
+    def of(self, case: HeldOut) -> dict[str, float]:
+        """Those of a slice."""
         if case.name not in self.known:
             self.known[case.name] = reference_errors(case)
             write_json(self.path, self.known)
+        return self.known[case.name]
 
     def mean(self, cases: Sequence[HeldOut]) -> dict[str, float]:
-        """The means over slices that were measured."""
-        known = [self.known[case.name] for case in cases]
+        """The means over slices."""
+        known = [self.of(case) for case in cases]
         return {name: sum(errors[name] for errors in known) / len(known) for name in REFERENCES}
 
 
@@ -202,12 +203,12 @@ class Validator:
         self, net: Denoiser, cases: Sequence[HeldOut], deadline: float = math.inf
     ) -> dict[str, float]:
         """The figures on these cases; when the deadline has come, on those done until then."""
-        n_done = 0
+        n_done = len(cases)
 
         def is_next(done: int) -> bool:
             nonlocal n_done
             n_done = done
-            self.references.measure(cases[done - 1])
+            self.references.of(cases[done - 1])
             self.on_case(done, len(cases))
             return time.monotonic() < deadline
 
