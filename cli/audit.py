@@ -48,6 +48,7 @@ def memorization(
     """
     from mri_ambient.evaluation.memorization import find_copies
     from mri_ambient.plots import draw_memorization
+    from mri_ambient.training.config import Hooks
 
     loaded = ma.load_prior(prior)
     claim_folder(output, "memorization.json", overwrite=overwrite)
@@ -62,8 +63,7 @@ def memorization(
             seed=seed,
             device=runtime.device,
             jobs=executor,
-            on_image=Bar(bars, "audit").count,
-            on_damaged=failures.damaged,
+            hooks=Hooks(on_target=Bar(bars, "audit").count, on_damaged=failures.damaged),
         )
     figure = draw_memorization(found.sample_distances, found.held_out_distances, found.pairs)
     _write(output, "memorization", found.report, figure, json_out=json_out)

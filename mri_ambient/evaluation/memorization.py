@@ -31,6 +31,7 @@ from ..recon.sample import draw_images
 from ..recon.warnings import issue_weakness
 from ..runtime.device import Runtime
 from ..runtime.executor import Executor, executor_of
+from ..training.config import Hooks
 from ..training.dataset import Item, load_dataset
 
 Case = TypeVar("Case")
@@ -115,8 +116,7 @@ def find_copies(
     seed: int = 0,
     device: torch.device | str = "cpu",
     jobs: int | Executor = 1,
-    on_image: Callable[[int, int], None] | None = None,
-    on_damaged: Callable[[str], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> Memorization:
     """Compare what a prior draws with what it was trained on.
 
@@ -129,9 +129,8 @@ def find_copies(
         seed: of the images.
         device: where to compute.
         jobs: processes that share the scans and the images, or an executor.
-        on_image: called with (done, total) after every scan and every drawn image.
-        on_damaged: called with a sentence about every file or slice that cannot be read and is
-            left out.
+        hooks: ``on_target`` is called with (done, total) after every scan and every drawn image,
+            ``on_damaged`` with a sentence about every file or slice that cannot be read.
 
     Raises:
         ConfigError: there are no scans of one of the two kinds.
@@ -140,13 +139,13 @@ def find_copies(
     if n_samples < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_samples}")
     issue_weakness(prior)
-    damaged = on_damaged or (lambda sentence: None)
+    hooks = hooks or Hooks()
+    damaged = hooks.on_damaged
     trained, held_out = _scans(prior, folder, seed, damaged)
     total, done = len(trained) + len(held_out) + n_samples, itertools.count(1)
 
     def count() -> None:
-        if on_image is not None:
-            on_image(next(done), total)
+        hooks.on_target(next(done), total)
 
     runtime, executor = Runtime(device), executor_of(jobs)
     reconstruct = partial(_cg_sense, runtime)

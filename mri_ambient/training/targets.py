@@ -156,11 +156,7 @@ class TargetFolder:
                 hooks.on_target(done, total)
         whole = not processes.any(stopped, self.runtime.torch_device)  # waits for all of them
         if watch.is_late:
-            raise StoppedError(
-                f"{self.path}: the time limit ended when {done} of {total} scans had their images; "
-                f"a slice takes about {time_text(watch.seconds_per_slice)}. Finished slices are "
-                "kept, and the same command goes on"
-            )
+            raise watch.error(self.path)
         return whole
 
     def _make(
@@ -231,10 +227,14 @@ class _Watch:
         self.done = self.n_scans = self.n_taken = self.n_steps = 0
         self.slices, self.started, self.is_late = 0.0, time.monotonic(), False
 
-    @property
-    def seconds_per_slice(self) -> float:
-        """What a slice takes, by the steps so far."""
-        return (time.monotonic() - self.started) / self.slices
+    def error(self, folder: Path) -> StoppedError:
+        """Says how far the images of a folder are, and what a slice takes by the steps so far."""
+        seconds = (time.monotonic() - self.started) / self.slices
+        return StoppedError(
+            f"{folder}: the time limit ended when {self.done} of {self.total} scans had their "
+            f"images; a slice takes about {time_text(seconds)}. Finished slices are kept, and the "
+            "same command goes on"
+        )
 
     def begin(self, done: int, files: list[PreparedFile], n_steps: int) -> None:
         """The next steps are those of some scans, after so many others."""
