@@ -33,6 +33,8 @@ def memorization(
     output: opt.Output = Path("audit"),
     samples: Annotated[int, typer.Option(help="Images to draw.")] = 16,
     steps: Annotated[int, typer.Option(help="Network evaluations per image.")] = 40,
+    scheduler: opt.Scheduler = None,
+    cluster: opt.ClusterFile = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     json_out: opt.Json = False,
@@ -46,21 +48,22 @@ def memorization(
     """
     from mri_ambient.evaluation.memorization import find_copies
     from mri_ambient.plots import draw_memorization
+    from mri_ambient.training.config import Hooks
 
-    where = make_runtime(device).torch_device
-    loaded = ma.load_prior(prior, where)
+    loaded = ma.load_prior(prior)
     claim_folder(output, "memorization.json", overwrite=overwrite)
     failures = Failures()
-    with progress_bar() as bars:
+    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
         found = find_copies(
             loaded,
             data,
             n_samples=samples,
             n_steps=steps,
             seed=seed,
-            device=where,
-            on_image=Bar(bars, "audit").count,
-            on_damaged=failures.damaged,
+            device=runtime.device,
+            jobs=executor,
+            hooks=Hooks(on_target=Bar(bars, "audit").count, on_damaged=failures.damaged),
         )
     figure = draw_memorization(found.sample_distances, found.held_out_distances, found.pairs)
     _write(output, "memorization", found.report, figure, json_out=json_out)
@@ -89,6 +92,8 @@ def stability(
         float, typer.Option("--k", help="Size (norm) of the change over that of the noise.")
     ] = 1.0,
     iterations: Annotated[int, typer.Option(help="Steps of the search.")] = 100,
+    scheduler: opt.Scheduler = None,
+    cluster: opt.ClusterFile = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     json_out: opt.Json = False,
@@ -102,7 +107,12 @@ def stability(
     and stability.png: the method, CG-SENSE and L1-wavelet before and after the worst change that
     was found for each, and five times the difference of the magnitudes.
     """
-    from mri_ambient.evaluation.stability import attack_slice, images_side_by_side, verdict
+    from mri_ambient.evaluation.stability import (
+        attack_as_task,
+        attack_slice,
+        images_side_by_side,
+        verdict,
+    )
     from mri_ambient.plots import draw_montage
     from mri_ambient.recon.pipeline import open_volume
 
@@ -114,12 +124,15 @@ def stability(
         seed=seed,
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
     )
-    volume = open_volume(scan, recipe, make_runtime(device))
     claim_folder(output, "stability.json", overwrite=overwrite)
-    with progress_bar() as bars:
-        report, attacks = attack_slice(
-            volume, slice_index, k=k, n_iter=iterations, on_iteration=Bar(bars, "attack").count
-        )
+    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
+        given: dict[str, Any] = {"index": slice_index, "k": k, "n_iter": iterations}
+        if isinstance(executor, int):
+            volume, bar = open_volume(scan, recipe, runtime), Bar(bars, "attack")
+            report, attacks = attack_slice(volume, **given, on_iteration=bar.count)
+        else:
+            report, attacks = attack_as_task(executor, scan, recipe, runtime, **given)
     images, titles = images_side_by_side(attacks)
     figure = draw_montage(images, top=float(images[0].max()), titles=titles, columns=3)
     _write(output, "stability", report, figure, json_out=json_out)

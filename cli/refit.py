@@ -110,6 +110,7 @@ def run(
     with join_job(device) as (leads, place), progress_bar() as bars:
         be_quiet(quiet or not leads)
         where = make_runtime(place).torch_device
+        print_line(f"reading and measuring the scans of {data}")
         job = RefitJob(
             data, ma.load_prior(run_folder, where), output, rounds, sampler, config, images=images,
             time_limit_s=limit, batch_size=batch_size, device=where, shard=part,

@@ -61,6 +61,7 @@ def run(
     from mri_ambient.plots import draw_montage, save_figure
     from mri_ambient.priors.weights import default_prior
     from mri_ambient.recon.sample import draw_images, uniform_maps
+    from mri_ambient.recon.warnings import issue_weakness
     from mri_ambient.scan import Batch
 
     claim_folder(output, "samples.h5", overwrite=overwrite)
@@ -71,6 +72,7 @@ def run(
         maps = first_set(batch.maps, batch.n_sets)
     runtime = make_runtime(device)
     loaded = ma.load_prior(prior or default_prior(), runtime.torch_device)
+    issue_weakness(loaded)
     with progress_bar() as bars:
         bar = Bar(bars, "sample", steps * samples)
         images = draw_images(

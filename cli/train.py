@@ -138,6 +138,7 @@ def run(
         be_quiet(quiet or not leads)
         where = make_runtime(place).torch_device
         start = None if init is None else ma.load_prior(init, where)
+        print_line(f"reading and measuring the scans of {data}")
         planned = plan(TrainJob(
             data, output, config, images=images, time_limit_s=limit, init=start, device=where,
             workers=workers, force=force,

@@ -68,6 +68,8 @@ def validation_line(images: int, figures: dict[str, float]) -> str:
     names = {"CG-SENSE": "held_out_cg_sense", "L1-wavelet": "held_out_l1_wavelet"}
     others = [f"{name} {figures[key]:.4f}" for name, key in names.items() if key in figures]
     text = f"{images} images: error on held-out lines {figures['held_out']:.4f}"
+    if "n_slices" in figures:  # the time limit came
+        text += f" on {figures['n_slices']} of the slices"
     return f"{text} ({', '.join(others)})" if others else text
 
 

@@ -267,6 +267,7 @@ def _load_nifti(file: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
         volume = np.asarray(image.dataobj, dtype=np.float32)
     except (
         nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
         OSError,
         ValueError,
         EOFError,

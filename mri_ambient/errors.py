@@ -65,6 +65,10 @@ class DeviceError(MriAmbientError):
     """No usable device, or out of memory after backing off."""
 
 
+class DeviceLostError(DeviceError):
+    """The device no longer works; another one may."""
+
+
 WARNINGS: dict[str, str] = {
     # runtime
     "W-CPU-FALLBACK": "The device has too little memory; the rest is computed on the CPU.",

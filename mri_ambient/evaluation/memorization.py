@@ -12,23 +12,29 @@ nearest of the mirror images that training shows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import ConfigError, ScanFormatError
+from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..methods import CgSense, PriorOnly
 from ..physics.map_sets import first_set, magnitude
 from ..priors.prior import Prior
 from ..recon.sample import draw_images
+from ..recon.warnings import issue_weakness
 from ..runtime.device import Runtime
+from ..runtime.executor import Executor, executor_of
+from ..training.config import Hooks
 from ..training.dataset import Item, load_dataset
+
+Case = TypeVar("Case")
 
 SIDE = 32
 """Pixels a side of what is compared: finer detail is noise, aliasing and registration."""
@@ -109,8 +115,8 @@ def find_copies(
     n_steps: int = 40,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_image: Callable[[int, int], None] | None = None,
-    on_damaged: Callable[[str], None] | None = None,
+    jobs: int | Executor = 1,
+    hooks: Hooks | None = None,
 ) -> Memorization:
     """Compare what a prior draws with what it was trained on.
 
@@ -122,9 +128,9 @@ def find_copies(
         n_steps: network evaluations per image.
         seed: of the images.
         device: where to compute.
-        on_image: called with (done, total) after every scan and every drawn image.
-        on_damaged: called with a sentence about every file or slice that cannot be read and is
-            left out.
+        jobs: processes that share the scans and the images, or an executor.
+        hooks: ``on_target`` is called with (done, total) after every scan and every drawn image,
+            ``on_damaged`` with a sentence about every file or slice that cannot be read.
 
     Raises:
         ConfigError: there are no scans of one of the two kinds.
@@ -132,32 +138,67 @@ def find_copies(
     """
     if n_samples < 1:
         raise ConfigError(f"at least one image must be drawn, got {n_samples}")
-    damaged = on_damaged or (lambda sentence: None)
+    issue_weakness(prior)
+    hooks = hooks or Hooks()
+    damaged = hooks.on_damaged
     trained, held_out = _scans(prior, folder, seed, damaged)
     total, done = len(trained) + len(held_out) + n_samples, itertools.count(1)
 
     def count() -> None:
-        if on_image is not None:
-            on_image(next(done), total)
+        hooks.on_target(next(done), total)
 
-    trained, known = _features(trained, folder, device, count, damaged)
-    held_out, unseen = _features(held_out, folder, device, count, damaged)
-    sampler, runtime = PriorOnly(n_steps=n_steps), Runtime(torch.device(device))
-    images = []
-    for k in range(n_samples):
-        batch = held_out[k % len(held_out)].read()
-        maps = first_set(batch.maps, batch.n_sets)
-        drawn = draw_images(prior, sampler, maps, n_images=1, seed=seed + k, runtime=runtime)
-        images.append(drawn[0].abs())
-        count()
+    runtime, executor = Runtime(device), executor_of(jobs)
+    reconstruct = partial(_cg_sense, runtime)
+    found = _each(reconstruct, [*trained, *held_out], executor, count)
+    n_trained = len(trained)
+    trained, known = _features(trained, folder, found[:n_trained], damaged)
+    held_out, unseen = _features(held_out, folder, found[n_trained:], damaged)
+    draw = partial(_drawn, prior, PriorOnly(n_steps=n_steps), runtime)
+    cases = [(seed + k, held_out[k % len(held_out)]) for k in range(n_samples)]
+    images = _all(_each(draw, cases, executor, count))
     distances, index = nearest(torch.stack([feature(img) for img in images]), known)
     closest = distances.argsort()[:N_PAIRS].tolist()
+    beside = _all(_each(reconstruct, [trained[int(index[i])] for i in closest], executor))
     return Memorization(
         sample_distances=tuple(distances.tolist()),
         held_out_distances=tuple(nearest(unseen, known)[0].tolist()),
         nearest=tuple(f"{trained[i].scan_id}/{trained[i].index}" for i in index.tolist()),
-        pairs=tuple((images[i], _cg_sense(trained[int(index[i])], device)) for i in closest),
+        pairs=tuple((images[i], other) for i, other in zip(closest, beside, strict=True)),
     )
+
+
+def _drawn(prior: Prior, sampler: PriorOnly, runtime: Runtime, case: tuple[int, Item]) -> Tensor:
+    """The magnitude of an image by its seed, with the maps of a slice."""
+    seed, item = case
+    batch = item.read()
+    maps = first_set(batch.maps, batch.n_sets)
+    return draw_images(prior, sampler, maps, n_images=1, seed=seed, runtime=runtime)[0].abs()
+
+
+def _each(
+    task: Callable[[Case], Tensor],
+    cases: Sequence[Case],
+    executor: Executor,
+    count: Callable[[], None] = lambda: None,
+) -> list[Tensor | ScanFormatError]:
+    """What the task gives for every case, in their order."""
+    found: dict[int, Tensor | ScanFormatError] = {}
+    for index, result in executor.map(task, cases):
+        if isinstance(result, MriAmbientError) and not isinstance(result, ScanFormatError):
+            raise result
+        found[index] = result
+        count()
+    return [found[index] for index in sorted(found)]
+
+
+def _all(found: Sequence[Tensor | ScanFormatError]) -> list[Tensor]:
+    """These images; the error of one that could not be read is raised."""
+    images = []
+    for image in found:
+        if isinstance(image, ScanFormatError):
+            raise image
+        images.append(image)
+    return images
 
 
 def _scans(
@@ -184,19 +225,17 @@ def _scans(
 def _features(
     items: list[Item],
     folder: Path,
-    device: torch.device | str,
-    count: Callable[[], None],
+    images: Sequence[Tensor | ScanFormatError],
     damaged: Callable[[str], None],
 ) -> tuple[list[Item], Tensor]:
-    """The slices that can be read, and their features."""
+    """The slices that can be read, and the features of their images."""
     readable, found = [], []
-    for item in items:
-        try:
-            found.append(feature(_cg_sense(item, device)))
-            readable.append(item)
-        except ScanFormatError as error:
-            damaged(str(error))
-        count()
+    for item, img in zip(items, images, strict=True):
+        if isinstance(img, ScanFormatError):
+            damaged(str(img))
+            continue
+        found.append(feature(img))
+        readable.append(item)
     if not readable:
         raise ScanFormatError(f"{folder}: none of the scans compared with can be read")
     return readable, torch.stack(found)
@@ -222,6 +261,6 @@ def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return best, index
 
 
-def _cg_sense(item: Item, device: torch.device | str) -> Tensor:
-    batch = item.read().to(device)
+def _cg_sense(runtime: Runtime, item: Item) -> Tensor:
+    batch = item.read().to(runtime.torch_device)
     return magnitude(CgSense()(None, batch, [])[0], batch.n_sets).cpu()

@@ -13,18 +13,23 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MriAmbientError
 from ..methods import CgSense, L1Wavelet, Method
 from ..physics.map_sets import magnitude
+from ..recon.pipeline import open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.volume import Volume
 from ..recon.warnings import issue_before
 from ..rng import complex_normal, rng_for
+from ..runtime.device import Runtime
+from ..runtime.executor import Executor
 from ..scan import Batch, Scan
 
 N_WAVELET = 50
@@ -112,6 +117,30 @@ def attack_slice(
         "attacks": {attack.method: attack.figures for attack in attacks},
     }
     return report, attacks
+
+
+def attack_as_task(
+    executor: Executor,
+    scan: Path,
+    recipe: ResolvedRecipe,
+    runtime: Runtime,
+    index: int | None = None,
+    *,
+    k: float = 1.0,
+    n_iter: int = 100,
+) -> tuple[dict[str, Any], list[Attack]]:
+    """The same for the file of a scan, as one task of an executor."""
+    task = partial(_attack_file, recipe, runtime, index, k, n_iter)
+    ((_, found),) = executor.map(task, [scan])
+    if isinstance(found, MriAmbientError):
+        raise found
+    return found
+
+
+def _attack_file(
+    recipe: ResolvedRecipe, runtime: Runtime, index: int | None, k: float, n_iter: int, scan: Path
+) -> tuple[dict[str, Any], list[Attack]]:
+    return attack_slice(open_volume(scan, recipe, runtime), index, k=k, n_iter=n_iter)
 
 
 def attack(

@@ -84,6 +84,12 @@ def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:
         )
 
 
+def issue_weakness(prior: DenoiserSource, name: object = "the prior") -> None:
+    """Warn of a prior of this name that is worse than CG-SENSE; see :func:`weakness`."""
+    if sentence := weakness(prior):
+        warn("W-PRIOR-WEAK", f"{name}: {sentence}")
+
+
 def weakness(prior: DenoiserSource) -> str:
     """Says that a prior is worse than CG-SENSE on held-out lines; empty if it is not, or unknown.
 

@@ -13,9 +13,10 @@ import socket
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +26,15 @@ from distributed import CancelledError, Client, Future, KilledWorker, Worker, ge
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from .._version import __version__
-from ..errors import ConfigError, MriAmbientError, ScanFormatError, StoppedError
+from ..errors import (
+    ConfigError,
+    DeviceLostError,
+    MriAmbientError,
+    ScanFormatError,
+    StoppedError,
+)
 from .batch_jobs import submitted
+from .device import device_errors, take_gpu
 from .executor import attempt, received
 
 Case = TypeVar("Case")
@@ -37,6 +45,10 @@ LOOK_EVERY_S = 1.0
 
 ANSWERS_IN_S = 10.0
 """A scheduler that takes longer to answer is not there."""
+
+MOST_LOST = 4
+"""A case that was with so many workers when they lost their device fails, as dask's own rule is for
+workers that end."""
 
 PROFILES = {"profile", "profile-cycle"}
 """Callbacks of a worker that are switched off."""
@@ -56,10 +68,12 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
     def __init__(self, task: Callable[[Any], Any], folder: Path) -> None:
         self.task, self.folder, self.version = task, folder, __version__
         self.thread: int | None = None
+        self.lost: DeviceLostError | None = None
 
     def setup(self, worker: Worker) -> None:
         """Raise ConfigError on a worker that cannot do the task; see :meth:`check`."""
         self.check()
+        take_gpu()
         # Samples of what runs: they took 0.17 MiB a scan (docs/results/scale.md).
         for name in PROFILES & worker.periodic_callbacks.keys():
             worker.periodic_callbacks[name].stop()
@@ -84,12 +98,20 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
             ) from error
 
     def do(self, case: Any, paths: Sequence[Path], n_threads: int) -> Any:  # noqa: ANN401 -- of any task
-        """See :func:`~mri_ambient.runtime.executor.attempt`; the caller sees these paths."""
+        """See :func:`~mri_ambient.runtime.executor.attempt`; the caller sees these paths.
+
+        Without its device, this worker does no further case.
+        """
         with _ONE_CASE:
+            if self.lost is not None:
+                raise self.lost
             self.thread = threading.get_ident()
             torch.set_num_threads(n_threads)
             try:
                 return attempt(partial(self._do, paths), case)
+            except DeviceLostError as error:
+                self.lost = error
+                raise
             finally:
                 self.thread = None
 
@@ -101,7 +123,8 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # of a package that is no
                     f"{path}: the worker on {socket.gethostname()} cannot see it; scans lie in "
                     "folders that all machines share, under one path"
                 )
-        return self.task(case)
+        with device_errors("cuda"):
+            return self.task(case)
 
     def teardown(self, worker: Worker) -> None:
         """Stop the case that is being done: nobody waits for it any more."""
@@ -115,7 +138,18 @@ def _do(name: str, case: Any, paths: Sequence[Path]) -> Any:  # noqa: ANN401 -- 
     worker = get_worker()
     plugin = worker.plugins[name]
     assert isinstance(plugin, TaskPlugin)
-    return plugin.do(case, paths, worker.state.nthreads)
+    try:
+        return plugin.do(case, paths, worker.state.nthreads)
+    except DeviceLostError as error:
+        return LostDevice(worker.address, error)
+
+
+@dataclass(frozen=True)
+class LostDevice:
+    """What a worker without a working device sends in place of a result."""
+
+    worker: str
+    error: DeviceLostError
 
 
 def _paths(case: Any) -> list[Path]:  # noqa: ANN401 -- of any task
@@ -159,6 +193,7 @@ class ClusterExecutor:
         """
         name = f"mri-ambient-{uuid.uuid4().hex}"
         waiting, running = deque(enumerate(cases)), dict[Future[Any], int]()
+        n_lost = Counter[int]()
         try:
             with _scheduler_errors():
                 self.client.register_plugin(TaskPlugin(task, Path.cwd()), name=name)
@@ -167,11 +202,29 @@ class ClusterExecutor:
                     future = self.client.submit(_do, name, case, _paths(case), pure=False)
                     running[future] = index
                 for future in _finished(running):
-                    yield running.pop(future), _result(future)
+                    index, found = running.pop(future), _result(future)
+                    future.release()  # or else a worker that is retired would hand it on first
+                    if isinstance(found, LostDevice):
+                        self._retire(found)
+                        n_lost[index] += 1
+                        if n_lost[index] < MOST_LOST:
+                            waiting.appendleft((index, cases[index]))
+                            continue
+                        found = found.error
+                    yield index, found
         finally:
             with suppress(OSError, ValueError, CancelledError):  # it is lost, or knows no such task
                 self.client.cancel(list(running))
                 self.client.unregister_worker_plugin(name)
+
+    def _retire(self, lost: LostDevice) -> None:
+        """Give no more cases to a worker."""
+        with _scheduler_errors():
+            is_new = lost.worker in self.client.nthreads()
+            self.client.retire_workers([lost.worker])
+        if is_new and self.say is not None:
+            reason = str(lost.error).partition(";")[0]
+            self.say(f"worker {lost.worker} takes no more scans: {reason}")
 
     def _next(self, waiting: deque[tuple[int, Case]], n_running: int) -> list[tuple[int, Case]]:
         """As many cases as there are workers without one."""
@@ -196,7 +249,8 @@ def _finished(running: Collection[Future[Any]]) -> list[Future[Any]]:
 def _result(future: Future[Any]) -> Any:  # noqa: ANN401 -- of any task
     """The result of a case, or its error."""
     try:
-        return received(future.result())
+        found = future.result()
+        return found if isinstance(found, LostDevice) else received(found)
     except CancelledError:
         with _scheduler_errors():
             raise

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import torch
 
-from ..errors import ConfigError, DeviceError, unknown_name
+from ..errors import ConfigError, DeviceError, DeviceLostError, unknown_name
+from .files import lock_file
 
 PRECISIONS = ("auto", "fp32", "bf16")
 """Of networks: "auto" is bf16 on a GPU and on a CPU with matrix units for it (:func:`has_amx`), and
@@ -28,6 +33,18 @@ LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS
 """Words in the errors of a GPU that no longer works."""
 
 
+@cache
+def has_amx() -> bool:
+    """Whether the CPU has matrix units for bfloat16, without which bf16 is slower than fp32.
+
+    Known on Linux only.
+    """
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where and how to compute. It does not decide the result, beyond rounding.
@@ -40,6 +57,8 @@ class Runtime:
             :data:`GPU_PIXELS` pixels. Halved whenever memory runs out.
         cpu_fallback: go on with the CPU if a single image is too large for the device.
         compile: compile the networks with ``torch.compile``, which takes minutes once.
+        auto_bf16_on_cpu: whether "auto" is bf16 on a CPU. The machine where this is made decides it
+            for all that it is sent to, so that unlike CPUs give the same images.
 
     Raises:
         ConfigError: there is no such kind of device, precision or batch size.
@@ -50,6 +69,7 @@ class Runtime:
     batch_size: int | None = None
     cpu_fallback: bool = False
     compile: bool = False
+    auto_bf16_on_cpu: bool = field(default_factory=lambda: has_amx())
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -66,8 +86,10 @@ class Runtime:
     @property
     def bf16(self) -> bool:
         """Whether networks compute in bfloat16."""
-        amx = self.precision == "auto" and self.torch_device.type == "cpu" and has_amx()
-        return amx or bf16_on(self.precision, self.torch_device)
+        device = self.torch_device
+        if self.precision == "auto" and device.type == "cpu":
+            return self.auto_bf16_on_cpu
+        return bf16_on(self.precision, device)
 
     @property
     def can_fall_back(self) -> bool:
@@ -101,8 +123,10 @@ def pick_device(name: str = "auto") -> torch.device:
         DeviceError: this machine has no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", *_own_gpu) if torch.cuda.is_available() else torch.device("cpu")
     device = kind_of_device(name)
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", *_own_gpu)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -112,6 +136,30 @@ def pick_device(name: str = "auto") -> torch.device:
         wanted = "choose auto, cpu or cuda[:i]"
         raise DeviceError(f"device {name!r} cannot be used ({reason}); {wanted}") from error
     return device
+
+
+_own_gpu: list[int] = []
+"""The GPU that this process has taken; empty: the first one."""
+
+_gpu_locks: list[IO[str]] = []
+"""Held as long as this process lives."""
+
+
+def take_gpu() -> None:
+    """From now on, ``cuda`` is a GPU that no other process of this user has taken in this way.
+
+    With more processes than GPUs, some share one.
+    """
+    n_gpus = torch.cuda.device_count()
+    if n_gpus < 2 or _own_gpu:
+        return
+    for index in range(n_gpus):
+        name = f"mri-ambient-{getpass.getuser()}-{torch.cuda.get_device_properties(index).uuid}"
+        if lock := lock_file(Path(tempfile.gettempdir()) / f"{name}.lock"):
+            _gpu_locks.append(lock)
+            _own_gpu.append(index)
+            return
+    _own_gpu.append(os.getpid() % n_gpus)
 
 
 def kind_of_device(name: str) -> torch.device:
@@ -134,18 +182,6 @@ def check_precision(precision: str) -> None:
 def bf16_on(precision: str, device: torch.device) -> bool:
     """Whether networks train in bfloat16 at this precision on this device."""
     return precision == "bf16" or (precision == "auto" and device.type == "cuda")
-
-
-@cache
-def has_amx() -> bool:
-    """Whether the CPU has matrix units for bfloat16, without which bf16 is slower than fp32.
-
-    Known on Linux only.
-    """
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 def describe_device(device: torch.device) -> str:
@@ -177,7 +213,7 @@ def device_error(error: RuntimeError, device: torch.device | str) -> DeviceError
         )
     if any(words in str(error) for words in LOST):
         again = "run the same command again to go on"
-        return DeviceError(f"device {str(device)!r} was lost ({reason}); {again}")
+        return DeviceLostError(f"device {str(device)!r} was lost ({reason}); {again}")
     return None
 
 

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -91,9 +91,9 @@ def locked(path: Path) -> Iterator[None]:
     lock = path.with_name(f"{LOCK}{path.name}")
     with _explaining(path):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    with file:
-        if not _lock(file):
+        file = lock_file(lock)
+    with file or nullcontext():
+        if file is None:
             raise MriAmbientError(
                 f"{path}: another process is making it; wait until it has ended, or give each "
                 "process a part of its own (--shard)"
@@ -102,6 +102,15 @@ def locked(path: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def lock_file(path: Path) -> IO[str] | None:
+    """An open file that is locked until it is closed; None if another process holds it."""
+    file = path.open("a")
+    if _lock(file):
+        return file
+    file.close()
+    return None
 
 
 def _lock(file: IO[str]) -> bool:

@@ -21,6 +21,7 @@ from ..recon.adapted import slices_to_learn
 from ..recon.pipeline import Source, open_volume
 from ..recon.recipe import Recipe, ResolvedRecipe
 from ..recon.volume import Volume
+from ..recon.warnings import issue_weakness
 from ..runtime.device import Runtime
 from ..runtime.executor import Executor
 from ..runtime.files import locked
@@ -124,6 +125,7 @@ class _Shared:
         if recipe.prior is None:
             raise ConfigError(f"method {recipe.method.name!r} uses no prior that could be adapted")
         recipe.adapt.check(recipe.prior)
+        issue_weakness(recipe.prior)
         self.recipe, self.runtime, self.on_error = recipe, runtime, on_error
         self.adaptation = recipe.adapt
         self.volumes: list[Volume] = []

@@ -124,7 +124,7 @@ class Adapter:
         self.curve: list[tuple[int, float]] = []
         self.n_slices = self.best_step = 0
         self.stopped_by = ""
-        self.seconds = self._saved_s = 0.0
+        self.seconds = self._saved_s = self._check_s = 0.0
 
     @property
     def best_error(self) -> float:
@@ -192,7 +192,9 @@ class Adapter:
             return DIVERGED
         if rules.steps is not None and trainer.n_steps >= rules.steps:
             return STEPS
-        return TIME if rules.seconds is not None and self.seconds >= rules.seconds else ""
+        # It is checked once more at the end.
+        late = rules.seconds is not None and self.seconds + self._check_s >= rules.seconds
+        return TIME if late else ""
 
     def _settled(self) -> str:
         """Whether the error has not fallen for as many checks as there is patience for."""
@@ -203,7 +205,7 @@ class Adapter:
 
     def _check(self, cases: Sequence[HeldOut]) -> None:
         """The error of the averaged weights; they are kept if it is the smallest."""
-        net, step = self.trainer.average, self.trainer.n_steps
+        net, step, began = self.trainer.average, self.trainer.n_steps, time.monotonic()
         errors = held_out_errors(replace(self.start, net=net), cases, self.runtime)
         self.first = self.first if step else errors
         error, known = float(errors.sum()), self.best_error
@@ -211,6 +213,7 @@ class Adapter:
         if has_fallen(self.first, errors) and error < known:
             self.best_step = step
             self.best = {name: value.detach().clone() for name, value in net.state_dict().items()}
+        self._check_s = time.monotonic() - began
 
     def adapted_network(self) -> Denoiser:
         """A network with the weights that are kept, those of the start where none were better."""

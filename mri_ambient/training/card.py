@@ -130,7 +130,6 @@ def _card(job: TrainJob, dataset: Dataset, identity: Identity) -> dict[str, Any]
         "teacher": None if teacher is None else teacher.facts.card.get("sha256", "unsaved"),
         "version": __version__,
         "torch": torch.__version__,
-        "references": identity.measured["references"],
         "intended_use": "research only, not for diagnosis",
         "limits": _limits(ranges),
     }

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError, StoppedError, warn
 from ..priors.checkpoint import load_prior, save_tensors
 from ..priors.prior import Prior, PriorFacts
-from ..recon.warnings import weakness
+from ..recon.warnings import issue_weakness
 from ..runtime.config import parse_seconds
 from ..runtime.device import Runtime, device_errors
 from ..runtime.prefetch import BatchReader
@@ -31,6 +31,9 @@ from .dataset import BatchSequence, Dataset, TrainingBatch
 from .preflight import TrainPlan, plan
 from .trainer import Trainer, first_network
 from .validation import Validator
+
+LAST_SHARE = 0.25
+"""Of a time limit, for the last validation, at most."""
 
 
 def train(
@@ -122,6 +125,7 @@ class _Loop:
         self.plan, self.hooks = plan, hooks
         self.job, self.config, self.folder = plan.job, plan.job.config, plan.run
         self.started = time.monotonic() - plan.seconds
+        self.limit_s = math.inf if self.job.time_limit_s is None else self.job.time_limit_s
         self.processes = ProcessGroup.current()
         net = first_network(plan.facts, self.config.seed, self.job.init).to(self.job.device)
         net.autocast = self.config.autocast_on(self.job.device)
@@ -131,6 +135,7 @@ class _Loop:
         )
         self.log = self.folder.log
         self.first_images = self.saved_at = 0
+        self.step_s = 0.0
 
     @property
     def seconds(self) -> float:
@@ -139,9 +144,15 @@ class _Loop:
 
     @property
     def _is_late(self) -> bool:
-        limit = self.job.time_limit_s
-        # The prior is validated once more at the end.
-        return limit is not None and self.seconds + self.validator.seconds > limit
+        """Whether there is no time for another step.
+
+        The prior is validated once more at the end, if there is little time on some slices only;
+        where a validation is due after the next step, on all.
+        """
+        needed = self.validator.seconds
+        if not self._passes(self.config.check_every, self.config.batch_size):
+            needed = min(needed, LAST_SHARE * self.limit_s)
+        return self.seconds + self.step_s + needed > self.limit_s
 
     def begin(self) -> Dataset:
         """Write down what the run is, and make the images to learn from, if there are any."""
@@ -177,7 +188,7 @@ class _Loop:
                     "before"
                 ) from error
         self.first_images = self.saved_at = self.trainer.images
-        if math.isfinite(self.job.time_limit_s or math.inf):
+        if math.isfinite(self.limit_s):
             self.validator.measure_time(self.trainer.average)
         if self.processes.is_first:
             self.log.cut(self.trainer.images)
@@ -198,7 +209,9 @@ class _Loop:
                     break
                 for sentence in batch.damaged:
                     self.hooks.on_damaged(sentence)
+                before = self.seconds
                 loss, figures = self._step(batch)
+                self.step_s = self.seconds - before
                 checked, saved = self._record(loss, figures)
                 images, seconds = self.trainer.images, self.seconds
                 progress = Progress(
@@ -285,14 +298,16 @@ class _Loop:
 
         save_figure(draw_curves(self.log.records(), last), self.job.run / "curves.png")
 
-    def _passes(self, every: int) -> bool:
-        """Whether the last step passed a multiple of ``every`` images."""
-        images = self.trainer.images
+    def _passes(self, every: int, more: int = 0) -> bool:
+        """Whether the last step, or that after ``more`` images, passes a multiple of ``every``."""
+        images = self.trainer.images + more
         return images // every > (images - self.config.batch_size) // every
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, deadline: float = math.inf) -> dict[str, float]:
         trainer = self.trainer
-        return self.validator(trainer.average, images=trainer.images, skipped=trainer.skipped)
+        return self.validator(
+            trainer.average, images=trainer.images, skipped=trainer.skipped, deadline=deadline
+        )
 
     def _save(self) -> None:
         trainer = self.trainer
@@ -314,12 +329,11 @@ class _Loop:
 
     def _write(self) -> tuple[PriorFacts, dict[str, Tensor] | None]:
         """Facts of the run's prior and, with patience, its weights: they may be earlier ones."""
-        figures = self._validate()
+        figures = self._validate(self.started + self.limit_s)
         self._save()
         self._draw_curves({"images": self.trainer.images, **figures})
         prior = self.validator.best()
-        if sentence := weakness(prior):
-            warn("W-PRIOR-WEAK", f"{self.folder.prior}: {sentence}")
+        issue_weakness(prior, self.folder.prior)
         if not self.config.patience:
             return prior.facts, None
         return prior.facts, {name: value.cpu() for name, value in prior.net.state_dict().items()}

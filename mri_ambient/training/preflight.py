@@ -26,7 +26,7 @@ from .config import TrainJob
 from .dataset import Dataset, files_of, load_dataset
 from .run import Identity, RunFolder
 from .targets import TargetFolder, target_method
-from .validation import N_CASES, HeldOut, hold_out, reference_errors
+from .validation import N_CASES, HeldOut, hold_out
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class TrainPlan:
     cases: tuple[HeldOut, ...]
     damaged: tuple[str, ...]
     seconds: float
+
+    def within(self, seconds: float) -> TrainPlan:
+        """The same for a training that may take so long from now on."""
+        return replace(self, job=replace(self.job, time_limit_s=seconds), seconds=0.0)
 
     @property
     def run(self) -> RunFolder:
@@ -223,15 +227,10 @@ def _identity(
             "patience compares errors on held-out lines of validation scans, and there are none: "
             "at least five scans are needed"
         )
-    if stored is None:
-        return _new_identity(job, dataset, cases)
-    if stored.measured["references"]:
-        return stored
-    # They could not be measured when the run began.
-    return replace(stored, measured=stored.measured | {"references": reference_errors(cases)})
+    return stored or _new_identity(job, dataset)
 
 
-def _new_identity(job: TrainJob, dataset: Dataset, cases: tuple[HeldOut, ...]) -> Identity:
+def _new_identity(job: TrainJob, dataset: Dataset) -> Identity:
     """Measure the scans of a run that begins."""
     objective, items = job.config.objective, dataset.train
     groups = coverage(mask_facts(file) for file in files_of(items))
@@ -254,7 +253,6 @@ def _new_identity(job: TrainJob, dataset: Dataset, cases: tuple[HeldOut, ...]) -
         "sigma_min": smallest_sigma(items, objective),
         "mask": asdict(typical_mask(items)),
         "coverage": figures,
-        "references": reference_errors(cases),
     }
     folder = str(job.data.resolve())
     return Identity(**job.settings(), data=dataset.identity, measured=measured, folder=folder)

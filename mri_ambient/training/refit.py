@@ -29,6 +29,7 @@ from ..objectives import Supervised
 from ..priors.checkpoint import load_prior
 from ..priors.prior import Prior
 from ..recon.recipe import ResolvedRecipe
+from ..recon.warnings import issue_weakness
 from ..runtime.device import Runtime
 from ..runtime.files import atomic_path
 from ..runtime.process_group import ProcessGroup
@@ -52,8 +53,8 @@ class RefitJob:
             makes samples vary less.
         config, images: of the training of each round, as in :class:`~.config.TrainJob`; the
             objective is the refit's own.
-        time_limit_s: stop after this many seconds of this call; each round that is left gets an
-            equal part of them, for its samples and its training.
+        time_limit_s: stop after this many seconds of this call, also while samples are drawn; of
+            the time that is left then, the training gets as much as every further round.
         batch_size, device: of the sampling, see :class:`~mri_ambient.runtime.device.Runtime`.
         shard: draw part i of N of the samples only, counted from 1, and train nothing; in the first
             round that has not seen all ``images``. For processes that are started independently.
@@ -96,13 +97,13 @@ class RefitJob:
 class Round:
     """A round of a refit, counted from 1: samples from ``prior``, and a training run on them.
 
-    ``limit_s`` is the time for both.
+    ``deadline`` is when the call ends, as ``time.monotonic`` counts.
     """
 
     job: RefitJob
     number: int
     prior: Prior
-    limit_s: float = math.inf
+    deadline: float = math.inf
 
     @property
     def folder(self) -> RunFolder:
@@ -129,7 +130,7 @@ class Round:
             run=self.folder.path,
             config=job.config,
             images=job.images,
-            time_limit_s=self.limit_s,
+            time_limit_s=math.inf,
             init=self.prior if fits else None,
             teacher=self.prior,
             targets=self.samples.path,
@@ -159,24 +160,17 @@ class Round:
     def complete(self, hooks: Hooks) -> bool:
         """Draw the missing samples and train on them; whether it went on to its end."""
         processes, device = ProcessGroup.current(), self.job.device
-        started = time.monotonic()
         planned = plan(self.training)
         for sentence in planned.damaged:
             hooks.on_damaged(sentence)
-        items, deadline = planned.dataset.train, started + self.limit_s
-        whole = self.samples.make(items, shard=self.job.shard, hooks=hooks, deadline=deadline)
-        seconds = time.monotonic() - started
-        if not whole and seconds > self.limit_s:
-            n_missing = len(self.samples.missing(items))
-            raise StoppedError(
-                f"{self.samples.path}: the time of round {self.number} ended while samples were "
-                f"drawn, {n_missing} scans are left; the same command goes on, if there is time "
-                "for more than one group of scans"
-            )
-        if not whole or self.job.shard is not None:
+        items, shard = planned.dataset.train, self.job.shard
+        whole = self.samples.make(items, shard=shard, hooks=hooks, deadline=self.deadline)
+        if not whole or shard is not None:
             return False
+        n_left = self.job.rounds + 1 - self.number
+        limit_s = (self.deadline - time.monotonic()) / n_left
         try:
-            run_training(replace(planned, seconds=seconds), hooks)
+            run_training(planned.within(limit_s), hooks)
         except StoppedError:
             if not processes.any(hooks.should_stop(), device):
                 raise
@@ -204,11 +198,11 @@ def refit(
     processes = ProcessGroup.current()
     if job.shard is not None and processes.size > 1:
         raise ConfigError("the processes of one job share the samples: leave out shard i/N")
-    prior, started = job.start, time.monotonic()
+    issue_weakness(job.start)
+    limit_s = math.inf if job.time_limit_s is None else job.time_limit_s
+    prior, deadline = job.start, time.monotonic() + limit_s
     for number in range(1, job.rounds + 1):
-        spent, n_left = time.monotonic() - started, job.rounds + 1 - number
-        limit_s = math.inf if job.time_limit_s is None else (job.time_limit_s - spent) / n_left
-        current = Round(job, number, prior, limit_s if job.shard is None else math.inf)
+        current = Round(job, number, prior, deadline if job.shard is None else math.inf)
         if processes.from_first(current.is_finished):
             current.check()
         elif not current.complete(hooks(number)):

@@ -10,6 +10,7 @@ checkpoint-IMAGES.safetensors  weights, their average and the optimiser's state;
 prior.safetensors              the prior so far
 best.safetensors               with patience, the prior of the smallest held-out error so far
 targets/                       images to learn from, if they are made by the run
+references.json                errors of the classical methods on the validation slices
 curves.png, preview.png        losses; held-out reconstructions
 ============================== ================================================================
 """
@@ -89,6 +90,11 @@ class RunFolder:
     def best_prior(self) -> Path:
         """With patience, the prior of the smallest held-out error so far."""
         return self.path / "best.safetensors"
+
+    @property
+    def references(self) -> Path:
+        """Errors of the classical methods on the validation slices."""
+        return self.path / "references.json"
 
     @property
     def log(self) -> Log:

@@ -8,8 +8,10 @@ there is not reconstructed again, unless the file is damaged.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ScanFormatError, StoppedError
+from ..errors import CheckpointError, ConfigError, ScanFormatError, StoppedError
 from ..io.hdf5 import open_h5, read_attributes
 from ..io.prepared import PreparedFile
 from ..io.reconstruction import write_samples
 from ..methods import BASELINES, Method, StepInfo
+from ..priors.checkpoint import load_tensors, save_tensors
 from ..recon.engine import Engine
 from ..recon.recipe import ResolvedRecipe, method_options, plain
+from ..runtime.config import time_text
 from ..runtime.device import Runtime
 from ..runtime.files import json_object, write_json
 from ..runtime.process_group import ProcessGroup
@@ -114,14 +118,15 @@ class TargetFolder:
             items: slices of prepared scans; whole scans are reconstructed.
             shard: do part i of N of these groups only, counted from 1.
             hooks: on_target, on_damaged and should_stop are called.
-            deadline: when to stop, also within a group, whose images are then lost; as
-                ``time.monotonic`` counts.
+            deadline: when to stop, also before a first image is finished; as ``time.monotonic``
+                counts.
 
         Returns:
             Whether all were made; False if it was stopped, in whichever process.
 
         Raises:
             ConfigError: see :meth:`check`, or the folder holds images of other scans.
+            StoppedError: the deadline came; what is finished is kept.
         """
         hooks = hooks or Hooks()
         self.check()
@@ -134,38 +139,67 @@ class TargetFolder:
         stopped, done, total = False, 0, sum(len(group) for group in groups)
         watch = _Watch(hooks, deadline, total)
         engine = Engine(self.recipe, self.runtime, watch.on_step)
-        for group in groups:
-            missing = {file.scan_id for file in group if not self._holds(file)}
+        for files in (files for group in groups for files in _calls(group, engine)):
+            missing = {file.scan_id for file in files if not self._holds(file)}
             stopped = bool(missing) and hooks.should_stop()
             if stopped:
                 break
             if missing:
-                watch.begin(done, group, self.recipe.method.n_steps)
+                watch.begin(done, files, self.recipe.method.n_steps)
                 try:
-                    self._make_group(group, missing, engine, hooks.on_damaged)
+                    self._make(files, missing, engine, hooks.on_damaged)
                 except StoppedError:
                     stopped = True
                     break
-            for _ in group:
+            for _ in files:
                 done += 1
                 hooks.on_target(done, total)
-        return not processes.any(stopped, self.runtime.torch_device)  # waits for all of them
+        whole = not processes.any(stopped, self.runtime.torch_device)  # waits for all of them
+        if watch.is_late:
+            raise watch.error(self.path)
+        return whole
 
-    def _make_group(
+    def _make(
         self,
-        group: list[PreparedFile],
+        files: list[PreparedFile],
         missing: set[str],
         engine: Engine,
         on_damaged: Callable[[str], None],
     ) -> None:
-        if len(group) == 1:  # it may be long, and is never held as a whole
-            made = _long_scan(group[0], engine, on_damaged)
+        if len(files) == 1:  # it may be long, and is never held as a whole
+            made = self._long_scan(files[0], engine, on_damaged)
         else:
-            made = _short_scans(group, missing, engine, on_damaged)
+            made = _short_scans(files, missing, engine, on_damaged)
         for file, images in made:
             facts = {"scan_id": file.scan_id, "made_of": prepared_digest(file)}
             facts["method"] = self.recipe.method.name
             write_samples(self.path / f"{file.scan_id}.h5", images, facts)
+
+    def _long_scan(
+        self, file: PreparedFile, engine: Engine, on_damaged: Callable[[str], None]
+    ) -> Iterator[tuple[PreparedFile, Tensor]]:
+        """A scan with its images ``(slice, y, x)``, made in parts.
+
+        Finished parts are kept in a hidden folder until all are there.
+        """
+        n_slices = engine.slices_at_once(file.shape[-2:])
+        folder, parts = self.path / f".{file.scan_id}.unfinished", []
+        for first in range(0, len(file), n_slices):
+            path, stop = folder / f"{first}.safetensors", min(first + n_slices, len(file))
+            facts = {"slices": [first, stop], "of": prepared_digest(file), "by": self._made_by()}
+            part = _kept(path, facts)
+            if part is None:
+                try:
+                    part = engine([file[first:stop]])[0].img
+                except ScanFormatError as error:
+                    on_damaged(str(error))
+                    break
+                if stop - first < len(file):
+                    save_tensors(path, {"img": part}, facts)
+            parts.append(part)
+        else:
+            yield file, torch.cat(parts)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _holds(self, file: PreparedFile) -> bool:
         path, digest = self.path / f"{file.scan_id}.h5", prepared_digest(file)
@@ -191,17 +225,29 @@ class _Watch:
     def __init__(self, hooks: Hooks, deadline: float, total: int) -> None:
         self.hooks, self.deadline, self.total = hooks, deadline, total
         self.done = self.n_scans = self.n_taken = self.n_steps = 0
+        self.slices, self.started, self.is_late = 0.0, time.monotonic(), False
 
-    def begin(self, done: int, group: list[PreparedFile], n_steps: int) -> None:
-        """The next steps are those of a group, after so many scans."""
-        self.done, self.n_scans, self.n_taken = done, len(group), 0
-        self.n_steps = n_steps * sum(len(file) for file in group)
+    def error(self, folder: Path) -> StoppedError:
+        """Says how far the images of a folder are, and what a slice takes by the steps so far."""
+        seconds = (time.monotonic() - self.started) / self.slices
+        return StoppedError(
+            f"{folder}: the time limit ended when {self.done} of {self.total} scans had their "
+            f"images; a slice takes about {time_text(seconds)}. Finished slices are kept, and the "
+            "same command goes on"
+        )
+
+    def begin(self, done: int, files: list[PreparedFile], n_steps: int) -> None:
+        """The next steps are those of some scans, after so many others."""
+        self.done, self.n_scans, self.n_taken = done, len(files), 0
+        self.n_steps = n_steps * sum(len(file) for file in files)
 
     def on_step(self, info: StepInfo) -> None:
         """A step of a sampler is taken for some slices."""
-        if time.monotonic() > self.deadline:
-            raise StoppedError("late")
         self.n_taken += info.n_images
+        self.slices += info.n_images / info.n_steps
+        if time.monotonic() > self.deadline:
+            self.is_late = True
+            raise StoppedError("late")
         if self.n_taken < self.n_steps:  # the end is told when the images are written
             share = self.n_taken / self.n_steps
             self.hooks.on_target(self.done + self.n_scans * share, self.total)
@@ -221,18 +267,25 @@ def _groups(files: list[PreparedFile]) -> Iterator[list[PreparedFile]]:
     yield from waiting.values()
 
 
-def _long_scan(
-    file: PreparedFile, engine: Engine, on_damaged: Callable[[str], None]
-) -> Iterator[tuple[PreparedFile, Tensor]]:
-    """A scan with its images ``(slice, y, x)``, read in parts."""
-    n_slices = engine.slices_at_once(file.shape[-2:])
-    starts = range(0, len(file), n_slices)
-    try:
-        parts = [engine([file[first : first + n_slices]])[0].img for first in starts]
-    except ScanFormatError as error:
-        on_damaged(str(error))
-        return
-    yield file, torch.cat(parts)
+def _calls(group: list[PreparedFile], engine: Engine) -> Iterator[list[PreparedFile]]:
+    """Scans of a group that the device computes at once; one that is longer, alone."""
+    files: list[PreparedFile] = []
+    for file in group:
+        n_slices = sum(len(other) for other in files) + len(file)
+        if files and n_slices > engine.slices_at_once(file.shape[-2:]):
+            yield files
+            files = []
+        files.append(file)
+    yield files
+
+
+def _kept(path: Path, facts: dict[str, Any]) -> Tensor | None:
+    """Images of some slices that an earlier call has finished, if it made them in this way."""
+    with suppress(CheckpointError, KeyError):
+        tensors, header = load_tensors(path)
+        if {name: header.get(name) for name in facts} == facts:
+            return tensors["img"]
+    return None
 
 
 def _short_scans(

@@ -6,8 +6,10 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from ..priors.denoisers import Denoiser
 from ..priors.prior import DenoiserSource, Prior, PriorFacts
 from ..priors.unet import n_parameters
 from ..rng import rng_for
-from ..runtime.files import atomic_path
+from ..runtime.files import atomic_path, json_object, write_json
 from ..scan import Batch
 from .run import RunFolder
 
@@ -44,10 +46,12 @@ class HeldOut:
     Attributes:
         batch: one slice, ``mask`` without the held-out lines.
         held_out: bool ``(1, 1, y, x)``.
+        name: of the slice.
     """
 
     batch: Batch
     held_out: Tensor
+    name: str = ""
 
     @property
     def energy(self) -> float:
@@ -67,7 +71,7 @@ class HeldOut:
 
     def to(self, device: torch.device | str) -> HeldOut:
         """The slice on another device."""
-        return HeldOut(self.batch.to(device), self.held_out.to(device))
+        return HeldOut(self.batch.to(device), self.held_out.to(device), self.name)
 
 
 def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
@@ -75,7 +79,7 @@ def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
     fraction = 0.8 if bool((batch.mask[0] | ~batch.acquired[0]).all()) else 0.2
     kept = subsample_further(batch.mask[0].cpu(), fraction, rng_for(seed, "hold out", scan_id))
     kept = kept.to(batch.mask.device)[None]
-    return HeldOut(replace(batch, mask=kept), batch.mask & ~kept)
+    return HeldOut(replace(batch, mask=kept), batch.mask & ~kept, scan_id)
 
 
 @torch.no_grad()
@@ -93,24 +97,24 @@ def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
 def fit_tau(
     prior: DenoiserSource,
     cases: Sequence[HeldOut],
-    on_case: Callable[[int, int], None] = lambda done, total: None,
+    is_next: Callable[[int], bool] = lambda done: True,
 ) -> tuple[float, float, float]:
     """The expected error of one step (or short sample), found on held-out lines.
 
-    ``on_case`` is called with (done, total) after every case.
+    ``is_next`` says after every case, by how many are done, whether another one is to follow.
 
     Returns:
         tau, the mean held-out error at this tau, and the one without data consistency.
     """
     taus = [tau * prior.sigma_data / 0.3 for tau in TAUS]
-    errors = torch.zeros(len(cases), len(taus) + 1)
-    for i, case in enumerate(cases):
+    errors = []
+    for case in cases:
         x0 = estimate(prior, case)
-        errors[i, -1] = case.error(x0)
-        for j, tau in enumerate(taus):
-            errors[i, j] = case.error(_consistent(case, x0, tau))
-        on_case(i + 1, len(cases))
-    mean = errors.mean(dim=0)
+        consistent = [case.error(_consistent(case, x0, tau)) for tau in taus]
+        errors.append([*consistent, case.error(x0)])
+        if not is_next(len(errors)):
+            break
+    mean = torch.tensor(errors).mean(dim=0)
     best = int(mean[:-1].argmin())
     return taus[best], float(mean[best]), float(mean[-1])
 
@@ -122,16 +126,38 @@ def _consistent(case: HeldOut, x0: Tensor, tau: float) -> Tensor:
     )
 
 
+REFERENCES = {"held_out_cg_sense": CgSense(), "held_out_l1_wavelet": L1Wavelet()}
+"""The classical methods, which every prior must beat, by the names of their held-out errors."""
+
+
 @torch.no_grad()
-def reference_errors(cases: Sequence[HeldOut]) -> dict[str, float]:
-    """Mean held-out errors of the classical methods, which every prior must beat."""
-    if not cases:
-        return {}
-    found = {}
-    for method in (CgSense(), L1Wavelet()):
-        errors = [case.error(method(None, case.batch, [])) for case in cases]
-        found[f"held_out_{method.name.replace('-', '_')}"] = sum(errors) / len(errors)
-    return found
+def reference_errors(case: HeldOut) -> dict[str, float]:
+    """Held-out errors of the classical methods on a slice."""
+    images = {name: method(None, case.batch, []) for name, method in REFERENCES.items()}
+    return {name: case.error(img) for name, img in images.items()}
+
+
+class References:
+    """Held-out errors of the classical methods, measured once a slice and kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, dict[str, float]] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            stored = json_object(path.read_bytes())
+            self.known = {k: {n: float(e[n]) for n in REFERENCES} for k, e in stored.items()}
+
+    def of(self, case: HeldOut) -> dict[str, float]:
+        """Those of a slice."""
+        if case.name not in self.known:
+            self.known[case.name] = reference_errors(case)
+            write_json(self.path, self.known)
+        return self.known[case.name]
+
+    def mean(self, cases: Sequence[HeldOut]) -> dict[str, float]:
+        """The means over slices."""
+        known = [self.of(case) for case in cases]
+        return {name: sum(errors[name] for errors in known) / len(known) for name in REFERENCES}
 
 
 class Validator:
@@ -152,6 +178,7 @@ class Validator:
     ) -> None:
         self.run, self.facts, self.cases, self.patience = run, facts, cases, patience
         self.on_case, self.seconds = on_case, 0.0
+        self.references = References(run.references)
         self.errors: list[float] = []
         self.checked_at: int | None = None
         self.prior: Prior
@@ -168,12 +195,35 @@ class Validator:
         """Find out on one slice what a validation takes, its pictures included."""
         started = time.monotonic()
         if self.cases:
-            fit_tau(Prior(net, self.facts), self.cases[:1])
+            self._fit(net, self.cases[:1])
             n_previews = min(N_PREVIEWS, len(self.cases))
             self.seconds = (time.monotonic() - started) * (len(self.cases) + n_previews)
 
-    def __call__(self, net: Denoiser, *, images: int, skipped: int) -> dict[str, float]:
+    def _fit(
+        self, net: Denoiser, cases: Sequence[HeldOut], deadline: float = math.inf
+    ) -> dict[str, float]:
+        """The figures on these cases; when the deadline has come, on those done until then."""
+        n_done = len(cases)
+
+        def is_next(done: int) -> bool:
+            nonlocal n_done
+            n_done = done
+            self.references.of(cases[done - 1])
+            self.on_case(done, len(cases))
+            return time.monotonic() < deadline
+
+        tau, error, without = fit_tau(Prior(net, self.facts), cases, is_next)
+        figures = {"held_out": error, "held_out_no_dc": without, "tau": tau}
+        figures |= self.references.mean(cases[:n_done])
+        return figures if n_done == len(cases) else figures | {"n_slices": n_done}
+
+    def __call__(
+        self, net: Denoiser, *, images: int, skipped: int, deadline: float = math.inf
+    ) -> dict[str, float]:
         """Validate averaged weights, fit tau, and write the prior and its previews.
+
+        When the deadline (of ``time.monotonic``) has come, it ends after the slice at hand, and the
+        figures say on how many slices they were measured.
 
         Returns:
             Held-out errors of the prior and of the classical methods, and tau; empty without cases.
@@ -186,9 +236,7 @@ class Validator:
         started = time.monotonic()
         figures: dict[str, float] = {}
         if self.cases:
-            tau, error, without = fit_tau(Prior(net, self.facts), self.cases, self.on_case)
-            references = self.facts.card["references"]
-            figures = {"held_out": error, "held_out_no_dc": without, **references, "tau": tau}
+            figures = self._fit(net, self.cases, deadline)
         finite = all(bool(parameter.isfinite().all()) for parameter in net.parameters())
         if not (finite and math.isfinite(figures.get("held_out", 0.0))):
             raise MriAmbientError(
@@ -199,7 +247,8 @@ class Validator:
         self.prior = self._prior(net, figures, images, skipped)
         self.checked_at, self.figures = images, figures
         save_prior(self.prior, self.run.prior)
-        self._draw_previews(self.prior, figures.get("tau", 0.0))
+        n_previews = int(figures.get("n_slices", N_PREVIEWS))
+        self._draw_previews(self.prior, figures.get("tau", 0.0), n_previews)
         self.seconds = time.monotonic() - started
         return figures
 
@@ -229,26 +278,27 @@ class Validator:
     def best(self) -> Prior:
         """The prior just validated or, with patience, the best one, which becomes the run's prior.
 
-        Without validation slices that can still be read, the errors cannot be compared.
+        Without validation slices that can still be read, the errors cannot be compared; nor those
+        on a part of them.
         """
         if not (self.patience and self.run.best_prior.exists() and self.figures):
             return self.prior
         best = load_prior(self.run.best_prior)
         known = best.facts.card["held_out"]
-        if known["held_out"] >= self.figures["held_out"]:
+        if known["held_out"] >= self.figures["held_out"] and "n_slices" not in self.figures:
             return self.prior
         with atomic_path(self.run.prior) as path:
             shutil.copyfile(self.run.best_prior, path)
-        self._draw_previews(best, known["tau"])
+        self._draw_previews(best, known["tau"], N_PREVIEWS)
         return best
 
     @torch.no_grad()
-    def _draw_previews(self, prior: Prior, tau: float) -> None:
+    def _draw_previews(self, prior: Prior, tau: float, most: int) -> None:
         """Draw magnitudes of some validation slices, by method."""
         from ..plots import draw_previews, save_figure  # matplotlib is slow to import
 
         rows = []
-        for case in self.cases[:N_PREVIEWS]:
+        for case in self.cases[: min(most, N_PREVIEWS)]:
             estimated = estimate(prior.to(case.batch.ksp.device), case)
             images = {
                 "zero-filled": ZeroFilled()(None, case.batch, []),

@@ -25,6 +25,14 @@ def test_usage_errors_are_exit_code_2(cli):
         assert result.err
 
 
+def test_a_typo_is_answered_without_torch():
+    words = [sys.executable, "-X", "importtime", "-m", "mri_ambient.cli", "reconstuct", "x"]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 2 and "reconstruct" in ended.stderr.splitlines()[-1]
+    imported = re.findall(r"\| +(\w+)$", ended.stderr, re.MULTILINE)
+    assert "typer" in imported and not {"torch", "numpy", "h5py"} & set(imported)
+
+
 @pytest.mark.parametrize(
     "reason",
     ["CUDA out of memory. Tried to allocate 2 GiB", "CUDA error: unspecified launch failure"],

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import dask
 import pytest
+import torch
 from distributed import LocalCluster, get_worker
 from helpers import load_script
 
@@ -29,11 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWar
 bench = load_script("bench_kills")
 SCANS = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, slices=2, noise=0.01)
 WAVELET = ma.Recipe("l1-wavelet", {"n_iter": 30})
-
-
-@pytest.fixture
-def fp32_on_cpus() -> None:
-    """Workers choose the precision themselves, and so does the process beside them."""
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +129,17 @@ def test_commands_print_and_write_the_same(words, cli, few, full, prior_file, lo
         assert json.loads(there[3]) == json.loads(here[3])
 
 
+def test_audits_of_one_prior_are_the_same_too(cli, trained, few, local, tmp_path):
+    scan = next(few.glob("p*.h5"))
+    memorization = ["memorization", trained.run, trained.prepared, "--steps", 2, "--samples", 2]
+    stability = ["stability", scan, "-m", trained.run, "--iterations", 2]
+    for name, more in (("here", []), ("there", ["--scheduler", local.scheduler_address])):
+        for words in (memorization, stability):
+            cli("audit", *words, "--device", "cpu", *more, "-o", tmp_path / name)
+    made = bench.content(tmp_path / "here")
+    assert len(made) == 4 and bench.content(tmp_path / "there") == made
+
+
 def test_where_the_cluster_is_is_printed(cli, few, local, tmp_path):
     words = ("reconstruct", few, "--method", "zero-filled", "-o", tmp_path)
     printed = cli(*words, "--scheduler", local.scheduler_address, code=1)
@@ -155,6 +162,41 @@ def test_errors_and_warnings_of_cases_arrive(workers):
     assert sorted(warning.message.text for warning in caught) == ["case 0", "case 1"]
     with pytest.raises(ZeroDivisionError):
         list(workers.map((1).__truediv__, [0]))
+
+
+def lose_device(marker: Path) -> int:
+    """The first worker that comes here loses its GPU."""
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return os.getpid()
+    marker.write_text(str(os.getpid()))
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_worker_that_loses_its_device_takes_no_more_cases(local, tmp_path):
+    """Its case goes to another one."""
+    local.scale(3)
+    said = []
+    with cluster(local.scheduler_address, say=said.append) as executor:
+        executor.client.wait_for_workers(3)
+        marker = tmp_path / "lost"
+        found = dict(executor.map(lose_device, [marker] * 4))
+        assert len(executor.client.nthreads()) == 2
+    assert sorted(found) == [0, 1, 2, 3]
+    assert int(marker.read_text()) not in found.values()
+    assert len(said) == 2 and "illegal memory access" in said[1]
+
+
+def bf16_by_default(runtime: ma.Runtime) -> bool:
+    return runtime.bf16
+
+
+def test_the_precision_of_workers_is_that_of_the_caller(workers, monkeypatch):
+    """Whatever their CPUs have."""
+    for amx in (True, False):
+        monkeypatch.setattr("mri_ambient.runtime.device.has_amx", lambda amx=amx: amx)
+        assert dict(workers.map(bf16_by_default, [ma.Runtime("cpu")] * 2)) == {0: amx, 1: amx}
 
 
 def wait_for_ever(marker: Path) -> None:

@@ -15,6 +15,7 @@ from mri_ambient.io import open_scan
 from mri_ambient.methods import CgSense
 from mri_ambient.priors.prior import DenoiserSource
 from mri_ambient.rng import rng_for
+from mri_ambient.training.config import Hooks
 from mri_ambient.training.dataset import load_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -115,7 +116,7 @@ def test_damaged_scans_are_named_and_left_out(scans, known, tmp_path):
     lines: list[str] = []
     images = cg_images(scans)
     found = find_copies(Stub(images[4:5], known), folder, n_samples=1, n_steps=2,
-                        on_damaged=lines.append)  # fmt: skip
+                        hooks=Hooks(on_damaged=lines.append))  # fmt: skip
     assert len(lines) == 2
     assert paths[0].name in lines[0]
     assert paths[3].name in lines[1]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from mri_ambient.errors import ConfigError, DeviceError
+from mri_ambient.errors import ConfigError, DeviceError, DeviceLostError
+from mri_ambient.runtime import device as module
 from mri_ambient.runtime.device import (
     BYTES_AT_ONCE,
     CPU_PIXELS,
@@ -17,6 +20,7 @@ from mri_ambient.runtime.device import (
     device_errors,
     out_of_memory,
     pick_device,
+    take_gpu,
 )
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -58,6 +62,30 @@ class TestDevice:
     def test_auto_is_a_gpu_where_there_is_one(self, there, device, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
         assert pick_device() == Runtime().torch_device == device
+
+    def test_processes_of_a_machine_take_a_gpu_each(self, monkeypatch, tmp_path):
+        """And keep it; with more processes than GPUs, one is shared."""
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=i))
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        taken = []
+        for _ in range(4):  # locks are those of open files: they hold within a process too
+            monkeypatch.setattr(module, "_own_gpu", [])
+            take_gpu()
+            taken.append(pick_device())
+            take_gpu()
+            assert Runtime("cuda").device == "cuda" and pick_device() == taken[-1]
+        for lock in module._gpu_locks:
+            lock.close()
+        assert taken[:3] == [torch.device("cuda", i) for i in range(3)]
+        assert taken[3] in taken[:3]
+
+    def test_a_process_with_one_gpu_takes_no_lock(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(module, "lock_file", pytest.fail)
+        take_gpu()
+        assert not module._own_gpu
 
     @pytest.mark.parametrize("name", ["tpu", "mps", "cuda:x", ""])
     def test_other_names_are_refused(self, name):
@@ -122,7 +150,7 @@ class TestErrors:
             (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
             (RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError),
             (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), torch.OutOfMemoryError),
-            (RuntimeError("CUDA error: unspecified launch failure"), DeviceError),
+            (RuntimeError("CUDA error: unspecified launch failure"), DeviceLostError),
             (CompilerError("backend='x' raised:\nno compiler here"), DeviceError),
             (RuntimeError("sizes differ"), RuntimeError),
             (ValueError("CUDA error"), ValueError),

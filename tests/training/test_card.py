@@ -78,7 +78,6 @@ def test_facts_follow_objective_and_scans(facts, scans):
     assert (card["n_scans"], card["n_train_slices"]) == (10, 8)
     assert len(card["trained_on"]) == 8 and len(card["validation_scans"]) == 2
     assert card["matrices"] == ["32x32"] and card["coils"] == [3.0, 3.0, 3.0]
-    assert {"held_out_cg_sense", "held_out_l1_wavelet"} == set(card["references"])
     assert set(card["coverage"][0]) == {  # names that files keep
         "shape", "kind", "n_scans", "n_masks", "least", "mean", "n_regular", "n_outer", "never",
         "revealing", "holes", "left_open",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import small_prior
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
-from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.errors import ConfigError, ScanFormatError, StoppedError
 from mri_ambient.io.prepared import PreparedFile
 from mri_ambient.io.reconstruction import read_samples
 from mri_ambient.methods import CgSense, Dds, Method
@@ -130,6 +131,26 @@ def test_a_long_scan_is_never_read_as_a_whole(items, tmp_path, monkeypatch):
     folder(tmp_path, CgSense(), batch_size=2).make(items)
     assert max(most) == 2
     assert len(images(tmp_path)) == 8
+
+
+def test_finished_slices_of_a_scan_are_kept_when_time_is_up(items, prior, tmp_path, monkeypatch):
+    """Eight steps, of which a slice takes three: two slices are done, and not done again."""
+    monkeypatch.setattr("mri_ambient.training.targets.TOGETHER", 1)
+    long = [item for item in items if item.scan_id.startswith("1-")][:3]
+    folder(tmp_path / "whole", SAMPLER, prior, 1).make(long)
+    clock = iter(range(100))
+    limited = folder(tmp_path / "parts", SAMPLER, prior, 1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError, match="0 of 1 scans"):
+        clocked = SimpleNamespace(monotonic=lambda: next(clock))
+        patch.setattr("mri_ambient.training.targets.time", clocked)
+        limited.make(long, deadline=7.5)
+    assert not images(limited.path)
+    calls, steps = Engine.__call__, []
+    monkeypatch.setattr(Engine, "__call__", lambda *args: steps.append(args) or calls(*args))
+    assert limited.make(long)
+    assert len(steps) == 1
+    assert images(limited.path) == images(tmp_path / "whole")
+    assert not [path for path in limited.path.iterdir() if path.is_dir()]
 
 
 def test_images_that_were_made_in_another_way_are_refused(items, tmp_path):
