@@ -48,7 +48,7 @@ class Aos(Method):
     starts_in_one_step: ClassVar[bool] = True
 
     final_dc: bool = True
-    n_cg: int = 1
+    n_cg: int = 2
 
     def __post_init__(self) -> None:
         check_cg(self.n_cg)
