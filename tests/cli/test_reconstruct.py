@@ -444,7 +444,7 @@ def test_a_folder_gets_pages_and_an_overview(cli, full_copy, tmp_path):
         with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
             summary.append({row["scan"]: row for row in csv.DictReader(file)})
         second.write_bytes(good)
-    assert [rows[second.stem]["status"] for rows in summary] == ["failed", "finished"]
+    assert [rows[second.stem]["status"] for rows in summary] == ["failed", "done"]
     assert "truncated" in summary[0][second.stem]["error"]
     assert summary[0][first.stem] == summary[1][first.stem]
     report = report_of(out, first)

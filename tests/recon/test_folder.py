@@ -80,7 +80,7 @@ def test_the_tree_is_mirrored_and_a_failure_costs_the_others_nothing(study, tmp_
     assert sorted(path.name for path in (out / "b").iterdir()) == ["head.h5", "head.json"]
     rows = summary(out)
     assert {scan: row["status"] for scan, row in rows.items()} == {
-        "a/monday/head": "finished", "b/cut": "failed", "b/head": "finished",
+        "a/monday/head": "done", "b/cut": "failed", "b/head": "done",
     }  # fmt: skip
     assert rows["b/head"]["image"] == "b/head.h5"
     rate = json.loads((out / "b" / "head.json").read_text())["acceleration"]
@@ -113,7 +113,7 @@ def test_only_what_failed_is_tried_again(study, made, tmp_path):
     outcomes = ma.reconstruct_folder(study, out, CG, CPU, retry_failed=True)
     assert statuses(outcomes) == [("b/cut", "done")]
     assert ma.reconstruct_folder(study, out, CG, CPU, retry_failed=True) == []
-    assert {row["status"] for row in summary(out).values()} == {"finished"}
+    assert {row["status"] for row in summary(out).values()} == {"done"}
 
 
 def test_finished_is_skipped_and_a_replaced_file_is_done_again(study, made, tmp_path):

@@ -91,7 +91,7 @@ def test_a_line_holds_the_figures_of_the_report(save, rec, tmp_path):
         ("n_warnings", 2),
     ):
         assert float(row[column]) == pytest.approx(value, rel=1e-5), column
-    assert (row["status"], row["warnings"], row["error"]) == ("finished", "W-ONE-COIL", "")
+    assert (row["status"], row["warnings"], row["error"]) == ("done", "W-ONE-COIL", "")
     assert (row["image"], row["json"], row["report"]) == ("a.h5", "a.json", "")
 
 
@@ -103,7 +103,7 @@ def test_a_failure_stands_there_until_the_scan_is_finished(save, tmp_path):
     path = save("a")
     State("a", DONE).write(tmp_path)
     write_overview(tmp_path)
-    assert [row["status"] for row in table(tmp_path)] == ["failed", "finished"]
+    assert [row["status"] for row in table(tmp_path)] == ["failed", "done"]
     fail(tmp_path, "a", "was made with other settings")  # and its result is still there
     write_overview(tmp_path)
     (found,) = (row for row in table(tmp_path) if row["scan"] == "a")
@@ -111,7 +111,7 @@ def test_a_failure_stands_there_until_the_scan_is_finished(save, tmp_path):
     later = path.stat().st_mtime_ns + 10**12
     os.utime(path, ns=(later, later))  # finished by a call that notes no failures
     write_overview(tmp_path)
-    assert [row["status"] for row in table(tmp_path)] == ["failed", "finished"]
+    assert [row["status"] for row in table(tmp_path)] == ["failed", "done"]
 
 
 def test_text_is_no_formula_and_no_markup(save, tmp_path):

@@ -79,7 +79,7 @@ class Row:
 
     def cells(self) -> dict[str, Any]:
         """A line of ``summary.csv``, by column."""
-        status = "failed" if self.error else "finished"
+        status = "failed" if self.error else "done"
         texts = {"scan": self.scan, "status": status, "error": self.error} | self.files
         counts = {"n_warnings": len(self.warnings), "warnings": " ".join(self.codes)}
         return {name: as_cell((texts | counts | self.figures).get(name)) for name in COLUMNS}
