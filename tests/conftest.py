@@ -10,11 +10,15 @@ from pictures import touch
 from torch import Generator
 
 from mri_ambient.rng import rng_for
+from mri_ambient.runtime import device
 
 # pytest-xdist runs as many processes as there are cores: a thread each, in the processes that tests
 # start too. More of them wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# The same precision on every CPU, whether it has matrix units for bf16 or not.
+device.has_amx = lambda: False
 
 # The same cases in every run: a failure that comes and goes helps nobody.
 settings.register_profile("fixed", derandomize=True)
@@ -27,12 +31,6 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 def rng(request: pytest.FixtureRequest) -> Generator:
     """A random stream of the test's own."""
     return rng_for(0, request.node.name)
-
-
-@pytest.fixture(autouse=True)
-def fp32_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same precision on every CPU, whether it has matrix units for bf16 or not."""
-    monkeypatch.setattr("mri_ambient.runtime.device.has_amx", lambda: False)
 
 
 @pytest.fixture

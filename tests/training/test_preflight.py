@@ -17,7 +17,7 @@ from mri_ambient.errors import CheckpointError, ConfigError, NumericalWarning
 from mri_ambient.objectives import Ambient, Equivariant, Gsure, Kspace, Objective, Supervised
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.priors.prior import Prior, name_digest
-from mri_ambient.rng import rng_for
+from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import UPPER_BOUND
 from mri_ambient.training import preflight
 from mri_ambient.training.config import TrainConfig, TrainJob
@@ -209,7 +209,8 @@ def test_a_few_scans_of_another_size_do_not_refuse_the_rest(odd, refused, tmp_pa
             full = file["kspace"][:]
             del file["mask"]
             file["mask"] = mask[0, 0].numpy()
-            file["kspace"][:] = np.where(mask[0].numpy(), full + 1e-3, 0)
+            noise = 1e-3 * np.abs(full).max() * complex_normal(full.shape, rng_for(0, path.name))
+            file["kspace"][:] = np.where(mask[0].numpy(), full + noise.numpy(), 0)
     prepare(others, folder)
     if refused:
         assert "32x64: 1 distinct mask" in refusal(folder, tmp_path / "run")
