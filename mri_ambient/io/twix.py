@@ -126,8 +126,9 @@ class TwixFile(ReadoutFile):
         records = self._index.records
         coils = records.channels(int(self.readouts.row[0]))
         for part in (records, *self._index.before):
-            rows = np.flatnonzero(part.has(twix.NOISE)).tolist()
-            if not rows or part.channels(rows[0]) != coils:
+            noise = np.flatnonzero(part.has(twix.NOISE)).tolist()
+            rows = [row for row in noise if part.channels(row) == coils]
+            if not rows:
                 continue
             samples = np.concatenate(list(part.samples(rows)), axis=1)
             check_finite(samples, f"{self.path}: noise measurement")

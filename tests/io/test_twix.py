@@ -321,6 +321,13 @@ def test_noise_is_scaled_to_the_bandwidth_of_the_image(ksp, tmp_path, rng):
     np.testing.assert_allclose(file.noise.numpy(), noise * np.sqrt(dwell_us / 7.93), rtol=1e-5)
 
 
+def test_noise_of_other_coils_is_left_out(ksp, tmp_path, rng):
+    noise, other = random_complex((4, 256), rng), random_complex((3, 256), rng)
+    lines = [Line(noise, flags=(NOISE,)), Line(other, flags=(NOISE,)), *every_line(ksp)]
+    file = open_scan(write_vd(tmp_path / "scan.dat", [Measurement(lines, protocol())]))
+    np.testing.assert_allclose(file.noise.numpy(), noise * np.sqrt(30 / 7.93), rtol=1e-5)
+
+
 def test_the_image_is_that_of_the_last_measurement_with_one(ksp, tmp_path, rng):
     """Noise may be of a measurement before it, with the same coils."""
     noise, other = random_complex((4, 256), rng), random_complex((4, 256), rng)
