@@ -23,8 +23,8 @@ from .view import View
 SPREAD, CONCENTRATED = 0.3, 0.08
 """Share of an axis over which energy is spread: of an image at least, of its k-space at most.
 
-Heads have 0.35 to 0.95 and 0.01 to 0.06. So do the k-space and the image of an object that is
-narrower than a twentieth of its field of view, if there is no noise."""
+So have the k-space and the image of an object narrower than a twentieth of its field of view, if
+there is hardly any noise."""
 
 FLOOR = 0.1
 """Quantile of the energies along an axis, without zeros, that counts as noise."""

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from ..data_prep import Preparation, plan_preparation
-from ..errors import MriAmbientError, NumericalWarning, collected, issue
+from ..errors import MriAmbientError, NumericalWarning, collected
 from ..io.grid import ACQUIRED
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..methods.base import OnStep, StepInfo
 from ..runtime.device import Runtime
+from ..runtime.executor import received
 from ..runtime.prefetch import in_order, prefetch
 from ..runtime.warning_log import WarningLog
 from ..scan import Scan
@@ -177,23 +178,26 @@ class SliceWork:
         attempts = in_order(self._attempt, scans, self.batches_at_once, self.steps.stop)
         with closing(attempts):
             for attempt in attempts:
-                with self.volume.log.noting():
-                    for warning in attempt.warnings:
-                        issue(warning)
-                    if attempt.error is not None:
-                        raise attempt.error
-                assert attempt.result is not None
-                yield attempt.scan, attempt.result, attempt.warnings
+                with self.volume.log.noting() as given:
+                    found = received(attempt)
+                    if isinstance(found, MriAmbientError):
+                        raise found
+                yield *found, given
 
-    def _attempt(self, scan: Scan) -> _Attempt:
-        """The result, or the error, of slices as read; with the warnings, which may say why."""
-        attempt = _Attempt(scan)
-        with collected() as attempt.warnings:
+    def _attempt(
+        self, scan: Scan
+    ) -> tuple[tuple[Scan, SliceImages] | MriAmbientError, list[NumericalWarning]]:
+        """The result of slices as read, or the error; and the warnings, which may say why.
+
+        Unlike those of an executor's task, errors of the device come after their warnings, too.
+        """
+        found: tuple[Scan, SliceImages] | MriAmbientError
+        with collected() as given:
             try:
-                attempt.scan, attempt.result = self._finished(scan)
+                found = self._finished(scan)
             except MriAmbientError as error:
-                attempt.error = error
-        return attempt
+                found = error
+        return found, given
 
     def _finished(self, scan: Scan) -> tuple[Scan, SliceImages]:
         prepared = self.volume.preparation.apply(scan)
@@ -207,16 +211,6 @@ class SliceWork:
 
     def _engine(self, recipe: ResolvedRecipe) -> Engine:
         return Engine(recipe, self.volume.runtime, self.steps)
-
-
-@dataclass
-class _Attempt:
-    """Slices, as read or prepared, and their result or why there is none."""
-
-    scan: Scan
-    result: SliceImages | None = None
-    warnings: list[NumericalWarning] = field(default_factory=list)
-    error: MriAmbientError | None = None
 
 
 class _Steps:

@@ -26,8 +26,8 @@ CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 memory runs out. On a CPU, more at once are no faster (docs/results/speed.md)."""
 
 MOST_AT_ONCE, BYTES_AT_ONCE = 4, 2**27
-"""Batches that threads of a CPU compute at once: at most so many, of so many bytes of k-space. The
-memory of a batch is about thirty times that of its k-space (docs/results/speed.md)."""
+"""Batches that threads of a CPU compute at once: at most so many, of so many bytes of k-space
+together. Each takes many times the memory of its k-space."""
 
 LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
 """Words in the errors of a GPU that no longer works."""

@@ -15,8 +15,7 @@ MOST_KEPT = 2**30
 def keep_freed_memory() -> None:
     """Large arrays use freed memory again, instead of new pages that the kernel fills with zeros.
 
-    Without this a tenth of the time of a reconstruction goes into such pages. Changes nothing where
-    the C library is not glibc.
+    Changes nothing where the C library is not glibc.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
