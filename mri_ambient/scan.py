@@ -19,6 +19,7 @@ from .physics.fourier import center_crop, center_fit, fftc, ifftc, reverse
 from .physics.map_sets import split_sets
 from .physics.masks import achieved_acceleration, sampling_density, whole_lines
 from .physics.operators import SenseOp
+from .physics.units import nonzero_along
 from .rng import Streams
 
 UPPER_BOUND = "outer-samples (upper bound)"
@@ -84,9 +85,7 @@ class Scan:
             raise ValueError(f"maps {tuple(self.maps.shape)} do not match ksp {shape}")
         if self.calib is not None and self.calib.shape[:2] != self.ksp.shape[:2]:
             raise ValueError(f"calib {tuple(self.calib.shape)} does not match ksp {shape}")
-        parts = torch.view_as_real(self.ksp)  # whose extremes are found faster than zeros
-        extremes = torch.cat([parts.amax(dim=(0, 1)), parts.amin(dim=(0, 1))], dim=-1)
-        if bool(((extremes != 0).any(dim=-1) & ~self.mask).any()):
+        if bool((nonzero_along(self.ksp, -4, -3) & ~self.mask).any()):
             raise ValueError("ksp is not zero where mask is False")
 
     def __repr__(self) -> str:

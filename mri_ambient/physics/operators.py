@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .fourier import decentre, fft2c, ifft2c
 from .map_sets import repeat_sets, split_sets, sum_sets
+from .row_coils import row_coils
+from .units import nonzero_along
 
 
 class LinearOperator(ABC):
@@ -92,6 +94,7 @@ class SenseOp(LinearOperator):
         if mask.ndim < 2 or any(have not in (1, want) for have, want in pairs):
             raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to {wanted}")
         self.maps, self.mask, self.n_sets = maps, mask, n_sets
+        self._coils = _Coils(maps, n_sets)
         self.ishape, self.oshape = (n_rows, nx), (n_coils, n_rows // n_sets, nx)
 
     def __repr__(self) -> str:
@@ -108,18 +111,17 @@ class SenseOp(LinearOperator):
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x`` with a single pair of transforms and no shifts; differentiable in ``x``.
 
-        If whole lines are sampled, the transforms along y cancel and are left out.
+        If whole lines are sampled, the transforms along y cancel and are left out; on a CPU, rows
+        are then computed with virtual coils of their own (:func:`.row_coils`), unless there are
+        several sets.
         """
-        settings = (self._transformed_axes, self.n_sets)
-        return _normal(x, self._decentred_maps, self._weight, settings)
+        axes = self._transformed_axes
+        apart = -2 not in axes and self.n_sets == 1 and not self.maps.is_cuda
+        maps = self._coils.of_rows if apart else (self._coils.decentred,)
+        return _normal(x, maps, self._weight, (axes, self.n_sets))
 
     @cached_property
     @torch.inference_mode(mode=False)  # a cached tensor must also work with gradients
-    def _decentred_maps(self) -> Tensor:
-        return decentre(split_sets(self.maps, self.n_sets)).flatten(-3, -2)
-
-    @cached_property
-    @torch.inference_mode(mode=False)
     def _weight(self) -> Tensor:
         """Factors of real and imaginary parts that mask k-space and conjugate it, ``(..., 2)``.
 
@@ -142,17 +144,20 @@ class SenseOp(LinearOperator):
 
     def combine(self, ksp: Tensor) -> Tensor:
         """``S^H F^H k``: the coil-combined image of a full k-space, ``(..., y, x)``."""
-        return (self.maps.conj() * repeat_sets(ifft2c(ksp), self.n_sets)).sum(dim=-3)
+        # Computed as its conjugate: conjugate maps would be a copy.
+        coil_img = repeat_sets(ifft2c(ksp), self.n_sets).conj_physical_()
+        combined: Tensor = coil_img.mul_(self.maps).sum(dim=-3).conj_physical()
+        return combined
 
     @property
     def support(self) -> Tensor:
         """Where any coil map is not 0, bool ``(..., y, x)``."""
-        return self.maps.abs().sum(dim=-3) > 0
+        return self._coils.support
 
     def with_mask(self, mask: Tensor) -> SenseOp:
         """The same coils with another mask."""
         op = SenseOp(self.maps, mask, self.n_sets)
-        op.__dict__["_decentred_maps"] = self._decentred_maps
+        op._coils = self._coils
         return op
 
     def to(self, device: torch.device | str) -> SenseOp:
@@ -160,14 +165,33 @@ class SenseOp(LinearOperator):
         return SenseOp(self.maps.to(device), self.mask.to(device), self.n_sets)
 
 
+class _Coils:
+    """What follows from coil maps alone, whatever the mask; computed when it is first needed."""
+
+    def __init__(self, maps: Tensor, n_sets: int) -> None:
+        self.maps, self.n_sets = maps, n_sets
+
+    @cached_property
+    @torch.inference_mode(mode=False)
+    def decentred(self) -> Tensor:
+        return decentre(split_sets(self.maps, self.n_sets)).flatten(-3, -2)
+
+    @cached_property
+    @torch.inference_mode(mode=False)
+    def of_rows(self) -> tuple[Tensor, ...]:
+        return row_coils(decentre(self.maps))
+
+    @cached_property
+    @torch.inference_mode(mode=False)
+    def support(self) -> Tensor:
+        return nonzero_along(self.maps, -3)
+
+
 Settings = tuple[tuple[int, ...], int]
 """Axes of the transform, and number of sets."""
 
-CACHE_BYTES = 2**20
-"""Coil images that stay in the cache of a CPU from one factor to the next."""
 
-
-def _normal(x: Tensor, maps: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+def _normal(x: Tensor, maps: tuple[Tensor, ...], weight: Tensor, settings: Settings) -> Tensor:
     out: Tensor = _Normal.apply(x, maps, weight, settings)  # type: ignore[no-untyped-call]
     return out
 
@@ -176,32 +200,27 @@ class _Normal(torch.autograd.Function):
     """``S^H F^H M F S x``, Hermitian and therefore its own gradient, in little memory.
 
     Memory traffic costs as much as the transforms. Automatic differentiation would keep a new set
-    of coil images for each factor; here they are changed in place.
+    of coil images for each factor; here they are changed in place. ``maps`` are those of some rows
+    each.
     """
 
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 -- the context of torch has no public type
         x: Tensor,
-        maps: Tensor,
+        maps: tuple[Tensor, ...],
         weight: Tensor,
         settings: Settings,
     ) -> Tensor:
-        ctx.save_for_backward(maps, weight)
-        ctx.settings, ctx.shape = settings, x.shape
-        axes, n_sets = settings
-        if x.is_cuda or -2 in axes or n_sets > 1:
-            return _product(x, maps, weight, settings)
-        # Rows do not depend on each other.
-        n_rows = max(1, CACHE_BYTES // (maps[..., :1, :].numel() * maps.element_size()))
-        parts = zip(torch.split(x, n_rows, -2), torch.split(maps, n_rows, -2), strict=True)
+        ctx.maps, ctx.weight, ctx.settings, ctx.shape = maps, weight, settings, x.shape
+        parts = zip(torch.split(x, [part.shape[-2] for part in maps], -2), maps, strict=True)
         return torch.cat([_product(*part, weight, settings) for part in parts], dim=-2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         (grad,) = grads
-        maps, weight = ctx.saved_tensors
-        return _normal(grad, maps, weight, ctx.settings).sum_to_size(ctx.shape), None, None, None
+        full = _normal(grad, ctx.maps, ctx.weight, ctx.settings)
+        return full.sum_to_size(ctx.shape), None, None, None
 
 
 def _product(x: Tensor, maps: Tensor, weight: Tensor, settings: Settings) -> Tensor:

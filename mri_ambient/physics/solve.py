@@ -35,10 +35,10 @@ def conjugate_gradient(
         unsolved = rs > rounding
         Ap = normal(p)
         alpha = _ratio(rs, _inner(p, Ap), unsolved)
-        x = x + alpha * p
-        r = r - alpha * Ap
+        x = torch.addcmul(x, alpha, p)
+        r = torch.addcmul(r, alpha, Ap, value=-1)
         rs_next = _inner(r, r)
-        p = r + _ratio(rs_next, rs, unsolved) * p
+        p = torch.addcmul(r, _ratio(rs_next, rs, unsolved), p)
         rs = rs_next
     return x
 
