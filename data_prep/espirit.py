@@ -60,7 +60,7 @@ from torch import Tensor
 from ..errors import PrepError
 from ..physics.fourier import center_crop
 from ..physics.map_sets import first_set
-from ..physics.units import energy
+from ..physics.units import energy, nonzero_along
 from .coarse_grid import CoarseGrid, over_corners, steepness
 
 CROP = 0.9
@@ -106,7 +106,7 @@ class EspiritMaps:
     @property
     def support(self) -> Tensor:
         """Where there is a map, bool ``(slice, y, x)``: the support of the first set."""
-        return (first_set(self.maps, self.n_sets) != 0).any(dim=1)
+        return nonzero_along(first_set(self.maps, self.n_sets), -3)
 
     @property
     def n_sets(self) -> int:

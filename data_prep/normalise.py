@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..physics.fourier import center_pad, ifft2c
+from ..physics.units import energy
 from ..scan import Scan
 
 
 def calibration_image(calib: Tensor, shape: tuple[int, int]) -> Tensor:
     """RSS image ``(..., y, x)`` of the calibration block ``(..., coil, cy, cx)``, zero-padded."""
-    return ifft2c(center_pad(calib, shape)).abs().square().sum(dim=-3).sqrt()
+    return energy(ifft2c(center_pad(calib, shape)), dim=(-3,)).sqrt()
 
 
 class RunningPercentile:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning
-from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c
-from ..physics.map_sets import first_set, repeat_sets, sum_sets
-from ..physics.units import energy
+from ..physics.fourier import center_crop, center_pad
+from ..physics.map_sets import first_set
+from ..physics.operators import SenseOp
+from ..physics.units import energy, nonzero_along
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, espirit_maps, second_map_share
 
@@ -68,7 +69,7 @@ def slice_checks(
     maps = scan.maps
     if maps is None:
         raise ValueError(f"{scan.scan_id}: quality figures need a prepared scan, with maps")
-    support = (first_set(maps, scan.n_sets) != 0).any(dim=1)
+    support = nonzero_along(first_set(maps, scan.n_sets), -3)
     size = support.sum(dim=(-2, -1)).clamp_min(1)
     if found is None:
         eigenvalue, second = torch.ones(len(maps)), torch.zeros(len(maps))
@@ -138,9 +139,9 @@ def calibration_residual(calib: Tensor, maps: Tensor, n_sets: int = 1) -> Tensor
     maps ``(slice, coil, y, x)`` or ``(slice, coil, set*y, x)``, pixel by pixel.
     """
     shape, size = (maps.shape[-2] // n_sets, maps.shape[-1]), (calib.shape[-2], calib.shape[-1])
-    img = repeat_sets(ifft2c(center_pad(calib, shape)), n_sets)
-    explained = sum_sets(maps * (maps.conj() * img).sum(dim=1, keepdim=True), n_sets)
-    rest = calib - center_crop(fft2c(explained), size)
+    op = SenseOp(maps, torch.ones(1, 1, 1, 1, dtype=torch.bool, device=maps.device), n_sets)
+    explained = op.expand(op.combine(center_pad(calib, shape)))
+    rest = calib - center_crop(explained, size)
     whole = energy(calib, COIL_IMAGE)
     return energy(rest, COIL_IMAGE) / whole.clamp_min(torch.finfo(whole.dtype).tiny)
 

@@ -391,6 +391,8 @@ class Batch:
     @classmethod
     def stack(cls, batches: Sequence[Batch]) -> Batch:
         """Batches of one matrix size as one; numbers of coils and of sets may differ."""
+        if len(batches) == 1:
+            return batches[0]
         n_coils = max(batch.ksp.shape[1] for batch in batches)
         n_rows = max(batch.maps.shape[2] for batch in batches)
         columns: dict[str, Any] = {}

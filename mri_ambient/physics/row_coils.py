@@ -52,4 +52,5 @@ def _virtual_coils(maps: Tensor) -> Tensor:
     lost = energies.clamp(min=0).cumsum(dim=-1)
     left_out = lost <= LOST * torch.finfo(maps.dtype).eps * lost[:, -1:]
     kept = vectors.masked_fill_(left_out[:, None], 0).flip(-1)
-    return (kept.mH @ rows).transpose(0, 1)
+    virtual: Tensor = kept.mH @ rows
+    return virtual.transpose(0, 1)

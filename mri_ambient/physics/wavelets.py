@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .fourier import center_crop, center_pad
+from .units import energy
 
 ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))
 """Wavelets whose shrinkage is a proximal map; ``dbN`` has N vanishing moments and 2 N taps."""
@@ -39,7 +40,7 @@ def garrote(coefficients: Tensor, threshold: Tensor) -> Tensor:
     Large coefficients keep their size, of which soft thresholding takes ``t``.
     """
     least = threshold.square().clamp(min=1e-30)
-    return coefficients * (1 - least / torch.maximum(coefficients.abs().square(), least))
+    return coefficients * (1 - least / torch.maximum(energy(coefficients, ()), least))
 
 
 def without_noise(img: Tensor, noise_std: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
@@ -68,9 +69,9 @@ def noise_of(img: Tensor) -> Tensor:
         img: complex ``(b, y, x)``.
     """
     rows = img[..., 1:, :] - img[..., :-1, :]
-    detail = (rows[..., 1:] - rows[..., :-1]).abs().flatten(1) / 2
+    detail = energy(rows[..., 1:] - rows[..., :-1], ()).flatten(1)
     median = torch.where(detail > 0, detail, math.nan).nanmedian(dim=-1).values
-    return median.nan_to_num(nan=0.0) / RAYLEIGH_MEDIAN
+    return median.nan_to_num(nan=0.0).sqrt() / (2 * RAYLEIGH_MEDIAN)
 
 
 def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str, rule: Rule = soft) -> Tensor:

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DeviceError, MriAmbientError, warn
 from ..methods.base import Method, OnStep
 from ..physics.fourier import image_crop
 from ..physics.map_sets import combine_sets, magnitude
-from ..physics.units import energy, rss_weight
+from ..physics.units import energy, nonzero_along, rss_weight
 from ..rng import rng_for
 from ..runtime.device import Runtime, device_errors
 from ..scan import Batch, Scan
@@ -146,7 +146,10 @@ class Engine:
         std = None
         if several:
             std = self.recipe.std_factor * magnitude(samples, scan.n_sets).std(dim=0)
-        residuals = [self.evaluate(data_residual, batch[[i]], img[[i]]) for i in range(len(batch))]
+        residuals = [
+            self.evaluate(data_residual, batch[i : i + 1], img[i : i + 1])
+            for i in range(len(batch))
+        ]
         return SliceImages(
             img=img,
             scan_id=scan.scan_id,
@@ -174,7 +177,9 @@ class Engine:
         while items:
             chunk = items[: self.runtime.images_at_once(shape)]
             rng = [rng_for(self.recipe.seed, *names[row], k) for row, k in chunk]
-            images, reason = self._attempt(batch[[row for row, _ in chunk]], rng)
+            rows = [row for row, _ in chunk]
+            each_once = slice(rows[0], rows[0] + len(rows)) if n_samples == 1 else rows
+            images, reason = self._attempt(batch[each_once], rng)
             if images is None:
                 self._back_off(len(chunk), reason)
                 continue
@@ -252,7 +257,7 @@ def data_residual(batch: Batch, img: Tensor) -> float:
     0 for a slice without coil sensitivity.
     """
     residual = energy(batch.op(img) - batch.measured)
-    n_coils = (batch.maps.abs().amax(dim=(-2, -1)) > 0).sum()
+    n_coils = nonzero_along(batch.maps, -2, -1).sum()
     n_samples = (batch.mask.sum() * n_coils).clamp(min=1)
     return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)
 
