@@ -1,6 +1,6 @@
 """The preparation chain: from a raw scan to normalised slices with coil maps.
 
-Two passes over a volume, one slice in memory at a time. The first (:func:`plan_preparation`)
+Two passes over a volume, a few slices in memory at a time. The first (:func:`plan_preparation`)
 determines what belongs to the whole volume: noise covariance, virtual coils, scale. The second
 (:meth:`Preparation.apply`) prepares slices, in any order. Both use undersampled data only.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,8 @@ from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.fourier import center_crop, center_pad
 from ..physics.map_sets import split_sets
 from ..physics.masks import calibration_block
-from ..runtime.device import device_error, out_of_memory
+from ..runtime.device import at_once, device_error, out_of_memory
+from ..runtime.prefetch import in_order, prefetch
 from ..scan import UPPER_BOUND, Scan
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
@@ -33,7 +34,7 @@ from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
 from .qc import choose_sets, slice_checks, slice_warnings
 from .set_basis import smooth_basis
-from .spikes import LEAST_RATIO, find_spikes, without_spikes
+from .spikes import LEAST_RATIO, apart, without_spikes
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
@@ -301,8 +302,12 @@ def plan_preparation(
         return _prepared_already(file, config)
     with _errors_of(file.path):
         first = FirstPass(file, config)
-        for index in range(len(file)):  # one slice in memory at a time
-            first.add(file[index])
+        with (
+            closing(prefetch(file[index] for index in range(len(file)))) as scans,
+            closing(prefetch(map(apart, scans))) as cleaned,
+        ):
+            for scan, spikes in cleaned:
+                first.add(scan, spikes)
         preparation = replace(first.preparation(), device=device, cpu_fallback=cpu_fallback)
     for warning in preparation.warnings:
         issue(warning)
@@ -323,12 +328,11 @@ class FirstPass:
         self.n_given = 0  # sets of maps that come with the scan
         self.energies = torch.zeros(2, dtype=torch.float64)
         self.spikes: dict[int, Tensor] = {}
+        self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
 
-    def add(self, scan: Scan) -> None:
-        """Add slices as read; empty ones are left out, because their zeros are not noise."""
-        found = {index: find_spikes(ksp) for index, ksp in zip(scan.slices, scan.ksp, strict=True)}
-        self.spikes |= {index: plane for index, plane in found.items() if bool(plane.any())}
-        scan = without_spikes(scan, self.spikes)
+    def add(self, scan: Scan, spikes: Mapping[int, Tensor]) -> None:
+        """Add slices without their spikes; empty ones are left out: their zeros are not noise."""
+        self.spikes |= spikes
         filled = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
         if self.file.noise is None:
             for index in filled:
@@ -410,7 +414,7 @@ class FirstPass:
         if self.n_given:
             return self.n_given
         blocks = (mix_coils(block, to_virtual) for block in self.calib)
-        return choose_sets(blocks, self.config.kernel_width)
+        return choose_sets(blocks, self.config.kernel_width, self.n_at_once)
 
     def _noise(self) -> tuple[NoiseEstimate, list[NumericalWarning]]:
         """The noise given, or that of the scan; a warning where these are far apart."""
@@ -443,9 +447,13 @@ class FirstPass:
                 f"the {self.calib_shape[0]} x {self.calib_shape[1]} calibration block holds only "
                 "zeros in every slice; check that k = 0 is at the centre of the matrix"
             )
+
+        def image(block: Tensor) -> Tensor:
+            return calibration_image(mix_coils(block, to_virtual), shape)
+
         percentile = RunningPercentile(len(blocks) * shape[0] * shape[1])
-        for block in blocks:
-            percentile.add(calibration_image(mix_coils(block, to_virtual), shape))
+        for values in in_order(image, blocks, self.n_at_once):
+            percentile.add(values)
         scale = percentile.value() * self._gain()
         if not 1 / MAX_SNR <= scale <= MAX_SNR:
             raise PrepError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from ..physics.fourier import center_crop, center_pad
 from ..physics.map_sets import first_set
 from ..physics.operators import SenseOp
 from ..physics.units import energy, nonzero_along
+from ..runtime.prefetch import in_order
 from ..scan import Scan
 from .espirit import SECOND_MAP_SHARE, EspiritMaps, espirit_maps, second_map_share
 
@@ -104,7 +106,7 @@ LEAST_COILS, LEAST_LINES = 4, 12
 7 % of simulated heads inside their field of view seem to be larger."""
 
 
-def choose_sets(blocks: Iterable[Tensor], kernel_width: int = 6) -> int:
+def choose_sets(blocks: Iterable[Tensor], kernel_width: int = 6, n_at_once: int = 1) -> int:
     """Two sets of maps if the object is larger than the field of view in any slice, otherwise one.
 
     As W-FOLDED-FOV: a second map fits in more than :data:`SECOND_MAP_SHARE` of the support, and one
@@ -113,17 +115,21 @@ def choose_sets(blocks: Iterable[Tensor], kernel_width: int = 6) -> int:
     Args:
         blocks: calibration blocks ``(coil, cy, cx)`` of whitened coils, the strongest first.
         kernel_width: of ESPIRiT.
+        n_at_once: blocks that threads look at together.
     """
-    for block in blocks:
-        is_enough = len(block) >= LEAST_COILS and min(block.shape[-2:]) >= LEAST_LINES
-        if not is_enough:
-            continue
-        if _is_folded(block[:FEW_COILS], NARROW_KERNEL) and _is_folded(block, kernel_width):
-            return 2
-    return 1
+
+    def is_folded(block: Tensor) -> bool:
+        if len(block) < LEAST_COILS or min(block.shape[-2:]) < LEAST_LINES:
+            return False
+        return _seems_folded(block[:FEW_COILS], NARROW_KERNEL) and _seems_folded(
+            block, kernel_width
+        )
+
+    with closing(in_order(is_folded, blocks, n_at_once)) as folded:
+        return 2 if any(folded) else 1
 
 
-def _is_folded(block: Tensor, kernel_width: int) -> bool:
+def _seems_folded(block: Tensor, kernel_width: int) -> bool:
     ny, nx = block.shape[-2:]
     size = (min(ny, COARSE[0] // 2), min(nx, COARSE[1] // 2))
     calib = center_crop(block[None], size)

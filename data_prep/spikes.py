@@ -48,6 +48,13 @@ def outstanding(ksp: Tensor) -> Tensor:
     return torch.where(others > 0, total / others, 0)
 
 
+def apart(scan: Scan) -> tuple[Scan, dict[int, Tensor]]:
+    """The scan without its spikes, and where they are, by index of the slices that hold any."""
+    found = {index: find_spikes(ksp) for index, ksp in zip(scan.slices, scan.ksp, strict=True)}
+    spikes = {index: plane for index, plane in found.items() if bool(plane.any())}
+    return without_spikes(scan, spikes), spikes
+
+
 def without_spikes(scan: Scan, spikes: Mapping[int, Tensor]) -> Scan:
     """The scan with zeros where its slices hold spikes, by index in the volume."""
     found = [spikes.get(index) for index in scan.slices]

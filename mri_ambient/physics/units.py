@@ -22,14 +22,17 @@ def energy(x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     ``abs``.
     """
     parts = torch.view_as_real(x).square()
-    total: Tensor = parts.sum(dim=None if dim is None else (*(axis - 1 for axis in dim), -1))
-    return total
+    if dim is None:
+        return parts.sum()
+    if dim:
+        parts = parts.sum(dim=[axis - 1 for axis in dim])
+    return parts[..., 0] + parts[..., 1]
 
 
 def nonzero_along(x: Tensor, *dim: int) -> Tensor:
-    """Where any of the complex numbers along some axes, counted from the last, is not 0, bool.
+    """Where any of the complex numbers along some axes before the last is not 0, bool.
 
-    By their extremes, which are found faster than zeros.
+    The axes count from the last. By extremes, which are found faster than zeros.
     """
     parts, axes = torch.view_as_real(x), [axis - 1 for axis in dim]
     return ((parts.amax(dim=axes) != 0) | (parts.amin(dim=axes) != 0)).any(dim=-1)

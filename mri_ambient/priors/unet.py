@@ -93,7 +93,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv_in(functional.silu(self.norm_in(x)))
         scale, shift = self.modulation(emb)[..., None, None].chunk(2, dim=1)
-        h = self.norm_out(h) * (1 + scale) + shift
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
         out: Tensor = self.skip(x) + self.conv_out(functional.silu(h))
         return out
 

@@ -257,7 +257,7 @@ def data_residual(batch: Batch, img: Tensor) -> float:
     0 for a slice without coil sensitivity.
     """
     residual = energy(batch.op(img) - batch.measured)
-    n_coils = nonzero_along(batch.maps, -2, -1).sum()
+    n_coils = nonzero_along(batch.maps, -2).any(dim=-1).sum()
     n_samples = (batch.mask.sum() * n_coils).clamp(min=1)
     return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)
 

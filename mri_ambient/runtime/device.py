@@ -26,7 +26,7 @@ CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 memory runs out. On a CPU, more at once are no faster (docs/results/speed.md)."""
 
 MOST_AT_ONCE, BYTES_AT_ONCE = 4, 2**27
-"""Batches that threads of a CPU compute at once: at most so many, of so many bytes of k-space
+"""Items that threads of a CPU compute at once: at most so many, of so many bytes of k-space
 together. Each takes many times the memory of its k-space."""
 
 LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS_STATUS_EXECUTION")
@@ -109,10 +109,13 @@ class Runtime:
 
     def batches_at_once(self, n_bytes: int) -> int:
         """Batches of so many bytes of k-space that are computed at once; one on a GPU."""
-        if self.torch_device.type != "cpu" or self.compile:
-            return 1
-        most = min(torch.get_num_threads(), MOST_AT_ONCE)
-        return max(1, min(most, BYTES_AT_ONCE // n_bytes))
+        return 1 if self.torch_device.type != "cpu" or self.compile else at_once(n_bytes)
+
+
+def at_once(n_bytes: int) -> int:
+    """Items of so many bytes of k-space that threads of the CPU compute at once."""
+    most = min(torch.get_num_threads(), MOST_AT_ONCE)
+    return max(1, min(most, BYTES_AT_ONCE // n_bytes))
 
 
 def pick_device(name: str = "auto") -> torch.device:

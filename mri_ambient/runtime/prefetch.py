@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import NoReturn, Self, TypeVar
 
@@ -20,13 +21,14 @@ T = TypeVar("T")
 def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
     """The same items, none None; a thread reads each one while the item before it is in use.
 
-    An error is raised in place of its item. Close the generator if not all items are wanted.
+    An error is raised in place of its item, and warnings are collected where this one's are. Close
+    the generator if not all items are wanted.
     """
-    iterator = iter(items)
+    following = partial(copy_context().run, next, iter(items), None)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead = thread.submit(next, iterator, None)
+        ahead = thread.submit(following)
         while (item := ahead.result()) is not None:
-            ahead = thread.submit(next, iterator, None)
+            ahead = thread.submit(following)
             yield item
 
 
