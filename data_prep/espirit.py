@@ -255,19 +255,21 @@ def _check_finite(calib: Tensor) -> None:
 def _signal_kernels(block: Tensor, kernel: tuple[int, int], threshold: float) -> Tensor:
     """Orthonormal kernels, complex64 ``(coil, ky, kx, n)``, that span the patches of a block.
 
-    Kernels below the threshold are 0 instead of left out, so that no device has to be waited for.
-    Double precision, because the Gram matrix squares the singular values.
+    Kernels below the threshold are left out; on a GPU, which would have to be waited for, they are
+    0 instead. Double precision, because the Gram matrix squares the singular values.
     """
     (ky, kx), n_coils = kernel, block.shape[0]
     patches = block.to(torch.complex128).unfold(1, ky, 1).unfold(2, kx, 1)
     A = patches.permute(1, 2, 0, 3, 4).reshape(-1, n_coils * ky * kx)
-    if A.shape[0] >= A.shape[1]:
-        squares, V = torch.linalg.eigh(A.mH @ A)
-    else:
-        squares, U = torch.linalg.eigh(A @ A.mH)
-        V = A.mH @ (U / squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt())
-    kept: Tensor = torch.where(squares > threshold**2 * squares[-1], V.conj(), 0)
-    return kept.reshape(n_coils, ky, kx, -1).to(torch.complex64)
+    tall = A.shape[0] >= A.shape[1]
+    squares, vectors = torch.linalg.eigh(A.mH @ A if tall else A @ A.mH)  # rising
+    below = squares <= threshold**2 * squares[-1]
+    left_out = 0 if below.is_cuda else int(below.sum())
+    V = vectors[:, left_out:].masked_fill(below[left_out:], 0)
+    if not tall:
+        sizes = squares[left_out:].clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+        V = A.mH @ (V / sizes)
+    return V.conj().reshape(n_coils, ky, kx, -1).to(torch.complex64)
 
 
 def _virtual_coil(block: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError, DeviceError
 from ..physics.masks import MaskSpec
 from ..runtime.files import atomic_path, content_sha256, file_sha256, json_object
+from .denoisers import Denoiser
 from .prior import SCALE_RULE, Prior, PriorFacts
 from .unet import UNetSpec
 from .weights import find_prior, no_such_prior
@@ -137,9 +138,7 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
         )
     try:
         facts = _facts_from(header["facts"])
-        _check_sizes(facts, tensors)
-        net = facts.build()
-        net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        net = _with_weights(facts, {name: tensor.float() for name, tensor in tensors.items()})
         card = {**facts.card, "sha256": file_sha256(path)}
         prior = Prior(net, replace(facts, card=card))
     except (
@@ -166,10 +165,13 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
         ) from error
 
 
-def _check_sizes(facts: PriorFacts, tensors: dict[str, Tensor]) -> None:
-    """Refuse (RuntimeError) tensors of other sizes, before memory is allocated for the network."""
+def _with_weights(facts: PriorFacts, weights: dict[str, Tensor]) -> Denoiser:
+    """A network of these weights; RuntimeError, before memory is allocated, if sizes differ."""
     with torch.device("meta"):
-        facts.build().load_state_dict(tensors, assign=True)
+        net = facts.build()
+    net.load_state_dict(weights, assign=True)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as it was built
+    return net
 
 
 def _facts_from(stored: dict[str, Any]) -> PriorFacts:
