@@ -265,7 +265,7 @@ def _signal_kernels(block: Tensor, kernel: tuple[int, int], threshold: float) ->
     squares, vectors = torch.linalg.eigh(A.mH @ A if tall else A @ A.mH)  # rising
     below = squares <= threshold**2 * squares[-1]
     left_out = 0 if below.is_cuda else int(below.sum())
-    V = vectors[:, left_out:].masked_fill(below[left_out:], 0)
+    V: Tensor = vectors[:, left_out:].masked_fill(below[left_out:], 0)
     if not tall:
         sizes = squares[left_out:].clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
         V = A.mH @ (V / sizes)
