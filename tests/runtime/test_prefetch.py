@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from mri_ambient.errors import collected, warn
 from mri_ambient.runtime.prefetch import BatchReader, in_order, prefetch
 
 
@@ -56,6 +57,17 @@ def test_closing_reads_no_further():
     next(ahead)
     ahead.close()
     assert len(read) <= 2
+
+
+def test_warnings_of_reading_are_collected_where_it_was_begun():
+    def items():
+        for n in (1, 2):
+            warn(("W-SPIKE", "W-CENTRE")[n - 1], "reading")
+            yield n
+
+    with collected() as given:
+        assert list(prefetch(prefetch(items()))) == [1, 2]
+    assert [warning.code for warning in given] == ["W-SPIKE", "W-CENTRE"]
 
 
 class Squares(Dataset):
