@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning
-from ..physics.fourier import center_crop, center_pad, fft2c, ifft2c
+from ..physics.crop import center_crop, center_pad
+from ..physics.fourier import fft2c, ifft2c
 from ..physics.map_sets import first_set, repeat_sets, sum_sets
 from ..physics.units import energy
 from ..scan import Scan

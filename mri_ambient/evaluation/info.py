@@ -14,7 +14,7 @@ from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, descr
 from ..io.view import View
 from ..methods import METHODS, PRESETS
 from ..objectives import OBJECTIVES
-from ..physics.masks import calibration_block, is_line_mask
+from ..physics.patterns import calibration_block, is_line_mask
 from ..priors.checkpoint import load_prior
 from ..priors.unet import n_parameters
 from ..priors.weights import find_prior, shipped_priors

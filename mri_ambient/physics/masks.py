@@ -1,9 +1,8 @@
-"""Sampling masks: how they are drawn, subsampled further, and measured.
+"""Sampling masks: how they are drawn, and subsampled further.
 
 A mask is a bool tensor ``(1, y, x)``, True where k-space was sampled; it broadcasts over coils and
-slices. Cartesian line masks vary along x, the phase-encode axis. The acceleration R is always the
-*achieved* rate, acquired positions over sampled positions, calibration included; columns a scanner
-never acquires (partial Fourier, zero-filled edges) count in neither.
+slices. Cartesian line masks vary along x, the phase-encode axis. What a mask samples is measured
+in :mod:`~mri_ambient.physics.patterns`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,14 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import ConfigError, unknown_name
-from .fourier import center_crop
+from .crop import center_crop
+from .patterns import (
+    achieved_acceleration,
+    calibration_block,
+    is_line_mask,
+    line_coverage,
+    mask_kind,
+)
 
 
 @dataclass(frozen=True)
@@ -176,83 +182,6 @@ MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor
     "poisson": poisson_mask,
 }
 """How lines ``(x,)`` or samples ``(y, x)`` are drawn: ``draw(shape, spec, acquired, rng)``."""
-
-
-def acquired_rows(plane: Tensor) -> Tensor:
-    """Bool ``(y,)``: from the first row with a sample to the last; a partial echo leaves some out.
-
-    Rows missing in between were skipped to save time: then y is a phase-encoding axis.
-    """
-    rows = plane.any(dim=-1)
-    return (rows.cumsum(dim=0) > 0) & (rows.flip(0).cumsum(dim=0) > 0).flip(0)
-
-
-def is_line_mask(mask: Tensor) -> bool:
-    """Whether whole columns (of the rows acquired at all) are sampled or skipped together."""
-    plane = mask.reshape(-1, *mask.shape[-2:]).any(dim=0)
-    return bool((plane == acquired_rows(plane)[:, None] & plane.any(dim=-2)).all())
-
-
-def readout_is_full(mask: Tensor) -> bool:
-    """Whether every sampled column ``(1, y, x)`` holds every row: the readout never aliases."""
-    plane = mask[0]
-    return bool((plane == plane.any(dim=-2)).all())
-
-
-def mask_kind(mask: Tensor) -> str:
-    """What a mask samples or skips as a whole: "lines", or single "samples"."""
-    return "lines" if is_line_mask(mask) else "samples"
-
-
-def line_coverage(mask: Tensor) -> Tensor:
-    """Which columns hold any sample, bool ``(x,)``."""
-    return mask.reshape(-1, mask.shape[-1]).any(dim=0)
-
-
-def whole_lines(hit: Tensor) -> Tensor:
-    """Close stray zeros where the non-zero positions ``(y, x)`` form lines, at least 80 % full.
-
-    Up to 2 % of the rows may hold nothing but zeros.
-    """
-    rows, lines = hit.any(dim=1), hit.any(dim=0)
-    whole = acquired_rows(hit)
-    if 50 * int((whole & ~rows).sum()) <= int(whole.sum()):
-        rows = whole
-    fill = hit[rows][:, lines].float().mean(dim=0)
-    return rows[:, None] & lines if bool((fill >= 0.8).all()) else hit
-
-
-def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float:
-    """R: acquired over sampled positions; ``acquired`` is bool ``(x,)``, all columns by default.
-
-    Rows that no line of a line mask holds (partial echo) were never acquired.
-    """
-    n_sampled = int(mask.sum())
-    if n_sampled == 0:
-        raise ValueError("the mask samples nothing")
-    n_columns = mask.shape[-1] if acquired is None else int(acquired.sum())
-    n_rows = int(mask.any(dim=-1).sum()) if is_line_mask(mask) else mask[..., 0].numel()
-    return n_rows * n_columns / n_sampled
-
-
-def calibration_block(mask: Tensor, limit: int = 24) -> tuple[int, int]:
-    """Sides ``(y, x)`` of the largest centred, fully sampled rectangle, each at most ``limit``.
-
-    Centred as :func:`~mri_ambient.physics.fourier.center_crop` cuts it; ``(0, 0)`` without k = 0.
-    """
-    ny, nx = mask.shape[-2:]
-    plane = mask.reshape(-1, ny, nx).all(dim=0)
-    # Columns in the order in which a growing rectangle reaches them: 0, -1, 1, -2, ... from k = 0.
-    steps = torch.arange(1, min(limit, nx) + 1)
-    columns = nx // 2 + torch.where(steps % 2 == 0, -(steps // 2), steps // 2)
-    best = (0, 0)
-    for height in range(1, min(limit, ny) + 1):
-        top = ny // 2 - height // 2
-        full = plane[top : top + height, columns].all(dim=0)
-        width = int(full.cumprod(dim=0).sum())
-        if height * width >= best[0] * best[1] and width:
-            best = (height, width)
-    return best
 
 
 def outer_samples(mask: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from .fourier import center_crop, center_pad
+from .crop import center_crop, center_pad
 
 ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))
 """Wavelets whose shrinkage is a proximal map; ``dbN`` has N vanishing moments and 2 N taps."""

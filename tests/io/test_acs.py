@@ -15,7 +15,7 @@ from memory_scan import head
 from mri_ambient.data_prep import plan_preparation, prepare_file
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import PreparedFile, build_header, open_scan
-from mri_ambient.physics.masks import calibration_block
+from mri_ambient.physics.patterns import calibration_block
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
 from mri_ambient.scan import Scan

@@ -12,21 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mri_ambient.errors import ConfigError
-from mri_ambient.physics.fourier import center_crop
+from mri_ambient.physics.crop import center_crop
 from mri_ambient.physics.masks import (
     MASKS,
     MaskSpec,
-    achieved_acceleration,
-    calibration_block,
     hold_out_lines,
     hold_out_one_in,
-    is_line_mask,
-    line_coverage,
     outer_samples,
     sampling_density,
     subsample_further,
     training_fraction,
     unseen_probability,
+)
+from mri_ambient.physics.patterns import (
+    achieved_acceleration,
+    calibration_block,
+    is_line_mask,
+    line_coverage,
 )
 from mri_ambient.rng import rng_for
 

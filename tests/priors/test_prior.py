@@ -9,7 +9,8 @@ import torch
 from helpers import random_sense, small_prior, streams
 
 from mri_ambient.errors import CheckpointError, ConfigError
-from mri_ambient.physics.masks import MaskSpec, achieved_acceleration, outer_samples
+from mri_ambient.physics.masks import MaskSpec, outer_samples
+from mri_ambient.physics.patterns import achieved_acceleration
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import DenoiserSource, PriorFacts, scan_digest
 from mri_ambient.priors.weights import DEFAULT, default_prior, find_prior, shipped_priors

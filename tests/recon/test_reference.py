@@ -10,7 +10,8 @@ from memory_scan import MemoryScan, simulated_scan
 from mri_ambient.data_prep import SimulateConfig, espirit_maps
 from mri_ambient.io import ArrayFile, ScanFile
 from mri_ambient.methods import CgSense
-from mri_ambient.physics.fourier import ifft2c, image_crop
+from mri_ambient.physics.crop import image_crop
+from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.physics.masks import MaskSpec
 from mri_ambient.recon.engine import to_file_units
 from mri_ambient.recon.metrics import evaluate_volume

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ...errors import WARNINGS
 from ...io.scan_file import ScanFile
-from ...physics.masks import calibration_block, is_line_mask
+from ...physics.patterns import calibration_block, is_line_mask
 from ..checks import held_out_means
 from ..recipe import POSTERIOR
 
