@@ -12,14 +12,8 @@ from ..errors import MriAmbientError
 from ..io import READERS, PreparedFile, ScanFile, ScanPath, find_scans, raw_file
 from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, describe_output
 from ..io.view import View
-from ..methods import METHODS, PRESETS
-from ..objectives import OBJECTIVES
 from ..physics.patterns import calibration_block, is_line_mask
-from ..priors.checkpoint import load_prior
-from ..priors.unet import n_parameters
 from ..priors.weights import find_prior, shipped_priors
-from ..recon.saving import FORMATS
-from ..runtime.device import describe_device, pick_device
 
 FORMAT_NAMES = {
     "prepared": "prepared by mri-ambient",
@@ -37,7 +31,12 @@ FORMAT_NAMES = {
 
 
 def installed() -> dict[str, Any]:
-    """What this installation offers."""
+    """What this installation offers; only this imports torch, which knows the device."""
+    from ..methods import METHODS, PRESETS
+    from ..objectives import OBJECTIVES
+    from ..recon.saving import FORMATS
+    from ..runtime.device import describe_device, pick_device
+
     return {
         "version": __version__,
         "objectives": list(OBJECTIVES),
@@ -70,6 +69,9 @@ def contents(
             "files": [_entry(scan) for scan in find_scans([path], results=True, **options)],
         }
     if path.is_dir() or path.suffix == ".safetensors":
+        from ..priors.checkpoint import load_prior
+        from ..priors.unet import n_parameters
+
         prior = load_prior(path)
         facts = asdict(prior.facts)
         denoiser = facts.pop("kind")
