@@ -10,7 +10,7 @@ from .scan_file import ScanFile, zero_outside
 from .view import View
 
 if TYPE_CHECKING:
-    from ..physics.masks import MaskSpec
+    from ..physics.mask_spec import MaskSpec
 
 
 class Undersampled(View):

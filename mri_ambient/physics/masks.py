@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from ..errors import ConfigError, unknown_name
+from ..errors import ConfigError
 from .crop import center_crop
+from .mask_spec import KINDS, MaskSpec
 from .patterns import (
     achieved_acceleration,
     calibration_block,
@@ -23,45 +23,6 @@ from .patterns import (
     line_coverage,
     mask_kind,
 )
-
-
-@dataclass(frozen=True)
-class MaskSpec:
-    """What masks to draw; a prior stores the one it was trained with.
-
-    Attributes:
-        kind: a key of :data:`MASKS`.
-        acceleration: the wanted rate R, calibration included.
-        calib: fully sampled centre: lines, or the side of the square for 2-D masks.
-    """
-
-    kind: str = "random"
-    acceleration: float = 4.0
-    calib: int = 20
-
-    def __post_init__(self) -> None:
-        if self.kind not in MASKS:
-            raise unknown_name("mask type", self.kind, MASKS)
-        if not 1 <= self.acceleration < math.inf:
-            raise ConfigError(f"acceleration is {self.acceleration}, wanted at least 1 and finite")
-        if self.calib < 0:
-            raise ConfigError(f"calibration lines must not be negative, got {self.calib}")
-
-    def draw(
-        self, shape: tuple[int, int], rng: Generator, acquired: Tensor | None = None
-    ) -> Tensor:
-        """One mask ``(1, y, x)`` for a k-space of ``shape``.
-
-        ``acquired``, bool ``(x,)``, are the columns a scanner would acquire; all by default.
-
-        Raises:
-            ConfigError: the acceleration cannot be reached with this calibration block.
-        """
-        if acquired is None:
-            acquired = torch.ones(shape[-1], dtype=torch.bool)
-        draw = MASKS[self.kind]
-        drawn = acquired if self.acceleration == 1 else draw(shape, self, acquired, rng)
-        return drawn.expand(1, *shape).clone()
 
 
 def _centre(n: int, calib: int) -> Tensor:
@@ -175,12 +136,9 @@ def _distance_from_square(shape: tuple[int, int], calib: int, acquired: Tensor) 
     return torch.hypot((y / half_y)[:, None], x / half_x)
 
 
-MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor]] = {
-    "random": random_mask,
-    "equispaced": equispaced_mask,
-    "gaussian": gaussian_mask,
-    "poisson": poisson_mask,
-}
+MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor]] = dict(
+    zip(KINDS, (random_mask, equispaced_mask, gaussian_mask, poisson_mask), strict=True)
+)
 """How lines ``(x,)`` or samples ``(y, x)`` are drawn: ``draw(shape, spec, acquired, rng)``."""
 
 

@@ -38,7 +38,7 @@ from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import ArrayFile
 from mri_ambient.physics.crop import center_crop
 from mri_ambient.physics.fourier import fftc, ifft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.plots import save_figure
 from mri_ambient.rng import rng_for
 

@@ -25,7 +25,7 @@ from mri_ambient.data_prep.noise import NoiseEstimate
 from mri_ambient.data_prep.noise_estimator import NoiseEstimator
 from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.io import ScanFile, Undersampled, open_scan
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import rng_for
 
 MASKS = ("full", "random", "poisson")

@@ -18,7 +18,7 @@ from PIL import Image
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, Dds, Preset
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.weights import DEFAULT
 from mri_ambient.recon.folder import reconstruct_to_folder

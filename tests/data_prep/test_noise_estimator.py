@@ -23,7 +23,7 @@ from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.errors import PrepError
 from mri_ambient.io import ScanFile, Undersampled, open_scan
 from mri_ambient.physics.fourier import fft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal, rng_for
 
 

@@ -21,7 +21,7 @@ from mri_ambient.errors import (
 )
 from mri_ambient.io import ArrayFile, Undersampled
 from mri_ambient.physics.fourier import ifft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.units import rss_weight
 from mri_ambient.recon.reference import Reference

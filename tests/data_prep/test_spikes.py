@@ -12,7 +12,7 @@ from mri_ambient.data_prep import plan_preparation
 from mri_ambient.data_prep.spikes import find_spikes
 from mri_ambient.io import open_scan
 from mri_ambient.physics.fourier import fft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import rng_for
 
 SHAPE = (96, 80)

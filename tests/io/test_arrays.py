@@ -13,7 +13,7 @@ from helpers import random_maps
 
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import ArrayFile, Undersampled, open_scan
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal
 from mri_ambient.scan import Scan
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mri_ambient.errors import NumericalWarning, ScanFormatError
 from mri_ambient.io import ScanFile, build_header, find_scans, open_scan
 from mri_ambient.physics.fourier import ifft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
 

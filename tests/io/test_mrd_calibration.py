@@ -13,7 +13,7 @@ from mrd_files import Line, document, encoding, write
 from mri_ambient.data_prep import prepare_file
 from mri_ambient.errors import NumericalWarning, PrepError, ScanFormatError
 from mri_ambient.io import ArrayFile, convert_scan, open_scan
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io.sampling import Sampling, find_sampling
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal
 
 SHAPE = (3, 2, 40, 30)

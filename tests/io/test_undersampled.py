@@ -8,7 +8,7 @@ import pytest
 
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import Undersampled, open_scan
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 
 SPEC = MaskSpec("random", acceleration=3.0, calib=8)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from mri_ambient.errors import ConfigError
 from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.masks import (
     MASKS,
-    MaskSpec,
     hold_out_lines,
     hold_out_one_in,
     outer_samples,

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from mri_ambient.errors import CheckpointError, DeviceError, MriAmbientError
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior, save_tensors
+from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.prior import Prior
-from mri_ambient.priors.unet import UNetSpec
 from mri_ambient.priors.weights import shipped_priors
 
 

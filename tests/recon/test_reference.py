@@ -12,7 +12,7 @@ from mri_ambient.io import ArrayFile, ScanFile
 from mri_ambient.methods import CgSense
 from mri_ambient.physics.crop import image_crop
 from mri_ambient.physics.fourier import ifft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.engine import to_file_units
 from mri_ambient.recon.metrics import evaluate_volume
 from mri_ambient.recon.pipeline import open_volume, reconstruct

@@ -14,7 +14,7 @@ from helpers import small_prior
 from mri_ambient.data_prep import PrepConfig
 from mri_ambient.methods import Aos, CgSense, Dds, Method, Msm, Pula
 from mri_ambient.methods.dds import ENOUGH_STEPS
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.patterns import achieved_acceleration
 from mri_ambient.priors.prior import Prior, scan_digest
 from mri_ambient.recon.pipeline import reconstruct
