@@ -25,7 +25,7 @@ class MemoryScan(ScanFile):
     def __init__(
         self,
         ksp: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | NDArray[np.bool_] | None = None,
         *,
         scan_id: str = "scan",
         oversampling: float = 1.0,
@@ -40,7 +40,7 @@ class MemoryScan(ScanFile):
         self.attributes, self.identifiers = {}, {}
         acquired = torch.ones(nx, dtype=torch.bool) if acquired is None else acquired
         whole = acquired.expand(1, ny, nx).clone()
-        sampled = whole if mask is None else mask & whole
+        sampled = whole if mask is None else torch.as_tensor(mask) & whole
         self.sampling = Sampling(sampled.numpy(), acquired.numpy())
 
     def read_ksp(self, index: int) -> NDArray[np.complex64]:

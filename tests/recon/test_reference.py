@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from codes import warns
@@ -34,8 +35,8 @@ class Scored(MemoryScan):
         super().__init__(ksp, scan_id="head")
         self.targets = targets
 
-    def read_target(self, name: str) -> torch.Tensor | None:
-        return self.targets.get(name)
+    def read_target(self, name: str) -> np.ndarray | None:
+        return self.targets[name].numpy() if name in self.targets else None
 
 
 @pytest.fixture(scope="module")
