@@ -28,7 +28,7 @@ DIGEST = "ab" * 32
 
 def scan(kind: str = "random", rate: float = 3.0) -> Any:
     """What the table reads of a file: 128 columns under a mask."""
-    mask = MaskSpec(kind, rate, 8).draw((16, 128), rng_for(0))
+    mask = MaskSpec(kind, rate, 8).draw((16, 128), rng_for(0)).numpy()
     return SimpleNamespace(
         path=Path("a.h5"), mask=mask, acceleration=achieved_acceleration(mask),
         source_sha256=DIGEST,
