@@ -1,5 +1,7 @@
 """What every reader provides: the facts of a scan at once, its slices on demand.
 
+Facts and samples are arrays of numpy; ``file[i]`` makes tensors of them.
+
 :class:`Contents` is what readers look at to recognise their files.
 """
 

@@ -147,8 +147,8 @@ def describe_prior(path: Path) -> tuple[PriorFacts, int]:
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error})") from error
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # of types it lacks
+        raise CheckpointError(f"{path}: cannot be read ({error}); get the file again") from error
     check_content(path, hashes, map(_stored, arrays, arrays.values()))
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise not_finite(path)
