@@ -60,15 +60,6 @@ class Peak:
         return shift if certain and abs(shift) >= LEAST_SHIFT else 0
 
 
-def energy_of(ksp: Ksp) -> Energy:
-    """Energy of k-space ``(coil, y, x)``, summed over coils, ``(y, x)``."""
-    energy = np.zeros(ksp.shape[1:], np.float32)
-    with np.errstate(over="ignore"):  # damage may exceed it
-        for coil in ksp:  # one after the other, for memory
-            energy += coil.real**2 + coil.imag**2
-    return np.minimum(energy.astype(np.float64), np.finfo(energy.dtype).max)
-
-
 def find_peak(energy: Energy) -> Peak | None:
     """The peak of energy ``(y, x)``; None where it is spread evenly, as noise is.
 

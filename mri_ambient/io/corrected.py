@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, ScanFormatError, warn
 from ..physics.crop import center_crop, half_field_phase, pad
 from ..physics.patterns import calibration_block
-from .centre import WIDTH, Peak, energy_of, find_peak, half_off, images_half_off
-from .image_space import Energy, Transformed, check_cartesian, image_axes
+from .centre import WIDTH, Peak, find_peak, half_off, images_half_off
+from .image_space import Energy, Transformed, check_cartesian, energy_of, image_axes
 from .names import name_of
 from .sampling import Ksp, Mask, Sampling, sampling_at
 from .scan_file import ScanFile, zero_outside
@@ -61,7 +61,9 @@ class Move:
     def __call__(self, plane: Plane) -> Plane:
         """K-space or a mask ``(..., y, x)`` with its samples moved; images stay where they are."""
         rows, columns = (m - n for m, n in zip(self.matrix, plane.shape[-2:], strict=True))
-        return np.roll(pad(plane, ((0, rows), (0, columns))), self.shift, axis=(-2, -1))
+        if rows or columns:
+            plane = pad(plane, ((0, rows), (0, columns)))
+        return np.roll(plane, self.shift, axis=(-2, -1)) if any(self.shift) else plane
 
     def ksp(self, ksp: Ksp) -> Ksp:
         """K-space ``(coil, y, x)``, moved."""
@@ -157,10 +159,11 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
     """
     choice = _parse_centre(centre, file)
     probes = [] if file.prepared else _probes(file)
+    energies = [energy_of(ksp) for ksp in probes]
     axes: tuple[int, ...] = ()
     if choice == "auto" and file.calib_mask is None:
-        check_cartesian(file.path, probes)
-        axes = image_axes(probes)
+        check_cartesian(file.path, probes, energies)
+        axes = image_axes(probes, energies)
     if axes:
         names = " and ".join("yx"[axis] for axis in axes)
         warn(
@@ -170,9 +173,9 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
         )
         file = Transformed(file, axes)
         probes = _probes(file)
+        energies = [energy_of(ksp) for ksp in probes]
     if not probes:
         return file
-    energies = [energy_of(ksp) for ksp in probes]
     residue = _find_residue(file, np.sum(energies, axis=0))
     energies = [np.where(residue, 0, energy) for energy in energies]
     move = _find_move(file, probes, energies, choice)

@@ -82,20 +82,34 @@ def magnitudes(ksp: Ksp) -> NDArray[np.float32]:
     return np.abs(np.fft.fftshift(np.fft.ifft2(ksp, norm="ortho"), axes=(-2, -1)))
 
 
-def image_axes(slices: Sequence[Ksp]) -> tuple[int, ...]:
-    """Which of the axes -2 and -1 of all slices ``(coil, y, x)`` are those of an image."""
-    energies = [_energy(values) for values in slices]
+def energy_of(ksp: NDArray[np.complexfloating[Any, Any]]) -> Energy:
+    """Energy of samples ``(coil, y, x)``, summed over coils, ``(y, x)``."""
+    energy = np.zeros(ksp.shape[1:])
+    for coil in ksp:  # one after the other, for memory
+        energy += np.square(coil.real, dtype=np.float64)
+        energy += np.square(coil.imag, dtype=np.float64)
+    return energy
+
+
+def image_axes(slices: Sequence[Ksp], energies: Sequence[Energy]) -> tuple[int, ...]:
+    """Which of the axes -2 and -1 of all slices ``(coil, y, x)`` are those of an image.
+
+    Args:
+        slices: of a scan.
+        energies: of each, as :func:`energy_of` gives it.
+    """
     pairs = list(zip(slices, energies, strict=True))
     return tuple(axis for axis in (-2, -1) if pairs and all(_is_image(*p, axis) for p in pairs))
 
 
-def check_cartesian(path: Path, slices: Sequence[Ksp]) -> None:
+def check_cartesian(path: Path, slices: Sequence[Ksp], energies: Sequence[Energy]) -> None:
     """Refuse the spokes of scans that are not Cartesian, if all slices ``(coil, y, x)`` hold such.
+
+    ``energies`` are as of :func:`image_axes`.
 
     Raises:
         ScanFormatError: every row, or every column, passes through k = 0.
     """
-    energies = [_energy(values) for values in slices]
     pairs = list(zip(slices, energies, strict=True))
     for axis, name in ((-2, "row"), (-1, "column")):
         if pairs and all(_are_spokes(*pair, axis) for pair in pairs):
@@ -122,16 +136,7 @@ def _is_image(values: Ksp, energy: Energy, axis: int) -> bool:
     if values.shape[axis] < LEAST_SIDE or _occupied(energy, axis) < SPREAD:
         return False
     # Neither the order of the samples nor their phases matter.
-    return _occupied(_energy(np.fft.fft(values, axis=axis, norm="ortho")), axis) <= CONCENTRATED
-
-
-def _energy(values: NDArray[np.complexfloating[Any, Any]]) -> Energy:
-    """Of ``(coil, y, x)`` over the coils, ``(y, x)``, in double precision."""
-    energy = np.zeros(values.shape[1:])
-    for coil in values:  # one after the other, for memory
-        energy += np.square(coil.real, dtype=np.float64)
-        energy += np.square(coil.imag, dtype=np.float64)
-    return energy
+    return _occupied(energy_of(np.fft.fft(values, axis=axis, norm="ortho")), axis) <= CONCENTRATED
 
 
 def _occupied(energy: Energy, axis: int) -> float:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, ScanFormatError, warn
 from .hybrid import HybridSlices
-from .image_space import image_axes
+from .image_space import energy_of, image_axes
 from .readouts import VOLUME_COUNTERS
 from .sampling import Ksp, Mask, Sampling, find_sampling, sampling_at
 from .scan_file import ScanFile, zero_outside
@@ -264,11 +264,16 @@ class NamedArrayFile(ScanFile):
             n = len(profile)
             if n < SMALLEST_SIDE or named or not 0 < peak(profile) < FLAT:
                 continue
-            if ksp.is_3d or axis - 2 not in image_axes([self._read_all(middle)]):
+            if ksp.is_3d or not self._holds_image(middle, axis - 2):
                 raise ScanFormatError(
                     f"{self.path}: energy is spread evenly along {name} ({n} samples); wanted "
                     "k-space. If it is k-space, name its axes (--axes)"
                 )
+
+    def _holds_image(self, index: int, axis: int) -> bool:
+        """Whether a slice holds an image along an axis of ``(y, x)``, -2 or -1."""
+        values = self._read_all(index)
+        return axis in image_axes([values], [energy_of(values)])
 
     @classmethod
     @abstractmethod
