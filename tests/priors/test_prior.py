@@ -120,7 +120,7 @@ def test_images_of_parent_priors_count():
 def test_an_unknown_kind_of_denoiser_is_refused():
     facts = small_prior().facts
     with pytest.raises(ConfigError, match="other"):
-        replace(facts, kind="other")
+        replace(facts, kind="other").build()
     assert isinstance(facts, PriorFacts)
 
 
