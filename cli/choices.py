@@ -12,7 +12,6 @@ from mri_ambient.errors import ConfigError, ScanFormatError, close_to, unknown_n
 
 METHODS = ("aos", "dds", "msm", "pula", "adps", "zero-filled", "cg-sense", "l1-wavelet")
 PRESETS = ("fast", "balanced", "quality")
-MASKS = ("random", "equispaced", "gaussian", "poisson")
 PRECISIONS = ("auto", "fp32", "bf16")
 FORMATS = ("h5", "nifti", "dicom", "bids", "ismrmrd", "png", "report")
 OBJECTIVES = ("kspace", "ambient", "gsure", "consistency", "equivariant", "ssdu", "supervised")

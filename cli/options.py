@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from mri_ambient.errors import ConfigError
+from mri_ambient.physics.mask_spec import KINDS
 
 from .choices import (
-    MASKS,
     METHODS,
     PRECISIONS,
     PRESETS,
@@ -250,9 +250,9 @@ Retrospective = Annotated[
 MaskType = Annotated[
     str | None,
     typer.Option(
-        help=f"Retrospective mask: {one_of(MASKS)}.",
+        help=f"Retrospective mask: {one_of(KINDS)}.",
         show_default="random",
-        callback=known("mask type", *MASKS),
+        callback=known("mask type", *KINDS),
     ),
 ]
 CalibLines = Annotated[

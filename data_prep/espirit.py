@@ -58,7 +58,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PrepError
-from ..physics.fourier import center_crop
+from ..physics.crop import center_crop
 from ..physics.map_sets import first_set
 from ..physics.units import energy, nonzero_along
 from .coarse_grid import CoarseGrid, over_corners, steepness
@@ -140,7 +140,7 @@ def espirit_maps(
         ksp: k-space on the full field of view, complex ``(slice, coil, y, x)``; only its centred
             calibration block is read.
         calib_shape: sides ``(y, x)`` of the fully sampled block, in samples, as
-            :func:`~mri_ambient.physics.masks.calibration_block` finds it.
+            :func:`~mri_ambient.physics.patterns.calibration_block` finds it.
         kernel_width: side of a kernel, in samples.
         threshold: singular values to keep, relative to the largest.
         crop: eigenvalue above which a pixel belongs to the support.

@@ -35,7 +35,7 @@ from torch import Tensor
 from ..errors import PrepError
 from ..io import ScanFile
 from ..physics.fourier import ifft2c, ifftc
-from ..physics.masks import calibration_block, readout_is_full
+from ..physics.patterns import calibration_block, readout_is_full
 from ..scan import UPPER_BOUND
 from .noise import NoiseEstimate, noise_covariance, outer_products
 
@@ -367,7 +367,8 @@ class NoiseEstimator:
     def of(cls, file: ScanFile) -> NoiseEstimator:
         """For the slices of a file."""
         full, oversampling = file.fully_sampled, file.readout_oversampling
-        return cls(file.mask, file.shape[1], fully_sampled=full, oversampling=oversampling)
+        mask = torch.from_numpy(file.mask)
+        return cls(mask, file.shape[1], fully_sampled=full, oversampling=oversampling)
 
     def add(self, ksp: Tensor) -> None:
         """Add one slice."""

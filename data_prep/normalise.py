@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..physics.fourier import center_pad, ifft2c
+from ..physics.crop import center_pad
+from ..physics.fourier import ifft2c
 from ..physics.units import energy
 from ..scan import Scan
 

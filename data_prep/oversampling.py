@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..physics.fourier import fftc, ifftc
-from ..physics.masks import readout_is_full
+from ..physics.patterns import readout_is_full
 from ..scan import Scan
 
 

@@ -14,15 +14,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, issue, warn
 from ..io import ArrayFile, PreparedFile, ScanFile, name_of
 from ..physics.coil_maps import pack_maps, unpack_maps
-from ..physics.fourier import center_crop, center_pad
+from ..physics.crop import center_crop, center_pad
 from ..physics.map_sets import split_sets
-from ..physics.masks import calibration_block
+from ..physics.patterns import calibration_block
 from ..runtime.device import at_once, device_error, out_of_memory
 from ..runtime.prefetch import in_order, prefetch
 from ..scan import UPPER_BOUND, Scan
@@ -436,7 +437,9 @@ class FirstPass:
 
     def _scan_noise(self) -> NoiseEstimate:
         noise = self.file.noise
-        return self.estimator.estimate() if noise is None else from_noise_scan(noise)
+        if noise is None:
+            return self.estimator.estimate()
+        return from_noise_scan(torch.from_numpy(noise))
 
     def _scale(self, to_virtual: Tensor) -> float:
         """The percentile of the volume's calibration images, whitened and compressed."""
@@ -515,8 +518,8 @@ def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int
         mask = file.mask[:, :n_rows]
     else:  # shorter readouts fill a part of the rows
         factor = file.shape[2] / n_rows
-        rows = factor * (torch.arange(n_rows) - n_rows // 2) + file.shape[2] // 2
-        mask = file.calib_mask[:, rows.round().long().clamp(0, file.shape[2] - 1)]
+        rows = factor * (np.arange(n_rows) - n_rows // 2) + file.shape[2] // 2
+        mask = file.calib_mask[:, np.rint(rows).astype(int).clip(0, file.shape[2] - 1)]
     height, width = calibration_block(mask, limit)
     if min(height, width) < MIN_CALIB:
         raise PrepError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning
-from ..physics.fourier import center_crop, center_pad
+from ..physics.crop import center_crop, center_pad
 from ..physics.map_sets import first_set
 from ..physics.operators import SenseOp
 from ..physics.units import energy, nonzero_along

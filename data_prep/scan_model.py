@@ -36,8 +36,9 @@ from torch import Generator, Tensor
 
 from .._version import __version__
 from ..errors import ConfigError
-from ..physics.fourier import center_crop, center_pad, fft2c
-from ..physics.masks import MaskSpec
+from ..physics.crop import center_crop, center_pad
+from ..physics.fourier import fft2c
+from ..physics.mask_spec import MaskSpec
 from ..rng import complex_normal, rng_for
 from .coil_loops import CoilLoops, draw_loops, outline, uniform
 from .images import Anatomy

@@ -17,8 +17,9 @@ import torch
 from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..io.hdf5 import H5Writer, open_h5, read_attributes
 from ..io.header import build_header
-from ..physics.fourier import ifft2c, image_crop
-from ..physics.masks import achieved_acceleration, is_line_mask
+from ..physics.crop import image_crop
+from ..physics.fourier import ifft2c
+from ..physics.patterns import achieved_acceleration, is_line_mask
 from ..rng import rng_for
 from ..runtime.executor import Processes
 from ..runtime.files import json_object, make_folder

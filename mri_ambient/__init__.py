@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .io import open_scan
     from .methods.presets import METHODS
     from .objectives import OBJECTIVES
-    from .physics.masks import MaskSpec
+    from .physics.mask_spec import MaskSpec
     from .physics.operators import SenseOp
     from .priors.checkpoint import load_prior, save_prior
     from .priors.prior import Prior
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AdaptConfig": "training.adapt",
     "METHODS": "methods.presets",
-    "MaskSpec": "physics.masks",
+    "MaskSpec": "physics.mask_spec",
     "OBJECTIVES": "objectives",
     "Prior": "priors.prior",
     "Recipe": "recon.recipe",

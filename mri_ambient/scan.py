@@ -15,10 +15,12 @@ from torch import Tensor
 
 from .errors import ScanFormatError
 from .physics.coil_maps import unpack_maps
-from .physics.fourier import center_crop, center_fit, fftc, ifftc, reverse
+from .physics.crop import center_crop, center_fit
+from .physics.fourier import fftc, ifftc, reverse
 from .physics.map_sets import split_sets
-from .physics.masks import achieved_acceleration, sampling_density, whole_lines
+from .physics.masks import sampling_density
 from .physics.operators import SenseOp
+from .physics.patterns import achieved_acceleration, whole_lines
 from .physics.units import nonzero_along
 from .rng import Streams
 
@@ -230,7 +232,7 @@ def _mask_plane(
 ) -> NDArray[np.bool_]:
     """Sampled positions ``(y, x)``: those given, or those that hold data."""
     if mask is None:
-        return whole_lines(torch.from_numpy(ksp.any(axis=(0, 1)))).numpy()
+        return whole_lines(np.asarray(ksp.any(axis=(0, 1))))
     ny, nx = ksp.shape[-2:]
     values = np.asarray(mask)
     if values.shape not in ((nx,), (ny, nx)):

@@ -22,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mri_ambient.methods import Method, OnStep
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import LinearOperator, SenseOp
-from mri_ambient.priors.prior import DenoiserSource, Prior, PriorFacts
-from mri_ambient.priors.unet import UNetSpec
+from mri_ambient.priors.facts import PriorFacts, UNetSpec
+from mri_ambient.priors.prior import DenoiserSource, Prior
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Batch
 

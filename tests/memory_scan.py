@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mri_ambient.data_prep.images import Anatomy
@@ -23,7 +25,7 @@ class MemoryScan(ScanFile):
     def __init__(
         self,
         ksp: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | NDArray[np.bool_] | None = None,
         *,
         scan_id: str = "scan",
         oversampling: float = 1.0,
@@ -33,14 +35,16 @@ class MemoryScan(ScanFile):
         ny, nx = ksp.shape[-2:]
         self.ksp, self.scan_id, self.path = ksp, scan_id, Path(f"{scan_id}.h5")
         self.shape, self.recon_shape = tuple(ksp.shape), (round(ny / oversampling), nx)
-        self.readout_oversampling, self.noise = oversampling, noise
+        self.readout_oversampling = oversampling
+        self.noise = None if noise is None else noise.numpy()
         self.attributes, self.identifiers = {}, {}
         acquired = torch.ones(nx, dtype=torch.bool) if acquired is None else acquired
         whole = acquired.expand(1, ny, nx).clone()
-        self.sampling = Sampling(whole if mask is None else mask & whole, acquired)
+        sampled = whole if mask is None else torch.as_tensor(mask) & whole
+        self.sampling = Sampling(sampled.numpy(), acquired.numpy())
 
-    def read_ksp(self, index: int) -> Tensor:
-        return self.ksp[index].clone()
+    def read_ksp(self, index: int) -> NDArray[np.complex64]:
+        return self.ksp[index].clone().numpy()
 
 
 def simulated_scan(

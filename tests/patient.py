@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mri_ambient.io import Geometry, ReconstructionFile, ReconstructionWriter, ScanFile
@@ -67,7 +67,7 @@ class PointScan(ScanFile):
         steps = 6.0 * (np.arange(25) - 12)
         self.geometry = Geometry.of_vectors(*directions, OFFSET_MM + steps[:, None] * directions[2])
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> NDArray[np.complex64]:
         y_dir, x_dir, normal = self.geometry.directions
         (ny, nx), (y_mm, x_mm, slice_mm) = self.shape[2:], self.voxel_mm
         ky = (np.arange(ny) - ny // 2) / (ny * y_mm)
@@ -81,7 +81,7 @@ class PointScan(ScanFile):
             k_square = (ky * y_mm)[:, None] ** 2 + (kx * x_mm) ** 2
             phase = ky[:, None] * (apart @ y_dir) + kx * (apart @ x_dir)
             ksp = ksp + strength * np.exp(-2j * np.pi * phase - 8 * k_square)
-        return torch.from_numpy(ksp.astype(np.complex64))[None]
+        return ksp.astype(np.complex64)[None]
 
 
 def found_points(volume: np.ndarray, affine: np.ndarray) -> Iterator[np.ndarray]:

@@ -35,7 +35,8 @@ from mri_ambient.io.grid import Grid
 from mri_ambient.io.reconstruction import ReconstructionFile
 from mri_ambient.io.scan_file import header_of
 from mri_ambient.methods import ZeroFilled
-from mri_ambient.priors.checkpoint import HEADER, load_prior, load_tensors, save_prior
+from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior
+from mri_ambient.priors.prior_file import HEADER
 from mri_ambient.recon.folder import is_finished, reconstruct_to_folder
 from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import ResolvedRecipe

@@ -113,7 +113,7 @@ def test_prepare_train_and_evaluate(folder, full, tmp_path):
 def test_a_warning_names_the_users_line_through_functions_of_other_packages(folder, tmp_path):
     """``functools.cached_property`` finds the sampling of a scan."""
     path = min((folder / "raw").glob("*.h5"))
-    ksp = ma.open_scan(path).read_ksp(0).numpy()[None]
+    ksp = ma.open_scan(path).read_ksp(0)[None]
     np.save(tmp_path / "a.npy", np.concatenate([ksp, 0 * ksp]))
     scan = ma.open_scan(tmp_path / "a.npy", axes="slice,coil,y,x")
     with pytest.warns(NumericalWarning) as caught:

@@ -19,12 +19,13 @@ from mri_ambient.objectives import (
     Ssdu,
     Supervised,
 )
-from mri_ambient.physics.masks import MaskSpec, sampling_density
+from mri_ambient.physics.mask_spec import MaskSpec
+from mri_ambient.physics.masks import sampling_density
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.solve import conjugate_gradient
 from mri_ambient.priors.denoisers import DENOISERS, Denoiser
+from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.schedules import LogNormal
-from mri_ambient.priors.unet import UNetSpec
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Batch
 

@@ -10,8 +10,9 @@ import torch
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.objectives import Ambient, Consistency, Gsure, Kspace, Objective, Ssdu, Supervised
 from mri_ambient.priors.checkpoint import load_tensors
+from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.prior import Prior
-from mri_ambient.priors.unet import NETWORKS, UNetSpec
+from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.training.config import Hooks, TrainConfig, TrainJob
 from mri_ambient.training.loop import run_training
 from mri_ambient.training.preflight import plan

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..io.scan_file import ScanFile
-from ..physics.masks import mask_kind
+from ..physics.patterns import mask_kind
 from ..priors.prior import Prior, scan_digest
 from ..recon.adaptation import knows_held_out_lines
 from ..recon.checks import SplitScan, inside_interval, residual_and_variance, split_scan

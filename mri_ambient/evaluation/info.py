@@ -12,14 +12,9 @@ from ..errors import MriAmbientError
 from ..io import READERS, PreparedFile, ScanFile, ScanPath, find_scans, raw_file
 from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, describe_output
 from ..io.view import View
-from ..methods import METHODS, PRESETS
-from ..objectives import OBJECTIVES
-from ..physics.masks import calibration_block, is_line_mask
-from ..priors.checkpoint import load_prior
-from ..priors.unet import n_parameters
+from ..physics.patterns import calibration_block, is_line_mask
+from ..priors.prior_file import describe_prior
 from ..priors.weights import find_prior, shipped_priors
-from ..recon.saving import FORMATS
-from ..runtime.device import describe_device, pick_device
 
 FORMAT_NAMES = {
     "prepared": "prepared by mri-ambient",
@@ -37,7 +32,12 @@ FORMAT_NAMES = {
 
 
 def installed() -> dict[str, Any]:
-    """What this installation offers."""
+    """What this installation offers; only this imports torch, which knows the device."""
+    from ..methods import METHODS, PRESETS
+    from ..objectives import OBJECTIVES
+    from ..recon.saving import FORMATS
+    from ..runtime.device import describe_device, pick_device
+
     return {
         "version": __version__,
         "objectives": list(OBJECTIVES),
@@ -70,11 +70,10 @@ def contents(
             "files": [_entry(scan) for scan in find_scans([path], results=True, **options)],
         }
     if path.is_dir() or path.suffix == ".safetensors":
-        prior = load_prior(path)
-        facts = asdict(prior.facts)
+        prior, n_weights = describe_prior(path)
+        facts = asdict(prior)
         denoiser = facts.pop("kind")
         facts["card"].pop("trained_on", None)  # hashes by which programs recognise a scan
-        n_weights = n_parameters(prior.net)
         return {"kind": "prior", "denoiser": denoiser, "parameters": n_weights, **facts}
     scans = [ScanPath(path)] if path.is_dir() else find_scans([path], **options)
     if len(scans) > 1:

@@ -1,5 +1,9 @@
 """Readers and writers, one file a format: how scans come in and reconstructions go out.
 
+Files hold arrays of numpy; a slice that is taken from one is a Scan, which holds tensors. Torch is
+slow to import: it is imported where tensors are made. What a file holds is told without it, but for
+3-D scans, whose slices are computed, and scans that hold images in place of k-space.
+
 A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer is a
 function from a :class:`ReconstructionFile` to files, and a line of :data:`WRITERS`.
 

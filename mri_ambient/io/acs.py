@@ -13,18 +13,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ScanFormatError, warn
-from ..physics.fourier import center_fit
-from ..physics.masks import calibration_block
+from ..physics.crop import center_fit
+from ..physics.patterns import calibration_block
 from .corrected import FEWEST, Corrected, Move, corrected
 from .fastmri import FastmriFile
 from .hdf5 import find_dataset, open_h5
 from .named_axes import Axes, NamedArray, NamedArrayFile
 from .names import name_of
-from .sampling import Sampling, sampling_at
+from .sampling import Ksp, Mask, Sampling, sampling_at
 from .scan_file import Contents, ScanFile
 from .stored_arrays import h5_array
 from .view import View
@@ -80,18 +80,18 @@ class WithCalibration(View):
             return self.source.sha256
         return hashlib.sha256((self.source.sha256 + self.lines.sha256).encode()).hexdigest()
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """K-space of one slice, complex64 ``(coil, y, x)``, with lines that complete it."""
         ksp = self.source.read_ksp(index)
         if not self.completes:
             return ksp
-        return torch.where(self.source.mask[0], ksp, self.read_calib(index))
+        return np.where(self.source.mask[0], ksp, self.read_calib(index))
 
-    def read_calib(self, index: int) -> Tensor:
+    def read_calib(self, index: int) -> Ksp:
         """The calibration lines of one slice on the matrix of the scan, complex64 as k-space."""
         return center_fit(self.lines.read_ksp(index), self.matrix)
 
-    def read_target(self, name: str) -> Tensor | None:
+    def read_target(self, name: str) -> NDArray[np.float32] | None:
         """See :meth:`ScanFile.read_target`."""
         return self.source.read_target(name)
 
@@ -122,7 +122,7 @@ def _fov_mm(file: ScanFile) -> tuple[float, float] | None:
     return file.voxel_mm[0] * file.shape[2], file.voxel_mm[1] * file.shape[3]
 
 
-def _same_samples(scan: ScanFile, lines: WithCalibration, plane: Tensor) -> bool:
+def _same_samples(scan: ScanFile, lines: WithCalibration, plane: Mask) -> bool:
     """Whether both hold the same samples wherever both hold some, in up to three slices.
 
     Where they have no place in common, the scan lacks its centre, which must be in the lines.
@@ -142,25 +142,26 @@ def _same_samples(scan: ScanFile, lines: WithCalibration, plane: Tensor) -> bool
         return True
     slices = sorted({n // 4, n // 2, 3 * n // 4})
     own, other = (
-        torch.stack([read(index)[:, both] for index in slices], dim=1).flatten(1)
+        np.concatenate([read(index)[:, both] for index in slices], axis=1)
         for read in (scan.read_ksp, lines.read_calib)
     )
     if not own.any():
         return False
-    products = (own.conj() * other).sum(dim=0).abs().sum()
-    likeness = float(products / (own.norm(dim=0) * other.norm(dim=0)).sum())
+    products = np.abs((own.conj() * other).sum(axis=0)).sum()
+    norms = np.linalg.norm(own, axis=0) * np.linalg.norm(other, axis=0)
+    likeness = float(products / norms.sum())
     if likeness < LEAST_LIKENESS:
         raise ScanFormatError(
             f"{lines.lines.path}: calibration lines are unlike the scan where both were measured "
             f"({likeness:.2f} of 1, wanted {LEAST_LIKENESS:g}); wanted lines of the same object, "
             "coils in the same order"
         )
-    return float((own - other).abs().max()) <= EQUAL * float(own.abs().max())
+    return float(np.abs(own - other).max()) <= EQUAL * float(np.abs(own).max())
 
 
-def _completed(scan: ScanFile, plane: Tensor) -> Sampling:
+def _completed(scan: ScanFile, plane: Mask) -> Sampling:
     own = sampling_at(scan.path, (scan.mask | plane)[0])
-    return Sampling(own.mask, own.acquired & (scan.acquired | plane[0].any(dim=0)))
+    return Sampling(own.mask, own.acquired & (scan.acquired | plane[0].any(axis=0)))
 
 
 class LinesBeside(NamedArrayFile):
@@ -225,5 +226,5 @@ def corrected_with(
         centred = Corrected(lines, replace(centred.move, half=half), centred.residue)
     elif any(half):
         size = (lines.shape[2], lines.shape[3])
-        centred = Corrected(lines, Move(size, (0, 0), half), torch.zeros(size, dtype=torch.bool))
+        centred = Corrected(lines, Move(size, (0, 0), half), np.zeros(size, bool))
     return WithCalibration(scan, centred)

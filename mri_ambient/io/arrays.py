@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ..physics.masks import calibration_block
-from ..scan import Scan
+from ..physics.patterns import calibration_block
 from .hdf5 import check_finite
-from .sampling import Sampling, find_sampling
+from .sampling import Ksp, Sampling, find_sampling
 from .scan_file import ScanFile
+
+if TYPE_CHECKING:
+    from ..scan import Scan
 
 
 class ArrayFile(ScanFile):
@@ -31,6 +30,8 @@ class ArrayFile(ScanFile):
     format = "array"
 
     def __init__(self, scan: Scan) -> None:
+        import torch  # of which scans are made
+
         super().__init__(f"{scan.scan_id}.h5")
         self.scan_id = scan.scan_id
         self.prepared = _is_prepared(scan)
@@ -38,20 +39,22 @@ class ArrayFile(ScanFile):
         check_finite(self._scan.ksp.numpy(), f"{self.path}: k-space")
         n_slices, n_coils = scan.ksp.shape[:2]
         self.shape = (n_slices, n_coils, *scan.shape)
-        self.recon_shape, self.voxel_mm, self.noise = scan.recon_shape, scan.voxel_mm, scan.noise
+        self.recon_shape, self.voxel_mm = scan.recon_shape, scan.voxel_mm
+        self.noise = None if scan.noise is None else scan.noise.numpy(force=True)
         self.noise_std, self.noise_source = scan.noise_std, scan.noise_source
         self.scale, self.coil_transform = scan.scale, scan.coil_transform
         self.calib_shape = calibration_block(scan.mask)
         if scan.calib is not None and not self.prepared:
-            self.calib_mask = scan.calib.flatten(0, 1).any(dim=0)[None]
+            self.calib_mask = scan.calib.flatten(0, 1).any(dim=0)[None].numpy(force=True)
         self.qc: dict[str, Any] = {}
 
     @cached_property
     def sampling(self) -> Sampling:
         """Where k-space was sampled: by the mask; columns never acquired are found as in a file."""
+        mask = self._scan.mask.numpy(force=True)
         if self.prepared or self._scan.acquired is not None:
-            return Sampling(self._scan.mask, self._scan.acquired_columns)
-        return find_sampling(self.path, self.read_ksp, self.shape, self._scan.mask[0])
+            return Sampling(mask, self._scan.acquired_columns.numpy(force=True))
+        return find_sampling(self.path, self.read_ksp, self.shape, mask[0])
 
     @cached_property
     def sha256(self) -> str:
@@ -64,20 +67,23 @@ class ArrayFile(ScanFile):
                 digest.update(part.numpy(force=True).tobytes())
         return digest.hexdigest()
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """K-space of one slice, complex64 ``(coil, y, x)``."""
-        return self._scan.ksp[index].clone()
+        return self._scan.ksp[index].clone().numpy()
 
-    def read_calib(self, index: int) -> Tensor | None:
+    def read_calib(self, index: int) -> Ksp | None:
         """Separate calibration lines of one slice, complex64 ``(coil, y, x)``, or None."""
-        return None if self._scan.calib is None else self._scan.calib[index].clone()
+        calib = self._scan.calib
+        return None if calib is None else calib[index].clone().numpy(force=True)
 
     def __getitem__(self, index: int | slice) -> Scan:
         if self._scan.maps is None:
             return super().__getitem__(index)
         chosen = self._chosen(index)
         ksp, maps = self._scan.ksp[list(chosen)], self._scan.maps[list(chosen)]
-        return replace(self._scan, ksp=ksp, maps=maps, slices=chosen, acquired=self.acquired)
+        return replace(
+            self._scan, ksp=ksp, maps=maps, slices=chosen, acquired=self._scan.acquired_columns
+        )
 
 
 def _is_prepared(scan: Scan) -> bool:

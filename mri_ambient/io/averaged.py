@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import cmath
 import hashlib
-import re
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ScanFormatError, warn
-from ..physics.fourier import center_crop
+from ..physics.crop import center_crop
 from .names import name_of
-from .sampling import Sampling
-from .scan_file import ScanFile
+from .sampling import Ksp, Sampling
+from .scan_file import ScanFile, zero_outside
 from .view import View
 
 WIDTH = 24
@@ -33,17 +33,6 @@ LEAST_LIKENESS = 0.95
 
 ANOTHER = 0.8
 """The same, below which files are not of one scan; 0.71 is the median between different heads."""
-
-
-def without_repetition(name: str) -> str:
-    """The name of a volume, or stem of an output, without the part ``rep-2``."""
-    return "_".join(part for part in name.split("_") if not re.fullmatch(r"rep-\d+", part))
-
-
-def series_of(stem: str) -> str | None:
-    """The stem of a file without the number of its repetition, two digits; None if it has none."""
-    found = re.fullmatch(r"(.*\D\d?)(0[1-9]|[1-9]\d)", stem)
-    return found[1] if found else None
 
 
 class Averaged(View):
@@ -73,14 +62,14 @@ class Averaged(View):
                     f"has {first.shape}; wanted repetitions of one scan"
                 )
         self.files, self.volume, self.scan_id = files, volume, scan_id
-        self._counts = torch.stack([file.mask for file in files]).sum(dim=0)
+        self._counts = torch.from_numpy(np.sum([file.mask for file in files], axis=0))
         self.sampling = Sampling(
-            self._counts > 0, torch.stack([file.acquired for file in files]).any(dim=0)
+            (self._counts > 0).numpy(), np.any([file.acquired for file in files], axis=0)
         )
         self.given_mask = None if first.given_mask is None else self.sampling.mask[0]
         if self.noise is not None:
             share = (1 / self._counts[self._counts > 0]).mean()
-            self.noise = self.noise * share.sqrt()
+            self.noise = (torch.from_numpy(self.noise) * share.sqrt()).numpy()
         self._factors = self._compared()
         self.steps = (*first.steps, f"average {len(files)}")
 
@@ -97,12 +86,12 @@ class Averaged(View):
             hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
         )
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """The mean of the repetitions of one slice, complex64 ``(coil, y, x)``."""
         total = torch.zeros(self.shape[1:], dtype=torch.complex64)
         for factor, file in zip(self._factors, self.files, strict=True):
-            total += factor * file.read_ksp(index)
-        return total / self._counts.clamp_min(1)
+            total += factor * torch.from_numpy(file.read_ksp(index))
+        return (total / self._counts.clamp_min(1)).numpy()
 
     def _compared(self) -> list[complex]:
         """Factors that give repetitions the phase of the first; W-REPETITIONS if unlike it."""
@@ -131,5 +120,5 @@ class Averaged(View):
 
     def _middle(self, file: ScanFile) -> Tensor:
         ny, nx = self.shape[2:]
-        ksp = file.read_ksp(len(self) // 2).masked_fill_(~file.mask[0], 0)
-        return center_crop(ksp, (min(WIDTH, ny), min(WIDTH, nx)))
+        ksp = zero_outside(file.mask[0], file.read_ksp(len(self) // 2))
+        return center_crop(torch.from_numpy(ksp), (min(WIDTH, ny), min(WIDTH, nx)))

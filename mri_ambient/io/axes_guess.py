@@ -11,11 +11,10 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
-from ..physics.fourier import ifft2c
+from .image_space import magnitudes
 from .named_axes import FLAT, PEAKED, SMALLEST_SIDE, Axes, NamedArray, check_centre, peak
 from .stored_arrays import StoredArray
 
@@ -262,8 +261,8 @@ def coil_contrast(block: NDArray[np.complex64], side: int = 4) -> tuple[float, f
     """
     n, ny, nx = block.shape
     window = np.hanning(ny + 2)[1:-1, None] * np.hanning(nx + 2)[1:-1]
-    small = torch.from_numpy((block * window).astype(np.complex64))
-    images = ifft2c(small).abs().numpy().astype(float)[:, : ny // side * side, : nx // side * side]
+    images = magnitudes((block * window).astype(np.complex64)).astype(float)
+    images = images[:, : ny // side * side, : nx // side * side]
     patches = images.reshape(n, ny // side, side, nx // side, side).transpose(1, 3, 0, 2, 4)
     patches = patches.reshape(-1, n, side * side)
     energy = (patches**2).sum(axis=(1, 2))

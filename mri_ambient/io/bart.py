@@ -19,9 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import ScanFormatError
 from ..runtime.files import file_sha256
@@ -103,12 +101,12 @@ class CflFile(NamedArrayFile):
         both = own + file_sha256(self._maps_array.array.path)
         return hashlib.sha256(both.encode()).hexdigest()
 
-    def read_maps(self, index: int) -> Tensor | None:
+    def read_maps(self, index: int) -> NDArray[np.complex64] | None:
         """Coil sensitivities of one slice of the file of maps, complex64 ``(coil, set*y, x)``."""
         maps = self._maps_array
         if maps is None:
             return None
-        return torch.from_numpy(np.concatenate([maps.read(index, m) for m in maps.volumes], axis=1))
+        return np.concatenate([maps.read(index, m) for m in maps.volumes], axis=1)
 
     @classmethod
     def find_ksp(cls, path: Path, axes: Axes | None, dataset: str | None) -> NamedArray:

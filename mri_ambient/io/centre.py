@@ -11,12 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from ..physics.fourier import ifft2c
+from .image_space import Energy, magnitudes
 from .named_axes import PEAKED, SMALLEST_SIDE, peak
+from .sampling import Ksp
 
 LEAST_SHIFT = 2
 """Samples by which k = 0 must be off to be moved; nearer, a phase ramp does the same."""
@@ -40,8 +38,6 @@ ONE_SIDED = 0.1
 WIDTH = 48
 """Samples around k = 0 of which images are made."""
 
-Energy = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Peak:
@@ -62,15 +58,6 @@ class Peak:
         shift = self.place[axis] - n // 2
         certain = self.gains[axis] >= LEAST_GAIN and not self.paired[axis]
         return shift if certain and abs(shift) >= LEAST_SHIFT else 0
-
-
-def energy_of(ksp: Tensor) -> Energy:
-    """Energy of k-space ``(coil, y, x)``, summed over coils, ``(y, x)``."""
-    energy = torch.zeros(ksp.shape[1:])
-    for coil in ksp:  # one after the other, for memory
-        energy += coil.real.square() + coil.imag.square()
-    largest = torch.finfo(energy.dtype).max  # damage may exceed it
-    return energy.double().clamp(max=largest).numpy()
 
 
 def find_peak(energy: Energy) -> Peak | None:
@@ -113,14 +100,15 @@ def _along(energy: Energy, axis: int, across: int) -> Energy:
     return smooth
 
 
-def half_off(ksp: Tensor) -> tuple[bool, bool]:
+def half_off(ksp: Ksp) -> tuple[bool, bool]:
     """Along which axes images are half a field of view off.
 
     Args:
         ksp: fully sampled k-space around k = 0, ``(coil, y, x)``.
     """
-    window = [torch.hann_window(n + 2, periodic=False)[1:-1] for n in ksp.shape[-2:]]
-    return images_half_off(energy_of(ifft2c(ksp * window[0][:, None] * window[1])))
+    window = [np.hanning(n + 2)[1:-1].astype(np.float32) for n in ksp.shape[-2:]]
+    images = magnitudes(ksp * window[0][:, None] * window[1])
+    return images_half_off(np.square(images, dtype=np.float64).sum(axis=0))
 
 
 def images_half_off(energy: Energy) -> tuple[bool, bool]:

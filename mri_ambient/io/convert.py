@@ -39,7 +39,7 @@ def write_cfl(file: ScanFile, path: Path) -> None:
         require_space(temporary, 8 * int(np.prod(file.shape)))
         with temporary.open("wb") as out:
             for index in range(n_slices):
-                ksp = file.read_ksp(index).permute(0, 2, 1).contiguous().numpy()
+                ksp = np.ascontiguousarray(file.read_ksp(index).transpose(0, 2, 1))
                 out.write(ksp.astype("<c8", copy=False).data)
         header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n", encoding="ascii")
 

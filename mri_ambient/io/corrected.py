@@ -10,22 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import pad
 
 from ..errors import ConfigError, ScanFormatError, warn
-from ..physics.fourier import center_crop, half_field_phase
-from ..physics.masks import calibration_block
-from .centre import WIDTH, Energy, Peak, energy_of, find_peak, half_off, images_half_off
-from .image_space import Transformed, check_cartesian, image_axes
+from ..physics.crop import center_crop, half_field_phase, pad
+from ..physics.patterns import calibration_block
+from .centre import WIDTH, Peak, find_peak, half_off, images_half_off
+from .image_space import Energy, Transformed, check_cartesian, energy_of, image_axes
 from .names import name_of
-from .sampling import Sampling, sampling_at
-from .scan_file import ScanFile
+from .sampling import Ksp, Mask, Sampling, sampling_at
+from .scan_file import ScanFile, zero_outside
 from .view import View
 
 LINES = ("row", "column")
@@ -44,6 +41,7 @@ FEWEST = 8
 """Lines of a calibration block."""
 
 Pair = tuple[int, int]
+Plane = TypeVar("Plane", Mask, Ksp, NDArray[np.float32])
 
 
 @dataclass(frozen=True)
@@ -60,24 +58,26 @@ class Move:
     shift: Pair
     half: tuple[bool, bool] = (False, False)
 
-    def __call__(self, plane: Tensor) -> Tensor:
+    def __call__(self, plane: Plane) -> Plane:
         """K-space or a mask ``(..., y, x)`` with its samples moved; images stay where they are."""
         rows, columns = (m - n for m, n in zip(self.matrix, plane.shape[-2:], strict=True))
-        return pad(plane, (0, columns, 0, rows)).roll(self.shift, dims=(-2, -1))
+        if rows or columns:
+            plane = pad(plane, ((0, rows), (0, columns)))
+        return np.roll(plane, self.shift, axis=(-2, -1)) if any(self.shift) else plane
 
-    def ksp(self, ksp: Tensor) -> Tensor:
+    def ksp(self, ksp: Ksp) -> Ksp:
         """K-space ``(coil, y, x)``, moved."""
         ksp = self(ksp)
         if self.half[0]:
             ksp = ksp * half_field_phase(self.matrix[0])[:, None]
         return ksp * half_field_phase(self.matrix[1]) if self.half[1] else ksp
 
-    def img(self, img: Tensor) -> Tensor:
+    def img(self, img: Plane) -> Plane:
         """Images ``(..., y, x)``, moved back by half a field of view."""
         turns = [
             -(n // 2) if half else 0 for n, half in zip(img.shape[-2:], self.half, strict=True)
         ]
-        return img.roll(turns, dims=(-2, -1))
+        return np.roll(img, turns, axis=(-2, -1))
 
 
 class Corrected(View):
@@ -89,7 +89,7 @@ class Corrected(View):
         residue: which of them were not measured, bool ``(y, x)``.
     """
 
-    def __init__(self, source: ScanFile, move: Move, residue: Tensor) -> None:
+    def __init__(self, source: ScanFile, move: Move, residue: Mask) -> None:
         super().__init__(source)
         self.move, self.residue = move, residue
         old, new = source.shape[2:], move.matrix
@@ -118,25 +118,25 @@ class Corrected(View):
         """Where the source was sampled, moved, and without residue."""
         found = self.source.sampling
         own = sampling_at(self.path, self.move(found.mask[0] & ~self.residue))
-        columns = found.acquired.expand(self.source.shape[2:])
-        return Sampling(own.mask, own.acquired & self.move(columns).any(dim=0))
+        columns = np.broadcast_to(found.acquired, self.source.shape[2:])
+        return Sampling(own.mask, own.acquired & self.move(columns).any(axis=0))
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """K-space of one slice, complex64 ``(coil, y, x)``, k = 0 at ``n // 2``."""
-        return self.move.ksp(self.source.read_ksp(index).masked_fill_(self.residue, 0))
+        return self.move.ksp(zero_outside(~self.residue, self.source.read_ksp(index)))
 
-    def read_maps(self, index: int) -> Tensor | None:
+    def read_maps(self, index: int) -> Ksp | None:
         """See :meth:`ScanFile.read_maps`; none where rows or columns were added."""
         maps = self.source.read_maps(index)
         fits = maps is not None and maps.shape[-2:] == self.move.matrix
         return self.move.img(maps) if maps is not None and fits else None
 
-    def read_target(self, name: str) -> Tensor | None:
+    def read_target(self, name: str) -> NDArray[np.float32] | None:
         """See :meth:`ScanFile.read_target`; moved too if it is half a field of view off."""
         target = self.source.read_target(name)
         if target is None or not any(self.move.half):
             return target
-        halves = images_half_off(target.double().square().sum(dim=0).numpy())
+        halves = images_half_off(np.square(target, dtype=np.float64).sum(axis=0))
         return self.move.img(target) if halves == self.move.half else target
 
 
@@ -159,10 +159,11 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
     """
     choice = _parse_centre(centre, file)
     probes = [] if file.prepared else _probes(file)
+    energies = [energy_of(ksp) for ksp in probes]
     axes: tuple[int, ...] = ()
     if choice == "auto" and file.calib_mask is None:
-        check_cartesian(file.path, probes)
-        axes = image_axes(probes)
+        check_cartesian(file.path, probes, energies)
+        axes = image_axes(probes, energies)
     if axes:
         names = " and ".join("yx"[axis] for axis in axes)
         warn(
@@ -172,14 +173,14 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
         )
         file = Transformed(file, axes)
         probes = _probes(file)
+        energies = [energy_of(ksp) for ksp in probes]
     if not probes:
         return file
-    energies = [energy_of(ksp) for ksp in probes]
     residue = _find_residue(file, np.sum(energies, axis=0))
     energies = [np.where(residue, 0, energy) for energy in energies]
     move = _find_move(file, probes, energies, choice)
     still = move == Move((file.shape[2], file.shape[3]), (0, 0))
-    return file if still and not residue.any() else Corrected(file, move, torch.from_numpy(residue))
+    return file if still and not residue.any() else Corrected(file, move, residue)
 
 
 def _parse_centre(centre: str | Sequence[int], file: ScanFile) -> Literal["auto", "header"] | Pair:
@@ -202,7 +203,7 @@ def _parse_centre(centre: str | Sequence[int], file: ScanFile) -> Literal["auto"
     )
 
 
-def _probes(file: ScanFile) -> list[Tensor]:
+def _probes(file: ScanFile) -> list[Ksp]:
     """K-space of up to three slices that can be read; those who read the others name the damage."""
     n, probes = len(file), []
     for index in sorted({n // 4, n // 2, 3 * n // 4}):
@@ -246,7 +247,7 @@ def _below_gap(energy: Energy) -> NDArray[np.bool_]:
 
 def _find_move(
     file: ScanFile,
-    probes: Sequence[Tensor],
+    probes: Sequence[Ksp],
     energies: Sequence[Energy],
     choice: Literal["auto", "header"] | Pair,
 ) -> Move:
@@ -312,7 +313,7 @@ def _block(hit: NDArray[np.bool_], place: Pair) -> Pair:
     """Sides of the fully sampled rectangle around a place."""
     shift = (hit.shape[0] // 2 - place[0], hit.shape[1] // 2 - place[1])
     moved = np.roll(hit, shift, axis=(0, 1))
-    return calibration_block(torch.from_numpy(moved)[None], WIDTH)
+    return calibration_block(moved[None], WIDTH)
 
 
 def _shift(file: ScanFile, peaks: Sequence[Peak], axis: int) -> int:
@@ -360,15 +361,14 @@ def _is_cut(profile: Energy, at: int) -> bool:
     return bool(mirrored.mean() > CUT * profile[-width:].mean())
 
 
-def _find_half(
-    move: Move, probes: Sequence[Tensor], energies: Sequence[Energy]
-) -> tuple[bool, bool]:
+def _find_half(move: Move, probes: Sequence[Ksp], energies: Sequence[Energy]) -> tuple[bool, bool]:
     """Along which axes images are half a field of view off, in all slices that hold signal."""
-    hit = torch.from_numpy(np.any([energy > 0 for energy in energies], axis=0))
+    hit: Mask = np.any([energy > 0 for energy in energies], axis=0)
     block = calibration_block(move(hit)[None], WIDTH)
     pairs = zip(probes, energies, strict=True)
     filled = [ksp for ksp, energy in pairs if find_peak(energy) is not None]
     if min(block) < FEWEST or not filled:
         return False, False
-    found = [half_off(center_crop(move(ksp), block)) for ksp in filled]
+    moved = (move(ksp) for ksp in filled)
+    found = [half_off(center_crop(ksp, block)) for ksp in moved]
     return all(half[0] for half in found), all(half[1] for half in found)

@@ -25,12 +25,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import pad
 
 from ..errors import ScanFormatError, warn
+from ..physics.crop import pad
 from .axes_guess import refuse_other_axes, refuse_phase_encoded_slices, refuse_swapped_axes
 from .geometry import Geometry
 from .hdf5 import (
@@ -49,7 +47,8 @@ from .hdf5 import (
 from .header import Header, parse_header
 from .named_axes import Axes, NamedArray, NamedArrayFile, parse_axes
 from .readout_geometry import with_distance
-from .scan_file import Contents, ScanFile, header_of
+from .sampling import Ksp
+from .scan_file import Contents, ScanFile, header_of, zero_outside
 from .stored_arrays import h5_array
 
 AXES = ("slice", "coil", "y", "x")
@@ -143,7 +142,7 @@ class FastmriFile(NamedArrayFile):
                 "final matrix is then the encoded one, and the voxel size is not known"
             ) from error
 
-    def _read_noise(self, file: h5py.File) -> Tensor | None:
+    def _read_noise(self, file: h5py.File) -> Ksp | None:
         if "noise" not in file:
             return None
         noise = find_dataset(file, "noise")
@@ -158,7 +157,7 @@ class FastmriFile(NamedArrayFile):
                 f"more than {n_coils} samples; rename it if it is no noise scan"
             )
         n_averages = self.ksp.size("avg")
-        return torch.from_numpy(read_complex(noise)) / math.sqrt(n_averages)
+        return read_complex(noise) / np.float32(math.sqrt(n_averages))
 
     def _set_geometry(self, target_shape: tuple[int, int] | None) -> None:
         """Take matrix, voxel size and oversampling from the header."""
@@ -202,13 +201,13 @@ class FastmriFile(NamedArrayFile):
         """See :meth:`NamedArrayFile.take_mask`; columns never stored are not sampled."""
         super().take_mask(mask, name)
         if mask is not None and self.given_mask is not None:
-            self.given_mask = pad(self.given_mask, self._missing)
+            self.given_mask = pad(self.given_mask, ((0, 0), self._missing))
 
-    def _read_all(self, index: int) -> Tensor:
+    def _read_all(self, index: int) -> Ksp:
         ksp = super()._read_all(index)
-        return pad(ksp, self._missing) if any(self._missing) else ksp
+        return pad(ksp, ((0, 0), self._missing)) if any(self._missing) else ksp
 
-    def read_target(self, name: str) -> Tensor | None:
+    def read_target(self, name: str) -> NDArray[np.float32] | None:
         """The reference volume ``name``, float32 ``(slice, h, w)``, or None if there is none."""
         with open_h5(self.path) as file:
             if name not in file:
@@ -218,7 +217,7 @@ class FastmriFile(NamedArrayFile):
             raise ScanFormatError(
                 f"{self.path}: {name} has shape {target.shape}, wanted ({len(self)}, h, w)"
             )
-        return torch.from_numpy(target.astype(np.float32))
+        return target.astype(np.float32)
 
     def _warn(self, code: str, text: str) -> None:
         warn(code, f"{self.path.name}: {text}")
@@ -237,18 +236,18 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
             out.create_slices("acs", file.shape, "complex64")
         for index in range(len(file)):
             out.mark_written((index,))
-            out.file["kspace"][index] = file.read_ksp(index).numpy()
+            out.file["kspace"][index] = file.read_ksp(index)
             if (calib := file.read_calib(index)) is not None and file.calib_mask is not None:
-                out.file["acs"][index] = calib.masked_fill_(~file.calib_mask, 0).numpy()
+                out.file["acs"][index] = zero_outside(file.calib_mask[0], calib)
         if file.given_mask is not None:
-            out.file["mask"] = file.given_mask.numpy()
+            out.file["mask"] = file.given_mask
         if file.noise is not None:
-            out.file["noise"] = file.noise.numpy()
+            out.file["noise"] = file.noise
         if file.header_xml is not None or file.voxel_mm is not None:
             out.file["ismrmrd_header"] = header_of(file)
         target = file.read_target("reconstruction_rss")
         if target is not None:
-            out.file["reconstruction_rss"] = target.numpy()
+            out.file["reconstruction_rss"] = target
         geometry = None if file.geometry is None else file.geometry.to_text()
         write_attributes(
             out.file, {**file.attributes, "geometry": geometry, "is_3d": file.is_3d or None}

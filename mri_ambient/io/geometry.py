@@ -131,7 +131,7 @@ class Geometry:
 def crop_shift(encoded: Sequence[int], final: Sequence[int]) -> tuple[int, int]:
     """Middle pixel ``n // 2`` of a final image, seen from that of the encoded one, ``(y, x)``.
 
-    :func:`~mri_ambient.physics.fourier.image_crop` keeps the middle pixel unless it cuts an odd
+    :func:`~mri_ambient.physics.crop.image_crop` keeps the middle pixel unless it cuts an odd
     number of pixels from an even one.
     """
     y, x = ((n - m) // 2 + m // 2 - n // 2 for n, m in zip(encoded, final, strict=True))

@@ -9,13 +9,13 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ..physics.fourier import decentred_to_centred
+from ..physics.crop import half_field_phase
 from .axes_guess import guess_axes
 from .fastmri import FastmriFile
 from .hdf5 import check_written, find_dataset, open_h5
 from .named_axes import Axes, NamedArray, NamedArrayFile
+from .sampling import Ksp
 from .scan_file import Contents
 from .stored_arrays import StoredArray, choose_array, h5_arrays, open_dataset
 
@@ -102,10 +102,11 @@ class CalgaryFile(NamedArrayFile):
         array = StoredArray(path, "kspace", shape, lambda: open_dataset(path, "kspace"), True)
         return NamedArray(array, ("slice", "y", "x", "coil"))
 
-    def _read_all(self, index: int) -> Tensor:
-        ksp = super()._read_all(index).roll(self._shift, dims=(-2, -1))
+    def _read_all(self, index: int) -> Ksp:
+        ksp = np.roll(super()._read_all(index), self._shift, axis=(-2, -1))
         ksp[..., self._n_sampled :] = 0
-        return decentred_to_centred(ksp)
+        y, x = (half_field_phase(n) for n in ksp.shape[-2:])
+        return ksp * (y[:, None] * x)
 
 
 def _is_in_corner(energy: NDArray[np.float64]) -> bool:

@@ -16,12 +16,9 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import MriAmbientError
-from ..physics.fourier import ifftc
 from ..runtime.files import size_text
 from .hdf5 import check_finite
 
@@ -59,9 +56,10 @@ class HybridSlices:
         self._count = np.zeros(ny * nx, np.int32)
 
     @property
-    def mask(self) -> Tensor:
+    def mask(self) -> NDArray[np.bool_]:
         """Where lines were added, bool ``(y, x)``."""
-        return torch.from_numpy(self._count.reshape(self.shape[2:]) > 0)
+        found: NDArray[np.bool_] = self._count.reshape(self.shape[2:]) > 0
+        return found
 
     def add(self, lines: NDArray[np.complex64], y: NDArray[np.int64], x: NDArray[np.int64]) -> None:
         """Add sampled lines; those of one place are averaged.
@@ -74,6 +72,10 @@ class HybridSlices:
         Raises:
             ScanFormatError: a line holds NaN or Inf.
         """
+        import torch  # for its fast transform: only 3-D scans pay for the import
+
+        from ..physics.fourier import ifftc
+
         check_finite(lines, f"{self.path}: readouts")
         n_slices, capacity = self._buffer.shape[0], self._buffer.shape[1]
         places = y * self.shape[3] + x
@@ -90,7 +92,7 @@ class HybridSlices:
                 self._write_buffer()
             lines, places = lines[n:], places[n:]
 
-    def read(self, index: int) -> Tensor:
+    def read(self, index: int) -> NDArray[np.complex64]:
         """K-space of one slice, complex64 ``(coil, y, x)``, zero where no line was added."""
         self._write_buffer()
         n_coils = self.shape[1]
@@ -102,7 +104,7 @@ class HybridSlices:
             else:
                 out[chunk.places] += values
         out /= np.maximum(self._count, 1)[:, None]
-        return torch.from_numpy(out.T.reshape(self.shape[1:]))
+        return out.T.reshape(self.shape[1:])
 
     def _read_values(self, chunk: _Chunk, index: int) -> NDArray[np.complex64]:
         values = np.empty((len(chunk.places), self.shape[1]), np.complex64)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
-from ..physics.fourier import fftc
-from .sampling import Sampling, find_sampling
+from .sampling import Ksp, Sampling, find_sampling
 from .scan_file import ScanFile
 from .view import View
 
@@ -34,6 +34,8 @@ ALIKE = 0.9
 
 LEAST_SIDE = 32
 """Of a matrix that is judged by its samples."""
+
+Energy = NDArray[np.float64]
 
 
 class Transformed(View):
@@ -55,31 +57,62 @@ class Transformed(View):
         """Where k-space was sampled, by its samples and the mask in the file."""
         return find_sampling(self.path, self.read_ksp, self.shape, self.given_mask)
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """K-space of one slice, complex64 ``(coil, y, x)``."""
-        ksp = self.source.read_ksp(index)
+        import torch  # only files that hold images pay for the import
+
+        from ..physics.fourier import fftc
+
+        ksp = torch.from_numpy(self.source.read_ksp(index))
         for axis in self.axes:
             ksp = fftc(ksp, dim=axis)
-        return ksp
+        return ksp.numpy()
 
-    def read_target(self, name: str) -> Tensor | None:
+    def read_target(self, name: str) -> NDArray[np.float32] | None:
         """See :meth:`ScanFile.read_target`."""
         return self.source.read_target(name)
 
 
-def image_axes(slices: Sequence[Tensor]) -> tuple[int, ...]:
-    """Which of the axes -2 and -1 of all slices ``(coil, y, x)`` are those of an image."""
-    return tuple(axis for axis in (-2, -1) if slices and all(_is_image(s, axis) for s in slices))
+def magnitudes(ksp: Ksp) -> NDArray[np.float32]:
+    """Magnitudes of the images of k-space ``(..., y, x)`` with k = 0 at ``n // 2``.
+
+    Samples are judged by them; what is reconstructed is transformed in
+    :mod:`~mri_ambient.physics.fourier`. The phases that are left out here have no magnitude.
+    """
+    return np.abs(np.fft.fftshift(np.fft.ifft2(ksp, norm="ortho"), axes=(-2, -1)))
 
 
-def check_cartesian(path: Path, slices: Sequence[Tensor]) -> None:
+def energy_of(ksp: NDArray[np.complexfloating[Any, Any]]) -> Energy:
+    """Energy of samples ``(coil, y, x)``, summed over coils, ``(y, x)``."""
+    energy = np.zeros(ksp.shape[1:])
+    for coil in ksp:  # one after the other, for memory
+        energy += np.square(coil.real, dtype=np.float64)
+        energy += np.square(coil.imag, dtype=np.float64)
+    return energy
+
+
+def image_axes(slices: Sequence[Ksp], energies: Sequence[Energy]) -> tuple[int, ...]:
+    """Which of the axes -2 and -1 of all slices ``(coil, y, x)`` are those of an image.
+
+    Args:
+        slices: of a scan.
+        energies: of each, as :func:`energy_of` gives it.
+    """
+    pairs = list(zip(slices, energies, strict=True))
+    return tuple(axis for axis in (-2, -1) if pairs and all(_is_image(*p, axis) for p in pairs))
+
+
+def check_cartesian(path: Path, slices: Sequence[Ksp], energies: Sequence[Energy]) -> None:
     """Refuse the spokes of scans that are not Cartesian, if all slices ``(coil, y, x)`` hold such.
+
+    ``energies`` are as of :func:`image_axes`.
 
     Raises:
         ScanFormatError: every row, or every column, passes through k = 0.
     """
+    pairs = list(zip(slices, energies, strict=True))
     for axis, name in ((-2, "row"), (-1, "column")):
-        if slices and all(_are_spokes(values, axis) for values in slices):
+        if pairs and all(_are_spokes(*pair, axis) for pair in pairs):
             raise ScanFormatError(
                 f"{path}: every {name} holds k = 0, like the spokes of a radial or spiral scan; "
                 "wanted Cartesian k-space: grid it first. If it is Cartesian, --centre header "
@@ -87,32 +120,32 @@ def check_cartesian(path: Path, slices: Sequence[Tensor]) -> None:
             )
 
 
-def _are_spokes(values: Tensor, axis: int) -> bool:
+def _are_spokes(values: Ksp, energy: Energy, axis: int) -> bool:
     """Whether all values along an axis are the same somewhere in the middle of the other one."""
-    if values.shape[axis] < LEAST_SIDE or _occupied(values, axis) < SPREAD:
+    if values.shape[axis] < LEAST_SIDE or _occupied(energy, axis) < SPREAD:
         return False
-    lines = values.transpose(-1, axis).to(torch.complex128)  # (coil, other axis, axis)
-    energy = lines.abs().square().mean(dim=-1).sum(dim=0)
-    common = lines.mean(dim=-1).abs().square().sum(dim=0)
+    lines = values.swapaxes(-1, axis).astype(np.complex128)  # (coil, other axis, axis)
+    own = (np.abs(lines) ** 2).mean(axis=-1).sum(axis=0)
+    common = (np.abs(lines.mean(axis=-1)) ** 2).sum(axis=0)
     # k = 0 itself need not be where most energy is: coils have phases.
-    return bool((common > ALIKE * energy)[energy > energy.max() / 20].any())
+    return bool((common > ALIKE * own)[own > own.max() / 20].any())
 
 
-def _is_image(values: Tensor, axis: int) -> bool:
+def _is_image(values: Ksp, energy: Energy, axis: int) -> bool:
     """Whether energy is spread along an axis, and concentrated along its Fourier transform."""
-    if values.shape[axis] < LEAST_SIDE or _occupied(values, axis) < SPREAD:
+    if values.shape[axis] < LEAST_SIDE or _occupied(energy, axis) < SPREAD:
         return False
-    return _occupied(fftc(values, dim=axis), axis) <= CONCENTRATED
+    # Neither the order of the samples nor their phases matter.
+    return _occupied(energy_of(np.fft.fft(values, axis=axis, norm="ortho")), axis) <= CONCENTRATED
 
 
-def _occupied(values: Tensor, axis: int) -> float:
-    """Share of an axis over which the energy of ``(coil, y, x)`` is spread.
+def _occupied(energy: Energy, axis: int) -> float:
+    """Share of an axis over which energy ``(y, x)`` is spread.
 
     The number of samples that would hold it in equal parts, (sum p)^2 / sum p^2, over all samples;
     0 where nothing is above the noise.
     """
-    energy = values.real.double().square() + values.imag.double().square()
-    profile = energy.sum(dim=(0, -1 if axis == -2 else -2))
-    profile = (profile - profile[profile > 0].quantile(FLOOR)).clamp(min=0)
-    n_equal = profile.sum().square() / profile.square().sum().clamp(min=1e-300)
+    profile = energy.sum(axis=-1 if axis == -2 else -2)
+    profile = np.maximum(profile - np.quantile(profile[profile > 0], FLOOR), 0)
+    n_equal = profile.sum() ** 2 / max(float((profile**2).sum()), 1e-300)
     return float(n_equal) / len(profile)

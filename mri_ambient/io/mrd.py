@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import ScanFormatError, warn
 from .hdf5 import check_finite, find_dataset, open_h5
@@ -105,7 +103,7 @@ class MrdFile(ReadoutFile):
                 self.calibration = None
         return int(n_coils[0])
 
-    def _read_noise(self, source: MrdIndex, image: MrdIndex) -> Tensor | None:
+    def _read_noise(self, source: MrdIndex, image: MrdIndex) -> NDArray[np.complex64] | None:
         """Noise measurements, scaled to the bandwidth of the image's readouts.
 
         The power of noise is inversely proportional to the dwell time of a sample; filters leave
@@ -124,7 +122,7 @@ class MrdFile(ReadoutFile):
             samples = samples * np.float32(np.sqrt(power))
         if samples.shape[1] <= self.shape[1]:
             return None
-        return torch.from_numpy(samples)
+        return samples
 
     def read_samples(self, rows: Sequence[int]) -> Iterator[NDArray[np.complex64]]:
         """The samples of records, each ``(coil, sample)``."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
-from ..physics.fourier import center_crop
-from ..physics.masks import calibration_block
+from ..physics.crop import center_crop
+from ..physics.patterns import calibration_block
 from .geometry import Geometry, crop_shift
 from .hdf5 import H5Writer
 from .header import parse_header
@@ -84,7 +84,7 @@ def write_mrd(file: ScanFile, path: Path) -> None:
     first_column = header.first_column
     with _MrdWriter(path, xml) as out:
         if file.noise is not None:
-            lines = file.noise.numpy()
+            lines = file.noise
             cuts = range(0, lines.shape[1] - lines.shape[1] % NOISE_LINE, NOISE_LINE)
             noise = [lines[:, cut : cut + NOISE_LINE] for cut in cuts] or [lines]
             if len(cuts) and lines.shape[1] % NOISE_LINE:
@@ -94,7 +94,7 @@ def write_mrd(file: ScanFile, path: Path) -> None:
                 heads["flags"] = 1 << (NOISE - 1)
                 out.append(heads, iter([part]))
         for index in range(len(file)):
-            ksp = file.read_ksp(index).numpy()
+            ksp = file.read_ksp(index)
             columns = np.flatnonzero(ksp.any(axis=(0, 1)))
             heads = _heads(len(columns), (ksp.shape[0], ksp.shape[1]))
             heads["idx"]["kspace_encode_step_1"] = columns - first_column
@@ -114,7 +114,7 @@ def _append_calibration(out: _MrdWriter, file: ScanFile, index: int, first_colum
     calib, mask = file.read_calib(index), file.calib_mask
     if calib is None or mask is None:
         return
-    block = center_crop(calib, calibration_block(mask, max(file.shape[2:]))).numpy()
+    block = center_crop(calib, calibration_block(mask, max(file.shape[2:])))
     n_lines = block.shape[2]
     heads = _heads(n_lines, block.shape[:2])
     first = file.shape[3] // 2 - n_lines // 2 - first_column

@@ -25,16 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import ConfigError, ScanFormatError, warn
 from .hybrid import HybridSlices
-from .image_space import image_axes
+from .image_space import energy_of, image_axes
 from .readouts import VOLUME_COUNTERS
-from .sampling import Sampling, find_sampling, sampling_at
-from .scan_file import ScanFile
+from .sampling import Ksp, Mask, Sampling, find_sampling, sampling_at
+from .scan_file import ScanFile, zero_outside
 from .stored_arrays import StoredArray
 
 VOLUME_AXES = (*VOLUME_COUNTERS, "time")
@@ -163,7 +161,7 @@ class NamedArray:
         total: NDArray[np.float64] = (np.abs(self.read(index, volume)) ** 2).sum(0, dtype=float)
         return total
 
-    def mask_plane(self, mask: NDArray[np.bool_], volume: str = "") -> Tensor | None:
+    def mask_plane(self, mask: NDArray[np.bool_], volume: str = "") -> Mask | None:
         """A mask with some of the array's axes, bool ``(y, x)``; None if it does not fit.
 
         Axes of length one may be there or not.
@@ -184,7 +182,7 @@ class NamedArray:
                 plane = np.broadcast_to(plane, (self.size(rows), len(plane)))
             elif axes.index(rows) > axes.index("x"):
                 plane = plane.T
-            return torch.from_numpy(np.ascontiguousarray(plane))
+            return np.array(plane)
         return None
 
 
@@ -266,11 +264,16 @@ class NamedArrayFile(ScanFile):
             n = len(profile)
             if n < SMALLEST_SIDE or named or not 0 < peak(profile) < FLAT:
                 continue
-            if ksp.is_3d or axis - 2 not in image_axes([self._read_all(middle)]):
+            if ksp.is_3d or not self._holds_image(middle, axis - 2):
                 raise ScanFormatError(
                     f"{self.path}: energy is spread evenly along {name} ({n} samples); wanted "
                     "k-space. If it is k-space, name its axes (--axes)"
                 )
+
+    def _holds_image(self, index: int, axis: int) -> bool:
+        """Whether a slice holds an image along an axis of ``(y, x)``, -2 or -1."""
+        values = self._read_all(index)
+        return axis in image_axes([values], [energy_of(values)])
 
     @classmethod
     @abstractmethod
@@ -295,16 +298,16 @@ class NamedArrayFile(ScanFile):
             return sampling_at(self.path, self._hybrid.mask)
         return find_sampling(self.path, self._read_all, self.shape, self.given_mask, self.padding)
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """K-space of one slice, complex64 ``(coil, y, x)``; zero outside the file's mask."""
         ksp = self._read_all(index)
-        return ksp if self.given_mask is None else ksp.masked_fill_(~self.given_mask, 0)
+        return ksp if self.given_mask is None else zero_outside(self.given_mask, ksp)
 
-    def _read_all(self, index: int) -> Tensor:
+    def _read_all(self, index: int) -> Ksp:
         """All samples of one slice, also those outside the file's mask."""
         if self.ksp.is_3d:
             return self._hybrid.read(index)
-        return torch.from_numpy(self.ksp.read(index, self.volume))
+        return self.ksp.read(index, self.volume)
 
     @cached_property
     def _hybrid(self) -> HybridSlices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 RAW_FILES = ("fid", "rawdata.job0")
@@ -23,3 +24,14 @@ def name_of(path: Path) -> str:
 def stem_of(path: Path) -> str:
     """What a scan is called: the stem of its file, or of the folder that holds its raw data."""
     return path.absolute().parent.name if path.name in RAW_FILES else path.stem
+
+
+def without_repetition(name: str) -> str:
+    """The name of a volume, or stem of an output, without the part ``rep-2``."""
+    return "_".join(part for part in name.split("_") if not re.fullmatch(r"rep-\d+", part))
+
+
+def series_of(stem: str) -> str | None:
+    """The stem of a file without the number of its repetition, two digits; None if it has none."""
+    found = re.fullmatch(r"(.*\D\d?)(0[1-9]|[1-9]\d)", stem)
+    return found[1] if found else None

@@ -24,19 +24,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import NumericalWarning, ScanFormatError
-from ..physics.coil_maps import pack_maps, unpack_maps
-from ..physics.coverage import MaskFacts
-from ..physics.map_sets import split_sets
-from ..physics.operators import SenseOp
 from ..runtime.files import json_object, json_text
-from ..scan import Scan
 from .geometry import Geometry
 from .hdf5 import (
     H5Writer,
@@ -51,8 +46,13 @@ from .hdf5 import (
     voxel_sizes,
     write_attributes,
 )
-from .sampling import Sampling
+from .sampling import Ksp, Mask, Sampling
 from .scan_file import Contents, ScanFile, stack_slices
+
+if TYPE_CHECKING:
+    from ..physics.coverage import MaskFacts
+    from ..physics.operators import SenseOp
+    from ..scan import Scan
 
 FORMAT, FORMAT_OF_SETS = "prepared/1", "prepared/2"
 """Values of the root attribute ``mri_ambient_format``: with one set of coil maps, with several."""
@@ -89,6 +89,9 @@ class PreparedWriter(H5Writer):
 
     def write(self, scan: Scan) -> None:
         """Write the slices of a prepared scan, which may differ from the first in nothing else."""
+        from ..physics.coil_maps import pack_maps  # of tensors: readers do without torch
+        from ..physics.map_sets import split_sets
+
         if scan.maps is None:
             raise ValueError(f"{scan.scan_id}: a prepared scan has coil maps")
         if self._first is None:
@@ -111,7 +114,7 @@ class PreparedWriter(H5Writer):
         self.create_slices("maps", (self.n_slices, *sets, *shape[1:], 2), "int16")
         self.file["mask"] = scan.mask.numpy(force=True)
         self.file["acquired"] = scan.acquired_columns.numpy(force=True)
-        self.file["coil_transform"] = _coil_transform(scan).to(torch.complex64).numpy(force=True)
+        self.file["coil_transform"] = _coil_transform(scan)
         if self._source.header_xml is not None:
             self.file["ismrmrd_header"] = self._source.header_xml
         carried = {name: v for name, v in self._source.attributes.items() if name not in _FACTS}
@@ -133,18 +136,18 @@ class PreparedWriter(H5Writer):
         write_attributes(self.file, late)
 
 
-def _coil_transform(scan: Scan) -> Tensor:
+def _coil_transform(scan: Scan) -> Ksp:
     if scan.coil_transform is None:
-        return torch.eye(scan.n_coils, dtype=torch.complex64)
-    return scan.coil_transform
+        return np.eye(scan.n_coils, dtype=np.complex64)
+    return scan.coil_transform.numpy(force=True).astype(np.complex64)
 
 
 def _same_facts(a: Scan, b: Scan) -> bool:
     return (
         all(getattr(a, name) == getattr(b, name) for name in (*_OF_SCAN, "n_coils", "n_sets"))
-        and torch.equal(a.mask, b.mask)
-        and torch.equal(a.acquired_columns, b.acquired_columns)
-        and torch.equal(_coil_transform(a), _coil_transform(b))
+        and a.mask.equal(b.mask)
+        and a.acquired_columns.equal(b.acquired_columns)
+        and np.array_equal(_coil_transform(a), _coil_transform(b))
     )
 
 
@@ -201,19 +204,18 @@ class PreparedFile(ScanFile):
         is_square = transform.ndim == 2 and transform.shape[0] == transform.shape[1]
         if transform.dtype != "complex64" or not is_square or transform.shape[0] < n_coils:
             raise self._damaged(f"coil_transform has {transform.shape} for {n_coils} virtual coils")
-        self.coil_transform = torch.from_numpy(read_complex(transform))
-        inverse, failed = torch.linalg.inv_ex(self.coil_transform.to(torch.complex128))
-        if failed or not bool(inverse.isfinite().all()):
+        self.coil_transform = read_complex(transform)
+        if not _is_invertible(self.coil_transform):
             raise self._damaged("coil_transform cannot be inverted")
         if "ismrmrd_header" in file:
             xml = read_text(find_dataset(file, "ismrmrd_header"))
             self.header_xml = self.whole_header = xml.decode(errors="replace")
 
-    def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:
+    def _read_bool(self, file: h5py.File, name: str, shape: tuple[int, ...]) -> Mask:
         dataset = find_dataset(file, name)
         if dataset.shape != shape:
             raise self._damaged(f"{name} has {dataset.shape}, wanted {shape}")
-        values = torch.from_numpy(read_real(dataset) != 0)
+        values: Mask = read_real(dataset) != 0
         if not values.any():
             raise self._damaged(f"{name} is False everywhere")
         return values
@@ -239,37 +241,46 @@ class PreparedFile(ScanFile):
         self.center_sha256 = str(facts.get("center_sha256", ""))
         self.qc = json_object(str(facts["qc"]))
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """K-space of one slice in normalised units, complex64 ``(coil, y, x)``."""
         with open_h5(self.path) as file:
-            return torch.from_numpy(read_complex(find_dataset(file, "ksp"), index))
+            return read_complex(find_dataset(file, "ksp"), index)
 
-    def read_packed_maps(self, index: int) -> Tensor:
+    def read_packed_maps(self, index: int) -> NDArray[np.int16]:
         """Coil sensitivities of one slice, packed as stored, int16 ``(coil, set*y, x, 2)``."""
         with open_h5(self.path) as file:
-            maps = torch.from_numpy(read_real(find_dataset(file, "maps"), index))
-        return maps if self.n_sets == 1 else maps.movedim(0, 1).flatten(1, 2)
+            maps = read_real(find_dataset(file, "maps"), index)
+        if self.n_sets == 1:
+            return maps
+        sets, coils, ny, nx, parts = maps.shape
+        return np.moveaxis(maps, 0, 1).reshape(coils, sets * ny, nx, parts)
 
     def __getitem__(self, index: int | slice) -> Scan:
+        from ..physics.coil_maps import unpack_maps  # see ScanFile
+
         chosen = self._chosen(index)
         maps = unpack_maps(stack_slices(self.read_packed_maps, chosen))
         return replace(self.without_maps(index), maps=maps)
 
     def without_maps(self, index: int | slice) -> Scan:
         """Some slices, for callers that read the maps with :meth:`read_packed_maps`."""
+        import torch  # see ScanFile
+
+        from ..scan import Scan
+
         chosen = self._chosen(index)
         try:
             return Scan(
                 ksp=stack_slices(self.read_ksp, chosen),
-                mask=self.mask,
+                mask=torch.from_numpy(self.mask),
                 scan_id=self.scan_id,
                 slices=chosen,
                 recon_shape=self.recon_shape,
-                acquired=self.acquired,
+                acquired=torch.from_numpy(self.acquired),
                 noise_std=self.noise_std,
                 noise_source=self.noise_source,
                 scale=self.scale,
-                coil_transform=self.coil_transform,
+                coil_transform=torch.from_numpy(self.coil_transform),
                 voxel_mm=self.voxel_mm,
                 steps=self.steps,
             )
@@ -278,6 +289,13 @@ class PreparedFile(ScanFile):
 
     def _damaged(self, what: str) -> ScanFormatError:
         return ScanFormatError(f"{self.path}: damaged prepared file, {what}; run prep again")
+
+
+def _is_invertible(matrix: Ksp) -> bool:
+    try:
+        return bool(np.isfinite(np.linalg.inv(matrix.astype(np.complex128))).all())
+    except np.linalg.LinAlgError:
+        return False
 
 
 def _sizes(value: Any) -> tuple[int, int]:  # noqa: ANN401 -- from a file
@@ -307,9 +325,16 @@ def duplicate_acquisitions(files: Iterable[PreparedFile]) -> list[NumericalWarni
 
 def mask_facts(file: PreparedFile) -> MaskFacts:
     """What coverage is computed from; the coil maps are those of the middle slice."""
+    import torch  # see ScanFile
+
+    from ..physics.coil_maps import unpack_maps
+    from ..physics.coverage import MaskFacts
+    from ..physics.operators import SenseOp
+
+    mask, acquired = torch.from_numpy(file.mask), torch.from_numpy(file.acquired)
 
     def read_op() -> SenseOp:
-        maps = unpack_maps(file.read_packed_maps(len(file) // 2))
-        return SenseOp(maps, file.mask, file.n_sets)
+        maps = unpack_maps(torch.from_numpy(file.read_packed_maps(len(file) // 2)))
+        return SenseOp(maps, mask, file.n_sets)
 
-    return MaskFacts(file.mask, file.acquired, read_op)
+    return MaskFacts(mask, acquired, read_op)

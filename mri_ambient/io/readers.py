@@ -13,7 +13,6 @@ from typing import Any
 from ..errors import ConfigError, MriAmbientError, ScanFormatError, collected
 from ..runtime.warning_log import WarningLog
 from .acs import LinesBeside, corrected_with, lines_beside
-from .averaged import Averaged, series_of, without_repetition
 from .bart import CflFile, cfl_path
 from .bruker import BrukerFile
 from .corrected import corrected
@@ -23,7 +22,7 @@ from .mask_file import read_mask
 from .matlab import MatFile
 from .mrd import MrdFile
 from .named_axes import NamedArrayFile
-from .names import RAW_FILES, name_of, raw_file, stem_of
+from .names import RAW_FILES, name_of, raw_file, series_of, stem_of, without_repetition
 from .numpy_files import NumpyFile
 from .other_files import what_it_is
 from .prepared import PreparedFile
@@ -136,6 +135,8 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
 
 def _averaged(path: Path, average: bool | Sequence[Path], given: dict[str, Any]) -> ScanFile:
     """The mean of the repetitions in a file, or of several files; the scan itself if it is one."""
+    from .averaged import Averaged  # which computes with torch, slow to import
+
     name = _stem(path, {**given, "average": average})
     if not isinstance(average, bool):
         files = [open_scan(one, **given) for one in average]

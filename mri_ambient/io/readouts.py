@@ -20,16 +20,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import ScanFormatError, warn
-from ..physics.masks import acquired_rows
+from ..physics.patterns import acquired_rows
 from .hdf5 import check_finite, check_size
 from .hybrid import HybridSlices
 from .readout_geometry import geometry_of_slab, geometry_of_slices, order_of_slices
-from .sampling import Sampling, find_sampling, sampling_at
+from .sampling import Ksp, Mask, Sampling, find_sampling, sampling_at
 from .scan_file import ScanFile
 
 VOLUME_COUNTERS = {"con": "contrast", "rep": "repetition", "phs": "phase", "set": "set"}
@@ -192,7 +190,7 @@ class ReadoutFile(ScanFile):
     def read_samples(self, rows: Sequence[int]) -> Iterator[NDArray[np.complex64]]:
         """The samples of readouts, each ``(coil, sample)``, in the order acquired."""
 
-    def noise_of_mean(self, noise: Tensor | None) -> Tensor | None:
+    def noise_of_mean(self, noise: Ksp | None) -> Ksp | None:
         """Noise of single readouts as it is in k-space, where averages were averaged.
 
         Where places were measured in different numbers, the root mean square over the places.
@@ -268,7 +266,7 @@ class ReadoutFile(ScanFile):
         n_slices = min(matrix.recon[0], round(n_readout / matrix.oversampling))
         sampled = np.zeros((n_2, n_1), bool)
         sampled[self.readouts.partition, self.readouts.column] = True
-        self._swapped = _skips_rows_alone(torch.from_numpy(sampled))
+        self._swapped = _skips_rows_alone(sampled)
         yx = (1, 2) if self._swapped else (2, 1)
         self.shape = (n_slices, self._n_coils, matrix.encoded[yx[0]], matrix.encoded[yx[1]])
         self.recon_shape = _smaller((matrix.recon[yx[0]], matrix.recon[yx[1]]), self.shape[2:])
@@ -310,20 +308,20 @@ class ReadoutFile(ScanFile):
         """Where k-space was sampled: by samples and header; of 3-D scans, by the counters."""
         if not self.readouts.is_3d:
             return find_sampling(self.path, self.read_ksp, self.shape, padding=self.padding)
-        measured = torch.zeros(self.shape[2:], dtype=torch.bool)
+        measured = np.zeros(self.shape[2:], bool)
         measured[self.places(self.readouts)] = True
         return sampling_at(self.path, measured, self.padding)
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """K-space of one slice, complex64 ``(coil, y, x)``."""
         check_size(self.shape[1:], 8, f"{self.path}: slice {index}")
         if self.readouts.is_3d:
             return self._hybrid.read(index)
         return self._read_lines(self._slices[index], index)
 
-    def _mask_of(self, lines: Readouts) -> Tensor:
+    def _mask_of(self, lines: Readouts) -> Mask:
         """Where calibration lines were sampled in every slice, bool ``(1, y, x)``."""
-        mask = torch.zeros(1, *self.shape[2:], dtype=torch.bool)
+        mask = np.zeros((1, *self.shape[2:]), bool)
         if self.readouts.is_3d:
             mask[(0, *self.places(lines))] = True
             return mask
@@ -334,7 +332,7 @@ class ReadoutFile(ScanFile):
         mask[0, top:bottom, sorted(set.intersection(*in_all))] = True
         return mask
 
-    def read_calib(self, index: int) -> Tensor | None:
+    def read_calib(self, index: int) -> Ksp | None:
         """Separate calibration lines of one slice, complex64 ``(coil, y, x)``."""
         if self.calibration is None:
             return None
@@ -343,7 +341,7 @@ class ReadoutFile(ScanFile):
         counter = self._slices[index].slice[0]
         return self._read_lines(self.calibration[self.calibration.slice == counter], index)
 
-    def _read_lines(self, part: Readouts, index: int) -> Tensor:
+    def _read_lines(self, part: Readouts, index: int) -> Ksp:
         """The lines of one slice in their columns, complex64 ``(coil, y, x)``."""
         _, n_coils, ny, nx = self.shape
         # Columns lie together in memory while they are filled.
@@ -356,7 +354,7 @@ class ReadoutFile(ScanFile):
         if averaged.any():
             columns[averaged] /= count[averaged, None, None]
         check_finite(columns, f"{self.path}: slice {index}")
-        return torch.from_numpy(columns).permute(1, 2, 0).contiguous()
+        return np.ascontiguousarray(columns.transpose(1, 2, 0))
 
     def _sort(self, readouts: Readouts) -> HybridSlices:
         """Slices across the readouts of a 3-D scan, in one pass over them."""
@@ -497,9 +495,9 @@ def _smaller(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return min(a[0], b[0]), min(a[1], b[1])
 
 
-def _skips_rows_alone(sampled: Tensor) -> bool:
+def _skips_rows_alone(sampled: Mask) -> bool:
     """Whether whole rows ``(y, x)`` were skipped, and no columns."""
-    rows, columns = sampled.any(dim=1), sampled.any(dim=0)
+    rows, columns = (np.asarray(sampled.any(axis=axis)) for axis in (1, 0))
     skips_columns = bool((columns != acquired_rows(columns[:, None])).any())
     skips_rows = bool((rows != acquired_rows(rows[:, None])).any())
     is_product = bool((sampled == rows[:, None] & columns).all())

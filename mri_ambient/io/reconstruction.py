@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .._version import __version__
 from ..errors import ScanFormatError
@@ -29,6 +27,9 @@ from .hdf5 import (
     write_attributes,
 )
 from .scan_file import Contents
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RECONSTRUCTION_FORMAT = "reconstruction/1"
 """Value of the root attribute ``mri_ambient_format``."""
@@ -214,17 +215,17 @@ def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, obj
     with H5Writer(path) as out:
         out.create_slices("samples", tuple(images.shape), "complex64")
         for index, img in enumerate(images):
-            out.file["samples"][index] = img.to(torch.complex64).numpy(force=True)
+            out.file["samples"][index] = img.numpy(force=True).astype(np.complex64)
         write_attributes(out.file, {**attributes, **facts})
 
 
-def read_samples(path: Path, index: int) -> Tensor:
+def read_samples(path: Path, index: int) -> NDArray[np.complex64]:
     """Image ``index`` of a file made by :func:`write_samples`, complex64 ``(y, x)``."""
     with open_h5(path) as file:
         dataset = find_dataset(file, "samples")
         if dataset.ndim != 3 or not index < dataset.shape[0]:
             raise ScanFormatError(f"{path}: samples are {dataset.shape}, wanted image {index}")
-        return torch.from_numpy(read_complex(dataset, index))
+        return read_complex(dataset, index)
 
 
 def describe_output(path: Path) -> dict[str, object] | None:

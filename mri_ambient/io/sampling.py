@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from ..errors import ScanFormatError, warn
-from ..physics.masks import is_line_mask, line_coverage, whole_lines
+from ..physics.patterns import is_line_mask, line_coverage, whole_lines
 from .names import name_of
 
 MISSING = 12.0
 """Lines that margins would hold, if they were sampled as densely as what lies beside them; random
 masks leave them all out once in 10^5 times."""
+
+
+Mask = NDArray[np.bool_]
+Ksp = NDArray[np.complex64]
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,15 @@ class Sampling:
         acquired: bool ``(x,)``: False for columns the scanner never acquires.
     """
 
-    mask: Tensor
-    acquired: Tensor
+    mask: Mask
+    acquired: Mask
 
 
 def find_sampling(
     path: Path,
-    read: Callable[[int], Tensor],
+    read: Callable[[int], Ksp],
     shape: tuple[int, int, int, int],
-    given: Tensor | None = None,
+    given: Mask | None = None,
     padding: tuple[int, int] | None = None,
 ) -> Sampling:
     """Find the sampling of a volume in one pass over its slices.
@@ -72,45 +75,44 @@ def find_sampling(
     return Sampling(mask=measured[None], acquired=acquired & _extent(measured))
 
 
-def sampling_at(path: Path, measured: Tensor, padding: tuple[int, int] | None = None) -> Sampling:
+def sampling_at(path: Path, measured: Mask, padding: tuple[int, int] | None = None) -> Sampling:
     """The sampling of a volume known to be measured at these positions, bool ``(y, x)``."""
     acquired = _acquired(path, measured, padding)
     return Sampling(mask=measured[None], acquired=acquired & _extent(measured))
 
 
 def _non_zero(
-    read: Callable[[int], Tensor], shape: tuple[int, int, int, int]
-) -> tuple[Tensor, Tensor]:
+    read: Callable[[int], Ksp], shape: tuple[int, int, int, int]
+) -> tuple[Mask, NDArray[np.int_]]:
     """Non-zero positions of the volume ``(y, x)``, and their number ``(slice, x)``."""
     n_slices, _, ny, nx = shape
     hits = np.zeros((ny, nx), dtype=bool)
     counts = np.zeros((n_slices, nx), dtype=int)
     for index in range(n_slices):
-        # NumPy finds zeros ten times faster than torch's complex !=.
-        hit = read(index).numpy().any(axis=0)
+        hit = np.asarray(read(index).any(axis=0))
         hits |= hit
         hit.sum(axis=0, out=counts[index])
         del hit  # it would fragment the memory that reading the next slice needs
-    return torch.from_numpy(hits), torch.from_numpy(counts)
+    return hits, counts
 
 
-def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
+def _check_slices_agree(path: Path, hit: Mask, counts: NDArray[np.int_]) -> None:
     """One mask serves the volume: zeros of a slice sampled elsewhere would count as data."""
-    lines, totals = hit.any(dim=0), counts.sum(dim=1)
+    lines, totals = hit.any(axis=0), counts.sum(axis=1)
     n_lines, n_hit = int(lines.sum()), int(hit.sum())
-    n_missing = (lines & (counts == 0)).sum(dim=1)
-    empty = torch.nonzero(totals == 0).flatten().tolist()
+    n_missing = (lines & (counts == 0)).sum(axis=1)
+    empty = np.flatnonzero(totals == 0).tolist()
     if empty:
         warn("W-EMPTY-SLICES", f"{name_of(path)}: slices {empty} hold only zeros")
     # Up to 5 % of its columns may be missing from a slice.
     elsewhere = (totals > 0) & ((n_missing > 0.05 * n_lines) | (2 * totals < n_hit))
-    for index in torch.nonzero(elsewhere).flatten().tolist():
+    for index in np.flatnonzero(elsewhere).tolist():
         raise ScanFormatError(
             f"{path}: slices are sampled in different places (slice {index} holds "
             f"{int(totals[index])} of the volume's {n_hit} sampled positions); if the scan was "
             "cut off, export it again, otherwise write the slices into files of their own"
         )
-    lossy = torch.nonzero((totals > 0) & (n_missing > 0)).flatten().tolist()
+    lossy = np.flatnonzero((totals > 0) & (n_missing > 0)).tolist()
     if lossy:
         most = int(n_missing[lossy].max())
         warn(
@@ -120,10 +122,10 @@ def _check_slices_agree(path: Path, hit: Tensor, counts: Tensor) -> None:
         )
 
 
-def _acquired(path: Path, measured: Tensor, padding: tuple[int, int] | None) -> Tensor:
+def _acquired(path: Path, measured: Mask, padding: tuple[int, int] | None) -> Mask:
     """Columns that are acquired according to the header; all if the data contradicts it."""
     left, right = padding or (0, measured.shape[1])
-    acquired = torch.zeros(measured.shape[1], dtype=torch.bool)
+    acquired = np.zeros(measured.shape[1], bool)
     acquired[left:right] = True
     n_outside = int((line_coverage(measured) & ~acquired).sum())
     if n_outside:
@@ -136,8 +138,8 @@ def _acquired(path: Path, measured: Tensor, padding: tuple[int, int] | None) -> 
     return acquired
 
 
-def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> None:
-    rows = measured.any(dim=1)[:, None]
+def _check_given(path: Path, hit: Mask, measured: Mask, given: Mask) -> None:
+    rows = np.asarray(measured.any(axis=1))[:, None]
     n_given, n_held = int((given & rows).sum()), int((given & measured).sum())
     if 2 * n_held < n_given or n_held == 0:
         raise ScanFormatError(
@@ -159,7 +161,7 @@ def _check_given(path: Path, hit: Tensor, measured: Tensor, given: Tensor) -> No
         )
 
 
-def _extent(mask: Tensor) -> Tensor:
+def _extent(mask: Mask) -> Mask:
     """Bool ``(x,)``: columns that were meant to be acquired, judged by the lines; all if in doubt.
 
     A scan without gaps is not undersampled: if half or more of the lines lie side by side, those
@@ -167,24 +169,22 @@ def _extent(mask: Tensor) -> Tensor:
     without a header. Neither were margins in which many lines are missing on both sides.
     """
     lines = line_coverage(mask)
-    n = lines.numel()
-    positions = torch.nonzero(lines).flatten()
+    n = lines.size
+    positions = np.flatnonzero(lines)
     first, last = int(positions[0]), int(positions[-1])
     length = last - first + 1
-    unbroken = length == positions.numel()
-    inside = torch.zeros_like(lines)
+    unbroken = length == positions.size
+    inside = np.zeros_like(lines)
     inside[first : last + 1] = True
     is_known = 2 * length >= n if unbroken else _is_padded(lines, first, last)
-    return inside if is_known and is_line_mask(mask) else torch.ones_like(lines)
+    return inside if is_known and is_line_mask(mask) else np.ones_like(lines)
 
 
-def _is_padded(lines: Tensor, first: int, last: int) -> bool:
+def _is_padded(lines: Mask, first: int, last: int) -> bool:
     """Whether margins of the same width hold no line where :data:`MISSING` would be expected."""
-    left, right, quarter = first, lines.numel() - 1 - last, (last - first + 1) // 4
-    if quarter == 0 or 8 * min(left, right) < lines.numel() or 4 * abs(left - right) > left + right:
+    left, right, quarter = first, lines.size - 1 - last, (last - first + 1) // 4
+    if quarter == 0 or 8 * min(left, right) < lines.size or 4 * abs(left - right) > left + right:
         return False
     outer = (lines[first : first + quarter], lines[last + 1 - quarter : last + 1])
-    expected = [
-        float(part.double().mean()) * n for part, n in zip(outer, (left, right), strict=True)
-    ]
+    expected = [float(part.mean()) * n for part, n in zip(outer, (left, right), strict=True)]
     return sum(expected) >= MISSING

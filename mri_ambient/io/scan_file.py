@@ -1,5 +1,7 @@
 """What every reader provides: the facts of a scan at once, its slices on demand.
 
+Facts and samples are arrays of numpy; ``file[i]`` makes tensors of them.
+
 :class:`Contents` is what readers look at to recognise their files.
 """
 
@@ -10,23 +12,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import NumericalWarning, ScanFormatError
-from ..physics.masks import achieved_acceleration, acquired_rows, readout_is_full
+from ..physics.patterns import achieved_acceleration, acquired_rows, readout_is_full
 from ..runtime.files import file_sha256
-from ..scan import Scan
 from .geometry import Geometry
 from .grid import ACQUIRED, Grid
 from .hdf5 import open_h5, read_attribute
 from .header import build_header, parse_header
 from .identifiers import header_without_identifiers, without_identifiers
 from .names import name_of, stem_of
-from .sampling import Sampling, find_sampling
+from .sampling import Ksp, Mask, Sampling, find_sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..scan import Scan
 
 
 class Contents:
@@ -156,13 +162,13 @@ class ScanFile(ABC):
     geometry: Geometry | None = None
     is_3d: bool = False
     nominal_oversampling: float = 1.0
-    noise: Tensor | None = None
-    given_mask: Tensor | None = None
+    noise: Ksp | None = None
+    given_mask: Mask | None = None
     header_xml: str | None = None
     attributes: dict[str, object]
     identifiers: dict[str, object]
     whole_header: str | None = None
-    calib_mask: Tensor | None = None
+    calib_mask: Mask | None = None
     warnings: tuple[NumericalWarning, ...] = ()
     steps: tuple[str, ...] = ("read",)
     prepared: bool = False
@@ -228,21 +234,21 @@ class ScanFile(ABC):
         self.scan_id = self.output_stem
 
     @abstractmethod
-    def read_ksp(self, index: int) -> Tensor:
-        """K-space of one slice, complex64 ``(coil, y, x)``, checked to be finite; a new tensor."""
+    def read_ksp(self, index: int) -> Ksp:
+        """K-space of one slice, complex64 ``(coil, y, x)``, checked to be finite; a new array."""
 
-    def read_target(self, name: str) -> Tensor | None:
+    def read_target(self, name: str) -> NDArray[np.float32] | None:
         """A reference volume in the file (e.g. ``reconstruction_rss``), ``(slice, y, x)``."""
         return None
 
-    def read_calib(self, index: int) -> Tensor | None:
+    def read_calib(self, index: int) -> Ksp | None:
         """Calibration lines of one slice where :attr:`calib_mask` is set, complex64 as k-space.
 
         Their contrast and gain may differ from those of the image.
         """
         return None
 
-    def read_maps(self, index: int) -> Tensor | None:
+    def read_maps(self, index: int) -> Ksp | None:
         """Coil sensitivities of one slice that come with the scan, complex64 ``(coil, y, x)``."""
         return None
 
@@ -295,12 +301,12 @@ class ScanFile(ABC):
         return None if header is None or header.partitions.n_encoded > 1 else header.slice_mm
 
     @property
-    def mask(self) -> Tensor:
+    def mask(self) -> Mask:
         """Sampled positions, bool ``(1, y, x)``."""
         return self.sampling.mask
 
     @property
-    def acquired(self) -> Tensor:
+    def acquired(self) -> Mask:
         """Bool ``(x,)``: False for columns the scanner never acquires."""
         return self.sampling.acquired
 
@@ -339,7 +345,7 @@ class ScanFile(ABC):
         plane = self.mask[0] & self.acquired
         for axis in (0, 1):
             n = plane.shape[axis]
-            held = plane.any(dim=1 - axis).nonzero().flatten() - n // 2
+            held = np.flatnonzero(plane.any(axis=1 - axis)) - n // 2
             if 16 * abs(int(held[0] + held[-1])) > n + 16:
                 return True
         return False
@@ -351,8 +357,12 @@ class ScanFile(ABC):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int | slice) -> Scan:
+        import torch  # what a file holds is told without it, since it is slow to import
+
+        from ..scan import Scan
+
         chosen = self._chosen(index)
-        mask = self.mask  # found first: its pass over the slices needs memory too
+        mask = torch.from_numpy(self.mask)  # first: its pass over the slices needs memory too
         return Scan(
             ksp=stack_slices(self.read_ksp, chosen).masked_fill_(~mask, 0),
             given_maps=self._maps(chosen),
@@ -361,22 +371,22 @@ class ScanFile(ABC):
             scan_id=self.scan_id,
             slices=chosen,
             recon_shape=self.recon_shape,
-            acquired=self.acquired,
-            noise=self.noise,
+            acquired=torch.from_numpy(self.acquired),
+            noise=None if self.noise is None else torch.from_numpy(self.noise),
             voxel_mm=self.voxel_mm,
             steps=self.steps,
         )
 
     def _maps(self, chosen: tuple[int, ...]) -> Tensor | None:
-        maps = [self.read_maps(index) for index in chosen]
-        found = [part for part in maps if part is not None]
-        return torch.stack(found) if len(found) == len(chosen) else None
+        maps = {index: self.read_maps(index) for index in chosen}
+        found = {index: part for index, part in maps.items() if part is not None}
+        return stack_slices(found.__getitem__, chosen) if len(found) == len(maps) else None
 
-    def _read_calib(self, index: int) -> Tensor:
+    def _read_calib(self, index: int) -> Ksp:
         calib, mask = self.read_calib(index), self.calib_mask
         if calib is None or mask is None:
             raise ValueError(f"{self.path}: calib_mask is set, but there are no lines")
-        return calib.masked_fill_(~mask, 0)
+        return zero_outside(mask[0], calib)
 
     def _chosen(self, index: int | slice) -> tuple[int, ...]:
         slices = range(len(self))[index]
@@ -386,16 +396,25 @@ class ScanFile(ABC):
         return chosen
 
 
-def stack_slices(read: Callable[[int], Tensor], slices: tuple[int, ...]) -> Tensor:
+def stack_slices(read: Callable[[int], NDArray[Any]], slices: tuple[int, ...]) -> Tensor:
     """``read(i)`` of each slice, ``(slice, ...)``, with one slice in memory twice at most."""
-    first = read(slices[0])[None]
+    import torch  # see ScanFile.__getitem__
+
+    first = torch.from_numpy(read(slices[0]))[None]
     if len(slices) == 1:
         return first
     out = first.new_empty((len(slices), *first.shape[1:]))
     out[0] = first[0]
     for position, index in enumerate(slices[1:], start=1):
-        out[position] = read(index)
+        out[position] = torch.from_numpy(read(index))
     return out
+
+
+def zero_outside(mask: Mask, ksp: Ksp) -> Ksp:
+    """K-space ``(coil, y, x)`` itself, set to zero outside a mask ``(y, x)``."""
+    bits = ksp.view(np.uint64)  # a sample each: five times as fast as a choice by the mask
+    bits &= np.where(mask, ~np.uint64(0), np.uint64(0))
+    return ksp
 
 
 def header_of(file: ScanFile) -> str:

@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import ScanFormatError, warn
 from . import twix_records as twix
@@ -117,7 +115,7 @@ class TwixFile(ReadoutFile):
             check_finite(samples, f"{self.path}: a readout")
             yield samples
 
-    def _read_noise(self) -> Tensor | None:
+    def _read_noise(self) -> NDArray[np.complex64] | None:
         """Noise measurements, scaled to the bandwidth of the image's readouts.
 
         That of this measurement, otherwise the last one before with the same coils. The power of
@@ -137,7 +135,8 @@ class TwixFile(ReadoutFile):
             own_us = _noise_dwell_us(part, rows[0])
             image_us = self._index.protocol.dwell_us
             scale = np.sqrt(own_us / (image_us * NOISE_BANDWIDTH)) if image_us else 1.0
-            return torch.from_numpy(samples * np.float32(scale))
+            samples *= np.float32(scale)
+            return samples
         return None
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..physics.masks import MaskSpec
-from ..rng import rng_for
-from .sampling import Sampling
-from .scan_file import ScanFile
+from .sampling import Ksp, Sampling
+from .scan_file import ScanFile, zero_outside
 from .view import View
+
+if TYPE_CHECKING:
+    from ..physics.mask_spec import MaskSpec
 
 
 class Undersampled(View):
@@ -33,11 +34,16 @@ class Undersampled(View):
                 f"{full.path}: undersampled already (R = {full.acceleration:.2f}); a retrospective "
                 "mask (--retrospective) needs a fully sampled scan"
             )
+        import torch  # masks are drawn with its random numbers
+
+        from ..rng import rng_for
+
         super().__init__(full)
         self.full, self.given_mask = full, None
-        drawn = spec.draw(full.shape[-2:], rng_for(seed, full.scan_id), full.acquired)
+        rng, acquired = rng_for(seed, full.scan_id), torch.from_numpy(full.acquired)
+        drawn = spec.draw(full.shape[-2:], rng, acquired).numpy()
         self.sampling = Sampling(drawn & full.mask, full.acquired)
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> Ksp:
         """The selected samples of one slice, complex64 ``(coil, y, x)``."""
-        return self.full.read_ksp(index).masked_fill_(~self.mask[0], 0)
+        return zero_outside(self.mask[0], self.full.read_ksp(index))

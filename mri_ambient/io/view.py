@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from torch import Tensor
-
+from .sampling import Ksp
 from .scan_file import ScanFile
 
 
@@ -29,10 +28,10 @@ class View(ScanFile):
         """Hash of the file."""
         return self.source.sha256
 
-    def read_maps(self, index: int) -> Tensor | None:
+    def read_maps(self, index: int) -> Ksp | None:
         """See :meth:`ScanFile.read_maps`."""
         return self.source.read_maps(index)
 
-    def read_calib(self, index: int) -> Tensor | None:
+    def read_calib(self, index: int) -> Ksp | None:
         """See :meth:`ScanFile.read_calib`."""
         return self.source.read_calib(index)

@@ -20,8 +20,9 @@ from torch.nn.functional import avg_pool2d
 
 from ..errors import NumericalWarning, ScanFormatError
 from ..rng import rng_for
-from .masks import is_line_mask, line_coverage, mask_kind, outer_samples
+from .masks import outer_samples
 from .operators import SenseOp
+from .patterns import Mask, is_line_mask, line_coverage, mask_kind
 from .solve import conjugate_gradient
 
 PRIOR_SCANS = 4
@@ -158,7 +159,7 @@ def null_space_fraction(op: SenseOp) -> float:
     return float(WEAK_EIGENVALUE * inner / z.abs().square().sum())
 
 
-def mask_group(mask: Tensor) -> tuple[tuple[int, int], str]:
+def mask_group(mask: Mask) -> tuple[tuple[int, int], str]:
     """Matrix size ``(y, x)`` and kind, "lines" or "samples", that masks are grouped by."""
     return (mask.shape[-2], mask.shape[-1]), mask_kind(mask)
 

@@ -9,13 +9,9 @@ FFT, which saves the two memory-bound copies of ``fftshift`` and works for every
 """
 
 from functools import lru_cache
-from typing import Any, TypeVar
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-Images = TypeVar("Images", Tensor, NDArray[Any])
 
 
 @lru_cache(maxsize=64)
@@ -70,22 +66,6 @@ def ifft2c(ksp: Tensor) -> Tensor:
     return out.mul_(before.conj())
 
 
-def decentred_to_centred(ksp: Tensor) -> Tensor:
-    """K-space of a centred image for :func:`ifft2c`, from k-space for FFTs without shifts.
-
-    The inverse FFT of ``ksp`` ``(..., y, x)`` is the image, in the middle of the field of view,
-    but for its phase; k = 0 is at ``n // 2`` here and there.
-    """
-    _, after = _phases((ksp.shape[-2], ksp.shape[-1]), ksp.device, ksp.dtype)
-    return ksp * after
-
-
-def half_field_phase(n: int) -> Tensor:
-    """Factors of k-space ``(n,)`` that move an image back by ``n // 2`` pixels; +-1 for even n."""
-    phase = _turn((torch.arange(n) - n // 2) * (n // 2) % n, n)
-    return phase.real.round().float() if n % 2 == 0 else phase.to(torch.complex64)
-
-
 def fftc(x: Tensor, dim: int) -> Tensor:
     """Centred, orthonormal transform to k-space along one axis."""
     shifted = torch.fft.fft(torch.fft.ifftshift(x, dim=dim), dim=dim, norm="ortho")
@@ -109,41 +89,3 @@ def reverse(x: Tensor, dim: int) -> Tensor:
     n = x.shape[dim]
     index = (2 * (n // 2) - torch.arange(n, device=x.device)) % n
     return x.index_select(dim, index)
-
-
-def center_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The centre of an image or k-space ``(..., y, x)``; pixel ``n // 2`` stays in the middle."""
-    (ny, nx), (cy, cx) = x.shape[-2:], shape
-    return _window(x, shape, ny // 2 - cy // 2, nx // 2 - cx // 2)
-
-
-def image_crop(img: Images, shape: tuple[int, int]) -> Images:
-    """The middle of images ``(..., y, x)``, a tensor or an array, as fastMRI cuts its targets.
-
-    A border of odd total width is thinner at the start, whereas :func:`center_crop`, which keeps
-    pixel ``n // 2`` in the middle, starts one pixel later.
-    """
-    (ny, nx), (cy, cx) = img.shape[-2:], shape
-    return _window(img, shape, (ny - cy) // 2, (nx - cx) // 2)
-
-
-def _window(x: Images, shape: tuple[int, int], top: int, left: int) -> Images:
-    (ny, nx), (cy, cx) = x.shape[-2:], shape
-    if cy > ny or cx > nx:
-        raise ValueError(f"cannot crop {(ny, nx)} to the larger {shape}")
-    return x[..., top : top + cy, left : left + cx]
-
-
-def center_pad(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Surround an image or k-space ``(..., y, x)`` with zeros; inverse of :func:`center_crop`."""
-    (ny, nx), (py, px) = x.shape[-2:], shape
-    if py < ny or px < nx:
-        raise ValueError(f"cannot pad {(ny, nx)} to the smaller {shape}")
-    top, left = py // 2 - ny // 2, px // 2 - nx // 2
-    return torch.nn.functional.pad(x, (left, px - nx - left, top, py - ny - top))
-
-
-def center_fit(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """K-space ``(..., y, x)`` on another matrix of the same field of view: cut or padded."""
-    ny, nx = (min(n, m) for n, m in zip(x.shape[-2:], shape, strict=True))
-    return center_pad(center_crop(x, (ny, nx)), shape)

@@ -1,61 +1,28 @@
-"""Sampling masks: how they are drawn, subsampled further, and measured.
+"""Sampling masks: how they are drawn, and subsampled further.
 
 A mask is a bool tensor ``(1, y, x)``, True where k-space was sampled; it broadcasts over coils and
-slices. Cartesian line masks vary along x, the phase-encode axis. The acceleration R is always the
-*achieved* rate, acquired positions over sampled positions, calibration included; columns a scanner
-never acquires (partial Fourier, zero-filled edges) count in neither.
+slices. Cartesian line masks vary along x, the phase-encode axis. What a mask samples is measured
+in :mod:`~mri_ambient.physics.patterns`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from ..errors import ConfigError, unknown_name
-from .fourier import center_crop
-
-
-@dataclass(frozen=True)
-class MaskSpec:
-    """What masks to draw; a prior stores the one it was trained with.
-
-    Attributes:
-        kind: a key of :data:`MASKS`.
-        acceleration: the wanted rate R, calibration included.
-        calib: fully sampled centre: lines, or the side of the square for 2-D masks.
-    """
-
-    kind: str = "random"
-    acceleration: float = 4.0
-    calib: int = 20
-
-    def __post_init__(self) -> None:
-        if self.kind not in MASKS:
-            raise unknown_name("mask type", self.kind, MASKS)
-        if not 1 <= self.acceleration < math.inf:
-            raise ConfigError(f"acceleration is {self.acceleration}, wanted at least 1 and finite")
-        if self.calib < 0:
-            raise ConfigError(f"calibration lines must not be negative, got {self.calib}")
-
-    def draw(
-        self, shape: tuple[int, int], rng: Generator, acquired: Tensor | None = None
-    ) -> Tensor:
-        """One mask ``(1, y, x)`` for a k-space of ``shape``.
-
-        ``acquired``, bool ``(x,)``, are the columns a scanner would acquire; all by default.
-
-        Raises:
-            ConfigError: the acceleration cannot be reached with this calibration block.
-        """
-        if acquired is None:
-            acquired = torch.ones(shape[-1], dtype=torch.bool)
-        draw = MASKS[self.kind]
-        drawn = acquired if self.acceleration == 1 else draw(shape, self, acquired, rng)
-        return drawn.expand(1, *shape).clone()
+from ..errors import ConfigError
+from .crop import center_crop
+from .mask_spec import KINDS, MaskSpec
+from .patterns import (
+    achieved_acceleration,
+    calibration_block,
+    is_line_mask,
+    line_coverage,
+    mask_kind,
+)
 
 
 def _centre(n: int, calib: int) -> Tensor:
@@ -169,90 +136,10 @@ def _distance_from_square(shape: tuple[int, int], calib: int, acquired: Tensor) 
     return torch.hypot((y / half_y)[:, None], x / half_x)
 
 
-MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor]] = {
-    "random": random_mask,
-    "equispaced": equispaced_mask,
-    "gaussian": gaussian_mask,
-    "poisson": poisson_mask,
-}
+MASKS: dict[str, Callable[[tuple[int, int], MaskSpec, Tensor, Generator], Tensor]] = dict(
+    zip(KINDS, (random_mask, equispaced_mask, gaussian_mask, poisson_mask), strict=True)
+)
 """How lines ``(x,)`` or samples ``(y, x)`` are drawn: ``draw(shape, spec, acquired, rng)``."""
-
-
-def acquired_rows(plane: Tensor) -> Tensor:
-    """Bool ``(y,)``: from the first row with a sample to the last; a partial echo leaves some out.
-
-    Rows missing in between were skipped to save time: then y is a phase-encoding axis.
-    """
-    rows = plane.any(dim=-1)
-    return (rows.cumsum(dim=0) > 0) & (rows.flip(0).cumsum(dim=0) > 0).flip(0)
-
-
-def is_line_mask(mask: Tensor) -> bool:
-    """Whether whole columns (of the rows acquired at all) are sampled or skipped together."""
-    plane = mask.reshape(-1, *mask.shape[-2:]).any(dim=0)
-    return bool((plane == acquired_rows(plane)[:, None] & plane.any(dim=-2)).all())
-
-
-def readout_is_full(mask: Tensor) -> bool:
-    """Whether every sampled column ``(1, y, x)`` holds every row: the readout never aliases."""
-    plane = mask[0]
-    return bool((plane == plane.any(dim=-2)).all())
-
-
-def mask_kind(mask: Tensor) -> str:
-    """What a mask samples or skips as a whole: "lines", or single "samples"."""
-    return "lines" if is_line_mask(mask) else "samples"
-
-
-def line_coverage(mask: Tensor) -> Tensor:
-    """Which columns hold any sample, bool ``(x,)``."""
-    return mask.reshape(-1, mask.shape[-1]).any(dim=0)
-
-
-def whole_lines(hit: Tensor) -> Tensor:
-    """Close stray zeros where the non-zero positions ``(y, x)`` form lines, at least 80 % full.
-
-    Up to 2 % of the rows may hold nothing but zeros.
-    """
-    rows, lines = hit.any(dim=1), hit.any(dim=0)
-    whole = acquired_rows(hit)
-    if 50 * int((whole & ~rows).sum()) <= int(whole.sum()):
-        rows = whole
-    fill = hit[rows][:, lines].float().mean(dim=0)
-    return rows[:, None] & lines if bool((fill >= 0.8).all()) else hit
-
-
-def achieved_acceleration(mask: Tensor, acquired: Tensor | None = None) -> float:
-    """R: acquired over sampled positions; ``acquired`` is bool ``(x,)``, all columns by default.
-
-    Rows that no line of a line mask holds (partial echo) were never acquired.
-    """
-    n_sampled = int(mask.sum())
-    if n_sampled == 0:
-        raise ValueError("the mask samples nothing")
-    n_columns = mask.shape[-1] if acquired is None else int(acquired.sum())
-    n_rows = int(mask.any(dim=-1).sum()) if is_line_mask(mask) else mask[..., 0].numel()
-    return n_rows * n_columns / n_sampled
-
-
-def calibration_block(mask: Tensor, limit: int = 24) -> tuple[int, int]:
-    """Sides ``(y, x)`` of the largest centred, fully sampled rectangle, each at most ``limit``.
-
-    Centred as :func:`~mri_ambient.physics.fourier.center_crop` cuts it; ``(0, 0)`` without k = 0.
-    """
-    ny, nx = mask.shape[-2:]
-    plane = mask.reshape(-1, ny, nx).all(dim=0)
-    # Columns in the order in which a growing rectangle reaches them: 0, -1, 1, -2, ... from k = 0.
-    steps = torch.arange(1, min(limit, nx) + 1)
-    columns = nx // 2 + torch.where(steps % 2 == 0, -(steps // 2), steps // 2)
-    best = (0, 0)
-    for height in range(1, min(limit, ny) + 1):
-        top = ny // 2 - height // 2
-        full = plane[top : top + height, columns].all(dim=0)
-        width = int(full.cumprod(dim=0).sum())
-        if height * width >= best[0] * best[1] and width:
-            best = (height, width)
-    return best
 
 
 def outer_samples(mask: Tensor) -> Tensor:

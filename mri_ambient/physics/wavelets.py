@@ -15,7 +15,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from .fourier import center_crop, center_pad
+from .crop import center_crop, center_pad
 from .units import energy
 
 ORTHOGONAL_WAVELETS = ("haar", *(f"db{n}" for n in range(2, 11)))

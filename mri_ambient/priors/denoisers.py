@@ -18,7 +18,8 @@ from torch.nn import functional
 from ..physics.map_sets import items_as_sets, repeat_sets, sets_as_items
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
-from .unet import UNet, UNetSpec, forward_flops
+from .facts import UNetSpec
+from .unet import UNet, forward_flops
 
 
 def _to_channels(x: Tensor) -> Tensor:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
 import torch
 from torch import Generator, Tensor
 
-from ..errors import ConfigError, unknown_name
-from ..physics.masks import MaskSpec, subsample_further, training_fraction
+from ..physics.mask_spec import MaskSpec
+from ..physics.masks import subsample_further, training_fraction
 from ..physics.operators import SenseOp
 from ..rng import complex_normals
-from .denoisers import DENOISERS, Denoiser
+from .denoisers import Denoiser
+from .facts import PriorFacts
 from .schedules import EDM_HIGHEST, LogNormal
-from .unet import UNetSpec, n_parameters
+from .unet import n_parameters
 
 DenoiseFn = Callable[[Tensor, Tensor], Tensor]
 """``(z, sigma) -> x0``: state ``(b, coil, y, x)`` and noise level ``(b,)`` to ``(b, y, x)``."""
@@ -96,58 +96,6 @@ class DenoiserSource(ABC):
     def autocast(self, enabled: bool) -> AbstractContextManager[None]:
         """A block in which the networks compute in bfloat16, or in single precision."""
         return nullcontext()
-
-
-SCALE_RULE = "calibration-rss-p99"
-"""How scans are normalised before they are given to a prior (docs/reference/conventions.md)."""
-
-
-@dataclass(frozen=True)
-class PriorFacts:
-    """What a prior file holds beside the weights.
-
-    ``sigma_data``, ``sigma_min``, ``tau`` and ``one_level`` are those of :class:`DenoiserSource`.
-
-    Attributes:
-        objective: how it was trained, a key of ``OBJECTIVES``.
-        kind: the wrapper around the network, a key of ``DENOISERS``.
-        network: widths and depth of the network.
-        mask_conditioned: whether the network is given M~; plain priors use whole k-space.
-        mask: kind and (median) acceleration of the training masks.
-        noise_filled: trained on noise of level sigma outside M~, and not given M~.
-        scale_rule: how scans must be normalised.
-        card: data, number of scans, images seen, date, versions, metrics, intended use.
-    """
-
-    objective: str
-    kind: str
-    network: UNetSpec
-    sigma_data: float
-    sigma_min: float
-    mask_conditioned: bool
-    mask: MaskSpec
-    noise_filled: bool = False
-    one_level: bool = False
-    tau: float = 0.05
-    scale_rule: str = SCALE_RULE
-    card: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.kind not in DENOISERS:
-            raise unknown_name("denoiser", self.kind, DENOISERS)
-        for name in ("sigma_data", "sigma_min", "tau"):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
-                raise ConfigError(f"{name} of a prior must be a finite number, got {value!r}")
-
-    @property
-    def images_seen(self) -> int:
-        """Training images, those of its parent priors included."""
-        return int(self.card.get("images_seen_before", 0)) + int(self.card.get("images_seen", 0))
-
-    def build(self) -> Denoiser:
-        """A denoiser of this shape with fresh weights."""
-        return DENOISERS[self.kind](self.network, self.sigma_data)
 
 
 def scan_digest(source_sha256: str) -> str:

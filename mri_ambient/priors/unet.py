@@ -7,42 +7,13 @@ convolutions. No attention and no position: any image size works, padded inside.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import ConfigError, unknown_name
-
-
-@dataclass(frozen=True)
-class UNetSpec:
-    """Widths and depth of a network.
-
-    Attributes:
-        channels: width of each resolution level, finest first.
-        blocks: residual blocks per level on the way down (and on the way up).
-        embedding: width of the noise-level embedding.
-        per_group: channels that a norm takes together, at least.
-    """
-
-    channels: tuple[int, ...]
-    blocks: int
-    embedding: int
-    per_group: int = 4
-
-    def __post_init__(self) -> None:
-        for name, n, most in (
-            ("levels", len(self.channels), 12),
-            *(("channels", n, 2**14) for n in self.channels),
-            ("blocks", self.blocks, 64),
-            ("embedding", self.embedding, 2**16),
-            ("per_group", self.per_group, 2**14),
-        ):
-            if not (isinstance(n, int) and 1 <= n <= most):
-                raise ConfigError(f"{name} of a network must be from 1 to {most}, got {n}")
-
+from ..errors import unknown_name
+from .facts import UNTRAINED, UNetSpec
 
 NETWORKS: dict[str, UNetSpec] = {
     "tiny": UNetSpec(channels=(24, 48, 64, 96), blocks=1, embedding=96),
@@ -113,7 +84,7 @@ class UNet(nn.Module):
         self.frequencies: Tensor
         # On the CPU even where only sizes matter: elsewhere that imports a compiler, in a second.
         steps = torch.linspace(0, math.log(64), emb // 4, device="cpu")
-        self.register_buffer("frequencies", steps.exp())
+        self.register_buffer(UNTRAINED, steps.exp())
         self.embed = nn.Sequential(
             nn.Linear(2 * (emb // 4), emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU()
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DeviceError, MriAmbientError, warn
 from ..methods.base import Method, OnStep
-from ..physics.fourier import image_crop
+from ..physics.crop import image_crop
 from ..physics.map_sets import combine_sets, magnitude
 from ..physics.units import energy, nonzero_along, rss_weight
 from ..rng import rng_for

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ScanFormatError
-from ..physics.fourier import image_crop
+from ..physics.crop import image_crop
 
 ReferenceKind = Literal["rss", "esc", "sense"]
 """What a reference image was made of: the root sum of squares of the coils, fastMRI's emulated

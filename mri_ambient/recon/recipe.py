@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..io.scan_file import ScanFile
 from ..methods.base import Method
 from ..methods.presets import PRESETS, default_method, method_with_options
-from ..physics.masks import MaskSpec
+from ..physics.mask_spec import MaskSpec
 from ..priors.checkpoint import load_prior
 from ..priors.prior import DenoiserSource
 from ..priors.weights import default_prior

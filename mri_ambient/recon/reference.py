@@ -12,7 +12,8 @@ from ..data_prep import Preparation
 from ..errors import ScanFormatError, collected, warn
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
-from ..physics.fourier import ifft2c, image_crop
+from ..physics.crop import image_crop
+from ..physics.fourier import ifft2c
 from ..physics.map_sets import magnitude
 from ..scan import Batch
 from .engine import to_file_units
@@ -91,9 +92,11 @@ class Reference:
         wanted = (len(self.file), *self.file.recon_shape)
         try:
             stored = self.file.read_target(name)
-            if stored is None or (tuple(stored.shape) == wanted and bool(stored.any())):
-                return stored
-            reason = f"is {tuple(stored.shape)}, wanted {wanted}" if stored.any() else "is zero"
+            if stored is None:
+                return None
+            if stored.shape == wanted and stored.any():
+                return torch.from_numpy(stored)
+            reason = f"is {stored.shape}, wanted {wanted}" if stored.any() else "is zero"
         except ScanFormatError as error:
             reason = f"cannot be used ({error})"
         warn(

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ..errors import warn
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.coverage import is_equispaced
-from ..physics.masks import mask_kind
+from ..physics.patterns import mask_kind
 from ..priors.prior import DenoiserSource
 from .adaptation import knows_held_out_lines
 from .checks import HIGH_RESIDUAL, residual_in_noise
@@ -128,7 +130,7 @@ def _out_of_distribution(file: ScanFile, trained: float, card: Mapping[str, Any]
     lines = [group for group in groups if group["kind"] == "lines"]
     n_scans = sum(group.get("n_scans", 0) for group in lines)
     n_regular = sum(group.get("n_regular", 0) for group in lines)
-    if is_equispaced(file.mask) and n_regular < FEW_EQUISPACED * n_scans:
+    if is_equispaced(torch.from_numpy(file.mask)) and n_regular < FEW_EQUISPACED * n_scans:
         yield (
             "W-PRIOR-EQUISPACED",
             "out of distribution: almost none of the prior's training masks was equispaced, and "

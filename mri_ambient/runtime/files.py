@@ -17,9 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-import numpy as np
-import torch
-
 from ..errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
 
 LOCK = ".tmp-lock-"
@@ -323,7 +320,7 @@ def _jsonable(value: Any) -> Any:  # noqa: ANN401 -- any content of a report
         return {str(name): _jsonable(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_jsonable(entry) for entry in value]
-    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+    if hasattr(value, "tolist"):  # of numpy or torch, which is slow to import
         return _jsonable(value.tolist())
     if isinstance(value, Path):
         return str(value)

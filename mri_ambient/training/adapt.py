@@ -11,7 +11,8 @@ from typing import Any
 from .._version import __version__
 from ..errors import ConfigError
 from ..objectives import Ambient, Kspace, Objective, Ssdu, make_objective
-from ..priors.prior import DenoiserSource, Prior, PriorFacts, name_digest
+from ..priors.facts import PriorFacts
+from ..priors.prior import DenoiserSource, Prior, name_digest
 from ..priors.schedules import EDM_SIGMA_DATA, LogNormal
 from ..recon.adaptation import Adaptation, AdaptationData, spared_lines
 from ..recon.recipe import ResolvedRecipe

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError, DeviceError
 from ..methods import Aos
-from ..physics.masks import hold_out_one_in, readout_is_full
+from ..physics.masks import hold_out_one_in
+from ..physics.patterns import readout_is_full
 from ..priors.checkpoint import load_tensors, save_tensors
 from ..priors.denoisers import Denoiser
 from ..priors.prior import Prior

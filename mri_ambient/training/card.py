@@ -12,8 +12,11 @@ import torch
 from .._version import __version__
 from ..errors import ConfigError, ScanFormatError
 from ..objectives import Objective
-from ..physics.masks import MaskSpec, calibration_block, is_line_mask, outer_samples
-from ..priors.prior import Prior, PriorFacts, name_digest, validation_names
+from ..physics.mask_spec import MaskSpec
+from ..physics.masks import outer_samples
+from ..physics.patterns import calibration_block, is_line_mask
+from ..priors.facts import PriorFacts
+from ..priors.prior import Prior, name_digest, validation_names
 from ..priors.schedules import MIN_SIGMA
 from .config import TrainJob
 from .dataset import Dataset, Item

@@ -14,8 +14,9 @@ import torch
 from ..errors import ConfigError, unknown_name
 from ..objectives import Kspace, Objective
 from ..priors.denoisers import DENOISERS
+from ..priors.facts import UNetSpec
 from ..priors.prior import Prior
-from ..priors.unet import UNetSpec, network_spec
+from ..priors.unet import network_spec
 from ..runtime.device import bf16_on, check_precision
 
 CPU = torch.device("cpu")

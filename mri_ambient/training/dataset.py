@@ -142,12 +142,13 @@ class Dataset:
 
     def read(self, item: Item) -> Batch:
         """A slice as a batch of one, with its maps as they are stored and its target image."""
-        maps = item.file.read_packed_maps(item.index)
+        maps = torch.from_numpy(item.file.read_packed_maps(item.index))
         batch = Batch.with_maps(item.file.without_maps(item.index), maps[None])
         density = self.densities[mask_group(item.file.mask)].expand(1, 1, *item.shape)
         img = None
         if self.images is not None:
-            img = read_samples(self.images / f"{item.scan_id}.h5", item.index)[None]
+            path = self.images / f"{item.scan_id}.h5"
+            img = torch.from_numpy(read_samples(path, item.index))[None]
         return replace(batch, density=density, img=img)
 
 

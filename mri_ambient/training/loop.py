@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, DeviceError, MriAmbientError, StoppedError, warn
 from ..priors.checkpoint import load_prior, save_tensors
-from ..priors.prior import Prior, PriorFacts
+from ..priors.facts import PriorFacts
+from ..priors.prior import Prior
 from ..recon.warnings import issue_weakness
 from ..runtime.config import parse_seconds
 from ..runtime.device import Runtime, device_errors

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, ConfigError, ScanFormatError, issue, warn
 from ..io.prepared import mask_facts
 from ..objectives import Gsure
 from ..physics.coverage import Coverage, coverage
-from ..priors.prior import PriorFacts
+from ..priors.facts import PriorFacts
 from ..priors.schedules import MIN_SIGMA
 from ..priors.unet import n_parameters
 from ..recon.recipe import ResolvedRecipe

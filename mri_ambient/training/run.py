@@ -28,7 +28,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, MriAmbientError
-from ..priors.checkpoint import load_tensors, read_header, save_tensors
+from ..priors.checkpoint import load_tensors, save_tensors
+from ..priors.prior_file import read_header
 from ..runtime.config import write_toml
 from ..runtime.files import (
     atomic_path,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..priors.denoisers import Denoiser
-from ..priors.prior import Prior, PriorFacts
+from ..priors.facts import PriorFacts
+from ..priors.prior import Prior
 from ..rng import rng_for
 from ..runtime.process_group import ProcessGroup
 from .config import TrainConfig

@@ -22,7 +22,8 @@ from ..methods.base import FINAL_CG, data_consistency
 from ..physics.masks import subsample_further
 from ..priors.checkpoint import load_prior, save_prior
 from ..priors.denoisers import Denoiser
-from ..priors.prior import DenoiserSource, Prior, PriorFacts
+from ..priors.facts import PriorFacts
+from ..priors.prior import DenoiserSource, Prior
 from ..priors.unet import n_parameters
 from ..rng import rng_for
 from ..runtime.files import atomic_path, json_object, write_json

@@ -40,7 +40,7 @@ from scipy import ndimage
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.io import open_scan
 from mri_ambient.methods import Aos
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.recon.adapted import slices_to_learn

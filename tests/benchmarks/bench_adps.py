@@ -24,7 +24,7 @@ from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.methods import Adps, Aos
 from mri_ambient.methods.baselines import ZeroFilled
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.recon.engine import Engine

@@ -39,7 +39,7 @@ from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import ScanFile, Undersampled, open_scan
 from mri_ambient.methods import Aos, CgSense, L1Wavelet, Method, ZeroFilled
 from mri_ambient.physics.map_sets import magnitude
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import default_prior

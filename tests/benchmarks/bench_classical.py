@@ -82,7 +82,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
 
     from mri_ambient.data_prep import espirit_maps
     from mri_ambient.methods.baselines import CgSense, L1Wavelet
-    from mri_ambient.physics.masks import MaskSpec
+    from mri_ambient.physics.mask_spec import MaskSpec
     from mri_ambient.physics.operators import SenseOp
     from mri_ambient.physics.wavelets import shrink_by_ptwt, shrink_by_pywt
     from mri_ambient.rng import complex_normal, rng_for

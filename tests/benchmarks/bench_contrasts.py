@@ -25,8 +25,9 @@ import mri_ambient as ma
 from mri_ambient.data_prep.images import Anatomy, open_images
 from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
 from mri_ambient.errors import NumericalWarning
-from mri_ambient.physics.fourier import center_crop, ifft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.fourier import ifft2c
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal, rng_for
 
 NOISES, LINES = (0.005, 0.02, 0.05), (24, 12)

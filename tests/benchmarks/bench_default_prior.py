@@ -41,7 +41,7 @@ from mri_ambient.data_prep import SimulateConfig, plan_preparation, simulate
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.io import ScanFile, Undersampled, open_scan
 from mri_ambient.methods import Aos, CgSense, L1Wavelet, Method
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import DEFAULT, default_prior

@@ -38,8 +38,9 @@ from mri_ambient.io import open_scan
 from mri_ambient.methods import Aos, CgSense, L1Wavelet, Method, ZeroFilled
 from mri_ambient.objectives import Equivariant, Kspace, Objective, Ssdu
 from mri_ambient.objectives.base import Loss, abs2, per_pixel
-from mri_ambient.physics.fourier import center_crop, ifft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.fourier import ifft2c
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.denoisers import Denoiser
 from mri_ambient.priors.prior import Prior

@@ -31,7 +31,8 @@ import torch
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.priors.checkpoint import load_tensors
-from mri_ambient.priors.unet import NETWORKS, UNetSpec
+from mri_ambient.priors.facts import UNetSpec
+from mri_ambient.priors.unet import NETWORKS
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(

@@ -49,9 +49,10 @@ from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.solve import conjugate_gradient
 from mri_ambient.plots import draw_previews, save_figure
 from mri_ambient.priors.denoisers import Conditioned
-from mri_ambient.priors.prior import Prior, PriorFacts
+from mri_ambient.priors.facts import PriorFacts, UNetSpec
+from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.schedules import LogNormal
-from mri_ambient.priors.unet import UNet, UNetSpec
+from mri_ambient.priors.unet import UNet
 from mri_ambient.recon.engine import to_file_units
 from mri_ambient.rng import rng_for
 from mri_ambient.runtime.files import write_json

@@ -25,7 +25,7 @@ from mri_ambient.data_prep.noise import NoiseEstimate
 from mri_ambient.data_prep.noise_estimator import NoiseEstimator
 from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.io import ScanFile, Undersampled, open_scan
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import rng_for
 
 MASKS = ("full", "random", "poisson")
@@ -83,7 +83,7 @@ def simulated(
 def estimate(file: ScanFile) -> NoiseEstimate:
     estimator = NoiseEstimator.of(file)
     for index in range(len(file)):
-        estimator.add(file.read_ksp(index))
+        estimator.add(file[index].ksp[0])
     return estimator.estimate()
 
 
@@ -97,9 +97,9 @@ def real(path: Path, n_seeds: int) -> None:
         for coils in SUBSETS:
             found = []
             for scan in scans:
-                estimator = NoiseEstimator(scan.mask, len(coils), fully_sampled=False)
-                for index in range(len(scan)):
-                    estimator.add(scan.read_ksp(index)[coils])
+                estimator = NoiseEstimator(scan[0].mask, len(coils), fully_sampled=False)
+                for part in scan:
+                    estimator.add(part.ksp[0, coils])
                 found.append(estimator.estimate())
             cov = truth.cov[coils][:, coils]
             line = case | {"mask": kind, "R": acceleration, "coils": coils}

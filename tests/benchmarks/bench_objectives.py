@@ -37,7 +37,7 @@ from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.methods import Aos, CgSense, Dds, L1Wavelet, Method, Sampler, ZeroFilled
 from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Ssdu, Supervised
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.unet import n_parameters

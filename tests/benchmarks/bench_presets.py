@@ -34,7 +34,7 @@ from tune_baselines import Case
 from mri_ambient.data_prep import plan_preparation
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.methods import PRESETS, Adps, CgSense, L1Wavelet, Preset, ZeroFilled
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import default_prior

@@ -28,7 +28,7 @@ from bench_adps import simulate
 from tune_baselines import Case
 
 from mri_ambient.methods import Adps, Aos, CgSense, Dds, L1Wavelet, Method, Msm, Pula, ZeroFilled
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.recon.engine import Engine, to_file_units

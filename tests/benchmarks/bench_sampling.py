@@ -26,9 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers import PeakBytes, random_sense
 
 from mri_ambient.methods import Dds, Msm, Pula
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
-from mri_ambient.priors.prior import Prior, PriorFacts
+from mri_ambient.priors.facts import PriorFacts
+from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.unet import network_spec
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import bf16_on, describe_device, pick_device

@@ -26,7 +26,8 @@ from mri_ambient.data_prep import ScanModel, SimulateConfig, plan_preparation, w
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.io import open_scan
 from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.physics.fourier import center_crop, ifft2c
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.recon.engine import to_file_units
 from mri_ambient.rng import rng_for
 from mri_ambient.scan import Batch, Scan

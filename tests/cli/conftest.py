@@ -21,7 +21,8 @@ from helpers import small_prior
 from mri_ambient.cli import app as module
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.priors.checkpoint import save_prior
-from mri_ambient.priors.unet import NETWORKS, UNetSpec
+from mri_ambient.priors.facts import UNetSpec
+from mri_ambient.priors.unet import NETWORKS
 
 SMALL = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 

@@ -9,7 +9,8 @@ import mri_ambient as ma
 from mri_ambient.cli import demo
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import NumericalWarning, OutputExistsError
-from mri_ambient.priors.unet import NETWORKS, UNetSpec
+from mri_ambient.priors.facts import UNetSpec
+from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.runtime.files import file_sha256
 

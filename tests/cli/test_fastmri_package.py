@@ -10,7 +10,7 @@ import pytest
 
 import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig, simulate
-from mri_ambient.physics.fourier import image_crop
+from mri_ambient.physics.crop import image_crop
 
 pytestmark = pytest.mark.fastmri
 

@@ -159,7 +159,6 @@ def test_flags_stand_for_options_of_methods():
 def test_names_that_options_take_are_those_of_the_library():
     assert tuple(METHODS) == choices.METHODS
     assert tuple(PRESETS) == choices.PRESETS
-    assert tuple(MASKS) == choices.MASKS
     assert choices.PRECISIONS == PRECISIONS
     assert ("h5", *FORMATS) == choices.FORMATS
     assert tuple(OBJECTIVES) == choices.OBJECTIVES

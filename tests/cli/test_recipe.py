@@ -10,7 +10,7 @@ from mri_ambient.cli.console import be_quiet
 from mri_ambient.cli.recipe import make_recipe, make_runtime, retrospective_mask
 from mri_ambient.errors import ConfigError
 from mri_ambient.methods import PRESETS, Aos, CgSense, Dds
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.recon.recipe import Checks
 

@@ -22,7 +22,8 @@ from mri_ambient.data_prep.espirit import (
     second_map_share,
 )
 from mri_ambient.errors import PrepError
-from mri_ambient.physics.fourier import center_crop, fft2c, ifft2c
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.fourier import fft2c, ifft2c
 from mri_ambient.physics.map_sets import split_sets
 from mri_ambient.rng import complex_normal, rng_for
 

@@ -23,7 +23,7 @@ from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.errors import PrepError
 from mri_ambient.io import ScanFile, Undersampled, open_scan
 from mri_ambient.physics.fourier import fft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal, rng_for
 
 
@@ -31,7 +31,7 @@ def estimate(file: ScanFile) -> NoiseEstimate:
     """The noise estimated from all slices of a file."""
     estimator = NoiseEstimator.of(file)
     for index in range(len(file)):
-        estimator.add(file.read_ksp(index))
+        estimator.add(file[index].ksp[0])
     return estimator.estimate()
 
 
@@ -116,8 +116,9 @@ def test_noise_alone_in_the_calibration_block_is_all_noise():
 def test_the_outermost_samples_alone_would_be_far_off():
     # What the estimate has to take off, or the test above would prove little.
     scan, truth = head("a", "poisson", 0.005)
-    estimator = NoiseEstimator(scan.mask, 8, fully_sampled=False)
-    estimator.add(scan.read_ksp(0))
+    (measured,) = scan
+    estimator = NoiseEstimator(measured.mask, 8, fully_sampled=False)
+    estimator.add(measured.ksp[0])
     (outer,) = estimator.sources
     assert isinstance(outer, OuterSamples)
     bound = NoiseEstimate(noise_covariance(outer.outer, outer.rings[0].numel()), "", 0)

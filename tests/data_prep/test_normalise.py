@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from memory_scan import MemoryScan
 
 from mri_ambient.data_prep.normalise import RunningPercentile, calibration_image, normalise
-from mri_ambient.physics.fourier import center_crop, fft2c
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.fourier import fft2c
 from mri_ambient.rng import complex_normal, rng_for
 
 

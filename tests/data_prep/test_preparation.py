@@ -21,7 +21,7 @@ from mri_ambient.errors import (
 )
 from mri_ambient.io import ArrayFile, Undersampled
 from mri_ambient.physics.fourier import ifft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.units import rss_weight
 from mri_ambient.recon.reference import Reference
@@ -150,7 +150,9 @@ def test_samples_that_were_not_selected_leave_no_trace(kind):
     spec = MaskSpec(kind, 3.0, 12)
     masked = Undersampled(full, spec, seed=4)
     hidden = complex_normal(full.shape, rng_for(1))
-    other = MemoryScan(torch.where(masked.mask, full.ksp, hidden), scan_id=full.scan_id)
+    other = MemoryScan(
+        torch.where(torch.from_numpy(masked.mask), full.ksp, hidden), scan_id=full.scan_id
+    )
     a, b = (Undersampled(file, spec, seed=4) for file in (full, other))
     plans = plan_preparation(a), plan_preparation(b)
     one, two = (p.apply(file[1]) for p, file in zip(plans, (a, b), strict=True))
@@ -229,7 +231,7 @@ torch.set_num_threads(1)
 
 class Stream(MemoryScan):
     def read_ksp(self, index):
-        return self.ksp[0] * (1 + 0.01 * index)
+        return (self.ksp[0] * (1 + 0.01 * index)).numpy()
 
 
 ksp = 1e-3 * torch.randn(1, 8, 256, 256, dtype=torch.complex64)

@@ -15,7 +15,8 @@ from mri_ambient.data_prep import PrepConfig, plan_preparation, prepare_file
 from mri_ambient.data_prep.qc import SliceCheck, calibration_residual, slice_warnings
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import PreparedFile
-from mri_ambient.physics.fourier import center_crop, fft2c
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.fourier import fft2c
 from mri_ambient.rng import complex_normal, rng_for
 
 GOOD = SliceCheck(

@@ -12,8 +12,9 @@ from mri_ambient.data_prep import ScanModel, SimulateConfig
 from mri_ambient.data_prep.images import Anatomy
 from mri_ambient.data_prep.phantom import head_phantom
 from mri_ambient.errors import ConfigError
-from mri_ambient.physics.fourier import center_crop, ifft2c
-from mri_ambient.physics.masks import achieved_acceleration
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.fourier import ifft2c
+from mri_ambient.physics.patterns import achieved_acceleration
 from mri_ambient.rng import rng_for
 
 SMALL = SimulateConfig(size=(32, 32), coils=4, calib=6, acceleration=3.0, noise=0.02)

@@ -20,7 +20,7 @@ from mri_ambient.data_prep.set_basis import smooth_basis
 from mri_ambient.errors import ConfigError, PrepError
 from mri_ambient.io import ArrayFile, PreparedFile, open_scan
 from mri_ambient.physics.map_sets import split_sets
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.rng import complex_normal
 from mri_ambient.scan import Batch, Scan

@@ -25,7 +25,7 @@ from mri_ambient.evaluation.calibration import (
 from mri_ambient.io import open_scan
 from mri_ambient.methods import Aos, Dds, Method
 from mri_ambient.methods.base import data_consistency
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.prior import scan_digest

@@ -21,7 +21,7 @@ from mri_ambient.evaluation.stability import (
     verdict,
 )
 from mri_ambient.methods import Adps, Aos, CgSense, Dds, L1Wavelet, Method, Msm, Pula
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import ResolvedRecipe

@@ -13,7 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from mri_ambient.io import build_header
-from mri_ambient.physics.fourier import center_crop, ifft2c
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.rng import complex_normal, rng_for
 
 WriteScan = Callable[..., Path]

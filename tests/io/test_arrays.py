@@ -13,7 +13,7 @@ from helpers import random_maps
 
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import ArrayFile, Undersampled, open_scan
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal
 from mri_ambient.scan import Scan
 
@@ -51,7 +51,7 @@ def test_an_array_is_read_as_a_file_without_header_is(kind, stray, write_scan, k
     array = ArrayFile(Scan.from_numpy(knee_ksp.numpy()))
     assert (array.shape, array.recon_shape) == (file.shape, file.recon_shape)
     assert (array.acceleration, array.fully_sampled) == (file.acceleration, file.fully_sampled)
-    assert torch.equal(array.acquired, file.acquired)
+    assert np.array_equal(array.acquired, file.acquired)
     assert len(array) == len(file) == 2
     for got, want in zip(array, file, strict=True):
         assert_same(got, want)
@@ -63,7 +63,7 @@ def test_a_mask_says_what_was_sampled(knee_ksp, knee_lines):
     with warns("W-MASK-ZEROS"):
         mask = array.mask
     # Of the mask's columns 2 hold only zeros, at the edges, and without a header they count.
-    assert torch.equal(mask[0], (knee_lines & knee_ksp[0, 0, 0].ne(0)).expand(64, 46))
+    assert np.array_equal(mask[0], (knee_lines & knee_ksp[0, 0, 0].ne(0)).expand(64, 46))
     assert array.acceleration == pytest.approx(46 / int(mask[0, 0].sum()))
 
 
@@ -82,8 +82,8 @@ def test_facts_come_from_the_scan(small_ksp):
     file = ArrayFile(scan)
     assert (file.format, file.path.name, file.scan_id) == ("array", "head.v1.h5", "head.v1")
     assert (file.voxel_mm, file.header_xml, file.attributes) == ((1, 1, 3), None, {})
-    assert torch.equal(file.noise, noise)
-    assert torch.equal(file[1].noise, noise)
+    assert np.array_equal(file.noise, noise)
+    assert np.array_equal(file[1].noise, noise)
     assert not file.prepared
     assert file.read_target("reconstruction_rss") is None
 
@@ -101,9 +101,9 @@ def test_sha256_is_of_the_bytes(small_ksp):
 
 def test_a_slice_can_be_changed_without_changing_the_scan(small_ksp):
     file = ArrayFile(Scan.from_numpy(small_ksp.numpy()))
-    file.read_ksp(0).zero_()
+    file.read_ksp(0)[:] = 0
     file[0].ksp.zero_()
-    assert torch.equal(file[:].ksp, small_ksp)
+    assert np.array_equal(file[:].ksp, small_ksp)
 
 
 def test_a_prepared_scan_is_handed_through_slice_by_slice(prepared):
@@ -128,7 +128,7 @@ def test_a_retrospective_mask_needs_a_raw_scan(prepared, small_ksp):
         Undersampled(ArrayFile(prepared), spec, seed=0)
     full = ArrayFile(Scan.from_numpy(small_ksp.numpy()))
     file = Undersampled(full, spec, seed=0)
-    assert torch.equal(file[:].ksp, small_ksp * file.mask)
+    assert np.array_equal(file[:].ksp, small_ksp.numpy() * file.mask)
     assert (file.sha256, file.format) == (full.sha256, "array")
 
 

@@ -12,7 +12,7 @@ from mri_ambient.data_prep import plan_preparation
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import Undersampled, open_scan
 from mri_ambient.physics.fourier import fft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
 from mri_ambient.rng import complex_normal

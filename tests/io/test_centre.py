@@ -18,7 +18,8 @@ from torch import Tensor
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import FastmriFile, ScanFile, build_header, open_scan
 from mri_ambient.physics.fourier import fft2c, ifft2c, ifftc
-from mri_ambient.physics.masks import MaskSpec, calibration_block
+from mri_ambient.physics.mask_spec import MaskSpec
+from mri_ambient.physics.patterns import calibration_block
 from mri_ambient.rng import complex_normal, rng_for
 
 SHAPE = (2, 4, 96, 80)
@@ -122,7 +123,7 @@ def test_a_scan_that_is_right_is_left_as_it_is(write, case):
     with warns("W-NO-HEADER"):
         file = open_scan(write(RIGHT[case]))
     assert isinstance(file, FastmriFile)
-    assert torch.equal(file[:].ksp, RIGHT[case])
+    assert np.array_equal(file[:].ksp, RIGHT[case])
 
 
 @pytest.mark.parametrize("dy", [-48, -17, -3, -2, 5, 8, 30])
@@ -132,8 +133,8 @@ def test_k_space_that_was_shifted_is_moved_back(write, dy, dx):
     path = write(right.roll((dy, dx), dims=(-2, -1)))
     with warns("W-CENTRE", "W-NO-HEADER"):
         file = open_scan(path)
-    assert torch.equal(file[:].ksp, right)
-    assert torch.equal(file.mask, LINES)
+    assert np.array_equal(file[:].ksp, right)
+    assert np.array_equal(file.mask, LINES)
     assert file.steps == ("read", f"centre {-dy:+d},{-dx:+d}")
     assert calibration_block(file.mask) == (24, 16)
 
@@ -156,7 +157,7 @@ def test_images_in_place_of_k_space_are_transformed(write, axes, case):
     with warns("W-IMAGE-SPACE", "W-NO-HEADER", *["W-RESIDUE"] * filled):
         file = open_scan(write(images))
     assert difference(file, right) < 1e-5
-    assert torch.equal(file.mask, FULL if case == "fully sampled" else LINES)
+    assert np.array_equal(file.mask, FULL if case == "fully sampled" else LINES)
     names = "".join("yx"[axis] for axis in axes)
     assert file.steps == ("read", f"transform-{names}", *["drop-residue"] * filled)
 
@@ -174,7 +175,7 @@ def test_images_stored_without_shifts_are_transformed(write):
 def test_images_are_k_space_if_the_user_says_so(write):
     images = ifft2c(RIGHT["fully sampled"])
     with warns("W-NO-HEADER"):
-        assert torch.equal(open_scan(write(images), centre="header")[:].ksp, images)
+        assert np.array_equal(open_scan(write(images), centre="header")[:].ksp, images)
 
 
 @pytest.mark.parametrize(("width", "noise"), [(1, 0.1), (6, 0), (8, 0), (16, 0)])
@@ -184,7 +185,7 @@ def test_k_space_of_narrow_objects_is_no_image(write, width, noise):
     img[40:56, 40 : 40 + width] = 1
     ksp = measured(img, noise=noise)
     with warns("W-NO-HEADER"):
-        assert torch.equal(open_scan(write(ksp))[:].ksp, ksp)
+        assert np.array_equal(open_scan(write(ksp))[:].ksp, ksp)
 
 
 def spokes(turns: float, n_spokes: int = 64) -> Tensor:
@@ -245,15 +246,15 @@ def test_a_reference_that_is_off_too_is_moved(write):
     for target in (rss, rss.roll((48, 40), dims=(-2, -1))):
         path = write(half_off(RIGHT["fully sampled"], -2, -1), reconstruction_rss=target.numpy())
         with warns("W-HALF-FOV", "W-NO-HEADER"):
-            assert torch.equal(open_scan(path).read_target("reconstruction_rss"), rss)
+            assert np.array_equal(open_scan(path).read_target("reconstruction_rss"), rss)
 
 
 def test_the_user_decides(write):
     ksp = RIGHT["control"].roll((5, 0), dims=(-2, -1))
     path = write(ksp)
     with warns(*["W-NO-HEADER"] * 3):
-        assert torch.equal(open_scan(path, centre="header")[:].ksp, ksp)
-        assert torch.equal(open_scan(path, centre="53,40")[:].ksp, RIGHT["control"])
+        assert np.array_equal(open_scan(path, centre="header")[:].ksp, ksp)
+        assert np.array_equal(open_scan(path, centre="53,40")[:].ksp, RIGHT["control"])
         assert open_scan(path, centre=(50, 41)).steps == ("read", "centre -2,-1")
     for wrong in ("96,40", "middle", "1", "1,2,3", "-1,4"):
         with pytest.raises(ConfigError, match="wanted auto, header"), warns("W-NO-HEADER"):
@@ -276,7 +277,7 @@ def test_columns_of_partial_fourier_that_were_not_stored(write):
     with warns("W-CENTRE", "W-NO-HEADER") as found:
         file = open_scan(write(right[..., 20:]))
     assert file.shape == SHAPE
-    assert torch.equal(file[:].ksp, torch.nn.functional.pad(right[..., 20:], (20, 0)))
+    assert np.array_equal(file[:].ksp, torch.nn.functional.pad(right[..., 20:], (20, 0)))
     assert (file.recon_shape, int(file.acquired.sum()), file.acceleration) == ((96, 80), 60, 1)
     assert "20 of 80 columns" in found[0].text + found[1].text
 
@@ -289,5 +290,5 @@ def test_the_header_places_columns_of_partial_fourier(write):
     with warns():
         file = open_scan(write(RIGHT["control"][..., 20:], ismrmrd_header=header, mask=mask))
     want = LINES & (torch.arange(80) >= 20)
-    assert torch.equal(file[:].ksp, RIGHT["fully sampled"] * want)
+    assert np.array_equal(file[:].ksp, RIGHT["fully sampled"] * want)
     assert (file.voxel_mm, int(file.acquired.sum())) == ((2.5, 2.5, 5.0), 60)

@@ -14,7 +14,7 @@ from codes import warns
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import FastmriFile, convert_scan, open_scan
 from mri_ambient.physics.fourier import fftc
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import rng_for
 
 KSP = torch.from_numpy(phantom_ksp())
@@ -46,13 +46,13 @@ def test_residue_is_not_measured(scan, kind, size):
     mask = MASKS[kind]
     with warns("W-NO-HEADER", "W-RESIDUE"):
         file = scan(torch.where(mask, KSP, size * KSP))
-    assert torch.equal(file.mask, mask)
-    assert torch.equal(file[:].ksp, KSP * mask)
+    assert np.array_equal(file.mask, mask)
+    assert np.array_equal(file[:].ksp, KSP * mask)
     with warns("W-NO-HEADER"):
         zeros = scan(KSP * mask)
     assert isinstance(zeros, FastmriFile)
     assert file.acceleration == zeros.acceleration
-    assert torch.equal(file.acquired, zeros.acquired)
+    assert np.array_equal(file.acquired, zeros.acquired)
 
 
 def test_weak_lines_are_measured(scan):
@@ -60,7 +60,7 @@ def test_weak_lines_are_measured(scan):
     weak = torch.where(MASKS["columns"], KSP, 0.02 * KSP)
     weak[..., 0] = 1e-9
     with warns("W-NO-HEADER"):
-        assert torch.equal(scan(weak)[:].ksp, weak)
+        assert np.array_equal(scan(weak)[:].ksp, weak)
 
 
 def test_a_mask_in_a_file_decides(scan, tmp_path):
@@ -73,7 +73,7 @@ def test_a_mask_in_a_file_decides(scan, tmp_path):
     for name in ("mask.npy", "mask.npz", "mask.cfl", "mask.h5"):
         with warns("W-NO-HEADER", "W-OUTSIDE-MASK"):
             found = scan(torch.where(mask, KSP, 1e-7 * KSP), mask=tmp_path / name)
-            assert torch.equal(found.mask, mask)
+            assert np.array_equal(found.mask, mask)
     everything = np.ones(SHAPE[3], np.uint8)
     np.save(tmp_path / "mask.npy", everything)
     with warns("W-NO-HEADER"):

@@ -20,6 +20,7 @@ SHAPE = (40, 15, 640, 372)
 READ_ALL = """
 import json, resource, sys
 from pathlib import Path
+import torch  # not a part of what is measured
 from mri_ambient.io import open_scan
 
 def resident_mb():

@@ -9,7 +9,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 from array_files import SHAPE, phantom_ksp
 from codes import warns
 
@@ -126,7 +125,7 @@ def test_a_guess_warns_and_given_axes_do_not(tmp_path):
         guessed = open_scan(tmp_path / "scan.npy")
     with warns("W-NO-HEADER"):
         given = open_scan(tmp_path / "scan.npy", axes="coil,y,x")
-    assert torch.equal(guessed.read_ksp(0), given.read_ksp(0))
+    assert np.array_equal(guessed.read_ksp(0), given.read_ksp(0))
 
 
 def test_volumes_of_an_array_are_cases(tmp_path):

@@ -7,8 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import READERS, WRITERS, Contents, ScanFile, find_scans, open_scan, readers
@@ -32,9 +31,9 @@ class ToyFile(ScanFile):
         self.shape = tuple(map(int, sizes))
         self.recon_shape = self.shape[2:]
 
-    def read_ksp(self, index: int) -> Tensor:
+    def read_ksp(self, index: int) -> NDArray[np.complex64]:
         values = np.fromfile(self.path, np.complex64).reshape(self.shape)[index]
-        return torch.from_numpy(values.copy())
+        return values.copy()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from codes import warns
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io.sampling import Sampling, find_sampling
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal
 
 SHAPE = (3, 2, 40, 30)
@@ -33,7 +34,8 @@ def lines(*columns: int | range) -> Tensor:
 
 
 def found(ksp: Tensor, given: Tensor | None = None, padding=None) -> Sampling:
-    return find_sampling(PATH, ksp.__getitem__, SHAPE, given, padding)
+    given = None if given is None else given.numpy()
+    return find_sampling(PATH, ksp.numpy().__getitem__, SHAPE, given, padding)
 
 
 EVERY_THIRD = lines(range(0, 30, 3), range(12, 18))
@@ -41,7 +43,7 @@ EVERY_THIRD = lines(range(0, 30, 3), range(12, 18))
 
 def test_lines_are_found(full):
     got = found(full * EVERY_THIRD)
-    assert torch.equal(got.mask[0], EVERY_THIRD)
+    assert np.array_equal(got.mask[0], EVERY_THIRD)
     assert got.acquired.all()
 
 
@@ -49,7 +51,7 @@ def test_a_position_counts_if_any_slice_and_coil_holds_data(full):
     ksp = full * EVERY_THIRD
     ksp[0, 0], ksp[1, 1] = 0, 0
     ksp[2, :, :20] = 0
-    assert torch.equal(found(ksp).mask[0], EVERY_THIRD)
+    assert np.array_equal(found(ksp).mask[0], EVERY_THIRD)
 
 
 def test_stray_zeros_do_not_break_lines(full):
@@ -59,7 +61,7 @@ def test_stray_zeros_do_not_break_lines(full):
     ksp[..., 30, 3] = -0.0
     want = EVERY_THIRD.clone()
     want[5] = False
-    assert torch.equal(found(ksp).mask[0], want)
+    assert np.array_equal(found(ksp).mask[0], want)
 
 
 def test_partial_echo_is_rows_never_sampled(full):
@@ -73,7 +75,7 @@ def test_partial_echo_is_rows_never_sampled(full):
 def test_a_poisson_disc_is_taken_as_it_is(full, rng):
     mask = MaskSpec("poisson", 4.0, 8).draw(SHAPE[-2:], rng)
     got = found(full * mask)
-    assert torch.equal(got.mask, mask)
+    assert np.array_equal(got.mask, mask)
     assert got.acquired.all()
 
 
@@ -81,8 +83,8 @@ def test_a_poisson_disc_is_taken_as_it_is(full, rng):
 def test_columns_outside_an_unbroken_run_were_never_acquired(full, padding):
     run = lines(range(3, 27))
     got = found(full * run, padding=padding)
-    assert torch.equal(got.mask[0], run)
-    assert torch.equal(got.acquired, run[0])
+    assert np.array_equal(got.mask[0], run)
+    assert np.array_equal(got.acquired, run[0])
 
 
 def test_a_short_run_of_lines_is_an_undersampled_scan(full):
@@ -93,26 +95,26 @@ def test_with_gaps_the_header_decides(full):
     padding = (2, 28)
     want = torch.arange(30).ge(2) & torch.arange(30).lt(28)
     got = found(full * EVERY_THIRD * want, padding=padding)
-    assert torch.equal(got.acquired, want)
+    assert np.array_equal(got.acquired, want)
 
 
 def test_a_header_that_the_data_contradicts_is_ignored(full):
     with warns("W-HEADER-LIMITS") as caught:
         got = found(full * EVERY_THIRD, padding=(5, 20))
     assert "5 to 19" in str(caught[0])
-    assert torch.equal(got.mask[0], EVERY_THIRD)
+    assert np.array_equal(got.mask[0], EVERY_THIRD)
     assert got.acquired.all()
 
 
 def test_a_mask_in_the_file_is_taken(full):
     got = found(full * EVERY_THIRD, given=EVERY_THIRD)
-    assert torch.equal(got.mask[0], EVERY_THIRD)
+    assert np.array_equal(got.mask[0], EVERY_THIRD)
 
 
 def test_a_mask_that_runs_on_into_columns_never_acquired_is_cut_silently(full):
     acquired = lines(range(4, 26))
     got = found(full * acquired * EVERY_THIRD, given=EVERY_THIRD, padding=(4, 26))
-    assert torch.equal(got.mask[0], EVERY_THIRD & acquired)
+    assert np.array_equal(got.mask[0], EVERY_THIRD & acquired)
 
 
 def test_samples_outside_the_mask_are_ignored_with_a_warning(full):
@@ -120,7 +122,7 @@ def test_samples_outside_the_mask_are_ignored_with_a_warning(full):
     with warns("W-OUTSIDE-MASK") as caught:
         got = found(full, given=EVERY_THIRD)
     assert f"{n_hidden} of 1200" in str(caught[0])
-    assert torch.equal(got.mask[0], EVERY_THIRD)
+    assert np.array_equal(got.mask[0], EVERY_THIRD)
 
 
 def test_masked_positions_that_hold_zeros_are_not_sampled(full):
@@ -128,7 +130,7 @@ def test_masked_positions_that_hold_zeros_are_not_sampled(full):
     with warns("W-MASK-ZEROS") as caught:
         got = found(full * held, given=EVERY_THIRD)
     assert "80 of the 560" in str(caught[0])
-    assert torch.equal(got.mask[0], held)
+    assert np.array_equal(got.mask[0], held)
 
 
 def test_partial_echo_needs_no_warning_beside_a_mask_of_lines(full):

@@ -78,7 +78,7 @@ def assert_holds(path, ksp, **given) -> None:
     file = open_scan(path, **given)
     assert file.shape == ksp.shape
     for index, wanted in enumerate(ksp):
-        np.testing.assert_allclose(file.read_ksp(index).numpy(), wanted, rtol=1e-6)
+        np.testing.assert_allclose(file.read_ksp(index), wanted, rtol=1e-6)
 
 
 @BOTH
@@ -133,7 +133,7 @@ def test_a_scanners_file_is_read_as_others_read_it(real_scans, tmp_path):
     assert file.voxel_mm == (1.25, 1.25, 4.0) and file.fully_sampled
     (tmp_path / "scan.dat").symlink_to(path)
     (found,) = read_by_twixtools(tmp_path / "scan.dat")
-    ksp = file.read_ksp(0).permute(2, 0, 1).numpy()
+    ksp = file.read_ksp(0).transpose(2, 0, 1)
     np.testing.assert_array_equal(ksp[found["line"]], found["samples"])
     # The surface of the liquid lies towards the front, at high x; a transverse slice.
     np.testing.assert_allclose(file.geometry.directions[1], [0, -1, 0], atol=0.04)
@@ -262,7 +262,7 @@ def test_separate_reference_lines_are_for_the_coil_maps(ksp, tmp_path):
     path = write_vd(tmp_path / "scan.dat", [Measurement(accelerated(ksp), values)])
     file = open_scan(path)
     assert file.calib_mask[0, 0].tolist() == [5 <= x <= 13 for x in range(18)]
-    np.testing.assert_allclose(file.read_calib(1).numpy()[..., 5:14], ksp[1, ..., 5:14], rtol=1e-6)
+    np.testing.assert_allclose(file.read_calib(1)[..., 5:14], ksp[1, ..., 5:14], rtol=1e-6)
     ksp[..., 1::2] = 0
     assert_holds(path, ksp)
 
@@ -272,7 +272,7 @@ def test_reference_lines_of_the_first_repetition_serve_the_others(ksp, tmp_path)
     plain = [replace(line, flags=()) for line in every_line(2 * ksp, repetition=1)]
     lines = [*accelerated(ksp), *(line for line in plain if line.counters["line"] % 2 == 0)]
     file = open_scan(write_vd(tmp_path / "scan.dat", [Measurement(lines, values)]), volume="rep-2")
-    np.testing.assert_allclose(file.read_calib(0).numpy()[..., 5:14], ksp[0, ..., 5:14], rtol=1e-6)
+    np.testing.assert_allclose(file.read_calib(0)[..., 5:14], ksp[0, ..., 5:14], rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -302,7 +302,7 @@ def test_3d_data_become_slices_across_the_readout(rng, tmp_path):
     assert file.shape == (12, 4, 10, 18) and file.voxel_mm == (5.0, 10.0, 20.0)
     hybrid = ifftc(torch.from_numpy(full), dim=1)[:, 6:18]
     for index in range(12):
-        np.testing.assert_allclose(file.read_ksp(index).numpy(), hybrid[:, index], atol=1e-5)
+        np.testing.assert_allclose(file.read_ksp(index), hybrid[:, index], atol=1e-5)
     turn = rotation("y", 90)
     np.testing.assert_allclose(
         file.geometry.directions, [-turn[:, 2], -turn[:, 0], -turn[:, 1]], atol=1e-6
@@ -315,17 +315,17 @@ def test_noise_is_scaled_to_the_bandwidth_of_the_image(ksp, tmp_path, rng):
     noise = random_complex((4, 256), rng)
     lines = [Line(noise, flags=(NOISE,)), *every_line(ksp)]
     file = open_scan(write_vd(tmp_path / "scan.dat", [Measurement(lines, protocol())]))
-    np.testing.assert_allclose(file.noise.numpy(), noise * np.sqrt(30 / 10 / 0.793), rtol=1e-5)
+    np.testing.assert_allclose(file.noise, noise * np.sqrt(30 / 10 / 0.793), rtol=1e-5)
     file = open_scan(write_vb(tmp_path / "vb.dat", [Measurement(lines, protocol())]))
     dwell_us = 1e6 / 256 / 130
-    np.testing.assert_allclose(file.noise.numpy(), noise * np.sqrt(dwell_us / 7.93), rtol=1e-5)
+    np.testing.assert_allclose(file.noise, noise * np.sqrt(dwell_us / 7.93), rtol=1e-5)
 
 
 def test_noise_of_other_coils_is_left_out(ksp, tmp_path, rng):
     noise, other = random_complex((4, 256), rng), random_complex((3, 256), rng)
     lines = [Line(noise, flags=(NOISE,)), Line(other, flags=(NOISE,)), *every_line(ksp)]
     file = open_scan(write_vd(tmp_path / "scan.dat", [Measurement(lines, protocol())]))
-    np.testing.assert_allclose(file.noise.numpy(), noise * np.sqrt(30 / 7.93), rtol=1e-5)
+    np.testing.assert_allclose(file.noise, noise * np.sqrt(30 / 7.93), rtol=1e-5)
 
 
 def test_the_image_is_that_of_the_last_measurement_with_one(ksp, tmp_path, rng):
@@ -340,7 +340,7 @@ def test_the_image_is_that_of_the_last_measurement_with_one(ksp, tmp_path, rng):
     path = write_vd(tmp_path / "scan.dat", parts)
     assert_holds(path, ksp)
     assert_holds(path, 5 * ksp, volume="meas-1")
-    np.testing.assert_allclose(open_scan(path).noise.numpy(), noise * np.sqrt(30 / 7.93), rtol=1e-5)
+    np.testing.assert_allclose(open_scan(path).noise, noise * np.sqrt(30 / 7.93), rtol=1e-5)
     assert open_scan(path, volume="meas-1").scan_id == "scan_meas-1"
     with pytest.raises(ScanFormatError, match="no readouts"):
         open_scan(path, volume="meas-4")

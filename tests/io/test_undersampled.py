@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import h5py
+import numpy as np
 import pytest
-import torch
 
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import Undersampled, open_scan
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 
 SPEC = MaskSpec("random", acceleration=3.0, calib=8)
 
@@ -19,7 +19,7 @@ def test_a_mask_over_a_knee(knee, knee_ksp):
     assert (file.scan_id, file.shape, file.recon_shape) == (full.scan_id, full.shape, (32, 32))
     assert file.acceleration == pytest.approx(40 / 13)  # of 40 acquired columns
     assert not (file.mask[0] & ~full.acquired).any()
-    assert torch.equal(file[:].ksp, knee_ksp * file.mask)
+    assert np.array_equal(file[:].ksp, knee_ksp.numpy() * file.mask)
     assert file.readout_oversampling == 2
     assert (file.voxel_mm, file.sha256) == (full.voxel_mm, full.sha256)
     assert file.read_target("reconstruction_rss") is None
@@ -27,8 +27,8 @@ def test_a_mask_over_a_knee(knee, knee_ksp):
 
 def test_the_mask_depends_on_the_seed_and_the_scan_alone(knee):
     masks = [Undersampled(open_scan(knee), SPEC, seed).mask for seed in (0, 0, 1)]
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[2])
+    assert np.array_equal(masks[0], masks[1])
+    assert not np.array_equal(masks[0], masks[2])
 
 
 def test_samples_that_were_not_selected_leave_no_trace(knee, knee_ksp):
@@ -38,16 +38,16 @@ def test_samples_that_were_not_selected_leave_no_trace(knee, knee_ksp):
     file = opened()
     before = [file[0], file[1]]
     with h5py.File(knee, "a") as raw:
-        hidden = (~file.mask[0] & file.acquired).numpy()
+        hidden = ~file.mask[0] & file.acquired
         ksp = raw["kspace"][()]
         ksp[..., hidden] = 30 - 3j * ksp[..., hidden]
         raw["kspace"][...] = ksp
     again = opened()
-    assert torch.equal(again.mask, file.mask)
+    assert np.array_equal(again.mask, file.mask)
     for index in (0, 1):
-        assert torch.equal(again[index].ksp, before[index].ksp)
-        assert torch.equal(again.read_ksp(index), before[index].ksp[0])
-    assert not torch.equal(again.full[0].ksp, knee_ksp[:1])  # the file did change
+        assert np.array_equal(again[index].ksp, before[index].ksp)
+        assert np.array_equal(again.read_ksp(index), before[index].ksp[0])
+    assert not np.array_equal(again.full[0].ksp, knee_ksp[:1])  # the file did change
 
 
 def test_oversampling_cannot_be_removed_under_a_2d_mask(knee):

@@ -13,7 +13,7 @@ from mri_ambient.data_prep.phantom import head_phantom
 from mri_ambient.errors import ConfigError
 from mri_ambient.methods import BASELINES, CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.methods.baselines import NOISE_FLOOR
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.rng import complex_normal, rng_for
 

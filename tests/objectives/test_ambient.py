@@ -8,7 +8,7 @@ from helpers import streams
 from toys import N_TOY, RIGHT, WRONG, At, Toy, make_batch, net_for
 
 from mri_ambient.objectives import Ambient, Supervised
-from mri_ambient.physics.masks import achieved_acceleration
+from mri_ambient.physics.patterns import achieved_acceleration
 
 
 def test_on_full_noiseless_data_it_is_supervised():

@@ -15,7 +15,8 @@ from mri_ambient.errors import ConfigError
 from mri_ambient.objectives import OBJECTIVES, Ambient, Consistency, Kspace, make_objective
 from mri_ambient.objectives.base import thinned, unseen_weight
 from mri_ambient.physics.coverage import MaskFacts, sampling_densities
-from mri_ambient.physics.masks import MaskSpec, outer_samples
+from mri_ambient.physics.mask_spec import MaskSpec
+from mri_ambient.physics.masks import outer_samples
 from mri_ambient.priors.denoisers import Denoiser
 from mri_ambient.rng import rng_for
 from mri_ambient.scan import Batch

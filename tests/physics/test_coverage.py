@@ -25,7 +25,7 @@ from mri_ambient.physics.coverage import (
     null_space_fraction,
     sampling_densities,
 )
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.rng import complex_normal, rng_for
 

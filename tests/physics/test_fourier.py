@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mri_ambient.physics.fourier import (
-    center_crop,
-    center_pad,
-    decentre,
-    fft2c,
-    fftc,
-    ifft2c,
-    ifftc,
-    image_crop,
-    reverse,
-)
+from mri_ambient.physics.crop import center_crop, center_pad, image_crop
+from mri_ambient.physics.fourier import decentre, fft2c, fftc, ifft2c, ifftc, reverse
 from mri_ambient.rng import complex_normal
 
 SHAPES = [(8, 8), (7, 9), (8, 5), (1, 6), (1, 1), (320, 3)]

@@ -12,21 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mri_ambient.errors import ConfigError
-from mri_ambient.physics.fourier import center_crop
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.masks import (
     MASKS,
-    MaskSpec,
-    achieved_acceleration,
-    calibration_block,
     hold_out_lines,
     hold_out_one_in,
-    is_line_mask,
-    line_coverage,
     outer_samples,
     sampling_density,
     subsample_further,
     training_fraction,
     unseen_probability,
+)
+from mri_ambient.physics.patterns import (
+    achieved_acceleration,
+    acquired_rows,
+    calibration_block,
+    is_line_mask,
+    line_coverage,
+    readout_is_full,
 )
 from mri_ambient.rng import rng_for
 
@@ -390,3 +394,19 @@ class TestSubsampling:
         mask[0, 0, ::2] = True
         p = 5 / 84
         assert unseen(mask, 0.2) == pytest.approx(p * 0.2 / (1 - p * 0.8))
+
+
+@quick
+@given(st.integers(1, 9), st.integers(1, 9), st.floats(0.2, 1.0), seeds)
+def test_patterns_of_arrays_are_those_of_tensors(ny, nx, density, seed):
+    """Rows and columns left out, single samples: what files and scans are told is the same."""
+    mask = torch.rand(1, ny, nx, generator=rng_for(seed)) < density
+    mask[:, seed % ny :] &= density < 0.6
+    mask[0, 0, 0] = True
+    for measure in (is_line_mask, readout_is_full, achieved_acceleration, calibration_block):
+        assert measure(mask) == measure(mask.numpy())
+    assert acquired_rows(mask[0]).tolist() == acquired_rows(mask[0].numpy()).tolist()
+    rows = mask[0].any(dim=1).nonzero().flatten().tolist()
+    inside = range(rows[0], rows[-1] + 1)
+    assert acquired_rows(mask[0]).tolist() == [y in inside for y in range(ny)]
+    assert line_coverage(mask).tolist() == line_coverage(mask.numpy()).tolist()

@@ -13,13 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mri_ambient.errors import ConfigError
-from mri_ambient.physics.fourier import center_crop
-from mri_ambient.physics.masks import (
-    MaskSpec,
-    achieved_acceleration,
-    calibration_block,
-    is_line_mask,
-)
+from mri_ambient.physics.crop import center_crop
+from mri_ambient.physics.mask_spec import MaskSpec
+from mri_ambient.physics.patterns import achieved_acceleration, calibration_block, is_line_mask
 from mri_ambient.physics.poisson import SMALLEST_RADIUS, poisson_disc, variable_density_disc
 from mri_ambient.rng import rng_for
 

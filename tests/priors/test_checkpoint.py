@@ -16,9 +16,15 @@ from safetensors.torch import save_file
 
 from mri_ambient.errors import CheckpointError, DeviceError, MriAmbientError
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior, save_tensors
+from mri_ambient.priors.denoisers import DENOISERS
+from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.prior import Prior
-from mri_ambient.priors.unet import UNetSpec
+from mri_ambient.priors.prior_file import describe_prior
+from mri_ambient.priors.unet import n_parameters
 from mri_ambient.priors.weights import shipped_priors
+
+READERS = pytest.mark.parametrize("read", [load_prior, describe_prior])
+"""With the network, and without."""
 
 
 @pytest.fixture
@@ -34,6 +40,13 @@ def test_a_prior_comes_back_as_it_was(prior, tmp_path):
     state = prior.net.state_dict()
     assert all(torch.equal(state[name], t) for name, t in again.net.state_dict().items())
     assert not any(p.requires_grad for p in again.net.parameters())
+
+
+@pytest.mark.parametrize("kind", DENOISERS)
+def test_its_facts_are_told_without_its_network(kind, tmp_path):
+    save_prior(small_prior(kind, card={"n_scans": 3}), tmp_path / "prior.safetensors")
+    prior = load_prior(tmp_path)
+    assert describe_prior(tmp_path) == (prior.facts, n_parameters(prior.net))
 
 
 def test_calibrations_by_method_are_read_as_a_list(prior, tmp_path):
@@ -66,35 +79,37 @@ class _Bomb:
         return (pytest.fail, ("a pickle was executed",))
 
 
-def test_pickles_are_never_opened(tmp_path):
+@READERS
+def test_pickles_are_never_opened(read, tmp_path):
     path = tmp_path / "prior.pt"
     path.write_bytes(pickle.dumps(_Bomb()))
     with pytest.raises(CheckpointError):
-        load_prior(path)
+        read(path)
     torch.save({"w": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError):
-        load_prior(path)
+        read(path)
 
 
-def test_foreign_and_damaged_files_are_refused(prior, tmp_path):
+@READERS
+def test_foreign_and_damaged_files_are_refused(read, prior, tmp_path):
     path = tmp_path / "prior.safetensors"
     with pytest.raises(CheckpointError) as missing:
-        load_prior(path)
+        read(path)
     assert all(file.stem in str(missing.value) for file in shipped_priors())
     with pytest.raises(CheckpointError):  # a folder without a prior
-        load_prior(tmp_path)
+        read(tmp_path)
     save_file({"w": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError):  # without our header
-        load_prior(path)
+        read(path)
     save_tensors(path, {"w": torch.zeros(3)}, {"format": "train/1"})
     with pytest.raises(CheckpointError, match="'train/1'"):
-        load_prior(path)
+        read(path)
     save_prior(prior, path)
     whole = path.read_bytes()
     for n_bytes in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:n_bytes])
         with pytest.raises(CheckpointError):
-            load_prior(path)
+            read(path)
 
 
 def test_a_prior_of_another_shape_is_refused(prior, tmp_path):
@@ -130,23 +145,26 @@ def test_the_groups_of_the_norms_are_those_of_training(tmp_path):
     assert torch.equal(again.net.nets[0](planes, label), prior.net.nets[0](planes, label))
 
 
-def test_weights_that_are_not_finite_are_refused(prior, tmp_path):
+@READERS
+def test_weights_that_are_not_finite_are_refused(read, prior, tmp_path):
     path = tmp_path / "prior.safetensors"
     with torch.no_grad():
         next(prior.net.parameters()).view(-1)[3] = float("nan")
     save_prior(prior, path)
     with pytest.raises(CheckpointError):
-        load_prior(path)
+        read(path)
 
 
-def test_a_prior_for_another_kind_of_data_is_refused(prior, tmp_path):
+@READERS
+def test_a_prior_for_another_kind_of_data_is_refused(read, prior, tmp_path):
     path = tmp_path / "prior.safetensors"
     save_prior(Prior(prior.net, replace(prior.facts, scale_rule="maximum")), path)
     with pytest.raises(CheckpointError, match="'maximum'"):
-        load_prior(path)
+        read(path)
 
 
-def test_header_noise_never_escapes(prior, tmp_path, rng):
+@READERS
+def test_header_noise_never_escapes(read, prior, tmp_path, rng):
     """Flipped bytes anywhere in the header: an error of ours, or a prior that loads."""
     path = tmp_path / "prior.safetensors"
     save_prior(prior, path)
@@ -159,7 +177,7 @@ def test_header_noise_never_escapes(prior, tmp_path, rng):
         bad[at] ^= 1 << int(torch.randint(8, (), generator=rng))
         path.write_bytes(bytes(bad))
         try:
-            load_prior(path)
+            read(path)
         except MriAmbientError as error:
             assert str(path) in str(error)
 

@@ -9,7 +9,8 @@ from helpers import random_sense, shaken
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.solve import conjugate_gradient
 from mri_ambient.priors.denoisers import DENOISERS, Conditioned, Patched, Plain
-from mri_ambient.priors.unet import UNetSpec, forward_flops
+from mri_ambient.priors.facts import UNetSpec
+from mri_ambient.priors.unet import forward_flops
 from mri_ambient.rng import complex_normal, rng_for
 
 SPEC = UNetSpec(channels=(8, 12, 16), blocks=1, embedding=16)

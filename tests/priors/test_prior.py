@@ -9,9 +9,12 @@ import torch
 from helpers import random_sense, small_prior, streams
 
 from mri_ambient.errors import CheckpointError, ConfigError
-from mri_ambient.physics.masks import MaskSpec, achieved_acceleration, outer_samples
+from mri_ambient.physics.mask_spec import MaskSpec
+from mri_ambient.physics.masks import outer_samples
+from mri_ambient.physics.patterns import achieved_acceleration
 from mri_ambient.priors.checkpoint import load_prior
-from mri_ambient.priors.prior import DenoiserSource, PriorFacts, scan_digest
+from mri_ambient.priors.facts import PriorFacts
+from mri_ambient.priors.prior import DenoiserSource, scan_digest
 from mri_ambient.priors.weights import DEFAULT, default_prior, find_prior, shipped_priors
 from mri_ambient.rng import complex_normal, complex_normals
 
@@ -117,7 +120,7 @@ def test_images_of_parent_priors_count():
 def test_an_unknown_kind_of_denoiser_is_refused():
     facts = small_prior().facts
     with pytest.raises(ConfigError, match="other"):
-        replace(facts, kind="other")
+        replace(facts, kind="other").build()
     assert isinstance(facts, PriorFacts)
 
 

@@ -7,14 +7,8 @@ import torch
 from helpers import shaken
 
 from mri_ambient.errors import ConfigError
-from mri_ambient.priors.unet import (
-    NETWORKS,
-    UNet,
-    UNetSpec,
-    forward_flops,
-    n_parameters,
-    network_spec,
-)
+from mri_ambient.priors.facts import UNetSpec
+from mri_ambient.priors.unet import NETWORKS, UNet, forward_flops, n_parameters, network_spec
 
 SPEC = UNetSpec(channels=(8, 12, 16), blocks=1, embedding=16)
 

@@ -11,7 +11,7 @@ from gaussian import WholeGaussian
 from helpers import apply_method, dense, random_maps, small_prior
 
 from mri_ambient.methods import Aos, CgSense, Dds, Method
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import DenoiserSource, Prior

@@ -11,7 +11,7 @@ import torch
 
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.methods import CgSense, L1Wavelet
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.comparison import compare
 from mri_ambient.recon.engine import Engine
 from mri_ambient.recon.pipeline import open_volume, reconstruct

@@ -14,8 +14,9 @@ from helpers import random_maps, small_prior
 from mri_ambient.data_prep.oversampling import remove_oversampling
 from mri_ambient.errors import DeviceError, MriAmbientError
 from mri_ambient.methods import Adps, Aos, Dds, Method, ZeroFilled
-from mri_ambient.physics.fourier import fft2c, ifft2c, image_crop
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.crop import image_crop
+from mri_ambient.physics.fourier import fft2c, ifft2c
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.prior import DenoiserSource, Prior
 from mri_ambient.recon.engine import (

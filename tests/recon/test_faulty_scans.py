@@ -11,7 +11,7 @@ from array_files import phantom_ksp
 from numpy.typing import NDArray
 
 from mri_ambient.physics.fourier import ifft2c
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
 from mri_ambient.rng import rng_for

@@ -14,7 +14,7 @@ from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
 from mri_ambient.io import ArrayFile, Undersampled, open_scan
 from mri_ambient.methods import Aos, CgSense, Dds
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.folder import is_finished, reconstruct_to_folder
 from mri_ambient.recon.pipeline import open_volume, reconstruct, reconstruct_many
 from mri_ambient.recon.recipe import Recipe, ResolvedRecipe

@@ -13,7 +13,7 @@ from helpers import small_prior
 from mri_ambient.errors import CheckpointError, ConfigError
 from mri_ambient.methods import PRESETS, Adps, Aos, CgSense, Dds, L1Wavelet, Msm
 from mri_ambient.methods.dds import ENOUGH_STEPS
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.weights import DEFAULT, default_prior
 from mri_ambient.recon.recipe import ESTIMATES, POSTERIOR, Checks, Recipe, ResolvedRecipe

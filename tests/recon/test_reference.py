@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from codes import warns
@@ -10,8 +11,9 @@ from memory_scan import MemoryScan, simulated_scan
 from mri_ambient.data_prep import SimulateConfig, espirit_maps
 from mri_ambient.io import ArrayFile, ScanFile
 from mri_ambient.methods import CgSense
-from mri_ambient.physics.fourier import ifft2c, image_crop
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.crop import image_crop
+from mri_ambient.physics.fourier import ifft2c
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.engine import to_file_units
 from mri_ambient.recon.metrics import evaluate_volume
 from mri_ambient.recon.pipeline import open_volume, reconstruct
@@ -33,8 +35,8 @@ class Scored(MemoryScan):
         super().__init__(ksp, scan_id="head")
         self.targets = targets
 
-    def read_target(self, name: str) -> torch.Tensor | None:
-        return self.targets.get(name)
+    def read_target(self, name: str) -> np.ndarray | None:
+        return self.targets[name].numpy() if name in self.targets else None
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from mri_ambient.errors import OutputExistsError, ScanFormatError
 from mri_ambient.io import Geometry, ReconstructionFile, SaveOptions
 from mri_ambient.io.parts import white_level
 from mri_ambient.methods import CgSense, Dds
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Checks, Recipe
 from mri_ambient.recon.report import ReportWriter, write_overview

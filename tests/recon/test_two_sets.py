@@ -17,7 +17,7 @@ from mri_ambient.methods import METHODS
 from mri_ambient.physics.map_sets import sets_as_items, split_sets
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.denoisers import Patched, Plain
-from mri_ambient.priors.unet import UNetSpec
+from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.recon.checks import split_scan
 from mri_ambient.recon.engine import Engine, to_file_units
 from mri_ambient.recon.pipeline import reconstruct

@@ -20,7 +20,7 @@ from mri_ambient.io import ScanFile, open_scan
 from mri_ambient.methods import PRESETS, Aos, CgSense, Dds, Method, Msm, Pula
 from mri_ambient.methods.base import StepInfo
 from mri_ambient.methods.dds import ENOUGH_STEPS
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.denoisers import Denoiser
 from mri_ambient.priors.weights import default_prior

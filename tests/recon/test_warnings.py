@@ -14,7 +14,8 @@ from helpers import small_prior
 from mri_ambient.data_prep import PrepConfig
 from mri_ambient.methods import Aos, CgSense, Dds, Method, Msm, Pula
 from mri_ambient.methods.dds import ENOUGH_STEPS
-from mri_ambient.physics.masks import MaskSpec, achieved_acceleration
+from mri_ambient.physics.mask_spec import MaskSpec
+from mri_ambient.physics.patterns import achieved_acceleration
 from mri_ambient.priors.prior import Prior, scan_digest
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Checks, Recipe, ResolvedRecipe
@@ -27,7 +28,7 @@ DIGEST = "ab" * 32
 
 def scan(kind: str = "random", rate: float = 3.0) -> Any:
     """What the table reads of a file: 128 columns under a mask."""
-    mask = MaskSpec(kind, rate, 8).draw((16, 128), rng_for(0))
+    mask = MaskSpec(kind, rate, 8).draw((16, 128), rng_for(0)).numpy()
     return SimpleNamespace(
         path=Path("a.h5"), mask=mask, acceleration=achieved_acceleration(mask),
         source_sha256=DIGEST,

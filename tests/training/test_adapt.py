@@ -12,7 +12,7 @@ from helpers import random_maps, small_prior
 
 from mri_ambient.errors import ConfigError, OutputExistsError
 from mri_ambient.objectives import Ambient, Kspace, Objective, Ssdu
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.prior import Prior

@@ -10,7 +10,8 @@ from training_runs import QUICK, VALIDATED, prepared
 
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.objectives import Consistency, Gsure, Kspace, Ssdu
-from mri_ambient.priors.prior import Prior, PriorFacts
+from mri_ambient.priors.facts import PriorFacts
+from mri_ambient.priors.prior import Prior
 from mri_ambient.training.card import (
     MIXED,
     SEPARATE,

@@ -76,7 +76,7 @@ def test_targets_are_made_once_and_learned_from(scans, tmp_path, monkeypatch):
     targets = sorted((run / "targets").glob("*.h5"))
     assert len(targets) == 10
     want = image(open_scan(scans / targets[0].name)[0], L1Wavelet())[0]
-    torch.testing.assert_close(read_samples(targets[0], 0), want)
+    torch.testing.assert_close(torch.from_numpy(read_samples(targets[0], 0)), want)
     monkeypatch.setattr(Engine, "__call__", pytest.fail)
     assert not trained(scans, run, config, images=4).mask_conditioned
 

@@ -15,7 +15,7 @@ from training_runs import QUICK, SCANS, VALIDATED, prepared
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.errors import CheckpointError, ConfigError, NumericalWarning
 from mri_ambient.objectives import Ambient, Equivariant, Gsure, Kspace, Objective, Supervised
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.prior import Prior, name_digest
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import UPPER_BOUND

@@ -68,7 +68,7 @@ def test_targets_are_the_samples_of_their_scans(items, prior, tmp_path):
     engine = Engine(ResolvedRecipe(SAMPLER, prior), Runtime("cpu"))
     for item in items:
         alone = engine([item.file[item.index]])[0].img[0]
-        got = read_samples(tmp_path / f"{item.scan_id}.h5", item.index)
+        got = torch.from_numpy(read_samples(tmp_path / f"{item.scan_id}.h5", item.index))
         torch.testing.assert_close(got, alone, rtol=1e-3, atol=1e-4)
 
 

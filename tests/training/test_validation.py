@@ -11,7 +11,7 @@ from helpers import random_maps, small_prior
 
 from mri_ambient.errors import MriAmbientError
 from mri_ambient.methods import CgSense
-from mri_ambient.physics.masks import MaskSpec
+from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.rng import complex_normal

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ...errors import WARNINGS
 from ...io.scan_file import ScanFile
-from ...physics.masks import calibration_block, is_line_mask
+from ...physics.patterns import calibration_block, is_line_mask, line_coverage
 from ..checks import held_out_means
 from ..recipe import POSTERIOR
 
@@ -193,7 +193,7 @@ def mask_facts(file: ScanFile) -> Iterator[Fact]:
     mask, n_columns, n_acquired = file.mask, file.shape[-1], int(file.acquired.sum())
     yield Fact("Acceleration", f"R = {file.acceleration:.2f}", "acquired over sampled positions")
     if is_line_mask(mask):
-        lines = f"{int(mask[0].any(dim=0).sum())} of {n_acquired} acquired"
+        lines = f"{int(line_coverage(mask).sum())} of {n_acquired} acquired"
         yield Fact("Sampled columns", lines, "phase encodes")
     else:
         positions = f"{int(mask.sum())} of {mask.shape[-2] * n_acquired} acquired"

@@ -6,12 +6,10 @@ import base64
 import io
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from torch import Tensor
 
-from ...physics.fourier import center_crop
+from ...physics.crop import center_crop
 
 MOST_LOSSLESS = 16_000_000
 """Bytes of images up to which a page has them without loss; otherwise about a third of that."""
@@ -57,7 +55,9 @@ def data_uri(levels: NDArray[np.uint8], *, lossless: bool = True, in_colors: boo
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def draw_mask(mask: Tensor, acquired: Tensor, block: tuple[int, int]) -> NDArray[np.uint8]:
+def draw_mask(
+    mask: NDArray[np.bool_], acquired: NDArray[np.bool_], block: tuple[int, int]
+) -> NDArray[np.uint8]:
     """A mask ``(1, y, x)``, a pixel a sample, in :data:`MASK_COLORS`, ``(y, x, 3)``.
 
     Args:
@@ -65,11 +65,11 @@ def draw_mask(mask: Tensor, acquired: Tensor, block: tuple[int, int]) -> NDArray
         acquired: columns that the scanner acquires, ``(x,)``.
         block: sides ``(y, x)`` of the calibration block.
     """
-    in_block = torch.zeros_like(mask[0])
-    center_crop(in_block, block).fill_(True)
+    in_block = np.zeros_like(mask[0])
+    center_crop(in_block, block)[:] = True
     picture = np.empty((*mask.shape[1:], 3), np.uint8)
     picture[:] = MASK_COLORS["not sampled"]
-    picture[:, ~acquired.numpy()] = MASK_COLORS["never acquired"]
-    picture[mask[0].numpy()] = MASK_COLORS["sampled"]
-    picture[in_block.numpy()] = MASK_COLORS["calibration block"]
+    picture[:, ~acquired] = MASK_COLORS["never acquired"]
+    picture[mask[0]] = MASK_COLORS["sampled"]
+    picture[in_block] = MASK_COLORS["calibration block"]
     return picture

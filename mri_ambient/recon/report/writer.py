@@ -18,7 +18,7 @@ from ...io import Grid, ReconstructionFile, SaveOptions
 from ...io.grid import Turn
 from ...io.parts import white_level
 from ...io.save_options import Writer
-from ...physics.masks import calibration_block
+from ...physics.patterns import calibration_block
 from ...runtime.files import atomic_path
 from ..checks import HIGH_RESIDUAL, RESIDUAL_NOISE
 from ..comparison import Comparison, compare
