@@ -66,15 +66,20 @@ def _variance(item: Item) -> list[float]:
     return [max(float(total), 0.0) / (2 * n_support)] if n_support else []
 
 
+TAUGHT_BY = 0.1
+"""Share of the slices that teach the smallest level of a prior."""
+
+
 def smallest_sigma(items: Sequence[Item], objective: Objective) -> float:
     """The noise level where a sampler may end.
 
-    max(0.002, 95th percentile of c sigma_n over the slices), where the objective trains levels from
-    c sigma_n on; 0.002 if it trains levels below the noise of the scans.
+    max(0.002, 10th percentile of c sigma_n over the slices), where the objective trains levels from
+    c sigma_n on: a tenth of the slices teach that level. 0.002 if it trains levels below the noise
+    of the scans.
     """
     if objective.below_noise or objective.one_level or objective.targets is not None:
         return MIN_SIGMA
-    noise = float(np.quantile([item.noise_std for item in items], 0.95))
+    noise = float(np.quantile([item.noise_std for item in items], TAUGHT_BY))
     return max(MIN_SIGMA, objective.sigma_min_over_noise * noise)
 
 

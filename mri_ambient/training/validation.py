@@ -102,6 +102,9 @@ def fit_tau(
 ) -> tuple[float, float, float]:
     """The expected error of one step (or short sample), found on held-out lines.
 
+    The best tau has the least geometric mean of the errors: the arithmetic mean of scans with
+    little and with much noise is that of the noise on their held-out lines.
+
     ``is_next`` says after every case, by how many are done, whether another one is to follow.
 
     Returns:
@@ -115,8 +118,8 @@ def fit_tau(
         errors.append([*consistent, case.error(x0)])
         if not is_next(len(errors)):
             break
-    mean = torch.tensor(errors).mean(dim=0)
-    best = int(mean[:-1].argmin())
+    found = torch.tensor(errors, dtype=torch.float64)
+    best, mean = int(found[:, :-1].log().sum(dim=0).argmin()), found.mean(dim=0)
     return taus[best], float(mean[best]), float(mean[-1])
 
 

@@ -150,7 +150,7 @@ def card_of(prior: Prior, options: str) -> str:
     low, middle, high = card["sigma_n"]
     file = WEIGHTS / f"{DEFAULT}.safetensors"
     command = f"train_default_prior.py IMAGES.zip WORK {options} --ship"
-    seen = prior.facts.card["images_seen"]
+    seen, before = card["images_seen"], card["images_seen_before"]
     data = textwrap.fill(
         f"{card['data'][0].upper()}{card['data'][1:]}.", 100, initial_indent=" " * 19
     )
@@ -173,7 +173,7 @@ A prior for `mri-ambient reconstruct`, trained on **undersampled scans only**.
 | noise of the scans | {low:.4f} to {high:.4f}, median {middle:.4f} |
 | all of the card | `mri-ambient info {DEFAULT}` |
 | made by | `python tests/benchmarks/{command}` |
-| images seen | {COARSE_IMAGES} of 64 x 64 scans, {FINE_IMAGES} of finer ones, then {seen} of all |
+| images seen | {before} before the last stage, then {seen} of all sizes |
 
 **Training data.** {data.strip()}
 One scan per image, under one mask; no fully sampled scan took part.
@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--time-limit", default="2h", help="for the last stage")
     parser.add_argument("--init", type=Path, help="the prior to begin the last stage with")
+    parser.add_argument("--learning-rate", type=float, default=6e-4, help="of the last stage")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
@@ -219,10 +220,14 @@ def main() -> None:
     else:
         coarse = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
         start = make(args, "fine", FINE, finer, images=FINE_IMAGES, init=coarse)
-    calmer = replace(finer, learning_rate=6e-4, decay_images=3000)
+    calmer = replace(finer, learning_rate=args.learning_rate, decay_images=3000)
     prior = make(args, "all", COARSE | FINE, calmer, init=start)
     if args.ship:
-        ship(prior, f"--precision {args.precision}" + (" --init PRIOR" if args.init else ""))
+        words = f"--preset {args.preset} --precision {args.precision}"
+        ship(
+            prior,
+            words + (f" --learning-rate {args.learning_rate} --init PRIOR" if args.init else ""),
+        )
 
 
 def make(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import streams
-from toys import N_TOY, RIGHT, WRONG, At, Toy, make_batch, net_for
+from toys import N_TOY, N_WRONG, RIGHT, WRONG, At, Toy, make_batch, net_for
 
 from mri_ambient.objectives import Ambient, Supervised
 from mri_ambient.physics.patterns import achieved_acceleration
@@ -41,7 +41,7 @@ def test_it_learns_the_posterior_mean_if_noise_is_corrected(
     noise_std, corrected, right, fix_further_mask
 ):
     """u = G (x + sigma n) + A~^H (measured noise); W = E[x u^H] E[u u^H]^-1."""
-    toy = Toy(N_TOY, noise_std)
+    toy = Toy(N_TOY if right else N_WRONG, noise_std)
     fix_further_mask(toy)
     learned = toy.minimiser(Ambient(law=At(), noise_correction=corrected))
     found = toy.excess(learned, *toy.answer(toy.sigma**2, noise_std**2))

@@ -56,13 +56,13 @@ def test_rollouts_start_with_the_noise_of_their_level(base):
 def test_the_penalty_is_zero_for_the_posterior_mean_only(
     base, factor, consistent, fix_further_mask
 ):
-    """8000 measurements in 80 groups: the mean penalty of the exact denoiser is within 4
+    """4000 measurements in 40 groups: the mean penalty of the exact denoiser is within 4
     standard errors of 0 (false alarm 6e-5), that of one too small by 30 % more than 8 above.
 
     Those of ambient, which ignores the measured noise, have none.
     """
     in_image = isinstance(base, Ambient)
-    toy = Toy(8000, 0.0 if in_image else 0.4)
+    toy = Toy(4000, 0.0 if in_image else 0.4)
     toy.batch = replace(toy.batch, noise_std=torch.full((toy.n,), 0.4))
     fix_further_mask(toy)
     objective, net = Consistency(base=base), Exact(toy, factor, in_image=in_image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import shaken, streams
-from toys import N_TOY, RIGHT, SPEC, WRONG, At, Toy
+from toys import N_TOY, N_WRONG, RIGHT, SPEC, WRONG, At, Toy
 
 from mri_ambient.objectives import Gsure, Kspace
 from mri_ambient.objectives.base import edm_weight
@@ -23,7 +23,7 @@ def test_it_learns_the_posterior_mean_of_full_scans(divergence):
 
 
 def test_plain_squares_learn_something_else():
-    toy = Toy(N_TOY, 0.4, full=True)
+    toy = Toy(N_WRONG, 0.4, full=True)
     learned = toy.minimiser(Kspace(law=At(), noise_correction=False))
     assert toy.excess(learned, *wiener(toy)) > WRONG
 
@@ -38,10 +38,10 @@ def wiener(toy: Toy) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("divergence", [True, False])
 def test_with_its_constant_it_is_the_error_to_the_clean_image(divergence, full):
-    """For a network that is no linear map, over 6000 noisy measurements, within 4 standard errors
+    """For a network that is no linear map, over 3000 noisy measurements, within 4 standard errors
     (false alarm 6e-5): the loss plus its constant is lambda sum W M |K - F S x|^2; with everything
     sampled, lambda ||D - x||^2."""
-    toy = Toy(6000, 0.4, full=full)
+    toy = Toy(3000, 0.4, full=full)
     net = shaken(DENOISERS["plain"](SPEC, 0.8), seed=3)
     objective = Gsure(law=At(), divergence=divergence, epsilon=0.02)
     batch, sigma = toy.batch, toy.sigma

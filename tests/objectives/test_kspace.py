@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import N_TOY, RIGHT, SHAPE, WRONG, At, Toy, make_batch, net_for
+from toys import N_TOY, N_WRONG, RIGHT, SHAPE, WRONG, At, Toy, make_batch, net_for
 
 from mri_ambient.objectives import Kspace
 from mri_ambient.objectives.base import edm_weight
@@ -69,7 +69,7 @@ def test_with_noise_in_the_image_it_learns_from_noiseless_scans(fix_further_mask
 
 
 def test_without_the_noise_correction_the_minimiser_is_wrong(fix_further_mask):
-    toy = Toy(N_TOY, 0.4)
+    toy = Toy(N_WRONG, 0.4)
     fix_further_mask(toy)
     learned = toy.minimiser(Kspace(law=At(), weights=False, noise_correction=False))
     assert toy.excess(learned, *toy.answer(0.0, toy.sigma**2)) > WRONG

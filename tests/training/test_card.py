@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -69,6 +70,12 @@ def test_the_smallest_level_follows_the_margin(kind, scans):
     items = load_dataset(scans, n_validation=0, seed=0).train
     usual, further = (smallest_sigma(items, kind(margin=margin)) for margin in (1.2, 1.5))
     assert further == pytest.approx(1.25 * usual)
+
+
+def test_a_tenth_of_the_slices_teach_the_smallest_level():
+    """Of scans with little and with much noise."""
+    items = [SimpleNamespace(noise_std=i / 1000) for i in range(101)]
+    assert smallest_sigma(items, Kspace(margin=1.2)) == pytest.approx(1.2 * 0.010)
 
 
 def test_facts_follow_objective_and_scans(facts, scans):

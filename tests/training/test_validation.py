@@ -20,6 +20,7 @@ from mri_ambient.training.run import RunFolder
 from mri_ambient.training.validation import (
     REFERENCES,
     TAUS,
+    HeldOut,
     Validator,
     fit_tau,
     hold_out,
@@ -98,6 +99,21 @@ def test_tau_is_the_best_of_its_candidates(batch):
     references = [reference_errors(case) for case in cases]
     assert error <= 1.05 * without
     assert error < sum(found["held_out_cg_sense"] for found in references) / 3
+
+
+def test_tau_is_not_chosen_by_the_noisiest_scan(batch, monkeypatch):
+    """Errors by tau: one falls by a third where the other rises by a tenth of its large one."""
+    little, much = hold_out(batch, "a", seed=0), hold_out(batch, "b", seed=0)
+    errors = {"a": {0.3: 0.3, 0.212: 0.2}, "b": {0.3: 2.0, 0.212: 2.2}}
+    monkeypatch.setattr("mri_ambient.training.validation.estimate", lambda *_: None)
+    monkeypatch.setattr("mri_ambient.training.validation._consistent", lambda c, x, tau: tau)
+    monkeypatch.setattr(
+        HeldOut, "error", lambda case, tau: errors[case.name].get(tau and round(tau, 3), 9.0)
+    )
+    prior = Exact(torch.full(SHAPE, 0.09, dtype=torch.float64), sigma_min=0.01)
+    assert prior.sigma_data == pytest.approx(0.3)
+    tau, error, _ = fit_tau(prior, [little, much])
+    assert (tau, error) == (pytest.approx(TAUS[1]), pytest.approx(1.2))
 
 
 # The validator
