@@ -116,6 +116,16 @@ def test_tau_is_not_chosen_by_the_noisiest_scan(batch, monkeypatch):
     assert (tau, error) == (pytest.approx(TAUS[1]), pytest.approx(1.2))
 
 
+def test_of_equal_errors_the_largest_tau_is_taken(batch, monkeypatch):
+    errors = {0.3: 0.501, 0.212: 0.4009, 0.15: 0.4003, 0.106: 0.4}
+    monkeypatch.setattr("mri_ambient.training.validation.estimate", lambda *_: None)
+    monkeypatch.setattr("mri_ambient.training.validation._consistent", lambda c, x, tau: tau)
+    monkeypatch.setattr(HeldOut, "error", lambda case, tau: errors.get(tau and round(tau, 3), 0.4))
+    prior = Exact(torch.full(SHAPE, 0.09, dtype=torch.float64), sigma_min=0.01)
+    tau, error, _ = fit_tau(prior, [hold_out(batch, "a", seed=0)])
+    assert (tau, error) == (pytest.approx(TAUS[2]), pytest.approx(0.4003))
+
+
 # The validator
 
 
