@@ -9,6 +9,7 @@ import typer
 
 from mri_ambient.errors import ConfigError
 from mri_ambient.physics.mask_spec import KINDS
+from mri_ambient.priors.weights import DEFAULT
 
 from .choices import (
     METHODS,
@@ -172,7 +173,7 @@ PriorPath = Annotated[
         "-m",
         "--prior",
         help="Prior: a file, a run folder, or the name of a shipped prior.",
-        show_default="the shipped brain-kspace-tiny",
+        show_default=f"the shipped {DEFAULT}",
         callback=shipped_or_there,
     ),
 ]

@@ -43,6 +43,7 @@ from mri_ambient.methods import Aos
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
+from mri_ambient.priors.weights import DEFAULT
 from mri_ambient.recon.adapted import slices_to_learn
 from mri_ambient.recon.engine import Engine, to_file_units
 from mri_ambient.recon.metrics import volume_metrics
@@ -303,7 +304,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--real", nargs="*", type=Path, default=[])
     parser.add_argument("--only", default="")
     parser.add_argument("--until", default="auto")
-    parser.add_argument("--prior", default="brain-kspace-tiny")
+    parser.add_argument("--prior", default=DEFAULT)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--quick", action="store_true")
     return parser.parse_args()

@@ -155,8 +155,9 @@ def card_of(prior: Prior, options: str) -> str:
         f"{card['data'][0].upper()}{card['data'][1:]}.", 100, initial_indent=" " * 19
     )
     judged = textwrap.fill(
-        f"Its error on held-out measured lines, {card['held_out']['held_out']:.3f}, is that of "
-        f"scans it was not trained on, of patients it was {card['validation_patients']}.", 100,
+        f"Its error on held-out measured lines, {card['held_out']['held_out']:.3f} (CG-SENSE: "
+        f"{card['held_out']['held_out_cg_sense']:.3f}), is that of scans it was not trained on; "
+        "other slices of the same patients may have been.", 100,
     )  # fmt: skip
     return f"""# {DEFAULT}
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ...errors import CheckpointError, close_to
 
-DEFAULT = "brain-kspace-tiny"
-"""The prior ``reconstruct`` uses by default."""
+DEFAULT = "brain-kspace-wide"
+"""The prior ``reconstruct`` uses by default. That of earlier versions remains, by its name."""
 
 
 def shipped_priors() -> list[Path]:
