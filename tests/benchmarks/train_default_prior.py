@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("images", nargs="?", type=Path)
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--time-limit", default="2h", help="for the last stage")
+    parser.add_argument("--until", type=int, help="images of the last stage, whatever their time")
     parser.add_argument("--init", type=Path, help="the prior to begin the last stage with")
     parser.add_argument("--learning-rate", type=float, default=6e-4, help="of the last stage")
     parser.add_argument("--preset", default="tiny")
@@ -222,7 +223,7 @@ def main() -> None:
         coarse = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
         start = make(args, "fine", FINE, finer, images=FINE_IMAGES, init=coarse)
     calmer = replace(finer, learning_rate=args.learning_rate, decay_images=3000)
-    prior = make(args, "all", COARSE | FINE, calmer, init=start)
+    prior = make(args, "all", COARSE | FINE, calmer, images=args.until, init=start)
     if args.ship:
         words = f"--preset {args.preset} --precision {args.precision}"
         ship(

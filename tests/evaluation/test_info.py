@@ -38,7 +38,7 @@ def test_what_the_dictionaries_hold_is_installed():
         "presets": list(PRESETS),
         "readers": [reader.format for reader in READERS.values()],
         "writers": ["h5", *FORMATS],
-        "priors": [DEFAULT],
+        "priors": ["brain-kspace-tiny", DEFAULT],
     }
 
 
