@@ -214,7 +214,7 @@ class TestFlags:
         assert "3.000" in said[0] and "5.0" in said[1]
 
     def test_scans_outside_the_training_range_are_flagged(self):
-        """The shipped prior; its card has no noise, so its smallest trained level counts."""
+        """The shipped prior, whose training scans had noise up to 0.31."""
         prior = load_prior(default_prior())
 
         def said(rms: float, noise_std: float, known: Prior = prior) -> list[str]:
@@ -223,11 +223,11 @@ class TestFlags:
             return list(flags({"data_residual": 1.0}, scale, scan_like(noise_std), recipe))
 
         assert said(1.0, prior.sigma_min) == []
-        assert ["0.4500" in flag for flag in said(1.0, 0.45)] == [True]
+        assert ["0.9500" in flag for flag in said(1.0, 0.95)] == [True]
         assert ["10.00" in flag for flag in said(10.0, prior.sigma_min)] == [True]
         assert ["0.10" in flag for flag in said(0.1, prior.sigma_min)] == [True]
-        card = {**prior.facts.card, "sigma_n": [0.001, 0.002, 0.5]}
-        assert said(1.0, 0.45, replace(prior, facts=replace(prior.facts, card=card))) == []
+        card = {**prior.facts.card, "sigma_n": [0.001, 0.002, 1.0]}
+        assert said(1.0, 0.95, replace(prior, facts=replace(prior.facts, card=card))) == []
 
     def test_images_that_do_not_fit_the_data_are_flagged(self, scan, prior):
         """Half of an image; without a prior nothing is said of it but this."""
