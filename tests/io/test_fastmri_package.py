@@ -33,7 +33,7 @@ def test_its_loader_reads_our_files_as_we_do(name, request):
             np.testing.assert_array_equal(target, file.read_target("reconstruction_rss")[index])
         else:
             assert target is None
-            sampled = torch.from_numpy(mask) & file.acquired
+            sampled = mask.astype(bool) & file.acquired
             assert np.array_equal(sampled, file.mask[0, 0])
 
 
@@ -45,7 +45,7 @@ def test_its_evaluator_reads_our_reconstructions(knee, tmp_path):
     recon = tmp_path / "recon"
     with ReconstructionWriter(recon / knee.name, 2, file.recon_shape, attributes={}) as out:
         for index in range(2):
-            out.write(index, 1.1 * target[index] + 0j)
+            out.write(index, torch.from_numpy(1.1 * target[index]) + 0j)
     (tmp_path / "target").mkdir()
     knee.rename(tmp_path / "target" / knee.name)
     options = Namespace(
