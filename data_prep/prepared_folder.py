@@ -30,7 +30,7 @@ from ..io.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..runtime.device import Runtime
 from ..runtime.executor import Executor, executor_of
-from ..runtime.files import content_sha256, locked, output_folder, write_json
+from ..runtime.files import content_sha256, locked, output_folder, remove_torn, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
 from .normalise import calibration_image
@@ -291,6 +291,8 @@ def prepare(
                 found = ScanResult(scans[index], "failed", error=found)
             results[index] = found
             (on_scan or _issue_warnings)(found)
+        for folder in (output, output / "qc"):
+            remove_torn(folder)  # a worker may have been killed
     summary = _summarise(tuple(results[index] for index in sorted(results)), output)
     for warning in summary.warnings if on_scan is None else ():
         issue(warning)

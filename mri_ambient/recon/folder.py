@@ -28,7 +28,7 @@ from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
 from ..methods.base import OnStep
 from ..runtime.device import Runtime
 from ..runtime.executor import Executor, Processes, executor_of
-from ..runtime.files import locked, output_folder
+from ..runtime.files import locked, output_folder, remove_torn
 from ..runtime.prefetch import prefetch
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
@@ -155,6 +155,8 @@ def reconstruct_folder(
                 if on_outcome is not None:
                     on_outcome(outcome)
         finally:
+            for folder in {to.path_of(scan).parent for scan in scans}:
+                remove_torn(folder)  # a worker may have been killed
             if listed and outcomes:
                 write_overview(to.folder, page="report" in to.formats)
     return [outcomes[index] for index in sorted(outcomes)]

@@ -127,22 +127,26 @@ def _lock(file: IO[str]) -> bool:
 
 def _temporary(path: Path) -> Path:
     """A name beside ``path`` that says which process uses it."""
-    remove_torn(path.parent)
+    _remove_torn_once(path.parent)
     name = f".tmp-{_MACHINE}-{os.getpid()}-{secrets.token_hex(2)}-{path.name}"
     _IN_USE.add(name)
     return path.with_name(name)
 
 
 def remove_torn(folder: Path) -> None:
-    """Remove what killed processes left in a folder; once, as this takes a look at all files."""
-    if (folder := folder.absolute()) in _CLEANED:
-        return
-    _CLEANED.add(folder)
+    """Remove what killed processes of this machine left in a folder."""
     for entry in folder.glob(".tmp-*"):
         if _is_torn(entry):
             shutil.rmtree(entry, ignore_errors=True)
             with suppress(OSError):
                 entry.unlink()
+
+
+def _remove_torn_once(folder: Path) -> None:
+    """The same, the first time only, as it takes a look at all files."""
+    if (folder := folder.absolute()) not in _CLEANED:
+        _CLEANED.add(folder)
+        remove_torn(folder)
 
 
 def _is_torn(entry: Path) -> bool:
@@ -155,13 +159,20 @@ def _is_torn(entry: Path) -> bool:
         return False
     if int(found[2]) == os.getpid():  # an earlier process may have had this number
         return entry.name not in _IN_USE
+    return not _is_alive(int(found[2]))
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that was killed may stay in the list until its parent looks."""
     try:
-        os.kill(int(found[2]), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
+        return False
     except PermissionError:
         pass
-    return False
+    with suppress(OSError):  # no such list on this system
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
 
 
 @contextmanager
@@ -198,7 +209,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         verb = "written"
         with TemporaryFile(dir=path, prefix=".tmp-"):
-            remove_torn(path)
+            _remove_torn_once(path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be {verb} ({error.strerror}); choose another output"

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from mri_ambient.errors import MriAmbientError
-from mri_ambient.runtime.files import LOCK, atomic_folder, atomic_path, locked, write_json
+from mri_ambient.runtime.files import (
+    LOCK,
+    atomic_folder,
+    atomic_path,
+    locked,
+    remove_torn,
+    write_json,
+)
 
 
 def in_another_process(act: Callable[[], object]) -> None:
@@ -45,6 +52,17 @@ def test_what_a_killed_process_left_is_removed_with_the_next_file(tmp_path):
         for name in others:  # of another machine, and of whom nothing is known
             (tmp_path / name).touch()
         assert names(tmp_path) == {mine.name, *others}
+
+
+def test_what_a_process_left_is_removed_though_nobody_has_waited_for_its_end(tmp_path):
+    child = os.fork()
+    if not child:
+        write_and_die(tmp_path)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it stays in the list of processes
+    assert len(names(tmp_path)) == 3
+    remove_torn(tmp_path)
+    assert names(tmp_path) == set()
+    os.waitpid(child, 0)
 
 
 def test_files_of_living_processes_are_kept(tmp_path, monkeypatch):
