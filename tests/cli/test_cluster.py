@@ -86,7 +86,7 @@ def test_a_folder_by_workers_one_of_which_is_killed(study, workers, tmp_path):
         seen.append(outcome)
         if len(seen) == 2:
             os.kill(victim, signal.SIGKILL)
-            # As if it had been writing, which it may have been.
+        if len(seen) == 7:  # as if it had been writing, which it may have been
             (two / f".tmp-{_MACHINE}-{victim}-0000-phantom_00001.h5").touch()
 
     found = ma.reconstruct_folder(study, two, WAVELET, jobs=workers, on_outcome=kill)
