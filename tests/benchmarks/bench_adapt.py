@@ -1,6 +1,6 @@
 """What adapting the prior to a scan is worth: PSNR over steps and seconds, and where it is nothing.
 
-    python tests/benchmarks/bench_adapt.py VAL.zip WORK [--real SCAN.h5 ...] [--only TEXT]
+    python tests/benchmarks/bench_adapt.py VAL.zip WORK [--real SCAN ...] [--only TEXT]
 
 Simulated scans differ from the prior's training in contrast, anatomy, coils, noise, rate or mask
 (``CASES``); they are made of pictures of patients that the prior was not trained on, and of
@@ -295,23 +295,24 @@ def cases(args: argparse.Namespace, prior: Prior) -> Iterator[tuple[str, Full, R
     """Name, scan and recipe of every case."""
     for case in QUICK if args.quick else CASES:
         if args.only in case.name and (case.pictures != "scanned" or args.real):
-            recipe = recipe_of(prior, case.kind, case.rate, case.calib)
+            recipe = recipe_of(prior, case.kind, case.rate, case.calib, args.seed)
             yield case.name, scan_of(args, case), recipe
     for path in args.real:
         full = open_volume(path, recipe_of(prior), CPU).file.fully_sampled
         for rate in RATES if full else (None,):
             name = path.stem if rate is None else f"{path.stem}, random R = {rate:g}"
-            yield name, Full(path), recipe_of(prior, "random", rate, 12 if rate == 8 else 20)
+            calib = 12 if rate == 8 else 20
+            yield name, Full(path), recipe_of(prior, "random", rate, calib, args.seed)
 
 
 QUICK = (Case("photo", size=(32, 32), coils=3, rate=2.0, calib=8),)
 
 
 def recipe_of(
-    prior: Prior, kind: str = "random", rate: float | None = None, calib: int = 20
+    prior: Prior, kind: str = "random", rate: float | None = None, calib: int = 20, seed: int = 1
 ) -> ResolvedRecipe:
     mask = None if rate is None else MaskSpec(kind, rate, calib)
-    return Recipe(Aos(), prior=prior, retrospective=mask, seed=1).resolve()
+    return Recipe(Aos(), prior=prior, retrospective=mask, seed=seed).resolve()
 
 
 def table(results: dict[str, Any]) -> str:
@@ -358,6 +359,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="")
     parser.add_argument("--until", default="auto")
     parser.add_argument("--prior", default=DEFAULT)
+    parser.add_argument("--seed", type=int, default=1, help="of mask and adaptation")
     parser.add_argument("--moves", choices=("all", "norms", "low-rank"))
     parser.add_argument("--rate", type=float, default=AdaptConfig.learning_rate)
     parser.add_argument("--table", type=Path)
@@ -373,6 +375,8 @@ def run(args: argparse.Namespace) -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     for name, scan, recipe in cases(args, prior):
         scan_name = name
+        if args.seed != 1:
+            name = f"{name}, seed {args.seed}"
         if args.moves:
             name = f"{name}, {args.moves}, rate {args.rate:g}"
         if args.only in name and name not in results:
