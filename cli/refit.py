@@ -49,7 +49,8 @@ def run(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Size of the network: tiny, tiny16, small, base.", show_default="that of RUN"
+            help="Size of the network: tiny, tiny16, tiny16-6, small, base.",
+            show_default="that of RUN",
         ),
     ] = None,
     patches: opt.Patches = False,

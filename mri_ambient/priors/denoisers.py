@@ -32,18 +32,19 @@ class Denoiser(nn.Module, ABC):
 
     Attributes:
         kind: the name the wrapper is chosen by.
-        n_passes: networks that follow each other in one evaluation, each with its own weights.
+        unrolled: whether ``spec.passes`` networks follow each other in one evaluation, or one.
         sigma_data: standard deviation of the images per real channel, normalised units.
         autocast: run the networks (never the physics) in bfloat16.
     """
 
     kind: str
     in_channels: int
-    n_passes: int = 1
+    unrolled: bool = False
 
     def __init__(self, spec: UNetSpec, sigma_data: float) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(UNet(spec, self.in_channels) for _ in range(self.n_passes))
+        passes = spec.passes if self.unrolled else 1
+        self.nets = nn.ModuleList(UNet(spec, self.in_channels) for _ in range(passes))
         self.sigma_data = sigma_data
         self.autocast = False
         self.compiled = False
@@ -67,6 +68,11 @@ class Denoiser(nn.Module, ABC):
             for net in self.nets:
                 net.compile(backend=backend)
         self.compiled = True
+
+    def start_as(self, other: Denoiser) -> None:
+        """Take over weights; where ``other`` has fewer networks, further ones are as its last."""
+        for k, net in enumerate(self.nets):
+            net.load_state_dict(other.nets[min(k, len(other.nets) - 1)].state_dict())
 
     def vary(self, rng: Generator) -> None:
         """Draw what varies from one training step to the next; here, nothing."""
@@ -135,7 +141,7 @@ class Conditioned(Denoiser):
 
     kind = "conditioned"
     in_channels = 7
-    n_passes = 3
+    unrolled = True
     n_cg_in = 6
     n_cg_out = 4
     guided = True

@@ -28,12 +28,15 @@ class UNetSpec:
         blocks: residual blocks per level on the way down (and on the way up).
         embedding: width of the noise-level embedding.
         per_group: channels that a norm takes together, at least.
+        passes: how many such networks follow each other, each with weights of its own, in
+            denoisers with data consistency between them.
     """
 
     channels: tuple[int, ...]
     blocks: int
     embedding: int
     per_group: int = 4
+    passes: int = 3
 
     def __post_init__(self) -> None:
         for name, n, most in (
@@ -42,6 +45,7 @@ class UNetSpec:
             ("blocks", self.blocks, 64),
             ("embedding", self.embedding, 2**16),
             ("per_group", self.per_group, 2**14),
+            ("passes", self.passes, 64),
         ):
             if not (isinstance(n, int) and 1 <= n <= most):
                 raise ConfigError(f"{name} of a network must be from 1 to {most}, got {n}")

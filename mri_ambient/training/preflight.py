@@ -14,7 +14,7 @@ from ..errors import CheckpointError, ConfigError, ScanFormatError, issue, warn
 from ..io.prepared import mask_facts
 from ..objectives import Gsure
 from ..physics.coverage import Coverage, coverage
-from ..priors.facts import PriorFacts
+from ..priors.facts import PriorFacts, UNetSpec
 from ..priors.schedules import MIN_SIGMA
 from ..priors.unet import n_parameters
 from ..recon.recipe import ResolvedRecipe
@@ -169,6 +169,11 @@ def split(job: TrainJob, validation_scans: Collection[str] | None = None) -> Dat
     return dataset
 
 
+def _can_start(network: UNetSpec, init: UNetSpec) -> bool:
+    """Whether networks can start as those of a prior, which may be fewer."""
+    return replace(init, passes=network.passes) == network and init.passes <= network.passes
+
+
 def _check_trainable(job: TrainJob, dataset: Dataset) -> None:
     """Refuse scans, an ``init`` or a precision that the objective or the network cannot use."""
     config, init = job.config, job.init
@@ -181,7 +186,7 @@ def _check_trainable(job: TrainJob, dataset: Dataset) -> None:
             f"the initial prior is a {init.facts.kind!r} denoiser, and a {config.kind!r} one is to "
             f"be trained; add --wrapper {init.facts.kind}, or leave --init out"
         )
-    if init is not None and init.facts.network != config.network:
+    if init is not None and not _can_start(config.network, init.facts.network):
         raise ConfigError(
             f"the initial prior's network is {init.facts.network}, and preset {config.preset!r} is "
             f"{config.network}; choose the same --preset, or leave --init out"

@@ -177,5 +177,5 @@ def first_network(facts: PriorFacts, seed: int, init: Prior | None) -> Denoiser:
         torch.manual_seed(rng_for(seed, "initial weights").initial_seed())
         net = facts.build()
     if init is not None:
-        net.load_state_dict(init.net.state_dict())
+        net.start_as(init.net)
     return net

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import random_sense, shaken
@@ -26,10 +28,11 @@ def test_fresh_plain_denoiser_is_edms_skip(rng):
     torch.testing.assert_close(net(op, z, sigma), skip * op.adjoint(z), rtol=1e-5, atol=1e-6)
 
 
-def test_fresh_conditioned_denoiser_is_its_cg_solves(rng):
-    """The networks start at zero: what is left is CG-SENSE and three data-consistency solves."""
+@pytest.mark.parametrize("passes", [3, 5])
+def test_fresh_conditioned_denoiser_is_its_cg_solves(passes, rng):
+    """The networks start at zero: what is left is CG-SENSE and a data-consistency solve a pass."""
     op = random_sense((12, 10), 3, rng)
-    net = Conditioned(SPEC, sigma_data=0.2)
+    net = Conditioned(replace(SPEC, passes=passes), sigma_data=0.2)
     z = complex_normal((1, 3, 12, 10), rng)
     sigma, s = 0.1, 0.2
     u = op.adjoint(z)
@@ -37,11 +40,19 @@ def test_fresh_conditioned_denoiser_is_its_cg_solves(rng):
     want = conjugate_gradient(lambda v: op.normal(v) + ridge * v, u, n_iter=6)
     c_out = sigma * s / (sigma**2 + s**2) ** 0.5
     mu = (sigma / max(0.35 * c_out, 0.25 * s)) ** 2 + 0.001
-    for _ in range(3):
+    for _ in range(passes):
         b = u + mu * want
         want = conjugate_gradient(lambda v: op.normal(v) + mu * v, b, n_iter=4, x0=want)
     got = net(op, z, torch.tensor([sigma]))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_further_networks_start_as_the_last_one():
+    few, many = Conditioned(SPEC, 0.2), Conditioned(replace(SPEC, passes=5), 0.2)
+    for k, net in enumerate(few.nets):
+        torch.nn.init.constant_(net.last.weight, k)
+    many.start_as(few)
+    assert [float(net.last.weight.mean()) for net in many.nets] == [0, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("kind", DENOISERS)

@@ -160,6 +160,14 @@ def test_fine_tuning_another_network_is_refused(config, advice, scans, tmp_path)
     assert advice in refusal(scans, tmp_path / "run", config, init=init)
 
 
+def test_fine_tuning_starts_from_as_many_networks_or_fewer(scans, tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "longer", replace(NETWORKS["test"], passes=5))
+    longer = replace(QUICK, preset="longer")
+    begun = planned(scans, tmp_path / "run", longer, init=untrained(planned(scans, tmp_path / "a")))
+    assert len(untrained(begun).net.nets) == 5
+    assert "--preset" in refusal(scans, tmp_path / "other", init=untrained(begun))
+
+
 def test_a_run_does_not_mix_with_the_scans(scans):
     refusal(scans, scans)
     assert not list(scans.glob("*.safetensors"))
