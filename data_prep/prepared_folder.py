@@ -266,8 +266,7 @@ def prepare(
             failure and the warnings of each scan, and those of the summary.
 
     Warns:
-        NumericalWarning: what is questionable about a scan or about all of them, and
-            W-SCAN-FAILED.
+        NumericalWarning: what is questionable about a scan or about all, and W-SCAN-FAILED.
 
     Raises:
         ScanFormatError: no input is a file.
@@ -291,8 +290,7 @@ def prepare(
                 found = ScanResult(scans[index], "failed", error=found)
             results[index] = found
             (on_scan or _issue_warnings)(found)
-        for folder in (output, output / "qc"):
-            remove_torn(folder)  # a worker may have been killed
+        remove_torn(output, output / "qc")  # of workers that were killed
     summary = _summarise(tuple(results[index] for index in sorted(results)), output)
     for warning in summary.warnings if on_scan is None else ():
         issue(warning)

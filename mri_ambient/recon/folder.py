@@ -155,8 +155,7 @@ def reconstruct_folder(
                 if on_outcome is not None:
                     on_outcome(outcome)
         finally:
-            for folder in {to.path_of(scan).parent for scan in scans}:
-                remove_torn(folder)  # a worker may have been killed
+            remove_torn(*{to.path_of(scan).parent for scan in scans})  # of workers that were killed
             if listed and outcomes:
                 write_overview(to.folder, page="report" in to.formats)
     return [outcomes[index] for index in sorted(outcomes)]

@@ -22,7 +22,9 @@ from ..errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormat
 LOCK = ".tmp-lock-"
 """Begin of the names of locks."""
 
-_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+"""Of the names of temporary files: which machine uses them."""
+
 _TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{6})-(\d+)-")
 _IN_USE: set[str] = set()
 _CLEANED: set[Path] = set()
@@ -128,14 +130,14 @@ def _lock(file: IO[str]) -> bool:
 def _temporary(path: Path) -> Path:
     """A name beside ``path`` that says which process uses it."""
     _remove_torn_once(path.parent)
-    name = f".tmp-{_MACHINE}-{os.getpid()}-{secrets.token_hex(2)}-{path.name}"
+    name = f".tmp-{MACHINE}-{os.getpid()}-{secrets.token_hex(2)}-{path.name}"
     _IN_USE.add(name)
     return path.with_name(name)
 
 
-def remove_torn(folder: Path) -> None:
-    """Remove what killed processes of this machine left in a folder."""
-    for entry in folder.glob(".tmp-*"):
+def remove_torn(*folders: Path) -> None:
+    """Remove what killed processes of this machine left in folders."""
+    for entry in (entry for folder in folders for entry in folder.glob(".tmp-*")):
         if _is_torn(entry):
             shutil.rmtree(entry, ignore_errors=True)
             with suppress(OSError):
@@ -155,7 +157,7 @@ def _is_torn(entry: Path) -> bool:
         with suppress(OSError), entry.open("a") as file:
             return _lock(file)
     found = _TEMPORARY.match(entry.name)
-    if found is None or found[1] != _MACHINE:
+    if found is None or found[1] != MACHINE:
         return False
     if int(found[2]) == os.getpid():  # an earlier process may have had this number
         return entry.name not in _IN_USE

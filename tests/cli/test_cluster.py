@@ -24,7 +24,7 @@ from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import MriAmbientError, PrepError, warn
 from mri_ambient.recon.states import read_states
 from mri_ambient.runtime.cluster import PROFILES, ClusterExecutor, cluster
-from mri_ambient.runtime.files import _MACHINE
+from mri_ambient.runtime.files import MACHINE
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 
@@ -87,7 +87,7 @@ def test_a_folder_by_workers_one_of_which_is_killed(study, workers, tmp_path):
         if len(seen) == 2:
             os.kill(victim, signal.SIGKILL)
         if len(seen) == 7:  # as if it had been writing, which it may have been
-            (two / f".tmp-{_MACHINE}-{victim}-0000-phantom_00001.h5").touch()
+            (two / f".tmp-{MACHINE}-{victim}-0000-phantom_00001.h5").touch()
 
     found = ma.reconstruct_folder(study, two, WAVELET, jobs=workers, on_outcome=kill)
     assert [outcome.scan.stem for outcome in found] == sorted(p.stem for p in study.iterdir())

@@ -52,7 +52,7 @@ def test_further_networks_start_as_the_last_one():
     for k, net in enumerate(few.nets):
         torch.nn.init.constant_(net.last.weight, k)
     many.start_as(few)
-    assert [float(net.last.weight.mean()) for net in many.nets] == [0, 1, 2, 2, 2]
+    assert [float(net.last.weight.detach().mean()) for net in many.nets] == [0, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("kind", DENOISERS)

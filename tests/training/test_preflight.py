@@ -17,6 +17,7 @@ from mri_ambient.errors import CheckpointError, ConfigError, NumericalWarning
 from mri_ambient.objectives import Ambient, Equivariant, Gsure, Kspace, Objective, Supervised
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.prior import Prior, name_digest
+from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import UPPER_BOUND
 from mri_ambient.training import preflight
