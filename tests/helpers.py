@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import runpy
 import socket
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -30,10 +31,15 @@ from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Batch
 
 PROCESSES = multiprocessing.get_context("forkserver")
-"""Processes forked from one that has imported the library, which takes seconds."""
+"""Processes forked from one that has imported the library and what it imports when it is needed,
+which takes seconds."""
 PROCESSES.set_forkserver_preload(
-    ["mri_ambient.recon.pipeline", "mri_ambient.training.refit", "torch._dynamo"]
-)
+    [
+        "mri_ambient.recon.pipeline", "mri_ambient.training.refit", "torch._dynamo",
+        "mri_ambient.plots", "mri_ambient.cli.app", "matplotlib.figure", "skimage.metrics",
+        "skimage.morphology", "scipy.interpolate", "scipy.optimize",
+    ]
+)  # fmt: skip
 
 
 def load_script(name: str) -> ModuleType:
@@ -54,14 +60,18 @@ def run_script(path: Path, words: Sequence[object], printed: Path) -> None:
     runpy.run_path(str(path), run_name="__main__")
 
 
-def _run_command(words: Sequence[object], printed: Path, environment: dict[str, str]) -> None:
-    _become(["mri-ambient", *words], printed)
+def run_module(
+    name: str, words: Sequence[object], printed: Path, environment: Mapping[str, str]
+) -> None:
+    """``python -m name``, with the words of its command line: the target of a process."""
+    _become(words, printed)
     os.environ.update(environment)
-    runpy.run_module("mri_ambient.cli", run_name="__main__")
+    runpy.run_module(name, run_name="__main__")
 
 
 def _become(words: Sequence[object], printed: Path) -> None:
     """Take these words, print into this file, and render no pictures."""
+    gc.freeze()  # the imported library stays: nothing to look through again and again
     sys.argv = [str(word) for word in words]
     Figure.savefig = touch
     with printed.open("w") as out:
@@ -80,8 +90,11 @@ def command(*words: object, folder: Path, n_processes: int = 1) -> tuple[list[in
         port = free.getsockname()[1]
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n_processes)}
     files = [folder / f"printed-{rank}" for rank in range(n_processes)]
+    words = ("mri-ambient", *words)
     processes = [
-        PROCESSES.Process(target=_run_command, args=(words, file, {**job, "RANK": str(rank)}))
+        PROCESSES.Process(
+            target=run_module, args=("mri_ambient.cli", words, file, {**job, "RANK": str(rank)})
+        )
         for rank, file in enumerate(files)
     ]
     for process in processes:

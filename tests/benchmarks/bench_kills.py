@@ -148,7 +148,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     n_scans, images, steps, in_a_row = (2, 8, 2, 1) if args.quick else (4, 32, 10, IN_A_ROW)
-    wanted, moments = 5 if args.quick else args.kills, random.Random(args.seed)
+    wanted, moments = 4 if args.quick else args.kills, random.Random(args.seed)
     hits: Counter[str] = Counter()
     differing: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -166,6 +166,8 @@ def main() -> int:
         while hits.total() < wanted:
             for one in killed:
                 most = min(in_a_row, wanted - hits.total())
+                if not most:
+                    break
                 n_hits, names = one.kill(most, moments)
                 hits[one.name] += n_hits
                 print(f"{hits.total()} of {wanted} kills ({one.name})", file=sys.stderr)

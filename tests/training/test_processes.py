@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import command
+from helpers import PROCESSES, command, run_module
 from training_runs import weights
 
 from mri_ambient.errors import MriAmbientError
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.runtime.process_group import ProcessGroup
 from mri_ambient.training.run import RunFolder
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
@@ -54,16 +50,18 @@ def test_a_killed_process_ends_the_job_with_a_message(scans, tmp_path):
     """A job that torchrun starts."""
     run = RunFolder(tmp_path / "run")
     words = ["train", scans, "-o", run.path, "--batch-size", 2, "--device", "cpu", "--images"]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"]
-    line = [sys.executable, *launcher, "mri_ambient.cli", *map(str, words), "100000"]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as job:
-        deadline = time.monotonic() + 100
-        while not run.log.path.exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-        os.kill(int(children[-1]), signal.SIGKILL)
-        output = job.communicate(timeout=100)[1]
-    assert job.returncode != 0
+    launcher = ["torchrun", "--nproc-per-node=2", "--standalone", "-m", "mri_ambient.cli"]
+    line, printed = [*launcher, *words, "100000"], tmp_path / "printed"
+    job = PROCESSES.Process(target=run_module, args=("torch.distributed.run", line, printed, {}))
+    job.start()
+    deadline = time.monotonic() + 100
+    while not run.log.path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    job.join(timeout=100)
+    output = printed.read_text()
+    assert job.exitcode
     assert "SIGKILL" in output or "Signal 9" in output, "torchrun names the killed process"
     assert "another process" in output
     # The run goes on, with another number of processes.
