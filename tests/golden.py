@@ -57,6 +57,9 @@ REAL = REPOSITORY.parent / "shared" / "data" / "kspace"
 OLD = "9208bbe"
 """The commit before the restructuring."""
 
+PRIOR = "brain-kspace-tiny"
+"""The same in both trees, whichever is their default."""
+
 DELIBERATE: dict[str, str] = {
     "poisson/*": "the generator of poisson masks is another one",
     "*.png": "pictures are drawn in another style",
@@ -77,8 +80,8 @@ COMMANDS: dict[str, str] = {
           --noise 0.01:0.03 --jitter --seed 14
         simulate phantom -o simulate/other --scans 2 --size 64 48 --coils 4 --acceleration 2.5
           --calib-lines 10 --readout-oversampling 2 --jitter --mask-type gaussian --seed 15
-        simulate pictures -o simulate/drawn --size 64 64 --coils 3 --acceleration 2
-          --calib-lines 14 --mask-type equispaced --seed 16
+        simulate pictures -o simulate/drawn --size 64 64 --coils 3 --acceleration 2 --calib-lines 14
+          --mask-type equispaced --seed 16
     """,
     "prep": """
         + prep simulate/train -o prep/train
@@ -96,58 +99,58 @@ COMMANDS: dict[str, str] = {
           -o reconstruct/full-cg-sense
         + reconstruct simulate/full {full} --retrospective 4 --method l1-wavelet
           -o reconstruct/full-l1-wavelet
-        + reconstruct simulate/full {full} --retrospective 4 --method aos -o reconstruct/full-aos
-        + reconstruct simulate/full {full} --retrospective 4 --method dds --steps 3 --samples 2
-          -o reconstruct/full-dds
-        reconstruct simulate/full {full} --retrospective 4 --method msm --steps 2 --samples 2
-          -o reconstruct/full-msm
-        reconstruct simulate/full {full} --retrospective 4 --method pula --steps 3 --samples 2
-          -o reconstruct/full-pula
-        reconstruct simulate/full {full} --retrospective 4 --method adps --steps 2 --samples 2
-          -o reconstruct/full-adps
+        + reconstruct simulate/full {full} --retrospective 4 {prior} --method aos
+          -o reconstruct/full-aos
+        + reconstruct simulate/full {full} --retrospective 4 {prior} --method dds --steps 3
+          --samples 2 -o reconstruct/full-dds
+        reconstruct simulate/full {full} --retrospective 4 {prior} --method msm --steps 2
+          --samples 2 -o reconstruct/full-msm
+        reconstruct simulate/full {full} --retrospective 4 {prior} --method pula --steps 3
+          --samples 2 -o reconstruct/full-pula
+        reconstruct simulate/full {full} --retrospective 4 {prior} --method adps --steps 2
+          --samples 2 -o reconstruct/full-adps
         reconstruct simulate/under {measured} --method zero-filled -o reconstruct/under-zero-filled
         reconstruct simulate/under {measured} --method cg-sense -o reconstruct/under-cg-sense
         reconstruct simulate/under {measured} --method l1-wavelet -o reconstruct/under-l1-wavelet
-        reconstruct simulate/under {measured} --method aos -o reconstruct/under-aos
-        reconstruct simulate/under {measured} --method dds --steps 3 --samples 2
+        reconstruct simulate/under {measured} {prior} --method aos -o reconstruct/under-aos
+        reconstruct simulate/under {measured} {prior} --method dds --steps 3 --samples 2
           -o reconstruct/under-dds
-        reconstruct simulate/under {measured} --method msm --steps 2 --samples 2
+        reconstruct simulate/under {measured} {prior} --method msm --steps 2 --samples 2
           -o reconstruct/under-msm
-        reconstruct simulate/under {measured} --method pula --steps 3 --samples 2
+        reconstruct simulate/under {measured} {prior} --method pula --steps 3 --samples 2
           -o reconstruct/under-pula
-        reconstruct simulate/under {measured} --method adps --steps 2 --samples 2
+        reconstruct simulate/under {measured} {prior} --method adps --steps 2 --samples 2
           -o reconstruct/under-adps
-        reconstruct simulate/full {full} --retrospective 4 --preset fast -o reconstruct/fast
-        reconstruct simulate/under --preset balanced --samples 2 -o reconstruct/balanced
-        reconstruct simulate/under --method dds --steps 3 --samples 3 --keep-samples --seed 5
-          -o reconstruct/keep-samples
-        reconstruct simulate/under {measured} --method aos --holdout 2 --warn -v
+        reconstruct simulate/full {full} --retrospective 4 {prior} --preset fast -o reconstruct/fast
+        reconstruct simulate/under {prior} --preset balanced --samples 2 -o reconstruct/balanced
+        reconstruct simulate/under {prior} --method dds --steps 3 --samples 3 --keep-samples
+          --seed 5 -o reconstruct/keep-samples
+        reconstruct simulate/under {measured} {prior} --method aos --holdout 2 --warn -v
           -o reconstruct/warn-aos
-        reconstruct simulate/under --method dds --steps 3 --samples 2 --warn -v
+        reconstruct simulate/under {prior} --method dds --steps 3 --samples 2 --warn -v
           -o reconstruct/warn-dds
         reconstruct simulate/under --method cg-sense --lambda 0.05 -o reconstruct/lambda-cg-sense
         reconstruct simulate/under --method l1-wavelet --lambda 0.01 -O wavelet=haar
           -o reconstruct/lambda-l1-wavelet
-        reconstruct simulate/under {espirit} --method aos --noise-std 2e-6 --coils 4
+        reconstruct simulate/under {espirit} {prior} --method aos --noise-std 2e-6 --coils 4
           -o reconstruct/noise-std
-        reconstruct simulate/under --method dds --steps 3 --samples 2 -O start=aos -O eta=0.8
-          --batch-size 1 -o reconstruct/start-aos
-        reconstruct simulate/under --method dds --steps 3 --samples 2 -O renoise=diffpir
+        reconstruct simulate/under {prior} --method dds --steps 3 --samples 2 -O start=aos
+          -O eta=0.8 --batch-size 1 -o reconstruct/start-aos
+        reconstruct simulate/under {prior} --method dds --steps 3 --samples 2 -O renoise=diffpir
           --no-final-dc -o reconstruct/diffpir
-        reconstruct simulate/under --method msm --steps 3 --samples 2 -O n_masks=2
+        reconstruct simulate/under {prior} --method msm --steps 3 --samples 2 -O n_masks=2
           -o reconstruct/masks
-        reconstruct simulate/under --method pula --steps 3 --samples 2 -O start=noise -O gamma=0.3
-          -o reconstruct/gamma
-        reconstruct simulate/under --method aos --precision bf16 -o reconstruct/bf16
-        reconstruct simulate/full --retrospective 4 --mask-type equispaced --method aos
+        reconstruct simulate/under {prior} --method pula --steps 3 --samples 2 -O start=noise
+          -O gamma=0.3 -o reconstruct/gamma
+        reconstruct simulate/under {prior} --method aos --precision bf16 -o reconstruct/bf16
+        reconstruct simulate/full --retrospective 4 --mask-type equispaced {prior} --method aos
           -o reconstruct/equispaced
-        reconstruct simulate/full {full} --retrospective 4 --mask-type gaussian --method aos
+        reconstruct simulate/full {full} --retrospective 4 --mask-type gaussian {prior} --method aos
           -o reconstruct/gaussian
-        reconstruct simulate/full --retrospective 3 --calib-lines 12 --seed 7 --method dds
+        reconstruct simulate/full --retrospective 3 --calib-lines 12 --seed 7 {prior} --method dds
           --steps 3 --samples 2 -o reconstruct/calib-lines
-        reconstruct simulate/other simulate/drawn --method aos -o reconstruct/sources
-        reconstruct prep/coils --method dds --steps 3 --samples 2
-          -o reconstruct/prepared
+        reconstruct simulate/other simulate/drawn {prior} --method aos -o reconstruct/sources
+        reconstruct prep/coils {prior} --method dds --steps 3 --samples 2 -o reconstruct/prepared
     """,
     "train": """
         + train prep/train -o train/ambient --objective ambient --images 200 --check-every 96
@@ -186,14 +189,14 @@ COMMANDS: dict[str, str] = {
         reconstruct simulate/other -m rest/refit -O n_steps=4 --samples 2 -o rest/refitted
         reconstruct simulate/full --retrospective 3 --method cg-sense -o rest/scored
         evaluate rest/scored --target simulate/full --json
-        + evaluate simulate/under --method dds --steps 3 --samples 2 --json
-        evaluate simulate/under --method aos --holdout 3 --json
+        + evaluate simulate/under {prior} --method dds --steps 3 --samples 2 --json
+        evaluate simulate/under {prior} --method aos --holdout 3 --json
         evaluate simulate/other --method l1-wavelet --json --seed 2
         + audit memorization train/ambient prep/train -o rest/memorization --samples 3 --steps 4
           --json
-        audit stability simulate/under/phantom_00000.h5 -o rest/stability-aos --method aos
+        audit stability simulate/under/phantom_00000.h5 -o rest/stability-aos {prior} --method aos
           --iterations 4 --json
-        audit stability simulate/full/phantom_00000.h5 -o rest/stability-dds --method dds
+        audit stability simulate/full/phantom_00000.h5 -o rest/stability-dds {prior} --method dds
           --steps 2 --iterations 3 --retrospective 4 --slice 0 --k 2 --json
         audit calibration train/kspace simulate/whole -o rest/calibration --samples 3 --steps 3
           --json
@@ -214,15 +217,15 @@ COMMANDS: dict[str, str] = {
           --mask-type random:0.5,poisson:0.5 --calib-lines 14 --seed 22
         prep poisson/scans -o poisson/prepared
         train poisson/prepared -o poisson/train --images 48 --force
-        reconstruct poisson/scans --method aos -o poisson/aos
-        reconstruct simulate/full {full} --retrospective 6 --mask-type poisson --method aos
+        reconstruct poisson/scans {prior} --method aos -o poisson/aos
+        reconstruct simulate/full {full} --retrospective 6 --mask-type poisson {prior} --method aos
           -o poisson/retrospective-aos
-        reconstruct simulate/full --retrospective 6 --mask-type poisson --method dds --steps 3
-          --samples 2 -o poisson/retrospective-dds
+        reconstruct simulate/full --retrospective 6 --mask-type poisson {prior} --method dds
+          --steps 3 --samples 2 -o poisson/retrospective-dds
     """,
 }
 """Command lines by part; those with a plus are run by --quick too. {full} and {measured} are real
-scans, fully and under-sampled, {espirit} is one of the former."""
+scans, fully and under-sampled, {espirit} is one of the former, {prior} is :data:`PRIOR`."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "prep": ("simulate",),
@@ -285,11 +288,12 @@ class Command:
 
 def commands(part: str, *, quick: bool) -> list[Command]:
     """The command lines of a part."""
+    given = real_scans() | {"prior": f"-m {PRIOR}"}
     found: list[Command] = []
     for line in joined_lines(COMMANDS[part]):
         wanted, line = not quick or line.startswith("+ "), line.removeprefix("+ ")
         if wanted:
-            found.append(Command(part, line, tuple(shlex.split(line.format(**real_scans())))))
+            found.append(Command(part, line, tuple(shlex.split(line.format(**given)))))
     return found
 
 
