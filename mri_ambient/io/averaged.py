@@ -60,7 +60,7 @@ class Averaged(View):
                     f"has {first.shape}; wanted repetitions of one scan"
                 )
         self.files, self.volume, self.scan_id = files, volume, scan_id
-        self._counts = np.sum([file.mask for file in files], axis=0, dtype=np.float32)
+        self._counts = np.stack([file.mask for file in files]).sum(axis=0, dtype=np.float32)
         self.sampling = Sampling(
             self._counts > 0, np.any([file.acquired for file in files], axis=0)
         )
