@@ -227,8 +227,8 @@ COMMANDS: dict[str, str] = {
     """,
 }
 """Command lines by part; those with a plus are run by --quick too. {full} and {measured} are real
-scans, fully and under-sampled, {espirit} is one of the former, {named} is :data:`PRIOR`, and {prior}
-the same in single precision: the rounding of bf16 networks would hide all other differences."""
+scans, fully and under-sampled, {espirit} is one of the former, {named} is :data:`PRIOR`, and
+{prior} the same in single precision: the rounding of bf16 networks hides all other differences."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "prep": ("simulate",),
