@@ -34,7 +34,8 @@ from torch import Tensor
 
 from ..errors import PrepError
 from ..io import ScanFile
-from ..physics.fourier import ifft2c, ifftc
+from ..physics.axis_fourier import ifftc
+from ..physics.fourier import ifft2c
 from ..physics.patterns import calibration_block, readout_is_full
 from ..scan import UPPER_BOUND
 from .noise import NoiseEstimate, noise_covariance, outer_products

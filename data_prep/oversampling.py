@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..physics.fourier import fftc, ifftc
+from ..physics.axis_fourier import fftc, ifftc
 from ..physics.patterns import readout_is_full
 from ..scan import Scan
 

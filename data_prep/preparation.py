@@ -29,6 +29,7 @@ from ..runtime.prefetch import in_order, prefetch
 from ..scan import UPPER_BOUND, Scan
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
+from .interference import Interference, interference_of, interference_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
@@ -303,10 +304,9 @@ def plan_preparation(
         return _prepared_already(file, config)
     with _errors_of(file.path):
         first = FirstPass(file, config)
-        with (
-            closing(prefetch(file[index] for index in range(len(file)))) as scans,
-            closing(prefetch(map(apart, scans))) as cleaned,
-        ):
+        # One thread reads and cleans: a second one would hold a slice of its own.
+        slices = (apart(file[index]) for index in range(len(file)))
+        with closing(prefetch(slices)) as cleaned:
             for scan, spikes in cleaned:
                 first.add(scan, spikes)
         preparation = replace(first.preparation(), device=device, cpu_fallback=cpu_fallback)
@@ -329,6 +329,7 @@ class FirstPass:
         self.n_given = 0  # sets of maps that come with the scan
         self.energies = torch.zeros(2, dtype=torch.float64)
         self.spikes: dict[int, Tensor] = {}
+        self.interference: dict[int, Interference] = {}
         self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
 
     def add(self, scan: Scan, spikes: Mapping[int, Tensor]) -> None:
@@ -339,6 +340,8 @@ class FirstPass:
             for index in filled:
                 self.estimator.add(scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
+        if not self.file.is_3d:  # where rows are no readout
+            self.interference |= interference_of(scan)
         calib = scan.calibration(self.calib_shape)
         if scan.calib is not None:
             self.energies += _shared_energies(scan, calib)
@@ -378,6 +381,7 @@ class FirstPass:
                 f"of over {math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
             )
             found.append(NumericalWarning("W-SPIKE", text))
+        found += interference_warnings(name_of(file.path), self.interference)
         to_virtual = compression.rotation[: compression.n_coils] @ white
         n_sets = self._n_sets(to_virtual)
         if n_sets == 2 and config.map_sets == "auto" and not self.n_given:

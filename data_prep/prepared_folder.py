@@ -168,6 +168,7 @@ def _write_slices(
         if pictures is not None and index == len(file) // 2:
             path = pictures / "qc" / f"{file.scan_id}.png"
             _draw(path, file, preparation, scan, found, checks[-1])
+        del raw, scan, found  # or they are in memory together with the next ones
     writer.center_sha256 = center.hexdigest() if measured else ""
     return checks
 

@@ -99,6 +99,7 @@ WARNINGS: dict[str, str] = {
     "W-TEMPLATE-OFFSET": "Other formats keep the scan's positions; check that it is this scan's.",
     # data preparation
     "W-SPIKE": "Look at the image for stripes, and have the scanner checked.",
+    "W-INTERFERENCE": "Look at the image for a line or point, and have the scanner checked.",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-NOISE-LOW": "Give its noise (noise_std, --noise-std), or export the scan without a filter.",

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .errors import ScanFormatError
+from .physics.axis_fourier import fftc, ifftc
 from .physics.coil_maps import unpack_maps
 from .physics.crop import center_crop, center_fit
-from .physics.fourier import fftc, ifftc, reverse
+from .physics.fourier import reverse
 from .physics.map_sets import split_sets
 from .physics.masks import sampling_density
 from .physics.operators import SenseOp

@@ -2,5 +2,5 @@
 
 Public: ``evaluate`` (folders), ``evaluate_held_out`` (held_out); ``calibrate_files``,
 ``with_calibration`` (calibration), ``find_copies`` (memorization), ``attack_slice`` (stability);
-``examine`` (doctor), ``installed``, ``contents`` (info).
+``examine`` (doctor), ``contents`` (info).
 """

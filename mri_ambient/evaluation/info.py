@@ -1,4 +1,4 @@
-"""What ``mri-ambient info`` prints: what is installed, and what a file holds."""
+"""What ``mri-ambient info`` prints of a file: what it holds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .._version import __version__
 from ..errors import MriAmbientError
-from ..io import READERS, PreparedFile, ScanFile, ScanPath, find_scans, raw_file
+from ..io import PreparedFile, ScanFile, ScanPath, find_scans, raw_file
 from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, describe_output
 from ..io.view import View
 from ..physics.patterns import calibration_block, is_line_mask
 from ..priors.prior_file import describe_prior
-from ..priors.weights import find_prior, shipped_priors
+from ..priors.weights import find_prior
 
 FORMAT_NAMES = {
     "prepared": "prepared by mri-ambient",
@@ -29,25 +28,6 @@ FORMAT_NAMES = {
     "numpy": "numpy",
 }
 """Formats of scans in words, by the keys of :data:`READERS`."""
-
-
-def installed() -> dict[str, Any]:
-    """What this installation offers; only this imports torch, which knows the device."""
-    from ..methods import METHODS, PRESETS
-    from ..objectives import OBJECTIVES
-    from ..recon.saving import FORMATS
-    from ..runtime.device import describe_device, pick_device
-
-    return {
-        "version": __version__,
-        "objectives": list(OBJECTIVES),
-        "methods": list(METHODS),
-        "presets": list(PRESETS),
-        "readers": [reader.format for reader in READERS.values()],
-        "writers": ["h5", *FORMATS],
-        "priors": [path.stem for path in shipped_priors()],
-        "device": describe_device(pick_device()),
-    }
 
 
 def contents(

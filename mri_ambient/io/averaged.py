@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import ScanFormatError, warn
 from ..physics.crop import center_crop
@@ -62,14 +60,14 @@ class Averaged(View):
                     f"has {first.shape}; wanted repetitions of one scan"
                 )
         self.files, self.volume, self.scan_id = files, volume, scan_id
-        self._counts = torch.from_numpy(np.sum([file.mask for file in files], axis=0))
+        self._counts = np.stack([file.mask for file in files]).sum(axis=0, dtype=np.float32)
         self.sampling = Sampling(
-            (self._counts > 0).numpy(), np.any([file.acquired for file in files], axis=0)
+            self._counts > 0, np.any([file.acquired for file in files], axis=0)
         )
         self.given_mask = None if first.given_mask is None else self.sampling.mask[0]
         if self.noise is not None:
             share = (1 / self._counts[self._counts > 0]).mean()
-            self.noise = (torch.from_numpy(self.noise) * share.sqrt()).numpy()
+            self.noise = self.noise * np.sqrt(share)
         self._factors = self._compared()
         self.steps = (*first.steps, f"average {len(files)}")
 
@@ -88,10 +86,11 @@ class Averaged(View):
 
     def read_ksp(self, index: int) -> Ksp:
         """The mean of the repetitions of one slice, complex64 ``(coil, y, x)``."""
-        total = torch.zeros(self.shape[1:], dtype=torch.complex64)
+        total = np.zeros(self.shape[1:], np.complex64)
         for factor, file in zip(self._factors, self.files, strict=True):
-            total += factor * torch.from_numpy(file.read_ksp(index))
-        return (total / self._counts.clamp_min(1)).numpy()
+            total += factor * file.read_ksp(index)
+        total /= np.maximum(self._counts, 1)
+        return total
 
     def _compared(self) -> list[complex]:
         """Factors that give repetitions the phase of the first; W-REPETITIONS if unlike it."""
@@ -100,8 +99,8 @@ class Averaged(View):
         for number, part in enumerate(middle, start=1):
             both = (part != 0) & (middle[0] != 0)
             a, b = part[both], middle[0][both]
-            product = complex(torch.vdot(a, b))
-            likeness = abs(product) / max(float(a.norm() * b.norm()), 1e-30)
+            product = complex(np.vdot(a, b))
+            likeness = abs(product) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-30)
             if likeness < ANOTHER and self.files[number - 1].path != self.path:
                 raise ScanFormatError(
                     f"{self.files[number - 1].path}: is no repetition of {name_of(self.path)} "
@@ -118,7 +117,7 @@ class Averaged(View):
             factors.append(cmath.exp(1j * angle) if abs(angle) > TURNED else 1 + 0j)
         return factors
 
-    def _middle(self, file: ScanFile) -> Tensor:
+    def _middle(self, file: ScanFile) -> Ksp:
         ny, nx = self.shape[2:]
         ksp = zero_outside(file.mask[0], file.read_ksp(len(self) // 2))
-        return center_crop(torch.from_numpy(ksp), (min(WIDTH, ny), min(WIDTH, nx)))
+        return center_crop(ksp, (min(WIDTH, ny), min(WIDTH, nx)))

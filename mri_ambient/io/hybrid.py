@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MriAmbientError
+from ..physics.axis_fourier import ifftc
 from ..runtime.files import size_text
 from .hdf5 import check_finite
 
@@ -72,10 +73,6 @@ class HybridSlices:
         Raises:
             ScanFormatError: a line holds NaN or Inf.
         """
-        import torch  # for its fast transform: only 3-D scans pay for the import
-
-        from ..physics.fourier import ifftc
-
         check_finite(lines, f"{self.path}: readouts")
         n_slices, capacity = self._buffer.shape[0], self._buffer.shape[1]
         places = y * self.shape[3] + x
@@ -84,7 +81,7 @@ class HybridSlices:
         while len(lines):
             start = sum(len(part) for part in self._places)
             n = min(len(lines), capacity - start, 256)
-            profiles = ifftc(torch.from_numpy(lines[:n]), dim=-1).numpy()
+            profiles = ifftc(lines[:n], dim=-1)
             kept = profiles[:, :, first : first + n_slices]
             self._buffer[:, start : start + n] = kept.transpose(2, 0, 1)
             self._places.append(places[:n])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError
+from ..physics.axis_fourier import fftc
 from .sampling import Ksp, Sampling, find_sampling
 from .scan_file import ScanFile
 from .view import View
@@ -59,14 +60,10 @@ class Transformed(View):
 
     def read_ksp(self, index: int) -> Ksp:
         """K-space of one slice, complex64 ``(coil, y, x)``."""
-        import torch  # only files that hold images pay for the import
-
-        from ..physics.fourier import fftc
-
-        ksp = torch.from_numpy(self.source.read_ksp(index))
+        ksp = self.source.read_ksp(index)
         for axis in self.axes:
             ksp = fftc(ksp, dim=axis)
-        return ksp.numpy()
+        return ksp
 
     def read_target(self, name: str) -> NDArray[np.float32] | None:
         """See :meth:`ScanFile.read_target`."""

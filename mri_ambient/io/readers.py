@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ConfigError, MriAmbientError, ScanFormatError, collected
 from ..runtime.warning_log import WarningLog
 from .acs import LinesBeside, corrected_with, lines_beside
+from .averaged import Averaged
 from .bart import CflFile, cfl_path
 from .bruker import BrukerFile
 from .corrected import corrected
@@ -135,8 +136,6 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
 
 def _averaged(path: Path, average: bool | Sequence[Path], given: dict[str, Any]) -> ScanFile:
     """The mean of the repetitions in a file, or of several files; the scan itself if it is one."""
-    from .averaged import Averaged  # which computes with torch, slow to import
-
     name = _stem(path, {**given, "average": average})
     if not isinstance(average, bool):
         files = [open_scan(one, **given) for one in average]

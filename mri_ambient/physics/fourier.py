@@ -1,4 +1,6 @@
-r"""Centred, orthonormal Fourier transforms; no other module shifts k-space.
+r"""Centred, orthonormal Fourier transforms over images; along one axis: axis_fourier.
+
+No other module shifts k-space.
 
 For ``n`` samples with the origin at ``c = n // 2`` (even and odd ``n`` alike),
 
@@ -64,20 +66,6 @@ def ifft2c(ksp: Tensor) -> Tensor:
     before, after = _phases((ksp.shape[-2], ksp.shape[-1]), ksp.device, ksp.dtype)
     out: Tensor = torch.fft.ifft2(ksp * after.conj(), norm="ortho")
     return out.mul_(before.conj())
-
-
-def fftc(x: Tensor, dim: int) -> Tensor:
-    """Centred, orthonormal transform to k-space along one axis."""
-    shifted = torch.fft.fft(torch.fft.ifftshift(x, dim=dim), dim=dim, norm="ortho")
-    out: Tensor = torch.fft.fftshift(shifted, dim=dim)
-    return out
-
-
-def ifftc(x: Tensor, dim: int) -> Tensor:
-    """Centred, orthonormal transform to the image domain along one axis."""
-    shifted = torch.fft.ifft(torch.fft.ifftshift(x, dim=dim), dim=dim, norm="ortho")
-    out: Tensor = torch.fft.fftshift(shifted, dim=dim)
-    return out
 
 
 def reverse(x: Tensor, dim: int) -> Tensor:

@@ -36,8 +36,9 @@ from mri_ambient.data_prep.images import Anatomy, open_images
 from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import ArrayFile
+from mri_ambient.physics.axis_fourier import fftc
 from mri_ambient.physics.crop import center_crop
-from mri_ambient.physics.fourier import fftc, ifft2c
+from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.plots import save_figure
 from mri_ambient.rng import rng_for

@@ -6,34 +6,59 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+import torch
+from array_files import phantom_ksp
 from sound_files import KINDS
 
-from mri_ambient.evaluation.info import contents, installed
+from mri_ambient import __version__
+from mri_ambient.cli import info
+from mri_ambient.evaluation.info import contents
 from mri_ambient.io import READERS
+from mri_ambient.methods import METHODS
+from mri_ambient.objectives import OBJECTIVES
+from mri_ambient.physics.axis_fourier import ifftc
 from mri_ambient.priors.weights import DEFAULT, default_prior
+from mri_ambient.recon.saving import FORMATS
+from mri_ambient.runtime.device import describe_device, pick_device
 from mri_ambient.runtime.files import json_text
 
 WITHOUT_TORCH = """
-import sys
+import json, sys
 
 sys.modules["torch"] = None  # importing it is an error from now on
+from mri_ambient.cli import info
 from mri_ambient.cli.app import app
 
-for path in sys.argv[1:]:
-    app(["info", path, "--json"], standalone_mode=False)
+info._has_gpu_driver = lambda: False
+for args in json.load(sys.stdin):
+    app(["info", *args, "--json"], standalone_mode=False)
 """
 
 TOLD = (
-    "fastmri", "ismrmrd", "twix VB", "twix VD", "bruker", "bart", "matlab 5", "matlab 7",
-    "matlab 7.3", "npy", "npz", "hdf5", "calgary", "prepared", "prior", "old prior",
+    "fastmri", "ismrmrd", "ismrmrd 3-D", "twix VB", "twix VD", "bruker", "bart", "matlab 5",
+    "matlab 7", "matlab 7.3", "npy", "npz", "hdf5", "calgary", "prepared", "prior", "old prior",
     "reconstruction",
 )  # fmt: skip
-"""Kinds of files that are told without torch; slices of 3-D scans are computed with it."""
+"""Kinds of files that are told without torch."""
 
 
-def test_what_is_installed(cli):
-    assert json.loads(cli("info", "--json").out) == installed()
+@pytest.mark.parametrize("driver", [True, False])
+def test_what_is_installed(driver, cli, monkeypatch):
+    """The device is torch's where there may be a GPU."""
+    monkeypatch.setattr(info, "_has_gpu_driver", lambda: driver)
+    facts = json.loads(cli("info", "--json").out)
+    assert facts["version"] == __version__
+    assert facts["objectives"] == list(OBJECTIVES) and facts["methods"] == list(METHODS)
+    assert facts["writers"] == ["h5", *FORMATS] and facts["readers"] == list(READERS)
+    assert facts["device"] == (describe_device(pick_device()) if driver else "CPU")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="drivers are looked for on Linux")
+def test_where_torch_finds_a_gpu_there_is_a_driver():
+    assert info._has_gpu_driver() or not torch.cuda.is_available()
 
 
 def test_what_a_file_holds(cli, scan, prior_file):
@@ -75,11 +100,41 @@ def test_files_of_every_format_are_told_without_torch(tmp_path):
     for kind in TOLD:
         (tmp_path / kind).mkdir()
         paths.append(KINDS[kind].write(tmp_path / kind))
-    told = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *paths], capture_output=True, text=True, check=True
-    )
-    found = [json.loads(part) for part in told.stdout.replace("\n}\n{", "\n}\0{").split("\0")]
-    assert found == [json.loads(json_text(contents(path))) for path in paths]
+    paths.append(write_images(tmp_path / "images.h5"))
+    repetitions = write_repetitions(tmp_path / "repetitions.npy")
+    averaged = [repetitions, "--axes", "rep,slice,coil,y,x", "--average"]
+    installed, *found = told_without_torch([[], *([path] for path in paths), averaged])
+    assert installed["device"] == "CPU"
+    told = [contents(path) for path in paths]
+    told.append(contents(repetitions, axes="rep,slice,coil,y,x", average=True))
+    assert found == [json.loads(json_text(facts)) for facts in told]
+    assert [facts["corrections"] for facts in found[-2:]] == [["transform-yx"], ["average 2"]]
     files = [entry for facts in found for entry in facts.get("files", [facts])]
     assert {facts["kind"] for facts in files} == {"scan", "prior", "output"}
     assert {facts["format"] for facts in files if facts["kind"] == "scan"} == set(READERS)
+
+
+def write_images(path: Path) -> Path:
+    """Coil images in place of k-space."""
+    with h5py.File(path, "w") as file:
+        file["kspace"] = ifftc(ifftc(phantom_ksp((1, 4, 72, 63)), -1), -2)
+    return path
+
+
+def write_repetitions(path: Path) -> Path:
+    """Two, the second of every other line."""
+    ksp = phantom_ksp((1, 4, 72, 63))
+    np.save(path, np.stack([ksp, ksp * (np.arange(63) % 2)]))
+    return path
+
+
+def told_without_torch(calls: list[list[object]]) -> list[dict[str, object]]:
+    """What ``info`` says, called with these arguments."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH],
+        input=json.dumps(calls, default=str),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [json.loads(part) for part in done.stdout.replace("\n}\n{", "\n}\0{").split("\0")]

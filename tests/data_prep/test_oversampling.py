@@ -7,7 +7,8 @@ import torch
 from memory_scan import MemoryScan
 
 from mri_ambient.data_prep.oversampling import remove_oversampling
-from mri_ambient.physics.fourier import fft2c, fftc, ifftc
+from mri_ambient.physics.axis_fourier import fftc, ifftc
+from mri_ambient.physics.fourier import fft2c
 from mri_ambient.physics.patterns import readout_is_full
 from mri_ambient.rng import complex_normal, rng_for
 

@@ -13,7 +13,8 @@ from mri_ambient.errors import ScanFormatError
 from mri_ambient.evaluation.info import contents
 from mri_ambient.io import find_scans, open_scan
 from mri_ambient.io.jcamp import read_parameters
-from mri_ambient.physics.fourier import ifft2c, ifftc
+from mri_ambient.physics.axis_fourier import ifftc
+from mri_ambient.physics.fourier import ifft2c
 
 SHAPE = (3, 2, 16, 12)
 """(slice, coil, y, x)."""

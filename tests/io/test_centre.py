@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import FastmriFile, ScanFile, build_header, open_scan
-from mri_ambient.physics.fourier import fft2c, ifft2c, ifftc
+from mri_ambient.physics.axis_fourier import ifftc
+from mri_ambient.physics.fourier import fft2c, ifft2c
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.patterns import calibration_block
 from mri_ambient.rng import complex_normal, rng_for

@@ -13,7 +13,7 @@ from codes import warns
 
 from mri_ambient.errors import ConfigError, ScanFormatError
 from mri_ambient.io import FastmriFile, convert_scan, open_scan
-from mri_ambient.physics.fourier import fftc
+from mri_ambient.physics.axis_fourier import fftc
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import rng_for
 
