@@ -67,7 +67,7 @@ def installed() -> dict[str, Any]:
 
 
 def _device() -> str:
-    """The device that is used by default; torch, slow to import, is asked if there may be a GPU."""
+    """The device that is used by default; torch is imported only where there may be a GPU."""
     if not _has_gpu_driver():
         return "CPU"
     from mri_ambient.runtime.device import describe_device, pick_device

@@ -17,7 +17,7 @@ from mri_ambient import __version__
 from mri_ambient.cli import info
 from mri_ambient.evaluation.info import contents
 from mri_ambient.io import READERS
-from mri_ambient.methods import METHODS
+from mri_ambient.methods import METHODS, PRESETS
 from mri_ambient.objectives import OBJECTIVES
 from mri_ambient.physics.axis_fourier import ifftc
 from mri_ambient.priors.weights import DEFAULT, default_prior
@@ -52,6 +52,8 @@ def test_what_is_installed(driver, cli, monkeypatch):
     facts = json.loads(cli("info", "--json").out)
     assert facts["version"] == __version__
     assert facts["objectives"] == list(OBJECTIVES) and facts["methods"] == list(METHODS)
+    assert facts["presets"] == list(PRESETS)
+    assert facts["priors"] == ["brain-kspace-tiny", DEFAULT]
     assert facts["writers"] == ["h5", *FORMATS] and facts["readers"] == list(READERS)
     assert facts["device"] == (describe_device(pick_device()) if driver else "CPU")
 

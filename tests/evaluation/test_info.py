@@ -8,38 +8,19 @@ import pytest
 from codes import warns
 from helpers import small_prior
 
-from mri_ambient import __version__
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.errors import CheckpointError, ScanFormatError
-from mri_ambient.evaluation.info import FORMAT_NAMES, contents, in_text, installed
+from mri_ambient.evaluation.info import FORMAT_NAMES, contents, in_text
 from mri_ambient.io import READERS, Geometry, convert_scan, open_scan
-from mri_ambient.methods import METHODS, PRESETS
-from mri_ambient.objectives import OBJECTIVES
 from mri_ambient.priors.checkpoint import save_prior
-from mri_ambient.priors.weights import DEFAULT
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
-from mri_ambient.recon.saving import FORMATS
 
 
 @pytest.fixture
 def scan(tmp_path: Path) -> Path:
     config = SimulateConfig(size=(32, 24), coils=3, full=True, slices=2)
     return simulate("phantom", tmp_path / "scans", config, count=1)[0]
-
-
-def test_what_the_dictionaries_hold_is_installed():
-    facts = installed()
-    assert facts.pop("device")
-    assert facts == {
-        "version": __version__,
-        "objectives": list(OBJECTIVES),
-        "methods": list(METHODS),
-        "presets": list(PRESETS),
-        "readers": [reader.format for reader in READERS.values()],
-        "writers": ["h5", *FORMATS],
-        "priors": ["brain-kspace-tiny", DEFAULT],
-    }
 
 
 def test_a_raw_scan(scan):
