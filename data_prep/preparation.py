@@ -304,9 +304,10 @@ def plan_preparation(
         return _prepared_already(file, config)
     with _errors_of(file.path):
         first = FirstPass(file, config)
-        # One thread reads and cleans: a second one would hold a slice of its own.
-        slices = (apart(file[index]) for index in range(len(file)))
-        with closing(prefetch(slices)) as cleaned:
+        with (
+            closing(prefetch(file[index] for index in range(len(file)))) as scans,
+            closing(prefetch(map(apart, scans))) as cleaned,
+        ):
             for scan, spikes in cleaned:
                 first.add(scan, spikes)
         preparation = replace(first.preparation(), device=device, cpu_fallback=cpu_fallback)

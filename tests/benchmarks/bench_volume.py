@@ -47,11 +47,12 @@ done
 SIGPY = """
 import sys, warnings
 warnings.simplefilter("ignore")
-import h5py, numpy, sigpy.mri.app as app
+import h5py, numpy, sigpy, sigpy.mri.app as app
 calib, lam, n_iter = int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
 images = []
 with h5py.File(sys.argv[1]) as file:
     for ksp in file["kspace"]:
+        ksp /= abs(sigpy.ifft(ksp, axes=(-2, -1))).max()  # BART scales by itself
         maps = app.EspiritCalib(ksp, calib, show_pbar=False).run()
         images.append(app.L1WaveletRecon(ksp, maps, lam, max_iter=n_iter, show_pbar=False).run())
 numpy.save(sys.argv[2] + "/images.npy", numpy.stack(images))
