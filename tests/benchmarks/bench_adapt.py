@@ -16,8 +16,8 @@ steps, CPU seconds (without the PSNRs), error on held-out lines, PSNR.
 to the convolutions (Hu et al. 2021, arXiv 2106.09685), with ``--rate`` for Adam.
 
 Prints a JSON line per case and writes WORK/adapt.json; what is there is not done again.
-``--table RESULTS.json`` prints such a file as Markdown and stops. ``--quick`` runs a phantom for a
-few steps and says nothing about quality.
+``--table RESULTS.json`` prints such a file as Markdown, with mean gains, and stops. ``--quick``
+runs a phantom for a few steps and says nothing about quality.
 """
 
 from __future__ import annotations
@@ -338,6 +338,21 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def means(results: dict[str, Any]) -> str:
+    """Mean gains (dB) at R = 4 under random lines, of real scans and of simulated ones."""
+    rows = {n: r for n, r in results.items() if "random R = 4" in n and "moves" not in r}
+    simulated = [r for n, r in rows.items() if "noise" in n and "seed" not in n]
+    real = [r for n, r in rows.items() if "noise" not in n and "simulated" not in n]
+    lines = []
+    for name, group in (("real", real), ("simulated", simulated)):
+        mean = np.mean([row["adapted"] - row["start"] for row in group] or [np.nan])
+        lines.append(f"{name}, R = 4: {mean:.2f} dB, {len(group)} scans and masks")
+    for k in range(4):
+        each = [r["curve"][min(k, len(r["curve"]) - 1)][-1] - r["start"] for r in simulated]
+        lines.append(f"after {10 * k + 10} steps for all: {np.mean(each or [np.nan]):.2f} dB")
+    return "\n".join(lines)
+
+
 def moves_table(results: dict[str, Any]) -> str:
     """What moves, as Markdown: the gain at every check, in dB, and CPU seconds a step."""
     lines = ["| scan | what moves | rate | gain (dB) after every 10 steps | CPU s a step |"]
@@ -399,7 +414,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.table:
         results = json.loads(args.table.read_text())
-        print(table(results), moves_table(results), sep="\n\n")
+        print(table(results), moves_table(results), means(results), sep="\n\n")
     elif args.quick:
         with tempfile.TemporaryDirectory() as folder:
             args.work = Path(folder)
