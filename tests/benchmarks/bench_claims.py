@@ -138,20 +138,20 @@ NETWORKS = {"patched": "patched", "whole": "plain", "default": "conditioned"}
 NOISY = ("noisy full", "noisy R3")
 
 PRIORS = {
-    "kspace": Course("R4", Kspace(), 2400),
-    "supervised": Course("full", Supervised(), 1600),
-    "gsure": Course("R4", Gsure(), 1000),
-    "refit": Course("R4", Supervised(), 800, 100, refitted="kspace"),
-    **{f"ambient R{rate}": Course(f"disc R{rate}", Ambient(), 1600, 300) for rate in RATES},
-    "FLAIR": Course("FLAIR", Kspace(), 400, 20),
-    "FLAIR from kspace": Course("FLAIR", Kspace(), 200, 20, init="kspace"),
-    "50 supervised": Course("full", Supervised(), 1200, 62),
-    "50 ambient": Course("R4", Ambient(), 1200, 62),
-    **{f"{kind}": Course(kind, Kspace(), 400, 100) for kind in NOISY},
-    **{f"{kind} truncate": Course(kind, Kspace(), 80, 100, init=kind) for kind in NOISY},
-    **{f"{kind} consistency": Course(kind, Consistency(), 80, 100, init=kind) for kind in NOISY},
+    "kspace": Course("R4", Kspace(), 9600, 1200),
+    "supervised": Course("full", Supervised(), 6400, 1200),
+    "gsure": Course("R4", Gsure(), 4000, 1200),
+    "refit": Course("R4", Supervised(), 2400, 100, refitted="kspace"),
+    **{f"ambient R{rate}": Course(f"disc R{rate}", Ambient(), 4800, 800) for rate in RATES},
+    "FLAIR": Course("FLAIR", Kspace(), 800, 20),
+    "FLAIR from kspace": Course("FLAIR", Kspace(), 400, 20, init="kspace"),
+    "50 supervised": Course("full", Supervised(), 4800, 62),
+    "50 ambient": Course("R4", Ambient(), 4800, 62),
+    **{f"{kind}": Course(kind, Kspace(), 1600, 400) for kind in NOISY},
+    **{f"{kind} truncate": Course(kind, Kspace(), 240, 400, init=kind) for kind in NOISY},
+    **{f"{kind} consistency": Course(kind, Consistency(), 240, 400, init=kind) for kind in NOISY},
     **{
-        f"{count} {name}": Course("R4", Kspace(), 400, count, wrapper)
+        f"{count} {name}": Course("R4", Kspace(), 800, count, wrapper)
         for count in FEW
         for name, wrapper in NETWORKS.items()
     },
@@ -551,13 +551,13 @@ def nearness(images: list[Tensor], trained: list[Tensor], held_out: list[Tensor]
 
 
 CLAIMS: dict[str, Callable[[Bench], None]] = {
+    "adps": adps,
     "gsure": gsure,
-    "fine-tuning": fine_tuning,
     "ambient": ambient,
-    "patches": patches,
+    "fine-tuning": fine_tuning,
     "tweedie": tweedie,
     "instabilities": instabilities,
-    "adps": adps,
+    "patches": patches,
 }
 
 
@@ -671,7 +671,8 @@ def trainings(priors: dict[str, Row]) -> Iterator[str]:
             what = course.objective.name + (f", from {start}" if start else "")
             facts = (course.count, KINDS[course.kind].contrast, course.kind)
             scans = f"{facts[0]} {facts[1]}, {facts[2]}"
-            yield f"| {name} | {scans} | {what} | {course.images} | {priors[name]['cpu_s']} |"
+            row = priors[name]
+            yield f"| {name} | {scans} | {what} | {row['images']} | {row['cpu_s']} |"
 
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
