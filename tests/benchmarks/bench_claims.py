@@ -322,11 +322,11 @@ class Bench:
         """PSNR (dB) of every scan, and the spread of the samples over their error."""
         cases, began = self.cases(kind), time.process_time()
         runtime = Runtime("cpu", precision="fp32" if n_steps(method) == 1 else "bf16")
-        priors = prior if isinstance(prior, list) else [prior]
+        priors = prior if isinstance(prior, list) else [prior] * len(cases)
         results: list[SliceImages] = []
-        for own, group in zip(priors, _groups(cases, len(priors)), strict=True):
+        for own, case in zip(priors, cases, strict=True):
             engine = Engine(Recipe(method, prior=own, n_samples=n).resolve(), runtime)
-            results += engine([case.scan for case in group])
+            results += engine([case.scan])
         spent = (time.process_time() - began) / len(cases)
         pairs = list(zip(cases, results, strict=True))
         images = [to_file_units(result.img.abs(), case.scan)[0] for case, result in pairs]
@@ -342,11 +342,6 @@ class Bench:
 def n_steps(method: Method) -> int:
     """Network evaluations; 1 for methods without a network."""
     return max(method.n_evaluations, 1)
-
-
-def _groups(cases: list[Case], n: int) -> list[list[Case]]:
-    """All of the scans, or each by itself."""
-    return [cases] if n == 1 else [[case] for case in cases]
 
 
 def _image(batch: Batch) -> Tensor:
