@@ -138,20 +138,20 @@ NETWORKS = {"patched": "patched", "whole": "plain", "default": "conditioned"}
 NOISY = ("noisy full", "noisy R3")
 
 PRIORS = {
-    "kspace": Course("R4", Kspace(), 9600, 1200),
-    "supervised": Course("full", Supervised(), 6400, 1200),
-    "gsure": Course("R4", Gsure(), 4000, 1200),
-    "refit": Course("R4", Supervised(), 2400, 100, refitted="kspace"),
+    "kspace": Course("R4", Kspace(), 4800, 1200),
+    "supervised": Course("full", Supervised(), 4800, 1200),
+    "gsure": Course("R4", Gsure(), 2400, 1200),
+    "refit": Course("R4", Supervised(), 1600, 100, refitted="kspace"),
     **{f"ambient R{rate}": Course(f"disc R{rate}", Ambient(), 4800, 800) for rate in RATES},
     "FLAIR": Course("FLAIR", Kspace(), 800, 20),
     "FLAIR from kspace": Course("FLAIR", Kspace(), 400, 20, init="kspace"),
-    "50 supervised": Course("full", Supervised(), 4800, 62),
-    "50 ambient": Course("R4", Ambient(), 4800, 62),
-    **{f"{kind}": Course(kind, Kspace(), 1600, 400) for kind in NOISY},
-    **{f"{kind} truncate": Course(kind, Kspace(), 240, 400, init=kind) for kind in NOISY},
-    **{f"{kind} consistency": Course(kind, Consistency(), 240, 400, init=kind) for kind in NOISY},
+    "50 supervised": Course("full", Supervised(), 3600, 62),
+    "50 ambient": Course("R4", Ambient(), 3600, 62),
+    **{f"{kind}": Course(kind, Kspace(), 800, 200) for kind in NOISY},
+    **{f"{kind} truncate": Course(kind, Kspace(), 160, 200, init=kind) for kind in NOISY},
+    **{f"{kind} consistency": Course(kind, Consistency(), 160, 200, init=kind) for kind in NOISY},
     **{
-        f"{count} {name}": Course("R4", Kspace(), 800, count, wrapper)
+        f"{count} {name}": Course("R4", Kspace(), 400, count, wrapper)
         for count in FEW
         for name, wrapper in NETWORKS.items()
     },
