@@ -31,6 +31,7 @@ from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
+from .noise_coils import LOUD, as_dead, noise_coils, without_coils
 from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
@@ -128,6 +129,7 @@ class Preparation:
         scale: normalised images times this are in whitened units.
         n_sets: sets of coil maps.
         spikes: where slices hold spikes, bool ``(y, x)`` by index; these samples become 0.
+        noise_coils: measured coils that hold loud noise alone; they become 0.
         warnings: what is questionable about the volume.
         device, cpu_fallback: see :func:`plan_preparation`.
     """
@@ -141,9 +143,18 @@ class Preparation:
     scale: float
     n_sets: int = 1
     spikes: Mapping[int, Tensor] = field(default_factory=dict)
+    noise_coils: tuple[int, ...] = ()
     warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
+
+    def cleaned(self, scan: Scan) -> Scan:
+        """Raw slices with zeros in place of spikes and of coils that hold loud noise alone."""
+        scan = without_spikes(scan, self.spikes)
+        if not self.noise_coils:
+            return scan
+        calib = None if scan.calib is None else without_coils(scan.calib, self.noise_coils)
+        return replace(scan, ksp=without_coils(scan.ksp, self.noise_coils), calib=calib)
 
     def apply(self, scan: Scan) -> Scan:
         """Prepare slices of the planned volume; a scan that has maps is returned unchanged.
@@ -165,7 +176,7 @@ class Preparation:
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
         """Prepare slices, and return ESPIRiT's eigenvalues too (None for a single coil)."""
         with _errors_of(self.path, self.device):
-            scan = remove_oversampling(without_spikes(scan, self.spikes), self.n_rows)
+            scan = remove_oversampling(self.cleaned(scan), self.n_rows)
             scan = _cut_calibration(scan, self.calib_shape)
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
@@ -364,6 +375,16 @@ class FirstPass:
                 f"{MIN_FILE_NOISE:g} to {MAX_FILE_NOISE:g}; export the scan in other units, or "
                 "give noise_std (--noise-std) if that is not its noise"
             )
+        coils = noise_coils(noise.cov, self.calib)
+        if coils:
+            noise = as_dead(noise, coils)
+            self.cov[list(coils)], self.cov[:, list(coils)] = 0, 0
+            self.calib = [without_coils(block, coils) for block in self.calib]
+            text = (
+                f"{name_of(file.path)}: coils {list(coils)} (counted from 0) hold noise alone, "
+                f"more than {LOUD:g} times that of the others, and are left out"
+            )
+            found.append(NumericalWarning("W-NOISE-COIL", text))
         white = whitening_matrix(noise.cov)
         n_samples = len(self.calib) * int(file.mask[:, : self.n_rows].sum())
         compression = plan_compression(
@@ -408,6 +429,7 @@ class FirstPass:
             scale=scale,
             n_sets=n_sets,
             spikes=self.spikes,
+            noise_coils=coils,
             warnings=tuple(found),
         )
 
