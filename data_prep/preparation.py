@@ -553,6 +553,6 @@ def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int
             f"no calibration block: the fully sampled centre of k-space is "
             f"{height}x{width} samples, but coil maps and scale need at least "
             f"{MIN_CALIB}x{MIN_CALIB}; acquire (or, for a retrospective mask, keep) more central "
-            "lines"
+            "lines, or give lines that were acquired apart (--acs FILE)"
         )
     return height, width
