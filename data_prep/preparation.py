@@ -30,6 +30,7 @@ from ..scan import UPPER_BOUND, Scan
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
+from .line_phase import line_phase_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_coils import LOUD, as_dead, noise_coils, without_coils
 from .noise_estimator import NoiseEstimator
@@ -54,6 +55,9 @@ MAX_SNR = 1e12
 
 LOW_NOISE = 1e-4
 """Noise below this share of images (their 99th percentile) is that of no scanner."""
+
+FEW_BLOCKS = 5
+"""Slices whose lines are compared."""
 
 MAX_SAMPLE = 1e9
 """Largest plausible prepared sample. Within the four limits, single precision holds every energy,
@@ -375,36 +379,14 @@ class FirstPass:
                 f"{MIN_FILE_NOISE:g} to {MAX_FILE_NOISE:g}; export the scan in other units, or "
                 "give noise_std (--noise-std) if that is not its noise"
             )
-        coils = noise_coils(noise.cov, self.calib)
-        if coils:
-            noise = as_dead(noise, coils)
-            self.cov[list(coils)], self.cov[:, list(coils)] = 0, 0
-            self.calib = [without_coils(block, coils) for block in self.calib]
-            text = (
-                f"{name_of(file.path)}: coils {list(coils)} (counted from 0) hold noise alone, "
-                f"more than {LOUD:g} times that of the others, and are left out"
-            )
-            found.append(NumericalWarning("W-NOISE-COIL", text))
+        noise, coils = self._without_noise_coils(noise)
         white = whitening_matrix(noise.cov)
         n_samples = len(self.calib) * int(file.mask[:, : self.n_rows].sum())
         compression = plan_compression(
             white @ self.cov @ white.mH, n_samples, n_coils=config.n_coils, energy=config.energy
         )
-        if compression.n_coils == 1:
-            text = (
-                f"{name_of(file.path)}: a single coil: what was not measured comes from the prior, "
-                "which must be trained on scans with many different masks"
-            )
-            found.append(NumericalWarning("W-ONE-COIL", text))
-        if self.spikes:
-            n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
-            text = (
-                f"{name_of(file.path)}: {n_spikes} spikes in slices {sorted(self.spikes)}: samples "
-                f"of over {math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
-            )
-            found.append(NumericalWarning("W-SPIKE", text))
-        found += interference_warnings(name_of(file.path), self.interference)
         to_virtual = compression.rotation[: compression.n_coils] @ white
+        found += self._warnings(to_virtual, coils)
         n_sets = self._n_sets(to_virtual)
         if n_sets == 2 and config.map_sets == "auto" and not self.n_given:
             text = (
@@ -432,6 +414,42 @@ class FirstPass:
             noise_coils=coils,
             warnings=tuple(found),
         )
+
+    def _without_noise_coils(self, noise: NoiseEstimate) -> tuple[NoiseEstimate, tuple[int, ...]]:
+        """Take coils of loud noise alone for dead ones, and say which these are."""
+        coils = noise_coils(noise.cov, self.calib)
+        if not coils:
+            return noise, coils
+        self.cov[list(coils)], self.cov[:, list(coils)] = 0, 0
+        self.calib = [without_coils(block, coils) for block in self.calib]
+        return as_dead(noise, coils), coils
+
+    def _warnings(self, to_virtual: Tensor, noise_only: tuple[int, ...]) -> list[NumericalWarning]:
+        """What is questionable about the samples."""
+        name, found = name_of(self.file.path), []
+        if noise_only:
+            text = (
+                f"{name}: coils {list(noise_only)} (counted from 0) hold noise alone, more than "
+                f"{LOUD:g} times that of the others, and are left out"
+            )
+            found.append(NumericalWarning("W-NOISE-COIL", text))
+        if len(to_virtual) == 1:
+            text = (
+                f"{name}: a single coil: what was not measured comes from the prior, which must be "
+                "trained on scans with many different masks"
+            )
+            found.append(NumericalWarning("W-ONE-COIL", text))
+        if self.spikes:
+            n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
+            text = (
+                f"{name}: {n_spikes} spikes in slices {sorted(self.spikes)}: samples of over "
+                f"{math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
+            )
+            found.append(NumericalWarning("W-SPIKE", text))
+        if not self.file.is_3d:
+            few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
+            found += line_phase_warnings(name, [mix_coils(block, to_virtual) for block in few])
+        return found + interference_warnings(name, self.interference)
 
     def _n_sets(self, to_virtual: Tensor) -> int:
         """Sets of coil maps: as wanted, as they came with the scan, or as the object needs."""

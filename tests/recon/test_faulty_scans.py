@@ -134,7 +134,7 @@ def test_coils_are_left_out_for_loud_noise_alone():
 def test_a_ghost_is_warned_of(usual):
     img, codes = rebuilt(ghost)
     assert error(img, FULL) > 1.5 * usual
-    assert codes == {"W-MAP-SETS"}
+    assert codes == {"W-MAP-SETS", "W-LINE-PHASE"}
 
 
 def test_half_of_k_space_is_no_reference():
