@@ -7,6 +7,7 @@ every set of maps by itself, as a batch item, whose noise is as white as that of
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ class Denoiser(nn.Module, ABC):
     Attributes:
         kind: the name the wrapper is chosen by.
         unrolled: whether ``spec.passes`` networks follow each other in one evaluation, or one.
+        momentum: whether a pass starts beyond the last image, where there are several.
         sigma_data: standard deviation of the images per real channel, normalised units.
         autocast: run the networks (never the physics) in bfloat16.
     """
@@ -45,6 +47,7 @@ class Denoiser(nn.Module, ABC):
         super().__init__()
         passes = spec.passes if self.unrolled else 1
         self.nets = nn.ModuleList(UNet(spec, self.in_channels) for _ in range(passes))
+        self.momentum = spec.momentum
         self.sigma_data = sigma_data
         self.autocast = False
         self.compiled = False
@@ -135,6 +138,10 @@ class Conditioned(Denoiser):
     of ``(A~^H A~ + mu) x = u + mu x'`` from this x', with ``mu = sigma^2 / tau^2 + 0.001`` and
     ``tau = max(0.35 c_out, 0.25 s)``. Gradients flow through all of it.
 
+    With ``momentum``, the k-th pass starts from ``x + (t_k - 1) / t_(k+1) (x - x_before)`` instead
+    of ``x``, with ``t_1 = 1`` and ``t_(k+1) = (1 + sqrt(1 + 4 t_k^2)) / 2`` (FISTA; Beck and
+    Teboulle 2009, doi:10.1137/080716542).
+
     Alternating networks and data consistency is the unrolled optimisation of Aggarwal et al. 2019
     (MoDL, doi:10.1109/TMI.2018.2865356), without its shared weights.
     """
@@ -157,8 +164,9 @@ class Conditioned(Denoiser):
         known = [_to_channels(w / s), _to_channels(c_in * u), _mask_plane(op, u)]
         tau = (0.35 * c_out).clamp(min=0.25 * s)
         mu = (sigma[:, None, None] / tau).square() + 0.001
-        x = w
-        for net in self.nets:
+        x = before = w
+        for net, beyond in zip(self.nets, self._momenta(), strict=True):
+            before, x = x, x + beyond * (x - before) if beyond else x
             change = self.run_sets(op, net, [_to_channels(x / s), *known], sigma)
             x = x + c_out.clamp(min=0.3 * s) * change
             if self.consistent:
@@ -166,6 +174,14 @@ class Conditioned(Denoiser):
                     lambda v: op.normal(v) + mu * v, u + mu * x, n_iter=self.n_cg_out, x0=x
                 )
         return op.support * x
+
+    def _momenta(self) -> list[float]:
+        """How far beyond the last image each pass starts, in steps of the last pass."""
+        found, t = [], 1.0
+        for _ in self.nets:
+            t, last = (1 + math.sqrt(1 + 4 * t**2)) / 2, t
+            found.append((last - 1) / t if self.momentum else 0.0)
+        return found
 
     def _first_guess(self, op: SenseOp, u: Tensor, sigma: Tensor) -> Tensor:
         if not self.guided:

@@ -30,6 +30,7 @@ class UNetSpec:
         per_group: channels that a norm takes together, at least.
         passes: how many such networks follow each other, each with weights of its own, in
             denoisers with data consistency between them.
+        momentum: whether each pass starts beyond the last image (:meth:`Conditioned.forward`).
     """
 
     channels: tuple[int, ...]
@@ -37,6 +38,7 @@ class UNetSpec:
     embedding: int
     per_group: int = 4
     passes: int = 3
+    momentum: bool = False
 
     def __post_init__(self) -> None:
         for name, n, most in (

@@ -170,8 +170,9 @@ def split(job: TrainJob, validation_scans: Collection[str] | None = None) -> Dat
 
 
 def _can_start(network: UNetSpec, init: UNetSpec) -> bool:
-    """Whether networks can start as those of a prior, which may be fewer."""
-    return replace(init, passes=network.passes) == network and init.passes <= network.passes
+    """Whether networks can start as those of a prior, which may be fewer, or without momentum."""
+    like = replace(init, passes=network.passes, momentum=network.momentum)
+    return like == network and init.passes <= network.passes
 
 
 def _check_trainable(job: TrainJob, dataset: Dataset) -> None:

@@ -28,11 +28,16 @@ def test_fresh_plain_denoiser_is_edms_skip(rng):
     torch.testing.assert_close(net(op, z, sigma), skip * op.adjoint(z), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("passes", [3, 5])
-def test_fresh_conditioned_denoiser_is_its_cg_solves(passes, rng):
-    """The networks start at zero: what is left is CG-SENSE and a data-consistency solve a pass."""
+@pytest.mark.parametrize(
+    ("passes", "momenta"), [(3, [0, 0, 0]), (5, [0] * 5), (4, [0, 0.281754, 0.434043, 0.531064])]
+)
+def test_fresh_conditioned_denoiser_is_its_cg_solves(passes, momenta, rng):
+    """The networks start at zero: what is left is CG-SENSE and a data-consistency solve a pass.
+
+    With momentum, a solve starts beyond the last image, by the factors of FISTA.
+    """
     op = random_sense((12, 10), 3, rng)
-    net = Conditioned(replace(SPEC, passes=passes), sigma_data=0.2)
+    net = Conditioned(replace(SPEC, passes=passes, momentum=any(momenta)), sigma_data=0.2)
     z = complex_normal((1, 3, 12, 10), rng)
     sigma, s = 0.1, 0.2
     u = op.adjoint(z)
@@ -40,9 +45,12 @@ def test_fresh_conditioned_denoiser_is_its_cg_solves(passes, rng):
     want = conjugate_gradient(lambda v: op.normal(v) + ridge * v, u, n_iter=6)
     c_out = sigma * s / (sigma**2 + s**2) ** 0.5
     mu = (sigma / max(0.35 * c_out, 0.25 * s)) ** 2 + 0.001
-    for _ in range(passes):
-        b = u + mu * want
-        want = conjugate_gradient(lambda v: op.normal(v) + mu * v, b, n_iter=4, x0=want)
+    before = want
+    for beyond in momenta:
+        start = want + beyond * (want - before)
+        b = u + mu * start
+        before = want
+        want = conjugate_gradient(lambda v: op.normal(v) + mu * v, b, n_iter=4, x0=start)
     got = net(op, z, torch.tensor([sigma]))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
