@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import multiprocessing
+import multiprocessing.util
 import os
 import runpy
 import socket
 import sys
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import h5py
 import torch
@@ -31,15 +34,49 @@ from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Batch
 
 PROCESSES = multiprocessing.get_context("forkserver")
-"""Processes forked from one that has imported the library and what it imports when it is needed,
-which takes seconds."""
-PROCESSES.set_forkserver_preload(
-    [
-        "mri_ambient.recon.pipeline", "mri_ambient.training.refit", "torch._dynamo",
-        "mri_ambient.plots", "mri_ambient.cli.app", "matplotlib.figure", "skimage.metrics",
-        "skimage.morphology", "scipy.interpolate", "scipy.optimize",
-    ]
+"""Processes forked from one that has imported the library and what tests use (see ``serve``)."""
+
+NEEDED_LATER = (
+    "mri_ambient.cli.app", "mri_ambient.plots", "mri_ambient.recon.pipeline",
+    "mri_ambient.training.refit", "matplotlib.figure", "scipy.interpolate", "scipy.optimize",
+    "sigpy.mri", "skimage.metrics", "skimage.morphology", "torch._dynamo",
 )  # fmt: skip
+"""What the library and the scripts import when they need it, which takes seconds."""
+
+
+def serve() -> None:
+    """Fork the server of PROCESSES from this process: what is imported here is imported there.
+
+    The processes that it forks use it too, instead of starting a server of their own.
+    """
+    for name in NEEDED_LATER:
+        importlib.import_module(name)
+    resource_tracker.ensure_running()
+    gc.freeze()
+    with mock.patch.object(multiprocessing.util, "spawnv_passfds", _fork_server):
+        forkserver.ensure_running()
+
+
+def _fork_server(path: object, words: object, passed: tuple[int, int]) -> int:
+    """In place of a new interpreter, which runs this ``main``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of pytest-xdist stay behind
+        server = os.fork()
+    if server:
+        return server
+    try:
+        # What objects of pytest have open stays taken: its numbers must become nothing else's.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number > 2 and number not in (nothing, *passed):
+                os.dup2(nothing, number)
+        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        warnings.resetwarnings()
+        forkserver.ensure_running = resource_tracker.ensure_running
+        forkserver._forkserver.ensure_running = resource_tracker.ensure_running
+        forkserver.main(*passed, preload=[])
+    finally:
+        os._exit(0)
 
 
 def load_script(name: str) -> ModuleType:

@@ -68,7 +68,7 @@ def test_a_reconstruction_has_images_figures_and_a_picture(full):
     assert len(rec.plot().axes) >= 2
 
 
-def test_save_writes_what_the_command_writes(full, tmp_path):
+def test_save_writes_what_the_command_writes(full, server, tmp_path):
     rec = ma.reconstruct(full, ma.Recipe("l1-wavelet", retrospective=2), ma.Runtime("cpu"))
     rec.save(tmp_path / "api")
     ended, printed = command(

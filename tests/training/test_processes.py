@@ -18,7 +18,7 @@ from mri_ambient.runtime.process_group import ProcessGroup
 from mri_ambient.training.run import RunFolder
 
 
-def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
+def test_two_processes_train_as_one_and_another_number_goes_on(scans, server, tmp_path):
     """The loss curve of one process at the same batch (to rounding), written once; a run of two
     processes resumed by one."""
 
@@ -46,7 +46,7 @@ def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
         torch.testing.assert_close(second[name], first[name], rtol=0, atol=1e-6)
 
 
-def test_a_killed_process_ends_the_job_with_a_message(scans, tmp_path):
+def test_a_killed_process_ends_the_job_with_a_message(scans, server, tmp_path):
     """A job that torchrun starts."""
     run = RunFolder(tmp_path / "run")
     words = ["train", scans, "-o", run.path, "--batch-size", 2, "--device", "cpu", "--images"]

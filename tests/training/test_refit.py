@@ -134,7 +134,7 @@ def test_shards_draw_and_an_interrupted_refit_goes_on(job, tmp_path):
     assert resumed.facts.sigma_data == whole.facts.sigma_data
 
 
-def test_two_processes_refit_as_one(data, tmp_path):
+def test_two_processes_refit_as_one(data, server, tmp_path):
     """Each draws its part of the samples; both train, with the loss curve of one process."""
 
     def call(*words: object, n_processes: int = 1) -> None:

@@ -75,7 +75,7 @@ def test_a_stopped_run_writes_a_checkpoint_and_resumes(finished, scans, tmp_path
 IMAGES = 120
 
 
-def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
+def test_killed_at_random_moments_it_still_ends_the_same(scans, server, tmp_path, rng):
     """kill -9 five times while it trains, then left alone: equal to a run that was not."""
     config = replace(QUICK, objective=Ambient())
 
@@ -109,7 +109,7 @@ def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
     assert_same_run(tmp_path / "whole", run.path)
 
 
-def test_workers_read_what_the_thread_reads(finished, scans, tmp_path):
+def test_workers_read_what_the_thread_reads(finished, scans, server, tmp_path):
     """And a run is resumed with another number of them, to the bit."""
     trained(scans, tmp_path / "helped", images=6, workers=2)
     trained(scans, tmp_path / "helped", images=8, workers=1)
