@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import PROCESSES, command, run_module
+from helpers import PROCESSES, command, run_torchrun
 from training_runs import weights
 
 from mri_ambient.errors import MriAmbientError
@@ -50,15 +49,15 @@ def test_a_killed_process_ends_the_job_with_a_message(scans, server, tmp_path):
     """A job that torchrun starts."""
     run = RunFolder(tmp_path / "run")
     words = ["train", scans, "-o", run.path, "--batch-size", 2, "--device", "cpu", "--images"]
-    launcher = ["torchrun", "--nproc-per-node=2", "--standalone", "-m", "mri_ambient.cli"]
+    launcher = ["--nproc-per-node=2", "--standalone", "-m", "mri_ambient.cli"]
     line, printed = [*launcher, *words, "100000"], tmp_path / "printed"
-    job = PROCESSES.Process(target=run_module, args=("torch.distributed.run", line, printed, {}))
+    job = PROCESSES.Process(target=run_torchrun, args=(line, printed))
     job.start()
     deadline = time.monotonic() + 100
     while not run.log.path.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    *_, second = sorted((tmp_path / "pids").iterdir(), key=lambda path: path.stat().st_mtime)
+    os.kill(int(second.name), signal.SIGKILL)
     job.join(timeout=100)
     output = printed.read_text()
     assert job.exitcode
