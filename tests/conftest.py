@@ -35,6 +35,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 

@@ -52,8 +52,12 @@ NEEDED_LATER = (
 def serve() -> None:
     """Fork the server of PROCESSES from this process: what is imported here is imported there.
 
-    The processes that it forks use it too, instead of starting a server of their own.
+    The processes that it forks use it too, instead of starting a server of their own. From Python
+    3.14 on, and where there is no /proc, it is started as usual and imports what they need.
     """
+    if sys.platform != "linux" or sys.version_info >= (3, 14):
+        PROCESSES.set_forkserver_preload(list(NEEDED_LATER))
+        return
     for name in NEEDED_LATER:
         importlib.import_module(name)
     resource_tracker.ensure_running()
@@ -98,12 +102,9 @@ def load_script(name: str) -> ModuleType:
 def run_script(path: Path, words: Sequence[object], printed: Path) -> None:
     """``python path *words`` beside the file that takes what it prints: the target of a process.
 
-    What it starts of Python by ``subprocess.run`` is forked too, and networks that it trains are as
-    small as they can be.
+    What it starts of Python by ``subprocess.run`` is forked too.
     """
     _become([path, *words], printed)
-    for name, spec in NETWORKS.items():
-        NETWORKS[name] = replace(spec, channels=(16, 16), embedding=16)
     subprocess.run = partial(run_forked, subprocess.run)
     sys.path[0] = str(path.parent)
     os.chdir(printed.parent)
@@ -183,10 +184,12 @@ def run_forked(
 
 
 def _become(words: Sequence[object], printed: Path) -> None:
-    """Take these words, print into this file, and render no pictures."""
+    """Take these words, print into this file, render no pictures, and train small networks."""
     gc.freeze()  # the imported library stays: nothing to look through again and again
     sys.argv = [str(word) for word in words]
     Figure.savefig = touch
+    for name, spec in NETWORKS.items():
+        NETWORKS[name] = replace(spec, channels=(16, 16), embedding=16)
     with printed.open("a") as out:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)

@@ -41,8 +41,8 @@ SEED = 77
 """Of the validation scans."""
 
 
-def simulate(images: str, count: int, folder: Path) -> list[Case]:
-    """``count`` scans for every noise level, each of an image of its own."""
+def simulate(images: str, count: int, folder: Path, most: int | None = None) -> list[Case]:
+    """``count`` scans for every noise level, each of an image of its own; the first of them."""
     source = open_images(images)
     n_scans = count * len(NOISE)
     names = sorted(source.names(n_scans, 1), key=lambda name: rng_for(SEED, name).initial_seed())
@@ -51,7 +51,7 @@ def simulate(images: str, count: int, folder: Path) -> list[Case]:
         for level in NOISE
         for _ in range(count)
     ]
-    pairs = zip(names, configs, strict=False)
+    pairs = list(zip(names, configs, strict=False))[:most]
     return [case_of(source, name, config, folder) for name, config in pairs]
 
 
@@ -70,7 +70,7 @@ def main() -> None:
         args.count, args.steps, grid = 1, 2, STEP_SIZES[2:3]
 
     with tempfile.TemporaryDirectory() as folder:
-        cases = simulate(args.images, args.count, Path(folder))[: 1 if args.quick else None]
+        cases = simulate(args.images, args.count, Path(folder), 1 if args.quick else None)
         methods = [ZeroFilled(), Aos(), *(Adps(args.steps, step_size=step) for step in grid)]
         for method in methods[:3] if args.quick else methods:
             engine = Engine(Recipe(method, prior=prior, n_samples=1).resolve(), runtime)

@@ -30,7 +30,10 @@ from mri_ambient.training.dataset import load_dataset
 from mri_ambient.training.refit import RefitJob, refit
 from mri_ambient.training.run import RunFolder
 
-pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning"),
+    pytest.mark.usefixtures("short_classical"),
+]
 
 SMALL = replace(SCANS, size=(24, 24), slices=2)
 VALIDATED = replace(QUICK, n_validation=2)
