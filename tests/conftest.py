@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import PROCESSES, serve
 from hypothesis import settings
 from pictures import touch
 from torch import Generator
 
 from mri_ambient.rng import rng_for
-from mri_ambient.runtime import device
+from mri_ambient.runtime import device, executor
 
 # pytest-xdist runs as many processes as there are cores: a thread each, in the processes that tests
 # start too. More of them wait for one another.
@@ -34,6 +35,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 
@@ -41,6 +43,18 @@ def pytest_collection_finish() -> None:
 def rng(request: pytest.FixtureRequest) -> Generator:
     """A random stream of the test's own."""
     return rng_for(0, request.node.name)
+
+
+@pytest.fixture(scope="session")
+def server() -> None:
+    """Processes are forked from this one, instead of importing torch anew."""
+    serve()
+
+
+@pytest.fixture
+def forked(server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an executor too."""
+    monkeypatch.setattr(executor, "get_context", lambda _: PROCESSES)
 
 
 @pytest.fixture

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import multiprocessing
+import multiprocessing.util
 import os
 import runpy
 import socket
+import subprocess
 import sys
+import tempfile
+import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import h5py
 import torch
@@ -27,19 +34,59 @@ from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import LinearOperator, SenseOp
 from mri_ambient.priors.facts import PriorFacts, UNetSpec
 from mri_ambient.priors.prior import DenoiserSource, Prior
+from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Batch
 
 PROCESSES = multiprocessing.get_context("forkserver")
-"""Processes forked from one that has imported the library and what it imports when it is needed,
-which takes seconds."""
-PROCESSES.set_forkserver_preload(
-    [
-        "mri_ambient.recon.pipeline", "mri_ambient.training.refit", "torch._dynamo",
-        "mri_ambient.plots", "mri_ambient.cli.app", "matplotlib.figure", "skimage.metrics",
-        "skimage.morphology", "scipy.interpolate", "scipy.optimize",
-    ]
+"""Processes forked from one that has imported the library and what tests use (see ``serve``)."""
+
+NEEDED_LATER = (
+    "mri_ambient.cli.app", "mri_ambient.plots", "mri_ambient.recon.pipeline",
+    "mri_ambient.training.refit", "matplotlib.figure", "scipy.interpolate", "scipy.optimize",
+    "sigpy.mri", "skimage.metrics", "skimage.morphology", "torch._dynamo",
 )  # fmt: skip
+"""What the library and the scripts import when they need it, which takes seconds."""
+
+
+def serve() -> None:
+    """Fork the server of PROCESSES from this process: what is imported here is imported there.
+
+    The processes that it forks use it too, instead of starting a server of their own. From Python
+    3.14 on, and where there is no /proc, it is started as usual and imports what they need.
+    """
+    if sys.platform != "linux" or sys.version_info >= (3, 14):
+        PROCESSES.set_forkserver_preload(list(NEEDED_LATER))
+        return
+    for name in NEEDED_LATER:
+        importlib.import_module(name)
+    resource_tracker.ensure_running()
+    gc.freeze()
+    with mock.patch.object(multiprocessing.util, "spawnv_passfds", _fork_server):
+        forkserver.ensure_running()
+
+
+def _fork_server(path: object, words: object, passed: tuple[int, int]) -> int:
+    """In place of a new interpreter, which runs this ``main``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of pytest-xdist stay behind
+        server = os.fork()
+    if server:
+        return server
+    try:
+        # What objects of pytest have open stays taken: its numbers must become nothing else's.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in (int(entry.name) for entry in list(Path("/proc/self/fd").iterdir())):
+            if number > 2 and number not in (nothing, *passed):
+                os.dup2(nothing, number)
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        warnings.resetwarnings()
+        forkserver.ensure_running = resource_tracker.ensure_running
+        forkserver._forkserver.ensure_running = resource_tracker.ensure_running
+        forkserver.main(*passed, preload=[])
+    finally:
+        os._exit(0)
 
 
 def load_script(name: str) -> ModuleType:
@@ -53,8 +100,12 @@ def load_script(name: str) -> ModuleType:
 
 
 def run_script(path: Path, words: Sequence[object], printed: Path) -> None:
-    """``python path *words`` beside the file that takes what it prints: the target of a process."""
+    """``python path *words`` beside the file that takes what it prints: the target of a process.
+
+    What it starts of Python by ``subprocess.run`` is forked too.
+    """
     _become([path, *words], printed)
+    subprocess.run = partial(run_forked, subprocess.run)
     sys.path[0] = str(path.parent)
     os.chdir(printed.parent)
     runpy.run_path(str(path), run_name="__main__")
@@ -69,12 +120,77 @@ def run_module(
     runpy.run_module(name, run_name="__main__")
 
 
+def run_torchrun(words: Sequence[object], printed: Path) -> None:
+    """``torchrun *words``: the target of a process. Those that it starts are forked too.
+
+    Their numbers are the names of files in a folder ``pids`` beside ``printed``.
+    """
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    _become(["torchrun", *words], printed)
+    subprocess_handler.Popen = partial(Forked, printed)
+    runpy.run_module("torch.distributed.run", run_name="__main__")
+
+
+class Forked:
+    """In place of ``subprocess.Popen``: ``python -m name *words`` or ``python -c code *words``."""
+
+    def __init__(
+        self, printed: Path, args: Sequence[str], env: Mapping[str, str] | None = None, **_: object
+    ) -> None:
+        self.args = [str(word) for word in args if word != "-u"]
+        self._process = PROCESSES.Process(target=run_words, args=(self.args, printed, env or {}))
+        self._process.start()
+        self.pid = self._process.pid
+        (printed.parent / "pids").mkdir(exist_ok=True)
+        (printed.parent / "pids" / str(self.pid)).touch()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        return self.poll()
+
+
+def run_words(words: Sequence[str], printed: Path, environment: Mapping[str, str]) -> None:
+    """What these words start: the target of a process, which leads its own group."""
+    os.setsid()
+    _, kind, what, *rest = words
+    if kind == "-m":
+        run_module(what, [what, *rest], printed, environment)
+        return
+    _become(["-c", *rest], printed)
+    exec(what, {"__name__": "__main__"})
+
+
+def run_forked(
+    otherwise: Callable[..., subprocess.CompletedProcess[str]],
+    words: Sequence[object],
+    *,
+    check: bool = False,
+    **options: object,
+) -> subprocess.CompletedProcess[str]:
+    """``subprocess.run``, for Python by a forked process with its output as text."""
+    if words[0] != sys.executable:
+        return otherwise(words, check=check, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        printed = Path(folder) / "printed"
+        code = Forked(printed, words).wait()
+        done = subprocess.CompletedProcess(words, code, printed.read_text(), "")
+    if check:
+        done.check_returncode()
+    return done
+
+
 def _become(words: Sequence[object], printed: Path) -> None:
-    """Take these words, print into this file, and render no pictures."""
+    """Take these words, print into this file, render no pictures, and train small networks."""
     gc.freeze()  # the imported library stays: nothing to look through again and again
     sys.argv = [str(word) for word in words]
     Figure.savefig = touch
-    with printed.open("w") as out:
+    for name, spec in NETWORKS.items():
+        NETWORKS[name] = replace(spec, channels=(16, 16), embedding=16)
+    with printed.open("a") as out:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
 
@@ -91,6 +207,8 @@ def command(*words: object, folder: Path, n_processes: int = 1) -> tuple[list[in
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n_processes)}
     files = [folder / f"printed-{rank}" for rank in range(n_processes)]
     words = ("mri-ambient", *words)
+    for file in files:
+        file.unlink(missing_ok=True)
     processes = [
         PROCESSES.Process(
             target=run_module, args=("mri_ambient.cli", words, file, {**job, "RANK": str(rank)})

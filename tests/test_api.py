@@ -17,6 +17,8 @@ from helpers import command
 import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning
+from mri_ambient.priors.facts import UNetSpec
+from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.recon.folder import Destination
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -68,7 +70,7 @@ def test_a_reconstruction_has_images_figures_and_a_picture(full):
     assert len(rec.plot().axes) >= 2
 
 
-def test_save_writes_what_the_command_writes(full, tmp_path):
+def test_save_writes_what_the_command_writes(full, server, tmp_path):
     rec = ma.reconstruct(full, ma.Recipe("l1-wavelet", retrospective=2), ma.Runtime("cpu"))
     rec.save(tmp_path / "api")
     ended, printed = command(
@@ -98,7 +100,8 @@ def test_many_scans_one_of_them_broken(folder, tmp_path):
         list(ma.reconstruct_many([broken], recipe=ma.Recipe("zero-filled")))
 
 
-def test_prepare_train_and_evaluate(folder, full, tmp_path):
+def test_prepare_train_and_evaluate(folder, full, tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "tiny", UNetSpec((8, 12), blocks=1, embedding=16))
     ma.prepare(folder / "raw", tmp_path / "prepared")
     config = ma.TrainConfig(batch_size=4, n_validation=0)
     prior = ma.train(tmp_path / "prepared", tmp_path / "run", config, images=8)

@@ -31,6 +31,11 @@ def _all(mask: Mask, axis: int) -> Mask:
     return mask.all(axis)  # type: ignore[return-value]  # as above
 
 
+def _array(mask: Mask) -> NDArray[np.bool_]:
+    """As an array of numpy, whose calls on so little take a tenth of those of torch."""
+    return mask if isinstance(mask, np.ndarray) else mask.cpu().numpy()
+
+
 def acquired_rows(plane: Mask) -> Mask:
     """Bool ``(y,)``: from the first row with a sample to the last; a partial echo leaves some out.
 
@@ -44,7 +49,7 @@ def acquired_rows(plane: Mask) -> Mask:
 
 def is_line_mask(mask: Mask) -> bool:
     """Whether whole columns (of the rows acquired at all) are sampled or skipped together."""
-    plane = _any(mask.reshape(-1, *mask.shape[-2:]), 0)
+    plane = _array(_any(mask.reshape(-1, *mask.shape[-2:]), 0))
     return bool((plane == acquired_rows(plane)[:, None] & _any(plane, -2)).all())
 
 
@@ -96,15 +101,17 @@ def calibration_block(mask: Mask, limit: int = 24) -> tuple[int, int]:
     Centred as :func:`~mri_ambient.physics.crop.center_crop` cuts it; ``(0, 0)`` without k = 0.
     """
     ny, nx = mask.shape[-2:]
-    plane = _all(mask.reshape(-1, ny, nx), 0)
-    # Columns in the order in which a growing rectangle reaches them: 0, -1, 1, -2, ... from k = 0.
-    steps = range(1, min(limit, nx) + 1)
-    columns = [nx // 2 + (step // 2 if step % 2 else -(step // 2)) for step in steps]
+    plane = _array(_all(mask.reshape(-1, ny, nx), 0))
+    block = plane[np.ix_(_outwards(ny, limit), _outwards(nx, limit))]
+    full = np.logical_and.accumulate(np.logical_and.accumulate(block, axis=0), axis=1)
     best = (0, 0)
-    for height in range(1, min(limit, ny) + 1):
-        top = ny // 2 - height // 2
-        full = _all(plane[top : top + height, columns], 0)
-        width = int(full.cumprod(0).sum())
+    for height, width in enumerate(full.sum(axis=1).tolist(), start=1):
         if height * width >= best[0] * best[1] and width:
             best = (height, width)
     return best
+
+
+def _outwards(n: int, limit: int) -> list[int]:
+    """Places in the order in which a growing rectangle reaches them: 0, -1, 1, ... from k = 0."""
+    steps = range(1, min(limit, n) + 1)
+    return [n // 2 + (step // 2 if step % 2 else -(step // 2)) for step in steps]

@@ -384,7 +384,7 @@ def arguments() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Every case that is not in the results yet."""
-    config = AdaptConfig(3, check_every=2) if args.quick else AdaptConfig(args.until)
+    config = AdaptConfig(2, check_every=2) if args.quick else AdaptConfig(args.until)
     config = replace(config, learning_rate=args.rate)
     prior, path = load_prior(args.prior), args.work / "adapt.json"
     results = json.loads(path.read_text()) if path.exists() else {}

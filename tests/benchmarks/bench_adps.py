@@ -41,17 +41,17 @@ SEED = 77
 """Of the validation scans."""
 
 
-def simulate(images: str, count: int, folder: Path) -> list[Case]:
-    """``count`` scans for every noise level, each of an image of its own."""
-    source = open_images(images)
+def simulate(images: str, count: int, folder: Path, *, quick: bool) -> list[Case]:
+    """``count`` scans for every noise level, each of an image of its own; or a small one."""
+    source, size = open_images(images), (64, 64) if quick else (96, 96)
     n_scans = count * len(NOISE)
     names = sorted(source.names(n_scans, 1), key=lambda name: rng_for(SEED, name).initial_seed())
     configs = [
-        SimulateConfig(size=(96, 96), coils=6, calib=12, noise=level, jitter=True, seed=SEED)
+        SimulateConfig(size=size, coils=6, calib=12, noise=level, jitter=True, seed=SEED)
         for level in NOISE
         for _ in range(count)
     ]
-    pairs = zip(names, configs, strict=False)
+    pairs = list(zip(names, configs, strict=False))[: 1 if quick else None]
     return [case_of(source, name, config, folder) for name, config in pairs]
 
 
@@ -70,7 +70,7 @@ def main() -> None:
         args.count, args.steps, grid = 1, 2, STEP_SIZES[2:3]
 
     with tempfile.TemporaryDirectory() as folder:
-        cases = simulate(args.images, args.count, Path(folder))[: 1 if args.quick else None]
+        cases = simulate(args.images, args.count, Path(folder), quick=args.quick)
         methods = [ZeroFilled(), Aos(), *(Adps(args.steps, step_size=step) for step in grid)]
         for method in methods[:3] if args.quick else methods:
             engine = Engine(Recipe(method, prior=prior, n_samples=1).resolve(), runtime)

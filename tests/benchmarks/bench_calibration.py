@@ -93,13 +93,15 @@ class Exact(DenoiserSource):
             mask = op.mask if isinstance(further, str) else further
         inner = op.with_mask(mask)
         eye = torch.eye(N, dtype=op.maps.dtype)[:, None]
-        masks = mask.expand(len(rng), 1, 1, N)
         normal = torch.stack(
-            [SenseOp(op.maps[0], m).normal(eye)[:, 0].mT for m in masks]
-        )  # (b, N, N)
+            [SenseOp(op.maps[0], m).normal(eye)[:, 0].mT for m in mask]
+        )  # (b, N, N), or (1, N, N) of one mask
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
             u = inner.adjoint(z)[:, 0, :, None]
+            if len(normal) == 1 and bool((sigma == sigma[0]).all()):  # one system for all
+                left = self.cov.to(u) @ normal[0] + sigma[0] ** 2 * torch.eye(N)
+                return torch.linalg.solve(left, self.cov.to(u) @ u[..., 0].mT).mT[:, None]
             left = self.cov.to(u) @ normal + sigma[:, None, None] ** 2 * torch.eye(N)
             return torch.linalg.solve(left, self.cov.to(u) @ u)[:, None, :, 0]
 

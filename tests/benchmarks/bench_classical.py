@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
-        args.size, args.coils, args.slices, args.repeats = 64, 4, 1, 1
+        args.size, args.coils, args.slices, args.repeats, args.threads = 64, 4, 1, 1, 1
     # Libraries read these when they are loaded, so before numpy and torch are.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(args.threads)

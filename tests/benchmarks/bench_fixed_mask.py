@@ -158,7 +158,7 @@ def learn(args: argparse.Namespace, name: str) -> tuple[Prior, float]:
     run = args.work / "runs" / name.replace(" ", "-").replace(",", "")
     config = TrainConfig(
         objective=WAYS[name], preset=args.preset, precision=args.precision,
-        check_every=args.images, n_validation=16,
+        check_every=args.images, n_validation=1 if args.quick else 16,
     )  # fmt: skip
     began = time.process_time()
     folder = prepared(args, full=WAYS[name].needs_full)

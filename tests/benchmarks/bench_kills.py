@@ -7,7 +7,7 @@ killed (SIGKILL) up to five times, at random moments of the time that they take.
 runs to its end. Its folder must hold the files of an undisturbed run and no others, equal to the
 byte but for the seconds that they took. A kill counts if it hit: the process had not ended. Prints
 one JSON line with the kills by command, and exits with 1 if a folder differs. ``--quick`` kills
-``prep`` and ``reconstruct`` once each.
+``prep`` and ``reconstruct`` once each and renders no pictures.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.priors.checkpoint import load_tensors
@@ -47,14 +48,17 @@ IN_A_ROW = 5
 NETWORK = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 
 
-def commands(scratch: Path, images: int, steps: int) -> dict[str, list[object]]:
-    """Words of the command line by command, without the output."""
+def commands(
+    scratch: Path, images: int, steps: int, dds: Sequence[object] = ()
+) -> dict[str, list[object]]:
+    """Words of the command line by command, without the output; ``dds`` are more of them."""
     raw, prior = scratch / "raw", scratch / "first" / "prior.safetensors"
+    sample = ["--prior", prior, "--method", "dds", "--samples", 1, *dds]
     train = ["train", scratch / "prepared", "--batch-size", 2, "--seed", 1]
     return {
         "prep": ["prep", raw],
         "train": [*train, "--images", images, "--save-every", 4, "--check-every", 16],
-        "reconstruct": ["reconstruct", raw, "--prior", prior, "--method", "dds", "--samples", 1],
+        "reconstruct": ["reconstruct", raw, *sample],
         "adapt": ["adapt", raw, "--prior", prior, "--until", steps],
     }
 
@@ -64,9 +68,11 @@ def outputs(name: str, folder: Path) -> list[object]:
     return ["-o", folder / "prior.safetensors" if name == "adapt" else folder]
 
 
-def run(words: Sequence[object], printed: Path) -> None:
+def run(words: Sequence[object], printed: Path, drawn: bool = True) -> None:
     """``mri-ambient *words``, single-threaded; what it prints goes to a file."""
     torch.set_num_threads(1)
+    if not drawn:
+        Figure.savefig = lambda _, path, **__: Path(path).touch()
     NETWORKS["tiny"] = NETWORK
     sys.argv = ["mri-ambient", *map(str, words)]
     with printed.open("w") as out:
@@ -103,15 +109,15 @@ def _without_seconds(value: object) -> object:
 class Killed:
     """A command that is killed, and what it makes when it is not."""
 
-    def __init__(self, name: str, words: list[object], scratch: Path) -> None:
-        self.name, self.words, self.scratch = name, words, scratch
+    def __init__(self, name: str, words: list[object], scratch: Path, drawn: bool = True) -> None:
+        self.name, self.words, self.scratch, self.drawn = name, words, scratch, drawn
         self.finish(scratch / name / "whole")
         self.whole = content(scratch / name / "whole")
 
     def start(self, folder: Path) -> BaseProcess:
         """Start it into a folder."""
         words = [*self.words, *outputs(self.name, folder)]
-        child = PROCESSES.Process(target=run, args=(words, self.scratch / "printed"))
+        child = PROCESSES.Process(target=run, args=(words, self.scratch / "printed", self.drawn))
         child.start()
         return child
 
@@ -158,13 +164,13 @@ def main() -> int:
             size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01, slices=3
         )
         prepare(simulate("phantom", scratch / "raw", shape, count=n_scans), scratch / "prepared")
-        words = commands(scratch, images, steps)
+        words = commands(scratch, images, steps, ["--steps", 2] if args.quick else [])
         train = [*words["train"], "--images", 4, "--force", "-o", scratch / "first"]
-        first = PROCESSES.Process(target=run, args=(train, scratch / "printed"))
+        first = PROCESSES.Process(target=run, args=(train, scratch / "printed", not args.quick))
         first.start()
         first.join()
         names = ("prep", "reconstruct") if args.quick else words
-        killed = [Killed(name, words[name], scratch) for name in names]
+        killed = [Killed(name, words[name], scratch, not args.quick) for name in names]
         while hits.total() < wanted:
             for one in killed:
                 most = min(in_a_row, wanted - hits.total())

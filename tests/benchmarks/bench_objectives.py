@@ -166,7 +166,7 @@ def learn(args: argparse.Namespace, setting: Setting, name: str) -> Prior:
     images = args.images or setting.n_images
     config = TrainConfig(
         objective=way.objective, wrapper=way.wrapper, preset=args.preset, precision=args.precision,
-        check_every=images, n_validation=16,
+        check_every=images, n_validation=1 if args.quick else 16,
     )  # fmt: skip
     folder = prepared(args, setting, full=way.objective.needs_full)
     base = args.work / "runs" / setting.name / "kspace" if way.refit else run

@@ -270,7 +270,7 @@ def main() -> None:
     else:
         rows |= peers(import_deepinv(), prior, steps)
     with tempfile.TemporaryDirectory() as folder:
-        cases = simulate(args.images, args.count, Path(folder))[: 1 if args.quick else None]
+        cases = simulate(args.images, args.count, Path(folder), quick=args.quick)
         for name, (evaluations, run) in rows.items():
             if args.only and not name.startswith(tuple(args.only)):
                 continue

@@ -81,7 +81,7 @@ def simulated(args: argparse.Namespace, folder: Path) -> list[Scored]:
 
         return Scored(case.scan, score)
 
-    cases = simulate(args.images, args.count, folder)[: 1 if args.quick else None]
+    cases = simulate(args.images, args.count, folder, quick=args.quick)
     return [of(case) for case in cases]
 
 

@@ -119,7 +119,7 @@ def main() -> None:
         methods = {m.name: replace(m, n_steps=2) for m in (Dds(), Msm(), Pula(), Adps())}
     prior = load_prior(args.prior or default_prior())
     with tempfile.TemporaryDirectory() as folder:
-        cases = simulate(args.images, args.count, Path(folder))[: 1 if args.quick else None]
+        cases = simulate(args.images, args.count, Path(folder), quick=args.quick)
         for name, method in methods.items():
             n = args.samples if method.stochastic else 1
             recipe = Recipe(method, prior=prior, n_samples=n)

@@ -77,21 +77,22 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a small volume, ours and BART only")
     args = parser.parse_args()
     size, coils, slices = (112, 4, 1) if args.quick else (320, 16, 16)
+    threads = 1 if args.quick else args.threads
     with tempfile.TemporaryDirectory() as folder:
         # A process counts the memory of the one that started it, so this one stays small.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
+        with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as other:
             truth = other.submit(simulate, Path(folder), size, coils, slices).result()
         commands = tool_commands(Path(folder), with_sigpy=not (args.no_sigpy or args.quick))
         runs = {name: [] for name in commands}
         for _ in range(1 if args.quick else args.repeats):
             for name, words in commands.items():
-                runs[name].append(run(words, args.threads))
+                runs[name].append(run(words, threads))
         scores = {name: psnr(images(Path(folder), name), truth) for name in commands}
     print(json.dumps({
         "benchmark": "volume",
         "shape": [slices, coils, size, size],
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "threads": args.threads,
+        "threads": threads,
         "load": os.getloadavg()[0],
         **{name: figures(runs[name], runs["ours"]) | {"psnr": scores[name]} for name in commands},
     }))  # fmt: skip

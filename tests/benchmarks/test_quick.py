@@ -12,7 +12,7 @@ SCRIPTS = sorted(Path(__file__).parent.glob("bench_*.py"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_quick_mode_runs(script, tmp_path):
+def test_quick_mode_runs(script, server, tmp_path):
     printed = tmp_path / "printed"
     process = PROCESSES.Process(target=run_script, args=(script, ["--quick"], printed))
     process.start()

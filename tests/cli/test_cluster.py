@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from multiprocessing import forkserver
 from pathlib import Path
 
 import dask
@@ -34,9 +33,8 @@ WAVELET = ma.Recipe("l1-wavelet", {"n_iter": 30})
 
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[LocalCluster]:
+def local(server: None) -> Iterator[LocalCluster]:
     """A scheduler and two workers, forked from a process that has imported the library."""
-    forkserver.ensure_running()
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as local,

@@ -214,7 +214,7 @@ def test_files_folders_and_globs_are_accepted(raw, tmp_path):
         prepare(tmp_path / "*.nii", tmp_path / "out")
 
 
-def test_workers_make_the_same_files_and_warnings(raw, tmp_path):
+def test_workers_make_the_same_files_and_warnings(raw, forked, tmp_path):
     config = SimulateConfig(size=(48, 48), coils=1, calib=12, acceleration=2, noise=0.02)
     single = Path(shutil.copy(simulate("phantom", tmp_path, config, count=1)[0], tmp_path / "a.h5"))
     here, there = (prepare([raw[0], single], tmp_path / str(n), workers=n).results for n in (0, 2))

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import PROCESSES
 
 from mri_ambient.errors import DeviceError, MriAmbientError, PrepError
-from mri_ambient.runtime import executor
 from mri_ambient.runtime.executor import Processes
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 double = partial(operator.mul, 2)
 
@@ -32,12 +32,6 @@ def die_once(marker: Path, case: int) -> int:
         marker.touch()
         os._exit(9)
     return case
-
-
-@pytest.fixture(autouse=True)
-def forked(monkeypatch):
-    """Processes that need not import torch anew."""
-    monkeypatch.setattr(executor, "get_context", lambda _: PROCESSES)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

@@ -80,7 +80,7 @@ class Squares(Dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_batches_start_at_a_number_and_stop_with_the_block(workers):
+def test_batches_start_at_a_number_and_stop_with_the_block(workers, server):
     with BatchReader(Squares(), 3, workers=workers, pinned=False) as reader:
         assert [next(reader) for _ in range(3)] == [9, 16, 25]
         assert reader.waited > 0

@@ -52,7 +52,7 @@ def work(rank, address):
         distributed.destroy_process_group()
 
 
-def test_two_processes_exchange_results_flags_and_sums(tmp_path):
+def test_two_processes_exchange_results_flags_and_sums(server, tmp_path):
     address = f"file://{tmp_path}/store"
     with ProcessPoolExecutor(2, mp_context=PROCESSES) as pool:
         found = list(pool.map(work, (0, 1), (address, address)))

@@ -5,17 +5,28 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from training_runs import SCANS, prepared, trained
 
+from mri_ambient.methods import L1Wavelet
 from mri_ambient.training.config import TrainConfig
+from mri_ambient.training.validation import REFERENCES
 
 
 @pytest.fixture(autouse=True)
 def few_pictures(unrendered: None) -> None:
     """Most runs render no pictures."""
+
+
+@pytest.fixture
+def short_classical(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L1-wavelet, of targets and of validation, takes a tenth of its iterations."""
+    short = partial(L1Wavelet, n_iter=10)
+    monkeypatch.setattr("mri_ambient.training.targets.BASELINES", {"l1-wavelet": short})
+    monkeypatch.setitem(REFERENCES, "held_out_l1_wavelet", short())
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +58,8 @@ def own_scans(scans: Path, tmp_path: Path) -> Path:
 def finished(
     scans: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[TrainConfig], Path]:
-    """The folder of an undisturbed run of eight images by its configuration."""
+    """The folder of an undisturbed run of eight images by its configuration; with validation or
+    targets those who ask for it have ``short_classical``."""
     runs: dict[str, Path] = {}
 
     def run(config: TrainConfig) -> Path:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import PROCESSES, command, run_module
+from helpers import PROCESSES, command, run_torchrun
 from training_runs import weights
 
 from mri_ambient.errors import MriAmbientError
@@ -18,7 +17,7 @@ from mri_ambient.runtime.process_group import ProcessGroup
 from mri_ambient.training.run import RunFolder
 
 
-def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
+def test_two_processes_train_as_one_and_another_number_goes_on(scans, server, tmp_path):
     """The loss curve of one process at the same batch (to rounding), written once; a run of two
     processes resumed by one."""
 
@@ -46,19 +45,19 @@ def test_two_processes_train_as_one_and_another_number_goes_on(scans, tmp_path):
         torch.testing.assert_close(second[name], first[name], rtol=0, atol=1e-6)
 
 
-def test_a_killed_process_ends_the_job_with_a_message(scans, tmp_path):
+def test_a_killed_process_ends_the_job_with_a_message(scans, server, tmp_path):
     """A job that torchrun starts."""
     run = RunFolder(tmp_path / "run")
     words = ["train", scans, "-o", run.path, "--batch-size", 2, "--device", "cpu", "--images"]
-    launcher = ["torchrun", "--nproc-per-node=2", "--standalone", "-m", "mri_ambient.cli"]
+    launcher = ["--nproc-per-node=2", "--standalone", "-m", "mri_ambient.cli"]
     line, printed = [*launcher, *words, "100000"], tmp_path / "printed"
-    job = PROCESSES.Process(target=run_module, args=("torch.distributed.run", line, printed, {}))
+    job = PROCESSES.Process(target=run_torchrun, args=(line, printed))
     job.start()
     deadline = time.monotonic() + 100
     while not run.log.path.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    *_, second = sorted((tmp_path / "pids").iterdir(), key=lambda path: path.stat().st_mtime)
+    os.kill(int(second.name), signal.SIGKILL)
     job.join(timeout=100)
     output = printed.read_text()
     assert job.exitcode

@@ -30,7 +30,10 @@ from mri_ambient.training.dataset import load_dataset
 from mri_ambient.training.refit import RefitJob, refit
 from mri_ambient.training.run import RunFolder
 
-pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning"),
+    pytest.mark.usefixtures("short_classical"),
+]
 
 SMALL = replace(SCANS, size=(24, 24), slices=2)
 VALIDATED = replace(QUICK, n_validation=2)
@@ -134,7 +137,7 @@ def test_shards_draw_and_an_interrupted_refit_goes_on(job, tmp_path):
     assert resumed.facts.sigma_data == whole.facts.sigma_data
 
 
-def test_two_processes_refit_as_one(data, tmp_path):
+def test_two_processes_refit_as_one(data, server, tmp_path):
     """Each draws its part of the samples; both train, with the loss curve of one process."""
 
     def call(*words: object, n_processes: int = 1) -> None:

@@ -20,7 +20,10 @@ from mri_ambient.objectives import Ambient, Kspace, Supervised
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_tensors
 from mri_ambient.training.run import RunFolder
 
-pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning"),
+    pytest.mark.usefixtures("short_classical"),
+]
 
 CONFIGS = [replace(QUICK, objective=objective) for objective in EVERY]
 CONFIGS += [
@@ -72,10 +75,10 @@ def test_a_stopped_run_writes_a_checkpoint_and_resumes(finished, scans, tmp_path
     assert_same_run(finished(QUICK), tmp_path / "parts")
 
 
-IMAGES = 120
+IMAGES = 64
 
 
-def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
+def test_killed_at_random_moments_it_still_ends_the_same(scans, server, tmp_path, rng):
     """kill -9 five times while it trains, then left alone: equal to a run that was not."""
     config = replace(QUICK, objective=Ambient())
 
@@ -90,7 +93,7 @@ def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
     n_hits = 0
     for _ in range(5):
         # It trains some images beyond its newest checkpoint, which a kill takes away.
-        wanted = run.images_seen + 2 + 2 * int(torch.randint(15, (), generator=rng))
+        wanted = run.images_seen + 2 + 2 * int(torch.randint(6, (), generator=rng))
         line = f'{{"images": {wanted},'
         child, deadline = start(run.path), time.monotonic() + 100
         while not (run.log.path.exists() and line in run.log.path.read_text()):
@@ -109,7 +112,7 @@ def test_killed_at_random_moments_it_still_ends_the_same(scans, tmp_path, rng):
     assert_same_run(tmp_path / "whole", run.path)
 
 
-def test_workers_read_what_the_thread_reads(finished, scans, tmp_path):
+def test_workers_read_what_the_thread_reads(finished, scans, server, tmp_path):
     """And a run is resumed with another number of them, to the bit."""
     trained(scans, tmp_path / "helped", images=6, workers=2)
     trained(scans, tmp_path / "helped", images=8, workers=1)
