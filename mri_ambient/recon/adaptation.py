@@ -80,10 +80,18 @@ def hashed_name(file: ScanFile) -> tuple[str, str]:
     return name_digest(file.scan_id), scan_digest(file.source_sha256)
 
 
+def learned_scans(prior: DenoiserSource) -> set[tuple[str, str]]:
+    """:func:`hashed_name` of the scans that a prior was adapted to; older cards hold a mapping."""
+    scans = prior.card.get("adaptation", {}).get("scans", ())
+    return {
+        (name, digest) for name, digest in (scans.items() if isinstance(scans, dict) else scans)
+    }
+
+
 def adapted_to(prior: DenoiserSource, file: ScanFile) -> bool:
     """Whether a prior was adapted to a scan, whatever the name it had then."""
     digest = scan_digest(file.source_sha256)
-    return any(known == digest for _, known in prior.card.get("adaptation", {}).get("scans", ()))
+    return any(known == digest for _, known in learned_scans(prior))
 
 
 def knows_held_out_lines(recipe: ResolvedRecipe, file: ScanFile) -> bool:
@@ -95,9 +103,10 @@ def knows_held_out_lines(recipe: ResolvedRecipe, file: ScanFile) -> bool:
     prior = recipe.prior
     if prior is None or not prior.was_trained_on(file.source_sha256):
         return False
-    report, (name, digest) = prior.card.get("adaptation", {}), hashed_name(file)
-    spared = report.get("spared") == spared_lines(recipe) and [name, digest] in report["scans"]
-    return not (spared and digest in report["new_scans"])
+    report = prior.card.get("adaptation", {})
+    spared = report.get("spared") == spared_lines(recipe)
+    known = spared and hashed_name(file) in learned_scans(prior)
+    return not (known and scan_digest(file.source_sha256) in report["new_scans"])
 
 
 def evenly_spaced(n: int, most: int) -> list[int]:
