@@ -60,6 +60,16 @@ def make_adaptation(
     return ma.AdaptConfig(until, anew, on_progress=view.show)
 
 
+def check_shard(per: str | None, shard: str | None) -> None:
+    """Raise ConfigError for ``--adapt-per folder`` in calls that each see part of the scans."""
+    if per == "folder" and shard is not None:
+        raise ConfigError(
+            "--adapt-per folder adapts a prior to all scans, and with --shard a call sees part of "
+            "them; call `mri-ambient adapt` with all scans first, then give its prior to every "
+            "part (-m)"
+        )
+
+
 def print_adaptation(recipe: ResolvedRecipe, per: str | None) -> None:
     """What the prior would be adapted to, if anything (``--dry-run``)."""
     if isinstance(recipe.adapt, ma.AdaptConfig):
@@ -79,8 +89,9 @@ def adapted_together(
 ) -> ResolvedRecipe:
     """The recipe with one prior adapted to all scans, which is written to OUT/adapted.safetensors.
 
-    Scans that cannot be read are left out; their errors come when they are reconstructed. Methods
-    without a prior keep their recipe.
+    One that is there is read if it was made with these settings, whatever the scans: some may have
+    been repaired or added. Scans that cannot be read are left out; their errors come when they are
+    reconstructed. Methods without a prior keep their recipe.
     """
     from mri_ambient.recon.adaptation import adaptation_line
     from mri_ambient.runtime.executor import Processes
@@ -93,9 +104,13 @@ def adapted_together(
         """Reported later."""
 
     view.bar, path = Bar(bars, "all scans"), output / "adapted.safetensors"
+    reads = path.exists() and not overwrite
     prior = adapt_as_task(
         Processes() if isinstance(executor, int) else executor,
         scans, recipe, runtime, path, overwrite=overwrite, on_error=ignore,
+        any_scans=True,
     )  # fmt: skip
     print_line(f"{path}: {adaptation_line(prior.card['adaptation'])}")
+    if reads:
+        print_line(f"note: {path} was there already; --overwrite adapts it to these scans anew")
     return replace(recipe, prior=prior, adapt=None)

@@ -9,7 +9,13 @@ import typer
 import mri_ambient as ma
 
 from . import options as opt
-from .adaptation_view import AdaptationView, adapted_together, make_adaptation, print_adaptation
+from .adaptation_view import (
+    AdaptationView,
+    adapted_together,
+    check_shard,
+    make_adaptation,
+    print_adaptation,
+)
 from .choices import FORMATS, known
 from .cluster import scan_executor
 from .config_file import store_config
@@ -147,6 +153,7 @@ def run(
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
     to = Destination(output, parse_list(save), saving, overwrite, listed=True if shard else None)
     to.check()
+    check_shard(adapt_per, shard)
     holdout = (2 if warn else 0) if holdout is None else holdout
     recipe = make_recipe(
         method=method,
@@ -164,9 +171,9 @@ def run(
     )
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     given |= {"centre": centre, "mask": mask, "acs": acs, "average": average}
-    scans = chosen_scans(inputs, shard, output, **given)
+    every = scans = chosen_scans(inputs, shard, output, **given)
     if retry_failed:
-        scans = failed_before(scans, read_states(output))
+        scans = failed_before(every, read_states(output))
     if not scans:
         print_line("no scan is left to do: none failed before, or this part holds none")
         return
@@ -182,7 +189,7 @@ def run(
         runtime = make_runtime(device, elsewhere=not isinstance(executor, int), **computing)
         if adapt_per == "folder":
             recipe = adapted_together(
-                bars, executor, scans, recipe, runtime, output, view, overwrite
+                bars, executor, every, recipe, runtime, output, view, overwrite
             )
         show = FolderView(bars, len(scans), view, verbose=verbose)
         try:

@@ -25,8 +25,8 @@ from torch import Tensor
 from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..io.scan_file import ScanFile
 from ..physics.patterns import mask_kind
-from ..priors.prior import Prior, scan_digest
-from ..recon.adaptation import knows_held_out_lines
+from ..priors.prior import Prior
+from ..recon.adaptation import adapted_to, knows_held_out_lines
 from ..recon.checks import SplitScan, inside_interval, residual_and_variance, split_scan
 from ..recon.engine import Engine, SliceImages
 from ..recon.pipeline import Source, open_volume
@@ -144,13 +144,11 @@ def _file_errors(
 def _check_not_adapted_to(file: ScanFile, recipe: ResolvedRecipe) -> None:
     """Refuse (ConfigError) a scan whose held-out lines the prior was adapted to."""
     assert recipe.prior is not None
-    adapted_to = recipe.prior.card.get("adaptation", {}).get("scans", {}).values()
-    known = knows_held_out_lines(recipe, file.source_sha256)
-    if known and scan_digest(file.source_sha256) in adapted_to:
+    if knows_held_out_lines(recipe, file) and adapted_to(recipe.prior, file):
         raise ConfigError(
             f"{file.path}: the prior was adapted to this scan, so its errors there are too small; "
             "calibrate on other scans, or adapt with the same number of lines set aside (--holdout "
-            f"{recipe.checks.n_held_out}, --seed {recipe.seed})"
+            f"{recipe.checks.n_held_out}, --seed {recipe.seed}) and the scan called as it is here"
         )
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, collected
-from ..priors.prior import scan_digest
 from ..scan import Scan
-from .adaptation import AdaptationData, evenly_spaced
+from .adaptation import AdaptationData, evenly_spaced, hashed_name
 from .checks import split_scan
 from .recipe import ResolvedRecipe
 
@@ -45,8 +44,8 @@ class AdaptedRecipes:
         assert recipe.adapt is not None
         name = "-".join(["adapted", *map(str, indices if self.per_slice else ())])
         data = AdaptationData(
-            scans={volume.file.scan_id: scan_digest(volume.file.source_sha256)},
             read=lambda: slices_to_learn(volume, indices),
+            scans=lambda: [hashed_name(volume.file)],
             identity=volume.settings | {"of_slices": list(indices)},
             folder=None if self.folder is None else self.folder / name,
         )

@@ -228,10 +228,13 @@ class ResolvedRecipe:
 
     def settings(self, file: ScanFile, runtime: Runtime) -> dict[str, Any]:
         """All that decides the result, as plain values: how a finished file is recognised."""
+        volume = {"volume": file.volume} if file.volume else {}
+        return plain({"input_sha256": file.sha256, **volume}) | self.choices(runtime)
+
+    def choices(self, runtime: Runtime) -> dict[str, Any]:
+        """The settings without those of the scan."""
         return plain(
             {
-                "input_sha256": file.sha256,
-                **({"volume": file.volume} if file.volume else {}),
                 "method": {"name": self.method.name} | method_options(self.method),
                 "prior_sha256": self.prior_sha256,
                 "seed": self.seed,

@@ -78,7 +78,7 @@ def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:
             "the prior is not mask-conditioned, and in one step it treats the aliasing of the "
             "zero-filled image as noise",
         )
-    if recipe.checks.n_held_out > 0 and knows_held_out_lines(recipe, file.source_sha256):
+    if recipe.checks.n_held_out > 0 and knows_held_out_lines(recipe, file):
         yield (
             "W-TRAINED-ON-SCAN",
             "the prior was trained on this scan: train/test leakage makes its error on held-out "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,13 +12,13 @@ from .._version import __version__
 from ..errors import ConfigError
 from ..objectives import Ambient, Kspace, Objective, Ssdu, make_objective
 from ..priors.facts import PriorFacts
-from ..priors.prior import DenoiserSource, Prior, name_digest
+from ..priors.prior import DenoiserSource, Prior
 from ..priors.schedules import EDM_SIGMA_DATA, LogNormal
 from ..recon.adaptation import Adaptation, AdaptationData, spared_lines
 from ..recon.recipe import ResolvedRecipe
 from ..runtime.config import parse_seconds
 from ..runtime.device import Runtime
-from .adapter import Adapter, AdaptProgress, AdaptRules, weights_sha256
+from .adapter import Adapter, AdaptProgress, AdaptRules, digest_of, weights_sha256
 from .config import TrainConfig
 
 ADAPTABLE: tuple[type[Objective], ...] = (Kspace, Ambient, Ssdu)
@@ -86,13 +86,13 @@ class AdaptConfig(Adaptation):
         until = str(self.until)
         if until == "auto":
             return self.most_steps, None
-        if until.isdigit() and int(until) > 0:
+        if until.isdecimal() and int(until) > 0:
             return int(until), None
         try:
             seconds = parse_seconds(until)
         except ConfigError:
             seconds = 0.0
-        if seconds == 0 or until.strip().isdigit():
+        if seconds == 0 or not until.strip().endswith(("s", "m", "h")):
             raise ConfigError(
                 f"adapt until auto, a time such as 90s, or a number of steps; got {self.until!r}"
             )
@@ -138,7 +138,7 @@ class AdaptConfig(Adaptation):
         rules = self.rules(start, recipe.seed, runtime.precision)
         adapter = Adapter(start, rules, runtime, data.identity, data.folder)
         adapter(data.read, self.on_progress)
-        return _with_card(adapter, self, data.scans, spared_lines(recipe))
+        return _with_card(adapter, self, data.scans(), recipe)
 
 
 def own_objective(prior: DenoiserSource | None) -> Objective:
@@ -154,8 +154,8 @@ def own_objective(prior: DenoiserSource | None) -> Objective:
     if not isinstance(prior, Prior) or name not in {kind.name for kind in ADAPTABLE}:
         known = ", ".join(kind.name for kind in ADAPTABLE)
         raise ConfigError(
-            f"a prior of objective {name!r} cannot be adapted to a scan; use one of {known}, or "
-            "leave out --adapt"
+            f"a prior of objective {name!r} cannot be adapted to a scan; those of the objectives "
+            f"{known} can"
         )
     options = dict(prior.facts.card.get("objective_options", {}))
     options.pop("name", None)
@@ -179,25 +179,28 @@ def noise_law(facts: PriorFacts) -> LogNormal:
 
 
 def _with_card(
-    adapter: Adapter, config: AdaptConfig, scans: Mapping[str, str], spared: dict[str, Any]
+    adapter: Adapter,
+    config: AdaptConfig,
+    scans: Sequence[tuple[str, str]],
+    recipe: ResolvedRecipe,
 ) -> Prior:
     """The adapted prior, whose card says on what."""
     start, net, report = adapter.start, adapter.adapted_network(), adapter.report()
     known = start.facts.card
-    card = dict(known)
+    card, digests = dict(known), {digest for _, digest in scans}
     report |= {
         "options": config.settings(),
         "start_sha256": known.get("sha256"),
         "adapted_weights_sha256": weights_sha256(net),
         "identity_sha256": adapter.digest,
-        "scans": {name_digest(scan_id): digest for scan_id, digest in scans.items()},
-        "new_scans": sorted({*scans.values()} - {*known.get("trained_on", ())}),
-        "spared": spared,
+        "settings_sha256": digest_of(recipe.choices(adapter.runtime), start),
+        "scans": sorted(map(list, scans)),
+        "new_scans": sorted(digests - {*known.get("trained_on", ())}),
+        "spared": spared_lines(recipe),
     }
     if adapter.best_step:
-        digests = {*known.get("trained_on", ()), *scans.values()}
         card = {name: value for name, value in known.items() if name not in LEFT_OUT} | {
-            "trained_on": sorted(digests),
+            "trained_on": sorted(digests | {*known.get("trained_on", ())}),
             "init": known.get("sha256", "unsaved"),
             "images_seen_before": start.facts.images_seen,
             "images_seen": adapter.best_step * config.batch_size,

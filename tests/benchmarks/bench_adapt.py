@@ -11,13 +11,16 @@ simulated, of the scan itself where it is real. ``start`` is the prior as it shi
 ``--adapt auto`` (or ``--until``) gives; ``curve`` the averaged weights at every check, kept or not:
 steps, CPU seconds (without the PSNRs), error on held-out lines, PSNR.
 
+``--method dds`` scores another method's images by the same priors (those of a sampler are means of
+its samples), at the start and at every check.
+
 ``trade`` compares, for several scans of one kind, adaptation to every scan and to all together.
 ``--moves norms`` adapts norms and last layers alone, ``--moves low-rank`` adds matrices of low rank
 to the convolutions (Hu et al. 2021, arXiv 2106.09685), with ``--rate`` for Adam.
 
 Prints a JSON line per case and writes WORK/adapt.json; what is there is not done again.
-``--table RESULTS.json`` prints such a file as Markdown, with mean gains, and stops. ``--quick``
-runs a phantom for a few steps and says nothing about quality.
+``--table RESULTS.json`` prints such a file as Markdown, with mean gains and gains over seconds and
+steps, and stops. ``--quick`` runs a phantom for a few steps and says nothing about quality.
 """
 
 from __future__ import annotations
@@ -43,11 +46,12 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.io import open_scan
-from mri_ambient.methods import Aos
+from mri_ambient.methods import METHODS
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import DEFAULT
+from mri_ambient.recon.adaptation import evenly_spaced
 from mri_ambient.recon.adapted import slices_to_learn
 from mri_ambient.recon.engine import Engine, to_file_units
 from mri_ambient.recon.metrics import volume_metrics
@@ -256,7 +260,8 @@ def measure(
         curve.append([progress.step, seconds, progress.error, psnr[progress.step]])
         spent += time.process_time() - paused
 
-    adapter(lambda: slices_to_learn(scored.volume, range(len(scored.volume.file))), show)
+    chosen = evenly_spaced(len(scored.volume.file), config.n_slices)
+    adapter(lambda: slices_to_learn(scored.volume, chosen), show)
     report = adapter.report()
     return {
         "acceleration": scored.volume.file.acceleration,
@@ -295,24 +300,30 @@ def cases(args: argparse.Namespace, prior: Prior) -> Iterator[tuple[str, Full, R
     """Name, scan and recipe of every case."""
     for case in QUICK if args.quick else CASES:
         if args.only in case.name and (case.pictures != "scanned" or args.real):
-            recipe = recipe_of(prior, case.kind, case.rate, case.calib, args.seed)
+            recipe = recipe_of(prior, case.kind, case.rate, case.calib, args.seed, args.method)
             yield case.name, scan_of(args, case), recipe
     for path in args.real:
         full = open_volume(path, recipe_of(prior), CPU).file.fully_sampled
         for rate in RATES if full else (None,):
             name = path.stem if rate is None else f"{path.stem}, random R = {rate:g}"
             calib = 12 if rate == 8 else 20
-            yield name, Full(path), recipe_of(prior, "random", rate, calib, args.seed)
+            recipe = recipe_of(prior, "random", rate, calib, args.seed, args.method)
+            yield name, Full(path), recipe
 
 
 QUICK = (Case("photo", size=(32, 32), coils=3, rate=2.0, calib=8),)
 
 
 def recipe_of(
-    prior: Prior, kind: str = "random", rate: float | None = None, calib: int = 20, seed: int = 1
+    prior: Prior,
+    kind: str = "random",
+    rate: float | None = None,
+    calib: int = 20,
+    seed: int = 1,
+    method: str = "aos",
 ) -> ResolvedRecipe:
     mask = None if rate is None else MaskSpec(kind, rate, calib)
-    return Recipe(Aos(), prior=prior, retrospective=mask, seed=seed).resolve()
+    return Recipe(method, prior=prior, retrospective=mask, seed=seed).resolve()
 
 
 def table(results: dict[str, Any]) -> str:
@@ -340,16 +351,91 @@ def table(results: dict[str, Any]) -> str:
 
 def means(results: dict[str, Any]) -> str:
     """Mean gains (dB) at R = 4 under random lines, of real scans and of simulated ones."""
-    rows = {n: r for n, r in results.items() if "random R = 4" in n and "moves" not in r}
-    simulated = [r for n, r in rows.items() if "noise" in n and "seed" not in n]
-    real = [r for n, r in rows.items() if "noise" not in n and "simulated" not in n]
     lines = []
-    for name, group in (("real", real), ("simulated", simulated)):
-        mean = np.mean([row["adapted"] - row["start"] for row in group] or [np.nan])
+    real, simulated = groups(results)
+    heads = {name: row for name, row in real.items() if name.startswith(HEADS)}
+    seen = {name: row for name, row in simulated.items() if name.startswith(CHOSEN_ON)}
+    new = {name: row for name, row in simulated.items() if name not in seen}
+    for name, group in {
+        "real": real, "real heads": heads, "simulated": simulated,
+        "simulated, choices were made on": seen, "simulated, others": new,
+    }.items():  # fmt: skip
+        mean = np.mean([row["adapted"] - row["start"] for row in group.values()] or [np.nan])
         lines.append(f"{name}, R = 4: {mean:.2f} dB, {len(group)} scans and masks")
+    simulated = list(simulated.values())
     for k in range(4):
         each = [r["curve"][min(k, len(r["curve"]) - 1)][-1] - r["start"] for r in simulated]
         lines.append(f"after {10 * k + 10} steps for all: {np.mean(each or [np.nan]):.2f} dB")
+    return "\n".join(lines)
+
+
+CHOSEN_ON = (
+    "photo 0", "photo 1", "inverted 5", "inverted 8", "inverted 12", "FLAIR 2", "T1ce 9", "T1ce 13",
+)  # fmt: skip
+"""Scans that choices of the method were made on; one of them is a real one, espirit_brain8."""
+
+HEADS = ("espirit_brain8", "alias_brain8", "matlab_t1_sagittal")
+"""Real scans of heads."""
+
+
+def groups(results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The rows at R = 4 under random lines, of the method and training that ship: real, simulated.
+
+    Of the real ones both masks; simulations by others are left out.
+    """
+    rows = {
+        name: row
+        for name, row in results.items()
+        if "random R = 4" in name and not {"moves", "method"} & row.keys()
+    }
+    real = {n: r for n, r in rows.items() if "noise" not in n and "simulated" not in n}
+    simulated = {n: r for n, r in rows.items() if "noise" in n and "seed" not in n}
+    return real, simulated
+
+
+def gain_within(row: dict[str, Any], seconds: float) -> float:
+    """Gain (dB) of the average with the smallest error so far, if stopped after CPU seconds.
+
+    0 while it is larger than that of the start, and where the start was kept in the end.
+    """
+    if row["kept"] == "start":
+        return 0.0
+    start = [0, 0.0, row["held_out_before"], row["start"]]
+    so_far = [start, *(point for point in row["curve"] if point[1] <= seconds)]
+    return float(min(so_far, key=lambda point: point[2])[3] - row["start"])
+
+
+def within(results: dict[str, Any]) -> str:
+    """Gains after so many CPU seconds as Markdown: mean and worst over the scans."""
+    real, simulated = (list(group.values()) for group in groups(results))
+    lines = ["| stopped after | real scans: mean | worst | simulated: mean | worst |"]
+    lines.append("|---|---|---|---|---|")
+    for seconds in (20, 30, 60, np.inf):
+        found = [[gain_within(row, seconds) for row in group] for group in (real, simulated)]
+        cells = [f"{f(gains or [np.nan]):+.2f}" for gains in found for f in (np.mean, np.min)]
+        name = "`auto`" if seconds == np.inf else f"{seconds} CPU s"
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+SHOWN = (10, 20, 30, 50, 80, 120, 150)
+"""Steps in the table of gains."""
+
+
+def over_steps(results: dict[str, Any]) -> str:
+    """Gains (dB) of the averages over steps as Markdown, whether they are kept or not."""
+    usual = ", random R = 4", ", 128 x 128, 8 coils", ", noise 0.01"
+    what = f"random R = 4; simulated{''.join(usual[1:])} unless stated"
+    lines = [f"| {what} | {' | '.join(map(str, SHOWN))} | kept |"]
+    lines.append("|---" * (len(SHOWN) + 2) + "|")
+    for group in groups(results):
+        for name, row in group.items():
+            psnr = {step: value - row["start"] for step, _, _, value in row["curve"]}
+            cells = [f"{psnr[step]:+.2f}" if step in psnr else "" for step in SHOWN]
+            kept = f"{row['adapted'] - row['start']:+.2f} ({row['kept_step']})"
+            for words in usual:
+                name = name.replace(words, "")
+            lines.append(f"| {name} | {' | '.join(cells)} | {kept} |")
     return "\n".join(lines)
 
 
@@ -375,6 +461,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--until", default="auto")
     parser.add_argument("--prior", default=DEFAULT)
     parser.add_argument("--seed", type=int, default=1, help="of mask and adaptation")
+    parser.add_argument("--method", choices=[n for n, m in METHODS.items() if m.needs_prior],
+                        default="aos")  # fmt: skip
     parser.add_argument("--moves", choices=("all", "norms", "low-rank"))
     parser.add_argument("--rate", type=float, default=AdaptConfig.learning_rate)
     parser.add_argument("--table", type=Path)
@@ -392,10 +480,14 @@ def run(args: argparse.Namespace) -> None:
         scan_name = name
         if args.seed != 1:
             name = f"{name}, seed {args.seed}"
+        if args.method != "aos":
+            name = f"{name}, {args.method}"
         if args.moves:
             name = f"{name}, {args.moves}, rate {args.rate:g}"
         if args.only in name and name not in results:
             results[name] = measure(scan, recipe, config, args.moves or "all")
+            if args.method != "aos":
+                results[name]["method"] = args.method
             if args.moves:
                 results[name] |= {"scan": scan_name, "moves": args.moves, "rate": args.rate}
             print(json.dumps({name: results[name]}), flush=True)
@@ -414,7 +506,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.table:
         results = json.loads(args.table.read_text())
-        print(table(results), moves_table(results), means(results), sep="\n\n")
+        shown = (table, moves_table, means, within, over_steps)
+        print(*(make(results) for make in shown), sep="\n\n")
     elif args.quick:
         with tempfile.TemporaryDirectory() as folder:
             args.work = Path(folder)

@@ -235,9 +235,14 @@ class Bench:
             began = time.process_time()
             self._train(name, run, images)
             spent = round(time.process_time() - began)
-            write_json(self.work / "priors" / f"{name}.json", {"cpu_s": spent, "images": images})
-            print(json.dumps({"prior": name, "images": images, "cpu_s": spent}), flush=True)
+            facts = {"scans": self.count(name), "images": images, "cpu_s": spent}
+            write_json(self.work / "priors" / f"{name}.json", facts)
+            print(json.dumps({"prior": name, **facts}), flush=True)
         return load_prior(run)
+
+    def count(self, name: str) -> int:
+        """Scans of a prior."""
+        return 8 if self.args.quick else PRIORS[name].count
 
     def _train(self, name: str, run: Path, images: int) -> None:
         course = PRIORS[name]
@@ -246,7 +251,7 @@ class Bench:
             objective=course.objective, wrapper=course.wrapper, preset="tiny16",
             precision=precision, check_every=10**6, save_every=200, n_validation=4,
         )  # fmt: skip
-        folder = self.prepared(course.kind, 8 if self.args.quick else course.count)
+        folder = self.prepared(course.kind, self.count(name))
         if course.refitted:
             start = self.prior(course.refitted)
             refit(RefitJob(folder, start, run, rounds=1, sampler=DDS, config=config, images=images))
@@ -412,8 +417,10 @@ def adapted_to_all(bench: Bench, cell: Cell) -> Row:
 
 def adapted_to_each(bench: Bench, cell: Cell) -> Row:
     """Scores of a prior for every FLAIR test scan."""
+    began = time.process_time()
     priors = [bench.adapted("FLAIR", [path], N_ADAPT) for path in bench.paths("FLAIR")]
-    return bench.score(cell, "FLAIR", Aos(), priors)
+    spent = (time.process_time() - began) / bench.args.cases
+    return bench.score(cell, "FLAIR", Aos(), priors) | {"adapt_seconds": round(spent, 2)}
 
 
 def tweedie(bench: Bench) -> None:
@@ -458,6 +465,7 @@ def patches(bench: Bench) -> None:
     """Few scans."""
     quick = 1 if bench.args.quick else None
     for count in FEW[:quick]:
+        bench.classical("patches", f"{count} scans", "R4")
         for name in list(NETWORKS)[:quick]:
             prior = bench.prior(f"{count} {name}")
             bench.scored(("patches", f"{count} scans", name), "R4", Aos(), prior)
@@ -593,10 +601,11 @@ def grid(table: Table, reference: str) -> Iterator[str]:
     for line, row in table.items():
         cells = [_cell(row.get(column), row.get(reference)) for column in columns]
         yield f"| {line} | {' | '.join(cells)} |"
-    seconds = [
-        [row[column]["seconds"] for row in table.values() if column in row] for column in columns
-    ]
-    yield f"| CPU s a scan | {' | '.join(f'{np.mean(one):.2f}' for one in seconds)} |"
+    for key, what in {"seconds": "CPU s a scan", "adapt_seconds": "CPU s a scan to adapt"}.items():
+        found = [[row[c][key] for row in table.values() if key in row.get(c, {})] for c in columns]
+        if any(found):
+            means = [f"{np.mean(one):.2f}" if one else "" for one in found]
+            yield f"| {what} | {' | '.join(means)} |"
 
 
 def _cell(row: Row | None, reference: Row | None) -> str:
@@ -664,9 +673,9 @@ def trainings(priors: dict[str, Row]) -> Iterator[str]:
         if name in priors:
             start = course.init or course.refitted
             what = course.objective.name + (f", from {start}" if start else "")
-            facts = (course.count, KINDS[course.kind].contrast, course.kind)
-            scans = f"{facts[0]} {facts[1]}, {facts[2]}"
             row = priors[name]
+            count = row.get("scans", course.count)
+            scans = f"{count} {KINDS[course.kind].contrast}, {course.kind}"
             yield f"| {name} | {scans} | {what} | {row['images']} | {row['cpu_s']} |"
 
 

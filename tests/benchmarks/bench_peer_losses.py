@@ -492,8 +492,9 @@ def table(rows: Path) -> Iterator[str]:
     """Markdown: a line a learner, the best first, then the classical methods."""
     found, plain = measured(rows)
     first = found["kspace"][-1]
-    yield f"| {' | '.join(HEAD)} |"
-    yield "|---" * len(HEAD) + "|"
+    n_shown = len(HEAD) - all(len(marks) == 1 for marks in found.values())  # of earlier, nothing
+    yield f"| {' | '.join(HEAD[:n_shown])} |"
+    yield "|---" * n_shown + "|"
     for name, marks in sorted(found.items(), key=lambda item: -item[1][-1]["psnr"]):
         row = marks[-1]
         lead = np.subtract(first["psnr_each"], row["psnr_each"])
@@ -507,10 +508,11 @@ def table(rows: Path) -> Iterator[str]:
             f"{row['plain_psnr']:.2f}" if "plain_psnr" in row else "",
             ", ".join(f"{mark['psnr']:.2f} ({mark['cpu_s']:.0f})" for mark in marks[:-1]),
         ]
-        yield f"| {' | '.join(cells)} |"
+        yield f"| {' | '.join(cells[:n_shown])} |"
     for name, row in plain.items():
         lead = mean_and_error(np.subtract(first["psnr_each"], row["psnr_each"]))
-        yield f"| {name} | | | {row['psnr']:.2f} | {row['nrmse']:.4f} | {lead} | | |"
+        cells = [name, "", "", f"{row['psnr']:.2f}", f"{row['nrmse']:.4f}", lead, "", ""]
+        yield f"| {' | '.join(cells[:n_shown])} |"
     seconds = [round(marks[-1]["cpu_s"]) for marks in found.values()]
     commits = ", ".join(sorted({marks[-1]["commit"] for marks in found.values()}))
     yield f"\nCPU seconds of each: {min(seconds)} to {max(seconds)}; commits: {commits}."

@@ -38,7 +38,7 @@ def test_reconstruct_adapts_to_every_volume(cli, full, own_prior, tmp_path):
         report = report_of(out, scan)
         adaptation = report["adaptation"]
         assert (adaptation["steps"], adaptation["stopped_by"]) == (2, "steps")
-        assert list(adaptation["scans"]) == [name_digest(scan.stem)]
+        assert [name for name, _ in adaptation["scans"]] == [name_digest(scan.stem)]
         start = load_prior(own_prior).card["sha256"]
         assert report["provenance"]["prior_sha256"] == adaptation["start_sha256"] == start
         assert report["settings"]["adapt"]["per"] == "volume"
@@ -77,6 +77,36 @@ def test_one_prior_for_all_scans_is_that_of_the_command(cli, full, prior_file, t
     cli("adapt", full, "-o", other, *words, "--until", 2)
     assert other.stat().st_mtime_ns == made
     assert str(other) in cli("adapt", full, "-o", other, *words, "--until", 1, code=2).err
+
+
+def test_a_shared_prior_serves_what_is_done_later(cli, full, prior_file, tmp_path):
+    """A scan that was repaired, and what --retry-failed does again; parts are refused."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    first, second = sorted(full.glob("*.h5"))
+    (raw / "a.h5").write_bytes(first.read_bytes())
+    words = ("reconstruct", raw, "-o", out, "-m", prior_file, *RECON, "--adapt", 1)
+    words = (*words, "--adapt-per", "folder")
+    (line,) = cli(*words, "--shard", "1/2", code=2).errors
+    assert "mri-ambient adapt" in line and not out.exists()
+    (raw / "b.h5").write_bytes(b"no scan")
+    cli(*words, code=1)
+    made = (out / "adapted.safetensors").stat().st_mtime_ns
+    (raw / "b.h5").write_bytes(second.read_bytes())
+    for more in (("--retry-failed",), ()):
+        cli(*words, *more)
+        assert (out / "adapted.safetensors").stat().st_mtime_ns == made
+    adapted = load_prior(out / "adapted.safetensors").card
+    assert report_of(out, raw / "b.h5")["provenance"]["prior_sha256"] == adapted["sha256"]
+    cli(*words[:-3], 2, *words[-2:], code=2)
+
+
+def test_no_file_where_no_scan_can_be_used(cli, prior_file, tmp_path):
+    bad, out = tmp_path / "bad.h5", tmp_path / "p.safetensors"
+    bad.write_bytes(b"no scan")
+    for _ in range(2):
+        cli("adapt", bad, "-o", out, "-m", prior_file, "--device", "cpu", code=3)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

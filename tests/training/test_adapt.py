@@ -10,21 +10,28 @@ import torch
 from gaussian import WholeGaussian
 from helpers import random_maps, small_prior
 
-from mri_ambient.errors import ConfigError, OutputExistsError
+from mri_ambient.errors import ConfigError, OutputExistsError, PrepError
 from mri_ambient.objectives import Ambient, Kspace, Objective, Ssdu
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.schedules import LogNormal
-from mri_ambient.recon.adaptation import evenly_spaced
+from mri_ambient.recon.adaptation import (
+    adapted_to,
+    evenly_spaced,
+    hashed_name,
+    knows_held_out_lines,
+)
 from mri_ambient.recon.adapted import slices_to_learn
 from mri_ambient.recon.folder import reconstruct_to_folder
 from mri_ambient.recon.pipeline import open_volume, reconstruct
 from mri_ambient.recon.recipe import Checks, Recipe
+from mri_ambient.recon.volume import Volume
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Scan
+from mri_ambient.training import adapt_scans
 from mri_ambient.training import adapter as module
 from mri_ambient.training.adapt import AdaptConfig, noise_law, own_objective
 from mri_ambient.training.adapt_scans import adapt
@@ -166,6 +173,17 @@ class TestWhatItLearnsFrom:
             found.append(adapt(one, checked, CPU))
         assert same_weights(*found) and not same_weights(found[0], prior)
 
+    def test_lines_that_were_set_aside_are_those_of_the_scan_under_its_name(
+        self, scan, prior, monkeypatch
+    ):
+        errors_are([3.0, 2.0, 1.0], monkeypatch)
+        checked = recipe(prior, checks=Checks(n_held_out=2))
+        adapted = replace(checked, prior=adapt(scan, checked, CPU), adapt=None).resolve()
+        for name in ("scan", "renamed"):
+            file = open_volume(replace(scan, scan_id=name), adapted, CPU).file
+            assert adapted_to(adapted.prior, file)
+            assert knows_held_out_lines(adapted, file) == (name == "renamed")
+
     def test_a_scan_without_outer_lines_keeps_the_start(self, prior):
         mask = MaskSpec("random", 1.0).draw(SHAPE, rng_for(0)) & (torch.arange(SHAPE[1]) < 16)
         mask &= torch.arange(SHAPE[1]) > 7
@@ -274,8 +292,49 @@ class TestFiles:
             [tmp_path / "bad.h5", scan], recipe(prior), CPU, on_error=lambda s, _: failed.append(s)
         )
         assert len(failed) == 1 and len(adapted.card["adaptation"]["scans"]) == 1
-        with pytest.raises(ConfigError):
+        with pytest.raises(PrepError):
             adapt([tmp_path / "bad.h5"], recipe(prior), CPU, on_error=lambda *_: None)
+
+    def test_scans_that_cannot_be_prepared_are_not_in_the_card(
+        self, scan, prior, tmp_path, monkeypatch
+    ):
+        def only_good(volume: Volume, indices: list[int]) -> list[Scan]:
+            if volume.file.scan_id == "bad":
+                raise PrepError("bad")
+            return slices_to_learn(volume, indices)
+
+        monkeypatch.setattr(adapt_scans, "slices_to_learn", only_good)
+        errors_are([3.0, 2.0, 1.0], monkeypatch)
+        bad, failed = scan_of(name="bad"), []
+        card = adapt([bad, scan], recipe(prior), CPU, on_error=lambda *e: failed.append(e)).card
+        known = hashed_name(open_volume(scan, recipe(prior).resolve(), CPU).file)
+        assert len(failed) == 1 and card["trained_on"] == [known[1]]
+        assert card["adaptation"]["scans"] == [list(known)]
+        assert card["adaptation"]["n_slices"] == 2
+        path = tmp_path / "none.safetensors"
+        with pytest.raises(PrepError):
+            adapt([bad], recipe(prior), CPU, on_error=lambda *_: None, output=path)
+        assert not path.exists()
+
+    @pytest.mark.parametrize("given", ["start.safetensors", "link.safetensors", "run"])
+    def test_the_start_is_never_written_over(self, given, scan, prior, tmp_path):
+        (tmp_path / "run").mkdir()
+        file = tmp_path / ("run/prior.safetensors" if given == "run" else "start.safetensors")
+        save_prior(prior, file)
+        (tmp_path / "link.safetensors").symlink_to(file)
+        start, output = tmp_path / given, file if given == "run" else tmp_path / given
+        bits = output.read_bytes()
+        with pytest.raises(ConfigError):
+            adapt(scan, recipe(start), CPU, output=output, overwrite=True)
+        assert output.read_bytes() == bits
+
+    def test_the_order_of_scans_decides_nothing(self, scan, prior, monkeypatch):
+        """Nor that of those with one name; all of them are in the card."""
+        scans = [scan, scan_of(name="other"), replace(scan_of(name="third"), scan_id="scan")]
+        errors_are([3.0, 2.0, 1.0] * 2, monkeypatch)
+        a, b = (adapt(given, recipe(prior), CPU) for given in (scans, scans[::-1]))
+        assert same_weights(a, b) and not same_weights(a, prior)
+        assert len(a.card["adaptation"]["scans"]) == len(a.card["trained_on"]) == 3
 
 
 class TestReconstruction:
@@ -348,8 +407,8 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         "options",
-        [{"until": "soon"}, {"until": 0}, {"until": "0s"}, {"until": -3}, {"per": "coil"},
-         {"rows": 0}, {"learning_rate": 0.0}],
+        [{"until": "soon"}, {"until": 0}, {"until": "0s"}, {"until": -3}, {"until": 80.0},
+         {"until": "80.0"}, {"per": "coil"}, {"rows": 0}, {"learning_rate": 0.0}],
     )  # fmt: skip
     def test_options_that_cannot_be(self, options):
         with pytest.raises(ConfigError):
