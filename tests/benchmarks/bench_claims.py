@@ -138,18 +138,20 @@ NETWORKS = {"patched": "patched", "whole": "plain", "default": "conditioned"}
 NOISY = ("noisy full", "noisy R3")
 
 PRIORS = {
-    "kspace": Course("R4", Kspace(), 4800, 1200),
-    "supervised": Course("full", Supervised(), 4800, 1200),
-    "gsure": Course("R4", Gsure(), 2400, 1200),
-    "refit": Course("R4", Supervised(), 1600, 100, refitted="kspace"),
+    "kspace": Course("R4", Kspace(), 2400),
+    "supervised": Course("full", Supervised(), 1600),
+    "gsure": Course("R4", Gsure(), 1000),
+    "refit": Course("R4", Supervised(), 800, 100, refitted="kspace"),
+    "long kspace": Course("R4", Kspace(), 4800, 1200),
+    "long supervised": Course("full", Supervised(), 4800, 1200),
     **{f"ambient R{rate}": Course(f"disc R{rate}", Ambient(), 4800, 800) for rate in RATES},
-    "FLAIR": Course("FLAIR", Kspace(), 800, 20),
-    "FLAIR from kspace": Course("FLAIR", Kspace(), 400, 20, init="kspace"),
-    "50 supervised": Course("full", Supervised(), 3600, 62),
-    "50 ambient": Course("R4", Ambient(), 3600, 62),
-    **{f"{kind}": Course(kind, Kspace(), 800, 200) for kind in NOISY},
-    **{f"{kind} truncate": Course(kind, Kspace(), 160, 200, init=kind) for kind in NOISY},
-    **{f"{kind} consistency": Course(kind, Consistency(), 160, 200, init=kind) for kind in NOISY},
+    "FLAIR": Course("FLAIR", Kspace(), 400, 20),
+    "FLAIR from kspace": Course("FLAIR", Kspace(), 200, 20, init="kspace"),
+    "50 supervised": Course("full", Supervised(), 1200, 62),
+    "50 ambient": Course("R4", Ambient(), 1200, 62),
+    **{f"{kind}": Course(kind, Kspace(), 400, 100) for kind in NOISY},
+    **{f"{kind} truncate": Course(kind, Kspace(), 80, 100, init=kind) for kind in NOISY},
+    **{f"{kind} consistency": Course(kind, Consistency(), 80, 100, init=kind) for kind in NOISY},
     **{
         f"{count} {name}": Course("R4", Kspace(), 400, count, wrapper)
         for count in FEW
@@ -377,10 +379,10 @@ def adps(bench: Bench) -> None:
             prior = bench.prior(f"ambient R{trained}")
             bench.scored(("adps", line, f"R = {trained}, A-DPS"), kind, ADPS, prior)
             bench.scored(("adps", line, f"R = {trained}, one step"), kind, Aos(), prior)
-        supervised = bench.prior("supervised")
+        supervised = bench.prior("long supervised")
         bench.scored(("adps", line, "supervised, A-DPS"), kind, ADPS, supervised)
         bench.scored(("adps", line, "supervised, dds"), kind, DDS, supervised)
-        bench.scored(("adps", line, "kspace, one step"), kind, Aos(), bench.prior("kspace"))
+        bench.scored(("adps", line, "kspace, one step"), kind, Aos(), bench.prior("long kspace"))
 
 
 def gsure(bench: Bench) -> None:
