@@ -106,7 +106,8 @@ def reconstruct(scans: list[Path], output: Path, **how: Any) -> dict[str, float]
     """Seconds of a folder, by wall and by CPU of this process."""
     started, cpu = time.perf_counter(), cpu_seconds()
     outcomes = ma.reconstruct_folder(scans, Destination(output, listed=True), CG, CPU, **how)
-    assert not any(outcome.error for outcome in outcomes)
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    assert not errors, errors
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "cpu_seconds": cpu_seconds() - cpu, "peak_mib": peak_mib()}
 
