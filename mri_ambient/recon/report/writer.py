@@ -53,6 +53,7 @@ class ReportWriter(Writer):
         on_slice: called with (done, total) after every slice of the other methods.
     """
 
+    holds_parts = False
     volume: Volume | None = None
     on_slice: OnSlice | None = None
 
