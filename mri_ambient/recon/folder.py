@@ -142,14 +142,13 @@ def reconstruct_folder(
         DeviceError: at once, as the next scan would fail too.
     """
     to = output if isinstance(output, Destination) else Destination(Path(output))
-    resolved = resolved_recipe(recipe)
+    resolved, executor = resolved_recipe(recipe), executor_of(jobs)
     to.check(resolved)
     scans, known = find_scans(inputs, output=to.folder), read_states(to.folder)
     listed = len(scans) > 1 or bool(known) or "report" in to.formats
     listed = listed if to.listed is None else to.listed
     if retry_failed:
         scans = failed_before(scans, known)
-    executor = executor_of(jobs)
     checked = checked_runtime(runtime, elsewhere=not isinstance(executor, Processes))
     work = FolderWork(to, resolved, checked, known, on_volume)
     outcomes: dict[int, Outcome] = {}
