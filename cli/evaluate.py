@@ -189,7 +189,7 @@ def _print_held_out(
         rows = [[scan, *(f"{v:.3f}" for v in row.values())] for scan, row in means.items()]
         headings = {"error": recipe.method.name} | HEADINGS
         n_lines = recipe.checks.n_held_out
-        title = f"error on {n_lines} held-out lines of every slice, share of their energy"
+        title = f"error on {n_lines} held-out lines of every slice, ratio to their energy"
         print_table(["scan", *(headings.get(n, n) for n in names)], rows, title=title)
 
 

@@ -13,6 +13,7 @@ from .console import print_line
 from .parse import merge_options
 
 if TYPE_CHECKING:
+    from mri_ambient.recon.folder import Destination
     from mri_ambient.recon.recipe import ResolvedRecipe
 
 FLAGS = {"n_steps": "--steps", "lam": "--lambda", "final_dc": "--no-final-dc"}
@@ -66,6 +67,22 @@ def make_recipe(
     if prior is not None and recipe.prior is None:
         print_line(f"note: {recipe.method.name} does not use a prior, so {prior} is ignored")
     return recipe
+
+
+def note_unused(to: Destination, recipe: ResolvedRecipe, adapt: str | None) -> None:
+    """Print a note on what was asked for of the files and of an adaptation, and is not there."""
+    from mri_ambient.recon.saving import formats_with_parts
+
+    parts = to.options.parts
+    if adapt is not None and recipe.adapt is None:
+        print_line(f"note: {recipe.method.name} does not use a prior, so none is adapted")
+    if parts != ("mag",) and not formats_with_parts(to.formats):
+        print_line(
+            f"note: --parts is for the formats {', '.join(formats_with_parts())}, none of which is "
+            "saved (--save); the HDF5 file holds all"
+        )
+    elif "std" in parts and recipe.n_samples == 1:
+        print_line("note: a single image has no standard deviation, so std is not saved")
 
 
 def name_flags(text: str, flags: Mapping[str, Any]) -> str:

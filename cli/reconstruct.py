@@ -23,7 +23,7 @@ from .console import print_line, progress_bar
 from .folder_view import FolderView, print_plan
 from .inputs import chosen_scans
 from .parse import parse_list, parse_map_sets
-from .recipe import make_recipe, make_runtime, retrospective_mask
+from .recipe import make_recipe, make_runtime, note_unused, retrospective_mask
 
 
 def run(
@@ -169,6 +169,8 @@ def run(
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
         adapt=make_adaptation(adapt, adapt_per, None if others else view),
     )
+    to.check(recipe)
+    note_unused(to, recipe, adapt)
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     given |= {"centre": centre, "mask": mask, "acs": acs, "average": average}
     every = scans = chosen_scans(inputs, shard, output, **given)

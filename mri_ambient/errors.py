@@ -28,6 +28,10 @@ class ScanFormatError(MriAmbientError):
     """A file is not a scan we can read, or its content cannot be right."""
 
 
+class ArrayError(ScanFormatError, ValueError):
+    """An array in memory is no scan, or what was given with it does not fit it."""
+
+
 class PrepError(MriAmbientError):
     """A scan was read but cannot be prepared (no calibration block, all zeros, ...)."""
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .errors import ScanFormatError
+from .errors import ArrayError, ScanFormatError
 from .physics.axis_fourier import fftc, ifftc
 from .physics.coil_maps import unpack_maps
 from .physics.crop import center_crop, center_fit
@@ -123,16 +123,17 @@ class Scan:
                 belong into ``ksp``.
 
         Raises:
-            ValueError: an argument has the wrong type or shape, or does not fit ``ksp``.
+            ArrayError: an argument has the wrong type or shape, or does not fit ``ksp``; it is a
+                ValueError too.
             ScanFormatError: NaN, Inf, or nothing but zeros.
         """
         values = _slices(ksp, "ksp", scan_id)
         if not scan_id or Path(scan_id).name != scan_id:
-            raise ValueError(f"scan_id {scan_id!r} is not a file name, which outputs need")
+            raise ArrayError(f"scan_id {scan_id!r} is not a file name, which outputs need")
         if voxel_mm is not None and not (
             len(voxel_mm) == 3 and all(0 < d < math.inf for d in voxel_mm)
         ):
-            raise ValueError(f"{scan_id}: voxel_mm is {voxel_mm}, wanted three positive lengths")
+            raise ArrayError(f"{scan_id}: voxel_mm is {voxel_mm}, wanted three positive lengths")
         plane = _mask_plane(values, mask, scan_id)
         values[..., ~plane] = 0
         if not values.any():
@@ -199,7 +200,7 @@ def _complex64(array: ArrayLike, name: str, scan_id: str) -> NDArray[np.complex6
     """A copy in single precision, checked to be complex and finite."""
     values = np.asarray(array)
     if values.dtype.kind != "c":
-        raise ValueError(f"{scan_id}: {name} holds {values.dtype}, wanted complex numbers")
+        raise ArrayError(f"{scan_id}: {name} holds {values.dtype}, wanted complex numbers")
     with np.errstate(over="ignore", invalid="ignore"):
         values = values.astype(np.complex64)
         n_bad = 0 if np.isfinite(values.sum()) else int((~np.isfinite(values)).sum())
@@ -215,7 +216,7 @@ def _slices(ksp: ArrayLike, name: str, scan_id: str) -> NDArray[np.complex64]:
     values = values[None] if values.ndim == 3 else values
     if values.ndim != 4 or 0 in values.shape:
         wanted = "(slice, coil, y, x) or (coil, y, x)"
-        raise ValueError(f"{scan_id}: {name} has shape {np.shape(ksp)}, wanted {wanted}")
+        raise ArrayError(f"{scan_id}: {name} has shape {np.shape(ksp)}, wanted {wanted}")
     return values
 
 
@@ -224,7 +225,7 @@ def _lines(acs: ArrayLike, ksp: NDArray[np.complex64], scan_id: str) -> Tensor:
     lines = _slices(acs, "acs", scan_id)
     if lines.shape[:2] != ksp.shape[:2]:
         wanted = f"the {ksp.shape[0]} slices and {ksp.shape[1]} coils of ksp"
-        raise ValueError(f"{scan_id}: acs has shape {lines.shape}, wanted {wanted}")
+        raise ArrayError(f"{scan_id}: acs has shape {lines.shape}, wanted {wanted}")
     return center_fit(torch.from_numpy(lines), (ksp.shape[2], ksp.shape[3]))
 
 
@@ -238,9 +239,9 @@ def _mask_plane(
     values = np.asarray(mask)
     if values.shape not in ((nx,), (ny, nx)):
         wanted = f"({nx},) or ({ny}, {nx}) to match ksp"
-        raise ValueError(f"{scan_id}: mask has shape {values.shape}, wanted {wanted}")
+        raise ArrayError(f"{scan_id}: mask has shape {values.shape}, wanted {wanted}")
     if not np.isin(values, (0, 1)).all():
-        raise ValueError(f"{scan_id}: mask holds other values than 0 and 1")
+        raise ArrayError(f"{scan_id}: mask holds other values than 0 and 1")
     return np.broadcast_to(values != 0, (ny, nx)).copy()
 
 
@@ -248,7 +249,7 @@ def _noise_samples(noise: ArrayLike, n_coils: int, scan_id: str) -> Tensor:
     values = _complex64(noise, "noise", scan_id)
     if values.ndim != 2 or values.shape[0] != n_coils or values.shape[1] <= n_coils:
         wanted = f"({n_coils}, samples) with more than {n_coils} samples"
-        raise ValueError(f"{scan_id}: noise has shape {values.shape}, wanted {wanted}")
+        raise ArrayError(f"{scan_id}: noise has shape {values.shape}, wanted {wanted}")
     return torch.from_numpy(values)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mri_ambient.errors import ScanFormatError
+from mri_ambient.errors import ArrayError, MriAmbientError, ScanFormatError
 from mri_ambient.scan import Scan
 
 
@@ -144,34 +144,40 @@ NAN[1, 2, 3, 4] = np.nan
 @pytest.mark.parametrize(
     ("arguments", "error", "fact"),
     [
-        ({"ksp": array(4, 6)}, ValueError, "(4, 6)"),
-        ({"ksp": array(1, 2, 3, 4, 6)}, ValueError, "(1, 2, 3, 4, 6)"),
-        ({"ksp": array(2, 3, 0, 6)}, ValueError, "(2, 3, 0, 6)"),
-        ({"ksp": np.ones((3, 4, 6))}, ValueError, "float64"),
-        ({"ksp": "kspace"}, ValueError, "<U6"),
+        ({"ksp": array(4, 6)}, ArrayError, "(4, 6)"),
+        ({"ksp": array(1, 2, 3, 4, 6)}, ArrayError, "(1, 2, 3, 4, 6)"),
+        ({"ksp": array(2, 3, 0, 6)}, ArrayError, "(2, 3, 0, 6)"),
+        ({"ksp": np.ones((3, 4, 6))}, ArrayError, "float64"),
+        ({"ksp": "kspace"}, ArrayError, "<U6"),
         ({"ksp": NAN}, ScanFormatError, "1 of 144"),
         ({"ksp": array(3, 4, 6) * 1e200}, ScanFormatError, "72 of 72"),
         ({"ksp": 0 * array(3, 4, 6)}, ScanFormatError, "zeros"),
         ({"mask": np.zeros(6)}, ScanFormatError, "zeros"),
-        ({"mask": np.ones(4)}, ValueError, "(4,), wanted (6,) or (4, 6)"),
-        ({"mask": np.ones((6, 4))}, ValueError, "(6, 4)"),
-        ({"mask": np.ones((2, 4, 6))}, ValueError, "(2, 4, 6)"),
-        ({"mask": np.full(6, 0.5)}, ValueError, "0 and 1"),
-        ({"mask": np.full(6, np.nan)}, ValueError, "0 and 1"),
-        ({"mask": list("110011")}, ValueError, "0 and 1"),
-        ({"noise": array(2, 9)}, ValueError, "(2, 9), wanted (3, samples)"),
-        ({"noise": array(3, 3)}, ValueError, "(3, 3)"),
-        ({"noise": array(9)}, ValueError, "(9,)"),
-        ({"noise": np.ones((3, 9))}, ValueError, "float64"),
+        ({"mask": np.ones(4)}, ArrayError, "(4,), wanted (6,) or (4, 6)"),
+        ({"mask": np.ones((6, 4))}, ArrayError, "(6, 4)"),
+        ({"mask": np.ones((2, 4, 6))}, ArrayError, "(2, 4, 6)"),
+        ({"mask": np.full(6, 0.5)}, ArrayError, "0 and 1"),
+        ({"mask": np.full(6, np.nan)}, ArrayError, "0 and 1"),
+        ({"mask": list("110011")}, ArrayError, "0 and 1"),
+        ({"noise": array(2, 9)}, ArrayError, "(2, 9), wanted (3, samples)"),
+        ({"noise": array(3, 3)}, ArrayError, "(3, 3)"),
+        ({"noise": array(9)}, ArrayError, "(9,)"),
+        ({"noise": np.ones((3, 9))}, ArrayError, "float64"),
         ({"noise": array(3, 9) * np.inf}, ScanFormatError, "27 of 27"),
-        ({"scan_id": "a/b"}, ValueError, "'a/b'"),
-        ({"scan_id": ""}, ValueError, "''"),
-        ({"voxel_mm": (1.0, 1.0)}, ValueError, "(1.0, 1.0)"),
-        ({"voxel_mm": (1.0, 0.0, 1.0)}, ValueError, "(1.0, 0.0, 1.0)"),
-        ({"voxel_mm": (1.0, 1.0, float("nan"))}, ValueError, "nan"),
+        ({"scan_id": "a/b"}, ArrayError, "'a/b'"),
+        ({"scan_id": ""}, ArrayError, "''"),
+        ({"voxel_mm": (1.0, 1.0)}, ArrayError, "(1.0, 1.0)"),
+        ({"voxel_mm": (1.0, 0.0, 1.0)}, ArrayError, "(1.0, 0.0, 1.0)"),
+        ({"voxel_mm": (1.0, 1.0, float("nan"))}, ArrayError, "nan"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(arguments, error, fact):
     with pytest.raises(error) as caught, np.errstate(all="ignore"):
         Scan.from_numpy(**{"ksp": array(3, 4, 6)} | arguments)
     assert fact in str(caught.value)
+    assert isinstance(caught.value, MriAmbientError)
+
+
+def test_an_error_about_an_array_is_a_value_error_too():
+    with pytest.raises(ValueError):
+        Scan.from_numpy(array(4, 6))

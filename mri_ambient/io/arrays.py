@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ArrayError, ScanFormatError
 from ..physics.patterns import calibration_block
+from .axes_guess import refuse_other_axes, refuse_phase_encoded_slices, refuse_swapped_axes
 from .hdf5 import check_finite
 from .sampling import Ksp, Sampling, find_sampling
 from .scan_file import ScanFile
+from .stored_arrays import StoredArray
 
 if TYPE_CHECKING:
     from ..scan import Scan
@@ -23,7 +28,7 @@ class ArrayFile(ScanFile):
     and maps of a :class:`~mri_ambient.io.PreparedFile`.
 
     Raises:
-        ValueError: the scan is neither raw nor prepared.
+        ArrayError: the scan is neither raw nor prepared.
         ScanFormatError: its k-space holds NaN or Inf.
     """
 
@@ -47,6 +52,28 @@ class ArrayFile(ScanFile):
         if scan.calib is not None and not self.prepared:
             self.calib_mask = scan.calib.flatten(0, 1).any(dim=0)[None].numpy(force=True)
         self.qc: dict[str, Any] = {}
+
+    def check_axes(self) -> None:
+        """Refuse a raw scan whose axes are hardly ``(slice, coil, y, x)``, as files are refused.
+
+        Raises:
+            ArrayError: its sizes or samples contradict them.
+        """
+        if self.prepared:
+            return
+        ksp = self._scan.ksp.numpy()
+        array = StoredArray(Path(self.scan_id), "k-space", ksp.shape, partial(nullcontext, ksp))
+        try:
+            refuse_other_axes(array, ("slice", "coil", "y", "x"))
+            refuse_swapped_axes(array)
+            refuse_phase_encoded_slices(array)
+        except ScanFormatError as error:
+            reason = str(error).partition("; name ")[0]  # after which files are named options
+            raise ArrayError(
+                f"{reason}; transpose it to (slice, coil, y, x), of a 3-D scan after a Fourier "
+                "transform along its readout; if these are its axes, give mri_ambient.io.ArrayFile("
+                "scan), scan = Scan.from_numpy(array)"
+            ) from None
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -91,7 +118,7 @@ def _is_prepared(scan: Scan) -> bool:
         return True
     if (scan.maps, scan.noise_std, scan.coil_transform, scan.scale) == (None, None, None, 1.0):
         return False
-    raise ValueError(
+    raise ArrayError(
         f"{scan.scan_id}: neither raw nor prepared (steps: {', '.join(scan.steps) or 'none'}); "
         "give the scan as measured, or with both maps and noise_std"
     )

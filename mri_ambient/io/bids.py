@@ -102,8 +102,8 @@ class BidsName:
             found = "format bids needs a name" if text is None else f"the BIDS name is {text!r}"
             raise ConfigError(
                 f"{found}, wanted sub-LABEL, and perhaps ses-LABEL and one of "
-                f"{', '.join(CONTRASTS)}, e.g. --bids sub-01/ses-01/T2w; labels have letters and "
-                "digits only"
+                f"{', '.join(CONTRASTS)}, e.g. bids='sub-01/ses-01/T2w' (--bids "
+                "sub-01/ses-01/T2w); labels have letters and digits only"
             )
         return cls(**match.groupdict())
 

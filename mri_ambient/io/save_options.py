@@ -19,8 +19,8 @@ class SaveOptions:
     """What the user may say about the files.
 
     Attributes:
-        parts: of :data:`PARTS`; each becomes a file or a series of its own. A standard deviation is
-            left out where there is none.
+        parts: of :data:`PARTS`; each becomes a file or a series of its own. A standard
+            deviation is left out where there is none beside other parts, and refused alone.
         dicom_template: folder with a DICOM series of the same slices, whose patient, study and
             geometry the DICOM files take over.
         bids: subject, and perhaps session and contrast of a BIDS dataset, e.g.
@@ -41,7 +41,13 @@ class SaveOptions:
 
 
 class Writer(Protocol):
-    """A format in which reconstructions are saved; a subclass in a file of its own."""
+    """A format in which reconstructions are saved; a subclass in a file of its own.
+
+    Attributes:
+        holds_parts: whether it has the parts that the user names, and not one picture of all.
+    """
+
+    holds_parts: bool = True
 
     def check_options(self, options: SaveOptions) -> None:
         """Refuse, before any scan is opened, options that cannot work whatever the images are.

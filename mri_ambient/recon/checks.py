@@ -271,9 +271,11 @@ def held_out_flags(held_out: dict[str, float] | None) -> Iterator[str]:
     if not held_out or held_out["noise"] > MOSTLY_NOISE:
         return
     excess, of_l1 = (held_out[name] - held_out["noise"] for name in ("error", "l1_wavelet"))
-    if excess > 1 or (held_out["error"] > 1 and excess > of_l1):
+    uncertain = NOISE_ERROR * held_out["noise"]
+    of_zeros = 1 - held_out["noise"]  # of an image without signal
+    if excess > of_zeros + uncertain or (excess > of_zeros and excess > of_l1):
         yield f"predicts held-out lines worse than zeros would (error {held_out['error']:.3f})"
-    elif excess > max(WORSE * of_l1, 0.0) + NOISE_ERROR * held_out["noise"]:
+    elif excess > max(WORSE * of_l1, 0.0) + uncertain:
         yield (
             f"predicts held-out lines worse (error {held_out['error']:.3f}, noise alone "
             f"{held_out['noise']:.3f}) than L1-wavelet ({held_out['l1_wavelet']:.3f})"

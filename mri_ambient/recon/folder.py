@@ -34,7 +34,7 @@ from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
 from .reconstruction import stored_settings, write_reconstruction
 from .report import add_row, write_overview
-from .saving import check_formats, check_options, check_saving, save_as
+from .saving import check_folder, check_formats, check_options, check_saving, save_as
 from .slice_store import SliceStore
 from .states import DONE, FAILED, SKIPPED, State, read_states
 from .volume import OnSlice, Volume, reconstruct_volume
@@ -48,8 +48,8 @@ class Destination:
     """Where results go, and in which formats.
 
     Attributes:
-        folder: gets ``<stem>.h5`` and ``<stem>.json`` of every scan, in the folders in which the
-            scans lie.
+        folder: a path, or its text; gets ``<stem>.h5`` and ``<stem>.json`` of every scan, in the
+            folders in which the scans lie.
         formats: further formats, keys of ``mri_ambient.recon.saving.FORMATS``.
         options: of these.
         overwrite: replace what was made with other settings.
@@ -63,9 +63,16 @@ class Destination:
     overwrite: bool = False
     listed: bool | None = None
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        if isinstance(self.formats, str):
+            object.__setattr__(self, "formats", (self.formats,))
+
+    def check(self, recipe: ResolvedRecipe | None = None) -> None:
         """Raise ConfigError for formats and options that cannot work, whatever the scan."""
-        check_options(check_formats(self.formats), self.options)
+        check_folder(self.folder)
+        with_std = recipe is None or recipe.n_samples > 1
+        check_options(check_formats(self.formats), self.options, with_std=with_std)
 
     def path_of(self, scan: ScanPath) -> Path:
         """The image of a scan."""
@@ -135,15 +142,15 @@ def reconstruct_folder(
         DeviceError: at once, as the next scan would fail too.
     """
     to = output if isinstance(output, Destination) else Destination(Path(output))
-    to.check()
+    resolved, executor = resolved_recipe(recipe), executor_of(jobs)
+    to.check(resolved)
     scans, known = find_scans(inputs, output=to.folder), read_states(to.folder)
     listed = len(scans) > 1 or bool(known) or "report" in to.formats
     listed = listed if to.listed is None else to.listed
     if retry_failed:
         scans = failed_before(scans, known)
-    executor = executor_of(jobs)
     checked = checked_runtime(runtime, elsewhere=not isinstance(executor, Processes))
-    work = FolderWork(to, resolved_recipe(recipe), checked, known, on_volume)
+    work = FolderWork(to, resolved, checked, known, on_volume)
     outcomes: dict[int, Outcome] = {}
     with output_folder(to.folder):
         try:

@@ -146,10 +146,10 @@ def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volum
 def _opened(scan: Source) -> ScanFile:
     if isinstance(scan, ScanFile):
         return scan
-    if isinstance(scan, np.ndarray):
-        return corrected(ArrayFile(Scan.from_numpy(scan)))
-    if isinstance(scan, Scan):
-        return ArrayFile(scan)
+    if isinstance(scan, np.ndarray | Scan):
+        file = ArrayFile(Scan.from_numpy(scan) if isinstance(scan, np.ndarray) else scan)
+        file.check_axes()
+        return file if isinstance(scan, Scan) else corrected(file)
     if isinstance(scan, ScanPath):
         return scan.open()
     if not isinstance(scan, (str, Path)):

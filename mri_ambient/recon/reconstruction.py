@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import OutputExistsError, ScanFormatError, with_remedy
+from ..errors import (
+    ConfigError,
+    OutputExistsError,
+    ScanFormatError,
+    unknown_name,
+    with_remedy,
+)
 from ..io import (
     Geometry,
     Grid,
@@ -26,7 +32,7 @@ from ..io import (
 )  # fmt: skip
 from ..methods.presets import METHODS
 from ..runtime.files import json_text, write_json
-from .saving import check_formats, check_saving, save_as
+from .saving import check_folder, check_formats, check_saving, formats_with_parts, save_as
 from .slice_store import SliceStore
 from .volume import Volume
 
@@ -135,20 +141,33 @@ class Reconstruction:
             The HDF5 file.
 
         Raises:
-            ConfigError: there is no such format, or it does not fit the options.
+            ConfigError: there is no such format or option, or they do not fit each other; or the
+                folder has the name of a file.
             OutputExistsError: there is a file of this name which is no reconstruction, or
                 ``overwrite`` is not set and the settings differ.
         """
+        check_folder(Path(folder))
         formats = check_formats([formats] if isinstance(formats, str) else formats)
+        known = [field.name for field in fields(SaveOptions)]
+        for name in options:
+            if name not in known:
+                raise unknown_name("option", name, known)
+        if isinstance(options.get("parts"), str):
+            options["parts"] = (options["parts"],)
         saving = SaveOptions(**options)
+        if "parts" in options and not formats_with_parts(formats):
+            raise ConfigError(
+                f"parts are for the formats {', '.join(formats_with_parts())}; save one of them "
+                "too (formats), or leave parts out"
+            )
         grid = Grid(self.complex.shape, self.voxel_mm, self.geometry)
         parts = [stem_of(Path(self.report["input"])), self.report.get("volume", "")]
         path, same = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", False
-        check_saving(formats, saving, path.stem, grid)
+        check_saving(formats, saving, path.stem, grid, with_std=self.std is not None)
         if path.exists():
-            settings, known = self.report["settings"], self.report["provenance"]["prior_sha256"]
+            settings, sha256 = self.report["settings"], self.report["provenance"]["prior_sha256"]
             # A prior without a file has no hash by which two of them could be told apart.
-            reproducible = known is not None or not METHODS[settings["method"]["name"]].needs_prior
+            reproducible = sha256 is not None or not METHODS[settings["method"]["name"]].needs_prior
             same = stored_settings(path) == settings and reproducible
             if not (same or overwrite):
                 raise OutputExistsError(

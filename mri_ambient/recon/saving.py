@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class PngWriter(Writer):
         volume: the scan; if it is fully sampled, reference and error are shown too.
     """
 
+    holds_parts = False
     volume: Volume | None = None
 
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
@@ -56,6 +57,19 @@ FORMATS: dict[str, Writer] = {**WRITERS, "png": PngWriter(), "report": ReportWri
 """Formats beside HDF5, in which every reconstruction is written."""
 
 
+FILE_SUFFIXES = (".h5", ".nii", ".gz", ".json", ".mrd", ".dcm", ".png")
+"""Names that end like this are meant as those of files."""
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a new folder that has the name of a file; ConfigError."""
+    if folder.suffix.lower() in FILE_SUFFIXES and not folder.exists():
+        raise ConfigError(
+            f"{folder}: is the name of a file, wanted that of a folder, e.g. {folder.parent}; "
+            "files are named after the scan (scan_id of an array)"
+        )
+
+
 def check_formats(formats: Sequence[str]) -> list[str]:
     """The formats beside "h5", each once; ConfigError for one that does not exist."""
     known = ("h5", *FORMATS)
@@ -65,8 +79,14 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(formats) if name != "h5"]
 
 
-def check_options(formats: Sequence[str], options: SaveOptions) -> None:
+def check_options(formats: Sequence[str], options: SaveOptions, *, with_std: bool = True) -> None:
     """Refuse, before any scan is opened, options that do not fit the formats; see check_saving."""
+    if not with_std and set(options.parts) == {"std"} and formats_with_parts(formats):
+        raise ConfigError(
+            "there is no standard deviation of a single image, so there is nothing to save; leave "
+            "parts (--parts) out, or draw several samples (n_samples, --samples 4) by a method "
+            "that does"
+        )
     for option, name in (("dicom_template", "dicom"), ("bids", "bids")):
         if getattr(options, option) is not None and name not in formats:
             flag = option.replace("_", "-")
@@ -78,7 +98,19 @@ def check_options(formats: Sequence[str], options: SaveOptions) -> None:
         FORMATS[name].check_options(options)
 
 
-def check_saving(formats: Sequence[str], options: SaveOptions, stem: str, grid: Grid) -> None:
+def formats_with_parts(formats: Iterable[str] = FORMATS) -> list[str]:
+    """Those of the formats, by default of all, whose files hold the parts that the user names."""
+    return [name for name in formats if name != "h5" and FORMATS[name].holds_parts]
+
+
+def check_saving(
+    formats: Sequence[str],
+    options: SaveOptions,
+    stem: str,
+    grid: Grid,
+    *,
+    with_std: bool = True,
+) -> None:
     """Refuse, before anything is computed, what could not be saved afterwards.
 
     Args:
@@ -86,12 +118,13 @@ def check_saving(formats: Sequence[str], options: SaveOptions, stem: str, grid: 
         options: what the user says about the files.
         stem: what outputs are named after.
         grid: of the final images.
+        with_std: whether there is a standard deviation.
 
     Raises:
         ConfigError: there is no such format, the options do not fit it, or its package is missing.
         ScanFormatError: a format cannot hold images that lie like this.
     """
-    check_options(formats, options)
+    check_options(formats, options, with_std=with_std)
     for name in check_formats(formats):
         FORMATS[name].check(stem, grid, options)
 

@@ -23,8 +23,9 @@ from .recipe import ESTIMATES, ResolvedRecipe
 CALIBRATED_RANGE = 1.5
 """A calibration is for scans whose acceleration and noise are within this factor of its own."""
 
-FAR = 2.0
-"""A scan undersampled this many times more than a prior's training scans is out of distribution."""
+FAR, BEYOND = 2.0, 1.05
+"""A scan undersampled this many times more than a prior's median training scan, and than the most
+undersampled one, is out of distribution."""
 
 FEW_EQUISPACED = 0.05
 """With a smaller share of equispaced training masks, equispaced scans are out of distribution."""
@@ -112,11 +113,13 @@ def weakness(prior: DenoiserSource) -> str:
 
 def _out_of_distribution(file: ScanFile, trained: float, card: Mapping[str, Any]) -> Found:
     """How the scan's mask differs from those of the training of a mask-conditioned prior."""
-    if 0 < FAR * trained < file.acceleration:
+    rates = card.get("acceleration", ())  # least, median and largest; older cards lack them
+    largest = max(rates, default=trained)
+    if 0 < max(FAR * trained, BEYOND * largest) < file.acceleration:
         yield (
             "W-PRIOR-ACCELERATION",
-            f"out of distribution: the prior was trained at R = {trained:.1f}, this scan has "
-            f"R = {file.acceleration:.1f}",
+            f"out of distribution: the prior was trained at R {'up to' if rates else '='} "
+            f"{largest:.1f}, this scan has R = {file.acceleration:.1f}",
         )
     groups = card.get("coverage", ())
     kinds = {group["kind"] for group in groups}

@@ -161,8 +161,8 @@ class TrainJob:
     def __post_init__(self) -> None:
         if self.only_patience_ends and not self.config.patience:
             raise ConfigError(
-                "say when to stop: a number of images (--images), a time limit (--time-limit), or "
-                "patience (--patience)"
+                "say when to stop: images (--images), time_limit (--time-limit), or patience of "
+                "TrainConfig (--patience)"
             )
         if self.images is not None and self.images < 1:
             raise ConfigError(f"at least one image must be seen, got images={self.images}")

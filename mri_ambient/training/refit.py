@@ -85,8 +85,7 @@ class RefitJob:
             )
         if self.images is None and self.time_limit_s is None and self.shard is None:
             raise ConfigError(
-                "say when a round stops: a number of images (--images) or a time limit "
-                "(--time-limit)"
+                "say when a round stops: images (--images) or time_limit (--time-limit)"
             )
         check_levels(self.start, self.sampler.name)
         config = replace(self.config, objective=Supervised(images="posterior"))

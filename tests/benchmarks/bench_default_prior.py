@@ -384,9 +384,24 @@ def low_table(found: Results) -> Iterator[str]:
             yield f"| {mask} | {' | '.join(cells)} |"
 
 
+def default_line(found: Results) -> Iterator[str]:
+    """Which prior is the default, and by how much it is better than the first one."""
+    first, *others = found.priors
+    settings = [name for name in (*HIGH_R, *found.real_scans()) if found.rows.get(name)]
+    for key in others:
+        if found.priors[key]["name"] == DEFAULT and settings:
+            means = [float(np.mean(found.gains(name, key, first))) for name in settings]
+            yield (
+                f"**`{DEFAULT}` is the default**: {min(means):+.2f} to {max(means):+.2f} dB over "
+                f"`{found.priors[first]['name']}` in the means of the scans below "
+                f"({settings[0]}: {means[0]:+.2f}).\n"
+            )
+
+
 def page(found: Results, words: str) -> Iterator[str]:
     """The page; ``words`` are those under "How it was measured"."""
     yield "# The prior that ships\n"
+    yield from default_line(found)
     yield from target_table(found)
     yield f"\n{words.strip()}\n"
     yield "## Higher acceleration\n"

@@ -181,9 +181,9 @@ def rows_of(args: argparse.Namespace, results: dict[str, Row]) -> Iterator[str]:
             if method.name not in results:
                 results[method.name] = score(cases, method, None)
                 yield method.name
-        if "shipped prior" not in results:
-            results["shipped prior"] = score(cases, Aos(), load_prior(default_prior()))
-            yield "shipped prior"
+        if (name := default_prior().stem) not in results:
+            results[name] = score(cases, Aos(), load_prior(name))
+            yield name
         for name in args.only or WAYS:
             if name not in results:
                 prior, seconds = learn(args, name)

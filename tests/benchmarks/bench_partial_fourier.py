@@ -50,7 +50,7 @@ Rows = dict[str, dict[str, list[float]]]
 
 SEED, N_POCS, POCS_TAU = 61, 20, 0.1
 
-DEFAULT = "default (shipped prior)"
+DEFAULT = f"default ({default_prior().stem})"
 
 
 def band(batch: Batch) -> tuple[Tensor, int]:

@@ -7,12 +7,14 @@ import torch
 from helpers import small_prior
 
 from mri_ambient.cli.console import be_quiet
-from mri_ambient.cli.recipe import make_recipe, make_runtime, retrospective_mask
+from mri_ambient.cli.recipe import make_recipe, make_runtime, note_unused, retrospective_mask
 from mri_ambient.errors import ConfigError
+from mri_ambient.io import SaveOptions
 from mri_ambient.methods import PRESETS, Aos, CgSense, Dds
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
-from mri_ambient.recon.recipe import Checks
+from mri_ambient.recon.folder import Destination
+from mri_ambient.recon.recipe import Checks, ResolvedRecipe
 
 
 def test_the_default_suits_the_prior(prior_file, tmp_path):
@@ -75,6 +77,24 @@ def test_options_without_effect_are_named(given, named, capsys):
     assert line.startswith("note: ")
     assert named in line
     assert recipe.n_samples == 1
+
+
+@pytest.mark.parametrize(
+    ("formats", "parts", "adapt", "n_notes"),
+    [
+        ((), ("mag",), None, 0),
+        (("nifti",), ("mag", "phase"), None, 0),
+        ((), ("phase",), None, 1),
+        (("png", "h5"), ("mag", "phase"), None, 1),
+        (("nifti",), ("mag", "std"), None, 1),
+        (("png",), ("phase",), "auto", 2),
+    ],
+)
+def test_what_is_asked_for_in_vain_is_named(formats, parts, adapt, n_notes, tmp_path, capsys):
+    to = Destination(tmp_path, formats, SaveOptions(parts))
+    note_unused(to, ResolvedRecipe(CgSense()), adapt)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == n_notes and all(line.startswith("note: ") for line in lines)
 
 
 def test_a_prior_that_is_not_used_is_not_read(tmp_path, capsys):

@@ -132,8 +132,9 @@ def test_results_are_saved_for_viewers(cli, two_slices, tmp_path):
     [
         ("--save", "dicom", "--dicom-template", "."), ("--save", "nifti", "--bids", "sub-01"),
         ("--save", "bids"), ("--save", "nifti", "--dicom-template", "."),
+        ("--save", "nifti", "--parts", "std"),
     ],
-    ids=["template", "bids for nothing", "no name", "template for nothing"],
+    ids=["template", "bids for nothing", "no name", "template for nothing", "no std"],
 )  # fmt: skip
 def test_what_cannot_be_saved_is_refused_before_it_is_computed(words, cli, two_slices, tmp_path):
     out = tmp_path / "out"

@@ -8,11 +8,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from array_files import phantom_ksp
 from codes import warns
 from helpers import random_maps
 
-from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.errors import ArrayError, ConfigError, ScanFormatError
 from mri_ambient.io import ArrayFile, Undersampled, open_scan
+from mri_ambient.physics.axis_fourier import fftc
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal
 from mri_ambient.scan import Scan
@@ -136,7 +138,7 @@ def test_a_retrospective_mask_needs_a_raw_scan(prepared, small_ksp):
     "changes", [{"maps": None}, {"noise_std": None}, {"maps": None, "noise_std": None}]
 )
 def test_a_scan_between_raw_and_prepared_is_refused(prepared, changes):
-    with pytest.raises(ValueError, match="whiten"):
+    with pytest.raises(ArrayError, match="whiten"):
         ArrayFile(replace(prepared, **changes))
 
 
@@ -146,3 +148,29 @@ def test_nan_is_refused(prepared):
     with pytest.raises(ScanFormatError) as caught:
         ArrayFile(replace(prepared, ksp=ksp))
     assert "1 of 720" in str(caught.value)
+
+
+def in_other_order(order: str) -> np.ndarray:
+    ksp = phantom_ksp((9, 4, 40, 36))
+    if order == "z":
+        return fftc(torch.from_numpy(ksp), -4).numpy()
+    if order == "coil":
+        return ksp.swapaxes(0, 1)
+    return np.moveaxis(ksp, 1, -1)
+
+
+@pytest.mark.parametrize("order", ["coil", "last", "z"])
+def test_other_axes_than_slice_coil_y_x_are_refused(order):
+    scan = Scan.from_numpy(in_other_order(order))
+    with pytest.raises(ArrayError) as caught:
+        ArrayFile(scan).check_axes()
+    assert "--axes" not in str(caught.value)
+
+
+def test_the_right_axes_and_prepared_scans_are_not_refused(prepared):
+    ArrayFile(Scan.from_numpy(phantom_ksp())).check_axes()
+    ArrayFile(Scan.from_numpy(phantom_ksp()[0])).check_axes()
+    few = prepared.ksp.shape[1]
+    assert few <= 10
+    many = {"ksp": prepared.ksp.repeat(1, 9, 1, 1), "maps": prepared.maps.repeat(1, 9, 1, 1)}
+    ArrayFile(replace(prepared, **many)).check_axes()

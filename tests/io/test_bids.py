@@ -75,7 +75,7 @@ def test_protocols_of_common_names(protocol, contrast):
 )
 def test_a_wrong_name_is_refused_before_computing(name, tmp_path, rng):
     grid = save_images(tmp_path / "scan.h5", complex_normal((1, 4, 4), rng)).grid
-    with pytest.raises(ConfigError, match="sub-01/ses-01/T2w"):
+    with pytest.raises(ConfigError, match="bids='sub-01/ses-01/T2w'"):
         BIDS.check("scan", grid, SaveOptions(bids=name))
 
 

@@ -22,6 +22,7 @@ from mri_ambient.errors import (
     OutputExistsError,
     ScanFormatError,
 )
+from mri_ambient.io import SaveOptions
 from mri_ambient.recon import folder
 from mri_ambient.recon.dry_run import cost_line, plan_folder
 from mri_ambient.recon.folder import Destination, Outcome
@@ -139,6 +140,23 @@ def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):
     np.testing.assert_array_equal(image(out / "head.h5"), before)
     to = Destination(out, overwrite=True)
     assert ma.reconstruct_folder(study / "a" / "monday", to, CG, CPU)[0].status == "done"
+
+
+def test_a_destination_may_be_text(made, tmp_path):
+    to = Destination(str(tmp_path / "out"), formats="nifti", listed=True)
+    (outcome,) = ma.reconstruct_folder(made[0], to, CG, CPU)
+    assert outcome.path == tmp_path / "out" / made[0].name
+    assert (tmp_path / "out" / STATES).exists() and len(outcome.written) == 2
+
+
+def test_a_destination_that_cannot_get_what_was_asked_for_is_refused(made, tmp_path):
+    for to in (
+        Destination(tmp_path / "a", formats=["nifti"], options=SaveOptions(("std",))),
+        Destination(tmp_path / "a.h5"),
+    ):
+        with pytest.raises(ConfigError):
+            ma.reconstruct_folder(made[0], to, CG, CPU)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_results_below_the_input_are_no_scans(study):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,15 @@ def test_worst_first(save, tmp_path):
     write_overview(tmp_path)
     order = ["failed", "warned-twice", "warned", "wrong", "high-residual", "fine"]
     assert [row["scan"] for row in table(tmp_path)] == order == shown(tmp_path)
+
+
+def test_a_scan_that_failed_has_no_figures_of_an_image_of_other_settings(save, tmp_path):
+    save("a", held_out=0.25, n_warnings=2)
+    State("a", FAILED, "was made with other settings", at=time.time() + 60).write(tmp_path)
+    write_overview(tmp_path)
+    (row,) = table(tmp_path)
+    assert (row["status"], row["image"], row["n_warnings"]) == ("failed", "a.h5", "0")
+    assert [row[name] for name in ("method", "R", "held_out_error", "residual", "psnr")] == [""] * 5
 
 
 def test_a_line_holds_the_figures_of_the_report(save, rec, tmp_path):

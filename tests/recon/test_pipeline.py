@@ -7,11 +7,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from array_files import phantom_ksp
 from helpers import small_prior
 from memory_scan import simulated_scan
 
 from mri_ambient.data_prep import SimulateConfig
-from mri_ambient.errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
+from mri_ambient.errors import (
+    ArrayError,
+    ConfigError,
+    MriAmbientError,
+    OutputExistsError,
+    ScanFormatError,
+)
 from mri_ambient.io import ArrayFile, Undersampled, open_scan
 from mri_ambient.methods import Aos, CgSense, Dds
 from mri_ambient.physics.mask_spec import MaskSpec
@@ -42,6 +49,14 @@ class TestSources:
     def test_a_slice_alone_is_a_volume_of_one(self, phantom):
         ksp = open_scan(phantom)[2].ksp[0].numpy()
         assert reconstruct(ksp, CG, CPU).complex.shape == (1, 24, 24)
+
+    @pytest.mark.parametrize("made", [np.asarray, Scan.from_numpy])
+    def test_arrays_with_swapped_axes_are_refused(self, made):
+        swapped = phantom_ksp().swapaxes(0, 1)
+        with pytest.raises(ArrayError):
+            open_volume(made(swapped), CG.resolve(), CPU)
+        meant = ArrayFile(Scan.from_numpy(swapped))
+        assert open_volume(meant, CG.resolve(), CPU).file is meant
 
     def test_a_prepared_scan_is_not_prepared_again(self, prepared):
         volume = open_volume(prepared, CG.resolve(), CPU)

@@ -158,9 +158,31 @@ def test_other_formats_are_made_from_the_file(rec, sums, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == names
     found = [float(number) for number in (tmp_path / f"{path.stem}-std.txt").read_text().split()]
     np.testing.assert_allclose(found, rec.magnitude.sum(axis=(1, 2)), rtol=1e-4)
-    for wrong in ({"formats": "nii"}, {"parts": ("mag", "real")}, {"parts": ()}):
+    for wrong in ({"formats": "nii"}, {"formats": "sums", "parts": ("mag", "real")},
+                  {"formats": "sums", "parts": ()}, {"parts": ("mag",)}):  # fmt: skip
         with pytest.raises(ConfigError):
             rec.save(tmp_path, **wrong)
+    with pytest.raises(ConfigError) as caught:
+        rec.save(tmp_path, part=("mag",))
+    assert "did you mean parts" in str(caught.value)
+
+
+def test_parts_that_are_not_there_are_not_dropped_silently(make_volume, sums, tmp_path):
+    single = in_memory(make_volume(CgSense()))
+    with pytest.raises(ConfigError):
+        single.save(tmp_path, formats="sums", parts="std")
+    assert list(tmp_path.iterdir()) == []
+    single.save(tmp_path, formats="sums", parts="mag")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["x.h5", "x.nii", "x.nii.gz", "x.JSON"])
+def test_a_new_folder_does_not_have_the_name_of_a_file(name, rec, tmp_path):
+    with pytest.raises(ConfigError):
+        rec.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / name).mkdir()
+    assert rec.save(tmp_path / name).parent == tmp_path / name
 
 
 def test_what_is_there_in_another_format_is_replaced_on_request_only(rec, sums, tmp_path):

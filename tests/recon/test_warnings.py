@@ -68,6 +68,20 @@ class TestBeforeTheImage:
             issue_before(scan(kind, rate), recipe(prior=prior("plain", coverage=groups)))
 
     @pytest.mark.parametrize(
+        ("rates", "codes"),
+        [
+            ([1.5, 2.0, 4.2], []),  # a single scan in 20 more than the largest is none
+            ([1.5, 2.0, 3.5], ["W-PRIOR-ACCELERATION"]),
+            ([1.9, 2.0, 2.1], ["W-PRIOR-ACCELERATION"]),
+        ],
+    )
+    def test_no_scan_is_too_fast_that_was_trained_on(self, rates, codes):
+        assert scan(rate=4.1).acceleration > 4.05
+        with warns(*codes) as found:
+            issue_before(scan(rate=4.1), recipe(prior=prior(acceleration=rates)))
+        assert all(f"up to {rates[-1]:.1f}" in one.text for one in found)
+
+    @pytest.mark.parametrize(
         ("trained", "scanned", "codes"),
         [
             ("samples", "random", ["W-PRIOR-MASK-KIND"]),

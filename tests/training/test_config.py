@@ -57,6 +57,12 @@ def test_impossible_jobs_are_refused(given):
         TrainJob(Path("data"), Path("run"), **given)
 
 
+def test_a_job_without_an_end_names_what_gives_one():
+    with pytest.raises(ConfigError) as caught:
+        TrainJob(Path("data"), Path("run"))
+    assert all(word in str(caught.value) for word in ("images (", "time_limit (", "TrainConfig"))
+
+
 def test_patience_is_an_end():
     job = TrainJob(Path("data"), Path("run"), TrainConfig(patience=1))
     assert job.only_patience_ends

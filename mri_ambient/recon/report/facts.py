@@ -78,7 +78,7 @@ def key_facts(report: Mapping[str, Any]) -> Iterator[Fact]:
         yield Fact(
             "Error on held-out lines",
             number(means["error"]),
-            f"share of the energy; noise alone {number(means['noise'])}, L1-wavelet "
+            f"ratio to their energy; noise alone {number(means['noise'])}, L1-wavelet "
             f"{number(means['l1_wavelet'])}, CG-SENSE {number(means['cg_sense'])}",
         )
     if "coverage_90" in means:

@@ -159,7 +159,9 @@ def read_rows(folder: Path) -> list[Row]:
     for scan, state in states.items():
         image = folder / f"{scan}.h5"
         if state.status == FAILED and not (image.exists() and image.stat().st_mtime > state.at):
-            rows[scan] = replace(rows.get(scan, Row(scan)), error=state.reason)
+            # Figures of an image that is there are not of the call that failed.
+            files = rows[scan].files if scan in rows else {}
+            rows[scan] = Row(scan, state.reason, files=files)
     return [rows[name] for name in sorted(rows)]
 
 

@@ -53,6 +53,7 @@ class ReportWriter(Writer):
         on_slice: called with (done, total) after every slice of the other methods.
     """
 
+    holds_parts = False
     volume: Volume | None = None
     on_slice: OnSlice | None = None
 
@@ -216,7 +217,7 @@ class Report:
         if any(held_out):
             curves = {name: [row.get(key) for row in held_out] for name, key in HELD_OUT.items()}
             title = "Error on held-out lines"
-            yield Plot("held-out", title, "share of the energy", curves, len(checks))
+            yield Plot("held-out", title, "ratio to their energy", curves, len(checks))
         unit = f"{facts.TIMES} noise"
         yield Plot("residual", "Data residual", unit, self._residuals(), len(checks))
 
