@@ -15,7 +15,7 @@ PRESETS = ("fast", "balanced", "quality")
 PRECISIONS = ("auto", "fp32", "bf16")
 FORMATS = ("h5", "nifti", "dicom", "bids", "ismrmrd", "png", "report")
 OBJECTIVES = ("kspace", "ambient", "gsure", "consistency", "equivariant", "ssdu", "supervised")
-NETWORKS = ("tiny", "tiny16", "tiny16-6", "small", "base")
+NETWORKS = ("tiny", "tiny16", "tiny16-momentum", "small", "base")
 WRAPPERS = ("plain", "conditioned", "unguided", "inconsistent")
 
 

@@ -49,7 +49,7 @@ def run(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Size of the network: tiny, tiny16, tiny16-6, small, base.",
+            help="Size of the network: tiny, tiny16, tiny16-momentum, small, base.",
             show_default="that of RUN",
         ),
     ] = None,

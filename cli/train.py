@@ -49,7 +49,7 @@ def run(
     preset: Annotated[
         str,
         typer.Option(
-            help="Size of the networks: tiny, tiny16, tiny16-6, small, base.",
+            help="Size of the networks: tiny, tiny16, tiny16-momentum, small, base.",
             callback=known("network preset", *NETWORKS),
         ),
     ] = "tiny",

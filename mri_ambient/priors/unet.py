@@ -19,7 +19,9 @@ NETWORKS: dict[str, UNetSpec] = {
     "tiny": UNetSpec(channels=(24, 48, 64, 96), blocks=1, embedding=96),
     # On a CPU, bfloat16 norms of 16 channels are several times faster than those of 4.
     "tiny16": UNetSpec(channels=(32, 48, 64, 96), blocks=1, embedding=96, per_group=16),
-    "tiny16-6": UNetSpec(channels=(32, 48, 64, 96), blocks=1, embedding=96, per_group=16, passes=6),
+    "tiny16-momentum": UNetSpec(
+        (32, 48, 64, 96), blocks=1, embedding=96, per_group=16, momentum=True
+    ),
     "small": UNetSpec(channels=(48, 96, 144, 192), blocks=2, embedding=192),
     "base": UNetSpec(channels=(96, 192, 288, 384), blocks=3, embedding=384),
 }
