@@ -124,7 +124,7 @@ def add_row(folder: Path, state: State) -> None:
     """
     path = folder / f"{state.scan}.h5"
     row = _row(folder, path) if state.status != FAILED and path.exists() else None
-    row = row or Row(state.scan, state.reason)
+    row = row or _failed(state)
     append_line(folder / TABLE, csv_line(row.cells().values()), first=csv_line(COLUMNS) + "\n")
 
 
@@ -159,8 +159,13 @@ def read_rows(folder: Path) -> list[Row]:
     for scan, state in states.items():
         image = folder / f"{scan}.h5"
         if state.status == FAILED and not (image.exists() and image.stat().st_mtime > state.at):
-            rows[scan] = replace(rows.get(scan, Row(scan)), error=state.reason)
+            rows[scan] = replace(rows.get(scan) or _failed(state), error=state.reason)
     return [rows[name] for name in sorted(rows)]
+
+
+def _failed(state: State) -> Row:
+    """A scan of which there is no image."""
+    return Row(state.scan, state.reason, {"seconds": state.seconds} if state.seconds else {})
 
 
 def _row(folder: Path, path: Path) -> Row | None:
