@@ -191,6 +191,6 @@ def run(
             )
         finally:
             show.print_counts(output)
-    if config is not None and show.counts["done"]:
+    if show.counts["done"] or show.counts["skipped"]:
         store_config(context, output)
     show.exit()

@@ -500,6 +500,12 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     before = stamps(out)
     cli("reconstruct", scan, "-o", out, "--config", out / "config.toml")
     assert stamps(out) == before
+    (out / "config.toml").unlink()  # as if it was killed before
+    cli("reconstruct", scan, "-o", out, "--lambda", 0.25, "--config", file)
+    assert stamps(out).keys() == before.keys()
+    (out / "config.toml").write_text("mine = true")
+    cli("reconstruct", scan, "-o", out, "--lambda", 0.25, "--config", file)
+    assert (out / "config.toml").read_text() == "mine = true"
     for text, said in (("methd = 1", "method"), ("samples = 'x'", "--samples"), ("=", "TOML")):
         file.write_text(text)
         assert said in cli(*words, "-o", out, code=2).err
