@@ -69,8 +69,8 @@ Centre = Annotated[
     str,
     typer.Option(
         help="Where k = 0 is: auto (found from the samples), header (as the file has it), or its "
-        "row and column.",
-        metavar="auto|header|Y,X",
+        "row and column, and the size of the full matrix if rows or columns were not stored.",
+        metavar="auto|header|Y,X[,NY,NX]",
     ),
 ]
 MaskPath = Annotated[

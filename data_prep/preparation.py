@@ -30,7 +30,9 @@ from ..scan import UPPER_BOUND, Scan
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
+from .line_phase import line_phase_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
+from .noise_coils import LOUD, as_dead, noise_coils, without_coils
 from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
@@ -53,6 +55,9 @@ MAX_SNR = 1e12
 
 LOW_NOISE = 1e-4
 """Noise below this share of images (their 99th percentile) is that of no scanner."""
+
+FEW_BLOCKS = 5
+"""Slices whose lines are compared."""
 
 MAX_SAMPLE = 1e9
 """Largest plausible prepared sample. Within the four limits, single precision holds every energy,
@@ -128,6 +133,7 @@ class Preparation:
         scale: normalised images times this are in whitened units.
         n_sets: sets of coil maps.
         spikes: where slices hold spikes, bool ``(y, x)`` by index; these samples become 0.
+        noise_coils: measured coils that hold loud noise alone; they become 0.
         warnings: what is questionable about the volume.
         device, cpu_fallback: see :func:`plan_preparation`.
     """
@@ -141,9 +147,18 @@ class Preparation:
     scale: float
     n_sets: int = 1
     spikes: Mapping[int, Tensor] = field(default_factory=dict)
+    noise_coils: tuple[int, ...] = ()
     warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
+
+    def cleaned(self, scan: Scan) -> Scan:
+        """Raw slices with zeros in place of spikes and of coils that hold loud noise alone."""
+        scan = without_spikes(scan, self.spikes)
+        if not self.noise_coils:
+            return scan
+        calib = None if scan.calib is None else without_coils(scan.calib, self.noise_coils)
+        return replace(scan, ksp=without_coils(scan.ksp, self.noise_coils), calib=calib)
 
     def apply(self, scan: Scan) -> Scan:
         """Prepare slices of the planned volume; a scan that has maps is returned unchanged.
@@ -165,7 +180,7 @@ class Preparation:
     def apply_espirit(self, scan: Scan) -> tuple[Scan, EspiritMaps | None]:
         """Prepare slices, and return ESPIRiT's eigenvalues too (None for a single coil)."""
         with _errors_of(self.path, self.device):
-            scan = remove_oversampling(without_spikes(scan, self.spikes), self.n_rows)
+            scan = remove_oversampling(self.cleaned(scan), self.n_rows)
             scan = _cut_calibration(scan, self.calib_shape)
             scan = whiten(scan, self.noise)
             scan = compress_coils(scan, self.compression)
@@ -364,26 +379,14 @@ class FirstPass:
                 f"{MIN_FILE_NOISE:g} to {MAX_FILE_NOISE:g}; export the scan in other units, or "
                 "give noise_std (--noise-std) if that is not its noise"
             )
+        noise, coils = self._without_noise_coils(noise)
         white = whitening_matrix(noise.cov)
         n_samples = len(self.calib) * int(file.mask[:, : self.n_rows].sum())
         compression = plan_compression(
             white @ self.cov @ white.mH, n_samples, n_coils=config.n_coils, energy=config.energy
         )
-        if compression.n_coils == 1:
-            text = (
-                f"{name_of(file.path)}: a single coil: what was not measured comes from the prior, "
-                "which must be trained on scans with many different masks"
-            )
-            found.append(NumericalWarning("W-ONE-COIL", text))
-        if self.spikes:
-            n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
-            text = (
-                f"{name_of(file.path)}: {n_spikes} spikes in slices {sorted(self.spikes)}: samples "
-                f"of over {math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
-            )
-            found.append(NumericalWarning("W-SPIKE", text))
-        found += interference_warnings(name_of(file.path), self.interference)
         to_virtual = compression.rotation[: compression.n_coils] @ white
+        found += self._warnings(to_virtual, coils)
         n_sets = self._n_sets(to_virtual)
         if n_sets == 2 and config.map_sets == "auto" and not self.n_given:
             text = (
@@ -408,8 +411,45 @@ class FirstPass:
             scale=scale,
             n_sets=n_sets,
             spikes=self.spikes,
+            noise_coils=coils,
             warnings=tuple(found),
         )
+
+    def _without_noise_coils(self, noise: NoiseEstimate) -> tuple[NoiseEstimate, tuple[int, ...]]:
+        """Take coils of loud noise alone for dead ones, and say which these are."""
+        coils = noise_coils(noise.cov, self.calib)
+        if not coils:
+            return noise, coils
+        self.cov[list(coils)], self.cov[:, list(coils)] = 0, 0
+        self.calib = [without_coils(block, coils) for block in self.calib]
+        return as_dead(noise, coils), coils
+
+    def _warnings(self, to_virtual: Tensor, noise_only: tuple[int, ...]) -> list[NumericalWarning]:
+        """What is questionable about the samples."""
+        name, found = name_of(self.file.path), []
+        if noise_only:
+            text = (
+                f"{name}: coils {list(noise_only)} (counted from 0) hold noise alone, more than "
+                f"{LOUD:g} times that of the others, and are left out"
+            )
+            found.append(NumericalWarning("W-NOISE-COIL", text))
+        if len(to_virtual) == 1:
+            text = (
+                f"{name}: a single coil: what was not measured comes from the prior, which must be "
+                "trained on scans with many different masks"
+            )
+            found.append(NumericalWarning("W-ONE-COIL", text))
+        if self.spikes:
+            n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
+            text = (
+                f"{name}: {n_spikes} spikes in slices {sorted(self.spikes)}: samples of over "
+                f"{math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
+            )
+            found.append(NumericalWarning("W-SPIKE", text))
+        if not self.file.is_3d:
+            few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
+            found += line_phase_warnings(name, [mix_coils(block, to_virtual) for block in few])
+        return found + interference_warnings(name, self.interference)
 
     def _n_sets(self, to_virtual: Tensor) -> int:
         """Sets of coil maps: as wanted, as they came with the scan, or as the object needs."""
@@ -531,6 +571,6 @@ def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int
             f"no calibration block: the fully sampled centre of k-space is "
             f"{height}x{width} samples, but coil maps and scale need at least "
             f"{MIN_CALIB}x{MIN_CALIB}; acquire (or, for a retrospective mask, keep) more central "
-            "lines"
+            "lines, or give lines that were acquired apart (--acs FILE)"
         )
     return height, width

@@ -100,6 +100,8 @@ WARNINGS: dict[str, str] = {
     # data preparation
     "W-SPIKE": "Look at the image for stripes, and have the scanner checked.",
     "W-INTERFERENCE": "Look at the image for a line or point, and have the scanner checked.",
+    "W-NOISE-COIL": "Have these coils checked; the image is that of the others.",
+    "W-LINE-PHASE": "Look at the image for a ghost, and correct the phase of the lines (EPI).",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-NOISE-LOW": "Give its noise (noise_std, --noise-std), or export the scan without a filter.",

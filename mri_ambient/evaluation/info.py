@@ -116,6 +116,7 @@ def _summary(scan: ScanFile) -> str:
     """What a scan is, in plain words."""
     (n_slices, n_coils, ny, nx), rate = scan.shape, scan.acceleration
     sampled = "fully sampled" if scan.fully_sampled else f"undersampled (R = {rate:.2f})"
+    sampled += "" if scan.ends_known else ", or cut at one end"
     kind = f"{'prepared ' if scan.prepared else ''}{'3-D' if scan.is_3d else '2-D'} scan"
     coils = "1 coil" if n_coils == 1 else f"{n_coils} coils"
     slices = "1 slice" if n_slices == 1 else f"{n_slices} slices"

@@ -25,14 +25,17 @@ LIKE_COILS, UNLIKE_COILS = 6.0, 3.0
 Measured: 10 to 16 for the coils of three brain scans, 21 for BART's phantom, 1.5 to 2.3 for slices
 of brains."""
 
+FEWEST_ALONE = 3
+"""Images of one coil, or coils of one slice, that are told from each other."""
+
 SAME = 0.0005
 """Difference below which images may be copies of one slice; 0.008 to 0.1 between real slices."""
 
 CENTRE = 24
 """Samples around k = 0 that the small images are made of."""
 
-FEWEST_PARTITIONS = 8
-"""Of a 3-D scan that is recognised by its samples."""
+FEWEST_PARTITIONS = 5
+"""Of a 3-D scan that is recognised by its samples: two on both sides of the middle."""
 
 BESIDE = 5
 """Entries from the middle of an axis, where a phase encode has much less energy."""
@@ -67,16 +70,18 @@ def guess_axes(array: StoredArray) -> NamedArray:
 def refuse_swapped_axes(array: StoredArray) -> None:
     """Refuse k-space ``(coil, slice, y, x)`` that is taken for ``(slice, coil, y, x)``.
 
-    The images along the first axis must clearly be those of coils, and the others those of slices.
+    The images along the first axis must clearly be those of coils, and the others those of slices,
+    if there is more than one.
 
     Raises:
         ScanFormatError: they are; damaged slices are left to those who read them.
     """
     n_slices, n_coils, *_ = array.shape
-    if min(n_slices, n_coils) < 2:
+    if n_slices < FEWEST_ALONE if n_coils == 1 else n_slices == 1:
         return
     try:
-        along_slices, along_coils = (coil_contrast(_few(array, axis))[0] for axis in (0, 1))
+        along_slices = coil_contrast(_few(array, 0))[0]
+        along_coils = coil_contrast(_few(array, 1))[0] if n_coils > 1 else 0
     except ScanFormatError:
         return  # reading the damaged slice names it
     if along_slices > LIKE_COILS and along_coils < UNLIKE_COILS:
@@ -109,7 +114,7 @@ def refuse_phase_encoded_slices(array: StoredArray) -> None:
         middle = energy(n // 2)
         beside = [
             max(energy(n // 2 - step), energy(n // 2 + step))
-            for step in range(2, min(BESIDE, n // 3) + 1)
+            for step in range(2, max(2, min(BESIDE, n // 3)) + 1)
         ]
     except ScanFormatError:
         return  # reading the damaged slice names it

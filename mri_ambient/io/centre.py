@@ -79,7 +79,8 @@ def find_peak(energy: Energy) -> Peak | None:
         place.append(at)
         gains.append(float(profile[at] / max(profile[n // 2], 1e-9 * profile[at])))
         other = (2 * (n // 2) - at) % n
-        paired.append(other != at and bool(profile[other] > profile[at] / LEAST_GAIN))
+        apart = abs((other - at + n // 2) % n - n // 2)  # of an odd axis, the corner is beside it
+        paired.append(apart > 2 * BAND and bool(profile[other] > profile[at] / LEAST_GAIN))
     return Peak((place[0], place[1]), (gains[0], gains[1]), (paired[0], paired[1]))
 
 

@@ -8,7 +8,7 @@ it is, to the bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -37,6 +37,9 @@ LEAST_LINES = 0.04
 CUT = 2.5
 """Least ratio of the energies that would be the same if k-space was shifted round its ends."""
 
+FAR = 0.06
+"""Share of the samples of an axis by which k = 0 is off where rows are missing: 7/8 were stored."""
+
 FEWEST = 8
 """Lines of a calibration block."""
 
@@ -52,11 +55,13 @@ class Move:
         matrix: size ``(y, x)`` with rows and columns that were not stored.
         shift: by how many rows and columns samples move, round the ends of this matrix.
         half: along which axes images move by half a field of view.
+        unsure: along which axes rows may be missing instead, as the samples do not show.
     """
 
     matrix: Pair
     shift: Pair
     half: tuple[bool, bool] = (False, False)
+    unsure: tuple[bool, bool] = (False, False)
 
     def __call__(self, plane: Plane) -> Plane:
         """K-space or a mask ``(..., y, x)`` with its samples moved; images stay where they are."""
@@ -92,6 +97,7 @@ class Corrected(View):
     def __init__(self, source: ScanFile, move: Move, residue: Mask) -> None:
         super().__init__(source)
         self.move, self.residue = move, residue
+        self.ends_known = source.ends_known and not any(move.unsure)
         old, new = source.shape[2:], move.matrix
         self.shape = (*source.shape[:2], *new)
         rows, columns = (
@@ -147,7 +153,8 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
         file: as its reader gives it.
         centre: "auto" finds k = 0, images half a field of view off, and axes of images; "header"
             leaves all as the file has it; "Y,X" are the row and column of k = 0 in the matrix as
-            stored.
+            stored; "Y,X,NY,NX" are these and the size of the full matrix, of which rows or columns
+            beyond one end were not stored.
 
     Raises:
         ScanFormatError: k = 0 is not at ``n // 2``, but it is not certain where it is; or the scan
@@ -183,8 +190,10 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
     return file if still and not residue.any() else Corrected(file, move, residue)
 
 
-def _parse_centre(centre: str | Sequence[int], file: ScanFile) -> Literal["auto", "header"] | Pair:
-    """The user's choice, checked."""
+def _parse_centre(
+    centre: str | Sequence[int], file: ScanFile
+) -> Literal["auto", "header"] | tuple[Pair, Pair | None]:
+    """The user's choice, checked: k = 0, and the full matrix where it was given."""
     words = centre.split(",") if isinstance(centre, str) else [str(word) for word in centre]
     if file.prepared and words != ["auto"]:
         raise ConfigError(f"{file.path}: is prepared already; give the scan it was made from")
@@ -193,13 +202,15 @@ def _parse_centre(centre: str | Sequence[int], file: ScanFile) -> Literal["auto"
     if words == ["header"]:
         return "header"
     ny, nx = file.shape[2:]
-    if len(words) == 2 and all(word.strip().isdecimal() for word in words):
-        y, x = (int(word) for word in words)
-        if y < ny and x < nx:
-            return y, x
+    if len(words) in (2, 4) and all(word.strip().isdecimal() for word in words):
+        y, x, *full = (int(word) for word in words)
+        rows, columns = full or (ny, nx)
+        if y < ny <= rows <= 2 * ny and x < nx <= columns <= 2 * nx:
+            return (y, x), (rows, columns) if full else None
     raise ConfigError(
         f"{file.path}: centre is {centre!r}, wanted auto, header, or the row and column of k = 0, "
-        f"in the matrix of {ny} x {nx} e.g. {ny // 2},{nx // 2}"
+        f"in the matrix of {ny} x {nx} e.g. {ny // 2},{nx // 2}, and after these the size of the "
+        f"full matrix if rows or columns were not stored, e.g. {ny // 2},{nx // 2},{ny},{nx}"
     )
 
 
@@ -249,18 +260,22 @@ def _find_move(
     file: ScanFile,
     probes: Sequence[Ksp],
     energies: Sequence[Energy],
-    choice: Literal["auto", "header"] | Pair,
+    choice: Literal["auto", "header"] | tuple[Pair, Pair | None],
 ) -> Move:
     """Where samples have to go; warnings for what the user did not choose."""
     ny, nx = file.shape[2:]
     still = Move((ny, nx), (0, 0))
     if choice == "header" or (choice == "auto" and file.calib_mask is not None):
         return still
-    place = _find_place(file, energies) if choice == "auto" else choice
-    matrix = _matrix(np.sum(energies, axis=0), place)
+    given = None if choice == "auto" else choice[1]
+    place = _find_place(file, energies) if choice == "auto" else choice[0]
+    extents = _extents(np.sum(energies, axis=0), place)
+    matrix = given or _matrix((ny, nx), place, extents)
     shift = (matrix[0] // 2 - place[0], matrix[1] // 2 - place[1])
     move = Move(matrix, shift)
     if choice == "auto" and move != still:
+        y, x = (found == "unknown" and file.voxel_mm is None for found in extents)
+        move = replace(move, unsure=(y, x))
         _warn_moved(file, place, move)
     if file.calib_mask is not None:
         return move
@@ -272,7 +287,7 @@ def _find_move(
             f"{name_of(file.path)}: images are half a field of view off along {axes}, with the "
             "object at the border; they were moved to the middle",
         )
-    return Move(matrix, shift, half)
+    return replace(move, half=half)
 
 
 def _warn_moved(file: ScanFile, place: Pair, move: Move) -> None:
@@ -282,6 +297,15 @@ def _warn_moved(file: ScanFile, place: Pair, move: Move) -> None:
     for name, n, m in zip(LINES, (ny, nx), move.matrix, strict=True):
         if m > n:
             text += f"; {m - n} of {m} {name}s beyond one end were not stored (partial Fourier)"
+    for axis in np.flatnonzero(move.unsure):
+        n = 2 * max(place[axis], (ny, nx)[axis] - place[axis])
+        (y, x), (rows, columns) = place, (n, nx) if axis == 0 else (ny, n)
+        text += (
+            f"; or {LINES[axis]}s beyond one end were not stored (partial Fourier): the samples "
+        )
+        text += "do not show which, so that nothing is scored against them; "
+        text += f"--centre {y},{x} says that none are missing, and "
+        text += f"--centre {y},{x},{rows},{columns} that they are"
     warn("W-CENTRE", f"{name_of(file.path)}: {text}")
 
 
@@ -338,27 +362,47 @@ def _uncertain(file: ScanFile, text: str) -> ScanFormatError:
     )
 
 
-def _matrix(energy: Energy, place: Pair) -> Pair:
+Extent = Literal["whole", "cut", "unknown"]
+
+
+def _matrix(stored: Pair, place: Pair, extents: Sequence[Extent]) -> Pair:
     """Size of the matrix around k = 0: larger than the stored one where that ends too early."""
-    sizes = []
-    for axis, (n, at) in enumerate(zip(energy.shape, place, strict=True)):
-        profile = energy.sum(axis=1 - axis)
-        inside = n // 8 <= at < n - n // 8 and at != n // 2 and bool(profile.all())
-        sizes.append(2 * max(at, n - at) if inside and _is_cut(profile, at) else n)
+    sizes = [
+        2 * max(at, n - at) if found == "cut" else n
+        for n, at, found in zip(stored, place, extents, strict=True)
+    ]
     return sizes[0], sizes[1]
 
 
-def _is_cut(profile: Energy, at: int) -> bool:
+def _extents(energy: Energy, place: Pair) -> list[Extent]:
+    """Along y and x, whether k-space ends beside k = 0."""
+    found: list[Extent] = []
+    for axis, (n, at) in enumerate(zip(energy.shape, place, strict=True)):
+        inside = n // 8 <= at < n - n // 8 and at != n // 2
+        found.append(_extent(energy.sum(axis=1 - axis), at) if inside else "whole")
+    return found
+
+
+def _extent(profile: Energy, at: int) -> Extent:
     """Whether k-space ends beside k = 0, ``at``, by the energy along its axis.
 
     If it was shifted round the ends, what is missing at the end that is nearer to k = 0 is at the
-    other one, with the energy of the samples on the other side of k = 0.
+    other one, with the energy of the samples on the other side of k = 0. Where both hold noise
+    alone, nothing tells; a few rows were then shifted.
     """
-    if at >= len(profile) // 2:
-        profile, at = profile[::-1], len(profile) - 1 - at
-    width = max(len(profile) // 16, 1)
-    mirrored = profile[2 * at + 1 : 2 * at + 1 + width]
-    return bool(mirrored.mean() > CUT * profile[-width:].mean())
+    n = len(profile)
+    if at >= n // 2:
+        profile, at = profile[::-1], n - 1 - at
+    width, outside = max(n // 16, 1), profile[2 * at + 1 :]
+    outside, far = outside[outside > 0], n // 2 - at > FAR * n
+    if not outside.size or not (far or profile.all()):
+        return "whole"
+    mirrored = outside[:width].mean()
+    if mirrored > CUT * outside[-width:].mean():
+        return "cut"
+    window = np.ones(min(width, len(outside))) / min(width, len(outside))
+    floor = np.convolve(outside, window, "valid").min()
+    return "unknown" if far and mirrored < CUT * floor else "whole"
 
 
 def _find_half(move: Move, probes: Sequence[Ksp], energies: Sequence[Energy]) -> tuple[bool, bool]:

@@ -113,10 +113,10 @@ def _where(dataset: h5py.Dataset, index: int | Sequence[int | slice] | None) -> 
 
 
 def is_complex(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is complex, or a compound of a real and an imaginary float."""
+    """Whether a dtype is complex, or a compound of a real and an imaginary number."""
     if dtype.names is None:
         return dtype.kind == "c"
-    if len(dtype.names) != 2 or dtype[0].kind != "f":
+    if len(dtype.names) != 2 or dtype[0].kind not in "fi":
         return False
     # h5py crashes on the overlapping compounds that damaged files can hold.
     return dtype == np.dtype([(name, dtype[0]) for name in dtype.names])

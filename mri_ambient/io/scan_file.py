@@ -142,6 +142,8 @@ class ScanFile(ABC):
             id, as a hash.
         identifiers: all attributes of the file, also those that no output gets.
         whole_header: the ISMRMRD header text as it is, or None.
+        ends_known: False where rows or columns may be missing beyond one end of k-space, and the
+            samples do not show whether they are.
         calib_mask: where calibration lines that do not belong to the image (separate reference
             scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
         warnings: given when it was opened.
@@ -169,6 +171,7 @@ class ScanFile(ABC):
     identifiers: dict[str, object]
     whole_header: str | None = None
     calib_mask: Mask | None = None
+    ends_known: bool = True
     warnings: tuple[NumericalWarning, ...] = ()
     steps: tuple[str, ...] = ("read",)
     prepared: bool = False
@@ -332,9 +335,9 @@ class ScanFile(ABC):
 
     @property
     def fully_sampled(self) -> bool:
-        """Whether every acquired column holds samples in every acquired row."""
-        plane = self.mask[0]
-        return bool((plane == (acquired_rows(plane)[:, None] & self.acquired)).all())
+        """Whether every acquired column has samples in every acquired row, and none is missing."""
+        plane, whole = self.mask[0], acquired_rows(self.mask[0])[:, None] & self.acquired
+        return self.ends_known and bool((plane == whole).all())
 
     @property
     def one_sided(self) -> bool:

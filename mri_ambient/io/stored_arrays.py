@@ -1,8 +1,8 @@
 """Complex arrays in files, read part by part, whatever the type of their numbers.
 
-Complex numbers are stored as such, as a compound of a real and an imaginary float, or as pairs of
-floats along the last axis (which may also run over coils: real, imaginary, real, ...). The order of
-bytes and of axes in memory does not matter.
+Complex numbers are stored as such, as a compound of a real and an imaginary number, or as pairs
+of numbers along the last axis (which may also run over coils: real, imaginary, real, ...). The
+order of bytes and of axes in memory does not matter.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def stored_array(
         reverse: see :class:`StoredArray`.
     """
     shape, dtype = tuple(int(n) for n in array.shape or ()), array.dtype
-    as_pairs = dtype.kind == "f" and len(shape) > 2 and shape[-1] == 2 and not reverse
+    as_pairs = dtype.kind in "fi" and len(shape) > 2 and shape[-1] == 2 and not reverse
     if 0 in shape or not (as_pairs or is_complex(dtype)) or not 2 <= len(shape) - as_pairs <= 7:
         return None
     if reverse:

@@ -29,6 +29,12 @@ class Undersampled(View):
                 f"{full.path}: prepared already, with maps and scale from all of its samples; a "
                 "retrospective mask needs the raw scan"
             )
+        if not full.ends_known:
+            raise ConfigError(
+                f"{full.path}: rows or columns beyond one end of k-space may be missing; a "
+                "retrospective mask needs a scan of which this is known (--centre Y,X, or "
+                "Y,X,NY,NX)"
+            )
         if not full.fully_sampled:
             raise ConfigError(
                 f"{full.path}: undersampled already (R = {full.acceleration:.2f}); a retrospective "

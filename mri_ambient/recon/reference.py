@@ -20,9 +20,13 @@ from .engine import to_file_units
 from .metrics import ReferenceKind, evaluate_volume
 
 
-def rss_volume(file: ScanFile) -> Tensor:
-    """Root sum of squares of the coil images ``(slice, y, x)`` of raw k-space, as fastMRI's."""
-    images = (ifft2c(scan.ksp).abs().square().sum(dim=-3).sqrt() for scan in file)
+def rss_volume(file: ScanFile, preparation: Preparation | None = None) -> Tensor:
+    """Root sum of squares of the coil images ``(slice, y, x)`` of raw k-space, as fastMRI's.
+
+    With the scan's preparation, without its spikes and coils of loud noise.
+    """
+    scans = file if preparation is None else map(preparation.cleaned, file)
+    images = (ifft2c(scan.ksp).abs().square().sum(dim=-3).sqrt() for scan in scans)
     return torch.cat([image_crop(img, file.recon_shape) for img in images])
 
 
@@ -75,7 +79,7 @@ class Reference:
         if esc is not None:
             return {"esc": esc}
         stored = self._stored("reconstruction_rss")
-        return {"rss": rss_volume(self.file) if stored is None else stored}
+        return {"rss": rss_volume(self.file, self.preparation) if stored is None else stored}
 
     def _sense(self) -> Tensor:
         images = []

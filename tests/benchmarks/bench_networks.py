@@ -124,6 +124,7 @@ class Candidate:
 PRESENT = Candidate()
 GROUPED = Candidate(block="grouped", channels=(32, 48, 64, 96), bf16=True, schedule="linear")
 LEAN = Candidate(block="lean", channels=(32, 64, 96, 128), bf16=True, schedule="linear")
+MOMENTUM = replace(GROUPED, momentum=True)
 WIDE = (64, 96, 128, 192)
 
 CANDIDATES = {
@@ -147,7 +148,11 @@ CANDIDATES = {
     "grouped wide, 3 passes shared": replace(GROUPED, channels=WIDE, shared=True),
     "grouped, memory 8": replace(GROUPED, memory=8),
     "grouped, loss on every pass": replace(GROUPED, every_pass=True),
-    "grouped, momentum": replace(GROUPED, momentum=True),
+    "grouped, momentum": MOMENTUM,
+    "grouped, momentum, loss on every pass": replace(MOMENTUM, every_pass=True),
+    "grouped, momentum, 3 passes shared": replace(MOMENTUM, shared=True),
+    "grouped, momentum, 6 passes": replace(MOMENTUM, passes=6),
+    "grouped, momentum, CG 2": replace(MOMENTUM, n_cg=2),
     "grouped, gradient steps": replace(GROUPED, n_cg=0),
     "grouped, CG 2": replace(GROUPED, n_cg=2),
     "grouped, CG 8": replace(GROUPED, n_cg=8),

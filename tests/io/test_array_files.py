@@ -257,6 +257,21 @@ def test_numbers_of_every_type(tmp_path, stored, kind):
     np.testing.assert_array_equal(open_scan(path).read_ksp(3), KSP[3])
 
 
+@pytest.mark.parametrize("kind", ["npy", "h5", "compound"])
+def test_integers_of_a_scanner(tmp_path, kind):
+    pairs = np.round(np.stack([KSP.real, KSP.imag], axis=-1) * (30000 / np.abs(KSP).max()))
+    stored, path = pairs.astype(np.int16), tmp_path / ("scan.npy" if kind == "npy" else "scan.h5")
+    if kind == "npy":
+        np.save(path, stored)
+    else:
+        with h5py.File(path, "w") as file:
+            one = stored.view([("real", "i2"), ("imag", "i2")])[..., 0]
+            file["raw"] = one if kind == "compound" else stored
+    np.testing.assert_array_equal(
+        open_scan(path).read_ksp(3), pairs[3, ..., 0] + 1j * pairs[3, ..., 1]
+    )
+
+
 def test_a_mask_in_an_archive(tmp_path):
     np.savez(tmp_path / "scan.npz", kspace=KSP, mask=LINES)
     with warns("W-AXES-GUESSED", "W-NO-HEADER", "W-OUTSIDE-MASK"):

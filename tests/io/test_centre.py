@@ -16,7 +16,7 @@ from codes import warns
 from torch import Tensor
 
 from mri_ambient.errors import ConfigError, ScanFormatError
-from mri_ambient.io import FastmriFile, ScanFile, build_header, open_scan
+from mri_ambient.io import FastmriFile, ScanFile, Undersampled, build_header, open_scan
 from mri_ambient.physics.axis_fourier import ifftc
 from mri_ambient.physics.fourier import fft2c, ifft2c
 from mri_ambient.physics.mask_spec import MaskSpec
@@ -257,7 +257,7 @@ def test_the_user_decides(write):
         assert np.array_equal(open_scan(path, centre="header")[:].ksp, ksp)
         assert np.array_equal(open_scan(path, centre="53,40")[:].ksp, RIGHT["control"])
         assert open_scan(path, centre=(50, 41)).steps == ("read", "centre -2,-1")
-    for wrong in ("96,40", "middle", "1", "1,2,3", "-1,4"):
+    for wrong in ("96,40", "middle", "1", "1,2,3", "-1,4", "48,20,90,80", "48,20,96,170"):
         with pytest.raises(ConfigError, match="wanted auto, header"), warns("W-NO-HEADER"):
             open_scan(path, centre=wrong)
 
@@ -281,6 +281,37 @@ def test_columns_of_partial_fourier_that_were_not_stored(write):
     assert np.array_equal(file[:].ksp, torch.nn.functional.pad(right[..., 20:], (20, 0)))
     assert (file.recon_shape, int(file.acquired.sum()), file.acceleration) == ((96, 80), 60, 1)
     assert "20 of 80 columns" in found[0].text + found[1].text
+
+
+@pytest.mark.parametrize("kept", [slice(20, 80), slice(0, 60)], ids=["left", "right"])
+@pytest.mark.parametrize("lines", [FULL, LINES], ids=["full", "undersampled"])
+def test_what_ends_in_noise_is_not_scored_and_the_user_decides(write, kept, lines):
+    """Columns may be missing, or may have gone round: nothing tells in a noisy scan."""
+    right = measured(noise=0.05) * lines
+    path, at = write(right[..., kept]), 40 - kept.start
+    with warns("W-CENTRE", "W-NO-HEADER") as found:
+        file = open_scan(path)
+    assert (file.shape[2:], file.fully_sampled, file.ends_known) == ((96, 60), False, False)
+    assert f"--centre 48,{at},96,80" in found[0].text + found[1].text
+    with pytest.raises(ConfigError, match="--centre"):
+        Undersampled(file, MaskSpec("random", 3, 16), seed=0)
+    with warns(*["W-NO-HEADER"] * 2):
+        moved, placed = (open_scan(path, centre=f"48,{at}{full}") for full in ("", ",96,80"))
+    assert moved.fully_sampled == (lines is FULL)
+    before = kept.start
+    want = torch.nn.functional.pad(right[..., kept], (before, 80 - 60 - before))
+    assert np.array_equal(placed[:].ksp, want)
+    assert (placed.recon_shape, placed.one_sided) == ((96, 80), True)
+
+
+@pytest.mark.parametrize("size", [(97, 85), (96, 85), (97, 80)])
+def test_the_corner_of_an_odd_matrix_is_found(write, size):
+    """An FFT without shifts puts k = 0 there; its mirror image is its neighbour."""
+    ksp = fft2c(torch.nn.functional.pad(ifft2c(measured()), (0, size[1] - 80, 0, size[0] - 96)))
+    right = ksp * MaskSpec("random", acceleration=3, calib=16).draw(size, rng_for(0, "lines"))
+    corner = right.roll((-(size[0] // 2), -(size[1] // 2)), dims=(-2, -1))
+    with warns("W-CENTRE", "W-NO-HEADER"):
+        assert np.array_equal(open_scan(write(corner))[:].ksp, right)
 
 
 def test_the_header_places_columns_of_partial_fourier(write):

@@ -156,6 +156,22 @@ def test_coils_before_slices_are_refused_in_the_fastmri_layout(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_coils_of_one_slice_are_not_taken_for_slices(tmp_path):
+    path = fastmri_layout(tmp_path / "a.h5", KSP[:1].transpose(1, 0, 2, 3))
+    with pytest.raises(ScanFormatError, match="--axes coil,slice,y,x"):
+        open_scan(path)
+    assert open_scan(path, axes="coil,slice,y,x").shape == (1, *SHAPE[1:])
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_few_partitions_are_not_taken_for_slices(tmp_path):
+    across = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(KSP, axes=0), axis=0), axes=0)
+    path = fastmri_layout(tmp_path / "a.h5", across.astype(np.complex64))
+    with pytest.raises(ScanFormatError, match="--axes z,coil,y,x"):
+        open_scan(path)
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 def test_a_reference_image_tells_which_axis_is_of_slices(tmp_path):
     rss = np.ones((4, 56, 48), np.float32)
     path = fastmri_layout(tmp_path / "a.h5", KSP.transpose(1, 0, 2, 3), reconstruction_rss=rss)

@@ -10,11 +10,12 @@ import torch
 from array_files import phantom_ksp
 from numpy.typing import NDArray
 
+from mri_ambient.data_prep.noise_coils import noise_coils
 from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Recipe
-from mri_ambient.rng import rng_for
+from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import Runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -35,10 +36,15 @@ def dead(ksp: Ksp) -> None:
     ksp[:, COIL] = 0
 
 
-def noise_only(ksp: Ksp) -> None:
+def noise_only(ksp: Ksp, std: float = 0.3) -> None:
     rng = np.random.default_rng(0)
     parts = rng.standard_normal((2, *ksp[:, COIL].shape))
-    ksp[:, COIL] = 0.3 * (parts[0] + 1j * parts[1]) * LINES
+    ksp[:, COIL] = std * (parts[0] + 1j * parts[1]) * (np.abs(ksp[:, OTHERS]).max(axis=1) > 0)
+
+
+def loud_noise_only(ksp: Ksp) -> None:
+    """A quarter of the sample at k = 0."""
+    noise_only(ksp, std=3)
 
 
 def loud(ksp: Ksp) -> None:
@@ -81,22 +87,54 @@ def usual() -> float:
     return error(rebuilt(whole)[0], FULL)
 
 
-@pytest.mark.parametrize("fault", [dead, noise_only, spike, spike_in_all_coils, loud])
+FAULTS = {
+    dead: None, noise_only: "W-NOISE-COIL", loud_noise_only: "W-NOISE-COIL", spike: "W-SPIKE",
+    spike_in_all_coils: "W-SPIKE", loud: None,
+}  # fmt: skip
+"""And the warnings about them."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_coil_or_a_spike_leaves_the_image_right(fault, usual):
     img, codes = rebuilt(fault)
     full = FULL.copy()
     if fault is loud:
         loud(full)  # its RSS is that of the loud coil
-    elif fault in (dead, noise_only):
+    elif fault in (dead, noise_only, loud_noise_only):
         dead(full)
     assert error(img, full) < 1.25 * usual
-    assert codes == ({"W-SPIKE"} if fault in (spike, spike_in_all_coils) else set())
+    assert codes == {FAULTS[fault]} - {None}
+
+
+@pytest.mark.parametrize("fault", [loud_noise_only, spike, spike_in_all_coils])
+def test_an_image_is_scored_against_what_is_right(fault):
+    """Not against an RSS with spikes, or with the noise of a coil that holds nothing else."""
+    scores = []
+    for each in (whole, fault):
+        ksp = FULL.copy()
+        each(ksp)
+        scores.append(reconstruct(ksp, Recipe("cg-sense"), Runtime("cpu")).metrics["psnr"])
+    assert scores[1] == pytest.approx(scores[0], abs=0.5)
+
+
+def test_coils_are_left_out_for_loud_noise_alone():
+    """Not for noise like that of the others, for weak signal, or if there is no other coil."""
+    rng = rng_for(0, "blocks")
+    noise = complex_normal((5, 12, 12), rng)
+    std = torch.tensor([1.0, 1, 1, 30, 1])
+    cov = torch.diag(std.square()).to(torch.complex128)
+    block = std[:, None, None] * noise
+    block[:3, 4:8, 4:8] += torch.tensor([100.0, 20, 5])[:, None, None]
+    assert noise_coils(cov, [block]) == (3,)
+    assert noise_coils(cov[3:, 3:], [block[3:]]) == ()
+    block[3, 4:8, 4:8] += 100
+    assert noise_coils(cov, [block]) == ()
 
 
 def test_a_ghost_is_warned_of(usual):
     img, codes = rebuilt(ghost)
     assert error(img, FULL) > 1.5 * usual
-    assert codes == {"W-MAP-SETS"}
+    assert codes == {"W-MAP-SETS", "W-LINE-PHASE"}
 
 
 def test_half_of_k_space_is_no_reference():
