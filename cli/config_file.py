@@ -50,8 +50,13 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def store_config(context: typer.Context, folder: Path) -> None:
+def store_config(context: typer.Context, folder: Path, *, replace: bool) -> None:
     """Write the options of a call, defaults included, so that the file repeats it.
+
+    Args:
+        context: of the call.
+        folder: where its results are.
+        replace: those of an earlier call.
 
     Raises:
         MriAmbientError: it cannot be written.
@@ -63,10 +68,10 @@ def store_config(context: typer.Context, folder: Path) -> None:
     plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
     text = HEAD + to_toml({key: v for key, v in plain.items() if key not in OF_THE_CALL})
     path = folder / STORED
-    before = path.read_text("utf-8", "replace") if path.exists() else HEAD
-    if not before.startswith(HEAD):
+    is_new = not path.exists()
+    if not (is_new or (path.is_file() and path.read_bytes().startswith(HEAD.encode()))):
         print_line(f"{path}: is another file, and stays; the options of this call are not stored")
-    elif before != text:
+    elif replace or is_new:
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -192,5 +192,5 @@ def run(
         finally:
             show.print_counts(output)
     if show.counts["done"] or show.counts["skipped"]:
-        store_config(context, output)
+        store_config(context, output, replace=show.counts["done"] > 0)
     show.exit()

@@ -452,7 +452,7 @@ def test_a_folder_gets_pages_and_an_overview(cli, full_copy, tmp_path):
         assert float(summary[1][first.stem][column]) == pytest.approx(value, rel=1e-5)
     names = {f"{scan.stem}{end}" for scan in (first, second) for end in (".h5", ".json")}
     names |= {f"{scan.stem}_report.html" for scan in (first, second)}
-    assert {path.name for path in out.iterdir()} == names | {"index.html"} | LISTS
+    assert {path.name for path in out.iterdir()} == names | {"index.html", "config.toml"} | LISTS
 
 
 def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
