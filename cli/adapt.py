@@ -66,6 +66,7 @@ def run(
     from mri_ambient.recon.adaptation import adaptation_line
     from mri_ambient.recon.recipe import Checks
     from mri_ambient.runtime.executor import executor_of
+    from mri_ambient.runtime.files import check_writable
     from mri_ambient.training.adapt_scans import adapt_as_task
 
     view, others = AdaptationView(), scheduler is not None or cluster is not None
@@ -81,6 +82,7 @@ def run(
     )
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     scans = find_scans(inputs, **given, centre=centre, mask=mask, acs=acs, average=average)
+    check_writable(output)
     if dry_run:
         print_line(f"{len(scans)} scans, until {until} -> {output}")
         return

@@ -10,10 +10,18 @@ import typer
 
 from mri_ambient.errors import ConfigError, unknown_name
 
+from .console import print_line
+
 STORED = "config.toml"
 """Name of the file beside the results."""
 
-OF_THE_CALL = ("config", "output", "overwrite", "dry-run", "retry-failed", "shard", "log", "help")
+HEAD = "# Options of `mri-ambient reconstruct`, which wrote this file.\n"
+"""Its first line; a file without it is somebody else's, and stays."""
+
+OF_THE_CALL = (
+    "config", "output", "overwrite", "dry-run", "retry-failed", "shard", "log", "help", "jobs",
+    "scheduler", "cluster", "quiet", "verbose",
+)  # fmt: skip
 """Options that say nothing about the results, and are not stored."""
 
 
@@ -42,17 +50,30 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def store_config(context: typer.Context, folder: Path) -> None:
+def store_config(context: typer.Context, folder: Path, *, replace: bool) -> None:
     """Write the options of a call, defaults included, so that the file repeats it.
+
+    Args:
+        context: of the call.
+        folder: where its results are.
+        replace: those of an earlier call.
 
     Raises:
         MriAmbientError: it cannot be written.
     """
-    from mri_ambient.runtime.config import write_toml
+    from mri_ambient.runtime.config import to_toml
+    from mri_ambient.runtime.files import atomic_path
 
     values = {key: context.params.get(p.name or "") for key, p in _options(context).items()}
     plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
-    write_toml(folder / STORED, {k: v for k, v in plain.items() if k not in OF_THE_CALL})
+    text = HEAD + to_toml({key: v for key, v in plain.items() if key not in OF_THE_CALL})
+    path = folder / STORED
+    is_new = not path.exists()
+    if not (is_new or (path.is_file() and path.read_bytes().startswith(HEAD.encode()))):
+        print_line(f"{path}: is another file, and stays; the options of this call are not stored")
+    elif replace or is_new:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _options(context: typer.Context) -> dict[str, Any]:

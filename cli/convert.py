@@ -35,12 +35,14 @@ def run(
     and <stem>.hdr; each volume of a file with several becomes a file.
     """
     from mri_ambient.io import ScanPath, convert_scan
+    from mri_ambient.runtime.files import check_writable
 
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset}
     scans = chosen_scans(
         inputs, shard, output, flat=True, **given, centre=centre, mask=mask, acs=acs,
         average=average,
     )  # fmt: skip
+    check_writable(output, inside=True)
     with progress_bar() as bars:
         bar = Bar(bars, "convert", len(scans))
 

@@ -17,6 +17,7 @@ from mri_ambient.errors import (
     PrepError,
     ScanFormatError,
 )
+from mri_ambient.runtime.files import check_writable
 
 from .console import print_error
 
@@ -86,7 +87,8 @@ def run_cases(cases: Sequence[T], work: Callable[[T], None]) -> None:
 
 
 def claim_folder(output: Path, name: str, *, overwrite: bool) -> None:
-    """Refuse a folder for the file ``name`` that is a training run, or has one already."""
+    """Refuse a folder for the file ``name`` that is a training run, has one already, or is shut."""
+    check_writable(output / name)
     if (output / "run.json").exists():
         raise OutputExistsError(f"{output}: is a training run; choose another folder")
     if (output / name).exists() and not overwrite:

@@ -42,13 +42,13 @@ def print_plan(
     from mri_ambient.recon.dry_run import cost_line, plan_folder
 
     plan = plan_folder(scans, to, recipe, runtime)
+    cost = cost_line(plan)  # which may find scans that would fail
     for line in plan.lines:
         print_line(line)
-    n_finished = len(plan.lines) - plan.n_scans - plan.n_refused
-    print_line(
-        f"{plan.n_scans} to reconstruct, {n_finished} finished before, {plan.n_refused} would fail"
-    )
-    print_result(cost_line(plan))
+    n_scans, n_refused = len(plan.todo), plan.n_refused
+    n_finished = len(plan.lines) - n_scans - n_refused
+    print_line(f"{n_scans} to reconstruct, {n_finished} finished before, {n_refused} would fail")
+    print_result(cost)
 
 
 class FolderView:

@@ -200,6 +200,6 @@ def run(
             )
         finally:
             show.print_counts(output)
-    if config is not None and show.counts["done"]:
-        store_config(context, output)
+    if show.counts["done"] or show.counts["skipped"]:
+        store_config(context, output, replace=show.counts["done"] > 0)
     show.exit()

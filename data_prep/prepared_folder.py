@@ -277,21 +277,23 @@ def prepare(
     output = Path(output)
     scans = find_scans(inputs, output=output, flat=True)
     paths = [scan.path for scan in scans]
-    if output.is_dir() and any(path.exists() and path.parent.samefile(output) for path in paths):
-        raise OutputExistsError(
-            f"{output}: holds the scans to be prepared; choose another output folder"
-        )
     task = partial(
         _prepare_one, output, config or PrepConfig(), overwrite, pictures, runtime or Runtime()
     )
     results: dict[int, ScanResult] = {}
     with output_folder(output):
-        for index, found in executor_of(workers).map(task, scans):
-            if isinstance(found, MriAmbientError):
-                found = ScanResult(scans[index], "failed", error=found)
-            results[index] = found
-            (on_scan or _issue_warnings)(found)
-        remove_torn(output, output / "qc")  # of workers that were killed
+        if any(path.exists() and path.parent.samefile(output) for path in paths):
+            raise OutputExistsError(
+                f"{output}: holds the scans to be prepared; choose another output folder"
+            )
+        try:
+            for index, found in executor_of(workers).map(task, scans):
+                if isinstance(found, MriAmbientError):
+                    found = ScanResult(scans[index], "failed", error=found)
+                results[index] = found
+                (on_scan or _issue_warnings)(found)
+        finally:
+            remove_torn(output, output / "qc")  # of workers that were killed
     summary = _summarise(tuple(results[index] for index in sorted(results)), output)
     for warning in summary.warnings if on_scan is None else ():
         issue(warning)

@@ -88,7 +88,8 @@ def fastmri(folder: Path) -> Path:
         xml = file["ismrmrd_header"][()].decode()
         del file["ismrmrd_header"]
         file["ismrmrd_header"] = with_identifiers(xml)
-        for name in ("patient_id", "patient_name", "PatientBirthDate", "institution", "note"):
+        names = ("patient_id", "patient_name", "PatientBirthDate", "institution", "note")
+        for name in (*names, "acquisition", "orientation_source"):
             file.attrs[name] = f"{name} {MARK}"
         file.attrs["operators"] = [MARK, MARK]
         file["kspace"].attrs["station"] = MARK
@@ -219,6 +220,7 @@ def test_a_template_gives_patient_and_study_only(tmp_path):
         data = pydicom.dcmread(path)
         data.PatientName, data.StationName, data.OperatorsName = "Doe^J", MARK, MARK
         data.DeviceSerialNumber = data.InstitutionAddress = data.ImageComments = MARK
+        data.InstitutionName = MARK
         data.PerformingPhysicianName = data.InstitutionalDepartmentName = MARK
         data.add_new((0x0029, 0x0010), "LO", MARK)
         data.save_as(path)

@@ -166,9 +166,12 @@ def score_pair(reconstruction: Path, target: ScanPath | None) -> VolumeMetrics:
     Raises:
         ScanFormatError: a file is damaged or holds no such image, there is no target, or the two
             do not fit.
+        ConfigError: the target is one of several of the same stem.
     """
     if target is None:
         raise ScanFormatError(f"{reconstruction}: no target is called {reconstruction.stem!r}")
+    if target.refused:
+        raise ConfigError(target.refused)
     with open_h5(reconstruction) as file:
         volume = read_real(find_dataset(file, "reconstruction"))
     reference, kind = _reference(target)

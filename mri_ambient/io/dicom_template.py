@@ -35,7 +35,7 @@ KEPT = (
     "PatientSize", "PatientWeight",
     # study
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
-    "ReferringPhysicianName", "InstitutionName",
+    "ReferringPhysicianName",
     # series and place
     "SeriesNumber", "ProtocolName", "BodyPartExamined", "Laterality", "PatientPosition",
     "FrameOfReferenceUID", "PositionReferenceIndicator", "ImageOrientationPatient",

@@ -35,7 +35,8 @@ LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """Of the patient's axes, in negative and positive direction; DICOM writes F, H for I, S."""
 
 ACQUIRED = "acquisition geometry of the scan"
-"""Where orientations usually come from."""
+REVERSED = "acquisition headers (Siemens: readout and phase directions reversed)"
+"""Where orientations come from: usually, and in ISMRMRD files of Siemens scanners."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,22 @@ from collections.abc import Mapping
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from .grid import ACQUIRED, REVERSED
+
 NUMBERS = (
     "acceleration", "max", "norm", "num_low_frequency", "padding_left", "padding_right",
     "thickness_mm", "is_3d",
 )  # fmt: skip
-TEXTS = ("acquisition", "geometry", "orientation_source", "mri_ambient_simulation")
+TEXTS = ("geometry", "mri_ambient_simulation")
 """Attributes of scans that are no identifiers: those that hold numbers, and text."""
+
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "acquisition": (
+        "AXT1", "AXT1PRE", "AXT1POST", "AXT2", "AXFLAIR", "CORPD_FBK", "CORPDFS_FBK", "SIMULATED",
+    ),
+    "orientation_source": (ACQUIRED, REVERSED),
+}  # fmt: skip
+"""Those that may hold these words, of fastMRI and ours; anything else could be a name."""
 
 KEPT: Mapping[str, tuple[str, ...] | None] = {
     "experimentalConditions": None,
@@ -42,6 +52,11 @@ def without_identifiers(attributes: Mapping[str, object]) -> dict[str, object]:
     """The attributes that outputs may carry; a patient's id as a hash."""
     found = {name: attributes[name] for name in NUMBERS if _is_number(attributes.get(name))}
     found |= {name: attributes[name] for name in TEXTS if isinstance(attributes.get(name), str)}
+    found |= {
+        name: attributes[name]
+        for name, words in WORDS.items()
+        if str(attributes.get(name)) in words
+    }
     if patient := attributes.get("patient_id"):
         is_hash = re.fullmatch("[0-9a-f]{64}", str(patient)) is not None
         digest = hashlib.sha256(str(patient).encode("utf-8", "replace")).hexdigest()

@@ -19,14 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ScanFormatError, warn
+from .grid import REVERSED
 from .hdf5 import check_finite, find_dataset, open_h5
 from .header import Header
 from .mrd_index import MrdIndex, find_groups
 from .readouts import Matrix, ReadoutFile
 from .scan_file import Contents
-
-TURNED = "acquisition headers (Siemens: readout and phase directions reversed)"
-"""Where orientations come from in files of Siemens scanners."""
 
 AT_ONCE = 64
 """Records that are read together."""
@@ -79,7 +77,7 @@ class MrdFile(ReadoutFile):
         n_coils = self._count_coils(index)
         self.lay_out(_matrix(index.header, is_3d=self.readouts.is_3d), n_coils)
         if self.geometry is not None and index.header.rise < 0:
-            self.attributes["orientation_source"] = TURNED
+            self.attributes["orientation_source"] = REVERSED
         index.check_completeness(self.readouts, n_coils)
         noise = index if noise_group is None else MrdIndex.read(self.path, noise_group)
         self.noise = self.noise_of_mean(self._read_noise(noise, index))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,13 @@ class ScanPath:
         path: the file.
         options: of its reader, as :func:`open_scan` takes them; the volume of a file with several.
         folder: where it lies below the folder that the user named; outputs lie there too.
+        refused: why it is not opened, whatever the file holds; otherwise empty.
     """
 
     path: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
+    refused: str = ""
 
     @property
     def name(self) -> str:
@@ -83,7 +84,9 @@ class ScanPath:
         )
 
     def open(self) -> ScanFile:
-        """See :func:`open_scan`."""
+        """See :func:`open_scan`; ConfigError if it is refused."""
+        if self.refused:
+            raise ConfigError(self.refused)
         return open_scan(self.path, **self.options)
 
     def __str__(self) -> str:
@@ -227,7 +230,7 @@ def find_scans(
     readers, and for the ParaVision scans that are such folders; sorted, hidden ones left out, and
     what we reconstructed before. The folder of a ParaVision scan stands for the scan. What does not
     exist or holds no scan is kept if there are other inputs: opening it fails, and the other scans
-    go on.
+    go on. So do scans of one stem in one of several folders.
 
     Args:
         inputs: what the user named; scans found before are kept as they are.
@@ -238,8 +241,8 @@ def find_scans(
 
     Raises:
         ScanFormatError: there are only folders and globs that hold no scan.
-        ConfigError: two scans have the same stem, after which outputs are named, and their outputs
-            go into the same folder.
+        ConfigError: two scans have the same stem, after which outputs are named, and all outputs
+            go into one folder.
     """
     search = _Search({name: v for name, v in options.items() if v is not None}, output, results)
     entries = [inputs] if isinstance(inputs, str | Path) else inputs
@@ -252,15 +255,36 @@ def find_scans(
     if not found:
         given = "; ".join(reason for reason in reasons if reason)
         raise ScanFormatError(given or "no scan was given; name files, folders or globs")
-    key, n_times = Counter(scan.key for scan in found).most_common(1)[0]
-    if n_times > 1:
-        clash = ", ".join(str(scan) for scan in found if scan.key == key)
-        raise ConfigError(
-            f"{n_times} inputs have the stem {key!r}, after which outputs are named: {clash}; "
-            "rename them (links of other names will do), or run them one by one into different "
-            "folders"
-        )
-    return scans
+    clashes = _clashes(scan for scan in found if not scan.refused)
+    if clashes and len({scan.folder for scan in found}) == 1:
+        n_more = len(clashes) - SHOWN
+        others = f"; and {n_more} more such stems" if n_more > 0 else ""
+        raise ConfigError("; ".join(list(clashes.values())[:SHOWN]) + others + RENAME)
+    return [
+        replace(scan, refused=clashes[scan.key] + RENAME) if scan.key in clashes else scan
+        for scan in scans
+    ]
+
+
+SHOWN = 3
+"""So many stems that come twice are named."""
+
+RENAME = (
+    "; rename them (links of other names will do), or run them one by one into different folders"
+)
+
+
+def _clashes(scans: Iterable[ScanPath]) -> dict[str, str]:
+    """What is wrong, by key, with those that come more than once."""
+    same: dict[str, list[ScanPath]] = {}
+    for scan in scans:
+        same.setdefault(scan.key, []).append(scan)
+    return {
+        key: f"{len(group)} inputs have the stem {key!r}, after which outputs are named: "
+        + ", ".join(map(str, group))
+        for key, group in same.items()
+        if len(group) > 1
+    }
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..errors import MriAmbientError, collected
+from ..errors import DeviceError, MriAmbientError, collected
 from ..io import ScanPath
 from ..runtime.config import time_text
 from ..runtime.device import Runtime, describe_device
@@ -22,73 +23,112 @@ from .states import read_states
 from .volume import SliceWork, Volume
 
 
+@dataclass(frozen=True)
+class ToDo:
+    """A scan that would be reconstructed.
+
+    Attributes:
+        index: of its line.
+        scan: the scan.
+        n_slices: of it.
+        shape: size of its matrix, (y, x).
+    """
+
+    index: int
+    scan: ScanPath
+    n_slices: int
+    shape: tuple[int, int]
+
+
 @dataclass
 class FolderPlan:
     """What would be done with the scans of a folder.
 
     Attributes:
+        work: what is done with each.
         lines: one for every scan: where its result would go, or why there would be none.
-        n_scans, n_slices, n_pixels: of the scans that would be reconstructed.
+        todo: those that would be reconstructed.
         n_refused: scans that would fail.
-        largest: that of the largest matrix among these.
     """
 
+    work: FolderWork
     lines: list[str] = field(default_factory=list)
-    n_scans: int = 0
-    n_slices: int = 0
-    n_pixels: int = 0
+    todo: list[ToDo] = field(default_factory=list)
     n_refused: int = 0
-    largest: Volume | None = None
 
-    def add(self, volume: Volume) -> None:
-        """A scan would be reconstructed."""
-        rows, columns = volume.shape
-        self.n_scans += 1
-        self.n_slices += len(volume.file)
-        self.n_pixels += len(volume.file) * rows * columns
-        if self.largest is None or rows * columns > self.largest.shape[0] * self.largest.shape[1]:
-            self.largest = volume
+    @property
+    def n_slices(self) -> int:
+        """Of all scans that would be reconstructed."""
+        return sum(one.n_slices for one in self.todo)
+
+    @property
+    def n_pixels(self) -> int:
+        """Of all slices that would be reconstructed."""
+        return sum(one.n_slices * math.prod(one.shape) for one in self.todo)
+
+    def add(self, scan: ScanPath) -> None:
+        """Open a scan and add it."""
+        path = self.work.to.path_of(scan)
+        try:
+            check_writable(path)
+            with collected():
+                planned = self.work.plan(scan)
+        except MriAmbientError as error:
+            self.lines.append(self._refused(scan, error))
+            return
+        if planned.finished:
+            self.lines.append(f"{scan}: is finished already")
+            return
+        volume = planned.volume
+        self.todo.append(ToDo(len(self.lines), scan, len(volume.file), volume.shape))
+        self.lines.append(f"{scan} -> {path}")
+
+    def refuse(self, one: ToDo, error: MriAmbientError) -> None:
+        """A scan that was added would fail."""
+        self.todo.remove(one)
+        self.lines[one.index] = self._refused(one.scan, error)
+
+    def _refused(self, scan: ScanPath, error: MriAmbientError) -> str:
+        self.n_refused += 1
+        reason = str(error).removeprefix(str(scan.path)).removeprefix(":").strip()
+        return f"{scan}: would fail: {reason}"
 
 
 def plan_folder(
     scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe, runtime: Runtime
 ) -> FolderPlan:
     """What would be done with every scan; nothing is written."""
-    work = FolderWork(to, recipe, runtime, read_states(to.folder))
-    plan = FolderPlan()
+    plan = FolderPlan(FolderWork(to, recipe, runtime, read_states(to.folder)))
     for scan in scans:
-        path = to.path_of(scan)
-        try:
-            check_writable(path)
-            with collected():
-                planned = work.plan(scan)
-        except MriAmbientError as error:
-            plan.n_refused += 1
-            reason = str(error).removeprefix(str(scan.path)).removeprefix(":").strip()
-            plan.lines.append(f"{scan}: would fail: {reason}")
-            continue
-        if planned.finished:
-            plan.lines.append(f"{scan}: is finished already")
-        else:
-            plan.lines.append(f"{scan} -> {path}")
-            plan.add(planned.volume)
+        plan.add(scan)
     return plan
 
 
 def cost_line(plan: FolderPlan) -> str:
     """Time and memory of one slice of the largest matrix, and the time that all would take.
 
+    A scan whose slice cannot be reconstructed is refused, and another one is measured.
+
     Raises:
-        MriAmbientError: the slice cannot be reconstructed.
+        DeviceError: the device was lost, or memory ran out.
     """
-    volume = plan.largest
-    if volume is None:
-        return "nothing would be reconstructed"
-    with collected():
-        preparing, seconds = _measured(volume)
+    while plan.todo:
+        largest = max(plan.todo, key=lambda one: math.prod(one.shape))
+        try:
+            with collected():
+                volume = plan.work.plan(largest.scan).volume
+                return _cost(plan, volume, *_measured(volume))
+        except DeviceError:
+            raise
+        except MriAmbientError as error:
+            plan.refuse(largest, error)
+    return "nothing would be reconstructed"
+
+
+def _cost(plan: FolderPlan, volume: Volume, preparing: float, seconds: float) -> str:
     rows, columns = volume.shape
     total = (preparing / len(volume.file) + seconds) * plan.n_pixels / (rows * columns)
-    scans = f"{plan.n_scans} scan{'s' * (plan.n_scans > 1)}"
+    scans = f"{len(plan.todo)} scan{'s' * (len(plan.todo) > 1)}"
     without = "" if volume.recipe.adapt is None else ", without the adaptation of the prior"
     return (
         f"one slice of {rows}x{columns} ({volume.file.path.name}) takes {seconds:.2f} s and "

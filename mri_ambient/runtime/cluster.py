@@ -8,6 +8,7 @@ under the same paths. This module needs dask.distributed; nothing else here does
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import socket
 import threading
@@ -291,6 +292,8 @@ def cluster(
     Raises:
         ConfigError: no scheduler answers, or the jobs cannot be submitted.
     """
+    # A lost worker is no news for users: its scan goes to another one, or fails with a sentence.
+    logging.getLogger("distributed.client").setLevel(logging.ERROR)
     if jobs is not None:
         with submitted(jobs) as job_queue, Client(job_queue) as client:
             yield ClusterExecutor(client, say)

@@ -7,11 +7,16 @@ case stands in place of its result, and numerical warnings are issued here.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -83,15 +88,28 @@ class Processes:
         self, task: Callable[[Case], Result], cases: Mapping[int, Case]
     ) -> Iterator[tuple[int, Result | MriAmbientError]]:
         """The same by new processes, until one of them dies (BrokenProcessPool)."""
-        spawn = get_context("spawn")
-        with ProcessPoolExecutor(self.n, spawn, initializer=_begin, initargs=(task,)) as pool:
-            try:
-                futures = {pool.submit(_do, case): index for index, case in cases.items()}
-                for future in as_completed(futures):
-                    yield futures.pop(future), received(future.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with _pool(self.n, task) as pool:
+            futures = {pool.submit(_do, case): index for index, case in cases.items()}
+            for future in as_completed(futures):
+                yield futures.pop(future), received(future.result())
+
+
+@contextmanager
+def _pool(n: int, task: Callable[[Case], Result]) -> Iterator[ProcessPoolExecutor]:
+    """New processes, which end at once if an error ends the block, or if this process is killed.
+
+    They watch one end of a pipe, of which this process alone holds the other.
+    """
+    spawn = get_context("spawn")
+    watched, held = spawn.Pipe(duplex=False)
+    given = (task, watched)
+    with watched, held, ProcessPoolExecutor(n, spawn, initializer=_begin, initargs=given) as pool:
+        try:
+            yield pool
+        except BaseException:
+            held.close()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def executor_of(workers: int | Executor) -> Executor:
@@ -130,10 +148,19 @@ _tasks: list[Callable[[Any], Any]] = []
 """The task of this process."""
 
 
-def _begin(task: Callable[[Any], Any]) -> None:
+def _begin(task: Callable[[Any], Any], watched: Connection) -> None:
+    threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the caller too, who ends this
     torch.set_num_threads(1)
     keep_freed_memory()
     _tasks[:] = [task]
+
+
+def _end_with(watched: Connection) -> None:
+    """End this process, whatever it does, when the other end of a pipe is closed."""
+    with suppress(OSError):  # on Windows
+        watched.poll(None)
+    os._exit(1)
 
 
 def _do(case: Any) -> Any:  # noqa: ANN401 -- of any task

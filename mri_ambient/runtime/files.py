@@ -218,18 +218,32 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def check_writable(path: Path) -> None:
-    """Raise ConfigError if a file or folder cannot be made there; nothing is made."""
-    there = next(parent for parent in path.absolute().parents if parent.exists())
+def check_writable(path: Path, *, inside: bool = False) -> None:
+    """Raise ConfigError if a file or folder cannot be made there; nothing is made.
+
+    Args:
+        path: the file or folder.
+        inside: it is a folder, which may exist, and files are made in it.
+    """
+    places = [path.absolute(), *path.absolute().parents]
+    there = next(place for place in places[not inside :] if _exists(place))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         reason = "may not be written to" if there.is_dir() else "is a file, wanted a folder"
         raise ConfigError(f"{path}: cannot be written ({there} {reason}); choose another output")
 
 
+def _exists(path: Path) -> bool:
+    """Whether it exists, as far as this user may know."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
 @contextmanager
 def output_folder(path: Path) -> Iterator[None]:
     """A folder that can be written (see :func:`make_folder`); one that stays empty is removed."""
-    is_new = not path.exists()
+    is_new = not _exists(path)
     make_folder(path)
     try:
         yield

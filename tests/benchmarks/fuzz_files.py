@@ -209,7 +209,8 @@ def main() -> int:
         for outcome in run_cases(cases, args.seed, sounds):
             counts[outcome.kind][outcome.what] += 1
             if outcome.what not in FINE:
-                print(f"case {outcome.case} ({outcome.kind}): {outcome.what} {outcome.detail}")
+                text = f"case {outcome.case} ({outcome.kind}): {outcome.what} {outcome.detail}"
+                print(text, flush=True)
     faults = sum(n for found in counts.values() for what, n in found.items() if what not in FINE)
     total = sum(sum(found.values()) for found in counts.values())
     figures = {"benchmark": "fuzz", "cases": total, "faults": faults, "kinds": counts}

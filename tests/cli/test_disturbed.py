@@ -5,6 +5,7 @@ tests/benchmarks/bench_kills.py kills them at random moments.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -14,15 +15,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-from helpers import load_script
+from helpers import PROCESSES, load_script
 
 from mri_ambient.cli import app
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.errors import ConfigError
-from mri_ambient.runtime.files import locked
+from mri_ambient.runtime import executor
+from mri_ambient.runtime.files import LOCK, lock_file, locked
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 
@@ -139,13 +142,24 @@ def forked(act: Callable[[], object]) -> int:
         os._exit(1)
 
 
-def disturbed(words: Sequence[object], output: Path, *signals: signal.Signals) -> int:
-    """Reconstruct in another process, which is sent signals when it has begun; its exit code."""
-    argv = ["mri-ambient", "reconstruct", *words, "-o", output, *RECONSTRUCT]
+UNFINISHED = ".*.unfinished/*"
+"""Slices of scans that are in work."""
+
+
+def disturbed(
+    words: Sequence[object], output: Path, *signals: signal.Signals, begun: str = UNFINISHED
+) -> int:
+    """Run a command in another process, which is sent signals when it has begun; its exit code.
+
+    What it spreads over processes is done by those that tests use.
+    """
+    forkserver.ensure_running()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", [str(word) for word in argv])
+        patch.setattr("sys.argv", ["mri-ambient", *map(str, words), "-o", str(output)])
+        patch.setattr(executor, "get_context", lambda _: PROCESSES)
+        patch.setattr(forkserver._forkserver, "ensure_running", lambda: None)
         child = forked(app.main)
-    while not list(output.glob(".*.unfinished/*")):
+    while not list(output.glob(begun)):
         time.sleep(0.005)
     for number in signals:
         os.kill(child, number)
@@ -155,16 +169,58 @@ def disturbed(words: Sequence[object], output: Path, *signals: signal.Signals) -
 
 def test_a_process_that_is_terminated_leaves_what_is_finished(cli, raw, whole, tmp_path):
     output = tmp_path / "out"
-    assert disturbed([raw], output, signal.SIGTERM) == 143
+    assert disturbed(["reconstruct", raw, *RECONSTRUCT], output, signal.SIGTERM) == 143
     assert not list(output.rglob(".tmp-*"))
     assert list(output.glob(".*.unfinished/*"))
     cli("reconstruct", raw, "-o", output, *RECONSTRUCT)
     assert_equal(output, whole / "reconstruct")
 
 
+def is_in_work(output: Path) -> bool:
+    """Whether a process still makes something there."""
+    files = [lock_file(path) for path in output.glob(f"{LOCK}*")]
+    for file in filter(None, files):
+        file.close()
+    return None in files
+
+
+JOBS = {
+    "prep": (["--no-pictures"], ["--workers", 2], ".tmp-*"),
+    "reconstruct": (RECONSTRUCT, ["--jobs", 2], UNFINISHED),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ("prep", signal.SIGKILL, -9),
+        ("reconstruct", signal.SIGKILL, -9),
+        ("prep", signal.SIGTERM, 143),
+        ("reconstruct", signal.SIGINT, 130),
+    ],
+)
+def test_its_processes_end_with_the_one_that_was_called(
+    command, number, code, cli, raw, whole, tmp_path
+):
+    """In the middle of their scans; the same command is not hindered by them."""
+    output = tmp_path / "out"
+    words, jobs, begun = JOBS[command]
+    assert disturbed([command, raw, *words, *jobs], output, number, begun=begun) == code
+    deadline = time.monotonic() + 60
+    while number == signal.SIGKILL and is_in_work(output):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert number == signal.SIGKILL or not list(output.rglob(".tmp-*"))
+    assert not (output / "b.h5").exists()  # nobody went on with it
+    cli(command, raw, "-o", output, *words)
+    assert_equal(output, whole / command)
+
+
 def test_a_process_that_is_stopped_and_goes_on(cli, raw, whole, tmp_path):
     output = tmp_path / "out"
-    assert disturbed([raw], output, signal.SIGSTOP, signal.SIGCONT) == 0
+    assert (
+        disturbed(["reconstruct", raw, *RECONSTRUCT], output, signal.SIGSTOP, signal.SIGCONT) == 0
+    )
     assert_equal(output, whole / "reconstruct")
 
 
@@ -188,8 +244,20 @@ def seen_by_all() -> Iterator[Path]:
         yield Path(folder)
 
 
+def as_another(act: Callable[[], object]) -> None:
+    """Do something in a copy of this process; as another user where this one is root."""
+
+    def change_user() -> None:
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        act()
+
+    os.waitpid(forked(change_user), 0)
+
+
 def test_a_folder_that_may_not_be_written(raw, seen_by_all):
-    """As another user where this one is root, who may write everywhere."""
+    """Root may write everywhere."""
     inputs = Path(shutil.copytree(raw, seen_by_all / "raw"))
     said, output = seen_by_all / "said", seen_by_all / "shut" / "out"
     output.parent.mkdir(mode=0o555)
@@ -198,14 +266,46 @@ def test_a_folder_that_may_not_be_written(raw, seen_by_all):
     inputs.chmod(0o755)
 
     def prepare_as_another() -> None:
-        if os.getuid() == 0:
-            os.setgid(65534)
-            os.setuid(65534)
         try:
             prepare(inputs, output)
         except ConfigError as error:
             said.write_text(str(error))
 
-    os.waitpid(forked(prepare_as_another), 0)
-    assert said.read_text().startswith(f"{output}: cannot be created")
+    for mode in (0o555, 0o700):
+        output.parent.chmod(mode)
+        said.write_text("")
+        as_another(prepare_as_another)
+        assert said.read_text().startswith(f"{output}: cannot be created")
     assert not output.exists()
+
+
+def test_a_place_that_may_not_be_written_is_refused_before_anything_is_computed(
+    cli, raw, prior_file, seen_by_all
+):
+    inputs = Path(shutil.copytree(raw, seen_by_all / "raw"))
+    inputs.chmod(0o755)
+    prior = Path(shutil.copy(prior_file, seen_by_all))
+    shut, said, file = (seen_by_all / name for name in ("shut", "said", "file"))
+    shut.mkdir(mode=0o555)
+    said.touch()
+    said.chmod(0o666)
+    file.touch()
+    commands = [
+        ("sample", "-m", prior, "--maps-from", "gone.h5"),
+        ("audit", "memorization", prior, "gone"),
+        ("audit", "stability", "gone.h5", "-m", prior),
+        ("audit", "calibration", prior, "gone"),
+        ("adapt", inputs, "-m", prior),
+        ("adapt", inputs, "-m", prior, "--dry-run"),
+        ("convert", inputs, "--to", "cfl"),
+    ]
+
+    def errors(output: Path) -> list[list[str]]:
+        return [cli(*words, "-o", output, code=2).errors for words in commands]
+
+    before = errors(file / "out")  # and all modules are there, which another may not read
+    as_another(lambda: said.write_text(json.dumps(errors(shut / "out"))))
+    for place, found in ((file, before), (shut, json.loads(said.read_text()))):
+        assert [len(lines) for lines in found] == [1] * len(commands)
+        assert all(str(place / "out") in line for (line,) in found)
+    assert not list(shut.iterdir())

@@ -453,7 +453,7 @@ def test_a_folder_gets_pages_and_an_overview(cli, full_copy, tmp_path):
         assert float(summary[1][first.stem][column]) == pytest.approx(value, rel=1e-5)
     names = {f"{scan.stem}{end}" for scan in (first, second) for end in (".h5", ".json")}
     names |= {f"{scan.stem}_report.html" for scan in (first, second)}
-    assert {path.name for path in out.iterdir()} == names | {"index.html"} | LISTS
+    assert {path.name for path in out.iterdir()} == names | {"index.html", "config.toml"} | LISTS
 
 
 def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
@@ -501,6 +501,12 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     before = stamps(out)
     cli("reconstruct", scan, "-o", out, "--config", out / "config.toml")
     assert stamps(out) == before
+    (out / "config.toml").unlink()  # as if it was killed before
+    cli("reconstruct", scan, "-o", out, "--lambda", 0.25, "--config", file)
+    assert stamps(out).keys() == before.keys()
+    (out / "config.toml").write_text("mine = true")
+    cli("reconstruct", scan, "-o", out, "--lambda", 0.25, "--config", file)
+    assert (out / "config.toml").read_text() == "mine = true"
     for text, said in (("methd = 1", "method"), ("samples = 'x'", "--samples"), ("=", "TOML")):
         file.write_text(text)
         assert said in cli(*words, "-o", out, code=2).err

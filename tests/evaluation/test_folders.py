@@ -139,6 +139,18 @@ def test_targets_of_nested_folders_are_paired_by_folder_and_stem(tmp_path):
     }
 
 
+def test_one_of_two_targets_of_the_same_name_is_not_chosen(full, out, tmp_path):
+    for name in ("a/head.h5", "a/head.hdf5", "b/foot.h5"):
+        path = tmp_path / "full" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(full[0])
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a" / "head.h5").symlink_to(out / full[0].name)
+    ((file, scan),) = pair_up([tmp_path / "out" / "a" / "head.h5"], tmp_path / "full")
+    with pytest.raises(ConfigError, match="head"):
+        score_pair(file, scan)
+
+
 def test_swapped_arguments_are_recognised(full, out):
     for given, target in ((full[0].parent, out), (full[0], out / full[0].name)):
         with pytest.raises(ConfigError, match="--target"):

@@ -22,7 +22,7 @@ from mri_ambient.errors import (
     OutputExistsError,
     ScanFormatError,
 )
-from mri_ambient.io import SaveOptions
+from mri_ambient.io import SaveOptions, find_scans
 from mri_ambient.recon import folder
 from mri_ambient.recon.dry_run import cost_line, plan_folder
 from mri_ambient.recon.folder import Destination, Outcome
@@ -87,6 +87,7 @@ def test_the_tree_is_mirrored_and_a_failure_costs_the_others_nothing(study, tmp_
     rate = json.loads((out / "b" / "head.json").read_text())["acceleration"]
     assert float(rows["b/head"]["R"]) == pytest.approx(rate, rel=1e-5)
     assert "truncated" in rows["b/cut"]["error"]
+    assert float(rows["b/cut"]["seconds"]) > 0
 
 
 def test_every_scan_is_written_down_as_it_goes(study, tmp_path):
@@ -94,6 +95,7 @@ def test_every_scan_is_written_down_as_it_goes(study, tmp_path):
 
     def look(_: Outcome) -> None:
         seen.append((list(read_states(tmp_path)), len(summary(tmp_path))))
+        assert all(float(row["seconds"]) > 0 for row in summary(tmp_path).values())
 
     ma.reconstruct_folder(study, tmp_path, CG, CPU, on_outcome=look)
     assert seen == [
@@ -245,13 +247,42 @@ def test_what_would_be_done_is_known_before(study, tmp_path):
     before = sorted(out.rglob("*"))
     scans = [outcome.scan for outcome in ma.reconstruct_folder(study, tmp_path / "x", CG, CPU)]
     plan = plan_folder(scans, Destination(out), recipe, CPU)
-    assert (plan.n_scans, plan.n_slices, plan.n_pixels) == (2, 2, 2 * 24 * 20)
+    assert (len(plan.todo), plan.n_slices, plan.n_pixels) == (2, 2, 2 * 24 * 20)
     assert plan.n_refused == 2
     assert str(out / "b" / "head.h5") in plan.lines[2]
     line = cost_line(plan)
     assert "24x20" in line and "2 slices of 2 scans" in line
     assert sorted(out.rglob("*")) == before
     assert plan_folder(scans, Destination(study / "b" / "cut.h5"), recipe, CPU).n_refused == 5
+
+
+def test_a_scan_that_cannot_be_measured_is_refused_and_another_one_measured(study, tmp_path):
+    """Its header is whole; all that was measured is 0."""
+    with h5py.File(study / "a" / "monday" / "head.h5", "a") as file:
+        file["kspace"][...] = 0
+    scans = find_scans(study)
+    plan = plan_folder(scans, Destination(tmp_path), CG.resolve(), CPU)
+    assert [one.scan.key for one in plan.todo] == ["a/monday/head", "b/head"]
+    assert "1 slices of 1 scan " in cost_line(plan)
+    assert [one.scan.key for one in plan.todo] == ["b/head"] and plan.n_refused == 2
+    assert "would fail" in plan.lines[0]
+    plan.refuse(plan.todo[0], ScanFormatError("is damaged"))
+    assert "nothing" in cost_line(plan)
+
+
+def test_two_scans_of_one_stem_cost_the_others_nothing(study, tmp_path):
+    shutil.copy(study / "b" / "head.h5", study / "b" / "head.hdf5")
+    outcomes = ma.reconstruct_folder(study, tmp_path / "out", CG, CPU)
+    assert statuses(outcomes) == [
+        ("a/monday/head", "done"), ("b/cut", "failed"), ("b/head", "failed"), ("b/head", "failed"),
+    ]  # fmt: skip
+    for outcome in outcomes[2:]:
+        assert isinstance(outcome.error, ConfigError)
+        assert all(name in str(outcome.error) for name in ("head.h5", "head.hdf5"))
+    again = ma.reconstruct_folder(study, tmp_path / "out", CG, CPU, retry_failed=True)
+    assert statuses(again) == statuses(outcomes)[1:]
+    with pytest.raises(ConfigError, match="head"):
+        ma.reconstruct_folder(study / "b", tmp_path / "b", CG, CPU)
 
 
 def test_a_state_is_read_back_and_nothing_else(tmp_path):

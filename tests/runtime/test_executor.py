@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import operator
 import os
+import signal
+import sys
+import threading
+import time
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from mri_ambient.errors import DeviceError, MriAmbientError, PrepError
 from mri_ambient.runtime.executor import Processes
+from mri_ambient.runtime.files import _is_alive
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -34,6 +40,12 @@ def die_once(marker: Path, case: int) -> int:
     return case
 
 
+def sleep_long(folder: Path, case: int) -> None:
+    """Say which process this is, then take longer than any test."""
+    (folder / str(os.getpid())).touch()
+    time.sleep(60)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_every_result_comes_with_the_number_of_its_case(n):
     assert sorted(Processes(n).map(double, range(7))) == [(k, 2 * k) for k in range(7)]
@@ -55,3 +67,43 @@ def test_what_a_process_that_died_had_not_finished_is_done_by_others(tmp_path):
     assert sorted(Processes(2).map(task, range(3))) == [(k, k) for k in range(3)]
     with pytest.raises(MriAmbientError):
         list(Processes(2, retries=0).map(os._exit, [3, 3]))
+
+
+def in_work(folder: Path) -> list[int]:
+    """Processes that :func:`sleep_long` noted and that are still alive."""
+    return [int(path.name) for path in folder.iterdir() if _is_alive(int(path.name))]
+
+
+def test_a_signal_ends_the_processes_in_the_middle_of_their_cases(tmp_path):
+    def stop_both() -> None:
+        while len(in_work(tmp_path)) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: sys.exit(143))
+    threading.Thread(target=stop_both, daemon=True).start()
+    try:
+        with pytest.raises(SystemExit):
+            list(Processes(2).map(partial(sleep_long, tmp_path), range(3)))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not in_work(tmp_path)
+
+
+def test_the_processes_end_with_their_caller_if_that_is_killed(tmp_path, monkeypatch):
+    forkserver.ensure_running()
+    monkeypatch.setattr(forkserver._forkserver, "ensure_running", lambda: None)
+    caller = os.fork()
+    if not caller:
+        try:
+            list(Processes(2).map(partial(sleep_long, tmp_path), range(2)))
+        finally:
+            os._exit(1)
+    while len(in_work(tmp_path)) < 2:
+        time.sleep(0.01)
+    os.kill(caller, signal.SIGKILL)
+    os.waitpid(caller, 0)
+    deadline = time.monotonic() + 20
+    while in_work(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

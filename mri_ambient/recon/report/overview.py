@@ -124,7 +124,7 @@ def add_row(folder: Path, state: State) -> None:
     """
     path = folder / f"{state.scan}.h5"
     row = _row(folder, path) if state.status != FAILED and path.exists() else None
-    row = row or Row(state.scan, state.reason)
+    row = row or _failed(state)
     append_line(folder / TABLE, csv_line(row.cells().values()), first=csv_line(COLUMNS) + "\n")
 
 
@@ -161,8 +161,13 @@ def read_rows(folder: Path) -> list[Row]:
         if state.status == FAILED and not (image.exists() and image.stat().st_mtime > state.at):
             # Figures of an image that is there are not of the call that failed.
             files = rows[scan].files if scan in rows else {}
-            rows[scan] = Row(scan, state.reason, files=files)
+            rows[scan] = replace(_failed(state), files=files)
     return [rows[name] for name in sorted(rows)]
+
+
+def _failed(state: State) -> Row:
+    """A scan of which there is no image."""
+    return Row(state.scan, state.reason, {"seconds": state.seconds} if state.seconds else {})
 
 
 def _row(folder: Path, path: Path) -> Row | None:
