@@ -276,16 +276,12 @@ def prepare(
     """
     output = Path(output)
     scans = find_scans(inputs, output=output, flat=True)
-    paths = [scan.path for scan in scans]
     task = partial(
         _prepare_one, output, config or PrepConfig(), overwrite, pictures, runtime or Runtime()
     )
     results: dict[int, ScanResult] = {}
     with output_folder(output):
-        if any(path.exists() and path.parent.samefile(output) for path in paths):
-            raise OutputExistsError(
-                f"{output}: holds the scans to be prepared; choose another output folder"
-            )
+        _check_elsewhere(scans, output)
         try:
             for index, found in executor_of(workers).map(task, scans):
                 if isinstance(found, MriAmbientError):
@@ -300,6 +296,14 @@ def prepare(
     if pictures:
         _draw_coverage(summary.coverage, output / "qc" / "coverage.png")
     return summary
+
+
+def _check_elsewhere(scans: Sequence[ScanPath], output: Path) -> None:
+    """Refuse a folder that holds scans to be prepared."""
+    if any(scan.path.exists() and scan.path.parent.samefile(output) for scan in scans):
+        raise OutputExistsError(
+            f"{output}: holds the scans to be prepared; choose another output folder"
+        )
 
 
 def _draw_coverage(covered: Sequence[Coverage], path: Path) -> None:

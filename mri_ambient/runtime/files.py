@@ -161,10 +161,10 @@ def _is_torn(entry: Path) -> bool:
         return False
     if int(found[2]) == os.getpid():  # an earlier process may have had this number
         return entry.name not in _IN_USE
-    return not _is_alive(int(found[2]))
+    return not is_alive(int(found[2]))
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process runs; one that was killed may stay in the list until its parent looks."""
     try:
         os.kill(pid, 0)

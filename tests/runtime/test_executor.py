@@ -16,7 +16,7 @@ import pytest
 
 from mri_ambient.errors import DeviceError, MriAmbientError, PrepError
 from mri_ambient.runtime.executor import Processes
-from mri_ambient.runtime.files import _is_alive
+from mri_ambient.runtime.files import is_alive
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -71,7 +71,7 @@ def test_what_a_process_that_died_had_not_finished_is_done_by_others(tmp_path):
 
 def in_work(folder: Path) -> list[int]:
     """Processes that :func:`sleep_long` noted and that are still alive."""
-    return [int(path.name) for path in folder.iterdir() if _is_alive(int(path.name))]
+    return [int(path.name) for path in folder.iterdir() if is_alive(int(path.name))]
 
 
 def test_a_signal_ends_the_processes_in_the_middle_of_their_cases(tmp_path):
