@@ -179,10 +179,8 @@ def run(
     if not scans:
         print_line("no scan is left to do: none failed before, or this part holds none")
         return
-    computing: dict[str, Any] = {
-        "precision": precision, "batch_size": batch_size, "cpu_fallback": cpu_fallback,
-        "compile": compiled,
-    }  # fmt: skip
+    computing: dict[str, Any] = {"precision": precision, "batch_size": batch_size}
+    computing |= {"cpu_fallback": cpu_fallback, "compile": compiled}
     if dry_run:
         print_adaptation(recipe, adapt_per)
         print_plan(scans, to, recipe, make_runtime(device, **computing))
