@@ -19,7 +19,7 @@ LOUD = 5.0
 
 SILENT = 1.5
 """Energy in the middle of k-space, over that of noise, below which a coil holds noise alone. The
-mean of 64 samples of noise exceeds it in one of 30 000."""
+mean of 64 samples of noise exceeds it in one of 4600."""
 
 MIDDLE = 8
 """Rows and columns of the middle of k-space."""

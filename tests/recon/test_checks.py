@@ -162,6 +162,7 @@ class TestHeldOutFlags:
             (0.21, 0.2, 0.1, ""),  # a tenth more than L1-wavelet's part that is no noise
             (1.2, 1.1, 0.5, "zeros"),
             (1.1, 1.2, 0.5, "zeros"),  # L1-wavelet is no better
+            (1.1, 1.1, 0.5, "zeros"),  # it is L1-wavelet
             (1.04, 1.2, 0.5, ""),  # zeros are better by less than a tenth of the noise
             (1.239, 1.278, 0.313, "zeros"),
             (0.66, 0.53, 0.5, "L1-wavelet"),  # five times as much beyond the noise
