@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWar
 
 bench = load_script("bench_kills")
 SCANS = SimulateConfig(size=(24, 24), coils=3, acceleration=2.0, calib=8, slices=4, noise=0.01)
-RECONSTRUCT = ["--method", "l1-wavelet", "--option", "n_iter=30", "--batch-size", "1"]
+RECONSTRUCT = ["--method", "l1-wavelet", "--option", "n_iter=150", "--batch-size", "1"]
 
 
 @pytest.fixture(scope="module")
