@@ -158,7 +158,9 @@ def disturbed(
         patch.setattr("sys.argv", ["mri-ambient", *map(str, words), "-o", str(output)])
         patch.setattr(executor, "get_context", lambda _: PROCESSES)
         patch.setattr(forkserver._forkserver, "ensure_running", lambda: None)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts it
         child = forked(app.main)
+        signal.signal(signal.SIGINT, before)
     while not list(output.glob(begun)):
         time.sleep(0.005)
     for number in signals:
