@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -37,7 +38,7 @@ from . import (
     simulate,
     train,
 )
-from .console import be_quiet, log_to, print_error, print_more_warnings, print_warning
+from .console import ESCAPED, be_quiet, log_to, print_error, print_more_warnings, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
 from .help import GroupedCommand
 
@@ -93,6 +94,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def main() -> None:
     """Run the command line; the process ends with a documented exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors=ESCAPED)
     warnings.showwarning = _show_warning
     warnings.simplefilter("default", NumericalWarning)
     keep_freed_memory()

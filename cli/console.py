@@ -35,6 +35,9 @@ SHOWN_WARNINGS = 3
 LOG_EVERY_S = 30.0
 """In a log file, where no bar moves, a line about progress is printed so often."""
 
+ESCAPED = "backslashreplace"
+"""How characters of names are printed that the encoding of the output lacks."""
+
 _stderr = Console(stderr=True, highlight=False)
 _state = {"quiet": False, "logged_s": 0.0}
 _logs: list[Path] = []
@@ -69,7 +72,7 @@ def log_to(path: Path | None) -> Path | None:
 def _log(line: str) -> None:
     for path in _logs:
         # A disk that is full by now does not end the work.
-        with suppress(OSError), path.open("a", encoding="utf-8") as file:
+        with suppress(OSError), path.open("a", encoding="utf-8", errors=ESCAPED) as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 

@@ -152,6 +152,11 @@ class Preparation:
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
 
+    @property
+    def has_ghost(self) -> bool:
+        """Whether odd and even lines differ in phase (W-LINE-PHASE)."""
+        return any(warning.code == "W-LINE-PHASE" for warning in self.warnings)
+
     def cleaned(self, scan: Scan) -> Scan:
         """Raw slices with zeros in place of spikes and of coils that hold loud noise alone."""
         scan = without_spikes(scan, self.spikes)

@@ -18,12 +18,18 @@ def raw_file(path: Path) -> Path:
 
 def name_of(path: Path) -> str:
     """How a scan is named to users: by its file; of raw data of ParaVision, with the folder."""
-    return f"{stem_of(path)}/{path.name}" if path.name in RAW_FILES else path.name
+    name = f"{stem_of(path)}/{path.name}" if path.name in RAW_FILES else path.name
+    return as_text(name)
 
 
 def stem_of(path: Path) -> str:
     """What a scan is called: the stem of its file, or of the folder that holds its raw data."""
-    return path.absolute().parent.name if path.name in RAW_FILES else path.stem
+    return as_text(path.absolute().parent.name if path.name in RAW_FILES else path.stem)
+
+
+def as_text(name: str) -> str:
+    """A name on disk as text that can be written: bytes that are not UTF-8 become ``%FC``."""
+    return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
 
 
 def without_repetition(name: str) -> str:

@@ -46,6 +46,7 @@ from .hdf5 import (
     voxel_sizes,
     write_attributes,
 )
+from .names import as_text
 from .sampling import Ksp, Mask, Sampling
 from .scan_file import Contents, ScanFile, stack_slices
 
@@ -122,7 +123,7 @@ class PreparedWriter(H5Writer):
             "mri_ambient_format": FORMAT_OF_SETS if several else FORMAT,
             "steps": json_text(scan.steps),
             "calib_shape": self._calib_shape,
-            "source": self._source.path.name,
+            "source": as_text(self._source.path.name),
             "source_sha256": self._source.sha256,
             "geometry": self._source.geometry and self._source.geometry.to_text(),
             "is_3d": self._source.is_3d or None,

@@ -22,7 +22,15 @@ from .mask_file import read_mask
 from .matlab import MatFile
 from .mrd import MrdFile
 from .named_axes import NamedArrayFile
-from .names import RAW_FILES, name_of, raw_file, series_of, stem_of, without_repetition
+from .names import (
+    RAW_FILES,
+    as_text,
+    name_of,
+    raw_file,
+    series_of,
+    stem_of,
+    without_repetition,
+)
 from .numpy_files import NumpyFile
 from .other_files import what_it_is
 from .prepared import PreparedFile
@@ -368,7 +376,8 @@ def _expand(entry: str | Path, output: str | Path | None = None) -> list[tuple[P
     found: list[tuple[Path, Path]] = []
     if path.is_dir():
         folders = _folders(path, output)
-        found = [(file, sub.relative_to(path)) for sub in folders for file in _files_in(sub)]
+        below = {sub: Path(as_text(str(sub.relative_to(path)))) for sub in folders}
+        found = [(file, below[sub]) for sub in folders for file in _files_in(sub)]
     elif glob.has_magic(str(entry)) and not path.exists():
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(str(entry), recursive=True))  # noqa: PTH207

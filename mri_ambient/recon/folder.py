@@ -162,7 +162,9 @@ def reconstruct_folder(
                 if on_outcome is not None:
                     on_outcome(outcome)
         finally:
-            remove_torn(*{to.path_of(scan).parent for scan in scans})  # of workers that were killed
+            for folder in {to.path_of(scan).parent for scan in scans}:
+                # What workers were writing when they ended.
+                remove_torn(folder, *folder.glob(_unfinished(folder, "*").name))
             if listed and outcomes:
                 write_overview(to.folder, page="report" in to.formats)
     return [outcomes[index] for index in sorted(outcomes)]

@@ -59,15 +59,19 @@ class Reference:
     def score(self, magnitude: Tensor) -> dict[str, Any]:
         """FastMRI's metrics of a volume, against RSS if there is one, and against SENSE.
 
-        W-NOT-SCORED, and no metrics, if the reference is not usable.
+        W-NOT-SCORED, and no metrics, if the reference has a ghost or is not usable.
         """
+        name = name_of(self.file.path)
+        if self.preparation.has_ghost:
+            warn("W-NOT-SCORED", f"{name}: not scored: images of all its samples have a ghost too")
+            return {}
         try:
             scores = [
                 asdict(evaluate_volume(magnitude.numpy(), volume.numpy(), reference=kind))
                 for kind, volume in self.volumes().items()
             ]
         except ScanFormatError as error:
-            warn("W-NOT-SCORED", f"{name_of(self.file.path)}: not scored: {error}")
+            warn("W-NOT-SCORED", f"{name}: not scored: {error}")
             return {}
         return {"metrics": scores[0], "metrics_sense": scores[-1]}
 

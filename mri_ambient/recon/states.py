@@ -16,6 +16,9 @@ STATES = "status.jsonl"
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 """What can become of a scan; skipped: it was finished before."""
 
+LONGEST_NAME, LONGEST_PATH = 255 - len(".h5"), 2048
+"""Bytes of a stem, and of a path below the folder; no file has a longer name."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -61,10 +64,26 @@ def read_states(folder: Path) -> dict[str, State]:
         for line in (folder / STATES).read_text("utf-8", errors="replace").splitlines():
             with suppress(ValueError, TypeError, RecursionError):
                 state = State(**json.loads(line))
-                path = PurePosixPath(state.scan)
-                if path.is_absolute() or ".." in path.parts or "\0" in state.scan:
+                if not _is_below(state.scan):
                     continue
                 if state.status == FAILED and state.scan in found:
                     state = replace(state, source=found[state.scan].source)
                 found[state.scan] = state
     return found
+
+
+def _is_below(scan: str) -> bool:
+    """Whether files below a folder can have this name.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    path = PurePosixPath(scan)
+    longest = max((len(part.encode()) for part in path.parts), default=0)
+    return not (
+        path.is_absolute()
+        or ".." in path.parts
+        or "\0" in scan
+        or longest > LONGEST_NAME
+        or len(scan.encode()) > LONGEST_PATH
+    )

@@ -206,6 +206,7 @@ def make_folder(path: Path) -> None:
     Raises:
         ConfigError: it cannot be created or written.
     """
+    _check_name(path)
     verb = "created as a folder"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -225,11 +226,22 @@ def check_writable(path: Path, *, inside: bool = False) -> None:
         path: the file or folder.
         inside: it is a folder, which may exist, and files are made in it.
     """
+    _check_name(path)
     places = [path.absolute(), *path.absolute().parents]
     there = next(place for place in places[not inside :] if _exists(place))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         reason = "may not be written to" if there.is_dir() else "is a file, wanted a folder"
         raise ConfigError(f"{path}: cannot be written ({there} {reason}); choose another output")
+
+
+def _check_name(path: Path) -> None:
+    """Raise ConfigError if the bytes of a name are not UTF-8, which safetensors cannot write."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path}: cannot be written (the name is not UTF-8); choose another output"
+        ) from None
 
 
 def _exists(path: Path) -> bool:
@@ -311,13 +323,17 @@ def file_sha256(path: str | Path) -> str:
 
 
 def json_text(content: object, *, indent: int | None = None) -> str:
-    """JSON of plain values, tensors, arrays, paths and containers; NaN and Inf become null."""
-    return json.dumps(_jsonable(content), indent=indent, allow_nan=False, ensure_ascii=False)
+    """JSON of plain values, tensors, arrays, paths and containers; NaN and Inf become null.
+
+    It can be written: characters that stand for bytes of names that are not UTF-8 are escaped.
+    """
+    text = json.dumps(_jsonable(content), indent=indent, allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def content_sha256(content: object) -> str:
     """The sha256 of :func:`json_text`, which is the same before and after writing it to a file."""
-    return hashlib.sha256(json_text(content).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(json_text(content).encode()).hexdigest()
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:

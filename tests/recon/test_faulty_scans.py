@@ -131,10 +131,16 @@ def test_coils_are_left_out_for_loud_noise_alone():
     assert noise_coils(cov, [block]) == ()
 
 
-def test_a_ghost_is_warned_of(usual):
+def test_a_ghost_is_warned_of_and_nothing_is_scored_against_it(usual):
     img, codes = rebuilt(ghost)
     assert error(img, FULL) > 1.5 * usual
     assert codes == {"W-MAP-SETS", "W-LINE-PHASE"}
+    full = FULL.copy()
+    ghost(full)
+    recipe = Recipe("cg-sense", retrospective=MaskSpec("random", 2, 16))
+    rec = reconstruct(full, recipe, Runtime("cpu"))
+    assert rec.metrics is None  # the ghost of the image of all samples would be called right
+    assert {"W-LINE-PHASE", "W-NOT-SCORED"} < {warning["code"] for warning in rec.warnings}
 
 
 def test_half_of_k_space_is_no_reference():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
 import shutil
 import threading
@@ -285,14 +286,36 @@ def test_two_scans_of_one_stem_cost_the_others_nothing(study, tmp_path):
         ma.reconstruct_folder(study / "b", tmp_path / "b", CG, CPU)
 
 
+def test_names_that_are_not_utf8_are_written_with_escapes(made, tmp_path):
+    """As of files that came from an old Windows; a folder of such a name is no output."""
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/in/Stra\xdfe"))
+    place.mkdir(parents=True)
+    shutil.copy(made[0], os.fsdecode(os.fsencode(place) + b"/M\xfcller.h5"))
+    shutil.copy(made[1], tmp_path / "in")
+    done = ma.reconstruct_folder(tmp_path / "in", tmp_path / "out", CG, CPU)
+    names = {"Stra%DFe/M%FCller", made[1].stem}
+    assert {outcome.scan.key for outcome in done} == names == summary(tmp_path / "out").keys()
+    assert {outcome.status for outcome in done} == {"done"}
+    ma.reconstruct_folder(made[0], tmp_path / "plain", CG, CPU)
+    same = image(tmp_path / "plain" / made[0].name)
+    assert np.array_equal(image(tmp_path / "out" / "Stra%DFe" / "M%FCller.h5"), same)
+    with pytest.warns(NumericalWarning):  # few scans
+        ma.prepare(tmp_path / "in", tmp_path / "prepared")
+    assert (tmp_path / "prepared" / "M%FCller.h5").exists()
+    with pytest.raises(ConfigError):
+        ma.reconstruct_folder(made, place, CG, CPU)
+
+
 def test_a_state_is_read_back_and_nothing_else(tmp_path):
     State("a/x", "failed", "is empty").write(tmp_path)
     state = State("a/x", "done", seconds=2.0)
     state.write(tmp_path)
-    State("../x", "failed").write(tmp_path)
+    for name in ("../x", "x" * 253, "x/" * 1100):
+        State(name, "failed").write(tmp_path)
     State("d", "done", source="/a/d.h5").write(tmp_path)
     State("d", "failed", "no", source="/b/d.h5").write(tmp_path)
     with (tmp_path / STATES).open("a") as file:
+        file.write('{"scan": "\\ud800", "status": "failed"}\n')
         file.write('{"scan": "b"}\n[1]\n{"scan": 3, "status": "done"}\n')
         file.write('{"scan": "e", "status": "done", "at": "now"}\n' + 9999 * "[" + '\n{"scan": "c')
     states = read_states(tmp_path)
