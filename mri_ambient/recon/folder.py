@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -162,9 +162,7 @@ def reconstruct_folder(
                 if on_outcome is not None:
                     on_outcome(outcome)
         finally:
-            for folder in {to.path_of(scan).parent for scan in scans}:
-                # What workers were writing when they ended.
-                remove_torn(folder, *folder.glob(_unfinished(folder, "*").name))
+            _remove_torn({to.path_of(scan).parent for scan in scans})
             if listed and outcomes:
                 write_overview(to.folder, page="report" in to.formats)
     return [outcomes[index] for index in sorted(outcomes)]
@@ -466,3 +464,9 @@ def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
 def _unfinished(output: Path, name: str) -> Path:
     """Where finished slices are kept until all are."""
     return output / f".{name}.unfinished"
+
+
+def _remove_torn(outputs: Iterable[Path]) -> None:
+    """Remove what workers were writing when they ended."""
+    for output in outputs:
+        remove_torn(output, *output.glob(_unfinished(output, "*").name))
