@@ -89,7 +89,7 @@ WARNINGS: dict[str, str] = {
     "W-HEADER-COUNTS": "The data decides; check that header and data belong together.",
     "W-NOISE-DATASET": "Store noise-only samples as complex (coil, sample), or rename the dataset.",
     "W-EMPTY-SLICES": "These slices hold zeros only; their images are zero.",
-    "W-MISSING-COLUMNS": "Some columns of a slice hold zeros; they count as sampled.",
+    "W-MISSING-COLUMNS": "Check that the file is complete; these columns count as not sampled.",
     "W-MASK-ZEROS": "The mask calls positions sampled that hold zeros; they count as not sampled.",
     "W-OUTSIDE-MASK": "Data outside the mask is ignored; delete the mask to use it.",
     "W-MISSING-SLICES": "Check that the file is complete; the other slices are not affected.",

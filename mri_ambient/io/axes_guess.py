@@ -37,6 +37,9 @@ CENTRE = 24
 FEWEST_PARTITIONS = 5
 """Of a 3-D scan that is recognised by its samples: two on both sides of the middle."""
 
+ABOVE_NOISE = 4.0
+"""Energy around k = 0 over that of the outer rows, above which an entry holds signal."""
+
 BESIDE = 5
 """Entries from the middle of an axis, where a phase encode has much less energy."""
 
@@ -105,17 +108,22 @@ def refuse_phase_encoded_slices(array: StoredArray) -> None:
     if n < FEWEST_PARTITIONS:
         return
     rows, columns = map(_centre, array.shape[2:])
-    around = (array.shape[1] // 2, rows, columns)
+    coil, edge = array.shape[1] // 2, slice(max(1, array.shape[2] // 8))
 
-    def energy(index: int) -> float:
-        return float((np.abs(array.read((index, *around))).astype(float) ** 2).sum())
+    def energy(index: int, part: slice = rows) -> float:
+        samples = array.read((index, coil, part, columns))
+        return float((np.abs(samples).astype(float) ** 2).mean())
+
+    def holds_signal(index: int) -> bool:
+        return energy(index) > ABOVE_NOISE * energy(index, edge)
 
     try:
         middle = energy(n // 2)
-        beside = [
-            max(energy(n // 2 - step), energy(n // 2 + step))
-            for step in range(2, max(2, min(BESIDE, n // 3)) + 1)
-        ]
+        steps = range(2, max(2, min(BESIDE, n // 3)) + 1)
+        pairs = [max((n // 2 - step, n // 2 + step), key=energy) for step in steps]
+        if holds_signal(pairs[0]):  # then others may be slices of air
+            pairs = list(filter(holds_signal, pairs))
+        beside = [energy(index) for index in pairs]
     except ScanFormatError:
         return  # reading the damaged slice names it
     weakest = min((value for value in beside if value > 0), default=middle)  # others are empty

@@ -104,9 +104,9 @@ def volume_metrics(target: ArrayLike, reconstruction: ArrayLike) -> dict[str, fl
     nmse = float(np.linalg.norm(t - r) ** 2 / np.linalg.norm(t) ** 2)
     mse = float(np.mean((t - r) ** 2, dtype=np.float64))
     psnr = float(10 * np.log10(float(peak) ** 2 / mse)) if mse > 0 else float("inf")
-    ssim = [
-        structural_similarity(a, b, data_range=peak, win_size=SSIM_WINDOW)  # type: ignore[no-untyped-call]
-        for a, b in zip(t, r, strict=True)
+    ssim = [  # of values near 1: their fourth power must be a number in single precision
+        structural_similarity(a, b, data_range=1.0, win_size=SSIM_WINDOW)  # type: ignore[no-untyped-call]
+        for a, b in zip(t / peak, r / peak, strict=True)
     ]
     return {"nmse": nmse, "psnr": psnr, "ssim": float(np.mean(ssim))}
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..data_prep import Preparation, plan_preparation
-from ..errors import MriAmbientError, NumericalWarning, collected
+from ..errors import MriAmbientError, NumericalWarning, collected, warn
 from ..io.grid import ACQUIRED
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
@@ -244,6 +244,12 @@ def _report(volume: Volume, store: SliceStore, log: WarningLog) -> dict[str, Any
         if volume.reference is not None:
             magnitude = [store.read(index).images["img"].abs() for index in range(len(file))]
             scores = volume.reference.score(torch.stack(magnitude))
+        elif file is not volume.full and volume.full.fully_sampled:
+            warn(
+                "W-NOT-SCORED",
+                f"{name_of(file.path)}: not scored: k-space ends on one side, and the image of all "
+                "its samples is blurred",
+            )
     return {
         "scan_id": file.scan_id,
         "input": name_of(file.path),

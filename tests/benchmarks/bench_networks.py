@@ -131,6 +131,7 @@ CANDIDATES = {
     "present": PRESENT,
     "present, bf16": replace(PRESENT, bf16=True),
     "present, linear": replace(PRESENT, schedule="linear"),
+    "present, momentum": replace(PRESENT, momentum=True),
     "lean": LEAN,
     "lean, rate x 2": replace(LEAN, rate=2e-3),
     "lean wide": replace(LEAN, channels=(64, 128, 192, 256)),

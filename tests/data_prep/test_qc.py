@@ -71,6 +71,11 @@ def test_every_problem_is_one_warning_that_lists_its_slices(change, code):
     assert re.findall(r"\d+", found.text)[:4] == ["2", "3", "2", "4"]  # so many of all, and which
 
 
+def test_nothing_is_said_of_slices_of_air():
+    air = replace(GOOD, second_map=0.9, calib_noise=0.98, calib_residual=0.98)
+    assert slice_warnings("scan", [GOOD, air]) == []
+
+
 def test_a_warning_gives_the_figure_of_the_worst_slice():
     folded = replace(GOOD, second_map=0.1, calib_residual=0.1)
     bad = [replace(folded, index=2), replace(folded, index=4, second_map=0.3)]

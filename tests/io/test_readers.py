@@ -52,7 +52,7 @@ def opened(monkeypatch):
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     (tmp_path / "scan.sizes").write_text(" ".join(map(str, SIZES)))
-    ksp = np.arange(1, 181, dtype=np.complex64).reshape(SIZES)
+    ksp = (1 + 1j) * np.arange(1, 181, dtype=np.complex64).reshape(SIZES)
     ksp[..., 3] = 0
     ksp.tofile(tmp_path / "scan.toy")
     return tmp_path / "scan.toy"
@@ -69,7 +69,7 @@ def test_a_format_that_is_not_hdf5_is_one_line(toy, opened, monkeypatch, place):
     opened.clear()
     file = open_scan(toy)
     assert isinstance(file, ToyFile)
-    assert file[1].ksp.flatten()[0] == 91
+    assert file[1].ksp.flatten()[0] == 91 + 91j
     assert file.mask[0, 0].tolist() == [True, True, True, False, True]  # found from the samples
     assert (file.attributes, file.voxel_mm, file.prepared) == ({}, None, False)
     assert len(opened) == (0 if place == "first" else 1)

@@ -148,3 +148,6 @@ def test_half_of_k_space_is_no_reference():
     parts = {columns: np.where(np.arange(64) >= columns, FULL, 0) for columns in (2, 16)}
     recs = {n: reconstruct(ksp, Recipe("cg-sense"), Runtime("cpu")) for n, ksp in parts.items()}
     assert [n for n, rec in recs.items() if rec.metrics is None] == [16]
+    recipe = Recipe("cg-sense", retrospective=MaskSpec("random", 2, 16))
+    rec = reconstruct(parts[16], recipe, Runtime("cpu"))
+    assert rec.metrics is None and "W-NOT-SCORED" in {one["code"] for one in rec.warnings}

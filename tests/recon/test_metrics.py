@@ -47,6 +47,10 @@ class TestClosedForms:
         small = volume_metrics(target, reconstruction)
         large = volume_metrics(1e6 * target, 1e6 * reconstruction)
         assert large == pytest.approx(small, rel=1e-9)
+        single = [
+            np.float32(1e-12) * image.astype(np.float32) for image in (target, reconstruction)
+        ]
+        assert volume_metrics(*single) == pytest.approx(small, rel=1e-4)
 
     def test_ssim_is_the_mean_over_slices(self):
         target, reconstruction = volume_pair((1, 12, 12), dtype=np.float64)
