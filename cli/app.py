@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import warnings
-from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -38,7 +37,7 @@ from . import (
     simulate,
     train,
 )
-from .console import ESCAPED, be_quiet, log_to, print_error, print_more_warnings, print_warning
+from .console import be_quiet, log_to, open_streams, print_error, print_more_warnings, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
 from .help import GroupedCommand
 
@@ -94,13 +93,16 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def main() -> None:
     """Run the command line; the process ends with a documented exit code."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors=ESCAPED)
+    open_streams()
     warnings.showwarning = _show_warning
     warnings.simplefilter("default", NumericalWarning)
     keep_freed_memory()
     # Other processes end this one by SIGTERM; it then removes its temporary files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    # So does the end of a terminal, unless it is to go on (nohup); Windows has no such signal.
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
+        signal.signal(hang_up, lambda *_: sys.exit(TERMINATED))
     try:
         app()
     except MriAmbientError as error:

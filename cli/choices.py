@@ -5,10 +5,14 @@ The tests compare these with the library's dictionaries.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mri_ambient.errors import ConfigError, ScanFormatError, close_to, unknown_name
+
+T = TypeVar("T")
 
 METHODS = ("aos", "dds", "msm", "pula", "adps", "zero-filled", "cg-sense", "l1-wavelet")
 PRESETS = ("fast", "balanced", "quality")
@@ -36,6 +40,23 @@ def known(what: str, *names: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def readable(parse: Callable[[T], object]) -> Callable[[T], T]:
+    """What refuses, as an option is read, a value that cannot be parsed."""
+
+    def check(value: T) -> T:
+        if value is not None:
+            parse(value)
+        return value
+
+    return check
+
+
+def is_device(name: str) -> None:
+    """Raise ConfigError for what is no name of a device."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps|xpu|meta", name):
+        raise ConfigError(f"--device is auto, cpu, cuda or cuda:i; got {name!r}")
+
+
 def there(inputs: list[str]) -> list[str]:
     """What refuses inputs of which none exists."""
     if not any(map(_is_there, inputs)):
@@ -45,8 +66,9 @@ def there(inputs: list[str]) -> list[str]:
 
 def _is_there(entry: str) -> bool:
     path = Path(entry)
-    beside = (Path(f"{entry}.cfl"), path.with_suffix(".cfl"))  # BART scans go by their stem
-    return any(char in entry for char in "*?[") or any(p.exists() for p in (path, *beside))
+    if path.exists() or any(char in entry for char in "*?["):
+        return True
+    return any(Path(stem).with_suffix(".cfl").exists() for stem in (entry, f"{entry}.cfl"))
 
 
 def _not_there(entry: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,9 @@ SHOWN_WARNINGS = 3
 LOG_EVERY_S = 30.0
 """In a log file, where no bar moves, a line about progress is printed so often."""
 
+LOG_TIME = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+"""How lines of a log begin."""
+
 ESCAPED = "backslashreplace"
 """How characters of names are printed that the encoding of the output lacks."""
 
@@ -42,6 +48,15 @@ _stderr = Console(stderr=True, highlight=False)
 _state = {"quiet": False, "logged_s": 0.0}
 _logs: list[Path] = []
 _given = Counter[str]()
+
+
+def open_streams() -> None:
+    """Print what the encoding lacks as escapes, and nothing where there is no output (cron)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 -- as long as it runs
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors=ESCAPED)
 
 
 def be_quiet(quiet: bool) -> bool:
@@ -61,9 +76,15 @@ def log_to(path: Path | None) -> Path | None:
     if path is not None:
         try:
             path.open("a").close()
+            start = b""
+            if path.is_file():
+                with path.open("rb") as file:
+                    start = file.read(20)
         except OSError as error:
             reason = f"{path}: cannot be written ({error.strerror}); choose another log file"
             raise ConfigError(reason) from error
+        if start and not LOG_TIME.match(start):
+            raise ConfigError(f"{path}: exists and is no log file; choose another (--log FILE)")
         _logs.append(path)
         _log(f"mri-ambient {' '.join(sys.argv[1:])}")
     return path
@@ -79,7 +100,12 @@ def _log(line: str) -> None:
 def print_error(line: str) -> None:
     """One line on stderr, also with ``--quiet``."""
     _log(line)
-    _stderr.print(line, markup=False, soft_wrap=True)
+    _stderr.print(_in_one_line(line), markup=False, soft_wrap=True)
+
+
+def _in_one_line(text: str) -> str:
+    """Without what names of files could tell a terminal to do."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def print_line(line: str) -> None:
@@ -93,8 +119,13 @@ def print_line(line: str) -> None:
 def print_result(line: str) -> None:
     """One line on stdout about a result, unless only errors are printed."""
     _log(line)
-    if not _state["quiet"]:
-        typer.echo(line)
+    if _state["quiet"]:
+        return
+    try:
+        typer.echo(_in_one_line(line))
+    except OSError as error:  # the scans go on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_error(f"results are no longer printed (stdout: {error.strerror})")
 
 
 def print_warning(warning: NumericalWarning) -> None:

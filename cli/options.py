@@ -15,13 +15,16 @@ from .choices import (
     METHODS,
     PRECISIONS,
     PRESETS,
+    is_device,
     known,
     one_of,
+    readable,
     shipped_or_there,
     there,
 )
 from .config_file import read_config
 from .console import be_quiet, log_to
+from .parse import parse_map_sets, parse_shard
 
 
 def _folder(path: Path) -> Path:
@@ -145,6 +148,7 @@ Shard = Annotated[
         "array; auto/N where the batch system does not tell N.",
         metavar="i/N|auto",
         show_default="all of them",
+        callback=readable(parse_shard),
     ),
 ]
 
@@ -229,6 +233,7 @@ MapSets = Annotated[
         "--map-sets",
         help="Sets of coil maps: auto (2 where the object is larger than the field of view), 1, 2.",
         metavar="auto|1|2",
+        callback=readable(parse_map_sets),
     ),
 ]
 Coils = Annotated[
@@ -263,7 +268,12 @@ CalibLines = Annotated[
 
 # Computing.
 Device = Annotated[
-    str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:i.")
+    str,
+    typer.Option(
+        "--device",
+        help="auto (a GPU if there is one), cpu, cuda or cuda:i.",
+        callback=readable(is_device),
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Precision = Annotated[

@@ -122,7 +122,9 @@ def run(
     ] = False,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
-    jobs: Annotated[int, typer.Option(help="Processes that share the scans, on a CPU.", min=1)] = 1,
+    jobs: Annotated[
+        int, typer.Option(help="Processes that share the scans, on a CPU.", min=1, max=1024)
+    ] = 1,
     scheduler: opt.Scheduler = None,
     cluster: opt.ClusterFile = None,
     shard: opt.Shard = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 RAW_FILES = ("fid", "rawdata.job0")
@@ -11,8 +12,9 @@ RAW_FILES = ("fid", "rawdata.job0")
 
 def raw_file(path: Path) -> Path:
     """The raw data of a ParaVision scan where ``path`` is its folder; any other path as it is."""
-    if path.is_dir() and any((path / name).is_file() for name in ("acqp", "method")):
-        return next((path / name for name in RAW_FILES if (path / name).is_file()), path)
+    with suppress(OSError):  # a folder that cannot be read
+        if path.is_dir() and any((path / name).is_file() for name in ("acqp", "method")):
+            return next((path / name for name in RAW_FILES if (path / name).is_file()), path)
     return path
 
 

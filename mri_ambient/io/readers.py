@@ -207,10 +207,13 @@ def _opened(reader: type[ScanFile], path: str | Path, given: Mapping[str, Any]) 
 
 
 def _reader_of(contents: Contents) -> type[ScanFile]:
-    for reader in READERS.values():
-        if reader.recognises(contents):
-            return reader
     path = contents.path
+    try:
+        for reader in READERS.values():
+            if reader.recognises(contents):
+                return reader
+    except OSError as error:
+        raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from error
     if reason := why_no_file(path):
         raise ScanFormatError(reason)
     if sentence := what_it_is(contents):
@@ -367,6 +370,8 @@ def why_no_file(path: Path) -> str | None:
         return f"{path}: the folder holds no scan ({', '.join(_suffixes())})"
     if glob.has_magic(str(path)) and not path.exists():
         return f"{path}: no file matches"
+    if path.is_fifo() or path.is_socket():
+        return f"{path}: is no file on a disk"
     return None
 
 
@@ -396,7 +401,7 @@ def _folders(top: Path, output: str | Path | None = None) -> list[Path]:
     found, seen = [], {top.resolve()}
     if output is not None:
         seen.add(Path(output).resolve())
-    for name, below, _ in os.walk(top, followlinks=True):
+    for name, below, _ in os.walk(top, onerror=_refuse_folder, followlinks=True):
         found.append(Path(name))
         folders = {sub: (Path(name) / sub) for sub in below if not sub.startswith(".")}
         scans = {sub for sub, folder in folders.items() if raw_file(folder) != folder}
@@ -407,11 +412,20 @@ def _folders(top: Path, output: str | Path | None = None) -> list[Path]:
     return sorted(found)
 
 
+def _refuse_folder(error: OSError) -> None:
+    """Its scans would be left out without a word."""
+    raise ScanFormatError(
+        f"{error.filename}: cannot be read ({error.strerror}); change its permissions, or name the "
+        "other folders"
+    ) from error
+
+
 def _files_in(folder: Path) -> list[Path]:
     if (raw := raw_file(folder)) != folder:
         return [raw]
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.suffix.lower() in _suffixes()]
+    named = [entry for entry in entries if entry.suffix.lower() in _suffixes()]
+    files = [entry for entry in named if not (entry.is_fifo() or entry.is_socket())]
     scans = [raw for entry in entries if (raw := raw_file(entry)) != entry]
     return files + sorted(scans, key=_number_of_folder)
 

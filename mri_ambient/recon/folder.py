@@ -21,6 +21,7 @@ from ..errors import (
     MriAmbientError,
     NumericalWarning,
     OutputExistsError,
+    ScanFormatError,
     collected,
     issue,
 )
@@ -291,6 +292,8 @@ class FolderWork:
                 raise
             except MriAmbientError as error:
                 planned = error
+            except OSError as error:  # such as a name that is too long
+                planned = ScanFormatError(f"{scan.path}: cannot be used ({error.strerror})")
         return BegunScan(scan, planned, tuple(given), time.monotonic() - started)
 
     def _done(self, begun: BegunScan) -> Outcome:

@@ -40,6 +40,9 @@ def commands_built_once() -> Iterator[None]:
         yield
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class Printed(NamedTuple):
     """What a command printed."""
 
@@ -63,7 +66,7 @@ Cli = Callable[..., Printed]
 def call(*words: object, code: int = 0) -> Printed:
     """Run a command, errors and exit codes included; it must end with this code."""
     out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOPS}
     argv = sys.argv
     sys.argv = ["mri-ambient", *map(str, words)]
     try:

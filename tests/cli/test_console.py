@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,11 +18,12 @@ from mri_ambient.cli.console import (
     print_facts,
     print_line,
     print_more_warnings,
+    print_result,
     print_table,
     print_warning,
     progress_bar,
 )
-from mri_ambient.errors import WARNINGS, NumericalWarning
+from mri_ambient.errors import WARNINGS, ConfigError, NumericalWarning
 
 
 @pytest.fixture
@@ -50,6 +54,42 @@ def test_warnings_of_many_scans_are_counted_and_all_in_the_log(capsys, tmp_path)
     assert (tmp_path / "log").read_text().count("does not fit") == 9
     print_more_warnings()
     assert capsys.readouterr().err == ""
+
+
+def test_a_scan_is_no_log_file(tmp_path):
+    """As where the value was forgotten and a glob follows."""
+    scan, log = tmp_path / "scan.h5", tmp_path / "log"
+    scan.write_bytes(bytes(64))
+    with pytest.raises(ConfigError):
+        log_to(scan)
+    assert scan.read_bytes() == bytes(64)
+    for _ in range(2):
+        log_to(log)
+    log_to(None)
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_names_tell_a_terminal_nothing(capsys):
+    be_quiet(False)
+    print_error("error: \x1b[2Jx.h5")
+    print_result("\x1b]0;x\x07x.h5")
+    printed = capsys.readouterr()
+    assert "\\x1b[2Jx.h5" in printed.err and "\x1b" not in printed.err + printed.out
+
+
+@pytest.mark.parametrize("broken", ["/dev/full", "closed pipe"])
+def test_results_that_cannot_be_printed_are_not_the_end(broken):
+    """The scans that follow are reconstructed, and the exit code is theirs."""
+    code = "from mri_ambient.cli.console import *; print_result('x' * 9999); print_result('y')"
+    if broken == "closed pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open(broken, os.O_WRONLY)
+    words = [sys.executable, "-c", f"{code}; print_error('the end')"]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 0 and done.stderr.endswith("the end\n")
 
 
 def test_quiet_prints_errors_only(capsys):

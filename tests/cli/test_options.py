@@ -190,6 +190,9 @@ def test_help_has_a_short_name(words, cli):
         (("reconstruct", "test_optoins.py", "-o", "out"), "test_options.py"),
         (("train", "data", "-o", "run", "--objective", "kspce"), "kspace"),
         (("recontruct", "x.h5"), "reconstruct"),
+        (("reconstruct", ".", "-o", "out", "--device", "gpu"), "cuda"),
+        (("reconstruct", ".", "-o", "out", "--shard", "5/4"), "i/N"),
+        (("prep", ".", "-o", "out", "--map-sets", "3"), "auto, 1, 2"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest_name(words, hint, cli, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from mri_ambient.errors import ConfigError, ScanFormatError
@@ -38,6 +40,12 @@ def test_a_glob_stands_for_what_it_matches(folder):
     assert names(find_scans([f"{folder}/[ab].h5"])) == ["a.h5", "b.h5"]
     assert names(find_scans([f"{folder}/**/*.h5"])) == ["a.h5", "b.h5", "d.h5", "e.h5"]
     assert names(find_scans([f"{folder}/s*"])) == ["d.h5", "e.h5"]
+
+
+def test_a_pipe_is_no_scan(folder):
+    os.mkfifo(folder / "f.h5")
+    assert "f.h5" not in names(find_scans([folder]))
+    assert why_no_file(folder / "f.h5")
 
 
 def test_inputs_keep_their_order(folder):

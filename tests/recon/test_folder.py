@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import pickle
@@ -23,7 +24,7 @@ from mri_ambient.errors import (
     OutputExistsError,
     ScanFormatError,
 )
-from mri_ambient.io import SaveOptions, find_scans
+from mri_ambient.io import FastmriFile, SaveOptions, find_scans
 from mri_ambient.recon import folder
 from mri_ambient.recon.dry_run import cost_line, plan_folder
 from mri_ambient.recon.folder import Destination, Outcome
@@ -284,6 +285,24 @@ def test_two_scans_of_one_stem_cost_the_others_nothing(study, tmp_path):
     assert statuses(again) == statuses(outcomes)[1:]
     with pytest.raises(ConfigError, match="head"):
         ma.reconstruct_folder(study / "b", tmp_path / "b", CG, CPU)
+
+
+def test_files_that_the_system_refuses_cost_the_others_nothing(made, tmp_path, monkeypatch):
+    """One may not be read, the results of another would have too long a name."""
+    place = tmp_path / "in"
+    place.mkdir()
+    for name in ("a", "b", "x" * 250):
+        shutil.copy(made[0], place / f"{name}.h5")
+    recognises = FastmriFile.recognises
+
+    def refused(contents):
+        if contents.path.name == "a.h5":  # as for others than root
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return recognises(contents)
+
+    monkeypatch.setattr(FastmriFile, "recognises", refused)
+    done = ma.reconstruct_folder(place, tmp_path / "out", CG, CPU)
+    assert [outcome.status for outcome in done] == ["failed", "done", "failed"]
 
 
 def test_names_that_are_not_utf8_are_written_with_escapes(made, tmp_path):
