@@ -179,7 +179,7 @@ def run(
     if retry_failed:
         scans = failed_before(every, read_states(output))
     if not scans:
-        print_line("no scan is left to do: none failed before, or this part holds none")
+        print_line("no scan is left to do: none of these failed before, or this part holds none")
         return
     computing: dict[str, Any] = {"precision": precision, "batch_size": batch_size}
     computing |= {"cpu_fallback": cpu_fallback, "compile": compiled}
