@@ -30,6 +30,7 @@ from ..scan import UPPER_BOUND, Scan
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
+from .line_consistency import line_warnings
 from .line_phase import line_phase_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_coils import LOUD, as_dead, noise_coils, without_coils
@@ -153,9 +154,9 @@ class Preparation:
     cpu_fallback: bool = False
 
     @property
-    def has_ghost(self) -> bool:
-        """Whether odd and even lines differ in phase (W-LINE-PHASE)."""
-        return any(warning.code == "W-LINE-PHASE" for warning in self.warnings)
+    def lines_disagree(self) -> bool:
+        """Whether lines differ in phase or do not belong together (W-LINE-PHASE, W-LINES)."""
+        return any(warning.code in ("W-LINE-PHASE", "W-LINES") for warning in self.warnings)
 
     def cleaned(self, scan: Scan) -> Scan:
         """Raw slices with zeros in place of spikes and of coils that hold loud noise alone."""
@@ -453,7 +454,9 @@ class FirstPass:
             found.append(NumericalWarning("W-SPIKE", text))
         if not self.file.is_3d:
             few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
-            found += line_phase_warnings(name, [mix_coils(block, to_virtual) for block in few])
+            few = [mix_coils(block, to_virtual) for block in few]
+            explained = line_phase_warnings(name, few)
+            found += explained if explained or self.interference else line_warnings(name, few)
         return found + interference_warnings(name, self.interference)
 
     def _n_sets(self, to_virtual: Tensor) -> int:

@@ -106,6 +106,7 @@ WARNINGS: dict[str, str] = {
     "W-INTERFERENCE": "Look at the image for a line or point, and have the scanner checked.",
     "W-NOISE-COIL": "Have these coils checked; the image is that of the others.",
     "W-LINE-PHASE": "Look at the image for a ghost, and correct the phase of the lines (EPI).",
+    "W-LINES": "Look at the image for movement or ghosts, and at how its lines were put together.",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-NOISE-LOW": "Give its noise (noise_std, --noise-std), or export the scan without a filter.",

@@ -59,11 +59,11 @@ class Reference:
     def score(self, magnitude: Tensor) -> dict[str, Any]:
         """FastMRI's metrics of a volume, against RSS if there is one, and against SENSE.
 
-        W-NOT-SCORED, and no metrics, if the reference has a ghost or is not usable.
+        W-NOT-SCORED, and no metrics, if lines of the scan disagree or the reference is not usable.
         """
         name = name_of(self.file.path)
-        if self.preparation.has_ghost:
-            warn("W-NOT-SCORED", f"{name}: not scored: images of all its samples have a ghost too")
+        if self.preparation.lines_disagree:
+            warn("W-NOT-SCORED", f"{name}: not scored: images of all its samples are wrong too")
             return {}
         try:
             scores = [

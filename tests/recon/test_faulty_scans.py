@@ -67,6 +67,11 @@ def ghost(ksp: Ksp) -> None:
     ksp[..., 1::2] *= np.exp(0.5j)
 
 
+def uneven(ksp: Ksp) -> None:
+    """Every other line is half as strong: interleaved echoes."""
+    ksp[..., 1::2] *= 0.5
+
+
 def rebuilt(fault: Callable[[Ksp], None]) -> tuple[NDArray[np.float32], set[str]]:
     """Image of undersampled k-space with a fault, and the codes of the warnings about it."""
     ksp = FULL * LINES
@@ -131,16 +136,17 @@ def test_coils_are_left_out_for_loud_noise_alone():
     assert noise_coils(cov, [block]) == ()
 
 
-def test_a_ghost_is_warned_of_and_nothing_is_scored_against_it(usual):
-    img, codes = rebuilt(ghost)
+@pytest.mark.parametrize(("fault", "code"), [(ghost, "W-LINE-PHASE"), (uneven, "W-LINES")])
+def test_lines_that_disagree_are_warned_of_and_nothing_is_scored_against_them(fault, code, usual):
+    img, codes = rebuilt(fault)
     assert error(img, FULL) > 1.5 * usual
-    assert codes == {"W-MAP-SETS", "W-LINE-PHASE"}
+    assert codes == {"W-MAP-SETS", code}
     full = FULL.copy()
-    ghost(full)
+    fault(full)
     recipe = Recipe("cg-sense", retrospective=MaskSpec("random", 2, 16))
     rec = reconstruct(full, recipe, Runtime("cpu"))
     assert rec.metrics is None  # the ghost of the image of all samples would be called right
-    assert {"W-LINE-PHASE", "W-NOT-SCORED"} < {warning["code"] for warning in rec.warnings}
+    assert {code, "W-NOT-SCORED"} < {warning["code"] for warning in rec.warnings}
 
 
 def test_half_of_k_space_is_no_reference():
