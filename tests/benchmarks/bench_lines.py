@@ -1,0 +1,155 @@
+"""How often lines that belong together are warned of (never), and those that do not (W-LINES).
+
+    python tests/benchmarks/bench_lines.py IMAGES.zip [SCAN...] [--images 60]
+
+simulates scans (4 to 16 coils, 64 to 192 a side, R = 1 to 4, noise of 0.0005 to 0.1), prepares them
+as they are and with a fault in their lines (:data:`FAULTS`), and prints for each fault the share
+of scans that W-LINES or W-LINE-PHASE names, in simulated scans and in fully sampled real ones (each
+as it is, with every other coil, and with half of its readout), and one JSON line. Ends with 1 if a
+right scan is warned of. ``--quick`` takes two phantoms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mri_ambient.data_prep import plan_preparation
+from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
+from mri_ambient.errors import MriAmbientError, NumericalWarning, collected
+from mri_ambient.io import find_scans
+from mri_ambient.io.arrays import ArrayFile
+from mri_ambient.physics.axis_fourier import fftc, ifftc
+from mri_ambient.rng import rng_for
+from mri_ambient.scan import Scan
+
+SIZES = ((64, 64), (96, 80), (128, 112), (192, 160))
+CODES = {"W-LINES", "W-LINE-PHASE"}
+
+
+def turned(ksp: Tensor, columns: slice, factor: complex) -> Tensor:
+    """Some columns times a number."""
+    ksp = ksp.clone()
+    ksp[..., columns] *= factor
+    return ksp
+
+
+def copied(ksp: Tensor) -> Tensor:
+    """A line beside k = 0 that is the next one."""
+    ksp = ksp.clone()
+    ksp[..., ksp.shape[-1] // 2 + 2] = ksp[..., ksp.shape[-1] // 2 + 3]
+    return ksp
+
+
+def interpolated(ksp: Tensor) -> Tensor:
+    """Every other line from its neighbours."""
+    ksp = ksp.clone()
+    odd = ksp[..., 1:-1:2]
+    odd[:] = (ksp[..., 0:-2:2][..., : odd.shape[-1]] + ksp[..., 2::2][..., : odd.shape[-1]]) / 2
+    return ksp
+
+
+def middle(ksp: Tensor) -> slice:
+    """Ten lines around k = 0."""
+    return slice(ksp.shape[-1] // 2 - 5, ksp.shape[-1] // 2 + 5)
+
+
+FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda ksp: ksp,
+    "every other line times 0.5": lambda ksp: turned(ksp, slice(1, None, 2), 0.5),
+    "every other line times 0.8": lambda ksp: turned(ksp, slice(1, None, 2), 0.8),
+    "every fourth line turned by 0.6 rad": lambda k: turned(k, slice(1, None, 4), np.exp(0.6j)),
+    "half of the lines turned by 1 rad": lambda k: turned(
+        k, slice(k.shape[-1] // 2 + 1, None), np.exp(1j)
+    ),
+    "a line copied from its neighbour": copied,
+    "every other line interpolated": interpolated,
+    "ten lines in the middle times 3": lambda ksp: turned(ksp, middle(ksp), 3),
+}
+
+
+def is_named(ksp: Tensor) -> bool | None:
+    """Whether the lines of a slice ``(coil, y, x)`` are warned of; None if it is refused."""
+    with collected():
+        try:
+            scan = Scan.from_numpy(ksp[None].numpy())
+            found = plan_preparation(ArrayFile(scan)).warnings
+        except MriAmbientError:
+            return None
+    return any(warning.code in CODES for warning in found)
+
+
+def simulated(images: str, count: int) -> Iterator[Tensor]:
+    """Slices of simulated scans."""
+    source = open_images(images)
+    for k, name in enumerate(source.names(count, 1)[:count]):
+        rate = (1.0, 2.0, 3.0, 4.0)[k % 4]
+        config = SimulateConfig(
+            SIZES[k // 4 % 4], (4, 16), calib=16, noise=(0.0005, 0.1), jitter=True,
+            **({"full": True} if rate == 1 else {"acceleration": rate}),
+        )  # fmt: skip
+        anatomy = source.read(name, config.size, 1, rng_for(7, name))
+        yield ScanModel(anatomy, config, f"{name} {k}").measure(0)
+
+
+def real(scans: list[str]) -> Iterator[Tensor]:
+    """Slices of real scans, and parts of them."""
+    for path in find_scans(scans) if scans else ():
+        file = path.open()
+        if not file.fully_sampled:
+            continue
+        for part in file:
+            ksp = part.ksp[0]
+            yield from (ksp, ksp[::2], ksp[1::2], half(ksp))
+
+
+def half(ksp: Tensor) -> Tensor:
+    """With half of the readout, which lies along y."""
+    img = ifftc(ksp, dim=-2)
+    n = img.shape[-2]
+    return fftc(img[..., n // 4 : n // 4 + n // 2, :], dim=-2)
+
+
+def shares(slices: list[Tensor]) -> dict[str, float]:
+    """The share that is named, by fault; of those whose lines are sampled."""
+    found = {}
+    for name, fault in FAULTS.items():
+        named = [is_named(torch.where(ksp != 0, fault(ksp), 0)) for ksp in slices]
+        told = [one for one in named if one is not None]
+        found[name] = round(sum(told) / max(len(told), 1), 3)
+    return found
+
+
+def main() -> int:
+    """Print the shares."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="?", default="phantom")
+    parser.add_argument("scans", nargs="*")
+    parser.add_argument("--images", dest="count", type=int, default=60)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", NumericalWarning)
+    kinds = {
+        "simulated": list(simulated(args.images, 2 if args.quick else args.count)),
+        "real": list(real(args.scans)),
+    }
+    figures = {kind: shares(slices) for kind, slices in kinds.items()}
+    for fault in FAULTS:
+        print(
+            f"| {fault} | {' | '.join(f'{100 * figures[kind][fault]:.0f} %' for kind in kinds)} |"
+        )
+    numbers = {f"n_{kind}": len(slices) for kind, slices in kinds.items()}
+    print(json.dumps({"benchmark": "lines", **numbers, **figures}))
+    return int(any(figures[kind]["none"] for kind in kinds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
