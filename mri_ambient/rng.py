@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Generator, Tensor
@@ -51,11 +51,17 @@ def complex_normals(
 ) -> Tensor:
     """White complex noise ``(b, *shape)``, item i from stream i; see :func:`complex_normal`."""
     source = rng[0].device
-    draw = partial(complex_normal, shape, device=source, dtype=dtype)
+    pairs = torch.empty((len(rng), *shape, 2), dtype=dtype.to_real(), device=source)
     # One core cannot keep a GPU busy.
     for_gpu = source.type == "cpu" and torch.device(device).type != "cpu" and len(rng) > 1
-    drawn = _threads().map(draw, rng) if for_gpu else map(draw, rng)
-    return torch.stack(list(drawn)).to(device)
+    each = _threads().map if for_gpu else map
+    for _ in each(_fill, pairs.unbind(), rng):
+        pass
+    return torch.view_as_complex(pairs).to(device)
+
+
+def _fill(pairs: Tensor, rng: Generator) -> None:
+    pairs.normal_(generator=rng)
 
 
 @cache
