@@ -5,7 +5,6 @@ The tests compare these with the library's dictionaries.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -49,12 +48,6 @@ def readable(parse: Callable[[T], object]) -> Callable[[T], T]:
         return value
 
     return check
-
-
-def is_device(name: str) -> None:
-    """Raise ConfigError for what is no name of a device."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps|xpu|meta", name):
-        raise ConfigError(f"--device is auto, cpu, cuda or cuda:i; got {name!r}")
 
 
 def there(inputs: list[str]) -> list[str]:

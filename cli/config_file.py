@@ -37,10 +37,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        text = path.read_text("utf-8")
-        values = tomllib.loads(text)
-        if "\\u0000" in text.lower():
-            raise ValueError("a NUL character in a value")
+        values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read as TOML ({reason})") from error
@@ -87,6 +84,7 @@ def _options(context: typer.Context) -> dict[str, Any]:
 
 def _value(option: Any, value: object) -> object:  # noqa: ANN401 -- of click
     """A value as the command line would give it."""
-    if isinstance(value, list) and not option.multiple:
-        return ",".join(map(str, value))
-    return value
+    texts = list(map(str, value)) if isinstance(value, list) else [str(value)]
+    if any("\0" in text for text in texts):
+        raise ConfigError(f"{option.name}: a text holds a NUL character; no file has such a name")
+    return ",".join(texts) if isinstance(value, list) and not option.multiple else value

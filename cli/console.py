@@ -100,10 +100,10 @@ def _log(line: str) -> None:
 def print_error(line: str) -> None:
     """One line on stderr, also with ``--quiet``."""
     _log(line)
-    _stderr.print(_in_one_line(line), markup=False, soft_wrap=True)
+    _stderr.print(_without_controls(line), markup=False, soft_wrap=True)
 
 
-def _in_one_line(text: str) -> str:
+def _without_controls(text: str) -> str:
     """Without what names of files could tell a terminal to do."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
@@ -122,7 +122,7 @@ def print_result(line: str) -> None:
     if _state["quiet"]:
         return
     try:
-        typer.echo(_in_one_line(line))
+        typer.echo(_without_controls(line))
     except OSError as error:  # the scans go on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print_error(f"results are no longer printed (stdout: {error.strerror})")

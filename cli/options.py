@@ -15,7 +15,6 @@ from .choices import (
     METHODS,
     PRECISIONS,
     PRESETS,
-    is_device,
     known,
     one_of,
     readable,
@@ -24,7 +23,7 @@ from .choices import (
 )
 from .config_file import read_config
 from .console import be_quiet, log_to
-from .parse import parse_map_sets, parse_shard
+from .parse import check_device, parse_map_sets, parse_shard
 
 
 def _folder(path: Path) -> Path:
@@ -272,7 +271,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         help="auto (a GPU if there is one), cpu, cuda or cuda:i.",
-        callback=readable(is_device),
+        callback=readable(check_device),
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]

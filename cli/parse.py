@@ -73,6 +73,12 @@ def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:
     return list(items) if part is None else list(items[part[0] - 1 :: part[1]])
 
 
+def check_device(name: str) -> None:
+    """Raise ConfigError for what is no name of a device; whether it is there is found out later."""
+    if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu|meta)(:\d+)?", name):
+        raise ConfigError(f"--device is auto, cpu, cuda or cuda:i; got {name!r}")
+
+
 def parse_list(text: str) -> list[str]:
     """``a,b`` as its entries."""
     return [entry.strip() for entry in text.split(",") if entry.strip()]

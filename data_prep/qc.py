@@ -54,7 +54,8 @@ class SliceCheck:
             codes.append("W-BLANK-CALIBRATION")
         elif self.support < 0.02:  # every object fills more of the field of view
             codes.append("W-EMPTY-SUPPORT")
-        if self.second_map > SECOND_MAP_SHARE and self.calib_noise < 0.9:  # several maps fit
+        # Several maps fit, of a slice that shows more than air.
+        if self.second_map > SECOND_MAP_SHARE and self.calib_noise < 0.9:
             if self.calib_residual > 1.5 * self.calib_noise:  # and one misses signal
                 codes.append("W-FOLDED-FOV")
             elif self.calib_noise > 0.5:

@@ -508,6 +508,7 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     (out / "config.toml").write_text("mine = true")
     cli("reconstruct", scan, "-o", out, "--lambda", 0.25, "--config", file)
     assert (out / "config.toml").read_text() == "mine = true"
-    for text, said in (("methd = 1", "method"), ("samples = 'x'", "--samples"), ("=", "TOML")):
+    wrong = {"methd = 1": "method", "samples = 'x'": "--samples", "=": "TOML"}
+    for text, said in (wrong | {'acs = "a\\u0000b"': "acs", 'save = ["\\u0000"]': "save"}).items():
         file.write_text(text)
         assert said in cli(*words, "-o", out, code=2).err
