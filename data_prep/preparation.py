@@ -30,7 +30,7 @@ from ..scan import UPPER_BOUND, Scan
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
-from .line_consistency import line_warnings
+from .line_consistency import line_steps, line_warnings, step_warnings
 from .line_phase import line_phase_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_coils import LOUD, as_dead, noise_coils, without_coils
@@ -59,6 +59,9 @@ LOW_NOISE = 1e-4
 
 FEW_BLOCKS = 5
 """Slices whose lines are compared."""
+
+STRIP = 48
+"""Rows of lines that are compared outside of the calibration block."""
 
 MAX_SAMPLE = 1e9
 """Largest plausible prepared sample. Within the four limits, single precision holds every energy,
@@ -345,9 +348,13 @@ class FirstPass:
         n_coils, n_rows = file.shape[1:3]
         self.n_rows = round(n_rows / file.readout_oversampling)
         self.calib_shape = _find_calibration(file, self.n_rows, config.calib_width)
+        self.strip = min(STRIP, self.n_rows), file.shape[3]
+        n = len(file)
+        self._compared = {n // 4, n // 2, 3 * n // 4} if file.calib_mask is None else set()
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
+        self.strips: list[Tensor] = []
         self.n_given = 0  # sets of maps that come with the scan
         self.energies = torch.zeros(2, dtype=torch.float64)
         self.spikes: dict[int, Tensor] = {}
@@ -370,6 +377,8 @@ class FirstPass:
         for index in filled:
             self.cov += outer_products(scan.ksp[index].flatten(1))
             self.calib.append(calib[index].clone())
+            if scan.slices[index] in self._compared:
+                self.strips.append(center_crop(scan.ksp[index], self.strip).clone())
         if scan.given_maps is not None:
             self.n_given = scan.given_maps.shape[-2] // scan.shape[0]
 
@@ -456,8 +465,21 @@ class FirstPass:
             few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
             explained = line_phase_warnings(name, few)
-            found += explained if explained or self.interference else line_warnings(name, few)
+            if not explained and not self.interference:
+                explained = self._steps(to_virtual, noise_only) or line_warnings(name, few)
+            found += explained
         return found + interference_warnings(name, self.interference)
+
+    def _steps(self, to_virtual: Tensor, noise_only: tuple[int, ...]) -> list[NumericalWarning]:
+        """W-LINES for lines outside of the calibration block."""
+        mask = torch.from_numpy(self.file.mask[:, : self.n_rows])
+        measured = center_crop(mask, self.strip)[0].all(dim=0).numpy()
+        kept = (without_coils(strip, noise_only) for strip in self.strips)
+        slices = [
+            line_steps(mix_coils(strip, to_virtual), measured, self.calib_shape[1])
+            for strip in kept
+        ]
+        return step_warnings(name_of(self.file.path), slices, self.file.shape[3]) if slices else []
 
     def _n_sets(self, to_virtual: Tensor) -> int:
         """Sets of coil maps: as wanted, as they came with the scan, or as the object needs."""
