@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, issue, warn
@@ -597,10 +598,22 @@ def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int
         mask = file.calib_mask[:, np.rint(rows).astype(int).clip(0, file.shape[2] - 1)]
     height, width = calibration_block(mask, limit)
     if min(height, width) < MIN_CALIB:
+        lost = _missing_columns(mask)
+        cause = f", since columns {lost} hold no samples" if lost else ""
+        remedy = "if they were lost, export the scan again; otherwise " if lost else ""
         raise PrepError(
             f"no calibration block: the fully sampled centre of k-space is "
-            f"{height}x{width} samples, but coil maps and scale need at least "
-            f"{MIN_CALIB}x{MIN_CALIB}; acquire (or, for a retrospective mask, keep) more central "
-            "lines, or give lines that were acquired apart (--acs FILE)"
+            f"{height}x{width} samples{cause}, but coil maps and scale need at least "
+            f"{MIN_CALIB}x{MIN_CALIB}; {remedy}acquire (or, for a retrospective mask, keep) more "
+            "central lines, or give lines that were acquired apart (--acs FILE)"
         )
     return height, width
+
+
+def _missing_columns(mask: NDArray[np.bool_]) -> list[int]:
+    """Single columns missing among those in the middle of k-space; none where many are."""
+    first = mask.shape[-1] // 2 - MIN_CALIB
+    lines = np.asarray(mask.any(axis=(0, 1)))[max(first, 0) : first + 2 * MIN_CALIB]
+    held = np.flatnonzero(lines)
+    gaps = np.setdiff1d(np.arange(held[0], held[-1] + 1), held) if len(held) else held
+    return (max(first, 0) + gaps).tolist() if 4 * len(gaps) <= len(held) else []
