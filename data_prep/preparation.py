@@ -28,6 +28,7 @@ from ..physics.patterns import calibration_block
 from ..runtime.device import at_once, device_error, out_of_memory
 from ..runtime.prefetch import in_order, prefetch
 from ..scan import UPPER_BOUND, Scan
+from .altered import Altered, altered, altered_warnings
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
@@ -156,11 +157,6 @@ class Preparation:
     warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
-
-    @property
-    def lines_disagree(self) -> bool:
-        """Whether lines differ in phase or do not belong together (W-LINE-PHASE, W-LINES)."""
-        return any(warning.code in ("W-LINE-PHASE", "W-LINES") for warning in self.warnings)
 
     def cleaned(self, scan: Scan) -> Scan:
         """Raw slices with zeros in place of spikes and of coils that hold loud noise alone."""
@@ -351,7 +347,9 @@ class FirstPass:
         self.calib_shape = _find_calibration(file, self.n_rows, config.calib_width)
         self.strip = min(STRIP, self.n_rows), file.shape[3]
         n = len(file)
-        self._compared = {n // 4, n // 2, 3 * n // 4} if file.calib_mask is None else set()
+        self._compared = {n // 4, n // 2, 3 * n // 4}
+        self._every = max(1, n // FEW_BLOCKS)
+        self.own_noise: dict[int, float] = {}
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
@@ -359,6 +357,7 @@ class FirstPass:
         self.n_given = 0  # sets of maps that come with the scan
         self.energies = torch.zeros(2, dtype=torch.float64)
         self.spikes: dict[int, Tensor] = {}
+        self.altered: dict[int, Altered] = {}
         self.interference: dict[int, Interference] = {}
         self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
 
@@ -366,9 +365,12 @@ class FirstPass:
         """Add slices without their spikes; empty ones are left out: their zeros are not noise."""
         self.spikes |= spikes
         filled = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
+        self.altered |= {scan.slices[index]: altered(scan.ksp[index]) for index in filled}
         if self.file.noise is None:
             for index in filled:
                 self.estimator.add(scan.ksp[index])
+                if scan.slices[index] % self._every == 0:
+                    self._add_own_noise(scan.slices[index], scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
         if not self.file.is_3d:  # where rows are no readout
             self.interference |= interference_of(scan)
@@ -378,10 +380,23 @@ class FirstPass:
         for index in filled:
             self.cov += outer_products(scan.ksp[index].flatten(1))
             self.calib.append(calib[index].clone())
-            if scan.slices[index] in self._compared:
+            if scan.slices[index] in self._compared and scan.calib is None:
                 self.strips.append(center_crop(scan.ksp[index], self.strip).clone())
         if scan.given_maps is not None:
             self.n_given = scan.given_maps.shape[-2] // scan.shape[0]
+
+    def _add_own_noise(self, index: int, ksp: Tensor) -> None:
+        """The noise of a slice alone, where image rows or corners show it."""
+        if len(self.file) == 1:
+            return
+        estimator = NoiseEstimator.of(self.file)
+        estimator.add(ksp)
+        try:
+            found = estimator.estimate()
+        except PrepError:  # no noise at all
+            return
+        if found.source in ("readout-edge", "image-corners"):
+            self.own_noise[index] = found.std
 
     def preparation(self) -> Preparation:
         """The preparation, after all slices were added."""
@@ -455,6 +470,7 @@ class FirstPass:
                 "trained on scans with many different masks"
             )
             found.append(NumericalWarning("W-ONE-COIL", text))
+        found += self._unequal_noise()
         if self.spikes:
             n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
             text = (
@@ -462,6 +478,7 @@ class FirstPass:
                 f"{math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
             )
             found.append(NumericalWarning("W-SPIKE", text))
+        found += altered_warnings(name, self.altered)
         if not self.file.is_3d:
             few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
@@ -470,6 +487,18 @@ class FirstPass:
                 explained = self._steps(to_virtual, noise_only) or line_warnings(name, few)
             found += explained
         return found + interference_warnings(name, self.interference)
+
+    def _unequal_noise(self) -> list[NumericalWarning]:
+        """W-NOISE-SLICES for slices of very different noise."""
+        order = sorted(self.own_noise.items(), key=lambda item: item[1])
+        if not order or order[-1][1] <= FAR_OFF * order[0][1]:
+            return []
+        (quiet, least), (loud, most) = order[0], order[-1]
+        text = (
+            f"{name_of(self.file.path)}: slice {loud} has {most / least:.2g} times the noise of "
+            f"slice {quiet}, as if each slice was scaled by itself; one noise level is used for all"
+        )
+        return [NumericalWarning("W-NOISE-SLICES", text)]
 
     def _steps(self, to_virtual: Tensor, noise_only: tuple[int, ...]) -> list[NumericalWarning]:
         """W-LINES for lines outside of the calibration block."""
