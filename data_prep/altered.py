@@ -28,6 +28,10 @@ ROUNDING = 1e-6
 LEAST_PAIRS, NEAR = 0.2, 1e-3
 """Share of the pairs of samples that are conjugates of each other, to this relative difference."""
 
+REAL = 0.999
+"""The same, of images without phase and noise (simulated ones). The columns in the middle and at
+the end of k-space have no other side, and are never filled in."""
+
 STEPS = 3.0
 """Samples below so many times the smallest may be equal because they were rounded."""
 
@@ -84,8 +88,8 @@ def altered_warnings(name: str, found: Mapping[int, Altered]) -> list[NumericalW
             f"slices {clipped}: they were clipped by the receiver"
         )
         warnings.append(NumericalWarning("W-CLIPPED", text))
-    if filled := [index for index, one in found.items() if one.conjugates > LEAST_PAIRS]:
-        share = max(one.conjugates for one in found.values())
+    if filled := [i for i, one in found.items() if LEAST_PAIRS < one.conjugates < REAL]:
+        share = max(found[index].conjugates for index in filled)
         text = (
             f"{name}: {100 * share:.0f} % of the samples of slices {filled} are exactly the "
             "conjugates of those on the other side of k = 0: one side was filled in (partial "

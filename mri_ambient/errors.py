@@ -109,7 +109,7 @@ WARNINGS: dict[str, str] = {
     "W-LINE-PHASE": "Look at the image for a ghost, and correct the phase of the lines (EPI).",
     "W-LINES": "Look at the image for movement or ghosts, and at how its lines were put together.",
     "W-CLIPPED": "Measure again with less gain; without its largest samples the image is wrong.",
-    "W-CONJUGATE": "Give the samples that were measured; phases make conjugates wrong samples.",
+    "W-CONJUGATE": "Export what was measured, or give the mask of it (mask, --mask).",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
     "W-NOISE-SLICES": "Export the slices with one scale, or each into a file of its own.",

@@ -8,9 +8,11 @@ from memory_scan import MemoryScan, head, simulated_scan
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation
-from mri_ambient.data_prep.altered import Altered, altered
+from mri_ambient.data_prep.altered import Altered, altered, altered_warnings
+from mri_ambient.data_prep.phantom import head_phantom
 from mri_ambient.io import open_scan
-from mri_ambient.physics.fourier import reverse
+from mri_ambient.physics.fourier import fft2c, reverse
+from mri_ambient.rng import rng_for
 
 RIGHT = Altered(0, 0.0)
 
@@ -48,6 +50,7 @@ def test_samples_that_were_filled_in_are_found(ksp, first):
     found = altered(half_filled_in(ksp, first))
     assert found.n_clipped == 0
     assert found.conjugates == pytest.approx(2 * (first - 1) / 63, abs=0.05)
+    assert [one.code for one in altered_warnings("scan", {0: found})] == ["W-CONJUGATE"]
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -55,6 +58,12 @@ def test_the_preparation_warns_of_both(ksp):
     slices = torch.stack([half_filled_in(ksp), clipped_parts(ksp), ksp])
     found = {one.code: one.text for one in plan_preparation(MemoryScan(slices)).warnings}
     assert "slices [0]" in found["W-CONJUGATE"] and "slices [1]" in found["W-CLIPPED"]
+
+
+def test_images_without_phase_were_not_filled_in():
+    ksp = fft2c(head_phantom((64, 64), rng_for(0, "real"), 1) + 0j)
+    assert altered(ksp).conjugates > 0.999
+    assert altered_warnings("scan", {0: altered(ksp)}) == []
 
 
 @pytest.mark.parametrize("options", [{}, {"mask": "poisson"}, {"coils": 1}, {"noise": 0.0001}])
