@@ -61,7 +61,7 @@ LEAST_PLACES = 10
 UNSEEN = 0.2
 """Largest share of the energy of a combination of coils that a kernel may fail to predict."""
 
-LEAST_SHARE = 0.7
+LEAST_SHARE = 0.9
 """Least share of signal in what is predicted of a line."""
 
 
