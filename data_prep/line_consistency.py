@@ -49,7 +49,7 @@ KERNEL = 0.003
 LEAST_STEP = 0.3
 """Logarithm of the gain, and phase in radians, of a step between lines that is warned of."""
 
-TIMES = 3.0
+TIMES = 4.0
 """How many times larger a step must be than the largest that is found within the block."""
 
 NEIGHBOURS, FARTHEST = 3, 4
