@@ -15,6 +15,7 @@ from .adaptation_view import (
     check_shard,
     make_adaptation,
     print_adaptation,
+    with_shared_prior,
 )
 from .choices import FORMATS, known
 from .cluster import scan_executor
@@ -149,7 +150,6 @@ def run(
     from mri_ambient.io import SaveOptions
     from mri_ambient.recon.folder import Destination, failed_before
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.recon.states import read_states
 
     view, others = AdaptationView(), jobs > 1 or scheduler is not None or cluster is not None
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
@@ -177,7 +177,8 @@ def run(
     given |= {"centre": centre, "mask": mask, "acs": acs, "average": average}
     every = scans = chosen_scans(inputs, shard, output, **given)
     if retry_failed:
-        scans = failed_before(every, read_states(output))
+        shares = adapt_per == "folder"
+        scans = failed_before(every, to, with_shared_prior(recipe, to) if shares else recipe)
     if not scans:
         print_line("no scan is left to do: none of these failed before, or this part holds none")
         return

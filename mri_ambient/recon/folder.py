@@ -149,7 +149,7 @@ def reconstruct_folder(
     listed = len(scans) > 1 or bool(known) or "report" in to.formats
     listed = listed if to.listed is None else to.listed
     if retry_failed:
-        scans = failed_before(scans, known)
+        scans = failed_before(scans, to, resolved)
     checked = checked_runtime(runtime, elsewhere=not isinstance(executor, Processes))
     work = FolderWork(to, resolved, checked, known, on_volume)
     outcomes: dict[int, Outcome] = {}
@@ -169,9 +169,35 @@ def reconstruct_folder(
     return [outcomes[index] for index in sorted(outcomes)]
 
 
-def failed_before(scans: Sequence[ScanPath], known: Mapping[str, State]) -> list[ScanPath]:
-    """The scans that failed when they were last tried."""
-    return [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
+def failed_before(
+    scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe
+) -> list[ScanPath]:
+    """The scans that failed when they were last tried, to be reconstructed as the others were.
+
+    Raises:
+        OutputExistsError: an image that stays in the folder was made with other settings.
+    """
+    known, wanted = read_states(to.folder), recipe.choices()
+    failed = [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
+    replaced = {scan.key for scan in failed if to.overwrite}
+    for path in (to.folder / f"{key}.h5" for key in known if failed and key not in replaced):
+        if differing := _differing(path, wanted):
+            stored = to.folder / "config.toml"
+            raise OutputExistsError(
+                f"{path}: was made with other settings ({', '.join(differing)}), and what failed "
+                "is tried again (retry_failed, --retry-failed) with those of the rest; use them"
+                f"{f' (--config {stored})' if stored.exists() else ''}, or another folder, or "
+                "do all anew: overwrite (--overwrite) without retry_failed"
+            )
+    return failed
+
+
+def _differing(path: Path, wanted: Mapping[str, Any]) -> list[str]:
+    """Which of these settings a reconstruction was not made with; empty for any other file."""
+    with suppress(OutputExistsError):
+        found = stored_settings(path) if path.exists() else wanted
+        return [key for key in wanted if wanted[key] != found.get(key)]
+    return []
 
 
 @dataclass(frozen=True)

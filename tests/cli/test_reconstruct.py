@@ -474,6 +474,10 @@ def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
     logged = log.read_text()
     assert all(line in logged for line in (*printed.out.splitlines(), *printed.err.splitlines()))
     second.write_bytes(good)
+    stored = (out / "config.toml").read_bytes()
+    (line,) = cli(*words[:-4], *CG_SENSE, "--retry-failed", code=2).errors
+    assert f"--config {out / 'config.toml'}" in line
+    assert (out / "config.toml").read_bytes() == stored
     (line,) = cli(*words, "--retry-failed").out.splitlines()
     assert line.startswith(f"site/{first.name}: ")
     states = [json.loads(line) for line in (out / "status.jsonl").read_text().splitlines()]
