@@ -5,11 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 from mri_ambient.errors import ConfigError
 
 T = TypeVar("T")
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise ConfigError for an empty word: as a path it would mean the working folder."""
+    for before, word in pairwise(("", *words)):
+        if not word or re.fullmatch(r"--[\w-]+=", word):
+            raise ConfigError(
+                f"nothing stands after {word or before!r} (a variable of the shell that is not "
+                "set?); give a value, or . for the working folder"
+            )
 
 
 def parse_shard(shard: str | None) -> tuple[int, int] | None:

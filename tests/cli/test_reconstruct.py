@@ -513,6 +513,7 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     cli("reconstruct", scan, "-o", out, "--lambda", 0.25, "--config", file)
     assert (out / "config.toml").read_text() == "mine = true"
     wrong = {"methd = 1": "method", "samples = 'x'": "--samples", "=": "TOML"}
+    wrong |= {"config = 'other.toml'": "config", "mask = ''": "mask: is empty"}
     for text, said in (wrong | {'acs = "a\\u0000b"': "acs", 'save = ["\\u0000"]': "save"}).items():
         file.write_text(text)
         assert said in cli(*words, "-o", out, code=2).err
