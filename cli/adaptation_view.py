@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from mri_ambient.runtime.executor import Executor
     from mri_ambient.training.adapter import AdaptProgress
 
-PER = ("slice", "volume", "folder")
-"""What ``--adapt-per`` takes."""
-
 SHARED = "adapted.safetensors"
 """Name of the prior that is adapted to all scans of a folder together."""
 
@@ -50,14 +47,12 @@ def make_adaptation(
     ``view`` shows its progress; None where other processes adapt.
 
     Raises:
-        ConfigError: they are none of the values that can be.
+        ConfigError: what is adapted is not said.
     """
     if until is None:
         if per is not None:
             raise ConfigError("--adapt-per says for what --adapt adapts the prior; give it too")
         return None
-    if per is not None and per not in PER:
-        raise ConfigError(f"--adapt-per is one of {', '.join(PER)}; got {per!r}")
     anew = "slice" if per == "slice" else "volume"
     if view is None:
         return ma.AdaptConfig(until, anew)

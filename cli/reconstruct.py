@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import mri_ambient as ma
+from mri_ambient.runtime.config import parse_until
 
 from . import options as opt
 from .adaptation_view import (
@@ -17,7 +18,7 @@ from .adaptation_view import (
     print_adaptation,
     with_shared_prior,
 )
-from .choices import FORMATS, known
+from .choices import ADAPT_PER, FORMATS, PARTS, known, readable
 from .cluster import scan_executor
 from .config_file import store_config
 from .console import print_line, progress_bar
@@ -49,6 +50,7 @@ def run(
             "falling), at most a time such as 90s, or a number of steps.",
             show_default="the prior as it is",
             metavar="auto|TIME|STEPS",
+            callback=readable(parse_until),
         ),
     ] = None,
     adapt_per: Annotated[
@@ -56,6 +58,7 @@ def run(
         typer.Option(
             help="What the prior is adapted to anew: slice, volume or folder (all scans together).",
             show_default="volume",
+            callback=known("value of --adapt-per", *ADAPT_PER),
         ),
     ] = None,
     retrospective: opt.Retrospective = None,
@@ -104,7 +107,11 @@ def run(
     bids: opt.BidsName = None,
     parts: Annotated[
         str,
-        typer.Option(help="What goes into these: mag, phase, std.", metavar="LIST"),
+        typer.Option(
+            help="What goes into these: mag, phase, std.",
+            metavar="LIST",
+            callback=known("part", *PARTS),
+        ),
     ] = "mag",
     batch_size: Annotated[
         int | None,

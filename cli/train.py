@@ -9,9 +9,19 @@ import typer
 
 import mri_ambient as ma
 from mri_ambient.errors import ConfigError
+from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
-from .choices import NETWORKS, OBJECTIVES, WRAPPERS, folder_there, known, one_of
+from .choices import (
+    NETWORKS,
+    OBJECTIVE_OPTIONS,
+    OBJECTIVES,
+    WRAPPERS,
+    folder_there,
+    known,
+    named_values,
+    one_of,
+)
 from .console import Bar, be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import parse_pairs
@@ -37,6 +47,7 @@ def run(
             metavar="NAME=VALUE",
             help="An option of the objective; may be repeated.",
             show_default="the objective's defaults",
+            callback=named_values("option of an objective", OBJECTIVE_OPTIONS),
         ),
     ] = None,
     targets: Annotated[
@@ -114,7 +125,6 @@ def run(
     if images is None and time_limit is None and not patience:
         raise ConfigError("say when to stop: --images, --time-limit or --patience")
     from mri_ambient.objectives import make_objective
-    from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.config import TrainJob
     from mri_ambient.training.dry_run import dry_run as try_out
     from mri_ambient.training.loop import run_training
