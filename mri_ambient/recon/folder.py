@@ -185,9 +185,9 @@ def failed_before(
             stored = to.folder / "config.toml"
             raise OutputExistsError(
                 f"{path}: was made with other settings ({', '.join(differing)}), and what failed "
-                "is tried again (retry_failed, --retry-failed) with those of the rest; use them"
-                f"{f' (--config {stored})' if stored.exists() else ''}, or another folder, or "
-                "do all anew: overwrite (--overwrite) without retry_failed"
+                "is tried again (retry_failed, --retry-failed) with those of the rest; use "
+                f"their recipe{f' (--config {stored})' if stored.exists() else ''}, or "
+                "another folder, or do all anew: overwrite (--overwrite) without retry_failed"
             )
     return failed
 
@@ -273,7 +273,7 @@ class FolderWork:
             if executor.n > 1 and self.runtime.torch_device.type != "cpu":
                 raise ConfigError(
                     f"jobs (--jobs {executor.n}) are processes on a CPU; run a call for each GPU, "
-                    "with part of the scans (--shard i/N --device cuda:i)"
+                    "with part of the inputs and its device (--shard i/N --device cuda:i)"
                 )
             if executor.n < 2 or len(scans) < 2:
                 yield from enumerate(self._one_by_one(scans))
@@ -455,10 +455,11 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
     if differing:
         listed = _listed(differing, volume.settings)
         raise OutputExistsError(
-            f"{path}: was made with other settings ({listed}); use --overwrite or another folder"
+            f"{path}: was made with other settings ({listed}); overwrite (--overwrite) or use "
+            "another folder"
             if there
             else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
-            "use those to resume it, or --overwrite, or another folder"
+            "use those to resume it, or overwrite (--overwrite), or use another folder"
         )
     if not (there and path.with_suffix(".json").exists()):
         return False
@@ -487,7 +488,9 @@ def differing_settings(volume: Volume, output: Path) -> list[str]:
 def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
     """Settings by name; the precision, which may follow from the device, as an option."""
     other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
-    return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
+    return ", ".join(
+        f"precision (--precision {other})" if key == "precision" else key for key in differing
+    )
 
 
 def _unfinished(output: Path, name: str) -> Path:

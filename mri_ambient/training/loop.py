@@ -243,7 +243,8 @@ class _Loop:
         except torch.OutOfMemoryError as error:
             raise DeviceError(
                 f"out of memory on {self.job.device} with {self.config.batch_size} images a step; "
-                "train into another folder with a smaller --batch-size, or --preset tiny"
+                "train into another folder with a smaller batch_size (--batch-size) or preset "
+                "(--preset tiny)"
             ) from error
         if self.trainer.skipped_in_a_row >= self.config.max_skipped:
             raise self._diverged(batch)
@@ -266,8 +267,8 @@ class _Loop:
         return MriAmbientError(
             f"{self.job.run}: training diverged: {self.config.max_skipped} steps in a row gave no "
             f"finite loss or gradient; the last batch is in {path.name}. Look at its scans "
-            f"({listed:.300}), or train into another folder with a smaller --learning-rate or "
-            "--precision fp32"
+            f"({listed:.300}), or train into another folder with a smaller "
+            "learning_rate (--learning-rate) or the precision fp32 (--precision fp32)"
         )
 
     def _record(

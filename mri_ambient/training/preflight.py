@@ -185,17 +185,18 @@ def _check_trainable(job: TrainJob, dataset: Dataset) -> None:
     if init is not None and init.facts.kind != config.kind:
         raise ConfigError(
             f"the initial prior is a {init.facts.kind!r} denoiser, and a {config.kind!r} one is to "
-            f"be trained; add --wrapper {init.facts.kind}, or leave --init out"
+            f"be trained; choose the wrapper {init.facts.kind} (--wrapper {init.facts.kind}), or "
+            "leave init (--init) out"
         )
     if init is not None and not _can_start(config.network, init.facts.network):
         raise ConfigError(
             f"the initial prior's network is {init.facts.network}, and preset {config.preset!r} is "
-            f"{config.network}; choose the same --preset, or leave --init out"
+            f"{config.network}; choose its preset (--preset), or leave init (--init) out"
         )
     if objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
         raise ConfigError(
             f"objective {objective.name!r} needs fully sampled scans, but {job.data} holds "
-            "undersampled ones; use kspace or ambient, or --targets l1-wavelet"
+            "undersampled ones; use kspace or ambient, or l1-wavelet images (--targets l1-wavelet)"
         )
 
 
@@ -272,6 +273,6 @@ def _check_masks(groups: list[Coverage], folder: Path) -> None:
         raise ConfigError(
             f"{folder}: {worst.line}. The null-space fraction is {worst.null_space_fraction:.0%}: "
             "aliased images cannot be told from true ones, so the prior would be wrong. "
-            f"{worst.advice.capitalize()}, train by --objective equivariant, or train anyway "
-            "(--force)"
+            f"{worst.advice.capitalize()}, train by the objective equivariant (--objective "
+            "equivariant), or train anyway: force (--force)"
         )

@@ -252,7 +252,7 @@ class Validator:
             raise MriAmbientError(
                 f"{self.run.path}: training diverged: after {images} images the prior gives values "
                 "that are not finite, and was not written; train into another folder with a "
-                "smaller --learning-rate or --precision fp32"
+                "smaller learning_rate (--learning-rate) or the precision fp32 (--precision fp32)"
             )
         self.prior = self._prior(net, figures, images, skipped)
         self.checked_at, self.figures = images, figures
