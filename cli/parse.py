@@ -68,14 +68,14 @@ def array_part(environment: Mapping[str, str], n_parts: int | None = None) -> tu
             "to N and give --shard auto/N"
         )
     task, first, last, step = map(int, numbers)
-    part, n_tasks = (task - first) // max(step, 1) + 1, (last - first) // max(step, 1) + 1
+    tasks = range(first, last + 1, step or 1)
     n_told = environment.get("SLURM_ARRAY_TASK_COUNT") if n_parts is None else None
-    if not first <= task <= last or (n_told or str(n_tasks)) != str(n_tasks):
+    if step == 0 or task not in tasks or (n_told or str(len(tasks))) != str(len(tasks)):
         raise ConfigError(
             f"{name} is {task}, wanted a task of an array from {first} to {last} in steps of "
             f"{step}; number the tasks from 1 to N and give --shard auto/N"
         )
-    return part, n_tasks
+    return tasks.index(task) + 1, len(tasks)
 
 
 def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:

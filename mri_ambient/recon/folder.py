@@ -35,9 +35,10 @@ from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
 from .reconstruction import stored_settings, write_reconstruction
 from .report import add_row, write_overview
+from .report.overview import PAGE, TABLE
 from .saving import check_folder, check_formats, check_options, check_saving, save_as
 from .slice_store import SliceStore
-from .states import DONE, FAILED, SKIPPED, State, read_states
+from .states import DONE, FAILED, SKIPPED, STATES, State, read_states
 from .volume import OnSlice, Volume, reconstruct_volume
 
 OnVolume = Callable[[str, Volume, int], tuple[OnSlice, OnStep]]
@@ -70,8 +71,14 @@ class Destination:
             object.__setattr__(self, "formats", (self.formats,))
 
     def check(self, recipe: ResolvedRecipe | None = None) -> None:
-        """Raise ConfigError for formats and options that cannot work, whatever the scan."""
+        """Raise ConfigError for what cannot work whatever the scan: formats, options, a folder."""
         check_folder(self.folder)
+        for path in (self.folder / name for name in (STATES, TABLE, PAGE)):
+            if path.is_dir():
+                raise ConfigError(
+                    f"{path}: is a folder, and a file of this name is to be written; rename it, or "
+                    "choose another output"
+                )
         with_std = recipe is None or recipe.n_samples > 1
         check_options(check_formats(self.formats), self.options, with_std=with_std)
 

@@ -181,6 +181,14 @@ def test_a_destination_that_cannot_get_what_was_asked_for_is_refused(made, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", [STATES, "summary.csv", "index.html"])
+def test_a_folder_in_the_place_of_a_list_is_refused_before_a_scan_is_opened(name, made, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=name):
+        ma.reconstruct_folder(made[0].parent, tmp_path, CG, CPU)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_results_below_the_input_are_no_scans(study):
     for out in (study / "out", study / "other"):
         outcomes = ma.reconstruct_folder(study, out, CG, CPU)
