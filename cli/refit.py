@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,7 @@ def run(
     share the work; a call without it goes on to train. Under torchrun, the processes share the
     samples and every batch.
     """
+    started = time.monotonic()
     from mri_ambient.training.refit import RefitJob, refit
     from mri_ambient.training.run import RunFolder
 
@@ -130,7 +132,7 @@ def run(
             round_hooks, bars, total=images if limit is None else limit,
             by_time=limit is not None, failures=failures, interrupted=interrupted,
         )  # fmt: skip
-        prior = refit(job, hooks)
+        prior = refit(job, hooks, started=started)
     if interrupted.is_set() or (prior is None and part is None):
         print_line("stopped; the same command resumes")
         raise typer.Exit(INTERRUPTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -116,6 +117,7 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     Under torchrun, the processes share every batch.
     """
+    started = time.monotonic()
     if patches and wrapper is not None:
         raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
     if targets is not None and objective != "supervised":
@@ -152,7 +154,7 @@ def run(
         planned = plan(TrainJob(
             data, output, config, images=images, time_limit_s=limit, init=start, device=where,
             workers=workers, force=force,
-        ))  # fmt: skip
+        ), started=started)  # fmt: skip
         if dry_run:
             if leads:
                 typer.echo(try_out(planned))

@@ -232,8 +232,8 @@ class Validator:
     ) -> dict[str, float]:
         """Validate averaged weights, fit tau, and write the prior and its previews.
 
-        When the deadline (of ``time.monotonic``) has come, it ends after the slice at hand, and the
-        figures say on how many slices they were measured.
+        When the deadline (of ``time.monotonic``) has come, it ends after the slice at hand without
+        previews, and the figures say on how many slices they were measured.
 
         Returns:
             Held-out errors of the prior and of the classical methods, and tau; empty without cases.
@@ -257,8 +257,8 @@ class Validator:
         self.prior = self._prior(net, figures, images, skipped)
         self.checked_at, self.figures = images, figures
         save_prior(self.prior, self.run.prior)
-        n_previews = int(figures.get("n_slices", N_PREVIEWS))
-        self._draw_previews(self.prior, figures.get("tau", 0.0), n_previews)
+        if "n_slices" not in figures:
+            self._draw_previews(self.prior, figures.get("tau", 0.0))
         self.seconds = time.monotonic() - started
         return figures
 
@@ -299,16 +299,17 @@ class Validator:
             return self.prior
         with atomic_path(self.run.prior) as path:
             shutil.copyfile(self.run.best_prior, path)
-        self._draw_previews(best, known["tau"], N_PREVIEWS)
+        if "n_slices" not in self.figures:
+            self._draw_previews(best, known["tau"])
         return best
 
     @torch.no_grad()
-    def _draw_previews(self, prior: Prior, tau: float, most: int) -> None:
+    def _draw_previews(self, prior: Prior, tau: float) -> None:
         """Draw magnitudes of some validation slices, by method."""
         from ..plots import draw_previews, save_figure  # matplotlib is slow to import
 
         rows = []
-        for case in self.cases[: min(most, N_PREVIEWS)]:
+        for case in self.cases[:N_PREVIEWS]:
             estimated = estimate(prior.to(case.batch.ksp.device), case)
             images = {
                 "zero-filled": ZeroFilled()(None, case.batch, []),
