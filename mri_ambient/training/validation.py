@@ -212,15 +212,16 @@ class Validator:
     def _fit(
         self, net: Denoiser, cases: Sequence[HeldOut], deadline: float = math.inf
     ) -> dict[str, float]:
-        """The figures on these cases; when the deadline has come, on those done until then."""
-        n_done = len(cases)
+        """The figures on these cases, or on the first, where no more fit in before the deadline."""
+        n_done, started = len(cases), time.monotonic()
 
         def is_next(done: int) -> bool:
             nonlocal n_done
             n_done = done
             self.references.of(cases[done - 1])
             self.on_case(done, len(cases))
-            return time.monotonic() < deadline
+            now = time.monotonic()
+            return now + (now - started) / done < deadline
 
         tau, error, without = fit_tau(Prior(net, self.facts), cases, is_next)
         figures = {"held_out": error, "held_out_no_dc": without, "tau": tau}
@@ -232,8 +233,8 @@ class Validator:
     ) -> dict[str, float]:
         """Validate averaged weights, fit tau, and write the prior and its previews.
 
-        When the deadline (of ``time.monotonic``) has come, it ends after the slice at hand without
-        previews, and the figures say on how many slices they were measured.
+        It ends without previews where no further slice fits in before the deadline (of
+        ``time.monotonic``), and the figures say on how many slices they were measured.
 
         Returns:
             Held-out errors of the prior and of the classical methods, and tau; empty without cases.
