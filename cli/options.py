@@ -189,6 +189,7 @@ ClusterFile = Annotated[
         help="YAML file of jobs that do the scans: a class of dask-jobqueue and its options.",
         metavar="FILE",
         show_default="none",
+        callback=file_there,
     ),
 ]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
 
@@ -106,17 +106,19 @@ def parse_range(name: str, text: str) -> float | tuple[float, float]:
         raise ConfigError(f"{name} is a number or LOW:HIGH, e.g. 4 or 3:7; got {text!r}") from error
 
 
-def parse_shares(name: str, text: str) -> str | dict[str, float]:
-    """``random`` as it is, ``random:0.8,poisson:0.2`` as shares."""
-    if ":" not in text:
-        return text
+def parse_shares(name: str, text: str, known: Sequence[str] = ()) -> str | dict[str, float]:
+    """``random`` as it is, ``random:0.8,poisson:0.2`` as shares; of ``known`` kinds, if given."""
     pairs = [part.partition(":") for part in text.split(",")]
     try:
-        return {kind.strip(): float(share) for kind, _, share in pairs}
+        shares = {kind.strip(): float(share) for kind, _, share in pairs} if ":" in text else {}
     except ValueError as error:
         raise ConfigError(
             f"{name} is one kind or shares like random:0.8,poisson:0.2; got {text!r}"
         ) from error
+    for kind in shares or [text]:
+        if known and kind not in known:
+            raise unknown_name(name, kind, known)
+    return shares or text
 
 
 def parse_map_sets(text: str) -> Literal["auto", 1, 2]:

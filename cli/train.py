@@ -22,6 +22,7 @@ from .choices import (
     known,
     named_values,
     one_of,
+    shipped_or_there,
 )
 from .console import Bar, be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
@@ -87,6 +88,7 @@ def run(
         typer.Option(
             help="Prior file or run folder to start from (fine-tuning).",
             show_default="random weights",
+            callback=shipped_or_there,
         ),
     ] = None,
     precision: opt.Precision = "auto",

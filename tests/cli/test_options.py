@@ -220,6 +220,11 @@ def test_help_has_a_short_name(words, cli):
         (("refit", "run", "--method", "cg-sense"), "dds"),
         (("convert", ".", "-o", "out", "--to", "fastmir"), "fastmri"),
         (("demo", "--train-time", "soon"), "90s"),
+        (("simulate", "phantom", "-o", "out", "--acceleration", "2-4"), "LOW:HIGH"),
+        (("simulate", "phantom", "-o", "out", "--mask-type", "random:1,poison:1"), "poisson"),
+        (("train", "data", "-o", "run", "--init", "brain-kspace"), DEFAULT),
+        (("audit", "calibration", "brain-kspace", "data"), DEFAULT),
+        (("reconstruct", ".", "-o", "out", "--cluster", "test_optoins.py"), "test_options.py"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest_name(words, hint, cli, monkeypatch):
@@ -227,7 +232,7 @@ def test_a_typo_is_answered_with_the_nearest_name(words, hint, cli, monkeypatch)
     monkeypatch.chdir(Path(__file__).parent)
     monkeypatch.setitem(sys.modules, "mri_ambient.recon.recipe", None)  # cannot be imported
     monkeypatch.setitem(sys.modules, "mri_ambient.io", None)
-    code = 3 if "-m" in words or words[1] == "test_optoins.py" else 2
+    code = 3 if "brain-kspace" in words or words[1] == "test_optoins.py" else 2
     assert hint in cli(*words, code=code).err.replace("Try ", "")
 
 
