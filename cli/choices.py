@@ -68,8 +68,10 @@ def known(what: str, *names: str) -> Callable[[str | None], str | None]:
 
 
 def known_axes(names: str | None) -> str | None:
-    """What refuses names of axes that there are not; capitals do not count."""
+    """What refuses names of axes that there are not, or lack y or x; capitals do not count."""
     known("axis", *AXES)(names and names.lower())
+    if names is not None and not {"y", "x"} <= {name.strip() for name in names.lower().split(",")}:
+        raise ConfigError(f"--axes names every axis, y and x among them; got {names!r}")
     return names
 
 

@@ -205,6 +205,7 @@ def test_help_has_a_short_name(words, cli):
         (("prep", ".", "-o", "out", "--map-sets", "3"), "auto, 1, 2"),
         (("prep", ".", "-o", "out", "--centre", "header,64"), "Y,X"),
         (("prep", ".", "-o", "out", "--axes", "slice,coli,y,x"), "coil"),
+        (("prep", ".", "-o", "out", "--axes", "slice,coil,y"), "y and x"),
         (("prep", ".", "-o", "out", "--mask", "test_optoins.py"), "test_options.py"),
         (("prep", ".", "-o", "out", "--acs", "test_optoins.py:acs"), "test_options.py"),
         (("reconstruct", ".", "-o", "out", "--adapt", "soon"), "90s"),
