@@ -53,7 +53,10 @@ def serve() -> None:
     """Fork the server of PROCESSES from this process: what is imported here is imported there.
 
     The processes that it forks use it too, instead of starting a server of their own. From Python
-    3.14 on, and where there is no /proc, it is started as usual and imports what they need.
+    3.14 on, and where there is no /proc, it is started as usual and imports what they need: 7 CPU s
+    for every process of pytest and every benchmark that starts some. Python has no public way to
+    spare that: processes forked by "fork" would hold each other's pipes, by which those of the
+    library end when their caller does.
     """
     if sys.platform != "linux" or sys.version_info >= (3, 14):
         PROCESSES.set_forkserver_preload(list(NEEDED_LATER))

@@ -102,7 +102,7 @@ class NamedArray:
         if any(n > 1 for name, n in zip(self.axes, shape, strict=True) if name == "1"):
             raise ScanFormatError(
                 f"{where} is {' x '.join(map(str, shape))}; an axis that is called 1 has length "
-                "one, name the others (--axes)"
+                "one, name the other axes (--axes)"
             )
         if self.is_3d and self.size("slice") > 1:
             raise ScanFormatError(
