@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from mri_ambient.runtime.config import parse_until
+
 from . import options as opt
 from .adaptation_view import AdaptationView, make_adaptation
+from .choices import readable
 from .cluster import scan_executor
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures
@@ -33,7 +36,8 @@ def run(
         str,
         typer.Option(
             help="auto (until the error on held-out lines stops falling), a time such as 90s, or a "
-            "number of steps."
+            "number of steps.",
+            callback=readable(parse_until),
         ),
     ] = "auto",
     retrospective: opt.Retrospective = None,

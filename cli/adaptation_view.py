@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
     from mri_ambient.errors import MriAmbientError
     from mri_ambient.io import ScanPath
+    from mri_ambient.recon.folder import Destination
     from mri_ambient.recon.recipe import ResolvedRecipe
     from mri_ambient.runtime.executor import Executor
     from mri_ambient.training.adapter import AdaptProgress
 
-PER = ("slice", "volume", "folder")
-"""What ``--adapt-per`` takes."""
+SHARED = "adapted.safetensors"
+"""Name of the prior that is adapted to all scans of a folder together."""
 
 
 class AdaptationView:
@@ -46,14 +47,12 @@ def make_adaptation(
     ``view`` shows its progress; None where other processes adapt.
 
     Raises:
-        ConfigError: they are none of the values that can be.
+        ConfigError: what is adapted is not said.
     """
     if until is None:
         if per is not None:
             raise ConfigError("--adapt-per says for what --adapt adapts the prior; give it too")
         return None
-    if per is not None and per not in PER:
-        raise ConfigError(f"--adapt-per is one of {', '.join(PER)}; got {per!r}")
     anew = "slice" if per == "slice" else "volume"
     if view is None:
         return ma.AdaptConfig(until, anew)
@@ -77,6 +76,18 @@ def print_adaptation(recipe: ResolvedRecipe, per: str | None) -> None:
         print_line(f"the prior would be adapted first, to {to}, until {recipe.adapt.until}")
 
 
+def with_shared_prior(recipe: ResolvedRecipe, to: Destination) -> ResolvedRecipe:
+    """The recipe with the prior that an earlier call adapted to all scans, unless that is replaced.
+
+    Methods without a prior keep their recipe; without such a file, nothing was made by this recipe.
+    """
+    path = to.folder / SHARED
+    if recipe.adapt is None:
+        return recipe
+    kept = path.is_file() and not to.overwrite
+    return replace(recipe, prior=ma.load_prior(path) if kept else None, adapt=None)
+
+
 def adapted_together(
     bars: Progress,
     executor: int | Executor,
@@ -87,7 +98,7 @@ def adapted_together(
     view: AdaptationView,
     overwrite: bool,
 ) -> ResolvedRecipe:
-    """The recipe with one prior adapted to all scans, which is written to OUT/adapted.safetensors.
+    """The recipe with one prior adapted to all scans, which is written to OUT (:data:`SHARED`).
 
     One that is there is read if it was made with these settings, whatever the scans: some may have
     been repaired or added. Scans that cannot be read are left out; their errors come when they are
@@ -103,7 +114,7 @@ def adapted_together(
     def ignore(scan: object, error: MriAmbientError) -> None:
         """Reported later."""
 
-    view.bar, path = Bar(bars, "all scans"), output / "adapted.safetensors"
+    view.bar, path = Bar(bars, "all scans"), output / SHARED
     reads = path.exists() and not overwrite
     prior = adapt_as_task(
         Processes() if isinstance(executor, int) else executor,

@@ -40,6 +40,7 @@ from . import (
 from .console import be_quiet, log_to, open_streams, print_error, print_more_warnings, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
 from .help import GroupedCommand
+from .parse import check_words
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
@@ -104,6 +105,7 @@ def main() -> None:
     if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
         signal.signal(hang_up, lambda *_: sys.exit(TERMINATED))
     try:
+        check_words(sys.argv[1:])
         app()
     except MriAmbientError as error:
         print_error(f"error: {error}")

@@ -11,6 +11,7 @@ import mri_ambient as ma
 from mri_ambient.errors import ScanFormatError
 
 from . import options as opt
+from .choices import shipped_or_there
 from .cluster import scan_executor
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures, claim_folder
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Check a prior before it is used or shared.")
 
-PriorFile = Annotated[Path, typer.Argument(help="Prior file or run folder.", metavar="PRIOR")]
+PriorFile = Annotated[
+    Path,
+    typer.Argument(help="Prior file or run folder.", metavar="PRIOR", callback=shipped_or_there),
+]
 
 
 @app.command()

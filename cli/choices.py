@@ -5,11 +5,14 @@ The tests compare these with the library's dictionaries.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from mri_ambient.errors import ConfigError, ScanFormatError, close_to, unknown_name
+
+from .parse import parse_pairs
 
 T = TypeVar("T")
 
@@ -20,6 +23,31 @@ FORMATS = ("h5", "nifti", "dicom", "bids", "ismrmrd", "png", "report")
 OBJECTIVES = ("kspace", "ambient", "gsure", "consistency", "equivariant", "ssdu", "supervised")
 NETWORKS = ("tiny", "tiny16", "tiny16-momentum", "small", "base")
 WRAPPERS = ("plain", "conditioned", "unguided", "inconsistent")
+SCAN_FORMATS = ("fastmri", "ismrmrd", "cfl")
+ADAPT_PER = ("slice", "volume", "folder")
+PARTS = ("mag", "phase", "std")
+SAMPLERS = METHODS[:5]
+METHOD_OPTIONS = (
+    "n_steps", "n_cg", "n_iter", "final_dc", "eta", "start", "sigma_max", "renoise", "n_masks",
+    "gamma", "step_size", "lam", "wavelet",
+)  # fmt: skip
+OBJECTIVE_OPTIONS = (
+    "remove", "fresh_masks", "noise_domain", "noise_correction", "weights", "law", "margin",
+    "max_weight", "max_unseen", "thin", "n_cg", "divergence", "epsilon", "max_inverse", "base",
+    "weight", "rotation", "shift", "images",
+)  # fmt: skip
+AXES = (
+    "slice", "coil", "y", "x", "z", "avg", "con", "rep", "phs", "set", "time", "1", "contrast",
+    "repetition", "phase", "echo", "slices", "coils", "channel", "average",
+)  # fmt: skip
+CONTRASTS = ("FLAIR", "T2starw", "T1w", "T2w", "PDw")
+
+CENTRE = r"auto|header|\s*\d+\s*,\s*\d+\s*(,\s*\d+\s*,\s*\d+\s*)?"
+BIDS_NAME = (
+    r"(?P<subject>sub-[0-9A-Za-z]+)(?:[/_](?P<session>ses-[0-9A-Za-z]+))?"
+    rf"(?:[/_](?P<contrast>{'|'.join(CONTRASTS)}))?/?"
+)
+"""How two texts are written."""
 
 
 def one_of(names: Sequence[str]) -> str:
@@ -39,6 +67,14 @@ def known(what: str, *names: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def known_axes(names: str | None) -> str | None:
+    """What refuses names of axes that there are not, or lack y or x; capitals do not count."""
+    known("axis", *AXES)(names and names.lower())
+    if names is not None and not {"y", "x"} <= {name.strip() for name in names.lower().split(",")}:
+        raise ConfigError(f"--axes names every axis, y and x among them; got {names!r}")
+    return names
+
+
 def readable(parse: Callable[[T], object]) -> Callable[[T], T]:
     """What refuses, as an option is read, a value that cannot be parsed."""
 
@@ -46,6 +82,29 @@ def readable(parse: Callable[[T], object]) -> Callable[[T], T]:
         if value is not None:
             parse(value)
         return value
+
+    return check
+
+
+def written(pattern: str, wanted: str) -> Callable[[str | None], str | None]:
+    """What refuses, as an option is read, a text of another form."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(pattern, value):
+            raise ConfigError(f"{wanted}; got {value!r}")
+        return value
+
+    return check
+
+
+def named_values(what: str, names: Sequence[str]) -> Callable[[list[str] | None], object]:
+    """What refuses, as an option is read, other texts than ``NAME=VALUE`` with these names."""
+
+    def check(texts: list[str] | None) -> object:
+        for name in parse_pairs(texts):
+            if name not in names:
+                raise unknown_name(what, name, names)
+        return texts
 
     return check
 
@@ -68,6 +127,20 @@ def _not_there(entry: str) -> str:
     path = Path(entry)
     names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"{entry}: no such file or folder{close_to(path.name, names)}"
+
+
+def file_there(path: Path | None) -> Path | None:
+    """What refuses a file or folder that an option names and that does not exist."""
+    if path is not None and not _is_there(str(path)):
+        raise ConfigError(_not_there(str(path)))
+    return path
+
+
+def acs_there(text: str | None) -> str | None:
+    """The same of ``FILE`` or ``FILE:DATASET``."""
+    if text is not None and not _is_there(text):
+        file_there(Path(text.rpartition(":")[0] or text))
+    return text
 
 
 def folder_there(path: Path) -> Path:

@@ -32,7 +32,8 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     option that may be repeated.
 
     Raises:
-        ConfigError: the file cannot be read, or names an option that there is not.
+        ConfigError: the file cannot be read, or names an option that there is not, or a value that
+            cannot be.
     """
     if path is None:
         return None
@@ -42,6 +43,8 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read as TOML ({reason})") from error
     options = _options(context)
+    if "config" in values:
+        raise ConfigError(f"{path}: names another file of options (config); copy what is in it")
     for key in values:
         if key not in options:
             raise unknown_name(f"{path}: option", key, options)
@@ -87,4 +90,6 @@ def _value(option: Any, value: object) -> object:  # noqa: ANN401 -- of click
     texts = list(map(str, value)) if isinstance(value, list) else [str(value)]
     if any("\0" in text for text in texts):
         raise ConfigError(f"{option.name}: a text holds a NUL character; no file has such a name")
+    if "" in texts:
+        raise ConfigError(f"{option.name}: is empty; give a value, or leave it out")
     return ",".join(texts) if isinstance(value, list) and not option.multiple else value

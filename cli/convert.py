@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options as opt
+from .choices import SCAN_FORMATS, known
 from .console import Bar, print_line, progress_bar
 from .exit_codes import run_cases
 from .inputs import chosen_scans
@@ -15,7 +16,14 @@ from .inputs import chosen_scans
 def run(
     inputs: opt.Inputs,
     output: opt.Output,
-    to: Annotated[str, typer.Option(help="fastmri, ismrmrd or cfl.", metavar="FORMAT")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="fastmri, ismrmrd or cfl.",
+            metavar="FORMAT",
+            callback=known("format", *SCAN_FORMATS),
+        ),
+    ],
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,

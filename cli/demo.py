@@ -12,8 +12,10 @@ import typer
 
 import mri_ambient as ma
 from mri_ambient.errors import OutputExistsError
+from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
+from .choices import readable
 from .console import Bar, print_line, print_table, progress_bar
 from .recipe import make_runtime
 
@@ -38,7 +40,10 @@ def run(
         "mri-ambient-demo"
     ),
     train_time: Annotated[
-        str, typer.Option(help="How long to train, to show how, e.g. 30s or 2m.")
+        str,
+        typer.Option(
+            help="How long to train, to show how, e.g. 30s or 2m.", callback=readable(parse_seconds)
+        ),
     ] = "30s",
     device: opt.Device = "auto",
     quiet: opt.Quiet = False,
@@ -50,7 +55,6 @@ def run(
     the prior that ships with the package; the one trained on the spot is shown beside it.
     """
     from mri_ambient.plots import draw_comparison, save_figure
-    from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.runtime.files import write_json
 
     if (output / "run").exists():

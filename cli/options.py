@@ -10,16 +10,26 @@ import typer
 from mri_ambient.errors import ConfigError
 from mri_ambient.physics.mask_spec import KINDS
 from mri_ambient.priors.weights import DEFAULT
+from mri_ambient.runtime.config import parse_seconds
 
 from .choices import (
+    BIDS_NAME,
+    CENTRE,
+    CONTRASTS,
+    METHOD_OPTIONS,
     METHODS,
     PRECISIONS,
     PRESETS,
+    acs_there,
+    file_there,
     known,
+    known_axes,
+    named_values,
     one_of,
     readable,
     shipped_or_there,
     there,
+    written,
 )
 from .config_file import read_config
 from .console import be_quiet, log_to
@@ -56,6 +66,7 @@ AxisNames = Annotated[
         help="Names of the axes of k-space arrays, e.g. slice,coil,y,x.",
         metavar="LIST",
         show_default="those of the format",
+        callback=known_axes,
     ),
 ]
 DatasetName = Annotated[
@@ -73,6 +84,7 @@ Centre = Annotated[
         help="Where k = 0 is: auto (found from the samples), header (as the file has it), or its "
         "row and column, and the size of the full matrix if rows or columns were not stored.",
         metavar="auto|header|Y,X[,NY,NX]",
+        callback=written(CENTRE, "--centre is auto, header or Y,X[,NY,NX], e.g. 128,128"),
     ),
 ]
 MaskPath = Annotated[
@@ -82,6 +94,7 @@ MaskPath = Annotated[
         help="File with the mask of what was measured, (x,) or (y, x): numpy, HDF5 or BART.",
         metavar="FILE",
         show_default="that of the scan, or what is not zero",
+        callback=file_there,
     ),
 ]
 Acs = Annotated[
@@ -92,6 +105,7 @@ Acs = Annotated[
         "folder with files called as the scans.",
         metavar="FILE",
         show_default="those of the scan, or of its dataset acs or calib",
+        callback=acs_there,
     ),
 ]
 Average = Annotated[
@@ -105,7 +119,10 @@ Average = Annotated[
 Maps = Annotated[
     Path | None,
     typer.Option(
-        "--maps", help="BART scans: file of coil maps (ecalib).", show_default="estimated"
+        "--maps",
+        help="BART scans: file of coil maps (ecalib).",
+        show_default="estimated",
+        callback=file_there,
     ),
 ]
 Output = Annotated[
@@ -119,6 +136,7 @@ DicomTemplate = Annotated[
         help="Folder with a DICOM series of this scan: --save dicom takes over its patient, study "
         "and geometry.",
         show_default="none",
+        callback=file_there,
     ),
 ]
 BidsName = Annotated[
@@ -129,6 +147,11 @@ BidsName = Annotated[
         "may be left out.",
         metavar="NAME",
         show_default="none",
+        callback=written(
+            BIDS_NAME,
+            "--bids is sub-LABEL[/ses-LABEL][/CONTRAST], e.g. sub-01/ses-01/T2w, with letters and "
+            f"digits in labels, and {one_of(CONTRASTS)} as contrast",
+        ),
     ),
 ]
 KeepIdentifiers = Annotated[
@@ -166,6 +189,7 @@ ClusterFile = Annotated[
         help="YAML file of jobs that do the scans: a class of dask-jobqueue and its options.",
         metavar="FILE",
         show_default="none",
+        callback=file_there,
     ),
 ]
 
@@ -212,6 +236,7 @@ MethodOption = Annotated[
         metavar="NAME=VALUE",
         help="Another option of the method; may be repeated.",
         show_default="the method's defaults",
+        callback=named_values("option of a method", METHOD_OPTIONS),
     ),
 ]
 Samples = Annotated[
@@ -289,7 +314,9 @@ Workers = Annotated[int, typer.Option(help="Processes; 0: all in this one.")]
 TimeLimit = Annotated[
     str | None,
     typer.Option(
-        help="Stop the training of this call after, e.g., 90s, 10m or 2h.", show_default="none"
+        help="Stop the training of this call after, e.g., 90s, 10m or 2h.",
+        show_default="none",
+        callback=readable(parse_seconds),
     ),
 ]
 Patches = Annotated[

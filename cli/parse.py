@@ -5,11 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
-from mri_ambient.errors import ConfigError
+from mri_ambient.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise ConfigError for an empty word: as a path it would mean the working folder."""
+    for before, word in pairwise(("", *words)):
+        if not word or re.fullmatch(r"--[\w-]+=", word):
+            raise ConfigError(
+                f"nothing stands after {word or before!r} (a variable of the shell that is not "
+                "set?); give a value, or . for the working folder"
+            )
 
 
 def parse_shard(shard: str | None) -> tuple[int, int] | None:
@@ -57,14 +68,14 @@ def array_part(environment: Mapping[str, str], n_parts: int | None = None) -> tu
             "to N and give --shard auto/N"
         )
     task, first, last, step = map(int, numbers)
-    part, n_tasks = (task - first) // max(step, 1) + 1, (last - first) // max(step, 1) + 1
+    tasks = range(first, last + 1, step or 1)
     n_told = environment.get("SLURM_ARRAY_TASK_COUNT") if n_parts is None else None
-    if not first <= task <= last or (n_told or str(n_tasks)) != str(n_tasks):
+    if step == 0 or task not in tasks or (n_told or str(len(tasks))) != str(len(tasks)):
         raise ConfigError(
             f"{name} is {task}, wanted a task of an array from {first} to {last} in steps of "
             f"{step}; number the tasks from 1 to N and give --shard auto/N"
         )
-    return part, n_tasks
+    return tasks.index(task) + 1, len(tasks)
 
 
 def pick_shard(items: Sequence[T], shard: str | None) -> list[T]:
@@ -95,17 +106,19 @@ def parse_range(name: str, text: str) -> float | tuple[float, float]:
         raise ConfigError(f"{name} is a number or LOW:HIGH, e.g. 4 or 3:7; got {text!r}") from error
 
 
-def parse_shares(name: str, text: str) -> str | dict[str, float]:
-    """``random`` as it is, ``random:0.8,poisson:0.2`` as shares."""
-    if ":" not in text:
-        return text
+def parse_shares(name: str, text: str, known: Sequence[str] = ()) -> str | dict[str, float]:
+    """``random`` as it is, ``random:0.8,poisson:0.2`` as shares; of ``known`` kinds, if given."""
     pairs = [part.partition(":") for part in text.split(",")]
     try:
-        return {kind.strip(): float(share) for kind, _, share in pairs}
+        shares = {kind.strip(): float(share) for kind, _, share in pairs} if ":" in text else {}
     except ValueError as error:
         raise ConfigError(
             f"{name} is one kind or shares like random:0.8,poisson:0.2; got {text!r}"
         ) from error
+    for kind in shares or [text]:
+        if known and kind not in known:
+            raise unknown_name(name, kind, known)
+    return shares or text
 
 
 def parse_map_sets(text: str) -> Literal["auto", 1, 2]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import mri_ambient as ma
+from mri_ambient.runtime.config import parse_until
 
 from . import options as opt
 from .adaptation_view import (
@@ -15,8 +16,9 @@ from .adaptation_view import (
     check_shard,
     make_adaptation,
     print_adaptation,
+    with_shared_prior,
 )
-from .choices import FORMATS, known
+from .choices import ADAPT_PER, FORMATS, PARTS, known, readable
 from .cluster import scan_executor
 from .config_file import store_config
 from .console import print_line, progress_bar
@@ -48,6 +50,7 @@ def run(
             "falling), at most a time such as 90s, or a number of steps.",
             show_default="the prior as it is",
             metavar="auto|TIME|STEPS",
+            callback=readable(parse_until),
         ),
     ] = None,
     adapt_per: Annotated[
@@ -55,6 +58,7 @@ def run(
         typer.Option(
             help="What the prior is adapted to anew: slice, volume or folder (all scans together).",
             show_default="volume",
+            callback=known("value of --adapt-per", *ADAPT_PER),
         ),
     ] = None,
     retrospective: opt.Retrospective = None,
@@ -103,7 +107,11 @@ def run(
     bids: opt.BidsName = None,
     parts: Annotated[
         str,
-        typer.Option(help="What goes into these: mag, phase, std.", metavar="LIST"),
+        typer.Option(
+            help="What goes into these: mag, phase, std.",
+            metavar="LIST",
+            callback=known("part", *PARTS),
+        ),
     ] = "mag",
     batch_size: Annotated[
         int | None,
@@ -149,7 +157,6 @@ def run(
     from mri_ambient.io import SaveOptions
     from mri_ambient.recon.folder import Destination, failed_before
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.recon.states import read_states
 
     view, others = AdaptationView(), jobs > 1 or scheduler is not None or cluster is not None
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
@@ -177,7 +184,8 @@ def run(
     given |= {"centre": centre, "mask": mask, "acs": acs, "average": average}
     every = scans = chosen_scans(inputs, shard, output, **given)
     if retry_failed:
-        scans = failed_before(every, read_states(output))
+        shares = adapt_per == "folder"
+        scans = failed_before(every, to, with_shared_prior(recipe, to) if shares else recipe)
     if not scans:
         print_line("no scan is left to do: none of these failed before, or this part holds none")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,10 @@ import typer
 
 import mri_ambient as ma
 from mri_ambient.errors import ConfigError, unknown_name
+from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
+from .choices import NETWORKS, PRECISIONS, SAMPLERS, known
 from .console import be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import merge_options, parse_shard
@@ -42,7 +45,11 @@ def run(
     ] = None,
     time_limit: opt.TimeLimit = None,
     method: Annotated[
-        str, typer.Option(help="How samples are drawn: dds, msm, pula or adps.")
+        str,
+        typer.Option(
+            help="How samples are drawn: dds, msm, pula or adps.",
+            callback=known("sampler", *SAMPLERS),
+        ),
     ] = "dds",
     steps: opt.Steps = None,
     option: opt.MethodOption = None,
@@ -51,6 +58,7 @@ def run(
         typer.Option(
             help="Size of the network: tiny, tiny16, tiny16-momentum, small, base.",
             show_default="that of RUN",
+            callback=known("network preset", *NETWORKS),
         ),
     ] = None,
     patches: opt.Patches = False,
@@ -67,7 +75,11 @@ def run(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Of networks: auto, fp32 or bf16.", show_default="that of RUN"),
+        typer.Option(
+            help="Of networks: auto, fp32 or bf16.",
+            show_default="that of RUN",
+            callback=known("precision", *PRECISIONS),
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of everything random.", show_default="that of RUN")
@@ -84,7 +96,7 @@ def run(
     share the work; a call without it goes on to train. Under torchrun, the processes share the
     samples and every batch.
     """
-    from mri_ambient.runtime.config import parse_seconds
+    started = time.monotonic()
     from mri_ambient.training.refit import RefitJob, refit
     from mri_ambient.training.run import RunFolder
 
@@ -120,7 +132,7 @@ def run(
             round_hooks, bars, total=images if limit is None else limit,
             by_time=limit is not None, failures=failures, interrupted=interrupted,
         )  # fmt: skip
-        prior = refit(job, hooks)
+        prior = refit(job, hooks, started=started)
     if interrupted.is_set() or (prior is None and part is None):
         print_line("stopped; the same command resumes")
         raise typer.Exit(INTERRUPTED)

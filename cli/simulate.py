@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from mri_ambient.physics.mask_spec import KINDS
+
 from . import options as opt
+from .choices import readable
 from .console import Bar, print_line, progress_bar
 from .parse import parse_range, parse_shares
 
@@ -31,12 +35,18 @@ def run(
     ] = (128, 128),
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     acceleration: Annotated[
-        str, typer.Option(help="Achieved acceleration, or LOW:HIGH, drawn for every scan.")
+        str,
+        typer.Option(
+            help="Achieved acceleration, or LOW:HIGH, drawn for every scan.",
+            callback=readable(partial(parse_range, "--acceleration")),
+        ),
     ] = "4",
     mask_type: Annotated[
         str,
         typer.Option(
-            help="random, equispaced, gaussian or poisson (2-D), or shares: random:0.8,poisson:0.2."
+            help="random, equispaced, gaussian or poisson (2-D), or shares: "
+            "random:0.8,poisson:0.2.",
+            callback=readable(partial(parse_shares, "--mask-type", known=KINDS)),
         ),
     ] = "random",
     calib_lines: Annotated[int, typer.Option(help="Fully sampled central lines.")] = 20,
@@ -44,7 +54,8 @@ def run(
         str,
         typer.Option(
             help="Standard deviation of the noise per real channel, for images of maximum 1, or "
-            "LOW:HIGH."
+            "LOW:HIGH.",
+            callback=readable(partial(parse_range, "--noise")),
         ),
     ] = "0.01",
     slices: Annotated[int, typer.Option(help="Slices per scan.")] = 1,
@@ -61,7 +72,11 @@ def run(
         float, typer.Option(help="Strength of a smooth shading of the object, e.g. 0.2.")
     ] = 0.0,
     partial_fourier: Annotated[
-        str, typer.Option(help="Share of the columns that is acquired, or LOW:HIGH, e.g. 0.6:1.")
+        str,
+        typer.Option(
+            help="Share of the columns that is acquired, or LOW:HIGH, e.g. 0.6:1.",
+            callback=readable(partial(parse_range, "--partial-fourier")),
+        ),
     ] = "1",
     full: Annotated[
         bool, typer.Option("--full", help="Sample everything and write the reference.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,20 @@ import typer
 
 import mri_ambient as ma
 from mri_ambient.errors import ConfigError
+from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
-from .choices import NETWORKS, OBJECTIVES, WRAPPERS, folder_there, known, one_of
+from .choices import (
+    NETWORKS,
+    OBJECTIVE_OPTIONS,
+    OBJECTIVES,
+    WRAPPERS,
+    folder_there,
+    known,
+    named_values,
+    one_of,
+    shipped_or_there,
+)
 from .console import Bar, be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import parse_pairs
@@ -37,6 +49,7 @@ def run(
             metavar="NAME=VALUE",
             help="An option of the objective; may be repeated.",
             show_default="the objective's defaults",
+            callback=named_values("option of an objective", OBJECTIVE_OPTIONS),
         ),
     ] = None,
     targets: Annotated[
@@ -75,6 +88,7 @@ def run(
         typer.Option(
             help="Prior file or run folder to start from (fine-tuning).",
             show_default="random weights",
+            callback=shipped_or_there,
         ),
     ] = None,
     precision: opt.Precision = "auto",
@@ -105,6 +119,7 @@ def run(
     Fully sampled images are never needed and, unless the objective is `supervised`, never used.
     Under torchrun, the processes share every batch.
     """
+    started = time.monotonic()
     if patches and wrapper is not None:
         raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
     if targets is not None and objective != "supervised":
@@ -114,7 +129,6 @@ def run(
     if images is None and time_limit is None and not patience:
         raise ConfigError("say when to stop: --images, --time-limit or --patience")
     from mri_ambient.objectives import make_objective
-    from mri_ambient.runtime.config import parse_seconds
     from mri_ambient.training.config import TrainJob
     from mri_ambient.training.dry_run import dry_run as try_out
     from mri_ambient.training.loop import run_training
@@ -142,7 +156,7 @@ def run(
         planned = plan(TrainJob(
             data, output, config, images=images, time_limit_s=limit, init=start, device=where,
             workers=workers, force=force,
-        ))  # fmt: skip
+        ), started=started)  # fmt: skip
         if dry_run:
             if leads:
                 typer.echo(try_out(planned))

@@ -275,8 +275,8 @@ def _given_maps(scan: Scan, n_sets: int) -> Tensor:
     n_given = scan.given_maps.shape[-2] // scan.shape[0]
     if n_given < n_sets:
         raise PrepError(
-            f"{n_sets} sets of coil maps are wanted (--map-sets) and the file of maps holds "
-            f"{n_given}; make them with `bart ecalib -m{n_sets}`"
+            f"{n_sets} sets of coil maps are wanted (map_sets, --map-sets) and the file of maps "
+            f"holds {n_given}; make them with `bart ecalib -m{n_sets}`"
         )
     mixed = mix_coils(scan.given_maps, scan.coil_transform[: scan.n_coils])
     sets = split_sets(mixed, n_given).unbind(dim=-3)[:n_sets]
@@ -634,7 +634,7 @@ def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int
             f"no calibration block: the fully sampled centre of k-space is "
             f"{height}x{width} samples{cause}, but coil maps and scale need at least "
             f"{MIN_CALIB}x{MIN_CALIB}; {remedy}acquire (or, for a retrospective mask, keep) more "
-            "central lines, or give lines that were acquired apart (--acs FILE)"
+            "central lines, or give lines that were acquired apart (acs, --acs FILE)"
         )
     return height, width
 

@@ -1,8 +1,9 @@
 """Errors and warnings a user can meet.
 
 The command line turns an error into one line and an exit code. Every message says what was found,
-what was wanted and what to do. Programmer mistakes are ``ValueError`` and ``TypeError`` and keep
-their traceback.
+what was wanted and what to do. It names the argument of Python and, in parentheses behind it, the
+option of the command line: ``noise_std (--noise-std)``. Programmer mistakes are ``ValueError`` and
+``TypeError`` and keep their traceback.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ from hypothesis import settings
 from pictures import touch
 from torch import Generator
 
+from mri_ambient.methods import L1Wavelet
 from mri_ambient.rng import rng_for
 from mri_ambient.runtime import device, executor
+from mri_ambient.training.validation import REFERENCES
 
 # pytest-xdist runs as many processes as there are cores: a thread each, in the processes that tests
 # start too. More of them wait for one another.
@@ -25,6 +27,9 @@ gc.disable()
 
 # The same precision on every CPU, whether it has matrix units for bf16 or not.
 device.has_amx = lambda: False
+
+# A number that validation logs: its 200 iterations would take most of the time of a short run.
+REFERENCES["held_out_l1_wavelet"] = L1Wavelet(n_iter=10)
 
 # The same cases in every run: a failure that comes and goes helps nobody.
 settings.register_profile("fixed", derandomize=True)

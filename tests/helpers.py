@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mri_ambient.methods import Method, OnStep
+from mri_ambient.methods import L1Wavelet, Method, OnStep
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import LinearOperator, SenseOp
 from mri_ambient.priors.facts import PriorFacts, UNetSpec
@@ -53,7 +53,10 @@ def serve() -> None:
     """Fork the server of PROCESSES from this process: what is imported here is imported there.
 
     The processes that it forks use it too, instead of starting a server of their own. From Python
-    3.14 on, and where there is no /proc, it is started as usual and imports what they need.
+    3.14 on, and where there is no /proc, it is started as usual and imports what they need: 7 CPU s
+    for every process of pytest and every benchmark that starts some. Python has no public way to
+    spare that: processes forked by "fork" would hold each other's pipes, by which those of the
+    library end when their caller does.
     """
     if sys.platform != "linux" or sys.version_info >= (3, 14):
         PROCESSES.set_forkserver_preload(list(NEEDED_LATER))
@@ -102,9 +105,12 @@ def load_script(name: str) -> ModuleType:
 def run_script(path: Path, words: Sequence[object], printed: Path) -> None:
     """``python path *words`` beside the file that takes what it prints: the target of a process.
 
-    What it starts of Python by ``subprocess.run`` is forked too.
+    What it starts of Python by ``subprocess.run`` is forked too. L1-wavelet takes 10 iterations
+    unless it is told how many.
     """
     _become([path, *words], printed)
+    lam, _, wavelet = L1Wavelet.__init__.__defaults__
+    L1Wavelet.__init__.__defaults__ = (lam, 10, wavelet)
     subprocess.run = partial(run_forked, subprocess.run)
     sys.path[0] = str(path.parent)
     os.chdir(printed.parent)
@@ -323,6 +329,10 @@ class PeakBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._known: set[int] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or newer versions of torch load their compiler, which takes seconds
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))

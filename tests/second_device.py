@@ -46,6 +46,9 @@ INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.de
 NO_NUMBERS = (aten.cat.default, aten.stack.default)
 """Elsewhere a tensor of one number may be on the CPU."""
 
+NESTED = (list, tuple, dict)
+"""What holds arguments."""
+
 
 class DeviceMismatchError(RuntimeError):
     """What a GPU would refuse."""
@@ -101,6 +104,8 @@ def compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return args[0]  # changed in place
     if not on_device:
         return out
+    if isinstance(out, Tensor):
+        return DeviceTensor(out)
     return tree_map(lambda x: DeviceTensor(x) if isinstance(x, Tensor) else x, out)
 
 
@@ -111,15 +116,19 @@ def _values(x: object) -> object:
     return [_values(entry) for entry in x] if type(x) in (list, tuple) else x
 
 
-def _leaves(x: object) -> Iterator[object]:
-    """What arguments hold; three times faster than ``tree_leaves``."""
-    if isinstance(x, list | tuple):
-        for entry in x:
-            yield from _leaves(entry)
-    elif isinstance(x, dict):
-        yield from _leaves(list(x.values()))
-    else:
-        yield x
+def _leaves(x: object) -> list[object]:
+    """What arguments hold; several times faster than ``tree_leaves``."""
+    if isinstance(x, dict):
+        x = list(x.values())
+    if not isinstance(x, NESTED):
+        return [x]
+    found = []
+    for entry in x:
+        if isinstance(entry, NESTED):
+            found += _leaves(entry)
+        else:
+            found.append(entry)
+    return found
 
 
 def _is_indexing(func: Any, args: Sequence[Any]) -> bool:
@@ -157,7 +166,7 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         deep = func is Tensor.__deepcopy__  # whose memory is no argument
-        leaves = list(_leaves((args[:1] if deep else args, kwargs)))
+        leaves = _leaves((args[:1] if deep else args, kwargs))
         on_device = any(isinstance(leaf, DeviceTensor) for leaf in leaves)
         if on_device and func in (Tensor.numpy, Tensor.__array__) and not kwargs.get("force"):
             raise DeviceMismatchError(f"{func.__name__} of a tensor on {DEVICE} without .cpu()")

@@ -9,6 +9,7 @@ parameters, the lines of every package, and the way of a scan from the command l
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -135,6 +136,44 @@ def test_the_way_to_the_physics_is_short(way):
     assert len(way) <= 6
     for here, there in pairwise(way):
         assert ROOT / there in imports(ROOT / here), f"{here} does not import {there}"
+
+
+OPTION = re.compile(r"--([a-z][a-z-]+)")
+COMMANDS = ("reconstruct --", "evaluate --")
+ARGUMENTS = {
+    "calib-lines": "calib", "config": "recipe", "holdout": "n_held_out", "iterations": "n_iter",
+    "save": "format", "shard": "inputs", "targets": "images",
+}  # fmt: skip
+"""Options that are called otherwise in Python."""
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """The texts in a source but for docstrings; of f-strings with the source of their fields."""
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(
+            str(part.value) if isinstance(part, ast.Constant) else ast.unparse(part)
+            for part in node.values
+        )
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(node, ast.Expr) and isinstance(child, ast.Constant)):
+                yield from texts(child)
+
+
+def test_messages_of_the_library_name_the_argument_and_then_the_option():
+    """``noise_std (--noise-std)``: who calls it from Python knows no options."""
+    wrong = []
+    library = (path for path in sources() if path.relative_to(ROOT).parts[0] != "cli")
+    named_there = (code for path in library if "--" in (code := path.read_text("utf-8")))
+    for text in (text for code in named_there for text in texts(ast.parse(code))):
+        for option in [] if text.startswith(COMMANDS) else OPTION.finditer(text):
+            before = text[: option.start()]
+            named = ARGUMENTS.get(option[1], option[1].replace("-", "_")) in before
+            if not (named and before.count("(") > before.count(")")):
+                wrong.append(text)
+    assert wrong == []
 
 
 def layers() -> list[list[str]]:

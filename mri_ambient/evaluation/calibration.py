@@ -147,8 +147,8 @@ def _check_not_adapted_to(file: ScanFile, recipe: ResolvedRecipe) -> None:
     if knows_held_out_lines(recipe, file) and adapted_to(recipe.prior, file):
         raise ConfigError(
             f"{file.path}: the prior was adapted to this scan, so its errors there are too small; "
-            "calibrate on other scans, or adapt with the same number of lines set aside (--holdout "
-            f"{recipe.checks.n_held_out}, --seed {recipe.seed}) and the scan called as it is here"
+            "calibrate on other scans, or adapt with the same n_held_out and seed (--holdout "
+            f"{recipe.checks.n_held_out} --seed {recipe.seed}) and the scan called as it is here"
         )
 
 

@@ -290,7 +290,9 @@ def verdict(attacks: Sequence[Attack]) -> str:
     late = [attack for attack in attacks if attack.rising > STILL_RISING]
     if late:
         rising = (f"{attack.method} (by {100 * attack.rising:.0f} %)" for attack in late)
-        line += f"; {' and '.join(rising)} still rising at the end: take more --iterations"
+        line += (
+            f"; {' and '.join(rising)} still rising at the end: take a larger n_iter (--iterations)"
+        )
     return line
 
 

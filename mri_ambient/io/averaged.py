@@ -105,7 +105,7 @@ class Averaged(View):
                 raise ScanFormatError(
                     f"{self.files[number - 1].path}: is no repetition of {name_of(self.path)} "
                     f"(correlation {likeness:.2f} in the middle of k-space, wanted "
-                    f"{LEAST_LIKENESS:g}); rename it, or do not average (--average)"
+                    f"{LEAST_LIKENESS:g}); rename it, or leave average (--average) out"
                 )
             if likeness < LEAST_LIKENESS:
                 warn(

@@ -61,8 +61,8 @@ def guess_axes(array: StoredArray) -> NamedArray:
         return NamedArray(array, readings[0], f"the axes {shape} were taken to be {axes}")
     if not readings:
         raise ScanFormatError(
-            f"{array.where} is {shape}, in which no k-space was recognised; name its axes, e.g. "
-            "--axes slice,coil,y,x"
+            f"{array.where} is {shape}, in which no k-space was recognised; name its axes "
+            "(axes, e.g. --axes slice,coil,y,x)"
         )
     raise ScanFormatError(
         f"{array.where} is {shape}; which axes these are cannot be told from the data; name them: "
@@ -91,8 +91,8 @@ def refuse_swapped_axes(array: StoredArray) -> None:
         raise ScanFormatError(
             f"{array.where} is {' x '.join(map(str, array.shape))}, of which the first axis was "
             "taken for slices, but its images show one object, as those of coils do, and those of "
-            "the second axis do not; name the axes: --axes coil,slice,y,x, or --axes "
-            "slice,coil,y,x if they are right"
+            "the second axis do not; name the axes (--axes coil,slice,y,x, or, if they are "
+            "right, --axes slice,coil,y,x)"
         )
 
 
@@ -131,8 +131,8 @@ def refuse_phase_encoded_slices(array: StoredArray) -> None:
         raise ScanFormatError(
             f"{array.where} is {' x '.join(map(str, array.shape))}, of which the first axis was "
             "taken for slices, but its energy is concentrated in the middle, as along a phase "
-            "encode; name the axes of a 3-D scan (--axes z,coil,y,x, y its readout), or --axes "
-            "slice,coil,y,x if they are slices"
+            "encode; name the axes of a 3-D scan (--axes z,coil,y,x, y its readout) or, if they "
+            "are slices, its axes (--axes slice,coil,y,x)"
         )
 
 
@@ -175,9 +175,9 @@ def refuse_other_axes(array: StoredArray, axes: Axes) -> None:
 
 
 def _listed(readings: list[Axes]) -> str:
-    """As options of the command line, at most four of them."""
-    words = [f"--axes {','.join(axes)}" for axes in readings[:4]]
-    return " or ".join(words) or "e.g. --axes y,x,coil,slice"
+    """As the argument and the option, at most four of them; an example where there are none."""
+    words = [",".join(axes) for axes in readings[:4]] or ["y,x,coil,slice, for example"]
+    return f"axes (--axes {' or '.join(words)})"
 
 
 def plausible_axes(array: StoredArray) -> list[Axes]:

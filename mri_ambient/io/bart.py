@@ -162,7 +162,8 @@ def _refuse_slices(ksp: NamedArray) -> None:
     if peak(energy.reshape(len(energy), -1).sum(axis=1)) < FLAT:
         raise ScanFormatError(
             f"{ksp.array.path}: dimension 2 (PHS2) has size {ksp.size('z')}, but energy is spread "
-            "evenly along it, as over slices; if it holds slices, say so (--axes y,x,slice,coil)"
+            "evenly along it, as over slices; if it holds slices, name the axes (--axes "
+            "y,x,slice,coil)"
         )
 
 
@@ -203,7 +204,7 @@ def _axes(
         if name == "1" and shape[i] > 1:
             raise ScanFormatError(
                 f"{path}: dimension {i} ({DIMENSIONS[i]}) has size {shape[i]}; wanted k-space with "
-                "coils in dimension 3 and slices in dimension 13, or names for the dimensions "
-                "(--axes)"
+                "coils in dimension 3 and slices in dimension 13, or their names as "
+                "axes (--axes)"
             )
     return (*matrix, *rest)[: len(shape)]

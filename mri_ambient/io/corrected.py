@@ -304,8 +304,8 @@ def _warn_moved(file: ScanFile, place: Pair, move: Move) -> None:
             f"; or {LINES[axis]}s beyond one end were not stored (partial Fourier): the samples "
         )
         text += "do not show which, so that nothing is scored against them; "
-        text += f"--centre {y},{x} says that none are missing, and "
-        text += f"--centre {y},{x},{rows},{columns} that they are"
+        text += f"centre (--centre) {y},{x} says that none are missing, and "
+        text += f"{y},{x},{rows},{columns} that they are"
     warn("W-CENTRE", f"{name_of(file.path)}: {text}")
 
 
@@ -357,8 +357,8 @@ def _shift(file: ScanFile, peaks: Sequence[Peak], axis: int) -> int:
 def _uncertain(file: ScanFile, text: str) -> ScanFormatError:
     ny, nx = file.shape[2:]
     return ScanFormatError(
-        f"{file.path}: {text}; say where k = 0 is in the matrix of {ny} x {nx} (--centre Y,X), or "
-        f"that it is at {ny // 2},{nx // 2} (--centre header)"
+        f"{file.path}: {text}; say by centre where k = 0 is in the matrix of {ny} x {nx} "
+        f"(--centre Y,X), or that it is at {ny // 2},{nx // 2} (--centre header)"
     )
 
 

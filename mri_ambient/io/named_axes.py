@@ -106,7 +106,7 @@ class NamedArray:
         if any(n > 1 for name, n in zip(self.axes, shape, strict=True) if name == "1"):
             raise ScanFormatError(
                 f"{where} is {' x '.join(map(str, shape))}; an axis that is called 1 has length "
-                "one, name the others (--axes)"
+                "one, name the other axes (--axes)"
             )
         if self.is_3d and self.size("slice") > 1:
             raise ScanFormatError(
@@ -345,7 +345,7 @@ class NamedArrayFile(ScanFile):
         if nz >= FEWEST_PARTITIONS and holds_signal and peak(middles) < FLAT:
             raise ScanFormatError(
                 f"{self.path}: energy is spread evenly along z ({nz} samples), as over slices; "
-                "wanted k-space along z. If it holds slices, call this axis slice (--axes)"
+                "wanted k-space along z. If it holds slices, call this one slice (axes, --axes)"
             )
         return slices
 

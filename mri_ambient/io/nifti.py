@@ -169,7 +169,7 @@ def orthogonal_affine(grid: Grid) -> Floats | None:
     return affine
 
 
-_REMEDY = "save DICOM, which has a position for every slice (--save dicom)"
+_REMEDY = "save the format dicom (--save dicom), which has a position for every slice"
 
 
 def _upwards(n_rows: int) -> Floats:

@@ -66,7 +66,7 @@ KINDS = (
     Kind(f"a Philips PAR/REC {IMAGE}", suffixes=(".par", ".rec")),
     Kind("GE raw data (P-file), which is not read; convert it to ISMRMRD with ge_to_ismrmrd",
          suffixes=(".7",)),
-    Kind("a prior or other weights; give it with -m/--prior, and a scan as input",
+    Kind("a prior or other weights; give it as prior (--prior), and a scan as input",
          suffixes=(".safetensors",)),
     Kind("no Siemens raw data (twix), though it ends in .dat; give the file the scanner exported",
          suffixes=(".dat",)),
@@ -107,7 +107,7 @@ def _hdf5(contents: Contents) -> str | None:
     found = ", ".join(others[:6]) or "no dataset"
     return (
         f"is an HDF5 file without k-space: it holds no complex array; found {found}. Images cannot "
-        f"be reconstructed again; k-space under any name is read (--dataset NAME): {PAIRS}"
+        f"be reconstructed again; k-space under any name is read (dataset, --dataset NAME): {PAIRS}"
     )
 
 

@@ -241,8 +241,8 @@ def _check_given(path: Path, hit: Mask, measured: Mask, given: Mask) -> None:
         raise ScanFormatError(
             f"{path}: mask and k-space contradict each other: kspace holds nothing at "
             f"{n_given - n_held} positions sampled according to 'mask', and samples at {n_stray} "
-            f"others{_fits_moved(measured, given)}; give the right mask (--mask FILE), or delete "
-            "it, so that what is not zero counts as measured"
+            f"others{_fits_moved(measured, given)}; give the right one (mask, --mask FILE), or "
+            "delete it, so that what is not zero counts as measured"
         )
     if n_given - n_held > 0.01 * n_given:
         warn(

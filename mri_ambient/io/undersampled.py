@@ -32,8 +32,8 @@ class Undersampled(View):
         if not full.ends_known:
             raise ConfigError(
                 f"{full.path}: rows or columns beyond one end of k-space may be missing; a "
-                "retrospective mask needs a scan of which this is known (--centre Y,X, or "
-                "Y,X,NY,NX)"
+                "retrospective mask needs a scan of which this is known: say by centre (--centre "
+                "Y,X, or Y,X,NY,NX)"
             )
         if not full.fully_sampled:
             raise ConfigError(

@@ -39,8 +39,8 @@ def _n_wanted(spec: MaskSpec, acquired: Tensor, calib: Tensor, what: str) -> int
         highest = f"{n_acquired / n_calib:.2f}" if n_calib else str(n_acquired)
         raise ConfigError(
             f"acceleration {spec.acceleration:g} leaves {n_wanted} of {n_acquired} {what}, but "
-            f"{n_calib} calibration {what} are always sampled; use fewer (--calib-lines), or an "
-            f"acceleration of at most {highest}"
+            f"{n_calib} calibration {what} are always sampled; use a smaller calib "
+            f"(--calib-lines), or an acceleration of at most {highest}"
         )
     return n_wanted
 

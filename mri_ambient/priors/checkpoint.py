@@ -101,7 +101,8 @@ def load_prior(path: Path | str, device: torch.device | str = "cpu") -> Prior:
         return prior.to(device)
     except torch.OutOfMemoryError as error:
         raise DeviceError(
-            f"{path}: does not fit into the free memory of {device}; free some, or use --device cpu"
+            f"{path}: does not fit into the free memory of {device}; free some, or use the device "
+            "cpu (--device cpu)"
         ) from error
 
 

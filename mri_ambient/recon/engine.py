@@ -84,8 +84,8 @@ class Engine:
         except torch.OutOfMemoryError as error:
             if not self._fall_back():
                 raise DeviceError(
-                    f"out of memory: the prior does not fit on {self.device}; use --device cpu or "
-                    "--cpu-fallback"
+                    f"out of memory: the prior does not fit on {self.device}; use the device "
+                    "cpu (--device cpu), or cpu_fallback (--cpu-fallback)"
                 ) from error
         if self.runtime.compile:  # a fallback switches it off
             self.prior.compile()
@@ -213,8 +213,8 @@ class Engine:
             self.reduced = True
         elif not self._fall_back():
             raise DeviceError(
-                f"out of memory with a single image at a time: {reason}; use --device cpu, fewer "
-                "coils, or (with reconstruct) --cpu-fallback"
+                f"out of memory with a single image at a time: {reason}; use the device cpu "
+                "(--device cpu), fewer coils, or cpu_fallback (reconstruct --cpu-fallback)"
             )
 
     def _fall_back(self) -> bool:
@@ -239,7 +239,7 @@ class Engine:
                 return
             raise DeviceError(
                 f"out of memory on {self.device}: {str(error).splitlines()[0]}; use a smaller "
-                "--batch-size, or --device cpu"
+                "batch_size (--batch-size), or the device cpu (--device cpu)"
             ) from error
 
     def evaluate(self, figure: Callable[[Batch, Tensor], T], batch: Batch, img: Tensor) -> T:

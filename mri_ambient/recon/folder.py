@@ -35,9 +35,10 @@ from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
 from .reconstruction import stored_settings, write_reconstruction
 from .report import add_row, write_overview
+from .report.overview import PAGE, TABLE
 from .saving import check_folder, check_formats, check_options, check_saving, save_as
 from .slice_store import SliceStore
-from .states import DONE, FAILED, SKIPPED, State, read_states
+from .states import DONE, FAILED, SKIPPED, STATES, State, read_states
 from .volume import OnSlice, Volume, reconstruct_volume
 
 OnVolume = Callable[[str, Volume, int], tuple[OnSlice, OnStep]]
@@ -70,8 +71,14 @@ class Destination:
             object.__setattr__(self, "formats", (self.formats,))
 
     def check(self, recipe: ResolvedRecipe | None = None) -> None:
-        """Raise ConfigError for formats and options that cannot work, whatever the scan."""
+        """Raise ConfigError for what cannot work whatever the scan: formats, options, a folder."""
         check_folder(self.folder)
+        for path in (self.folder / name for name in (STATES, TABLE, PAGE)):
+            if path.is_dir():
+                raise ConfigError(
+                    f"{path}: is a folder, and a file of this name is to be written; rename it, or "
+                    "choose another output"
+                )
         with_std = recipe is None or recipe.n_samples > 1
         check_options(check_formats(self.formats), self.options, with_std=with_std)
 
@@ -149,7 +156,7 @@ def reconstruct_folder(
     listed = len(scans) > 1 or bool(known) or "report" in to.formats
     listed = listed if to.listed is None else to.listed
     if retry_failed:
-        scans = failed_before(scans, known)
+        scans = failed_before(scans, to, resolved)
     checked = checked_runtime(runtime, elsewhere=not isinstance(executor, Processes))
     work = FolderWork(to, resolved, checked, known, on_volume)
     outcomes: dict[int, Outcome] = {}
@@ -169,9 +176,35 @@ def reconstruct_folder(
     return [outcomes[index] for index in sorted(outcomes)]
 
 
-def failed_before(scans: Sequence[ScanPath], known: Mapping[str, State]) -> list[ScanPath]:
-    """The scans that failed when they were last tried."""
-    return [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
+def failed_before(
+    scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe
+) -> list[ScanPath]:
+    """The scans that failed when they were last tried, to be reconstructed as the others were.
+
+    Raises:
+        OutputExistsError: an image that stays in the folder was made with other settings.
+    """
+    known, wanted = read_states(to.folder), recipe.choices()
+    failed = [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
+    replaced = {scan.key for scan in failed if to.overwrite}
+    for path in (to.folder / f"{key}.h5" for key in known if failed and key not in replaced):
+        if differing := _differing(path, wanted):
+            stored = to.folder / "config.toml"
+            raise OutputExistsError(
+                f"{path}: was made with other settings ({', '.join(differing)}), and what failed "
+                "is tried again (retry_failed, --retry-failed) with those of the rest; use "
+                f"their recipe{f' (--config {stored})' if stored.exists() else ''}, or "
+                "another folder, or do all anew: overwrite (--overwrite) without retry_failed"
+            )
+    return failed
+
+
+def _differing(path: Path, wanted: Mapping[str, Any]) -> list[str]:
+    """Which of these settings a reconstruction was not made with; empty for any other file."""
+    with suppress(OutputExistsError):
+        found = stored_settings(path) if path.exists() else wanted
+        return [key for key in wanted if wanted[key] != found.get(key)]
+    return []
 
 
 @dataclass(frozen=True)
@@ -247,7 +280,7 @@ class FolderWork:
             if executor.n > 1 and self.runtime.torch_device.type != "cpu":
                 raise ConfigError(
                     f"jobs (--jobs {executor.n}) are processes on a CPU; run a call for each GPU, "
-                    "with part of the scans (--shard i/N --device cuda:i)"
+                    "with part of the inputs and its device (--shard i/N --device cuda:i)"
                 )
             if executor.n < 2 or len(scans) < 2:
                 yield from enumerate(self._one_by_one(scans))
@@ -429,10 +462,11 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
     if differing:
         listed = _listed(differing, volume.settings)
         raise OutputExistsError(
-            f"{path}: was made with other settings ({listed}); use --overwrite or another folder"
+            f"{path}: was made with other settings ({listed}); overwrite (--overwrite) or use "
+            "another folder"
             if there
             else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
-            "use those to resume it, or --overwrite, or another folder"
+            "use those to resume it, or overwrite (--overwrite), or use another folder"
         )
     if not (there and path.with_suffix(".json").exists()):
         return False
@@ -461,7 +495,9 @@ def differing_settings(volume: Volume, output: Path) -> list[str]:
 def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
     """Settings by name; the precision, which may follow from the device, as an option."""
     other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
-    return ", ".join(f"--precision {other}" if key == "precision" else key for key in differing)
+    return ", ".join(
+        f"precision (--precision {other})" if key == "precision" else key for key in differing
+    )
 
 
 def _unfinished(output: Path, name: str) -> Path:

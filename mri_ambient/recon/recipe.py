@@ -231,8 +231,15 @@ class ResolvedRecipe:
         volume = {"volume": file.volume} if file.volume else {}
         return plain({"input_sha256": file.sha256, **volume}) | self.choices(runtime)
 
-    def choices(self, runtime: Runtime) -> dict[str, Any]:
-        """The settings without those of the scan."""
+    def choices(self, runtime: Runtime | None = None) -> dict[str, Any]:
+        """The settings without those of the scan; without a runtime, those that do more than round.
+
+        Two machines may share the scans of a folder, and compute in different precision.
+        """
+        rounding: dict[str, Any] = {}
+        if runtime is not None:
+            rounding["precision"] = self.precision(runtime)
+            rounding["compiled"] = runtime.compile and self.method.needs_prior
         return plain(
             {
                 "method": {"name": self.method.name} | method_options(self.method),
@@ -240,8 +247,7 @@ class ResolvedRecipe:
                 "seed": self.seed,
                 "n_samples": self.n_samples,
                 "keep_samples": self.keep_samples,
-                "precision": self.precision(runtime),
-                "compiled": runtime.compile and self.method.needs_prior,
+                **rounding,
                 "version": __version__,
                 "prep": self.preparation.as_dict(),
                 "mask": None if self.mask is None else asdict(self.mask),

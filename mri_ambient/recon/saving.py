@@ -91,8 +91,8 @@ def check_options(formats: Sequence[str], options: SaveOptions, *, with_std: boo
         if getattr(options, option) is not None and name not in formats:
             flag = option.replace("_", "-")
             raise ConfigError(
-                f"{option} (--{flag}) is for the format {name}; save it too (--save {name}), or "
-                f"leave {option} out"
+                f"{option} (--{flag}) is for the format {name}; add it to the formats (--save "
+                f"{name}), or leave {option} out"
             )
     for name in check_formats(formats):
         FORMATS[name].check_options(options)
@@ -166,8 +166,8 @@ def save_as(
         older = [file for file in there if file.stat().st_mtime_ns < path.stat().st_mtime_ns]
         if older and not overwrite:
             raise OutputExistsError(
-                f"{older[0]}: is older than {path.name}, so that it shows something else; use "
-                "--overwrite or another folder"
+                f"{older[0]}: is older than {path.name}, so that it shows something else; "
+                "overwrite (--overwrite) or use another folder"
             )
         if overwrite or len(there) < len(outputs):
             writer.write(result, path.parent, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -79,6 +80,22 @@ def parse_seconds(text: str) -> float:
     if not match:
         raise ConfigError(f"a time is written like 90s, 10m or 1.5h; got {text!r}")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_until(text: str) -> tuple[int | None, float | None]:
+    """``80`` as (80, None) steps, ``90s`` as (None, 90) seconds, ``auto`` as neither.
+
+    Raises:
+        ConfigError: it is none of these, or zero.
+    """
+    if text == "auto":
+        return None, None
+    if text.isdecimal() and int(text) > 0:
+        return int(text), None
+    with suppress(ConfigError):
+        if text.strip().endswith(("s", "m", "h")) and (seconds := parse_seconds(text)):
+            return None, seconds
+    raise ConfigError(f"adapt until auto, a time such as 90s, or a number of steps; got {text!r}")
 
 
 def time_text(seconds: float) -> str:

@@ -207,7 +207,8 @@ def device_error(error: RuntimeError, device: torch.device | str) -> DeviceError
     reason = str(error).partition("\n")[0]
     if out_of_memory(error):
         return DeviceError(
-            f"out of memory: {reason}; use the CPU (--device cpu, or to reconstruct --cpu-fallback)"
+            f"out of memory: {reason}; use the device cpu (--device cpu) or, to "
+            "reconstruct, cpu_fallback (--cpu-fallback)"
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = " ".join(str(error).split())[:150]

@@ -95,7 +95,7 @@ def locked(path: Path) -> Iterator[None]:
         if file is None:
             raise MriAmbientError(
                 f"{path}: another process is making it; wait until it has ended, or give each "
-                "process a part of its own (--shard)"
+                "process inputs of its own (--shard)"
             )
         try:
             yield

@@ -16,7 +16,7 @@ from ..priors.prior import DenoiserSource, Prior
 from ..priors.schedules import EDM_SIGMA_DATA, LogNormal
 from ..recon.adaptation import Adaptation, AdaptationData, spared_lines
 from ..recon.recipe import ResolvedRecipe
-from ..runtime.config import parse_seconds
+from ..runtime.config import parse_until
 from ..runtime.device import Runtime
 from .adapter import Adapter, AdaptProgress, AdaptRules, digest_of, weights_sha256
 from .config import TrainConfig
@@ -83,20 +83,8 @@ class AdaptConfig(Adaptation):
 
     def _limits(self) -> tuple[int | None, float | None]:
         """Steps and seconds after which it stops."""
-        until = str(self.until)
-        if until == "auto":
-            return self.most_steps, None
-        if until.isdecimal() and int(until) > 0:
-            return int(until), None
-        try:
-            seconds = parse_seconds(until)
-        except ConfigError:
-            seconds = 0.0
-        if seconds == 0 or not until.strip().endswith(("s", "m", "h")):
-            raise ConfigError(
-                f"adapt until auto, a time such as 90s, or a number of steps; got {self.until!r}"
-            )
-        return None, seconds
+        steps, seconds = parse_until(str(self.until))
+        return (self.most_steps, None) if self.until == "auto" else (steps, seconds)
 
     def settings(self) -> dict[str, Any]:
         """See :meth:`Adaptation.settings`."""

@@ -168,8 +168,8 @@ class Adapter:
                 self.trainer.step(self._batch(cases))
         except torch.OutOfMemoryError as error:
             raise DeviceError(
-                f"out of memory on {self.device} while the prior was adapted; use --device cpu, or "
-                "reconstruct without --adapt"
+                f"out of memory on {self.device} while the prior was adapted; use the device cpu "
+                "(--device cpu), or leave adapt (--adapt) out"
             ) from error
 
     def _batch(self, cases: Sequence[HeldOut]) -> TrainingBatch:

@@ -131,7 +131,7 @@ class TrainJob:
 
     Attributes:
         data, run, config, images: as in :func:`~mri_ambient.training.loop.train`.
-        time_limit_s: stop after this many seconds of this call, the last validation included, but
+        time_limit_s: stop after this many seconds of the call, the last validation included, but
             not before its first step.
         init: start from the weights of this prior; everything else about the new one is measured
             on the new scans.

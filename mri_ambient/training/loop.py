@@ -77,7 +77,7 @@ def train(
             "of the runtime, training uses the device only; precision and batch_size are options "
             "of TrainConfig, and networks are not compiled"
         )
-    device = runtime.torch_device
+    started, device = time.monotonic(), runtime.torch_device
     job = TrainJob(
         data=Path(folder),
         run=Path(run),
@@ -90,7 +90,7 @@ def train(
     hooks = Hooks(on_damaged=lambda sentence: warn("W-DAMAGED", sentence))
     if on_progress is not None:
         hooks = replace(hooks, on_progress=on_progress)
-    return run_training(plan(job), hooks)
+    return run_training(plan(job, started=started), hooks)
 
 
 def run_training(plan: TrainPlan, hooks: Hooks | None = None) -> Prior:
@@ -125,7 +125,6 @@ class _Loop:
     def __init__(self, plan: TrainPlan, hooks: Hooks) -> None:
         self.plan, self.hooks = plan, hooks
         self.job, self.config, self.folder = plan.job, plan.job.config, plan.run
-        self.started = time.monotonic() - plan.seconds
         self.limit_s = math.inf if self.job.time_limit_s is None else self.job.time_limit_s
         self.processes = ProcessGroup.current()
         net = first_network(plan.facts, self.config.seed, self.job.init).to(self.job.device)
@@ -141,7 +140,7 @@ class _Loop:
     @property
     def seconds(self) -> float:
         """Since this call began."""
-        return time.monotonic() - self.started
+        return time.monotonic() - self.plan.started
 
     @property
     def _is_late(self) -> bool:
@@ -189,7 +188,7 @@ class _Loop:
                     "before"
                 ) from error
         self.first_images = self.saved_at = self.trainer.images
-        if math.isfinite(self.limit_s):
+        if self.seconds < self.limit_s < math.inf:
             self.validator.measure_time(self.trainer.average)
         if self.processes.is_first:
             self.log.cut(self.trainer.images)
@@ -243,7 +242,8 @@ class _Loop:
         except torch.OutOfMemoryError as error:
             raise DeviceError(
                 f"out of memory on {self.job.device} with {self.config.batch_size} images a step; "
-                "train into another folder with a smaller --batch-size, or --preset tiny"
+                "train into another folder with a smaller batch_size (--batch-size) or preset "
+                "(--preset tiny)"
             ) from error
         if self.trainer.skipped_in_a_row >= self.config.max_skipped:
             raise self._diverged(batch)
@@ -266,8 +266,8 @@ class _Loop:
         return MriAmbientError(
             f"{self.job.run}: training diverged: {self.config.max_skipped} steps in a row gave no "
             f"finite loss or gradient; the last batch is in {path.name}. Look at its scans "
-            f"({listed:.300}), or train into another folder with a smaller --learning-rate or "
-            "--precision fp32"
+            f"({listed:.300}), or train into another folder with a smaller "
+            "learning_rate (--learning-rate) or the precision fp32 (--precision fp32)"
         )
 
     def _record(
@@ -330,9 +330,11 @@ class _Loop:
 
     def _write(self) -> tuple[PriorFacts, dict[str, Tensor] | None]:
         """Facts of the run's prior and, with patience, its weights: they may be earlier ones."""
-        figures = self._validate(self.started + self.limit_s)
+        draws = self.seconds < self.limit_s
+        figures = self._validate(self.plan.started + self.limit_s)
         self._save()
-        self._draw_curves({"images": self.trainer.images, **figures})
+        if draws and "n_slices" not in figures:
+            self._draw_curves({"images": self.trainer.images, **figures})
         prior = self.validator.best()
         issue_weakness(prior, self.folder.prior)
         if not self.config.patience:

@@ -39,7 +39,7 @@ class TrainPlan:
         facts: of the prior.
         cases: validation slices; of several processes, the first alone has them.
         damaged: a sentence about every file or slice that could not be read.
-        seconds: time it took to plan, which counts towards the time limit.
+        started: when the call began, as ``time.monotonic`` counts; the time limit is from then on.
     """
 
     job: TrainJob
@@ -48,11 +48,12 @@ class TrainPlan:
     facts: PriorFacts
     cases: tuple[HeldOut, ...]
     damaged: tuple[str, ...]
-    seconds: float
+    started: float
 
     def within(self, seconds: float) -> TrainPlan:
         """The same for a training that may take so long from now on."""
-        return replace(self, job=replace(self.job, time_limit_s=seconds), seconds=0.0)
+        job = replace(self.job, time_limit_s=seconds)
+        return replace(self, job=job, started=time.monotonic())
 
     @property
     def run(self) -> RunFolder:
@@ -114,10 +115,11 @@ class TrainPlan:
         return "; ".join([text, *self.notes])
 
 
-def plan(job: TrainJob) -> TrainPlan:
+def plan(job: TrainJob, *, started: float | None = None) -> TrainPlan:
     """Load the scans, check and measure them; nothing is written.
 
-    Processes that joined a ``torch.distributed`` group call it together.
+    Processes that joined a ``torch.distributed`` group call it together. ``started`` is when the
+    call began, as ``time.monotonic`` counts; by default now.
 
     Warns:
         NumericalWarning: masks that leave parts of k-space unsupervised, patients on both sides;
@@ -129,7 +131,7 @@ def plan(job: TrainJob) -> TrainPlan:
         CheckpointError: the run's identity cannot be read.
         ScanFormatError: see :func:`~mri_ambient.training.dataset.load_dataset`.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     processes, run = ProcessGroup.current(), RunFolder(job.run)
     stored = processes.from_first(lambda: run.identity if run.has_begun else None)
     dataset = split(job, None if stored is None else stored.validation_scans(job.run))
@@ -143,7 +145,7 @@ def plan(job: TrainJob) -> TrainPlan:
         facts=processes.from_first(lambda: prior_facts(job, dataset, identity)),
         cases=cases,
         damaged=(*dataset.damaged.values(), *damaged),
-        seconds=time.monotonic() - started,
+        started=started,
     )
 
 
@@ -185,17 +187,18 @@ def _check_trainable(job: TrainJob, dataset: Dataset) -> None:
     if init is not None and init.facts.kind != config.kind:
         raise ConfigError(
             f"the initial prior is a {init.facts.kind!r} denoiser, and a {config.kind!r} one is to "
-            f"be trained; add --wrapper {init.facts.kind}, or leave --init out"
+            f"be trained; choose the wrapper {init.facts.kind} (--wrapper {init.facts.kind}), or "
+            "leave init (--init) out"
         )
     if init is not None and not _can_start(config.network, init.facts.network):
         raise ConfigError(
             f"the initial prior's network is {init.facts.network}, and preset {config.preset!r} is "
-            f"{config.network}; choose the same --preset, or leave --init out"
+            f"{config.network}; choose its preset (--preset), or leave init (--init) out"
         )
     if objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
         raise ConfigError(
             f"objective {objective.name!r} needs fully sampled scans, but {job.data} holds "
-            "undersampled ones; use kspace or ambient, or --targets l1-wavelet"
+            "undersampled ones; use kspace or ambient, or l1-wavelet images (--targets l1-wavelet)"
         )
 
 
@@ -272,6 +275,6 @@ def _check_masks(groups: list[Coverage], folder: Path) -> None:
         raise ConfigError(
             f"{folder}: {worst.line}. The null-space fraction is {worst.null_space_fraction:.0%}: "
             "aliased images cannot be told from true ones, so the prior would be wrong. "
-            f"{worst.advice.capitalize()}, train by --objective equivariant, or train anyway "
-            "(--force)"
+            f"{worst.advice.capitalize()}, train by the objective equivariant (--objective "
+            "equivariant), or train anyway: force (--force)"
         )

@@ -177,13 +177,17 @@ class Round:
 
 
 def refit(
-    job: RefitJob, hooks: Callable[[int], Hooks] = lambda round_number: Hooks()
+    job: RefitJob,
+    hooks: Callable[[int], Hooks] = lambda round_number: Hooks(),
+    *,
+    started: float | None = None,
 ) -> Prior | None:
     """Draw samples and train on them, round by round.
 
     Args:
         job: the scans, the folder and the options of all rounds.
         hooks: the hooks of a round, by its number.
+        started: when the call began, as ``time.monotonic`` counts; by default now.
 
     Returns:
         The refitted prior; None for a shard, or if it was stopped before its end.
@@ -199,7 +203,8 @@ def refit(
         raise ConfigError("the processes of one job share the samples: leave out shard i/N")
     issue_weakness(job.start)
     limit_s = math.inf if job.time_limit_s is None else job.time_limit_s
-    prior, deadline = job.start, time.monotonic() + limit_s
+    prior = job.start
+    deadline = (time.monotonic() if started is None else started) + limit_s
     for number in range(1, job.rounds + 1):
         current = Round(job, number, prior, deadline if job.shard is None else math.inf)
         if processes.from_first(current.is_finished):

@@ -67,7 +67,7 @@ class Identity:
         if not isinstance(self.data, dict) or "validation" not in self.data:
             raise ConfigError(
                 f"{run}: an earlier version began this run and did not write down its scans; train "
-                f"into another folder with --init {run / 'prior.safetensors'}"
+                f"into another folder with init (--init {run / 'prior.safetensors'})"
             )
         return list(self.data["validation"])
 
@@ -169,7 +169,7 @@ class RunFolder:
         if listed:
             raise ConfigError(
                 f"{self.path}: its scans are not those it began with: {', '.join(listed)}; give "
-                f"the same scans, or train into another folder with --init {self.prior}"
+                f"the same scans, or train into another folder with init (--init {self.prior})"
             )
 
     @contextmanager

@@ -212,15 +212,16 @@ class Validator:
     def _fit(
         self, net: Denoiser, cases: Sequence[HeldOut], deadline: float = math.inf
     ) -> dict[str, float]:
-        """The figures on these cases; when the deadline has come, on those done until then."""
-        n_done = len(cases)
+        """The figures on these cases, or on the first, where no more fit in before the deadline."""
+        n_done, started = len(cases), time.monotonic()
 
         def is_next(done: int) -> bool:
             nonlocal n_done
             n_done = done
             self.references.of(cases[done - 1])
             self.on_case(done, len(cases))
-            return time.monotonic() < deadline
+            now = time.monotonic()
+            return now + (now - started) / done < deadline
 
         tau, error, without = fit_tau(Prior(net, self.facts), cases, is_next)
         figures = {"held_out": error, "held_out_no_dc": without, "tau": tau}
@@ -232,8 +233,8 @@ class Validator:
     ) -> dict[str, float]:
         """Validate averaged weights, fit tau, and write the prior and its previews.
 
-        When the deadline (of ``time.monotonic``) has come, it ends after the slice at hand, and the
-        figures say on how many slices they were measured.
+        It ends without previews where no further slice fits in before the deadline (of
+        ``time.monotonic``), and the figures say on how many slices they were measured.
 
         Returns:
             Held-out errors of the prior and of the classical methods, and tau; empty without cases.
@@ -252,13 +253,13 @@ class Validator:
             raise MriAmbientError(
                 f"{self.run.path}: training diverged: after {images} images the prior gives values "
                 "that are not finite, and was not written; train into another folder with a "
-                "smaller --learning-rate or --precision fp32"
+                "smaller learning_rate (--learning-rate) or the precision fp32 (--precision fp32)"
             )
         self.prior = self._prior(net, figures, images, skipped)
         self.checked_at, self.figures = images, figures
         save_prior(self.prior, self.run.prior)
-        n_previews = int(figures.get("n_slices", N_PREVIEWS))
-        self._draw_previews(self.prior, figures.get("tau", 0.0), n_previews)
+        if "n_slices" not in figures:
+            self._draw_previews(self.prior, figures.get("tau", 0.0))
         self.seconds = time.monotonic() - started
         return figures
 
@@ -299,16 +300,17 @@ class Validator:
             return self.prior
         with atomic_path(self.run.prior) as path:
             shutil.copyfile(self.run.best_prior, path)
-        self._draw_previews(best, known["tau"], N_PREVIEWS)
+        if "n_slices" not in self.figures:
+            self._draw_previews(best, known["tau"])
         return best
 
     @torch.no_grad()
-    def _draw_previews(self, prior: Prior, tau: float, most: int) -> None:
+    def _draw_previews(self, prior: Prior, tau: float) -> None:
         """Draw magnitudes of some validation slices, by method."""
         from ..plots import draw_previews, save_figure  # matplotlib is slow to import
 
         rows = []
-        for case in self.cases[: min(most, N_PREVIEWS)]:
+        for case in self.cases[:N_PREVIEWS]:
             estimated = estimate(prior.to(case.batch.ksp.device), case)
             images = {
                 "zero-filled": ZeroFilled()(None, case.batch, []),

@@ -220,7 +220,7 @@ def main() -> None:
         return
     if args.quick:
         args.work = Path(tempfile.mkdtemp())
-        args.images, args.scans, args.cases = 8, 6, 1
+        args.images, args.scans, args.cases = 8, 3, 1
         args.only, args.precision = ["equivariant, kspace"], "fp32"
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")

@@ -208,7 +208,7 @@ RUNGS = {
     "short96": Rung(1400, size=96),
     "middle96": Rung(5600, size=96),
 }
-QUICK = Rung(4, size=40, smaller=40, n_scans=6, n_cases=2, n_timed=2)
+QUICK = Rung(4, size=40, smaller=40, n_scans=3, n_cases=2, n_timed=2)
 
 
 def unet(candidate: Candidate, in_channels: int) -> UNet:

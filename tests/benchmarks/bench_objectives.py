@@ -369,7 +369,7 @@ def main() -> None:
     if args.quick:
         args.work = Path(tempfile.mkdtemp())
         args.device, args.cases, args.steps = "cpu", 1, 3
-        args.settings = [Setting(2.0, "noisy", size=32, n_scans=6, n_images=8)]
+        args.settings = [Setting(2.0, "noisy", size=32, n_scans=3, n_images=8)]
         args.only = args.only or ["kspace + refit", "gsure"]
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")

@@ -93,6 +93,8 @@ def test_a_shared_prior_serves_what_is_done_later(cli, full, prior_file, tmp_pat
     cli(*words, code=1)
     made = (out / "adapted.safetensors").stat().st_mtime_ns
     (raw / "b.h5").write_bytes(second.read_bytes())
+    for other in (words[:-2], (*words, "--overwrite")):
+        cli(*other, "--retry-failed", code=2)
     for more in (("--retry-failed",), ()):
         cli(*words, *more)
         assert (out / "adapted.safetensors").stat().st_mtime_ns == made

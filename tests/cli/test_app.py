@@ -37,6 +37,13 @@ def test_a_typo_is_answered_without_torch():
     assert "typer" in imported and not {"torch", "numpy", "h5py"} & set(imported)
 
 
+@pytest.mark.parametrize("words", [("-o", ""), ("-o", "out", ""), ("--output=",)])
+def test_an_empty_word_is_not_the_working_folder(words, cli, scan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = cli("reconstruct", scan, *words, "--method", "zero-filled", code=2).errors
+    assert "nothing stands after" in line and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "reason",
     ["CUDA out of memory. Tried to allocate 2 GiB", "CUDA error: unspecified launch failure"],

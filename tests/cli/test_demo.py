@@ -9,12 +9,10 @@ import mri_ambient as ma
 from mri_ambient.cli import demo
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import NumericalWarning, OutputExistsError
-from mri_ambient.methods import L1Wavelet
 from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.runtime.files import file_sha256
-from mri_ambient.training.validation import REFERENCES
 
 
 def parts():
@@ -61,7 +59,6 @@ def test_the_demo_runs_and_shows_what_it_promises(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(NETWORKS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
     monkeypatch.setattr(demo, "N_SCANS", 5)
     monkeypatch.setattr(demo, "N_ADPS", 2)
-    monkeypatch.setitem(REFERENCES, "held_out_l1_wavelet", L1Wavelet(n_iter=3))  # of training
     with pytest.warns(NumericalWarning):  # five scans, half a second of training
         demo.run(output=tmp_path / "demo", train_time="0.5s", device="cpu", quiet=True)
     rows = json.loads((tmp_path / "demo/demo.json").read_text())

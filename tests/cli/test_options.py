@@ -19,6 +19,9 @@ from mri_ambient.cli.app import app
 from mri_ambient.cli.help import GROUPS
 from mri_ambient.cli.recipe import FLAGS, retrospective_mask
 from mri_ambient.io import SCAN_FORMATS
+from mri_ambient.io.bids import NAME
+from mri_ambient.io.named_axes import ALIASES, AXES
+from mri_ambient.io.save_options import PARTS
 from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, CgSense, L1Wavelet
 from mri_ambient.objectives import OBJECTIVES
 from mri_ambient.physics.masks import MASKS
@@ -164,6 +167,13 @@ def test_names_that_options_take_are_those_of_the_library():
     assert tuple(OBJECTIVES) == choices.OBJECTIVES
     assert tuple(SHIPPED) == choices.NETWORKS
     assert tuple(name for name in DENOISERS if name != "patched") == choices.WRAPPERS
+    assert (tuple(SAMPLERS), tuple(SCAN_FORMATS)) == (choices.SAMPLERS, choices.SCAN_FORMATS)
+    assert (PARTS, NAME.pattern) == (choices.PARTS, choices.BIDS_NAME)
+    assert tuple(dict.fromkeys((*AXES, *ALIASES))) == choices.AXES
+    for named, listed in (
+        (METHODS, choices.METHOD_OPTIONS), (OBJECTIVES, choices.OBJECTIVE_OPTIONS)
+    ):  # fmt: skip
+        assert {field.name for kind in named.values() for field in fields(kind)} == set(listed)
 
 
 def test_every_group_of_the_help_holds_options_of_reconstruct():
@@ -193,6 +203,29 @@ def test_help_has_a_short_name(words, cli):
         (("reconstruct", ".", "-o", "out", "--device", "gpu"), "cuda"),
         (("reconstruct", ".", "-o", "out", "--shard", "5/4"), "i/N"),
         (("prep", ".", "-o", "out", "--map-sets", "3"), "auto, 1, 2"),
+        (("prep", ".", "-o", "out", "--centre", "header,64"), "Y,X"),
+        (("prep", ".", "-o", "out", "--axes", "slice,coli,y,x"), "coil"),
+        (("prep", ".", "-o", "out", "--axes", "slice,coil,y"), "y and x"),
+        (("prep", ".", "-o", "out", "--mask", "test_optoins.py"), "test_options.py"),
+        (("prep", ".", "-o", "out", "--acs", "test_optoins.py:acs"), "test_options.py"),
+        (("reconstruct", ".", "-o", "out", "--adapt", "soon"), "90s"),
+        (("reconstruct", ".", "-o", "out", "--adapt-per", "volumes"), "volume"),
+        (("reconstruct", ".", "-o", "out", "--parts", "mag,phases"), "phase"),
+        (("reconstruct", ".", "-o", "out", "-O", "eta"), "NAME=VALUE"),
+        (("reconstruct", ".", "-o", "out", "-O", "etaa=1"), "eta"),
+        (("reconstruct", ".", "-o", "out", "--bids", "01/T2w"), "sub-LABEL"),
+        (("reconstruct", ".", "-o", "out", "--dicom-template", "test_optoins.py"), "options.py"),
+        (("adapt", ".", "-o", "out", "--until", "soon"), "90s"),
+        (("train", "data", "-o", "run", "-O", "wieght=1"), "weight"),
+        (("train", "data", "-o", "run", "--time-limit", "soon"), "90s"),
+        (("refit", "run", "--method", "cg-sense"), "dds"),
+        (("convert", ".", "-o", "out", "--to", "fastmir"), "fastmri"),
+        (("demo", "--train-time", "soon"), "90s"),
+        (("simulate", "phantom", "-o", "out", "--acceleration", "2-4"), "LOW:HIGH"),
+        (("simulate", "phantom", "-o", "out", "--mask-type", "random:1,poison:1"), "poisson"),
+        (("train", "data", "-o", "run", "--init", "brain-kspace"), DEFAULT),
+        (("audit", "calibration", "brain-kspace", "data"), DEFAULT),
+        (("reconstruct", ".", "-o", "out", "--cluster", "test_optoins.py"), "test_options.py"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest_name(words, hint, cli, monkeypatch):
@@ -200,7 +233,7 @@ def test_a_typo_is_answered_with_the_nearest_name(words, hint, cli, monkeypatch)
     monkeypatch.chdir(Path(__file__).parent)
     monkeypatch.setitem(sys.modules, "mri_ambient.recon.recipe", None)  # cannot be imported
     monkeypatch.setitem(sys.modules, "mri_ambient.io", None)
-    code = 3 if "-m" in words or "test_optoins.py" in words else 2
+    code = 3 if "brain-kspace" in words or words[1] == "test_optoins.py" else 2
     assert hint in cli(*words, code=code).err.replace("Try ", "")
 
 

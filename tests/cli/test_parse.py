@@ -74,6 +74,11 @@ def test_the_tasks_of_an_array_do_every_part_once(tasks, n_parts):
         (slurm(5, 1, 5), 4),
         (slurm(3, 1, 7, 1, COUNT="3"), None),  # 1, 3, 7
         ({"SLURM_ARRAY_TASK_ID": "2"}, None),
+        (slurm(4, 3, 9, 2), None),  # there is none between 3 and 5
+        (slurm(10, 3, 9, 2), None),
+        (slurm(2, 3, 9), None),
+        (slurm(3, 3, 9, 0), None),
+        (sge(2, 1, 10, 4), None),
     ],
 )
 def test_other_arrays_are_refused(environment, n_parts):

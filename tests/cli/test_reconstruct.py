@@ -474,6 +474,10 @@ def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
     logged = log.read_text()
     assert all(line in logged for line in (*printed.out.splitlines(), *printed.err.splitlines()))
     second.write_bytes(good)
+    stored = (out / "config.toml").read_bytes()
+    (line,) = cli(*words[:-4], *CG_SENSE, "--retry-failed", code=2).errors
+    assert f"--config {out / 'config.toml'}" in line
+    assert (out / "config.toml").read_bytes() == stored
     (line,) = cli(*words, "--retry-failed").out.splitlines()
     assert line.startswith(f"site/{first.name}: ")
     states = [json.loads(line) for line in (out / "status.jsonl").read_text().splitlines()]
@@ -509,6 +513,7 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     cli("reconstruct", scan, "-o", out, "--lambda", 0.25, "--config", file)
     assert (out / "config.toml").read_text() == "mine = true"
     wrong = {"methd = 1": "method", "samples = 'x'": "--samples", "=": "TOML"}
+    wrong |= {"config = 'other.toml'": "config", "mask = ''": "mask: is empty"}
     for text, said in (wrong | {'acs = "a\\u0000b"': "acs", 'save = ["\\u0000"]': "save"}).items():
         file.write_text(text)
         assert said in cli(*words, "-o", out, code=2).err

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
+from pkgutil import resolve_name
 
 import pytest
 
@@ -99,3 +101,24 @@ def test_tensorboard_shows_what_the_log_says(cli, tmp_path, trained):
             assert (images, value) == (row[0], pytest.approx(row[1], rel=1e-6))
         assert len(logged) == (3 if name == "loss" else 1)
         assert shown[-1][0] == 6, "the error of the finished prior is shown too"
+
+
+@pytest.mark.parametrize(
+    "early",
+    ["mri_ambient.objectives.make_objective", "mri_ambient.training.preflight.TrainPlan.describe"],
+)
+def test_the_time_limit_counts_from_the_start_of_the_call(
+    early, cli, trained, tmp_path, monkeypatch
+):
+    """Where one thing before the first step takes an hour, there is one step."""
+    clock, later, slow = time.monotonic, [0.0], resolve_name(early)
+
+    def takes_an_hour(*given, **more):
+        later[0] = 3600.0
+        return slow(*given, **more)
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + later[0])
+    monkeypatch.setattr(early, takes_an_hour)
+    cli("train", trained.prepared, "-o", tmp_path, "--images", 6, "--time-limit", "30m",
+        "--batch-size", 2, "--device", "cpu")  # fmt: skip
+    assert RunFolder(tmp_path).images_seen == 2

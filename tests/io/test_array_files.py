@@ -119,7 +119,7 @@ def test_noise_is_not_taken_for_k_space(tmp_path):
 def test_slices_are_not_taken_for_partitions(tmp_path):
     """Which would be k-space along z."""
     np.save(tmp_path / "scan.npy", np.concatenate([KSP, KSP[::-1]]))
-    with pytest.raises(ScanFormatError, match="call this axis slice"):
+    with pytest.raises(ScanFormatError, match="call this one slice"):
         open_scan(tmp_path / "scan.npy", axes="z,coil,y,x").sampling  # noqa: B018
 
 

@@ -300,7 +300,7 @@ def test_what_ends_in_noise_is_not_scored_and_the_user_decides(write, kept, line
     with warns("W-CENTRE", "W-NO-HEADER") as found:
         file = open_scan(path)
     assert (file.shape[2:], file.fully_sampled, file.ends_known) == ((96, 60), False, False)
-    assert f"--centre 48,{at},96,80" in found[0].text + found[1].text
+    assert f"48,{at},96,80" in found[0].text + found[1].text
     with pytest.raises(ConfigError, match="--centre"):
         Undersampled(file, MaskSpec("random", 3, 16), seed=0)
     with warns(*["W-NO-HEADER"] * 2):

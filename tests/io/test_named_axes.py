@@ -104,7 +104,7 @@ def test_frames_of_one_slice_could_be_slices_and_are_refused_with_both_readings(
     with pytest.raises(ScanFormatError) as caught:
         open_scan(tmp_path / "scan.npy")
     assert readings(frames) == ["slice,y,x", "rep,y,x"]
-    assert all(f"--axes {axes}" in str(caught.value) for axes in readings(frames))
+    assert all(axes in str(caught.value) for axes in readings(frames))
 
 
 def test_a_second_phase_encode_is_recognised():

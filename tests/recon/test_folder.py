@@ -121,6 +121,24 @@ def test_only_what_failed_is_tried_again(study, made, tmp_path):
     assert {row["status"] for row in summary(out).values()} == {"done"}
 
 
+def test_what_failed_is_not_made_otherwise_than_the_rest(study, made, tmp_path):
+    """Unless nothing of the rest stays."""
+    out, other = tmp_path / "out", ma.Recipe("zero-filled")
+    ma.reconstruct_folder(study, out, other, CPU)
+    shutil.copy(made[0], study / "b" / "cut.h5")
+    for to in (out, Destination(out, overwrite=True)):
+        with pytest.raises(OutputExistsError, match=r"head.h5: .*\(method"):
+            ma.reconstruct_folder(study, to, CG, CPU, retry_failed=True)
+    assert not (out / "b" / "cut.h5").exists()
+    refused = ma.reconstruct_folder(study / "b", out / "b", CG, CPU)
+    assert [outcome.status for outcome in refused] == ["done", "failed"]
+    (out / "b" / "cut.h5").unlink()
+    again = Destination(out / "b", overwrite=True)
+    with pytest.raises(OutputExistsError):
+        ma.reconstruct_folder(study / "b", again.folder, CG, CPU, retry_failed=True)
+    assert ma.reconstruct_folder(study / "b", again, CG, CPU, retry_failed=True)
+
+
 def test_finished_is_skipped_and_a_replaced_file_is_done_again(study, made, tmp_path):
     out = tmp_path / "out"
     ma.reconstruct_folder(study, out, CG, CPU)
@@ -161,6 +179,14 @@ def test_a_destination_that_cannot_get_what_was_asked_for_is_refused(made, tmp_p
         with pytest.raises(ConfigError):
             ma.reconstruct_folder(made[0], to, CG, CPU)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [STATES, "summary.csv", "index.html"])
+def test_a_folder_in_the_place_of_a_list_is_refused_before_a_scan_is_opened(name, made, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=name):
+        ma.reconstruct_folder(made[0].parent, tmp_path, CG, CPU)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_results_below_the_input_are_no_scans(study):

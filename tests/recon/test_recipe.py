@@ -126,6 +126,11 @@ class TestSettings:
         prior = small_prior("conditioned")
         of_prior = ResolvedRecipe(Aos(), prior)
         assert (of_prior.precision(gpu), of_prior.precision(cpu)) == ("bf16", "fp32")
+        assert (
+            of_prior.choices(gpu).items()
+            > of_prior.choices().items()
+            < of_prior.choices(cpu).items()
+        )
         baseline = ResolvedRecipe(CgSense())
         assert baseline.settings(file, gpu) == baseline.settings(file, cpu)
 

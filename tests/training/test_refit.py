@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import command
+from pictures import touch
 from training_runs import QUICK, SCANS, prepared, trained, weights
 
 from mri_ambient.errors import ConfigError, NumericalWarning, StoppedError
@@ -37,6 +38,7 @@ pytestmark = [
 
 SMALL = replace(SCANS, size=(24, 24), slices=2)
 VALIDATED = replace(QUICK, n_validation=2)
+SAMPLER = Dds(n_steps=3, n_cg=4)
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +57,15 @@ def data(tmp_path_factory) -> Path:
 def start(data, tmp_path_factory) -> Prior:
     """A prior trained on them, by its file."""
     run = tmp_path_factory.mktemp("start") / "run"
-    trained(data, run, VALIDATED, images=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", touch)
+        trained(data, run, VALIDATED, images=4)
     return load_prior(run)
 
 
 @pytest.fixture
 def job(data, start, tmp_path) -> RefitJob:
-    return RefitJob(data, start, tmp_path / "out", sampler=Dds(n_steps=3), config=QUICK, images=2)
+    return RefitJob(data, start, tmp_path / "out", sampler=SAMPLER, config=QUICK, images=2)
 
 
 def stopping(*answers: bool) -> Callable[[int], Hooks]:
@@ -97,7 +101,7 @@ def test_two_rounds_give_an_ordinary_plain_prior(job):
     assert prior.facts.card["init"] == first.facts.card["sha256"]
     assert load_prior(job.output).facts.card["sha256"] == prior.facts.card["sha256"]
     scan = open_scan(next(job.data.glob("*.h5")))[0]
-    assert bool(image(scan, Dds(n_steps=3), prior).isfinite().all())
+    assert bool(image(scan, SAMPLER, prior).isfinite().all())
 
 
 def test_a_refit_of_patches_starts_the_second_round_from_the_first(job):
@@ -111,7 +115,7 @@ def test_a_refit_of_patches_starts_the_second_round_from_the_first(job):
 def test_a_target_is_a_posterior_sample_of_its_scan(job):
     refit(replace(job, rounds=1, batch_size=3))
     item = load_dataset(job.data, n_validation=2, seed=0).train[1]
-    want = image(item.file[item.index], Dds(n_steps=3), job.start, seed=1)[0]
+    want = image(item.file[item.index], SAMPLER, job.start, seed=1)[0]
     path = job.output / f"round-1/targets/{item.scan_id}.h5"
     got = torch.from_numpy(read_samples(path, item.index))
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
@@ -204,7 +208,7 @@ def test_samples_of_other_scans_are_not_taken_for_these(job, tmp_path):
 @pytest.mark.parametrize(
     "other",
     [
-        {"sampler": Dds(n_steps=4)},
+        {"sampler": replace(SAMPLER, n_steps=4)},
         {"config": replace(QUICK, seed=1)},
         {"config": replace(QUICK, learning_rate=1e-4)},
     ],
@@ -262,7 +266,7 @@ def test_samples_of_another_prior_are_refused(job):
     other = replace(job.start, facts=replace(job.start.facts, card=card))
     for changed, what in (
         ({"start": other}, "prior_sha256"),
-        ({"sampler": Dds(n_steps=4)}, "options"),
+        ({"sampler": replace(SAMPLER, n_steps=4)}, "options"),
     ):
         with pytest.raises(ConfigError) as error:
             refit(replace(job, **changed))

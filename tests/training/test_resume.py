@@ -50,9 +50,11 @@ def test_eight_images_are_four_and_four(config, finished, scans, other_scans, tm
 
 
 def test_validation_and_its_errors_are_those_of_an_undisturbed_run(finished, scans, tmp_path):
-    """Without time, the last validation ends after a slice; one that is due does not."""
+    """Without time, the last validation ends after a slice, undrawn; one that is due does not."""
     limits = [{"time_limit_s": 1e-9}, {"time_limit_s": 1e-9}, {"images": 8}]
-    made = [trained(scans, tmp_path / "parts", VALIDATED, **limit) for limit in limits]
+    made = [trained(scans, tmp_path / "parts", VALIDATED, **limits[0])]
+    assert not list((tmp_path / "parts").glob("*.png"))
+    made += [trained(scans, tmp_path / "parts", VALIDATED, **limit) for limit in limits[1:]]
     n_slices = [prior.facts.card["held_out"].get("n_slices") for prior in made]
     assert n_slices == [1, None, None]
     assert_same_run(finished(VALIDATED), tmp_path / "parts")

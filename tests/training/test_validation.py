@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -152,16 +154,20 @@ def test_a_validation_writes_the_prior_with_its_figures(validator):
 
 
 @pytest.mark.pictures
-def test_a_deadline_ends_it_after_a_slice(validator, batch, monkeypatch):
+def test_a_deadline_ends_it_before_a_slice_that_would_pass_it(validator, batch, monkeypatch):
     """The figures are those of the slices done; classical methods are measured once a slice."""
+    clock = count(step=10.0)  # a slice takes 10 s
+    module = "mri_ambient.training.validation"
+    monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: next(clock)))
     net = small_prior("conditioned").net
     alone = validator(net, images=8, skipped=0)
     validator.cases = [*validator.cases, hold_out(batch, "head/1", seed=0)]
-    late = validator(net, images=16, skipped=0, deadline=0.0)
+    clock = count(step=10.0)
+    late = validator(net, images=16, skipped=0, deadline=25.0)
     assert late == alone | {"n_slices": 1}
     whole = validator(net, images=24, skipped=0)
     assert "n_slices" not in whole and whole["held_out_cg_sense"] != alone["held_out_cg_sense"]
-    monkeypatch.setattr("mri_ambient.training.validation.reference_errors", pytest.fail)
+    monkeypatch.setattr(f"{module}.reference_errors", pytest.fail)
     again = Validator(validator.run, validator.facts, validator.cases, patience=0)
     assert again(net, images=24, skipped=0) == whole
 
