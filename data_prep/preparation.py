@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError, DeviceError, NumericalWarning, PrepError, issue, warn
@@ -27,10 +28,11 @@ from ..physics.patterns import calibration_block
 from ..runtime.device import at_once, device_error, out_of_memory
 from ..runtime.prefetch import in_order, prefetch
 from ..scan import UPPER_BOUND, Scan
+from .altered import Altered, altered, altered_warnings
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
-from .line_consistency import line_warnings
+from .line_consistency import line_steps, line_warnings, step_warnings
 from .line_phase import line_phase_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_coils import LOUD, as_dead, noise_coils, without_coils
@@ -59,6 +61,9 @@ LOW_NOISE = 1e-4
 
 FEW_BLOCKS = 5
 """Slices whose lines are compared."""
+
+STRIP = 48
+"""Rows of lines that are compared outside of the calibration block."""
 
 MAX_SAMPLE = 1e9
 """Largest plausible prepared sample. Within the four limits, single precision holds every energy,
@@ -152,11 +157,6 @@ class Preparation:
     warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
-
-    @property
-    def lines_disagree(self) -> bool:
-        """Whether lines differ in phase or do not belong together (W-LINE-PHASE, W-LINES)."""
-        return any(warning.code in ("W-LINE-PHASE", "W-LINES") for warning in self.warnings)
 
     def cleaned(self, scan: Scan) -> Scan:
         """Raw slices with zeros in place of spikes and of coils that hold loud noise alone."""
@@ -345,12 +345,19 @@ class FirstPass:
         n_coils, n_rows = file.shape[1:3]
         self.n_rows = round(n_rows / file.readout_oversampling)
         self.calib_shape = _find_calibration(file, self.n_rows, config.calib_width)
+        self.strip = min(STRIP, self.n_rows), file.shape[3]
+        n = len(file)
+        self._compared = {n // 4, n // 2, 3 * n // 4}
+        self._every = max(1, n // FEW_BLOCKS)
+        self.own_noise: dict[int, float] = {}
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
+        self.strips: list[Tensor] = []
         self.n_given = 0  # sets of maps that come with the scan
         self.energies = torch.zeros(2, dtype=torch.float64)
         self.spikes: dict[int, Tensor] = {}
+        self.altered: dict[int, Altered] = {}
         self.interference: dict[int, Interference] = {}
         self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
 
@@ -358,9 +365,12 @@ class FirstPass:
         """Add slices without their spikes; empty ones are left out: their zeros are not noise."""
         self.spikes |= spikes
         filled = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
+        self.altered |= {scan.slices[index]: altered(scan.ksp[index]) for index in filled}
         if self.file.noise is None:
             for index in filled:
                 self.estimator.add(scan.ksp[index])
+                if scan.slices[index] % self._every == 0:
+                    self._add_own_noise(scan.slices[index], scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
         if not self.file.is_3d:  # where rows are no readout
             self.interference |= interference_of(scan)
@@ -370,8 +380,23 @@ class FirstPass:
         for index in filled:
             self.cov += outer_products(scan.ksp[index].flatten(1))
             self.calib.append(calib[index].clone())
+            if scan.slices[index] in self._compared and scan.calib is None:
+                self.strips.append(center_crop(scan.ksp[index], self.strip).clone())
         if scan.given_maps is not None:
             self.n_given = scan.given_maps.shape[-2] // scan.shape[0]
+
+    def _add_own_noise(self, index: int, ksp: Tensor) -> None:
+        """The noise of a slice alone, where image rows or corners show it."""
+        if len(self.file) == 1:
+            return
+        estimator = NoiseEstimator.of(self.file)
+        estimator.add(ksp)
+        try:
+            found = estimator.estimate()
+        except PrepError:  # no noise at all
+            return
+        if found.source in ("readout-edge", "image-corners"):
+            self.own_noise[index] = found.std
 
     def preparation(self) -> Preparation:
         """The preparation, after all slices were added."""
@@ -445,6 +470,7 @@ class FirstPass:
                 "trained on scans with many different masks"
             )
             found.append(NumericalWarning("W-ONE-COIL", text))
+        found += self._unequal_noise()
         if self.spikes:
             n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
             text = (
@@ -452,12 +478,38 @@ class FirstPass:
                 f"{math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
             )
             found.append(NumericalWarning("W-SPIKE", text))
+        found += altered_warnings(name, self.altered)
         if not self.file.is_3d:
             few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
             explained = line_phase_warnings(name, few)
-            found += explained if explained or self.interference else line_warnings(name, few)
+            if not explained and not self.interference:
+                explained = self._steps(to_virtual, noise_only) or line_warnings(name, few)
+            found += explained
         return found + interference_warnings(name, self.interference)
+
+    def _unequal_noise(self) -> list[NumericalWarning]:
+        """W-NOISE-SLICES for slices of very different noise."""
+        order = sorted(self.own_noise.items(), key=lambda item: item[1])
+        if not order or order[-1][1] <= FAR_OFF * order[0][1]:
+            return []
+        (quiet, least), (loud, most) = order[0], order[-1]
+        text = (
+            f"{name_of(self.file.path)}: slice {loud} has {most / least:.2g} times the noise of "
+            f"slice {quiet}, as if each slice was scaled by itself; one noise level is used for all"
+        )
+        return [NumericalWarning("W-NOISE-SLICES", text)]
+
+    def _steps(self, to_virtual: Tensor, noise_only: tuple[int, ...]) -> list[NumericalWarning]:
+        """W-LINES for lines outside of the calibration block."""
+        mask = torch.from_numpy(self.file.mask[:, : self.n_rows])
+        measured = center_crop(mask, self.strip)[0].all(dim=0).numpy()
+        kept = (without_coils(strip, noise_only) for strip in self.strips)
+        slices = [
+            line_steps(mix_coils(strip, to_virtual), measured, self.calib_shape[1])
+            for strip in kept
+        ]
+        return step_warnings(name_of(self.file.path), slices, self.file.shape[3]) if slices else []
 
     def _n_sets(self, to_virtual: Tensor) -> int:
         """Sets of coil maps: as wanted, as they came with the scan, or as the object needs."""
@@ -575,10 +627,22 @@ def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int
         mask = file.calib_mask[:, np.rint(rows).astype(int).clip(0, file.shape[2] - 1)]
     height, width = calibration_block(mask, limit)
     if min(height, width) < MIN_CALIB:
+        lost = _missing_columns(mask)
+        cause = f", since columns {lost} hold no samples" if lost else ""
+        remedy = "if they were lost, export the scan again; otherwise " if lost else ""
         raise PrepError(
             f"no calibration block: the fully sampled centre of k-space is "
-            f"{height}x{width} samples, but coil maps and scale need at least "
-            f"{MIN_CALIB}x{MIN_CALIB}; acquire (or, for a retrospective mask, keep) more central "
-            "lines, or give lines that were acquired apart (acs, --acs FILE)"
+            f"{height}x{width} samples{cause}, but coil maps and scale need at least "
+            f"{MIN_CALIB}x{MIN_CALIB}; {remedy}acquire (or, for a retrospective mask, keep) more "
+            "central lines, or give lines that were acquired apart (acs, --acs FILE)"
         )
     return height, width
+
+
+def _missing_columns(mask: NDArray[np.bool_]) -> list[int]:
+    """Single columns missing among those in the middle of k-space; none where many are."""
+    first = mask.shape[-1] // 2 - MIN_CALIB
+    lines = np.asarray(mask.any(axis=(0, 1)))[max(first, 0) : first + 2 * MIN_CALIB]
+    held = np.flatnonzero(lines)
+    gaps = np.setdiff1d(np.arange(held[0], held[-1] + 1), held) if len(held) else held
+    return (max(first, 0) + gaps).tolist() if 4 * len(gaps) <= len(held) else []

@@ -101,6 +101,7 @@ WARNINGS: dict[str, str] = {
     "W-CALIBRATION-LINES": "Coil maps come from the centre of the image's own k-space.",
     "W-CENTRE-APART": "Look at the image; they must be of the same scan, in its units.",
     "W-REPETITIONS": "Look at the image; average only repetitions of an object that lay still.",
+    "W-AVERAGES": "Look at the image; average only what differs by nothing but noise.",
     "W-TEMPLATE-OFFSET": "Other formats keep the scan's positions; check that it is this scan's.",
     # data preparation
     "W-SPIKE": "Look at the image for stripes, and have the scanner checked.",
@@ -108,8 +109,11 @@ WARNINGS: dict[str, str] = {
     "W-NOISE-COIL": "Have these coils checked; the image is that of the others.",
     "W-LINE-PHASE": "Look at the image for a ghost, and correct the phase of the lines (EPI).",
     "W-LINES": "Look at the image for movement or ghosts, and at how its lines were put together.",
+    "W-CLIPPED": "Measure again with less gain; without its largest samples the image is wrong.",
+    "W-CONJUGATE": "Export what was measured, or give the mask of it (mask, --mask).",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
+    "W-NOISE-SLICES": "Export the slices with one scale, or each into a file of its own.",
     "W-NOISE-LOW": "Give its noise (noise_std, --noise-std), or export the scan without a filter.",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",
     "W-FOLDED-FOV": "Use two sets of coil maps (map_sets, --map-sets auto or 2).",
@@ -143,6 +147,12 @@ WARNINGS: dict[str, str] = {
     "W-ROUND-KEPT": "Delete the later rounds to train this one further.",
 }
 """Every warning by its code, and what to do about it; docs/reference/warnings.md explains each."""
+
+
+WRONG_SAMPLES = frozenset(
+    {"W-AVERAGES", "W-REPETITIONS", "W-LINE-PHASE", "W-LINES", "W-CLIPPED", "W-CONJUGATE"}
+)
+"""Warnings of samples of which no right image can be made: nothing is scored against it."""
 
 
 class NumericalWarning(UserWarning):

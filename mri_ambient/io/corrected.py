@@ -388,14 +388,16 @@ def _extent(profile: Energy, at: int) -> Extent:
 
     If it was shifted round the ends, what is missing at the end that is nearer to k = 0 is at the
     other one, with the energy of the samples on the other side of k = 0. Where both hold noise
-    alone, nothing tells; a few rows were then shifted.
+    alone, or nothing, nothing tells; a few rows were then shifted.
     """
     n = len(profile)
     if at >= n // 2:
         profile, at = profile[::-1], n - 1 - at
-    width, outside = max(n // 16, 1), profile[2 * at + 1 :]
+    width, inside, outside = max(n // 16, 1), profile[: 2 * at + 1], profile[2 * at + 1 :]
     outside, far = outside[outside > 0], n // 2 - at > FAR * n
-    if not outside.size or not (far or profile.all()):
+    if not outside.size:  # of undersampled k-space, no line may have been drawn there
+        return "whole" if inside.all() or not far else "unknown"
+    if not (far or profile.all()):
         return "whole"
     mirrored = outside[:width].mean()
     if mirrored > CUT * outside[-width:].mean():

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -45,6 +45,10 @@ ALIASES = {name: label for label, name in VOLUME_COUNTERS.items()} | {
 """Other names that are understood."""
 
 Axes = tuple[str, ...]
+
+FEWEST_PARTITIONS, IN_THE_MIDDLE = 8, 4.0
+"""Partitions that are judged by their samples; mean energy in the middle of k-space over that of
+all, of more than noise."""
 
 SMALLEST_SIDE = 16
 """Of a matrix that is judged by its samples."""
@@ -139,6 +143,15 @@ class NamedArray:
 
         Of a 3-D scan, ``index`` counts along z, so that it is a part of k-space.
         """
+        values = self.averages(index, volume)
+        if len(values) == 1:
+            return np.ascontiguousarray(values[0])
+        count = values.any(axis=1, keepdims=True).sum(axis=0)
+        mean: NDArray[np.complex64] = values.sum(axis=0) / np.maximum(count, 1).astype(np.float32)
+        return mean
+
+    def averages(self, index: int, volume: str = "") -> NDArray[np.complex64]:
+        """The averages of a slice of a volume, as of :meth:`read`, ``(avg, coil, y, x)``."""
         counters = dict(part.split("-") for part in volume.split("_")) if volume else {}
         place = {name: int(n) - 1 for name, n in counters.items()}
         place["z" if self.is_3d else "slice"] = index
@@ -149,12 +162,7 @@ class NamedArray:
         values = self.array.read(selection)
         kept = [name for name in self.axes if name in whole]
         values = values.transpose([kept.index(name) for name in whole if name in kept])
-        values = values.reshape([self.size(name) for name in whole])
-        if len(values) == 1:
-            return np.ascontiguousarray(values[0])
-        count = values.any(axis=1, keepdims=True).sum(axis=0)
-        mean: NDArray[np.complex64] = values.sum(axis=0) / np.maximum(count, 1).astype(np.float32)
-        return mean
+        return values.reshape([self.size(name) for name in whole])
 
     def energy(self, index: int, volume: str = "") -> NDArray[np.float64]:
         """Energy of a slice, summed over coils, ``(y, x)``."""
@@ -303,6 +311,11 @@ class NamedArrayFile(ScanFile):
         ksp = self._read_all(index)
         return ksp if self.given_mask is None else zero_outside(self.given_mask, ksp)
 
+    def averages(self) -> Iterator[Ksp]:
+        """See :meth:`ScanFile.averages`; of the middle partition of a 3-D scan."""
+        middle = self.ksp.size("z" if self.ksp.is_3d else "slice") // 2
+        return iter(self.ksp.averages(middle, self.volume) if self.ksp.size("avg") > 1 else ())
+
     def _read_all(self, index: int) -> Ksp:
         """All samples of one slice, also those outside the file's mask."""
         if self.ksp.is_3d:
@@ -314,8 +327,12 @@ class NamedArrayFile(ScanFile):
         """Slices across the readout of a 3-D scan."""
         nz, nx = self.shape[2:]
         slices = HybridSlices(self.path, self.shape, nz * nx)
+        middles, means = np.zeros(nz), np.zeros(nz)
         for z in range(nz):
             block = self.ksp.read(z, self.volume)
+            ny = block.shape[1]
+            middle = block[:, 3 * ny // 8 : -(3 * ny // 8), 3 * nx // 8 : -(3 * nx // 8)]
+            middles[z], means[z] = (float(np.square(np.abs(x)).mean()) for x in (middle, block))
             hit = np.asarray(block.any(axis=0))
             x = np.flatnonzero(hit.any(axis=0))
             if (hit[:, x].any(axis=1) & ~hit[:, x].all(axis=1)).mean() > 0.05:
@@ -324,6 +341,12 @@ class NamedArrayFile(ScanFile):
                     "readout of a 3-D scan, name the axes otherwise (--axes)"
                 )
             slices.add(block[:, :, x].transpose(2, 0, 1), np.full(len(x), z), x)
+        holds_signal = middles.sum() > IN_THE_MIDDLE * means.sum()
+        if nz >= FEWEST_PARTITIONS and holds_signal and peak(middles) < FLAT:
+            raise ScanFormatError(
+                f"{self.path}: energy is spread evenly along z ({nz} samples), as over slices; "
+                "wanted k-space along z. If it holds slices, call this one slice (axes, --axes)"
+            )
         return slices
 
     def take_mask(self, mask: NDArray[np.generic] | None, name: str = "mask") -> None:

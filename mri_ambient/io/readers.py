@@ -13,6 +13,7 @@ from ..errors import ConfigError, MriAmbientError, ScanFormatError, collected
 from ..runtime.warning_log import WarningLog
 from .acs import LinesBeside, corrected_with, lines_beside
 from .averaged import Averaged
+from .averages import check_averages
 from .bart import CflFile, cfl_path
 from .bruker import BrukerFile
 from .corrected import corrected
@@ -125,7 +126,10 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     path = raw_file(Path(path))
     given = {name: value for name, value in options.items() if value is not None}
     if average := given.pop("average", False):
-        return _averaged(path, average, given)
+        with WarningLog().noting() as warnings:
+            mean = _averaged(path, average, given)
+        mean.warnings = tuple(warnings)
+        return mean
     contents = Contents(path)
     reader = _reader_of(contents)
     centre, acs = given.pop("centre", "auto"), given.pop("acs", None)
@@ -139,6 +143,7 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
         file = _opened(reader, path, given)
         if mask is not None and isinstance(file, NamedArrayFile):
             file.take_mask(read_mask(Path(mask)), str(mask))
+        check_averages(file)
         lines = lines_beside(file, contents) if acs is None else _lines_of(file, str(acs), given)
         file = corrected(file, centre) if lines is None else corrected_with(file, lines, centre)
     file.warnings = tuple(warnings)

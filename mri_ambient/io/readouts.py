@@ -341,9 +341,24 @@ class ReadoutFile(ScanFile):
         counter = self._slices[index].slice[0]
         return self._read_lines(self.calibration[self.calibration.slice == counter], index)
 
-    def _read_lines(self, part: Readouts, index: int) -> Ksp:
+    def averages(self) -> Iterator[Ksp]:
+        """Averages of the middle slice or partition, complex64 ``(coil, readout, step 1)``."""
+        middle = len(self) // 2
+        if self.is_3d:
+            part = self.readouts[self.readouts.partition == self._matrix.encoded[2] // 2]
+        else:
+            part = self._slices[middle]
+        order = np.argsort(part.column, kind="stable")
+        firsts = np.searchsorted(part.column[order], part.column[order])
+        number = np.empty(len(part), int)
+        number[order] = np.arange(len(part)) - firsts  # of readouts of the same column
+        for average in range(number.max(initial=0) + 1 if number.any() else 0):
+            chosen = part[number == average]
+            yield self._read_lines(chosen, middle, self._matrix.encoded[:2])
+
+    def _read_lines(self, part: Readouts, index: int, shape: tuple[int, int] | None = None) -> Ksp:
         """The lines of one slice in their columns, complex64 ``(coil, y, x)``."""
-        _, n_coils, ny, nx = self.shape
+        n_coils, (ny, nx) = self._n_coils, shape or self.shape[2:]
         # Columns lie together in memory while they are filled.
         columns = np.zeros((nx, n_coils, ny), np.complex64)
         count = np.zeros(nx, int)

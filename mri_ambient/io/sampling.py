@@ -6,7 +6,7 @@ lines, stray exact zeros on a line do not break it; 2-D patterns are taken as th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,10 @@ masks leave them all out once in 10^5 times."""
 MOST_LOST = 0.05
 """Share of its columns that a slice may lack."""
 
+TORN, WHOLE = 0.8, 0.98
+"""A coil lost a line that holds less than the first share of what all coils do, beside one that
+holds more than the second. Samples that were rounded to zero grow in number from line to line."""
+
 Mask = NDArray[np.bool_]
 Ksp = NDArray[np.complex64]
 
@@ -39,6 +43,25 @@ class Sampling:
 
     mask: Mask
     acquired: Mask
+
+
+@dataclass(frozen=True)
+class Torn:
+    """A coil of a slice that lost samples.
+
+    Attributes:
+        index: of the slice.
+        coil: its number.
+        columns: that it lost, bool ``(x,)``.
+        rows: whether it lost rows, too.
+        n_lines: columns that the slice holds.
+    """
+
+    index: int
+    coil: int
+    columns: Mask
+    rows: bool
+    n_lines: int
 
 
 def find_sampling(
@@ -65,10 +88,13 @@ def find_sampling(
         ScanFormatError: there are only zeros, the mask belongs to other data, or the slices were
             sampled at different positions.
     """
-    hit, counts = _non_zero(path, read, shape)
+    hit, counts, torn = _non_zero(path, read, shape)
     if not hit.any():
         raise ScanFormatError(f"{path}: kspace holds nothing but zeros; export the scan again")
-    measured = whole_lines(hit & ~_lost_columns(path, hit, counts))
+    lost = _lost_columns(path, hit, counts)
+    if torn:
+        lost |= _lost_by_coils(path, torn)
+    measured = whole_lines(hit & ~lost)
     acquired = _acquired(path, measured, padding)
     if given is not None:
         _check_given(path, hit, measured, given & acquired)
@@ -84,11 +110,12 @@ def sampling_at(path: Path, measured: Mask, padding: tuple[int, int] | None = No
 
 def _non_zero(
     path: Path, read: Callable[[int], Ksp], shape: tuple[int, int, int, int]
-) -> tuple[Mask, NDArray[np.int_]]:
-    """Non-zero positions of the volume ``(y, x)``, and their number ``(slice, x)``."""
+) -> tuple[Mask, NDArray[np.int_], list[Torn]]:
+    """Non-zero positions of the volume ``(y, x)``, their number ``(slice, x)``, torn coils."""
     n_slices, _, ny, nx = shape
     hits = np.zeros((ny, nx), dtype=bool)
     counts = np.zeros((n_slices, nx), dtype=int)
+    torn: list[Torn] = []
     is_complex = False
     for index in range(n_slices):
         ksp = read(index)
@@ -96,13 +123,58 @@ def _non_zero(
         is_complex = is_complex or bool(ksp.real.any() and ksp.imag.any())
         hits |= hit
         hit.sum(axis=0, out=counts[index])
+        torn += _torn_coils(index, ksp, hit)
         del hit, ksp  # they would fragment the memory that reading the next slice needs
     if hits.any() and not is_complex:
         raise ScanFormatError(
             f"{path}: the samples are real numbers, and those of k-space are complex; export real "
             "and imaginary parts"
         )
-    return hits, counts
+    return hits, counts, torn
+
+
+def _torn_coils(index: int, ksp: Ksp, hit: Mask) -> Iterator[Torn]:
+    """Coils of a slice that hold zeros in lines where others hold samples."""
+    n_rows, n_columns = hit.sum(axis=0), hit.sum(axis=1)
+    for number, coil in enumerate(ksp):
+        held = coil != 0
+        columns, rows = _gaps(held.sum(axis=0), n_rows), _gaps(held.sum(axis=1), n_columns)
+        if columns.any() or rows.any():
+            yield Torn(index, number, columns, bool(rows.any()), int(n_rows.astype(bool).sum()))
+
+
+def _gaps(held: NDArray[np.int_], wanted: NDArray[np.int_]) -> Mask:
+    """Lines of which a coil holds few samples, between lines of which it holds all."""
+    lines = np.flatnonzero(wanted)
+    share = held[lines] / wanted[lines]
+    low = share < TORN
+    gaps = np.zeros(len(wanted), bool)
+    if not low.any() or low.all():
+        return gaps
+    starts = np.flatnonzero(np.diff(low, prepend=False) & low)
+    ends = np.flatnonzero(np.diff(low, append=False) & low) + 1
+    for start, end in zip(starts, ends, strict=True):
+        beside = share[[i for i in (start - 1, end) if 0 <= i < len(share)]]
+        gaps[lines[start:end]] = bool((beside > WHOLE).all())
+    return gaps
+
+
+def _lost_by_coils(path: Path, torn: Sequence[Torn]) -> Mask:
+    """Columns ``(x,)`` that single coils lack."""
+    lost: Mask = np.any([one.columns for one in torn], axis=0)
+    places = ", ".join(f"coil {one.coil} of slice {one.index}" for one in torn[:4])
+    n, text = int(lost.sum()), f"({places}{', ...' if len(torn) > 4 else ''}, counted from 0)"
+    if n > MOST_LOST * torn[0].n_lines or any(one.rows for one in torn):
+        raise ScanFormatError(
+            f"{path}: single coils hold zeros where the others hold samples {text}; the data was "
+            "lost: export the scan again, or leave these coils out of all slices"
+        )
+    warn(
+        "W-MISSING-COLUMNS",
+        f"{name_of(path)}: single coils hold zeros in {n} of {torn[0].n_lines} sampled columns "
+        f"{text}, which count as not measured",
+    )
+    return lost
 
 
 def _lost_columns(path: Path, hit: Mask, counts: NDArray[np.int_]) -> Mask:
@@ -164,18 +236,49 @@ def _check_given(path: Path, hit: Mask, measured: Mask, given: Mask) -> None:
             "sampled according to 'mask'; the mask belongs to other data, or is shifted, inverted "
             "or transposed"
         )
+    n_stray = int((hit & ~given).sum())
+    if _contradict(hit, measured, given):
+        raise ScanFormatError(
+            f"{path}: mask and k-space contradict each other: kspace holds nothing at "
+            f"{n_given - n_held} positions sampled according to 'mask', and samples at {n_stray} "
+            f"others{_fits_moved(measured, given)}; give the right one (mask, --mask FILE), or "
+            "delete it, so that what is not zero counts as measured"
+        )
     if n_given - n_held > 0.01 * n_given:
         warn(
             "W-MASK-ZEROS",
             f"{name_of(path)}: kspace is zero at {n_given - n_held} of the {n_given} positions "
             "sampled according to 'mask'",
         )
-    n_stray = int((hit & ~given).sum())
     if n_stray:
         warn(
             "W-OUTSIDE-MASK",
             f"{name_of(path)}: {n_stray} of {int(hit.sum())} positions with data are not in 'mask'",
         )
+
+
+def _contradict(hit: Mask, measured: Mask, given: Mask) -> bool:
+    """Whether 1 % of both lie elsewhere, and neither is a part of fully sampled k-space.
+
+    Columns beyond the outermost that hold samples count as never acquired.
+    """
+    inside = np.ix_(*(np.flatnonzero(measured.any(axis=axis)) for axis in (1, 0)))
+    rows, columns = inside
+    box = np.zeros_like(hit)
+    box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    empty, stray = given & box & ~measured, hit & ~given
+    is_part = 10 * int(stray.sum()) >= 9 * int((box & ~given).sum())
+    few = 100 * int(empty.sum()) <= int(given.sum()) or 100 * int(stray.sum()) <= int(hit.sum())
+    return not few and not is_part
+
+
+def _fits_moved(measured: Mask, given: Mask) -> str:
+    """Says by how many columns the mask must be moved to fit; empty if that does not help."""
+    columns = line_coverage(measured[None])
+    for shift in (1, -1, 2, -2):
+        if np.array_equal(np.roll(line_coverage(given[None]), shift), columns):
+            return f", as if the mask was off by {abs(shift)} column{'s' * (abs(shift) > 1)}"
+    return ""
 
 
 def _extent(mask: Mask) -> Mask:

@@ -244,6 +244,13 @@ class ScanFile(ABC):
         """A reference volume in the file (e.g. ``reconstruction_rss``), ``(slice, y, x)``."""
         return None
 
+    def averages(self) -> Iterator[Ksp]:
+        """Averages of a slice in the middle, before they are averaged, complex64 ``(coil, y, x)``.
+
+        Nothing if there is a single one. Zero where an average holds nothing.
+        """
+        return iter(())
+
     def read_calib(self, index: int) -> Ksp | None:
         """Calibration lines of one slice where :attr:`calib_mask` is set, complex64 as k-space.
 

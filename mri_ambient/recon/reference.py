@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data_prep import Preparation
-from ..errors import ScanFormatError, collected, warn
+from ..errors import WRONG_SAMPLES, ScanFormatError, collected, warn
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.crop import image_crop
@@ -59,10 +59,12 @@ class Reference:
     def score(self, magnitude: Tensor) -> dict[str, Any]:
         """FastMRI's metrics of a volume, against RSS if there is one, and against SENSE.
 
-        W-NOT-SCORED, and no metrics, if lines of the scan disagree or the reference is not usable.
+        W-NOT-SCORED, and no metrics, if samples of the scan are wrong or the reference is not
+        usable.
         """
         name = name_of(self.file.path)
-        if self.preparation.lines_disagree:
+        found = (*self.file.warnings, *self.preparation.warnings)
+        if any(warning.code in WRONG_SAMPLES for warning in found):
             warn("W-NOT-SCORED", f"{name}: not scored: images of all its samples are wrong too")
             return {}
         try:

@@ -32,6 +32,7 @@ from mri_ambient.rng import rng_for
 from mri_ambient.scan import Scan
 
 SIZES = ((64, 64), (96, 80), (128, 112), (192, 160))
+CALIB = 16
 CODES = {"W-LINES", "W-LINE-PHASE"}
 
 
@@ -57,9 +58,9 @@ def interpolated(ksp: Tensor) -> Tensor:
     return ksp
 
 
-def middle(ksp: Tensor) -> slice:
-    """Ten lines around k = 0."""
-    return slice(ksp.shape[-1] // 2 - 5, ksp.shape[-1] // 2 + 5)
+def middle(ksp: Tensor, n: int = 10) -> slice:
+    """Lines around k = 0."""
+    return slice(ksp.shape[-1] // 2 - n // 2, ksp.shape[-1] // 2 + n // 2)
 
 
 FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -73,6 +74,9 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a line copied from its neighbour": copied,
     "every other line interpolated": interpolated,
     "ten lines in the middle times 3": lambda ksp: turned(ksp, middle(ksp), 3),
+    "calibration lines times 3": lambda ksp: turned(ksp, middle(ksp, CALIB), 3),
+    "calibration lines times 1.5": lambda ksp: turned(ksp, middle(ksp, CALIB), 1.5),
+    "calibration lines turned by 1 rad": lambda k: turned(k, middle(k, CALIB), np.exp(1j)),
 }
 
 
@@ -93,7 +97,7 @@ def simulated(images: str, count: int) -> Iterator[Tensor]:
     for k, name in enumerate(source.names(count, 1)[:count]):
         rate = (1.0, 2.0, 3.0, 4.0)[k % 4]
         config = SimulateConfig(
-            SIZES[k // 4 % 4], (4, 16), calib=16, noise=(0.0005, 0.1), jitter=True,
+            SIZES[k // 4 % 4], (4, 16), calib=CALIB, noise=(0.0005, 0.1), jitter=True,
             **({"full": True} if rate == 1 else {"acceleration": rate}),
         )  # fmt: skip
         anatomy = source.read(name, config.size, 1, rng_for(7, name))

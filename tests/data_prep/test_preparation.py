@@ -199,6 +199,22 @@ def test_too_few_central_lines_are_refused():
         plan_preparation(MemoryScan(complex_normal((1, 4, 64, 64), rng_for(0)), mask))
 
 
+def test_a_line_that_is_missing_in_the_middle_is_named():
+    mask = torch.ones(1, 64, 64, dtype=torch.bool)
+    mask[..., 33] = False
+    with pytest.raises(PrepError, match=r"columns \[33\] hold no samples.*if they were lost"):
+        plan_preparation(MemoryScan(complex_normal((1, 4, 64, 64), rng_for(0)), mask))
+
+
+def test_slices_that_were_scaled_apart_are_warned_of():
+    file = head(slices=3, noise=0.005, readout_oversampling=2)
+    plan_preparation(file)
+    file.ksp[1] *= 5
+    with warns("W-NOISE-SLICES") as found:
+        plan_preparation(file)
+    assert "slice 1 has 5" in found[0].text
+
+
 def test_a_single_coil_has_unit_maps_and_a_warning():
     file = head(coils=1, noise=0.02)
     with warns("W-ONE-COIL") as found:

@@ -116,6 +116,13 @@ def test_noise_is_not_taken_for_k_space(tmp_path):
     assert "k-space" in refusal(write_cfl(tmp_path / "scan.cfl", bart_dims(noise)))
 
 
+def test_slices_are_not_taken_for_partitions(tmp_path):
+    """Which would be k-space along z."""
+    np.save(tmp_path / "scan.npy", np.concatenate([KSP, KSP[::-1]]))
+    with pytest.raises(ScanFormatError, match="call this one slice"):
+        open_scan(tmp_path / "scan.npy", axes="z,coil,y,x").sampling  # noqa: B018
+
+
 def test_a_3d_scan_becomes_slices_across_its_readout(tmp_path):
     volume = fft3 = torch.from_numpy(KSP)  # slices along z
     fft3 = torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(volume, 0), dim=0, norm="ortho"), 0)

@@ -283,6 +283,14 @@ def test_columns_of_partial_fourier_that_were_not_stored(write):
     assert "20 of 80 columns" in found[0].text + found[1].text
 
 
+def test_lines_that_were_skipped_do_not_show_whether_columns_are_missing(write):
+    """None was drawn beyond the mirror image of the end that is nearer to k = 0."""
+    right = measured(noise=0.002) * LINES
+    right[..., 71:] = 0
+    with warns("W-CENTRE", "W-NO-HEADER"):
+        assert not open_scan(write(right[..., 10:])).ends_known
+
+
 @pytest.mark.parametrize("kept", [slice(20, 80), slice(0, 60)], ids=["left", "right"])
 @pytest.mark.parametrize("lines", [FULL, LINES], ids=["full", "undersampled"])
 def test_what_ends_in_noise_is_not_scored_and_the_user_decides(write, kept, lines):

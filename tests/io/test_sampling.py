@@ -133,6 +133,57 @@ def test_masked_positions_that_hold_zeros_are_not_sampled(full):
     assert np.array_equal(got.mask[0], held)
 
 
+@pytest.mark.parametrize("shift", [1, -2])
+def test_a_mask_that_is_off_by_a_column_is_refused(full, shift):
+    mask = lines(range(0, 30, 5), range(8, 22))
+    with pytest.raises(ScanFormatError) as caught:
+        found(full * mask, given=mask.roll(shift, dims=1))
+    assert f"off by {abs(shift)} column" in str(caught.value) and "--mask" in str(caught.value)
+
+
+def test_a_mask_that_contradicts_single_samples_is_refused(full, rng):
+    one, other = (MaskSpec("poisson", 3.0, 6).draw(SHAPE[-2:], rng)[0] for _ in range(2))
+    with pytest.raises(ScanFormatError) as caught:
+        found(full * one, given=other)
+    assert "contradict" in str(caught.value) and "off by" not in str(caught.value)
+
+
+def test_columns_lost_from_fully_sampled_k_space_do_not_make_a_mask_wrong(full):
+    full[..., 3] = 0
+    with warns("W-OUTSIDE-MASK", "W-MASK-ZEROS"):
+        assert not found(full, given=EVERY_THIRD).mask[..., 3].any()
+
+
+def test_lines_that_one_coil_lost_count_as_not_measured(full):
+    ksp = full.repeat(1, 1, 1, 2)
+    ksp[1, 1, :, 33] = 0
+    ksp[2, 0, :25, 40] = 0
+    with warns("W-MISSING-COLUMNS") as caught:
+        got = find_sampling(PATH, ksp.numpy().__getitem__, (3, 2, 40, 60))
+    assert np.flatnonzero(~got.mask[0].any(axis=0)).tolist() == [33, 40]
+    assert "coil 1 of slice 1, coil 0 of slice 2" in str(caught[0])
+
+
+@pytest.mark.parametrize("part", [np.s_[1, 0, :, 20:], np.s_[2, 1, 10:], np.s_[:, 1, :, 4:8]])
+def test_coils_that_lost_more_are_refused(full, part):
+    full[part] = 0
+    with pytest.raises(ScanFormatError) as caught:
+        found(full)
+    assert "single coils hold zeros" in str(caught.value)
+
+
+def test_coils_without_any_sample_and_weak_ones_lost_nothing(rng):
+    """Rounded to integers, outer samples of weak coils are 0."""
+    y, x = torch.meshgrid(torch.linspace(-3, 3, 40), torch.linspace(-3, 3, 30), indexing="ij")
+    ksp = complex_normal(SHAPE, rng) * torch.exp(-(x.square() + y.square()))
+    gain = torch.tensor([40.0, 3.0])[:, None, None]
+    rounded = torch.view_as_complex(torch.view_as_real(ksp * gain).round())
+    assert 0 < int((rounded[:, 1] != 0).sum()) < 0.7 * int((rounded[:, 0] != 0).sum())
+    found(rounded)
+    rounded[:, 1] = 0
+    found(rounded)
+
+
 def test_partial_echo_needs_no_warning_beside_a_mask_of_lines(full):
     ksp = full * EVERY_THIRD
     ksp[..., :12, :] = 0

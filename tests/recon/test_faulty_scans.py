@@ -72,6 +72,12 @@ def uneven(ksp: Ksp) -> None:
     ksp[..., 1::2] *= 0.5
 
 
+def clipped(ksp: Ksp) -> None:
+    """By the receiver."""
+    parts = ksp.view(np.float32)
+    np.clip(parts, -0.2 * parts.max(), 0.2 * parts.max(), out=parts)
+
+
 def rebuilt(fault: Callable[[Ksp], None]) -> tuple[NDArray[np.float32], set[str]]:
     """Image of undersampled k-space with a fault, and the codes of the warnings about it."""
     ksp = FULL * LINES
@@ -136,7 +142,9 @@ def test_coils_are_left_out_for_loud_noise_alone():
     assert noise_coils(cov, [block]) == ()
 
 
-@pytest.mark.parametrize(("fault", "code"), [(ghost, "W-LINE-PHASE"), (uneven, "W-LINES")])
+@pytest.mark.parametrize(
+    ("fault", "code"), [(ghost, "W-LINE-PHASE"), (uneven, "W-LINES"), (clipped, "W-CLIPPED")]
+)
 def test_lines_that_disagree_are_warned_of_and_nothing_is_scored_against_them(fault, code, usual):
     img, codes = rebuilt(fault)
     assert error(img, FULL) > 1.5 * usual

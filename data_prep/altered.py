@@ -1,0 +1,99 @@
+"""Samples that are not what was measured: clipped by the receiver, or filled in by symmetry.
+
+A receiver whose gain is too high leaves many samples of exactly the largest value it has, around
+k = 0. Where half of k-space was filled in with complex conjugates of the other half (the images
+would have to be real), pairs of samples are equal that have noise of their own otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import NumericalWarning
+from ..physics.fourier import reverse
+
+LEAST_EQUAL = 6
+"""Real or imaginary parts, or magnitudes, of a coil that are as large as the largest."""
+
+LEAST_RATIO = 10.0
+"""Largest over median magnitude of a coil that holds more than noise."""
+
+ROUNDING = 1e-6
+"""Relative difference of magnitudes that are equal."""
+
+LEAST_PAIRS, NEAR = 0.2, 1e-3
+"""Share of the pairs of samples that are conjugates of each other, to this relative difference."""
+
+REAL = 0.999
+"""The same, of images without phase and noise (simulated ones). The columns in the middle and at
+the end of k-space have no other side, and are never filled in."""
+
+STEPS = 3.0
+"""Samples below so many times the smallest may be equal because they were rounded."""
+
+
+@dataclass(frozen=True)
+class Altered:
+    """What is found in a slice.
+
+    Attributes:
+        n_clipped: samples of a coil that are as large as the largest; 0 if that may be chance.
+        conjugates: share of the pairs of samples that are equal, but for the sign of their phase.
+    """
+
+    n_clipped: int
+    conjugates: float
+
+
+def altered(ksp: Tensor) -> Altered:
+    """What is found in a slice ``(coil, y, x)``."""
+    return Altered(max(_n_clipped(coil) for coil in ksp), _conjugates(ksp))
+
+
+def _n_clipped(coil: Tensor) -> int:
+    """Samples of a coil ``(y, x)`` that are as large as its largest, where there are many."""
+    size = coil.abs()
+    held = size[size > 0]
+    if held.numel() == 0 or float(size.max()) < LEAST_RATIO * float(held.median()):
+        return 0
+    parts = torch.view_as_real(coil).abs()
+    counts = [int((part >= (1 - ROUNDING) * part.max()).sum()) for part in (parts, size)]
+    return max(counts) if max(counts) >= LEAST_EQUAL else 0
+
+
+def _conjugates(ksp: Tensor) -> float:
+    """Share of the pairs of samples on both sides of k = 0 that are conjugates of each other."""
+    n_pairs = n_equal = 0
+    for coil in ksp:  # one after the other, for memory
+        turned = reverse(reverse(coil, -2), -1).conj()
+        size = coil.abs()
+        least = STEPS * float(size[size > 0].min()) if bool(size.any()) else 0.0
+        both = (size > least) & (turned != 0)
+        n_pairs += int(both.sum())
+        n_equal += int(((coil - turned).abs() <= NEAR * size)[both].sum())
+    return n_equal / max(n_pairs, 1)
+
+
+def altered_warnings(name: str, found: Mapping[int, Altered]) -> list[NumericalWarning]:
+    """W-CLIPPED and W-CONJUGATE, by what was found in each slice."""
+    warnings = []
+    if clipped := [index for index, one in found.items() if one.n_clipped]:
+        most = max(one.n_clipped for one in found.values())
+        text = (
+            f"{name}: up to {most} samples of a coil are exactly as large as its largest in "
+            f"slices {clipped}: they were clipped by the receiver"
+        )
+        warnings.append(NumericalWarning("W-CLIPPED", text))
+    if filled := [i for i, one in found.items() if LEAST_PAIRS < one.conjugates < REAL]:
+        share = max(found[index].conjugates for index in filled)
+        text = (
+            f"{name}: {100 * share:.0f} % of the samples of slices {filled} are exactly the "
+            "conjugates of those on the other side of k = 0: one side was filled in (partial "
+            "Fourier), not measured"
+        )
+        warnings.append(NumericalWarning("W-CONJUGATE", text))
+    return warnings

@@ -1,0 +1,86 @@
+"""Samples that were clipped or filled in are found; right ones never are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from memory_scan import MemoryScan, head, simulated_scan
+from torch import Tensor
+
+from mri_ambient.data_prep import SimulateConfig, plan_preparation
+from mri_ambient.data_prep.altered import Altered, altered, altered_warnings
+from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.io import open_scan
+from mri_ambient.physics.fourier import fft2c, reverse
+from mri_ambient.rng import rng_for
+
+RIGHT = Altered(0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def ksp() -> Tensor:
+    return head(full=True, noise=0.005).ksp[0]
+
+
+def clipped_parts(ksp: Tensor) -> Tensor:
+    """Real and imaginary parts, at a fifth of the largest."""
+    parts = torch.view_as_real(ksp)
+    top = 0.2 * float(parts.abs().max())
+    return torch.view_as_complex(parts.clamp(-top, top))
+
+
+def clipped_magnitude(ksp: Tensor) -> Tensor:
+    return ksp * (0.2 * ksp.abs().max() / ksp.abs()).clamp_max(1)
+
+
+def half_filled_in(ksp: Tensor, first: int = 24) -> Tensor:
+    """Columns before the first that was measured from those on the other side."""
+    turned = reverse(reverse(ksp, -2), -1).conj()
+    return torch.where(torch.arange(ksp.shape[-1]) < first, turned, ksp)
+
+
+@pytest.mark.parametrize("clip", [clipped_parts, clipped_magnitude])
+def test_clipped_samples_are_found(ksp, clip):
+    found = altered(clip(ksp))
+    assert found.n_clipped >= 6 and found.conjugates < 0.01
+
+
+@pytest.mark.parametrize("first", [8, 24, 32])
+def test_samples_that_were_filled_in_are_found(ksp, first):
+    found = altered(half_filled_in(ksp, first))
+    assert found.n_clipped == 0
+    assert found.conjugates == pytest.approx(2 * (first - 1) / 63, abs=0.05)
+    assert [one.code for one in altered_warnings("scan", {0: found})] == ["W-CONJUGATE"]
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_the_preparation_warns_of_both(ksp):
+    slices = torch.stack([half_filled_in(ksp), clipped_parts(ksp), ksp])
+    found = {one.code: one.text for one in plan_preparation(MemoryScan(slices)).warnings}
+    assert "slices [0]" in found["W-CONJUGATE"] and "slices [1]" in found["W-CLIPPED"]
+
+
+def test_images_without_phase_were_not_filled_in():
+    ksp = fft2c(head_phantom((64, 64), rng_for(0, "real"), 1) + 0j)
+    assert altered(ksp).conjugates > 0.999
+    assert altered_warnings("scan", {0: altered(ksp)}) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"mask": "poisson"}, {"coils": 1}, {"noise": 0.0001}])
+def test_nothing_is_said_of_right_scans(options):
+    config = SimulateConfig((64, 64), **{"coils": 6, "calib": 16, **options})
+    ksp = simulated_scan("right", config)[0].ksp[0]
+    assert altered(ksp) == RIGHT
+    rounded = torch.view_as_real(ksp / ksp.abs().max())
+    assert altered(torch.view_as_complex((1000 * rounded).round())).n_clipped == 0
+    assert altered(torch.view_as_complex((1000 * rounded).round())).conjugates < 0.02
+    noise = torch.randn(2, 64, 64, 2, generator=torch.Generator().manual_seed(0))
+    assert altered(torch.view_as_complex(noise.round())).n_clipped == 0
+    assert altered(torch.zeros(2, 8, 8, dtype=torch.complex64)) == RIGHT
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_nothing_is_said_of_real_scans(real_scans):
+    for name in ("espirit_brain8", "alias_brain8", "poisson_brain8"):
+        found = altered(open_scan(real_scans / f"{name}.h5")[0].ksp[0])
+        assert found.n_clipped == 0 and found.conjugates < 0.01
