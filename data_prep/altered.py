@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning
+from ..physics.crop import center_crop
 from ..physics.fourier import reverse
 
 LEAST_EQUAL = 6
@@ -31,6 +32,9 @@ LEAST_PAIRS, NEAR = 0.2, 1e-3
 REAL = 0.999
 """The same, of images without phase and noise (simulated ones). The columns in the middle and at
 the end of k-space have no other side, and are never filled in."""
+
+MIDDLE, STRIP = 96, 9
+"""Rows and columns that clipped samples are sought in, and those of two strips through k = 0."""
 
 STEPS = 3.0
 """Samples below so many times the smallest may be equal because they were rounded."""
@@ -50,8 +54,11 @@ class Altered:
 
 
 def altered(ksp: Tensor) -> Altered:
-    """What is found in a slice ``(coil, y, x)``."""
-    return Altered(max(_n_clipped(coil) for coil in ksp), _conjugates(ksp))
+    """What is found in the middle of a slice ``(coil, y, x)``."""
+    ny, nx = (min(n, MIDDLE) for n in ksp.shape[-2:])
+    clipped = max(_n_clipped(coil) for coil in center_crop(ksp, (ny, nx)))
+    columns, rows = (ksp.shape[-2], min(nx, STRIP)), (min(ny, STRIP), ksp.shape[-1])
+    return Altered(clipped, max(_conjugates(center_crop(ksp, part)) for part in (columns, rows)))
 
 
 def _n_clipped(coil: Tensor) -> int:
@@ -67,15 +74,12 @@ def _n_clipped(coil: Tensor) -> int:
 
 def _conjugates(ksp: Tensor) -> float:
     """Share of the pairs of samples on both sides of k = 0 that are conjugates of each other."""
-    n_pairs = n_equal = 0
-    for coil in ksp:  # one after the other, for memory
-        turned = reverse(reverse(coil, -2), -1).conj()
-        size = coil.abs()
-        least = STEPS * float(size[size > 0].min()) if bool(size.any()) else 0.0
-        both = (size > least) & (turned != 0)
-        n_pairs += int(both.sum())
-        n_equal += int(((coil - turned).abs() <= NEAR * size)[both].sum())
-    return n_equal / max(n_pairs, 1)
+    turned = reverse(reverse(ksp, -2), -1).conj()
+    size = ksp.abs()
+    held = torch.where(size > 0, size, torch.inf)
+    both = (size > STEPS * held.amin(dim=(-2, -1), keepdim=True)) & (turned != 0)
+    equal = both & ((ksp - turned).abs() <= NEAR * size)
+    return float(equal.sum() / both.sum().clamp_min(1))
 
 
 def altered_warnings(name: str, found: Mapping[int, Altered]) -> list[NumericalWarning]:

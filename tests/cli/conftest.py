@@ -17,7 +17,6 @@ from typing import NamedTuple
 import pytest
 import typer.main
 from helpers import small_prior
-from pictures import touch
 
 from mri_ambient.cli import app as module
 from mri_ambient.data_prep import SimulateConfig, simulate
@@ -134,7 +133,6 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     made = Trained(*(tmp_path_factory.mktemp("trained") / name for name in Trained._fields))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, "tiny", SMALL)
-        patch.setattr("matplotlib.figure.Figure.savefig", touch)
         call("simulate", "phantom", "-o", made.raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
              "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
         call("prep", made.raw, "-o", made.prepared, "--device", "cpu", "--no-pictures")
