@@ -43,6 +43,54 @@ def conjugate_gradient(
     return x
 
 
+def shifted_solutions(
+    normal: Callable[[Tensor], Tensor], b: Tensor, shifts: Tensor, *, n_iter: int
+) -> Tensor:
+    """Solve ``normal(x) + shift * x = b`` for many shifts at the cost of one.
+
+    A shift does not change the Krylov space, so that these are the iterates of
+    :func:`conjugate_gradient` from zero, but for rounding: Lanczos vectors, and a small tridiagonal
+    system for every shift (Frommer and Maass 1999, doi:10.1137/S1064827596313310).
+
+    Args:
+        normal: a Hermitian positive semidefinite map, batch axes leading.
+        b: right-hand side, complex or real ``(..., y, x)``.
+        shifts: positive, ``(shift, ...)``, the other axes those of the batch.
+        n_iter: iterations.
+
+    Returns:
+        The solutions ``(shift, ..., y, x)``.
+    """
+    norm = _inner(b, b).sqrt()
+    vectors = [_divided(b, norm)]
+    diagonal: list[Tensor] = []
+    beside: list[Tensor] = []
+    for i in range(n_iter):
+        v = normal(vectors[i])
+        if i > 0:
+            v = v - beside[-1] * vectors[i - 1]
+        diagonal.append(_inner(vectors[i], v))
+        v = v - diagonal[-1] * vectors[i]
+        beside.append(_inner(v, v).sqrt())
+        vectors.append(_divided(v, beside[-1]))
+    alpha, beta = (
+        torch.stack(part)[..., 0, 0].movedim(0, -1).double() for part in (diagonal, beside)
+    )
+    off = torch.diag_embed(beta[..., :-1], offset=1)
+    T = torch.diag_embed(alpha) + off + off.mT
+    identity = torch.eye(n_iter, dtype=T.dtype, device=T.device)
+    shifted = T + shifts.double()[..., None, None] * identity
+    rhs = torch.zeros_like(T[..., 0])
+    rhs[..., 0] = norm[..., 0, 0]
+    weights = torch.linalg.solve(shifted, rhs.expand(shifted.shape[:-1])).to(b)
+    return torch.einsum("s...n,n...yx->s...yx", weights, torch.stack(vectors[:-1]))
+
+
+def _divided(v: Tensor, norm: Tensor) -> Tensor:
+    """A unit vector, or zero where the norm is zero."""
+    return v * torch.where(norm > 0, norm, torch.inf).reciprocal()
+
+
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Re<a, b> per item; <x, normal(x)> is real because the map is Hermitian."""
     if not a.is_complex():

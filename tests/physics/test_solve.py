@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import dense, random_sense
 
-from mri_ambient.physics.solve import conjugate_gradient
+from mri_ambient.physics.solve import conjugate_gradient, shifted_solutions
 from mri_ambient.rng import complex_normal
 
 C128 = torch.complex128
@@ -124,3 +124,23 @@ def test_gradients_stay_finite_where_an_item_is_already_solved():
     conjugate_gradient(lambda v: 2 * v, b, n_iter=5).abs().square().sum().backward()
     assert torch.isfinite(torch.view_as_real(b.grad)).all()
     torch.testing.assert_close(b.grad, b.detach() / 2)
+
+
+@pytest.mark.parametrize("n_iter", [1, 4, 40])
+def test_shifted_solutions_are_the_iterates_of_conjugate_gradients(n_iter, rng):
+    op = random_sense((6, 5), 3, rng, C128)
+    b = complex_normal((2, 6, 5), rng, dtype=C128)
+    b[1] *= 1e-3
+    shifts = torch.tensor([[3.0, 0.1], [0.5, 20.0], [0.1, 0.1]], dtype=torch.float64)
+    found = shifted_solutions(op.normal, b, shifts, n_iter=n_iter)
+    for x, shift in zip(found, shifts[..., None, None], strict=True):
+        want = conjugate_gradient(lambda v, s=shift: op.normal(v) + s * v, b, n_iter=n_iter)
+        torch.testing.assert_close(x, want, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float32])
+def test_shifted_solutions_of_an_identity_and_of_zero_are_exact(dtype):
+    b = torch.ones(2, 3, 3, dtype=dtype)
+    b[1] = 0
+    found = shifted_solutions(lambda v: v, b, torch.tensor([[1.0, 1.0], [3.0, 3.0]]), n_iter=5)
+    torch.testing.assert_close(found, torch.stack([b / 2, b / 4]))
