@@ -36,6 +36,9 @@ the end of k-space have no other side, and are never filled in."""
 MIDDLE, STRIP = 96, 9
 """Rows and columns that clipped samples are sought in, and those of two strips through k = 0."""
 
+FLOAT = 1e-5
+"""Samples below this share of the largest are rounding errors of single precision."""
+
 STEPS = 3.0
 """Samples below so many times the smallest may be equal because they were rounded."""
 
@@ -77,9 +80,13 @@ def _conjugates(ksp: Tensor) -> float:
     turned = reverse(reverse(ksp, -2), -1).conj()
     size = ksp.abs()
     held = torch.where(size > 0, size, torch.inf)
-    both = (size > STEPS * held.amin(dim=(-2, -1), keepdim=True)) & (turned != 0)
+    least = STEPS * held.amin(dim=(-2, -1), keepdim=True)
+    least = least.maximum(FLOAT * size.amax(dim=(-2, -1), keepdim=True))
+    both = (size > least) & (turned != 0)
     equal = both & ((ksp - turned).abs() <= NEAR * size)
-    return float(equal.sum() / both.sum().clamp_min(1))
+    n_pairs = both.sum(dim=(-2, -1))
+    shares = (equal.sum(dim=(-2, -1)) / n_pairs)[n_pairs > 0]
+    return float(shares.median()) if len(shares) else 0.0
 
 
 def altered_warnings(name: str, found: Mapping[int, Altered]) -> list[NumericalWarning]:
@@ -95,7 +102,7 @@ def altered_warnings(name: str, found: Mapping[int, Altered]) -> list[NumericalW
     if filled := [i for i, one in found.items() if LEAST_PAIRS < one.conjugates < REAL]:
         share = max(found[index].conjugates for index in filled)
         text = (
-            f"{name}: {100 * share:.0f} % of the samples of slices {filled} are exactly the "
+            f"{name}: up to {100 * share:.0f} % of the samples of slices {filled} are exactly the "
             "conjugates of those on the other side of k = 0: one side was filled in (partial "
             "Fourier), not measured"
         )

@@ -61,6 +61,9 @@ LEAST_PLACES = 10
 UNSEEN = 0.2
 """Largest share of the energy of a combination of coils that a kernel may fail to predict."""
 
+LEAST_LIKENESS = 0.7
+"""Squared correlation of a line with what is predicted; noise may be larger than was found."""
+
 LEAST_SHARE = 0.9
 """Least share of signal in what is predicted of a line."""
 
@@ -225,6 +228,8 @@ class _Kernel:
         noise = NOISE * sources.shape[-1] * kernel.abs().square().sum(dim=(-2, -1))
         share = 1 - noise / energy
         product = (predicted.conj() * wanted).sum(dim=(-2, -1))
+        likeness = product.abs().square() / (energy * wanted.abs().square().sum(dim=(-2, -1)))
+        share = torch.where(likeness < LEAST_LIKENESS, 0, share)
         return product / (energy * share.clamp_min(1 - LEAST_SHARE)), share
 
 
@@ -246,18 +251,19 @@ def step_warnings(
     if len(ends) == 2 and abs(logs[ends[0]] - logs[ends[1]]) < LEAST_STEP:
         text += (
             f"those outside of columns {ends[0] + 1} to {ends[1] - 1} have "
-            f"{_factor(logs[ends[0]])} what those inside predict, as where these are calibration "
-            "lines of another gain, phase or contrast; bring them to those of the others"
+            f"{_factor(logs[ends[0]])} predicted from those inside, as where these are calibration "
+            "lines of another gain, phase or contrast"
         )
     else:
         each = (f"column {x} has {_factor(logs[x])}" for x in ends)
-        text += f"{' and '.join(each)} what columns nearer to k = 0 predict"
+        text += f"{' and '.join(each)} predicted from columns nearer to k = 0"
     return [NumericalWarning("W-LINES", text)]
 
 
 def _factor(log: complex) -> str:
     """A complex factor, in words."""
-    return f"{math.exp(log.real):.2g} times the amplitude and {log.imag:+.1f} rad of phase of"
+    turned = f", turned by {log.imag:+.1f} rad," if abs(log.imag) >= LEAST_STEP / 2 else ""
+    return f"{math.exp(log.real):.2g} times the amplitude{turned}"
 
 
 def line_warnings(name: str, blocks: Sequence[Tensor]) -> list[NumericalWarning]:

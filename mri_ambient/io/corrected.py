@@ -304,8 +304,8 @@ def _warn_moved(file: ScanFile, place: Pair, move: Move) -> None:
             f"; or {LINES[axis]}s beyond one end were not stored (partial Fourier): the samples "
         )
         text += "do not show which, so that nothing is scored against them; "
-        text += f"centre (--centre) {y},{x} says that none are missing, and "
-        text += f"{y},{x},{rows},{columns} that they are"
+        text += f"say by centre (--centre {y},{x}) that none are missing, or "
+        text += f"by centre (--centre {y},{x},{rows},{columns}) that they are"
     warn("W-CENTRE", f"{name_of(file.path)}: {text}")
 
 

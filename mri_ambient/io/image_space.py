@@ -112,8 +112,8 @@ def check_cartesian(path: Path, slices: Sequence[Ksp], energies: Sequence[Energy
         if pairs and all(_are_spokes(*pair, axis) for pair in pairs):
             raise ScanFormatError(
                 f"{path}: every {name} holds k = 0, like the spokes of a radial or spiral scan; "
-                "wanted Cartesian k-space: grid it first. If it is Cartesian, centre (--centre) "
-                "header takes it as it is"
+                "wanted Cartesian k-space: grid it first. If it is Cartesian, the centre "
+                "'header' (--centre header) takes it as it is"
             )
 
 

@@ -143,7 +143,7 @@ def find_groups(path: Path, dataset: str | None = None) -> tuple[str, str | None
     if len(images) != 1:
         raise ScanFormatError(
             f"{path}: holds {len(images)} measurements, {', '.join(images)}; one of them must be "
-            "chosen: open_scan(path, dataset=NAME), or on the command line (--dataset NAME)"
+            "chosen by dataset (--dataset NAME)"
         )
     return images[0], _noise_group(path, groups, images[0])
 

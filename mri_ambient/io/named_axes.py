@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, ScanFormatError, warn
 from .hybrid import HybridSlices
 from .image_space import energy_of, image_axes
+from .names import name_of
 from .readouts import VOLUME_COUNTERS
 from .sampling import Ksp, Mask, Sampling, find_sampling, sampling_at
 from .scan_file import ScanFile, zero_outside
@@ -331,7 +332,9 @@ class NamedArrayFile(ScanFile):
         for z in range(nz):
             block = self.ksp.read(z, self.volume)
             ny = block.shape[1]
-            middle = block[:, 3 * ny // 8 : -(3 * ny // 8), 3 * nx // 8 : -(3 * nx // 8)]
+            middle = block[:, ny // 2 - ny // 8 :, nx // 2 - nx // 8 :][
+                :, : ny // 4 + 1, : nx // 4 + 1
+            ]
             middles[z], means[z] = (float(np.square(np.abs(x)).mean()) for x in (middle, block))
             hit = np.asarray(block.any(axis=0))
             x = np.flatnonzero(hit.any(axis=0))
@@ -343,9 +346,10 @@ class NamedArrayFile(ScanFile):
             slices.add(block[:, :, x].transpose(2, 0, 1), np.full(len(x), z), x)
         holds_signal = middles.sum() > IN_THE_MIDDLE * means.sum()
         if nz >= FEWEST_PARTITIONS and holds_signal and peak(middles) < FLAT:
-            raise ScanFormatError(
-                f"{self.path}: energy is spread evenly along z ({nz} samples), as over slices; "
-                "wanted k-space along z. If it holds slices, call this one slice (axes, --axes)"
+            warn(
+                "W-AXES-GUESSED",
+                f"{name_of(self.path)}: energy is spread evenly along z ({nz} samples), as over "
+                "slices or in k-space of a thin object; slices would be an axis called slice",
             )
         return slices
 

@@ -164,8 +164,7 @@ def _averaged(path: Path, average: bool | Sequence[Path], given: dict[str, Any])
     if wanted not in groups:
         raise ScanFormatError(
             f"{path}: averaged, it holds the volumes {', '.join(groups)}, and no {wanted!r}; "
-            "choose one of them: open_scan(path, volume=NAME, average=True), or on the command "
-            "line (--volume NAME)"
+            "choose one of them by volume (--volume NAME)"
         )
     files = [open_scan(path, **given, volume=name or None) for name in groups[wanted]]
     return files[0] if len(files) == 1 else Averaged(files, wanted, name)

@@ -28,6 +28,9 @@ TORN, WHOLE = 0.8, 0.98
 """A coil lost a line that holds less than the first share of what all coils do, beside one that
 holds more than the second. Samples that were rounded to zero grow in number from line to line."""
 
+FEWEST_LOST = 8
+"""Samples of a line: fewer may have been rounded to zero."""
+
 Mask = NDArray[np.bool_]
 Ksp = NDArray[np.complex64]
 
@@ -147,7 +150,7 @@ def _gaps(held: NDArray[np.int_], wanted: NDArray[np.int_]) -> Mask:
     """Lines of which a coil holds few samples, between lines of which it holds all."""
     lines = np.flatnonzero(wanted)
     share = held[lines] / wanted[lines]
-    low = share < TORN
+    low = (share < TORN) & (wanted[lines] - held[lines] >= FEWEST_LOST)
     gaps = np.zeros(len(wanted), bool)
     if not low.any() or low.all():
         return gaps
@@ -240,9 +243,9 @@ def _check_given(path: Path, hit: Mask, measured: Mask, given: Mask) -> None:
     if _contradict(hit, measured, given):
         raise ScanFormatError(
             f"{path}: mask and k-space contradict each other: kspace holds nothing at "
-            f"{n_given - n_held} positions sampled according to 'mask', and samples at {n_stray} "
-            f"others{_fits_moved(measured, given)}; give the right one (mask, --mask FILE), or "
-            "delete it, so that what is not zero counts as measured"
+            f"{int((given & ~measured).sum())} positions sampled according to 'mask', and samples "
+            f"at {n_stray} others{_fits_moved(measured, given)}; give the right one (mask, --mask "
+            "FILE), or delete it, so that what is not zero counts as measured"
         )
     if n_given - n_held > 0.01 * n_given:
         warn(
@@ -262,14 +265,17 @@ def _contradict(hit: Mask, measured: Mask, given: Mask) -> bool:
 
     Columns beyond the outermost that hold samples count as never acquired.
     """
-    inside = np.ix_(*(np.flatnonzero(measured.any(axis=axis)) for axis in (1, 0)))
-    rows, columns = inside
-    box = np.zeros_like(hit)
-    box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    box = _between(measured) | _between(measured.T).T
     empty, stray = given & box & ~measured, hit & ~given
     is_part = 10 * int(stray.sum()) >= 9 * int((box & ~given).sum())
     few = 100 * int(empty.sum()) <= int(given.sum()) or 100 * int(stray.sum()) <= int(hit.sum())
     return not few and not is_part
+
+
+def _between(mask: Mask) -> Mask:
+    """Positions of every row from its first sample to its last."""
+    before, after = (np.logical_or.accumulate(mask[:, ::k], axis=1)[:, ::k] for k in (1, -1))
+    return before & after
 
 
 def _fits_moved(measured: Mask, given: Mask) -> str:

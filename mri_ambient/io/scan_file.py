@@ -231,7 +231,7 @@ class ScanFile(ABC):
             wanted = "one of them must be chosen" if volume is None else f"not {volume!r}"
             raise ScanFormatError(
                 f"{self.path}: holds {len(self.volumes)} volumes, {', '.join(self.volumes)}; "
-                f"{wanted}: open_scan(path, volume=NAME), or on the command line (--volume NAME)"
+                f"{wanted}: choose it by volume (--volume NAME)"
             )
         self.volume = volume
         self.scan_id = self.output_stem

@@ -73,15 +73,15 @@ def shifted_solutions(
         v = v - diagonal[-1] * vectors[i]
         beside.append(_inner(v, v).sqrt())
         vectors.append(_divided(v, beside[-1]))
+    # On the CPU: the systems are small, and not every device has double precision.
     alpha, beta = (
-        torch.stack(part)[..., 0, 0].movedim(0, -1).double() for part in (diagonal, beside)
+        torch.stack(part)[..., 0, 0].movedim(0, -1).cpu().double() for part in (diagonal, beside)
     )
     off = torch.diag_embed(beta[..., :-1], offset=1)
     T = torch.diag_embed(alpha) + off + off.mT
-    identity = torch.eye(n_iter, dtype=T.dtype, device=T.device)
-    shifted = T + shifts.double()[..., None, None] * identity
+    shifted = T + shifts.cpu().double()[..., None, None] * torch.eye(n_iter, dtype=T.dtype)
     rhs = torch.zeros_like(T[..., 0])
-    rhs[..., 0] = norm[..., 0, 0]
+    rhs[..., 0] = norm[..., 0, 0].cpu()
     weights = torch.linalg.solve(shifted, rhs.expand(shifted.shape[:-1])).to(b)
     return torch.einsum("s...n,n...yx->s...yx", weights, torch.stack(vectors[:-1]))
 

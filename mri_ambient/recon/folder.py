@@ -185,6 +185,7 @@ def failed_before(
         OutputExistsError: an image that stays in the folder was made with other settings.
     """
     known, wanted = read_states(to.folder), recipe.choices()
+    wanted.pop("version")  # a repaired version is a reason to try again
     failed = [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
     replaced = {scan.key for scan in failed if to.overwrite}
     for path in (to.folder / f"{key}.h5" for key in known if failed and key not in replaced):

@@ -66,6 +66,15 @@ def test_images_without_phase_were_not_filled_in():
     assert altered_warnings("scan", {0: altered(ksp)}) == []
 
 
+def test_smooth_objects_without_noise_were_not_filled_in():
+    y, x = (torch.linspace(-3, 3, 64)[:, None], torch.linspace(-3, 3, 64))
+    smooth = torch.exp(-(y.square() + x.square()))
+    phases = torch.tensor([0.0, 0.0, 0.3, 0.7, 1.1, 1.5, 1.9, 2.3])
+    coils = fft2c(smooth * torch.polar(torch.ones(8), phases)[:, None, None])
+    assert altered_warnings("scan", {0: altered(coils)}) == []
+    assert altered_warnings("scan", {0: altered(coils[:1])}) == []
+
+
 @pytest.mark.parametrize("options", [{}, {"mask": "poisson"}, {"coils": 1}, {"noise": 0.0001}])
 def test_nothing_is_said_of_right_scans(options):
     config = SimulateConfig((64, 64), **{"coils": 6, "calib": 16, **options})

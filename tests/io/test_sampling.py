@@ -133,6 +133,14 @@ def test_masked_positions_that_hold_zeros_are_not_sampled(full):
     assert np.array_equal(got.mask[0], held)
 
 
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_a_mask_of_elliptically_sampled_k_space_may_run_into_its_corners(full):
+    y, x = torch.arange(-20, 20)[:, None], torch.arange(-15, 15)
+    ellipse = (y / 20) ** 2 + (x / 15) ** 2 < 1
+    got = found(full * ellipse, given=EVERY_THIRD)
+    assert np.array_equal(got.mask[0], EVERY_THIRD & ellipse)
+
+
 @pytest.mark.parametrize("shift", [1, -2])
 def test_a_mask_that_is_off_by_a_column_is_refused(full, shift):
     mask = lines(range(0, 30, 5), range(8, 22))
