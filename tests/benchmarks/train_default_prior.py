@@ -4,12 +4,11 @@
 
 simulates undersampled multi-coil scans (of the images, and of phantoms of the kind the demo shows,
 under other seeds), prepares them, and trains the ``kspace`` objective on them: first on coarse
-scans, which cost little, then from these weights on finer ones, then on all of them until the time
-is up. Every image is scanned once, at one size, under one mask; no fully sampled scan is ever made.
-Run it again to train on: every stage skips what is done. ``--init PRIOR`` goes straight to the last
-stage, from a prior that the first two made. ``--ship`` writes the prior, in half
-precision, into ``mri_ambient/priors/weights`` with a card. ``--quick`` runs all of it in seconds on
-phantoms alone.
+scans, which cost little, then from these weights on coarse and finer ones until the time is up.
+Every image is scanned once, at one size, under one mask; no fully sampled scan is ever made. Run it
+again to train on: what is done is skipped. ``--init PRIOR`` goes straight to the last stage.
+``--ship`` writes the prior, in half precision, into ``mri_ambient/priors/weights`` with a card.
+``--quick`` runs all of it in seconds on phantoms alone.
 """
 
 from __future__ import annotations
@@ -112,17 +111,14 @@ FINE = {
 }
 """Training scans; the demo's seed is none of these (tests/cli/test_demo.py)."""
 
-COARSE_IMAGES = 8000
-"""Images seen before the finer scans begin."""
-
-FINE_IMAGES = 8000
-"""Images seen of the finer scans before all are mixed."""
+COARSE_IMAGES = 20000
+"""Images seen before the finer scans are mixed in."""
 
 CONFIG = TrainConfig(
     objective=Kspace(law=LogNormal(mean=-3.2, std=1.8)),
-    batch_size=8,
+    batch_size=4,
     n_validation=24,
-    check_every=2000,
+    check_every=1000,
     save_every=200,
 )
 """More small noise levels than EDM's law has: one step is taken at the noise of the scan."""
@@ -216,13 +212,11 @@ def main() -> None:
     if args.images is None or args.work is None:
         parser.error("IMAGES and WORK are needed without --quick")
     config = replace(CONFIG, preset=args.preset, precision=args.precision)
-    finer = replace(config, batch_size=4)
     if args.init is not None:
         start = load_prior(args.init)
     else:
-        coarse = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
-        start = make(args, "fine", FINE, finer, images=FINE_IMAGES, init=coarse)
-    calmer = replace(finer, learning_rate=args.learning_rate, decay_images=3000)
+        start = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
+    calmer = replace(config, learning_rate=args.learning_rate, decay_images=3000)
     prior = make(args, "all", COARSE | FINE, calmer, images=args.until, init=start)
     if args.ship:
         words = f"--preset {args.preset} --precision {args.precision}"
