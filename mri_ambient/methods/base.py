@@ -374,12 +374,12 @@ def consistent(
     op: SenseOp, data: Tensor, x0: Tensor, *, noise_std: Tensor, tau: float, n_iter: int
 ) -> Tensor:
     """:func:`data_consistency`, given ``A^H y``."""
-    ridge = floored(noise_std)[:, None, None] / tau**2
+    ridge = floored_variance(noise_std)[:, None, None] / tau**2
     return conjugate_gradient(
         lambda v: op.normal(v) + ridge * v, data + ridge * x0, n_iter=n_iter, x0=x0
     )
 
 
-def floored(noise_std: Tensor) -> Tensor:
+def floored_variance(noise_std: Tensor) -> Tensor:
     """max(sigma_n^2, 1e-4), the weight of the prior beside the data."""
     return noise_std.square().clamp(min=1e-4)

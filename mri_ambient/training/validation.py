@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import MriAmbientError
 from ..methods import Aos, CgSense, Dds, L1Wavelet, Method, ZeroFilled
-from ..methods.base import FINAL_CG, floored
+from ..methods.base import FINAL_CG, floored_variance
 from ..physics.masks import subsample_further
 from ..physics.solve import shifted_solutions
 from ..priors.checkpoint import load_prior, save_prior
@@ -131,7 +131,7 @@ def fit_tau(
 
 def _consistent(case: HeldOut, x0: Tensor, taus: Sequence[float]) -> Tensor:
     """Images that agree with the data, for every tau, by the iterations of ``data_consistency``."""
-    op, ridge = case.batch.op, floored(case.batch.noise_std)
+    op, ridge = case.batch.op, floored_variance(case.batch.noise_std)
     residual = op.adjoint(case.batch.measured) - op.normal(x0)
     shifts = torch.stack([ridge / tau**2 for tau in taus])
     return x0 + shifted_solutions(op.normal, residual, shifts, n_iter=FINAL_CG)
