@@ -116,7 +116,10 @@ def prediction_errors(sources: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def line_steps(strip: Tensor, measured: NDArray[np.bool_], width: int) -> dict[int, Step]:
-    """Steps at the lines outside of the calibration block, by column, as far out as they tell.
+    """Steps at the lines beside the calibration block, by column, as far out as they tell.
+
+    Only those that are predicted from lines of the block, among others: far from k = 0, a filter of
+    k-space is steep enough to look like a step.
 
     Args:
         strip: the middle rows of whitened coils ``(coil, y, x)``, the strongest first.
@@ -134,7 +137,7 @@ def line_steps(strip: Tensor, measured: NDArray[np.bool_], width: int) -> dict[i
     for outwards in (lines, lines[::-1]):
         kernels: dict[tuple[int, ...], _Kernel | None] = {}
         start = 1 + max(i for i, x in enumerate(outwards) if x in block)
-        for i in range(start, len(outwards)):
+        for i in range(start, min(start + NEIGHBOURS, len(outwards))):
             x = outwards[i]
             near = tuple(inner - x for inner in outwards[i - NEIGHBOURS : i])
             if abs(near[-1]) > FARTHEST:

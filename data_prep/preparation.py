@@ -501,7 +501,7 @@ class FirstPass:
         return [NumericalWarning("W-NOISE-SLICES", text)]
 
     def _steps(self, to_virtual: Tensor, noise_only: tuple[int, ...]) -> list[NumericalWarning]:
-        """W-LINES for lines outside of the calibration block."""
+        """W-LINES for lines beside the calibration block."""
         mask = torch.from_numpy(self.file.mask[:, : self.n_rows])
         measured = center_crop(mask, self.strip)[0].all(dim=0).numpy()
         kept = (without_coils(strip, noise_only) for strip in self.strips)

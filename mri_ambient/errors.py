@@ -80,6 +80,7 @@ WARNINGS: dict[str, str] = {
     # io
     "W-ATTRIBUTE": "An attribute of the file is damaged and was left out.",
     "W-AXES-GUESSED": "Check the image, or name the axes (axes, --axes).",
+    "W-EVEN-PARTITIONS": "Look at the image; if these are slices, name them so (axes, --axes).",
     "W-NO-HEADER": "Voxel size and final matrix come from an ISMRMRD header with the k-space.",
     "W-HEADER-MISMATCH": "The header belongs to another matrix; export both together.",
     "W-HEADER-LIMITS": "The header's encoding limits contradict the data and are ignored.",
@@ -150,9 +151,17 @@ WARNINGS: dict[str, str] = {
 
 
 WRONG_SAMPLES = frozenset(
-    {"W-AVERAGES", "W-REPETITIONS", "W-LINE-PHASE", "W-LINES", "W-CLIPPED", "W-CONJUGATE"}
+    {
+        "W-EVEN-PARTITIONS",
+        "W-AVERAGES",
+        "W-REPETITIONS",
+        "W-LINE-PHASE",
+        "W-LINES",
+        "W-CLIPPED",
+        "W-CONJUGATE",
+    }
 )
-"""Warnings of samples of which no right image can be made: nothing is scored against it."""
+"""Warnings that an image of all samples may be wrong: nothing is scored against it."""
 
 
 class NumericalWarning(UserWarning):

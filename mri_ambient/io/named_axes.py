@@ -347,9 +347,9 @@ class NamedArrayFile(ScanFile):
         holds_signal = middles.sum() > IN_THE_MIDDLE * means.sum()
         if nz >= FEWEST_PARTITIONS and holds_signal and peak(middles) < FLAT:
             warn(
-                "W-AXES-GUESSED",
+                "W-EVEN-PARTITIONS",
                 f"{name_of(self.path)}: energy is spread evenly along z ({nz} samples), as over "
-                "slices or in k-space of a thin object; slices would be an axis called slice",
+                "slices or in k-space of a thin object",
             )
         return slices
 

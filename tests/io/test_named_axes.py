@@ -12,7 +12,7 @@ import pytest
 from array_files import SHAPE, phantom_ksp
 from codes import warns
 
-from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.errors import WRONG_SAMPLES, ConfigError, ScanFormatError
 from mri_ambient.io import find_scans, open_scan
 from mri_ambient.io.axes_guess import LIKE_COILS, UNLIKE_COILS, coil_contrast, plausible_axes
 from mri_ambient.io.named_axes import NamedArray, parse_axes
@@ -111,6 +111,13 @@ def test_a_second_phase_encode_is_recognised():
     volume = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(phantom_ksp((24, 4, 56, 48)), axes=0),
                                         axis=0), axes=0).astype(np.complex64)  # fmt: skip
     assert readings(volume) == ["z,coil,y,x"]
+
+
+def test_slices_called_partitions_are_not_scored(tmp_path):
+    np.save(tmp_path / "scan.npy", phantom_ksp((24, 4, 56, 48)))
+    with warns("W-EVEN-PARTITIONS", "W-NO-HEADER"):
+        file = open_scan(tmp_path / "scan.npy", axes="z,coil,y,x")
+    assert WRONG_SAMPLES & {warning.code for warning in file.warnings}
 
 
 def test_images_and_noise_are_no_k_space():

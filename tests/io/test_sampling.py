@@ -192,6 +192,17 @@ def test_coils_without_any_sample_and_weak_ones_lost_nothing(rng):
     found(rounded)
 
 
+def test_single_samples_rounded_to_zero_are_no_lost_lines(full, rng):
+    """Where a mask leaves a few samples in a line, and a weak coil holds zeros for most of these."""
+    mask = MaskSpec("poisson", 4.0, 8).draw(SHAPE[-2:], rng)[0]
+    ksp = full * mask
+    counts = mask.sum(dim=0)
+    column = int(torch.where(counts >= 4, counts, 99).argmin())
+    assert counts[column] < 9
+    ksp[1, 1, mask[:, column].nonzero()[2:, 0], column] = 0
+    assert np.array_equal(found(ksp).mask[0], mask)
+
+
 def test_partial_echo_needs_no_warning_beside_a_mask_of_lines(full):
     ksp = full * EVERY_THIRD
     ksp[..., :12, :] = 0
