@@ -34,6 +34,8 @@ class TrainConfig:
         learning_rate: of Adam, after the warm-up.
         warmup_images: the learning rate rises linearly over these.
         decay_images: beyond these it falls with the inverse square root of the images seen.
+        cooldown_images, end_images: besides, it falls linearly to 0 over the images before the
+            last; 0 for a training whose end is open.
         ema_power: weights are averaged with the power profile (1 - 1/t)^(power + 1) of Karras et
             al. 2024 (arXiv 2312.02696, eq. 127), which needs no horizon.
         clip: largest norm of the gradient.
@@ -57,6 +59,8 @@ class TrainConfig:
     learning_rate: float = 1e-3
     warmup_images: int = 400
     decay_images: int = 8000
+    cooldown_images: int = 0
+    end_images: int = 0
     ema_power: float = 6.94
     clip: float = 1.0
     augment: bool = True
@@ -81,9 +85,14 @@ class TrainConfig:
         for name in (*counts, "max_skipped"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("n_validation", "patience"):
+        for name in ("n_validation", "patience", "cooldown_images"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.end_images < self.cooldown_images:
+            raise ConfigError(
+                f"cooldown_images is {self.cooldown_images}, which needs at least as many "
+                f"end_images, got {self.end_images}"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
         check_precision(self.precision)
@@ -103,10 +112,11 @@ class TrainConfig:
         return network_spec(self.preset)
 
     def learning_rate_at(self, images: int) -> float:
-        """Linear warm-up, then constant, then inverse square root."""
+        """Linear warm-up, then constant, then inverse square root, then linear cool-down."""
         warm = min(images / self.warmup_images, 1.0)
         decay = math.sqrt(min(self.decay_images / max(images, 1), 1.0))
-        return self.learning_rate * warm * decay
+        left = (self.end_images - images) / self.cooldown_images if self.cooldown_images else 1.0
+        return self.learning_rate * warm * decay * min(max(left, 0.0), 1.0)
 
     def autocast_on(self, device: torch.device) -> bool:
         """Whether the network trains in bfloat16.

@@ -1,10 +1,10 @@
-"""How often lines that belong together are warned of (never), and those that do not (W-LINES).
+"""How often samples that belong together are warned of (never), and those that do not.
 
     python tests/benchmarks/bench_lines.py IMAGES.zip [SCAN...] [--images 60]
 
 simulates scans (4 to 16 coils, 64 to 192 a side, R = 1 to 4, noise of 0.0005 to 0.1), prepares them
-as they are (:data:`RIGHT`) and with a fault in their lines (:data:`FAULTS`), and prints for each fault the share
-of scans that W-LINES or W-LINE-PHASE names, in simulated scans and in fully sampled real ones (each
+right (:data:`RIGHT`) and with a fault (:data:`FAULTS`), and prints for each the share of scans that
+one of :data:`CODES` names, in simulated scans and in fully sampled real ones (each
 as it is, with every other coil, and with half of its readout), and one JSON line. Ends with 1 if a
 right scan is warned of. ``--quick`` takes two phantoms.
 """
@@ -28,12 +28,13 @@ from mri_ambient.errors import MriAmbientError, NumericalWarning, collected
 from mri_ambient.io import find_scans
 from mri_ambient.io.arrays import ArrayFile
 from mri_ambient.physics.axis_fourier import fftc, ifftc
+from mri_ambient.physics.fourier import reverse
 from mri_ambient.rng import rng_for
 from mri_ambient.scan import Scan
 
 SIZES = ((64, 64), (96, 80), (128, 112), (192, 160))
 CALIB = 16
-CODES = {"W-LINES", "W-LINE-PHASE"}
+CODES = {"W-LINES", "W-LINE-PHASE", "W-CLIPPED", "W-CONJUGATE"}
 
 
 def turned(ksp: Tensor, columns: slice, factor: complex) -> Tensor:
@@ -78,10 +79,32 @@ def gaussian(n: int) -> Tensor:
     return torch.exp(-2 * torch.linspace(-1, 1, n).square())
 
 
+def rounded(ksp: Tensor, bits: int) -> Tensor:
+    """To integers of so many bits."""
+    scale = ksp.abs().max() / 2 ** (bits - 1)
+    return torch.view_as_complex(torch.view_as_real(ksp / scale).round())
+
+
+def clipped(ksp: Tensor, share: float) -> Tensor:
+    """Real and imaginary parts up to a share of the largest of each coil."""
+    parts = torch.view_as_real(ksp)
+    limit = share * parts.abs().amax(dim=(-3, -2, -1), keepdim=True)
+    return torch.view_as_complex(parts.clamp(-limit, limit))
+
+
+def filled_in(ksp: Tensor, columns: slice) -> Tensor:
+    """Columns as the conjugates of those on the other side of k = 0."""
+    ksp = ksp.clone()
+    ksp[..., columns] = reverse(reverse(ksp, -2), -1).conj()[..., columns]
+    return ksp
+
+
 RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda ksp: ksp,
     "none, Hamming filter": lambda ksp: filtered(ksp, hamming),
     "none, Gaussian filter": lambda ksp: filtered(ksp, gaussian),
+    "none, rounded to 16 bits": lambda ksp: rounded(ksp, 16),
+    "none, rounded to 12 bits": lambda ksp: rounded(ksp, 12),
 }
 """What is done to samples whose lines belong together."""
 
@@ -98,6 +121,10 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     "calibration lines times 3": lambda ksp: turned(ksp, middle(ksp, CALIB), 3),
     "calibration lines times 1.5": lambda ksp: turned(ksp, middle(ksp, CALIB), 1.5),
     "calibration lines turned by 1 rad": lambda k: turned(k, middle(k, CALIB), np.exp(1j)),
+    "clipped at half of the largest": lambda ksp: clipped(ksp, 0.5),
+    "clipped at a fifth of the largest": lambda ksp: clipped(ksp, 0.2),
+    "the right half filled in": lambda k: filled_in(k, slice(k.shape[-1] // 2 + 1, None)),
+    "the outer quarter filled in": lambda k: filled_in(k, slice(3 * k.shape[-1] // 4, None)),
 }
 
 

@@ -114,6 +114,9 @@ FINE = {
 COARSE_IMAGES = 20000
 """Images seen before the finer scans are mixed in."""
 
+COOLDOWN_IMAGES = 9000
+"""Images over which the learning rate falls to 0 at the end of a training of known length."""
+
 CONFIG = TrainConfig(
     objective=Kspace(law=LogNormal(mean=-3.2, std=1.8)),
     batch_size=4,
@@ -189,7 +192,11 @@ def main() -> None:
     parser.add_argument("images", nargs="?", type=Path)
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--time-limit", default="2h", help="for the last stage")
-    parser.add_argument("--until", type=int, help="images of the last stage, whatever their time")
+    parser.add_argument(
+        "--until", type=int,
+        help=f"images of the last stage, whatever their time, with a learning rate that falls to 0 "
+        f"over the last {COOLDOWN_IMAGES}",
+    )  # fmt: skip
     parser.add_argument("--init", type=Path, help="the prior to begin the last stage with")
     parser.add_argument("--learning-rate", type=float, default=6e-4, help="of the last stage")
     parser.add_argument("--preset", default="tiny")
@@ -217,13 +224,16 @@ def main() -> None:
     else:
         start = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
     calmer = replace(config, learning_rate=args.learning_rate, decay_images=3000)
+    if args.until:
+        calmer = replace(calmer, cooldown_images=COOLDOWN_IMAGES, end_images=args.until)
     prior = make(args, "all", COARSE | FINE, calmer, images=args.until, init=start)
     if args.ship:
         words = f"--preset {args.preset} --precision {args.precision}"
-        ship(
-            prior,
-            words + (f" --learning-rate {args.learning_rate} --init PRIOR" if args.init else ""),
-        )
+        if args.until:
+            words += f" --until {args.until}"
+        if args.init:
+            words += f" --learning-rate {args.learning_rate} --init PRIOR"
+        ship(prior, words)
 
 
 def make(

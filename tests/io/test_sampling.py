@@ -193,7 +193,7 @@ def test_coils_without_any_sample_and_weak_ones_lost_nothing(rng):
 
 
 def test_single_samples_rounded_to_zero_are_no_lost_lines(full, rng):
-    """Where a mask leaves a few samples in a line, and a weak coil holds zeros for most of these."""
+    """Where a mask leaves few samples in a line, and a weak coil holds zeros for most of these."""
     mask = MaskSpec("poisson", 4.0, 8).draw(SHAPE[-2:], rng)[0]
     ksp = full * mask
     counts = mask.sum(dim=0)

@@ -20,6 +20,14 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert rates == pytest.approx([0.05, 0.1, 0.1, 0.05])
 
 
+def test_it_falls_to_zero_where_the_end_is_known():
+    config = TrainConfig(learning_rate=0.1, warmup_images=100, decay_images=400)
+    ending = replace(config, cooldown_images=1000, end_images=2000)
+    rates = [ending.learning_rate_at(images) for images in (50, 900, 1600, 2000, 2001)]
+    same = [config.learning_rate_at(images) for images in (50, 900)]
+    assert rates == pytest.approx([*same, 0.05 * 0.4, 0, 0])
+
+
 def test_the_average_has_the_power_profile():
     """After t steps, step s has the weight (s^(p+1) - (s-1)^(p+1)) / t^(p+1)."""
     config, t = TrainConfig(ema_power=6.94), 20
@@ -38,7 +46,7 @@ def test_the_average_has_the_power_profile():
     [
         ("preset", "huge"), ("wrapper", "paper"), ("batch_size", 0), ("save_every", 0),
         ("max_skipped", 0), ("n_validation", -1), ("patience", -1), ("learning_rate", 0.0),
-        ("precision", "fp8"),
+        ("precision", "fp8"), ("cooldown_images", -1), ("cooldown_images", 1),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused(option, value):
