@@ -56,7 +56,8 @@ def run(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Size of the network: tiny, tiny16, tiny16-momentum, small, base.",
+            help="Size of the network: tiny, tiny16, tiny16-momentum, tiny16-momentum-6, "
+            "small, base.",
             show_default="that of RUN",
             callback=known("network preset", *NETWORKS),
         ),

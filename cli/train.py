@@ -62,7 +62,8 @@ def run(
     preset: Annotated[
         str,
         typer.Option(
-            help="Size of the networks: tiny, tiny16, tiny16-momentum, small, base.",
+            help="Size of the networks: tiny, tiny16, tiny16-momentum, tiny16-momentum-6, "
+            "small, base.",
             callback=known("network preset", *NETWORKS),
         ),
     ] = "tiny",

@@ -20,7 +20,7 @@ from ..physics.map_sets import items_as_sets, repeat_sets, sets_as_items
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from .facts import UNetSpec
-from .unet import UNet, forward_flops
+from .unet import UNet, forward_flops, zeroed
 
 
 def _to_channels(x: Tensor) -> Tensor:
@@ -73,9 +73,14 @@ class Denoiser(nn.Module, ABC):
         self.compiled = True
 
     def start_as(self, other: Denoiser) -> None:
-        """Take over weights; where ``other`` has fewer networks, further ones are as its last."""
+        """Take over weights; where ``other`` has fewer networks, further ones are as its last.
+
+        But they change nothing yet: their last convolution is 0.
+        """
         for k, net in enumerate(self.nets):
             net.load_state_dict(other.nets[min(k, len(other.nets) - 1)].state_dict())
+            if k >= len(other.nets) and isinstance(net, UNet):
+                zeroed(net.last)
 
     def vary(self, rng: Generator) -> None:
         """Draw what varies from one training step to the next; here, nothing."""

@@ -22,6 +22,9 @@ NETWORKS: dict[str, UNetSpec] = {
     "tiny16-momentum": UNetSpec(
         (32, 48, 64, 96), blocks=1, embedding=96, per_group=16, momentum=True
     ),
+    "tiny16-momentum-6": UNetSpec(
+        (32, 48, 64, 96), blocks=1, embedding=96, per_group=16, passes=6, momentum=True
+    ),
     "small": UNetSpec(channels=(48, 96, 144, 192), blocks=2, embedding=192),
     "base": UNetSpec(channels=(96, 192, 288, 384), blocks=3, embedding=384),
 }
@@ -45,7 +48,8 @@ def _group_norm(channels: int, per_group: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
-def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+    """The same, with weights and bias 0."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -60,16 +64,21 @@ class _Block(nn.Module):
         self.norm_in = _group_norm(n_in, spec.per_group)
         self.norm_out = _group_norm(n_out, spec.per_group)
         self.conv_in = nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.conv_out = _zeroed(nn.Conv2d(n_out, n_out, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(n_out, n_out, 3, padding=1))
         self.modulation = nn.Linear(spec.embedding, 2 * n_out)
         self.skip = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv_in(functional.silu(self.norm_in(x)))
+        h = self.conv_in(_silu(self.norm_in(x)))
         scale, shift = self.modulation(emb)[..., None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
-        out: Tensor = self.skip(x) + self.conv_out(functional.silu(h))
-        return out
+        out: Tensor = self.conv_out(_silu(h))
+        return out.add_(self.skip(x))
+
+
+def _silu(x: Tensor) -> Tensor:
+    """SiLU; in place where there are no gradients, in half of the time."""
+    return functional.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class UNet(nn.Module):
@@ -108,7 +117,7 @@ class UNet(nn.Module):
                 n_in = width
             self.up.append(level)
         self.last_norm = _group_norm(n_in, spec.per_group)
-        self.last = _zeroed(nn.Conv2d(n_in, 2, 3, padding=1))
+        self.last = zeroed(nn.Conv2d(n_in, 2, 3, padding=1))
         # The weights too: after a norm, a GPU uses the layout of the weights.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -131,7 +140,7 @@ class UNet(nn.Module):
                 h = functional.interpolate(h, scale_factor=2, mode="nearest")
             for block in level:  # type: ignore[attr-defined]
                 h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        out: Tensor = self.last(functional.silu(self.last_norm(h)))
+        out: Tensor = self.last(_silu(self.last_norm(h)))
         return out[..., crop[0], crop[1]]
 
 

@@ -1,12 +1,12 @@
 """Make the prior that ships with the package, from magnitude images, in resumable stages.
 
-    python tests/benchmarks/train_default_prior.py IMAGES.zip WORK --time-limit 2h [--ship]
+    python tests/benchmarks/train_default_prior.py IMAGES.zip WORK [--ship]
 
 simulates undersampled multi-coil scans (of the images, and of phantoms of the kind the demo shows,
-under other seeds), prepares them, and trains the ``kspace`` objective on them: first on coarse
-scans, which cost little, then from these weights on coarse and finer ones until the time is up.
-Every image is scanned once, at one size, under one mask; no fully sampled scan is ever made. Run it
-again to train on: what is done is skipped. ``--init PRIOR`` goes straight to the last stage.
+under other seeds), prepares them, and trains the ``kspace`` objective on them in the stages of
+:data:`STAGES`, each from the weights of the one before: three passes first, on coarse scans, which
+cost little, then on all of them; then three more passes. Every image is scanned once, at one size,
+under one mask; no fully sampled scan is ever made. Run it again to go on: what is done is skipped.
 ``--ship`` writes the prior, in half precision, into ``mri_ambient/priors/weights`` with a card.
 ``--quick`` runs all of it in seconds on phantoms alone.
 """
@@ -14,6 +14,7 @@ again to train on: what is done is skipped. ``--init PRIOR`` goes straight to th
 from __future__ import annotations
 
 import argparse
+import tempfile
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,20 +112,53 @@ FINE = {
 }
 """Training scans; the demo's seed is none of these (tests/cli/test_demo.py)."""
 
-COARSE_IMAGES = 20000
-"""Images seen before the finer scans are mixed in."""
-
-COOLDOWN_IMAGES = 9000
-"""Images over which the learning rate falls to 0 at the end of a training of known length."""
+SCANS = {"coarse": COARSE, "all": COARSE | FINE}
 
 CONFIG = TrainConfig(
     objective=Kspace(law=LogNormal(mean=-3.2, std=1.8)),
+    preset="tiny16-momentum",
+    precision="bf16",
     batch_size=4,
     n_validation=24,
     check_every=1000,
     save_every=200,
 )
 """More small noise levels than EDM's law has: one step is taken at the noise of the scan."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        scans: which, a key of :data:`SCANS`.
+        images: how many are seen.
+        config: options.
+    """
+
+    scans: str
+    images: int
+    config: TrainConfig = CONFIG
+
+
+def _ending(scans: str, images: int, preset: str, learning_rate: float) -> Stage:
+    """A stage with a learning rate that falls to 0."""
+    falling = replace(
+        CONFIG, preset=preset, learning_rate=learning_rate, warmup_images=200,
+        decay_images=10**8, cooldown_images=images - 200, end_images=images,
+    )  # fmt: skip
+    return Stage(scans, images, falling)
+
+
+DEEP = "tiny16-momentum-6"
+
+STAGES = {
+    "coarse": Stage("coarse", 20000),
+    "all": Stage("all", 16600, replace(CONFIG, learning_rate=6e-4, decay_images=3000)),
+    "calm": _ending("all", 1600, "tiny16-momentum", 2.6e-4),
+    "deep": _ending("coarse", 2200, DEEP, 3e-4),
+    "last": _ending("all", 4000, DEEP, 3e-4),
+}
 
 
 DATA = (
@@ -135,20 +169,20 @@ DATA = (
 """What the shipped prior's card says of its data."""
 
 
-def ship(prior: Prior, options: str) -> None:
+def ship(prior: Prior) -> None:
     """Put a prior into the package, in half precision, with cards for programs and for people."""
     card = prior.facts.card | {"data": DATA}
     shipped = replace(prior, facts=replace(prior.facts, card=card))
     save_prior(shipped, WEIGHTS / f"{DEFAULT}.safetensors", half=True)
-    (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(shipped, options))
+    (WEIGHTS / f"{DEFAULT}.md").write_text(card_of(shipped))
 
 
-def card_of(prior: Prior, options: str) -> str:
+def card_of(prior: Prior) -> str:
     """The card beside the weights, which are there already, for people."""
     card = prior.facts.card
     low, middle, high = card["sigma_n"]
     file = WEIGHTS / f"{DEFAULT}.safetensors"
-    command = f"train_default_prior.py IMAGES.zip WORK {options} --ship"
+    command = "train_default_prior.py IMAGES.zip WORK --ship"
     seen, before = card["images_seen"], card["images_seen_before"]
     data = textwrap.fill(
         f"{card['data'][0].upper()}{card['data'][1:]}.", 100, initial_indent=" " * 19
@@ -191,78 +225,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="?", type=Path)
     parser.add_argument("work", type=Path, nargs="?")
-    parser.add_argument("--time-limit", default="2h", help="for the last stage")
-    parser.add_argument(
-        "--until", type=int,
-        help=f"images of the last stage, whatever their time, with a learning rate that falls to 0 "
-        f"over the last {COOLDOWN_IMAGES}",
-    )  # fmt: skip
-    parser.add_argument("--init", type=Path, help="the prior to begin the last stage with")
-    parser.add_argument("--learning-rate", type=float, default=6e-4, help="of the last stage")
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--time-limit", default="1000h", help="of training, for each stage")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--ship", action="store_true")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
-        import tempfile
-
-        args.device, args.images = "cpu", Path()
-        few = {"phantom": replace(FINE["phantom"], count=6)}
         with tempfile.TemporaryDirectory() as folder:
-            args.work = Path(folder)
-            first = make(args, "coarse", few, CONFIG, images=8)
-            make(args, "all", few, CONFIG, images=8, init=first)
+            args.device, args.images, args.work = "cpu", Path(), Path(folder)
+            scans = {"coarse": {"phantom": replace(FINE["phantom"], count=6)}}
+            config = replace(CONFIG, precision="fp32", n_validation=1)
+            first = make(args, "coarse", Stage("coarse", 8, config), scans, None)
+            deep = Stage("coarse", 4, replace(config, preset=DEEP))
+            make(args, "deep", deep, scans, first)
         return
     if args.images is None or args.work is None:
         parser.error("IMAGES and WORK are needed without --quick")
-    config = replace(CONFIG, preset=args.preset, precision=args.precision)
-    if args.init is not None:
-        start = load_prior(args.init)
-    else:
-        start = make(args, "coarse", COARSE, config, images=COARSE_IMAGES)
-    calmer = replace(config, learning_rate=args.learning_rate, decay_images=3000)
-    if args.until:
-        calmer = replace(calmer, cooldown_images=COOLDOWN_IMAGES, end_images=args.until)
-    prior = make(args, "all", COARSE | FINE, calmer, images=args.until, init=start)
+    prior = None
+    for name, stage in STAGES.items():
+        prior = make(args, name, stage, SCANS, prior)
+        if RunFolder(args.work / f"run-{name}").images_seen < stage.images:
+            parser.exit(1, f"out of time in stage {name}; the same command goes on\n")
     if args.ship:
-        words = f"--preset {args.preset} --precision {args.precision}"
-        if args.until:
-            words += f" --until {args.until}"
-        if args.init:
-            words += f" --learning-rate {args.learning_rate} --init PRIOR"
-        ship(prior, words)
+        ship(prior)
 
 
 def make(
     args: argparse.Namespace,
-    stage: str,
-    parts: dict[str, Part],
-    config: TrainConfig,
-    *,
-    images: int | None = None,
-    init: Prior | None = None,
+    name: str,
+    stage: Stage,
+    scans: dict[str, dict[str, Part]],
+    init: Prior | None,
 ) -> Prior:
-    """Simulate, prepare and train on some parts; each goes on where it was."""
-    scans: list[Path] = []
-    for name, part in parts.items():
-        scans += simulate(
-            part.source(args.images), args.work / "raw" / name, part.scans,
+    """Simulate, prepare and train what is not done; each goes on where it was."""
+    run, prepared = args.work / f"run-{name}", args.work / "prepared" / stage.scans
+    if RunFolder(run).images_seen >= stage.images:
+        return load_prior(run)  # its file holds a date: the next stage hangs on this very one
+    raw: list[Path] = []
+    for kind, part in scans[stage.scans].items():
+        raw += simulate(
+            part.source(args.images), args.work / "raw" / kind, part.scans,
             count=part.count, workers=args.workers,
         )  # fmt: skip
-        print(f"{stage}: simulated {name}, {len(scans)} scans so far", flush=True)
-    prepared, run = args.work / "prepared" / stage, args.work / f"run-{stage}"
-    if images is not None and RunFolder(run).images_seen >= images:
-        return load_prior(run)  # its file holds a date: the next stage hangs on this very one
-    print(prepare(scans, prepared, workers=args.workers).line(), flush=True)
+        print(f"{name}: simulated {kind}, {len(raw)} scans so far", flush=True)
+    print(prepare(raw, prepared, workers=args.workers).line(), flush=True)
     train(
         prepared,
         run,
-        config,
-        images=images,
-        time_limit=None if images else args.time_limit,
+        stage.config,
+        images=stage.images,
+        time_limit=args.time_limit,
         init=init,
         runtime=Runtime(args.device),
         on_progress=_show,

@@ -55,12 +55,15 @@ def test_fresh_conditioned_denoiser_is_its_cg_solves(passes, momenta, rng):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_further_networks_start_as_the_last_one():
-    few, many = Conditioned(SPEC, 0.2), Conditioned(replace(SPEC, passes=5), 0.2)
+def test_further_networks_start_as_the_last_one_and_change_nothing(rng):
+    few, many = shaken(Conditioned(SPEC, 0.2)), Conditioned(replace(SPEC, passes=5), 0.2)
     for k, net in enumerate(few.nets):
-        torch.nn.init.constant_(net.last.weight, k)
+        torch.nn.init.constant_(net.first.weight, k)
+        torch.nn.init.constant_(net.last.weight, k + 1)
     many.start_as(few)
-    assert [float(net.last.weight.detach().mean()) for net in many.nets] == [0, 1, 2, 2, 2]
+    assert [float(net.first.weight.detach().mean()) for net in many.nets] == [0, 1, 2, 2, 2]
+    assert [float(net.last.weight.detach().mean()) for net in many.nets] == [1, 2, 3, 0, 0]
+    assert not any(bool(many.nets[k].last.bias.detach().any()) for k in (3, 4))
 
 
 @pytest.mark.parametrize("kind", DENOISERS)
