@@ -116,10 +116,10 @@ def prediction_errors(sources: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def line_steps(strip: Tensor, measured: NDArray[np.bool_], width: int) -> dict[int, Step]:
-    """Steps at the lines beside the calibration block, by column, as far out as they tell.
+    """Steps at the three lines on either side of the calibration block, by column.
 
-    Only those that are predicted from lines of the block, among others: far from k = 0, a filter of
-    k-space is steep enough to look like a step.
+    Each is predicted from at least one line of the block. Far from k = 0, a filter of k-space is
+    steep enough to look like a step.
 
     Args:
         strip: the middle rows of whitened coils ``(coil, y, x)``, the strongest first.

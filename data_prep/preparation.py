@@ -63,7 +63,7 @@ FEW_BLOCKS = 5
 """Slices whose lines are compared."""
 
 STRIP = 48
-"""Rows of lines that are compared outside of the calibration block."""
+"""Rows of the lines beside the calibration block that are compared."""
 
 MAX_SAMPLE = 1e9
 """Largest plausible prepared sample. Within the four limits, single precision holds every energy,

@@ -173,7 +173,7 @@ def test_records_show_themselves_in_one_line(folder, full, tmp_path):
     scan = ma.open_scan(full)[0]
     maps = np.ones((2, 8, 6), np.complex64)
     shown = [
-        scan, ma.prepare(full, tmp_path), ma.load_prior("brain-kspace-tiny"), ma.open_scan(full),
+        scan, ma.prepare(full, tmp_path), ma.load_prior("brain-kspace-wide"), ma.open_scan(full),
         ma.SenseOp(torch.from_numpy(maps), torch.ones(1, 8, 6, dtype=torch.bool)),
     ]  # fmt: skip
     for record in shown:

@@ -51,7 +51,7 @@ def test_the_library_imports_without_what_only_a_part_of_it_needs():
     code = (
         "import mri_ambient.data_prep, mri_ambient.evaluation.info, mri_ambient.training.loop\n"
         "from mri_ambient.priors.checkpoint import load_prior\n"
-        "load_prior('brain-kspace-tiny')"
+        "load_prior('brain-kspace-wide')"
     )
     parts = {"sigpy", "numba", "nibabel", "fastmri", "typer"}
     slow = {"matplotlib", "scipy", "skimage", "torch._dynamo", "sympy"}

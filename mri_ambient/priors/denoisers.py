@@ -75,7 +75,7 @@ class Denoiser(nn.Module, ABC):
     def start_as(self, other: Denoiser) -> None:
         """Take over weights; where ``other`` has fewer networks, further ones are as its last.
 
-        But they change nothing yet: their last convolution is 0.
+        These add nothing yet, as their last convolution is 0; data consistency goes on.
         """
         for k, net in enumerate(self.nets):
             net.load_state_dict(other.nets[min(k, len(other.nets) - 1)].state_dict())

@@ -41,6 +41,11 @@ def network_spec(name: str) -> UNetSpec:
     return NETWORKS[name]
 
 
+def preset_of(spec: UNetSpec) -> str | None:
+    """The name of such a network, if it has one."""
+    return next((name for name, known in NETWORKS.items() if known == spec), None)
+
+
 def _group_norm(channels: int, per_group: int) -> nn.GroupNorm:
     """At most 32 groups of at least ``per_group`` channels."""
     largest = max(min(32, channels // per_group), 1)

@@ -59,13 +59,15 @@ class Reference:
     def score(self, magnitude: Tensor) -> dict[str, Any]:
         """FastMRI's metrics of a volume, against RSS if there is one, and against SENSE.
 
-        W-NOT-SCORED, and no metrics, if samples of the scan are wrong or the reference is not
+        W-NOT-SCORED, and no metrics, if samples of the scan may be wrong or the reference is not
         usable.
         """
         name = name_of(self.file.path)
         found = (*self.file.warnings, *self.preparation.warnings)
         if any(warning.code in WRONG_SAMPLES for warning in found):
-            warn("W-NOT-SCORED", f"{name}: not scored: images of all its samples are wrong too")
+            warn(
+                "W-NOT-SCORED", f"{name}: not scored: an image of all its samples may be wrong too"
+            )
             return {}
         try:
             scores = [

@@ -34,8 +34,9 @@ class TrainConfig:
         learning_rate: of Adam, after the warm-up.
         warmup_images: the learning rate rises linearly over these.
         decay_images: beyond these it falls with the inverse square root of the images seen.
-        cooldown_images, end_images: besides, it falls linearly to 0 over the images before the
-            last; 0 for a training whose end is open.
+        cooldown_images: besides, it falls linearly to 0 over so many images before ``end_images``;
+            0: it does not.
+        end_images: images at which it is 0, if ``cooldown_images`` says so.
         ema_power: weights are averaged with the power profile (1 - 1/t)^(power + 1) of Karras et
             al. 2024 (arXiv 2312.02696, eq. 127), which needs no horizon.
         clip: largest norm of the gradient.
@@ -88,10 +89,10 @@ class TrainConfig:
         for name in ("n_validation", "patience", "cooldown_images"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.end_images < self.cooldown_images:
+        if self.end_images < self.cooldown_images or (self.end_images and not self.cooldown_images):
             raise ConfigError(
-                f"cooldown_images is {self.cooldown_images}, which needs at least as many "
-                f"end_images, got {self.end_images}"
+                f"end_images must be 0 without cooldown_images, and at least as many with it, got "
+                f"{self.end_images} and {self.cooldown_images}"
             )
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
@@ -178,6 +179,12 @@ class TrainJob:
             raise ConfigError(f"at least one image must be seen, got images={self.images}")
         if self.workers < 0:
             raise ConfigError(f"workers must not be negative, got {self.workers}")
+        last = self.config.end_images
+        if last and (self.images is None or self.images > last):
+            raise ConfigError(
+                f"the learning rate is 0 from {last} images on (end_images); give images "
+                f"(--images) of at most as many, got {self.images}"
+            )
 
     @property
     def only_patience_ends(self) -> bool:

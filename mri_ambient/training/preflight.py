@@ -16,7 +16,7 @@ from ..objectives import Gsure
 from ..physics.coverage import Coverage, coverage
 from ..priors.facts import PriorFacts, UNetSpec
 from ..priors.schedules import MIN_SIGMA
-from ..priors.unet import n_parameters
+from ..priors.unet import n_parameters, preset_of
 from ..recon.recipe import ResolvedRecipe
 from ..runtime.device import Runtime
 from ..runtime.process_group import ProcessGroup
@@ -191,9 +191,11 @@ def _check_trainable(job: TrainJob, dataset: Dataset) -> None:
             "leave init (--init) out"
         )
     if init is not None and not _can_start(config.network, init.facts.network):
+        own = preset_of(init.facts.network)
+        remedy = f"choose its preset (--preset {own}), or " if own else ""
         raise ConfigError(
-            f"the initial prior's network is {init.facts.network}, and preset {config.preset!r} is "
-            f"{config.network}; choose its preset (--preset), or leave init (--init) out"
+            f"the initial prior's network is {own or init.facts.network}, and that of preset "
+            f"{config.preset!r} is another; {remedy}leave init (--init) out"
         )
     if objective.needs_full and any(item.acceleration > 1 for item in dataset.train):
         raise ConfigError(

@@ -6,7 +6,7 @@ simulates scans (4 to 16 coils, 64 to 192 a side, R = 1 to 4, noise of 0.0005 to
 right (:data:`RIGHT`) and with a fault (:data:`FAULTS`), and prints for each the share of scans that
 one of :data:`CODES` names, in simulated scans and in fully sampled real ones (each
 as it is, with every other coil, and with half of its readout), and one JSON line. Ends with 1 if a
-right scan is warned of. ``--quick`` takes two phantoms.
+right scan is warned of. ``--quick`` takes one phantom.
 """
 
 from __future__ import annotations
@@ -93,9 +93,11 @@ def clipped(ksp: Tensor, share: float) -> Tensor:
 
 
 def filled_in(ksp: Tensor, columns: slice) -> Tensor:
-    """Columns as the conjugates of those on the other side of k = 0."""
+    """Columns as the conjugates of those on the other side of k = 0, where these were measured."""
+    other = reverse(reverse(ksp, -2), -1).conj()
+    other = torch.where(other != 0, other, ksp)
     ksp = ksp.clone()
-    ksp[..., columns] = reverse(reverse(ksp, -2), -1).conj()[..., columns]
+    ksp[..., columns] = other[..., columns]
     return ksp
 
 
@@ -190,7 +192,7 @@ def main() -> int:
     args = parser.parse_args()
     warnings.simplefilter("ignore", NumericalWarning)
     kinds = {
-        "simulated": list(simulated(args.images, 2 if args.quick else args.count)),
+        "simulated": list(simulated(args.images, 1 if args.quick else args.count)),
         "real": list(real(args.scans)),
     }
     figures = {kind: shares(slices) for kind, slices in kinds.items()}

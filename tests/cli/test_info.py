@@ -53,7 +53,7 @@ def test_what_is_installed(driver, cli, monkeypatch):
     assert facts["version"] == __version__
     assert facts["objectives"] == list(OBJECTIVES) and facts["methods"] == list(METHODS)
     assert facts["presets"] == list(PRESETS)
-    assert facts["priors"] == ["brain-kspace-tiny", DEFAULT]
+    assert facts["priors"] == [DEFAULT, "brain-kspace-wide"]
     assert facts["writers"] == ["h5", *FORMATS] and facts["readers"] == list(READERS)
     assert facts["device"] == (describe_device(pick_device()) if driver else "CPU")
 

@@ -181,6 +181,7 @@ def test_lines_on_both_sides_of_another_gain_are_told_together(ksp):
     assert "those outside of columns 30 to 49 have 0.49 times the amplitude" in text
     (text,) = steps(torch.where(torch.arange(80) < 51, ksp, 2 * ksp), under(1, 0))
     assert "column 51 has 2 times the amplitude" in text
+    assert steps(torch.where(torch.arange(80) < 60, ksp, 2 * ksp), under(1, 0)) == []  # too far out
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_fresh_conditioned_denoiser_is_its_cg_solves(passes, momenta, rng):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_further_networks_start_as_the_last_one_and_change_nothing(rng):
+def test_further_networks_start_as_the_last_one_but_add_nothing():
     few, many = shaken(Conditioned(SPEC, 0.2)), Conditioned(replace(SPEC, passes=5), 0.2)
     for k, net in enumerate(few.nets):
         torch.nn.init.constant_(net.first.weight, k)

@@ -46,7 +46,7 @@ def test_the_average_has_the_power_profile():
     [
         ("preset", "huge"), ("wrapper", "paper"), ("batch_size", 0), ("save_every", 0),
         ("max_skipped", 0), ("n_validation", -1), ("patience", -1), ("learning_rate", 0.0),
-        ("precision", "fp8"), ("cooldown_images", -1), ("cooldown_images", 1),
+        ("precision", "fp8"), ("cooldown_images", -1), ("cooldown_images", 1), ("end_images", 7),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused(option, value):
@@ -63,6 +63,15 @@ def test_impossible_options_are_refused(option, value):
 def test_impossible_jobs_are_refused(given):
     with pytest.raises(ConfigError):
         TrainJob(Path("data"), Path("run"), **given)
+
+
+@pytest.mark.parametrize("given", [{"images": 9}, {"time_limit_s": 1.0}])
+def test_a_training_does_not_go_on_without_a_learning_rate(given):
+    config = TrainConfig(cooldown_images=4, end_images=8)
+    TrainJob(Path("data"), Path("run"), config, images=8)
+    with pytest.raises(ConfigError) as caught:
+        TrainJob(Path("data"), Path("run"), config, **given)
+    assert "end_images" in str(caught.value)
 
 
 def test_a_job_without_an_end_names_what_gives_one():

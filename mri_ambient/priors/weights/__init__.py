@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...errors import CheckpointError, close_to
 
-DEFAULT = "brain-kspace-wide"
+DEFAULT = "brain-kspace-deep"
 """The prior ``reconstruct`` uses by default. That of earlier versions remains, by its name."""
 
 
