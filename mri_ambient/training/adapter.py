@@ -47,6 +47,9 @@ STATE_FORMAT = "adapt/1"
 ONE_IN = 4
 """One in so many outer lines of a slice is held out."""
 
+FAST_NORM = 16
+"""Channels that a norm takes together, from which on bfloat16 is faster on a CPU with AMX."""
+
 SAVE_EVERY_S = 20.0
 """Least number of seconds between states that are written. The result does not depend on it."""
 
@@ -118,7 +121,7 @@ class Adapter:
         self.file = None if folder is None else folder / "state.safetensors"
         self.device = runtime.torch_device
         net = first_network(prior.facts, rules.train.seed, prior).to(self.device)
-        net.autocast = rules.train.autocast_on(self.device)
+        net.autocast = _in_bf16(prior, rules.train, runtime)
         self.trainer = Trainer(net, rules.train, ProcessGroup.current())
         self.best: dict[str, Tensor] = {}
         self.first = torch.empty(0)
@@ -275,6 +278,17 @@ class Adapter:
         best = {f"best.{name}": value for name, value in self.best.items()}
         best["first_errors"] = self.first
         save_tensors(self.file, self.trainer.tensors() | best, header)
+
+
+def _in_bf16(prior: Prior, config: TrainConfig, runtime: Runtime) -> bool:
+    """Whether the networks learn in bfloat16: by choice, or where that is faster.
+
+    On a CPU with AMX, norms of 16 channels or more halve the time of a step; those of fewer gain
+    nothing.
+    """
+    if runtime.precision != "auto" or prior.facts.network.per_group < FAST_NORM:
+        return config.autocast_on(runtime.torch_device)
+    return runtime.bf16 and not config.objective.full_precision
 
 
 def held_out_cases(scans: Sequence[Scan], seed: int) -> list[HeldOut]:

@@ -242,7 +242,7 @@ def measure(
     """PSNR and error on held-out lines while the prior is adapted."""
     scored, prior = Scored(full, recipe), recipe.prior
     assert isinstance(prior, Prior)
-    adapter = Adapter(prior, config.rules(prior, recipe.seed, "fp32"), CPU, {})
+    adapter = Adapter(prior, config.rules(prior, recipe.seed, "auto"), CPU, {})
     if moves != "all":
         limit(adapter.trainer.net, moves)
         adapter.trainer = Trainer(adapter.trainer.net, adapter.rules.train, ProcessGroup.current())

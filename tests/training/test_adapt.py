@@ -15,6 +15,7 @@ from mri_ambient.objectives import Ambient, Kspace, Objective, Ssdu
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.checkpoint import load_prior, save_prior
+from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.schedules import LogNormal
 from mri_ambient.recon.adaptation import (
@@ -39,6 +40,23 @@ from mri_ambient.training.adapter import HELD_OUT, NO_LINES, STEPS, TIME, random
 
 SHAPE, CPU = (16, 24), Runtime("cpu")
 QUICK = AdaptConfig(4, batch_size=2, rows=8, check_every=2, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("per_group", "runtime", "wanted"),
+    [
+        (16, Runtime("cpu", auto_bf16_on_cpu=True), True),
+        (16, Runtime("cpu", auto_bf16_on_cpu=False), False),
+        (16, Runtime("cpu", "fp32", auto_bf16_on_cpu=True), False),
+        (4, Runtime("cpu", auto_bf16_on_cpu=True), False),
+        (4, Runtime("cpu", "bf16"), True),
+    ],
+)
+def test_networks_learn_in_bf16_where_that_is_faster(per_group, runtime, wanted):
+    spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16, per_group=per_group)
+    prior = small_prior("conditioned", network=spec)
+    rules = QUICK.rules(prior, 0, runtime.precision)
+    assert module.Adapter(prior, rules, runtime, {}).trainer.net.autocast == wanted
 
 
 def scan_of(n_slices: int = 2, *, kind: str = "random", name: str = "scan") -> Scan:
