@@ -124,7 +124,7 @@ def test_noise_is_not_taken_for_k_space(tmp_path):
 def test_slices_that_are_called_partitions_are_warned_of(tmp_path):
     """Which would be k-space along z."""
     np.save(tmp_path / "scan.npy", np.concatenate([KSP, KSP[::-1]]))
-    with pytest.warns(NumericalWarning, match="W-AXES-GUESSED"):
+    with pytest.warns(NumericalWarning, match="W-EVEN-PARTITIONS"):
         open_scan(tmp_path / "scan.npy", axes="z,coil,y,x").sampling  # noqa: B018
 
 
