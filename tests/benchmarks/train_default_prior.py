@@ -252,17 +252,11 @@ def main() -> None:
     prior = None
     for name, stage in STAGES.items():
         prior = make(args, name, stage, SCANS, prior)
-        if not finished(args.work / f"run-{name}", stage):
+        if prior.facts.card["images_seen"] < stage.images:
             print(f"out of time in stage {name}; the same command goes on")
             return
     if args.ship:
         ship(prior)
-
-
-def finished(run: Path, stage: Stage) -> bool:
-    """Whether the prior of a stage is that of all its images."""
-    path = RunFolder(run).prior
-    return path.exists() and load_prior(path).facts.card["images_seen"] == stage.images
 
 
 def make(
@@ -274,8 +268,10 @@ def make(
 ) -> Prior:
     """Simulate, prepare and train what is not done; each goes on where it was."""
     run, prepared = args.work / f"run-{name}", args.work / "prepared" / stage.scans
-    if finished(run, stage):
-        return load_prior(run)  # its file holds a date: the next stage hangs on this very one
+    if RunFolder(run).prior.exists():
+        prior = load_prior(run)  # its file holds a date: the next stage hangs on this very one
+        if prior.facts.card["images_seen"] == stage.images:
+            return prior
     raw: list[Path] = []
     for kind, part in scans[stage.scans].items():
         raw += simulate(

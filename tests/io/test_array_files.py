@@ -16,12 +16,7 @@ from array_files import SHAPE, phantom_ksp, write_cfl, write_mat73
 from codes import warns
 from scipy import io as matlab
 
-from mri_ambient.errors import (
-    ConfigError,
-    MriAmbientError,
-    NumericalWarning,
-    ScanFormatError,
-)
+from mri_ambient.errors import ConfigError, MriAmbientError, ScanFormatError
 from mri_ambient.io import convert_scan, find_scans, open_scan
 from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.rng import complex_normal, rng_for
@@ -119,13 +114,6 @@ def test_an_image_is_not_taken_for_k_space(tmp_path):
 def test_noise_is_not_taken_for_k_space(tmp_path):
     noise = complex_normal(KSP.shape, rng_for(0, "noise")).numpy()
     assert "k-space" in refusal(write_cfl(tmp_path / "scan.cfl", bart_dims(noise)))
-
-
-def test_slices_that_are_called_partitions_are_warned_of(tmp_path):
-    """Which would be k-space along z."""
-    np.save(tmp_path / "scan.npy", np.concatenate([KSP, KSP[::-1]]))
-    with pytest.warns(NumericalWarning, match="W-EVEN-PARTITIONS"):
-        open_scan(tmp_path / "scan.npy", axes="z,coil,y,x").sampling  # noqa: B018
 
 
 def test_a_3d_scan_becomes_slices_across_its_readout(tmp_path):
