@@ -37,7 +37,8 @@ NEAR, WIDE = 3, 8
 """Rows near it are so many rows away: a frequency between two rows leaks into the next ones."""
 
 FEWEST, MOST = 24, 64
-"""Lines without which nothing is said, and the outermost lines that are looked at."""
+"""Lines without which nothing is said (nor with less than 2 ``WIDE`` rows), and the outermost lines
+that are looked at."""
 
 LIKE_NOISE = 12.0
 """Largest peak over mean energy, along x, of phases that vary like noise; that of a point is the
@@ -87,7 +88,7 @@ def interference_warnings(name: str, found: Mapping[int, Interference]) -> list[
 def find_interference(ksp: Tensor, mask: Tensor) -> Interference:
     """Interference of a slice ``(coil, y, x)``; of its mask ``(1, y, x)``, whole columns count."""
     outer, lines = outer_lines(ksp, mask)
-    if lines.numel() < FEWEST:
+    if lines.numel() < FEWEST or ksp.shape[1] < 2 * WIDE:
         return Interference()
     n = ksp.shape[-1]
     hybrid = ifftc(outer, dim=-2)

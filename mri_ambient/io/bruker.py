@@ -299,9 +299,7 @@ class _Scan:
             read_dir=poses[:, 1],
             phase_dir=poses[:, 2],
             normal=poses[:, 3],
-            partition=self.steps(2)[partition] + matrix[2] // 2
-            if self.n_partitions > 1
-            else partition,
+            partition=partition,
         )
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,6 +23,22 @@ from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from .facts import UNetSpec
 from .unet import UNet, forward_flops, zeroed
+
+_BF16: ContextVar[bool | None] = ContextVar("_BF16", default=None)
+"""Precision of all networks in this thread; None leaves it to :attr:`Denoiser.autocast`."""
+
+
+@contextmanager
+def networks_in_bf16(enabled: bool) -> Iterator[None]:
+    """A block in which networks compute in bfloat16 or, not ``enabled``, in single precision.
+
+    It holds for the thread that enters it, as others may use the same network meanwhile.
+    """
+    token = _BF16.set(enabled)
+    try:
+        yield
+    finally:
+        _BF16.reset(token)
 
 
 def _to_channels(x: Tensor) -> Tensor:
@@ -36,7 +54,8 @@ class Denoiser(nn.Module, ABC):
         unrolled: whether ``spec.passes`` networks follow each other in one evaluation, or one.
         momentum: whether a pass starts beyond the last image, where there are several.
         sigma_data: standard deviation of the images per real channel, normalised units.
-        autocast: run the networks (never the physics) in bfloat16.
+        autocast: run the networks (never the physics) in bfloat16, where :func:`networks_in_bf16`
+            says nothing else.
     """
 
     kind: str
@@ -97,7 +116,9 @@ class Denoiser(nn.Module, ABC):
 
     def run(self, net: nn.Module, planes: list[Tensor], sigma: Tensor) -> Tensor:
         """A network on real planes ``(b, n, y, x)``, as a complex image ``(b, y, x)``."""
-        with torch.autocast(sigma.device.type, torch.bfloat16, enabled=self.autocast):
+        chosen = _BF16.get()
+        enabled = self.autocast if chosen is None else chosen
+        with torch.autocast(sigma.device.type, torch.bfloat16, enabled=enabled):
             out = net(torch.cat(planes, dim=1), sigma.float().log() / 4).float()
         return torch.complex(out[:, 0], out[:, 1])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -18,7 +18,7 @@ from ..physics.mask_spec import MaskSpec
 from ..physics.masks import subsample_further, training_fraction
 from ..physics.operators import SenseOp
 from ..rng import complex_normals
-from .denoisers import Denoiser
+from .denoisers import Denoiser, networks_in_bf16
 from .facts import PriorFacts
 from .schedules import EDM_HIGHEST, LogNormal
 from .unet import n_parameters
@@ -94,7 +94,7 @@ class DenoiserSource(ABC):
         return self
 
     def autocast(self, enabled: bool) -> AbstractContextManager[None]:
-        """A block in which the networks compute in bfloat16, or in single precision."""
+        """A block, of one thread, in which the networks compute in bfloat16 or single precision."""
         return nullcontext()
 
 
@@ -207,11 +207,6 @@ class Prior(DenoiserSource):
         net.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
         return replace(self, net=net.requires_grad_(False).eval())
 
-    @contextmanager
-    def autocast(self, enabled: bool) -> Iterator[None]:
+    def autocast(self, enabled: bool) -> AbstractContextManager[None]:
         """See :meth:`DenoiserSource.autocast`."""
-        before, self.net.autocast = self.net.autocast, enabled
-        try:
-            yield
-        finally:
-            self.net.autocast = before
+        return networks_in_bf16(enabled)

@@ -165,10 +165,7 @@ class Reconstruction:
         path, same = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", False
         check_saving(formats, saving, path.stem, grid, with_std=self.std is not None)
         if path.exists():
-            settings, sha256 = self.report["settings"], self.report["provenance"]["prior_sha256"]
-            # A prior without a file has no hash by which two of them could be told apart.
-            reproducible = sha256 is not None or not METHODS[settings["method"]["name"]].needs_prior
-            same = stored_settings(path) == settings and reproducible
+            same = stored_settings(path) == self.report["settings"] and self._reproducible
             if not (same or overwrite):
                 raise OutputExistsError(
                     f"{path}: was made with other settings; overwrite it or use another folder"
@@ -177,6 +174,19 @@ class Reconstruction:
             write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
         save_as(path, formats, saving, self.volume, overwrite=overwrite)
         return path
+
+    @property
+    def _reproducible(self) -> bool:
+        """Whether the settings identify the result: :attr:`ResolvedRecipe.reproducible`.
+
+        Of one from another process, which comes without its recipe: whether its prior has a hash,
+        or its method, if it is one of ours, needs none.
+        """
+        if self.volume is not None:
+            return self.volume.recipe.reproducible
+        method = METHODS.get(self.report["settings"]["method"]["name"])
+        needs_prior = method is None or method.needs_prior
+        return self.report["provenance"]["prior_sha256"] is not None or not needs_prior
 
     def _images(self, index: int) -> dict[str, Tensor]:
         parts = {"img": self.complex, "std": self.std, "samples": self.samples}

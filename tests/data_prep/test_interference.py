@@ -64,6 +64,11 @@ def test_they_are_found_and_nothing_else(kind, ksp):
     assert find_interference(scan + offset(1) * mask, mask) == Interference(offset=True)
 
 
+@pytest.mark.parametrize("n_rows", [1, 8, 15, 16])
+def test_nothing_is_said_of_few_rows(n_rows, ksp):
+    assert find_interference(ksp[0, :, :n_rows], MASKS["full"][:, :n_rows]) == Interference()
+
+
 def test_a_coil_of_little_gain_is_seen():
     """With its own share of the interference, a thousandth of the others' signal."""
     scan = torch.from_numpy(phantom_ksp((1, 6, *SHAPE)))[0]

@@ -190,6 +190,23 @@ def test_zero_filling_is_left_out_and_oversampling_is_known(ksp, tmp_path):
     assert file.voxel_mm == (2.0, 2.0, 2.0) and file.readout_oversampling == 2
 
 
+@pytest.mark.parametrize("steps", [(-3, -2, -1, 0, 1, 2), (0, -1, 1, -2, 2, -3), (-1, 0, 1, 2)])
+def test_partitions_lie_where_their_steps_say(steps, rng, tmp_path):
+    """In order, from the centre, and partial Fourier."""
+    full = whole_numbers((2, 16, 6, 12), rng)  # (coil, readout, partition, line)
+    places = [step + 3 for step in steps]
+    values = parameters(
+        (16, 12, len(steps)), 2, PVM_EncSteps2=list(steps), PVM_Matrix=[16, 12, 6],
+        PVM_EncPft=[1.0, 1.0, 6 / len(steps)],
+    )  # fmt: skip
+    lines = full[:, :, places].transpose(2, 3, 0, 1).reshape(-1, 2, 16)
+    file = open_scan(write_scan(tmp_path / "5", lines, values), centre="header")
+    full[:, :, [z for z in range(6) if z not in places]] = 0
+    hybrid = ifftc(torch.from_numpy(full), dim=1)
+    got = torch.from_numpy(np.stack([file.read_ksp(i) for i in range(16)], axis=1))
+    torch.testing.assert_close(got, hybrid, rtol=0, atol=1e-3 * float(hybrid.abs().max()))
+
+
 def test_3d_data_become_slices_across_the_readout(rng, tmp_path):
     """The slab lies 4 mm, two partitions, off the centre."""
     full = whole_numbers((2, 16, 10, 12), rng)  # (coil, readout, partition, line)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 
 import pytest
 import torch
@@ -103,6 +105,32 @@ def test_autocast_lasts_for_the_block(op, state):
             prior.denoiser(op, streams(0, 2))(state, SIGMA)
     prior.denoiser(op, streams(0, 2))(state, SIGMA)
     assert seen == [torch.bfloat16, torch.float32, torch.float32]
+
+
+def test_autocast_is_of_a_thread(op, state):
+    """Of two blocks with one prior, the second begins within the first and ends after it."""
+    prior, seen = small_prior("plain"), []
+    prior.net.nets[0].first.register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    begun, go_on = Event(), Event()
+
+    def run() -> None:
+        prior.denoiser(op, streams(0, 2))(state, SIGMA)
+
+    def second() -> None:
+        with prior.autocast(True):
+            begun.set()
+            assert go_on.wait(60)
+            run()
+
+    with ThreadPoolExecutor(1) as other:
+        with prior.autocast(True):
+            ended = other.submit(second)
+            assert begun.wait(60)
+        run()
+        go_on.set()
+        ended.result()
+    run()
+    assert seen == [torch.float32, torch.bfloat16, torch.float32]
 
 
 def test_the_card_lists_training_scans_by_their_hash():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -98,6 +99,22 @@ def test_a_file_that_is_there_is_replaced_on_request_only(rec, tmp_path):
     assert path.read_bytes() == b"raw data of somebody"
     with pytest.raises(OutputExistsError):
         stored_settings(path)
+
+
+def test_one_of_a_method_of_ones_own_is_written_once(make_volume, tmp_path):
+    """From another process, whose recipe did not come along, it is not known to be the same."""
+
+    @dataclass(frozen=True)
+    class Mine(CgSense):
+        name: ClassVar[str] = "mine"
+
+    volume = make_volume(Mine())
+    rec = replace(in_memory(volume), volume=volume)
+    path = rec.save(tmp_path)
+    written = path.stat().st_mtime_ns
+    assert rec.save(tmp_path) == path and path.stat().st_mtime_ns == written
+    with pytest.raises(OutputExistsError):
+        replace(rec, volume=None).save(tmp_path)
 
 
 def test_it_draws_its_slices(rec):
