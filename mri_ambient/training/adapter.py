@@ -3,7 +3,7 @@
 Zero-shot self-supervised learning (Yaman et al. 2022, arXiv 2102.07737): of every slice a quarter
 of the outer lines is held out; the objective trains on the rest, and the averaged weights with the
 smallest error on the held-out lines are kept, or those of the start where it has not fallen by more
-than its standard error.
+than its standard error, which the differences between the lines give.
 
 Where the readout is fully sampled, a step trains on blocks of rows: the transform along y separates
 the rows of an image, so that a block has a k-space and a mask of its own.
@@ -27,7 +27,7 @@ from torch import Tensor
 from ..errors import CheckpointError, DeviceError
 from ..methods import Aos
 from ..physics.masks import hold_out_one_in
-from ..physics.patterns import readout_is_full
+from ..physics.patterns import is_line_mask, readout_is_full
 from ..priors.checkpoint import load_tensors, save_tensors
 from ..priors.denoisers import Denoiser
 from ..priors.prior import Prior
@@ -42,10 +42,13 @@ from .dataset import SizeGroup, TrainingBatch
 from .trainer import Trainer, first_network
 from .validation import HeldOut
 
-STATE_FORMAT = "adapt/1"
+STATE_FORMAT = "adapt/2"
 
 ONE_IN = 4
 """One in so many outer lines of a slice is held out."""
+
+ALONE = 0.5
+"""Where one line is held out, its error has to fall by this share: there is no standard error."""
 
 FAST_NORM = 16
 """Channels that a norm takes together, from which on bfloat16 is faster on a CPU with AMX."""
@@ -316,28 +319,33 @@ def random_rows(batch: Batch, most: int, rng: torch.Generator) -> Batch:
 
 @torch.no_grad()
 def held_out_errors(prior: Prior, cases: Sequence[HeldOut], runtime: Runtime) -> Tensor:
-    """Energy of the error of one-step reconstructions at every held-out sample, over all coils.
+    """Energy of the error of one-step reconstructions on every held-out line, over all coils.
 
     Returns:
-        ``(sample,)``, as shares of the energy of y on all of them.
+        ``(line,)``, of all slices; of 2-D masks ``(sample,)``. Shares of the energy of y on all.
     """
     errors = []
     for case in cases:
         case = case.to(runtime.torch_device)
         with prior.autocast(runtime.bf16):
             img = Aos()(prior, case.batch, [rng_for(0, "held out", 0)])
-        error = (case.batch.op.expand(img) - case.batch.ksp).abs().square().sum(dim=1)
-        errors.append(error[case.held_out[:, 0]].double().cpu())
+        error = (case.batch.op.expand(img) - case.batch.ksp).abs().square().sum(dim=(0, 1))
+        held_out = case.held_out[0, 0]
+        error = torch.where(held_out, error.double(), 0)
+        if is_line_mask(case.batch.mask | case.held_out):
+            error, held_out = error.sum(dim=0), held_out.any(dim=0)
+        errors.append(error[held_out].cpu())
     return torch.cat(errors) / sum(case.energy for case in cases)
 
 
 def has_fallen(before: Tensor, after: Tensor) -> bool:
     """Whether the sum of errors has fallen by more than its standard error.
 
-    ``before`` and ``after``, ``(sample,)``, are those of the same samples, which have the same
-    noise.
+    ``before`` and ``after``, ``(line,)``, are those of the same lines, which have the same noise.
     """
     fall = before - after
+    if len(fall) == 1:
+        return bool(fall > ALONE * before)
     return bool(fall.sum() > fall.square().sum().sqrt())
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from gaussian import WholeGaussian
 from helpers import random_maps, small_prior
 
 from mri_ambient.errors import ConfigError, OutputExistsError, PrepError
+from mri_ambient.methods import Aos
 from mri_ambient.objectives import Ambient, Kspace, Objective, Ssdu
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
@@ -88,7 +90,7 @@ def recipe(prior: Prior, config: AdaptConfig = QUICK, **fields: object) -> Recip
 
 
 def errors_are(values: Iterable[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The errors that the checks on held-out lines find, in this order, spread over samples."""
+    """The errors that the checks on held-out lines find, in this order, spread over lines."""
     found = (torch.full((8,), value / 8, dtype=torch.float64) for value in values)
     monkeypatch.setattr(module, "held_out_errors", lambda *_: next(found))
 
@@ -138,7 +140,7 @@ class TestWhatItKeeps:
         assert same_weights(adapted, adapt(scan, recipe(prior, replace(QUICK, until=2)), CPU))
 
     def test_a_fall_within_its_standard_error_is_none(self, scan, prior, monkeypatch):
-        """Errors of 100 samples fall by 0.1 on average; their differences deviate by 0.5 or 5."""
+        """Errors of 100 lines fall by 0.1 on average; their differences deviate by 0.5 or 5."""
         sign = torch.ones(100, dtype=torch.float64)
         sign[::2] = -1
         for deviation, kept in ((5.0, "start"), (0.5, "adapted")):
@@ -146,6 +148,25 @@ class TestWhatItKeeps:
             monkeypatch.setattr(module, "held_out_errors", lambda *_, e=errors: next(e))
             report = adapt(scan, recipe(prior), CPU).card["adaptation"]
             assert report["kept"] == kept
+
+    def test_the_error_of_a_line_alone_has_to_fall_by_half(self, scan, prior, monkeypatch):
+        for after, kept in ((0.6, "start"), (0.4, "adapted")):
+            errors = (torch.tensor([error], dtype=torch.float64) for error in (1.0, 1.0, after))
+            monkeypatch.setattr(module, "held_out_errors", lambda *_, e=errors: next(e))
+            report = adapt(scan, recipe(prior), CPU).card["adaptation"]
+            assert report["kept"] == kept
+
+    @pytest.mark.parametrize("kind", ["random", "poisson"])
+    def test_errors_are_those_of_lines_or_of_single_samples(self, kind, prior):
+        cases = module.held_out_cases([scan_of(kind=kind)], 0)
+        errors = module.held_out_errors(prior, cases, CPU)
+        n_samples = sum(int(case.held_out.sum()) for case in cases)
+        assert len(errors) == (n_samples if kind == "poisson" else n_samples / SHAPE[0])
+        with torch.no_grad():
+            images = [Aos()(prior, case.batch, [rng_for(0, "held out", 0)]) for case in cases]
+        energies = [case.energy for case in cases]
+        each = [case.error(img) for case, img in zip(cases, images, strict=True)]
+        assert float(errors.sum()) == pytest.approx(np.average(each, weights=energies), rel=1e-5)
 
     def test_the_steps_of_a_time_limit_give_the_same_bits(self, scan, prior, monkeypatch):
         errors_are([0.9**k for k in range(100)], monkeypatch)
