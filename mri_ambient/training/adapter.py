@@ -47,7 +47,7 @@ STATE_FORMAT = "adapt/2"
 ONE_IN = 4
 """One in so many outer lines of a slice is held out."""
 
-ALONE = 0.5
+ALONE = 0.25
 """Where one line is held out, its error has to fall by this share: there is no standard error."""
 
 FAST_NORM = 16
