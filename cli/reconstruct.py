@@ -18,7 +18,7 @@ from .adaptation_view import (
     print_adaptation,
     with_shared_prior,
 )
-from .choices import ADAPT_PER, FORMATS, PARTS, known, readable
+from .choices import ADAPT_PER, FORMATS, PARTS, known, known_list, readable
 from .cluster import scan_executor
 from .config_file import store_config
 from .console import print_line, progress_bar
@@ -100,7 +100,7 @@ def run(
         typer.Option(
             help="Further formats, e.g. nifti,png,report; h5 is always written.",
             metavar="LIST",
-            callback=known("format", *FORMATS),
+            callback=known_list("format", *FORMATS),
         ),
     ] = "h5",
     dicom_template: opt.DicomTemplate = None,
@@ -110,7 +110,7 @@ def run(
         typer.Option(
             help="What goes into these: mag, phase, std.",
             metavar="LIST",
-            callback=known("part", *PARTS),
+            callback=known_list("part", *PARTS),
         ),
     ] = "mag",
     batch_size: Annotated[

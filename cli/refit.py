@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import mri_ambient as ma
-from mri_ambient.errors import ConfigError, unknown_name
+from mri_ambient.errors import ConfigError
 from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
@@ -152,8 +152,6 @@ def _sampler(name: str, given: dict[str, Any]) -> Sampler:
     from mri_ambient.methods import SAMPLERS
     from mri_ambient.methods.presets import method_with_options
 
-    if name not in SAMPLERS:
-        raise unknown_name("sampler", name, SAMPLERS)
     if "final_dc" in {field.name for field in fields(SAMPLERS[name])}:  # type: ignore[arg-type]
         given = {"final_dc": False} | given
     return method_with_options(name, given)  # type: ignore[return-value]
