@@ -12,17 +12,20 @@ from mri_ambient.runtime.config import parse_until
 from . import options as opt
 from .adaptation_view import AdaptationView, make_adaptation
 from .choices import readable
-from .cluster import scan_executor
+from .cluster import Where
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures
 from .recipe import make_recipe, make_runtime, retrospective_mask
+from .records import takes_records
 
 
+@takes_records
 def run(
     inputs: opt.Inputs,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File for the adapted prior.", metavar="PRIOR2")
     ],
+    *,
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
@@ -50,8 +53,7 @@ def run(
         typer.Option(help="Measured outer lines of every scan to set aside, for a calibration."),
     ] = 0,
     precision: opt.Precision = "auto",
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     overwrite: opt.Overwrite = False,
@@ -69,11 +71,10 @@ def run(
     from mri_ambient.io import find_scans
     from mri_ambient.recon.adaptation import adaptation_line
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.runtime.executor import executor_of
     from mri_ambient.runtime.files import check_writable
     from mri_ambient.training.adapt_scans import adapt_as_task
 
-    view, others = AdaptationView(), scheduler is not None or cluster is not None
+    view = AdaptationView()
     recipe = make_recipe(
         method="aos",
         flags={},
@@ -82,7 +83,7 @@ def run(
         checks=Checks(holdout),
         preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
         retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
-        adapt=make_adaptation(until, None, None if others else view),
+        adapt=make_adaptation(until, None, None if where.elsewhere else view),
     )
     given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
     scans = find_scans(inputs, **given, centre=centre, mask=mask, acs=acs, average=average)
@@ -91,11 +92,11 @@ def run(
         print_line(f"{len(scans)} scans, until {until} -> {output}")
         return
     failures = Failures()
-    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=others, precision=precision)
+    with where.executor() as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=where.elsewhere, precision=precision)
         view.bar = Bar(bars, f"{len(scans)} scans")
         adapted = adapt_as_task(
-            executor_of(executor), scans, recipe, runtime, output, overwrite=overwrite,
+            executor, scans, recipe, runtime, output, overwrite=overwrite,
             on_error=failures.case,
         )  # fmt: skip
     report = adapted.card["adaptation"]

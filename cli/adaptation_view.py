@@ -90,7 +90,7 @@ def with_shared_prior(recipe: ResolvedRecipe, to: Destination) -> ResolvedRecipe
 
 def adapted_together(
     bars: Progress,
-    executor: int | Executor,
+    executor: Executor,
     scans: list[ScanPath],
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
@@ -105,7 +105,6 @@ def adapted_together(
     reconstructed. Methods without a prior keep their recipe.
     """
     from mri_ambient.recon.adaptation import adaptation_line
-    from mri_ambient.runtime.executor import Processes
     from mri_ambient.training.adapt_scans import adapt_as_task
 
     if recipe.adapt is None:
@@ -117,8 +116,7 @@ def adapted_together(
     view.bar, path = Bar(bars, "all scans"), output / SHARED
     reads = path.exists() and not overwrite
     prior = adapt_as_task(
-        Processes() if isinstance(executor, int) else executor,
-        scans, recipe, runtime, path, overwrite=overwrite, on_error=ignore,
+        executor, scans, recipe, runtime, path, overwrite=overwrite, on_error=ignore,
         any_scans=True,
     )  # fmt: skip
     print_line(f"{path}: {adaptation_line(prior.card['adaptation'])}")

@@ -12,10 +12,11 @@ import mri_ambient as ma
 from mri_ambient.errors import ConfigError, MriAmbientError
 
 from . import options as opt
-from .cluster import scan_executor
+from .cluster import Where
 from .console import VolumeBar, print_csv, print_json, print_line, print_table, progress_bar
 from .exit_codes import Failures
 from .recipe import make_recipe, make_runtime
+from .records import takes_records
 
 if TYPE_CHECKING:
     from mri_ambient.methods import OnStep
@@ -33,6 +34,7 @@ HEADINGS = {
 """Headings of a narrow table."""
 
 
+@takes_records
 def run(
     context: typer.Context,
     inputs: Annotated[
@@ -42,6 +44,7 @@ def run(
             metavar="INPUT",
         ),
     ],
+    *,
     targets: Annotated[
         Path | None,
         typer.Option(
@@ -64,8 +67,7 @@ def run(
     samples: opt.Samples = None,
     steps: opt.Steps = None,
     option: opt.MethodOption = None,
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     csv_out: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -90,7 +92,7 @@ def run(
     if targets is not None:
         _refuse_method_options(context, given)
         failures = Failures()
-        with scan_executor(scheduler, cluster) as executor:
+        with where.executor() as executor:
             scores = ma.evaluate(inputs, targets, on_error=failures.case, jobs=executor, **given)
         _print_scores(scores, csv_out=csv_out, json_out=json_out)
         failures.end(nothing_done=not scores["volumes"])
@@ -109,8 +111,8 @@ def run(
     )
     found: HeldOut = {}
     try:
-        with scan_executor(scheduler, cluster) as executor:
-            runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
+        with where.executor() as executor:
+            runtime = make_runtime(device, elsewhere=where.elsewhere)
             _on_held_out_lines(inputs, given, recipe, runtime, executor, found)
     finally:  # also where it was interrupted
         _print_held_out(recipe, found, csv_out=csv_out, json_out=json_out)
@@ -134,13 +136,12 @@ def _on_held_out_lines(
     given: dict[str, Any],
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
-    executor: int | Executor,
+    executor: Executor,
     found: HeldOut,
 ) -> None:
     """Fill ``found`` with key and figures of the scans that could be used, by their number."""
     from mri_ambient.evaluation.held_out import evaluate_scan
     from mri_ambient.io import find_scans
-    from mri_ambient.runtime.executor import executor_of
 
     scans, failures = find_scans(inputs, **given), Failures()
     current: list[VolumeBar] = []
@@ -149,10 +150,11 @@ def _on_held_out_lines(
         current.append(VolumeBar(bars, name, len(volume.file), n_steps))
         return current[-1].on_slice, current[-1].on_step
 
-    here = isinstance(executor, int)
-    task = partial(evaluate_scan, recipe=recipe, runtime=runtime, on_volume=begin if here else None)
+    task = partial(evaluate_scan, recipe=recipe, runtime=runtime)
+    if executor.in_process:
+        task = partial(task, on_volume=begin)
     with progress_bar() as bars:
-        for index, result in executor_of(executor).map(task, scans):
+        for index, result in executor.map(task, scans):
             while current:
                 current.pop().end()
             if isinstance(result, MriAmbientError):

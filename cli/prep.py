@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as opt
-from .cluster import scan_executor
+from .cluster import Where
 from .console import Bar, print_line, print_outputs, print_warning, progress_bar
 from .exit_codes import Failures
 from .inputs import chosen_scans
 from .parse import parse_map_sets
 from .recipe import make_runtime
+from .records import takes_records
 
 if TYPE_CHECKING:
     from mri_ambient.data_prep import ScanResult
 
 
+@takes_records
 def run(
     inputs: opt.Inputs,
     output: opt.Output,
+    *,
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
@@ -47,8 +50,7 @@ def run(
         bool, typer.Option(help="Draw one picture per scan into OUT/qc, to look at the maps.")
     ] = True,
     device: opt.Device = "auto",
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
@@ -76,8 +78,8 @@ def run(
         print_outputs(scans, output)
         return
     failures = Failures()
-    with scan_executor(scheduler, cluster, workers) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
+    with where.executor(workers) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=where.elsewhere)
         bar = Bar(bars, "prep", len(scans))
 
         def scan_done(result: ScanResult) -> None:

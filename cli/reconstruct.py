@@ -19,19 +19,22 @@ from .adaptation_view import (
     with_shared_prior,
 )
 from .choices import ADAPT_PER, FORMATS, PARTS, known, known_list, readable
-from .cluster import scan_executor
+from .cluster import Where
 from .config_file import store_config
 from .console import print_line, progress_bar
 from .folder_view import FolderView, print_plan
 from .inputs import chosen_scans
 from .parse import parse_list, parse_map_sets
 from .recipe import make_recipe, make_runtime, note_unused, retrospective_mask
+from .records import takes_records
 
 
+@takes_records
 def run(
     context: typer.Context,
     inputs: opt.Inputs,
     output: opt.Output,
+    *,
     volume: opt.VolumeName = None,
     axes: opt.AxisNames = None,
     dataset: opt.DatasetName = None,
@@ -133,8 +136,7 @@ def run(
     jobs: Annotated[
         int, typer.Option(help="Processes that share the scans, on a CPU.", min=1, max=1024)
     ] = 1,
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
     retry_failed: Annotated[
@@ -158,7 +160,7 @@ def run(
     from mri_ambient.recon.folder import Destination, failed_before
     from mri_ambient.recon.recipe import Checks
 
-    view, others = AdaptationView(), jobs > 1 or scheduler is not None or cluster is not None
+    view, others = AdaptationView(), jobs > 1 or where.elsewhere
     saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
     to = Destination(output, parse_list(save), saving, overwrite, listed=True if shard else None)
     to.check()
@@ -195,8 +197,8 @@ def run(
         print_adaptation(recipe, adapt_per)
         print_plan(scans, to, recipe, make_runtime(device, **computing))
         return
-    with scan_executor(scheduler, cluster, jobs) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=not isinstance(executor, int), **computing)
+    with where.executor(jobs) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=where.elsewhere, **computing)
         if adapt_per == "folder":
             recipe = adapted_together(
                 bars, executor, every, recipe, runtime, output, view, overwrite
