@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 import mri_ambient as ma
 from mri_ambient.errors import ConfigError
+from mri_ambient.runtime.config import parse_until
 
+from .choices import ADAPT_PER, known, readable
 from .console import Bar, print_line
 
 if TYPE_CHECKING:
@@ -39,41 +42,66 @@ class AdaptationView:
             self.bar.describe(f"adapt to {self.bar.name}: {text}")
 
 
-def make_adaptation(
-    until: str | None, per: str | None, view: AdaptationView | None
-) -> ma.AdaptConfig | None:
-    """The adaptation that ``--adapt`` and ``--adapt-per`` ask for; None without ``--adapt``.
+@dataclass(frozen=True)
+class Adapting:
+    """Whether the prior learns from the scans before they are reconstructed."""
 
-    ``view`` shows its progress; None where other processes adapt.
+    adapt: Annotated[
+        str | None,
+        typer.Option(
+            help="Adapt the prior to the scan first: auto (until the error on held-out lines stops "
+            "falling), at most a time such as 90s, or a number of steps.",
+            show_default="the prior as it is",
+            metavar="auto|TIME|STEPS",
+            callback=readable(parse_until),
+        ),
+    ] = None
+    adapt_per: Annotated[
+        str | None,
+        typer.Option(
+            help="What the prior is adapted to anew: slice, volume or folder (all scans together).",
+            show_default="volume",
+            callback=known("value of --adapt-per", *ADAPT_PER),
+        ),
+    ] = None
 
-    Raises:
-        ConfigError: what is adapted is not said.
-    """
-    if until is None:
-        if per is not None:
+    @property
+    def together(self) -> bool:
+        """Whether one prior learns from all scans."""
+        return self.adapt_per == "folder"
+
+    def check(self, shard: str | None) -> None:
+        """Raise ConfigError for a call that sees part of the scans, or does not adapt at all."""
+        if self.together and shard is not None:
+            raise ConfigError(
+                "--adapt-per folder adapts a prior to all scans, and with --shard a call sees part "
+                "of them; call `mri-ambient adapt` with all scans first, then give its prior to "
+                "every part (-m)"
+            )
+        if self.adapt is None and self.adapt_per is not None:
             raise ConfigError("--adapt-per says for what --adapt adapts the prior; give it too")
-        return None
-    anew = "slice" if per == "slice" else "volume"
+
+    def config(self, view: AdaptationView | None) -> ma.AdaptConfig | None:
+        """The adaptation as the library takes it; None for none.
+
+        ``view`` shows its progress; None where other processes adapt.
+        """
+        if self.adapt is None:
+            return None
+        return adaptation(self.adapt, "slice" if self.adapt_per == "slice" else "volume", view)
+
+    def print_plan(self, recipe: ResolvedRecipe) -> None:
+        """What the prior would be adapted to, if anything (``--dry-run``)."""
+        if isinstance(recipe.adapt, ma.AdaptConfig):
+            to = "all scans together" if self.together else f"every {recipe.adapt.per}"
+            print_line(f"the prior would be adapted first, to {to}, until {recipe.adapt.until}")
+
+
+def adaptation(until: str, per: str, view: AdaptationView | None) -> ma.AdaptConfig:
+    """An adaptation that the view shows; None where other processes adapt."""
     if view is None:
-        return ma.AdaptConfig(until, anew)
-    return ma.AdaptConfig(until, anew, on_progress=view.show)
-
-
-def check_shard(per: str | None, shard: str | None) -> None:
-    """Raise ConfigError for ``--adapt-per folder`` in calls that each see part of the scans."""
-    if per == "folder" and shard is not None:
-        raise ConfigError(
-            "--adapt-per folder adapts a prior to all scans, and with --shard a call sees part of "
-            "them; call `mri-ambient adapt` with all scans first, then give its prior to every "
-            "part (-m)"
-        )
-
-
-def print_adaptation(recipe: ResolvedRecipe, per: str | None) -> None:
-    """What the prior would be adapted to, if anything (``--dry-run``)."""
-    if isinstance(recipe.adapt, ma.AdaptConfig):
-        to = {"folder": "all scans together"}.get(per or "", f"every {recipe.adapt.per}")
-        print_line(f"the prior would be adapted first, to {to}, until {recipe.adapt.until}")
+        return ma.AdaptConfig(until, per)
+    return ma.AdaptConfig(until, per, on_progress=view.show)
 
 
 def with_shared_prior(recipe: ResolvedRecipe, to: Destination) -> ResolvedRecipe:
@@ -90,13 +118,12 @@ def with_shared_prior(recipe: ResolvedRecipe, to: Destination) -> ResolvedRecipe
 
 def adapted_together(
     bars: Progress,
-    executor: Executor,
+    view: AdaptationView,
     scans: list[ScanPath],
+    to: Destination,
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
-    output: Path,
-    view: AdaptationView,
-    overwrite: bool,
+    executor: Executor,
 ) -> ResolvedRecipe:
     """The recipe with one prior adapted to all scans, which is written to OUT (:data:`SHARED`).
 
@@ -113,10 +140,10 @@ def adapted_together(
     def ignore(scan: object, error: MriAmbientError) -> None:
         """Reported later."""
 
-    view.bar, path = Bar(bars, "all scans"), output / SHARED
-    reads = path.exists() and not overwrite
+    view.bar, path = Bar(bars, "all scans"), to.folder / SHARED
+    reads = path.exists() and not to.overwrite
     prior = adapt_as_task(
-        executor, scans, recipe, runtime, path, overwrite=overwrite, on_error=ignore,
+        executor, scans, recipe, runtime, path, overwrite=to.overwrite, on_error=ignore,
         any_scans=True,
     )  # fmt: skip
     print_line(f"{path}: {adaptation_line(prior.card['adaptation'])}")

@@ -15,7 +15,7 @@ from .choices import shipped_or_there
 from .cluster import Where
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures, claim_folder
-from .recipe import make_recipe, make_runtime, retrospective_mask
+from .recipe import Undersampling, make_recipe, make_runtime
 from .records import takes_records
 
 if TYPE_CHECKING:
@@ -26,6 +26,18 @@ app = typer.Typer(no_args_is_help=True, help="Check a prior before it is used or
 PriorFile = Annotated[
     Path,
     typer.Argument(help="Prior file or run folder.", metavar="PRIOR", callback=shipped_or_there),
+]
+
+SliceIndex = Annotated[
+    int | None,
+    typer.Option("--slice", help="Slice to test, counted from 0.", show_default="the middle one"),
+]
+Size = Annotated[
+    float, typer.Option("--k", help="Size (norm) of the change over that of the noise.")
+]
+Calibrated = Annotated[
+    str | None,
+    typer.Option(help="The sampler to calibrate: dds, msm, pula or adps.", show_default="dds"),
 ]
 
 
@@ -86,19 +98,10 @@ def stability(
     prior: opt.PriorPath = None,
     method: opt.Method = None,
     option: opt.MethodOption = None,
-    slice_index: Annotated[
-        int | None,
-        typer.Option(
-            "--slice", help="Slice to test, counted from 0.", show_default="the middle one"
-        ),
-    ] = None,
+    slice_index: SliceIndex = None,
     steps: opt.Steps = None,
-    retrospective: opt.Retrospective = None,
-    mask_type: opt.MaskType = None,
-    calib_lines: opt.CalibLines = None,
-    k: Annotated[
-        float, typer.Option("--k", help="Size (norm) of the change over that of the noise.")
-    ] = 1.0,
+    undersampling: Undersampling,
+    k: Size = 1.0,
     iterations: Annotated[int, typer.Option(help="Steps of the search.")] = 100,
     where: Where,
     seed: opt.Seed = 0,
@@ -129,7 +132,7 @@ def stability(
         option=option,
         prior=prior,
         seed=seed,
-        retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
+        retrospective=undersampling.mask,
     )
     claim_folder(output, "stability.json", overwrite=overwrite)
     with where.executor() as executor, progress_bar() as bars:
@@ -156,10 +159,7 @@ def calibration(
     ],
     *,
     output: opt.Output = Path("audit"),
-    method: Annotated[
-        str | None,
-        typer.Option(help="The sampler to calibrate: dds, msm, pula or adps.", show_default="dds"),
-    ] = None,
+    method: Calibrated = None,
     preset: opt.SamplingPreset = None,
     steps: opt.Steps = None,
     option: opt.MethodOption = None,

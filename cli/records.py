@@ -39,9 +39,11 @@ def takes_records(run: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(run)
     def command(**given: Any) -> None:  # noqa: ANN401 -- values of options
-        for name, kind in kinds.items():
-            given[name] = kind(**{option.name: given.pop(option.name) for option in options[name]})
-        run(**given)
+        records = {
+            name: kind(**{option.name: given.pop(option.name) for option in options[name]})
+            for name, kind in kinds.items()
+        }
+        run(**given, **records)
 
     flat = [option for of_one in options.values() for option in of_one]
     # What typer looks at.
