@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,15 +17,11 @@ from .console import Bar, print_line
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from mri_ambient.errors import MriAmbientError
     from mri_ambient.io import ScanPath
     from mri_ambient.recon.folder import Destination
     from mri_ambient.recon.recipe import ResolvedRecipe
     from mri_ambient.runtime.executor import Executor
     from mri_ambient.training.adapter import AdaptProgress
-
-SHARED = "adapted.safetensors"
-"""Name of the prior that is adapted to all scans of a folder together."""
 
 
 class AdaptationView:
@@ -90,6 +86,12 @@ class Adapting:
             return None
         return adaptation(self.adapt, "slice" if self.adapt_per == "slice" else "volume", view)
 
+    def recipe_before(self, recipe: ResolvedRecipe, to: Destination) -> ResolvedRecipe:
+        """The recipe that an earlier call with these options reconstructed scans by."""
+        from mri_ambient.training.adapt_folder import with_shared_prior
+
+        return with_shared_prior(recipe, to) if self.together else recipe
+
     def print_plan(self, recipe: ResolvedRecipe) -> None:
         """What the prior would be adapted to, if anything (``--dry-run``)."""
         if isinstance(recipe.adapt, ma.AdaptConfig):
@@ -104,18 +106,6 @@ def adaptation(until: str, per: str, view: AdaptationView | None) -> ma.AdaptCon
     return ma.AdaptConfig(until, per, on_progress=view.show)
 
 
-def with_shared_prior(recipe: ResolvedRecipe, to: Destination) -> ResolvedRecipe:
-    """The recipe with the prior that an earlier call adapted to all scans, unless that is replaced.
-
-    Methods without a prior keep their recipe; without such a file, nothing was made by this recipe.
-    """
-    path = to.folder / SHARED
-    if recipe.adapt is None:
-        return recipe
-    kept = path.is_file() and not to.overwrite
-    return replace(recipe, prior=ma.load_prior(path) if kept else None, adapt=None)
-
-
 def adapted_together(
     bars: Progress,
     view: AdaptationView,
@@ -125,28 +115,15 @@ def adapted_together(
     runtime: ma.Runtime,
     executor: Executor,
 ) -> ResolvedRecipe:
-    """The recipe with one prior adapted to all scans, which is written to OUT (:data:`SHARED`).
-
-    One that is there is read if it was made with these settings, whatever the scans: some may have
-    been repaired or added. Scans that cannot be read are left out; their errors come when they are
-    reconstructed. Methods without a prior keep their recipe.
-    """
+    """See :func:`~mri_ambient.training.adapt_folder.adapt_for_folder`; lines tell what it did."""
     from mri_ambient.recon.adaptation import adaptation_line
-    from mri_ambient.training.adapt_scans import adapt_as_task
-
-    if recipe.adapt is None:
-        return recipe
-
-    def ignore(scan: object, error: MriAmbientError) -> None:
-        """Reported later."""
+    from mri_ambient.training.adapt_folder import SHARED, adapt_for_folder
 
     view.bar, path = Bar(bars, "all scans"), to.folder / SHARED
     reads = path.exists() and not to.overwrite
-    prior = adapt_as_task(
-        executor, scans, recipe, runtime, path, overwrite=to.overwrite, on_error=ignore,
-        any_scans=True,
-    )  # fmt: skip
-    print_line(f"{path}: {adaptation_line(prior.card['adaptation'])}")
-    if reads:
-        print_line(f"note: {path} was there already; --overwrite adapts it to these scans anew")
-    return replace(recipe, prior=prior, adapt=None)
+    found = adapt_for_folder(scans, to, recipe, runtime, jobs=executor)
+    if recipe.adapt is not None and found.prior is not None:
+        print_line(f"{path}: {adaptation_line(found.prior.card['adaptation'])}")
+        if reads:
+            print_line(f"note: {path} was there already; --overwrite adapts it to these scans anew")
+    return found

@@ -11,7 +11,7 @@ import typer
 import mri_ambient as ma
 
 from . import options as opt
-from .adaptation_view import AdaptationView, Adapting, adapted_together, with_shared_prior
+from .adaptation_view import AdaptationView, Adapting, adapted_together
 from .choices import FORMATS, PARTS, known_list
 from .cluster import Where
 from .config_file import store_config
@@ -150,9 +150,7 @@ def run(
     note_unused(to, recipe, adapting.adapt)
     every = todo = chosen_scans(inputs, reading, shard, output)
     if retry_failed:
-        todo = failed_before(
-            every, to, with_shared_prior(recipe, to) if adapting.together else recipe
-        )
+        todo = failed_before(every, to, adapting.recipe_before(recipe, to))
     if not todo:
         print_line("no scan is left to do: none of these failed before, or this part holds none")
         return
@@ -164,13 +162,10 @@ def run(
         runtime = computing.runtime(device, elsewhere=where.elsewhere)
         if adapting.together:
             recipe = adapted_together(bars, view, every, to, recipe, runtime, executor)
-        show = FolderView(bars, len(todo), view, verbose=verbose)
-        try:
+        with FolderView(bars, len(todo), output, view, verbose=verbose) as show:
             ma.reconstruct_folder(
                 todo, to, recipe, runtime, jobs=executor, on_volume=show.begin, on_outcome=show.end
             )
-        finally:
-            show.print_counts(output)
     if show.counts["done"] or show.counts["skipped"]:
         store_config(context, output, replace=show.counts["done"] > 0)
     show.exit()
