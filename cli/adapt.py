@@ -3,55 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mri_ambient.runtime.config import parse_until
 
 from . import options as opt
-from .adaptation_view import AdaptationView, make_adaptation
+from .adaptation_view import AdaptationView, adaptation
 from .choices import readable
-from .cluster import scan_executor
+from .cluster import Where
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures
-from .recipe import make_recipe, make_runtime, retrospective_mask
+from .inputs import Reading
+from .recipe import Preparing, Undersampling, make_recipe, make_runtime
+from .records import Without, takes_records
+
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="File for the adapted prior.", metavar="PRIOR2")
+]
+Until = Annotated[
+    str,
+    typer.Option(
+        help="auto (until the error on held-out lines stops falling), a time such as 90s, or a "
+        "number of steps.",
+        callback=readable(parse_until),
+    ),
+]
+LinesSetAside = Annotated[
+    int,
+    typer.Option(
+        "--holdout", help="Measured outer lines of every scan to set aside, for a calibration."
+    ),
+]
 
 
+@takes_records
 def run(
     inputs: opt.Inputs,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="File for the adapted prior.", metavar="PRIOR2")
-    ],
-    volume: opt.VolumeName = None,
-    axes: opt.AxisNames = None,
-    dataset: opt.DatasetName = None,
-    centre: opt.Centre = "auto",
-    mask: opt.MaskPath = None,
-    acs: opt.Acs = None,
-    average: opt.Average = None,
-    maps: opt.Maps = None,
+    output: Output,
+    *,
+    reading: Reading,
     prior: opt.PriorPath = None,
-    until: Annotated[
-        str,
-        typer.Option(
-            help="auto (until the error on held-out lines stops falling), a time such as 90s, or a "
-            "number of steps.",
-            callback=readable(parse_until),
-        ),
-    ] = "auto",
-    retrospective: opt.Retrospective = None,
-    mask_type: opt.MaskType = None,
-    calib_lines: opt.CalibLines = None,
-    noise_std: opt.NoiseStd = None,
-    coils: opt.Coils = None,
-    holdout: Annotated[
-        int,
-        typer.Option(help="Measured outer lines of every scan to set aside, for a calibration."),
-    ] = 0,
+    until: Until = "auto",
+    undersampling: Undersampling,
+    preparing: Annotated[Preparing, Without("map_sets")],
+    holdout: LinesSetAside = 0,
     precision: opt.Precision = "auto",
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     overwrite: opt.Overwrite = False,
@@ -65,37 +64,34 @@ def run(
     with the smallest error on lines that were held out of this; that may be the one it started
     from, whose file is never changed. `reconstruct --adapt` adapts to every volume alone.
     """
-    from mri_ambient.data_prep import PrepConfig
     from mri_ambient.io import find_scans
     from mri_ambient.recon.adaptation import adaptation_line
     from mri_ambient.recon.recipe import Checks
-    from mri_ambient.runtime.executor import executor_of
     from mri_ambient.runtime.files import check_writable
     from mri_ambient.training.adapt_scans import adapt_as_task
 
-    view, others = AdaptationView(), scheduler is not None or cluster is not None
+    view = AdaptationView()
     recipe = make_recipe(
         method="aos",
         flags={},
         prior=prior,
         seed=seed,
         checks=Checks(holdout),
-        preparation=PrepConfig(n_coils=coils, noise_std=noise_std),
-        retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
-        adapt=make_adaptation(until, None, None if others else view),
+        preparation=preparing.config,
+        retrospective=undersampling.mask,
+        adapt=adaptation(until, "volume", None if where.elsewhere else view),
     )
-    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = find_scans(inputs, **given, centre=centre, mask=mask, acs=acs, average=average)
+    scans = find_scans(inputs, **vars(reading))
     check_writable(output)
     if dry_run:
         print_line(f"{len(scans)} scans, until {until} -> {output}")
         return
     failures = Failures()
-    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=others, precision=precision)
+    with where.executor() as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=where.elsewhere, precision=precision)
         view.bar = Bar(bars, f"{len(scans)} scans")
         adapted = adapt_as_task(
-            executor_of(executor), scans, recipe, runtime, output, overwrite=overwrite,
+            executor, scans, recipe, runtime, output, overwrite=overwrite,
             on_error=failures.case,
         )  # fmt: skip
     report = adapted.card["adaptation"]

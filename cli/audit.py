@@ -12,10 +12,11 @@ from mri_ambient.errors import ScanFormatError
 
 from . import options as opt
 from .choices import shipped_or_there
-from .cluster import scan_executor
+from .cluster import Where
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures, claim_folder
-from .recipe import make_recipe, make_runtime, retrospective_mask
+from .recipe import Undersampling, make_recipe, make_runtime
+from .records import takes_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,18 +28,31 @@ PriorFile = Annotated[
     typer.Argument(help="Prior file or run folder.", metavar="PRIOR", callback=shipped_or_there),
 ]
 
+SliceIndex = Annotated[
+    int | None,
+    typer.Option("--slice", help="Slice to test, counted from 0.", show_default="the middle one"),
+]
+Size = Annotated[
+    float, typer.Option("--k", help="Size (norm) of the change over that of the noise.")
+]
+Calibrated = Annotated[
+    str | None,
+    typer.Option(help="The sampler to calibrate: dds, msm, pula or adps.", show_default="dds"),
+]
+
 
 @app.command()
+@takes_records
 def memorization(
     prior: PriorFile,
     data: Annotated[
         Path, typer.Argument(help="The prepared scans it was trained on.", metavar="DATA")
     ],
+    *,
     output: opt.Output = Path("audit"),
     samples: Annotated[int, typer.Option(help="Images to draw.")] = 16,
     steps: Annotated[int, typer.Option(help="Network evaluations per image.")] = 40,
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     json_out: opt.Json = False,
@@ -57,8 +71,8 @@ def memorization(
     loaded = ma.load_prior(prior)
     claim_folder(output, "memorization.json", overwrite=overwrite)
     failures = Failures()
-    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
+    with where.executor() as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=where.elsewhere)
         found = find_copies(
             loaded,
             data,
@@ -76,28 +90,20 @@ def memorization(
 
 
 @app.command()
+@takes_records
 def stability(
     scan: Annotated[Path, typer.Argument(help="A scan, raw or prepared.", metavar="SCAN")],
+    *,
     output: opt.Output = Path("audit"),
     prior: opt.PriorPath = None,
     method: opt.Method = None,
     option: opt.MethodOption = None,
-    slice_index: Annotated[
-        int | None,
-        typer.Option(
-            "--slice", help="Slice to test, counted from 0.", show_default="the middle one"
-        ),
-    ] = None,
+    slice_index: SliceIndex = None,
     steps: opt.Steps = None,
-    retrospective: opt.Retrospective = None,
-    mask_type: opt.MaskType = None,
-    calib_lines: opt.CalibLines = None,
-    k: Annotated[
-        float, typer.Option("--k", help="Size (norm) of the change over that of the noise.")
-    ] = 1.0,
+    undersampling: Undersampling,
+    k: Size = 1.0,
     iterations: Annotated[int, typer.Option(help="Steps of the search.")] = 100,
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     json_out: opt.Json = False,
@@ -126,13 +132,13 @@ def stability(
         option=option,
         prior=prior,
         seed=seed,
-        retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
+        retrospective=undersampling.mask,
     )
     claim_folder(output, "stability.json", overwrite=overwrite)
-    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
+    with where.executor() as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=where.elsewhere)
         given: dict[str, Any] = {"index": slice_index, "k": k, "n_iter": iterations}
-        if isinstance(executor, int):
+        if executor.in_process:
             volume, bar = open_volume(scan, recipe, runtime), Bar(bars, "attack")
             report, attacks = attack_slice(volume, **given, on_iteration=bar.count)
         else:
@@ -144,24 +150,22 @@ def stability(
 
 
 @app.command()
+@takes_records
 def calibration(
     prior: PriorFile,
     data: Annotated[
         Path,
         typer.Argument(help="Scans it was not trained on, raw or prepared.", metavar="DATA"),
     ],
+    *,
     output: opt.Output = Path("audit"),
-    method: Annotated[
-        str | None,
-        typer.Option(help="The sampler to calibrate: dds, msm, pula or adps.", show_default="dds"),
-    ] = None,
+    method: Calibrated = None,
     preset: opt.SamplingPreset = None,
     steps: opt.Steps = None,
     option: opt.MethodOption = None,
     samples: opt.Samples = None,
     holdout: opt.HeldOutLines = 2,
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     json_out: opt.Json = False,
@@ -193,8 +197,8 @@ def calibration(
     for name in ("calibration.json", "prior.safetensors"):
         claim_folder(output, name, overwrite=overwrite)
     paths, failures = find_scans([data]), Failures()
-    with scan_executor(scheduler, cluster) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
+    with where.executor() as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=where.elsewhere)
         bar = Bar(bars, "calibrate")
         try:
             found = calibrate_files(

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mri_ambient.errors import ConfigError, ScanFormatError, close_to, unknown_name
 
-from .parse import parse_pairs
+from .parse import parse_list, parse_pairs
 
 T = TypeVar("T")
 
@@ -56,23 +56,37 @@ def one_of(names: Sequence[str]) -> str:
 
 
 def known(what: str, *names: str) -> Callable[[str | None], str | None]:
-    """What refuses, as an option is read, a name or a list of names that there are not."""
+    """What refuses, as an option is read, a name that there is not."""
 
     def check(value: str | None) -> str | None:
-        for name in (value or "").split(","):
-            if name.strip() not in (*names, ""):
-                raise unknown_name(what, name.strip(), names)
+        if value is not None and value not in names:
+            raise unknown_name(what, value, names)
         return value
 
     return check
 
 
-def known_axes(names: str | None) -> str | None:
+def known_list(what: str, *names: str) -> Callable[[str], str]:
+    """What refuses, as an option is read, a list that holds a name that there is not."""
+    check = known(what, *names)
+
+    def check_each(value: str) -> str:
+        for name in parse_list(value):
+            check(name)
+        return value
+
+    return check_each
+
+
+def known_axes(text: str | None) -> str | None:
     """What refuses names of axes that there are not, or lack y or x; capitals do not count."""
-    known("axis", *AXES)(names and names.lower())
-    if names is not None and not {"y", "x"} <= {name.strip() for name in names.lower().split(",")}:
-        raise ConfigError(f"--axes names every axis, y and x among them; got {names!r}")
-    return names
+    if text is not None:
+        check, names = known("axis", *AXES), [name.strip() for name in text.lower().split(",")]
+        for name in names:
+            check(name)
+        if not {"y", "x"} <= set(names):
+            raise ConfigError(f"--axes names every axis, y and x among them; got {text!r}")
+    return text
 
 
 def readable(parse: Callable[[T], object]) -> Callable[[T], T]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,11 @@ from . import options as opt
 from .choices import SCAN_FORMATS, known
 from .console import Bar, print_line, progress_bar
 from .exit_codes import run_cases
-from .inputs import chosen_scans
+from .inputs import Reading, chosen_scans
+from .records import Without, takes_records
 
 
+@takes_records
 def run(
     inputs: opt.Inputs,
     output: opt.Output,
@@ -24,13 +26,8 @@ def run(
             callback=known("format", *SCAN_FORMATS),
         ),
     ],
-    volume: opt.VolumeName = None,
-    axes: opt.AxisNames = None,
-    dataset: opt.DatasetName = None,
-    centre: opt.Centre = "auto",
-    mask: opt.MaskPath = None,
-    acs: opt.Acs = None,
-    average: opt.Average = None,
+    *,
+    reading: Annotated[Reading, Without("maps")],
     shard: opt.Shard = None,
     keep_identifiers: opt.KeepIdentifiers = False,
     overwrite: opt.Overwrite = False,
@@ -45,11 +42,7 @@ def run(
     from mri_ambient.io import ScanPath, convert_scan
     from mri_ambient.runtime.files import check_writable
 
-    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset}
-    scans = chosen_scans(
-        inputs, shard, output, flat=True, **given, centre=centre, mask=mask, acs=acs,
-        average=average,
-    )  # fmt: skip
+    scans = chosen_scans(inputs, reading, shard, output, flat=True)
     check_writable(output, inside=True)
     with progress_bar() as bars:
         bar = Bar(bars, "convert", len(scans))

@@ -12,10 +12,12 @@ import mri_ambient as ma
 from mri_ambient.errors import ConfigError, MriAmbientError
 
 from . import options as opt
-from .cluster import scan_executor
+from .cluster import Where
 from .console import VolumeBar, print_csv, print_json, print_line, print_table, progress_bar
 from .exit_codes import Failures
-from .recipe import make_recipe, make_runtime
+from .inputs import Reading
+from .recipe import MethodAndPrior, Sampling, make_recipe, make_runtime
+from .records import Without, takes_records
 
 if TYPE_CHECKING:
     from mri_ambient.methods import OnStep
@@ -33,39 +35,35 @@ HEADINGS = {
 """Headings of a narrow table."""
 
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="What `reconstruct` wrote; without --target, scans: files, folders or globs.",
+        metavar="INPUT",
+    ),
+]
+Targets = Annotated[
+    Path | None,
+    typer.Option(
+        "--target",
+        help="Fully sampled scans of any format (file or folder) with the stems of the "
+        "reconstructions; with or without a reference image.",
+        show_default="none: lines are held out",
+    ),
+]
+
+
+@takes_records
 def run(
     context: typer.Context,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            help="What `reconstruct` wrote; without --target, scans: files, folders or globs.",
-            metavar="INPUT",
-        ),
-    ],
-    targets: Annotated[
-        Path | None,
-        typer.Option(
-            "--target",
-            help="Fully sampled scans of any format (file or folder) with the stems of the "
-            "reconstructions; with or without a reference image.",
-            show_default="none: lines are held out",
-        ),
-    ] = None,
-    axes: opt.AxisNames = None,
-    dataset: opt.DatasetName = None,
-    centre: opt.Centre = "auto",
-    mask: opt.MaskPath = None,
-    acs: opt.Acs = None,
-    average: opt.Average = None,
+    inputs: Inputs,
+    *,
+    targets: Targets = None,
+    reading: Annotated[Reading, Without("volume", "maps")],
     holdout: opt.HeldOutLines = 2,
-    method: opt.Method = None,
-    preset: opt.SamplingPreset = None,
-    prior: opt.PriorPath = None,
-    samples: opt.Samples = None,
-    steps: opt.Steps = None,
-    option: opt.MethodOption = None,
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    method: MethodAndPrior,
+    sampling: Annotated[Sampling, Without("keep_samples", "final_dc", "lam")],
+    where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     csv_out: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -79,46 +77,30 @@ def run(
     rest by the method, CG-SENSE and L1-wavelet, and compared; with samples, also whether their
     standard deviation is as large as their error.
     """
-    given: dict[str, Any] = {
-        "axes": axes,
-        "dataset": dataset,
-        "centre": centre,
-        "mask": mask,
-        "acs": acs,
-        "average": average,
-    }
     if targets is not None:
-        _refuse_method_options(context, given)
-        failures = Failures()
-        with scan_executor(scheduler, cluster) as executor:
-            scores = ma.evaluate(inputs, targets, on_error=failures.case, jobs=executor, **given)
+        _refuse_method_options(context, {*vars(reading), *vars(where)})
+        failures, options = Failures(), vars(reading)
+        with where.executor() as executor:
+            scores = ma.evaluate(inputs, targets, on_error=failures.case, jobs=executor, **options)
         _print_scores(scores, csv_out=csv_out, json_out=json_out)
         failures.end(nothing_done=not scores["volumes"])
         return
     from mri_ambient.recon.recipe import Checks
 
-    recipe = make_recipe(
-        method=method,
-        preset=preset,
-        flags={"n_steps": steps},
-        option=option,
-        prior=prior,
-        seed=seed,
-        samples=samples,
-        checks=Checks(holdout),
-    )
+    checks = Checks(holdout)
+    recipe = make_recipe(**vars(method), **sampling.arguments, seed=seed, checks=checks)
     found: HeldOut = {}
     try:
-        with scan_executor(scheduler, cluster) as executor:
-            runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
-            _on_held_out_lines(inputs, given, recipe, runtime, executor, found)
+        with where.executor() as executor:
+            runtime = make_runtime(device, elsewhere=where.elsewhere)
+            _on_held_out_lines(inputs, reading, recipe, runtime, executor, found)
     finally:  # also where it was interrupted
         _print_held_out(recipe, found, csv_out=csv_out, json_out=json_out)
 
 
-def _refuse_method_options(context: typer.Context, given: dict[str, Any]) -> None:
+def _refuse_method_options(context: typer.Context, others: set[str]) -> None:
     """With --target, images are scored as they are: refuse options of the reconstruction."""
-    for_both = {"inputs", "targets", "scheduler", "cluster", "csv_out", "json_out", *given}
+    for_both = {"inputs", "targets", "csv_out", "json_out", *others}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         is_given = source is not None and source.name == "COMMANDLINE"
@@ -131,28 +113,28 @@ def _refuse_method_options(context: typer.Context, given: dict[str, Any]) -> Non
 
 def _on_held_out_lines(
     inputs: list[str],
-    given: dict[str, Any],
+    reading: Reading,
     recipe: ResolvedRecipe,
     runtime: ma.Runtime,
-    executor: int | Executor,
+    executor: Executor,
     found: HeldOut,
 ) -> None:
     """Fill ``found`` with key and figures of the scans that could be used, by their number."""
     from mri_ambient.evaluation.held_out import evaluate_scan
     from mri_ambient.io import find_scans
-    from mri_ambient.runtime.executor import executor_of
 
-    scans, failures = find_scans(inputs, **given), Failures()
+    scans, failures = find_scans(inputs, **vars(reading)), Failures()
     current: list[VolumeBar] = []
 
     def begin(name: str, volume: Volume, n_steps: int) -> tuple[OnSlice, OnStep]:
         current.append(VolumeBar(bars, name, len(volume.file), n_steps))
         return current[-1].on_slice, current[-1].on_step
 
-    here = isinstance(executor, int)
-    task = partial(evaluate_scan, recipe=recipe, runtime=runtime, on_volume=begin if here else None)
+    task = partial(evaluate_scan, recipe=recipe, runtime=runtime)
+    if executor.in_process:
+        task = partial(task, on_volume=begin)
     with progress_bar() as bars:
-        for index, result in executor_of(executor).map(task, scans):
+        for index, result in executor.map(task, scans):
             while current:
                 current.pop().end()
             if isinstance(result, MriAmbientError):

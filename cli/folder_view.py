@@ -52,23 +52,37 @@ def print_plan(
 
 
 class FolderView:
-    """The bars and lines of one call.
+    """The bars and lines of one call; the counts are printed when the block ends.
 
     Args:
         bars: where the bars are.
         n_scans: how many scans there are.
+        output: where results go.
         adaptation: describes an adaptation on the bar of the scan.
         verbose: print a line about every slice.
     """
 
     def __init__(
-        self, bars: Progress, n_scans: int, adaptation: AdaptationView, *, verbose: bool
+        self,
+        bars: Progress,
+        n_scans: int,
+        output: Path,
+        adaptation: AdaptationView,
+        *,
+        verbose: bool,
     ) -> None:
-        self.bars, self.n_scans, self.adaptation, self.verbose = bars, n_scans, adaptation, verbose
+        self.bars, self.n_scans, self.output = bars, n_scans, output
+        self.adaptation, self.verbose = adaptation, verbose
         self.counts, self.failures = Counter[str](), Failures()
         self.failed: list[str] = []
         self.scan: VolumeBar | None = None
         self.all = Bar(bars, self._progress(), n_scans, "scans") if n_scans > 1 else None
+
+    def __enter__(self) -> FolderView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._print_counts()
 
     def _progress(self) -> str:
         n_failed = self.counts["failed"]
@@ -113,16 +127,16 @@ class FolderView:
                 print_result(line)
         print_written(f"{name}: ", outcome.written)
 
-    def print_counts(self, output: Path) -> None:
+    def _print_counts(self) -> None:
         """Say which scans failed, where the figures are, and how many of all scans were done."""
         print_more_warnings()
         if self.n_scans < 2:
             return
         if self.failed:
             names = ", ".join([*self.failed[:SHOWN], *(["..."] if self.failed[SHOWN:] else [])])
-            path = output / "status.jsonl"
+            path = self.output / "status.jsonl"
             print_line(f"failed: {names}; {path} says why, --retry-failed does only these")
-        lists = (output / name for name in ("index.html", "summary.csv"))
+        lists = (self.output / name for name in ("index.html", "summary.csv"))
         print_written("", [path for path in lists if path.exists()])
         n_left = self.n_scans - self.counts.total()
         done = [f"{self.counts[key]} {word}" for key, word in WORDS.items() if self.counts[key]]

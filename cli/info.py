@@ -14,8 +14,11 @@ from mri_ambient._version import __version__
 from . import options as opt
 from .choices import FORMATS, METHODS, OBJECTIVES, PRESETS
 from .console import print_facts, print_json
+from .inputs import Reading
+from .records import Without, takes_records
 
 
+@takes_records
 def run(
     file: Annotated[
         Path | None,
@@ -25,22 +28,14 @@ def run(
             show_default="what is installed",
         ),
     ] = None,
-    axes: opt.AxisNames = None,
-    dataset: opt.DatasetName = None,
-    centre: opt.Centre = "auto",
-    mask: opt.MaskPath = None,
-    acs: opt.Acs = None,
-    average: opt.Average = None,
+    *,
+    reading: Annotated[Reading, Without("volume", "maps")],
     json_out: opt.Json = False,
 ) -> None:
     """Print what is installed, or what a file holds."""
     from mri_ambient.evaluation.info import contents, in_text
 
-    given = {
-        "axes": axes, "dataset": dataset, "centre": centre, "mask": mask, "acs": acs,
-        "average": average,
-    }  # fmt: skip
-    facts = installed() if file is None else contents(file, **given)
+    facts = installed() if file is None else contents(file, **vars(reading))
     if json_out:
         print_json(facts)
     else:

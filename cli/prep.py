@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as opt
-from .cluster import scan_executor
+from .cluster import Where
 from .console import Bar, print_line, print_outputs, print_warning, progress_bar
 from .exit_codes import Failures
-from .inputs import chosen_scans
+from .inputs import Reading, chosen_scans
 from .parse import parse_map_sets
 from .recipe import make_runtime
+from .records import takes_records
 
 if TYPE_CHECKING:
-    from mri_ambient.data_prep import ScanResult
+    from mri_ambient.data_prep import PrepConfig, ScanResult
 
 
-def run(
-    inputs: opt.Inputs,
-    output: opt.Output,
-    volume: opt.VolumeName = None,
-    axes: opt.AxisNames = None,
-    dataset: opt.DatasetName = None,
-    centre: opt.Centre = "auto",
-    mask: opt.MaskPath = None,
-    acs: opt.Acs = None,
-    average: opt.Average = None,
-    maps: opt.Maps = None,
-    map_sets: opt.MapSets = "auto",
-    coils: opt.Coils = None,
+@dataclass(frozen=True)
+class PrepOptions:
+    """How scans are prepared."""
+
+    map_sets: opt.MapSets = "auto"
+    coils: opt.Coils = None
     energy: Annotated[
         float | None,
         typer.Option(
             help="Compress to as few coils as keep this share of the energy, e.g. 0.999.",
             show_default="all of it",
         ),
-    ] = None,
+    ] = None
     calib_width: Annotated[
         int, typer.Option(help="Largest side of the calibration block, in samples.")
-    ] = 24,
-    noise_std: opt.NoiseStd = None,
+    ] = 24
+    noise_std: opt.NoiseStd = None
+
+    @property
+    def config(self) -> PrepConfig:
+        """The options as the library takes them."""
+        from mri_ambient.data_prep import PrepConfig
+
+        return PrepConfig(
+            n_coils=self.coils,
+            energy=self.energy,
+            calib_width=self.calib_width,
+            noise_std=self.noise_std,
+            map_sets=parse_map_sets(self.map_sets),
+        )
+
+
+Pictures = Annotated[
+    bool, typer.Option(help="Draw one picture per scan into OUT/qc, to look at the maps.")
+]
+
+
+@takes_records
+def run(
+    inputs: opt.Inputs,
+    output: opt.Output,
+    *,
+    reading: Reading,
+    preparing: PrepOptions,
     workers: opt.Workers = 0,
-    pictures: Annotated[
-        bool, typer.Option(help="Draw one picture per scan into OUT/qc, to look at the maps.")
-    ] = True,
+    pictures: Pictures = True,
     device: opt.Device = "auto",
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    where: Where,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
@@ -61,23 +80,16 @@ def run(
     A folder stands for all scans in it and in the folders below it. OUT gets a file per scan,
     without folders, and a manifest.
     """
-    from mri_ambient.data_prep import PrepConfig, prepare
+    from mri_ambient.data_prep import prepare
 
-    config = PrepConfig(
-        n_coils=coils, energy=energy, calib_width=calib_width, noise_std=noise_std,
-        map_sets=parse_map_sets(map_sets),
-    )  # fmt: skip
-    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    scans = chosen_scans(
-        inputs, shard, output, flat=True, **given, centre=centre, mask=mask, acs=acs,
-        average=average,
-    )  # fmt: skip
+    config = preparing.config
+    scans = chosen_scans(inputs, reading, shard, output, flat=True)
     if dry_run:
         print_outputs(scans, output)
         return
     failures = Failures()
-    with scan_executor(scheduler, cluster, workers) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=not isinstance(executor, int))
+    with where.executor(workers) as executor, progress_bar() as bars:
+        runtime = make_runtime(device, elsewhere=where.elsewhere)
         bar = Bar(bars, "prep", len(scans))
 
         def scan_done(result: ScanResult) -> None:
@@ -90,15 +102,9 @@ def run(
                 print_warning(warning)
 
         summary = prepare(
-            scans,
-            output,
-            config,
-            workers=executor,
-            overwrite=overwrite,
-            pictures=pictures,
-            runtime=runtime,
-            on_scan=scan_done,
-        )
+            scans, output, config, workers=executor, overwrite=overwrite, pictures=pictures,
+            runtime=runtime, on_scan=scan_done,
+        )  # fmt: skip
     for warning in summary.warnings:
         print_warning(warning)
     for group in summary.coverage:

@@ -1,18 +1,23 @@
-"""Options as the records that the library takes: a recipe and a runtime."""
+"""Options of reconstructions, and the recipe and the runtime that the library takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 import mri_ambient as ma
 from mri_ambient.errors import ConfigError, unknown_name
 
+from . import options as opt
 from .console import print_line
-from .parse import merge_options
+from .parse import merge_options, parse_map_sets
 
 if TYPE_CHECKING:
+    from mri_ambient.data_prep import PrepConfig
     from mri_ambient.recon.folder import Destination
     from mri_ambient.recon.recipe import ResolvedRecipe
 
@@ -21,6 +26,108 @@ FLAGS = {"n_steps": "--steps", "lam": "--lambda", "final_dc": "--no-final-dc"}
 
 NVIDIA = Path("/dev/nvidiactl")
 """Is there if the machine has an NVIDIA GPU with its driver."""
+
+
+@dataclass(frozen=True)
+class MethodAndPrior:
+    """What reconstructs: :func:`make_recipe` takes the fields by their names."""
+
+    method: opt.Method = None
+    preset: opt.SamplingPreset = None
+    prior: opt.PriorPath = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a method computes its images."""
+
+    samples: opt.Samples = None
+    keep_samples: Annotated[
+        bool, typer.Option("--keep-samples", help="Write the samples too (reconstruction_samples).")
+    ] = False
+    steps: opt.Steps = None
+    final_dc: Annotated[
+        bool,
+        typer.Option(help="End with data consistency: aos; mask-conditioned dds, msm and pula."),
+    ] = True
+    option: opt.MethodOption = None
+    lam: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda",
+            help="Regularisation of cg-sense and l1-wavelet, for normalised images.",
+            show_default="1.0 and 0.3 times the noise",
+        ),
+    ] = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of :func:`make_recipe`."""
+        final_dc = None if self.final_dc else False
+        return {
+            "flags": {"n_steps": self.steps, "lam": self.lam, "final_dc": final_dc},
+            "option": self.option,
+            "samples": self.samples,
+            "keep_samples": self.keep_samples,
+        }
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """How raw scans are prepared before they are reconstructed."""
+
+    noise_std: opt.NoiseStd = None
+    map_sets: opt.MapSets = "auto"
+    coils: opt.Coils = None
+
+    @property
+    def config(self) -> PrepConfig:
+        """The options as the library takes them."""
+        from mri_ambient.data_prep import PrepConfig
+
+        map_sets = parse_map_sets(self.map_sets)
+        return PrepConfig(self.coils, noise_std=self.noise_std, map_sets=map_sets)
+
+
+@dataclass(frozen=True)
+class Undersampling:
+    """The mask that undersamples full scans, if there is to be one."""
+
+    retrospective: opt.Retrospective = None
+    mask_type: opt.MaskType = None
+    calib_lines: opt.CalibLines = None
+
+    @property
+    def mask(self) -> ma.MaskSpec | None:
+        """See :func:`retrospective_mask`."""
+        return retrospective_mask(self.retrospective, self.mask_type, self.calib_lines)
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How images are computed, on whatever device."""
+
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Slices x samples computed at once.",
+            show_default="2^16 pixels on a CPU, 2^22 on a GPU; halved if memory runs out",
+        ),
+    ] = None
+    precision: opt.Precision = "auto"
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the networks first: minutes once, for volumes."),
+    ] = False
+    cpu_fallback: Annotated[
+        bool, typer.Option("--cpu-fallback", help="Go on with the CPU where a GPU is too small.")
+    ] = False
+
+    def runtime(self, device: str, *, elsewhere: bool = False) -> ma.Runtime:
+        """See :func:`make_runtime`."""
+        options: dict[str, Any] = {"precision": self.precision, "batch_size": self.batch_size}
+        options |= {"compile": self.compiled, "cpu_fallback": self.cpu_fallback}
+        return make_runtime(device, elsewhere=elsewhere, **options)
 
 
 def make_recipe(

@@ -2,144 +2,127 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import mri_ambient as ma
-from mri_ambient.runtime.config import parse_until
 
 from . import options as opt
-from .adaptation_view import (
-    AdaptationView,
-    adapted_together,
-    check_shard,
-    make_adaptation,
-    print_adaptation,
-    with_shared_prior,
-)
-from .choices import ADAPT_PER, FORMATS, PARTS, known, readable
-from .cluster import scan_executor
+from .adaptation_view import AdaptationView, Adapting, adapted_together
+from .choices import FORMATS, PARTS, known_list
+from .cluster import Where
 from .config_file import store_config
 from .console import print_line, progress_bar
 from .folder_view import FolderView, print_plan
-from .inputs import chosen_scans
-from .parse import parse_list, parse_map_sets
-from .recipe import make_recipe, make_runtime, note_unused, retrospective_mask
+from .inputs import Reading, chosen_scans
+from .parse import parse_list
+from .recipe import (
+    Computing,
+    MethodAndPrior,
+    Preparing,
+    Sampling,
+    Undersampling,
+    make_recipe,
+    note_unused,
+)
+from .records import takes_records
+
+if TYPE_CHECKING:
+    from mri_ambient.recon.folder import Destination
+    from mri_ambient.recon.recipe import Checks
 
 
-def run(
-    context: typer.Context,
-    inputs: opt.Inputs,
-    output: opt.Output,
-    volume: opt.VolumeName = None,
-    axes: opt.AxisNames = None,
-    dataset: opt.DatasetName = None,
-    centre: opt.Centre = "auto",
-    mask: opt.MaskPath = None,
-    acs: opt.Acs = None,
-    average: opt.Average = None,
-    maps: opt.Maps = None,
-    method: opt.Method = None,
-    preset: opt.SamplingPreset = None,
-    prior: opt.PriorPath = None,
-    adapt: Annotated[
-        str | None,
-        typer.Option(
-            help="Adapt the prior to the scan first: auto (until the error on held-out lines stops "
-            "falling), at most a time such as 90s, or a number of steps.",
-            show_default="the prior as it is",
-            metavar="auto|TIME|STEPS",
-            callback=readable(parse_until),
-        ),
-    ] = None,
-    adapt_per: Annotated[
-        str | None,
-        typer.Option(
-            help="What the prior is adapted to anew: slice, volume or folder (all scans together).",
-            show_default="volume",
-            callback=known("value of --adapt-per", *ADAPT_PER),
-        ),
-    ] = None,
-    retrospective: opt.Retrospective = None,
-    mask_type: opt.MaskType = None,
-    calib_lines: opt.CalibLines = None,
-    samples: opt.Samples = None,
-    keep_samples: Annotated[
-        bool, typer.Option("--keep-samples", help="Write the samples too (reconstruction_samples).")
-    ] = False,
-    steps: opt.Steps = None,
-    final_dc: Annotated[
-        bool,
-        typer.Option(help="End with data consistency: aos; mask-conditioned dds, msm and pula."),
-    ] = True,
-    option: opt.MethodOption = None,
-    lam: Annotated[
-        float | None,
-        typer.Option(
-            "--lambda",
-            help="Regularisation of cg-sense and l1-wavelet, for normalised images.",
-            show_default="1.0 and 0.3 times the noise",
-        ),
-    ] = None,
-    noise_std: opt.NoiseStd = None,
-    map_sets: opt.MapSets = "auto",
-    coils: opt.Coils = None,
+@dataclass(frozen=True)
+class Checking:
+    """How images are checked."""
+
     holdout: Annotated[
         int | None,
         typer.Option(
             help="Measured outer lines to hold out: a second reconstruction predicts them.",
             show_default="0, with --warn 2",
         ),
-    ] = None,
-    warn: Annotated[
-        bool, typer.Option("--warn", help="Flag slices that do not fit the prior.")
-    ] = False,
+    ] = None
+    warn: Annotated[bool, typer.Option("--warn", help="Flag slices that do not fit the prior.")] = (
+        False
+    )
+
+    @property
+    def checks(self) -> Checks:
+        """The options as the library takes them."""
+        from mri_ambient.recon.recipe import Checks
+
+        usual = 2 if self.warn else 0
+        return Checks(usual if self.holdout is None else self.holdout, flags=self.warn)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """In which formats images are written."""
+
     save: Annotated[
         str,
         typer.Option(
             help="Further formats, e.g. nifti,png,report; h5 is always written.",
             metavar="LIST",
-            callback=known("format", *FORMATS),
+            callback=known_list("format", *FORMATS),
         ),
-    ] = "h5",
-    dicom_template: opt.DicomTemplate = None,
-    bids: opt.BidsName = None,
+    ] = "h5"
+    dicom_template: opt.DicomTemplate = None
+    bids: opt.BidsName = None
     parts: Annotated[
         str,
         typer.Option(
             help="What goes into these: mag, phase, std.",
             metavar="LIST",
-            callback=known("part", *PARTS),
+            callback=known_list("part", *PARTS),
         ),
-    ] = "mag",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Slices x samples computed at once.",
-            show_default="2^16 pixels on a CPU, 2^22 on a GPU; halved if memory runs out",
-        ),
-    ] = None,
-    precision: opt.Precision = "auto",
-    compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile the networks first: minutes once, for volumes."),
-    ] = False,
-    cpu_fallback: Annotated[
-        bool, typer.Option("--cpu-fallback", help="Go on with the CPU where a GPU is too small.")
-    ] = False,
+    ] = "mag"
+
+    def to(self, folder: Path, *, overwrite: bool, listed: bool | None) -> Destination:
+        """The destination, which is checked."""
+        from mri_ambient.io import SaveOptions
+        from mri_ambient.recon.folder import Destination
+
+        options = SaveOptions(tuple(parse_list(self.parts)), self.dicom_template, self.bids)
+        to = Destination(folder, parse_list(self.save), options, overwrite, listed)
+        to.check()
+        return to
+
+
+Jobs = Annotated[
+    int, typer.Option("--jobs", help="Processes that share the scans, on a CPU.", min=1, max=1024)
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Only scans that failed last time.")
+]
+
+
+@takes_records
+def run(
+    context: typer.Context,
+    inputs: opt.Inputs,
+    output: opt.Output,
+    *,
+    reading: Reading,
+    method: MethodAndPrior,
+    adapting: Adapting,
+    undersampling: Undersampling,
+    sampling: Sampling,
+    preparing: Preparing,
+    checking: Checking,
+    saving: Saving,
+    computing: Computing,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
-    jobs: Annotated[
-        int, typer.Option(help="Processes that share the scans, on a CPU.", min=1, max=1024)
-    ] = 1,
-    scheduler: opt.Scheduler = None,
-    cluster: opt.ClusterFile = None,
+    jobs: Jobs = 1,
+    where: Where,
     shard: opt.Shard = None,
     overwrite: opt.Overwrite = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Only scans that failed last time.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     dry_run: opt.DryRun = False,
     config: opt.Config = None,
     log: opt.Log = None,
@@ -153,61 +136,36 @@ def run(
     several scans summary.csv and status.jsonl; with --save report also a page for every scan and
     index.html. A scan that fails gives one error line and exit code 1; the others are written.
     """
-    from mri_ambient.data_prep import PrepConfig
-    from mri_ambient.io import SaveOptions
-    from mri_ambient.recon.folder import Destination, failed_before
-    from mri_ambient.recon.recipe import Checks
+    from mri_ambient.recon.folder import failed_before
 
-    view, others = AdaptationView(), jobs > 1 or scheduler is not None or cluster is not None
-    saving = SaveOptions(tuple(parse_list(parts)), dicom_template, bids)
-    to = Destination(output, parse_list(save), saving, overwrite, listed=True if shard else None)
-    to.check()
-    check_shard(adapt_per, shard)
-    holdout = (2 if warn else 0) if holdout is None else holdout
+    to = saving.to(output, overwrite=overwrite, listed=True if shard else None)
+    adapting.check(shard)
+    view = AdaptationView()
     recipe = make_recipe(
-        method=method,
-        preset=preset,
-        flags={"n_steps": steps, "lam": lam, "final_dc": None if final_dc else False},
-        option=option,
-        prior=prior,
-        seed=seed,
-        samples=samples,
-        keep_samples=keep_samples,
-        checks=Checks(holdout, flags=warn),
-        preparation=PrepConfig(coils, noise_std=noise_std, map_sets=parse_map_sets(map_sets)),
-        retrospective=retrospective_mask(retrospective, mask_type, calib_lines),
-        adapt=make_adaptation(adapt, adapt_per, None if others else view),
-    )
+        **vars(method), **sampling.arguments, seed=seed, checks=checking.checks,
+        preparation=preparing.config, retrospective=undersampling.mask,
+        adapt=adapting.config(None if jobs > 1 or where.elsewhere else view),
+    )  # fmt: skip
     to.check(recipe)
-    note_unused(to, recipe, adapt)
-    given: dict[str, Any] = {"volume": volume, "axes": axes, "dataset": dataset, "maps": maps}
-    given |= {"centre": centre, "mask": mask, "acs": acs, "average": average}
-    every = scans = chosen_scans(inputs, shard, output, **given)
+    note_unused(to, recipe, adapting.adapt)
+    every = todo = chosen_scans(inputs, reading, shard, output)
     if retry_failed:
-        shares = adapt_per == "folder"
-        scans = failed_before(every, to, with_shared_prior(recipe, to) if shares else recipe)
-    if not scans:
+        todo = failed_before(every, to, adapting.recipe_before(recipe, to))
+    if not todo:
         print_line("no scan is left to do: none of these failed before, or this part holds none")
         return
-    computing: dict[str, Any] = {"precision": precision, "batch_size": batch_size}
-    computing |= {"cpu_fallback": cpu_fallback, "compile": compiled}
     if dry_run:
-        print_adaptation(recipe, adapt_per)
-        print_plan(scans, to, recipe, make_runtime(device, **computing))
+        adapting.print_plan(recipe)
+        print_plan(todo, to, recipe, computing.runtime(device))
         return
-    with scan_executor(scheduler, cluster, jobs) as executor, progress_bar() as bars:
-        runtime = make_runtime(device, elsewhere=not isinstance(executor, int), **computing)
-        if adapt_per == "folder":
-            recipe = adapted_together(
-                bars, executor, every, recipe, runtime, output, view, overwrite
-            )
-        show = FolderView(bars, len(scans), view, verbose=verbose)
-        try:
+    with where.executor(jobs) as executor, progress_bar() as bars:
+        runtime = computing.runtime(device, elsewhere=where.elsewhere)
+        if adapting.together:
+            recipe = adapted_together(bars, view, every, to, recipe, runtime, executor)
+        with FolderView(bars, len(todo), output, view, verbose=verbose) as show:
             ma.reconstruct_folder(
-                scans, to, recipe, runtime, jobs=executor, on_volume=show.begin, on_outcome=show.end
+                todo, to, recipe, runtime, jobs=executor, on_volume=show.begin, on_outcome=show.end
             )
-        finally:
-            show.print_counts(output)
     if show.counts["done"] or show.counts["skipped"]:
         store_config(context, output, replace=show.counts["done"] > 0)
     show.exit()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import mri_ambient as ma
-from mri_ambient.errors import ConfigError, unknown_name
+from mri_ambient.errors import ConfigError
 from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
@@ -20,6 +20,7 @@ from .console import be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import merge_options, parse_shard
 from .recipe import make_runtime
+from .records import takes_records
 from .torchrun import join_job
 from .training_view import on_interrupt, round_hooks, validation_line
 
@@ -28,31 +29,36 @@ if TYPE_CHECKING:
     from mri_ambient.training.run import Identity
 
 
-def run(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder to write to.", show_default="RUN/refit"),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of prepared scans.", show_default="those RUN was trained on"),
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="How often to draw samples and train on them.")] = 2,
-    images: Annotated[
-        int | None,
-        typer.Option(help="Images a round trains on.", show_default="as many as RUN"),
-    ] = None,
-    time_limit: opt.TimeLimit = None,
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn."""
+
     method: Annotated[
         str,
         typer.Option(
             help="How samples are drawn: dds, msm, pula or adps.",
             callback=known("sampler", *SAMPLERS),
         ),
-    ] = "dds",
-    steps: opt.Steps = None,
-    option: opt.MethodOption = None,
+    ] = "dds"
+    steps: opt.Steps = None
+    option: opt.MethodOption = None
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler, without the last data-consistency solve: it makes samples too similar."""
+        from mri_ambient.methods import SAMPLERS
+        from mri_ambient.methods.presets import method_with_options
+
+        given = merge_options({"n_steps": self.steps}, self.option)
+        if "final_dc" in {field.name for field in fields(SAMPLERS[self.method])}:  # type: ignore[arg-type]
+            given = {"final_dc": False} | given
+        return method_with_options(self.method, given)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the prior is trained on them."""
+
     preset: Annotated[
         str | None,
         typer.Option(
@@ -61,19 +67,19 @@ def run(
             show_default="that of RUN",
             callback=known("network preset", *NETWORKS),
         ),
-    ] = None,
-    patches: opt.Patches = False,
+    ] = None
+    patches: opt.Patches = False
     batch_size: Annotated[
         int | None,
         typer.Option(
             help="Images per step, and samples drawn at once.",
             show_default="that of RUN, and as many samples as fit into memory",
         ),
-    ] = None,
+    ] = None
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Learning rate of Adam after the warm-up.", show_default="that of RUN"),
-    ] = None,
+    ] = None
     precision: Annotated[
         str | None,
         typer.Option(
@@ -81,10 +87,50 @@ def run(
             show_default="that of RUN",
             callback=known("precision", *PRECISIONS),
         ),
-    ] = None,
+    ] = None
     seed: Annotated[
         int | None, typer.Option(help="Seed of everything random.", show_default="that of RUN")
-    ] = None,
+    ] = None
+
+    def config(self, of_run: Identity) -> ma.TrainConfig:
+        """The options of the run, unless others are given.
+
+        The seed decides which scans are set aside: with that of the run, no training scan of it is
+        held out.
+        """
+        names = ("preset", "batch_size", "learning_rate", "precision", "n_validation", "seed")
+        options = {name: of_run.option(name) for name in names}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        given["wrapper"] = "patched" if given.pop("patches") else None
+        return ma.TrainConfig(**options | given)
+
+
+Run = Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Folder to write to.", show_default="RUN/refit"),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder of prepared scans.", show_default="those RUN was trained on"),
+]
+Rounds = Annotated[int, typer.Option(help="How often to draw samples and train on them.")]
+Images = Annotated[
+    int | None, typer.Option(help="Images a round trains on.", show_default="as many as RUN")
+]
+
+
+@takes_records
+def run(
+    run_folder: Run,
+    *,
+    output: Output = None,
+    data: Data = None,
+    rounds: Rounds = 2,
+    images: Images = None,
+    time_limit: opt.TimeLimit = None,
+    drawing: Drawing,
+    training: Training,
     device: opt.Device = "auto",
     shard: opt.Shard = None,
     quiet: opt.Quiet = False,
@@ -109,16 +155,7 @@ def run(
         raise ConfigError(f"{run_folder}: the folder of its scans is not stored; give it (--data)")
     if images is None and limit is None:
         images = begun.images_seen
-    sampler = _sampler(method, merge_options({"n_steps": steps}, option))
-    config = _training(
-        identity,
-        preset=preset,
-        wrapper="patched" if patches else None,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        precision=precision,
-        seed=seed,
-    )
+    sampler, config = drawing.sampler, training.config(identity)
     output = output or run_folder / "refit"
     interrupted, failures = on_interrupt(), Failures()
     with join_job(device) as (leads, place), progress_bar() as bars:
@@ -127,7 +164,7 @@ def run(
         print_line(f"reading and measuring the scans of {data}")
         job = RefitJob(
             data, ma.load_prior(run_folder, where), output, rounds, sampler, config, images=images,
-            time_limit_s=limit, batch_size=batch_size, device=where, shard=part,
+            time_limit_s=limit, batch_size=training.batch_size, device=where, shard=part,
         )  # fmt: skip
         hooks = partial(
             round_hooks, bars, total=images if limit is None else limit,
@@ -145,26 +182,3 @@ def run(
         if "held_out" in card:
             print_line(validation_line(card["images_seen"], card["held_out"]))
     failures.end()
-
-
-def _sampler(name: str, given: dict[str, Any]) -> Sampler:
-    """A sampler, without the last data-consistency solve: it makes samples too similar."""
-    from mri_ambient.methods import SAMPLERS
-    from mri_ambient.methods.presets import method_with_options
-
-    if name not in SAMPLERS:
-        raise unknown_name("sampler", name, SAMPLERS)
-    if "final_dc" in {field.name for field in fields(SAMPLERS[name])}:  # type: ignore[arg-type]
-        given = {"final_dc": False} | given
-    return method_with_options(name, given)  # type: ignore[return-value]
-
-
-def _training(of_run: Identity, **given: Any) -> ma.TrainConfig:  # noqa: ANN401 -- its options
-    """The options of the run, unless others are given.
-
-    The seed decides which scans are set aside: with that of the run, no training scan of it is held
-    out.
-    """
-    names = ("preset", "batch_size", "learning_rate", "precision", "n_validation", "seed")
-    options = {name: of_run.option(name) for name in names}
-    return ma.TrainConfig(**options | {k: value for k, value in given.items() if value is not None})

@@ -14,34 +14,35 @@ from .console import Bar, print_line, progress_bar
 from .exit_codes import claim_folder
 from .recipe import make_runtime
 
+Samples = Annotated[int, typer.Option(help="Number of images.", min=1)]
+Size = Annotated[tuple[int, int], typer.Option(help="Image size in pixels.", metavar="Y X")]
+MapsFrom = Annotated[
+    Path | None,
+    typer.Option(
+        help="Scan whose coil maps (first slice) are used.",
+        show_default="none: one coil of uniform sensitivity",
+    ),
+]
+Steps = Annotated[
+    int,
+    typer.Option(
+        help="Noise levels per image: one network evaluation each, with --guidance three."
+    ),
+]
+Guidance = Annotated[
+    float,
+    typer.Option(help="Weight of reconstruction guidance: towards equal images under all masks."),
+]
+
 
 def run(
     output: opt.Output,
     prior: opt.PriorPath = None,
-    samples: Annotated[int, typer.Option(help="Number of images.", min=1)] = 4,
-    size: Annotated[tuple[int, int], typer.Option(help="Image size in pixels.", metavar="Y X")] = (
-        128,
-        128,
-    ),
-    maps_from: Annotated[
-        Path | None,
-        typer.Option(
-            help="Scan whose coil maps (first slice) are used.",
-            show_default="none: one coil of uniform sensitivity",
-        ),
-    ] = None,
-    steps: Annotated[
-        int,
-        typer.Option(
-            help="Noise levels per image: one network evaluation each, with --guidance three."
-        ),
-    ] = 40,
-    guidance: Annotated[
-        float,
-        typer.Option(
-            help="Weight of reconstruction guidance: towards equal images under all masks."
-        ),
-    ] = 0.0,
+    samples: Samples = 4,
+    size: Size = (128, 128),
+    maps_from: MapsFrom = None,
+    steps: Steps = 40,
+    guidance: Guidance = 0.0,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     overwrite: opt.Overwrite = False,
@@ -76,14 +77,9 @@ def run(
     with progress_bar() as bars:
         bar = Bar(bars, "sample", steps * samples)
         images = draw_images(
-            loaded,
-            PriorOnly(n_steps=steps, guidance=guidance),
-            maps,
-            n_images=samples,
-            seed=seed,
-            runtime=runtime,
-            on_step=lambda info: bar.add(info.n_images),
-        )
+            loaded, PriorOnly(n_steps=steps, guidance=guidance), maps, n_images=samples, seed=seed,
+            runtime=runtime, on_step=lambda info: bar.add(info.n_images),
+        )  # fmt: skip
     facts = {"prior_sha256": loaded.card["sha256"], "seed": seed, "steps": steps}
     write_samples(output / "samples.h5", images, {**facts, "guidance": guidance})
     save_figure(draw_montage(images.abs()), output / "samples.png")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,19 +29,18 @@ from .console import Bar, be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import parse_pairs
 from .recipe import make_runtime
+from .records import takes_records
 from .torchrun import join_job
 from .training_view import TrainingView, on_interrupt, resumable, tensorboard
 
 
-def run(
-    data: Annotated[
-        Path,
-        typer.Argument(help="Folder of prepared scans.", metavar="DIR", callback=folder_there),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+@dataclass(frozen=True)
+class Learning:
+    """What is learned from the scans, and by which network."""
+
     objective: Annotated[
         str, typer.Option(help=f"{one_of(OBJECTIVES)}.", callback=known("objective", *OBJECTIVES))
-    ] = "kspace",
+    ] = "kspace"
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,14 +51,14 @@ def run(
             show_default="the objective's defaults",
             callback=named_values("option of an objective", OBJECTIVE_OPTIONS),
         ),
-    ] = None,
+    ] = None
     targets: Annotated[
         str | None,
         typer.Option(
             help="Target images of supervised: of full scans (full), or l1-wavelet images.",
             show_default="full",
         ),
-    ] = None,
+    ] = None
     preset: Annotated[
         str,
         typer.Option(
@@ -66,7 +66,7 @@ def run(
             "small, base.",
             callback=known("network preset", *NETWORKS),
         ),
-    ] = "tiny",
+    ] = "tiny"
     wrapper: Annotated[
         str | None,
         typer.Option(
@@ -74,41 +74,115 @@ def run(
             callback=known("wrapper", *WRAPPERS),
             show_default="the objective's own",
         ),
-    ] = None,
-    patches: opt.Patches = False,
+    ] = None
+    patches: opt.Patches = False
+
+    def __post_init__(self) -> None:
+        if self.patches and self.wrapper is not None:
+            raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
+        if self.targets is not None and self.objective != "supervised":
+            raise ConfigError(
+                "--targets is for --objective supervised; the others use no target images"
+            )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of a TrainConfig."""
+        from mri_ambient.objectives import make_objective
+
+        options = parse_pairs(self.option)
+        options |= {} if self.targets is None else {"images": self.targets}
+        return {
+            "objective": make_objective(self.objective, options),
+            "preset": self.preset,
+            "wrapper": "patched" if self.patches else self.wrapper,
+        }
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When the training ends."""
+
     images: Annotated[
         int | None, typer.Option(help="Stop after this many images.", show_default="none")
-    ] = None,
-    time_limit: opt.TimeLimit = None,
+    ] = None
+    time_limit: opt.TimeLimit = None
     patience: Annotated[
         int,
         typer.Option(help="Stop after this many validations without a smaller error; 0: never."),
-    ] = 0,
-    init: Annotated[
-        Path | None,
-        typer.Option(
-            help="Prior file or run folder to start from (fine-tuning).",
-            show_default="random weights",
-            callback=shipped_or_there,
-        ),
-    ] = None,
-    precision: opt.Precision = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 8,
+    ] = 0
+
+    def __post_init__(self) -> None:
+        if self.images is None and self.time_limit is None and not self.patience:
+            raise ConfigError("say when to stop: --images, --time-limit or --patience")
+
+    @property
+    def seconds(self) -> float | None:
+        """The time limit."""
+        return None if self.time_limit is None else parse_seconds(self.time_limit)
+
+    @property
+    def total(self) -> tuple[int | None, str]:
+        """How much there is to do, and in which unit."""
+        return (self.images, "images") if self.seconds is None else (round(self.seconds), "s")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of the training, and how often it is looked at."""
+
+    precision: opt.Precision = "auto"
+    batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 8
     learning_rate: Annotated[
         float, typer.Option(help="Learning rate of Adam after the warm-up.")
-    ] = 1e-3,
-    check_every: Annotated[int, typer.Option(help="Images between validations.")] = 2000,
+    ] = 1e-3
+    check_every: Annotated[int, typer.Option(help="Images between validations.")] = 2000
     save_every: Annotated[
         int | None,
         typer.Option(help="Images between checkpoints.", show_default="500, or 50 steps if more"),
-    ] = None,
-    use_tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard as well.")
-    ] = False,
-    workers: Annotated[int, typer.Option(help="Processes that read data; 0: a thread.")] = 0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Train even on masks that leave images undetermined.")
-    ] = False,
+    ] = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of a TrainConfig."""
+        save_every = max(500, 50 * self.batch_size) if self.save_every is None else self.save_every
+        return vars(self) | {"save_every": save_every}
+
+
+Data = Annotated[
+    Path, typer.Argument(help="Folder of prepared scans.", metavar="DIR", callback=folder_there)
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")]
+Start = Annotated[
+    Path | None,
+    typer.Option(
+        "--init",
+        help="Prior file or run folder to start from (fine-tuning).",
+        show_default="random weights",
+        callback=shipped_or_there,
+    ),
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard as well.")
+]
+Workers = Annotated[int, typer.Option(help="Processes that read data; 0: a thread.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Train even on masks that leave images undetermined.")
+]
+
+
+@takes_records
+def run(
+    data: Data,
+    output: Output,
+    *,
+    learning: Learning,
+    stopping: Stopping,
+    init: Start = None,
+    steps: Steps,
+    use_tensorboard: TensorBoard = False,
+    workers: Workers = 0,
+    force: Force = False,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     dry_run: opt.DryRun = False,
@@ -121,33 +195,13 @@ def run(
     Under torchrun, the processes share every batch.
     """
     started = time.monotonic()
-    if patches and wrapper is not None:
-        raise ConfigError("--patches is a wrapper of its own; leave out --wrapper")
-    if targets is not None and objective != "supervised":
-        raise ConfigError(
-            "--targets is for --objective supervised; the others use no target images"
-        )
-    if images is None and time_limit is None and not patience:
-        raise ConfigError("say when to stop: --images, --time-limit or --patience")
-    from mri_ambient.objectives import make_objective
     from mri_ambient.training.config import TrainJob
     from mri_ambient.training.dry_run import dry_run as try_out
     from mri_ambient.training.loop import run_training
     from mri_ambient.training.preflight import plan
 
-    limit = None if time_limit is None else parse_seconds(time_limit)
-    options = parse_pairs(option) | ({} if targets is None else {"images": targets})
     config = ma.TrainConfig(
-        objective=make_objective(objective, options),
-        preset=preset,
-        wrapper="patched" if patches else wrapper,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        check_every=check_every,
-        save_every=max(500, 50 * batch_size) if save_every is None else save_every,
-        patience=patience,
-        precision=precision,
-        seed=seed,
+        **learning.arguments, **steps.arguments, patience=stopping.patience, seed=seed
     )
     with join_job(device) as (leads, place):
         be_quiet(quiet or not leads)
@@ -155,8 +209,8 @@ def run(
         start = None if init is None else ma.load_prior(init, where)
         print_line(f"reading and measuring the scans of {data}")
         planned = plan(TrainJob(
-            data, output, config, images=images, time_limit_s=limit, init=start, device=where,
-            workers=workers, force=force,
+            data, output, config, images=stopping.images, time_limit_s=stopping.seconds, init=start,
+            device=where, workers=workers, force=force,
         ), started=started)  # fmt: skip
         if dry_run:
             if leads:
@@ -168,9 +222,8 @@ def run(
         interrupted, failures = on_interrupt(), Failures()
         board = tensorboard(output / "tensorboard", wanted=use_tensorboard and leads)
         with progress_bar() as bars, board as figures:
-            total, unit = (images, "images") if limit is None else (round(limit), "s")
-            bar = Bar(bars, "train", total, unit)
-            view = TrainingView(bar, figures, by_time=limit is not None, verbose=verbose)
+            bar, by_time = Bar(bars, "train", *stopping.total), stopping.seconds is not None
+            view = TrainingView(bar, figures, by_time=by_time, verbose=verbose)
             with resumable(interrupted):
                 prior = run_training(planned, view.hooks(failures, interrupted))
             view.finish(prior, planned.run.prior, planned.run.images_seen)

@@ -104,14 +104,15 @@ def calibrate_files(
             without it the error is raised. A lost device always is.
     """
     _check_recipe(recipe)
-    progress = _Progress(on_scan)
+    progress, executor = _Progress(on_scan), executor_of(jobs)
     task = partial(_file_errors, recipe=recipe, runtime=runtime or Runtime())
-    alone = partial(task, on_slice=progress.add) if jobs == 1 else task
+    if executor.in_process:
+        task = partial(task, on_slice=progress.add)
     parts: dict[int, _ScanErrors] = {}
-    for index, found in executor_of(jobs).map(alone, sources):
+    for index, found in executor.map(task, sources):
         if not isinstance(found, MriAmbientError):
             parts[index] = found
-            progress.add(0 if jobs == 1 else len(found.accelerations))
+            progress.add(0 if executor.in_process else len(found.accelerations))
         elif on_error is None:
             raise found
         else:

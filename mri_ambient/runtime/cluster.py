@@ -168,6 +168,8 @@ class ClusterExecutor:
         say: called with a line about it, now and whenever no worker is left.
     """
 
+    in_process = False
+
     def __init__(self, client: Client, say: Callable[[str], None] | None = None) -> None:
         self.client, self.say = client, say
         self.n_workers = len(client.nthreads())

@@ -31,6 +31,11 @@ Result = TypeVar("Result")
 class Executor(Protocol):
     """What does a task for many cases."""
 
+    @property
+    def in_process(self) -> bool:
+        """Whether this process does them: a task may then hold what cannot be pickled."""
+        ...
+
     def map(
         self, task: Callable[[Case], Result], cases: Sequence[Case]
     ) -> Iterator[tuple[int, Result | MriAmbientError]]:
@@ -62,11 +67,16 @@ class Processes:
     n: int = 0
     retries: int = 1
 
+    @property
+    def in_process(self) -> bool:
+        """See :attr:`Executor.in_process`."""
+        return self.n < 2
+
     def map(
         self, task: Callable[[Case], Result], cases: Sequence[Case]
     ) -> Iterator[tuple[int, Result | MriAmbientError]]:
         """See :meth:`Executor.map`."""
-        if self.n < 2 or len(cases) < 2:
+        if self.in_process or len(cases) < 2:
             for index, case in enumerate(cases):
                 yield index, _found(task, case)
             return

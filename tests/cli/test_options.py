@@ -18,6 +18,7 @@ from mri_ambient.cli import choices
 from mri_ambient.cli.app import app
 from mri_ambient.cli.help import GROUPS
 from mri_ambient.cli.recipe import FLAGS, retrospective_mask
+from mri_ambient.errors import ConfigError
 from mri_ambient.io import SCAN_FORMATS
 from mri_ambient.io.bids import NAME
 from mri_ambient.io.named_axes import ALIASES, AXES
@@ -235,6 +236,51 @@ def test_a_typo_is_answered_with_the_nearest_name(words, hint, cli, monkeypatch)
     monkeypatch.setitem(sys.modules, "mri_ambient.io", None)
     code = 3 if "brain-kspace" in words or words[1] == "test_optoins.py" else 2
     assert hint in cli(*words, code=code).err.replace("Try ", "")
+
+
+RECONSTRUCT = ("reconstruct", ".", "-o", "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ((*RECONSTRUCT, "--adapt", "1", "--adapt-per"), "folder,"),
+        ((*RECONSTRUCT, "--adapt", "1", "--adapt-per"), "slice,volume"),
+        ((*RECONSTRUCT, "--adapt", "1", "--adapt-per"), " folder"),
+        ((*RECONSTRUCT, "--method"), "dds,"),
+        ((*RECONSTRUCT, "--preset"), "fast,quality"),
+        ((*RECONSTRUCT, "--mask-type"), "random,poisson"),
+        ((*RECONSTRUCT, "--precision"), "bf16 "),
+        (("train", "data", "-o", "run", "--objective"), "kspace,"),
+        (("train", "data", "-o", "run", "--wrapper"), ","),
+        (("train", "data", "-o", "run", "--preset"), "tiny,small"),
+        (("refit", "run", "--method"), "dds,msm"),
+        (("convert", ".", "-o", "out", "--to"), "fastmri,cfl"),
+    ],
+)
+def test_an_option_that_takes_one_name_takes_no_list(words, name, cli, monkeypatch):
+    """It is read exactly, before torch is imported; the error quotes what was given."""
+    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.setitem(sys.modules, "mri_ambient.recon.recipe", None)  # cannot be imported
+    monkeypatch.setitem(sys.modules, "mri_ambient.io", None)
+    assert f"{name!r} is unknown" in cli(*words, name, code=2).err
+
+
+@pytest.mark.parametrize(
+    ("check", "given"),
+    [
+        (choices.known_list("format", *choices.FORMATS), "nifti, png,report"),
+        (choices.known_list("part", *choices.PARTS), "mag,phase"),
+        (choices.known_axes, "Slice, coil,y,x"),
+    ],
+)
+def test_a_list_of_names_is_taken_as_it_is(check, given):
+    assert check(given) == given
+
+
+def test_an_axis_without_a_name_is_refused():
+    with pytest.raises(ConfigError, match="''"):
+        choices.known_axes("slice,coil,y,x,")
 
 
 def test_first_lines_fit_into_the_list_of_commands():
