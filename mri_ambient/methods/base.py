@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from ..errors import ConfigError, warn
 from ..physics.operators import SenseOp
@@ -192,13 +193,13 @@ class Sampler(Method):
             raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
     @property
+    @override
     def n_evaluations(self) -> int:
-        """See :attr:`Method.n_evaluations`."""
         return self.n_steps + self.starts_in_one_step
 
     @property
+    @override
     def starts_in_one_step(self) -> bool:  # type: ignore[override]
-        """See :class:`Method`."""
         return self.start == "aos"
 
     def bind(self, prior: DenoiserSource, op: SenseOp, rng: Streams) -> DenoiseFn:
@@ -230,6 +231,7 @@ class Sampler(Method):
             problem.op, problem.ksp, img, noise_std=problem.noise_std, tau=tau, n_iter=FINAL_CG
         )
 
+    @override
     def __call__(
         self,
         prior: DenoiserSource | None,
@@ -237,7 +239,6 @@ class Sampler(Method):
         rng: Streams,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """See :meth:`Method.__call__`."""
         prior = required(prior, self.name)
         check_levels(prior, self.name)
         op, ksp = batch.op, batch.measured

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..physics.masks import subsample_further, unseen_probability
@@ -91,17 +92,17 @@ class Extended(Objective):
     base: Objective
 
     @property
+    @override
     def needs_noise(self) -> bool:  # type: ignore[override]
-        """See :class:`Objective`."""
         return self.base.needs_noise
 
     @property
+    @override
     def sigma_min_over_noise(self) -> float:  # type: ignore[override]
-        """See :class:`Objective`."""
         return self.base.sigma_min_over_noise
 
+    @override
     def as_dict(self) -> dict[str, Any]:
-        """See :meth:`Objective.as_dict`."""
         return {**super().as_dict(), "base": self.base.as_dict()}
 
 

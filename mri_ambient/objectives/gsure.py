@@ -29,6 +29,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..priors.denoisers import Denoiser
@@ -73,12 +74,12 @@ class Gsure(Objective):
         return self.divergence
 
     @property
+    @override
     def sigma_min_over_noise(self) -> float:  # type: ignore[override]
-        """See :class:`Objective`."""
         return self.margin
 
+    @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """See :meth:`Objective.__call__`."""
         y, sigma_n = batch.measured, batch.noise_std
         sigma = self.law.draw(self.margin * sigma_n, net.sigma_data, rng)
         sigma_t, sigma_y = (s[:, None, None, None] for s in (sigma, sigma_n))
