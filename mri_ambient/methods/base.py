@@ -84,10 +84,6 @@ class Method(ABC):
         needs_prior: whether it uses a prior; baselines ignore the one they are given.
         stochastic: whether the image depends on the random generator.
         needs_grad: whether it differentiates through the denoiser.
-        starts_in_one_step: whether its first image is one step of the prior from the zero-filled
-            image.
-        draws_posterior: whether samples nearly follow the posterior, given a good plain prior; True
-            only for options for which their mean and standard deviation were measured.
         n_steps: noise levels; 1 for methods without any.
     """
 
@@ -95,9 +91,20 @@ class Method(ABC):
     needs_prior: ClassVar[bool] = True
     stochastic: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
-    starts_in_one_step: ClassVar[bool] = False
-    draws_posterior: ClassVar[bool] = False
     n_steps: int = 1
+
+    @property
+    def starts_in_one_step(self) -> bool:
+        """Whether its first image is one step of the prior from the zero-filled image."""
+        return False
+
+    @property
+    def draws_posterior(self) -> bool:
+        """Whether samples nearly follow the posterior, given a good plain prior.
+
+        True only for options for which their mean and standard deviation were measured.
+        """
+        return False
 
     @property
     def n_evaluations(self) -> int:
@@ -199,7 +206,7 @@ class Sampler(Method):
 
     @property
     @override
-    def starts_in_one_step(self) -> bool:  # type: ignore[override]
+    def starts_in_one_step(self) -> bool:
         return self.start == "aos"
 
     def bind(self, prior: DenoiserSource, op: SenseOp, rng: Streams) -> DenoiseFn:

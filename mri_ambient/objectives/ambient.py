@@ -63,11 +63,11 @@ class Ambient(Objective):
 
     @property
     @override
-    def needs_noise(self) -> bool:  # type: ignore[override]
+    def needs_noise(self) -> bool:
         return self.noise_correction
 
     @property
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+    def sigma_min_over_noise(self) -> float:
         """See :class:`Objective`; smaller levels are drawn, but sigma_n adds to them."""
         return max(self.margin, super().sigma_min_over_noise)
 

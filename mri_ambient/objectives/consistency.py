@@ -77,7 +77,7 @@ class Consistency(Extended):
 
     @property
     @override
-    def below_noise(self) -> bool:  # type: ignore[override]
+    def below_noise(self) -> bool:
         return self.weight > 0
 
     @override

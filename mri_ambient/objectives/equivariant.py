@@ -64,7 +64,7 @@ class Equivariant(Extended):
 
     @property
     @override
-    def one_level(self) -> bool:  # type: ignore[override]
+    def one_level(self) -> bool:
         return self.base.one_level
 
     @override

@@ -69,13 +69,13 @@ class Gsure(Objective):
             raise ConfigError(f"epsilon must be positive, got {self.epsilon}")
 
     @property
-    def full_precision(self) -> bool:  # type: ignore[override]
+    def full_precision(self) -> bool:
         """A difference of two evaluations is smaller than the rounding of bfloat16."""
         return self.divergence
 
     @property
     @override
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+    def sigma_min_over_noise(self) -> float:
         return self.margin
 
     @override

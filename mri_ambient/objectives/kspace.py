@@ -84,12 +84,12 @@ class Kspace(Objective):
 
     @property
     @override
-    def needs_noise(self) -> bool:  # type: ignore[override]
+    def needs_noise(self) -> bool:
         return self.noise_correction
 
     @property
     @override
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+    def sigma_min_over_noise(self) -> float:
         return self.margin
 
     @override

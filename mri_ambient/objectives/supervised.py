@@ -40,13 +40,13 @@ class Supervised(Objective):
     law: LogNormal = field(default_factory=LogNormal)
 
     @property
-    def needs_full(self) -> bool:  # type: ignore[override]
+    def needs_full(self) -> bool:
         """Unless the images are reconstructed."""
         return self.images == FULL
 
     @property
     @override
-    def targets(self) -> str | None:  # type: ignore[override]
+    def targets(self) -> str | None:
         return None if self.images == FULL else self.images
 
     @override
