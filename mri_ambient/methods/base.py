@@ -34,6 +34,9 @@ CG_PLAIN = 40
 """The same with a plain prior: with fewer, samples are biased or too narrow where there is little
 noise (``tests/methods/test_posterior.py``)."""
 
+START_CG = 20
+"""Conjugate-gradient steps of a CG-SENSE image that a sampler starts from."""
+
 DATA_STEP_NOISE = 1e-3
 """Least noise of a data step, per real channel, normalised units: a scan with less noise is treated
 as if it had this much."""
@@ -274,7 +277,7 @@ class Sampler(Method):
         if self.start == "noise":
             return zero
         tau = prior.sigma_data
-        return data_consistency(op, ksp, zero, noise_std=noise_std, tau=tau, n_iter=20)
+        return data_consistency(op, ksp, zero, noise_std=noise_std, tau=tau, n_iter=START_CG)
 
     def solve(self, problem: Problem, ridge: Tensor, b: Tensor, x0: Tensor | None = None) -> Tensor:
         """``(A^H A + ridge)^-1 b`` by the conjugate gradients of a data step, from ``x0``."""

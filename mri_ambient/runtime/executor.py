@@ -24,6 +24,9 @@ import torch
 from ..errors import DeviceError, MriAmbientError, NumericalWarning, collected, issue
 from .memory import keep_freed_memory
 
+RETRIES = 1
+"""How often the cases of processes that died are done again."""
+
 Case = TypeVar("Case")
 Result = TypeVar("Result")
 
@@ -55,12 +58,10 @@ class Executor(Protocol):
 class Processes:
     """Processes of this machine, one thread each; fewer than two: this process, case by case.
 
-    A process that dies costs the others nothing: what was not finished is done again, at most
-    ``retries`` times.
+    A process that dies costs the others nothing: what was not finished is done again.
     """
 
     n: int = 0
-    retries: int = 1
 
     def map(
         self, task: Callable[[Case], Result], cases: Sequence[Case]
@@ -71,14 +72,14 @@ class Processes:
                 yield index, _found(task, case)
             return
         waiting = dict(enumerate(cases))
-        for n_lost in range(self.retries + 1):
+        for n_lost in range(RETRIES + 1):
             try:
                 for index, result in self._in_pool(task, dict(waiting)):
                     del waiting[index]
                     yield index, result
                 return
             except BrokenProcessPool as error:
-                if n_lost == self.retries:
+                if n_lost == RETRIES:
                     raise MriAmbientError(
                         "worker processes died, most likely out of memory; run again with fewer "
                         "workers (what is finished is kept)"
