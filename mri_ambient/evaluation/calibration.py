@@ -33,7 +33,7 @@ from ..recon.pipeline import Source, open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.warnings import issue_before
 from ..runtime.device import Runtime
-from ..runtime.executor import Executor, executor_of
+from ..runtime.executor import Executor, completed, executor_of
 from ..scan import Scan
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -113,14 +113,9 @@ def calibrate_files(
     task = partial(_file_errors, recipe=recipe, runtime=runtime or Runtime())
     alone = partial(task, on_slice=progress.add) if jobs == 1 else task
     parts: dict[int, _ScanErrors] = {}
-    for index, found in executor_of(jobs).map(alone, sources):
-        if not isinstance(found, MriAmbientError):
-            parts[index] = found
-            progress.add(0 if jobs == 1 else len(found.accelerations))
-        elif on_error is None:
-            raise found
-        else:
-            on_error(sources[index], found)
+    for index, found in completed(executor_of(jobs), alone, sources, on_error):
+        parts[index] = found
+        progress.add(0 if jobs == 1 else len(found.accelerations))
     return _fit([parts[index] for index in sorted(parts)], recipe)
 
 

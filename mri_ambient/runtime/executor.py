@@ -118,6 +118,35 @@ def executor_of(workers: int | Executor) -> Executor:
     return Processes(workers) if isinstance(workers, int) else workers
 
 
+def completed(
+    executor: Executor,
+    task: Callable[[Case], Result],
+    cases: Sequence[Case],
+    on_error: Callable[[Case, MriAmbientError], None] | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """Number and result of the cases whose task gave one, as they are finished.
+
+    Args:
+        executor: see :meth:`Executor.map`.
+        task: what is done.
+        cases: what it is done for.
+        on_error: called with a case that failed and its error; without it the error is raised.
+    """
+    for index, found in executor.map(task, cases):
+        if not isinstance(found, MriAmbientError):
+            yield index, found
+        elif on_error is None:
+            raise found
+        else:
+            on_error(cases[index], found)
+
+
+def run_one(executor: Executor, task: Callable[[Case], Result], case: Case) -> Result:
+    """The result of a task for a single case."""
+    ((_, result),) = completed(executor, task, [case])
+    return result
+
+
 def _found(task: Callable[[Case], Result], case: Case) -> Result | MriAmbientError:
     """What the task gives for a case, or its error; DeviceError is raised."""
     try:
