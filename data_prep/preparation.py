@@ -34,12 +34,13 @@ from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
 from .line_consistency import line_steps, line_warnings, step_warnings
 from .line_phase import line_phase_warnings
+from .map_set_choice import choose_sets
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_coils import LOUD, as_dead, noise_coils, without_coils
 from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
-from .qc import choose_sets, slice_checks, slice_warnings
+from .qc import slice_checks, slice_warnings
 from .set_basis import smooth_basis
 from .spikes import LEAST_RATIO, apart, without_spikes
 from .whiten import mix_coils, whiten, whitening_matrix
@@ -85,8 +86,8 @@ class PrepConfig:
         threshold: ESPIRiT keeps singular vectors above this share of the largest singular value.
         crop: pixels with a smaller ESPIRiT eigenvalue lie outside the support.
         map_sets: sets of coil maps: "auto", two where the object is larger than the field of view
-            (:func:`~mri_ambient.data_prep.qc.choose_sets`), 1 or 2. Maps that come with the scan
-            are all used with "auto".
+            (:func:`~mri_ambient.data_prep.map_set_choice.choose_sets`), 1 or 2. Maps that come with
+            the scan are all used with "auto".
     """
 
     n_coils: int | None = None
