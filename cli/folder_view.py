@@ -110,7 +110,7 @@ class FolderView:
             self.all.describe(self._progress())
 
     def _print(self, outcome: Outcome) -> None:
-        from mri_ambient.recon.volume import slice_lines, summary_line
+        from mri_ambient.recon.report import slice_lines, summary_line
 
         name = outcome.scan.name
         if outcome.error is not None:

@@ -24,13 +24,13 @@ def calibration_image(calib: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 class RunningPercentile:
-    """A percentile of ``n_values`` values in all, of which only those above it are kept.
+    """The 99th percentile of ``n_values`` values in all, of which only those above it are kept.
 
     Linear interpolation between order statistics, as numpy's default.
     """
 
-    def __init__(self, n_values: int, percentile: float = 99.0) -> None:
-        self.rank = (n_values - 1) * percentile / 100
+    def __init__(self, n_values: int) -> None:
+        self.rank = (n_values - 1) * 99 / 100
         self.n_top = n_values - math.floor(self.rank)
         self.top = torch.empty(0)
 

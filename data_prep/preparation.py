@@ -28,20 +28,18 @@ from ..physics.patterns import calibration_block
 from ..runtime.device import at_once, device_error, out_of_memory
 from ..runtime.prefetch import in_order, prefetch
 from ..scan import UPPER_BOUND, Scan
-from .altered import Altered, altered, altered_warnings
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
-from .interference import Interference, interference_of, interference_warnings
-from .line_consistency import line_steps, line_warnings, step_warnings
-from .line_phase import line_phase_warnings
+from .map_set_choice import choose_sets
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
-from .noise_coils import LOUD, as_dead, noise_coils, without_coils
+from .noise_coils import as_dead, noise_coils, without_coils
 from .noise_estimator import NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
-from .qc import choose_sets, slice_checks, slice_warnings
+from .qc import slice_checks, slice_warnings
+from .scan_faults import ScanFaults
 from .set_basis import smooth_basis
-from .spikes import LEAST_RATIO, apart, without_spikes
+from .spikes import apart, without_spikes
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
@@ -58,12 +56,6 @@ MAX_SNR = 1e12
 
 LOW_NOISE = 1e-4
 """Noise below this share of images (their 99th percentile) is that of no scanner."""
-
-FEW_BLOCKS = 5
-"""Slices whose lines are compared."""
-
-STRIP = 48
-"""Rows of the lines beside the calibration block that are compared."""
 
 MAX_SAMPLE = 1e9
 """Largest plausible prepared sample. Within the four limits, single precision holds every energy,
@@ -85,8 +77,8 @@ class PrepConfig:
         threshold: ESPIRiT keeps singular vectors above this share of the largest singular value.
         crop: pixels with a smaller ESPIRiT eigenvalue lie outside the support.
         map_sets: sets of coil maps: "auto", two where the object is larger than the field of view
-            (:func:`~mri_ambient.data_prep.qc.choose_sets`), 1 or 2. Maps that come with the scan
-            are all used with "auto".
+            (:func:`~mri_ambient.data_prep.map_set_choice.choose_sets`), 1 or 2. Maps that come with
+            the scan are all used with "auto".
     """
 
     n_coils: int | None = None
@@ -345,58 +337,29 @@ class FirstPass:
         n_coils, n_rows = file.shape[1:3]
         self.n_rows = round(n_rows / file.readout_oversampling)
         self.calib_shape = _find_calibration(file, self.n_rows, config.calib_width)
-        self.strip = min(STRIP, self.n_rows), file.shape[3]
-        n = len(file)
-        self._compared = {n // 4, n // 2, 3 * n // 4}
-        self._every = max(1, n // FEW_BLOCKS)
-        self.own_noise: dict[int, float] = {}
+        self.faults = ScanFaults(file, self.n_rows)
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
-        self.strips: list[Tensor] = []
         self.n_given = 0  # sets of maps that come with the scan
         self.energies = torch.zeros(2, dtype=torch.float64)
-        self.spikes: dict[int, Tensor] = {}
-        self.altered: dict[int, Altered] = {}
-        self.interference: dict[int, Interference] = {}
         self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
 
     def add(self, scan: Scan, spikes: Mapping[int, Tensor]) -> None:
         """Add slices without their spikes; empty ones are left out: their zeros are not noise."""
-        self.spikes |= spikes
         filled = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
-        self.altered |= {scan.slices[index]: altered(scan.ksp[index]) for index in filled}
-        if self.file.noise is None:
-            for index in filled:
-                self.estimator.add(scan.ksp[index])
-                if scan.slices[index] % self._every == 0:
-                    self._add_own_noise(scan.slices[index], scan.ksp[index])
-        scan = remove_oversampling(scan, self.n_rows)
-        if not self.file.is_3d:  # where rows are no readout
-            self.interference |= interference_of(scan)
+        for index in filled if self.file.noise is None else ():
+            self.estimator.add(scan.ksp[index])
+        raw, scan = scan, remove_oversampling(scan, self.n_rows)
+        self.faults.add(raw, scan, spikes, filled)
         calib = scan.calibration(self.calib_shape)
         if scan.calib is not None:
             self.energies += _shared_energies(scan, calib)
         for index in filled:
             self.cov += outer_products(scan.ksp[index].flatten(1))
             self.calib.append(calib[index].clone())
-            if scan.slices[index] in self._compared and scan.calib is None:
-                self.strips.append(center_crop(scan.ksp[index], self.strip).clone())
         if scan.given_maps is not None:
             self.n_given = scan.given_maps.shape[-2] // scan.shape[0]
-
-    def _add_own_noise(self, index: int, ksp: Tensor) -> None:
-        """The noise of a slice alone, where image rows or corners show it."""
-        if len(self.file) == 1:
-            return
-        estimator = NoiseEstimator.of(self.file)
-        estimator.add(ksp)
-        try:
-            found = estimator.estimate()
-        except PrepError:  # no noise at all
-            return
-        if found.source in ("readout-edge", "image-corners"):
-            self.own_noise[index] = found.std
 
     def preparation(self) -> Preparation:
         """The preparation, after all slices were added."""
@@ -417,7 +380,7 @@ class FirstPass:
             white @ self.cov @ white.mH, n_samples, n_coils=config.n_coils, energy=config.energy
         )
         to_virtual = compression.rotation[: compression.n_coils] @ white
-        found += self._warnings(to_virtual, coils)
+        found += self.faults.warnings(self.calib, to_virtual, coils)
         n_sets = self._n_sets(to_virtual)
         if n_sets == 2 and config.map_sets == "auto" and not self.n_given:
             text = (
@@ -441,7 +404,7 @@ class FirstPass:
             calib_shape=self.calib_shape,
             scale=scale,
             n_sets=n_sets,
-            spikes=self.spikes,
+            spikes=self.faults.spikes,
             noise_coils=coils,
             warnings=tuple(found),
         )
@@ -454,62 +417,6 @@ class FirstPass:
         self.cov[list(coils)], self.cov[:, list(coils)] = 0, 0
         self.calib = [without_coils(block, coils) for block in self.calib]
         return as_dead(noise, coils), coils
-
-    def _warnings(self, to_virtual: Tensor, noise_only: tuple[int, ...]) -> list[NumericalWarning]:
-        """What is questionable about the samples."""
-        name, found = name_of(self.file.path), []
-        if noise_only:
-            text = (
-                f"{name}: coils {list(noise_only)} (counted from 0) hold noise alone, more than "
-                f"{LOUD:g} times that of the others, and are left out"
-            )
-            found.append(NumericalWarning("W-NOISE-COIL", text))
-        if len(to_virtual) == 1:
-            text = (
-                f"{name}: a single coil: what was not measured comes from the prior, which must be "
-                "trained on scans with many different masks"
-            )
-            found.append(NumericalWarning("W-ONE-COIL", text))
-        found += self._unequal_noise()
-        if self.spikes:
-            n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
-            text = (
-                f"{name}: {n_spikes} spikes in slices {sorted(self.spikes)}: samples of over "
-                f"{math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
-            )
-            found.append(NumericalWarning("W-SPIKE", text))
-        found += altered_warnings(name, self.altered)
-        if not self.file.is_3d:
-            few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
-            few = [mix_coils(block, to_virtual) for block in few]
-            explained = line_phase_warnings(name, few)
-            if not explained and not self.interference:
-                explained = self._steps(to_virtual, noise_only) or line_warnings(name, few)
-            found += explained
-        return found + interference_warnings(name, self.interference)
-
-    def _unequal_noise(self) -> list[NumericalWarning]:
-        """W-NOISE-SLICES for slices of very different noise."""
-        order = sorted(self.own_noise.items(), key=lambda item: item[1])
-        if not order or order[-1][1] <= FAR_OFF * order[0][1]:
-            return []
-        (quiet, least), (loud, most) = order[0], order[-1]
-        text = (
-            f"{name_of(self.file.path)}: slice {loud} has {most / least:.2g} times the noise of "
-            f"slice {quiet}, as if each slice was scaled by itself; one noise level is used for all"
-        )
-        return [NumericalWarning("W-NOISE-SLICES", text)]
-
-    def _steps(self, to_virtual: Tensor, noise_only: tuple[int, ...]) -> list[NumericalWarning]:
-        """W-LINES for lines beside the calibration block."""
-        mask = torch.from_numpy(self.file.mask[:, : self.n_rows])
-        measured = center_crop(mask, self.strip)[0].all(dim=0).numpy()
-        kept = (without_coils(strip, noise_only) for strip in self.strips)
-        slices = [
-            line_steps(mix_coils(strip, to_virtual), measured, self.calib_shape[1])
-            for strip in kept
-        ]
-        return step_warnings(name_of(self.file.path), slices, self.file.shape[3]) if slices else []
 
     def _n_sets(self, to_virtual: Tensor) -> int:
         """Sets of coil maps: as wanted, as they came with the scan, or as the object needs."""

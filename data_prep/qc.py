@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +13,8 @@ from ..physics.crop import center_crop, center_pad
 from ..physics.map_sets import first_set
 from ..physics.operators import SenseOp
 from ..physics.units import energy, nonzero_along
-from ..runtime.prefetch import in_order
 from ..scan import Scan
-from .espirit import SECOND_MAP_SHARE, EspiritMaps, espirit_maps, second_map_share
+from .espirit import SECOND_MAP_SHARE, EspiritMaps, second_map_share
 
 COIL_IMAGE = (-3, -2, -1)
 """The axes coil, y and x."""
@@ -82,61 +80,17 @@ def slice_checks(
     calib = scan.calibration(calib_shape)
     blank = ~calib.flatten(1).any(dim=1)
     residual = calibration_residual(calib, maps, scan.n_sets)
-    noise = _noise_share(calib, float(scan.noise_std or 0.0))
+    noise = noise_share(calib, float(scan.noise_std or 0.0))
     columns = (blank, support.float().mean(dim=(-2, -1)), eigenvalue, second, residual, noise)
     rows = zip(scan.slices, *(column.tolist() for column in columns), strict=True)
     return tuple(SliceCheck(*row) for row in rows)
 
 
-def _noise_share(calib: Tensor, noise_std: float) -> Tensor:
+def noise_share(calib: Tensor, noise_std: float) -> Tensor:
     """Share ``(slice,)`` of the energy of a calibration block that is noise."""
     n_samples = (calib != 0).sum(dim=(-3, -2, -1))
     noise: Tensor = 2 * noise_std**2 * n_samples / energy(calib, COIL_IMAGE).clamp_min(1e-30)
     return noise.clamp(max=1.0)
-
-
-COARSE = (48, 48)
-"""Grid on which it is decided how many sets of maps there are; eigenvalues are smooth."""
-
-FEW_COILS, NARROW_KERNEL = 8, 4
-"""Coils and kernel width with which slices are rejected first, in a hundredth of the time."""
-
-
-LEAST_COILS, LEAST_LINES = 4, 12
-"""Of a calibration block that can tell: two sets explain any data of two coils, and of eight lines
-7 % of simulated heads inside their field of view seem to be larger."""
-
-
-def choose_sets(blocks: Iterable[Tensor], kernel_width: int = 6, n_at_once: int = 1) -> int:
-    """Two sets of maps if the object is larger than the field of view in any slice, otherwise one.
-
-    As W-FOLDED-FOV: a second map fits in more than :data:`SECOND_MAP_SHARE` of the support, and one
-    map misses signal.
-
-    Args:
-        blocks: calibration blocks ``(coil, cy, cx)`` of whitened coils, the strongest first.
-        kernel_width: of ESPIRiT.
-        n_at_once: blocks that threads look at together.
-    """
-
-    def is_folded(block: Tensor) -> bool:
-        if len(block) < LEAST_COILS or min(block.shape[-2:]) < LEAST_LINES:
-            return False
-        return _seems_folded(block[:FEW_COILS], NARROW_KERNEL) and _seems_folded(
-            block, kernel_width
-        )
-
-    with closing(in_order(is_folded, blocks, n_at_once)) as folded:
-        return 2 if any(folded) else 1
-
-
-def _seems_folded(block: Tensor, kernel_width: int) -> bool:
-    ny, nx = block.shape[-2:]
-    size = (min(ny, COARSE[0] // 2), min(nx, COARSE[1] // 2))
-    calib = center_crop(block[None], size)
-    found = espirit_maps(center_pad(calib, COARSE), size, kernel_width=kernel_width)
-    missed = calibration_residual(calib, found.maps) > 1.5 * _noise_share(calib, 1.0)
-    return bool(missed & (second_map_share(found) > SECOND_MAP_SHARE))
 
 
 def calibration_residual(calib: Tensor, maps: Tensor, n_sets: int = 1) -> Tensor:

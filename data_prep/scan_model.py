@@ -23,7 +23,6 @@ sum |m|^2 / noise^2: correlated coils are as good, on average, as white ones of 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -40,6 +39,7 @@ from ..physics.crop import center_crop, center_pad
 from ..physics.fourier import fft2c
 from ..physics.mask_spec import MaskSpec
 from ..rng import complex_normal, rng_for
+from ..runtime.files import as_json
 from .coil_loops import CoilLoops, draw_loops, outline, uniform
 from .images import Anatomy
 
@@ -138,9 +138,7 @@ class SimulateConfig:
 
     def as_json(self) -> dict[str, Any]:
         """The configuration as it comes back from JSON."""
-        text = json.dumps({**asdict(self), "mask": self.mask_kinds})
-        fields: dict[str, Any] = json.loads(text)
-        return fields
+        return as_json({**asdict(self), "mask": self.mask_kinds})
 
 
 class ScanModel:

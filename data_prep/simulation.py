@@ -14,14 +14,14 @@ import h5py
 import numpy as np
 import torch
 
-from ..errors import ConfigError, MriAmbientError, ScanFormatError
+from ..errors import ConfigError, ScanFormatError
 from ..io.hdf5 import H5Writer, open_h5, read_attributes
 from ..io.header import build_header
 from ..physics.crop import image_crop
 from ..physics.fourier import ifft2c
 from ..physics.patterns import achieved_acceleration, is_line_mask
 from ..rng import rng_for
-from ..runtime.executor import Processes
+from ..runtime.executor import Processes, completed
 from ..runtime.files import json_object, make_folder
 from .images import ImageSource, open_images
 from .scan_model import ScanModel, SimulateConfig
@@ -65,12 +65,10 @@ def simulate(
     finished = {} if overwrite else {path: None for path in paths if path.exists()}
     todo = [job for job in zip(names, paths, strict=True) if job[1] not in finished]
     task = partial(_simulate_one, source, config)
-    made = (result for _, result in Processes(workers).map(task, todo))
-    for result in chain(finished, made):
-        if isinstance(result, MriAmbientError):
-            raise result
+    made = (path for _, path in completed(Processes(workers), task, todo))
+    for path in chain(finished, made):
         if on_scan is not None:
-            on_scan(result)
+            on_scan(path)
     return paths
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.io import open_scan
 from mri_ambient.physics.fourier import fft2c
 from mri_ambient.rng import complex_normal, rng_for
 
@@ -52,3 +53,11 @@ def write_mat73(path: Path, **variables: NDArray[Any]) -> Path:
     with path.open("r+b") as raw:
         raw.write(header)
     return path
+
+
+def assert_holds(path: Path, ksp: NDArray[np.complex64], **given: str) -> None:
+    """A file has this k-space, ``(slice, coil, y, x)``."""
+    file = open_scan(path, **given)
+    assert file.shape == ksp.shape
+    for index, wanted in enumerate(ksp):
+        np.testing.assert_allclose(file.read_ksp(index), wanted, rtol=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from mri_ambient.errors import NumericalWarning
@@ -24,3 +24,8 @@ def warns(*codes: str) -> Iterator[list[NumericalWarning]]:
         found.append(warning.message)
     got = sorted(warning.code for warning in found)
     assert got == sorted(codes), f"{got}: {[str(warning) for warning in found]}"
+
+
+def codes(caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    """Codes of the numerical warnings among those that were recorded."""
+    return [w.message.code for w in caught if isinstance(w.message, NumericalWarning)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import json
 import multiprocessing.util
 import os
 import runpy
@@ -19,6 +20,7 @@ from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import h5py
@@ -298,6 +300,11 @@ def apply_method(
     streams = [rng_for(0, i) for i in range(len(ksp))] if rng is None else rng
     with torch.set_grad_enabled(method.needs_grad):
         return method(prior, Batch.of_measurement(op, ksp, noise), streams, on_step).detach()
+
+
+def report_of(folder: Path, scan: Path) -> dict[str, Any]:
+    """The report of a reconstructed scan in an output folder."""
+    return json.loads((folder / f"{scan.stem}.json").read_text())
 
 
 def dense(op: LinearOperator, dtype: torch.dtype = torch.complex64) -> Tensor:

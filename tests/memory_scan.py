@@ -13,7 +13,10 @@ from mri_ambient.data_prep.images import Anatomy
 from mri_ambient.data_prep.phantom import head_phantom, pixel_mm
 from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
 from mri_ambient.io import Sampling, ScanFile
+from mri_ambient.physics.operators import SenseOp
+from mri_ambient.physics.units import rss_weight
 from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.scan import Scan
 
 
 class MemoryScan(ScanFile):
@@ -81,3 +84,9 @@ def random_cov(n_coils: int, seed: int = 0, std: float = 1.0) -> Tensor:
     mixed = complex_normal((n_coils, 4 * n_coils), rng, dtype=torch.complex128)
     correlated = mixed @ mixed.mH / mixed.shape[1]
     return std**2 * gain[:, None] * correlated * gain
+
+
+def exported(scan: Scan) -> Tensor:
+    """The adjoint of a prepared scan in the units of its source, ``(slice, y, x)``."""
+    img = SenseOp(scan.maps, scan.mask).adjoint(scan.ksp)
+    return img.abs() * scan.scale * rss_weight(scan.maps, scan.coil_transform)

@@ -325,7 +325,7 @@ def read_options(path: Path) -> None:
             app([*words, "--config", str(path)])
         except SystemExit as stop:
             if stop.code:
-                raise ConfigError(said.getvalue()) from stop
+                raise ConfigError(said.getvalue().strip()) from stop
 
 
 PIXELS = np.random.default_rng(0).integers(0, 1000, (3, 16, 16), np.uint16)

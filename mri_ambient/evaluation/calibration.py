@@ -13,10 +13,10 @@ is stored in the card of the prior.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ from ..recon.pipeline import Source, open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.warnings import issue_before
 from ..runtime.device import Runtime
-from ..runtime.executor import Executor, executor_of
+from ..runtime.executor import Executor, completed, executor_of
 from ..scan import Scan
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -91,17 +91,22 @@ def calibrate_files(
     on_scan: Callable[[int], None] | None = None,
     on_error: Callable[[Source, MriAmbientError], None] | None = None,
 ) -> Calibration:
-    """Fit the factor on the scans of files, raw or prepared; see :func:`calibrate`.
+    """Fit the factor on held-out lines of scans.
 
     Args:
-        sources: scans that the prior was not trained on.
-        recipe: as for :func:`calibrate`.
-        runtime: as for :func:`calibrate`.
-        jobs: processes that share the files, or an executor.
+        sources: scans, raw or prepared, that the prior was not trained on.
+        recipe: a stochastic method with at least two samples, its prior, and how many lines are
+            held out (``checks``).
+        runtime: device, precision, batch size.
+        jobs: processes that share the scans, or an executor.
         on_scan: called with the number of slices done, after every one; with several jobs, after
-            every file.
-        on_error: called with a file that cannot be used and the error, and the others are used;
+            every scan.
+        on_error: called with a scan that cannot be used and the error, and the others are used;
             without it the error is raised. A lost device always is.
+
+    Raises:
+        ConfigError: samples that do not differ, no lines to hold out, or overestimated noise.
+        ScanFormatError: no scans, or none with signal.
     """
     _check_recipe(recipe)
     progress, executor = _Progress(on_scan), executor_of(jobs)
@@ -109,14 +114,9 @@ def calibrate_files(
     if executor.in_process:
         task = partial(task, on_slice=progress.add)
     parts: dict[int, _ScanErrors] = {}
-    for index, found in executor.map(task, sources):
-        if not isinstance(found, MriAmbientError):
-            parts[index] = found
-            progress.add(0 if executor.in_process else len(found.accelerations))
-        elif on_error is None:
-            raise found
-        else:
-            on_error(sources[index], found)
+    for index, found in completed(executor, task, sources, on_error):
+        parts[index] = found
+        progress.add(0 if executor.in_process else len(found.accelerations))
     return _fit([parts[index] for index in sorted(parts)], recipe)
 
 
@@ -153,31 +153,6 @@ def _check_not_adapted_to(file: ScanFile, recipe: ResolvedRecipe) -> None:
         )
 
 
-def calibrate(
-    scans: Iterable[Scan],
-    recipe: ResolvedRecipe,
-    runtime: Runtime | None = None,
-    *,
-    on_scan: Callable[[int], None] | None = None,
-) -> Calibration:
-    """Fit the factor on held-out lines of prepared scans.
-
-    Args:
-        scans: slices of prepared scans that the prior was not trained on; few are held at a time.
-        recipe: a stochastic method with at least two samples, its prior, and how many lines are
-            held out (``checks``).
-        runtime: device, precision, batch size.
-        on_scan: called with the number of scans done, after every one.
-
-    Raises:
-        ConfigError: samples that do not differ, no lines to hold out, or overestimated noise.
-        ScanFormatError: no scans, or none with signal.
-    """
-    _check_recipe(recipe)
-    progress = _Progress(on_scan)
-    return _fit([_scan_errors(scans, recipe, runtime or Runtime(), progress.add)], recipe)
-
-
 def _check_recipe(recipe: ResolvedRecipe) -> None:
     if recipe.n_samples < 2:
         raise ConfigError(
@@ -203,13 +178,13 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _ScanErrors:
-    """Errors on the held-out lines of scans: those of every slice with signal.
+    """Errors on the held-out lines of a scan: those of every slice with signal.
 
     Attributes:
         slices: of these.
         accelerations: of all slices.
         mask_kinds: what their masks sample.
-        noise_source: where their noise was measured.
+        noise_source: where the noise was measured.
     """
 
     slices: list[_SliceErrors]
@@ -219,12 +194,12 @@ class _ScanErrors:
 
 
 def _scan_errors(
-    scans: Iterable[Scan],
+    scans: Iterator[Scan],
     recipe: ResolvedRecipe,
     runtime: Runtime,
     on_slice: Callable[[int], None] | None,
 ) -> _ScanErrors:
-    """The errors of scans, few of which are held at a time; ``on_slice(1)`` after every one."""
+    """The errors of slices, few of which are held at a time; ``on_slice(1)`` after every one."""
     engine, slices, accelerations = Engine(recipe, runtime), list[_SliceErrors](), list[float]()
     mask_kinds, noise_source = set[str](), None
     for group in _batches(scans, engine):
@@ -260,12 +235,10 @@ def _fit(parts: Sequence[_ScanErrors], recipe: ResolvedRecipe) -> Calibration:
     )
 
 
-def _batches(scans: Iterable[Scan], engine: Engine) -> Iterator[list[Scan]]:
-    """Neighbours of one matrix size, number of coils and of sets, as many as share a call."""
-    layouts = groupby(scans, key=lambda scan: (scan.shape, scan.n_coils, scan.n_sets))
-    for (shape, *_), alike in layouts:
-        while group := list(islice(alike, engine.slices_at_once(shape))):
-            yield group
+def _batches(scans: Iterator[Scan], engine: Engine) -> Iterator[list[Scan]]:
+    """Slices of a scan, as many as share a call."""
+    for first in scans:
+        yield [first, *islice(scans, engine.slices_at_once(first.shape) - 1)]
 
 
 class _SliceErrors(NamedTuple):

@@ -21,7 +21,7 @@ from ..io.reconstruction import RECONSTRUCTION_FORMAT
 from ..io.scan_file import Contents
 from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 from ..recon.reference import rss_volume
-from ..runtime.executor import Executor, executor_of
+from ..runtime.executor import Executor, completed, executor_of
 
 TARGETS: dict[str, ReferenceKind] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
 """Datasets that hold a reference, and what it is."""
@@ -64,14 +64,8 @@ def evaluate(
     n_times = Counter(file.stem for file in files)
     _refuse_swapped(files[0], Path(target))
     pairs = pair_up(files, target, **options)
-    scores: dict[int, VolumeMetrics] = {}
-    for index, found in executor_of(jobs).map(_scored, pairs):
-        if not isinstance(found, MriAmbientError):
-            scores[index] = found
-        elif on_error is None:
-            raise found
-        else:
-            on_error(pairs[index][0], found)
+    failed = None if on_error is None else lambda pair, error: on_error(pair[0], error)
+    scores = dict(completed(executor_of(jobs), _scored, pairs, failed))
     volumes: dict[str, dict[str, Any]] = {}
     for index in sorted(scores):
         path = pairs[index][0]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, MriAmbientError
+from ..errors import ConfigError
 from ..methods import CgSense, L1Wavelet, Method
 from ..physics.map_sets import magnitude
 from ..recon.pipeline import open_volume
@@ -29,7 +29,7 @@ from ..recon.volume import Volume
 from ..recon.warnings import issue_before
 from ..rng import complex_normal, rng_for
 from ..runtime.device import Runtime
-from ..runtime.executor import Executor
+from ..runtime.executor import Executor, run_one
 from ..scan import Batch, Scan
 
 N_WAVELET = 50
@@ -131,10 +131,7 @@ def attack_as_task(
 ) -> tuple[dict[str, Any], list[Attack]]:
     """The same for the file of a scan, as one task of an executor."""
     task = partial(_attack_file, recipe, runtime, index, k, n_iter)
-    ((_, found),) = executor.map(task, [scan])
-    if isinstance(found, MriAmbientError):
-        raise found
-    return found
+    return run_one(executor, task, scan)
 
 
 def _attack_file(

@@ -34,6 +34,9 @@ SAME = 0.0005
 CENTRE = 24
 """Samples around k = 0 that the small images are made of."""
 
+PATCH = 4
+"""Side of a patch of these images, in pixels."""
+
 FEWEST_PARTITIONS = 5
 """Of a 3-D scan that is recognised by its samples: two on both sides of the middle."""
 
@@ -262,7 +265,7 @@ def _sampling_varies(array: StoredArray, axis: int, matrix: list[int]) -> bool:
     return any(hit.any() and (hit ^ first).sum() > 0.1 * first.sum() > 0 for hit in others)
 
 
-def coil_contrast(block: NDArray[np.complex64], side: int = 4) -> tuple[float, float]:
+def coil_contrast(block: NDArray[np.complex64]) -> tuple[float, float]:
     """How much small images differ over the field of view, over that in patches, and by itself.
 
     The images are vectors over the first axis, one a pixel. What part of their energy lies outside
@@ -270,9 +273,8 @@ def coil_contrast(block: NDArray[np.complex64], side: int = 4) -> tuple[float, f
 
     Args:
         block: samples around k = 0, ``(image, y, x)``.
-        side: of a patch in pixels.
     """
-    n, ny, nx = block.shape
+    (n, ny, nx), side = block.shape, PATCH
     window = np.hanning(ny + 2)[1:-1, None] * np.hanning(nx + 2)[1:-1]
     images = magnitudes((block * window).astype(np.complex64)).astype(float)
     images = images[:, : ny // side * side, : nx // side * side]

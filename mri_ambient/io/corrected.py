@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, ScanFormatError, warn
-from ..physics.crop import center_crop, half_field_phase, pad
+from ..physics.axis_fourier import half_field_phase
+from ..physics.crop import center_crop, pad
 from ..physics.patterns import calibration_block
 from .centre import WIDTH, Peak, find_peak, half_off, images_half_off
 from .image_space import Energy, Transformed, check_cartesian, energy_of, image_axes

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
 
-MR_IMAGE, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-
 FILE_NAME = "slice-{:04d}.dcm"
 """Of a slice, counted from 1."""
 
@@ -183,11 +180,13 @@ class Series:
         }
 
     def _series(self) -> dict[str, Any]:
+        from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
+
         kind = {"mag": ["M", "NONE"], "phase": ["P", "NONE"], "std": ["OTHER", "STD"]}[self.part]
         number = self.placement.header(0).get("SeriesNumber", 0) or 0
         return {
             "SpecificCharacterSet": "ISO_IR 192",
-            "SOPClassUID": MR_IMAGE if self.is_mr_image else SECONDARY_CAPTURE,
+            "SOPClassUID": MRImageStorage if self.is_mr_image else SecondaryCaptureImageStorage,
             "ImageType": ["DERIVED", "SECONDARY", *kind],
             "Modality": "MR",
             "SeriesInstanceUID": uid("series", self.digest),
@@ -280,12 +279,12 @@ def _decimal(value: float) -> str:
 
 def _file_meta(data: Dataset) -> FileMetaDataset:
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import UID
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = data.SOPClassUID
     meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE_ENDIAN)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(uid("implementation", "mri-ambient"))
     meta.ImplementationVersionName = f"MRIAMBIENT {__version__}"[:16]
     return meta

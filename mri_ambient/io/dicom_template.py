@@ -27,8 +27,6 @@ from .grid import Grid, Turn
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
-
 KEPT = (
     # patient
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge",
@@ -277,14 +275,14 @@ _REMEDY = "give the series of this very scan, or none"
 
 def _read_headers(folder: Path) -> list[tuple[Path, Dataset]]:
     """The MR images in a folder, without pixels."""
-    import_pydicom()
+    mr_image = import_pydicom().uid.MRImageStorage
     found = []
     if not folder.is_dir():
         raise ConfigError(f"{folder}: is no folder, wanted one with a DICOM series")
     for path in sorted(path for path in folder.rglob("*") if _is_dicom(path)):
         with _reading(path):
             header = _dataset(path, stop_before_pixels=True)
-            if header.get("SOPClassUID") == MR_IMAGE:
+            if header.get("SOPClassUID") == mr_image:
                 _kept(header)  # values are decoded only now
                 for name in ALSO_USED:
                     header.get(name)

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..physics.crop import half_field_phase
+from ..physics.axis_fourier import half_field_phase
 from .axes_guess import guess_axes
 from .fastmri import FastmriFile
 from .hdf5 import check_written, find_dataset, open_h5

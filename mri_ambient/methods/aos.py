@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from ..physics.map_sets import items_as_sets, sets_as_items
 from ..physics.operators import SenseOp
@@ -53,6 +54,7 @@ class Aos(Method):
     def __post_init__(self) -> None:
         check_cg(self.n_cg)
 
+    @override
     def __call__(
         self,
         prior: DenoiserSource | None,
@@ -60,7 +62,6 @@ class Aos(Method):
         rng: Streams,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """See :meth:`Method.__call__`."""
         prior = required(prior, self.name)
         op, ksp, noise_std = batch.op, batch.measured, batch.noise_std
         x = one_step(prior, op, ksp, noise_std=noise_std, rng=rng)

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from ..errors import ConfigError, warn
 from ..physics.operators import SenseOp
@@ -32,6 +33,9 @@ CG_CONDITIONED = 20
 CG_PLAIN = 40
 """The same with a plain prior: with fewer, samples are biased or too narrow where there is little
 noise (``tests/methods/test_posterior.py``)."""
+
+START_CG = 20
+"""Conjugate-gradient steps of a CG-SENSE image that a sampler starts from."""
 
 DATA_STEP_NOISE = 1e-3
 """Least noise of a data step, per real channel, normalised units: a scan with less noise is treated
@@ -83,10 +87,6 @@ class Method(ABC):
         needs_prior: whether it uses a prior; baselines ignore the one they are given.
         stochastic: whether the image depends on the random generator.
         needs_grad: whether it differentiates through the denoiser.
-        starts_in_one_step: whether its first image is one step of the prior from the zero-filled
-            image.
-        draws_posterior: whether samples nearly follow the posterior, given a good plain prior; True
-            only for options for which their mean and standard deviation were measured.
         n_steps: noise levels; 1 for methods without any.
     """
 
@@ -94,9 +94,20 @@ class Method(ABC):
     needs_prior: ClassVar[bool] = True
     stochastic: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
-    starts_in_one_step: ClassVar[bool] = False
-    draws_posterior: ClassVar[bool] = False
     n_steps: int = 1
+
+    @property
+    def starts_in_one_step(self) -> bool:
+        """Whether its first image is one step of the prior from the zero-filled image."""
+        return False
+
+    @property
+    def draws_posterior(self) -> bool:
+        """Whether samples nearly follow the posterior, given a good plain prior.
+
+        True only for options for which their mean and standard deviation were measured.
+        """
+        return False
 
     @property
     def n_evaluations(self) -> int:
@@ -192,13 +203,13 @@ class Sampler(Method):
             raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
     @property
+    @override
     def n_evaluations(self) -> int:
-        """See :attr:`Method.n_evaluations`."""
         return self.n_steps + self.starts_in_one_step
 
     @property
-    def starts_in_one_step(self) -> bool:  # type: ignore[override]
-        """See :class:`Method`."""
+    @override
+    def starts_in_one_step(self) -> bool:
         return self.start == "aos"
 
     def bind(self, prior: DenoiserSource, op: SenseOp, rng: Streams) -> DenoiseFn:
@@ -230,6 +241,7 @@ class Sampler(Method):
             problem.op, problem.ksp, img, noise_std=problem.noise_std, tau=tau, n_iter=FINAL_CG
         )
 
+    @override
     def __call__(
         self,
         prior: DenoiserSource | None,
@@ -237,7 +249,6 @@ class Sampler(Method):
         rng: Streams,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """See :meth:`Method.__call__`."""
         prior = required(prior, self.name)
         check_levels(prior, self.name)
         op, ksp = batch.op, batch.measured
@@ -266,7 +277,7 @@ class Sampler(Method):
         if self.start == "noise":
             return zero
         tau = prior.sigma_data
-        return data_consistency(op, ksp, zero, noise_std=noise_std, tau=tau, n_iter=20)
+        return data_consistency(op, ksp, zero, noise_std=noise_std, tau=tau, n_iter=START_CG)
 
     def solve(self, problem: Problem, ridge: Tensor, b: Tensor, x0: Tensor | None = None) -> Tensor:
         """``(A^H A + ridge)^-1 b`` by the conjugate gradients of a data step, from ``x0``."""

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..physics.map_sets import items_as_sets, sets_as_items
@@ -46,6 +47,7 @@ class Baseline(Method):
             noise_std: sigma_n per real channel, ``(b,)``.
         """
 
+    @override
     def __call__(
         self,
         prior: DenoiserSource | None,
@@ -53,7 +55,6 @@ class Baseline(Method):
         rng: Streams,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """See :meth:`Method.__call__`."""
         return self.solve(batch.op, batch.measured, batch.noise_std)
 
 
@@ -63,8 +64,8 @@ class ZeroFilled(Baseline):
 
     name: ClassVar[str] = "zero-filled"
 
+    @override
     def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
-        """See :meth:`Baseline.solve`."""
         return op.adjoint(ksp)
 
 
@@ -89,8 +90,8 @@ class CgSense(Baseline):
     def __post_init__(self) -> None:
         _check_options(self.name, self.lam, self.n_iter)
 
+    @override
     def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
-        """See :meth:`Baseline.solve`."""
         lam = _weights(self.lam, self.lam_per_noise, noise_std)[:, None, None]
         # A^H y lies in the support and A^H A stays there, so every iterate does.
         return conjugate_gradient(
@@ -130,8 +131,8 @@ class L1Wavelet(Baseline):
                 f"choose from {list(ORTHOGONAL_WAVELETS)}"
             )
 
+    @override
     def solve(self, op: SenseOp, ksp: Tensor, noise_std: Tensor) -> Tensor:
-        """See :meth:`Baseline.solve`."""
         lam = _weights(self.lam, self.lam_per_noise, noise_std).repeat_interleave(op.n_sets)
         b = op.adjoint(ksp)
         x = z = torch.zeros_like(b)

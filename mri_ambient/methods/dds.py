@@ -71,7 +71,7 @@ class Dds(Sampler):
             raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
 
     @property
-    def draws_posterior(self) -> bool:  # type: ignore[override]
+    def draws_posterior(self) -> bool:
         """From noise through all levels, little fresh noise, enough steps, converged solves."""
         all_levels = self.start == "noise" and self.sigma_max is None
         little_noise = self.renoise == "ddim" and self.eta <= Dds.eta

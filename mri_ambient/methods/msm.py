@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
@@ -40,8 +41,8 @@ class Msm(Dds):
             raise ConfigError(f"n_masks must be at least 1, got {self.n_masks}")
 
     @property
+    @override
     def n_evaluations(self) -> int:
-        """See :attr:`Method.n_evaluations`."""
         return self.n_steps * self.n_masks + self.starts_in_one_step
 
     def bind(self, prior: DenoiserSource, op: SenseOp, rng: Streams) -> DenoiseFn:

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..priors.schedules import EDM_HIGHEST
@@ -46,8 +47,8 @@ class PriorOnly(Sampler):
             raise ConfigError(f"guidance must be 0 or more and finite, got {self.guidance}")
 
     @property
+    @override
     def n_evaluations(self) -> int:
-        """See :attr:`Method.n_evaluations`."""
         return self.n_steps * (3 if self.guidance else 1)
 
     def begin(self, problem: Problem, sigma: float) -> Tensor:

@@ -50,7 +50,7 @@ class Pula(Sampler):
             raise ConfigError(f"gamma must be from above 0 to 2, got {self.gamma}")
 
     @property
-    def draws_posterior(self) -> bool:  # type: ignore[override]
+    def draws_posterior(self) -> bool:
         """With enough steps of the default length, from a level at which the start is forgotten."""
         steps = self.gamma == Pula.gamma and self.n_steps >= Pula.n_steps
         solved = self.n_cg is None or self.n_cg >= CG_PLAIN

@@ -22,6 +22,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..physics.masks import subsample_further, training_fraction
@@ -61,17 +62,17 @@ class Ambient(Objective):
             raise ConfigError(f"margin must be 0 or more and finite, got {self.margin}")
 
     @property
-    def needs_noise(self) -> bool:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def needs_noise(self) -> bool:
         return self.noise_correction
 
     @property
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
+    def sigma_min_over_noise(self) -> float:
         """See :class:`Objective`; smaller levels are drawn, but sigma_n adds to them."""
         return max(self.margin, super().sigma_min_over_noise)
 
+    @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """See :meth:`Objective.__call__`."""
         op = batch.op
         op_further = op.with_mask(self._thin(batch, rng))
         sigma = self.law.draw(self.margin * batch.noise_std, net.sigma_data, rng)

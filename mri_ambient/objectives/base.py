@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..physics.masks import subsample_further, unseen_probability
@@ -35,35 +36,54 @@ class Loss:
 class Objective(ABC):
     """How a denoiser is learned; a frozen dataclass with its options.
 
-    Some of the attributes are properties where they depend on the options.
-
     Attributes:
         name: the key it is chosen by.
         wrapper: the kind of denoiser it trains by default.
         mask_conditioned: whether its prior is given a mask M~.
         noise_filled: whether it trains on noise of level sigma where nothing was sampled.
-        one_level: whether it trains at the scanner's noise only, so that priors serve for one step.
-        below_noise: whether it trains noise levels below that of the scans.
-        sigma_min_over_noise: smallest trained noise level, in units of a scan's sigma_n.
-        needs_noise: whether its loss corrects for the scanner's noise, which must then be known.
-        needs_full: whether it needs fully sampled scans.
-        targets: what reconstructs the target images; None if it learns from measurements.
         learns_unsampled: whether it learns lines that no scan of a data set samples.
-        full_precision: whether the network must compute in single precision.
     """
 
     name: ClassVar[str]
     wrapper: ClassVar[str] = "plain"
     mask_conditioned: ClassVar[bool] = False
     noise_filled: ClassVar[bool] = False
-    one_level: ClassVar[bool] = False
-    below_noise: ClassVar[bool] = False
-    sigma_min_over_noise: ClassVar[float] = 1.2
-    needs_noise: ClassVar[bool] = False
-    needs_full: ClassVar[bool] = False
-    targets: ClassVar[str | None] = None
     learns_unsampled: ClassVar[bool] = False
-    full_precision: ClassVar[bool] = False
+
+    @property
+    def one_level(self) -> bool:
+        """Whether it trains at the scanner's noise only, so that priors serve for one step."""
+        return False
+
+    @property
+    def below_noise(self) -> bool:
+        """Whether it trains noise levels below that of the scans."""
+        return False
+
+    @property
+    def sigma_min_over_noise(self) -> float:
+        """Smallest trained noise level, in units of a scan's sigma_n."""
+        return 1.2
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether its loss corrects for the scanner's noise, which must then be known."""
+        return False
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether it needs fully sampled scans."""
+        return False
+
+    @property
+    def targets(self) -> str | None:
+        """What reconstructs the target images; None if it learns from measurements."""
+        return None
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether the network must compute in single precision."""
+        return False
 
     @abstractmethod
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
@@ -91,17 +111,17 @@ class Extended(Objective):
     base: Objective
 
     @property
-    def needs_noise(self) -> bool:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def needs_noise(self) -> bool:
         return self.base.needs_noise
 
     @property
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def sigma_min_over_noise(self) -> float:
         return self.base.sigma_min_over_noise
 
+    @override
     def as_dict(self) -> dict[str, Any]:
-        """See :meth:`Objective.as_dict`."""
         return {**super().as_dict(), "base": self.base.as_dict()}
 
 

@@ -26,6 +26,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..physics.operators import SenseOp
@@ -75,12 +76,12 @@ class Consistency(Extended):
         check_margin(self.margin)
 
     @property
-    def below_noise(self) -> bool:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def below_noise(self) -> bool:
         return self.weight > 0
 
+    @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """See :meth:`Objective.__call__`."""
         if self.weight == 0:
             return self.base(net, batch, rng)
         base = self._above(net, batch, rng)

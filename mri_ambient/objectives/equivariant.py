@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..physics.map_sets import items_as_sets, sets_as_items
@@ -62,12 +63,12 @@ class Equivariant(Extended):
             raise ConfigError(f"weight must be positive, got {self.weight}")
 
     @property
-    def one_level(self) -> bool:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def one_level(self) -> bool:
         return self.base.one_level
 
+    @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """See :meth:`Objective.__call__`."""
         base = self.base(net, batch, rng)
         penalty = self.penalty(net, batch, rng)
         log = {**base.log, "equivariance": penalty.detach()}

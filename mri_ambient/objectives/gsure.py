@@ -29,6 +29,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..priors.denoisers import Denoiser
@@ -68,17 +69,17 @@ class Gsure(Objective):
             raise ConfigError(f"epsilon must be positive, got {self.epsilon}")
 
     @property
-    def full_precision(self) -> bool:  # type: ignore[override]
+    def full_precision(self) -> bool:
         """A difference of two evaluations is smaller than the rounding of bfloat16."""
         return self.divergence
 
     @property
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def sigma_min_over_noise(self) -> float:
         return self.margin
 
+    @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """See :meth:`Objective.__call__`."""
         y, sigma_n = batch.measured, batch.noise_std
         sigma = self.law.draw(self.margin * sigma_n, net.sigma_data, rng)
         sigma_t, sigma_y = (s[:, None, None, None] for s in (sigma, sigma_n))

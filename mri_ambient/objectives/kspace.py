@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
+from typing_extensions import override
 
 from ..errors import ConfigError
 from ..priors.denoisers import Denoiser
@@ -82,17 +83,17 @@ class Kspace(Objective):
             raise ConfigError(f"noise_domain is kspace or image, got {self.noise_domain!r}")
 
     @property
-    def needs_noise(self) -> bool:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def needs_noise(self) -> bool:
         return self.noise_correction
 
     @property
-    def sigma_min_over_noise(self) -> float:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def sigma_min_over_noise(self) -> float:
         return self.margin
 
+    @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """See :meth:`Objective.__call__`."""
         seen = thinned(batch, self.remove, rng, fresh=self.fresh_masks)  # M~
         unseen = batch.mask & ~seen
         y, sigma_n = batch.measured, batch.noise_std

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import MIN_SIGMA
@@ -44,8 +45,8 @@ class Ssdu(Objective):
     def __post_init__(self) -> None:
         check_shares(self.remove)
 
+    @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """See :meth:`Objective.__call__`."""
         seen = thinned(batch, self.remove, rng, fresh=True)  # M~
         y, sigma = batch.measured, batch.noise_std.clamp(min=MIN_SIGMA)
         K = batch.op.expand(net(batch.op.with_mask(seen), torch.where(seen, y, 0), sigma))

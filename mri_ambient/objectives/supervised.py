@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
@@ -39,17 +40,17 @@ class Supervised(Objective):
     law: LogNormal = field(default_factory=LogNormal)
 
     @property
-    def needs_full(self) -> bool:  # type: ignore[override]
+    def needs_full(self) -> bool:
         """Unless the images are reconstructed."""
         return self.images == FULL
 
     @property
-    def targets(self) -> str | None:  # type: ignore[override]
-        """See :class:`Objective`."""
+    @override
+    def targets(self) -> str | None:
         return None if self.images == FULL else self.images
 
+    @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:
-        """See :meth:`Objective.__call__`."""
         full = batch.op.with_mask(torch.ones_like(batch.mask))
         sigma = self.law.draw(torch.zeros_like(batch.noise_std), net.sigma_data, rng)
         x = batch.op.adjoint(batch.ksp) if batch.img is None else batch.img

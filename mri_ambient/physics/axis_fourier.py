@@ -31,6 +31,17 @@ def ifftc(x: Samples, dim: int) -> Samples:
     return out
 
 
+def half_field_phase(n: int) -> NDArray[np.float32] | NDArray[np.complex64]:
+    """Factors of k-space ``(n,)`` that move an image back by ``n // 2`` pixels; +-1 for even n.
+
+    They also turn k-space for FFTs without shifts, k = 0 at ``n // 2``, into that of a centred
+    image, but for its phase.
+    """
+    turns = (np.arange(n) - n // 2) * (n // 2) % n
+    phase = np.asarray(np.exp(2j * np.pi * turns / n))
+    return phase.real.round().astype(np.float32) if n % 2 == 0 else phase.astype(np.complex64)
+
+
 def _library_of(x: Tensor | NDArray[Any]) -> Any:  # noqa: ANN401 -- a module
     """The transforms of numpy or of torch, which have the same names and order of arguments."""
     if isinstance(x, np.ndarray):

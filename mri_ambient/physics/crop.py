@@ -62,14 +62,3 @@ def center_fit(x: Images, shape: tuple[int, int]) -> Images:
     """K-space ``(..., y, x)`` on another matrix of the same field of view: cut or padded."""
     ny, nx = (min(n, m) for n, m in zip(x.shape[-2:], shape, strict=True))
     return center_pad(center_crop(x, (ny, nx)), shape)
-
-
-def half_field_phase(n: int) -> NDArray[np.float32] | NDArray[np.complex64]:
-    """Factors of k-space ``(n,)`` that move an image back by ``n // 2`` pixels; +-1 for even n.
-
-    They also turn k-space for FFTs without shifts, k = 0 at ``n // 2``, into that of a centred
-    image, but for its phase.
-    """
-    turns = (np.arange(n) - n // 2) * (n // 2) % n
-    phase = np.asarray(np.exp(2j * np.pi * turns / n))
-    return phase.real.round().astype(np.float32) if n % 2 == 0 else phase.astype(np.complex64)

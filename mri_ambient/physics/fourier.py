@@ -1,6 +1,6 @@
 r"""Centred, orthonormal Fourier transforms over images; along one axis: axis_fourier.
 
-No other module shifts k-space.
+What is reconstructed is transformed by these two modules only.
 
 For ``n`` samples with the origin at ``c = n // 2`` (even and odd ``n`` alike),
 

@@ -92,9 +92,7 @@ def shrink_wavelets(img: Tensor, threshold: Tensor, wavelet: str, rule: Rule = s
     return center_crop(shrunk, (ny, nx))
 
 
-def shrink_by_pywt(
-    img: Tensor, threshold: Tensor, wavelet: str, level: int, rule: Rule = soft
-) -> Tensor:
+def shrink_by_pywt(img: Tensor, threshold: Tensor, wavelet: str, level: int, rule: Rule) -> Tensor:
     """Shrinkage of ``level`` levels with PyWavelets; ``threshold`` is ``(b, 1, 1)``."""
 
     def shrink(coefficients: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -108,9 +106,7 @@ def shrink_by_pywt(
     return torch.from_numpy(back).to(img.dtype)
 
 
-def shrink_by_ptwt(
-    img: Tensor, threshold: Tensor, wavelet: str, level: int, rule: Rule = soft
-) -> Tensor:
+def shrink_by_ptwt(img: Tensor, threshold: Tensor, wavelet: str, level: int, rule: Rule) -> Tensor:
     """The same with ptwt."""
     from ptwt.constants import WaveletDetailTuple2d
     from ptwt.conv_transform_2 import wavedec2, waverec2

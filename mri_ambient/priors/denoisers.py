@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from ..physics.map_sets import items_as_sets, repeat_sets, sets_as_items
 from ..physics.operators import SenseOp
@@ -145,8 +146,8 @@ class Plain(Denoiser):
     kind = "plain"
     in_channels = 3
 
+    @override
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
-        """See :meth:`Denoiser.forward`."""
         u = op.adjoint(z)
         c_in, c_skip, c_out = self.scalings(sigma)
         return op.support * (c_skip * u + c_out * self._network(op, c_in * u, sigma))
@@ -180,8 +181,8 @@ class Conditioned(Denoiser):
     guided = True
     consistent = True
 
+    @override
     def forward(self, op: SenseOp, z: Tensor, sigma: Tensor) -> Tensor:
-        """See :meth:`Denoiser.forward`."""
         s = self.sigma_data
         c_in, _, c_out = self.scalings(sigma)
         u = op.adjoint(z)
@@ -254,8 +255,8 @@ class Patched(Plain):
         y, x = torch.randint(self.side, (2,), generator=rng).tolist()
         self.offset = (y, x)
 
+    @override
     def flops(self, shape: tuple[int, int]) -> int:
-        """See :meth:`Denoiser.flops`."""
         n_patches = 0
         for offset in self.offsets:
             y, x = (-(-(n + first) // self.side) for n, first in zip(shape, offset, strict=True))

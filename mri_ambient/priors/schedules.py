@@ -20,11 +20,14 @@ MIN_SIGMA = 0.002
 
 EDM_SIGMA_DATA = 0.5
 
+EDM_RHO = 7.0
+"""How much closer the levels of a schedule are where they are low."""
+
 EDM_HIGHEST = 80.0
 """The level from which EDM draws images, for data of standard deviation 0.5."""
 
 
-def rho_schedule(n: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> Tensor:
+def rho_schedule(n: int, sigma_max: float, sigma_min: float) -> Tensor:
     """``n`` noise levels from ``sigma_max`` down to ``sigma_min``, both included (EDM eq. 5).
 
     Returns:
@@ -41,8 +44,8 @@ def rho_schedule(n: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -
             f"sigma_max {sigma_max} and sigma_min {sigma_min}"
         )
     steps = torch.linspace(0, 1, n, dtype=torch.float64)
-    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    levels: Tensor = (high + steps * (low - high)) ** rho
+    high, low = sigma_max ** (1 / EDM_RHO), sigma_min ** (1 / EDM_RHO)
+    levels: Tensor = (high + steps * (low - high)) ** EDM_RHO
     return levels
 
 

@@ -3,5 +3,5 @@
 Public: ``reconstruct``, ``reconstruct_many`` (pipeline); ``reconstruct_folder``,
 ``reconstruct_to_folder`` (folder); ``Recipe``,
 ``Checks`` (recipe); ``Reconstruction`` (reconstruction); ``Engine`` (engine); ``draw_images``
-(draw); ``predict_held_out`` (checks); ``evaluate_volume`` (metrics).
+(sample); ``predict_held_out`` (checks); ``evaluate_volume`` (metrics).
 """

@@ -58,6 +58,9 @@ LEVELS = (0.5, 0.9)
 NULL_SPACE_RIDGE = 0.05
 """Directions that the measurement weakens by more than this (in energy) count as unmeasured."""
 
+NULL_SPACE_CG = 30
+"""Conjugate-gradient steps by which they are found."""
+
 
 def check_slices(engine: Engine, scan: Scan, result: SliceImages, name: str = "") -> SliceImages:
     """The result with the checks of the recipe added to those of every slice.
@@ -216,7 +219,7 @@ def inside_interval(
 
 
 @torch.no_grad()
-def null_space_energy(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
+def null_space_energy(batch: Batch, img: Tensor) -> Tensor:
     """Share of each image's energy in the near-null space of A, which the prior adds, ``(b,)``.
 
     The energy of x - (A^H A + e)^-1 A^H A x over that of x. It is a property of an image; that of a
@@ -224,7 +227,7 @@ def null_space_energy(batch: Batch, img: Tensor, *, n_cg: int = 30) -> Tensor:
     """
     op = batch.op
     measured = conjugate_gradient(
-        lambda v: op.normal(v) + NULL_SPACE_RIDGE * v, op.normal(img), n_iter=n_cg
+        lambda v: op.normal(v) + NULL_SPACE_RIDGE * v, op.normal(img), n_iter=NULL_SPACE_CG
     )
     rest, whole = (x.abs().square().sum(dim=(-2, -1)) for x in (img - measured, img))
     return rest / whole.clamp(min=1e-30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
@@ -23,7 +22,7 @@ from ..priors.checkpoint import load_prior
 from ..priors.prior import DenoiserSource
 from ..priors.weights import default_prior
 from ..runtime.device import Runtime
-from ..runtime.files import json_text
+from ..runtime.files import as_json
 from .adaptation import Adaptation
 
 DEFAULT_SAMPLES = 4
@@ -229,7 +228,7 @@ class ResolvedRecipe:
     def settings(self, file: ScanFile, runtime: Runtime) -> dict[str, Any]:
         """All that decides the result, as plain values: how a finished file is recognised."""
         volume = {"volume": file.volume} if file.volume else {}
-        return plain({"input_sha256": file.sha256, **volume}) | self.choices(runtime)
+        return as_json({"input_sha256": file.sha256, **volume}) | self.choices(runtime)
 
     def choices(self, runtime: Runtime | None = None) -> dict[str, Any]:
         """The settings without those of the scan; without a runtime, those that do more than round.
@@ -240,7 +239,7 @@ class ResolvedRecipe:
         if runtime is not None:
             rounding["precision"] = self.precision(runtime)
             rounding["compiled"] = runtime.compile and self.method.needs_prior
-        return plain(
+        return as_json(
             {
                 "method": {"name": self.method.name} | method_options(self.method),
                 "prior_sha256": self.prior_sha256,
@@ -276,9 +275,3 @@ class ResolvedRecipe:
 def method_options(method: Method) -> dict[str, Any]:
     """The options of a method by name."""
     return asdict(method)  # type: ignore[call-overload, no-any-return]
-
-
-def plain(values: object) -> dict[str, Any]:
-    """The values as JSON holds them."""
-    found: dict[str, Any] = json.loads(json_text(values))
-    return found

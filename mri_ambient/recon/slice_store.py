@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError, NumericalWarning
 from ..priors.checkpoint import load_tensors, save_tensors
+from ..runtime.files import as_json
 from ..scan import Scan
 from .engine import SliceImages, to_file_units
-from .recipe import plain
 
 MAX_WAITING = 4
 """Results that wait to be written; more would fill the memory if the disk is slow."""
@@ -111,7 +111,7 @@ class SliceStore:
         if result.samples is not None and self.keep_samples:
             samples = [to_file_units(sample, scan) for sample in result.samples]
             images["samples"] = torch.stack(samples, dim=1)
-        facts = plain(
+        facts = as_json(
             {
                 "coils": scan.n_coils,
                 **({"map_sets": scan.n_sets} if scan.n_sets > 1 else {}),

@@ -24,6 +24,9 @@ import torch
 from ..errors import DeviceError, MriAmbientError, NumericalWarning, collected, issue
 from .memory import keep_freed_memory
 
+RETRIES = 1
+"""How often the cases of processes that died are done again."""
+
 Case = TypeVar("Case")
 Result = TypeVar("Result")
 
@@ -60,12 +63,10 @@ class Executor(Protocol):
 class Processes:
     """Processes of this machine, one thread each; fewer than two: this process, case by case.
 
-    A process that dies costs the others nothing: what was not finished is done again, at most
-    ``retries`` times.
+    A process that dies costs the others nothing: what was not finished is done again.
     """
 
     n: int = 0
-    retries: int = 1
 
     @property
     def in_process(self) -> bool:
@@ -81,14 +82,14 @@ class Processes:
                 yield index, _found(task, case)
             return
         waiting = dict(enumerate(cases))
-        for n_lost in range(self.retries + 1):
+        for n_lost in range(RETRIES + 1):
             try:
                 for index, result in self._in_pool(task, dict(waiting)):
                     del waiting[index]
                     yield index, result
                 return
             except BrokenProcessPool as error:
-                if n_lost == self.retries:
+                if n_lost == RETRIES:
                     raise MriAmbientError(
                         "worker processes died, most likely out of memory; run again with fewer "
                         "workers (what is finished is kept)"
@@ -125,6 +126,35 @@ def _pool(n: int, task: Callable[[Case], Result]) -> Iterator[ProcessPoolExecuto
 def executor_of(workers: int | Executor) -> Executor:
     """An executor as it is, or so many processes of this machine."""
     return Processes(workers) if isinstance(workers, int) else workers
+
+
+def completed(
+    executor: Executor,
+    task: Callable[[Case], Result],
+    cases: Sequence[Case],
+    on_error: Callable[[Case, MriAmbientError], None] | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """Number and result of the cases whose task gave one, as they are finished.
+
+    Args:
+        executor: see :meth:`Executor.map`.
+        task: what is done.
+        cases: what it is done for.
+        on_error: called with a case that failed and its error; without it the error is raised.
+    """
+    for index, found in executor.map(task, cases):
+        if not isinstance(found, MriAmbientError):
+            yield index, found
+        elif on_error is None:
+            raise found
+        else:
+            on_error(cases[index], found)
+
+
+def run_one(executor: Executor, task: Callable[[Case], Result], case: Case) -> Result:
+    """The result of a task for a single case."""
+    ((_, result),) = completed(executor, task, [case])
+    return result
 
 
 def _found(task: Callable[[Case], Result], case: Case) -> Result | MriAmbientError:

@@ -358,9 +358,14 @@ def write_json(path: str | Path, content: object) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def as_json(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values as they come back from JSON that :func:`json_text` wrote."""
+    return {str(name): _jsonable(entry) for name, entry in values.items()}
+
+
 def _jsonable(value: Any) -> Any:  # noqa: ANN401 -- any content of a report
     if isinstance(value, Mapping):
-        return {str(name): _jsonable(entry) for name, entry in value.items()}
+        return as_json(value)
     if isinstance(value, (list, tuple)):
         return [_jsonable(entry) for entry in value]
     if hasattr(value, "tolist"):  # of numpy or torch, which is slow to import

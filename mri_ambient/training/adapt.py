@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from typing_extensions import override
+
 from .._version import __version__
 from ..errors import ConfigError
 from ..objectives import Ambient, Kspace, Objective, Ssdu, make_objective
@@ -86,13 +88,13 @@ class AdaptConfig(Adaptation):
         steps, seconds = parse_until(str(self.until))
         return (self.most_steps, None) if self.until == "auto" else (steps, seconds)
 
+    @override
     def settings(self) -> dict[str, Any]:
-        """See :meth:`Adaptation.settings`."""
         options = {f: v for f, v in vars(self).items() if f != "on_progress"}
         return options | {"until": str(self.until)}
 
+    @override
     def check(self, prior: DenoiserSource) -> None:
-        """See :meth:`Adaptation.check`."""
         own_objective(prior)
 
     def rules(self, prior: Prior, seed: int, precision: str) -> AdaptRules:
@@ -118,8 +120,8 @@ class AdaptConfig(Adaptation):
             n_checked=N_CHECKED,
         )
 
+    @override
     def __call__(self, data: AdaptationData, recipe: ResolvedRecipe, runtime: Runtime) -> Prior:
-        """See :meth:`Adaptation.__call__`."""
         start = recipe.prior
         own_objective(start)
         assert isinstance(start, Prior)

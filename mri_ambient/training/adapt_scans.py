@@ -30,7 +30,7 @@ from ..recon.recipe import Recipe, ResolvedRecipe
 from ..recon.volume import Volume
 from ..recon.warnings import issue_weakness
 from ..runtime.device import Runtime
-from ..runtime.executor import Executor
+from ..runtime.executor import Executor, run_one
 from ..runtime.files import file_sha256, locked
 from ..scan import Scan
 from .adapt import AdaptConfig
@@ -99,10 +99,7 @@ def adapt_as_task(
     scans.
     """
     task = partial(_adapted, recipe, runtime, output, overwrite, any_scans)
-    ((_, found),) = executor.map(task, [tuple(scans)])
-    if isinstance(found, MriAmbientError):
-        raise found
-    failed, nothing = found
+    failed, nothing = run_one(executor, task, tuple(scans))
     for scan, error in failed:
         on_error(scan, error)
     if nothing is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from ..priors.facts import UNetSpec
 from ..priors.prior import Prior
 from ..priors.unet import network_spec
 from ..runtime.device import bf16_on, check_precision
+from ..runtime.files import as_json
 
 CPU = torch.device("cpu")
 
@@ -199,10 +199,7 @@ class TrainJob:
     def settings(self) -> dict[str, Any]:
         """The options and the prior it starts from, as ``run.json`` holds them."""
         init = None if self.init is None else self.init.facts.card.get("sha256", "unsaved")
-        plain: dict[str, Any] = json.loads(
-            json.dumps({"config": self.config.as_dict(), "init": init})
-        )
-        return plain
+        return as_json({"config": self.config.as_dict(), "init": init})
 
 
 @dataclass(frozen=True)

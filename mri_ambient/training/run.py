@@ -32,6 +32,7 @@ from ..priors.checkpoint import load_tensors, save_tensors
 from ..priors.prior_file import read_header
 from ..runtime.config import write_toml
 from ..runtime.files import (
+    as_json,
     atomic_path,
     content_sha256,
     json_object,
@@ -133,7 +134,7 @@ class RunFolder:
 
         A run of an earlier version lacks the options that came later: it had their defaults.
         """
-        defaults = json.loads(json.dumps(TrainConfig(type(job.config.objective)()).as_dict()))
+        defaults = as_json(TrainConfig(type(job.config.objective)()).as_dict())
         objective = defaults["objective"] | identity.config.get("objective", {})
         stored = defaults | identity.config | {"objective": objective, "init": identity.init}
         settings = job.settings()

@@ -26,10 +26,10 @@ from ..io.reconstruction import write_samples
 from ..methods import BASELINES, Method, StepInfo
 from ..priors.checkpoint import load_tensors, save_tensors
 from ..recon.engine import Engine
-from ..recon.recipe import ResolvedRecipe, method_options, plain
+from ..recon.recipe import ResolvedRecipe, method_options
 from ..runtime.config import time_text
 from ..runtime.device import Runtime
-from ..runtime.files import json_object, write_json
+from ..runtime.files import as_json, json_object, write_json
 from ..runtime.process_group import ProcessGroup
 from .config import Hooks
 from .dataset import Item, files_of, prepared_digest
@@ -67,7 +67,7 @@ class TargetFolder:
         }
         if method.needs_prior:
             made_by |= {"prior_sha256": self.recipe.prior_sha256, "bf16": self.runtime.bf16}
-        return plain(made_by)
+        return as_json(made_by)
 
     def check(self, *, finished: bool = False) -> None:
         """Refuse a folder whose images were made in another way.

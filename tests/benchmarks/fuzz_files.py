@@ -4,9 +4,10 @@
 
 Small sound files (``sound_files.py``) are damaged (``damage.py``), a case after the other from the
 seed, and loaded by processes that may use 1 GiB more than the library itself and 10 s of CPU a
-case. A case fails if another error than MriAmbientError escapes, if memory or time does not
-suffice, or if the process crashes. Prints every failure, then one JSON line with the counts by
-kind; exits with 1 if there was one. Real scans (``--real FOLDER``) are damaged too.
+case. A case fails if another error than MriAmbientError escapes, if its message has several lines,
+if memory or time does not suffice, or if the process crashes. Prints every failure, then one JSON
+line with the counts by kind; exits with 1 if there was one. Real scans (``--real FOLDER``) are
+damaged too.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def attempt(case: int, seed: int, sounds: Sequence[Sound], folder: Path) -> Outc
     except MriAmbientError as error:
         if _ran_out_of_memory(error):
             return Outcome(case, sound.name, "memory", _place_of(error))
+        if "\n" in str(error):
+            return Outcome(case, sound.name, "several lines", _place_of(error))
         return Outcome(case, sound.name, "refused")
     except Exception as error:  # noqa: BLE001 -- this is what is looked for
         return Outcome(case, sound.name, type(error).__name__, _place_of(error))

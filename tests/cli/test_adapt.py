@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import small_prior
+from helpers import report_of, small_prior
 
 from mri_ambient.io import open_scan
 from mri_ambient.priors.checkpoint import load_prior, save_prior
@@ -16,10 +16,6 @@ from mri_ambient.priors.prior import name_digest
 from mri_ambient.training import adapter
 
 RECON = ("--retrospective", 2, "--calib-lines", 8, "--device", "cpu")
-
-
-def report_of(folder: Path, scan: Path) -> dict:
-    return json.loads((folder / f"{scan.stem}.json").read_text())
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import small_prior
+from helpers import report_of, small_prior
 from PIL import Image
 
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
@@ -28,10 +28,6 @@ from mri_ambient.runtime.device import Runtime
 
 ZERO_FILLED = ("--method", "zero-filled", "--device", "cpu")
 CG_SENSE = ("--method", "cg-sense", "--device", "cpu")
-
-
-def report_of(folder: Path, scan: Path) -> dict:
-    return json.loads((folder / f"{scan.stem}.json").read_text())
 
 
 LISTS = {"status.jsonl", "summary.csv", "config.toml"}

@@ -17,15 +17,14 @@ from mri_ambient.rng import complex_normal, rng_for
 
 @given(
     chunks=st.lists(st.integers(1, 40), min_size=1, max_size=8),
-    percentile=st.sampled_from([0.0, 37.5, 50.0, 90.0, 99.0, 100.0]),
     seed=st.integers(0, 10**6),
 )
-def test_a_streamed_percentile_is_that_of_all_values(chunks, percentile, seed):
+def test_a_streamed_percentile_is_that_of_all_values(chunks, seed):
     parts = [torch.rand(n, generator=rng_for(seed, i)) for i, n in enumerate(chunks)]
-    running = RunningPercentile(sum(chunks), percentile)
+    running = RunningPercentile(sum(chunks))
     for part in parts:
         running.add(part)
-    want = np.percentile(torch.cat(parts).numpy(), percentile)
+    want = np.percentile(torch.cat(parts).numpy(), 99)
     assert running.value() == pytest.approx(want, rel=1e-5)
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from codes import warns
-from memory_scan import MemoryScan, head, noise_only, random_cov, simulated_scan
-from torch import Tensor
+from memory_scan import MemoryScan, exported, head, noise_only, random_cov, simulated_scan
 
 from mri_ambient.data_prep import PrepConfig, SimulateConfig, espirit_maps, plan_preparation
 from mri_ambient.errors import (
@@ -26,14 +25,7 @@ from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.units import rss_weight
 from mri_ambient.recon.reference import Reference
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.scan import UPPER_BOUND, Scan
-
-
-def exported(scan: Scan) -> Tensor:
-    """The adjoint of a prepared scan in the units of its source, ``(slice, y, x)``."""
-    img = SenseOp(scan.maps, scan.mask).adjoint(scan.ksp)
-    return img.abs() * scan.scale * rss_weight(scan.maps, scan.coil_transform)
-
+from mri_ambient.scan import UPPER_BOUND
 
 # Units
 
@@ -239,7 +231,7 @@ def test_options_that_cannot_work_are_refused(options):
 
 STREAM = """
 import resource, torch
-from memory_scan import MemoryScan
+from memory_scan import exported, MemoryScan
 from mri_ambient.data_prep import PrepConfig, plan_preparation
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from codes import warns
-from torch import Tensor
+from memory_scan import exported
 
 from mri_ambient.data_prep import (
     MANIFEST,
@@ -30,18 +30,9 @@ from mri_ambient.errors import (
 )
 from mri_ambient.io import PreparedFile, open_scan
 from mri_ambient.io.prepared import duplicate_acquisitions
-from mri_ambient.physics.operators import SenseOp
-from mri_ambient.physics.units import rss_weight
-from mri_ambient.scan import Scan
 from mri_ambient.training.dataset import load_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
-
-
-def exported(scan: Scan) -> Tensor:
-    """The adjoint of a prepared scan in the units of its source, ``(slice, y, x)``."""
-    img = SenseOp(scan.maps, scan.mask).adjoint(scan.ksp)
-    return img.abs() * scan.scale * rss_weight(scan.maps, scan.coil_transform)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from mri_ambient.errors import ConfigError, DeviceError, NumericalWarning, ScanF
 from mri_ambient.evaluation.calibration import (
     LEVELS,
     Calibration,
-    calibrate,
     calibrate_files,
     with_calibration,
 )
@@ -93,17 +92,16 @@ def test_the_factor_is_what_the_spread_lacks(times, scans, prior):
     """
     done = []
     method = Spread(n_steps=40, n_cg=10, times=times)
-    found = calibrate(scans, recipe(method, prior, 8, n_lines=3), CPU, on_scan=done.append)
+    found = calibrate_files(scans, recipe(method, prior, 8, n_lines=3), CPU, on_scan=done.append)
     assert found.factor * times == pytest.approx(1.05, rel=0.12)
     assert max(abs(a - b) for a, b in zip(found.after, LEVELS, strict=True)) < 0.1
     if times == 0.3:
         assert found.before[LEVELS.index(0.9)] < 0.8
-    assert (found.n_slices, found.mask_kinds, done) == (4, ("lines",), [1, 2])
+    assert (found.n_slices, found.mask_kinds, done) == (4, ("lines",), [1, 2, 3, 4])
 
 
-def test_scans_that_are_sampled_together_give_the_same_factor(scans, prior, monkeypatch):
-    """Whether they share a call or not; those with other coils never do."""
-    single = replace(scans[1], ksp=scans[1].ksp[:, :1], maps=scans[1].maps[:, :1])
+def test_slices_that_are_sampled_together_give_the_same_factor(scans, prior, monkeypatch):
+    """Whether they share a call or not; those of different scans never do."""
     sizes, whole = [], Engine.__call__
 
     def spied(self, cuts):
@@ -112,10 +110,10 @@ def test_scans_that_are_sampled_together_give_the_same_factor(scans, prior, monk
 
     monkeypatch.setattr(Engine, "__call__", spied)
     alone, together = (
-        calibrate([*scans, single], recipe(Dds(n_steps=3), prior, 2), Runtime("cpu", batch_size=n))
+        calibrate_files(scans, recipe(Dds(n_steps=3), prior, 2), Runtime("cpu", batch_size=n))
         for n in (2, 4)
     )
-    assert sizes == [1, 1, 1, 2, 1]
+    assert sizes == [1, 1, 1, 1, 2, 2]
     assert alone.factor == pytest.approx(together.factor, rel=1e-4)
 
 
@@ -126,26 +124,26 @@ def test_what_has_no_spread_or_no_held_out_lines_cannot_be_calibrated(
     method, n_samples, n_lines, scans, prior
 ):
     with pytest.raises(ConfigError):
-        calibrate(scans, recipe(method, prior, n_samples, n_lines), CPU)
+        calibrate_files(scans, recipe(method, prior, n_samples, n_lines), CPU)
 
 
 def test_scans_without_signal_cannot_be_used(scans, prior):
     empty = [replace(scan, ksp=torch.zeros_like(scan.ksp)) for scan in scans]
     for none in ([], empty):
         with pytest.raises(ScanFormatError):
-            calibrate(none, recipe(Dds(n_steps=2), prior), CPU)
+            calibrate_files(none, recipe(Dds(n_steps=2), prior), CPU)
 
 
 def test_samples_that_do_not_differ_are_refused(scans, prior):
     with pytest.raises(ConfigError, match="'spread'"):
-        calibrate(scans, recipe(Spread(n_steps=2, times=0.0), prior, 2), CPU)
+        calibrate_files(scans, recipe(Spread(n_steps=2, times=0.0), prior, 2), CPU)
 
 
 def test_a_prior_carries_its_factor_to_new_scans(scans, prior, tmp_path):
     """Through its file, into the standard deviation, for the very options it was fitted with."""
     plain, method = small_prior(), Dds(n_steps=2)
     used = recipe(method, prior, 3)
-    found = replace(calibrate(scans, used, CPU), factor=2.5)
+    found = replace(calibrate_files(scans, used, CPU), factor=2.5)
     save_prior(with_calibration(plain, used, found), tmp_path / "prior.safetensors")
     kept = load_prior(tmp_path / "prior.safetensors")
 
@@ -181,7 +179,7 @@ def test_overestimated_noise_gives_no_factor(scans, prior):
         replace(scan, noise_std=20 * SIGMA_N, noise_source="outermost samples") for scan in scans
     ]
     with pytest.raises(ConfigError):
-        calibrate(loud, recipe(Dds(n_steps=4), prior, 2), CPU)
+        calibrate_files(loud, recipe(Dds(n_steps=4), prior, 2), CPU)
 
 
 @pytest.fixture

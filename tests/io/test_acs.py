@@ -35,17 +35,6 @@ def ksp() -> np.ndarray:
     return head(full=True, slices=2, noise=0.005).ksp.numpy()
 
 
-@pytest.fixture
-def put(tmp_path):
-    def put(name: str, **datasets: object) -> Path:
-        with h5py.File(tmp_path / name, "w") as file:
-            for key, value in datasets.items():
-                file[key] = value
-        return tmp_path / name
-
-    return put
-
-
 def with_block(columns: np.ndarray) -> np.ndarray:
     return columns | np.isin(np.arange(N), np.arange(N)[BLOCK])
 
@@ -65,20 +54,20 @@ def likeness(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(cosines[a.any(dim=0) & b.any(dim=0)].mean())
 
 
-def test_lines_with_the_samples_of_the_scan_complete_it(ksp, put):
-    whole = open_scan(put("whole.h5", kspace=ksp * with_block(EVERY_THIRD)))
-    scan = put("scan.h5", kspace=ksp * EVERY_THIRD)
-    file = open_scan(scan, acs=put("acs.h5", kspace=ksp[..., BLOCK]))
+def test_lines_with_the_samples_of_the_scan_complete_it(ksp, write_scan):
+    whole = open_scan(write_scan("whole.h5", kspace=ksp * with_block(EVERY_THIRD)))
+    scan = write_scan("scan.h5", kspace=ksp * EVERY_THIRD)
+    file = open_scan(scan, acs=write_scan("acs.h5", kspace=ksp[..., BLOCK]))
     assert file.calib_mask is None and np.array_equal(file.mask, whole.mask)
     assert np.array_equal(file[:].ksp, whole[:].ksp)
     assert file.steps == ("read", "complete-by-acs")
     assert file.sha256 not in (open_scan(scan).sha256, whole.sha256)
 
 
-def test_lines_complete_a_scan_without_a_centre(ksp, put):
-    whole = open_scan(put("whole.h5", kspace=ksp * with_block(OUTER)))
-    scan = put("scan.h5", kspace=ksp * OUTER)
-    acs = put("acs.h5", kspace=ksp[:, :, 8:56, BLOCK])
+def test_lines_complete_a_scan_without_a_centre(ksp, write_scan):
+    whole = open_scan(write_scan("whole.h5", kspace=ksp * with_block(OUTER)))
+    scan = write_scan("scan.h5", kspace=ksp * OUTER)
+    acs = write_scan("acs.h5", kspace=ksp[:, :, 8:56, BLOCK])
     with warns("W-NO-HEADER", "W-CENTRE-APART"):
         file = open_scan(scan, acs=acs)
     assert calibration_block(file.mask) == (24, 24)
@@ -88,47 +77,47 @@ def test_lines_complete_a_scan_without_a_centre(ksp, put):
 
 @pytest.mark.parametrize("gain", [3j, 0.01])
 @pytest.mark.parametrize("rows", [slice(None), slice(20, 44)], ids=["all rows", "24 rows"])
-def test_other_lines_give_the_maps_of_the_own_block(gain, rows, ksp, put):
-    own = maps(put("own.h5", kspace=ksp * with_block(EVERY_THIRD)))
-    scan = put("scan.h5", kspace=ksp * EVERY_THIRD)
-    acs = put("acs.h5", kspace=(gain * ksp[:, :, rows, BLOCK]).astype(np.complex64))
+def test_other_lines_give_the_maps_of_the_own_block(gain, rows, ksp, write_scan):
+    own = maps(write_scan("own.h5", kspace=ksp * with_block(EVERY_THIRD)))
+    scan = write_scan("scan.h5", kspace=ksp * EVERY_THIRD)
+    acs = write_scan("acs.h5", kspace=(gain * ksp[:, :, rows, BLOCK]).astype(np.complex64))
     file = open_scan(scan, acs=acs)
     assert int(file.mask[0].any(axis=0).sum()) == EVERY_THIRD.sum()
     assert likeness(maps(scan, acs=acs), own) > 0.999
 
 
-def test_the_image_is_right(ksp, put):
-    full = reconstruct(put("full.h5", kspace=ksp), Recipe("cg-sense")).magnitude
-    scan = put("scan.h5", kspace=ksp * EVERY_THIRD, calib=3 * ksp[..., BLOCK])
+def test_the_image_is_right(ksp, write_scan):
+    full = reconstruct(write_scan("full.h5", kspace=ksp), Recipe("cg-sense")).magnitude
+    scan = write_scan("scan.h5", kspace=ksp * EVERY_THIRD, calib=3 * ksp[..., BLOCK])
     found = reconstruct(scan, Recipe("cg-sense")).magnitude
     assert np.linalg.norm(found - full) < 0.12 * np.linalg.norm(full)
 
 
-def test_formats_of_the_lines(ksp, put, tmp_path):
-    scan = put("scan.h5", kspace=ksp * EVERY_THIRD, raw=ksp[..., BLOCK])
+def test_formats_of_the_lines(ksp, write_scan, tmp_path):
+    scan = write_scan("scan.h5", kspace=ksp * EVERY_THIRD, raw=ksp[..., BLOCK])
     block = 2 * ksp[..., BLOCK]
     np.save(tmp_path / "acs.npy", block)
     dims = block.transpose(2, 3, 1, 0)[:, :, None, :, *[None] * 9, :]
     write_cfl(tmp_path / "acs.cfl", dims)
-    put("several.h5", first=block, second=block)
+    write_scan("several.h5", first=block, second=block)
     folder = tmp_path / "folder"
     folder.mkdir()
-    put("folder/scan.h5", kspace=block)
+    write_scan("folder/scan.h5", kspace=block)
     wanted = maps(scan, acs=f"{scan}:raw")
     for acs in ("acs.npy", "acs.cfl", "several.h5:second", "folder"):
         assert likeness(maps(scan, acs=tmp_path / acs), wanted) > 0.999, acs
 
 
-def test_a_dataset_beside_the_kspace_that_does_not_fit_is_not_used(ksp, put):
+def test_a_dataset_beside_the_kspace_that_does_not_fit_is_not_used(ksp, write_scan):
     for acs in (ksp[:, :4, :, BLOCK], np.abs(ksp), np.zeros(3)):
-        path = put("scan.h5", kspace=ksp * with_block(EVERY_THIRD), acs=acs)
+        path = write_scan("scan.h5", kspace=ksp * with_block(EVERY_THIRD), acs=acs)
         with warns("W-NO-HEADER", "W-CALIBRATION-LINES"):
             file = open_scan(path)
         assert file.steps == ("read",)
 
 
-def test_slices_of_a_3d_scan_have_lines_beside_them(ksp, put):
-    path = put("scan.h5", kspace=ksp * EVERY_THIRD, acs=2 * ksp[..., BLOCK])
+def test_slices_of_a_3d_scan_have_lines_beside_them(ksp, write_scan):
+    path = write_scan("scan.h5", kspace=ksp * EVERY_THIRD, acs=2 * ksp[..., BLOCK])
     with h5py.File(path, "a") as file:
         file.attrs["is_3d"] = True
     file = open_scan(path)
@@ -144,19 +133,19 @@ def test_slices_of_a_3d_scan_have_lines_beside_them(ksp, put):
     ],
     ids=["a coil less", "a slice less", "coils in another order"],
 )
-def test_lines_of_another_scan_are_refused(change, ksp, put):
-    acs = put("acs.h5", kspace=change(2 * ksp[..., BLOCK]))
+def test_lines_of_another_scan_are_refused(change, ksp, write_scan):
+    acs = write_scan("acs.h5", kspace=change(2 * ksp[..., BLOCK]))
     with pytest.raises(ScanFormatError, match=r"acs\.h5"):
-        open_scan(put("scan.h5", kspace=ksp * EVERY_THIRD), acs=acs)
+        open_scan(write_scan("scan.h5", kspace=ksp * EVERY_THIRD), acs=acs)
 
 
 @pytest.mark.parametrize("fov_mm, fits", [(90.0, True), (120.0, False)])
-def test_the_field_of_view_is_compared(fov_mm, fits, ksp, put):
+def test_the_field_of_view_is_compared(fov_mm, fits, ksp, write_scan):
     def header(nx: int, mm: float) -> str:
         return build_header((N, nx), (N, nx), (240.0, mm), (240.0, mm), 5.0, n_slices=2, n_coils=8)
 
-    scan = put("scan.h5", kspace=ksp * EVERY_THIRD, ismrmrd_header=header(N, 90.0))
-    acs = put("acs.h5", kspace=2 * ksp[..., BLOCK], ismrmrd_header=header(24, fov_mm))
+    scan = write_scan("scan.h5", kspace=ksp * EVERY_THIRD, ismrmrd_header=header(N, 90.0))
+    acs = write_scan("acs.h5", kspace=2 * ksp[..., BLOCK], ismrmrd_header=header(24, fov_mm))
     if fits:
         assert open_scan(scan, acs=acs).calib_mask is not None
         return
@@ -164,9 +153,9 @@ def test_the_field_of_view_is_compared(fov_mm, fits, ksp, put):
         open_scan(scan, acs=acs)
 
 
-def test_prepared_files_keep_what_was_done(ksp, put, tmp_path):
-    scan = put("scan.h5", kspace=ksp * EVERY_THIRD)
-    file = open_scan(scan, acs=put("acs.h5", kspace=2 * ksp[..., BLOCK]))
+def test_prepared_files_keep_what_was_done(ksp, write_scan, tmp_path):
+    scan = write_scan("scan.h5", kspace=ksp * EVERY_THIRD)
+    file = open_scan(scan, acs=write_scan("acs.h5", kspace=2 * ksp[..., BLOCK]))
     prepared = prepare_file(file, tmp_path / "prepared")
     found = PreparedFile(prepared)
     assert "acs" in found.steps and found.source_sha256 == file.sha256
@@ -178,10 +167,10 @@ def test_prepared_files_keep_what_was_done(ksp, put, tmp_path):
         open_scan(scan, acs=prepared)
 
 
-def test_lines_in_memory(ksp, put):
+def test_lines_in_memory(ksp, write_scan):
     scan = Scan.from_numpy(ksp * EVERY_THIRD, acs=3 * ksp[:, :, 20:44, BLOCK])
-    acs = put("acs.h5", kspace=3 * ksp[..., BLOCK])
-    file = open_scan(put("scan.h5", kspace=ksp * EVERY_THIRD), acs=acs)
+    acs = write_scan("acs.h5", kspace=3 * ksp[..., BLOCK])
+    file = open_scan(write_scan("scan.h5", kspace=ksp * EVERY_THIRD), acs=acs)
     found, wanted = (reconstruct(one, Recipe("cg-sense")).magnitude for one in (scan, file))
     np.testing.assert_allclose(found, wanted, rtol=0, atol=0.01 * wanted.max())
     with pytest.raises(ValueError, match="coils"):

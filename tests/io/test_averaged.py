@@ -39,18 +39,11 @@ def repetitions(clean) -> np.ndarray:
     return torch.stack([clean + part for part in noise]).numpy()
 
 
-def put(path: Path, **datasets: object) -> Path:
-    with h5py.File(path, "w") as file:
-        for key, value in datasets.items():
-            file[key] = value
-    return path
-
-
 @pytest.fixture
-def scan(repetitions, tmp_path) -> Path:
+def scan(repetitions, write_scan) -> Path:
     """With a noise scan, and axes rep, slice, coil, y, x."""
     noise = noise_only(6, (128, 128), 0.02**2 * torch.eye(6), seed=9).flatten(1).numpy()
-    return put(tmp_path / "scan.h5", kspace=repetitions, noise=noise)
+    return write_scan("scan.h5", kspace=repetitions, noise=noise)
 
 
 AXES = "rep,slice,coil,y,x"
@@ -67,10 +60,10 @@ def test_the_mean_is_one_volume(scan, repetitions):
 
 @pytest.mark.parametrize("lines", [slice(None), slice(0, None, 2)], ids=["full", "R=2"])
 @pytest.mark.parametrize("with_noise_scan", [True, False])
-def test_the_noise_is_that_of_the_mean(lines, with_noise_scan, scan, repetitions, tmp_path):
+def test_the_noise_is_that_of_the_mean(lines, with_noise_scan, scan, repetitions, write_scan):
     """Known, 0.02 / sqrt(3); undersampled data alone give it within 10 %."""
     if not with_noise_scan:
-        scan = put(tmp_path / "scan.h5", kspace=repetitions)
+        scan = write_scan("scan.h5", kspace=repetitions)
     with h5py.File(scan, "a") as file:
         kept = np.zeros(N, bool)
         kept[lines] = True
@@ -92,11 +85,11 @@ def test_whitened_noise_has_a_standard_deviation_of_one(scan, clean):
     assert float(std) == pytest.approx(1, rel=0.02)
 
 
-def test_places_count_as_often_as_they_were_measured(repetitions, tmp_path):
+def test_places_count_as_often_as_they_were_measured(repetitions, write_scan):
     ksp = repetitions.copy()
     ksp[1, ..., 40:] = 0
     noise = noise_only(6, (64, 64), torch.eye(6)).flatten(1).numpy()
-    path = put(tmp_path / "scan.h5", kspace=ksp, noise=noise)
+    path = write_scan("scan.h5", kspace=ksp, noise=noise)
     file = open_scan(path, axes=AXES, average=True)
     wanted = ksp.sum(axis=0) / np.where(np.arange(N) < 40, 3, 2)
     np.testing.assert_allclose(file[:].ksp, wanted, rtol=0, atol=1e-6)
@@ -104,26 +97,26 @@ def test_places_count_as_often_as_they_were_measured(repetitions, tmp_path):
     np.testing.assert_allclose(file.noise, noise * share, rtol=1e-5)
 
 
-def test_drift_of_the_phase_is_removed_and_a_moved_object_is_warned_of(repetitions, tmp_path):
+def test_drift_of_the_phase_is_removed_and_a_moved_object_is_warned_of(repetitions, write_scan):
     ksp = repetitions * np.exp(1j * np.array([0, 1.0, 2.5]))[:, None, None, None, None]
-    path = put(tmp_path / "scan.h5", kspace=ksp.astype(np.complex64))
+    path = write_scan("scan.h5", kspace=ksp.astype(np.complex64))
     with warns("W-NO-HEADER"):
         file = open_scan(path, axes=AXES, average=True)
     found, wanted = file[0].ksp.numpy()[0], repetitions.mean(axis=0)[0]
     assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
     moved = repetitions.copy()
     moved[2] *= np.exp(2j * np.pi * 10 * np.arange(N) / N)
-    put(path, kspace=moved)
+    write_scan(path.name, kspace=moved)
     with warns("W-NO-HEADER", "W-REPETITIONS"):
         file = open_scan(path, axes=AXES, average=True)
     assert WRONG_SAMPLES & {warning.code for warning in file.warnings}  # nothing is scored
 
 
-def test_files_of_the_repetitions_of_m4raw(repetitions, tmp_path):
+def test_files_of_the_repetitions_of_m4raw(repetitions, write_scan, tmp_path):
     """``<subject>_T101.h5``, ``..02``, ``..03``; other files are scans of their own."""
     names = ["a_T101", "a_T102", "a_T103", "a_T201", "b"]
     for name, ksp in zip(names, [*repetitions, *repetitions], strict=False):
-        put(tmp_path / f"{name}.h5", kspace=ksp)
+        write_scan(f"{name}.h5", kspace=ksp)
     found = find_scans([tmp_path], average=True)
     assert [scan.stem for scan in found] == ["a_T1", "a_T201", "b"]
     file = found[0].open()
@@ -131,7 +124,7 @@ def test_files_of_the_repetitions_of_m4raw(repetitions, tmp_path):
     np.testing.assert_allclose(file[:].ksp, repetitions.mean(axis=0), rtol=0, atol=1e-6)
     # Each repetition is scored against the mean of all, and not against its own reference.
     for name, ksp in zip(names[:3], repetitions, strict=True):
-        put(tmp_path / f"{name}.h5", kspace=ksp, reconstruction_rss=np.ones((1, N, N)))
+        write_scan(f"{name}.h5", kspace=ksp, reconstruction_rss=np.ones((1, N, N)))
     out = tmp_path / "out"
     for scan in find_scans([tmp_path / "a_T1*.h5"]):
         reconstruct(scan, Recipe("zero-filled")).save(out)
@@ -140,18 +133,18 @@ def test_files_of_the_repetitions_of_m4raw(repetitions, tmp_path):
     assert all(0 < row["nmse"] < 0.1 for row in scores.values())
 
 
-def test_numbered_files_of_different_scans_are_refused(repetitions, tmp_path):
+def test_numbered_files_of_different_scans_are_refused(repetitions, write_scan, tmp_path):
     ksp = (repetitions[0], np.ascontiguousarray(repetitions[0].swapaxes(2, 3)[..., ::-1]))
     for number, values in enumerate(ksp, start=1):
-        put(tmp_path / f"subject0{number}.h5", kspace=values)
+        write_scan(f"subject0{number}.h5", kspace=values)
     (found,) = find_scans([tmp_path], average=True)
     with pytest.raises(ScanFormatError, match=r"subject02\.h5: is no repetition"):
         found.open()
 
 
-def test_contrasts_stay_apart_and_are_chosen_by_name(repetitions, tmp_path):
+def test_contrasts_stay_apart_and_are_chosen_by_name(repetitions, write_scan):
     ksp = np.stack([repetitions, 2 * repetitions], axis=1)
-    path = put(tmp_path / "scan.h5", kspace=ksp)
+    path = write_scan("scan.h5", kspace=ksp)
     axes = {"axes": "rep,con,slice,coil,y,x", "average": True}
     assert [scan.stem for scan in find_scans([path], **axes)] == ["scan_con-1", "scan_con-2"]
     file = open_scan(path, volume="con-2", **axes)

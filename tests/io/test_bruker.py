@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from array_files import assert_holds
 from bruker_files import parameters, write_scan
 from brukerapi.dataset import Dataset
 from numpy.typing import NDArray
@@ -34,13 +35,6 @@ def whole_numbers(shape: tuple[int, ...], rng: torch.Generator) -> NDArray[np.co
 def in_order(ksp: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """Readouts as a plain 2-D scan acquires them: a line of every slice, then the next line."""
     return ksp.transpose(3, 0, 1, 2).reshape(-1, *ksp.shape[1:3])
-
-
-def assert_holds(path, ksp, **given) -> None:
-    file = open_scan(path, **given)
-    assert file.shape == ksp.shape
-    for index, wanted in enumerate(ksp):
-        np.testing.assert_allclose(file.read_ksp(index), wanted, rtol=1e-6, atol=1e-3)
 
 
 def test_lines_come_to_their_slice_and_column(ksp, tmp_path):
@@ -322,22 +316,3 @@ def test_parameter_files(tmp_path):
     assert found.records("D") == [["1", "2"]] and found.integer("E", 7) == 7
     with pytest.raises(ScanFormatError, match="B"):
         found.numbers("B")
-
-
-@pytest.mark.parametrize("name", ["acqp", "method"])
-@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
-def test_damaged_parameters_are_read_or_refused(name, ksp, tmp_path):
-    """Never another error, whatever characters are wrong."""
-    rng = np.random.default_rng(0)
-    folder = write_scan(tmp_path / "5", in_order(ksp), parameters(SHAPE[2:], 2, 3))
-    whole, n_refused = (folder / name).read_bytes(), 0
-    for _ in range(60):
-        data = bytearray(whole)
-        for place in rng.integers(0, len(data), 3):
-            data[place] = rng.choice(list(b"019-. ()\n<>#=$@*"))
-        (folder / name).write_bytes(bytes(data))
-        try:
-            open_scan(folder).read_ksp(0)
-        except ScanFormatError:
-            n_refused += 1
-    assert 0 < n_refused < 60

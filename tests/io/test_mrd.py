@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import sound_files
 import torch
+from array_files import assert_holds
 from mrd_files import Line
 from numpy.typing import NDArray
 
@@ -76,13 +77,6 @@ def every_line(
         for x in range(SHAPE[3])
         for s in range(SHAPE[0])
     ]
-
-
-def assert_holds(path: Path, ksp: NDArray[np.complex64], **given: str) -> None:
-    file = open_scan(path, **given)
-    assert file.shape == ksp.shape
-    for index, wanted in enumerate(ksp):
-        np.testing.assert_allclose(file.read_ksp(index), wanted, rtol=1e-6)
 
 
 def test_lines_come_to_their_slice_and_column(ksp, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from helpers import random_maps
 from torch import Generator
 
-from mri_ambient.errors import MriAmbientError, ScanFormatError
+from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import ArrayFile, PreparedFile, PreparedWriter, open_scan
 from mri_ambient.io.prepared import duplicate_acquisitions, mask_facts
 from mri_ambient.physics.coil_maps import pack_maps, unpack_maps
@@ -241,17 +240,3 @@ def test_mask_facts_are_those_of_the_file(path, prepared):
     assert np.array_equal(facts.mask, prepared.mask)
     assert np.array_equal(facts.acquired, prepared.acquired)
     assert np.array_equal(facts.read_op().maps, prepared.maps[1])  # of the middle slice
-
-
-def test_only_our_errors_escape_from_damaged_files(path):
-    content, rng, n_refused = path.read_bytes(), random.Random(0), 0
-    for _ in range(100):
-        damaged = bytearray(content)
-        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        path.write_bytes(damaged[: rng.choice([len(content), rng.randrange(len(content))])])
-        try:
-            open_scan(path)[:]
-        except MriAmbientError as error:
-            n_refused += 1
-            assert "\n" not in str(error)
-    assert n_refused > 70  # half are cut short, and most flips hit checksummed data

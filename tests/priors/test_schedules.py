@@ -15,7 +15,7 @@ def test_schedule_is_the_papers_formula():
         (high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
         for i in range(n)
     ]
-    assert rho_schedule(n, high, low, rho).tolist() == pytest.approx(want, rel=1e-12)
+    assert rho_schedule(n, high, low).tolist() == pytest.approx(want, rel=1e-12)
 
 
 def test_schedule_falls_from_first_to_last():

@@ -29,13 +29,12 @@ from mri_ambient.recon.engine import Engine, to_file_units
 from mri_ambient.recon.metrics import evaluate_volume
 from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import ESTIMATES, POSTERIOR, Checks, Recipe, ResolvedRecipe
+from mri_ambient.recon.report import slice_lines, summary_line
 from mri_ambient.recon.slice_store import SliceStore
 from mri_ambient.recon.volume import (
     Volume,
     neighbouring_runs,
     reconstruct_volume,
-    slice_lines,
-    summary_line,
 )
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Scan

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mri_ambient.errors import DeviceError, MriAmbientError, PrepError
-from mri_ambient.runtime.executor import Processes
+from mri_ambient.runtime.executor import Processes, completed, run_one
 from mri_ambient.runtime.files import is_alive
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -62,11 +62,23 @@ def test_the_error_of_a_case_stands_in_place_of_its_result(n):
             list(Processes(n).map(task, [0, 10]))
 
 
-def test_what_a_process_that_died_had_not_finished_is_done_by_others(tmp_path):
+def test_errors_of_cases_are_raised_or_given_to_the_caller():
+    failed = []
+    found = completed(Processes(), refuse, [4, 3, 2], lambda case, _: failed.append(case))
+    assert (dict(found), failed) == ({0: 4, 2: 2}, [3])
+    with pytest.raises(PrepError, match="3 is odd"):
+        list(completed(Processes(), refuse, [4, 3]))
+    assert run_one(Processes(), refuse, 4) == 4
+    with pytest.raises(PrepError, match="3 is odd"):
+        run_one(Processes(), refuse, 3)
+
+
+def test_what_a_process_that_died_had_not_finished_is_done_by_others(tmp_path, monkeypatch):
     task = partial(die_once, tmp_path / "marker")
     assert sorted(Processes(2).map(task, range(3))) == [(k, k) for k in range(3)]
+    monkeypatch.setattr("mri_ambient.runtime.executor.RETRIES", 0)
     with pytest.raises(MriAmbientError):
-        list(Processes(2, retries=0).map(os._exit, [3, 3]))
+        list(Processes(2).map(os._exit, [3, 3]))
 
 
 def in_work(folder: Path) -> list[int]:

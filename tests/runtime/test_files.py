@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from mri_ambient.errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
 from mri_ambient.runtime.files import (
+    as_json,
     atomic_folder,
     atomic_path,
     file_sha256,
@@ -200,7 +201,8 @@ class TestJson:
             3: float("inf"),
         }
         write_json(path, content)
-        assert json.loads(path.read_text(encoding="utf-8")) == {
+        assert as_json(content) == json.loads(path.read_text(encoding="utf-8"))
+        assert as_json(content) == {
             "text": "Größe",
             "figures": [1, 2.5, None, True],
             "tensor": [1.0, None],

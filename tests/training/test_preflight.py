@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from codes import codes
 from training_runs import QUICK, SCANS, VALIDATED, prepared
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
@@ -49,10 +50,6 @@ def refusal(data: Path, run: Path, config: TrainConfig = QUICK, **given: object)
     with pytest.raises(ConfigError) as error:
         planned(data, run, config, **given)
     return str(error.value)
-
-
-def codes(caught: pytest.WarningsRecorder) -> list[str]:
-    return [w.message.code for w in caught if isinstance(w.message, NumericalWarning)]
 
 
 def ids(items: object) -> set[str]:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from codes import codes
 from helpers import command
 from pictures import touch
 from training_runs import QUICK, SCANS, prepared, trained, weights
@@ -80,10 +81,6 @@ def image(scan: object, method: Dds, prior: Prior, seed: int = 0) -> torch.Tenso
 
 def n_samples(folder: Path) -> int:
     return len(list((folder / "targets").glob("*.h5")))
-
-
-def codes(caught: pytest.WarningsRecorder) -> list[str]:
-    return [w.message.code for w in caught if isinstance(w.message, NumericalWarning)]
 
 
 def test_two_rounds_give_an_ordinary_plain_prior(job):

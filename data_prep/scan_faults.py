@@ -1,0 +1,151 @@
+"""What is wrong with the samples of a scan: detectors that see all slices, and their warnings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import NumericalWarning, PrepError
+from ..io import ScanFile, name_of
+from ..physics.crop import center_crop
+from ..scan import Scan
+from .altered import Altered, altered, altered_warnings
+from .interference import Interference, interference_of, interference_warnings
+from .line_consistency import line_steps, line_warnings, step_warnings
+from .line_phase import line_phase_warnings
+from .noise_coils import LOUD, without_coils
+from .noise_estimator import NoiseEstimator
+from .spikes import LEAST_RATIO
+from .whiten import mix_coils
+
+UNEQUAL = 3.0
+"""Ratio between the noise of two slices above which to warn."""
+
+FEW_BLOCKS = 5
+"""Slices whose lines are compared."""
+
+STRIP = 48
+"""Rows of the lines beside the calibration block that are compared."""
+
+
+class ScanFaults:
+    """Collects what shows faults of a volume, slice by slice.
+
+    Args:
+        file: the scan.
+        n_rows: rows without readout oversampling.
+    """
+
+    def __init__(self, file: ScanFile, n_rows: int) -> None:
+        self.file, self.n_rows = file, n_rows
+        self.strip = min(STRIP, n_rows), file.shape[3]
+        n = len(file)
+        self._compared = {n // 4, n // 2, 3 * n // 4}
+        self._every = max(1, n // FEW_BLOCKS)
+        self.own_noise: dict[int, float] = {}
+        self.strips: list[Tensor] = []
+        self.spikes: dict[int, Tensor] = {}
+        self.altered: dict[int, Altered] = {}
+        self.interference: dict[int, Interference] = {}
+
+    def add(
+        self, scan: Scan, cut: Scan, spikes: Mapping[int, Tensor], filled: Sequence[int]
+    ) -> None:
+        """Add slices.
+
+        Args:
+            scan: as read, without spikes.
+            cut: the same without readout oversampling.
+            spikes: where they were, by index.
+            filled: places in ``scan`` of the slices that are not empty.
+        """
+        self.spikes |= spikes
+        if not self.file.is_3d:  # where rows are no readout
+            self.interference |= interference_of(cut)
+        for place in filled:
+            index = scan.slices[place]
+            self.altered[index] = altered(scan.ksp[place])
+            if self.file.noise is None and index % self._every == 0:
+                self._add_own_noise(index, scan.ksp[place])
+            if index in self._compared and scan.calib is None:
+                self.strips.append(center_crop(cut.ksp[place], self.strip).clone())
+
+    def _add_own_noise(self, index: int, ksp: Tensor) -> None:
+        """The noise of a slice alone, where image rows or corners show it."""
+        if len(self.file) == 1:
+            return
+        estimator = NoiseEstimator.of(self.file)
+        estimator.add(ksp)
+        try:
+            found = estimator.estimate()
+        except PrepError:  # no noise at all
+            return
+        if found.source in ("readout-edge", "image-corners"):
+            self.own_noise[index] = found.std
+
+    def warnings(
+        self, calib: Sequence[Tensor], to_virtual: Tensor, noise_only: tuple[int, ...]
+    ) -> list[NumericalWarning]:
+        """What is questionable about the samples.
+
+        Args:
+            calib: calibration blocks ``(coil, cy, cx)`` of the slices that are not empty.
+            to_virtual: whitens and compresses coils, ``(virtual coil, coil)``.
+            noise_only: coils that hold loud noise alone.
+        """
+        name, found = name_of(self.file.path), []
+        if noise_only:
+            text = (
+                f"{name}: coils {list(noise_only)} (counted from 0) hold noise alone, more than "
+                f"{LOUD:g} times that of the others, and are left out"
+            )
+            found.append(NumericalWarning("W-NOISE-COIL", text))
+        if len(to_virtual) == 1:
+            text = (
+                f"{name}: a single coil: what was not measured comes from the prior, which must be "
+                "trained on scans with many different masks"
+            )
+            found.append(NumericalWarning("W-ONE-COIL", text))
+        found += self._unequal_noise()
+        if self.spikes:
+            n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
+            text = (
+                f"{name}: {n_spikes} spikes in slices {sorted(self.spikes)}: samples of over "
+                f"{math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
+            )
+            found.append(NumericalWarning("W-SPIKE", text))
+        found += altered_warnings(name, self.altered)
+        if not self.file.is_3d:
+            few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
+            few = [mix_coils(block, to_virtual) for block in few]
+            explained = line_phase_warnings(name, few)
+            if not explained and not self.interference:
+                width = calib[0].shape[-1]
+                explained = self._steps(width, to_virtual, noise_only) or line_warnings(name, few)
+            found += explained
+        return found + interference_warnings(name, self.interference)
+
+    def _unequal_noise(self) -> list[NumericalWarning]:
+        """W-NOISE-SLICES for slices of very different noise."""
+        order = sorted(self.own_noise.items(), key=lambda item: item[1])
+        if not order or order[-1][1] <= UNEQUAL * order[0][1]:
+            return []
+        (quiet, least), (loud, most) = order[0], order[-1]
+        text = (
+            f"{name_of(self.file.path)}: slice {loud} has {most / least:.2g} times the noise of "
+            f"slice {quiet}, as if each slice was scaled by itself; one noise level is used for all"
+        )
+        return [NumericalWarning("W-NOISE-SLICES", text)]
+
+    def _steps(
+        self, calib_width: int, to_virtual: Tensor, noise_only: tuple[int, ...]
+    ) -> list[NumericalWarning]:
+        """W-LINES for lines beside the calibration block."""
+        mask = torch.from_numpy(self.file.mask[:, : self.n_rows])
+        measured = center_crop(mask, self.strip)[0].all(dim=0).numpy()
+        kept = (without_coils(strip, noise_only) for strip in self.strips)
+        slices = [line_steps(mix_coils(strip, to_virtual), measured, calib_width) for strip in kept]
+        return step_warnings(name_of(self.file.path), slices, self.file.shape[3]) if slices else []
