@@ -34,6 +34,7 @@ from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
 from .line_consistency import line_steps, line_warnings, step_warnings
 from .line_phase import line_phase_warnings
+from .lost_coils import coil_energies, lost_coil_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_coils import LOUD, as_dead, noise_coils, without_coils
 from .noise_estimator import NoiseEstimator
@@ -358,6 +359,7 @@ class FirstPass:
         self.energies = torch.zeros(2, dtype=torch.float64)
         self.spikes: dict[int, Tensor] = {}
         self.altered: dict[int, Altered] = {}
+        self.coil_energies: dict[int, Tensor] = {}
         self.interference: dict[int, Interference] = {}
         self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
 
@@ -365,7 +367,10 @@ class FirstPass:
         """Add slices without their spikes; empty ones are left out: their zeros are not noise."""
         self.spikes |= spikes
         filled = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
-        self.altered |= {scan.slices[index]: altered(scan.ksp[index]) for index in filled}
+        for index in filled:
+            ksp, number = scan.ksp[index], scan.slices[index]
+            self.altered[number] = altered(ksp)
+            self.coil_energies[number] = coil_energies(ksp, scan.mask[0])
         if self.file.noise is None:
             for index in filled:
                 self.estimator.add(scan.ksp[index])
@@ -479,6 +484,7 @@ class FirstPass:
             )
             found.append(NumericalWarning("W-SPIKE", text))
         found += altered_warnings(name, self.altered)
+        found += lost_coil_warnings(name, self.coil_energies)
         if not self.file.is_3d:
             few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
