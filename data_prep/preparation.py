@@ -32,7 +32,13 @@ from .altered import Altered, altered, altered_warnings
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
 from .interference import Interference, interference_of, interference_warnings
-from .line_consistency import line_steps, line_warnings, step_warnings
+from .line_consistency import (
+    line_steps,
+    line_warnings,
+    step_warnings,
+    stray_lines,
+    stray_warnings,
+)
 from .line_phase import line_phase_warnings
 from .lost_coils import coil_energies, lost_coil_warnings
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
@@ -360,6 +366,7 @@ class FirstPass:
         self.spikes: dict[int, Tensor] = {}
         self.altered: dict[int, Altered] = {}
         self.coil_energies: dict[int, Tensor] = {}
+        self.stray: dict[str, dict[int, dict[int, float]]] = {"columns": {}, "rows": {}}
         self.interference: dict[int, Interference] = {}
         self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
 
@@ -371,6 +378,9 @@ class FirstPass:
             ksp, number = scan.ksp[index], scan.slices[index]
             self.altered[number] = altered(ksp)
             self.coil_energies[number] = coil_energies(ksp, scan.mask[0])
+            if number in self._compared and not self.file.is_3d:
+                self.stray["columns"][number] = stray_lines(ksp, scan.mask[0])
+                self.stray["rows"][number] = stray_lines(ksp.mT, scan.mask[0].mT)
         if self.file.noise is None:
             for index in filled:
                 self.estimator.add(scan.ksp[index])
@@ -489,6 +499,8 @@ class FirstPass:
             few = self.calib[:: max(1, len(self.calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
             explained = line_phase_warnings(name, few)
+            for axis, lines in self.stray.items():
+                explained = explained or stray_warnings(name, lines, axis)
             if not explained and not self.interference:
                 explained = self._steps(to_virtual, noise_only) or line_warnings(name, few)
             found += explained
