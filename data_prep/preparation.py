@@ -57,6 +57,13 @@ MIN_CALIB = 8
 FAR_OFF = 3.0
 """Ratio between the given noise and that of the scan, or its inverse, above which to warn."""
 
+FARTHEST = 30.0
+"""Ratio between a noise scan and the noise of k-space, above which to warn wherever the latter was
+found: filters leave a tenth of it in the outermost samples."""
+
+SHOWN = ("readout-edge", "image-corners")
+"""Sources of noise that hold no signal, whatever the filter."""
+
 MIN_FILE_NOISE, MAX_FILE_NOISE = 1e-15, 1e15
 """Plausible standard deviations of noise, in the units of the file."""
 
@@ -381,9 +388,11 @@ class FirstPass:
             if number in self._compared and not self.file.is_3d:
                 self.stray["columns"][number] = stray_lines(ksp, scan.mask[0])
                 self.stray["rows"][number] = stray_lines(ksp.mT, scan.mask[0].mT)
+        for index in filled:
+            if self.file.noise is None or scan.slices[index] in self._compared:
+                self.estimator.add(scan.ksp[index])
         if self.file.noise is None:
             for index in filled:
-                self.estimator.add(scan.ksp[index])
                 if scan.slices[index] % self._every == 0:
                     self._add_own_noise(scan.slices[index], scan.ksp[index])
         scan = remove_oversampling(scan, self.n_rows)
@@ -410,7 +419,7 @@ class FirstPass:
             found = estimator.estimate()
         except PrepError:  # no noise at all
             return
-        if found.source in ("readout-edge", "image-corners"):
+        if found.source in SHOWN:
             self.own_noise[index] = found.std
 
     def preparation(self) -> Preparation:
@@ -543,7 +552,8 @@ class FirstPass:
     def _noise(self) -> tuple[NoiseEstimate, list[NumericalWarning]]:
         """The noise given, or that of the scan; a warning where these are far apart."""
         if self.config.noise_std is None:
-            return self._scan_noise(), []
+            noise = self._scan_noise()
+            return noise, self._other_noise(noise)
         given = from_user(self.config.noise_std, self.file.shape[1])
         try:
             own = self._scan_noise()
@@ -557,6 +567,23 @@ class FirstPass:
             f"that of the scan ({own.std:.3g}, {own.source})"
         )
         return given, [NumericalWarning("W-NOISE-GIVEN", text)]
+
+    def _other_noise(self, noise: NoiseEstimate) -> list[NumericalWarning]:
+        """W-NOISE-GIVEN for a noise scan that is far from the noise in k-space."""
+        if self.file.noise is None:
+            return []
+        try:
+            own = self.estimator.estimate()
+        except PrepError:  # nothing to compare with
+            return []
+        ratio = noise.std / max(own.std, MIN_FILE_NOISE)
+        if 1 / FAR_OFF <= ratio <= FAR_OFF or (own.source not in SHOWN and ratio <= FARTHEST):
+            return []
+        text = (
+            f"{name_of(self.file.path)}: the noise scan ({noise.std:.3g}) has {ratio:.2g} times "
+            f"the noise of the k-space ({own.std:.3g}, {own.source})"
+        )
+        return [NumericalWarning("W-NOISE-GIVEN", text)]
 
     def _scan_noise(self) -> NoiseEstimate:
         noise = self.file.noise

@@ -114,7 +114,7 @@ WARNINGS: dict[str, str] = {
     "W-CLIPPED": "Measure again with less gain; without its largest samples the image is wrong.",
     "W-CONJUGATE": "Export what was measured, or give the mask of it (mask, --mask).",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
-    "W-NOISE-GIVEN": "The scan shows another noise; check noise_std (--noise-std).",
+    "W-NOISE-GIVEN": "K-space has another noise; check noise_std (--noise-std), or the noise scan.",
     "W-NOISE-SLICES": "Export the slices with one scale, or each into a file of its own.",
     "W-NOISE-LOW": "Give its noise (noise_std, --noise-std), or export the scan without a filter.",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",

@@ -30,6 +30,15 @@ undersampled one, is out of distribution."""
 FEW_EQUISPACED = 0.05
 """With a smaller share of equispaced training masks, equispaced scans are out of distribution."""
 
+MOST_UNEXPLAINED = 0.05
+"""Share of the energy of a column that is warned of; of right scans it is 0.013 at most."""
+
+FITTING = frozenset({"aos", "dds"})
+"""Methods whose images fit the measured samples as well as the model allows."""
+
+EXPLAINING = frozenset({"W-FOLDED-FOV", "W-LINES", "W-LINE-PHASE"})
+"""Warnings that explain lines which contradict the image."""
+
 Found = Iterator[tuple[str, str]]
 """Codes and sentences, in the order in which the warnings are given."""
 
@@ -58,6 +67,8 @@ def issue_after(
     if recipe.n_samples > 1:
         _issue(file, _about_std(file, recipe, sigma_n))
     _issue(file, _about_slices(recipe, sigma_n, checks, explained="W-FOLDED-FOV" in given))
+    if recipe.method.name in FITTING and not EXPLAINING & set(given):
+        _issue(file, _about_lines(checks))
 
 
 def _issue(file: ScanFile, found: Found) -> None:
@@ -178,6 +189,19 @@ def _beyond_calibration(file: ScanFile, entry: dict[str, Any], sigma_n: float) -
     if mask_kind(file.mask) not in kinds:
         return f"under masks of {' and '.join(kinds)}, and this scan has another"
     return ""
+
+
+def _about_lines(checks: Sequence[dict[str, Any]]) -> Found:
+    """Columns of k-space that contradict the image, in half of the slices or more."""
+    shares = sorted(check.get("line_residual", 0.0) for check in checks)
+    middle = shares[(len(shares) - 1) // 2] if shares else 0.0
+    if middle > MOST_UNEXPLAINED:
+        yield (
+            "W-LINES",
+            "columns of k-space do not belong together: the image leaves "
+            f"{100 * middle:.2g} % of the energy of one of them around ky = 0 unexplained, more "
+            "than noise",
+        )
 
 
 def _about_slices(

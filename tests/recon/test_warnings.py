@@ -204,6 +204,22 @@ class TestResidualsAndFlags:
         with warns():  # what a baseline leaves is its regularisation
             issue_after(scan(), recipe(CgSense()), 0.02, checks)
 
+    @pytest.mark.parametrize(
+        ("shares", "method", "given", "codes"),
+        [
+            ([0.06], Dds(), (), ["W-LINES"]),
+            ([0.0, 0.06, 0.06], Dds(), (), ["W-LINES"]),
+            ([0.0, 0.0, 0.5], Dds(), (), []),  # of a single slice
+            ([0.04], Dds(), (), []),
+            ([0.06], CgSense(), (), []),
+            ([0.06], Dds(), ("W-LINE-PHASE",), []),  # told already, with its cause
+        ],
+    )
+    def test_lines_that_the_image_does_not_explain(self, shares, method, given, codes):
+        checks = [check(index=i) | {"line_residual": share} for i, share in enumerate(shares)]
+        with warns(*codes):
+            issue_after(scan(), recipe(method, prior()), 0.02, checks, given)
+
     def test_with_little_noise_a_residual_is_compared_with_more(self):
         """0.002 counts as 0.01: up to 10 sigma_n are small."""
         for residual, codes in ((9.9, []), (10.1, ["W-RESIDUAL"])):
