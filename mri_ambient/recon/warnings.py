@@ -14,7 +14,7 @@ from ..errors import warn
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.coverage import is_equispaced
-from ..physics.patterns import mask_kind
+from ..physics.patterns import calibration_block, mask_kind
 from ..priors.prior import DenoiserSource
 from .adaptation import knows_held_out_lines
 from .checks import HIGH_RESIDUAL, residual_in_noise
@@ -30,8 +30,9 @@ undersampled one, is out of distribution."""
 FEW_EQUISPACED = 0.05
 """With a smaller share of equispaced training masks, equispaced scans are out of distribution."""
 
-MOST_UNEXPLAINED = 0.05
-"""Share of the energy of a column that is warned of; of right scans it is 0.013 at most."""
+MOST_UNEXPLAINED, LEAST_SIDE = 0.03, 12
+"""Share of the energy of a column that is warned of, of calibration blocks of these sides. Of right
+scans it is 0.004 at most, and 0.013 with smaller blocks."""
 
 FITTING = frozenset({"aos", "dds"})
 """Methods whose images fit the measured samples as well as the model allows."""
@@ -67,7 +68,9 @@ def issue_after(
     if recipe.n_samples > 1:
         _issue(file, _about_std(file, recipe, sigma_n))
     _issue(file, _about_slices(recipe, sigma_n, checks, explained="W-FOLDED-FOV" in given))
-    if recipe.method.name in FITTING and not EXPLAINING & set(given):
+    block = calibration_block(file.mask if file.calib_mask is None else file.calib_mask)
+    told = EXPLAINING & set(given)
+    if recipe.method.name in FITTING and min(block) >= LEAST_SIDE and not told:
         _issue(file, _about_lines(checks))
 
 
