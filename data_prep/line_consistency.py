@@ -65,8 +65,8 @@ LEAST_LIKENESS = 0.7
 """Squared correlation of a line with what is predicted; noise may be larger than was found."""
 
 STRAY = 50.0
-"""Energy of a line outside of the middle, over that of lines near it, that is warned of. It is 1.6
-at most in right scans, and 11 in those of gratings."""
+"""Energy of a line outside of the middle, over that of lines near it, that is warned of. It is 1.4
+at most in right scans, and 6 in those of gratings."""
 
 LEAST_SHARE = 0.9
 """Least share of signal in what is predicted of a line."""
@@ -85,7 +85,8 @@ def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
         By the column, the factor; nothing of the quarter in the middle, where energy is steep.
     """
     counts, n = mask.sum(dim=0), mask.shape[1]
-    energy = ksp.abs().square().sum(dim=(0, 1), dtype=torch.float64) / counts.clamp_min(1)
+    power = ksp.abs().double().square().sum(dim=0)
+    energy = (power.sum(dim=0) - power.amax(dim=0)) / counts.clamp_min(1)  # of no single sample
     held = torch.nonzero(counts).flatten().tolist()
     found = {}
     for i, x in enumerate(held):
