@@ -7,6 +7,7 @@ would have to be real), pairs of samples are equal that have noise of their own 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,15 @@ from ..physics.fourier import reverse
 
 LEAST_EQUAL = 6
 """Real or imaginary parts, or magnitudes, of a coil that are as large as the largest."""
+
+FEWEST_EQUAL, CHANCE = 3, 1e-7
+"""The same, where the chance of so many is smaller than the second."""
+
+BAND = 0.5
+"""Share of the largest above which values are counted, to estimate that chance."""
+
+BELOW = 20
+"""Values below the largest which hardly any others are equal to, unless symmetry makes them so."""
 
 LEAST_RATIO = 10.0
 """Largest over median magnitude of a coil that holds more than noise."""
@@ -48,7 +58,8 @@ class Altered:
     """What is found in a slice.
 
     Attributes:
-        n_clipped: samples of a coil that are as large as the largest; 0 if that may be chance.
+        n_clipped: samples of a coil, or of all coils, that are as large as the largest; 0 if that
+            may be chance.
         conjugates: share of the pairs of samples that are equal, but for the sign of their phase.
     """
 
@@ -59,7 +70,8 @@ class Altered:
 def altered(ksp: Tensor) -> Altered:
     """What is found in the middle of a slice ``(coil, y, x)``."""
     ny, nx = (min(n, MIDDLE) for n in ksp.shape[-2:])
-    clipped = max(_n_clipped(coil) for coil in center_crop(ksp, (ny, nx)))
+    middle = center_crop(ksp, (ny, nx))
+    clipped = max(max(_n_clipped(coil) for coil in middle), _n_few_clipped(middle))
     columns, rows = (ksp.shape[-2], min(nx, STRIP)), (min(ny, STRIP), ksp.shape[-1])
     return Altered(clipped, max(_conjugates(center_crop(ksp, part)) for part in (columns, rows)))
 
@@ -72,7 +84,33 @@ def _n_clipped(coil: Tensor) -> int:
         return 0
     parts = torch.view_as_real(coil).abs()
     counts = [int((part >= (1 - ROUNDING) * part.max()).sum()) for part in (parts, size)]
-    return max(counts) if max(counts) >= LEAST_EQUAL else 0
+    return max(counts) if max(counts) >= LEAST_EQUAL else _n_few_clipped(coil)
+
+
+def _n_few_clipped(ksp: Tensor) -> int:
+    """Samples, of coils that share a receiver's limit, that are by no chance as large."""
+    return max(
+        _n_by_no_chance(part.flatten()) for part in (torch.view_as_real(ksp).abs(), ksp.abs())
+    )
+
+
+def _n_by_no_chance(values: Tensor) -> int:
+    """How many of the values are as large as the largest; 0 if that may be chance.
+
+    Values are spread evenly over the band below the largest, and rounded to the least difference
+    between two of them. The number that equals the largest is then Poisson distributed.
+    """
+    top = float(values.max())
+    n = int((values >= (1 - ROUNDING) * top).sum())
+    if top == 0 or n < FEWEST_EQUAL:
+        return 0
+    held = values[values >= ROUNDING * top].double().sort(descending=True).values / top
+    gaps = -held[n - 1 :].diff()
+    ties = int((gaps[1 : 1 + BELOW] < ROUNDING / 3).sum())
+    unit = float(gaps[gaps > ROUNDING / 3].amin()) if bool((gaps > ROUNDING / 3).any()) else 1.0
+    expected = int((held > 1 - BAND).sum()) * unit / BAND
+    chance = expected ** (n - 1) / math.factorial(n - 1)
+    return n if chance < CHANCE and 3 * ties < n else 0
 
 
 def _conjugates(ksp: Tensor) -> float:
@@ -95,8 +133,8 @@ def altered_warnings(name: str, found: Mapping[int, Altered]) -> list[NumericalW
     if clipped := [index for index, one in found.items() if one.n_clipped]:
         most = max(one.n_clipped for one in found.values())
         text = (
-            f"{name}: up to {most} samples of a coil are exactly as large as its largest in "
-            f"slices {clipped}: they were clipped by the receiver"
+            f"{name}: up to {most} samples are exactly as large as the largest of their coil, or "
+            f"of all coils, in slices {clipped}: they were clipped by the receiver"
         )
         warnings.append(NumericalWarning("W-CLIPPED", text))
     if filled := [i for i, one in found.items() if LEAST_PAIRS < one.conjugates < REAL]:

@@ -64,8 +64,56 @@ UNSEEN = 0.2
 LEAST_LIKENESS = 0.7
 """Squared correlation of a line with what is predicted; noise may be larger than was found."""
 
+STRAY = 50.0
+"""Energy of a line outside of the middle, over that of lines near it, that is warned of. It is 1.4
+at most in right scans, and 6 in those of gratings."""
+
 LEAST_SHARE = 0.9
 """Least share of signal in what is predicted of a line."""
+
+
+def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
+    """Columns of much more energy than those near them and those on the other side of k = 0.
+
+    Navigators and other lines that are not marked as such often stand at the first place.
+
+    Args:
+        ksp: of a slice, ``(coil, y, x)``.
+        mask: sampled positions, bool ``(y, x)``.
+
+    Returns:
+        By the column, the factor; nothing of the quarter in the middle, where energy is steep.
+    """
+    counts, n = mask.sum(dim=0), mask.shape[1]
+    power = ksp.abs().double().square().sum(dim=0)
+    energy = (power.sum(dim=0) - power.amax(dim=0)) / counts.clamp_min(1)  # of no single sample
+    held = torch.nonzero(counts).flatten().tolist()
+    found = {}
+    for i, x in enumerate(held):
+        if abs(x - n // 2) > n // 8:
+            beside = [*held[max(i - 2, 0) : i], *held[i + 1 : i + 3]]
+            opposite = 2 * (n // 2) - x
+            beside += [other for other in held if abs(other - opposite) <= 1]
+            factor = float(energy[x] / energy[beside].max()) if beside else 0.0
+            if factor > STRAY:
+                found[x] = factor
+    return found
+
+
+def stray_warnings(
+    name: str, found: Mapping[int, Mapping[int, float]], axis: str
+) -> list[NumericalWarning]:
+    """W-LINES for lines along an axis ("columns" or "rows") that slices hold too much energy in."""
+    slices = [index for index, lines in found.items() if lines]
+    if not slices:
+        return []
+    places = sorted(set().union(*found.values()))
+    most = max(factor for lines in found.values() for factor in lines.values())
+    text = (
+        f"{name}: {axis} {places} of k-space have up to {most:.0f} times the energy of those near "
+        f"them in slices {slices}: lines of another place, navigators for example"
+    )
+    return [NumericalWarning("W-LINES", text)]
 
 
 def line_misfit(block: Tensor) -> float:

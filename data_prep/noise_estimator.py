@@ -40,6 +40,9 @@ from ..physics.patterns import calibration_block, readout_is_full
 from ..scan import UPPER_BOUND
 from .noise import NoiseEstimate, noise_covariance, outer_products
 
+SHOWN = ("readout-edge", "image-corners")
+"""Sources that hold no signal, whatever filter k-space had."""
+
 MAX_SIGNAL = 0.2
 """Largest share of signal in the energy of cells that count as noise."""
 

@@ -33,7 +33,7 @@ from .espirit import CROP, EspiritMaps, espirit_maps
 from .map_set_choice import choose_sets
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
 from .noise_coils import as_dead, noise_coils, without_coils
-from .noise_estimator import NoiseEstimator
+from .noise_estimator import SHOWN, NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
 from .qc import slice_checks, slice_warnings
@@ -47,6 +47,10 @@ MIN_CALIB = 8
 
 FAR_OFF = 3.0
 """Ratio between the given noise and that of the scan, or its inverse, above which to warn."""
+
+FARTHEST = 30.0
+"""Ratio between a noise scan and the noise of k-space, above which to warn wherever the latter was
+found: filters leave a tenth of it in the outermost samples."""
 
 MIN_FILE_NOISE, MAX_FILE_NOISE = 1e-15, 1e15
 """Plausible standard deviations of noise, in the units of the file."""
@@ -348,8 +352,9 @@ class FirstPass:
     def add(self, scan: Scan, spikes: Mapping[int, Tensor]) -> None:
         """Add slices without their spikes; empty ones are left out: their zeros are not noise."""
         filled = [index for index, ksp in enumerate(scan.ksp) if bool(ksp.any())]
-        for index in filled if self.file.noise is None else ():
-            self.estimator.add(scan.ksp[index])
+        for index in filled:
+            if self.file.noise is None or scan.slices[index] in self.faults.compared:
+                self.estimator.add(scan.ksp[index])
         raw, scan = scan, remove_oversampling(scan, self.n_rows)
         self.faults.add(raw, scan, spikes, filled)
         calib = scan.calibration(self.calib_shape)
@@ -432,7 +437,8 @@ class FirstPass:
     def _noise(self) -> tuple[NoiseEstimate, list[NumericalWarning]]:
         """The noise given, or that of the scan; a warning where these are far apart."""
         if self.config.noise_std is None:
-            return self._scan_noise(), []
+            noise = self._scan_noise()
+            return noise, self._other_noise(noise)
         given = from_user(self.config.noise_std, self.file.shape[1])
         try:
             own = self._scan_noise()
@@ -446,6 +452,23 @@ class FirstPass:
             f"that of the scan ({own.std:.3g}, {own.source})"
         )
         return given, [NumericalWarning("W-NOISE-GIVEN", text)]
+
+    def _other_noise(self, noise: NoiseEstimate) -> list[NumericalWarning]:
+        """W-NOISE-GIVEN for a noise scan that is far from the noise in k-space."""
+        if self.file.noise is None:
+            return []
+        try:
+            own = self.estimator.estimate()
+        except PrepError:  # nothing to compare with
+            return []
+        ratio = noise.std / max(own.std, MIN_FILE_NOISE)
+        if 1 / FAR_OFF <= ratio <= FAR_OFF or (own.source not in SHOWN and ratio <= FARTHEST):
+            return []
+        text = (
+            f"{name_of(self.file.path)}: the noise scan ({noise.std:.3g}) has {ratio:.2g} times "
+            f"the noise of the k-space ({own.std:.3g}, {own.source})"
+        )
+        return [NumericalWarning("W-NOISE-GIVEN", text)]
 
     def _scan_noise(self) -> NoiseEstimate:
         noise = self.file.noise

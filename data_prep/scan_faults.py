@@ -14,10 +14,17 @@ from ..physics.crop import center_crop
 from ..scan import Scan
 from .altered import Altered, altered, altered_warnings
 from .interference import Interference, interference_of, interference_warnings
-from .line_consistency import line_steps, line_warnings, step_warnings
+from .line_consistency import (
+    line_steps,
+    line_warnings,
+    step_warnings,
+    stray_lines,
+    stray_warnings,
+)
 from .line_phase import line_phase_warnings
+from .lost_coils import coil_energies, lost_coil_warnings
 from .noise_coils import LOUD, without_coils
-from .noise_estimator import NoiseEstimator
+from .noise_estimator import SHOWN, NoiseEstimator
 from .spikes import LEAST_RATIO
 from .whiten import mix_coils
 
@@ -37,18 +44,23 @@ class ScanFaults:
     Args:
         file: the scan.
         n_rows: rows without readout oversampling.
+
+    Attributes:
+        compared: slices whose lines, and whose noise with that of a noise scan, are compared.
     """
 
     def __init__(self, file: ScanFile, n_rows: int) -> None:
         self.file, self.n_rows = file, n_rows
         self.strip = min(STRIP, n_rows), file.shape[3]
         n = len(file)
-        self._compared = {n // 4, n // 2, 3 * n // 4}
+        self.compared = {n // 4, n // 2, 3 * n // 4}
         self._every = max(1, n // FEW_BLOCKS)
         self.own_noise: dict[int, float] = {}
         self.strips: list[Tensor] = []
         self.spikes: dict[int, Tensor] = {}
         self.altered: dict[int, Altered] = {}
+        self.coil_energies: dict[int, Tensor] = {}
+        self.stray: dict[str, dict[int, dict[int, float]]] = {"columns": {}, "rows": {}}
         self.interference: dict[int, Interference] = {}
 
     def add(
@@ -66,11 +78,15 @@ class ScanFaults:
         if not self.file.is_3d:  # where rows are no readout
             self.interference |= interference_of(cut)
         for place in filled:
-            index = scan.slices[place]
-            self.altered[index] = altered(scan.ksp[place])
+            index, ksp = scan.slices[place], scan.ksp[place]
+            self.altered[index] = altered(ksp)
+            self.coil_energies[index] = coil_energies(ksp, scan.mask[0])
             if self.file.noise is None and index % self._every == 0:
-                self._add_own_noise(index, scan.ksp[place])
-            if index in self._compared and scan.calib is None:
+                self._add_own_noise(index, ksp)
+            if index in self.compared and not self.file.is_3d:
+                self.stray["columns"][index] = stray_lines(ksp, scan.mask[0])
+                self.stray["rows"][index] = stray_lines(ksp.mT, scan.mask[0].mT)
+            if index in self.compared and scan.calib is None:
                 self.strips.append(center_crop(cut.ksp[place], self.strip).clone())
 
     def _add_own_noise(self, index: int, ksp: Tensor) -> None:
@@ -83,7 +99,7 @@ class ScanFaults:
             found = estimator.estimate()
         except PrepError:  # no noise at all
             return
-        if found.source in ("readout-edge", "image-corners"):
+        if found.source in SHOWN:
             self.own_noise[index] = found.std
 
     def warnings(
@@ -118,10 +134,13 @@ class ScanFaults:
             )
             found.append(NumericalWarning("W-SPIKE", text))
         found += altered_warnings(name, self.altered)
+        found += lost_coil_warnings(name, self.coil_energies)
         if not self.file.is_3d:
             few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
             explained = line_phase_warnings(name, few)
+            for axis, lines in self.stray.items():
+                explained = explained or stray_warnings(name, lines, axis)
             if not explained and not self.interference:
                 width = calib[0].shape[-1]
                 explained = self._steps(width, to_virtual, noise_only) or line_warnings(name, few)

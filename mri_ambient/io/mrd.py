@@ -12,6 +12,7 @@ Navigators, phase correction and dummy scans are left out. Which readouts are wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .grid import REVERSED
 from .hdf5 import check_finite, find_dataset, open_h5
 from .header import Header
 from .mrd_index import MrdIndex, find_groups
-from .readouts import Matrix, ReadoutFile
+from .readouts import Matrix, ReadoutFile, Readouts
 from .scan_file import Contents
 
 AT_ONCE = 64
@@ -75,7 +76,8 @@ class MrdFile(ReadoutFile):
         if index.is_interleaved(self.readouts):
             self.calibration = index.readouts.over_time().belonging_to(self.readouts)
         n_coils = self._count_coils(index)
-        self.lay_out(_matrix(index.header, is_3d=self.readouts.is_3d), n_coils)
+        matrix = _matrix(index.header, is_3d=self.readouts.is_3d)
+        self.lay_out(_without_oversampling(matrix, self.readouts), n_coils)
         if self.geometry is not None and index.header.rise < 0:
             self.attributes["orientation_source"] = REVERSED
         index.check_completeness(self.readouts, n_coils)
@@ -139,6 +141,18 @@ def _matrix(header: Header, *, is_3d: bool) -> Matrix:
     return Matrix(
         *sizes, voxel_mm, header.readout_oversampling, padding=(header.padding, z.padding)
     )
+
+
+def _without_oversampling(matrix: Matrix, readouts: Readouts) -> Matrix:
+    """The matrix of readouts whose oversampling was removed, which the header still describes.
+
+    As by Gadgetron: all of them are shorter by this factor, and k = 0 is in their middle.
+    """
+    rows = round(matrix.encoded[0] / matrix.oversampling)
+    center = readouts.center[(readouts.center > 0) & (readouts.center < rows - 1)]
+    if (readouts.n_samples != rows).any() or (abs(center - rows // 2) > 1).any():
+        return matrix
+    return replace(matrix, encoded=(rows, *matrix.encoded[1:]), oversampling=1.0)
 
 
 def _read_records(

@@ -45,6 +45,37 @@ def test_clipped_samples_are_found(ksp, clip):
     assert found.n_clipped >= 6 and found.conjugates < 0.01
 
 
+def clipped_at(ksp: Tensor, rank: int, coils: slice) -> Tensor:
+    """Real and imaginary parts of some coils, at the one of this rank."""
+    parts = torch.view_as_real(ksp).clone()
+    top = float(parts[coils].abs().flatten().sort(descending=True).values[rank - 1])
+    parts[coils] = parts[coils].clamp(-top, top)
+    return torch.view_as_complex(parts)
+
+
+@pytest.mark.parametrize("coils", [slice(2, 3), slice(None)], ids=["one coil", "all coils"])
+def test_a_few_clipped_samples_are_found(ksp, coils):
+    """Three are no chance; of two nothing is said."""
+    assert [altered(clipped_at(ksp, rank, coils)).n_clipped for rank in (1, 2, 3, 5)] == [
+        0,
+        0,
+        3,
+        5,
+    ]
+
+
+def test_few_samples_that_rounding_or_symmetry_makes_equal_were_not_clipped(ksp):
+    """Three of 8000 levels may be chance, five are not; k-space of real images is symmetric."""
+    rounded = torch.view_as_complex((8000 * torch.view_as_real(ksp / ksp.abs().max())).round())
+    coil = slice(0, 1)
+    assert altered(clipped_at(rounded, 3, coil)).n_clipped == 0
+    assert altered(clipped_at(rounded, 5, coil)).n_clipped >= 5
+    img = head_phantom((64, 64), rng_for(0, "real"), 1)
+    halves = fft2c(img + 0j)
+    halves[..., 32, 32] = 0  # the largest are pairs on both sides of k = 0
+    assert altered(torch.cat([halves, halves])).n_clipped == 0
+
+
 @pytest.mark.parametrize("first", [8, 24, 32])
 def test_samples_that_were_filled_in_are_found(ksp, first):
     found = altered(half_filled_in(ksp, first))

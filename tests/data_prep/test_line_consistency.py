@@ -20,6 +20,7 @@ from mri_ambient.data_prep.line_consistency import (
     line_warnings,
     prediction_errors,
     step_warnings,
+    stray_lines,
 )
 from mri_ambient.data_prep.phantom import head_phantom
 from mri_ambient.errors import WRONG_SAMPLES
@@ -217,6 +218,32 @@ def test_the_preparation_warns_of_calibration_lines_of_another_gain(ksp):
     scan = MemoryScan(other[None], torch.from_numpy(measured))
     with warns("W-LINES"):
         plan_preparation(scan)
+
+
+@pytest.mark.parametrize("rate", [1, 3])
+@pytest.mark.parametrize("place", [0, 20, 79])
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_a_line_of_the_middle_at_another_place_is_found(ksp, rate, place):
+    """Navigators that are not marked as such, for example."""
+    measured = torch.from_numpy(under(rate, 1))
+    measured[place] = True
+    wrong = ksp.clone()
+    wrong[..., place] = ksp[..., CENTRE]
+    mask = measured.expand(ksp.shape[1:])
+    assert list(stray_lines(wrong * mask, mask)) == [place]
+    assert list(stray_lines((wrong * mask).mT, mask.mT)) == []
+    assert stray_lines(ksp * mask, mask) == {}
+    found = plan_preparation(MemoryScan((wrong * mask)[None], mask)).warnings
+    assert f"columns [{place}]" in {one.code: one.text for one in found}["W-LINES"]
+
+
+def test_k_space_of_a_grating_has_no_stray_lines():
+    for period in range(2, 10):
+        grating = torch.ones(96, 80) * (torch.arange(80) % period < period / 2)
+        grating = fft2c(grating + 0j)[None] + 0.01 * complex_normal((1, 96, 80), rng_for(period))
+        for rate in (1, 2, 3):
+            mask = torch.from_numpy(under(rate, 1)).expand(96, 80)
+            assert stray_lines(grating * mask, mask) == {}
 
 
 def test_errors_are_in_units_of_the_noise():

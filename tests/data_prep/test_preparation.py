@@ -109,6 +109,27 @@ def test_a_given_noise_level_far_from_that_of_the_scan_is_a_warning(times, warne
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+@pytest.mark.parametrize(("factor", "warned"), [(1, False), (0.1, True), (10, True)])
+@pytest.mark.parametrize("options", [{"full": True}, {"readout_oversampling": 2}])
+def test_a_noise_scan_of_another_size_is_warned_of(factor, warned, options):
+    scan, cov = simulated_scan("a", SimulateConfig((64, 64), 6, calib=16, **options))
+    scan.noise = factor * noise_only(6, (64, 64), cov).flatten(1).numpy()
+    found = plan_preparation(scan)
+    assert found.noise.source == "noise-scan"
+    assert [one.code for one in found.warnings] == ["W-NOISE-GIVEN"] * warned
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+@pytest.mark.parametrize(("factor", "warned"), [(1, False), (10, False), (100, True)])
+def test_of_undersampled_scans_only_a_very_large_noise_scan_is_warned_of(factor, warned):
+    """A filter of the outer samples leaves a tenth of the noise there, at most."""
+    scan, cov = simulated_scan("a", SimulateConfig((64, 64), 6, calib=16, acceleration=2))
+    scan.noise = factor * noise_only(6, (64, 64), cov).flatten(1).numpy()
+    found = plan_preparation(scan)
+    assert ("W-NOISE-GIVEN" in [one.code for one in found.warnings]) == warned
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 def test_less_noise_than_an_upper_bound_is_no_warning():
     """One coil, whose outer samples hold signal: the true noise is far below the bound."""
     config = SimulateConfig(size=(48, 40), coils=1, acceleration=2.0, calib=12, noise=1e-3)

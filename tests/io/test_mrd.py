@@ -172,6 +172,19 @@ def test_centres_of_whole_readouts_may_be_off(center, ksp, tmp_path):
     assert_holds(write(tmp_path / "scan.h5", lines), ksp)
 
 
+@pytest.mark.parametrize("center", [0, 12, 24])
+def test_oversampling_may_have_been_removed_though_the_header_has_it(center, ksp, tmp_path):
+    """As Gadgetron writes it: the samples are those of SHAPE, the header has twice the rows."""
+    _, n_coils, ny, nx = SHAPE
+    fields = (480.0, 180.0), (240.0, 180.0)
+    xml = build_header((2 * ny, nx), (ny, nx), *fields, 5.0, SHAPE[0], n_coils)
+    path = write(tmp_path / "scan.h5", every_line(ksp, lambda x: replace(x, center=center)), xml)
+    assert_holds(path, ksp)
+    file = open_scan(path)
+    assert file.fully_sampled and file.readout_oversampling == 1
+    assert file.recon_shape == SHAPE[2:] and file.voxel_mm == (10.0, 10.0, 6.0)
+
+
 def test_averages_are_averaged(ksp, tmp_path):
     lines = every_line(ksp)
     again = [Line(3 * line.samples, line.step1, line.slice, {"average": 1}, position=line.position)
