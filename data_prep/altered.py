@@ -107,10 +107,11 @@ def _n_by_no_chance(values: Tensor) -> int:
     held = values[values >= ROUNDING * top].double().sort(descending=True).values / top
     gaps = -held[n - 1 :].diff()
     ties = int((gaps[1 : 1 + BELOW] < ROUNDING / 3).sum())
-    unit = float(gaps[gaps > ROUNDING / 3].amin()) if bool((gaps > ROUNDING / 3).any()) else 1.0
+    steps = gaps[gaps > ROUNDING / 3]
+    unit = max(float(steps.amin()), ROUNDING) if len(steps) else 1.0
     expected = int((held > 1 - BAND).sum()) * unit / BAND
-    chance = expected ** (n - 1) / math.factorial(n - 1)
-    return n if chance < CHANCE and 3 * ties < n else 0
+    log_chance = (n - 1) * math.log(expected) - math.lgamma(n)
+    return n if log_chance < math.log(CHANCE) and 3 * ties < n else 0
 
 
 def _conjugates(ksp: Tensor) -> float:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import NumericalWarning
+from ..physics.patterns import is_line_mask
 
 LEAST_MISFIT = 3.0
 """Error across lines, over what is expected of right ones, that is warned of."""
@@ -82,10 +83,15 @@ def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
         mask: sampled positions, bool ``(y, x)``.
 
     Returns:
-        By the column, the factor; nothing of the quarter in the middle, where energy is steep.
+        By the column, the factor; nothing of the quarter in the middle, where energy is steep, nor
+        of masks of single samples.
     """
+    if not is_line_mask(mask):
+        return {}
     counts, n = mask.sum(dim=0), mask.shape[1]
-    power = ksp.abs().double().square().sum(dim=0)
+    power = torch.zeros(mask.shape, dtype=torch.float64)
+    for coil in ksp:  # all together would take several times the memory of the slice
+        power += coil.abs().square()
     energy = (power.sum(dim=0) - power.amax(dim=0)) / counts.clamp_min(1)  # of no single sample
     held = torch.nonzero(counts).flatten().tolist()
     found = {}
@@ -94,9 +100,9 @@ def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
             beside = [*held[max(i - 2, 0) : i], *held[i + 1 : i + 3]]
             opposite = 2 * (n // 2) - x
             beside += [other for other in held if abs(other - opposite) <= 1]
-            factor = float(energy[x] / energy[beside].max()) if beside else 0.0
-            if factor > STRAY:
-                found[x] = factor
+            largest = float(energy[beside].max()) if beside else 0.0
+            if largest > 0 and energy[x] > STRAY * largest:
+                found[x] = float(energy[x]) / largest
     return found
 
 

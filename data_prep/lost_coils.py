@@ -20,9 +20,10 @@ from .noise_coils import MIDDLE, SILENT
 STRONG = 100.0
 """Energy in the middle of k-space, over that of the outermost rows, of a coil of much signal."""
 
-ALIKE = 0.5
-"""Least energy of the other coils, over that in the slices on both sides: outside of the object,
-all coils hold noise alone."""
+ALIKE = 4.0
+"""Ratio of energies of the other coils to those in the slices on both sides, or its inverse, at
+most. Outside of the object, and where coils are chosen for every slice, they differ by more; so do
+slices that are no neighbours in space."""
 
 FEWEST = 64
 """Samples of the outermost rows without which only coils that hold nothing are found."""
@@ -50,20 +51,26 @@ def lost_coils(energies: Mapping[int, Tensor]) -> dict[int, list[int]]:
     """Slices in which coils were lost, by the number of the coil; of slices that are not empty."""
     slices = sorted(energies)
     middle, outer = torch.stack([energies[index] for index in slices], dim=1)
-    silent, strong = middle <= SILENT * outer, middle > STRONG * outer
-    lost = (middle == 0) & (middle > 0).any(dim=0)
+    silent = middle <= SILENT * outer
+    strong = ~silent & (middle > STRONG * outer)
+    found: dict[int, list[int]] = {}
     for coil in torch.nonzero(silent.any(dim=0)).flatten().tolist():
         heard = torch.nonzero(~silent[:, coil]).flatten().tolist()
-        for sides in pairwise(heard):
-            if bool(strong[list(sides), coil].all()):
-                for gap in range(sides[0] + 1, sides[1]):
-                    others = ~silent[gap]
-                    beside = middle[list(sides)][:, others].sum(dim=1).max()
-                    lost[gap, coil] |= middle[gap, others].sum() > ALIKE * beside
-    found: dict[int, list[int]] = {}
-    for index, coil in torch.nonzero(lost).tolist():
-        found.setdefault(coil, []).append(slices[index])
-    return found
+        for before, after in pairwise(heard):
+            if strong[before, coil] and strong[after, coil]:
+                gap = [
+                    k for k in range(before + 1, after) if _alike(middle, silent, before, k, after)
+                ]
+                found.setdefault(coil, []).extend(slices[k] for k in gap)
+    return {coil: where for coil, where in found.items() if where}
+
+
+def _alike(middle: Tensor, silent: Tensor, before: int, k: int, after: int) -> bool:
+    """Whether all coils that hold signal in three slices have like energies ``(slice, coil)``."""
+    others = ~silent[[before, k, after]].any(dim=0)
+    ratio = middle[k, others].square() / (middle[before, others] * middle[after, others])
+    least = ALIKE**-2
+    return bool(others.any()) and bool(((ratio > least) & (ratio < 1 / least)).all())
 
 
 def lost_coil_warnings(name: str, energies: Mapping[int, Tensor]) -> list[NumericalWarning]:

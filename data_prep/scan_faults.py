@@ -139,11 +139,14 @@ class ScanFaults:
             few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
             explained = line_phase_warnings(name, few)
-            for axis, lines in self.stray.items():
-                explained = explained or stray_warnings(name, lines, axis)
             if not explained and not self.interference:
                 width = calib[0].shape[-1]
-                explained = self._steps(width, to_virtual, noise_only) or line_warnings(name, few)
+                explained = (
+                    stray_warnings(name, self.stray["columns"], "columns")
+                    or stray_warnings(name, self.stray["rows"], "rows")
+                    or self._steps(width, to_virtual, noise_only)
+                    or line_warnings(name, few)
+                )
             found += explained
         return found + interference_warnings(name, self.interference)
 

@@ -122,7 +122,7 @@ def adaptation_line(report: dict[str, Any]) -> str:
         return f"the prior was not adapted: {report['stopped_by']}"
     text = f"{report['steps']} steps in {report['seconds']:.0f} s"
     if report["kept"] == "start":
-        why = "its error on held-out lines did not fall by more than chance explains"
+        why = "its error on held-out lines did not fall by more than its standard error"
         return f"the prior stays as it was: in {text} {why}"
     kept = f"step {report['kept_step']}"
     return f"adapted in {text}; error on held-out lines {before:.4f} -> {after:.4f} ({kept})"

@@ -15,12 +15,11 @@ from ..errors import ConfigError, DeviceError, MriAmbientError, warn
 from ..methods.base import Method, OnStep
 from ..physics.crop import image_crop
 from ..physics.map_sets import combine_sets, magnitude
-from ..physics.units import rss_weight
+from ..physics.units import energy, nonzero_along, rss_weight
 from ..rng import rng_for
 from ..runtime.device import Runtime, device_errors
 from ..scan import Batch, Scan
 from .recipe import ResolvedRecipe
-from .residuals import residual_figures
 
 T = TypeVar("T")
 
@@ -147,8 +146,8 @@ class Engine:
         std = None
         if several:
             std = self.recipe.std_factor * magnitude(samples, scan.n_sets).std(dim=0)
-        checks = [
-            self.evaluate(residual_figures, batch[i : i + 1], img[i : i + 1])
+        residuals = [
+            self.evaluate(data_residual, batch[i : i + 1], img[i : i + 1])
             for i in range(len(batch))
         ]
         return SliceImages(
@@ -157,7 +156,7 @@ class Engine:
             slices=scan.slices,
             std=std,
             samples=samples if several else None,
-            checks=tuple(checks),
+            checks=tuple({"data_residual": residual} for residual in residuals),
             provenance=provenance,
         )
 
@@ -250,6 +249,17 @@ class Engine:
                 return figure(batch.to(self.device), img.to(self.device))
         except torch.OutOfMemoryError:
             return figure(batch.to("cpu"), img.cpu())
+
+
+def data_residual(batch: Batch, img: Tensor) -> float:
+    """RMS of A x - y of one slice over the measured samples, in units of sigma_n per channel.
+
+    0 for a slice without coil sensitivity.
+    """
+    residual = energy(batch.op(img) - batch.measured)
+    n_coils = nonzero_along(batch.maps, -2).any(dim=-1).sum()
+    n_samples = (batch.mask.sum() * n_coils).clamp(min=1)
+    return float((residual / (2 * n_samples)).sqrt() / batch.noise_std)
 
 
 def to_file_units(img: Tensor, scan: Scan, values: Tensor | None = None) -> Tensor:

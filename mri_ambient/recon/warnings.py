@@ -14,7 +14,7 @@ from ..errors import warn
 from ..io.names import name_of
 from ..io.scan_file import ScanFile
 from ..physics.coverage import is_equispaced
-from ..physics.patterns import calibration_block, mask_kind
+from ..physics.patterns import mask_kind
 from ..priors.prior import DenoiserSource
 from .adaptation import knows_held_out_lines
 from .checks import HIGH_RESIDUAL, residual_in_noise
@@ -29,16 +29,6 @@ undersampled one, is out of distribution."""
 
 FEW_EQUISPACED = 0.05
 """With a smaller share of equispaced training masks, equispaced scans are out of distribution."""
-
-MOST_UNEXPLAINED, LEAST_SIDE = 0.03, 12
-"""Share of the energy of a column that is warned of, of calibration blocks of these sides. Of right
-scans it is 0.004 at most, and 0.013 with smaller blocks."""
-
-FITTING = frozenset({"aos", "dds"})
-"""Methods whose images fit the measured samples as well as the model allows."""
-
-EXPLAINING = frozenset({"W-FOLDED-FOV", "W-LINES", "W-LINE-PHASE"})
-"""Warnings that explain lines which contradict the image."""
 
 Found = Iterator[tuple[str, str]]
 """Codes and sentences, in the order in which the warnings are given."""
@@ -68,10 +58,6 @@ def issue_after(
     if recipe.n_samples > 1:
         _issue(file, _about_std(file, recipe, sigma_n))
     _issue(file, _about_slices(recipe, sigma_n, checks, explained="W-FOLDED-FOV" in given))
-    block = calibration_block(file.mask if file.calib_mask is None else file.calib_mask)
-    told = EXPLAINING & set(given)
-    if recipe.method.name in FITTING and min(block) >= LEAST_SIDE and not told:
-        _issue(file, _about_lines(checks))
 
 
 def _issue(file: ScanFile, found: Found) -> None:
@@ -192,19 +178,6 @@ def _beyond_calibration(file: ScanFile, entry: dict[str, Any], sigma_n: float) -
     if mask_kind(file.mask) not in kinds:
         return f"under masks of {' and '.join(kinds)}, and this scan has another"
     return ""
-
-
-def _about_lines(checks: Sequence[dict[str, Any]]) -> Found:
-    """Columns of k-space that contradict the image, in half of the slices or more."""
-    shares = sorted(check.get("line_residual", 0.0) for check in checks)
-    middle = shares[(len(shares) - 1) // 2] if shares else 0.0
-    if middle > MOST_UNEXPLAINED:
-        yield (
-            "W-LINES",
-            "columns of k-space do not belong together: the image leaves "
-            f"{100 * middle:.2g} % of the energy of one of them around ky = 0 unexplained, more "
-            "than noise",
-        )
 
 
 def _about_slices(

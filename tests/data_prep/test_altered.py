@@ -45,6 +45,15 @@ def test_clipped_samples_are_found(ksp, clip):
     assert found.n_clipped >= 6 and found.conjugates < 0.01
 
 
+@pytest.mark.parametrize("share", [0.05, 0.01, 0.001])
+def test_many_clipped_samples_are_found(ksp, share):
+    parts = torch.view_as_real(ksp)
+    limit = share * parts.abs().max()
+    clipped = torch.view_as_complex(parts.clamp(-limit, limit).contiguous())
+    assert altered(clipped).n_clipped > 50
+    assert altered(torch.ones_like(ksp)).n_clipped == 0
+
+
 def clipped_at(ksp: Tensor, rank: int, coils: slice) -> Tensor:
     """Real and imaginary parts of some coils, at the one of this rank."""
     parts = torch.view_as_real(ksp).clone()

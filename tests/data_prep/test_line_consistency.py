@@ -237,6 +237,19 @@ def test_a_line_of_the_middle_at_another_place_is_found(ksp, rate, place):
     assert f"columns [{place}]" in {one.code: one.text for one in found}["W-LINES"]
 
 
+def test_masks_of_single_samples_and_slices_that_lack_lines_have_no_stray_lines(ksp):
+    for name in "abcdefgh":
+        config = SimulateConfig((64, 64), 4, acceleration=10, mask="poisson", calib=8)
+        scan, _ = simulated_scan(name, config)
+        mask = torch.from_numpy(scan.mask[0])
+        assert stray_lines(scan.ksp[0], mask) == stray_lines(scan.ksp[0].mT, mask.mT) == {}
+    mask = torch.ones(ksp.shape[1:], dtype=torch.bool)
+    lacking = ksp.clone()
+    lacking[..., :30] = lacking[..., 50:] = 0
+    lacking[..., 59] = ksp[..., 59]
+    assert 59 not in stray_lines(lacking, mask)
+
+
 def test_k_space_of_a_grating_has_no_stray_lines():
     for period in range(2, 10):
         grating = torch.ones(96, 80) * (torch.arange(80) % period < period / 2)

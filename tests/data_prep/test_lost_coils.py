@@ -41,9 +41,26 @@ def test_a_coil_without_signal_between_slices_of_much_signal_was_lost(scan, slic
     assert found(silenced(scan, slices, 3, std), scan) == {3: slices}
 
 
-def test_at_the_ends_only_coils_that_hold_nothing_are_found(scan):
-    assert found(silenced(scan, [0], 3, 0.0), scan) == {3: [0]}
-    assert found(silenced(scan, [0], 3, 1.0), scan) == {}
+def test_the_first_and_last_slices_are_not_judged(scan):
+    for ends in ([0], [0, 1], [4]):
+        assert found(silenced(scan, ends, 3, 0.0), scan) == {}
+
+
+def test_slices_that_are_no_neighbours_are_not_compared(scan):
+    """Slices of the left and of the right side alternate; coils are chosen for every slice."""
+    sides = scan.ksp.clone()
+    n = scan.shape[1] // 2
+    for index in range(len(sides)):
+        sides[index, n * (index % 2) : n * (index % 2 + 1)] = 0
+    assert found(sides, scan) == {}
+    chosen = scan.ksp.clone()
+    for index in range(len(chosen)):
+        chosen[index, [coil for coil in range(scan.shape[1]) if abs(coil - index) > 1]] = 0
+    assert found(chosen, scan) == {}
+    hole = scan.ksp.clone()
+    ny, nx = hole.shape[-2:]
+    hole[2, :, ny // 2 - 4 : ny // 2 + 4, nx // 2 - 4 : nx // 2 + 4] = 0
+    assert found(hole, scan) == {}
 
 
 def test_nothing_is_said_of_right_scans_dead_coils_and_slices_outside_of_the_object(scan):

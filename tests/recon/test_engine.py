@@ -22,10 +22,10 @@ from mri_ambient.priors.prior import DenoiserSource, Prior
 from mri_ambient.recon.engine import (
     Engine,
     SliceImages,
+    data_residual,
     to_file_units,
 )
 from mri_ambient.recon.recipe import ResolvedRecipe
-from mri_ambient.recon.residuals import residual_figures
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Batch, Scan
@@ -167,7 +167,7 @@ class TestImages:
         noise = 0.1 * scan.mask * complex_normal(tuple(scan.ksp.shape), rng)
         truth = complex_normal((3, *SHAPE), rng)
         batch = Batch.of([replace(scan, ksp=op(truth) + noise)])
-        values = [residual_figures(batch[[i]], truth[[i]])["data_residual"] for i in range(3)]
+        values = [data_residual(batch[[i]], truth[[i]]) for i in range(3)]
         assert values == pytest.approx([1.0] * 3, abs=5 / (2 * 96) ** 0.5)
 
 

@@ -26,12 +26,12 @@ DIGEST = "ab" * 32
 """Hash of the raw file of every scan here."""
 
 
-def scan(kind: str = "random", rate: float = 3.0, calib: int = 8) -> Any:
+def scan(kind: str = "random", rate: float = 3.0) -> Any:
     """What the table reads of a file: 128 columns under a mask."""
-    mask = MaskSpec(kind, rate, calib).draw((16, 128), rng_for(0)).numpy()
+    mask = MaskSpec(kind, rate, 8).draw((16, 128), rng_for(0)).numpy()
     return SimpleNamespace(
         path=Path("a.h5"), mask=mask, acceleration=achieved_acceleration(mask),
-        source_sha256=DIGEST, calib_mask=None,
+        source_sha256=DIGEST,
     )  # fmt: skip
 
 
@@ -203,24 +203,6 @@ class TestResidualsAndFlags:
         assert "7.2" in str(given[0]) and "slice 2" in str(given[0])
         with warns():  # what a baseline leaves is its regularisation
             issue_after(scan(), recipe(CgSense()), 0.02, checks)
-
-    @pytest.mark.parametrize(
-        ("shares", "method", "given", "codes"),
-        [
-            ([0.06], Dds(), (), ["W-LINES"]),
-            ([0.0, 0.06, 0.06], Dds(), (), ["W-LINES"]),
-            ([0.0, 0.0, 0.5], Dds(), (), []),  # of a single slice
-            ([0.02], Dds(), (), []),
-            ([0.06], CgSense(), (), []),
-            ([0.06], Dds(), ("W-LINE-PHASE",), []),  # told already, with its cause
-        ],
-    )
-    def test_lines_that_the_image_does_not_explain(self, shares, method, given, codes):
-        checks = [check(index=i) | {"line_residual": share} for i, share in enumerate(shares)]
-        with warns(*codes):
-            issue_after(scan(calib=12), recipe(method, prior()), 0.02, checks, given)
-        with warns():
-            issue_after(scan(calib=8), recipe(method, prior()), 0.02, checks, given)
 
     def test_with_little_noise_a_residual_is_compared_with_more(self):
         """0.002 counts as 0.01: up to 10 sigma_n are small."""
