@@ -20,7 +20,7 @@ from .noise_coils import MIDDLE, SILENT
 STRONG = 100.0
 """Energy in the middle of k-space, over that of the outermost rows, of a coil of much signal."""
 
-ALIKE = 4.0
+ALIKE = 2.0
 """Ratio of energies of the other coils to those in the slices on both sides, or its inverse, at
 most. Outside of the object, and where coils are chosen for every slice, they differ by more; so do
 slices that are no neighbours in space."""
@@ -66,11 +66,12 @@ def lost_coils(energies: Mapping[int, Tensor]) -> dict[int, list[int]]:
 
 
 def _alike(middle: Tensor, silent: Tensor, before: int, k: int, after: int) -> bool:
-    """Whether all coils that hold signal in three slices have like energies ``(slice, coil)``."""
+    """Whether most coils hold signal in three slices, all of like energies ``(slice, coil)``."""
     others = ~silent[[before, k, after]].any(dim=0)
     ratio = middle[k, others].square() / (middle[before, others] * middle[after, others])
     least = ALIKE**-2
-    return bool(others.any()) and bool(((ratio > least) & (ratio < 1 / least)).all())
+    most = 2 * int(others.sum()) >= len(others) - 1 > 0
+    return most and bool(((ratio > least) & (ratio < 1 / least)).all())
 
 
 def lost_coil_warnings(name: str, energies: Mapping[int, Tensor]) -> list[NumericalWarning]:
