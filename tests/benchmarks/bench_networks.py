@@ -168,6 +168,8 @@ CANDIDATES = {
     "grouped, batch 2": replace(GROUPED, batch=2),
     "grouped, batch 1": replace(GROUPED, batch=1),
     "grouped, Muon": replace(GROUPED, optimizer="muon", rate=3e-3),
+    "grouped, momentum, Muon": replace(MOMENTUM, optimizer="muon", rate=3e-3),
+    "grouped, momentum, 6 passes, Muon": replace(MOMENTUM, passes=6, optimizer="muon", rate=3e-3),
     "grouped, small first": replace(GROUPED, small_first=0.3),  # at 96 x 96 only
 }
 
