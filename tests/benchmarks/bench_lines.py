@@ -101,10 +101,33 @@ def filled_in(ksp: Tensor, columns: slice) -> Tensor:
     return ksp
 
 
+def echo_train(ksp: Tensor, n: int = 8, decay: float = 0.15) -> Tensor:
+    """Lines of ``n`` echoes, the first in the middle, ``decay`` of T2 apart."""
+    n_columns = ksp.shape[-1]
+    distance = (torch.arange(n_columns) - n_columns // 2).abs()
+    return ksp * torch.exp(-decay * (2 * n * distance // (n_columns + 1)))
+
+
+def misplaced(ksp: Tensor) -> Tensor:
+    """The line of k = 0 stored in place of the outermost one, as a navigator."""
+    ksp = ksp.clone()
+    ksp[..., torch.nonzero(ksp.any(dim=(0, 1)))[0]] = ksp[..., [ksp.shape[-1] // 2]]
+    return ksp
+
+
+def three_clipped(ksp: Tensor) -> Tensor:
+    """Real and imaginary parts of a coil up to the third largest."""
+    parts = torch.view_as_real(ksp).clone()
+    limit = float(parts[0].abs().flatten().topk(3).values[-1])
+    parts[0] = parts[0].clamp(-limit, limit)
+    return torch.view_as_complex(parts)
+
+
 RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda ksp: ksp,
     "none, Hamming filter": lambda ksp: filtered(ksp, hamming),
     "none, Gaussian filter": lambda ksp: filtered(ksp, gaussian),
+    "none, trains of 8 echoes": echo_train,
     "none, rounded to 16 bits": lambda ksp: rounded(ksp, 16),
     "none, rounded to 12 bits": lambda ksp: rounded(ksp, 12),
 }
@@ -123,6 +146,8 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     "calibration lines times 3": lambda ksp: turned(ksp, middle(ksp, CALIB), 3),
     "calibration lines times 1.5": lambda ksp: turned(ksp, middle(ksp, CALIB), 1.5),
     "calibration lines turned by 1 rad": lambda k: turned(k, middle(k, CALIB), np.exp(1j)),
+    "the line of k = 0 in place of the outermost": misplaced,
+    "three samples clipped": three_clipped,
     "clipped at half of the largest": lambda ksp: clipped(ksp, 0.5),
     "clipped at a fifth of the largest": lambda ksp: clipped(ksp, 0.2),
     "the right half filled in": lambda k: filled_in(k, slice(k.shape[-1] // 2 + 1, None)),
