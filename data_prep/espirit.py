@@ -23,7 +23,8 @@ into the field of view, more than half of the empty part is zeroed (at 0.8: 37 %
 singular vector ``u`` of the calibration data (coil by sample), has real, non-negative sensitivity:
 ``u^H S(r) >= 0`` everywhere. The phase of the maps is therefore as smooth in space as the coils,
 and depends on the object only through ``u``. The phase of ``u`` makes its largest entry real and
-positive, so slices in which the same coil dominates have the same phase.
+positive, so slices in which the same coil dominates have the same phase. In a 3-D scan, ``u``
+is that of the whole volume, so that the phase does not jump between slices.
 
 **Short calibration blocks.** With fewer than 2.5 ``k`` lines along an axis, the kernel is narrowed
 along that axis (:func:`kernel_shape`). Otherwise there are fewer patches than the signal space has
@@ -130,6 +131,7 @@ def espirit_maps(
     crop: float = CROP,
     n_iter: int = 100,
     n_sets: int = 1,
+    reference: Tensor | None = None,
 ) -> EspiritMaps:
     """Coil maps by ESPIRiT, slice by slice; 0 where the calibration block holds only zeros.
 
@@ -146,6 +148,8 @@ def espirit_maps(
         crop: eigenvalue above which a pixel belongs to the support.
         n_iter: power iterations.
         n_sets: sets of maps, 1 or 2.
+        reference: the virtual coil, complex64 ``(coil,)``, whose sensitivity is real in all slices;
+            that of each slice by default.
 
     Raises:
         PrepError: the calibration block is smaller than the kernel, or not finite.
@@ -165,7 +169,8 @@ def espirit_maps(
     maps = torch.zeros(shape, dtype=torch.complex64, device=ksp.device)
     values = torch.zeros((n_slices, 2, ny, nx), device=ksp.device)
     for i in torch.nonzero(calib.flatten(1).any(dim=1)).flatten().tolist():
-        pixels = _Pixels.of(calib[i], kernel, threshold, (ny, nx), n_iter)
+        seen = _virtual_coil(calib[i]) if reference is None else reference
+        pixels = _Pixels.of(calib[i], kernel, threshold, (ny, nx), n_iter, seen)
         maps[i], values[i] = _interpolated(pixels, crop, n_sets)
     return EspiritMaps(maps.flatten(2, 3), values[:, 0], values[:, 1])
 
@@ -307,6 +312,7 @@ class _Pixels:
         threshold: float,
         shape: tuple[int, int],
         n_iter: int,
+        reference: Tensor,
     ) -> _Pixels:
         """From a calibration block ``(coil, y, x)``; sides of kernels and image ``(y, x)``."""
         kernels = _signal_kernels(block, kernel, threshold)
@@ -319,7 +325,7 @@ class _Pixels:
         step_y, step_x = (max(1, n // n_nodes) for n in shape)
         weights_y, weights_x = (_dirichlet(n, k, block.device) for n, k in sides)
         grid = CoarseGrid(shape, (step_y, step_x), block.device)
-        return cls(grid, coarse, (weights_y, weights_x), _virtual_coil(block), n_iter)
+        return cls(grid, coarse, (weights_y, weights_x), reference, n_iter)
 
     def at(self, places: Tensor, n_sets: int) -> tuple[Tensor, Tensor]:
         """Vectors ``(coil, set, pixel)`` and values ``(2, pixel)`` at ``places`` ``(2, pixel)``."""

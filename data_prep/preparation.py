@@ -132,6 +132,8 @@ class Preparation:
         n_sets: sets of coil maps.
         spikes: where slices hold spikes, bool ``(y, x)`` by index; these samples become 0.
         noise_coils: measured coils that hold loud noise alone; they become 0.
+        one_phase: whether the strongest virtual coil of the volume gives the maps of all slices
+            their phase, so that it does not jump between slices of a 3-D scan.
         warnings: what is questionable about the volume.
         device, cpu_fallback: see :func:`plan_preparation`.
     """
@@ -146,6 +148,7 @@ class Preparation:
     n_sets: int = 1
     spikes: Mapping[int, Tensor] = field(default_factory=dict)
     noise_coils: tuple[int, ...] = ()
+    one_phase: bool = False
     warnings: tuple[NumericalWarning, ...] = ()
     device: torch.device | str = "cpu"
     cpu_fallback: bool = False
@@ -211,6 +214,8 @@ class Preparation:
             return scan.with_step("given-maps", maps=maps, given_maps=None), None
         source = scan.ksp if scan.calib is None else center_pad(scan.calib, scan.shape)
         config = self.config
+        strongest = torch.zeros(scan.n_coils, dtype=torch.complex64, device=device)
+        strongest[0] = 1
         found = espirit_maps(
             source.to(device),
             self.calib_shape,
@@ -218,6 +223,7 @@ class Preparation:
             threshold=config.threshold,
             crop=config.crop,
             n_sets=self.n_sets,
+            reference=strongest if self.one_phase else None,
         )
         found = found.to(scan.ksp.device)
         return scan.with_step("espirit", maps=self._rounded(found.maps)), found
@@ -409,6 +415,7 @@ class FirstPass:
             n_sets=n_sets,
             spikes=self.faults.spikes,
             noise_coils=coils,
+            one_phase=file.is_3d,
             warnings=tuple(found),
         )
 

@@ -12,8 +12,9 @@ worst PSNR over 8 of the slices in dB, against the RSS without noise, inside the
 Then the maps of neighbouring slices are compared, where both have support: mean over pixels of the
 likeness of their coil sensitivities ``|sum_c conj(S) S'|`` (1 if only phases differ), and the jump
 of the phase, ``angle(sum_c conj(S) S')`` as RMS in degrees, after its mean is removed. So for the
-true fields, for maps of each slice (as the library makes them) and for 3-D ESPIRiT of sigpy, kernel
-4 x 4 x 4. Ends with one JSON line. ``--quick`` says nothing about quality.
+true fields, for maps of separate slices, for those of a 3-D scan (as the library makes them: one
+virtual coil gives the phase of all), and for 3-D ESPIRiT of sigpy, kernel 4 x 4 x 4. Ends with one
+JSON line. ``--quick`` says nothing about quality.
 """
 
 from __future__ import annotations
@@ -146,8 +147,10 @@ def main() -> None:
 def compared(model: ScanModel, ksp: Tensor, truth: Tensor, calib: int) -> dict[str, object]:
     """Likeness and jump of the phase of neighbouring maps, by where these come from."""
     n, size = len(ksp), ksp.shape[-1]
-    plan = plan_preparation(ArrayFile(ma.Scan.from_numpy(ksp.numpy())))
-    prepared = plan.apply(ArrayFile(ma.Scan.from_numpy(ksp.numpy()))[:])
+    file = ArrayFile(ma.Scan.from_numpy(ksp.numpy()))
+    prepared = plan_preparation(file).apply(file[:])
+    file.is_3d = True
+    volume_maps = plan_preparation(file).apply(file[:]).maps
     white = torch.einsum("vc,scyx->svyx", prepared.coil_transform.to(ksp.dtype), ksp)
     fields = torch.stack([model.maps(index) for index in range(n)])
     true = torch.einsum(
@@ -156,9 +159,9 @@ def compared(model: ScanModel, ksp: Tensor, truth: Tensor, calib: int) -> dict[s
     scaled = torch.nn.functional.interpolate
     true = torch.complex(*(scaled(part, (size, size)) for part in (true.real, true.imag)))
     support = truth > 0.1 * truth.amax(dim=(1, 2), keepdim=True)
-    each = {"true": true, "each slice": prepared.maps}
+    each = {"true": true, "separate slices": prepared.maps, "3-D scan": volume_maps}
     if n >= calib:
-        each["3-D"] = maps_3d(white, calib)
+        each["3-D ESPIRiT"] = maps_3d(white, calib)
     found = {}
     for name, maps in each.items():
         likeness, jump = jumps(maps, support)

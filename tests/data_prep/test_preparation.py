@@ -68,6 +68,26 @@ def test_prepared_images_are_about_1_whatever_the_files_units():
     assert 0.5 < top < 2
 
 
+# Phase of the maps
+
+
+def test_the_phase_of_maps_does_not_jump_between_slices_of_a_3d_scan():
+    one = head(noise=2e-3, full=True).ksp[0]
+    louder = torch.ones(2, 8, 1, 1)
+    louder[0, 0] = louder[1, 4] = 4.0  # another coil dominates in each slice
+    file = MemoryScan(one * louder, torch.ones(1, *one.shape[1:], dtype=torch.bool))
+    jumps = {}
+    for file.is_3d in (False, True):
+        maps = plan_preparation(file, PrepConfig(map_sets=1)).apply(file[:]).maps
+        jumps[file.is_3d] = (maps[0].conj() * maps[1]).sum(dim=0)
+    strongest = maps[:, 0]
+    assert strongest.imag.abs().max() < 1e-3 and strongest.real.min() >= 0
+    inside = jumps[True] != 0
+    torch.testing.assert_close(jumps[True].abs(), jumps[False].abs(), rtol=0, atol=1e-3)
+    together, apart = (jumps[kind][inside].angle().square().mean().sqrt() for kind in (True, False))
+    assert together < 0.5 * apart
+
+
 # Noise
 
 
