@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from .._version import __version__
 from ..errors import ConfigError
-from ..objectives import Ambient, Kspace, Objective, Ssdu, make_objective
+from ..objectives import Ambient, Equivariant, Kspace, Objective, Ssdu, make_objective
 from ..priors.facts import PriorFacts
 from ..priors.prior import DenoiserSource, Prior
 from ..priors.schedules import EDM_SIGMA_DATA, LogNormal
@@ -23,7 +23,7 @@ from ..runtime.device import Runtime
 from .adapter import Adapter, AdaptProgress, AdaptRules, digest_of, weights_sha256
 from .config import TrainConfig
 
-ADAPTABLE: tuple[type[Objective], ...] = (Kspace, Ambient, Ssdu)
+ADAPTABLE: tuple[type[Objective], ...] = (Kspace, Ambient, Ssdu, Equivariant)
 """Objectives that learn from the measured lines of a single scan."""
 
 WARMUP_STEPS = 5
@@ -147,13 +147,20 @@ def own_objective(prior: DenoiserSource | None) -> Objective:
             f"a prior of objective {name!r} cannot be adapted to a scan; those of the objectives "
             f"{known} can"
         )
-    options = dict(prior.facts.card.get("objective_options", {}))
-    options.pop("name", None)
+    options = prior.facts.card.get("objective_options", {})
+    return _for_one_scan({"name": name} | options, noise_law(prior.facts))
+
+
+def _for_one_scan(options: dict[str, Any], law: LogNormal) -> Objective:
+    """An objective of a card, with its name, for a single scan."""
+    options = dict(options)
+    if "base" in options:
+        options["base"] = _for_one_scan(options["base"], law)
     if "law" in options:
-        options["law"] = noise_law(prior.facts)
+        options["law"] = law
     if "remove" in options:
         options["remove"] = tuple(options["remove"])
-    objective = make_objective(name, options)
+    objective = make_objective(options.pop("name"), options)
     if isinstance(objective, Kspace):
         return replace(objective, weights=False)
     return replace(objective, max_unseen=1.0) if isinstance(objective, Ssdu) else objective

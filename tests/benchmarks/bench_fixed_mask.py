@@ -6,7 +6,8 @@ simulates fully sampled scans of training images, keeps the samples of one equis
 in all of them (``supervised`` keeps everything), and trains a prior by each of ``WAYS``, with the
 same network and number of images. Every prior reconstructs simulated scans of validation images
 under the same mask in one step; PSNR is against the noise-free RSS image inside the support.
-Classical methods stand beside, and the prior that ships, which saw other masks.
+Classical methods stand beside, and the prior that ships, which saw other masks. Some priors are also
+adapted to each of the validation scans, and to all of them together, as by ``--adapt auto``.
 
 Prints a JSON line a prior and writes WORK/results.json; what is there is not done again.
 ``--table RESULTS.json`` prints such a file as Markdown. ``--quick`` trains on phantoms for seconds
@@ -19,7 +20,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,6 +53,8 @@ from mri_ambient.rng import Streams, rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.runtime.files import write_json
 from mri_ambient.scan import Batch
+from mri_ambient.training.adapt import AdaptConfig
+from mri_ambient.training.adapt_scans import adapt
 from mri_ambient.training.config import TrainConfig, TrainJob
 from mri_ambient.training.loop import run_training
 from mri_ambient.training.preflight import plan
@@ -93,6 +96,10 @@ WAYS: dict[str, Objective] = {
     "equivariant, ssdu, weight 0.3": Equivariant(Ssdu(), weight=0.3),
     "equivariant, ssdu, weight 3": Equivariant(Ssdu(), weight=3.0),
 }
+
+
+ADAPTED = (default_prior().stem, "equivariant, ssdu")
+"""Priors that are adapted to the validation scans too."""
 
 
 def the_mask() -> Any:
@@ -154,7 +161,9 @@ def cases_of(args: argparse.Namespace, folder: Path) -> list[Case]:
 
 
 def learn(args: argparse.Namespace, name: str) -> tuple[Prior, float]:
-    """A prior and the CPU seconds of this call."""
+    """A prior and the CPU seconds of this call; the prior that ships is read."""
+    if name == default_prior().stem:
+        return load_prior(name), 0.0
     run = args.work / "runs" / name.replace(" ", "-").replace(",", "")
     config = TrainConfig(
         objective=WAYS[name], preset=args.preset, precision=args.precision,
@@ -166,10 +175,21 @@ def learn(args: argparse.Namespace, name: str) -> tuple[Prior, float]:
     return load_prior(run), time.process_time() - began
 
 
-def score(cases: list[Case], method: Method, prior: Prior | None) -> Row:
-    """Mean PSNR and that of every case."""
-    engine = Engine(Recipe(method, prior=prior).resolve(), Runtime("cpu"))
-    each = [case.psnr(engine([case.scan])[0].img[0]) for case in cases]
+def adapted(
+    args: argparse.Namespace, start: Prior, parts: list[list[Path]]
+) -> tuple[Row, list[Prior]]:
+    """A prior for every part of the scans, and the CPU seconds."""
+    recipe = Recipe(Aos(), prior=start, adapt=AdaptConfig(2 if args.quick else "auto"))
+    began = time.process_time()
+    priors = [adapt(part, recipe, Runtime("cpu")) for part in parts]
+    return {"cpu_s": round(time.process_time() - began)}, priors
+
+
+def score(cases: list[Case], method: Method, priors: Sequence[Prior | None]) -> Row:
+    """Mean PSNR and that of every case, with one prior for all or one for each."""
+    engines = [Engine(Recipe(method, prior=prior).resolve(), Runtime("cpu")) for prior in priors]
+    pairs = zip(cases, engines if len(priors) > 1 else engines * len(cases), strict=True)
+    each = [case.psnr(engine([case.scan])[0].img[0]) for case, engine in pairs]
     return {"psnr": round(float(np.mean(each)), 3), "psnr_each": [round(x, 3) for x in each]}
 
 
@@ -179,16 +199,24 @@ def rows_of(args: argparse.Namespace, results: dict[str, Row]) -> Iterator[str]:
         cases = cases_of(args, Path(scratch))
         for method in (ZeroFilled(), CgSense(), L1Wavelet()):
             if method.name not in results:
-                results[method.name] = score(cases, method, None)
+                results[method.name] = score(cases, method, [None])
                 yield method.name
-        if (name := default_prior().stem) not in results:
-            results[name] = score(cases, Aos(), load_prior(name))
-            yield name
-        for name in args.only or WAYS:
+        paths = [Path(scratch) / f"{case.scan.scan_id}.h5" for case in cases]
+        parts = {"each": [[path] for path in paths], "all": [paths]}
+        trained = [name for name in WAYS if name in (args.only or WAYS)]
+        for name in (default_prior().stem, *trained):
+            prior = None
             if name not in results:
-                prior, seconds = learn(args, name)
-                results[name] = {"cpu_s": round(seconds)} | score(cases, Aos(), prior)
+                prior, spent = learn(args, name)
+                row = {"cpu_s": round(spent)} if spent else {}
+                results[name] = row | score(cases, Aos(), [prior])
                 yield name
+            for way in parts if name in ADAPTED else ():
+                if (key := f"{name}, adapted to {way}") not in results:
+                    start = prior or learn(args, name)[0]
+                    row, priors = adapted(args, start, parts[way])
+                    results[key] = row | score(cases, Aos(), priors)
+                    yield key
 
 
 def table(results: dict[str, Row]) -> Iterator[str]:

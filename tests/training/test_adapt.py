@@ -13,7 +13,7 @@ from helpers import random_maps, small_prior
 
 from mri_ambient.errors import ConfigError, OutputExistsError, PrepError
 from mri_ambient.methods import Aos
-from mri_ambient.objectives import Ambient, Kspace, Objective, Ssdu
+from mri_ambient.objectives import Ambient, Equivariant, Kspace, Objective, Ssdu
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.checkpoint import load_prior, save_prior
@@ -232,7 +232,9 @@ class TestWhatItLearnsFrom:
         assert adapted.card["adaptation"]["stopped_by"] == NO_LINES
         assert same_weights(adapted, prior)
 
-    @pytest.mark.parametrize("objective", [Kspace(), Ambient(), Ssdu()], ids=lambda o: o.name)
+    @pytest.mark.parametrize(
+        "objective", [Kspace(), Ambient(), Ssdu(), Equivariant(Kspace())], ids=lambda o: o.name
+    )
     def test_it_learns_by_the_objective_of_the_prior(self, objective, scan, monkeypatch):
         prior = trained_by(objective)
         errors_are([3.0, 2.0, 1.0], monkeypatch)
@@ -246,6 +248,9 @@ class TestWhatItLearnsFrom:
         assert found == Kspace(law=law, remove=(0.1, 0.2), margin=1.5, weights=False)
         assert own_objective(trained_by(Ambient(LogNormal(-2.0, 0.5)))) == Ambient(law)
         assert own_objective(trained_by(Ssdu(remove=(0.1, 0.2)))).max_unseen == 1
+        moved = Equivariant(Ssdu(remove=(0.1, 0.2)), rotation=15.0)
+        alone = Equivariant(Ssdu(remove=(0.1, 0.2), max_unseen=1.0), rotation=15.0)
+        assert own_objective(trained_by(moved)) == alone
 
     def test_half_of_the_noise_levels_are_below_1_4_times_the_smallest_of_the_prior(self, prior):
         law = noise_law(prior.facts)
