@@ -6,8 +6,8 @@ simulates fully sampled scans of training images, keeps the samples of one equis
 in all of them (``supervised`` keeps everything), and trains a prior by each of ``WAYS``, with the
 same network and number of images. Every prior reconstructs simulated scans of validation images
 under the same mask in one step; PSNR is against the noise-free RSS image inside the support.
-Classical methods stand beside, and the prior that ships, which saw other masks. Some priors are also
-adapted to each of the validation scans, and to all of them together, as by ``--adapt auto``.
+Classical methods stand beside, and the prior that ships, which saw other masks. Some priors are
+also adapted to each of the validation scans, and to all of them together, as by ``--adapt auto``.
 
 Prints a JSON line a prior and writes WORK/results.json; what is there is not done again.
 ``--table RESULTS.json`` prints such a file as Markdown. ``--quick`` trains on phantoms for seconds
