@@ -194,13 +194,18 @@ def real(path: Path, seeds: int) -> Iterator[tuple[str, Callable[[], Target]]]:
     return ((f"seed {seed}", partial(make, file, seed)) for seed in range(seeds))
 
 
+def middle(file: ScanFile) -> slice:
+    """The slice in the middle of the volume."""
+    return slice(len(file) // 2, len(file) // 2 + 1)
+
+
 def undersampled(file: ScanFile, seed: int) -> Target:
-    """A fully sampled scan under a mask, scored against SENSE with maps from the full data."""
-    full = plan_preparation(file).apply(file[0:1])
+    """A fully sampled slice under a mask, scored against SENSE with maps from the full data."""
+    full = plan_preparation(file).apply(file[middle(file)])
     batch = Batch.of([full])
     reference = to_file_units(batch.op.adjoint(batch.ksp), full).abs()
     under = Undersampled(file, MaskSpec("random", 4.0, 20), seed)
-    scan = plan_preparation(under).apply(under[0:1])
+    scan = plan_preparation(under).apply(under[middle(file)])
 
     def psnr(img: Tensor) -> float:
         error = (to_file_units(img[None], scan).abs() - reference).square().mean()
@@ -211,7 +216,7 @@ def undersampled(file: ScanFile, seed: int) -> Target:
 
 def held_out(file: ScanFile, seed: int) -> Target:
     """A scan without some of its samples, scored by how these are predicted."""
-    split = split_scan(plan_preparation(file).apply(file[0:1]), N_HELD_OUT, seed)
+    split = split_scan(plan_preparation(file).apply(file[middle(file)]), N_HELD_OUT, seed)
     y = split.measured(0)
     noise = 2 * split.sigma_n**2 * y.numel() / float(y.abs().square().sum())
     return Target(split.kept, lambda img: -10 * math.log10(split.error(0, img)), noise)
