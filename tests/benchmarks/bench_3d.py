@@ -29,6 +29,7 @@ import numpy as np
 import sigpy
 import sigpy.mri
 import torch
+from scoring import psnr
 from torch import Tensor
 
 import mri_ambient as ma
@@ -78,12 +79,6 @@ def square(size: int, side: int) -> Tensor:
     plane = torch.zeros(size, size, dtype=torch.bool)
     center_crop(plane, (side, side)).fill_(True)
     return plane
-
-
-def psnr(img: Tensor, truth: Tensor) -> float:
-    """Inside the support, in dB."""
-    inside = truth > 0.05 * truth.max()
-    return 20 * math.log10(truth.max() / (img - truth)[inside].square().mean().sqrt())
 
 
 def jumps(maps: Tensor, support: Tensor) -> tuple[float, float]:

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from tune_baselines import Case, case_of
+from scoring import Case, case_of
 
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.data_prep.images import open_images

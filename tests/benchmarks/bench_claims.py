@@ -28,11 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_objectives import difference
-from bench_presets import commit
+from scoring import Case, case_of, commit, difference
 from torch import Tensor
 from torch.nn import functional
-from tune_baselines import Case, case_of
 
 from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import ImageSource, Phantoms, Pictures

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import warnings
 from collections import defaultdict
 
 import torch
+from scoring import psnr
 from torch import Tensor
 
 import mri_ambient as ma
@@ -48,12 +48,6 @@ def contrast(img: Tensor, config: SimulateConfig, name: str, n: int) -> tuple[Te
     white = complex_normal((model.n_coils, clean[0].numel()), rng_for(n, name, "noise"))
     chol = torch.linalg.cholesky(model.cov).to(torch.complex64)
     return clean, clean + (chol @ white).view_as(clean)
-
-
-def psnr(img: Tensor, truth: Tensor) -> float:
-    """Inside the support, in dB."""
-    inside = truth > 0.05 * truth.max()
-    return 20 * math.log10(truth.max() / (img - truth)[inside].square().mean().sqrt())
 
 
 def main() -> None:

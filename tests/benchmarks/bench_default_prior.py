@@ -33,9 +33,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_presets import commit, weights_sha256
+from scoring import case_of, commit, mean_and_error
 from torch import Tensor
-from tune_baselines import WEIGHTS, case_of
+from tune_baselines import WEIGHTS
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation, simulate
 from mri_ambient.data_prep.images import open_images
@@ -52,6 +52,7 @@ from mri_ambient.rng import rng_for
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.runtime.files import write_json
 from mri_ambient.scan import Batch, Scan
+from mri_ambient.training.adapter import weights_sha256
 
 Row = dict[str, Any]
 Score = Callable[[Tensor], float]
@@ -249,7 +250,7 @@ def measure(args: argparse.Namespace) -> None:
     names: dict[str, Row] = json.loads(known.read_text()) if known.exists() else {}
     for given in args.prior or [default_prior()]:
         prior = load_prior(given)
-        key = weights_sha256(prior)[:12]
+        key = weights_sha256(prior.net)[:12]
         priors[key] = prior
         name = DEFAULT if given == default_prior() else str(given)
         names[key] = {"name": name, "images_seen": prior.facts.images_seen}
@@ -301,13 +302,6 @@ def without_noise(row: Row) -> dict[str, float]:
     if noise == 0:
         return dict(scores)
     return {k: -10 * math.log10(10 ** (-value / 10) - noise) for k, value in scores.items()}
-
-
-def mean_and_error(values: list[float]) -> str:
-    """Mean and its standard error, with signs."""
-    if len(values) < 2:
-        return f"{np.mean(values):+.2f}" if values else "not run"
-    return f"{np.mean(values):+.2f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}"
 
 
 def verdict(margin: float) -> str:

@@ -28,8 +28,7 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 import torch
-from bench_objectives import difference
-from tune_baselines import Case
+from scoring import Case, difference
 
 from mri_ambient.data_prep import MANIFEST, SimulateConfig, plan_preparation, prepare
 from mri_ambient.data_prep.images import ImageSource, open_images

@@ -23,8 +23,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from scoring import Case, case_of
 from torch import Tensor
-from tune_baselines import Case, case_of
 
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.data_prep.images import open_images

@@ -35,9 +35,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from scoring import Case, case_of
 from torch import Tensor, nn
 from torch.nn import functional
-from tune_baselines import Case, case_of
 
 from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import open_images

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tune_baselines import Case, case_of
+from scoring import Case, case_of, difference
 
 from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import open_images
@@ -290,14 +290,6 @@ def best_of(results: dict[str, Row], setting: Setting, name: str) -> Row:
     keys = [f"{setting.name} | {name}{label}" for label in ("", " | aos", " | dds, mean of 4")]
     rows = [results[key] for key in keys if key in results]
     return max(rows, key=lambda row: row["psnr"]) if rows else {}
-
-
-def difference(row: Row, other: Row) -> str:
-    """Mean difference of PSNR over the cases and its standard error."""
-    if "psnr_each" not in row or "psnr_each" not in other:
-        return ""
-    each = np.subtract(row["psnr_each"], other["psnr_each"])
-    return f"{each.mean():+.2f} ± {each.std(ddof=1) / len(each) ** 0.5:.2f}"
 
 
 def of_real_scan(row: Row, rate: str) -> str:

@@ -29,9 +29,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_default_prior import mean_and_error
+from scoring import Case, case_of, mean_and_error
 from torch import Tensor
-from tune_baselines import Case, case_of
 
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.data_prep.images import open_images

@@ -40,11 +40,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_default_prior import mean_and_error
 from bench_peers import check_physics, complex_image, import_deepinv, physics_of, planes
-from bench_presets import commit
+from scoring import Case, case_of, commit, mean_and_error
 from torch import Tensor, nn
-from tune_baselines import Case, case_of
 
 from mri_ambient.data_prep import (
     MANIFEST,

@@ -37,9 +37,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from bench_adps import simulate
+from scoring import Case
 from torch import Tensor
 from torch.nn import functional
-from tune_baselines import Case
 
 from mri_ambient.methods import Adps, Aos, Dds, Sampler
 from mri_ambient.priors.checkpoint import load_prior

@@ -18,9 +18,7 @@ one JSON line per scan and method and writes WORK/presets.json; what is there is
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_adps import simulate
-from tune_baselines import Case
+from scoring import Case, commit
 
 from mri_ambient.data_prep import plan_preparation
 from mri_ambient.io import Undersampled, open_scan
@@ -46,6 +44,7 @@ from mri_ambient.recon.reference import Reference
 from mri_ambient.runtime.device import Runtime, pick_device
 from mri_ambient.runtime.files import write_json
 from mri_ambient.scan import Scan
+from mri_ambient.training.adapter import weights_sha256
 
 Row = dict[str, float]
 Score = Callable[[SliceImages], Row]
@@ -127,21 +126,6 @@ def evaluate(scans: list[Scored], preset: Preset, prior: Prior, runtime: Runtime
     return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
 
 
-def weights_sha256(prior: Prior) -> str:
-    """Hash of the network's weights: a card may be added to."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(prior.net.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
-def commit() -> str:
-    """The commit this script is of; empty outside a repository."""
-    words = ("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-
-
 COLUMNS = {
     "evaluations": ("evaluations", "d"), "s": ("seconds", ".1f"), "PSNR": ("psnr", ".2f"),
     "SSIM": ("ssim", ".3f"), "error on held-out lines": ("error", ".3f"),
@@ -195,7 +179,7 @@ def main() -> None:
         parser.error("VAL and WORK are needed without --quick")
     runtime = Runtime(pick_device(args.device))
     prior = load_prior(args.prior or default_prior(), runtime.torch_device)
-    made_with = {"weights": weights_sha256(prior), "count": args.count, "seeds": args.seeds}
+    made_with = {"weights": weights_sha256(prior.net), "count": args.count, "seeds": args.seeds}
     path = args.work / "presets.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:

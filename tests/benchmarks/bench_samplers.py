@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_adps import simulate
-from tune_baselines import Case
+from scoring import Case
 
 from mri_ambient.methods import Adps, Aos, CgSense, Dds, L1Wavelet, Method, Msm, Pula, ZeroFilled
 from mri_ambient.physics.mask_spec import MaskSpec

@@ -15,22 +15,19 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scoring import Case, case_of
 from torch import Tensor
 
-from mri_ambient.data_prep import ScanModel, SimulateConfig, plan_preparation, write_scan
+from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.data_prep.images import open_images
-from mri_ambient.io import open_scan
 from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.physics.crop import center_crop
-from mri_ambient.physics.fourier import ifft2c
-from mri_ambient.recon.engine import to_file_units
 from mri_ambient.rng import rng_for
-from mri_ambient.scan import Batch, Scan
+from mri_ambient.scan import Batch
 
 MASKS = {
     "random R=4": {"mask": "random", "acceleration": 4.0},
@@ -43,29 +40,6 @@ NOISE = (0.004, 0.012, 0.036)
 SIZES = ((192, 160), (128, 128))
 MULTIPLES = {CgSense: np.geomspace(0.1, 10, 9), L1Wavelet: np.geomspace(0.03, 3, 9)}
 WEIGHTS = {CgSense: np.geomspace(1e-3, 1, 7), L1Wavelet: np.geomspace(1e-4, 3e-2, 8)}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A prepared scan and the truth it was simulated from.
-
-    Attributes:
-        scan: prepared from the undersampled data.
-        truth: noise-free RSS image in file units ``(y, x)``.
-    """
-
-    scan: Scan
-    truth: Tensor
-
-    def psnr(self, img: Tensor) -> float:
-        """PSNR of an image in normalised units, inside the support, in dB."""
-        ours = to_file_units(img.abs(), self.scan)[0]
-        inside = ours > 0
-        error = (ours - self.truth)[inside].square().mean()
-        return float(10 * torch.log10(self.truth.max() ** 2 / error))
-
-    def reconstruct(self, method: Baseline) -> Tensor:
-        return method(None, Batch.of([self.scan]), [])
 
 
 def simulate(images: str, count: int, folder: Path) -> dict[str, list[Case]]:
@@ -84,22 +58,15 @@ def simulate(images: str, count: int, folder: Path) -> dict[str, list[Case]]:
     return cases
 
 
-def case_of(source, name: str, config: SimulateConfig, folder: Path) -> Case:
-    """Simulate one scan, and keep what it shows without noise and undersampling."""
-    anatomy = source.read(name, config.size, 1, rng_for(config.seed, name, "object"))
-    model = ScanModel(anatomy, config, name)
-    path = folder / f"{name}.h5"
-    write_scan(model, path)
-    file = open_scan(path)
-    coil_img = ifft2c(config.units * model.clean(0))
-    rss = coil_img.abs().square().sum(dim=0).sqrt()
-    return Case(plan_preparation(file).apply(file[0]), center_crop(rss, file.recon_shape))
+def reconstructed(case: Case, method: Baseline) -> Tensor:
+    """The image in normalised units."""
+    return method(None, Batch.of([case.scan]), [])
 
 
 def mean_psnr(method_of: Callable[[Case], Baseline], cases: dict[str, list[Case]]) -> list[float]:
     """Per group of cases, and over all."""
     rows = [
-        float(np.mean([case.psnr(case.reconstruct(method_of(case))) for case in group]))
+        float(np.mean([case.psnr(reconstructed(case, method_of(case))) for case in group]))
         for group in cases.values()
     ]
     return [*rows, float(np.mean(rows))]
@@ -129,9 +96,9 @@ def table(method: type[CgSense] | type[L1Wavelet], cases: dict[str, list[Case]],
 def convergence(method: Baseline, cases: dict[str, list[Case]]) -> None:
     """Worst distance to ten times as many iterations, over all scans."""
     checked = [case for group in cases.values() for case in group]
-    limits = [case.reconstruct(replace(method, n_iter=10 * method.n_iter)) for case in checked]
+    limits = [reconstructed(case, replace(method, n_iter=10 * method.n_iter)) for case in checked]
     for n_iter in (method.n_iter // 2, method.n_iter, 2 * method.n_iter):
-        images = [case.reconstruct(replace(method, n_iter=n_iter)) for case in checked]
+        images = [reconstructed(case, replace(method, n_iter=n_iter)) for case in checked]
         pairs = list(zip(checked, images, limits, strict=True))
         row = {
             "method": method.name,
