@@ -25,7 +25,11 @@ app = typer.Typer(no_args_is_help=True, help="Check a prior before it is used or
 
 PriorFile = Annotated[
     Path,
-    typer.Argument(help="Prior file or run folder.", metavar="PRIOR", callback=shipped_or_there),
+    typer.Argument(
+        help="Prior: a file, a run folder, or the name of a shipped prior.",
+        metavar="PRIOR",
+        callback=shipped_or_there,
+    ),
 ]
 
 SliceIndex = Annotated[

@@ -157,7 +157,7 @@ Start = Annotated[
     Path | None,
     typer.Option(
         "--init",
-        help="Prior file or run folder to start from (fine-tuning).",
+        help="Prior to start from (fine-tuning): a file, a run folder, or a shipped prior.",
         show_default="random weights",
         callback=shipped_or_there,
     ),
