@@ -69,6 +69,10 @@ STRAY = 50.0
 """Energy of a line outside of the middle, over that of lines near it, that is warned of. It is 1.4
 at most in right scans, and 6 in those of gratings."""
 
+MISSED = 0.05
+"""Energy of a line in the middle, over that of its neighbours, below which it is missed. It is at
+least 0.34 in right scans."""
+
 LEAST_SHARE = 0.9
 """Least share of signal in what is predicted of a line."""
 
@@ -86,14 +90,8 @@ def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
         By the column, the factor; nothing of the quarter in the middle, where energy is steep, nor
         of masks of single samples.
     """
-    if not is_line_mask(mask):
-        return {}
-    counts, n = mask.sum(dim=0), mask.shape[1]
-    power = torch.zeros(mask.shape, dtype=torch.float64)
-    for coil in ksp:  # all together would take several times the memory of the slice
-        power += coil.abs().square()
-    energy = (power.sum(dim=0) - power.amax(dim=0)) / counts.clamp_min(1)  # of no single sample
-    held = torch.nonzero(counts).flatten().tolist()
+    energy, held = _line_energies(ksp, mask)
+    n = len(energy)
     found = {}
     for i, x in enumerate(held):
         if abs(x - n // 2) > n // 8:
@@ -104,6 +102,41 @@ def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
             if largest > 0 and energy[x] > STRAY * largest:
                 found[x] = float(energy[x]) / largest
     return found
+
+
+def missed_line(ksp: Tensor, mask: Tensor) -> int | None:
+    """The one column in the middle of k-space that holds no signal, as if the receiver missed it.
+
+    It has less than :data:`MISSED` of the energy of its neighbours. Several such columns are none:
+    k-space of two objects, or of a box, has a pattern of them.
+
+    Args:
+        ksp: of a slice, ``(coil, y, x)``.
+        mask: sampled positions, bool ``(y, x)``.
+    """
+    energy, held = _line_energies(ksp, mask)
+    n = len(energy)
+    missed = [
+        x
+        for before, x, after in zip(held, held[1:], held[2:], strict=False)
+        if abs(x - n // 2) <= n // 8 and energy[x] < MISSED * energy[[before, after]].min()
+    ]
+    return missed[0] if len(missed) == 1 else None
+
+
+def _line_energies(ksp: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
+    """Mean energy of the columns without their largest sample ``(x,)``, and which are measured.
+
+    None of masks of single samples.
+    """
+    if not is_line_mask(mask):
+        return torch.zeros(mask.shape[1]), []
+    counts = mask.sum(dim=0)
+    power = torch.zeros(mask.shape, dtype=torch.float64)
+    for coil in ksp:  # all together would take several times the memory of the slice
+        power += coil.abs().square()
+    energy = (power.sum(dim=0) - power.amax(dim=0)) / counts.clamp_min(1)
+    return energy, torch.nonzero(counts).flatten().tolist()
 
 
 def stray_warnings(
@@ -118,6 +151,20 @@ def stray_warnings(
     text = (
         f"{name}: {axis} {places} of k-space have up to {most:.0f} times the energy of those near "
         f"them in slices {slices}: lines of another place, navigators for example"
+    )
+    return [NumericalWarning("W-LINES", text)]
+
+
+def missed_warnings(
+    name: str, found: Mapping[int, int | None], axis: str
+) -> list[NumericalWarning]:
+    """W-LINES for a line along an axis ("columns" or "rows") that slices hold no signal in."""
+    places = {index: place for index, place in found.items() if place is not None}
+    if not places:
+        return []
+    text = (
+        f"{name}: {axis} {sorted(set(places.values()))} of k-space hold less than a twentieth of "
+        f"the energy of their neighbours in slices {sorted(places)}, as if the receiver missed them"
     )
     return [NumericalWarning("W-LINES", text)]
 

@@ -17,11 +17,13 @@ from .interference import Interference, interference_of, interference_warnings
 from .line_consistency import (
     line_steps,
     line_warnings,
+    missed_line,
+    missed_warnings,
     step_warnings,
     stray_lines,
     stray_warnings,
 )
-from .line_phase import line_phase_warnings
+from .line_phase import backwards_warnings, line_phase_warnings
 from .lost_coils import coil_energies, lost_coil_warnings
 from .noise_coils import LOUD, without_coils
 from .noise_estimator import SHOWN, NoiseEstimator
@@ -61,6 +63,7 @@ class ScanFaults:
         self.altered: dict[int, Altered] = {}
         self.coil_energies: dict[int, Tensor] = {}
         self.stray: dict[str, dict[int, dict[int, float]]] = {"columns": {}, "rows": {}}
+        self.missed: dict[str, dict[int, int | None]] = {"columns": {}, "rows": {}}
         self.interference: dict[int, Interference] = {}
 
     def add(
@@ -84,8 +87,10 @@ class ScanFaults:
             if self.file.noise is None and index % self._every == 0:
                 self._add_own_noise(index, ksp)
             if index in self.compared and not self.file.is_3d:
-                self.stray["columns"][index] = stray_lines(ksp, scan.mask[0])
-                self.stray["rows"][index] = stray_lines(ksp.mT, scan.mask[0].mT)
+                plane = scan.mask[0]
+                for axis, lines in (("columns", (ksp, plane)), ("rows", (ksp.mT, plane.mT))):
+                    self.stray[axis][index] = stray_lines(*lines)
+                    self.missed[axis][index] = missed_line(*lines)
             if index in self.compared and scan.calib is None:
                 self.strips.append(center_crop(cut.ksp[place], self.strip).clone())
 
@@ -138,12 +143,14 @@ class ScanFaults:
         if not self.file.is_3d:
             few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
-            explained = line_phase_warnings(name, few)
+            explained = backwards_warnings(name, few) or line_phase_warnings(name, few)
             if not explained and not self.interference:
                 width = calib[0].shape[-1]
                 explained = (
                     stray_warnings(name, self.stray["columns"], "columns")
                     or stray_warnings(name, self.stray["rows"], "rows")
+                    or missed_warnings(name, self.missed["columns"], "columns")
+                    or missed_warnings(name, self.missed["rows"], "rows")
                     or self._steps(width, to_virtual, noise_only)
                     or line_warnings(name, few)
                 )

@@ -123,6 +123,20 @@ def three_clipped(ksp: Tensor) -> Tensor:
     return torch.view_as_complex(parts)
 
 
+def read_backwards(ksp: Tensor) -> Tensor:
+    """Every other line from its last sample to its first, as raw EPI is."""
+    ksp = ksp.clone()
+    ksp[..., 1::2] = ksp[..., 1::2].flip(-2)
+    return ksp
+
+
+def missed(ksp: Tensor) -> Tensor:
+    """The line of k = 0 holds what the outermost one holds, which is mostly noise."""
+    ksp = ksp.clone()
+    ksp[..., [ksp.shape[-1] // 2]] = ksp[..., torch.nonzero(ksp.any(dim=(0, 1)))[0]]
+    return ksp
+
+
 RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda ksp: ksp,
     "none, Hamming filter": lambda ksp: filtered(ksp, hamming),
@@ -146,7 +160,9 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     "calibration lines times 3": lambda ksp: turned(ksp, middle(ksp, CALIB), 3),
     "calibration lines times 1.5": lambda ksp: turned(ksp, middle(ksp, CALIB), 1.5),
     "calibration lines turned by 1 rad": lambda k: turned(k, middle(k, CALIB), np.exp(1j)),
+    "every other line read backwards": read_backwards,
     "the line of k = 0 in place of the outermost": misplaced,
+    "the line of k = 0 missed by the receiver": missed,
     "three samples clipped": three_clipped,
     "clipped at half of the largest": lambda ksp: clipped(ksp, 0.5),
     "clipped at a fifth of the largest": lambda ksp: clipped(ksp, 0.2),

@@ -18,6 +18,7 @@ from mri_ambient.data_prep.line_consistency import (
     line_misfit,
     line_steps,
     line_warnings,
+    missed_line,
     prediction_errors,
     step_warnings,
     stray_lines,
@@ -257,6 +258,36 @@ def test_k_space_of_a_grating_has_no_stray_lines():
         for rate in (1, 2, 3):
             mask = torch.from_numpy(under(rate, 1)).expand(96, 80)
             assert stray_lines(grating * mask, mask) == {}
+
+
+@pytest.mark.parametrize("rate", [1, 3])
+@pytest.mark.parametrize("place", [CENTRE, CENTRE + 3])
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_a_line_that_the_receiver_missed_is_found(ksp, rate, place):
+    """It holds noise alone."""
+    mask = torch.from_numpy(under(rate, 1)).expand(ksp.shape[1:])
+    wrong = ksp.clone()
+    wrong[..., place] = 0.02 * complex_normal(tuple(ksp.shape[:2]), rng_for(0, "missed"))
+    assert missed_line(wrong * mask, mask) == place
+    assert missed_line((wrong * mask).mT, mask.mT) is None
+    assert missed_line(ksp * mask, mask) is None
+    found = plan_preparation(MemoryScan((wrong * mask)[None], mask)).warnings
+    assert any(one.code == "W-LINES" and f"columns [{place}]" in one.text for one in found)
+
+
+def test_k_space_of_two_objects_or_of_a_box_misses_no_line():
+    y, x = torch.meshgrid(torch.arange(96) - 48, torch.arange(80) - 40, indexing="ij")
+    tubes = [1.0 * ((x - at).square() + y.square() < 64) for at in (-20, 20)]
+    objects = [
+        tubes[0] + tubes[1],
+        tubes[0] - tubes[1],
+        *((x.abs() < width) * (y.abs() < 30) for width in (4, 10, 13, 20, 39)),
+    ]
+    mask = torch.ones(96, 80, dtype=torch.bool)
+    for k, img in enumerate(objects):
+        noise = 0.001 * complex_normal((1, 96, 80), rng_for(k))
+        ksp = fft2c(img + 0j)[None] + noise
+        assert missed_line(ksp, mask) is missed_line(ksp.mT, mask.mT) is None
 
 
 def test_errors_are_in_units_of_the_noise():

@@ -7,8 +7,8 @@ import torch
 from codes import warns
 from memory_scan import simulated_scan
 
-from mri_ambient.data_prep import SimulateConfig, plan_preparation
-from mri_ambient.data_prep.line_phase import line_phase, line_phase_warnings
+from mri_ambient.data_prep import PrepConfig, SimulateConfig, plan_preparation
+from mri_ambient.data_prep.line_phase import backwards, line_phase, line_phase_warnings
 from mri_ambient.io import ArrayFile
 from mri_ambient.physics.crop import center_crop
 from mri_ambient.rng import complex_normal, rng_for
@@ -54,3 +54,30 @@ def test_the_preparation_warns(ksp):
     scan = Scan.from_numpy(turned(ksp, 0.4)[None].numpy())
     with warns("W-LINE-PHASE", "W-MAP-SETS"):
         plan_preparation(ArrayFile(scan))
+
+
+def every_other_backwards(ksp: torch.Tensor, first: int = 0) -> torch.Tensor:
+    """From row ``first`` on: 0 turns round the middle of the matrix, 1 round k = 0."""
+    ksp = ksp.clone()
+    ksp[..., first:, 1::2] = ksp[..., first:, 1::2].flip(-2)
+    return ksp
+
+
+@pytest.mark.parametrize(("n_coils", "first"), [(2, 0), (5, 0), (5, 1)])
+def test_lines_that_are_stored_backwards_are_found(ksp, n_coils, first):
+    right = center_crop(ksp, (24, 16))[:n_coils]
+    wrong = center_crop(every_other_backwards(ksp, first), (24, 16))[:n_coils]
+    assert backwards(wrong) and not backwards(wrong.mT)
+    assert not backwards(right) and not backwards(right.mT)
+    noise = complex_normal((5, 24, 16), rng_for(0, "noise"))
+    told_nothing = (noise, wrong[:1], wrong[..., :10], 0 * wrong)
+    assert not any(map(backwards, told_nothing))
+
+
+@pytest.mark.parametrize("axis", ["columns", "rows"])
+def test_the_preparation_warns_of_lines_stored_backwards(ksp, axis):
+    raw = every_other_backwards(ksp) if axis == "columns" else every_other_backwards(ksp.mT).mT
+    scan = Scan.from_numpy(raw[None].numpy())
+    with warns("W-LINES"):
+        plan = plan_preparation(ArrayFile(scan), PrepConfig(map_sets=1))
+    assert axis in plan.warnings[0].text
