@@ -81,6 +81,7 @@ WARNINGS: dict[str, str] = {
     "W-ATTRIBUTE": "An attribute of the file is damaged and was left out.",
     "W-AXES-GUESSED": "Check the image, or name the axes (axes, --axes).",
     "W-EVEN-PARTITIONS": "Look at the image; if these are slices, name them so (axes, --axes).",
+    "W-UNEVEN-SLICES": "Look at the image; name the axes of a 3-D scan (axes, --axes z,coil,y,x).",
     "W-NO-HEADER": "Voxel size and final matrix come from an ISMRMRD header with the k-space.",
     "W-HEADER-MISMATCH": "The header belongs to another matrix; export both together.",
     "W-HEADER-LIMITS": "The header's encoding limits contradict the data and are ignored.",
@@ -154,6 +155,7 @@ WARNINGS: dict[str, str] = {
 WRONG_SAMPLES = frozenset(
     {
         "W-EVEN-PARTITIONS",
+        "W-UNEVEN-SLICES",
         "W-AVERAGES",
         "W-REPETITIONS",
         "W-LOST-COIL",

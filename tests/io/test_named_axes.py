@@ -14,7 +14,13 @@ from codes import warns
 
 from mri_ambient.errors import WRONG_SAMPLES, ConfigError, ScanFormatError
 from mri_ambient.io import find_scans, open_scan
-from mri_ambient.io.axes_guess import LIKE_COILS, UNLIKE_COILS, coil_contrast, plausible_axes
+from mri_ambient.io.axes_guess import (
+    LIKE_COILS,
+    UNLIKE_COILS,
+    coil_contrast,
+    is_phase_encode,
+    plausible_axes,
+)
 from mri_ambient.io.named_axes import NamedArray, parse_axes
 from mri_ambient.io.stored_arrays import StoredArray
 
@@ -172,10 +178,43 @@ def test_coils_of_one_slice_are_not_taken_for_slices(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 def test_few_partitions_are_not_taken_for_slices(tmp_path):
-    across = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(KSP, axes=0), axis=0), axes=0)
-    path = fastmri_layout(tmp_path / "a.h5", across.astype(np.complex64))
-    with pytest.raises(ScanFormatError, match="--axes z,coil,y,x"):
+    across = partitions(KSP)
+    moved = np.roll(across, 1, axis=0), np.fft.ifftshift(across, axes=(0, 2, 3))
+    for k, encoded in enumerate((across, *moved)):
+        path = fastmri_layout(tmp_path / f"{k}.h5", encoded)
+        with pytest.raises(ScanFormatError, match="--axes z,coil,y,x"):
+            open_scan(path)
+
+
+def partitions(slices: np.ndarray) -> np.ndarray:
+    """K-space of a 3-D scan, whose slices these are."""
+    across = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(slices, axes=0), axis=0), axes=0)
+    return across.astype(np.complex64)
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_three_or_four_entries_that_may_be_partitions_are_warned_of(n, tmp_path):
+    path = fastmri_layout(tmp_path / "a.h5", partitions(KSP[:n]))
+    with warns("W-NO-HEADER", "W-UNEVEN-SLICES"):
         open_scan(path)
+
+
+@pytest.mark.parametrize(
+    ("energies", "found"),
+    [
+        ([0.1, 0.5, 1.0, 0.3, 0.1, 0.05], True),
+        ([1.0, 0.5, 0.05, 0.02, 0.1, 0.3], True),  # k = 0 at the first index
+        ([0.02, 0.05, 0.3, 1.0], None),
+        ([0.1, 0.05, 1.0, 0.1, 0.4, 0.1], None),
+        ([0.4, 0.9, 1.0, 0.9, 0.5, 0.2], False),
+        ([0.0, 0.0, 0.7, 1.0, 0.8, 0.0], False),  # slices of air around three of an object
+        ([0.5, 1.0, 0.5], False),
+        ([1.0, 0.1], False),
+        ([0.0, 0.0, 0.0], False),
+    ],
+)
+def test_energies_tell_partitions_from_slices(energies, found):
+    assert is_phase_encode(np.array(energies)) is found
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
