@@ -13,6 +13,7 @@ from ..io import ScanFile, name_of
 from ..physics.crop import center_crop
 from ..scan import Scan
 from .altered import Altered, altered, altered_warnings
+from .cut_off import cut_off_warnings, energies
 from .interference import Interference, interference_of, interference_warnings
 from .line_consistency import (
     line_steps,
@@ -65,6 +66,7 @@ class ScanFaults:
         self.stray: dict[str, dict[int, dict[int, float]]] = {"columns": {}, "rows": {}}
         self.missed: dict[str, dict[int, int | None]] = {"columns": {}, "rows": {}}
         self.interference: dict[int, Interference] = {}
+        self.profiles: list[Tensor] = []
 
     def add(
         self, scan: Scan, cut: Scan, spikes: Mapping[int, Tensor], filled: Sequence[int]
@@ -84,6 +86,8 @@ class ScanFaults:
             index, ksp = scan.slices[place], scan.ksp[place]
             self.altered[index] = altered(ksp)
             self.coil_energies[index] = coil_energies(ksp, scan.mask[0])
+            if index in self.compared and scan.calib is None:
+                self.profiles.append(energies(ksp))
             if self.file.noise is None and index % self._every == 0:
                 self._add_own_noise(index, ksp)
             if index in self.compared and not self.file.is_3d:
@@ -140,6 +144,8 @@ class ScanFaults:
             found.append(NumericalWarning("W-SPIKE", text))
         found += altered_warnings(name, self.altered)
         found += lost_coil_warnings(name, self.coil_energies)
+        (ny, nx), (rows, columns) = self.file.shape[2:], self.file.recon_shape
+        found += cut_off_warnings(name, self.profiles, (rows / ny, columns / nx))
         if not self.file.is_3d:
             few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]

@@ -109,6 +109,7 @@ WARNINGS: dict[str, str] = {
     "W-SPIKE": "Look at the image for stripes, and have the scanner checked.",
     "W-INTERFERENCE": "Look at the image for a line or point, and have the scanner checked.",
     "W-NOISE-COIL": "Have these coils checked; the image is that of the others.",
+    "W-CUT-OFF": "Look at the image, and check the field of view that the header states.",
     "W-LOST-COIL": "Leave them out of all slices, or measure again; images are too dark near them.",
     "W-LINE-PHASE": "Look at the image for a ghost, and correct the phase of the lines (EPI).",
     "W-LINES": "Look at the image for movement or ghosts, and at how its lines were put together.",
