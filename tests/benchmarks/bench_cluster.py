@@ -1,6 +1,6 @@
 """Many scans: on a cluster whose worker is killed, 1 to 1000 in one process, and 10 000 volumes.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_cluster.py [--quick]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_cluster.py [--costs] [--quick]
 
 1. 40 scans by one process, by two processes (``jobs``, not with ``--quick``), and by two workers of
    a LocalCluster, one of which is killed (SIGKILL) when ten scans are done. The folders must be
@@ -225,6 +225,7 @@ def costs(scratch: Path, config: SimulateConfig) -> dict[str, Any]:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--costs", action="store_true", help="the third part alone")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     n_scans, counts, volume = 40, [1, 10, 100, 1000], VOLUME
@@ -234,8 +235,11 @@ def main() -> int:
         del METHODS["preset balanced"]
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        paths = ma.simulate("phantom", scratch / "made", SMALL, count=4)
         forkserver.ensure_running()
+        if args.costs:
+            print(json.dumps({"benchmark": "cluster", "cost": costs(scratch, volume)}))
+            return 0
+        paths = ma.simulate("phantom", scratch / "made", SMALL, count=4)
         with two_workers() as workers:
             killed = kills(scratch, paths, workers, n_scans, jobs=not args.quick)
             workers.client.wait_for_workers(2)
