@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import mri_ambient as ma
-
 from . import options as opt
 from .adaptation_view import AdaptationView, Adapting, adapted_together
 from .choices import FORMATS, PARTS, known_list
@@ -136,7 +134,7 @@ def run(
     several scans summary.csv and status.jsonl; with --save report also a page for every scan and
     index.html. A scan that fails gives one error line and exit code 1; the others are written.
     """
-    from mri_ambient.recon.folder import failed_before
+    from mri_ambient.recon.folder import failed_before, reconstruct_scans
 
     to = saving.to(output, overwrite=overwrite, listed=True if shard else None)
     adapting.check(shard)
@@ -163,7 +161,7 @@ def run(
         if adapting.together:
             recipe = adapted_together(bars, view, every, to, recipe, runtime, executor)
         with FolderView(bars, len(todo), output, view, verbose=verbose) as show:
-            ma.reconstruct_folder(
+            reconstruct_scans(
                 todo, to, recipe, runtime, jobs=executor, on_volume=show.begin, on_outcome=show.end
             )
     if show.counts["done"] or show.counts["skipped"]:

@@ -33,7 +33,7 @@ from ..runtime.files import locked, output_folder, remove_torn
 from ..runtime.prefetch import prefetch
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
-from .reconstruction import stored_settings, write_reconstruction
+from .reconstruction import differing_from, write_reconstruction
 from .report import add_row, write_overview
 from .report.overview import PAGE, TABLE
 from .saving import check_folder, check_formats, check_options, check_saving, save_as
@@ -82,6 +82,11 @@ class Destination:
         with_std = recipe is None or recipe.n_samples > 1
         check_options(check_formats(self.formats), self.options, with_std=with_std)
 
+    def is_listed(self, scans: Sequence[ScanPath]) -> bool:
+        """Whether ``status.jsonl`` and ``summary.csv`` are written for these scans."""
+        several = len(scans) > 1 or "report" in self.formats
+        return (several or bool(read_states(self.folder))) if self.listed is None else self.listed
+
     def path_of(self, scan: ScanPath) -> Path:
         """The image of a scan."""
         return self.folder / scan.folder / f"{scan.stem}.h5"
@@ -120,9 +125,9 @@ def reconstruct_folder(
     recipe: Recipe | ResolvedRecipe | None = None,
     runtime: Runtime | None = None,
     *,
+    overwrite: bool = False,
     retry_failed: bool = False,
     jobs: int | Executor = 1,
-    on_volume: OnVolume | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Reconstruct all scans of folders, as ``mri-ambient reconstruct`` does.
@@ -135,10 +140,10 @@ def reconstruct_folder(
         output: where results go.
         recipe: as for :func:`reconstruct`; the prior is loaded once.
         runtime: as for :func:`reconstruct`.
+        overwrite: replace what was made with other settings, as in :class:`Destination`.
         retry_failed: only those that failed last time.
         jobs: processes that share the scans, on a CPU; or an executor, such as
             :func:`~mri_ambient.runtime.cluster.cluster` gives.
-        on_volume: called before the slices of a scan are computed; with one job only.
         on_outcome: called after every scan, in the order in which they are finished.
 
     Returns:
@@ -150,15 +155,32 @@ def reconstruct_folder(
         DeviceError: at once, as the next scan would fail too.
     """
     to = output if isinstance(output, Destination) else Destination(Path(output))
-    resolved, executor = resolved_recipe(recipe), executor_of(jobs)
+    to, resolved = replace(to, overwrite=overwrite or to.overwrite), resolved_recipe(recipe)
     to.check(resolved)
-    scans, known = find_scans(inputs, output=to.folder), read_states(to.folder)
-    listed = len(scans) > 1 or bool(known) or "report" in to.formats
-    listed = listed if to.listed is None else to.listed
+    scans = find_scans(inputs, output=to.folder)
     if retry_failed:
         scans = failed_before(scans, to, resolved)
+    return reconstruct_scans(scans, to, resolved, runtime, jobs=jobs, on_outcome=on_outcome)
+
+
+def reconstruct_scans(
+    scans: Sequence[ScanPath],
+    to: Destination,
+    recipe: ResolvedRecipe,
+    runtime: Runtime | None = None,
+    *,
+    jobs: int | Executor = 1,
+    on_volume: OnVolume | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Reconstruct scans that were found; the rest as :func:`reconstruct_folder` has it.
+
+    ``on_volume`` is called before the slices of a scan are computed; with one job only.
+    """
+    executor, known = executor_of(jobs), read_states(to.folder)
+    listed = to.is_listed(scans)
     checked = checked_runtime(runtime, elsewhere=not isinstance(executor, Processes))
-    work = FolderWork(to, resolved, checked, known, on_volume)
+    work = FolderWork(to, recipe, checked, known, on_volume)
     outcomes: dict[int, Outcome] = {}
     with output_folder(to.folder):
         try:
@@ -195,7 +217,7 @@ def failed_before(
                 f"{path}: was made with other settings ({', '.join(differing)}), and what failed "
                 "is tried again (retry_failed, --retry-failed) with those of the rest; use "
                 f"their recipe{f' (--config {stored})' if stored.exists() else ''}, or "
-                "another folder, or do all anew: overwrite (--overwrite) without retry_failed"
+                "another folder, or do all anew: overwrite=True (--overwrite) without retry_failed"
             )
     return failed
 
@@ -203,8 +225,7 @@ def failed_before(
 def _differing(path: Path, wanted: Mapping[str, Any]) -> list[str]:
     """Which of these settings a reconstruction was not made with; empty for any other file."""
     with suppress(OutputExistsError):
-        found = stored_settings(path) if path.exists() else wanted
-        return [key for key in wanted if wanted[key] != found.get(key)]
+        return differing_from(path, wanted) if path.exists() else []
     return []
 
 
@@ -259,7 +280,7 @@ class FolderWork:
         recipe: how they are reconstructed.
         runtime: where they are computed.
         known: what became of the scans in earlier calls.
-        on_volume: see :func:`reconstruct_folder`.
+        on_volume: see :func:`reconstruct_scans`.
     """
 
     to: Destination
@@ -463,11 +484,11 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
     if differing:
         listed = _listed(differing, volume.settings)
         raise OutputExistsError(
-            f"{path}: was made with other settings ({listed}); overwrite (--overwrite) or use "
-            "another folder"
+            f"{path}: was made with other settings ({listed}); give overwrite=True "
+            "(--overwrite) or use another folder"
             if there
             else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
-            "use those to resume it, or overwrite (--overwrite), or use another folder"
+            "use those to resume it, or give overwrite=True (--overwrite), or use another folder"
         )
     if not (there and path.with_suffix(".json").exists()):
         return False
@@ -485,9 +506,7 @@ def differing_settings(volume: Volume, output: Path) -> list[str]:
     path = output / f"{volume.file.output_stem}.h5"
     unfinished = _unfinished(output, volume.file.output_stem)
     if path.exists():
-        found, wanted = stored_settings(path), volume.settings
-        differing = {key for key in wanted if wanted[key] != found.get(key)}
-        return sorted(differing if volume.recipe.reproducible else {*differing, "prior_sha256"})
+        return differing_from(path, volume.settings, reproducible=volume.recipe.reproducible)
     if unfinished.exists():  # otherwise no hash of the input is needed yet
         return SliceStore.with_other_settings(unfinished, volume.settings)[1]
     return []

@@ -161,9 +161,11 @@ def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):
     settings = ma.reconstruct_folder(study / "b", out, ma.Recipe("zero-filled"), CPU)
     for outcome in (other[0], settings[1]):
         assert isinstance(outcome.error, OutputExistsError)
+        assert "overwrite=True" in str(outcome.error)
     np.testing.assert_array_equal(image(out / "head.h5"), before)
-    to = Destination(out, overwrite=True)
-    assert ma.reconstruct_folder(study / "a" / "monday", to, CG, CPU)[0].status == "done"
+    for how in ({"output": Destination(out, overwrite=True)}, {"output": out, "overwrite": True}):
+        (again,) = ma.reconstruct_folder(study / "a" / "monday", recipe=CG, runtime=CPU, **how)
+        assert again.status == "done" and again.error is None
 
 
 def test_a_destination_may_be_text(made, tmp_path):
@@ -244,8 +246,9 @@ def test_the_next_scan_is_begun_meanwhile_and_nothing_else_changes(
 
     monkeypatch.setattr(folder.FolderWork, "begin", noted)
     (study / "b" / "cut.h5").unlink()
+    to = Destination(tmp_path / "one")
     with pytest.warns(NumericalWarning) as one:
-        ma.reconstruct_folder(study, tmp_path / "one", recipe, CPU, on_volume=wait)
+        folder.reconstruct_scans(find_scans(study), to, recipe.resolve(), CPU, on_volume=wait)
     monkeypatch.setattr(folder, "MOST_AHEAD", -1)
     with pytest.warns(NumericalWarning) as two:
         ma.reconstruct_folder(study, tmp_path / "two", recipe, CPU)
