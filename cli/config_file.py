@@ -53,11 +53,14 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def store_config(context: typer.Context, folder: Path, *, replace: bool) -> None:
+def store_config(
+    context: typer.Context, used: dict[str, Any], folder: Path, *, replace: bool
+) -> None:
     """Write the options of a call, defaults included, so that the file repeats it.
 
     Args:
         context: of the call.
+        used: what stood for options that were left out, by their names without dashes.
         folder: where its results are.
         replace: those of an earlier call.
 
@@ -67,7 +70,7 @@ def store_config(context: typer.Context, folder: Path, *, replace: bool) -> None
     from mri_ambient.runtime.config import to_toml
     from mri_ambient.runtime.files import atomic_path
 
-    values = {key: context.params.get(p.name or "") for key, p in _options(context).items()}
+    values = {key: context.params.get(p.name or "") for key, p in _options(context).items()} | used
     plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
     text = HEAD + to_toml({key: v for key, v in plain.items() if key not in OF_THE_CALL})
     path = folder / STORED

@@ -25,6 +25,7 @@ from .recipe import (
     Undersampling,
     make_recipe,
     note_unused,
+    used_options,
 )
 from .records import takes_records
 
@@ -146,6 +147,7 @@ def run(
     )  # fmt: skip
     to.check(recipe)
     note_unused(to, recipe, adapting.adapt)
+    used = used_options(recipe, method.prior)
     every = todo = chosen_scans(inputs, reading, shard, output)
     if retry_failed:
         todo = failed_before(every, to, adapting.recipe_before(recipe, to))
@@ -165,5 +167,5 @@ def run(
                 todo, to, recipe, runtime, jobs=executor, on_volume=show.begin, on_outcome=show.end
             )
     if show.counts["done"] or show.counts["skipped"]:
-        store_config(context, output, replace=show.counts["done"] > 0)
+        store_config(context, used, output, replace=show.counts["done"] > 0)
     show.exit()

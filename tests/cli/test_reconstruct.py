@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -513,3 +514,35 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     for text, said in (wrong | {'acs = "a\\u0000b"': "acs", 'save = ["\\u0000"]': "save"}).items():
         file.write_text(text)
         assert said in cli(*words, "-o", out, code=2).err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--preset", "balanced", "-m", "PRIOR", "--warn"),
+        ("--method", "msm", "-m", "PRIOR", "--steps", 2, "--no-final-dc", "-O", "n_masks=2"),
+        ("--method", "l1-wavelet", "--retrospective", 1.5, "--mask-type", "equispaced"),
+    ],
+)
+def test_the_stored_options_are_those_that_were_used(
+    words, cli, scan, prior_file, tmp_path, monkeypatch
+):
+    """They repeat the call where the defaults are others by now."""
+    out, again, config = tmp_path / "out", tmp_path / "again", tmp_path / "out" / "config.toml"
+    words = [prior_file if word == "PRIOR" else word for word in words]
+    cli("reconstruct", scan, "-o", out, "--device", "cpu", *words)
+    stored = tomllib.loads(config.read_text())
+    if not words:
+        assert (stored["method"], stored["prior"]) == ("aos", DEFAULT)
+    settings = report_of(out, scan)["settings"]
+    assert stored["method"] == settings["method"]["name"] and "preset" not in stored
+    assert stored.get("samples", 1) == settings["n_samples"]
+    monkeypatch.setattr("mri_ambient.recon.recipe.DEFAULT_SAMPLES", 7)
+    monkeypatch.setattr("mri_ambient.recon.recipe.default_method", lambda _: "cg-sense")
+    monkeypatch.setattr("mri_ambient.recon.recipe.default_prior", lambda: "no.such")
+    monkeypatch.setitem(PRESETS, "balanced", Preset(Dds(n_steps=3), 2))
+    cli("reconstruct", scan, "-o", again, "--config", config)
+    assert report_of(again, scan)["settings"] == settings
+    assert (again / scan.name).read_bytes() == (out / scan.name).read_bytes()
+    assert (again / "config.toml").read_bytes() == config.read_bytes()
