@@ -44,10 +44,10 @@ def print_plan(
     plan = plan_folder(scans, to, recipe, runtime)
     cost = cost_line(plan)  # which may find scans that would fail
     for line in plan.lines:
-        print_line(line)
+        print_result(line)
     n_scans, n_refused = len(plan.todo), plan.n_refused
     n_finished = len(plan.lines) - n_scans - n_refused
-    print_line(f"{n_scans} to reconstruct, {n_finished} finished before, {n_refused} would fail")
+    print_result(f"{n_scans} to reconstruct, {n_finished} finished before, {n_refused} would fail")
     print_result(cost)
 
 

@@ -410,7 +410,7 @@ def test_inputs_that_hold_no_scan_cost_one_line_each(command, cli, full, tmp_pat
     empty.mkdir()
     words = [command, good, empty, nothing, other, "-o", tmp_path / "out"]
     words += ZERO_FILLED if command == "reconstruct" else ["--no-pictures"]
-    listed = cli(*words, "--dry-run").err
+    listed = cli(*words, "--dry-run").out
     assert str(empty) in listed
     assert listed.count("->") == 2
     assert not (tmp_path / "out").exists()
@@ -463,7 +463,8 @@ def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
     out, log = tmp_path / "out", tmp_path / "run.log"
     words = ("reconstruct", full_copy, "-o", out, *ZERO_FILLED)
     planned = cli(*words, "--dry-run")
-    assert "1 scan " in planned.out and str(second) in planned.err and not out.exists()
+    assert f"{first} -> {out / first.name}" in planned.out and f"{second}: would" in planned.out
+    assert "1 scan " in planned.out and planned.err == "" and not out.exists()
     printed = cli(*words, "--log", log, code=1)
     (line,) = printed.out.splitlines()
     assert line.startswith(f"{first.name}: ") and str(out / first.name) in line
