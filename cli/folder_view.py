@@ -6,9 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mri_ambient.errors import InternalError
+
 from .console import (
     Bar,
     VolumeBar,
+    print_error,
     print_line,
     print_more_warnings,
     print_result,
@@ -116,6 +119,8 @@ class FolderView:
         if outcome.error is not None:
             self.failed.append(str(outcome.scan))
             self.failures.case(outcome.scan, outcome.error)
+            if isinstance(outcome.error, InternalError):
+                print_error(outcome.error.trace)
         elif outcome.report is None:
             print_line(f"{name}: is finished already (--overwrite replaces it)")
         else:

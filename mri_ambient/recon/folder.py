@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import (
     ConfigError,
     DeviceError,
+    InternalError,
     MriAmbientError,
     NumericalWarning,
     OutputExistsError,
@@ -27,7 +28,7 @@ from ..errors import (
 )
 from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
 from ..methods.base import OnStep
-from ..runtime.device import Runtime
+from ..runtime.device import Runtime, device_error
 from ..runtime.executor import Executor, Processes, executor_of
 from ..runtime.files import locked, output_folder, remove_torn
 from ..runtime.prefetch import prefetch
@@ -103,7 +104,7 @@ class Outcome:
         report: of a scan that was reconstructed now, where ``on_outcome`` is given it; the outcomes
             that are returned have None, or many scans would fill the memory.
         written: files in further formats that were written now.
-        error: of one that failed.
+        error: of one that failed; an :class:`~mri_ambient.errors.InternalError` has a traceback.
     """
 
     scan: ScanPath
@@ -180,7 +181,7 @@ def reconstruct_scans(
     executor, known = executor_of(jobs), read_states(to.folder)
     listed = to.is_listed(scans)
     checked = checked_runtime(runtime, elsewhere=not isinstance(executor, Processes))
-    work = FolderWork(to, recipe, checked, known, on_volume)
+    work = FolderWork(to, recipe, checked, known, on_volume, alone=len(scans) == 1)
     outcomes: dict[int, Outcome] = {}
     with output_folder(to.folder):
         try:
@@ -281,6 +282,7 @@ class FolderWork:
         runtime: where they are computed.
         known: what became of the scans in earlier calls.
         on_volume: see :func:`reconstruct_scans`.
+        alone: whether there is a single scan, which a mistake of ours ends with its traceback.
     """
 
     to: Destination
@@ -288,6 +290,7 @@ class FolderWork:
     runtime: Runtime
     known: Mapping[str, State]
     on_volume: OnVolume | None = None
+    alone: bool = False
 
     def outcomes(
         self, scans: Sequence[ScanPath], executor: Executor
@@ -343,12 +346,10 @@ class FolderWork:
                     _ = planned.volume.settings  # the hash of the whole file
                     if self.runtime.torch_device.type not in BUSY:
                         _ = planned.volume.preparation
-            except DeviceError:
-                raise
-            except MriAmbientError as error:
-                planned = error
             except OSError as error:  # such as a name that is too long
                 planned = ScanFormatError(f"{scan.path}: cannot be used ({error.strerror})")
+            except Exception as error:  # noqa: BLE001 -- the other scans go on
+                planned = self.as_failure(error)
         return BegunScan(scan, planned, tuple(given), time.monotonic() - started)
 
     def _done(self, begun: BegunScan) -> Outcome:
@@ -382,10 +383,25 @@ class FolderWork:
                 raise planned
             with output_folder(path.parent):
                 return self._results(scan, path, planned)
-        except DeviceError:
-            raise
-        except MriAmbientError as error:
-            return self._failed(scan, error)
+        except Exception as error:  # noqa: BLE001 -- the other scans go on
+            return self._failed(scan, self.as_failure(error))
+
+    def as_failure(self, error: Exception) -> MriAmbientError:
+        """What a scan failed of, in the block that caught it.
+
+        Raises:
+            DeviceError: the other scans would fail too.
+            Exception: a mistake of ours, and there are no other scans.
+        """
+        if isinstance(error, RuntimeError):
+            error = device_error(error, self.runtime.device) or error
+        if isinstance(error, DeviceError):
+            raise error
+        if isinstance(error, MriAmbientError):
+            return error
+        if self.alone:
+            raise error
+        return InternalError.of(error)
 
     def _failed(self, scan: ScanPath, error: MriAmbientError) -> Outcome:
         state = _state(scan, FAILED, str(error))

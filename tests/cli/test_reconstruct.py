@@ -17,7 +17,7 @@ from helpers import report_of, small_prior
 from PIL import Image
 
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
-from mri_ambient.io import Undersampled, open_scan
+from mri_ambient.io import FastmriFile, Undersampled, open_scan
 from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, Dds, Preset
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
@@ -483,6 +483,27 @@ def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
         (first.stem, "done"), (f"site/{first.stem}", "failed"), (f"site/{first.stem}", "done"),
     ]  # fmt: skip
     assert not cli(*words, "--retry-failed").out
+
+
+def test_a_mistake_of_ours_is_printed_and_logged_with_its_traceback(
+    cli, full, tmp_path, monkeypatch
+):
+    first, second = sorted(full.glob("*.h5"))
+    opened = FastmriFile.__init__
+
+    def breaks(file, path, *args, **options):
+        if path == first:
+            raise AttributeError("no such thing")
+        opened(file, path, *args, **options)
+
+    monkeypatch.setattr(FastmriFile, "__init__", breaks)
+    words = ("-o", tmp_path / "out", *ZERO_FILLED, "--log", tmp_path / "log")
+    printed = cli("reconstruct", full, *words, code=1)
+    (line,) = printed.errors
+    assert first.name in line and "internal error: AttributeError: no such thing" in line
+    for text in (printed.err, (tmp_path / "log").read_text()):
+        assert "in breaks" in text and "1 reconstructed, 1 failed" in text
+    assert second.name in printed.out
 
 
 def test_a_log_that_cannot_be_written_is_refused_first(cli, scan, tmp_path):

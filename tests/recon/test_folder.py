@@ -20,6 +20,7 @@ import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import (
     ConfigError,
+    InternalError,
     NumericalWarning,
     OutputExistsError,
     ScanFormatError,
@@ -200,15 +201,16 @@ def test_results_below_the_input_are_no_scans(study):
     assert len(ma.reconstruct_folder(study, study / "out", CG, CPU)) == 3
 
 
+class OtherProcesses:
+    """All that goes to another process and back is pickled; the last scan ends first."""
+
+    def map(self, task, cases):
+        for index, case in reversed(list(enumerate(cases))):
+            sent = attempt(pickle.loads(pickle.dumps(task)), case)
+            yield index, received(pickle.loads(pickle.dumps(sent)))
+
+
 def test_several_jobs_do_the_same(study, tmp_path):
-    """All that goes to another process and back can be pickled; the last scan ends first."""
-
-    class OtherProcesses:
-        def map(self, task, cases):
-            for index, case in reversed(list(enumerate(cases))):
-                sent = attempt(pickle.loads(pickle.dumps(task)), case)
-                yield index, received(pickle.loads(pickle.dumps(sent)))
-
     recipe = ma.Recipe("dds", {"n_steps": 2}, small_prior("conditioned"), n_samples=2)
     with pytest.warns(NumericalWarning) as one:
         ma.reconstruct_folder(study, tmp_path / "one", recipe, CPU)
@@ -334,6 +336,31 @@ def test_files_that_the_system_refuses_cost_the_others_nothing(made, tmp_path, m
     monkeypatch.setattr(FastmriFile, "recognises", refused)
     done = ma.reconstruct_folder(place, tmp_path / "out", CG, CPU)
     assert [outcome.status for outcome in done] == ["failed", "done", "failed"]
+
+
+@pytest.mark.parametrize("where", ["__init__", "read_ksp"])
+def test_a_mistake_of_ours_costs_one_scan_of_several(where, study, tmp_path, monkeypatch):
+    """In this process and in others; a single scan ends in its traceback."""
+    works = getattr(FastmriFile, where)
+
+    def breaks(file, *args, **options):
+        if "monday" in str(args[0] if where == "__init__" else file.path):
+            raise AttributeError("no such thing")
+        return works(file, *args, **options)
+
+    monkeypatch.setattr(FastmriFile, where, breaks)
+    for jobs in (1, OtherProcesses()):
+        out = tmp_path / str(jobs == 1)
+        found = ma.reconstruct_folder(study, out, CG, CPU, jobs=jobs)
+        assert [outcome.status for outcome in found] == ["failed", "failed", "done"]
+        assert isinstance(found[0].error, InternalError) and "in breaks" in found[0].error.trace
+        assert "AttributeError: no such thing" in read_states(out)["a/monday/head"].reason
+        assert "AttributeError" in summary(out)["a/monday/head"]["error"]
+    plan = plan_folder(find_scans(study), Destination(tmp_path / "x"), CG.resolve(), CPU)
+    assert "nothing" not in cost_line(plan) and [one.scan.key for one in plan.todo] == ["b/head"]
+    for single in (study / "a", study / "a" / "monday" / "head.h5"):
+        with pytest.raises(AttributeError):
+            ma.reconstruct_folder(single, tmp_path / "single", CG, CPU)
 
 
 def test_names_that_are_not_utf8_are_written_with_escapes(made, tmp_path):
