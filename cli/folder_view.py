@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from mri_ambient.errors import InternalError
 
 from .console import (
@@ -17,7 +19,7 @@ from .console import (
     print_result,
     print_written,
 )
-from .exit_codes import Failures
+from .exit_codes import Failures, exit_code
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -41,7 +43,11 @@ SHOWN = 3
 def print_plan(
     scans: list[ScanPath], to: Destination, recipe: ResolvedRecipe, runtime: Runtime
 ) -> None:
-    """What would be done with every scan, and what it would take (``--dry-run``)."""
+    """What would be done with every scan, and what it would take (``--dry-run``).
+
+    Raises:
+        typer.Exit: all would fail; with the code of that.
+    """
     from mri_ambient.recon.dry_run import cost_line, plan_folder
 
     plan = plan_folder(scans, to, recipe, runtime)
@@ -52,6 +58,8 @@ def print_plan(
     n_finished = len(plan.lines) - n_scans - n_refused
     print_result(f"{n_scans} to reconstruct, {n_finished} finished before, {n_refused} would fail")
     print_result(cost)
+    if n_refused == len(plan.lines):
+        raise typer.Exit(exit_code(plan.errors[0]))
 
 
 class FolderView:

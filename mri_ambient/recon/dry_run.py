@@ -48,13 +48,18 @@ class FolderPlan:
         work: what is done with each.
         lines: one for every scan: where its result would go, or why there would be none.
         todo: those that would be reconstructed.
-        n_refused: scans that would fail.
+        errors: of scans that would fail.
     """
 
     work: FolderWork
     lines: list[str] = field(default_factory=list)
     todo: list[ToDo] = field(default_factory=list)
-    n_refused: int = 0
+    errors: list[MriAmbientError] = field(default_factory=list)
+
+    @property
+    def n_refused(self) -> int:
+        """How many scans would fail."""
+        return len(self.errors)
 
     @property
     def n_slices(self) -> int:
@@ -89,7 +94,7 @@ class FolderPlan:
         self.lines[one.index] = self._refused(one.scan, error)
 
     def _refused(self, scan: ScanPath, error: MriAmbientError) -> str:
-        self.n_refused += 1
+        self.errors.append(error)
         reason = str(error).removeprefix(str(scan.path)).removeprefix(":").strip()
         return f"{scan}: would fail: {reason}"
 

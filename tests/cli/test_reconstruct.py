@@ -485,6 +485,16 @@ def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
     assert not cli(*words, "--retry-failed").out
 
 
+def test_a_dry_run_ends_as_the_call_would_where_all_scans_would_fail(cli, full_copy, tmp_path):
+    first, second = sorted(full_copy.glob("*.h5"))
+    words = ("reconstruct", full_copy, "-o", tmp_path / "out", *ZERO_FILLED)
+    first.write_bytes(first.read_bytes()[:4000])
+    cli(*words, "--dry-run")
+    second.write_bytes(b"not hdf5")
+    for more in ("--dry-run", "--verbose"):
+        cli(*words, more, code=3)
+
+
 def test_a_mistake_of_ours_is_printed_and_logged_with_its_traceback(
     cli, full, tmp_path, monkeypatch
 ):
