@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
     from .adaptation_view import AdaptationView
 
-WORDS = {"done": "reconstructed", "skipped": "finished before", "failed": "failed"}
+WORDS = {
+    "done": "reconstructed", "skipped": "finished before", "left": "left to another process",
+    "failed": "failed", "refused": "refused, as what is there was made otherwise",
+}  # fmt: skip
 """What can become of a scan."""
 
 SHOWN = 3
@@ -114,7 +117,8 @@ class FolderView:
         if self.scan is not None:
             self.scan.end()
             self.scan = self.adaptation.bar = None
-        self.counts[outcome.status] += 1
+        left = outcome.status == "skipped" and outcome.state.reason
+        self.counts["left" if left else outcome.status] += 1
         self._print(outcome)
         if self.all is not None:
             self.all.count(self.counts.total())
@@ -125,12 +129,14 @@ class FolderView:
 
         name = outcome.scan.name
         if outcome.error is not None:
-            self.failed.append(str(outcome.scan))
+            if outcome.status == "failed":
+                self.failed.append(str(outcome.scan))
             self.failures.case(outcome.scan, outcome.error)
             if isinstance(outcome.error, InternalError):
                 print_error(outcome.error.trace)
         elif outcome.report is None:
-            print_line(f"{name}: is finished already (--overwrite replaces it)")
+            reason = outcome.state.reason or "is finished already (--overwrite replaces it)"
+            print_line(f"{name}: {reason}")
         else:
             if outcome.state.reason:
                 print_line(f"{name}: {outcome.state.reason}")
@@ -148,7 +154,7 @@ class FolderView:
         if self.failed:
             names = ", ".join([*self.failed[:SHOWN], *(["..."] if self.failed[SHOWN:] else [])])
             path = self.output / "status.jsonl"
-            print_line(f"failed: {names}; {path} says why, --retry-failed does only these")
+            print_line(f"failed: {names}; {path} says why, --retry-failed tries again")
         lists = (self.output / name for name in ("index.html", "summary.csv"))
         print_written("", [path for path in lists if path.exists()])
         n_left = self.n_scans - self.counts.total()
@@ -157,4 +163,4 @@ class FolderView:
 
     def exit(self) -> None:
         """End with the exit code of what failed, if anything did."""
-        self.failures.end(nothing_done=self.counts["failed"] == self.counts.total())
+        self.failures.end(nothing_done=len(self.failures.codes) == self.counts.total())

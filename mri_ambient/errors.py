@@ -63,6 +63,10 @@ class OutputExistsError(MriAmbientError):
     """What would be written is there already and was made with other settings."""
 
 
+class BusyError(MriAmbientError):
+    """Another process is making what would be written."""
+
+
 class StoppedError(MriAmbientError):
     """Stopped before there was anything to keep."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import (
+    BusyError,
     ConfigError,
     DeviceError,
     InternalError,
@@ -34,12 +35,12 @@ from ..runtime.files import locked, output_folder, remove_torn
 from ..runtime.prefetch import prefetch
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
-from .reconstruction import differing_from, write_reconstruction
+from .reconstruction import differing_from, is_reconstruction, write_reconstruction
 from .report import add_row, write_overview
 from .report.overview import PAGE, TABLE
 from .saving import check_folder, check_formats, check_options, check_saving, save_as
 from .slice_store import SliceStore
-from .states import DONE, FAILED, SKIPPED, STATES, State, read_states
+from .states import DONE, FAILED, NOT_DONE, REFUSED, SKIPPED, STATES, State, read_states
 from .volume import OnSlice, Volume, reconstruct_volume
 
 OnVolume = Callable[[str, Volume, int], tuple[OnSlice, OnStep]]
@@ -99,12 +100,13 @@ class Outcome:
 
     Attributes:
         scan: the scan.
-        state: done, skipped or failed, why, and how long it took.
+        state: done, skipped, failed or refused, why, and how long it took.
         path: of the image.
         report: of a scan that was reconstructed now, where ``on_outcome`` is given it; the outcomes
             that are returned have None, or many scans would fill the memory.
         written: files in further formats that were written now.
-        error: of one that failed; an :class:`~mri_ambient.errors.InternalError` has a traceback.
+        error: of one that failed or was refused; an :class:`~mri_ambient.errors.InternalError` has
+            a traceback.
     """
 
     scan: ScanPath
@@ -116,7 +118,7 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """Its status: "done", "skipped" or "failed"."""
+        """Its status: "done", "skipped", "failed" or "refused"."""
         return self.state.status
 
 
@@ -142,7 +144,7 @@ def reconstruct_folder(
         recipe: as for :func:`reconstruct`; the prior is loaded once.
         runtime: as for :func:`reconstruct`.
         overwrite: replace what was made with other settings, as in :class:`Destination`.
-        retry_failed: only those that failed last time.
+        retry_failed: only those that failed, or were refused, last time.
         jobs: processes that share the scans, on a CPU; or an executor, such as
             :func:`~mri_ambient.runtime.cluster.cluster` gives.
         on_outcome: called after every scan, in the order in which they are finished.
@@ -202,14 +204,16 @@ def reconstruct_scans(
 def failed_before(
     scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe
 ) -> list[ScanPath]:
-    """The scans that failed when they were last tried, to be reconstructed as the others were.
+    """The scans that failed, or were refused, when they were last tried.
+
+    They are to be reconstructed as the others were.
 
     Raises:
         OutputExistsError: an image that stays in the folder was made with other settings.
     """
     known, wanted = read_states(to.folder), recipe.choices()
     wanted.pop("version")  # a repaired version is a reason to try again
-    failed = [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
+    failed = [scan for scan in scans if scan.key in known and known[scan.key].status in NOT_DONE]
     replaced = {scan.key for scan in failed if to.overwrite}
     for path in (to.folder / f"{key}.h5" for key in known if failed and key not in replaced):
         if differing := _differing(path, wanted):
@@ -383,6 +387,8 @@ class FolderWork:
                 raise planned
             with output_folder(path.parent):
                 return self._results(scan, path, planned)
+        except BusyError:
+            return Outcome(scan, _state(scan, SKIPPED, LEFT), path)
         except Exception as error:  # noqa: BLE001 -- the other scans go on
             return self._failed(scan, self.as_failure(error))
 
@@ -404,8 +410,10 @@ class FolderWork:
         return InternalError.of(error)
 
     def _failed(self, scan: ScanPath, error: MriAmbientError) -> Outcome:
-        state = _state(scan, FAILED, str(error))
-        return Outcome(scan, state, self.to.path_of(scan), error=error)
+        path = self.to.path_of(scan)
+        stays = isinstance(error, OutputExistsError) and is_reconstruction(path)
+        state = _state(scan, REFUSED if stays else FAILED, str(error))
+        return Outcome(scan, state, path, error=error)
 
     def _results(self, scan: ScanPath, path: Path, planned: PlannedScan) -> Outcome:
         """Write what is missing of the results of a scan."""
@@ -413,6 +421,8 @@ class FolderWork:
         state = _state(scan, DONE, REPLACED if planned.replaced else "")
         if planned.finished:
             state = _state(scan, SKIPPED)
+        elif is_finished(volume, path.parent, overwrite=overwrite):
+            return Outcome(scan, _state(scan, SKIPPED, LEFT), path)
         else:
             on_slice, on_step = self._hooks(scan.name, volume, volume.n_steps)
             report = reconstruct_to_folder(
@@ -442,6 +452,9 @@ class FolderWork:
 REPLACED = "its file was replaced since it was last reconstructed"
 """Why a scan that was finished is done again."""
 
+LEFT = "left to another process"
+"""Why a scan that was not finished when it was opened is skipped."""
+
 
 def _state(scan: ScanPath, status: str, reason: str = "") -> State:
     return State(scan.key, status, reason, source=str(scan.path.absolute()))
@@ -464,17 +477,17 @@ def reconstruct_to_folder(
         The report, as in the JSON file; see :func:`reconstruct_volume`.
 
     Raises:
-        MriAmbientError: a slice cannot be reconstructed, ``output`` cannot be written, or another
-            process is writing this reconstruction.
+        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
+        BusyError: another process is writing this reconstruction.
         OutputExistsError: see :func:`is_finished`.
     """
     name = volume.file.output_stem
     path = output / f"{name}.h5"
-    if is_finished(volume, output, overwrite=overwrite):
-        return ReconstructionFile(path).report
     settings, file = volume.settings if volume.recipe.reproducible else None, volume.file
     keep_samples = volume.recipe.keep_samples
     with locked(path):
+        if is_finished(volume, output, overwrite=overwrite):
+            return ReconstructionFile(path).report
         store = SliceStore(_unfinished(output, name), settings, keep_samples=keep_samples)
         report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
         write_reconstruction(

@@ -22,6 +22,7 @@ from ..errors import (
     with_remedy,
 )
 from ..io import (
+    Contents,
     Geometry,
     Grid,
     ReconstructionFile,
@@ -30,6 +31,7 @@ from ..io import (
     ScanFile,
     stem_of,
 )  # fmt: skip
+from ..io.reconstruction import RECONSTRUCTION_FORMAT
 from ..methods.presets import METHODS
 from ..runtime.files import json_text, write_json
 from .saving import check_folder, check_formats, check_saving, formats_with_parts, save_as
@@ -287,6 +289,11 @@ def differing_from(
     found = stored_settings(path)
     differing = {key for key in settings if settings[key] != found.get(key)}
     return sorted(differing if reproducible else {*differing, "prior_sha256"})
+
+
+def is_reconstruction(path: Path) -> bool:
+    """Whether there is a reconstruction file."""
+    return path.exists() and Contents(path).tag == RECONSTRUCTION_FORMAT
 
 
 def stored_settings(path: Path) -> dict[str, Any]:

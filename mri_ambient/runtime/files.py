@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from ..errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
+from ..errors import BusyError, ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
 
 LOCK = ".tmp-lock-"
 """Begin of the names of locks."""
@@ -85,7 +85,8 @@ def locked(path: Path) -> Iterator[None]:
     """Keep other processes from making the same file meanwhile; on disks without locks, nothing.
 
     Raises:
-        MriAmbientError: another process is making it, or the folder cannot be written.
+        BusyError: another process is making it.
+        MriAmbientError: the folder cannot be written.
     """
     lock = path.with_name(f"{LOCK}{path.name}")
     with _explaining(path):
@@ -93,7 +94,7 @@ def locked(path: Path) -> Iterator[None]:
         file = lock_file(lock)
     with file or nullcontext():
         if file is None:
-            raise MriAmbientError(
+            raise BusyError(
                 f"{path}: another process is making it; wait until it has ended, or give each "
                 "process inputs of its own (--shard)"
             )

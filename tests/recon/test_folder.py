@@ -31,6 +31,7 @@ from mri_ambient.recon.dry_run import cost_line, plan_folder
 from mri_ambient.recon.folder import Destination, Outcome
 from mri_ambient.recon.states import STATES, State, read_states
 from mri_ambient.runtime.executor import attempt, received
+from mri_ambient.runtime.files import locked
 
 CG, CPU = ma.Recipe("cg-sense"), ma.Runtime("cpu")
 NAMES = ("one", "two")
@@ -134,7 +135,7 @@ def test_what_failed_is_not_made_otherwise_than_the_rest(study, made, tmp_path):
             ma.reconstruct_folder(study, to, CG, CPU, retry_failed=True)
     assert not (out / "b" / "cut.h5").exists()
     refused = ma.reconstruct_folder(study / "b", out / "b", CG, CPU)
-    assert [outcome.status for outcome in refused] == ["done", "failed"]
+    assert [outcome.status for outcome in refused] == ["done", "refused"]
     (out / "b" / "cut.h5").unlink()
     again = Destination(out / "b", overwrite=True)
     with pytest.raises(OutputExistsError):
@@ -164,9 +165,34 @@ def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):
         assert isinstance(outcome.error, OutputExistsError)
         assert "overwrite=True" in str(outcome.error)
     np.testing.assert_array_equal(image(out / "head.h5"), before)
+    assert (other[0].status, settings[1].status) == ("refused", "refused")
+    assert read_states(out)["head"].status == "refused"
+    assert summary(out)["head"]["method"] == "cg-sense" and summary(out)["head"]["error"] == ""
     for how in ({"output": Destination(out, overwrite=True)}, {"output": out, "overwrite": True}):
         (again,) = ma.reconstruct_folder(study / "a" / "monday", recipe=CG, runtime=CPU, **how)
         assert again.status == "done" and again.error is None
+
+
+def test_what_another_process_makes_or_has_made_is_left_to_it(study, tmp_path, monkeypatch):
+    out, other = tmp_path / "out", tmp_path / "other"
+    (study / "b" / "cut.h5").unlink()
+    ma.reconstruct_folder(study, other, CG, CPU)
+    done = folder.FolderWork._done
+
+    def meanwhile(work, begun):
+        """The other process finishes the first scan when this one is about to begin it."""
+        if begun.scan.folder.name == "monday":
+            shutil.copytree(other / "a", out / "a")
+        return done(work, begun)
+
+    monkeypatch.setattr(folder.FolderWork, "_done", meanwhile)
+    with locked(out / "b" / "head.h5"):
+        outcomes = ma.reconstruct_folder(study, out, CG, CPU)
+    assert [(o.status, o.state.reason, o.error) for o in outcomes] == 2 * [
+        ("skipped", folder.LEFT, None)
+    ]
+    assert not (out / "b").exists() or not list((out / "b").glob("*.h5"))
+    assert {key: row["status"] for key, row in summary(out).items()} == {"a/monday/head": "done"}
 
 
 def test_a_destination_may_be_text(made, tmp_path):
