@@ -39,7 +39,7 @@ from . import (
 )
 from .console import be_quiet, log_to, open_streams, print_error, print_more_warnings, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
-from .help import GroupedCommand
+from .help import Command, GroupedCommand
 from .parse import check_words
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -61,7 +61,7 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     name = command.__name__.rsplit(".", 1)[-1]
-    kind = GroupedCommand if command is reconstruct else None
+    kind = GroupedCommand if command is reconstruct else Command
     app.command(name, cls=kind, context_settings=HELP)(command.run)
 app.add_typer(audit.app, name="audit")
 

@@ -54,9 +54,10 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
 
 
 def close_to(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean ...?)`` where a name is nearly one of those that there are; or empty."""
-    close = get_close_matches(name, list(known), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """`` (did you mean ...?)`` where a name is nearly one of those known, whatever the case."""
+    names = {one.lower(): one for one in known}
+    close = get_close_matches(name.lower(), list(names), 1)
+    return f" (did you mean {names[close[0]]}?)" if close else ""
 
 
 class OutputExistsError(MriAmbientError):

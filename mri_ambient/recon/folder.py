@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ..errors import (
     issue,
 )
 from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
+from ..io.names import as_text, name_of
 from ..methods.base import OnStep
 from ..runtime.device import Runtime, device_error
 from ..runtime.executor import Executor, Processes, executor_of
@@ -358,9 +359,10 @@ class FolderWork:
 
     def _done(self, begun: BegunScan) -> Outcome:
         started = time.monotonic() - begun.seconds
-        for warning in begun.warnings:
-            issue(warning)
-        outcome = self._outcome(begun)
+        with _naming_folder(begun.scan):
+            for warning in begun.warnings:
+                issue(warning)
+            outcome = self._outcome(begun)
         state = replace(outcome.state, seconds=round(time.monotonic() - started, 3))
         return replace(outcome, state=state)
 
@@ -447,6 +449,23 @@ class FolderWork:
         if before is None or before.source != _state(scan, DONE).source:
             return False
         return differing_settings(volume, self.to.path_of(scan).parent) == ["input_sha256"]
+
+
+@contextmanager
+def _naming_folder(scan: ScanPath) -> Iterator[None]:
+    """Warnings about a scan in a folder below name that too; they are issued at the end."""
+    if scan.folder == Path():
+        yield
+        return
+    given: list[NumericalWarning] = []
+    try:
+        with collected() as given:
+            yield
+    finally:
+        for warning in given:
+            begins = warning.text.startswith(name_of(scan.path))
+            place = f"{as_text(scan.folder.as_posix())}/" if begins else ""
+            issue(NumericalWarning(warning.code, place + warning.text))
 
 
 REPLACED = "its file was replaced since it was last reconstructed"

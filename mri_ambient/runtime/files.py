@@ -22,6 +22,9 @@ from ..errors import BusyError, ConfigError, MriAmbientError, OutputExistsError,
 LOCK = ".tmp-lock-"
 """Begin of the names of locks."""
 
+PARTS = (".unfinished", ".compared")
+"""Ends of the names of hidden folders, ``.<stem>.unfinished``; messages name the stem instead."""
+
 MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 """Of the names of temporary files: which machine uses them."""
 
@@ -186,8 +189,10 @@ def _explaining(path: Path) -> Iterator[None]:
     except OSError as error:
         # The strerror of HDF5 is pages long.
         reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        is_part = path.parent.suffix in PARTS
+        shown = path.parent.with_name(path.parent.stem.removeprefix(".")) if is_part else path
         raise MriAmbientError(
-            f"{path}: cannot be written ({reason}); free space there or choose another output"
+            f"{shown}: cannot be written ({reason}); free space there or choose another output"
         ) from error
 
 

@@ -37,6 +37,27 @@ def test_a_typo_is_answered_without_torch():
     assert "typer" in imported and not {"torch", "numpy", "h5py"} & set(imported)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("reconstruct", "x", "--retro", 4), "--retrospective"),
+        (("reconstruct", "x", "--acceleration", 4), "--retrospective"),
+        (("reconstruct", "x", "--lines", 4), "--calib-lines"),
+        (("reconstruct", "x", "--metod=dds"), "--method"),
+        (("simulate", "phantom", "--count", 24), "--scans"),
+        (("audit", "calibration", "x", "y", "--sample", 4), "--samples"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_was_meant(words, meant, cli):
+    assert f"(did you mean {meant}?)" in cli(*words, "-o", "y", code=2).err
+    assert "did you mean" not in cli(words[0], "--qqq", code=2).err
+
+
+def test_help_as_a_command_is_answered_with_how_to_get_it(cli):
+    (line,) = cli("help", code=2).errors
+    assert "`mri-ambient -h`" in line
+
+
 @pytest.mark.parametrize("words", [("-o", ""), ("-o", "out", ""), ("--output=",)])
 def test_an_empty_word_is_not_the_working_folder(words, cli, scan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -91,6 +112,8 @@ def test_a_device_that_is_not_there_is_exit_code_4(cli, scan, tmp_path):
         (("simulate", "phantom", "--scans", 1, "-o", "FILE"), "FILE"),
         (("reconstruct", "SCAN", "-o", "OUT", "--holdout", -1), "-1"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "magic"), "magic"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--method", "CG-Sense"), "did you mean cg-sense?"),
+        (("simulate", "phantom", "-o", "OUT"), "--scans N"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "cg-sense", "--steps", 5), "--steps"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "adps", "--steps", 1), "1"),
         (("reconstruct", "SCAN", "-o", "OUT", "--steps", 3, "-O", "n_steps=7"), "n_steps"),

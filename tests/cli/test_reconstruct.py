@@ -543,9 +543,13 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     assert (out / "config.toml").read_text() == "mine = true"
     wrong = {"methd = 1": "method", "samples = 'x'": "--samples", "=": "TOML"}
     wrong |= {"config = 'other.toml'": "config", "mask = ''": "mask: is empty"}
-    for text, said in (wrong | {'acs = "a\\u0000b"': "acs", 'save = ["\\u0000"]': "save"}).items():
+    wrong |= {"method = 'magic'": "magic", 'acs = "a\\u0000b"': "acs", 'save = ["\\u0000"]': "save"}
+    for text, said in wrong.items():
         file.write_text(text)
-        assert said in cli(*words, "-o", out, code=2).err
+        printed = cli(*words, "-o", out, code=2).err
+        assert said in printed and str(file) in printed
+    file.write_text("method = 'magic'")
+    cli(*words, "-o", tmp_path / "x", "--method", "zero-filled")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -246,6 +247,8 @@ def test_several_jobs_do_the_same(study, tmp_path):
         )
     issued = [[str(warning.message) for warning in each] for each in (one, two)]
     assert sorted(issued[0]) == sorted(issued[1])
+    named = {name for text in issued[0] for name in re.findall(r"\S*head\.h5(?=:)", text)}
+    assert named == {"a/monday/head.h5", "b/head.h5"}
     assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
     for place in ("a/monday", "b"):
         one, two = (tmp_path / name / place / "head.h5" for name in ("one", "two"))
