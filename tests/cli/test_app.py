@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,8 +83,17 @@ def test_a_device_that_fails_anywhere_is_a_line_and_exit_code_4(reason, cli, mon
 def test_a_command_that_is_stopped_says_that_it_can_be_resumed(code, cli, monkeypatch):
     """130: by Ctrl-C; 143: on SIGTERM."""
     monkeypatch.setattr(module, "app", lambda: sys.exit(code))
-    assert "the same command" in cli("train", code=code).err
+    reason = "interrupted" if code == 130 else "terminated (SIGTERM)"
+    assert cli("train", code=code).err.startswith(
+        f"{reason}; the same command goes on from the last"
+    )
+    assert "is kept, the same command" in cli("prep", code=code).err
     assert "the same command" not in cli("sample", code=code).err  # it keeps nothing
+
+
+def test_the_signal_that_ended_a_command_is_named(cli, monkeypatch):
+    monkeypatch.setattr(module, "app", lambda: os.kill(os.getpid(), signal.SIGHUP))
+    assert "terminated (SIGHUP)" in cli("train", code=143).err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
