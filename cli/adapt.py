@@ -13,7 +13,7 @@ from . import options as opt
 from .adaptation_view import AdaptationView, adaptation
 from .choices import readable
 from .cluster import Where
-from .console import Bar, print_json, print_line, progress_bar
+from .console import Bar, print_json, print_line, print_result, progress_bar
 from .exit_codes import Failures
 from .inputs import Reading
 from .recipe import Preparing, Undersampling, make_recipe, make_runtime
@@ -84,7 +84,7 @@ def run(
     scans = find_scans(inputs, **vars(reading))
     check_writable(output)
     if dry_run:
-        print_line(f"{len(scans)} scans, until {until} -> {output}")
+        print_result(f"{len(scans)} scans, until {until} -> {output}")
         return
     failures = Failures()
     with where.executor() as executor, progress_bar() as bars:

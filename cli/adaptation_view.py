@@ -12,7 +12,7 @@ from mri_ambient.errors import ConfigError
 from mri_ambient.runtime.config import parse_until
 
 from .choices import ADAPT_PER, known, readable
-from .console import Bar, print_line
+from .console import Bar, print_line, print_result
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -96,7 +96,7 @@ class Adapting:
         """What the prior would be adapted to, if anything (``--dry-run``)."""
         if isinstance(recipe.adapt, ma.AdaptConfig):
             to = "all scans together" if self.together else f"every {recipe.adapt.per}"
-            print_line(f"the prior would be adapted first, to {to}, until {recipe.adapt.until}")
+            print_result(f"the prior would be adapted first, to {to}, until {recipe.adapt.until}")
 
 
 def adaptation(until: str, per: str, view: AdaptationView | None) -> ma.AdaptConfig:

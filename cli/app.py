@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -39,7 +39,7 @@ from . import (
 )
 from .console import be_quiet, log_to, open_streams, print_error, print_more_warnings, print_warning
 from .exit_codes import INTERRUPTED, TERMINATED, exit_code
-from .help import GroupedCommand
+from .help import Command, GroupedCommand
 from .parse import check_words
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -61,12 +61,17 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     name = command.__name__.rsplit(".", 1)[-1]
-    kind = GroupedCommand if command is reconstruct else None
+    kind = GroupedCommand if command is reconstruct else Command
     app.command(name, cls=kind, context_settings=HELP)(command.run)
 app.add_typer(audit.app, name="audit")
 
-RESUMABLE = {"simulate", "prep", "train", "adapt", "refit", "reconstruct"}
-"""Commands that go on where they were stopped."""
+FROM_CHECKPOINT = (
+    "the same command goes on from the last checkpoint, or from the start if there is none yet"
+)
+RESUMES = dict.fromkeys(
+    ("simulate", "prep", "reconstruct"), "what is finished is kept, the same command resumes"
+) | dict.fromkeys(("train", "adapt", "refit"), FROM_CHECKPOINT)
+"""What commands that go on where they were stopped do then."""
 
 
 def _version(wanted: bool) -> None:
@@ -92,6 +97,18 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
         print_warning(message)
 
 
+class Terminated(SystemExit):
+    """A signal ended this process."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(TERMINATED)
+        self.signal = signal.Signals(number).name
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    raise Terminated(number)
+
+
 def main() -> None:
     """Run the command line; the process ends with a documented exit code."""
     open_streams()
@@ -99,11 +116,11 @@ def main() -> None:
     warnings.simplefilter("default", NumericalWarning)
     keep_freed_memory()
     # Other processes end this one by SIGTERM; it then removes its temporary files.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    signal.signal(signal.SIGTERM, _terminate)
     # So does the end of a terminal, unless it is to go on (nohup); Windows has no such signal.
     hang_up = getattr(signal, "SIGHUP", None)
     if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
-        signal.signal(hang_up, lambda *_: sys.exit(TERMINATED))
+        signal.signal(hang_up, _terminate)
     try:
         check_words(sys.argv[1:])
         app()
@@ -120,11 +137,13 @@ def main() -> None:
         sys.exit(exit_code(found))
     except SystemExit as stop:
         if stop.code in (INTERRUPTED, TERMINATED):
-            reason = "interrupted" if stop.code == INTERRUPTED else "terminated by another process"
-            if "WORLD_SIZE" in os.environ and stop.code == TERMINATED:
-                reason += " (perhaps because a process of the job was lost)"
-            if RESUMABLE & set(sys.argv[1:2]):
-                reason += "; what is finished is kept, the same command resumes"
+            reason = "interrupted"
+            if stop.code == TERMINATED:
+                reason = f"terminated ({getattr(stop, 'signal', 'SIGTERM')})"
+            if stop.code == TERMINATED and "WORLD_SIZE" in os.environ:
+                reason += ", perhaps because a process of the job was lost"
+            if resumes := RESUMES.get("".join(sys.argv[1:2])):
+                reason += f"; {resumes}"
             print_error(reason)
         raise
     finally:

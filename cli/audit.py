@@ -15,6 +15,7 @@ from .choices import shipped_or_there
 from .cluster import Where
 from .console import Bar, print_json, print_line, progress_bar
 from .exit_codes import Failures, claim_folder
+from .help import Command
 from .recipe import Undersampling, make_recipe, make_runtime
 from .records import takes_records
 
@@ -45,7 +46,7 @@ Calibrated = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_records
 def memorization(
     prior: PriorFile,
@@ -93,7 +94,7 @@ def memorization(
     failures.end()
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_records
 def stability(
     scan: Annotated[Path, typer.Argument(help="A scan, raw or prepared.", metavar="SCAN")],
@@ -153,7 +154,7 @@ def stability(
     print_line(verdict(attacks))
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_records
 def calibration(
     prior: PriorFile,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from mri_ambient.errors import ConfigError, unknown_name
+from mri_ambient.errors import ConfigError, MriAmbientError, unknown_name
 
 from .console import print_line
 
@@ -48,16 +49,28 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     for key in values:
         if key not in options:
             raise unknown_name(f"{path}: option", key, options)
-    given = {options[key].name: _value(options[key], value) for key, value in values.items()}
-    context.default_map = {**(context.default_map or {}), **given}
+    context.default_map = dict(context.default_map or {})
+    words = {word.partition("=")[0] for word in sys.argv}
+    try:
+        for option, value in ((options[key], value) for key, value in values.items()):
+            context.default_map[option.name] = text = _value(option, value)
+            if words.isdisjoint((*option.opts, *option.secondary_opts)):  # or else those count
+                option.process_value(context, text)
+    except MriAmbientError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except typer.BadParameter as error:
+        raise ConfigError(f"{path}: {error.format_message()}") from error
     return path
 
 
-def store_config(context: typer.Context, folder: Path, *, replace: bool) -> None:
+def store_config(
+    context: typer.Context, used: dict[str, Any], folder: Path, *, replace: bool
+) -> None:
     """Write the options of a call, defaults included, so that the file repeats it.
 
     Args:
         context: of the call.
+        used: what stood for options that were left out, by their names without dashes.
         folder: where its results are.
         replace: those of an earlier call.
 
@@ -67,7 +80,7 @@ def store_config(context: typer.Context, folder: Path, *, replace: bool) -> None
     from mri_ambient.runtime.config import to_toml
     from mri_ambient.runtime.files import atomic_path
 
-    values = {key: context.params.get(p.name or "") for key, p in _options(context).items()}
+    values = {key: context.params.get(p.name or "") for key, p in _options(context).items()} | used
     plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
     text = HEAD + to_toml({key: v for key, v in plain.items() if key not in OF_THE_CALL})
     path = folder / STORED

@@ -257,11 +257,11 @@ class VolumeBar(Bar):
 
 
 def print_outputs(scans: Sequence[ScanPath], output: Path) -> None:
-    """What would become of every input (``--dry-run``), a line each on stderr."""
+    """What would become of every input (``--dry-run``), a line each on stdout."""
     from mri_ambient.io import why_no_file
 
     for scan in scans:
-        print_line(why_no_file(scan.path) or f"{scan} -> {output / scan.key}.h5")
+        print_result(why_no_file(scan.path) or f"{scan} -> {output / scan.key}.h5")
 
 
 def print_written(start: str, paths: Sequence[Path]) -> None:

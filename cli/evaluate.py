@@ -85,8 +85,10 @@ def run(
         _print_scores(scores, csv_out=csv_out, json_out=json_out)
         failures.end(nothing_done=not scores["volumes"])
         return
+    from mri_ambient.evaluation.folders import refuse_reconstructions
     from mri_ambient.recon.recipe import Checks
 
+    refuse_reconstructions(inputs)
     checks = Checks(holdout)
     recipe = make_recipe(**vars(method), **sampling.arguments, seed=seed, checks=checks)
     found: HeldOut = {}

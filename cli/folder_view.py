@@ -6,15 +6,20 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from mri_ambient.errors import InternalError
+
 from .console import (
     Bar,
     VolumeBar,
+    print_error,
     print_line,
     print_more_warnings,
     print_result,
     print_written,
 )
-from .exit_codes import Failures
+from .exit_codes import Failures, exit_code
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -28,7 +33,10 @@ if TYPE_CHECKING:
 
     from .adaptation_view import AdaptationView
 
-WORDS = {"done": "reconstructed", "skipped": "finished before", "failed": "failed"}
+WORDS = {
+    "done": "reconstructed", "skipped": "finished before", "left": "left to another process",
+    "failed": "failed", "refused": "refused, as what is there was made otherwise",
+}  # fmt: skip
 """What can become of a scan."""
 
 SHOWN = 3
@@ -38,17 +46,23 @@ SHOWN = 3
 def print_plan(
     scans: list[ScanPath], to: Destination, recipe: ResolvedRecipe, runtime: Runtime
 ) -> None:
-    """What would be done with every scan, and what it would take (``--dry-run``)."""
+    """What would be done with every scan, and what it would take (``--dry-run``).
+
+    Raises:
+        typer.Exit: all would fail; with the code of that.
+    """
     from mri_ambient.recon.dry_run import cost_line, plan_folder
 
     plan = plan_folder(scans, to, recipe, runtime)
     cost = cost_line(plan)  # which may find scans that would fail
     for line in plan.lines:
-        print_line(line)
+        print_result(line)
     n_scans, n_refused = len(plan.todo), plan.n_refused
     n_finished = len(plan.lines) - n_scans - n_refused
-    print_line(f"{n_scans} to reconstruct, {n_finished} finished before, {n_refused} would fail")
+    print_result(f"{n_scans} to reconstruct, {n_finished} finished before, {n_refused} would fail")
     print_result(cost)
+    if n_refused == len(plan.lines):
+        raise typer.Exit(exit_code(plan.errors[0]))
 
 
 class FolderView:
@@ -103,7 +117,8 @@ class FolderView:
         if self.scan is not None:
             self.scan.end()
             self.scan = self.adaptation.bar = None
-        self.counts[outcome.status] += 1
+        left = outcome.status == "skipped" and outcome.state.reason
+        self.counts["left" if left else outcome.status] += 1
         self._print(outcome)
         if self.all is not None:
             self.all.count(self.counts.total())
@@ -114,10 +129,14 @@ class FolderView:
 
         name = outcome.scan.name
         if outcome.error is not None:
-            self.failed.append(str(outcome.scan))
+            if outcome.status == "failed":
+                self.failed.append(str(outcome.scan))
             self.failures.case(outcome.scan, outcome.error)
+            if isinstance(outcome.error, InternalError):
+                print_error(outcome.error.trace)
         elif outcome.report is None:
-            print_line(f"{name}: is finished already (--overwrite replaces it)")
+            reason = outcome.state.reason or "is finished already (--overwrite replaces it)"
+            print_line(f"{name}: {reason}")
         else:
             if outcome.state.reason:
                 print_line(f"{name}: {outcome.state.reason}")
@@ -135,7 +154,7 @@ class FolderView:
         if self.failed:
             names = ", ".join([*self.failed[:SHOWN], *(["..."] if self.failed[SHOWN:] else [])])
             path = self.output / "status.jsonl"
-            print_line(f"failed: {names}; {path} says why, --retry-failed does only these")
+            print_line(f"failed: {names}; {path} says why, --retry-failed tries again")
         lists = (self.output / name for name in ("index.html", "summary.csv"))
         print_written("", [path for path in lists if path.exists()])
         n_left = self.n_scans - self.counts.total()
@@ -144,4 +163,4 @@ class FolderView:
 
     def exit(self) -> None:
         """End with the exit code of what failed, if anything did."""
-        self.failures.end(nothing_done=self.counts["failed"] == self.counts.total())
+        self.failures.end(nothing_done=len(self.failures.codes) == self.counts.total())

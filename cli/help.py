@@ -6,6 +6,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from mri_ambient.errors import close_to
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "Most used": (
         "output", "prior", "method", "preset", "samples", "save", "retrospective", "warn", "device",
@@ -27,7 +29,38 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Options of ``reconstruct``, by the names of its parameters; others stand under Options."""
 
 
-class GroupedCommand(TyperCommand):
+MEANT = {"acceleration": "retrospective", "count": "scans"}
+"""What options of other names are called here."""
+
+
+class Command(TyperCommand):
+    """A command that answers an unknown option with the one that was meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- of click
+        """Read the words of the command line."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as caught:
+            error: Any = caught
+            if hasattr(error, "possibilities") and hasattr(error, "message"):  # NoSuchOption
+                known = [name for param in self.get_params(ctx) for name in param.opts]
+                error.message += meant(error.option_name, known)
+                error.possibilities = None
+            raise
+
+
+def meant(word: str, known: list[str]) -> str:
+    """`` (did you mean --...?)`` for an option that there is not; or empty.
+
+    One that begins with the word comes first, then one that it is a part of, then one like it.
+    """
+    name, names = word.lstrip("-"), [option[2:] for option in known if option.startswith("--")]
+    tests = (MEANT.get(name, "").__eq__, lambda n: n.startswith(name), lambda n: name in n)
+    found = next((n for test in tests for n in names if test(n)), None) if len(name) > 1 else None
+    return f" (did you mean --{found}?)" if found else close_to(word, known)
+
+
+class GroupedCommand(Command):
     """A command whose help shows its options in :data:`GROUPS`."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 -- of click

@@ -14,7 +14,12 @@ T = TypeVar("T")
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise ConfigError for an empty word: as a path it would mean the working folder."""
+    """Raise ConfigError for an empty word, a path to the working folder, and for ``help``."""
+    if words[:1] == ["help"]:
+        raise ConfigError(
+            "there is no command 'help'; `mri-ambient -h` lists the commands, and `mri-ambient "
+            "COMMAND -h` the options of one"
+        )
     for before, word in pairwise(("", *words)):
         if not word or re.fullmatch(r"--[\w-]+=", word):
             raise ConfigError(

@@ -176,6 +176,29 @@ def make_recipe(
     return recipe
 
 
+def used_options(recipe: ResolvedRecipe, prior: Path | None) -> dict[str, Any]:
+    """What a recipe took for options that may be left out, by their names without dashes.
+
+    A preset is there as its method, options and samples: nothing depends on a default of today.
+    ``prior`` is the one that was given, if one was.
+    """
+    from mri_ambient.priors.weights import DEFAULT
+    from mri_ambient.recon.recipe import method_options
+
+    options = {key: v for key, v in method_options(recipe.method).items() if v is not None}
+    flags = {key: flag.removeprefix("--").removeprefix("no-") for key, flag in FLAGS.items()}
+    used = {name: options.pop(key) for key, name in flags.items() if key in options}
+    used |= {"preset": None, "method": recipe.method.name, "holdout": recipe.checks.n_held_out}
+    used["option"] = [f"{key}={value}" for key, value in options.items()]
+    if recipe.prior is not None:
+        used["prior"] = str(prior or DEFAULT)
+    if recipe.method.stochastic:
+        used["samples"] = recipe.n_samples
+    if recipe.mask is not None:
+        used |= {"mask-type": recipe.mask.kind, "calib-lines": recipe.mask.calib}
+    return used
+
+
 def note_unused(to: Destination, recipe: ResolvedRecipe, adapt: str | None) -> None:
     """Print a note on what was asked for of the files and of an adaptation, and is not there."""
     from mri_ambient.recon.saving import formats_with_parts

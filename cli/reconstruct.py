@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import mri_ambient as ma
-
 from . import options as opt
 from .adaptation_view import AdaptationView, Adapting, adapted_together
 from .choices import FORMATS, PARTS, known_list
@@ -27,6 +25,7 @@ from .recipe import (
     Undersampling,
     make_recipe,
     note_unused,
+    used_options,
 )
 from .records import takes_records
 
@@ -136,7 +135,7 @@ def run(
     several scans summary.csv and status.jsonl; with --save report also a page for every scan and
     index.html. A scan that fails gives one error line and exit code 1; the others are written.
     """
-    from mri_ambient.recon.folder import failed_before
+    from mri_ambient.recon.folder import failed_before, reconstruct_scans
 
     to = saving.to(output, overwrite=overwrite, listed=True if shard else None)
     adapting.check(shard)
@@ -148,6 +147,7 @@ def run(
     )  # fmt: skip
     to.check(recipe)
     note_unused(to, recipe, adapting.adapt)
+    used = used_options(recipe, method.prior)
     every = todo = chosen_scans(inputs, reading, shard, output)
     if retry_failed:
         todo = failed_before(every, to, adapting.recipe_before(recipe, to))
@@ -163,9 +163,9 @@ def run(
         if adapting.together:
             recipe = adapted_together(bars, view, every, to, recipe, runtime, executor)
         with FolderView(bars, len(todo), output, view, verbose=verbose) as show:
-            ma.reconstruct_folder(
+            reconstruct_scans(
                 todo, to, recipe, runtime, jobs=executor, on_volume=show.begin, on_outcome=show.end
             )
     if show.counts["done"] or show.counts["skipped"]:
-        store_config(context, output, replace=show.counts["done"] > 0)
+        store_config(context, used, output, replace=show.counts["done"] > 0)
     show.exit()

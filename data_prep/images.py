@@ -79,7 +79,9 @@ class Phantoms(ImageSource):
     def names(self, count: int | None, n_slices: int) -> list[str]:
         """One for each of ``count``."""
         if count is None:
-            raise ConfigError("the phantom gives any number of scans; say how many to simulate")
+            raise ConfigError(
+                "the phantom gives any number of scans; say how many to simulate: count (--scans N)"
+            )
         return [f"phantom_{i:05d}" for i in range(count)]
 
     def read(self, name: str, shape: tuple[int, int], n_slices: int, rng: Generator) -> Anatomy:

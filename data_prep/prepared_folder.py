@@ -359,7 +359,8 @@ def _is_finished(path: Path, source: ScanPath, config: PrepConfig) -> bool:
     else:
         return True
     raise ConfigError(
-        f"{path}: was prepared from {other}; choose another output folder or overwrite"
+        f"{path}: was prepared from {other}; give overwrite=True (--overwrite) or choose another "
+        "output folder"
     )
 
 

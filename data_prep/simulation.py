@@ -165,5 +165,6 @@ def _check_replaceable(path: Path, config: SimulateConfig, *, overwrite: bool) -
         ) from error
     if found != config.as_json() and not overwrite:
         raise ConfigError(
-            f"{path}: was simulated with other settings; choose another folder or overwrite"
+            f"{path}: was simulated with other settings; give overwrite=True (--overwrite) or "
+            "choose another folder"
         )

@@ -3,13 +3,14 @@
 The command line turns an error into one line and an exit code. Every message says what was found,
 what was wanted and what to do. It names the argument of Python and, in parentheses behind it, the
 option of the command line: ``noise_std (--noise-std)``. Programmer mistakes are ``ValueError`` and
-``TypeError`` and keep their traceback.
+``TypeError`` and keep their traceback; of several scans, one fails by an :class:`InternalError`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -53,13 +54,18 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
 
 
 def close_to(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean ...?)`` where a name is nearly one of those that there are; or empty."""
-    close = get_close_matches(name, list(known), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """`` (did you mean ...?)`` where a name is nearly one of those known, whatever the case."""
+    names = {one.lower(): one for one in known}
+    close = get_close_matches(name.lower(), list(names), 1)
+    return f" (did you mean {names[close[0]]}?)" if close else ""
 
 
 class OutputExistsError(MriAmbientError):
     """What would be written is there already and was made with other settings."""
+
+
+class BusyError(MriAmbientError):
+    """Another process is making what would be written."""
 
 
 class StoppedError(MriAmbientError):
@@ -72,6 +78,24 @@ class DeviceError(MriAmbientError):
 
 class DeviceLostError(DeviceError):
     """The device no longer works; another one may."""
+
+
+class InternalError(MriAmbientError):
+    """A mistake of ours that cost one of several cases; the others go on.
+
+    Attributes:
+        trace: its traceback, as text.
+    """
+
+    def __init__(self, text: str, trace: str = "") -> None:
+        super().__init__(text)
+        self.trace = trace
+
+    @classmethod
+    def of(cls, error: Exception) -> InternalError:
+        """That of an exception which nobody expected."""
+        text = f"internal error: {type(error).__name__}: {error} (please report it)"
+        return cls(text, "".join(traceback.format_exception(error)))
 
 
 WARNINGS: dict[str, str] = {

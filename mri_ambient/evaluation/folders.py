@@ -89,6 +89,18 @@ def _refuse_swapped(file: Path, target: Path) -> None:
         )
 
 
+def refuse_reconstructions(inputs: Iterable[str | Path]) -> None:
+    """Refuse what ``reconstruct`` wrote where scans are wanted; ConfigError."""
+    for path in map(Path, inputs):
+        files = path.rglob("[!.]*.h5") if path.is_dir() else [path]
+        tags = (Contents(file).tag == RECONSTRUCTION_FORMAT for file in files)
+        if next(tags, False) and all(tags):
+            raise ConfigError(
+                f"{path}: holds reconstructions, which are scored against fully sampled scans; "
+                "give these as the target (--target)"
+            )
+
+
 def find_reconstructions(inputs: Iterable[str | Path]) -> list[Path]:
     """The files that ``reconstruct`` wrote, of files, folders with those below them, and globs.
 

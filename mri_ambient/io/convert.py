@@ -88,7 +88,7 @@ def convert_scan(
     path = folder / f"{file.output_stem}{SCAN_FORMATS[to].suffix}"
     is_scan = path.exists() and file.path.exists() and path.samefile(file.path)
     if path.exists() and (is_scan or not overwrite):
-        advice = "" if is_scan else "overwrite (--overwrite) or "
+        advice = "" if is_scan else "overwrite=True (--overwrite) or "
         raise OutputExistsError(f"{path}: exists already; use {advice}another folder")
     if file.calib_mask is not None and to == "cfl":
         text = f"calibration lines of their own have no place in {to} files and are left out"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..errors import DeviceError, MriAmbientError, collected
+from ..errors import MriAmbientError, collected
 from ..io import ScanPath
 from ..runtime.config import time_text
 from ..runtime.device import Runtime, describe_device
@@ -48,13 +48,18 @@ class FolderPlan:
         work: what is done with each.
         lines: one for every scan: where its result would go, or why there would be none.
         todo: those that would be reconstructed.
-        n_refused: scans that would fail.
+        errors: of scans that would fail.
     """
 
     work: FolderWork
     lines: list[str] = field(default_factory=list)
     todo: list[ToDo] = field(default_factory=list)
-    n_refused: int = 0
+    errors: list[MriAmbientError] = field(default_factory=list)
+
+    @property
+    def n_refused(self) -> int:
+        """How many scans would fail."""
+        return len(self.errors)
 
     @property
     def n_slices(self) -> int:
@@ -73,8 +78,8 @@ class FolderPlan:
             check_writable(path)
             with collected():
                 planned = self.work.plan(scan)
-        except MriAmbientError as error:
-            self.lines.append(self._refused(scan, error))
+        except Exception as error:  # noqa: BLE001 -- the other scans go on
+            self.lines.append(self._refused(scan, self.work.as_failure(error)))
             return
         if planned.finished:
             self.lines.append(f"{scan}: is finished already")
@@ -89,7 +94,7 @@ class FolderPlan:
         self.lines[one.index] = self._refused(one.scan, error)
 
     def _refused(self, scan: ScanPath, error: MriAmbientError) -> str:
-        self.n_refused += 1
+        self.errors.append(error)
         reason = str(error).removeprefix(str(scan.path)).removeprefix(":").strip()
         return f"{scan}: would fail: {reason}"
 
@@ -98,7 +103,8 @@ def plan_folder(
     scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe, runtime: Runtime
 ) -> FolderPlan:
     """What would be done with every scan; nothing is written."""
-    plan = FolderPlan(FolderWork(to, recipe, runtime, read_states(to.folder)))
+    work = FolderWork(to, recipe, runtime, read_states(to.folder), alone=len(scans) == 1)
+    plan = FolderPlan(work)
     for scan in scans:
         plan.add(scan)
     return plan
@@ -118,10 +124,8 @@ def cost_line(plan: FolderPlan) -> str:
             with collected():
                 volume = plan.work.plan(largest.scan).volume
                 return _cost(plan, volume, *_measured(volume))
-        except DeviceError:
-            raise
-        except MriAmbientError as error:
-            plan.refuse(largest, error)
+        except Exception as error:  # noqa: BLE001 -- the other scans go on
+            plan.refuse(largest, plan.work.as_failure(error))
     return "nothing would be reconstructed"
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import (
+    BusyError,
     ConfigError,
     DeviceError,
+    InternalError,
     MriAmbientError,
     NumericalWarning,
     OutputExistsError,
@@ -26,19 +28,20 @@ from ..errors import (
     issue,
 )
 from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
+from ..io.names import as_text, name_of
 from ..methods.base import OnStep
-from ..runtime.device import Runtime
+from ..runtime.device import Runtime, device_error
 from ..runtime.executor import Executor, Processes, executor_of
 from ..runtime.files import locked, output_folder, remove_torn
 from ..runtime.prefetch import prefetch
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
-from .reconstruction import stored_settings, write_reconstruction
+from .reconstruction import differing_from, is_reconstruction, write_reconstruction
 from .report import add_row, write_overview
 from .report.overview import PAGE, TABLE
 from .saving import check_folder, check_formats, check_options, check_saving, save_as
 from .slice_store import SliceStore
-from .states import DONE, FAILED, SKIPPED, STATES, State, read_states
+from .states import DONE, FAILED, NOT_DONE, REFUSED, SKIPPED, STATES, State, read_states
 from .volume import OnSlice, Volume, reconstruct_volume
 
 OnVolume = Callable[[str, Volume, int], tuple[OnSlice, OnStep]]
@@ -82,6 +85,11 @@ class Destination:
         with_std = recipe is None or recipe.n_samples > 1
         check_options(check_formats(self.formats), self.options, with_std=with_std)
 
+    def is_listed(self, scans: Sequence[ScanPath]) -> bool:
+        """Whether ``status.jsonl`` and ``summary.csv`` are written for these scans."""
+        several = len(scans) > 1 or "report" in self.formats
+        return (several or bool(read_states(self.folder))) if self.listed is None else self.listed
+
     def path_of(self, scan: ScanPath) -> Path:
         """The image of a scan."""
         return self.folder / scan.folder / f"{scan.stem}.h5"
@@ -93,12 +101,13 @@ class Outcome:
 
     Attributes:
         scan: the scan.
-        state: done, skipped or failed, why, and how long it took.
+        state: done, skipped, failed or refused, why, and how long it took.
         path: of the image.
         report: of a scan that was reconstructed now, where ``on_outcome`` is given it; the outcomes
             that are returned have None, or many scans would fill the memory.
         written: files in further formats that were written now.
-        error: of one that failed.
+        error: of one that failed or was refused; an :class:`~mri_ambient.errors.InternalError` has
+            a traceback.
     """
 
     scan: ScanPath
@@ -110,7 +119,7 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """Its status: "done", "skipped" or "failed"."""
+        """Its status: "done", "skipped", "failed" or "refused"."""
         return self.state.status
 
 
@@ -120,9 +129,9 @@ def reconstruct_folder(
     recipe: Recipe | ResolvedRecipe | None = None,
     runtime: Runtime | None = None,
     *,
+    overwrite: bool = False,
     retry_failed: bool = False,
     jobs: int | Executor = 1,
-    on_volume: OnVolume | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Reconstruct all scans of folders, as ``mri-ambient reconstruct`` does.
@@ -135,10 +144,10 @@ def reconstruct_folder(
         output: where results go.
         recipe: as for :func:`reconstruct`; the prior is loaded once.
         runtime: as for :func:`reconstruct`.
-        retry_failed: only those that failed last time.
+        overwrite: replace what was made with other settings, as in :class:`Destination`.
+        retry_failed: only those that failed, or were refused, last time.
         jobs: processes that share the scans, on a CPU; or an executor, such as
             :func:`~mri_ambient.runtime.cluster.cluster` gives.
-        on_volume: called before the slices of a scan are computed; with one job only.
         on_outcome: called after every scan, in the order in which they are finished.
 
     Returns:
@@ -150,15 +159,32 @@ def reconstruct_folder(
         DeviceError: at once, as the next scan would fail too.
     """
     to = output if isinstance(output, Destination) else Destination(Path(output))
-    resolved, executor = resolved_recipe(recipe), executor_of(jobs)
+    to, resolved = replace(to, overwrite=overwrite or to.overwrite), resolved_recipe(recipe)
     to.check(resolved)
-    scans, known = find_scans(inputs, output=to.folder), read_states(to.folder)
-    listed = len(scans) > 1 or bool(known) or "report" in to.formats
-    listed = listed if to.listed is None else to.listed
+    scans = find_scans(inputs, output=to.folder)
     if retry_failed:
         scans = failed_before(scans, to, resolved)
+    return reconstruct_scans(scans, to, resolved, runtime, jobs=jobs, on_outcome=on_outcome)
+
+
+def reconstruct_scans(
+    scans: Sequence[ScanPath],
+    to: Destination,
+    recipe: ResolvedRecipe,
+    runtime: Runtime | None = None,
+    *,
+    jobs: int | Executor = 1,
+    on_volume: OnVolume | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Reconstruct scans that were found; the rest as :func:`reconstruct_folder` has it.
+
+    ``on_volume`` is called before the slices of a scan are computed; with one job only.
+    """
+    executor, known = executor_of(jobs), read_states(to.folder)
+    listed = to.is_listed(scans)
     checked = checked_runtime(runtime, elsewhere=not isinstance(executor, Processes))
-    work = FolderWork(to, resolved, checked, known, on_volume)
+    work = FolderWork(to, recipe, checked, known, on_volume, alone=len(scans) == 1)
     outcomes: dict[int, Outcome] = {}
     with output_folder(to.folder):
         try:
@@ -179,14 +205,16 @@ def reconstruct_folder(
 def failed_before(
     scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe
 ) -> list[ScanPath]:
-    """The scans that failed when they were last tried, to be reconstructed as the others were.
+    """The scans that failed, or were refused, when they were last tried.
+
+    They are to be reconstructed as the others were.
 
     Raises:
         OutputExistsError: an image that stays in the folder was made with other settings.
     """
     known, wanted = read_states(to.folder), recipe.choices()
     wanted.pop("version")  # a repaired version is a reason to try again
-    failed = [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
+    failed = [scan for scan in scans if scan.key in known and known[scan.key].status in NOT_DONE]
     replaced = {scan.key for scan in failed if to.overwrite}
     for path in (to.folder / f"{key}.h5" for key in known if failed and key not in replaced):
         if differing := _differing(path, wanted):
@@ -195,7 +223,7 @@ def failed_before(
                 f"{path}: was made with other settings ({', '.join(differing)}), and what failed "
                 "is tried again (retry_failed, --retry-failed) with those of the rest; use "
                 f"their recipe{f' (--config {stored})' if stored.exists() else ''}, or "
-                "another folder, or do all anew: overwrite (--overwrite) without retry_failed"
+                "another folder, or do all anew: overwrite=True (--overwrite) without retry_failed"
             )
     return failed
 
@@ -203,8 +231,7 @@ def failed_before(
 def _differing(path: Path, wanted: Mapping[str, Any]) -> list[str]:
     """Which of these settings a reconstruction was not made with; empty for any other file."""
     with suppress(OutputExistsError):
-        found = stored_settings(path) if path.exists() else wanted
-        return [key for key in wanted if wanted[key] != found.get(key)]
+        return differing_from(path, wanted) if path.exists() else []
     return []
 
 
@@ -259,7 +286,8 @@ class FolderWork:
         recipe: how they are reconstructed.
         runtime: where they are computed.
         known: what became of the scans in earlier calls.
-        on_volume: see :func:`reconstruct_folder`.
+        on_volume: see :func:`reconstruct_scans`.
+        alone: whether there is a single scan, which a mistake of ours ends with its traceback.
     """
 
     to: Destination
@@ -267,6 +295,7 @@ class FolderWork:
     runtime: Runtime
     known: Mapping[str, State]
     on_volume: OnVolume | None = None
+    alone: bool = False
 
     def outcomes(
         self, scans: Sequence[ScanPath], executor: Executor
@@ -322,19 +351,18 @@ class FolderWork:
                     _ = planned.volume.settings  # the hash of the whole file
                     if self.runtime.torch_device.type not in BUSY:
                         _ = planned.volume.preparation
-            except DeviceError:
-                raise
-            except MriAmbientError as error:
-                planned = error
             except OSError as error:  # such as a name that is too long
                 planned = ScanFormatError(f"{scan.path}: cannot be used ({error.strerror})")
+            except Exception as error:  # noqa: BLE001 -- the other scans go on
+                planned = self.as_failure(error)
         return BegunScan(scan, planned, tuple(given), time.monotonic() - started)
 
     def _done(self, begun: BegunScan) -> Outcome:
         started = time.monotonic() - begun.seconds
-        for warning in begun.warnings:
-            issue(warning)
-        outcome = self._outcome(begun)
+        with _naming_folder(begun.scan):
+            for warning in begun.warnings:
+                issue(warning)
+            outcome = self._outcome(begun)
         state = replace(outcome.state, seconds=round(time.monotonic() - started, 3))
         return replace(outcome, state=state)
 
@@ -361,14 +389,33 @@ class FolderWork:
                 raise planned
             with output_folder(path.parent):
                 return self._results(scan, path, planned)
-        except DeviceError:
-            raise
-        except MriAmbientError as error:
-            return self._failed(scan, error)
+        except BusyError:
+            return Outcome(scan, _state(scan, SKIPPED, LEFT), path)
+        except Exception as error:  # noqa: BLE001 -- the other scans go on
+            return self._failed(scan, self.as_failure(error))
+
+    def as_failure(self, error: Exception) -> MriAmbientError:
+        """What a scan failed of, in the block that caught it.
+
+        Raises:
+            DeviceError: the other scans would fail too.
+            Exception: a mistake of ours, and there are no other scans.
+        """
+        if isinstance(error, RuntimeError):
+            error = device_error(error, self.runtime.device) or error
+        if isinstance(error, DeviceError):
+            raise error
+        if isinstance(error, MriAmbientError):
+            return error
+        if self.alone:
+            raise error
+        return InternalError.of(error)
 
     def _failed(self, scan: ScanPath, error: MriAmbientError) -> Outcome:
-        state = _state(scan, FAILED, str(error))
-        return Outcome(scan, state, self.to.path_of(scan), error=error)
+        path = self.to.path_of(scan)
+        stays = isinstance(error, OutputExistsError) and is_reconstruction(path)
+        state = _state(scan, REFUSED if stays else FAILED, str(error))
+        return Outcome(scan, state, path, error=error)
 
     def _results(self, scan: ScanPath, path: Path, planned: PlannedScan) -> Outcome:
         """Write what is missing of the results of a scan."""
@@ -376,6 +423,8 @@ class FolderWork:
         state = _state(scan, DONE, REPLACED if planned.replaced else "")
         if planned.finished:
             state = _state(scan, SKIPPED)
+        elif is_finished(volume, path.parent, overwrite=overwrite):
+            return Outcome(scan, _state(scan, SKIPPED, LEFT), path)
         else:
             on_slice, on_step = self._hooks(scan.name, volume, volume.n_steps)
             report = reconstruct_to_folder(
@@ -402,8 +451,28 @@ class FolderWork:
         return differing_settings(volume, self.to.path_of(scan).parent) == ["input_sha256"]
 
 
+@contextmanager
+def _naming_folder(scan: ScanPath) -> Iterator[None]:
+    """Warnings about a scan in a folder below name that too; they are issued at the end."""
+    if scan.folder == Path():
+        yield
+        return
+    given: list[NumericalWarning] = []
+    try:
+        with collected() as given:
+            yield
+    finally:
+        for warning in given:
+            begins = warning.text.startswith(name_of(scan.path))
+            place = f"{as_text(scan.folder.as_posix())}/" if begins else ""
+            issue(NumericalWarning(warning.code, place + warning.text))
+
+
 REPLACED = "its file was replaced since it was last reconstructed"
 """Why a scan that was finished is done again."""
+
+LEFT = "left to another process"
+"""Why a scan that was not finished when it was opened is skipped."""
 
 
 def _state(scan: ScanPath, status: str, reason: str = "") -> State:
@@ -427,17 +496,17 @@ def reconstruct_to_folder(
         The report, as in the JSON file; see :func:`reconstruct_volume`.
 
     Raises:
-        MriAmbientError: a slice cannot be reconstructed, ``output`` cannot be written, or another
-            process is writing this reconstruction.
+        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
+        BusyError: another process is writing this reconstruction.
         OutputExistsError: see :func:`is_finished`.
     """
     name = volume.file.output_stem
     path = output / f"{name}.h5"
-    if is_finished(volume, output, overwrite=overwrite):
-        return ReconstructionFile(path).report
     settings, file = volume.settings if volume.recipe.reproducible else None, volume.file
     keep_samples = volume.recipe.keep_samples
     with locked(path):
+        if is_finished(volume, output, overwrite=overwrite):
+            return ReconstructionFile(path).report
         store = SliceStore(_unfinished(output, name), settings, keep_samples=keep_samples)
         report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
         write_reconstruction(
@@ -463,11 +532,11 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
     if differing:
         listed = _listed(differing, volume.settings)
         raise OutputExistsError(
-            f"{path}: was made with other settings ({listed}); overwrite (--overwrite) or use "
-            "another folder"
+            f"{path}: was made with other settings ({listed}); give overwrite=True "
+            "(--overwrite) or use another folder"
             if there
             else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
-            "use those to resume it, or overwrite (--overwrite), or use another folder"
+            "use those to resume it, or give overwrite=True (--overwrite), or use another folder"
         )
     if not (there and path.with_suffix(".json").exists()):
         return False
@@ -485,9 +554,7 @@ def differing_settings(volume: Volume, output: Path) -> list[str]:
     path = output / f"{volume.file.output_stem}.h5"
     unfinished = _unfinished(output, volume.file.output_stem)
     if path.exists():
-        found, wanted = stored_settings(path), volume.settings
-        differing = {key for key in wanted if wanted[key] != found.get(key)}
-        return sorted(differing if volume.recipe.reproducible else {*differing, "prior_sha256"})
+        return differing_from(path, volume.settings, reproducible=volume.recipe.reproducible)
     if unfinished.exists():  # otherwise no hash of the input is needed yet
         return SliceStore.with_other_settings(unfinished, volume.settings)[1]
     return []

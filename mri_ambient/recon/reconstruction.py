@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ..errors import (
     with_remedy,
 )
 from ..io import (
+    Contents,
     Geometry,
     Grid,
     ReconstructionFile,
@@ -30,6 +31,7 @@ from ..io import (
     ScanFile,
     stem_of,
 )  # fmt: skip
+from ..io.reconstruction import RECONSTRUCTION_FORMAT
 from ..methods.presets import METHODS
 from ..runtime.files import json_text, write_json
 from .saving import check_folder, check_formats, check_saving, formats_with_parts, save_as
@@ -162,15 +164,20 @@ class Reconstruction:
             )
         grid = Grid(self.complex.shape, self.voxel_mm, self.geometry)
         parts = [stem_of(Path(self.report["input"])), self.report.get("volume", "")]
-        path, same = Path(folder) / f"{'_'.join(filter(None, parts))}.h5", False
+        path, settings = (
+            Path(folder) / f"{'_'.join(filter(None, parts))}.h5",
+            self.report["settings"],
+        )
         check_saving(formats, saving, path.stem, grid, with_std=self.std is not None)
-        if path.exists():
-            same = stored_settings(path) == self.report["settings"] and self._reproducible
-            if not (same or overwrite):
+        is_new = not path.exists()
+        if not is_new:
+            differing = differing_from(path, settings, reproducible=self._reproducible)
+            if differing and not overwrite:
                 raise OutputExistsError(
-                    f"{path}: was made with other settings; overwrite it or use another folder"
+                    f"{path}: was made with other settings ({', '.join(differing)}); give "
+                    "overwrite=True or use another folder"
                 )
-        if overwrite or not same:
+        if is_new or overwrite:
             write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
         save_as(path, formats, saving, self.volume, overwrite=overwrite)
         return path
@@ -264,6 +271,29 @@ def write_reconstruction(
         for index in range(report["slices"]):
             out.write(index, **images_of(index))
     write_json(path.with_suffix(".json"), report)
+
+
+def differing_from(
+    path: Path, settings: Mapping[str, Any], *, reproducible: bool = True
+) -> list[str]:
+    """Names of the settings that a reconstruction file was not made with.
+
+    Args:
+        path: the file.
+        settings: those to compare.
+        reproducible: whether they identify the result; otherwise the prior counts as another one.
+
+    Raises:
+        OutputExistsError: see :func:`stored_settings`.
+    """
+    found = stored_settings(path)
+    differing = {key for key in settings if settings[key] != found.get(key)}
+    return sorted(differing if reproducible else {*differing, "prior_sha256"})
+
+
+def is_reconstruction(path: Path) -> bool:
+    """Whether there is a reconstruction file."""
+    return path.exists() and Contents(path).tag == RECONSTRUCTION_FORMAT
 
 
 def stored_settings(path: Path) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def save_as(
         if older and not overwrite:
             raise OutputExistsError(
                 f"{older[0]}: is older than {path.name}, so that it shows something else; "
-                "overwrite (--overwrite) or use another folder"
+                "give overwrite=True (--overwrite) or use another folder"
             )
         if overwrite or len(there) < len(outputs):
             writer.write(result, path.parent, options)

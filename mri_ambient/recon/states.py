@@ -13,8 +13,12 @@ from ..runtime.files import append_line, json_text
 STATES = "status.jsonl"
 """Name of the file; a later line about a scan replaces the earlier ones."""
 
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
-"""What can become of a scan; skipped: it was finished before."""
+DONE, SKIPPED, FAILED, REFUSED = "done", "skipped", "failed", "refused"
+"""What can become of a scan; skipped: it was finished before, or another process makes it; refused:
+what is there was made with other settings, and stays."""
+
+NOT_DONE = (FAILED, REFUSED)
+"""What became of scans that are tried again on request."""
 
 LONGEST_NAME, LONGEST_PATH = 255 - len(".h5"), 2048
 """Bytes of a stem, and of a path below the folder; no file has a longer name."""
@@ -26,8 +30,8 @@ class State:
 
     Attributes:
         scan: folder and stem of its results, e.g. ``site-a/head``.
-        status: :data:`DONE`, :data:`SKIPPED` or :data:`FAILED`.
-        reason: why it failed; otherwise empty.
+        status: :data:`DONE`, :data:`SKIPPED`, :data:`FAILED` or :data:`REFUSED`.
+        reason: why it failed, was refused, left to another process, or done again; or empty.
         seconds: how long it took.
         source: the file it came from.
         at: when, in seconds since 1970.
@@ -57,7 +61,8 @@ class State:
 def read_states(folder: Path) -> dict[str, State]:
     """The last state of every scan, by scan; lines that are damaged are left out.
 
-    A scan that failed keeps the source of the state before: its results were made from that.
+    A scan that failed or was refused keeps the source of the state before: its results were made
+    from that.
     """
     found: dict[str, State] = {}
     with suppress(OSError):
@@ -66,7 +71,7 @@ def read_states(folder: Path) -> dict[str, State]:
                 state = State(**json.loads(line))
                 if not _is_below(state.scan):
                     continue
-                if state.status == FAILED and state.scan in found:
+                if state.status in NOT_DONE and state.scan in found:
                     state = replace(state, source=found[state.scan].source)
                 found[state.scan] = state
     return found

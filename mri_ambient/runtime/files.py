@@ -17,10 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from ..errors import ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
+from ..errors import BusyError, ConfigError, MriAmbientError, OutputExistsError, ScanFormatError
 
 LOCK = ".tmp-lock-"
 """Begin of the names of locks."""
+
+PARTS = (".unfinished", ".compared")
+"""Ends of the names of hidden folders, ``.<stem>.unfinished``; messages name the stem instead."""
 
 MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 """Of the names of temporary files: which machine uses them."""
@@ -85,7 +88,8 @@ def locked(path: Path) -> Iterator[None]:
     """Keep other processes from making the same file meanwhile; on disks without locks, nothing.
 
     Raises:
-        MriAmbientError: another process is making it, or the folder cannot be written.
+        BusyError: another process is making it.
+        MriAmbientError: the folder cannot be written.
     """
     lock = path.with_name(f"{LOCK}{path.name}")
     with _explaining(path):
@@ -93,7 +97,7 @@ def locked(path: Path) -> Iterator[None]:
         file = lock_file(lock)
     with file or nullcontext():
         if file is None:
-            raise MriAmbientError(
+            raise BusyError(
                 f"{path}: another process is making it; wait until it has ended, or give each "
                 "process inputs of its own (--shard)"
             )
@@ -185,8 +189,10 @@ def _explaining(path: Path) -> Iterator[None]:
     except OSError as error:
         # The strerror of HDF5 is pages long.
         reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        is_part = path.parent.suffix in PARTS
+        shown = path.parent.with_name(path.parent.stem.removeprefix(".")) if is_part else path
         raise MriAmbientError(
-            f"{path}: cannot be written ({reason}); free space there or choose another output"
+            f"{shown}: cannot be written ({reason}); free space there or choose another output"
         ) from error
 
 

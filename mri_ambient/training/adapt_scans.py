@@ -250,5 +250,5 @@ def _check_made_by(path: Path, what: str, values: dict[str, Any], start: Prior) 
     if prior.card.get("adaptation", {}).get(f"{what}_sha256") != digest_of(values, start):
         raise OutputExistsError(
             f"{path}: is another prior, or was adapted to other scans or with other options; "
-            "overwrite (--overwrite) or choose another output"
+            "give overwrite=True (--overwrite) or choose another output"
         )

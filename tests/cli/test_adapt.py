@@ -135,9 +135,9 @@ def test_a_prior_of_another_objective_is_refused(cli, scan, tmp_path):
 def test_a_dry_run_writes_nothing(cli, full, prior_file, tmp_path):
     out = tmp_path / "out"
     words = ("-m", prior_file, *RECON, "--dry-run")
-    printed = cli("reconstruct", full, "-o", out, *words, "--adapt", "90s").err
+    printed = cli("reconstruct", full, "-o", out, *words, "--adapt", "90s").out
     assert "every volume" in printed and "90s" in printed
-    cli("adapt", full, "-o", out / "p.safetensors", *words)
+    assert "2 scans" in cli("adapt", full, "-o", out / "p.safetensors", *words).out
     assert not out.exists()
 
 

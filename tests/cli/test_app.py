@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,27 @@ def test_a_typo_is_answered_without_torch():
     assert "typer" in imported and not {"torch", "numpy", "h5py"} & set(imported)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("reconstruct", "x", "--retro", 4), "--retrospective"),
+        (("reconstruct", "x", "--acceleration", 4), "--retrospective"),
+        (("reconstruct", "x", "--lines", 4), "--calib-lines"),
+        (("reconstruct", "x", "--metod=dds"), "--method"),
+        (("simulate", "phantom", "--count", 24), "--scans"),
+        (("audit", "calibration", "x", "y", "--sample", 4), "--samples"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_was_meant(words, meant, cli):
+    assert f"(did you mean {meant}?)" in cli(*words, "-o", "y", code=2).err
+    assert "did you mean" not in cli(words[0], "--qqq", code=2).err
+
+
+def test_help_as_a_command_is_answered_with_how_to_get_it(cli):
+    (line,) = cli("help", code=2).errors
+    assert "`mri-ambient -h`" in line
+
+
 @pytest.mark.parametrize("words", [("-o", ""), ("-o", "out", ""), ("--output=",)])
 def test_an_empty_word_is_not_the_working_folder(words, cli, scan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -61,8 +83,17 @@ def test_a_device_that_fails_anywhere_is_a_line_and_exit_code_4(reason, cli, mon
 def test_a_command_that_is_stopped_says_that_it_can_be_resumed(code, cli, monkeypatch):
     """130: by Ctrl-C; 143: on SIGTERM."""
     monkeypatch.setattr(module, "app", lambda: sys.exit(code))
-    assert "the same command" in cli("train", code=code).err
+    reason = "interrupted" if code == 130 else "terminated (SIGTERM)"
+    assert cli("train", code=code).err.startswith(
+        f"{reason}; the same command goes on from the last"
+    )
+    assert "is kept, the same command" in cli("prep", code=code).err
     assert "the same command" not in cli("sample", code=code).err  # it keeps nothing
+
+
+def test_the_signal_that_ended_a_command_is_named(cli, monkeypatch):
+    monkeypatch.setattr(module, "app", lambda: os.kill(os.getpid(), signal.SIGHUP))
+    assert "terminated (SIGHUP)" in cli("train", code=143).err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
@@ -91,6 +122,8 @@ def test_a_device_that_is_not_there_is_exit_code_4(cli, scan, tmp_path):
         (("simulate", "phantom", "--scans", 1, "-o", "FILE"), "FILE"),
         (("reconstruct", "SCAN", "-o", "OUT", "--holdout", -1), "-1"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "magic"), "magic"),
+        (("reconstruct", "SCAN", "-o", "OUT", "--method", "CG-Sense"), "did you mean cg-sense?"),
+        (("simulate", "phantom", "-o", "OUT"), "--scans N"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "cg-sense", "--steps", 5), "--steps"),
         (("reconstruct", "SCAN", "-o", "OUT", "--method", "adps", "--steps", 1), "1"),
         (("reconstruct", "SCAN", "-o", "OUT", "--steps", 3, "-O", "n_steps=7"), "n_steps"),

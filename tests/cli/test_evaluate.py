@@ -44,6 +44,7 @@ def test_a_table_ends_with_the_mean(cli, full, scored):
 
 
 def test_with_a_target_images_are_scored_as_they_are(cli, full, scored):
+    assert "(--target)" in cli("evaluate", scored, full, code=2).errors[0]
     printed = cli("evaluate", scored, "--target", full, "--method", "dds", code=2)
     assert "--method" in printed.errors[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from helpers import report_of, small_prior
 from PIL import Image
 
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
-from mri_ambient.io import Undersampled, open_scan
+from mri_ambient.io import FastmriFile, Undersampled, open_scan
 from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, Dds, Preset
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
@@ -409,7 +410,7 @@ def test_inputs_that_hold_no_scan_cost_one_line_each(command, cli, full, tmp_pat
     empty.mkdir()
     words = [command, good, empty, nothing, other, "-o", tmp_path / "out"]
     words += ZERO_FILLED if command == "reconstruct" else ["--no-pictures"]
-    listed = cli(*words, "--dry-run").err
+    listed = cli(*words, "--dry-run").out
     assert str(empty) in listed
     assert listed.count("->") == 2
     assert not (tmp_path / "out").exists()
@@ -462,7 +463,8 @@ def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
     out, log = tmp_path / "out", tmp_path / "run.log"
     words = ("reconstruct", full_copy, "-o", out, *ZERO_FILLED)
     planned = cli(*words, "--dry-run")
-    assert "1 scan " in planned.out and str(second) in planned.err and not out.exists()
+    assert f"{first} -> {out / first.name}" in planned.out and f"{second}: would" in planned.out
+    assert "1 scan " in planned.out and planned.err == "" and not out.exists()
     printed = cli(*words, "--log", log, code=1)
     (line,) = printed.out.splitlines()
     assert line.startswith(f"{first.name}: ") and str(out / first.name) in line
@@ -481,6 +483,37 @@ def test_nested_folders_from_the_command_line(cli, full_copy, tmp_path):
         (first.stem, "done"), (f"site/{first.stem}", "failed"), (f"site/{first.stem}", "done"),
     ]  # fmt: skip
     assert not cli(*words, "--retry-failed").out
+
+
+def test_a_dry_run_ends_as_the_call_would_where_all_scans_would_fail(cli, full_copy, tmp_path):
+    first, second = sorted(full_copy.glob("*.h5"))
+    words = ("reconstruct", full_copy, "-o", tmp_path / "out", *ZERO_FILLED)
+    first.write_bytes(first.read_bytes()[:4000])
+    cli(*words, "--dry-run")
+    second.write_bytes(b"not hdf5")
+    for more in ("--dry-run", "--verbose"):
+        cli(*words, more, code=3)
+
+
+def test_a_mistake_of_ours_is_printed_and_logged_with_its_traceback(
+    cli, full, tmp_path, monkeypatch
+):
+    first, second = sorted(full.glob("*.h5"))
+    opened = FastmriFile.__init__
+
+    def breaks(file, path, *args, **options):
+        if path == first:
+            raise AttributeError("no such thing")
+        opened(file, path, *args, **options)
+
+    monkeypatch.setattr(FastmriFile, "__init__", breaks)
+    words = ("-o", tmp_path / "out", *ZERO_FILLED, "--log", tmp_path / "log")
+    printed = cli("reconstruct", full, *words, code=1)
+    (line,) = printed.errors
+    assert first.name in line and "internal error: AttributeError: no such thing" in line
+    for text in (printed.err, (tmp_path / "log").read_text()):
+        assert "in breaks" in text and "1 reconstructed, 1 failed" in text
+    assert second.name in printed.out
 
 
 def test_a_log_that_cannot_be_written_is_refused_first(cli, scan, tmp_path):
@@ -510,6 +543,42 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     assert (out / "config.toml").read_text() == "mine = true"
     wrong = {"methd = 1": "method", "samples = 'x'": "--samples", "=": "TOML"}
     wrong |= {"config = 'other.toml'": "config", "mask = ''": "mask: is empty"}
-    for text, said in (wrong | {'acs = "a\\u0000b"': "acs", 'save = ["\\u0000"]': "save"}).items():
+    wrong |= {"method = 'magic'": "magic", 'acs = "a\\u0000b"': "acs", 'save = ["\\u0000"]': "save"}
+    for text, said in wrong.items():
         file.write_text(text)
-        assert said in cli(*words, "-o", out, code=2).err
+        printed = cli(*words, "-o", out, code=2).err
+        assert said in printed and str(file) in printed
+    file.write_text("method = 'magic'")
+    cli(*words, "-o", tmp_path / "x", "--method", "zero-filled")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--preset", "balanced", "-m", "PRIOR", "--warn"),
+        ("--method", "msm", "-m", "PRIOR", "--steps", 2, "--no-final-dc", "-O", "n_masks=2"),
+        ("--method", "l1-wavelet", "--retrospective", 1.5, "--mask-type", "equispaced"),
+    ],
+)
+def test_the_stored_options_are_those_that_were_used(
+    words, cli, scan, prior_file, tmp_path, monkeypatch
+):
+    """They repeat the call where the defaults are others by now."""
+    out, again, config = tmp_path / "out", tmp_path / "again", tmp_path / "out" / "config.toml"
+    words = [prior_file if word == "PRIOR" else word for word in words]
+    cli("reconstruct", scan, "-o", out, "--device", "cpu", *words)
+    stored = tomllib.loads(config.read_text())
+    if not words:
+        assert (stored["method"], stored["prior"]) == ("aos", DEFAULT)
+    settings = report_of(out, scan)["settings"]
+    assert stored["method"] == settings["method"]["name"] and "preset" not in stored
+    assert stored.get("samples", 1) == settings["n_samples"]
+    monkeypatch.setattr("mri_ambient.recon.recipe.DEFAULT_SAMPLES", 7)
+    monkeypatch.setattr("mri_ambient.recon.recipe.default_method", lambda _: "cg-sense")
+    monkeypatch.setattr("mri_ambient.recon.recipe.default_prior", lambda: "no.such")
+    monkeypatch.setitem(PRESETS, "balanced", Preset(Dds(n_steps=3), 2))
+    cli("reconstruct", scan, "-o", again, "--config", config)
+    assert report_of(again, scan)["settings"] == settings
+    assert (again / scan.name).read_bytes() == (out / scan.name).read_bytes()
+    assert (again / "config.toml").read_bytes() == config.read_bytes()

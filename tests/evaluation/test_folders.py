@@ -15,6 +15,7 @@ from mri_ambient.evaluation.folders import (
     find_reconstructions,
     mean_metrics,
     pair_up,
+    refuse_reconstructions,
     score_pair,
 )
 from mri_ambient.io import ScanPath
@@ -155,6 +156,13 @@ def test_swapped_arguments_are_recognised(full, out):
     for given, target in ((full[0].parent, out), (full[0], out / full[0].name)):
         with pytest.raises(ConfigError, match="--target"):
             ma.evaluate(given, target)
+
+
+def test_reconstructions_where_scans_are_wanted_are_refused(full, out):
+    for inputs in ([out, full[0].parent], [out / full[0].name]):
+        with pytest.raises(ConfigError, match="--target"):
+            refuse_reconstructions(inputs)
+    refuse_reconstructions([full[0].parent, full[0], "nowhere", "*.h5"])
 
 
 def test_what_cannot_be_paired_is_refused(tmp_path):

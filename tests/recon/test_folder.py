@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -20,6 +21,7 @@ import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import (
     ConfigError,
+    InternalError,
     NumericalWarning,
     OutputExistsError,
     ScanFormatError,
@@ -30,6 +32,7 @@ from mri_ambient.recon.dry_run import cost_line, plan_folder
 from mri_ambient.recon.folder import Destination, Outcome
 from mri_ambient.recon.states import STATES, State, read_states
 from mri_ambient.runtime.executor import attempt, received
+from mri_ambient.runtime.files import locked
 
 CG, CPU = ma.Recipe("cg-sense"), ma.Runtime("cpu")
 NAMES = ("one", "two")
@@ -133,7 +136,7 @@ def test_what_failed_is_not_made_otherwise_than_the_rest(study, made, tmp_path):
             ma.reconstruct_folder(study, to, CG, CPU, retry_failed=True)
     assert not (out / "b" / "cut.h5").exists()
     refused = ma.reconstruct_folder(study / "b", out / "b", CG, CPU)
-    assert [outcome.status for outcome in refused] == ["done", "failed"]
+    assert [outcome.status for outcome in refused] == ["done", "refused"]
     (out / "b" / "cut.h5").unlink()
     again = Destination(out / "b", overwrite=True)
     with pytest.raises(OutputExistsError):
@@ -161,9 +164,36 @@ def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):
     settings = ma.reconstruct_folder(study / "b", out, ma.Recipe("zero-filled"), CPU)
     for outcome in (other[0], settings[1]):
         assert isinstance(outcome.error, OutputExistsError)
+        assert "overwrite=True" in str(outcome.error)
     np.testing.assert_array_equal(image(out / "head.h5"), before)
-    to = Destination(out, overwrite=True)
-    assert ma.reconstruct_folder(study / "a" / "monday", to, CG, CPU)[0].status == "done"
+    assert (other[0].status, settings[1].status) == ("refused", "refused")
+    assert read_states(out)["head"].status == "refused"
+    assert summary(out)["head"]["method"] == "cg-sense" and summary(out)["head"]["error"] == ""
+    for how in ({"output": Destination(out, overwrite=True)}, {"output": out, "overwrite": True}):
+        (again,) = ma.reconstruct_folder(study / "a" / "monday", recipe=CG, runtime=CPU, **how)
+        assert again.status == "done" and again.error is None
+
+
+def test_what_another_process_makes_or_has_made_is_left_to_it(study, tmp_path, monkeypatch):
+    out, other = tmp_path / "out", tmp_path / "other"
+    (study / "b" / "cut.h5").unlink()
+    ma.reconstruct_folder(study, other, CG, CPU)
+    done = folder.FolderWork._done
+
+    def meanwhile(work, begun):
+        """The other process finishes the first scan when this one is about to begin it."""
+        if begun.scan.folder.name == "monday":
+            shutil.copytree(other / "a", out / "a")
+        return done(work, begun)
+
+    monkeypatch.setattr(folder.FolderWork, "_done", meanwhile)
+    with locked(out / "b" / "head.h5"):
+        outcomes = ma.reconstruct_folder(study, out, CG, CPU)
+    assert [(o.status, o.state.reason, o.error) for o in outcomes] == 2 * [
+        ("skipped", folder.LEFT, None)
+    ]
+    assert not (out / "b").exists() or not list((out / "b").glob("*.h5"))
+    assert {key: row["status"] for key, row in summary(out).items()} == {"a/monday/head": "done"}
 
 
 def test_a_destination_may_be_text(made, tmp_path):
@@ -198,15 +228,16 @@ def test_results_below_the_input_are_no_scans(study):
     assert len(ma.reconstruct_folder(study, study / "out", CG, CPU)) == 3
 
 
+class OtherProcesses:
+    """All that goes to another process and back is pickled; the last scan ends first."""
+
+    def map(self, task, cases):
+        for index, case in reversed(list(enumerate(cases))):
+            sent = attempt(pickle.loads(pickle.dumps(task)), case)
+            yield index, received(pickle.loads(pickle.dumps(sent)))
+
+
 def test_several_jobs_do_the_same(study, tmp_path):
-    """All that goes to another process and back can be pickled; the last scan ends first."""
-
-    class OtherProcesses:
-        def map(self, task, cases):
-            for index, case in reversed(list(enumerate(cases))):
-                sent = attempt(pickle.loads(pickle.dumps(task)), case)
-                yield index, received(pickle.loads(pickle.dumps(sent)))
-
     recipe = ma.Recipe("dds", {"n_steps": 2}, small_prior("conditioned"), n_samples=2)
     with pytest.warns(NumericalWarning) as one:
         ma.reconstruct_folder(study, tmp_path / "one", recipe, CPU)
@@ -216,6 +247,8 @@ def test_several_jobs_do_the_same(study, tmp_path):
         )
     issued = [[str(warning.message) for warning in each] for each in (one, two)]
     assert sorted(issued[0]) == sorted(issued[1])
+    named = {name for text in issued[0] for name in re.findall(r"\S*head\.h5(?=:)", text)}
+    assert named == {"a/monday/head.h5", "b/head.h5"}
     assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
     for place in ("a/monday", "b"):
         one, two = (tmp_path / name / place / "head.h5" for name in ("one", "two"))
@@ -244,8 +277,9 @@ def test_the_next_scan_is_begun_meanwhile_and_nothing_else_changes(
 
     monkeypatch.setattr(folder.FolderWork, "begin", noted)
     (study / "b" / "cut.h5").unlink()
+    to = Destination(tmp_path / "one")
     with pytest.warns(NumericalWarning) as one:
-        ma.reconstruct_folder(study, tmp_path / "one", recipe, CPU, on_volume=wait)
+        folder.reconstruct_scans(find_scans(study), to, recipe.resolve(), CPU, on_volume=wait)
     monkeypatch.setattr(folder, "MOST_AHEAD", -1)
     with pytest.warns(NumericalWarning) as two:
         ma.reconstruct_folder(study, tmp_path / "two", recipe, CPU)
@@ -331,6 +365,31 @@ def test_files_that_the_system_refuses_cost_the_others_nothing(made, tmp_path, m
     monkeypatch.setattr(FastmriFile, "recognises", refused)
     done = ma.reconstruct_folder(place, tmp_path / "out", CG, CPU)
     assert [outcome.status for outcome in done] == ["failed", "done", "failed"]
+
+
+@pytest.mark.parametrize("where", ["__init__", "read_ksp"])
+def test_a_mistake_of_ours_costs_one_scan_of_several(where, study, tmp_path, monkeypatch):
+    """In this process and in others; a single scan ends in its traceback."""
+    works = getattr(FastmriFile, where)
+
+    def breaks(file, *args, **options):
+        if "monday" in str(args[0] if where == "__init__" else file.path):
+            raise AttributeError("no such thing")
+        return works(file, *args, **options)
+
+    monkeypatch.setattr(FastmriFile, where, breaks)
+    for jobs in (1, OtherProcesses()):
+        out = tmp_path / str(jobs == 1)
+        found = ma.reconstruct_folder(study, out, CG, CPU, jobs=jobs)
+        assert [outcome.status for outcome in found] == ["failed", "failed", "done"]
+        assert isinstance(found[0].error, InternalError) and "in breaks" in found[0].error.trace
+        assert "AttributeError: no such thing" in read_states(out)["a/monday/head"].reason
+        assert "AttributeError" in summary(out)["a/monday/head"]["error"]
+    plan = plan_folder(find_scans(study), Destination(tmp_path / "x"), CG.resolve(), CPU)
+    assert "nothing" not in cost_line(plan) and [one.scan.key for one in plan.todo] == ["b/head"]
+    for single in (study / "a", study / "a" / "monday" / "head.h5"):
+        with pytest.raises(AttributeError):
+            ma.reconstruct_folder(single, tmp_path / "single", CG, CPU)
 
 
 def test_names_that_are_not_utf8_are_written_with_escapes(made, tmp_path):

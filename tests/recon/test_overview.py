@@ -79,7 +79,7 @@ def test_worst_first(save, tmp_path):
 
 def test_a_scan_that_failed_has_no_figures_of_an_image_of_other_settings(save, tmp_path):
     save("a", held_out=0.25, n_warnings=2)
-    State("a", FAILED, "was made with other settings", at=time.time() + 60).write(tmp_path)
+    State("a", FAILED, "is truncated", at=time.time() + 60).write(tmp_path)
     write_overview(tmp_path)
     (row,) = table(tmp_path)
     assert (row["status"], row["image"], row["n_warnings"]) == ("failed", "a.h5", "0")

@@ -90,7 +90,7 @@ def test_saving_writes_what_the_command_writes(volume, rec, tmp_path):
 def test_a_file_that_is_there_is_replaced_on_request_only(rec, tmp_path):
     path = rec.save(tmp_path)
     other = replace(rec, report=rec.report | {"settings": rec.report["settings"] | {"seed": 99}})
-    with pytest.raises(OutputExistsError, match=path.name):
+    with pytest.raises(OutputExistsError, match=rf"{path.name}: .* \(seed\); .*overwrite=True"):
         other.save(tmp_path)
     assert other.save(tmp_path, overwrite=True) == path
     path.write_bytes(b"raw data of somebody")

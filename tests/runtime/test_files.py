@@ -102,6 +102,13 @@ class TestAtomicPath:
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
 
+    def test_a_full_disk_is_said_of_the_scan_not_of_its_parts(self, tmp_path):
+        part = tmp_path / ".a.b.unfinished" / "00000.safetensors"
+        with pytest.raises(MriAmbientError) as found, atomic_path(part):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert str(found.value).startswith(f"{tmp_path / 'a.b'}: ")
+        assert part.name not in str(found.value)
+
     def test_a_file_that_outgrows_a_limit_is_one_clear_line(self, tmp_path, file_limit):
         with pytest.raises(MriAmbientError) as caught:
             write_json(tmp_path / "a.json", "a" * 200_000)

@@ -124,8 +124,9 @@ def add_row(folder: Path, state: State) -> None:
     """
     path = folder / f"{state.scan}.h5"
     row = _row(folder, path) if state.status != FAILED and path.exists() else None
-    row = row or _failed(state)
-    append_line(folder / TABLE, csv_line(row.cells().values()), first=csv_line(COLUMNS) + "\n")
+    row = row or (_failed(state) if state.status == FAILED else None)
+    if row is not None:  # or else another process makes it, and adds its line
+        append_line(folder / TABLE, csv_line(row.cells().values()), first=csv_line(COLUMNS) + "\n")
 
 
 def csv_line(values: Iterable[object]) -> str:

@@ -73,7 +73,7 @@ class ReportWriter(Writer):
         if not result.report:
             raise ScanFormatError(
                 f"{result.path}: has no {result.path.stem}.json beside it, from which a report is "
-                "made; reconstruct the scan again with overwrite (--overwrite)"
+                "made; reconstruct the scan again with overwrite=True (--overwrite)"
             )
         kept = folder / f".{result.path.stem}.compared"
         scan = self.volume
