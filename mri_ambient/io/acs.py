@@ -174,6 +174,7 @@ class LinesBeside(NamedArrayFile):
     def __init__(self, scan: NamedArrayFile, name: str) -> None:
         """Read the shape."""
         ScanFile.__init__(self, scan.path)
+        self.format = scan.format
         ksp = self.find_ksp(self.path, scan.ksp.axes, name)
         self.take_ksp(ksp, scan.volume if scan.volume in ksp.volumes else None)
 
