@@ -193,7 +193,10 @@ class Overlap:
     def agrees(self) -> bool:
         """Whether the lines are those of the scan but for a factor, and noise."""
         product, (own, other), noise = self._product(), self._energies(), self._noise()
-        if not own * other or abs(product) < LEAST_AGREEMENT * np.sqrt(own * other):
+        n_samples = int((self.hit & self.plane).sum()) * len(self.scan)
+        if n_samples < LEAST_PLACES or not own * other:
+            return False
+        if abs(product) < LEAST_AGREEMENT * np.sqrt(own * other):
             return False
         error = own - abs(product) ** 2 / other - 2 * noise  # lines of as much noise
         return bool(error <= LARGEST_ERROR**2 * (own - noise))
