@@ -125,7 +125,7 @@ WARNINGS: dict[str, str] = {
     "W-SLICE-POSITIONS": "Check that no slice is missing; formats with one affine are refused.",
     "W-PARTIAL-READOUT": "Slices are less sharp along the readout; measure without partial echo.",
     "W-CALIBRATION-LINES": "Coil maps come from the centre of the image's own k-space.",
-    "W-CENTRE-APART": "Look at the image; they must be of the same scan, in its units.",
+    "W-CENTRE-APART": "Look at the image; they must be of the same scan.",
     "W-REPETITIONS": "Look at the image; average only repetitions of an object that lay still.",
     "W-AVERAGES": "Look at the image; average only what differs by nothing but noise.",
     "W-TEMPLATE-OFFSET": "Other formats keep the scan's positions; check that it is this scan's.",

@@ -2,7 +2,8 @@
 
 They are a block of fully sampled k-space of the same coils, slices and field of view, of any matrix
 and contrast. Where they hold the very samples of the scan, or the scan lacks its centre, they are a
-part of its k-space that was stored apart, and complete it. Others are for the coil maps only.
+part of its k-space that was stored apart, and complete it, if need be times a complex factor.
+Others are for the coil maps only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ScanFormatError, warn
+from ..errors import ScanFormatError, collected, issue, warn
 from ..physics.crop import center_fit
 from ..physics.patterns import calibration_block
 from .corrected import FEWEST, Corrected, Move, corrected
@@ -24,6 +25,7 @@ from .fastmri import FastmriFile
 from .hdf5 import find_dataset, open_h5
 from .named_axes import Axes, NamedArray, NamedArrayFile
 from .names import name_of
+from .overlap import AS_STORED, Overlap, read_overlap
 from .sampling import Ksp, Mask, Sampling, sampling_at
 from .scan_file import Contents, ScanFile
 from .stored_arrays import h5_array
@@ -34,9 +36,6 @@ NAMES = ("acs", "calib", "calibration", "kspace_acs", "kspace_calib")
 
 FOV_TOLERANCE = 0.02
 """Largest difference of two fields of view that count as the same, as a share."""
-
-EQUAL = 1e-5
-"""Largest difference of samples that are the same, to the largest sample."""
 
 LEAST_LIKENESS = 0.5
 """Likeness of the samples of scan and calibration lines where both were measured: 0.9 where
@@ -51,7 +50,12 @@ class WithCalibration(View):
         lines: k-space of the same slices and coils that holds them.
 
     Raises:
-        ScanFormatError: they are of other slices, coils, or another field of view.
+        ScanFormatError: they are of other slices, coils, or another field of view, are mirrored,
+            conjugated or exchanged, or of another contrast than a scan without its centre.
+
+    Warns:
+        NumericalWarning: W-CENTRE-APART: they complete a scan without its centre; W-CENTRE: they
+            were moved to where they agree with the scan.
     """
 
     def __init__(self, source: ScanFile, lines: ScanFile) -> None:
@@ -59,14 +63,50 @@ class WithCalibration(View):
         super().__init__(source)
         _check_fit(source, lines)
         self.lines, self.matrix = lines, (source.shape[2], source.shape[3])
-        plane = center_fit(lines.mask, self.matrix)
-        self.completes = _same_samples(source, self, plane)
+        self.factor: complex | None = None
+        overlap = self._overlap()
+        if overlap is not None and not overlap.same and (shift := overlap.shift) != (0, 0):
+            self.lines = _moved(lines, shift)
+            overlap = self._overlap()
+        self.completes = overlap is None or overlap.same or self._check(overlap)
+        if overlap is None:
+            text = "holds no sample of the centre of k-space; the calibration lines, which do, "
+            warn("W-CENTRE-APART", f"{name_of(self.path)}: {text}complete it")
+        plane = center_fit(self.lines.mask, self.matrix)
         if self.completes:
             self.sampling = _completed(source, plane)
             self.given_mask = None if self.given_mask is None else self.sampling.mask[0]
         else:
             self.calib_mask = plane
         self.steps = (*source.steps, "complete-by-acs" if self.completes else "acs")
+
+    def _overlap(self) -> Overlap | None:
+        plane = center_fit(self.lines.mask, self.matrix)[0]
+        return read_overlap(self.source, self.read_calib, plane)
+
+    def _check(self, overlap: Overlap) -> bool:
+        """Whether lines with other samples complete the scan; sets ``factor`` if they do."""
+        if not overlap.own.any():
+            return False
+        _check_samples(self.lines.path, overlap)
+        if not overlap.lacks_centre:
+            return False
+        if not overlap.agrees:
+            raise ScanFormatError(
+                f"{self.path}: the scan holds no centre of k-space, and the calibration lines "
+                f"({name_of(self.lines.path)}), times whatever factor, are not its own where both "
+                "were measured: they are of another contrast, or noisier; wanted lines of the same "
+                "acquisition"
+            )
+        self.factor = overlap.factor
+        gain, phase = abs(self.factor), np.angle(self.factor)
+        warn(
+            "W-CENTRE-APART",
+            f"{name_of(self.path)}: lacks the centre of k-space ({overlap.gap} samples wide); the "
+            f"calibration lines complete it, times {gain:.3g} and turned by {phase:.2f} rad, by "
+            "which they agree with the scan where both were measured",
+        )
+        return True
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -85,7 +125,10 @@ class WithCalibration(View):
         ksp = self.source.read_ksp(index)
         if not self.completes:
             return ksp
-        return np.where(self.source.mask[0], ksp, self.read_calib(index))
+        calib = self.read_calib(index)
+        if self.factor is not None:
+            calib *= np.complex64(self.factor)
+        return np.where(self.source.mask[0], ksp, calib)
 
     def read_calib(self, index: int) -> Ksp:
         """The calibration lines of one slice on the matrix of the scan, complex64 as k-space."""
@@ -122,41 +165,41 @@ def _fov_mm(file: ScanFile) -> tuple[float, float] | None:
     return file.voxel_mm[0] * file.shape[2], file.voxel_mm[1] * file.shape[3]
 
 
-def _same_samples(scan: ScanFile, lines: WithCalibration, plane: Mask) -> bool:
-    """Whether both hold the same samples wherever both hold some, in up to three slices.
-
-    Where they have no place in common, the scan lacks its centre, which must be in the lines.
+def _check_samples(path: Path, overlap: Overlap) -> None:
+    """Refuse lines that agree with the scan only when they are mirrored, or not even alike.
 
     Raises:
-        ScanFormatError: the coils see another object there, as if they were in another order.
-
-    Warns:
-        NumericalWarning: W-CENTRE-APART: there is nothing to compare.
+        ScanFormatError: they are stored otherwise than the scan, or the coils see another object
+            there, as if they were in another order.
     """
-    both, n = (scan.mask & plane)[0], len(scan)
-    if not both.any():
-        text = (
-            "holds no sample of the centre of k-space; the calibration lines, which do, complete it"
-        )
-        warn("W-CENTRE-APART", f"{name_of(scan.path)}: {text}")
-        return True
-    slices = sorted({n // 4, n // 2, 3 * n // 4})
-    own, other = (
-        np.concatenate([read(index)[:, both] for index in slices], axis=1)
-        for read in (scan.read_ksp, lines.read_calib)
-    )
-    if not own.any():
-        return False
-    products = np.abs((own.conj() * other).sum(axis=0)).sum()
-    norms = np.linalg.norm(own, axis=0) * np.linalg.norm(other, axis=0)
-    likeness = float(products / norms.sum())
-    if likeness < LEAST_LIKENESS:
+    version, best, stored = overlap.version
+    if version != AS_STORED:
         raise ScanFormatError(
-            f"{lines.lines.path}: calibration lines are unlike the scan where both were measured "
+            f"{path}: calibration lines are {version}: changed back, they agree with the scan "
+            f"where both were measured (correlation {best:.2f}), as they are, they do not "
+            f"({stored:.2f}); wanted lines stored as the scan is"
+        )
+    if (likeness := overlap.likeness) < LEAST_LIKENESS:
+        raise ScanFormatError(
+            f"{path}: calibration lines are unlike the scan where both were measured "
             f"({likeness:.2f} of 1, wanted {LEAST_LIKENESS:g}); wanted lines of the same object, "
             "coils in the same order"
         )
-    return float(np.abs(own - other).max()) <= EQUAL * float(np.abs(own).max())
+
+
+def _moved(lines: ScanFile, shift: tuple[int, int]) -> ScanFile:
+    """Lines moved by some rows and columns, in a matrix that holds all of them."""
+    y, x = shift
+    warn(
+        "W-CENTRE",
+        f"{name_of(lines.path)}: the calibration lines agree with the scan where they are moved by "
+        f"{y:+d} rows and {x:+d} columns; they were placed so",
+    )
+    ny, nx = lines.shape[2:]
+    matrix = (ny + 2 * abs(y), nx + 2 * abs(x))
+    return Corrected(
+        lines, Move(matrix, (abs(y) + y, abs(x) + x)), np.zeros((ny, nx), dtype=np.bool_)
+    )
 
 
 def _completed(scan: ScanFile, plane: Mask) -> Sampling:
@@ -174,6 +217,7 @@ class LinesBeside(NamedArrayFile):
     def __init__(self, scan: NamedArrayFile, name: str) -> None:
         """Read the shape."""
         ScanFile.__init__(self, scan.path)
+        self.format = scan.format
         ksp = self.find_ksp(self.path, scan.ksp.axes, name)
         self.take_ksp(ksp, scan.volume if scan.volume in ksp.volumes else None)
 
@@ -220,11 +264,44 @@ def corrected_with(
     """
     if centre == "auto" and min(calibration_block(scan.mask)) < FEWEST:
         centre = "header"
-    scan, centred = corrected(scan, centre), corrected(lines)
+    scan = corrected(scan, centre)
+    with collected() as given:
+        centred = corrected(lines)
+    for warning in given:
+        if warning.code != "W-CENTRE":  # its remedy is an option for scans
+            issue(warning)
     half = scan.move.half if isinstance(scan, Corrected) else (False, False)
+    size = (lines.shape[2], lines.shape[3])
     if isinstance(centred, Corrected):
-        centred = Corrected(lines, replace(centred.move, half=half), centred.residue)
+        move = replace(_not_round(centred.move, size, scan.shape[2:]), half=half)
+        _warn_placed(lines, move)
+        centred = Corrected(lines, move, centred.residue)
     elif any(half):
-        size = (lines.shape[2], lines.shape[3])
         centred = Corrected(lines, Move(size, (0, 0), half), np.zeros(size, bool))
     return WithCalibration(scan, centred)
+
+
+def _warn_placed(lines: ScanFile, move: Move) -> None:
+    """Say where k = 0 is in the block, if it is not in the middle."""
+    y, x = (n // 2 - shift for n, shift in zip(move.matrix, move.shift, strict=True))
+    ny, nx = lines.shape[2:]
+    if (y, x) != (ny // 2, nx // 2):
+        warn(
+            "W-CENTRE",
+            f"{name_of(lines.path)}: k = 0 of the calibration lines is at row {y} and column {x} "
+            f"of {ny} x {nx}, not at {ny // 2} and {nx // 2}; they were placed so",
+        )
+
+
+def _not_round(move: Move, size: tuple[int, int], matrix: Sequence[int]) -> Move:
+    """A move of a block that is smaller than the matrix of the scan: not round its ends.
+
+    Unless k = 0 is in its corner.
+    """
+    sizes, shifts = list(move.matrix), list(move.shift)
+    for axis, (n, whole) in enumerate(zip(size, matrix, strict=True)):
+        at = n // 2 - shifts[axis]
+        if shifts[axis] and sizes[axis] == n < whole and n // 8 <= at < n - n // 8:
+            sizes[axis] = 2 * max(at, n - at)
+            shifts[axis] = sizes[axis] // 2 - at
+    return replace(move, matrix=(sizes[0], sizes[1]), shift=(shifts[0], shifts[1]))

@@ -27,6 +27,8 @@ BLOCK = slice(N // 2 - 12, N // 2 + 12)
 EVERY_THIRD = np.arange(N) % 3 == 2
 OUTER = (np.arange(N) % 2 == 0) & ((np.arange(N) < 20) | (np.arange(N) >= 44))
 """Columns without any of the block."""
+HOLE = (np.arange(N) < N // 2 - 10) | (np.arange(N) >= N // 2 + 10)
+"""Columns of a scan without its centre; the block is two columns wider on each side."""
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +177,118 @@ def test_lines_in_memory(ksp, write_scan):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=0.01 * wanted.max())
     with pytest.raises(ValueError, match="coils"):
         Scan.from_numpy(ksp, acs=ksp[:, :3])
+
+
+def other_contrast(ksp: np.ndarray) -> np.ndarray:
+    """The same coils with bright tissue dark, as T1- and T2-weighted images are."""
+    img = image(ksp)
+    rss = np.sqrt((np.abs(img) ** 2).sum(axis=1, keepdims=True))
+    weight = np.where(rss > 0.08 * rss.max(), rss.max() / rss.clip(1e-3 * rss.max()) - 1, 0)
+    return kspace(img * weight)
+
+
+def other_phase(ksp: np.ndarray) -> np.ndarray:
+    """The same image with a smooth phase."""
+    y, x = np.meshgrid(np.linspace(-1, 1, N), np.linspace(-1, 1, N), indexing="ij")
+    return kspace(image(ksp) * np.exp(1j * (1.5 * x**2 + y**2 + 0.5 * x * y)))
+
+
+def noisy(ksp: np.ndarray, level: float = 1.0, seed: int = 0) -> np.ndarray:
+    """Noise ``level`` times as strong as a coil image on average."""
+    rng = np.random.default_rng(seed)
+    noise = level * rng.standard_normal((2, *ksp.shape)) * np.sqrt((np.abs(ksp) ** 2).mean() / 2)
+    return (ksp + noise[0] + 1j * noise[1]).astype(np.complex64)
+
+
+def low_resolution(ksp: np.ndarray) -> np.ndarray:
+    return ksp[:, :, 16:48]
+
+
+def image(ksp: np.ndarray) -> np.ndarray:
+    turned = np.fft.ifft2(np.fft.ifftshift(ksp, axes=(2, 3)))
+    return np.fft.fftshift(turned, axes=(2, 3))
+
+
+def kspace(img: np.ndarray) -> np.ndarray:
+    turned = np.fft.fft2(np.fft.ifftshift(img, axes=(2, 3)))
+    return np.fft.fftshift(turned, axes=(2, 3)).astype(np.complex64)
+
+
+RIGHT = [other_contrast, other_phase, noisy, low_resolution]
+WRONG = {
+    "along y": lambda acs: acs[:, :, ::-1],
+    "along x": lambda acs: acs[..., ::-1],
+    "along y and x": lambda acs: acs[:, :, ::-1, ::-1],
+    "conjugated": np.conj,
+    "y and x exchanged": lambda acs: acs.swapaxes(2, 3),
+}
+
+
+@pytest.mark.parametrize("first, last", [(16, 40), (24, 48), (19, 43), (21, 45)])
+@pytest.mark.parametrize("axis", [2, 3])
+def test_lines_whose_centre_is_not_in_their_middle(first, last, axis, ksp, write_scan):
+    part = [slice(None), slice(None), slice(8, 56), slice(20, 44)]
+    part[axis] = slice(first, last)
+    placed = np.zeros_like(ksp)
+    placed[tuple(part)] = 3 * ksp[tuple(part)]
+    path = write_scan("scan.h5", kspace=ksp * EVERY_THIRD, acs=placed[tuple(part)])
+    with warns("W-NO-HEADER", *["W-CENTRE"] * (1 if last - first == 24 else 2)):
+        file = open_scan(path)
+    assert file.format == "fastmri" and np.array_equal(file.read_calib(1), placed[1])
+
+
+@pytest.mark.parametrize("columns", [HOLE, HOLE & (np.arange(N) % 3 == 1)], ids=["R 1", "R 3"])
+@pytest.mark.parametrize("factor", [2.0, 0.3, np.exp(0.8j), -5j])
+def test_lines_of_another_gain_or_phase_complete_a_scan_without_its_centre(
+    factor, columns, ksp, write_scan
+):
+    scan = write_scan("scan.h5", kspace=ksp * columns)
+    acs = write_scan("acs.h5", kspace=(ksp[..., BLOCK] / factor).astype(np.complex64))
+    with warns("W-NO-HEADER", "W-CENTRE-APART") as found:
+        file = open_scan(scan, acs=acs)
+    assert f"{abs(factor):.3g}" in found[-1].text and f"{np.angle(factor):.2f}" in found[-1].text
+    whole = ksp[0] * with_block(columns)
+    np.testing.assert_allclose(file[0].ksp[0], whole, rtol=0, atol=1e-5 * abs(whole).max())
+    assert np.array_equal(file.mask[0, 0], with_block(columns))
+
+
+def test_lines_with_noise_complete_a_scan_without_its_centre(ksp, write_scan):
+    scan = write_scan("scan.h5", kspace=noisy(ksp, 0.1, seed=1) * HOLE)
+    acs = write_scan("acs.h5", kspace=2 * noisy(ksp, 0.1, seed=2)[..., BLOCK])
+    with warns("W-NO-HEADER", "W-CENTRE-APART"):
+        file = open_scan(scan, acs=acs)
+    error = file[0].ksp[0, ..., BLOCK].numpy() - ksp[0, ..., BLOCK]
+    assert np.linalg.norm(error) < 0.1 * np.linalg.norm(ksp[0, ..., BLOCK])
+
+
+@pytest.mark.parametrize("change", [other_contrast, other_phase])
+def test_a_scan_without_its_centre_needs_lines_of_its_contrast(change, ksp, write_scan):
+    scan = write_scan("scan.h5", kspace=ksp * HOLE)
+    with pytest.raises(ScanFormatError, match="contrast"):
+        open_scan(scan, acs=write_scan("acs.h5", kspace=change(ksp)[..., BLOCK]))
+
+
+@pytest.mark.parametrize("acceleration", [2, 4, 6, 8])
+def test_equispaced_lines_beside_the_centre_do_not_lack_it(acceleration, ksp, write_scan):
+    columns = np.arange(N) % acceleration == acceleration // 2
+    scan = write_scan("scan.h5", kspace=ksp * columns)
+    with warns("W-NO-HEADER"):
+        file = open_scan(scan, acs=write_scan("acs.h5", kspace=2 * ksp[..., BLOCK]))
+    assert file.calib_mask is not None and np.array_equal(file.mask[0, 0], columns)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("columns", [EVERY_THIRD, HOLE], ids=["every third", "hole"])
+def test_lines_that_are_mirrored_or_conjugated_are_refused(wrong, columns, ksp, write_scan):
+    acs = write_scan("acs.h5", kspace=np.ascontiguousarray(WRONG[wrong](2 * ksp[..., BLOCK])))
+    with pytest.raises(ScanFormatError, match=wrong):
+        open_scan(write_scan("scan.h5", kspace=ksp * columns), acs=acs)
+
+
+@pytest.mark.parametrize("change", RIGHT)
+@pytest.mark.parametrize("acceleration", [2, 3, 4])
+def test_lines_of_another_contrast_are_not_refused(change, acceleration, ksp, write_scan):
+    scan = write_scan("scan.h5", kspace=ksp * (np.arange(N) % acceleration == 1))
+    with warns("W-NO-HEADER"):
+        file = open_scan(scan, acs=write_scan("acs.h5", kspace=2 * change(ksp)[..., BLOCK]))
+    assert file.calib_mask is not None
