@@ -90,7 +90,7 @@ def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
         By the column, the factor; nothing of the quarter in the middle, where energy is steep, nor
         of masks of single samples.
     """
-    energy, held = _line_energies(ksp, mask)
+    energy, held = line_energies(ksp, mask)
     n = len(energy)
     found = {}
     for i, x in enumerate(held):
@@ -114,7 +114,7 @@ def missed_line(ksp: Tensor, mask: Tensor) -> int | None:
         ksp: of a slice, ``(coil, y, x)``.
         mask: sampled positions, bool ``(y, x)``.
     """
-    energy, held = _line_energies(ksp, mask)
+    energy, held = line_energies(ksp, mask)
     n = len(energy)
     missed = [
         x
@@ -124,7 +124,7 @@ def missed_line(ksp: Tensor, mask: Tensor) -> int | None:
     return missed[0] if len(missed) == 1 else None
 
 
-def _line_energies(ksp: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
+def line_energies(ksp: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
     """Mean energy of the columns without their largest sample ``(x,)``, and which are measured.
 
     None of masks of single samples.

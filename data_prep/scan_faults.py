@@ -24,6 +24,7 @@ from .line_consistency import (
     stray_lines,
     stray_warnings,
 )
+from .line_order import middles, order_warnings
 from .line_phase import backwards_warnings, line_phase_warnings
 from .lost_coils import coil_energies, lost_coil_warnings
 from .noise_coils import LOUD, without_coils
@@ -65,6 +66,7 @@ class ScanFaults:
         self.coil_energies: dict[int, Tensor] = {}
         self.stray: dict[str, dict[int, dict[int, float]]] = {"columns": {}, "rows": {}}
         self.missed: dict[str, dict[int, int | None]] = {"columns": {}, "rows": {}}
+        self.middles: dict[str, dict[int, tuple[int, ...]]] = {"columns": {}, "rows": {}}
         self.interference: dict[int, Interference] = {}
         self.profiles: list[Tensor] = []
 
@@ -95,6 +97,7 @@ class ScanFaults:
                 for axis, lines in (("columns", (ksp, plane)), ("rows", (ksp.mT, plane.mT))):
                     self.stray[axis][index] = stray_lines(*lines)
                     self.missed[axis][index] = missed_line(*lines)
+                    self.middles[axis][index] = middles(*lines)
             if index in self.compared and scan.calib is None:
                 self.strips.append(center_crop(cut.ksp[place], self.strip).clone())
 
@@ -149,7 +152,12 @@ class ScanFaults:
         if not self.file.is_3d:
             few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
             few = [mix_coils(block, to_virtual) for block in few]
-            explained = backwards_warnings(name, few) or line_phase_warnings(name, few)
+            explained = (
+                order_warnings(name, self.middles["columns"], "columns")
+                or order_warnings(name, self.middles["rows"], "rows")
+                or backwards_warnings(name, few)
+                or line_phase_warnings(name, few)
+            )
             if not explained and not self.interference:
                 width = calib[0].shape[-1]
                 explained = (

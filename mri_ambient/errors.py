@@ -113,6 +113,7 @@ WARNINGS: dict[str, str] = {
     "W-CENTRE": "Look at the image; centre (--centre Y,X or header) says where k = 0 is.",
     "W-HALF-FOV": "Look at the image; centre (--centre header) leaves it where it was.",
     "W-RESIDUE": "Give the mask of what was measured (mask, --mask) if that is wrong.",
+    "W-WEAK-SAMPLES": "Give the mask of what was measured: mask (--mask FILE).",
     "W-HEADER-COUNTS": "The data decides; check that header and data belong together.",
     "W-NOISE-DATASET": "Store noise-only samples as complex (coil, sample), or rename the dataset.",
     "W-EMPTY-SLICES": "These slices hold zeros only; their images are zero.",
@@ -181,6 +182,7 @@ WRONG_SAMPLES = frozenset(
     {
         "W-EVEN-PARTITIONS",
         "W-UNEVEN-SLICES",
+        "W-WEAK-SAMPLES",
         "W-AVERAGES",
         "W-REPETITIONS",
         "W-LOST-COIL",

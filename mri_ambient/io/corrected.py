@@ -22,6 +22,7 @@ from ..physics.patterns import calibration_block
 from .centre import WIDTH, Peak, find_peak, half_off, images_half_off
 from .image_space import Energy, Transformed, check_cartesian, energy_of, image_axes
 from .names import name_of
+from .residue import weak_places
 from .sampling import Ksp, Mask, Sampling, sampling_at
 from .scan_file import ScanFile, zero_outside
 from .view import View
@@ -163,7 +164,8 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
         ConfigError: ``centre`` is none of these, or the file is prepared.
 
     Warns:
-        NumericalWarning: W-IMAGE-SPACE, W-RESIDUE, W-CENTRE or W-HALF-FOV: what is corrected.
+        NumericalWarning: W-IMAGE-SPACE, W-RESIDUE, W-CENTRE or W-HALF-FOV: what is corrected; or
+            W-WEAK-SAMPLES.
     """
     choice = _parse_centre(centre, file)
     probes = [] if file.prepared else _probes(file)
@@ -236,13 +238,28 @@ def _find_residue(file: ScanFile, energy: Energy) -> NDArray[np.bool_]:
     residue |= _below_gap(np.where(residue, 0, energy).ravel()).reshape(energy.shape)
     if residue.any():
         ratio = np.sqrt(energy[residue].max() / np.median(energy[~residue & (energy > 0)]))
-        warn(
-            "W-RESIDUE",
-            f"{name_of(file.path)}: samples at {residue.sum()} of {residue.size} positions are at "
-            f"most {ratio:.1g} times the others, which is what processing leaves of zeros; they "
-            "count as not measured",
-        )
+        _warn_residue(file, residue, f"at most {ratio:.1g} times the others")
+    weak = weak_places(np.where(residue, 0, energy))
+    if weak is None:
+        return residue
+    size = f"about {weak.ratio:.1g} times those near them"
+    if weak.certain:
+        _warn_residue(file, weak.residue, size)
+        return residue | weak.residue
+    warn(
+        "W-WEAK-SAMPLES",
+        f"{name_of(file.path)}: samples at {weak.residue.sum()} of {weak.residue.size} positions "
+        f"are {size}, as if they were not measured; they count as measured, and nothing is scored",
+    )
     return residue
+
+
+def _warn_residue(file: ScanFile, residue: Mask, size: str) -> None:
+    warn(
+        "W-RESIDUE",
+        f"{name_of(file.path)}: samples at {residue.sum()} of {residue.size} positions are {size}, "
+        "which is what processing leaves of zeros; they count as not measured",
+    )
 
 
 def _below_gap(energy: Energy) -> NDArray[np.bool_]:
