@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 from .image_space import Energy
 from .sampling import Mask
@@ -95,9 +94,10 @@ def _is_flat(energy: Energy, residue: Mask) -> bool:
             mean = np.where(chosen, energy, 0).sum(axis=axis) / np.maximum(counts, 1)
             profiles.append(np.where(counts > 0, mean, np.nan))
         both = np.isfinite(profiles).all(axis=0)
-        own, other = (uniform_filter(profile[both], 3) for profile in profiles)
-        if own.size < SMALLEST:  # lines along this axis
+        if both.sum() < SMALLEST:  # lines along this axis
             continue
+        n_near = _sum_near(np.ones(int(both.sum())), 3)
+        own, other = (_sum_near(profile[both], 3) / n_near for profile in profiles)
         if own.max() > FLAT * np.median(own):
             return False
         if np.corrcoef(np.log(own), np.log(other))[0, 1] > LEAST_ALIKE:
@@ -159,7 +159,7 @@ def _weak_samples(energy: Energy) -> Weak | None:
     if held.sum() < SMALLEST**2 or held[box].mean() < 0.75:
         return None
     log = np.log(np.where(held, energy, 1))
-    middle = np.unravel_index(uniform_filter(energy, 3).argmax(), energy.shape)
+    middle = np.unravel_index(_sum_near(energy, 3).argmax(), energy.shape)
     below = _below_outer(log, held, (int(middle[0]), int(middle[1])))
     upper = held & (below > _border(below[held]))
     if _between_levels(below[held], upper[held]) > 2 * LIKELY[0]:
@@ -244,10 +244,20 @@ def _level(log: NDArray[np.float64], chosen: Mask) -> Energy:
     """Mean log energy of the chosen samples near every place, of as few as hold some."""
     found = np.zeros(log.shape)
     empty = np.ones(log.shape, bool)
-    for width in (9, 25, 75, 225, 4 * max(log.shape)):
-        weight = uniform_filter(chosen.astype(float), width, mode="constant")
-        mean = uniform_filter(np.where(chosen, log, 0.0), width, mode="constant")
-        enough = empty & (weight * width**2 > 3.5)
-        found[enough] = mean[enough] / weight[enough]
+    for width in (9, 25, 75, 225, 4 * max(log.shape) + 1):
+        count = _sum_near(chosen.astype(float), width)
+        enough = empty & (count > 3.5)
+        found[enough] = _sum_near(np.where(chosen, log, 0.0), width)[enough] / count[enough]
         empty &= ~enough
     return found
+
+
+def _sum_near(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Sum over a window of odd width around every place, along all axes, zeros beyond the ends."""
+    for axis, n in enumerate(values.shape):
+        sums = np.cumsum(values, axis=axis)
+        before = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis=axis)
+        place = np.arange(n)
+        last, first = np.minimum(place + width // 2 + 1, n), np.maximum(place - width // 2, 0)
+        values = before.take(last, axis) - before.take(first, axis)
+    return values
