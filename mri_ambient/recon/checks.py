@@ -22,7 +22,7 @@ from .engine import Engine, SliceImages
 from .recipe import ResolvedRecipe
 
 HIGH_RESIDUAL = 2.0
-"""A method that leaves a residual above this, in units of the noise (at least
+"""A method with a prior that leaves a residual above this, in units of the noise (at least
 :data:`RESIDUAL_NOISE`), does not fit the data."""
 
 LOW_RESIDUAL = 0.5

@@ -189,7 +189,7 @@ def _about_slices(
         for check in checks
         if residual_in_noise(check["data_residual"], sigma_n) > HIGH_RESIDUAL
     ]
-    if high and not explained:
+    if recipe.prior is not None and high and not explained:
         worst = max(high, key=lambda check: check["data_residual"])
         yield (
             "W-RESIDUAL",
@@ -198,8 +198,8 @@ def _about_slices(
             f"{len(checks)} slices): the image does not fit the data",
         )
     flagged = [check for check in checks if check.get("flags")]
-    # Those of ``high`` are flagged for their residual, which was said.
-    if any(len(check["flags"]) > (check in high) for check in flagged):
+    own = high if recipe.prior is not None or explained else []  # flagged for their residual
+    if any(len(check["flags"]) > (check in own) for check in flagged):
         places = ", ".join(str(check["slice"]) for check in flagged)
         yield (
             "W-FLAGGED",

@@ -229,8 +229,9 @@ class Report:
         }
         if others is not None:
             found |= {LABELS[name]: list(others.residuals(name)) for name in others.stores}
-        limit = HIGH_RESIDUAL * max(1.0, RESIDUAL_NOISE / max(report["sigma_n"], 1e-12))
-        found["limit for a warning"] = [limit] * len(report["checks"])
+        if report["provenance"]["prior_sha256"]:
+            limit = HIGH_RESIDUAL * max(1.0, RESIDUAL_NOISE / max(report["sigma_n"], 1e-12))
+            found["limit for a warning"] = [limit] * len(report["checks"])
         return found
 
     def mask(self) -> dict[str, Any] | None:
