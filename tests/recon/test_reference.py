@@ -118,7 +118,7 @@ def test_a_volume_too_small_to_score_is_kept(full):
     """SSIM needs 7 x 7 pixels."""
     file = Scored(full.ksp)
     file.recon_shape = (6, 40)
-    with warns("W-NOT-SCORED"):
+    with warns("W-CUT-OFF", "W-NOT-SCORED"):
         rec = reconstruct(file, Recipe("cg-sense"), CPU)
     assert rec.magnitude.shape == (1, 6, 40) and rec.metrics is None
 
