@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import bruker_files
 import h5py
@@ -319,10 +321,15 @@ def read_options(path: Path) -> None:
         str(path.parent / "out"),
         "--retry-failed",
     ]
+    words += ["--config", str(path)]
     said = StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
+    with (
+        redirect_stdout(said),
+        redirect_stderr(said),
+        patch.object(sys, "argv", ["mri-ambient", *words]),
+    ):
         try:
-            app([*words, "--config", str(path)])
+            app(words)
         except SystemExit as stop:
             if stop.code:
                 raise ConfigError(said.getvalue().strip()) from stop
