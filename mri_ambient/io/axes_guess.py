@@ -50,6 +50,10 @@ FEW_PARTITIONS, FEW_BESIDE = 1.3, 0.1
 """The same for three or four entries, of which it is only a suspicion: slices have at least 1.3 and
 0.15."""
 
+TWO_SIDED = 0.04
+"""Least energy of the weaker neighbour of the largest entry, over that of the other one: at least
+0.08 along phase encodes; slices that darken away from a coil have less."""
+
 ABOVE_NOISE = 4.0
 """Energy around k = 0 over that of the outer rows, above which an entry holds signal."""
 
@@ -184,7 +188,10 @@ def is_phase_encode(energies: NDArray[np.float64]) -> bool | None:
         return None if whole < FEW_PARTITIONS or near else False
     if whole >= PARTITIONS:
         return False
-    return True if beside < BESIDE else None
+    weaker, stronger = sorted((float(from_peak[1]), float(from_peak[-1])))
+    alone = stronger == beside == 0 and place != n // 2
+    certain = beside < BESIDE and weaker >= TWO_SIDED * stronger and not alone
+    return True if certain else None
 
 
 def _few(array: StoredArray, axis: int) -> NDArray[np.complex64]:
@@ -295,10 +302,10 @@ def _names_of(array: StoredArray, axis: int, matrix: list[int]) -> list[str]:
     block = np.moveaxis(block, sorted([*matrix, axis]).index(axis), 0)
     energies = (np.abs(block).astype(float) ** 2).sum(axis=(1, 2))
     height, encoded = peak(energies), is_phase_encode(energies)
-    if height > PEAKED or encoded:
-        return ["z"]
     contrast, difference = coil_contrast(block)
-    names = ["z"] if height > FLAT or encoded is None else []
+    names = ["z"] if height > FLAT or encoded is not False else []
+    if (height > PEAKED or encoded) and contrast <= UNLIKE_COILS:  # not compressed coils
+        return names
     if contrast > UNLIKE_COILS and len(block) <= MAX_COILS:
         names.append("coil")
     if contrast < LIKE_COILS or len(block) > MAX_COILS:

@@ -41,7 +41,7 @@ from .report import add_row, write_overview
 from .report.overview import PAGE, TABLE
 from .saving import check_folder, check_formats, check_options, check_saving, save_as
 from .slice_store import SliceStore
-from .states import DONE, FAILED, NOT_DONE, REFUSED, SKIPPED, STATES, State, read_states
+from .states import DONE, FAILED, LEFT, REFUSED, SKIPPED, STATES, State, read_states
 from .volume import OnSlice, Volume, reconstruct_volume
 
 OnVolume = Callable[[str, Volume, int], tuple[OnSlice, OnStep]]
@@ -145,7 +145,7 @@ def reconstruct_folder(
         recipe: as for :func:`reconstruct`; the prior is loaded once.
         runtime: as for :func:`reconstruct`.
         overwrite: replace what was made with other settings, as in :class:`Destination`.
-        retry_failed: only those that failed, or were refused, last time.
+        retry_failed: only those that failed last time.
         jobs: processes that share the scans, on a CPU; or an executor, such as
             :func:`~mri_ambient.runtime.cluster.cluster` gives.
         on_outcome: called after every scan, in the order in which they are finished.
@@ -205,18 +205,17 @@ def reconstruct_scans(
 def failed_before(
     scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe
 ) -> list[ScanPath]:
-    """The scans that failed, or were refused, when they were last tried.
-
-    They are to be reconstructed as the others were.
+    """The scans that failed when they were last tried, to be reconstructed as the others were.
 
     Raises:
         OutputExistsError: an image that stays in the folder was made with other settings.
     """
     known, wanted = read_states(to.folder), recipe.choices()
     wanted.pop("version")  # a repaired version is a reason to try again
-    failed = [scan for scan in scans if scan.key in known and known[scan.key].status in NOT_DONE]
+    failed = [scan for scan in scans if scan.key in known and known[scan.key].status == FAILED]
     replaced = {scan.key for scan in failed if to.overwrite}
-    for path in (to.folder / f"{key}.h5" for key in known if failed and key not in replaced):
+    others = {key for key, state in known.items() if state.status != REFUSED}
+    for path in (to.folder / f"{key}.h5" for key in sorted(others - replaced) if failed):
         if differing := _differing(path, wanted):
             stored = to.folder / "config.toml"
             raise OutputExistsError(
@@ -470,9 +469,6 @@ def _naming_folder(scan: ScanPath) -> Iterator[None]:
 
 REPLACED = "its file was replaced since it was last reconstructed"
 """Why a scan that was finished is done again."""
-
-LEFT = "left to another process"
-"""Why a scan that was not finished when it was opened is skipped."""
 
 
 def _state(scan: ScanPath, status: str, reason: str = "") -> State:

@@ -17,8 +17,8 @@ DONE, SKIPPED, FAILED, REFUSED = "done", "skipped", "failed", "refused"
 """What can become of a scan; skipped: it was finished before, or another process makes it; refused:
 what is there was made with other settings, and stays."""
 
-NOT_DONE = (FAILED, REFUSED)
-"""What became of scans that are tried again on request."""
+LEFT = "left to another process"
+"""Why a scan that was not finished when it was opened is skipped."""
 
 LONGEST_NAME, LONGEST_PATH = 255 - len(".h5"), 2048
 """Bytes of a stem, and of a path below the folder; no file has a longer name."""
@@ -61,8 +61,8 @@ class State:
 def read_states(folder: Path) -> dict[str, State]:
     """The last state of every scan, by scan; lines that are damaged are left out.
 
-    A scan that failed or was refused keeps the source of the state before: its results were made
-    from that.
+    A scan that failed, was refused, or was left to another process keeps the source of the state
+    before: its results were made from that, or from what is not known.
     """
     found: dict[str, State] = {}
     with suppress(OSError):
@@ -71,8 +71,9 @@ def read_states(folder: Path) -> dict[str, State]:
                 state = State(**json.loads(line))
                 if not _is_below(state.scan):
                     continue
-                if state.status in NOT_DONE and state.scan in found:
-                    state = replace(state, source=found[state.scan].source)
+                if state.status in (FAILED, REFUSED) or state.reason == LEFT:
+                    before = found.get(state.scan)
+                    state = replace(state, source="" if before is None else before.source)
                 found[state.scan] = state
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 
@@ -178,7 +179,7 @@ def test_coils_of_one_slice_are_not_taken_for_slices(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 def test_few_partitions_are_not_taken_for_slices(tmp_path):
-    across = partitions(KSP)
+    across = partitions(KSP * np.float32([0.3, 0.8, 1, 0.8, 0.3])[:, None, None, None])
     moved = np.roll(across, 1, axis=0), np.fft.ifftshift(across, axes=(0, 2, 3))
     for k, encoded in enumerate((across, *moved)):
         path = fastmri_layout(tmp_path / f"{k}.h5", encoded)
@@ -190,6 +191,15 @@ def partitions(slices: np.ndarray) -> np.ndarray:
     """K-space of a 3-D scan, whose slices these are."""
     across = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(slices, axes=0), axis=0), axes=0)
     return across.astype(np.complex64)
+
+
+def test_virtual_coils_are_not_taken_for_partitions():
+    """Coils compressed by their SVD, the strongest of which holds most of the energy."""
+    coils = np.stack([KSP[2, c] for c in range(KSP.shape[1])])
+    u = np.linalg.svd(coils.reshape(len(coils), -1), full_matrices=False)[0]
+    virtual = np.einsum("cv,cyx->vyx", u.conj(), coils).astype(np.complex64)
+    array = StoredArray(Path("scan"), "ksp", virtual.shape, partial(nullcontext, virtual))
+    assert ("coil", "y", "x") in plausible_axes(array)
 
 
 @pytest.mark.parametrize("n", [3, 4])
@@ -206,6 +216,9 @@ def test_three_or_four_entries_that_may_be_partitions_are_warned_of(n, tmp_path)
         ([1.0, 0.5, 0.05, 0.02, 0.1, 0.3], True),  # k = 0 at the first index
         ([0.02, 0.05, 0.3, 1.0], None),
         ([0.1, 0.05, 1.0, 0.1, 0.4, 0.1], None),
+        ([1.0, 0.2, 0.05, 0.01, 0.0, 0.0], None),  # slices that darken away from a coil
+        ([0.0, 1.0, 0.0, 0.0, 0.0], None),
+        ([0.0, 0.0, 1.0, 0.0, 0.0], True),
         ([0.4, 0.9, 1.0, 0.9, 0.5, 0.2], False),
         ([0.0, 0.0, 0.7, 1.0, 0.8, 0.0], False),  # slices of air around three of an object
         ([0.5, 1.0, 0.5], False),

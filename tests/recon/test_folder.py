@@ -137,11 +137,7 @@ def test_what_failed_is_not_made_otherwise_than_the_rest(study, made, tmp_path):
     assert not (out / "b" / "cut.h5").exists()
     refused = ma.reconstruct_folder(study / "b", out / "b", CG, CPU)
     assert [outcome.status for outcome in refused] == ["done", "refused"]
-    (out / "b" / "cut.h5").unlink()
-    again = Destination(out / "b", overwrite=True)
-    with pytest.raises(OutputExistsError):
-        ma.reconstruct_folder(study / "b", again.folder, CG, CPU, retry_failed=True)
-    assert ma.reconstruct_folder(study / "b", again, CG, CPU, retry_failed=True)
+    assert ma.reconstruct_folder(study / "b", out / "b", CG, CPU, retry_failed=True) == []
 
 
 def test_finished_is_skipped_and_a_replaced_file_is_done_again(study, made, tmp_path):
@@ -172,6 +168,17 @@ def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):
     for how in ({"output": Destination(out, overwrite=True)}, {"output": out, "overwrite": True}):
         (again,) = ma.reconstruct_folder(study / "a" / "monday", recipe=CG, runtime=CPU, **how)
         assert again.status == "done" and again.error is None
+
+
+def test_a_refused_scan_is_refused_by_the_next_call_too(study, tmp_path):
+    """Also where nothing says from which file the result was made."""
+    out = tmp_path / "out"
+    ma.reconstruct_folder(study / "a" / "monday" / "head.h5", out, CG, CPU)  # no status.jsonl
+    before = image(out / "head.h5")
+    for _ in range(2):
+        outcomes = {one.scan.key: one for one in ma.reconstruct_folder(study / "b", out, CG, CPU)}
+        assert outcomes["head"].status == "refused"
+    np.testing.assert_array_equal(image(out / "head.h5"), before)
 
 
 def test_what_another_process_makes_or_has_made_is_left_to_it(study, tmp_path, monkeypatch):
