@@ -25,6 +25,9 @@ OF_THE_CALL = (
 )  # fmt: skip
 """Options that say nothing about the results, and are not stored."""
 
+OF_THE_METHOD = ("method", "preset", "option", "steps", "lambda", "final-dc", "samples")
+"""Options that are those of a method: another one on the command line replaces all of them."""
+
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take the options of a file as defaults, which the command line overrides.
@@ -51,6 +54,8 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
             raise unknown_name(f"{path}: option", key, options)
     context.default_map = dict(context.default_map or {})
     words = {word.partition("=")[0] for word in sys.argv}
+    if words & {"--method", "--preset"}:  # another method has options of its own
+        values = {key: value for key, value in values.items() if key not in OF_THE_METHOD}
     try:
         for option, value in ((options[key], value) for key, value in values.items()):
             context.default_map[option.name] = text = _value(option, value)

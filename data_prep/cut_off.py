@@ -45,9 +45,12 @@ def cut_off(profile: Tensor, kept: float) -> float:
     """Share of the energy beyond that side of the kept middle beyond which there is less.
 
     Args:
-        profile: energies over the encoded field of view, ``(PIXELS,)``.
+        profile: energies over the encoded field of view, ``(PIXELS,)``. The least of a sixth of it
+            counts as noise, which is everywhere.
         kept: share of it that is kept.
     """
+    n_least = len(profile) // 6
+    profile = (profile - profile.topk(n_least, largest=False).values.mean()).clamp_min(0)
     n = round((1 - kept) / 2 * len(profile))
     return float(
         torch.minimum(profile[:n].sum(), profile[len(profile) - n :].sum()) / profile.sum()

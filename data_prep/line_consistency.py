@@ -73,6 +73,9 @@ MISSED = 0.05
 """Energy of a line in the middle, over that of its neighbours, below which it is missed. It is at
 least 0.34 in right scans."""
 
+LOW = 0.3
+"""The same of the column on the other side of k = 0, where both are a pattern of the object."""
+
 LEAST_SHARE = 0.9
 """Least share of signal in what is predicted of a line."""
 
@@ -107,21 +110,27 @@ def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
 def missed_line(ksp: Tensor, mask: Tensor) -> int | None:
     """The one column in the middle of k-space that holds no signal, as if the receiver missed it.
 
-    It has less than :data:`MISSED` of the energy of its neighbours. Several such columns are none:
-    k-space of two objects, or of a box, has a pattern of them.
+    It has less than :data:`MISSED` of the energy of its neighbours. Several such columns, or one
+    whose mirror image about k = 0 is low too, are none: k-space of two objects, or of a box, has a
+    pattern of them. Nor is one of a single coil: it has zeros of its own.
 
     Args:
         ksp: of a slice, ``(coil, y, x)``.
         mask: sampled positions, bool ``(y, x)``.
     """
+    if len(ksp) < 2:
+        return None
     energy, held = line_energies(ksp, mask)
     n = len(energy)
-    missed = [
-        x
+    beside = {
+        x: float(energy[x] / energy[[before, after]].min().clamp_min(1e-30))
         for before, x, after in zip(held, held[1:], held[2:], strict=False)
-        if abs(x - n // 2) <= n // 8 and energy[x] < MISSED * energy[[before, after]].min()
-    ]
-    return missed[0] if len(missed) == 1 else None
+        if abs(x - n // 2) <= n // 8
+    }
+    low = [x for x, share in beside.items() if share < LOW]
+    missed = [x for x in low if beside[x] < MISSED]
+    opposite = {2 * (n // 2) - x + off for x in missed for off in (-1, 0, 1)} - set(missed)
+    return missed[0] if len(missed) == 1 and not opposite & set(low) else None
 
 
 def line_energies(ksp: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:

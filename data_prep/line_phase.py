@@ -30,6 +30,10 @@ MOST_MISFIT, LEAST_RATIO = 0.2, 2.0
 """Error of a kernel once every other line is turned round, and how much larger it is before. The
 second is at most 1.0 in right scans, and 1.8 to 700 in simulated ones with such lines."""
 
+LEAST_MISFIT = 0.05
+"""Error as it is stored, below which lines turned round are nearly the same: of an object that is
+its own mirror image."""
+
 RIDGE = 0.01
 """Of the fit, over the mean energy of the neighbours."""
 
@@ -75,7 +79,7 @@ def backwards(block: Tensor) -> bool:
         turned = stored.clone()
         turned[..., 1::2] = stored[..., 1::2].flip(1)
         misfit = _misfit(turned)
-        if misfit < MOST_MISFIT and _misfit(stored) > LEAST_RATIO * misfit:
+        if misfit < MOST_MISFIT and _misfit(stored) > max(LEAST_RATIO * misfit, LEAST_MISFIT):
             return True
     return False
 

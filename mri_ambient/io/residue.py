@@ -210,7 +210,11 @@ def _border(values: NDArray[np.float64]) -> float:
     centres = (edges[1:] + edges[:-1]) / 2
     n, total = np.cumsum(counts)[:-1], np.cumsum(counts * centres)[:-1]
     n_all, total_all = counts.sum(), (counts * centres).sum()
-    spread = (total / n - (total_all - total) / np.maximum(n_all - n, 1)) ** 2 * n * (n_all - n)
+    spread = (
+        (total / np.maximum(n, 1) - (total_all - total) / np.maximum(n_all - n, 1)) ** 2
+        * n
+        * (n_all - n)
+    )
     return float(edges[1 + int(spread.argmax())])
 
 

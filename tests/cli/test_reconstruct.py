@@ -535,6 +535,9 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     stored = (out / "config.toml").read_bytes()
     cli("reconstruct", scan, "-o", out, "--config", out / "config.toml")
     assert stamps(out) == before and (out / "config.toml").read_bytes() == stored
+    other = tmp_path / "other"
+    cli("reconstruct", scan, "-o", other, "--config", out / "config.toml", *ZERO_FILLED)
+    assert report_of(other, scan)["settings"]["method"] == {"name": "zero-filled"}
     (out / "config.toml").unlink()  # as if it was killed before
     cli("reconstruct", scan, "-o", out, "--lambda", 0.25, "--config", file)
     assert (out / "config.toml").read_bytes().startswith(stored[:40])
