@@ -80,20 +80,28 @@ LEAST_SHARE = 0.9
 """Least share of signal in what is predicted of a line."""
 
 
-def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
+def sample_energies(ksp: Tensor) -> Tensor:
+    """Energy of every sample of a slice ``(coil, y, x)``, over its coils, float64 ``(y, x)``."""
+    power = torch.zeros(ksp.shape[1:], dtype=torch.float64, device=ksp.device)
+    for coil in ksp:  # all together would take several times the memory of the slice
+        power += coil.abs().square()
+    return power
+
+
+def stray_lines(power: Tensor, mask: Tensor) -> dict[int, float]:
     """Columns of much more energy than those near them and those on the other side of k = 0.
 
     Navigators and other lines that are not marked as such often stand at the first place.
 
     Args:
-        ksp: of a slice, ``(coil, y, x)``.
+        power: of a slice, as :func:`sample_energies` gives it.
         mask: sampled positions, bool ``(y, x)``.
 
     Returns:
         By the column, the factor; nothing of the quarter in the middle, where energy is steep, nor
         of masks of single samples.
     """
-    energy, held = line_energies(ksp, mask)
+    energy, held = line_energies(power, mask)
     n = len(energy)
     found = {}
     for i, x in enumerate(held):
@@ -107,20 +115,18 @@ def stray_lines(ksp: Tensor, mask: Tensor) -> dict[int, float]:
     return found
 
 
-def missed_line(ksp: Tensor, mask: Tensor) -> int | None:
+def missed_line(power: Tensor, mask: Tensor) -> int | None:
     """The one column in the middle of k-space that holds no signal, as if the receiver missed it.
 
     It has less than :data:`MISSED` of the energy of its neighbours. Several such columns, or one
     whose mirror image about k = 0 is low too, are none: k-space of two objects, or of a box, has a
-    pattern of them. Nor is one of a single coil: it has zeros of its own.
+    pattern of them. That of a single coil has zeros that are none of a fault.
 
     Args:
-        ksp: of a slice, ``(coil, y, x)``.
+        power: of a slice, as :func:`sample_energies` gives it.
         mask: sampled positions, bool ``(y, x)``.
     """
-    if len(ksp) < 2:
-        return None
-    energy, held = line_energies(ksp, mask)
+    energy, held = line_energies(power, mask)
     n = len(energy)
     beside = {
         x: float(energy[x] / energy[[before, after]].min().clamp_min(1e-30))
@@ -133,7 +139,7 @@ def missed_line(ksp: Tensor, mask: Tensor) -> int | None:
     return missed[0] if len(missed) == 1 and not opposite & set(low) else None
 
 
-def line_energies(ksp: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
+def line_energies(power: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
     """Mean energy of the columns without their largest sample ``(x,)``, and which are measured.
 
     None of masks of single samples.
@@ -141,9 +147,6 @@ def line_energies(ksp: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
     if not is_line_mask(mask):
         return torch.zeros(mask.shape[1]), []
     counts = mask.sum(dim=0)
-    power = torch.zeros(mask.shape, dtype=torch.float64)
-    for coil in ksp:  # all together would take several times the memory of the slice
-        power += coil.abs().square()
     energy = (power.sum(dim=0) - power.amax(dim=0)) / counts.clamp_min(1)
     return energy, torch.nonzero(counts).flatten().tolist()
 

@@ -43,14 +43,15 @@ ROWS = 8
 """Rows on both sides of the peak that are compared."""
 
 
-def middles(ksp: Tensor, mask: Tensor) -> tuple[int, ...]:
+def middles(ksp: Tensor, power: Tensor, mask: Tensor) -> tuple[int, ...]:
     """The columns of the middles of k-space where there are several; empty in right scans.
 
     Args:
         ksp: of a slice, ``(coil, y, x)``.
+        power: energy of its samples, ``(y, x)``.
         mask: sampled positions, bool ``(y, x)``. Scans that lack a column are not judged.
     """
-    energy, held = line_energies(ksp, mask)
+    energy, held = line_energies(power, mask)
     n = len(energy)
     if len(held) < n or not bool((energy > 0).all()):
         return ()

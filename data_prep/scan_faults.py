@@ -20,6 +20,7 @@ from .line_consistency import (
     line_warnings,
     missed_line,
     missed_warnings,
+    sample_energies,
     step_warnings,
     stray_lines,
     stray_warnings,
@@ -93,13 +94,19 @@ class ScanFaults:
             if self.file.noise is None and index % self._every == 0:
                 self._add_own_noise(index, ksp)
             if index in self.compared and not self.file.is_3d:
-                plane = scan.mask[0]
-                for axis, lines in (("columns", (ksp, plane)), ("rows", (ksp.mT, plane.mT))):
-                    self.stray[axis][index] = stray_lines(*lines)
-                    self.missed[axis][index] = missed_line(*lines)
-                    self.middles[axis][index] = middles(*lines)
+                self._add_lines(index, ksp, scan.mask[0])
             if index in self.compared and scan.calib is None:
                 self.strips.append(center_crop(cut.ksp[place], self.strip).clone())
+
+    def _add_lines(self, index: int, ksp: Tensor, mask: Tensor) -> None:
+        """The energies of the columns and of the rows of a slice."""
+        power = sample_energies(ksp)
+        planes = {"columns": (ksp, power, mask), "rows": (ksp.mT, power.mT, mask.mT)}
+        for axis, (samples, power, sampled) in planes.items():
+            self.stray[axis][index] = stray_lines(power, sampled)
+            self.middles[axis][index] = middles(samples, power, sampled)
+            if len(ksp) > 1:
+                self.missed[axis][index] = missed_line(power, sampled)
 
     def _add_own_noise(self, index: int, ksp: Tensor) -> None:
         """The noise of a slice alone, where image rows or corners show it."""

@@ -20,6 +20,7 @@ from mri_ambient.data_prep.line_consistency import (
     line_warnings,
     missed_line,
     prediction_errors,
+    sample_energies,
     step_warnings,
     stray_lines,
 )
@@ -231,9 +232,9 @@ def test_a_line_of_the_middle_at_another_place_is_found(ksp, rate, place):
     wrong = ksp.clone()
     wrong[..., place] = ksp[..., CENTRE]
     mask = measured.expand(ksp.shape[1:])
-    assert list(stray_lines(wrong * mask, mask)) == [place]
-    assert list(stray_lines((wrong * mask).mT, mask.mT)) == []
-    assert stray_lines(ksp * mask, mask) == {}
+    assert list(stray_lines(sample_energies(wrong * mask), mask)) == [place]
+    assert list(stray_lines(sample_energies((wrong * mask).mT), mask.mT)) == []
+    assert stray_lines(sample_energies(ksp * mask), mask) == {}
     found = plan_preparation(MemoryScan((wrong * mask)[None], mask)).warnings
     assert f"columns [{place}]" in {one.code: one.text for one in found}["W-LINES"]
 
@@ -243,12 +244,16 @@ def test_masks_of_single_samples_and_slices_that_lack_lines_have_no_stray_lines(
         config = SimulateConfig((64, 64), 4, acceleration=10, mask="poisson", calib=8)
         scan, _ = simulated_scan(name, config)
         mask = torch.from_numpy(scan.mask[0])
-        assert stray_lines(scan.ksp[0], mask) == stray_lines(scan.ksp[0].mT, mask.mT) == {}
+        assert (
+            stray_lines(sample_energies(scan.ksp[0]), mask)
+            == stray_lines(sample_energies(scan.ksp[0].mT), mask.mT)
+            == {}
+        )
     mask = torch.ones(ksp.shape[1:], dtype=torch.bool)
     lacking = ksp.clone()
     lacking[..., :30] = lacking[..., 50:] = 0
     lacking[..., 59] = ksp[..., 59]
-    assert 59 not in stray_lines(lacking, mask)
+    assert 59 not in stray_lines(sample_energies(lacking), mask)
 
 
 def test_k_space_of_a_grating_has_no_stray_lines():
@@ -257,7 +262,7 @@ def test_k_space_of_a_grating_has_no_stray_lines():
         grating = fft2c(grating + 0j)[None] + 0.01 * complex_normal((1, 96, 80), rng_for(period))
         for rate in (1, 2, 3):
             mask = torch.from_numpy(under(rate, 1)).expand(96, 80)
-            assert stray_lines(grating * mask, mask) == {}
+            assert stray_lines(sample_energies(grating * mask), mask) == {}
 
 
 @pytest.mark.parametrize("rate", [1, 3])
@@ -268,9 +273,9 @@ def test_a_line_that_the_receiver_missed_is_found(ksp, rate, place):
     mask = torch.from_numpy(under(rate, 1)).expand(ksp.shape[1:])
     wrong = ksp.clone()
     wrong[..., place] = 0.02 * complex_normal(tuple(ksp.shape[:2]), rng_for(0, "missed"))
-    assert missed_line(wrong * mask, mask) == place
-    assert missed_line((wrong * mask).mT, mask.mT) is None
-    assert missed_line(ksp * mask, mask) is None
+    assert missed_line(sample_energies(wrong * mask), mask) == place
+    assert missed_line(sample_energies((wrong * mask).mT), mask.mT) is None
+    assert missed_line(sample_energies(ksp * mask), mask) is None
     found = plan_preparation(MemoryScan((wrong * mask)[None], mask)).warnings
     assert any(one.code == "W-LINES" and f"columns [{place}]" in one.text for one in found)
 
@@ -287,7 +292,11 @@ def test_k_space_of_two_objects_or_of_a_box_misses_no_line():
     for k, img in enumerate(objects):
         noise = 0.001 * complex_normal((1, 96, 80), rng_for(k))
         ksp = fft2c(img + 0j)[None] + noise
-        assert missed_line(ksp, mask) is missed_line(ksp.mT, mask.mT) is None
+        assert (
+            missed_line(sample_energies(ksp), mask)
+            is missed_line(sample_energies(ksp.mT), mask.mT)
+            is None
+        )
 
 
 def test_errors_are_in_units_of_the_noise():

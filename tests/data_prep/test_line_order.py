@@ -11,6 +11,7 @@ from memory_scan import MemoryScan, simulated_scan
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation
+from mri_ambient.data_prep.line_consistency import sample_energies
 from mri_ambient.data_prep.line_order import middles
 from mri_ambient.errors import WRONG_SAMPLES, collected
 from mri_ambient.io import open_scan
@@ -35,7 +36,8 @@ def interleaved(ksp: Tensor, m: int) -> Tensor:
 def found(ksp: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The middles along x and y."""
     mask = torch.ones(ksp.shape[1:], dtype=torch.bool)
-    return middles(ksp, mask), middles(ksp.mT, mask.mT)
+    power = sample_energies(ksp)
+    return middles(ksp, power, mask), middles(ksp.mT, power.mT, mask.mT)
 
 
 @pytest.mark.parametrize("m", [2, 3, 4])
