@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, ScanFormatError
-from ..io.hdf5 import H5Writer, open_h5, read_attributes
+from ..io.hdf5 import LOCK, H5Writer, open_h5, read_attributes
 from ..io.header import build_header
 from ..physics.crop import image_crop
 from ..physics.fourier import ifft2c
@@ -82,7 +82,7 @@ def _simulate_one(source: ImageSource, config: SimulateConfig, job: tuple[str, P
 
 def write_scan(model: ScanModel, path: Path) -> None:
     """Write a scan in the fastMRI layout, slice by slice, under a temporary name first."""
-    with H5Writer(path) as writer:
+    with LOCK, H5Writer(path) as writer:
         _write_slices(writer.file, model)
         _write_facts(writer.file, model)
 

@@ -32,6 +32,7 @@ from ..physics.crop import pad
 from .axes_guess import refuse_other_axes, refuse_phase_encoded_slices, refuse_swapped_axes
 from .geometry import Geometry
 from .hdf5 import (
+    LOCK,
     H5Writer,
     check_size,
     check_written,
@@ -230,7 +231,7 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
     patient goes into the root attribute ``geometry``, another extension; ``is_3d`` marks slices
     across the readout of a 3-D scan.
     """
-    with H5Writer(path, len(file)) as out:
+    with LOCK, H5Writer(path, len(file)) as out:
         out.create_slices("kspace", file.shape, "complex64")
         if file.calib_mask is not None:
             out.create_slices("acs", file.shape, "complex64")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,10 @@ from numpy.typing import NDArray
 from ..errors import ScanFormatError, warn
 from ..runtime.files import atomic_path, json_text, require_space
 from .hdf5_heaps import check_heaps
+
+LOCK = threading.RLock()
+"""Held while HDF5 is used, because h5py's own lock fails where several threads open and read files
+(h5py issue 2920: segmentation faults). Nothing waits for another thread while it holds it."""
 
 BROKEN = (
     OSError, RuntimeError, KeyError, ValueError, TypeError,
@@ -53,7 +58,7 @@ def open_h5(path: Path, *, for_text: bool = False) -> Iterator[h5py.File]:
         ScanFormatError: it cannot be read as HDF5, or what is read inside the block is damaged.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with LOCK, h5py.File(path, "r") as file:
             if for_text:
                 check_heaps(file)
             yield file
@@ -357,7 +362,8 @@ class H5Writer:
     """A context manager that writes one HDF5 file, completely or not at all.
 
     The file appears at ``path`` when the block ends well and ``n_slices`` slices were written, in
-    any order, each once. Until then :attr:`file` is open under a temporary name.
+    any order, each once. Until then :attr:`file` is open under a temporary name, and is used with
+    :data:`LOCK` held.
     """
 
     file: h5py.File
@@ -383,15 +389,18 @@ class H5Writer:
     def create_slices(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         """A dataset of which each entry along the first axis is one checksummed chunk."""
         require_space(self.path, math.prod(shape) * np.dtype(dtype).itemsize)
-        self.file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True)
+        with LOCK:
+            self.file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True)
 
     def __enter__(self) -> Self:
         self._opened = self._open()
-        self._opened.__enter__()
+        with LOCK:
+            self._opened.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> bool | None:  # noqa: ANN401 -- as contextlib passes them
-        return self._opened.__exit__(*error)
+        with LOCK:
+            return self._opened.__exit__(*error)
 
     @contextmanager
     def _open(self) -> Iterator[None]:

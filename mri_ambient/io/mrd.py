@@ -159,19 +159,19 @@ def _read_records(
     path: Path, group: str, heads: NDArray[np.void], rows: Sequence[int]
 ) -> Iterator[NDArray[np.complex64]]:
     """Samples ``(coil, sample)`` of records, rows rising."""
-    with open_h5(path) as file:
-        data = find_dataset(file, f"{group}/data").fields("data")
-        for start in range(0, len(rows), AT_ONCE):
-            chosen = rows[start : start + AT_ONCE]
+    for start in range(0, len(rows), AT_ONCE):
+        chosen = rows[start : start + AT_ONCE]
+        with open_h5(path) as file:  # not while it waits for its next call
             # Single records take HDF5 three times as long.
-            for head, values in zip(heads[chosen], data[chosen], strict=True):
-                shape = (int(head["active_channels"]), int(head["number_of_samples"]))
-                if values.size != 2 * shape[0] * shape[1]:
-                    raise ScanFormatError(
-                        f"{path}: a readout holds {values.size} numbers, its header says "
-                        f"{shape[0]} coils with {shape[1]} complex samples; the file is damaged"
-                    )
-                samples = values.astype(np.float32, copy=False).view(np.complex64).reshape(shape)
-                samples[:, : int(head["discard_pre"])] = 0
-                samples[:, shape[1] - int(head["discard_post"]) :] = 0
-                yield samples
+            records = find_dataset(file, f"{group}/data").fields("data")[chosen]
+        for head, values in zip(heads[chosen], records, strict=True):
+            shape = (int(head["active_channels"]), int(head["number_of_samples"]))
+            if values.size != 2 * shape[0] * shape[1]:
+                raise ScanFormatError(
+                    f"{path}: a readout holds {values.size} numbers, its header says "
+                    f"{shape[0]} coils with {shape[1]} complex samples; the file is damaged"
+                )
+            samples = values.astype(np.float32, copy=False).view(np.complex64).reshape(shape)
+            samples[:, : int(head["discard_pre"])] = 0
+            samples[:, shape[1] - int(head["discard_post"]) :] = 0
+            yield samples

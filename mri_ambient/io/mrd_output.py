@@ -19,7 +19,7 @@ from ..errors import ScanFormatError
 from ..physics.crop import center_crop
 from ..physics.patterns import calibration_block
 from .geometry import Geometry, crop_shift
-from .hdf5 import H5Writer
+from .hdf5 import LOCK, H5Writer
 from .header import parse_header
 from .mrd_index import CALIBRATION, NOISE
 from .reconstruction import ReconstructionFile
@@ -70,8 +70,9 @@ class _MrdWriter(H5Writer):
         for record, values in zip(records, samples, strict=True):
             record["traj"] = np.zeros(0, np.float32)
             record["data"] = np.ascontiguousarray(values).view(np.float32).ravel()
-        self.records.resize(first + len(heads), axis=0)
-        self.records[first:] = records
+        with LOCK:
+            self.records.resize(first + len(heads), axis=0)
+            self.records[first:] = records
 
 
 def write_mrd(file: ScanFile, path: Path) -> None:
@@ -161,7 +162,7 @@ class MrdImageWriter(Writer):
         n_slices, ny, nx = result.shape
         if max(ny, nx) > 65535:
             raise ScanFormatError(f"{result.path}: images of {ny} x {nx} do not fit into ISMRMRD")
-        with H5Writer(folder / self.outputs(result, options)[0]) as out:
+        with LOCK, H5Writer(folder / self.outputs(result, options)[0]) as out:
             for number, part in enumerate(result.parts(options.parts)):
                 group = out.file.create_group(f"{GROUP}/image_{number}")
                 heads = self._heads(result, part, number)

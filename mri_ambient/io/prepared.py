@@ -34,6 +34,7 @@ from ..errors import NumericalWarning, ScanFormatError
 from ..runtime.files import json_object, json_text
 from .geometry import Geometry
 from .hdf5 import (
+    LOCK,
     H5Writer,
     find_dataset,
     finite,
@@ -96,16 +97,18 @@ class PreparedWriter(H5Writer):
         if scan.maps is None:
             raise ValueError(f"{scan.scan_id}: a prepared scan has coil maps")
         if self._first is None:
-            self._create(scan)
+            with LOCK:
+                self._create(scan)
             self._first = scan
         elif not _same_facts(self._first, scan):
             raise ValueError(f"{scan.scan_id}: slices {scan.slices} differ in mask, scale or coils")
         self.mark_written(scan.slices)
         for position, index in enumerate(scan.slices):
-            self.file["ksp"][index] = scan.ksp[position].numpy(force=True)
             maps = split_sets(scan.maps[position], scan.n_sets).movedim(-3, 0)
             stored = pack_maps(maps if scan.n_sets > 1 else maps[0])
-            self.file["maps"][index] = stored.numpy(force=True)
+            with LOCK:
+                self.file["ksp"][index] = scan.ksp[position].numpy(force=True)
+                self.file["maps"][index] = stored.numpy(force=True)
 
     def _create(self, scan: Scan) -> None:
         shape = (self.n_slices, *scan.ksp.shape[1:])

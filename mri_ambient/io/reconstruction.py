@@ -16,6 +16,7 @@ from ..runtime.files import json_object
 from .geometry import Geometry
 from .grid import ACQUIRED, Grid
 from .hdf5 import (
+    LOCK,
     H5Writer,
     find_dataset,
     open_h5,
@@ -105,8 +106,9 @@ class ReconstructionWriter(H5Writer):
                 raise ValueError(f"{name} is {found}, wanted {shape}")
             images[name] = part.numpy(force=True)
         self.mark_written((index,))
-        for name, image in images.items():
-            self.file[name][index] = image
+        with LOCK:
+            for name, image in images.items():
+                self.file[name][index] = image
 
     def start(self) -> None:
         """Make the datasets."""
@@ -212,7 +214,7 @@ class ReconstructionFile:
 def write_samples(path: str | Path, images: Tensor, attributes: Mapping[str, object]) -> None:
     """Write complex images ``(image, y, x)`` in normalised units, completely or not at all."""
     facts = {"mri_ambient_format": SAMPLES_FORMAT, "mri_ambient_version": __version__}
-    with H5Writer(path) as out:
+    with LOCK, H5Writer(path) as out:
         out.create_slices("samples", tuple(images.shape), "complex64")
         for index, img in enumerate(images):
             out.file["samples"][index] = img.numpy(force=True).astype(np.complex64)
