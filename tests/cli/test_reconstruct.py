@@ -489,10 +489,14 @@ def test_a_dry_run_ends_as_the_call_would_where_all_scans_would_fail(cli, full_c
     first, second = sorted(full_copy.glob("*.h5"))
     words = ("reconstruct", full_copy, "-o", tmp_path / "out", *ZERO_FILLED)
     first.write_bytes(first.read_bytes()[:4000])
-    cli(*words, "--dry-run")
+    assert len(cli(*words, "--dry-run").out.splitlines()) == 4  # the scans, the sum, the cost
+    assert not (tmp_path / "out").exists()
     second.write_bytes(b"not hdf5")
-    for more in ("--dry-run", "--verbose"):
-        cli(*words, more, code=3)
+    plan = cli(*words, "--dry-run", code=3).out.splitlines()
+    errors = cli(*words, code=3).errors
+    for path, line, error in zip((first, second), plan, errors, strict=False):
+        assert line.startswith(str(path)) and path.name in error
+    assert len(errors) == 2
 
 
 def test_a_mistake_of_ours_is_printed_and_logged_with_its_traceback(
