@@ -39,7 +39,7 @@ from scoring import Case, case_of
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
+from mri_ambient.data_prep import MANIFEST, PrepConfig, SimulateConfig, prepare, simulate
 from mri_ambient.data_prep.images import open_images
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.methods import Aos, CgSense, L1Wavelet, Method, ZeroFilled
@@ -436,7 +436,8 @@ def ground_of(args: argparse.Namespace, rung: Rung, scratch: Path) -> Ground:
         if not (folder / MANIFEST).exists():
             raw = args.work / "data" / "raw" / f"train{size}"
             config = rung.scans(size, TRAIN_SEED)
-            prepare(simulate(args.train, raw, config, count=rung.n_scans), folder)
+            scans = simulate(args.train, raw, config, count=rung.n_scans)
+            prepare(scans, folder, PrepConfig(map_sets=1))  # what is searched has one set
         config = TrainConfig(objective=OBJECTIVE, n_validation=0)
         planned = plan(TrainJob(folder, scratch / "run", config, images=1, force=args.quick))
         datasets[size] = planned.dataset
