@@ -56,7 +56,7 @@ def run(
     """
     from mri_ambient.data_prep import plan_preparation
     from mri_ambient.io import open_scan
-    from mri_ambient.io.reconstruction import write_samples
+    from mri_ambient.io.outputs.reconstruction import write_samples
     from mri_ambient.methods import PriorOnly
     from mri_ambient.physics.map_sets import first_set
     from mri_ambient.plots import draw_montage, save_figure

@@ -26,7 +26,7 @@ from ..errors import (
     warn,
 )
 from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, open_scan
-from ..io.prepared import duplicate_acquisitions, mask_facts
+from ..io.formats.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
 from ..runtime.device import Runtime
 from ..runtime.executor import Executor, executor_of

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from .io.geometry import Geometry
 from .io.grid import Grid
-from .io.parts import in_words, white_level
-from .io.reconstruction import ReconstructionFile
+from .io.outputs.parts import in_words, white_level
+from .io.outputs.reconstruction import ReconstructionFile
 from .physics.map_sets import first_set, magnitude
 from .physics.operators import SenseOp
 from .runtime.files import atomic_path

@@ -32,9 +32,9 @@ from mri_ambient.errors import ConfigError
 from mri_ambient.evaluation.folders import score_pair
 from mri_ambient.evaluation.info import contents
 from mri_ambient.io import build_header, find_scans
-from mri_ambient.io.dicom_template import Template
 from mri_ambient.io.grid import Grid
-from mri_ambient.io.reconstruction import ReconstructionFile
+from mri_ambient.io.outputs.dicom_template import Template
+from mri_ambient.io.outputs.reconstruction import ReconstructionFile
 from mri_ambient.io.scan_file import header_of
 from mri_ambient.methods import ZeroFilled
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior

@@ -17,7 +17,7 @@ from mri_ambient.data_prep import plan_preparation
 from mri_ambient.data_prep.phantom import head_phantom
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import ReconstructionWriter
-from mri_ambient.io.parts import white_level
+from mri_ambient.io.outputs.parts import white_level
 from mri_ambient.plots import (
     draw_calibration,
     draw_comparison,

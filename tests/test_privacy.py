@@ -27,7 +27,7 @@ from training_runs import QUICK
 import mri_ambient
 from mri_ambient.data_prep import prepare
 from mri_ambient.io import convert_scan, find_scans, open_scan
-from mri_ambient.io.save_options import SaveOptions
+from mri_ambient.io.outputs.save_options import SaveOptions
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.recon.recipe import Recipe

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, MriAmbientError, ScanFormatError
 from ..io.hdf5 import find_dataset, open_h5, read_real
 from ..io.names import raw_file
+from ..io.outputs.reconstruction import RECONSTRUCTION_FORMAT
 from ..io.readers import ScanPath, find_scans
-from ..io.reconstruction import RECONSTRUCTION_FORMAT
 from ..io.scan_file import Contents
 from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 from ..recon.reference import rss_volume

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import MriAmbientError
 from ..io import PreparedFile, ScanFile, ScanPath, find_scans, raw_file
-from ..io.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, describe_output
-from ..io.view import View
+from ..io.outputs.reconstruction import RECONSTRUCTION_FORMAT, ReconstructionFile, describe_output
+from ..io.views.view import View
 from ..physics.patterns import calibration_block, is_line_mask
 from ..priors.prior_file import describe_prior
 from ..priors.weights import find_prior

@@ -4,8 +4,12 @@ Files hold arrays of numpy; a slice that is taken from one is a Scan, which hold
 slow to import: it is imported where tensors are made. What a file holds is told without it, but for
 3-D scans, whose slices are computed, and scans that hold images in place of k-space.
 
-A new reader is a subclass of :class:`ScanFile` and a line of :data:`READERS`; a new writer is a
-function from a :class:`ReconstructionFile` to files, and a line of :data:`WRITERS`.
+``formats/`` holds readers, ``views/`` what changes a scan that was read (k = 0 placed, averages,
+calibration lines from elsewhere), ``outputs/`` files of reconstructions.
+
+A new reader is a subclass of :class:`ScanFile` in ``formats/`` and a line of :data:`READERS`; a new
+writer is a :class:`~mri_ambient.io.outputs.save_options.Writer` in ``outputs/`` and a line of
+:data:`WRITERS`.
 
 Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``left_out``, ``why_no_file``
 (readers); ``ScanFile``, ``Contents`` (scan_file); ``raw_file``, ``name_of``, ``stem_of`` (names);
@@ -16,20 +20,20 @@ Public: ``READERS``, ``ScanPath``, ``open_scan``, ``find_scans``, ``left_out``, 
 ``convert_scan`` (convert).
 """
 
-from .arrays import ArrayFile
 from .convert import SCAN_FORMATS, convert_scan
-from .fastmri import FastmriFile
+from .formats.arrays import ArrayFile
+from .formats.fastmri import FastmriFile
+from .formats.prepared import PreparedFile, PreparedWriter
 from .geometry import Geometry
 from .grid import Grid
 from .header import build_header, parse_header
 from .names import name_of, raw_file, stem_of
-from .prepared import PreparedFile, PreparedWriter
+from .outputs.reconstruction import ReconstructionFile, ReconstructionWriter
+from .outputs.save_options import SaveOptions
 from .readers import READERS, ScanPath, find_scans, left_out, open_scan, why_no_file
-from .reconstruction import ReconstructionFile, ReconstructionWriter
 from .sampling import Sampling
-from .save_options import SaveOptions
 from .scan_file import Contents, ScanFile
-from .undersampled import Undersampled
+from .views.undersampled import Undersampled
 from .writers import WRITERS
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import ConfigError, OutputExistsError, unknown_name, warn
 from ..runtime.files import atomic_path, require_space
-from .fastmri import write_fastmri
-from .mrd_output import write_mrd
+from .formats.fastmri import write_fastmri
+from .outputs.mrd_output import write_mrd
 from .scan_file import ScanFile
 
 

@@ -11,18 +11,18 @@ from typing import Any
 
 from ..errors import ConfigError, MriAmbientError, ScanFormatError, collected
 from ..runtime.warning_log import WarningLog
-from .acs import LinesBeside, corrected_with, lines_beside
-from .averaged import Averaged
-from .averages import check_averages
-from .bart import CflFile, cfl_path
-from .bruker import BrukerFile
-from .corrected import corrected
-from .fastmri import FastmriFile
-from .hdf5_arrays import CalgaryFile, Hdf5File
-from .mask_file import read_mask
-from .matlab import MatFile
-from .mrd import MrdFile
-from .named_axes import NamedArrayFile
+from .formats.bart import CflFile, cfl_path
+from .formats.bruker import BrukerFile
+from .formats.fastmri import FastmriFile
+from .formats.hdf5_arrays import CalgaryFile, Hdf5File
+from .formats.mask_file import read_mask
+from .formats.matlab import MatFile
+from .formats.mrd import MrdFile
+from .formats.named_axes import NamedArrayFile
+from .formats.numpy_files import NumpyFile
+from .formats.other_files import what_it_is
+from .formats.prepared import PreparedFile
+from .formats.twix import TwixFile
 from .names import (
     RAW_FILES,
     as_text,
@@ -32,12 +32,12 @@ from .names import (
     stem_of,
     without_repetition,
 )
-from .numpy_files import NumpyFile
-from .other_files import what_it_is
-from .prepared import PreparedFile
-from .reconstruction import RECONSTRUCTION_FORMAT, SAMPLES_FORMAT
+from .outputs.reconstruction import RECONSTRUCTION_FORMAT, SAMPLES_FORMAT
 from .scan_file import Contents, ScanFile
-from .twix import TwixFile
+from .views.acs import LinesBeside, corrected_with, lines_beside
+from .views.averaged import Averaged
+from .views.averages import check_averages
+from .views.corrected import corrected
 
 READERS: dict[str, type[ScanFile]] = {
     reader.format: reader
@@ -115,8 +115,8 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
             measured; ``acs``, a file of calibration lines, as ``FILE:DATASET`` if it holds several
             arrays, or a folder with files that are called as the scans; ``average``, True to
             average the repetitions in the file, or a list of files, to average them; and ``centre``
-            as :func:`~mri_ambient.io.corrected.corrected` takes it. Those that are None count as
-            not given.
+            as :func:`~mri_ambient.io.views.corrected.corrected` takes it. Those that are None count
+            as not given.
 
     Raises:
         ScanFormatError: the file is missing, unreadable, truncated, damaged, of another format, or

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .bids import BidsWriter
-from .dicom import DicomWriter
-from .mrd_output import MrdImageWriter
-from .nifti import NiftiWriter
-from .save_options import Writer
+from .outputs.bids import BidsWriter
+from .outputs.dicom import DicomWriter
+from .outputs.mrd_output import MrdImageWriter
+from .outputs.nifti import NiftiWriter
+from .outputs.save_options import Writer
 
 WRITERS: dict[str, Writer] = {
     "nifti": NiftiWriter(),

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, MriAmbientError
 from ..io import ScanPath, Undersampled, find_scans, open_scan, raw_file
-from ..io.arrays import ArrayFile
-from ..io.corrected import corrected
+from ..io.formats.arrays import ArrayFile
 from ..io.scan_file import ScanFile
+from ..io.views.corrected import corrected
 from ..methods.base import OnStep
 from ..runtime.device import Runtime, pick_device
 from ..runtime.warning_log import WarningLog

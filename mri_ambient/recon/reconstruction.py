@@ -31,7 +31,7 @@ from ..io import (
     ScanFile,
     stem_of,
 )  # fmt: skip
-from ..io.reconstruction import RECONSTRUCTION_FORMAT
+from ..io.outputs.reconstruction import RECONSTRUCTION_FORMAT
 from ..methods.presets import METHODS
 from ..runtime.files import json_text, write_json
 from .saving import check_folder, check_formats, check_saving, formats_with_parts, save_as

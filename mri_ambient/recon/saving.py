@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, OutputExistsError, collected, unknown_name
 from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
-from ..io.save_options import Writer
+from ..io.outputs.save_options import Writer
 from .report import ReportWriter
 from .volume import OnSlice, Volume
 

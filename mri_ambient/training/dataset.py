@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..errors import ScanFormatError, with_remedy
 from ..io import open_scan
-from ..io.prepared import PreparedFile, duplicate_acquisitions, mask_facts
-from ..io.reconstruction import read_samples
+from ..io.formats.prepared import PreparedFile, duplicate_acquisitions, mask_facts
+from ..io.outputs.reconstruction import read_samples
 from ..physics.coverage import mask_group, sampling_densities
 from ..priors.prior import Prior, name_digest, scan_digest, validation_names
 from ..rng import rng_for

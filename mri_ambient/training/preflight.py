@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, ScanFormatError, issue, warn
-from ..io.prepared import mask_facts
+from ..io.formats.prepared import mask_facts
 from ..objectives import Gsure
 from ..physics.coverage import Coverage, coverage
 from ..priors.facts import PriorFacts, UNetSpec

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, ScanFormatError, StoppedError
+from ..io.formats.prepared import PreparedFile
 from ..io.hdf5 import open_h5, read_attributes
-from ..io.prepared import PreparedFile
-from ..io.reconstruction import write_samples
+from ..io.outputs.reconstruction import write_samples
 from ..methods import BASELINES, Method, StepInfo
 from ..priors.checkpoint import load_tensors, save_tensors
 from ..recon.engine import Engine

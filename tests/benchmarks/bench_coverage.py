@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.io import PreparedFile
-from mri_ambient.io.prepared import mask_facts
+from mri_ambient.io.formats.prepared import mask_facts
 from mri_ambient.physics.coverage import MAX_NULL_SPACE, null_space_fraction
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import rng_for

@@ -26,7 +26,7 @@ from mri_ambient.data_prep.images import open_images
 from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
 from mri_ambient.errors import MriAmbientError, NumericalWarning, collected
 from mri_ambient.io import find_scans
-from mri_ambient.io.arrays import ArrayFile
+from mri_ambient.io.formats.arrays import ArrayFile
 from mri_ambient.physics.axis_fourier import fftc, ifftc
 from mri_ambient.physics.fourier import reverse
 from mri_ambient.rng import rng_for

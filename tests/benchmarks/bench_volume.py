@@ -150,7 +150,7 @@ def run(words: list[str], threads: int) -> Run:
 
 def images(folder: Path, tool: str) -> np.ndarray:
     """Magnitude images that a tool wrote, ``(slice, y, x)``."""
-    from mri_ambient.io.bart import read_cfl
+    from mri_ambient.io.formats.bart import read_cfl
 
     if tool == "ours":
         with h5py.File(folder / "ours" / "scan.h5") as file:

@@ -20,9 +20,9 @@ from mri_ambient.cli.help import GROUPS
 from mri_ambient.cli.recipe import FLAGS, retrospective_mask
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import SCAN_FORMATS
-from mri_ambient.io.bids import NAME
-from mri_ambient.io.named_axes import ALIASES, AXES
-from mri_ambient.io.save_options import PARTS
+from mri_ambient.io.formats.named_axes import ALIASES, AXES
+from mri_ambient.io.outputs.bids import NAME
+from mri_ambient.io.outputs.save_options import PARTS
 from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, CgSense, L1Wavelet
 from mri_ambient.objectives import OBJECTIVES
 from mri_ambient.physics.masks import MASKS

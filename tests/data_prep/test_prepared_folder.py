@@ -29,7 +29,7 @@ from mri_ambient.errors import (
     ScanFormatError,
 )
 from mri_ambient.io import PreparedFile, open_scan
-from mri_ambient.io.prepared import duplicate_acquisitions
+from mri_ambient.io.formats.prepared import duplicate_acquisitions
 from mri_ambient.training.dataset import load_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")

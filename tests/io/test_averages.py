@@ -13,7 +13,7 @@ from mrd_files import Line
 from numpy.typing import NDArray
 
 from mri_ambient.io import build_header, open_scan
-from mri_ambient.io.averages import LEAST_DIFFERENCE, difference
+from mri_ambient.io.views.averages import LEAST_DIFFERENCE, difference
 
 HEAD = phantom_ksp((1, 4, 64, 64))[0]
 

@@ -15,7 +15,7 @@ from patient import save_images
 
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import WRITERS, SaveOptions
-from mri_ambient.io.bids import contrast_of
+from mri_ambient.io.outputs.bids import contrast_of
 from mri_ambient.rng import complex_normal
 
 BIDS = WRITERS["bids"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.evaluation.info import contents
 from mri_ambient.io import find_scans, open_scan
-from mri_ambient.io.jcamp import read_parameters
+from mri_ambient.io.formats.jcamp import read_parameters
 from mri_ambient.physics.axis_fourier import ifftc
 from mri_ambient.physics.fourier import ifft2c
 

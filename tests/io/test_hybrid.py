@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mri_ambient.errors import MriAmbientError, ScanFormatError
-from mri_ambient.io import hybrid
-from mri_ambient.io.hybrid import HybridSlices
+from mri_ambient.io.formats import hybrid
+from mri_ambient.io.formats.hybrid import HybridSlices
 
 PATH = Path("scan.h5")
 

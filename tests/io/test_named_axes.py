@@ -15,15 +15,15 @@ from codes import warns
 
 from mri_ambient.errors import WRONG_SAMPLES, ConfigError, ScanFormatError
 from mri_ambient.io import find_scans, open_scan
-from mri_ambient.io.axes_guess import (
+from mri_ambient.io.formats.axes_guess import (
     LIKE_COILS,
     UNLIKE_COILS,
     coil_contrast,
     is_phase_encode,
     plausible_axes,
 )
-from mri_ambient.io.named_axes import NamedArray, parse_axes
-from mri_ambient.io.stored_arrays import StoredArray
+from mri_ambient.io.formats.named_axes import NamedArray, parse_axes
+from mri_ambient.io.formats.stored_arrays import StoredArray
 
 KSP = phantom_ksp()
 SLICE, COIL = KSP[2], KSP[:, 1]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import Contents, open_scan
-from mri_ambient.io.other_files import what_it_is
+from mri_ambient.io.formats.other_files import what_it_is
 
 NUMBERS = bytes(range(256)) * 16
 

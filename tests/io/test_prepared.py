@@ -15,7 +15,7 @@ from torch import Generator
 
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import ArrayFile, PreparedFile, PreparedWriter, open_scan
-from mri_ambient.io.prepared import duplicate_acquisitions, mask_facts
+from mri_ambient.io.formats.prepared import duplicate_acquisitions, mask_facts
 from mri_ambient.physics.coil_maps import pack_maps, unpack_maps
 from mri_ambient.rng import complex_normal
 from mri_ambient.scan import Scan

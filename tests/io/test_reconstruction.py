@@ -14,7 +14,7 @@ import torch
 from mri_ambient import __version__
 from mri_ambient.errors import MriAmbientError, ScanFormatError
 from mri_ambient.io import ReconstructionWriter
-from mri_ambient.io.reconstruction import describe_output, read_samples, write_samples
+from mri_ambient.io.outputs.reconstruction import describe_output, read_samples, write_samples
 from mri_ambient.rng import complex_normal
 
 

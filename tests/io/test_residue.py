@@ -13,7 +13,7 @@ from torch import Tensor
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import WRONG_SAMPLES
 from mri_ambient.io import open_scan
-from mri_ambient.io.residue import weak_places
+from mri_ambient.io.views.residue import weak_places
 from mri_ambient.physics.fourier import fft2c
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal, rng_for

@@ -17,7 +17,7 @@ from twix_files import SYNC, Line, Measurement, write_vb, write_vd
 
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import find_scans, open_scan
-from mri_ambient.io.twix import directions
+from mri_ambient.io.formats.twix import directions
 from mri_ambient.physics.axis_fourier import ifftc
 
 SHAPE = (3, 4, 24, 18)

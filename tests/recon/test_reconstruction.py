@@ -14,7 +14,7 @@ from helpers import small_prior
 
 from mri_ambient.errors import WARNINGS, ConfigError, OutputExistsError, ScanFormatError
 from mri_ambient.io import ArrayFile, Geometry, ReconstructionFile
-from mri_ambient.io.save_options import Writer
+from mri_ambient.io.outputs.save_options import Writer
 from mri_ambient.methods import CgSense, Dds
 from mri_ambient.recon.folder import reconstruct_to_folder
 from mri_ambient.recon.recipe import Checks

@@ -19,7 +19,7 @@ from patient import save_images
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import OutputExistsError, ScanFormatError
 from mri_ambient.io import Geometry, ReconstructionFile, SaveOptions
-from mri_ambient.io.parts import white_level
+from mri_ambient.io.outputs.parts import white_level
 from mri_ambient.methods import CgSense, Dds
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct

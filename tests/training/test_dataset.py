@@ -10,7 +10,7 @@ from training_runs import SCANS
 
 from mri_ambient.data_prep import simulate
 from mri_ambient.errors import ScanFormatError
-from mri_ambient.io.prepared import mask_facts
+from mri_ambient.io.formats.prepared import mask_facts
 from mri_ambient.physics.coverage import sampling_densities
 from mri_ambient.training.dataset import BatchSequence, Dataset, load_dataset, patient_of
 

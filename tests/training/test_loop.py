@@ -14,7 +14,7 @@ from training_runs import EVERY, QUICK, VALIDATED, trained, weights
 
 from mri_ambient.errors import ConfigError, DeviceError, MriAmbientError, NumericalWarning
 from mri_ambient.io import open_scan
-from mri_ambient.io.reconstruction import read_samples
+from mri_ambient.io.outputs.reconstruction import read_samples
 from mri_ambient.methods import Adps, Aos, L1Wavelet, Method
 from mri_ambient.objectives import Gsure, Kspace, Supervised
 from mri_ambient.priors.checkpoint import load_prior, load_tensors

@@ -20,7 +20,7 @@ from training_runs import QUICK, SCANS, prepared, trained, weights
 
 from mri_ambient.errors import ConfigError, NumericalWarning, StoppedError
 from mri_ambient.io import open_scan
-from mri_ambient.io.reconstruction import read_samples
+from mri_ambient.io.outputs.reconstruction import read_samples
 from mri_ambient.methods import Aos, Dds
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior, name_digest

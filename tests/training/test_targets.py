@@ -11,8 +11,8 @@ from helpers import small_prior
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.errors import ConfigError, ScanFormatError, StoppedError
-from mri_ambient.io.prepared import PreparedFile
-from mri_ambient.io.reconstruction import read_samples
+from mri_ambient.io.formats.prepared import PreparedFile
+from mri_ambient.io.outputs.reconstruction import read_samples
 from mri_ambient.methods import CgSense, Dds, Method
 from mri_ambient.recon.engine import Engine
 from mri_ambient.recon.recipe import ResolvedRecipe

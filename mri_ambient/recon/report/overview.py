@@ -17,8 +17,8 @@ from PIL import Image
 from ..._version import __version__
 from ...errors import ScanFormatError, with_remedy
 from ...io import Contents, ReconstructionFile
-from ...io.parts import white_level
-from ...io.reconstruction import RECONSTRUCTION_FORMAT
+from ...io.outputs.parts import white_level
+from ...io.outputs.reconstruction import RECONSTRUCTION_FORMAT
 from ...runtime.files import append_line, atomic_path
 from ..checks import held_out_means
 from ..states import FAILED, STATES, State, read_states

@@ -16,8 +16,8 @@ from ..._version import __version__
 from ...errors import ScanFormatError
 from ...io import Grid, ReconstructionFile, SaveOptions
 from ...io.grid import Turn
-from ...io.parts import white_level
-from ...io.save_options import Writer
+from ...io.outputs.parts import white_level
+from ...io.outputs.save_options import Writer
 from ...physics.patterns import calibration_block
 from ...runtime.files import atomic_path
 from ..checks import HIGH_RESIDUAL, RESIDUAL_NOISE

@@ -1,0 +1,1 @@
+"""Files and arrays that hold scans, one module a format, and what several formats share."""

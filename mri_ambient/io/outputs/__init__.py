@@ -1,0 +1,1 @@
+"""Reconstructions in files, one module a format, and what several formats share."""
