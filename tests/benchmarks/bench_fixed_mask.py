@@ -167,6 +167,7 @@ def learn(args: argparse.Namespace, name: str) -> tuple[Prior, float]:
     config = TrainConfig(
         objective=WAYS[name], preset=args.preset, precision=args.precision,
         check_every=args.images, n_validation=1 if args.quick else 16,
+        batch_size=2 if args.quick else 8,
     )  # fmt: skip
     began = time.process_time()
     folder = prepared(args, full=WAYS[name].needs_full)
@@ -247,7 +248,7 @@ def main() -> None:
         return
     if args.quick:
         args.work = Path(tempfile.mkdtemp())
-        args.images, args.scans, args.cases = 8, 3, 1
+        args.images, args.scans, args.cases = 2, 2, 1
         args.only, args.precision = ["equivariant, kspace"], "fp32"
     elif args.work is None:
         parser.error("TRAIN, VAL and WORK are needed without --quick")

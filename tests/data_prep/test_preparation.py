@@ -287,7 +287,7 @@ class Stream(MemoryScan):
         return (self.ksp[0] * (1 + 0.01 * index)).numpy()
 
 
-ksp = 1e-3 * torch.randn(1, 8, 256, 256, dtype=torch.complex64)
+ksp = 1e-3 * torch.randn(1, 4, 256, 256, dtype=torch.complex64)
 ksp[..., 120:136, 120:136] += 10
 for n_slices in (2, 40):
     file = Stream(ksp)
@@ -300,7 +300,7 @@ for n_slices in (2, 40):
 
 
 def test_memory_does_not_grow_with_the_number_of_slices():
-    # 40 slices of 4 MiB, or as many of the 1 MiB they are made into, would show.
+    # 40 slices of 2 MiB, or as many of the 1 MiB they are made into, would show.
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", STREAM],
         capture_output=True,
