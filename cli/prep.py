@@ -94,7 +94,7 @@ def run(
 
         def scan_done(result: ScanResult) -> None:
             bar.add()
-            if result.error is not None:
+            if result.error is not None and result.status == "failed":
                 failures.case(result.source, result.error)
             if verbose:
                 print_line(result.line())

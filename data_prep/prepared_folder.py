@@ -15,6 +15,7 @@ import torch
 
 from .._version import __version__
 from ..errors import (
+    BusyError,
     ConfigError,
     DeviceError,
     MriAmbientError,
@@ -47,7 +48,8 @@ class ScanResult:
 
     Attributes:
         source: the scan.
-        status: "done", "skipped" (it was prepared already) or "failed" (see ``error``).
+        status: "done", "skipped" (it was prepared already), "left" (another process prepares it)
+            or "failed"; the last two have an ``error``.
         path: the prepared file, or None.
         warnings: what is questionable about it.
     """
@@ -61,7 +63,7 @@ class ScanResult:
 
     @property
     def message(self) -> str:
-        """Why it failed, in one line; empty otherwise."""
+        """Why it was not prepared, in one line; empty otherwise."""
         return "" if self.error is None else " ".join(str(self.error).split())
 
     def line(self) -> str:
@@ -105,8 +107,9 @@ class PrepSummary:
     def line(self) -> str:
         """How many scans were prepared, skipped and failed."""
         n_scans = Counter(result.status for result in self.results)
+        left = f"{n_scans['left']} left to another process, " if n_scans["left"] else ""
         return (
-            f"{n_scans['done']} prepared, {n_scans['skipped']} skipped (prepared already), "
+            f"{n_scans['done']} prepared, {n_scans['skipped']} skipped (prepared already), {left}"
             f"{n_scans['failed']} failed"
         )
 
@@ -315,7 +318,7 @@ def _draw_coverage(covered: Sequence[Coverage], path: Path) -> None:
 
 
 def _issue_warnings(result: ScanResult) -> None:
-    if result.error is not None:
+    if result.status == "failed":
         warn("W-SCAN-FAILED", result.message)
     for warning in result.warnings:
         issue(warning)
@@ -344,7 +347,8 @@ def _prepare_one(
             raise  # the next scan would fail in the same way
         except MriAmbientError as error:
             # Without its traceback, which refers to the slices.
-            return ScanResult(source, "failed", error=type(error)(str(error)))
+            status = "left" if isinstance(error, BusyError) else "failed"
+            return ScanResult(source, status, error=type(error)(str(error)))
     return ScanResult(source, status, path, None, tuple(found), time.monotonic() - start)
 
 

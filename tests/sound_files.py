@@ -39,10 +39,10 @@ from mri_ambient.io.scan_file import header_of
 from mri_ambient.methods import ZeroFilled
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_prior
 from mri_ambient.priors.prior_file import HEADER
-from mri_ambient.recon.folder import is_finished, reconstruct_to_folder
 from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.recon.report.overview import read_rows
+from mri_ambient.recon.result_file import is_finished, reconstruct_to_folder
 from mri_ambient.recon.slice_store import SliceStore
 from mri_ambient.recon.states import DONE, FAILED, State
 from mri_ambient.recon.volume import reconstruct_volume

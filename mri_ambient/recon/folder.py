@@ -7,7 +7,6 @@ holds the figures; both are written as it goes, by the process that was called.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,22 +26,22 @@ from ..errors import (
     collected,
     issue,
 )
-from ..io import ReconstructionFile, SaveOptions, ScanPath, find_scans
+from ..io import SaveOptions, ScanPath, find_scans
 from ..io.names import as_text, name_of
 from ..methods.base import OnStep
 from ..runtime.device import Runtime, device_error
 from ..runtime.executor import Executor, Processes, executor_of
-from ..runtime.files import locked, output_folder, remove_torn
+from ..runtime.files import output_folder, remove_torn
 from ..runtime.prefetch import prefetch
 from .pipeline import checked_runtime, open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
-from .reconstruction import differing_from, is_reconstruction, write_reconstruction
+from .reconstruction import differing_from, is_reconstruction
 from .report import add_row, write_overview
 from .report.overview import PAGE, TABLE
+from .result_file import differing_settings, is_finished, reconstruct_to_folder, unfinished_folder
 from .saving import check_folder, check_formats, check_options, check_saving, save_as
-from .slice_store import SliceStore
 from .states import DONE, FAILED, LEFT, REFUSED, SKIPPED, STATES, State, read_states
-from .volume import OnSlice, Volume, reconstruct_volume
+from .volume import OnSlice, Volume
 
 OnVolume = Callable[[str, Volume, int], tuple[OnSlice, OnStep]]
 """Called with name, volume and steps per slice before slices are computed; what to call then."""
@@ -475,101 +474,7 @@ def _state(scan: ScanPath, status: str, reason: str = "") -> State:
     return State(scan.key, status, reason, source=str(scan.path.absolute()))
 
 
-def reconstruct_to_folder(
-    volume: Volume,
-    output: Path,
-    *,
-    overwrite: bool = False,
-    on_slice: OnSlice | None = None,
-    on_step: OnStep | None = None,
-) -> dict[str, Any]:
-    """Reconstruct a volume into ``<stem>.h5`` and ``<stem>.json``, whatever its length.
-
-    Finished slices are kept in a hidden folder until all are there, so that a call with the same
-    settings resumes where one was interrupted. What is finished is not computed again.
-
-    Returns:
-        The report, as in the JSON file; see :func:`reconstruct_volume`.
-
-    Raises:
-        MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
-        BusyError: another process is writing this reconstruction.
-        OutputExistsError: see :func:`is_finished`.
-    """
-    name = volume.file.output_stem
-    path = output / f"{name}.h5"
-    settings, file = volume.settings if volume.recipe.reproducible else None, volume.file
-    keep_samples = volume.recipe.keep_samples
-    with locked(path):
-        if is_finished(volume, output, overwrite=overwrite):
-            return ReconstructionFile(path).report
-        store = SliceStore(_unfinished(output, name), settings, keep_samples=keep_samples)
-        report = reconstruct_volume(volume, store, on_slice=on_slice, on_step=on_step)
-        write_reconstruction(
-            path, lambda index: store.read(index).images, report, file.voxel_mm, file.geometry
-        )
-        store.remove()
-    return report
-
-
-def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> bool:
-    """Whether ``output`` holds this very reconstruction already.
-
-    Raises:
-        OutputExistsError: it holds another file of this name, or slices of one that was
-            interrupted, made with other settings, and ``overwrite`` is not set; or a file that is
-            not a reconstruction.
-    """
-    path = output / f"{volume.file.output_stem}.h5"
-    there = path.exists()
-    differing = differing_settings(volume, output)
-    if overwrite:
-        return False
-    if differing:
-        listed = _listed(differing, volume.settings)
-        raise OutputExistsError(
-            f"{path}: was made with other settings ({listed}); give overwrite=True "
-            "(--overwrite) or use another folder"
-            if there
-            else f"{path}: slices of an interrupted call were made with other settings ({listed}); "
-            "use those to resume it, or give overwrite=True (--overwrite), or use another folder"
-        )
-    if not (there and path.with_suffix(".json").exists()):
-        return False
-    unfinished = _unfinished(output, volume.file.output_stem)
-    shutil.rmtree(unfinished, ignore_errors=True)  # if it was killed at the end
-    return True
-
-
-def differing_settings(volume: Volume, output: Path) -> list[str]:
-    """Names of the settings that differ from those of the file in ``output``, or of its slices.
-
-    Raises:
-        OutputExistsError: there is a file of this name that is not a reconstruction.
-    """
-    path = output / f"{volume.file.output_stem}.h5"
-    unfinished = _unfinished(output, volume.file.output_stem)
-    if path.exists():
-        return differing_from(path, volume.settings, reproducible=volume.recipe.reproducible)
-    if unfinished.exists():  # otherwise no hash of the input is needed yet
-        return SliceStore.with_other_settings(unfinished, volume.settings)[1]
-    return []
-
-
-def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
-    """Settings by name; the precision, which may follow from the device, as an option."""
-    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
-    return ", ".join(
-        f"precision (--precision {other})" if key == "precision" else key for key in differing
-    )
-
-
-def _unfinished(output: Path, name: str) -> Path:
-    """Where finished slices are kept until all are."""
-    return output / f".{name}.unfinished"
-
-
 def _remove_torn(outputs: Iterable[Path]) -> None:
     """Remove what workers were writing when they ended."""
     for output in outputs:
-        remove_torn(output, *output.glob(_unfinished(output, "*").name))
+        remove_torn(output, *output.glob(unfinished_folder(output, "*").name))

@@ -22,9 +22,9 @@ from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, Dds, Preset
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.weights import DEFAULT
-from mri_ambient.recon.folder import reconstruct_to_folder
 from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import Checks, Recipe
+from mri_ambient.recon.result_file import reconstruct_to_folder
 from mri_ambient.runtime.device import Runtime
 
 ZERO_FILLED = ("--method", "zero-filled", "--device", "cpu")

@@ -22,9 +22,9 @@ from mri_ambient.errors import (
 from mri_ambient.io import ArrayFile, Undersampled, open_scan
 from mri_ambient.methods import Aos, CgSense, Dds
 from mri_ambient.physics.mask_spec import MaskSpec
-from mri_ambient.recon.folder import is_finished, reconstruct_to_folder
 from mri_ambient.recon.pipeline import open_volume, reconstruct, reconstruct_many
 from mri_ambient.recon.recipe import Recipe, ResolvedRecipe
+from mri_ambient.recon.result_file import is_finished, reconstruct_to_folder
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Scan
 

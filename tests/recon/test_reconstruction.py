@@ -16,9 +16,9 @@ from mri_ambient.errors import WARNINGS, ConfigError, OutputExistsError, ScanFor
 from mri_ambient.io import ArrayFile, Geometry, ReconstructionFile
 from mri_ambient.io.outputs.save_options import Writer
 from mri_ambient.methods import CgSense, Dds
-from mri_ambient.recon.folder import reconstruct_to_folder
 from mri_ambient.recon.recipe import Checks
 from mri_ambient.recon.reconstruction import Reconstruction, stored_settings
+from mri_ambient.recon.result_file import reconstruct_to_folder
 from mri_ambient.recon.saving import FORMATS, save_as
 from mri_ambient.recon.slice_store import SliceStore
 from mri_ambient.recon.volume import Volume, reconstruct_volume

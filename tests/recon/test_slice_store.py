@@ -15,7 +15,7 @@ from mri_ambient.errors import DeviceError, MriAmbientError, NumericalWarning, O
 from mri_ambient.methods import Aos, CgSense
 from mri_ambient.priors.checkpoint import load_tensors, save_tensors
 from mri_ambient.recon.engine import SliceImages
-from mri_ambient.recon.folder import is_finished, reconstruct_to_folder
+from mri_ambient.recon.result_file import is_finished, reconstruct_to_folder
 from mri_ambient.recon.slice_store import MAX_WAITING, SliceStore
 from mri_ambient.rng import complex_normal
 from mri_ambient.runtime.device import Runtime

@@ -27,9 +27,9 @@ from mri_ambient.recon.adaptation import (
     knows_held_out_lines,
 )
 from mri_ambient.recon.adapted import slices_to_learn
-from mri_ambient.recon.folder import reconstruct_to_folder
 from mri_ambient.recon.pipeline import open_volume, reconstruct
 from mri_ambient.recon.recipe import Checks, Recipe
+from mri_ambient.recon.result_file import reconstruct_to_folder
 from mri_ambient.recon.volume import Volume
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import Runtime
