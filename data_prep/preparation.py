@@ -25,6 +25,7 @@ from ..physics.coil_maps import pack_maps, unpack_maps
 from ..physics.crop import center_crop, center_pad
 from ..physics.map_sets import split_sets
 from ..physics.patterns import calibration_block
+from ..runtime.config import check_number
 from ..runtime.device import at_once, device_error, out_of_memory
 from ..runtime.prefetch import in_order, prefetch
 from ..scan import UPPER_BOUND, Scan
@@ -93,15 +94,14 @@ class PrepConfig:
     def __post_init__(self) -> None:
         if self.map_sets not in ("auto", 1, 2):
             raise ConfigError(f"sets of coil maps are auto, 1 or 2, got map_sets={self.map_sets!r}")
-        if self.n_coils is not None and self.n_coils < 1:
-            raise ConfigError(f"at least 1 virtual coil must remain, got n_coils={self.n_coils}")
+        if self.n_coils is not None:
+            check_number("n_coils", self.n_coils, 1, whole=True)
+        check_number("calib_width", self.calib_width, MIN_CALIB, whole=True)
+        check_number("kernel_width", self.kernel_width, 1, whole=True)
+        check_number("threshold", self.threshold, above=0, at_most=1)
+        check_number("crop", self.crop, 0, at_most=1)
         if self.energy is not None and not 0 < self.energy <= 1:
             raise ConfigError(f"the energy to keep is a share from 0 to 1, got {self.energy}")
-        if self.calib_width < MIN_CALIB:
-            raise ConfigError(
-                f"the calibration block needs at least {MIN_CALIB} samples a side, "
-                f"got calib_width={self.calib_width}"
-            )
         if self.noise_std is not None and not MIN_FILE_NOISE <= self.noise_std <= MAX_FILE_NOISE:
             raise ConfigError(
                 f"noise_std must be positive, from {MIN_FILE_NOISE:g} to {MAX_FILE_NOISE:g}, "

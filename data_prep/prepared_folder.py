@@ -17,7 +17,6 @@ from .._version import __version__
 from ..errors import (
     BusyError,
     ConfigError,
-    DeviceError,
     MriAmbientError,
     NumericalWarning,
     OutputExistsError,
@@ -29,8 +28,8 @@ from ..errors import (
 from ..io import PreparedFile, PreparedWriter, ScanFile, ScanPath, find_scans, open_scan
 from ..io.formats.prepared import duplicate_acquisitions, mask_facts
 from ..physics.coverage import Coverage, coverage
-from ..runtime.device import Runtime
-from ..runtime.executor import Executor, executor_of
+from ..runtime.device import Runtime, as_failure, checked_runtime
+from ..runtime.executor import Executor, Processes, executor_of
 from ..runtime.files import content_sha256, locked, output_folder, remove_torn, write_json
 from ..scan import Scan
 from .espirit import EspiritMaps
@@ -217,6 +216,7 @@ def _qc(
         "version": __version__,
         "config": preparation.config.as_dict(),
         "config_sha256": config_sha256(preparation.config),
+        **({"reading": dict(file.reading)} if file.reading else {}),
         "acceleration": file.acceleration,
         "measured_coils": file.shape[1],
         "virtual_coils": preparation.compression.n_coils,
@@ -279,9 +279,9 @@ def prepare(
     """
     output = Path(output)
     scans = find_scans(inputs, output=output, flat=True)
-    task = partial(
-        _prepare_one, output, config or PrepConfig(), overwrite, pictures, runtime or Runtime()
-    )
+    where = checked_runtime(runtime, elsewhere=not isinstance(executor_of(workers), Processes))
+    alone = len(scans) == 1
+    task = partial(_prepare_one, output, config or PrepConfig(), overwrite, pictures, where, alone)
     results: dict[int, ScanResult] = {}
     with output_folder(output):
         _check_elsewhere(scans, output)
@@ -330,6 +330,7 @@ def _prepare_one(
     overwrite: bool,
     pictures: bool,
     runtime: Runtime,
+    alone: bool,
     source: ScanPath,
 ) -> ScanResult:
     start = time.monotonic()
@@ -343,12 +344,12 @@ def _prepare_one(
             else:
                 device = runtime.torch_device
                 prepare_file(source.open(), output, config, picture=pictures, device=device)
-        except DeviceError:
-            raise  # the next scan would fail in the same way
-        except MriAmbientError as error:
+        except Exception as error:  # noqa: BLE001 -- the other scans go on
+            failure = as_failure(error, runtime.device, alone=alone)
+            status = "left" if isinstance(failure, BusyError) else "failed"
             # Without its traceback, which refers to the slices.
-            status = "left" if isinstance(error, BusyError) else "failed"
-            return ScanResult(source, status, error=type(error)(str(error)))
+            failure.__cause__ = failure.__context__ = None
+            return ScanResult(source, status, error=failure.with_traceback(None))
     return ScanResult(source, status, path, None, tuple(found), time.monotonic() - start)
 
 
@@ -360,6 +361,8 @@ def _is_finished(path: Path, source: ScanPath, config: PrepConfig) -> bool:
         other = "another scan"
     elif found.qc.get("config_sha256") != config_sha256(config):
         other = "other options"
+    elif found.qc.get("reading", {}) != source.reading:
+        other = "other options of reading (mask, axes, dataset, centre, acs)"
     else:
         return True
     raise ConfigError(

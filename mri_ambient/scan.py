@@ -29,7 +29,7 @@ UPPER_BOUND = "outer-samples (upper bound)"
 """The source of a noise estimate that includes signal."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Scan:
     """Slices of one measured volume; a step of the prep chain returns a new one.
 

@@ -16,7 +16,7 @@ from helpers import command
 
 import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig
-from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning
+from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
 from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.recon.folder import Destination
@@ -161,12 +161,27 @@ def test_a_warning_shows_its_code_and_the_line_that_led_to_it(folder, tmp_path):
         lambda scan: ma.Recipe("dds", {"eta": True}).resolve(),
         lambda scan: ma.TrainConfig(objective="ambient"),
         lambda scan: ma.TrainConfig(objective=ma.OBJECTIVES["ambient"]),
+        lambda scan: ma.Recipe(retrospective=True),
         lambda scan: ma.train(scan.parent, "run", runtime=ma.Runtime("cpu", batch_size=2)),
+        lambda scan: ma.train(scan.parent, "run", runtime="cpu"),
+        lambda scan: ma.prepare(scan, scan.parent / "x", runtime="cpu"),
+        lambda scan: ma.adapt(scan, "aos"),
+        lambda scan: ma.adapt(scan, runtime="cpu"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_refused_at_once(mistake, full):
     with pytest.raises(ConfigError):
         mistake(full)
+
+
+def test_nothing_to_score_is_said(full):
+    with pytest.raises(ScanFormatError):
+        ma.evaluate([], full)
+
+
+def test_scans_are_equal_to_themselves_alone(full):
+    one, other = (ma.open_scan(full)[0] for _ in range(2))
+    assert one == one and one != other and len({one, other}) == 2
 
 
 def test_records_show_themselves_in_one_line(folder, full, tmp_path):

@@ -61,6 +61,8 @@ def evaluate(
     if isinstance(reconstructions, (str, Path)):
         reconstructions = [reconstructions]
     files = find_reconstructions(reconstructions)
+    if not files:
+        raise ScanFormatError("no reconstruction was given; name files or folders")
     n_times = Counter(file.stem for file in files)
     _refuse_swapped(files[0], Path(target))
     pairs = pair_up(files, target, **options)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import ConfigError, MriAmbientError, ScanFormatError, collected
 from ..runtime.warning_log import WarningLog
@@ -85,6 +88,11 @@ class ScanPath:
         """What tells it from other scans of one call: folder and stem, e.g. ``site-a/head``."""
         return (self.folder / self.stem).as_posix()
 
+    @property
+    def reading(self) -> dict[str, str]:
+        """See :attr:`ScanFile.reading`."""
+        return _reading(self.options)
+
     def is_target_of(self, stem: str) -> bool:
         """Whether a reconstruction of this stem is of the scan, or of a repetition it averages."""
         averages = self.options.get("average")
@@ -128,7 +136,7 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
     if average := given.pop("average", False):
         with WarningLog().noting() as warnings:
             mean = _averaged(path, average, given)
-        mean.warnings = tuple(warnings)
+        mean.warnings, mean.reading = tuple(warnings), _reading(options)
         return mean
     contents = Contents(path)
     reader = _reader_of(contents)
@@ -146,8 +154,27 @@ def open_scan(path: str | Path, **options: Any) -> ScanFile:  # noqa: ANN401 -- 
         check_averages(file)
         lines = lines_beside(file, contents) if acs is None else _lines_of(file, str(acs), given)
         file = corrected(file, centre) if lines is None else corrected_with(file, lines, centre)
-    file.warnings = tuple(warnings)
+    file.warnings, file.reading = tuple(warnings), _reading(options)
     return file
+
+
+def _reading(options: Mapping[str, Any]) -> dict[str, str]:
+    """Options of :func:`open_scan` that change the samples, but not the hash of the file.
+
+    Those at their defaults are left out, so are those that name the volume.
+    """
+    found = {}
+    for name in ("axes", "dataset", "centre"):
+        value = options.get(name)
+        if value not in (None, "auto"):
+            found[name] = value if isinstance(value, str) else ",".join(map(str, value))
+    if (mask := options.get("mask")) is not None:
+        content = np.ascontiguousarray(read_mask(Path(mask)))
+        found["mask"] = hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()
+    acs = str(options.get("acs") or "")
+    if ":" in acs and not Path(acs).exists():  # the hash has what the file of lines holds
+        found["acs"] = acs.rpartition(":")[2]
+    return found
 
 
 def _averaged(path: Path, average: bool | Sequence[Path], given: dict[str, Any]) -> ScanFile:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import h5py
@@ -107,6 +108,10 @@ def _shape_and_kind(file: h5py.File, name: str) -> tuple[tuple[int, ...], str]:
     return found.shape or (), found.dtype.kind
 
 
+TARGETS = ("reconstruction_rss", "reconstruction_esc")
+"""Reference images that files of the fastMRI layout may hold, of several coils and of one."""
+
+
 class ScanFile(ABC):
     """A scan of ``len(file)`` slices; ``file[i]`` reads slice ``i`` (or a range) as a Scan.
 
@@ -146,6 +151,8 @@ class ScanFile(ABC):
             samples do not show whether they are.
         calib_mask: where calibration lines that do not belong to the image (separate reference
             scans) were sampled, bool ``(1, y, x)``; None if the image's own centre is used.
+        reading: what the user said about how it is read, where that is not the default; with
+            :attr:`sha256` it tells what the samples are.
         warnings: given when it was opened.
         steps: what was done to the k-space that is read, in order.
         prepared: whether slices come with maps, scale and noise, which preparation fills in.
@@ -172,6 +179,7 @@ class ScanFile(ABC):
     whole_header: str | None = None
     calib_mask: Mask | None = None
     ends_known: bool = True
+    reading: Mapping[str, Any] = MappingProxyType({})
     warnings: tuple[NumericalWarning, ...] = ()
     steps: tuple[str, ...] = ("read",)
     prepared: bool = False

@@ -7,14 +7,13 @@ image to *all* measurements (Chung et al. 2023, arXiv 2209.14687).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..runtime.config import check_number
 from .base import Problem, Sampler
 
 
@@ -46,8 +45,8 @@ class Adps(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step_size is not None and not 0 <= self.step_size < math.inf:
-            raise ConfigError(f"step_size must be 0 or more and finite, got {self.step_size}")
+        if self.step_size is not None:
+            check_number("step_size", self.step_size, 0)
 
     def begin(self, problem: Problem, sigma: float) -> Tensor:
         """Noise in the support."""

@@ -22,6 +22,7 @@ from ..physics.units import energy
 from ..priors.prior import DenoiseFn, DenoiserSource
 from ..priors.schedules import EDM_SIGMA_DATA, rho_schedule
 from ..rng import Streams, complex_normals
+from ..runtime.config import check_number
 from ..scan import Batch
 
 FINAL_CG = 10
@@ -194,10 +195,9 @@ class Sampler(Method):
     final_dc: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_steps < 2:
-            raise ConfigError(f"at least 2 steps are needed, got {self.n_steps} (n_steps)")
-        if self.sigma_max is not None and not 0 < self.sigma_max < math.inf:
-            raise ConfigError(f"sigma_max must be positive and finite, got {self.sigma_max}")
+        check_number("n_steps", self.n_steps, 2, whole=True)
+        if self.sigma_max is not None:
+            check_number("sigma_max", self.sigma_max, above=0)
         check_cg(self.n_cg)
         if self.start not in STARTS:
             raise ConfigError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
@@ -305,8 +305,8 @@ def check_levels(prior: DenoiserSource, method: str) -> None:
 
 def check_cg(n_cg: int | None) -> None:
     """Raise ConfigError if it is not a positive whole number."""
-    if n_cg is not None and (n_cg < 1 or not isinstance(n_cg, int)):
-        raise ConfigError(f"n_cg must be a whole number of at least 1, got {n_cg}")
+    if n_cg is not None:
+        check_number("n_cg", n_cg, 1, whole=True)
 
 
 def first_level(highest: float, prior: DenoiserSource, *, most: float | None = None) -> float:

@@ -25,6 +25,7 @@ from ..physics.solve import conjugate_gradient
 from ..physics.wavelets import ORTHOGONAL_WAVELETS, shrink_wavelets
 from ..priors.prior import DenoiserSource
 from ..rng import Streams
+from ..runtime.config import check_number
 from ..scan import Batch
 from .base import Method, OnStep
 
@@ -154,7 +155,6 @@ def _weights(lam: float | None, lam_per_noise: float, noise_std: Tensor) -> Tens
 
 
 def _check_options(method: str, lam: float | None, n_iter: int) -> None:
-    if lam is not None and not 0 <= lam < float("inf"):
-        raise ConfigError(f"{method}: lambda must be 0 or more and finite, got {lam}")
-    if n_iter < 1:
-        raise ConfigError(f"{method}: iterations must be at least 1, got {n_iter}")
+    if lam is not None:
+        check_number(f"{method}: lambda", lam, 0)
+    check_number(f"{method}: iterations", n_iter, 1, whole=True)

@@ -34,6 +34,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..runtime.config import check_number
 from .base import CG_PLAIN, DATA_STEP_NOISE, Problem, Sampler
 
 ENOUGH_STEPS = 40
@@ -65,8 +66,7 @@ class Dds(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.eta <= 1:
-            raise ConfigError(f"eta must be from 0 to 1, got {self.eta}")
+        check_number("eta", self.eta, 0, at_most=1)
         if self.renoise not in RENOISE:
             raise ConfigError(f"renoise must be one of {', '.join(RENOISE)}, got {self.renoise!r}")
 

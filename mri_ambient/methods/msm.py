@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import ConfigError
 from ..physics.operators import SenseOp
 from ..priors.prior import DenoiseFn, DenoiserSource
 from ..rng import Streams
+from ..runtime.config import check_number
 from .dds import Dds
 
 
@@ -37,8 +37,7 @@ class Msm(Dds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_masks < 1:
-            raise ConfigError(f"n_masks must be at least 1, got {self.n_masks}")
+        check_number("n_masks", self.n_masks, 1, whole=True)
 
     @property
     @override

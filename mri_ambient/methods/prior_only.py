@@ -11,7 +11,6 @@ with a fresh mask M~': towards states that give the same image under all masks.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,6 +20,7 @@ from typing_extensions import override
 
 from ..errors import ConfigError
 from ..priors.schedules import EDM_HIGHEST
+from ..runtime.config import check_number
 from .base import Problem, Sampler
 
 
@@ -43,8 +43,7 @@ class PriorOnly(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.guidance < math.inf:
-            raise ConfigError(f"guidance must be 0 or more and finite, got {self.guidance}")
+        check_number("guidance", self.guidance, 0)
 
     @property
     @override

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..runtime.config import check_number
 from .base import CG_PLAIN, DATA_STEP_NOISE, Problem, Sampler
 
 
@@ -46,8 +46,7 @@ class Pula(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.gamma <= 2:
-            raise ConfigError(f"gamma must be from above 0 to 2, got {self.gamma}")
+        check_number("gamma", self.gamma, above=0, at_most=2)
 
     @property
     def draws_posterior(self) -> bool:

@@ -16,7 +16,6 @@ the right minimiser for every sigma.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -24,13 +23,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import ConfigError
 from ..physics.masks import subsample_further, training_fraction
 from ..physics.operators import SenseOp
 from ..physics.solve import conjugate_gradient
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
 from ..rng import Streams
+from ..runtime.config import check_number
 from ..scan import Batch
 from .base import Loss, Objective, abs2, edm_weight, noise_like, per_image_pixel
 
@@ -58,8 +57,8 @@ class Ambient(Objective):
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.margin < math.inf:
-            raise ConfigError(f"margin must be 0 or more and finite, got {self.margin}")
+        check_number("margin", self.margin, 0)
+        check_number("n_cg", self.n_cg, 1, whole=True)
 
     @property
     @override

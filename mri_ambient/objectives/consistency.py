@@ -33,6 +33,7 @@ from ..physics.operators import SenseOp
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import MIN_SIGMA
 from ..rng import Streams, uniforms
+from ..runtime.config import check_number
 from ..scan import Batch
 from .ambient import Ambient
 from .base import (
@@ -71,8 +72,8 @@ class Consistency(Extended):
     def __post_init__(self) -> None:
         if not isinstance(self.base, Kspace | Ambient):
             raise ConfigError(f"base is kspace or ambient, got {self.base.name!r}")
-        if self.weight < 0:
-            raise ConfigError(f"weight must not be negative, got {self.weight}")
+        check_number("weight", self.weight, 0)
+        check_number("max_weight", self.max_weight, above=0, capless=True)
         check_margin(self.margin)
 
     @property

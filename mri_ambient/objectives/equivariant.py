@@ -16,7 +16,6 @@ those of the base.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -31,6 +30,7 @@ from ..physics.map_sets import items_as_sets, sets_as_items
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import MIN_SIGMA
 from ..rng import Streams, uniforms
+from ..runtime.config import check_number
 from ..scan import Batch
 from .base import Extended, Loss, abs2, edm_weight, noise_like, per_image_pixel
 from .kspace import Kspace
@@ -59,8 +59,9 @@ class Equivariant(Extended):
     def __post_init__(self) -> None:
         if not isinstance(self.base, Kspace | Ssdu):
             raise ConfigError(f"base is kspace or ssdu, got {self.base.name!r}")
-        if not 0 < self.weight < math.inf:
-            raise ConfigError(f"weight must be positive, got {self.weight}")
+        check_number("weight", self.weight, above=0)
+        check_number("rotation", self.rotation, 0)
+        check_number("shift", self.shift, 0)
 
     @property
     @override

@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import ConfigError
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
 from ..rng import Streams, on_device
+from ..runtime.config import check_number
 from ..scan import Batch
 from .base import Loss, Objective, abs2, check_margin, edm_weight, noise_like, per_pixel
 
@@ -65,8 +65,9 @@ class Gsure(Objective):
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
-        if not self.epsilon > 0:
-            raise ConfigError(f"epsilon must be positive, got {self.epsilon}")
+        check_number("epsilon", self.epsilon, above=0)
+        check_number("max_weight", self.max_weight, above=0, capless=True)
+        check_number("max_inverse", self.max_inverse, above=0, capless=True)
 
     @property
     def full_precision(self) -> bool:

@@ -30,6 +30,7 @@ from ..errors import ConfigError
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import LogNormal
 from ..rng import Streams
+from ..runtime.config import check_number
 from ..scan import Batch
 from .base import (
     Loss,
@@ -79,6 +80,8 @@ class Kspace(Objective):
     def __post_init__(self) -> None:
         check_shares(self.remove)
         check_margin(self.margin)
+        check_number("max_weight", self.max_weight, above=0, capless=True)
+        check_number("max_unseen", self.max_unseen, above=0, capless=True)
         if self.noise_domain not in ("kspace", "image"):
             raise ConfigError(f"noise_domain is kspace or image, got {self.noise_domain!r}")
 

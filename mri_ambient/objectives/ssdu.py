@@ -21,6 +21,7 @@ from typing_extensions import override
 from ..priors.denoisers import Denoiser
 from ..priors.schedules import MIN_SIGMA
 from ..rng import Streams
+from ..runtime.config import check_number
 from ..scan import Batch
 from .base import Loss, Objective, abs2, check_shares, per_pixel, thinned, unseen_weight
 
@@ -44,6 +45,7 @@ class Ssdu(Objective):
 
     def __post_init__(self) -> None:
         check_shares(self.remove)
+        check_number("max_unseen", self.max_unseen, above=0, capless=True)
 
     @override
     def __call__(self, net: Denoiser, batch: Batch, rng: Streams) -> Loss:

@@ -86,8 +86,9 @@ class PriorFacts:
     def __post_init__(self) -> None:
         for name in ("sigma_data", "sigma_min", "tau"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
-                raise ConfigError(f"{name} of a prior must be a finite number, got {value!r}")
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (is_number and 0 < value < math.inf):
+                raise ConfigError(f"{name} of a prior must be positive, got {value!r}")
 
     @property
     def images_seen(self) -> int:

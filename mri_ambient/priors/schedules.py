@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..rng import Streams, uniforms
+from ..runtime.config import check_number
 
 MIN_SIGMA = 0.002
 """Smallest noise level any prior is trained at, normalised units."""
@@ -60,6 +61,10 @@ class LogNormal:
 
     mean: float = -1.2
     std: float = 1.2
+
+    def __post_init__(self) -> None:
+        check_number("mean", self.mean)
+        check_number("std", self.std, above=0)
 
     @property
     def highest(self) -> float:

@@ -17,8 +17,6 @@ from typing import Any
 from ..errors import (
     BusyError,
     ConfigError,
-    DeviceError,
-    InternalError,
     MriAmbientError,
     NumericalWarning,
     OutputExistsError,
@@ -29,11 +27,11 @@ from ..errors import (
 from ..io import SaveOptions, ScanPath, find_scans
 from ..io.names import as_text, name_of
 from ..methods.base import OnStep
-from ..runtime.device import Runtime, device_error
+from ..runtime.device import Runtime, as_failure, checked_runtime
 from ..runtime.executor import Executor, Processes, executor_of
 from ..runtime.files import output_folder, remove_torn
 from ..runtime.prefetch import prefetch
-from .pipeline import checked_runtime, open_volume, resolved_recipe
+from .pipeline import open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe
 from .reconstruction import differing_from, is_reconstruction
 from .report import add_row, write_overview
@@ -393,21 +391,8 @@ class FolderWork:
             return self._failed(scan, self.as_failure(error))
 
     def as_failure(self, error: Exception) -> MriAmbientError:
-        """What a scan failed of, in the block that caught it.
-
-        Raises:
-            DeviceError: the other scans would fail too.
-            Exception: a mistake of ours, and there are no other scans.
-        """
-        if isinstance(error, RuntimeError):
-            error = device_error(error, self.runtime.device) or error
-        if isinstance(error, DeviceError):
-            raise error
-        if isinstance(error, MriAmbientError):
-            return error
-        if self.alone:
-            raise error
-        return InternalError.of(error)
+        """What a scan failed of; see :func:`~mri_ambient.runtime.device.as_failure`."""
+        return as_failure(error, self.runtime.device, alone=self.alone)
 
     def _failed(self, scan: ScanPath, error: MriAmbientError) -> Outcome:
         path = self.to.path_of(scan)

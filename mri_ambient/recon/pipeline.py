@@ -16,7 +16,7 @@ from ..io.formats.arrays import ArrayFile
 from ..io.scan_file import ScanFile
 from ..io.views.corrected import corrected
 from ..methods.base import OnStep
-from ..runtime.device import Runtime, pick_device
+from ..runtime.device import Runtime, checked_runtime
 from ..runtime.warning_log import WarningLog
 from ..scan import Scan
 from .recipe import Recipe, ResolvedRecipe
@@ -108,22 +108,6 @@ def resolved_recipe(recipe: Recipe | ResolvedRecipe | None) -> ResolvedRecipe:
     if not isinstance(recipe, (Recipe, ResolvedRecipe)):
         raise ConfigError(f"recipe is {recipe!r}, wanted a Recipe, e.g. Recipe('dds')")
     return recipe.resolve()
-
-
-def checked_runtime(runtime: Runtime | None, *, elsewhere: bool = False) -> Runtime:
-    """The runtime of an argument.
-
-    Raises:
-        ConfigError: it is anything else.
-        DeviceError: this machine has no such device, and it is not for other machines
-            (``elsewhere``).
-    """
-    runtime = Runtime() if runtime is None else runtime
-    if not isinstance(runtime, Runtime):
-        raise ConfigError(f"runtime is {runtime!r}, wanted a Runtime, e.g. Runtime('cpu')")
-    if not elsewhere and isinstance(runtime.device, str):
-        pick_device(runtime.device)
-    return runtime
 
 
 def open_volume(scan: Source, recipe: ResolvedRecipe, runtime: Runtime) -> Volume:

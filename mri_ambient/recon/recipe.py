@@ -95,7 +95,7 @@ class Recipe:
             ("adapt", (Adaptation, NoneType), "AdaptConfig(...)"),
         ):
             value = getattr(self, name)
-            if not isinstance(value, kinds):
+            if isinstance(value, bool) or not isinstance(value, kinds):
                 raise ConfigError(f"{name} of a recipe is {value!r}, wanted {wanted}")
 
     def resolve(self) -> ResolvedRecipe:
@@ -227,8 +227,13 @@ class ResolvedRecipe:
 
     def settings(self, file: ScanFile, runtime: Runtime) -> dict[str, Any]:
         """All that decides the result, as plain values: how a finished file is recognised."""
-        volume = {"volume": file.volume} if file.volume else {}
-        return as_json({"input_sha256": file.sha256, **volume}) | self.choices(runtime)
+        facts: dict[str, Any] = {"input_sha256": file.sha256}
+        if file.volume:
+            facts["volume"] = file.volume
+        of_recipe = {"retrospective"} if self.mask is not None else set()
+        if reading := {key: v for key, v in file.reading.items() if key not in of_recipe}:
+            facts["reading"] = reading
+        return as_json(facts) | self.choices(runtime)
 
     def choices(self, runtime: Runtime | None = None) -> dict[str, Any]:
         """The settings without those of the scan; without a runtime, those that do more than round.
@@ -270,6 +275,18 @@ class ResolvedRecipe:
             "std_factor": self.std_factor,
             "device": str(runtime.torch_device),
         }
+
+
+def settings_that_differ(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> set[str]:
+    """Names of settings that differ.
+
+    Args:
+        wanted: of :meth:`ResolvedRecipe.settings`, or some of them.
+        stored: what something was made with; what only this has counts for nothing, but how a scan
+            was read if ``wanted`` is about a scan.
+    """
+    of_scan = {"reading"} if "input_sha256" in wanted else set()
+    return {key for key in wanted.keys() | of_scan if wanted.get(key) != stored.get(key)}
 
 
 def method_options(method: Method) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ..io import (
 from ..io.outputs.reconstruction import RECONSTRUCTION_FORMAT
 from ..methods.presets import METHODS
 from ..runtime.files import json_text, write_json
+from .recipe import settings_that_differ
 from .saving import check_folder, check_formats, check_saving, formats_with_parts, save_as
 from .slice_store import SliceStore
 from .volume import Volume
@@ -169,8 +170,8 @@ class Reconstruction:
             self.report["settings"],
         )
         check_saving(formats, saving, path.stem, grid, with_std=self.std is not None)
-        is_new = not path.exists()
-        if not is_new:
+        is_new = not (path.exists() and path.with_suffix(".json").exists())
+        if path.exists():
             differing = differing_from(path, settings, reproducible=self._reproducible)
             if differing and not overwrite:
                 raise OutputExistsError(
@@ -286,8 +287,7 @@ def differing_from(
     Raises:
         OutputExistsError: see :func:`stored_settings`.
     """
-    found = stored_settings(path)
-    differing = {key for key in settings if settings[key] != found.get(key)}
+    differing = settings_that_differ(settings, stored_settings(path))
     return sorted(differing if reproducible else {*differing, "prior_sha256"})
 
 

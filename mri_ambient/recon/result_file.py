@@ -96,7 +96,7 @@ def differing_settings(volume: Volume, output: Path) -> list[str]:
     if path.exists():
         return differing_from(path, volume.settings, reproducible=volume.recipe.reproducible)
     if unfinished.exists():  # otherwise no hash of the input is needed yet
-        return SliceStore.with_other_settings(unfinished, volume.settings)[1]
+        return SliceStore.other_settings(unfinished, volume.settings)
     return []
 
 

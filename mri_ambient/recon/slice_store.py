@@ -18,6 +18,7 @@ from ..priors.checkpoint import load_tensors, save_tensors
 from ..runtime.files import as_json
 from ..scan import Scan
 from .engine import SliceImages, to_file_units
+from .recipe import settings_that_differ
 
 MAX_WAITING = 4
 """Results that wait to be written; more would fill the memory if the disk is slow."""
@@ -67,11 +68,10 @@ class SliceStore:
                 self.done.add(int(header["slice"]))
 
     @staticmethod
-    def with_other_settings(folder: Path, settings: dict[str, Any]) -> tuple[int, list[str]]:
-        """How many slices in a folder were made with other settings, and which settings differ."""
-        found = [header.get("settings") or {} for header in _headers(folder)]
-        differing = [{key for key in settings if settings[key] != one.get(key)} for one in found]
-        return sum(map(bool, differing)), sorted(set().union(*differing))
+    def other_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
+        """Names of settings that differ from those of slices in a folder."""
+        found = (header.get("settings") or {} for header in _headers(folder))
+        return sorted(set().union(*(settings_that_differ(settings, one) for one in found)))
 
     def __contains__(self, index: int) -> bool:
         return index in self.done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Event, Lock
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from ..data_prep import Preparation, plan_preparation
-from ..errors import MriAmbientError, NumericalWarning, collected, warn
+from ..errors import MriAmbientError, NumericalWarning, ScanFormatError, collected, warn
 from ..io.grid import ACQUIRED
 from ..io.names import name_of
-from ..io.scan_file import ScanFile
+from ..io.scan_file import TARGETS, ScanFile
 from ..methods.base import OnStep, StepInfo
 from ..runtime.device import Runtime
 from ..runtime.executor import received
@@ -73,8 +73,7 @@ class Volume:
         """
         if not self.full.fully_sampled:
             return None
-        stored = (f"reconstruction_{kind}" for kind in ("rss", "esc"))
-        if self.full.one_sided and all(self.full.read_target(name) is None for name in stored):
+        if self.full.one_sided and not _has_target(self.full):
             return None
         if self.file is self.full:
             return Reference(self.full, self.preparation)
@@ -99,6 +98,13 @@ class Volume:
         """Steps of the method for one slice: all samples, held-out lines included."""
         repeats = 2 if self.recipe.checks.n_held_out else 1
         return self.recipe.method.n_steps * self.recipe.n_samples * repeats
+
+
+def _has_target(file: ScanFile) -> bool:
+    """Whether a file holds a reference that can be read."""
+    with suppress(ScanFormatError):
+        return any(file.read_target(name) is not None for name in TARGETS)
+    return False
 
 
 def reconstruct_volume(

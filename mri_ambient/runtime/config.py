@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -68,6 +69,41 @@ def _has_type_of(value: object, default: object) -> bool:
     if isinstance(default, (int, float)):
         return isinstance(value, Integral if isinstance(default, int) else Real)
     return default is None or is_dataclass(default) or isinstance(value, (type(default), list))
+
+
+def check_number(
+    name: str,
+    value: object,
+    at_least: float = -math.inf,
+    *,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    whole: bool = False,
+    capless: bool = False,
+) -> None:
+    """Raise ConfigError unless an option is a finite number in these limits.
+
+    Args:
+        name: of the option.
+        value: of the option.
+        at_least: the smallest value, or
+        above: what is smaller than all.
+        at_most: the largest value.
+        whole: whether only whole numbers are.
+        capless: whether infinity is one too.
+    """
+    kind = Integral if whole else Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ConfigError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
+    number = float(value)
+    finite = capless or math.isfinite(number)
+    if not (finite and at_least <= number <= at_most and number > above):
+        limits = [
+            f"at least {at_least:g}" if at_least > -math.inf else "",
+            f"above {above:g}" if above > -math.inf else "",
+            f"at most {at_most:g}" if at_most < math.inf else "" if capless else "finite",
+        ]
+        raise ConfigError(f"{name} must be {' and '.join(filter(None, limits))}, got {value}")
 
 
 def parse_seconds(text: str) -> float:

@@ -14,7 +14,15 @@ from typing import IO
 
 import torch
 
-from ..errors import ConfigError, DeviceError, DeviceLostError, unknown_name
+from ..errors import (
+    ConfigError,
+    DeviceError,
+    DeviceLostError,
+    InternalError,
+    MriAmbientError,
+    unknown_name,
+)
+from .config import check_number
 from .files import lock_file
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -72,8 +80,8 @@ class Runtime:
     auto_bf16_on_cpu: bool = field(default_factory=lambda: has_amx())
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"the batch size must be at least 1, got {self.batch_size}")
+        if self.batch_size is not None:
+            check_number("batch_size", self.batch_size, 1, whole=True)
         check_precision(self.precision)
         if isinstance(self.device, str) and self.device != "auto":
             kind_of_device(self.device)
@@ -200,6 +208,45 @@ def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error, of torch or of a library that it calls, means that memory ran out."""
     words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def checked_runtime(runtime: Runtime | None, *, elsewhere: bool = False) -> Runtime:
+    """The runtime of an argument.
+
+    Raises:
+        ConfigError: it is anything else.
+        DeviceError: this machine has no such device, and it is not for other machines
+            (``elsewhere``).
+    """
+    runtime = Runtime() if runtime is None else runtime
+    if not isinstance(runtime, Runtime):
+        raise ConfigError(f"runtime is {runtime!r}, wanted a Runtime, e.g. Runtime('cpu')")
+    if not elsewhere and isinstance(runtime.device, str):
+        pick_device(runtime.device)
+    return runtime
+
+
+def as_failure(error: Exception, device: torch.device | str, *, alone: bool) -> MriAmbientError:
+    """What one of several scans failed of, in the block that caught it.
+
+    Args:
+        error: what was raised.
+        device: where was computed.
+        alone: whether there are no other scans.
+
+    Raises:
+        DeviceError: the other scans would fail too.
+        Exception: a mistake of ours, and there are no other scans.
+    """
+    if isinstance(error, RuntimeError):
+        error = device_error(error, device) or error
+    if isinstance(error, DeviceError):
+        raise error
+    if isinstance(error, MriAmbientError):
+        return error
+    if alone:
+        raise error
+    return InternalError.of(error)
 
 
 def device_error(error: RuntimeError, device: torch.device | str) -> DeviceError | None:

@@ -18,7 +18,7 @@ from ..priors.prior import DenoiserSource, Prior
 from ..priors.schedules import EDM_SIGMA_DATA, LogNormal
 from ..recon.adaptation import Adaptation, AdaptationData, spared_lines
 from ..recon.recipe import ResolvedRecipe
-from ..runtime.config import parse_until
+from ..runtime.config import check_number, parse_until
 from ..runtime.device import Runtime
 from .adapter import Adapter, AdaptProgress, AdaptRules, digest_of, weights_sha256
 from .config import TrainConfig
@@ -77,10 +77,8 @@ class AdaptConfig(Adaptation):
             raise ConfigError(f"a prior is adapted per volume or slice, got {self.per!r}")
         counts = ("n_slices", "batch_size", "rows", "check_every", "patience", "most_steps")
         for name in counts:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("learning_rate", self.learning_rate, above=0)
         self._limits()
 
     def _limits(self) -> tuple[int | None, float | None]:

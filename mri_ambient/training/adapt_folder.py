@@ -10,9 +10,9 @@ from ..errors import MriAmbientError
 from ..io import ScanPath, find_scans
 from ..priors.checkpoint import load_prior
 from ..recon.folder import Destination
-from ..recon.pipeline import Source, checked_runtime, resolved_recipe
+from ..recon.pipeline import Source, resolved_recipe
 from ..recon.recipe import Recipe, ResolvedRecipe
-from ..runtime.device import Runtime
+from ..runtime.device import Runtime, checked_runtime
 from ..runtime.executor import Executor, Processes, executor_of
 from .adapt_scans import adapt_as_task
 

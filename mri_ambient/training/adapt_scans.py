@@ -25,11 +25,11 @@ from ..priors.checkpoint import load_prior, save_prior
 from ..priors.prior import Prior
 from ..recon.adaptation import AdaptationData, evenly_spaced, hashed_name
 from ..recon.adapted import slices_to_learn
-from ..recon.pipeline import Source, open_volume
+from ..recon.pipeline import Source, open_volume, resolved_recipe
 from ..recon.recipe import Recipe, ResolvedRecipe
 from ..recon.volume import Volume
 from ..recon.warnings import issue_weakness
-from ..runtime.device import Runtime
+from ..runtime.device import Runtime, checked_runtime
 from ..runtime.executor import Executor, run_one
 from ..runtime.files import file_sha256, locked
 from ..scan import Scan
@@ -74,9 +74,9 @@ def adapt(
         OutputExistsError: the file exists and is another prior, and ``overwrite`` is not set.
         MriAmbientError: no scan can be read and prepared.
     """
-    resolved = (Recipe(adapt=AdaptConfig()) if recipe is None else recipe).resolve()
+    resolved = resolved_recipe(Recipe(adapt=AdaptConfig()) if recipe is None else recipe)
     resolved = replace(resolved, adapt=resolved.adapt or AdaptConfig())
-    shared = _Shared(scans, resolved, runtime or Runtime(), on_error or _raise)
+    shared = _Shared(scans, resolved, checked_runtime(runtime), on_error or _raise)
     if output is None:
         return shared.adapt(None)
     return shared.adapt_to_file(Path(output), overwrite=overwrite)

@@ -16,6 +16,7 @@ from ..priors.denoisers import DENOISERS
 from ..priors.facts import UNetSpec
 from ..priors.prior import Prior
 from ..priors.unet import network_spec
+from ..runtime.config import check_number
 from ..runtime.device import bf16_on, check_precision
 from ..runtime.files import as_json
 
@@ -84,18 +85,16 @@ class TrainConfig:
             raise unknown_name("wrapper", self.wrapper, DENOISERS)
         counts = ("batch_size", "warmup_images", "decay_images", "check_every", "save_every")
         for name in (*counts, "max_skipped"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("n_validation", "patience", "cooldown_images"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+            check_number(name, getattr(self, name), 1, whole=True)
+        for name in ("n_validation", "patience", "cooldown_images", "end_images"):
+            check_number(name, getattr(self, name), 0, whole=True)
+        for name in ("learning_rate", "ema_power", "clip"):
+            check_number(name, getattr(self, name), above=0, capless=name == "clip")
         if self.end_images < self.cooldown_images or (self.end_images and not self.cooldown_images):
             raise ConfigError(
                 f"end_images must be 0 without cooldown_images, and at least as many with it, got "
                 f"{self.end_images} and {self.cooldown_images}"
             )
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
         check_precision(self.precision)
 
     def as_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..priors.facts import PriorFacts
 from ..priors.prior import Prior
 from ..recon.warnings import issue_weakness
 from ..runtime.config import parse_seconds
-from ..runtime.device import Runtime, device_errors
+from ..runtime.device import Runtime, checked_runtime, device_errors
 from ..runtime.prefetch import BatchReader
 from ..runtime.process_group import ProcessGroup
 from .config import Hooks, Progress, TrainConfig, TrainJob
@@ -71,7 +71,7 @@ def train(
         ConfigError: a runtime with more than a device.
         MriAmbientError: see :func:`plan` and :func:`run_training`.
     """
-    runtime = runtime or Runtime()
+    runtime = checked_runtime(runtime)
     if runtime != Runtime(runtime.device):
         raise ConfigError(
             "of the runtime, training uses the device only; precision and batch_size are options "

@@ -21,15 +21,20 @@ from mri_ambient.data_prep import (
     plan_preparation,
     prepare,
     prepare_file,
+    prepared_folder,
     simulate,
 )
 from mri_ambient.errors import (
+    BusyError,
     ConfigError,
+    DeviceError,
+    InternalError,
     OutputExistsError,
     ScanFormatError,
 )
 from mri_ambient.io import PreparedFile, open_scan
 from mri_ambient.io.formats.prepared import duplicate_acquisitions
+from mri_ambient.runtime.files import locked
 from mri_ambient.training.dataset import load_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -238,3 +243,33 @@ def test_the_coverage_of_a_folder_is_reported_and_drawn(tmp_path):
     assert group.per_line == tuple(masks.mean(axis=0).tolist())
     assert (group.shape, group.n_scans, group.n_masks) == ((32, 48), 2, 2)
     assert (tmp_path / "prepared/qc/coverage.png").stat().st_size > 3000
+
+
+def test_a_mistake_of_ours_costs_one_scan_of_several(raw, tmp_path, monkeypatch):
+    """And a single scan ends with it, as does a device that was lost all scans."""
+    original = prepared_folder.plan_preparation
+
+    def failing(file, *args, **options):
+        if file.path == raw[0]:
+            raise error
+        return original(file, *args, **options)
+
+    monkeypatch.setattr(prepared_folder, "plan_preparation", failing)
+    error = ZeroDivisionError("x")
+    results = prepare(raw[:2], tmp_path / "a", on_scan=lambda _: None).results
+    assert [result.status for result in results] == ["failed", "done"]
+    assert type(results[0].error) is InternalError
+    assert "ZeroDivisionError" in results[0].error.trace
+    with pytest.raises(ZeroDivisionError):
+        prepare(raw[:1], tmp_path / "b")
+    error = torch.OutOfMemoryError("out of memory")
+    with pytest.raises(DeviceError):
+        prepare(raw[:2], tmp_path / "c")
+
+
+def test_what_another_process_prepares_is_left_to_it(raw, tmp_path):
+    with locked(tmp_path / f"{raw[0].stem}.h5"):
+        summary = prepare(raw[:2], tmp_path)
+    assert [result.status for result in summary.results] == ["left", "done"]
+    assert type(summary.results[0].error) is BusyError
+    assert summary.failed == ()

@@ -105,6 +105,7 @@ def test_a_file_that_is_there_is_replaced_on_request_only(source, tmp_path):
 def test_what_fastmri_files_hold_besides_is_kept(knee, tmp_path):
     with h5py.File(knee, "a") as file:
         file["mask"] = np.arange(file["kspace"].shape[-1]) % 3 != 1
+        file["reconstruction_esc"] = 2 * file["reconstruction_rss"][()]
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         source = open_scan(knee)
@@ -113,5 +114,6 @@ def test_what_fastmri_files_hold_besides_is_kept(knee, tmp_path):
         assert np.array_equal(again.given_mask, source.given_mask)
     assert {w.message.code for w in given} <= {"W-OUTSIDE-MASK"}  # samples that are not kept
     assert again.header_xml == source.header_xml and again.attributes == source.attributes
-    name = "reconstruction_rss"
-    assert np.array_equal(again.read_target(name), source.read_target(name))
+    for name in ("reconstruction_rss", "reconstruction_esc"):
+        assert source.read_target(name) is not None
+        assert np.array_equal(again.read_target(name), source.read_target(name))

@@ -89,3 +89,12 @@ def test_a_stem_may_come_only_once(folder):
     with pytest.raises(ConfigError) as caught:
         find_scans([folder], flat=True)
     assert all(str(path) in str(caught.value) for path in (folder / "a.h5", folder / "sub/a.h5"))
+
+
+def test_the_longest_name_of_a_file_is_a_name(tmp_path):
+    """That of BART's other file would be longer than the system takes."""
+    path = tmp_path / ("x" * 252 + ".h5")
+    path.write_text("no scan")
+    assert names(find_scans([path])) == [path.name]
+    with pytest.raises(ScanFormatError):
+        open_scan(path)

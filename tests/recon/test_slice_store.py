@@ -83,8 +83,8 @@ class TestStore:
         other = SETTINGS | {"seed": 1}
         fill()
         assert SliceStore(tmp_path / "a", SETTINGS).done == {1, 2, 4}
-        assert SliceStore.with_other_settings(tmp_path / "a", SETTINGS) == (0, [])
-        assert SliceStore.with_other_settings(tmp_path / "a", other) == (3, ["seed"])
+        assert SliceStore.other_settings(tmp_path / "a", SETTINGS) == []
+        assert SliceStore.other_settings(tmp_path / "a", other) == ["seed"]
         for settings in (other, None):
             fill()
             assert len(SliceStore(tmp_path / "a", settings)) == 0
@@ -104,7 +104,7 @@ class TestStore:
             header["doubts"] = [entry["text"] for entry in header.pop("warnings")]
             save_tensors(path, tensors, header)
         assert SliceStore(tmp_path / "a", SETTINGS).done == {1, 4}
-        assert SliceStore.with_other_settings(tmp_path / "a", SETTINGS) == (0, [])
+        assert SliceStore.other_settings(tmp_path / "a", SETTINGS) == []
 
     def test_a_full_disk_is_an_error(self, scan, images, tmp_path, monkeypatch):
         def full(*_):
@@ -225,4 +225,4 @@ def read(folder: Path, name: str) -> np.ndarray:
 def test_a_store_of_settings_with_more_keys_is_another(tmp_path, scan, images):
     with SliceStore(tmp_path, SETTINGS) as store:
         store.add(replace(scan), images, 1.0, [])
-    assert SliceStore.with_other_settings(tmp_path, SETTINGS | {"new": 1}) == (3, ["new"])
+    assert SliceStore.other_settings(tmp_path, SETTINGS | {"new": 1}) == ["new"]

@@ -85,13 +85,16 @@ class ArrayFile(ScanFile):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the bytes of k-space, mask, noise samples and maps."""
-        digest = hashlib.sha256()
-        for part in (
-            self._scan.ksp, self._scan.mask, self._scan.noise, self._scan.maps, self._scan.calib,
-        ):  # fmt: skip
+        """Hash of all that a reconstruction depends on."""
+        scan, digest = self._scan, hashlib.sha256()
+        for part in (scan.ksp, scan.mask, scan.noise, scan.maps, scan.calib):
             if part is not None:
                 digest.update(part.numpy(force=True).tobytes())
+        for name in ("acquired", "given_maps", "coil_transform"):
+            if (part := getattr(scan, name)) is not None:
+                digest.update(name.encode() + part.numpy(force=True).tobytes())
+        if (scan.noise_std, scan.scale) != (None, 1.0):
+            digest.update(repr((scan.noise_std, scan.scale)).encode())
         return digest.hexdigest()
 
     def read_ksp(self, index: int) -> Ksp:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -135,7 +135,10 @@ def cfl_path(path: Path) -> Path | None:
         return path
     stem = path.with_suffix("") if path.suffix == ".hdr" else path
     found = stem.with_name(f"{stem.name}.cfl")
-    return found if found.exists() and (path.suffix == ".hdr" or not path.exists()) else None
+    with suppress(OSError):  # a name that is too long
+        if found.exists() and (path.suffix == ".hdr" or not path.exists()):
+            return found
+    return None
 
 
 def _array(path: Path, n_axes: int) -> StoredArray:

@@ -46,7 +46,7 @@ from ..hdf5 import (
 )
 from ..header import Header, parse_header
 from ..sampling import Ksp
-from ..scan_file import Contents, ScanFile, header_of, zero_outside
+from ..scan_file import TARGETS, Contents, ScanFile, header_of, zero_outside
 from .axes_guess import refuse_other_axes, refuse_phase_encoded_slices, refuse_swapped_axes
 from .named_axes import Axes, NamedArray, NamedArrayFile, parse_axes
 from .readout_geometry import with_distance
@@ -246,9 +246,9 @@ def write_fastmri(file: ScanFile, path: Path) -> None:
             out.file["noise"] = file.noise
         if file.header_xml is not None or file.voxel_mm is not None:
             out.file["ismrmrd_header"] = header_of(file)
-        target = file.read_target("reconstruction_rss")
-        if target is not None:
-            out.file["reconstruction_rss"] = target
+        for name in TARGETS:
+            if (target := file.read_target(name)) is not None:
+                out.file[name] = target
         geometry = None if file.geometry is None else file.geometry.to_text()
         write_attributes(
             out.file, {**file.attributes, "geometry": geometry, "is_3d": file.is_3d or None}
@@ -262,7 +262,7 @@ def _known_axes(file: h5py.File) -> Axes | None:
 
 def _target_shape(file: h5py.File) -> tuple[int, int] | None:
     """Size of the reference image, if the file holds one."""
-    for name in ("reconstruction_rss", "reconstruction_esc"):
+    for name in TARGETS:
         target = file.get(name)
         if isinstance(target, h5py.Dataset) and len(target.shape or ()) == 3 and target.size:
             return int(target.shape[1]), int(target.shape[2])
@@ -281,7 +281,7 @@ def _refuse_other_axes(file: h5py.File, ksp: NamedArray) -> None:
 
 def _n_targets(file: h5py.File) -> int | None:
     """Slices of the reference image, if the file holds one."""
-    found = [file.get(name) for name in ("reconstruction_rss", "reconstruction_esc")]
+    found = [file.get(name) for name in TARGETS]
     targets = [one for one in found if isinstance(one, h5py.Dataset) and one.ndim == 3]
     return len(targets[0]) if targets else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigError
@@ -46,6 +47,7 @@ class Undersampled(View):
 
         super().__init__(full)
         self.full, self.given_mask = full, None
+        self.reading = {**full.reading, "retrospective": {**asdict(spec), "seed": seed}}
         rng, acquired = rng_for(seed, full.scan_id), torch.from_numpy(full.acquired)
         drawn = spec.draw(full.shape[-2:], rng, acquired).numpy()
         self.sampling = Sampling(drawn & full.mask, full.acquired)

@@ -19,7 +19,7 @@ class View(ScanFile):
         for name in (
             "format", "path", "volume", "volumes", "scan_id", "shape", "recon_shape", "voxel_mm",
             "geometry", "nominal_oversampling", "noise", "given_mask", "header_xml", "attributes",
-            "calib_mask", "is_3d", "steps", "identifiers", "whole_header", "ends_known",
+            "calib_mask", "reading", "is_3d", "steps", "identifiers", "whole_header", "ends_known",
         ):  # fmt: skip
             setattr(self, name, getattr(source, name))
 

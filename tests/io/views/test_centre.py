@@ -15,13 +15,16 @@ import torch
 from codes import warns
 from torch import Tensor
 
-from mri_ambient.errors import ConfigError, ScanFormatError
+from mri_ambient.errors import ConfigError, ScanFormatError, collected
 from mri_ambient.io import FastmriFile, ScanFile, Undersampled, build_header, open_scan
 from mri_ambient.physics.axis_fourier import ifftc
 from mri_ambient.physics.fourier import fft2c, ifft2c
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.patterns import calibration_block
+from mri_ambient.recon.pipeline import open_volume
+from mri_ambient.recon.recipe import Recipe
 from mri_ambient.rng import complex_normal, rng_for
+from mri_ambient.runtime.device import Runtime
 
 SHAPE = (2, 4, 96, 80)
 NOISE = 0.01
@@ -310,6 +313,13 @@ def test_what_ends_in_noise_is_not_scored_and_the_user_decides(write, kept, line
     want = torch.nn.functional.pad(right[..., kept], (before, 80 - 60 - before))
     assert np.array_equal(placed[:].ksp, want)
     assert (placed.recon_shape, placed.one_sided) == ((96, 80), True)
+    with h5py.File(path, "r+") as file:  # a reference that cannot be read is none
+        file["reconstruction_rss"] = np.zeros((1, 96, 80, 2))
+    with collected():
+        volume = open_volume(
+            open_scan(path, centre=f"48,{at},96,80"), Recipe("cg-sense").resolve(), Runtime("cpu")
+        )
+        assert volume.reference is None
 
 
 @pytest.mark.parametrize("size", [(97, 85), (96, 85), (97, 80)])
