@@ -31,16 +31,16 @@ from ..runtime.prefetch import in_order, prefetch
 from ..scan import UPPER_BOUND, Scan
 from .compress import Compression, compress_coils, plan_compression
 from .espirit import CROP, EspiritMaps, espirit_maps
+from .faults.noise_coils import as_dead, noise_coils, without_coils
+from .faults.scan_faults import ScanFaults
+from .faults.spikes import apart, without_spikes
 from .map_set_choice import choose_sets
 from .noise import NoiseEstimate, from_noise_scan, from_user, outer_products
-from .noise_coils import as_dead, noise_coils, without_coils
 from .noise_estimator import SHOWN, NoiseEstimator
 from .normalise import RunningPercentile, calibration_image, normalise
 from .oversampling import remove_oversampling
 from .qc import slice_checks, slice_warnings
-from .scan_faults import ScanFaults
 from .set_basis import smooth_basis
-from .spikes import apart, without_spikes
 from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.io import open_scan
 from mri_ambient.physics.fourier import fft2c
 from mri_ambient.rng import complex_normal, rng_for

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri_ambient.data_prep.images import Anatomy
-from mri_ambient.data_prep.phantom import head_phantom, pixel_mm
-from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
+from mri_ambient.data_prep.simulation.images import Anatomy
+from mri_ambient.data_prep.simulation.phantom import head_phantom, pixel_mm
+from mri_ambient.data_prep.simulation.scan_model import ScanModel, SimulateConfig
 from mri_ambient.io import Sampling, ScanFile
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.units import rss_weight

@@ -27,7 +27,7 @@ from training_runs import trained
 
 from mri_ambient.cli.app import app
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.errors import ConfigError
 from mri_ambient.evaluation.folders import score_pair
 from mri_ambient.evaluation.info import contents

@@ -14,7 +14,7 @@ from memory_scan import head
 from PIL import Image
 
 from mri_ambient.data_prep import plan_preparation
-from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.errors import ScanFormatError
 from mri_ambient.io import ReconstructionWriter
 from mri_ambient.io.outputs.parts import white_level

@@ -34,8 +34,8 @@ from torch import Tensor
 
 import mri_ambient as ma
 from mri_ambient.data_prep import plan_preparation
-from mri_ambient.data_prep.images import Anatomy, open_images
-from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
+from mri_ambient.data_prep.simulation.images import Anatomy, open_images
+from mri_ambient.data_prep.simulation.scan_model import ScanModel, SimulateConfig
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import ArrayFile
 from mri_ambient.physics.axis_fourier import fftc

@@ -21,7 +21,7 @@ import numpy as np
 from scoring import Case, case_of
 
 from mri_ambient.data_prep import SimulateConfig
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.methods import Adps, Aos
 from mri_ambient.methods.baselines import ZeroFilled
 from mri_ambient.physics.mask_spec import MaskSpec

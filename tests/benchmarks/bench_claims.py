@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
-from mri_ambient.data_prep.images import ImageSource, Phantoms, Pictures
+from mri_ambient.data_prep.simulation.images import ImageSource, Phantoms, Pictures
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.evaluation.memorization import feature, nearest
 from mri_ambient.evaluation.stability import Attack, attack

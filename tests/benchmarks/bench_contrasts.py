@@ -22,8 +22,8 @@ from scoring import psnr
 from torch import Tensor
 
 import mri_ambient as ma
-from mri_ambient.data_prep.images import Anatomy, open_images
-from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
+from mri_ambient.data_prep.simulation.images import Anatomy, open_images
+from mri_ambient.data_prep.simulation.scan_model import ScanModel, SimulateConfig
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.physics.crop import center_crop
 from mri_ambient.physics.fourier import ifft2c

@@ -38,7 +38,7 @@ from torch import Tensor
 from tune_baselines import WEIGHTS
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation, simulate
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.io import ScanFile, Undersampled, open_scan
 from mri_ambient.methods import Aos, CgSense, L1Wavelet, Method
 from mri_ambient.physics.mask_spec import MaskSpec

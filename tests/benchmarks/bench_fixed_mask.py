@@ -31,9 +31,9 @@ import torch
 from scoring import Case, difference
 
 from mri_ambient.data_prep import MANIFEST, SimulateConfig, plan_preparation, prepare
-from mri_ambient.data_prep.images import ImageSource, open_images
-from mri_ambient.data_prep.scan_model import ScanModel
-from mri_ambient.data_prep.simulation import write_scan
+from mri_ambient.data_prep.simulation.files import write_scan
+from mri_ambient.data_prep.simulation.images import ImageSource, open_images
+from mri_ambient.data_prep.simulation.scan_model import ScanModel
 from mri_ambient.io import open_scan
 from mri_ambient.methods import Aos, CgSense, L1Wavelet, Method, ZeroFilled
 from mri_ambient.objectives import Equivariant, Kspace, Objective, Ssdu

@@ -5,7 +5,7 @@
 simulates scans of the first pictures (96 x 80 to 256 x 256, 1 to 12 coils, noise of 0.0005 to 0.05,
 five masks each: full, random R = 4, equispaced R = 3, gaussian R = 5 with oversampled readout,
 random R = 2 of 70 % of k-space) and prints the ratios of the row that stands out most, and of the
-middle (data_prep/interference.py): median, 99 % and the largest, and how many were called
+middle (data_prep/faults/interference.py): median, 99 % and the largest, and how many were called
 interference. Of every scan, 20 other pixels are moved to the middle, too. Then zippers of random
 frequency and phases, and offsets, of 0.1 to 3 times the object's maximum are added (to a pixel, all
 coils together), and the share that is found is printed. Ends with 1 if anything without them is
@@ -26,8 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.interference import (
+from mri_ambient.data_prep.faults.interference import (
     FEWEST,
     find_interference,
     interference_of,
@@ -36,7 +35,8 @@ from mri_ambient.data_prep.interference import (
     row_ratios,
 )
 from mri_ambient.data_prep.oversampling import remove_oversampling
-from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
+from mri_ambient.data_prep.simulation.images import open_images
+from mri_ambient.data_prep.simulation.scan_model import ScanModel, SimulateConfig
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import find_scans
 from mri_ambient.physics.axis_fourier import ifftc

@@ -27,7 +27,7 @@ from scoring import Case, case_of
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.methods import Aos
 from mri_ambient.methods.base import FINAL_CG, data_consistency, one_step

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from mri_ambient.data_prep import plan_preparation
-from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
+from mri_ambient.data_prep.simulation.images import open_images
+from mri_ambient.data_prep.simulation.scan_model import ScanModel, SimulateConfig
 from mri_ambient.errors import MriAmbientError, NumericalWarning, collected
 from mri_ambient.io import find_scans
 from mri_ambient.io.formats.arrays import ArrayFile

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mri_ambient.data_prep import MANIFEST, PrepConfig, SimulateConfig, prepare, simulate
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.methods import Aos, CgSense, L1Wavelet, Method, ZeroFilled
 from mri_ambient.objectives import Kspace

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from mri_ambient.data_prep import ScanModel, SimulateConfig
-from mri_ambient.data_prep.images import open_images
 from mri_ambient.data_prep.noise import NoiseEstimate
 from mri_ambient.data_prep.noise_estimator import NoiseEstimator
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.io import ScanFile, Undersampled, open_scan
 from mri_ambient.physics.mask_spec import MaskSpec

@@ -34,7 +34,7 @@ import numpy as np
 from scoring import Case, case_of, difference
 
 from mri_ambient.data_prep import MANIFEST, SimulateConfig, prepare, simulate
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.methods import Aos, CgSense, Dds, L1Wavelet, Method, Sampler, ZeroFilled
 from mri_ambient.objectives import Ambient, Gsure, Kspace, Objective, Ssdu, Supervised
 from mri_ambient.physics.mask_spec import MaskSpec

@@ -33,7 +33,7 @@ from scoring import Case, case_of, mean_and_error
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.methods import CgSense, L1Wavelet, Method, ZeroFilled
 from mri_ambient.methods.base import FINAL_CG, data_consistency
 from mri_ambient.methods.presets import PRESETS

@@ -53,8 +53,8 @@ from mri_ambient.data_prep import (
     simulate,
 )
 from mri_ambient.data_prep.compress import compress_coils
-from mri_ambient.data_prep.images import open_images
 from mri_ambient.data_prep.normalise import normalise
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.data_prep.whiten import whiten
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import open_scan

@@ -4,8 +4,8 @@
 
 simulates scans of the first pictures (128 x 128, 1 to 12 coils, noise of 0.0005 to 0.03, five masks
 each: full, random and Poisson R = 4, equispaced R = 3, random R = 2 of 70 % of k-space) and prints
-the largest energy of a sample over that of its largest neighbour (data_prep/spikes.py; 50 is a
-spike): median, 99 % and the largest over all scans, the largest of every real scan, and one JSON
+the largest energy of a sample over that of its largest neighbour (data_prep/faults/spikes.py; 50 is
+a spike): median, 99 % and the largest over all scans, the largest of every real scan, and one JSON
 line. Ends with 1 if anything is called a spike. ``--quick`` takes two phantoms.
 """
 
@@ -18,9 +18,9 @@ import warnings
 
 import numpy as np
 
-from mri_ambient.data_prep.images import open_images
-from mri_ambient.data_prep.scan_model import ScanModel, SimulateConfig
-from mri_ambient.data_prep.spikes import LEAST_RATIO, outstanding
+from mri_ambient.data_prep.faults.spikes import LEAST_RATIO, outstanding
+from mri_ambient.data_prep.simulation.images import open_images
+from mri_ambient.data_prep.simulation.scan_model import ScanModel, SimulateConfig
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import find_scans
 from mri_ambient.rng import rng_for

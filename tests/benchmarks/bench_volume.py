@@ -105,7 +105,7 @@ def simulate(folder: Path, size: int, coils: int, slices: int) -> np.ndarray:
     from bench_alias import write_cfl
 
     from mri_ambient.data_prep import ScanModel, SimulateConfig
-    from mri_ambient.data_prep.images import open_images
+    from mri_ambient.data_prep.simulation.images import open_images
     from mri_ambient.physics.fourier import ifft2c
     from mri_ambient.rng import rng_for
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mri_ambient.data_prep import ScanModel, SimulateConfig, plan_preparation, write_scan
-from mri_ambient.data_prep.images import ImageSource
+from mri_ambient.data_prep.simulation.images import ImageSource
 from mri_ambient.io import open_scan
 from mri_ambient.physics.crop import center_crop
 from mri_ambient.physics.fourier import ifft2c

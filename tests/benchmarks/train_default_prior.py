@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
-from mri_ambient.data_prep.images import ImageSource, Pictures, open_images
+from mri_ambient.data_prep.simulation.images import ImageSource, Pictures, open_images
 from mri_ambient.objectives import Kspace
 from mri_ambient.priors.checkpoint import load_prior, save_prior
 from mri_ambient.priors.prior import Prior

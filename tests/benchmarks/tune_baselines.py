@@ -24,7 +24,7 @@ from scoring import Case, case_of
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.methods.baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.rng import rng_for
 from mri_ambient.scan import Batch

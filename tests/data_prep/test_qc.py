@@ -38,7 +38,7 @@ def test_noise_is_not_taken_for_a_folded_field_of_view(noise, codes):
 def test_an_empty_support_is_one_warning():
     file = head()
     with warns("W-EMPTY-SUPPORT"):
-        plan_preparation(file, PrepConfig(crop=1.5)).apply(file[0])
+        plan_preparation(file, PrepConfig(crop=1.0)).apply(file[0])
 
 
 def test_a_real_scan_larger_than_its_field_of_view_has_one_warning(real_scans, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import apply_method, dense, random_sense
 
-from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.errors import ConfigError
 from mri_ambient.methods import BASELINES, CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.methods.baselines import NOISE_FLOOR

@@ -10,7 +10,7 @@ import torch
 from array_files import phantom_ksp
 from numpy.typing import NDArray
 
-from mri_ambient.data_prep.noise_coils import noise_coils
+from mri_ambient.data_prep.faults.noise_coils import noise_coils
 from mri_ambient.physics.fourier import ifft2c
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.pipeline import reconstruct

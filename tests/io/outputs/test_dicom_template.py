@@ -14,7 +14,7 @@ from codes import warns
 from patient import POSITIONS, save_images
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import WRITERS, Geometry, Grid, ReconstructionFile, SaveOptions
 from mri_ambient.io.grid import Turn

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.special import ellipe, ellipk
 
-from mri_ambient.data_prep.coil_loops import CoilLoops
+from mri_ambient.data_prep.simulation.coil_loops import CoilLoops
 
 
 def test_a_loop_has_the_field_of_its_elliptic_integrals():

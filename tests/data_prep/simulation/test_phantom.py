@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mri_ambient.data_prep.phantom import (
+from mri_ambient.data_prep.simulation.phantom import (
     CONTRASTS,
     SLICE_MM,
     STACK_MM,

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mri_ambient.data_prep import SimulateConfig, simulate
-from mri_ambient.data_prep.images import open_images
+from mri_ambient.data_prep.simulation.images import open_images
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import open_scan
 from mri_ambient.rng import rng_for

@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..physics.crop import center_crop
-from .noise import NoiseEstimate
+from ...physics.crop import center_crop
+from ..noise import NoiseEstimate
 
 LOUD = 5.0
 """Noise, over the median of the coils that hold signal, from which a coil is left out."""

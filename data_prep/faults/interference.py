@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool1d, pad
 
-from ..errors import NumericalWarning
-from ..physics.axis_fourier import ifftc
-from ..physics.patterns import readout_is_full
-from ..scan import Scan
+from ...errors import NumericalWarning
+from ...physics.axis_fourier import ifftc
+from ...physics.patterns import readout_is_full
+from ...scan import Scan
 
 LEAST_RATIO = 8.0
 """Energy of a zipper, in outer lines, over that of the largest row near it."""

@@ -33,13 +33,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from .._version import __version__
-from ..errors import ConfigError
-from ..physics.crop import center_crop, center_pad
-from ..physics.fourier import fft2c
-from ..physics.mask_spec import MaskSpec
-from ..rng import complex_normal, rng_for
-from ..runtime.files import as_json
+from ..._version import __version__
+from ...errors import ConfigError
+from ...physics.crop import center_crop, center_pad
+from ...physics.fourier import fft2c
+from ...physics.mask_spec import MaskSpec
+from ...rng import complex_normal, rng_for
+from ...runtime.files import as_json
 from .coil_loops import CoilLoops, draw_loops, outline, uniform
 from .images import Anatomy
 

@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import NumericalWarning
-from ..physics.patterns import is_line_mask
+from ...errors import NumericalWarning
+from ...physics.patterns import is_line_mask
 
 LEAST_MISFIT = 3.0
 """Error across lines, over what is expected of right ones, that is warned of."""

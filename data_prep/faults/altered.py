@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import NumericalWarning
-from ..physics.crop import center_crop
-from ..physics.fourier import reverse
+from ...errors import NumericalWarning
+from ...physics.crop import center_crop
+from ...physics.fourier import reverse
 
 LEAST_EQUAL = 6
 """Real or imaginary parts, or magnitudes, of a coil that are as large as the largest."""

@@ -14,15 +14,15 @@ import h5py
 import numpy as np
 import torch
 
-from ..errors import ConfigError, ScanFormatError
-from ..io.hdf5 import LOCK, H5Writer, open_h5, read_attributes
-from ..io.header import build_header
-from ..physics.crop import image_crop
-from ..physics.fourier import ifft2c
-from ..physics.patterns import achieved_acceleration, is_line_mask
-from ..rng import rng_for
-from ..runtime.executor import Processes, completed
-from ..runtime.files import json_object, make_folder
+from ...errors import ConfigError, ScanFormatError
+from ...io.hdf5 import LOCK, H5Writer, open_h5, read_attributes
+from ...io.header import build_header
+from ...physics.crop import image_crop
+from ...physics.fourier import ifft2c
+from ...physics.patterns import achieved_acceleration, is_line_mask
+from ...rng import rng_for
+from ...runtime.executor import Processes, completed
+from ...runtime.files import json_object, make_folder
 from .images import ImageSource, open_images
 from .scan_model import ScanModel, SimulateConfig
 

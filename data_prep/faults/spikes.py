@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from ..physics.fourier import reverse
-from ..scan import Scan
+from ...physics.fourier import reverse
+from ...scan import Scan
 
 LEAST_RATIO = 50.0
 """Energy of a spike over that of the largest neighbour."""

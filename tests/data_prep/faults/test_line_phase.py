@@ -8,7 +8,7 @@ from codes import warns
 from memory_scan import simulated_scan
 
 from mri_ambient.data_prep import PrepConfig, SimulateConfig, plan_preparation
-from mri_ambient.data_prep.line_phase import backwards, line_phase, line_phase_warnings
+from mri_ambient.data_prep.faults.line_phase import backwards, line_phase, line_phase_warnings
 from mri_ambient.io import ArrayFile
 from mri_ambient.physics.crop import center_crop
 from mri_ambient.rng import complex_normal, rng_for

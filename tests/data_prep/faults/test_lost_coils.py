@@ -9,7 +9,7 @@ from memory_scan import MemoryScan, head
 from torch import Tensor
 
 from mri_ambient.data_prep import plan_preparation
-from mri_ambient.data_prep.lost_coils import coil_energies, lost_coils
+from mri_ambient.data_prep.faults.lost_coils import coil_energies, lost_coils
 from mri_ambient.rng import complex_normal, rng_for
 
 OPTIONS = {"slices": 5, "units": 1.0, "noise": 0.01}

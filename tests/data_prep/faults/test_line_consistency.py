@@ -13,7 +13,7 @@ from memory_scan import MemoryScan, simulated_scan
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation
-from mri_ambient.data_prep.line_consistency import (
+from mri_ambient.data_prep.faults.line_consistency import (
     LEAST_MISFIT,
     line_misfit,
     line_steps,
@@ -24,7 +24,7 @@ from mri_ambient.data_prep.line_consistency import (
     step_warnings,
     stray_lines,
 )
-from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.errors import WRONG_SAMPLES
 from mri_ambient.io import open_scan
 from mri_ambient.physics.crop import center_crop

@@ -9,7 +9,7 @@ from codes import warns
 from memory_scan import MemoryScan, noise_only
 
 from mri_ambient.data_prep import plan_preparation
-from mri_ambient.data_prep.spikes import find_spikes
+from mri_ambient.data_prep.faults.spikes import find_spikes
 from mri_ambient.io import open_scan
 from mri_ambient.physics.fourier import fft2c
 from mri_ambient.physics.mask_spec import MaskSpec

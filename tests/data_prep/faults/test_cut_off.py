@@ -8,7 +8,7 @@ from codes import warns
 from memory_scan import simulated_scan
 
 from mri_ambient.data_prep import PrepConfig, SimulateConfig, plan_preparation
-from mri_ambient.data_prep.cut_off import cut_off, cut_off_warnings, energies
+from mri_ambient.data_prep.faults.cut_off import cut_off, cut_off_warnings, energies
 from mri_ambient.physics.fourier import fft2c
 
 

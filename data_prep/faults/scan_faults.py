@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import NumericalWarning, PrepError
-from ..io import ScanFile, name_of
-from ..physics.crop import center_crop
-from ..scan import Scan
+from ...errors import NumericalWarning, PrepError
+from ...io import ScanFile, name_of
+from ...physics.crop import center_crop
+from ...scan import Scan
+from ..noise_estimator import SHOWN, NoiseEstimator
+from ..whiten import mix_coils
 from .altered import Altered, altered, altered_warnings
 from .cut_off import cut_off_warnings, energies
 from .interference import Interference, interference_of, interference_warnings
@@ -29,9 +31,7 @@ from .line_order import middles, order_warnings
 from .line_phase import backwards_warnings, line_phase_warnings
 from .lost_coils import coil_energies, lost_coil_warnings
 from .noise_coils import LOUD, without_coils
-from .noise_estimator import SHOWN, NoiseEstimator
 from .spikes import LEAST_RATIO
-from .whiten import mix_coils
 
 UNEQUAL = 3.0
 """Ratio between the noise of two slices above which to warn."""

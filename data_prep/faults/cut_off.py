@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import NumericalWarning
-from ..physics.crop import center_crop, center_pad
-from ..physics.fourier import ifft2c
-from ..physics.units import energy
+from ...errors import NumericalWarning
+from ...physics.crop import center_crop, center_pad
+from ...physics.fourier import ifft2c
+from ...physics.units import energy
 
 CALIB = 24
 """Side of the block around k = 0 that the energies are those of, in samples."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mri_ambient.data_prep import ScanModel, SimulateConfig, simulate
-from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import open_scan, parse_header
 from mri_ambient.rng import rng_for

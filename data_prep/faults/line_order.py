@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NumericalWarning
+from ...errors import NumericalWarning
 from .line_consistency import line_energies
 
 PARTS = (2, 3, 4, 6, 8)

@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..errors import NumericalWarning
-from ..physics.crop import center_crop
+from ...errors import NumericalWarning
+from ...physics.crop import center_crop
 from .noise_coils import MIDDLE, SILENT
 
 STRONG = 100.0

@@ -8,8 +8,8 @@ from memory_scan import MemoryScan, head, simulated_scan
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation
-from mri_ambient.data_prep.altered import Altered, altered, altered_warnings
-from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.data_prep.faults.altered import Altered, altered, altered_warnings
+from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.io import open_scan
 from mri_ambient.physics.fourier import fft2c, reverse
 from mri_ambient.rng import rng_for

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mri_ambient.data_prep import ScanModel, SimulateConfig
-from mri_ambient.data_prep.images import Anatomy
-from mri_ambient.data_prep.phantom import head_phantom
+from mri_ambient.data_prep.simulation.images import Anatomy
+from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.errors import ConfigError
 from mri_ambient.physics.crop import center_crop
 from mri_ambient.physics.fourier import ifft2c

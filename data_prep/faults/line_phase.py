@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import NumericalWarning
+from ...errors import NumericalWarning
 
 LEAST_PHASE = 0.1
 """Radians that are warned of: a ghost of a twentieth of the image."""

@@ -11,7 +11,7 @@ from codes import warns
 from memory_scan import MemoryScan, head, noise_only
 
 from mri_ambient.data_prep import PrepConfig, plan_preparation
-from mri_ambient.data_prep.interference import (
+from mri_ambient.data_prep.faults.interference import (
     Interference,
     find_interference,
     interference_of,

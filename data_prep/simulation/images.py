@@ -23,8 +23,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Generator, Tensor
 
-from ..errors import ConfigError
-from ..io.formats.numpy_files import check_member
+from ...errors import ConfigError
+from ...io.formats.numpy_files import check_member
 from .phantom import SLICE_MM, head_phantom, pixel_mm, slice_mm
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")

@@ -1,0 +1,1 @@
+"""What is wrong with the samples of a scan, found by the samples themselves: one fault a module."""
