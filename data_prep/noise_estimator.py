@@ -49,6 +49,15 @@ MAX_SIGNAL = 0.2
 FILTERED_SHARE = 0.04
 """Share of the image rows, at either end, that the receiver's filter may have attenuated."""
 
+NEAR_SHARE = 0.3
+"""Share of the rows outside the final field of view that lie next to it. The filter of a receiver
+may pass hardly more (of a real Siemens scan with twice the samples along the readout, half of the
+energy is left half-way to the end, a seventh at the end)."""
+
+ATTENUATED = 0.15
+"""Energy by which rows next to the final image exceed those that count as noise, relative to these,
+above which a filter attenuated the latter."""
+
 CORNER_SIDE = 1 / 6
 """Side of an image corner, as a share of the image's."""
 
@@ -95,6 +104,10 @@ class ReadoutEdge:
         distance = (torch.arange(n_rows) - n_rows // 2).abs() / n_rows
         inside = 0.5 / oversampling if oversampling > 1 else 0.25
         self.rows = (distance > inside) & (distance < 0.5 - FILTERED_SHARE)
+        self.oversampled = oversampling > 1
+        # Of these rows, those next to the final image; the matrix is symmetric about its middle.
+        outside = distance[self.rows]
+        self.near = outside < inside + NEAR_SHARE * (0.5 - FILTERED_SHARE - inside)
         self.outer, self.inner = (_zeros(int(self.rows.sum()), n_coils) for _ in range(2))
         self.n_slices = 0
 
@@ -111,15 +124,35 @@ class ReadoutEdge:
         if min(n_outer, n_inner, self.outer.shape[0]) == 0:
             return None
         free = noise_cells(self.outer + self.inner, n_outer + n_inner)
-        n_free = int(free.sum())
-        if n_free < max(4, 0.1 * free.numel()):
+        if self.oversampled and self._are_attenuated(free):
+            free = self.near
+        elif int(free.sum()) < max(4, 0.1 * free.numel()) or abs(self._excess(free)) > MAX_SIGNAL:
             return None
         outer, inner = self.outer[free].sum(dim=0), self.inner[free].sum(dim=0)
-        excess = _mean_ratio(inner / n_inner, outer / n_outer) - 1
-        if abs(excess) > MAX_SIGNAL:
-            return None
-        n_samples = n_free * (n_outer + n_inner)
+        n_samples = int(free.sum()) * (n_outer + n_inner)
         return NoiseEstimate(noise_covariance(outer + inner, n_samples), "readout-edge", n_samples)
+
+    def _excess(self, rows: Tensor) -> float:
+        """Energy of the inner lines of rows, relative to that of the outer ones, less 1."""
+        n_outer, n_inner = (lines.numel() for lines in self.lines)
+        outer, inner = self.outer[rows].sum(dim=0), self.inner[rows].sum(dim=0)
+        return _mean_ratio(inner / n_inner, outer / n_outer) - 1
+
+    def _are_attenuated(self, rows: Tensor) -> bool:
+        """Whether the receiver's filter attenuated these rows more than those near the final image.
+
+        The latter hold more energy then, which is noise: as much in the inner as in the outer
+        lines. Signal there would be at least twice as large in the inner ones; it may be half of
+        that.
+        """
+        both = self.outer + self.inner
+        n_near, n_rows = int(self.near.sum()), int(rows.sum())
+        if n_near < 4 or not n_rows:
+            return False
+        more = _mean_ratio(both[self.near].sum(dim=0) / n_near, both[rows].sum(dim=0) / n_rows) - 1
+        if more < ATTENUATED:
+            return False
+        return self._excess(self.near) < (more / 3) / (1 + 2 * more / 3)
 
 
 class ImageCorners:

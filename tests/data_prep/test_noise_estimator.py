@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -22,6 +23,7 @@ from mri_ambient.data_prep.noise_estimator import (
 from mri_ambient.data_prep.whiten import whitening_matrix
 from mri_ambient.errors import PrepError
 from mri_ambient.io import ScanFile, Undersampled, open_scan
+from mri_ambient.physics.axis_fourier import fftc, ifftc
 from mri_ambient.physics.fourier import fft2c
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.rng import complex_normal, rng_for
@@ -186,6 +188,48 @@ def test_rows_attenuated_by_the_receivers_filter_are_left_out():
     rows[..., -4:, :] *= 1 / 3
     dimmed = MemoryScan(torch.fft.fft(torch.fft.ifftshift(rows, dim=-2), dim=-2))
     assert whitened_level(estimate(dimmed), truth) == pytest.approx(1, abs=0.1)
+
+
+def twice_as_long(mask: str, noise: float, coils: int) -> tuple[MemoryScan, Tensor]:
+    """A head of 64x64 with a readout of twice the samples."""
+    config = SimulateConfig(
+        size=(64, 64), coils=coils, noise=noise, full=mask == "full", calib=16, jitter=True,
+        readout_oversampling=2, seed=3,
+    )  # fmt: skip
+    return simulated_scan("a", config)
+
+
+def with_rows(scan: MemoryScan, change: Callable[[Tensor], Tensor]) -> MemoryScan:
+    """The scan with its rows in hybrid space changed; where it was sampled stays."""
+    rows = change(ifftc(scan.ksp, dim=-2))
+    mask = torch.from_numpy(scan.mask)
+    return MemoryScan(fftc(rows, dim=-2) * mask, mask, oversampling=2)
+
+
+@pytest.mark.parametrize("coils", [2, 8])
+@pytest.mark.parametrize("noise", [0.005, 0.05])
+@pytest.mark.parametrize("mask", ["full", "random"])
+def test_a_filter_hardly_wider_than_the_image_is_noticed(mask, noise, coils):
+    """As of a real Siemens scan: from two thirds of the readout on the gain falls, to 0.37."""
+    scan, truth = twice_as_long(mask, noise, coils)
+    n_rows = scan.shape[2]
+    place = (torch.arange(n_rows) - n_rows // 2).abs() / n_rows
+    gain = 1 - 0.63 * ((place - 0.33) / 0.17).clamp(min=0)
+    filtered = with_rows(scan, lambda rows: rows * gain[:, None])
+    assert whitened_level(estimate(scan), truth) == pytest.approx(1, abs=0.1)
+    assert whitened_level(estimate(filtered), truth) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.25])
+@pytest.mark.parametrize("noise", [0.005, 0.05])
+@pytest.mark.parametrize("mask", ["full", "random"])
+def test_an_object_beyond_the_final_image_is_not_taken_for_a_filter(mask, noise, share):
+    scan, truth = twice_as_long(mask, noise, 8)
+    n_rows = scan.shape[2]
+    moved = with_rows(scan, lambda rows: rows.roll(round(share * n_rows), dims=-2))
+    found = estimate(moved)
+    assert found.source == "readout-edge"
+    assert whitened_level(found, truth) == pytest.approx(1, abs=0.1)
 
 
 def test_noise_cells_are_separated_from_cells_with_signal():
