@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ScanFormatError, collected, issue, warn
-from ...physics.crop import center_fit
+from ...physics.crop import center_crop, center_fit
 from ...physics.patterns import calibration_block
 from ..formats.fastmri import FastmriFile
 from ..formats.named_axes import Axes, NamedArray, NamedArrayFile
@@ -27,6 +27,7 @@ from ..hdf5 import find_dataset, open_h5
 from ..names import name_of
 from ..sampling import Ksp, Mask, Sampling, sampling_at
 from ..scan_file import Contents, ScanFile
+from .centre import WIDTH, half_off
 from .corrected import FEWEST, Corrected, Move, corrected
 from .overlap import AS_STORED, Overlap, read_overlap
 from .view import View
@@ -259,26 +260,98 @@ def corrected_with(
 ) -> WithCalibration:
     """A raw scan with calibration lines, each corrected (:mod:`~mri_ambient.io.views.corrected`).
 
-    k = 0 of a scan is not looked for where its own centre was not sampled. Both move together by
-    half a field of view.
+    k = 0 of a scan is not looked for where its own centre was not sampled. Images half a field of
+    view off are moved: those of the scan by its own centre, otherwise as those of the lines.
     """
-    if centre == "auto" and min(calibration_block(scan.mask)) < FEWEST:
-        centre = "header"
-    scan = corrected(scan, centre)
+    has_centre = min(calibration_block(scan.mask)) >= FEWEST
+    placed = corrected(scan, centre if has_centre or centre != "auto" else "header")
     with collected() as given:
-        centred = corrected(lines)
-    for warning in given:
-        if warning.code != "W-CENTRE":  # its remedy is an option for scans
-            issue(warning)
-    half = scan.move.half if isinstance(scan, Corrected) else (False, False)
-    size = (lines.shape[2], lines.shape[3])
-    if isinstance(centred, Corrected):
-        move = replace(_not_round(centred.move, size, scan.shape[2:]), half=half)
+        block = corrected(lines)
+    if isinstance(block, Corrected):
+        move = _not_round(block.move, (lines.shape[2], lines.shape[3]), scan.shape[2:])
         _warn_placed(lines, move)
-        centred = Corrected(lines, move, centred.residue)
-    elif any(half):
-        centred = Corrected(lines, Move(size, (0, 0), half), np.zeros(size, bool))
-    return WithCalibration(scan, centred)
+        block = Corrected(lines, move, block.residue)
+    found = _half(block)
+    of_scan, of_lines = _halves(placed, block, has_centre=has_centre, by_lines=centre == "auto")
+    if of_lines != found and any(of_lines):
+        warn(
+            "W-HALF-FOV",
+            f"{name_of(lines.path)}: images of the calibration lines are half a field of view from "
+            "those of the scan; they were moved there",
+        )
+    elif not any(found) and of_scan != _half(placed):
+        warn(
+            "W-HALF-FOV",
+            f"{name_of(scan.path)}: images are half a field of view from those of the calibration "
+            "lines; they were moved there",
+        )
+    for warning in given:  # the remedy of W-CENTRE is an option for scans
+        if warning.code != "W-CENTRE" and (warning.code != "W-HALF-FOV" or of_lines == found):
+            issue(warning)
+    return WithCalibration(_with_half(placed, of_scan), _with_half(block, of_lines))
+
+
+Halves = tuple[bool, bool]
+
+
+def _halves(
+    scan: ScanFile, lines: ScanFile, *, has_centre: bool, by_lines: bool
+) -> tuple[Halves, Halves]:
+    """By which axes images of a scan and of its calibration lines are to be moved.
+
+    Args:
+        scan: corrected by its own samples.
+        lines: as well.
+        has_centre: whether the scan has a centre of its own, which tells where its images are.
+        by_lines: whether they may be moved to where the images of the lines belong.
+    """
+    own, found = _half(scan), _half(lines)
+    apart = _half_between(_with_half(scan, (False, False)), _with_half(lines, (False, False)))
+    tells = (False, False)
+    if any(apart) and not any(found):  # whether they would be at the border
+        tells = _at_border(_with_half(lines, (bool(apart[0]), bool(apart[1]))))
+    of_scan, of_lines = [], []
+    for o, f, turned, certain in zip(own, found, apart, tells, strict=True):
+        if has_centre or not by_lines:
+            of_scan.append(o)
+            of_lines.append(o or (f and by_lines) if turned is None else o != turned)
+        elif turned and not (f or certain):  # the scan stays, since the lines do not tell
+            of_scan.append(o)
+            of_lines.append(True)
+        else:
+            of_scan.append(f != bool(turned))
+            of_lines.append(f)
+    return (of_scan[0], of_scan[1]), (of_lines[0], of_lines[1])
+
+
+def _at_border(lines: ScanFile) -> Halves:
+    """Along which axes images of the middle slice are certainly half a field of view off."""
+    block = calibration_block(lines.mask, WIDTH)
+    if min(block) < FEWEST:
+        return False, False
+    return half_off(center_crop(lines.read_ksp(len(lines) // 2), block))
+
+
+def _half(file: ScanFile) -> Halves:
+    return file.move.half if isinstance(file, Corrected) else (False, False)
+
+
+def _with_half(file: ScanFile, half: Halves) -> ScanFile:
+    """The same scan with its images moved by half a field of view along these axes, or not."""
+    if isinstance(file, Corrected):
+        return Corrected(file.source, replace(file.move, half=half), file.residue)
+    size = (file.shape[2], file.shape[3])
+    return Corrected(file, Move(size, (0, 0), half), np.zeros(size, bool)) if any(half) else file
+
+
+def _half_between(scan: ScanFile, lines: ScanFile) -> tuple[bool | None, bool | None]:
+    """See :attr:`Overlap.half`."""
+    if scan.shape[:2] != lines.shape[:2]:
+        return None, None
+    matrix = (scan.shape[2], scan.shape[3])
+    plane = center_fit(lines.mask, matrix)[0]
+    overlap = read_overlap(scan, lambda index: center_fit(lines.read_ksp(index), matrix), plane)
+    return (None, None) if overlap is None else overlap.half
 
 
 def _warn_placed(lines: ScanFile, move: Move) -> None:

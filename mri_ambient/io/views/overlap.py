@@ -47,6 +47,9 @@ UNEXPLAINED = 0.7
 """Largest part of the energy that does not agree with lines as stored that may not agree with those
 that are mirrored: it is 0.9 or more of lines stored as the scan, of any contrast and phase."""
 
+LEAST_EXCESS = 0.05
+"""Share of the energy that alternate signs must explain, beyond rounding."""
+
 WIDEST_GAP = 8
 """Samples about k = 0 that coil maps cannot fill in."""
 
@@ -169,6 +172,21 @@ class Overlap:
         return best if certain else (0, 0)
 
     @cached_property
+    def half(self) -> tuple[bool | None, bool | None]:
+        """Along which of y and x images of the lines lie half a field of view from the scan's.
+
+        Their samples have then alternate signs. None along an axis of which the places that both
+        hold do not tell: of every second line, all signs are the same.
+        """
+        n = self.lines.shape[-1]
+        turns = np.ones(n, np.float32), np.where(np.arange(n) % 2, np.float32(-1), np.float32(1))
+        found = np.zeros((2, 2))
+        for y, x in product((0, 1), repeat=2):
+            signs = turns[y][:, None] * turns[x]
+            found[y, x] = max(self._correlations(AS_STORED, signs).values())
+        return _surely(found.max(axis=1)), _surely(found.max(axis=0))
+
+    @cached_property
     def version(self) -> tuple[Version, float, float]:
         """The version of the lines that agrees clearly best, its correlation, and that as stored.
 
@@ -212,9 +230,14 @@ class Overlap:
     def _noise(self) -> float:
         return self.noise * float((self.hit & self.plane).sum()) * len(self.scan)
 
-    def _correlations(self, version: Version) -> dict[tuple[int, int], float]:
+    def _correlations(
+        self, version: Version, signs: NDArray[np.float32] | float = 1.0
+    ) -> dict[tuple[int, int], float]:
         """Correlation of a version of the lines with the scan, by shift; 0 of too few places."""
-        lines, plane = version.ksp(self.lines), version.plane(self.plane)
+        lines, plane = (
+            version.ksp(self.lines) * np.asarray(signs, np.float32),
+            version.plane(self.plane),
+        )
         energy, own = _energy(lines), _energy(self.scan)
         found = {}
         for shift in SHIFTS:
@@ -224,6 +247,15 @@ class Overlap:
             product = np.vdot(np.roll(lines, shift, (-2, -1)), self.scan) if enough else 0.0
             found[shift] = float(abs(product) / np.sqrt(norms)) if enough else 0.0
         return found
+
+
+def _surely(correlations: NDArray[np.float64]) -> bool | None:
+    """Whether lines agree clearly better with alternate signs; None if neither way does."""
+    second, best = np.sort(correlations)
+    unlike = min(UNEXPLAINED * (1 - second**2), 1 - second**2 - LEAST_EXCESS)
+    if best < TURNED or 1 - best**2 > unlike:
+        return None
+    return bool(correlations[1] > correlations[0])
 
 
 def _energy(window: Ksp) -> NDArray[np.float64]:
