@@ -572,7 +572,8 @@ def _find_calibration(file: ScanFile, n_rows: int, limit: int) -> tuple[int, int
             f"no calibration block: the fully sampled centre of k-space is "
             f"{height}x{width} samples{cause}, but coil maps and scale need at least "
             f"{MIN_CALIB}x{MIN_CALIB}; {remedy}acquire (or, for a retrospective mask, keep) more "
-            "central lines, or give lines that were acquired apart (acs, --acs FILE)"
+            "central lines, say where k = 0 is if it is not in the middle of the matrix (centre, "
+            "--centre Y,X), or give lines that were acquired apart (acs, --acs FILE)"
         )
     return height, width
 

@@ -347,7 +347,16 @@ def _calibration(
     ny, nx, nz = *image.encoded_shape, image.partitions.n_encoded
     inside = (lines.column >= 0) & (lines.column < nx)
     inside &= (lines.partition >= 0) & (lines.partition < max(nz, 1))
-    return lines[inside & (lines.n_samples <= ny)]
+    fitting = lines[inside & (lines.n_samples <= ny)]
+    if not len(fitting):
+        warn(
+            "W-CALIBRATION-LINES",
+            f"{path.name}: no calibration line fits the matrix of the image, {ny} x {nx} (they "
+            f"have {int(lines.n_samples.min())} to {int(lines.n_samples.max())} samples); they are "
+            "not used",
+        )
+        return None
+    return fitting
 
 
 def _recentred(steps: Ints, n: int, n_image: int) -> Ints:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..formats.named_axes import PEAKED, SMALLEST_SIDE, peak
-from ..image_space import Energy, magnitudes
+from ..image_space import Energy
 from ..sampling import Ksp
 
 LEAST_SHIFT = 2
@@ -31,6 +31,10 @@ border, of the largest along the axis."""
 
 NEXT_TO_BORDER = 0.7
 """Least angle, in half turns, of the circular mean of images half a field of view off."""
+
+LEAST_LIKENESS = 0.7
+"""Of what coils see on both sides of the border: 0.98 of heads half a field of view off, and 0.4 or
+less of two legs that touch it."""
 
 ONE_SIDED = 0.1
 """Least size of a circular mean that tells where an object is."""
@@ -108,8 +112,24 @@ def half_off(ksp: Ksp) -> tuple[bool, bool]:
         ksp: fully sampled k-space around k = 0, ``(coil, y, x)``.
     """
     window = [np.hanning(n + 2)[1:-1].astype(np.float32) for n in ksp.shape[-2:]]
-    images = magnitudes(ksp * window[0][:, None] * window[1])
-    return images_half_off(np.square(images, dtype=np.float64).sum(axis=0))
+    images = np.fft.fftshift(np.fft.ifft2(ksp * window[0][:, None] * window[1]), axes=(-2, -1))
+    energy = (np.abs(images) ** 2).sum(axis=0)
+    y, x = images_half_off(energy)
+    return y and _runs_on(images, -2), x and _runs_on(images, -1)
+
+
+def _runs_on(images: Ksp, axis: int) -> bool:
+    """Whether one object lies across the border: its coils see both sides of it alike.
+
+    Two objects that touch the border, as legs do, are seen by other coils. A single coil does not
+    tell.
+    """
+    if len(images) == 1:
+        return True
+    a, b = (images.take(at, axis=axis) for at in (1, -2))  # (coil, place)
+    products = np.abs((a.conj() * b).sum(axis=0)).sum()
+    norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
+    return bool(products > LEAST_LIKENESS * norms.sum())
 
 
 def images_half_off(energy: Energy) -> tuple[bool, bool]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import ismrmrd
 import numpy as np
 import pytest
+from codes import warns
 from memory_scan import head
 from mrd_files import Line, document, encoding, write
 
@@ -150,6 +151,15 @@ def test_another_field_of_view_is_left_out_with_a_warning(ksp, tmp_path):
         file = open_scan(write(tmp_path / "scan.h5", lines, xml))
     assert [w.message.code for w in caught] == ["W-CALIBRATION-LINES"]
     assert file.calib_mask is None
+
+
+def test_lines_longer_than_the_matrix_are_left_out_with_a_warning(ksp, tmp_path):
+    lines = calibration(ksp, 2.0)
+    for line in lines:
+        line.samples = np.repeat(line.samples, 2, axis=1)
+    with warns("W-CALIBRATION-LINES"):
+        file = open_scan(write(tmp_path / "scan.h5", image(ksp, range(N)) + lines, header()))
+    assert file.calib_mask is None and file.fully_sampled
 
 
 def test_a_slice_without_them_is_refused(ksp, tmp_path):

@@ -238,6 +238,18 @@ def test_a_head_that_leaves_no_gap_is_moved_if_the_other_axis_is_certain(write):
         assert difference(open_scan(write(half_off(right, -1))), right) < 1e-5
 
 
+@pytest.mark.parametrize("n_coils", [4, 8])
+def test_legs_that_touch_the_border_stay(write, n_coils):
+    """Energy runs on across it, and there is none between them; but coils see two objects."""
+    legs = head((0, 1.33), 0.46) + head((0, -1.33), 0.46) + head((0, 0.67), 0.46)
+    legs = legs + head((0, -0.67), 0.46)  # what is beyond the border is folded in
+    right = measured(legs, n_coils=n_coils)
+    profile = ifft2c(right).abs().square().sum(dim=(0, 1, 2))
+    assert min(profile[0], profile[-1]) > 0.25 * profile.max() > 2.5 * profile[35:45].max()
+    with warns("W-NO-HEADER"):
+        assert np.array_equal(open_scan(write(right))[:].ksp, right)
+
+
 def test_both_at_once_as_an_fft_without_shifts_leaves_them(write):
     img = ifft2c(RIGHT["fully sampled"])
     with warns("W-CENTRE", "W-HALF-FOV", "W-NO-HEADER"):
