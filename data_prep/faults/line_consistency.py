@@ -59,6 +59,10 @@ NEIGHBOURS, FARTHEST = 3, 4
 LEAST_PLACES = 10
 """Lines of the block that a kernel is learnt and tried on."""
 
+LEAST_VARIATION = 0.05
+"""Of coils along an axis, for lines across it to predict each other: 0.02 or less of arrays along
+the other axis, as for spines, 0.19 or more of coils around the object."""
+
 UNSEEN = 0.2
 """Largest share of the energy of a combination of coils that a kernel may fail to predict."""
 
@@ -185,7 +189,8 @@ def line_misfit(block: Tensor) -> float:
     """How much worse the columns beside a column predict it than its samples predict each other.
 
     The largest mean squared error of a column, over what is expected: that of noise (1), the
-    largest within columns, and :data:`KERNEL`. 0 where the block is too small or has too few coils.
+    largest within columns, and :data:`KERNEL`. 0 where the block is too small or has too few coils,
+    or these do not differ along x.
 
     Args:
         block: calibration block ``(coil, y, x)`` of whitened coils, the strongest first.
@@ -194,12 +199,32 @@ def line_misfit(block: Tensor) -> float:
     block = block[energy > LEAST_SIGNAL * NOISE][:MAX_COILS].to(torch.complex128)
     if len(block) < LEAST_COILS or min(block.shape[1:]) < LEAST_SIDE:
         return 0.0
+    if coil_variation(block) < LEAST_VARIATION:
+        return 0.0
     near = _rows_around(block, 2)
     sources = torch.cat([row[..., side] for row in near for side in (slice(-2), slice(2, None))])
     across, predicted = prediction_errors(sources, near[2][..., 1:-1])
     own = [row[..., 1:-1] for row in _rows_around(block, 3)]
     within, _ = prediction_errors(torch.cat(own[:3] + own[4:]), own[3])
     return float((across / (1 + within.max() + KERNEL * predicted)).max())
+
+
+def coil_variation(block: Tensor) -> float:
+    """How much what the coils see differs along x: 0 where they differ along y alone.
+
+    The mean of 1 - ``|<a, b>|^2 / (|a| |b|)^2`` over all pairs of places in a row of the image, a
+    and b what the coils receive there, weighted by ``(|a| |b|)^2``.
+
+    Args:
+        block: calibration block ``(coil, y, x)``.
+    """
+    ny, nx = (
+        torch.hann_window(n + 2, periodic=False, dtype=torch.float64)[1:-1] for n in block.shape[1:]
+    )
+    img = torch.fft.ifft2(block * ny[:, None] * nx).permute(1, 2, 0)  # (y, x, coil); any order
+    together = (img.conj() @ img.mT).abs().square().sum()
+    energy = img.abs().square().sum(dim=-1)
+    return 1 - float(together / energy.sum(dim=1).square().sum())
 
 
 def _rows_around(block: Tensor, reach: int) -> list[Tensor]:

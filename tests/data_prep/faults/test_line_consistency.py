@@ -15,6 +15,8 @@ from torch import Tensor
 from mri_ambient.data_prep import SimulateConfig, plan_preparation
 from mri_ambient.data_prep.faults.line_consistency import (
     LEAST_MISFIT,
+    LEAST_VARIATION,
+    coil_variation,
     line_misfit,
     line_steps,
     line_warnings,
@@ -326,3 +328,20 @@ def test_the_preparation_warns_unless_the_phase_explains_it(ksp):
 def test_nothing_is_said_of_real_scans(name, real_scans):
     preparation = plan_preparation(open_scan(real_scans / f"{name}.h5"))
     assert not WRONG_SAMPLES & {warning.code for warning in preparation.warnings}
+
+
+@pytest.mark.parametrize("width", [4.0, 8.0, 14.0])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_coils_in_a_row_do_not_predict_lines_along_it(width, transposed):
+    """A spine array: coils differ along one axis, so that lines across the other tell nothing."""
+    y = torch.linspace(-1, 1, 96)[:, None].expand(96, 80)
+    places = torch.linspace(-0.9, 0.9, 8)[:, None, None]
+    maps = torch.exp(-width * (y - places).square())
+    img = head_phantom((96, 80), rng_for(0, "spine"), 1)
+    ksp = fft2c((img * maps).to(torch.complex64)) / 0.003
+    ksp = ksp + complex_normal((8, 96, 80), rng_for(0, "spine noise"))
+    seen = block(ksp.mT if transposed else ksp)
+    assert line_warnings("scan", [seen]) == []
+    across = seen.mT if transposed else seen
+    assert coil_variation(across) < LEAST_VARIATION / 5
+    assert coil_variation(block(HEADS[0])) > 2 * LEAST_VARIATION
