@@ -59,9 +59,9 @@ NEIGHBOURS, FARTHEST = 3, 4
 LEAST_PLACES = 10
 """Lines of the block that a kernel is learnt and tried on."""
 
-LEAST_VARIATION = 0.05
-"""Of coils along an axis, for lines across it to predict each other: 0.02 or less of arrays along
-the other axis, as for spines, 0.19 or more of coils around the object."""
+LEAST_VARIATION = 0.02
+"""Of coils along an axis, for lines across it to predict each other: 0.006 of most arrays along the
+other axis, as for spines, 0.19 or more of coils around the object, 0.025 where lines were copied."""
 
 UNSEEN = 0.2
 """Largest share of the energy of a combination of coils that a kernel may fail to predict."""
