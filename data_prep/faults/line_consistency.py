@@ -59,13 +59,14 @@ NEIGHBOURS, FARTHEST = 3, 4
 LEAST_PLACES = 10
 """Lines of the block that a kernel is learnt and tried on."""
 
-LEAST_VARIATION = 0.05
-"""Of coils along an axis, for lines across it to predict each other well: 0.02 or less of arrays
-along the other axis, as for spines, 0.19 or more of coils around the object."""
+LEAST_VARIATION, LITTLE_VARIATION = 0.015, 0.05
+"""Of coils along an axis: below the first, lines across it do not predict each other, as with most
+arrays along the other axis (spines: 0.006 or less); below the second, they do so badly (slabs of 20
+partitions: 0.03). It is 0.19 or more of coils around the object, 0.025 where lines were copied."""
 
-HARDLY = 10.0
-"""How many times larger an error is expected where they do not: right lines have up to 15 times the
-error of others then, copied or interpolated lines 70 times and more."""
+BADLY = 10.0
+"""How many times larger an error is then expected: of slabs it is up to 5 times that of others, of
+copied or interpolated lines 67 times or more."""
 
 UNSEEN = 0.2
 """Largest share of the energy of a combination of coils that a kernel may fail to predict."""
@@ -193,8 +194,8 @@ def line_misfit(block: Tensor) -> float:
     """How much worse the columns beside a column predict it than its samples predict each other.
 
     The largest mean squared error of a column, over what is expected: that of noise (1), the
-    largest within columns, and :data:`KERNEL`; :data:`HARDLY` times that where coils hardly differ
-    along x. 0 where the block is too small or has too few coils.
+    largest within columns, and :data:`KERNEL`; :data:`BADLY` times that where coils hardly differ
+    along x. 0 where they do not, and where the block is too small or has too few coils.
 
     Args:
         block: calibration block ``(coil, y, x)`` of whitened coils, the strongest first.
@@ -203,15 +204,16 @@ def line_misfit(block: Tensor) -> float:
     block = block[energy > LEAST_SIGNAL * NOISE][:MAX_COILS].to(torch.complex128)
     if len(block) < LEAST_COILS or min(block.shape[1:]) < LEAST_SIDE:
         return 0.0
+    if (variation := coil_variation(block)) < LEAST_VARIATION:
+        return 0.0
     near = _rows_around(block, 2)
     sources = torch.cat([row[..., side] for row in near for side in (slice(-2), slice(2, None))])
     across, predicted = prediction_errors(sources, near[2][..., 1:-1])
     own = [row[..., 1:-1] for row in _rows_around(block, 3)]
     within, _ = prediction_errors(torch.cat(own[:3] + own[4:]), own[3])
     expected = 1 + within.max() + KERNEL * predicted
-    if coil_variation(block) < LEAST_VARIATION:
-        expected = HARDLY * expected
-    return float((across / expected).max())
+    factor = BADLY if variation < LITTLE_VARIATION else 1.0
+    return float((across / expected).max()) / factor
 
 
 def coil_variation(block: Tensor) -> float:

@@ -16,6 +16,7 @@ from mri_ambient.data_prep import SimulateConfig, plan_preparation
 from mri_ambient.data_prep.faults.line_consistency import (
     LEAST_MISFIT,
     LEAST_VARIATION,
+    LITTLE_VARIATION,
     coil_variation,
     line_misfit,
     line_steps,
@@ -343,6 +344,5 @@ def test_coils_in_a_row_do_not_predict_lines_along_it(width, transposed):
     seen = block(ksp.mT if transposed else ksp)
     assert line_warnings("scan", [seen]) == []
     across = seen.mT if transposed else seen
-    assert line_misfit(across) < LEAST_MISFIT / 1.5
-    assert coil_variation(across) < LEAST_VARIATION / 5
-    assert coil_variation(block(HEADS[0])) > 2 * LEAST_VARIATION
+    assert coil_variation(across) < LEAST_VARIATION / 2
+    assert coil_variation(block(HEADS[0])) > 3 * LITTLE_VARIATION
