@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from mri_ambient.errors import close_to
+from mri_ambient.errors import ConfigError, close_to
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Most used": (
@@ -33,13 +33,20 @@ MEANT = {"acceleration": "retrospective", "count": "scans"}
 """What options of other names are called here."""
 
 
+LISTS = ("save", "parts")
+"""Options whose values are separated by commas."""
+
+
 class Command(TyperCommand):
-    """A command that answers an unknown option with the one that was meant."""
+    """A command that names the option that was meant, and takes every option once."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- of click
         """Read the words of the command line."""
         try:
+            self._refuse_repeated(ctx, args)
             return super().parse_args(ctx, args)
+        except ConfigError:
+            raise
         except Exception as caught:
             error: Any = caught
             if hasattr(error, "possibilities") and hasattr(error, "message"):  # NoSuchOption
@@ -47,6 +54,19 @@ class Command(TyperCommand):
                 error.message += meant(error.option_name, known)
                 error.possibilities = None
             raise
+
+    def _refuse_repeated(self, ctx: Any, args: list[str]) -> None:  # noqa: ANN401 -- of click
+        """Refuse an option that is given twice, of which all but the last would be ignored."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for param in given:
+            is_single = param.param_type_name == "option" and not param.multiple
+            if is_single and not getattr(param, "is_flag", False) and given.count(param) > 1:
+                name = max(param.opts, key=len)
+                commas = f", several values separated by commas: {name} A,B"
+                raise ConfigError(
+                    f"{name} is given {given.count(param)} times; give it once"
+                    + (commas if param.name in LISTS else "")
+                )
 
 
 def meant(word: str, known: list[str]) -> str:

@@ -112,7 +112,8 @@ def half_off(ksp: Ksp) -> tuple[bool, bool]:
         ksp: fully sampled k-space around k = 0, ``(coil, y, x)``.
     """
     window = [np.hanning(n + 2)[1:-1].astype(np.float32) for n in ksp.shape[-2:]]
-    images = np.fft.fftshift(np.fft.ifft2(ksp * window[0][:, None] * window[1]), axes=(-2, -1))
+    low = ksp * window[0][:, None] * window[1]
+    images = np.fft.fftshift(np.fft.ifft2(low), axes=(-2, -1)).astype(np.complex64)
     energy = (np.abs(images) ** 2).sum(axis=0)
     y, x = images_half_off(energy)
     return y and _runs_on(images, -2), x and _runs_on(images, -1)
