@@ -76,8 +76,9 @@ def from_noise_scan(noise: Tensor) -> NoiseEstimate:
     """
     if not bool(noise.any()):
         raise PrepError(
-            "the noise scan holds only zeros, wanted samples received without a signal; remove "
-            "the dataset 'noise', or give noise_std (--noise-std), the noise per real channel"
+            "the noise scan holds only zeros, wanted samples received without a signal; give "
+            "noise_std (--noise-std), the noise per real channel, or leave the noise scan out of "
+            "the file"
         )
     n_samples = noise.shape[-1]
     cov = noise_covariance(outer_products(noise), n_samples)

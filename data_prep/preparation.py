@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,9 @@ from .whiten import mix_coils, whiten, whitening_matrix
 
 MIN_CALIB = 8
 """Fewest calibration lines that maps and scale need."""
+
+SILENT = 1e-4
+"""Energy of noise, over the median of the coils, of one that a noise scan missed."""
 
 FAR_OFF = 3.0
 """Ratio between the given noise and that of the scan, or its inverse, above which to warn."""
@@ -446,7 +449,7 @@ class FirstPass:
             return noise, self._other_noise(noise)
         given = from_user(self.config.noise_std, self.file.shape[1])
         try:
-            own = self._scan_noise()
+            own = self._own_noise()
         except PrepError:  # nothing to compare with
             return given, []
         ratio = given.std / max(own.std, MIN_FILE_NOISE)
@@ -482,7 +485,26 @@ class FirstPass:
         noise = self.file.noise
         if noise is None:
             return self.estimator.estimate()
-        return from_noise_scan(torch.from_numpy(noise))
+        found = from_noise_scan(torch.from_numpy(noise))
+        power, energy = found.cov.diagonal().real, self.cov.diagonal().real
+        silent = (power < SILENT * power.median()) & (energy > SILENT * energy.median())
+        if bool(silent.any()):
+            coils = torch.nonzero(silent).flatten().tolist()
+            raise PrepError(
+                f"the noise scan holds no noise of coils {coils} (counted from 0), which receive "
+                "signal; give noise_std (--noise-std), the noise per real channel, or leave the "
+                "noise scan out of the file"
+            )
+        return found
+
+    def _own_noise(self) -> NoiseEstimate:
+        """The noise in k-space, where that shows, rather than in a noise scan."""
+        if self.file.noise is not None and self.n_compared:
+            with suppress(PrepError):
+                own = self.estimator.estimate()
+                if own.source in SHOWN:
+                    return own
+        return self._scan_noise()
 
     def _scale(self, to_virtual: Tensor) -> float:
         """The percentile of the volume's calibration images, whitened and compressed."""

@@ -141,6 +141,29 @@ def test_a_noise_scan_of_another_size_is_warned_of(factor, warned, options):
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_the_right_level_beside_a_wrong_noise_scan_is_no_warning():
+    scan, cov = simulated_scan("a", SimulateConfig((64, 64), 6, calib=16, full=True))
+    scan.noise = 50 * noise_only(6, (64, 64), cov).flatten(1).numpy()
+    level = float(cov.diagonal().real.mean().sqrt())
+    for times, codes in ((1, []), (50, ["W-NOISE-GIVEN"])):
+        found = plan_preparation(scan, PrepConfig(noise_std=times * level))
+        assert [one.code for one in found.warnings] == codes
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_a_noise_scan_that_missed_a_coil_is_refused():
+    """Unless the coil is dead in the scan too."""
+    scan, cov = simulated_scan("a", SimulateConfig((64, 64), 6, calib=16, full=True))
+    scan.noise = noise_only(6, (64, 64), cov).flatten(1).numpy()
+    scan.noise[3] = 0
+    with pytest.raises(PrepError, match=r"\[3\]"):
+        plan_preparation(scan)
+    assert plan_preparation(scan, PrepConfig(noise_std=1e-6)).noise.source == "given"
+    scan.ksp[:, 3] = 0
+    assert plan_preparation(scan).noise.source == "noise-scan"
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 @pytest.mark.parametrize("options", [{"full": True}, {"acceleration": 2}])
 def test_a_noise_scan_is_compared_with_noise_alone(options):
     """Filters leave little noise in outer samples; and slices may be empty."""
