@@ -307,12 +307,12 @@ def print_table(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     *,
-    last: Sequence[str] = (),
+    last: Sequence[Sequence[str]] = (),
     title: str | None = None,
 ) -> None:
-    """A table on stdout, with a ruled-off last row if there is one."""
+    """A table on stdout, with last rows that are ruled off."""
     table = Table(title=title)
-    width = max((len(row[0]) for row in rows), default=0)
+    width = max((len(row[0]) for row in (*rows, *last)), default=0)
     table.add_column(headings[0], no_wrap=True, overflow="ignore", min_width=width)
     for heading in headings[1:]:
         table.add_column(heading)
@@ -320,5 +320,6 @@ def print_table(
         table.add_row(*row)
     if last:
         table.add_section()
-        table.add_row(*last)
+    for row in last:
+        table.add_row(*row)
     Console().print(table)

@@ -184,7 +184,12 @@ def _print_scores(scores: dict[str, Any], *, csv_out: bool, json_out: bool) -> N
     elif volumes and csv_out:
         print_csv(["volume", "nmse", "psnr", "ssim", "cropped", "reference"], volumes)
     elif volumes:
-        last = [f"mean of {len(volumes)}", *_numbers(mean), ""] if len(volumes) > 1 else []
+        last = (
+            [[f"mean of {len(volumes)}", *_numbers(mean), ""]] if mean and len(volumes) > 1 else []
+        )
+        last += [
+            [f"mean of {name}", *_numbers(of), ""] for name, of in scores.get("means", {}).items()
+        ]
         rows = [[name, *_numbers(row), _reference(row)] for name, row in volumes.items()]
         print_table(["volume", "NMSE", "PSNR", "SSIM", "against"], rows, last=last)
 

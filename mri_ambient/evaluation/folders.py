@@ -51,7 +51,8 @@ def evaluate(
     Returns:
         ``volumes``: the fields of :class:`VolumeMetrics` by file stem, or by path where files of
         several folders have the same stem; ``mean``: means over the volumes of ``nmse``, ``psnr``
-        and ``ssim``, empty without volumes.
+        and ``ssim``, empty without volumes. Of files of the same stem, such as results of several
+        methods, ``mean`` is empty and ``means`` has the means by input.
 
     Raises:
         ScanFormatError: there is nothing to score, or see ``on_error``.
@@ -69,11 +70,19 @@ def evaluate(
     failed = None if on_error is None else lambda pair, error: on_error(pair[0], error)
     scores = dict(completed(executor_of(jobs), _scored, pairs, failed))
     volumes: dict[str, dict[str, Any]] = {}
+    given = {
+        path: str(entry) for entry in reconstructions for path in find_reconstructions([entry])
+    }
+    by_input: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in given.values()}
     for index in sorted(scores):
         path = pairs[index][0]
         name = path.stem if n_times[path.stem] == 1 else str(path.with_suffix(""))
         volumes[name] = asdict(scores[index])
-    return {"volumes": volumes, "mean": mean_metrics(volumes)}
+        by_input[given[path]][name] = volumes[name]
+    if len(n_times) == len(files):
+        return {"volumes": volumes, "mean": mean_metrics(volumes)}
+    means = {name: mean_metrics(some) for name, some in by_input.items() if some}
+    return {"volumes": volumes, "mean": {}, "means": means}
 
 
 def _scored(pair: tuple[Path, ScanPath | None]) -> VolumeMetrics:

@@ -123,17 +123,27 @@ def _non_zero(
     for index in range(n_slices):
         ksp = read(index)
         hit = np.asarray(ksp.any(axis=0))
-        is_complex = is_complex or bool(ksp.real.any() and ksp.imag.any())
+        is_complex = is_complex or has_phase(ksp)
         hits |= hit
         hit.sum(axis=0, out=counts[index])
         torn += _torn_coils(index, ksp, hit)
         del hit, ksp  # they would fragment the memory that reading the next slice needs
     if hits.any() and not is_complex:
-        raise ScanFormatError(
-            f"{path}: the samples are real numbers, and those of k-space are complex; export real "
-            "and imaginary parts"
-        )
+        raise real_numbers(path)
     return hits, counts, torn
+
+
+def has_phase(ksp: Ksp) -> bool:
+    """Whether samples have real and imaginary parts."""
+    return bool(ksp.real.any() and ksp.imag.any())
+
+
+def real_numbers(path: Path) -> ScanFormatError:
+    """The error of a file without phases."""
+    return ScanFormatError(
+        f"{path}: the samples are real numbers, as of magnitude images, and those of k-space are "
+        "complex; export k-space with real and imaginary parts"
+    )
 
 
 def _torn_coils(index: int, ksp: Ksp, hit: Mask) -> Iterator[Torn]:

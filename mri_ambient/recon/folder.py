@@ -32,7 +32,7 @@ from ..runtime.executor import Executor, Processes, executor_of
 from ..runtime.files import output_folder, remove_torn
 from ..runtime.prefetch import prefetch
 from .pipeline import open_volume, resolved_recipe
-from .recipe import Recipe, ResolvedRecipe
+from .recipe import Recipe, ResolvedRecipe, in_words
 from .reconstruction import differing_from, is_reconstruction
 from .report import add_row, write_overview
 from .report.overview import PAGE, TABLE
@@ -216,8 +216,8 @@ def failed_before(
         if differing := _differing(path, wanted):
             stored = to.folder / "config.toml"
             raise OutputExistsError(
-                f"{path}: was made with other settings ({', '.join(differing)}), and what failed "
-                "is tried again (retry_failed, --retry-failed) with those of the rest; use "
+                f"{path}: was made with other settings ({in_words(differing, wanted)}), and what "
+                "failed is tried again (retry_failed, --retry-failed) with those of the rest; use "
                 f"their recipe{f' (--config {stored})' if stored.exists() else ''}, or "
                 "another folder, or do all anew: overwrite=True (--overwrite) without retry_failed"
             )

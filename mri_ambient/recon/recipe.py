@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -287,6 +287,31 @@ def settings_that_differ(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -
     """
     of_scan = {"reading"} if "input_sha256" in wanted else set()
     return {key for key in wanted.keys() | of_scan if wanted.get(key) != stored.get(key)}
+
+
+CALLED = {
+    "prior_sha256": "prior (-m)",
+    "checking": "checks (--holdout, --warn)",
+    "input_sha256": "another file of this name",
+    "prep": "preparation (--noise-std, --map-sets, ...)",
+    "mask": "retrospective (--retrospective)",
+    "reading": "how the file is read (--mask, --axes, --dataset, --centre, --acs)",
+}
+"""What settings are called where they differ."""
+
+
+def in_words(differing: Iterable[str], wanted: Mapping[str, Any]) -> str:
+    """Settings that differ; those that follow from another method are left out.
+
+    Args:
+        differing: their names, as of :func:`settings_that_differ`.
+        wanted: the settings of the call.
+    """
+    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted.get("precision", ""), "")
+    called = {**CALLED, "precision": f"precision (--precision {other})"}
+    follow = {"precision", "prior_sha256", "compiled"} if "method" in differing else set()
+    names = sorted(key for key in differing if key not in follow)
+    return ", ".join(called.get(key, key) for key in names)
 
 
 def method_options(method: Method) -> dict[str, Any]:

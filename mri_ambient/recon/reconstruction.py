@@ -34,7 +34,7 @@ from ..io import (
 from ..io.outputs.reconstruction import RECONSTRUCTION_FORMAT
 from ..methods.presets import METHODS
 from ..runtime.files import json_text, write_json
-from .recipe import settings_that_differ
+from .recipe import in_words, settings_that_differ
 from .saving import check_folder, check_formats, check_saving, formats_with_parts, save_as
 from .slice_store import SliceStore
 from .volume import Volume
@@ -175,7 +175,7 @@ class Reconstruction:
             differing = differing_from(path, settings, reproducible=self._reproducible)
             if differing and not overwrite:
                 raise OutputExistsError(
-                    f"{path}: was made with other settings ({', '.join(differing)}); give "
+                    f"{path}: was made with other settings ({in_words(differing, settings)}); give "
                     "overwrite=True or use another folder"
                 )
         if is_new or overwrite:

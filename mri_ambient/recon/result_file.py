@@ -6,7 +6,6 @@ Slices that are finished lie in a hidden folder beside the image until all are t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..errors import OutputExistsError
 from ..io import ReconstructionFile
 from ..methods.base import OnStep
 from ..runtime.files import locked
+from .recipe import in_words
 from .reconstruction import differing_from, write_reconstruction
 from .slice_store import SliceStore
 from .volume import OnSlice, Volume, reconstruct_volume
@@ -70,7 +70,7 @@ def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> boo
     if overwrite:
         return False
     if differing:
-        listed = _listed(differing, volume.settings)
+        listed = in_words(differing, volume.settings)
         raise OutputExistsError(
             f"{path}: was made with other settings ({listed}); give overwrite=True "
             "(--overwrite) or use another folder"
@@ -98,14 +98,6 @@ def differing_settings(volume: Volume, output: Path) -> list[str]:
     if unfinished.exists():  # otherwise no hash of the input is needed yet
         return SliceStore.other_settings(unfinished, volume.settings)
     return []
-
-
-def _listed(differing: Sequence[str], wanted: dict[str, Any]) -> str:
-    """Settings by name; the precision, which may follow from the device, as an option."""
-    other = {"fp32": "bf16", "bf16": "fp32"}.get(wanted["precision"], "")
-    return ", ".join(
-        f"precision (--precision {other})" if key == "precision" else key for key in differing
-    )
 
 
 def unfinished_folder(output: Path, name: str) -> Path:

@@ -48,6 +48,16 @@ def test_folders_are_scored_from_python(full, out):
     assert one["volumes"][full[0].stem] == scores["volumes"][full[0].stem]
 
 
+def test_results_of_several_methods_have_a_mean_each(full, out, tmp_path):
+    for rec in ma.reconstruct_many(full, ma.Recipe("cg-sense"), ma.Runtime("cpu")):
+        rec.save(tmp_path)
+    folders = [str(out), str(tmp_path)]
+    both = ma.evaluate(folders, target=full[0].parent)
+    assert (len(both["volumes"]), both["mean"]) == (2 * len(full), {})
+    each = [ma.evaluate(folder, target=full[0].parent)["mean"] for folder in folders]
+    assert both["means"] == dict(zip(folders, each, strict=True))
+
+
 def test_a_target_that_is_missing_is_an_error_or_reported(full, out, tmp_path):
     with h5py.File(full[0]) as source, h5py.File(tmp_path / full[0].name, "w") as target:
         target["reconstruction_rss"] = source["reconstruction_rss"][()]

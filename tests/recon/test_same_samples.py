@@ -71,7 +71,7 @@ def test_slices_read_otherwise_are_not_mixed(ways, tmp_path):
         ]
         with pytest.raises(KeyboardInterrupt):
             reconstruct_to_folder(volumes[0], tmp_path / "out", on_slice=stop)
-        with pytest.raises(OutputExistsError, match="reading"):
+        with pytest.raises(OutputExistsError, match="how the file is read"):
             reconstruct_to_folder(volumes[1], tmp_path / "out")
 
 

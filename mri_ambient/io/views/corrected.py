@@ -21,7 +21,7 @@ from ...physics.crop import center_crop, pad
 from ...physics.patterns import calibration_block
 from ..image_space import Energy, check_cartesian, energy_of, image_axes
 from ..names import name_of
-from ..sampling import Ksp, Mask, Sampling, sampling_at
+from ..sampling import Ksp, Mask, Sampling, has_phase, real_numbers, sampling_at
 from ..scan_file import ScanFile, zero_outside
 from .centre import WIDTH, Peak, find_peak, half_off, images_half_off
 from .residue import weak_places
@@ -161,7 +161,7 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
 
     Raises:
         ScanFormatError: k = 0 is not at ``n // 2``, but it is not certain where it is; or the scan
-            is not Cartesian.
+            is not Cartesian, or has no phases.
         ConfigError: ``centre`` is none of these, or the file is prepared.
 
     Warns:
@@ -170,6 +170,8 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
     """
     choice = _parse_centre(centre, file)
     probes = [] if file.prepared else _probes(file)
+    if probes and not any(map(has_phase, probes)):
+        raise real_numbers(file.path)
     energies = [energy_of(ksp) for ksp in probes]
     axes: tuple[int, ...] = ()
     if choice == "auto" and file.calib_mask is None:

@@ -155,3 +155,12 @@ def test_a_corrected_scan_keeps_its_identifiers_where_that_is_wanted(tmp_path):
         converted = convert_scan(scan, tmp_path / "out", "fastmri", keep_identifiers=True)
     with h5py.File(converted) as file:
         assert file.attrs["patient_name"] == "Doe"
+
+
+@pytest.mark.parametrize("centre", ["auto", "header"])
+def test_magnitude_images_are_no_scan(centre, tmp_path):
+    """Although they look like images in place of k-space, which would be transformed."""
+    path = tmp_path / "images.npy"
+    np.save(path, np.abs(np.fft.fftshift(np.fft.ifft2(KSP.numpy()))).astype(np.complex64))
+    with warns("W-NO-HEADER"), pytest.raises(ScanFormatError, match="magnitude images"):
+        bool(open_scan(path, axes="slice,coil,y,x", centre=centre).mask.any())
