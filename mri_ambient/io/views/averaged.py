@@ -18,6 +18,7 @@ from ...physics.crop import center_crop
 from ..names import name_of
 from ..sampling import Ksp, Sampling
 from ..scan_file import ScanFile, zero_outside
+from .averages import LEAST_DIFFERENCE, difference
 from .view import View
 
 WIDTH = 24
@@ -26,11 +27,9 @@ WIDTH = 24
 TURNED = 0.1
 """Phase between repetitions, in radians, above which it is removed; it costs 0.1 % of signal."""
 
-LEAST_LIKENESS = 0.95
-"""Correlation of repetitions in the middle of k-space, below which the object changed."""
-
 ANOTHER = 0.8
-"""The same, below which files are not of one scan; 0.71 is the median between different heads."""
+"""Correlation of repetitions in the middle of k-space, below which files are not of one scan; 0.71
+is the median between different heads."""
 
 
 class Averaged(View):
@@ -94,30 +93,37 @@ class Averaged(View):
 
     def _compared(self) -> list[complex]:
         """Factors that give repetitions the phase of the first; W-REPETITIONS if unlike it."""
-        middle = [self._middle(file) for file in self.files]
+        first = self._plane(self.files[0])
+        middle = self._middle(first)
         factors = []
-        for number, part in enumerate(middle, start=1):
-            both = (part != 0) & (middle[0] != 0)
-            a, b = part[both], middle[0][both]
+        for number, file in enumerate(self.files, start=1):
+            plane = first if number == 1 else self._plane(file)
+            part = self._middle(plane)
+            both = (part != 0) & (middle != 0)
+            a, b = part[both], middle[both]
             product = complex(np.vdot(a, b))
             likeness = abs(product) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-30)
-            if likeness < ANOTHER and self.files[number - 1].path != self.path:
+            if likeness < ANOTHER and file.path != self.path:
                 raise ScanFormatError(
-                    f"{self.files[number - 1].path}: is no repetition of {name_of(self.path)} "
+                    f"{file.path}: is no repetition of {name_of(self.path)} "
                     f"(correlation {likeness:.2f} in the middle of k-space, wanted "
-                    f"{LEAST_LIKENESS:g}); rename it, or leave average (--average) out"
-                )
-            if likeness < LEAST_LIKENESS:
-                warn(
-                    "W-REPETITIONS",
-                    f"{name_of(self.path)}: repetition {number} is unlike the first one "
-                    f"(correlation {likeness:.2f} in the middle of k-space)",
+                    f"{ANOTHER:g}); rename it, or leave average (--average) out"
                 )
             angle = cmath.phase(product)
             factors.append(cmath.exp(1j * angle) if abs(angle) > TURNED else 1 + 0j)
+            unlike = difference(first, np.complex64(factors[-1]) * plane)
+            if unlike > LEAST_DIFFERENCE:
+                warn(
+                    "W-REPETITIONS",
+                    f"{name_of(self.path)}: repetition {number} differs from the first one by "
+                    f"{100 * unlike:.0f} % of the signal energy around k = 0",
+                )
         return factors
 
-    def _middle(self, file: ScanFile) -> Ksp:
+    def _plane(self, file: ScanFile) -> Ksp:
+        """The middle slice of a repetition."""
+        return zero_outside(file.mask[0], file.read_ksp(len(self) // 2))
+
+    def _middle(self, plane: Ksp) -> Ksp:
         ny, nx = self.shape[2:]
-        ksp = zero_outside(file.mask[0], file.read_ksp(len(self) // 2))
-        return center_crop(ksp, (min(WIDTH, ny), min(WIDTH, nx)))
+        return center_crop(plane, (min(WIDTH, ny), min(WIDTH, nx)))

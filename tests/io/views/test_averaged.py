@@ -170,3 +170,18 @@ def test_averages_inside_a_file_lower_its_noise(repetitions, tmp_path):
     file = open_scan(path)
     np.testing.assert_allclose(file.noise, noise / N_REP**0.5, rtol=1e-5)
     np.testing.assert_allclose(file[:].ksp, repetitions.mean(axis=0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("noise", "pixels"), [(0.5, 0), (0.5, 2), (4, 0), (4, 4)])
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_movement_between_repetitions_is_warned_of(
+    noise, pixels, axis, repetitions, clean, write_scan
+):
+    """Of which the samples about k = 0 tell little; also where there is much noise."""
+    image = np.fft.ifft2(np.fft.ifftshift(clean.numpy(), (-2, -1)))
+    moved = np.fft.fftshift(np.fft.fft2(np.roll(image, pixels, axis)), (-2, -1))
+    ksp = clean.numpy() + noise * (repetitions - clean.numpy())
+    ksp[1] += moved - clean.numpy()
+    path = write_scan("scan.h5", kspace=ksp.astype(np.complex64))
+    with warns("W-NO-HEADER", *["W-REPETITIONS"] * (pixels > 0)):
+        open_scan(path, axes=AXES, average=True)
