@@ -2,7 +2,8 @@
 
 The energy of a true sample is like that of its neighbours and, because objects are nearly real, of
 the samples on the other side of k = 0; there, peaks of periodic objects have a twin. A spike has
-neither (figures: docs/decisions/acquisitions.md).
+neither (figures: docs/decisions/acquisitions.md). Straight edges, as of phantoms, have peaks on the
+axes of k-space, of which undersampled scans lack the twin.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ NEAR = 2
 """Samples nearer than this, along rows and columns, may belong to the same spike or peak."""
 
 
+STRAIGHT = 10.0
+"""How much larger a spike must be on an axis of k-space if the other side of k = 0 was not sampled:
+straight edges have their energy there, up to 110 times that of samples beside the axis."""
+
+
 def find_spikes(ksp: Tensor) -> Tensor:
     """Where a slice ``(coil, y, x)`` holds spikes, in all coils or in few, bool ``(y, x)``.
 
@@ -44,8 +50,17 @@ def outstanding(ksp: Tensor) -> Tensor:
     for coil in ksp:  # one after the other, for memory
         energy = coil.real.square() + coil.imag.square()
         total += energy / energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
-    others = torch.maximum(_largest_around(total), _largest_opposite(total))
-    return torch.where(others > 0, total / others, 0)
+    opposite = _largest_opposite(total)
+    others = torch.maximum(_largest_around(total), opposite)
+    ratio = torch.where(others > 0, total / others, 0)
+    alone = (opposite == 0) & _on_axes(total.shape)
+    return torch.where(alone, ratio / STRAIGHT, ratio)
+
+
+def _on_axes(shape: torch.Size) -> Tensor:
+    """Samples of ky or kx about 0, bool ``(y, x)``."""
+    y, x = ((torch.arange(n) - n // 2).abs() <= NEAR for n in shape)
+    return y[:, None] | x
 
 
 def apart(scan: Scan) -> tuple[Scan, dict[int, Tensor]]:

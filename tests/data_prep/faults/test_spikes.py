@@ -55,6 +55,18 @@ def test_peaks_of_a_periodic_object_are_no_spikes():
     assert not find_spikes(grid).any()
 
 
+@pytest.mark.parametrize("side", [0.6, 0.8, 1.0])
+def test_straight_edges_of_a_phantom_are_no_spikes(side):
+    """Their energy lies on the axes of k-space, of which a mask leaves one side in places."""
+    shape = (160, 128)
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij")
+    square = ((y.abs() < side) & (x.abs() < side)).to(torch.complex64)
+    ksp = fft2c(square)[None] + 1e-2 * noise_only(1, shape, torch.eye(1))
+    for seed in range(5):
+        lines = MaskSpec("random", 3, 12).draw(shape, rng_for(seed, "lines"))
+        assert not find_spikes(ksp * lines).any()
+
+
 def test_noise_holds_no_spikes():
     for n_coils in (1, 8):
         assert not find_spikes(noise_only(n_coils, (320, 320), torch.eye(n_coils))).any()
