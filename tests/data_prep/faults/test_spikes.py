@@ -55,7 +55,7 @@ def test_peaks_of_a_periodic_object_are_no_spikes():
     assert not find_spikes(grid).any()
 
 
-@pytest.mark.parametrize("side", [0.6, 0.8, 1.0])
+@pytest.mark.parametrize("side", [0.5, 0.6, 0.8])
 def test_straight_edges_of_a_phantom_are_no_spikes(side):
     """Their energy lies on the axes of k-space, of which a mask leaves one side in places."""
     shape = (160, 128)
