@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
 from torch import Tensor
 
 from mri_ambient.io import Geometry, ReconstructionFile, ReconstructionWriter, ScanFile
@@ -105,3 +106,10 @@ def assert_points(volume: np.ndarray, affine: np.ndarray, tolerance_mm: float = 
     """Each point is where it is in the patient."""
     for found, point in zip(found_points(volume, affine), POINTS_MM, strict=True):
         np.testing.assert_allclose(found, point, atol=tolerance_mm)
+
+
+def dicom_values(file: Dataset) -> np.ndarray:
+    """The pixels of a DICOM file in the units of the images, by its real world value mapping."""
+    (mapping,) = file.RealWorldValueMappingSequence
+    assert (float(file.RescaleSlope), float(file.RescaleIntercept)) == (1, 0)
+    return file.pixel_array * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept

@@ -2,14 +2,17 @@
 
 Where the scan tells how its slices lie in the patient, or a template series does, files are MR
 Image Storage with position and orientation of every slice; otherwise Secondary Capture. Pixels are
-16 bit, with one rescale slope for the whole volume. UIDs are derived from the images and from what
-decided them (root 2.25), so that the same result gives the same bytes, and another one other UIDs.
+16 bit: images times a power of ten, one for the volume, which the real world value mapping undoes.
+The rescale slope is 1 and windows are whole numbers, since many viewers round them. UIDs come from
+the images and from what decided them (root 2.25), so that the same result gives the same bytes, and
+another one other UIDs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 from collections.abc import Iterator
 from copy import deepcopy
@@ -130,12 +133,12 @@ class Series:
         return self.placement.grid.is_placed
 
     @cached_property
-    def slope(self) -> float:
-        """Value of one step of the stored numbers, of 10 decimal digits."""
+    def exponent(self) -> int:
+        """Of the power of ten by which images are multiplied: the largest that 16 bits hold."""
         if self.part == "phase":
-            return float(f"{np.pi / 32767:.9e}")
+            return 4  # 31416 is pi
         top = max(float(img.max()) for img in self.images()) or 1.0
-        return float(f"{top / 65535:.9e}")
+        return math.floor(math.log10(65535 / top))
 
     @cached_property
     def digest(self) -> str:
@@ -240,7 +243,8 @@ class Series:
     def _pixels(self, img: NDArray[np.float32]) -> dict[str, Any]:
         signed = self.part == "phase"
         low, high = (-32768, 32767) if signed else (0, 65535)
-        stored = np.rint(img / self.slope).clip(low, high).astype("<i2" if signed else "<u2")
+        scaled = img.astype(np.float64) * 10.0**self.exponent
+        stored = np.rint(scaled).clip(low, high).astype("<i2" if signed else "<u2")
         center, width = self._window
         return {
             "SamplesPerPixel": 1,
@@ -252,22 +256,37 @@ class Series:
             "HighBit": 15,
             "PixelRepresentation": int(signed),
             "RescaleIntercept": "0",
-            "RescaleSlope": _decimal(self.slope),
+            "RescaleSlope": "1",
             "RescaleType": "US",
-            "WindowCenter": _decimal(center),
-            "WindowWidth": _decimal(width),
-            # The default function takes 1 off the width, whatever the unit.
-            "VOILUTFunction": "LINEAR_EXACT",
+            "RealWorldValueMappingSequence": [self._real_world(low, high)],
+            "WindowCenter": str(center),
+            "WindowWidth": str(width),
             "PixelData": stored.tobytes(),
         }
 
+    def _real_world(self, low: int, high: int) -> Dataset:
+        """The values of stored numbers: those of the HDF5 file, or radians."""
+        pydicom = import_pydicom()
+        unit: Dataset = pydicom.Dataset()
+        item: Dataset = pydicom.Dataset()
+        code, meaning = ("rad", "radian") if self.part == "phase" else ("1", "no units")
+        unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning = code, "UCUM", meaning
+        kind = "SS" if low < 0 else "US"
+        item.add_new("RealWorldValueFirstValueMapped", kind, low)
+        item.add_new("RealWorldValueLastValueMapped", kind, high)
+        item.RealWorldValueIntercept, item.RealWorldValueSlope = 0.0, 10.0**-self.exponent
+        item.LUTExplanation = KINDS[self.part][0]
+        item.LUTLabel = self.part.upper()
+        item.MeasurementUnitsCodeSequence = [unit]
+        return item
+
     @cached_property
-    def _window(self) -> tuple[float, float]:
-        """Centre and width of what is shown."""
+    def _window(self) -> tuple[int, int]:
+        """Centre and width of what is shown, of stored numbers, both whole."""
         if self.part == "phase":
-            return 0.0, 2 * np.pi
-        white = white_level(self.images())
-        return white / 2, white
+            return 0, 62832
+        half = max(1, round(white_level(self.images()) * 10.0**self.exponent / 2))
+        return half, 2 * half
 
 
 def _decimal(value: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from patient import POSITIONS, save_images
+from patient import POSITIONS, dicom_values, save_images
 
 from mri_ambient.errors import ConfigError, OutputExistsError
 from mri_ambient.io import WRITERS, Geometry, ReconstructionFile, SaveOptions
@@ -47,18 +47,20 @@ def written(result: ReconstructionFile, **options: object) -> dict[str, list[pyd
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 3e4, 0.0])
 def test_values_come_back_within_half_a_step(scale, tmp_path, rng):
-    """One rescale for the volume, whatever its unit."""
+    """One power of ten for the volume, whatever its unit; viewers need whole windows."""
     result = saved(tmp_path, rng, scale)
     for part, files in written(result).items():
         want = np.stack([result.read_part(part, i) for i in range(3)])
-        slopes = {float(file.RescaleSlope) for file in files}
-        (slope,) = slopes
-        found = np.stack([file.pixel_array * slope + file.RescaleIntercept for file in files])
-        np.testing.assert_allclose(found, want, atol=0.501 * slope)
-        top = np.pi / 32767 if part == "phase" else want.max() / 65535 or 1 / 65535
-        assert slope == pytest.approx(top, rel=1e-6)
+        (step,) = {float(f.RealWorldValueMappingSequence[0].RealWorldValueSlope) for f in files}
+        found = np.stack([dicom_values(file) for file in files])
+        np.testing.assert_allclose(found, want, atol=0.501 * step)
+        assert np.log10(step) == pytest.approx(round(np.log10(step)), abs=1e-9)
+        stored = max(int(np.abs(file.pixel_array).max()) for file in files)
+        assert stored == 0 if not want.any() else 6553 <= stored <= 65535
         assert {file.PixelRepresentation for file in files} == {int(part == "phase")}
-        assert all(float(file.WindowWidth) > 0 for file in files)
+        for file in files:
+            width, center = float(file.WindowWidth), float(file.WindowCenter)
+            assert (width, center) == (int(width), int(center)) and width >= 1
 
 
 def test_a_series_says_what_it_is(tmp_path, rng):

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 import torch
 from codes import warns
-from patient import POSITIONS, save_images
+from patient import POSITIONS, dicom_values, save_images
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from mri_ambient.data_prep.simulation.phantom import head_phantom
@@ -110,7 +110,7 @@ def assert_like_the_template(files: list[pydicom.Dataset], template: Path) -> No
     for file in files:
         other = theirs[tuple(file.ImagePositionPatient)]
         assert file.ImageOrientationPatient == other.ImageOrientationPatient
-        found, want = file.pixel_array * float(file.RescaleSlope), other.pixel_array / 1000
+        found, want = dicom_values(file), other.pixel_array / 1000
         np.testing.assert_allclose(found, want * IMAGES.max(), atol=2e-3 * IMAGES.max())
 
 
