@@ -66,6 +66,13 @@ def known(what: str, *names: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def known_method(value: str | None) -> str | None:
+    """What refuses, as an option is read, a method that there is not."""
+    if value in PRESETS:
+        raise ConfigError(f"{value} is a preset, a method with its options: --preset {value}")
+    return known("method", *METHODS)(value)
+
+
 def known_list(what: str, *names: str) -> Callable[[str], str]:
     """What refuses, as an option is read, a list that holds a name that there is not."""
     check = known(what, *names)

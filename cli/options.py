@@ -24,6 +24,7 @@ from .choices import (
     file_there,
     known,
     known_axes,
+    known_method,
     named_values,
     one_of,
     readable,
@@ -209,7 +210,7 @@ Method = Annotated[
     typer.Option(
         help=f"{one_of(METHODS)}.",
         show_default="aos; dds for a prior that is not mask-conditioned",
-        callback=known("method", *METHODS, *PRESETS),
+        callback=known_method,
     ),
 ]
 SamplingPreset = Annotated[
