@@ -15,7 +15,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "What to read": (
         "volume", "axes", "dataset", "centre", "mask", "acs", "average", "maps", "map_sets",
-        "coils", "noise_std",
+        "coils", "energy", "noise_std", "calib_width",
     ),
     "Method": ("steps", "option", "lam", "final_dc", "adapt", "adapt_per"),
     "Sampling": ("mask_type", "calib_lines", "seed"),

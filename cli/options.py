@@ -265,6 +265,14 @@ Coils = Annotated[
     int | None,
     typer.Option(help="Compress to at most this many virtual coils.", show_default="all of them"),
 ]
+Energy = Annotated[
+    float | None,
+    typer.Option(
+        help="Compress to as few coils as keep this share of the energy, e.g. 0.999.",
+        show_default="all of it",
+    ),
+]
+CalibWidth = Annotated[int, typer.Option(help="Largest side of the calibration block, in samples.")]
 NoiseStd = Annotated[
     float | None,
     typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,44 +11,11 @@ from .cluster import Where
 from .console import Bar, print_line, print_outputs, print_warning, progress_bar
 from .exit_codes import Failures
 from .inputs import Reading, chosen_scans
-from .parse import parse_map_sets
-from .recipe import make_runtime
+from .recipe import Preparing, make_runtime
 from .records import takes_records
 
 if TYPE_CHECKING:
-    from mri_ambient.data_prep import PrepConfig, ScanResult
-
-
-@dataclass(frozen=True)
-class PrepOptions:
-    """How scans are prepared."""
-
-    map_sets: opt.MapSets = "auto"
-    coils: opt.Coils = None
-    energy: Annotated[
-        float | None,
-        typer.Option(
-            help="Compress to as few coils as keep this share of the energy, e.g. 0.999.",
-            show_default="all of it",
-        ),
-    ] = None
-    calib_width: Annotated[
-        int, typer.Option(help="Largest side of the calibration block, in samples.")
-    ] = 24
-    noise_std: opt.NoiseStd = None
-
-    @property
-    def config(self) -> PrepConfig:
-        """The options as the library takes them."""
-        from mri_ambient.data_prep import PrepConfig
-
-        return PrepConfig(
-            n_coils=self.coils,
-            energy=self.energy,
-            calib_width=self.calib_width,
-            noise_std=self.noise_std,
-            map_sets=parse_map_sets(self.map_sets),
-        )
+    from mri_ambient.data_prep import ScanResult
 
 
 Pictures = Annotated[
@@ -63,7 +29,7 @@ def run(
     output: opt.Output,
     *,
     reading: Reading,
-    preparing: PrepOptions,
+    preparing: Preparing,
     workers: opt.Workers = 0,
     pictures: Pictures = True,
     device: opt.Device = "auto",

@@ -74,19 +74,26 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Preparing:
-    """How raw scans are prepared before they are reconstructed."""
+    """How raw scans are prepared."""
 
     noise_std: opt.NoiseStd = None
     map_sets: opt.MapSets = "auto"
     coils: opt.Coils = None
+    energy: opt.Energy = None
+    calib_width: opt.CalibWidth = 24
 
     @property
     def config(self) -> PrepConfig:
         """The options as the library takes them."""
         from mri_ambient.data_prep import PrepConfig
 
-        map_sets = parse_map_sets(self.map_sets)
-        return PrepConfig(self.coils, noise_std=self.noise_std, map_sets=map_sets)
+        return PrepConfig(
+            n_coils=self.coils,
+            energy=self.energy,
+            calib_width=self.calib_width,
+            noise_std=self.noise_std,
+            map_sets=parse_map_sets(self.map_sets),
+        )
 
 
 @dataclass(frozen=True)

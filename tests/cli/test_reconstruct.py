@@ -17,7 +17,7 @@ from helpers import report_of, small_prior
 from PIL import Image
 
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
-from mri_ambient.io import FastmriFile, Undersampled, open_scan
+from mri_ambient.io import FastmriFile, ReconstructionFile, Undersampled, open_scan
 from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, Dds, Preset
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
@@ -86,6 +86,19 @@ def test_the_whole_path_from_the_command_line_alone(cli, full, scan, trained, tm
         assert volume[key] == pytest.approx(report["metrics"][key], rel=1e-6)
     assert report["metrics"]["reference"] == "rss"
     assert report["metrics_sense"]["reference"] == "sense"
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_raw_scans_are_prepared_as_by_prep(cli, two_slices, tmp_path):
+    """With every option of it."""
+    words = ("--coils", 3, "--energy", 0.9, "--calib-width", 10, "--map-sets", 1)
+    cli("prep", two_slices, "-o", tmp_path / "prepared", *words, "--no-pictures")
+    images = []
+    for place, given in ((two_slices, words), (tmp_path / "prepared", ())):
+        out = tmp_path / f"out-{len(images)}"
+        cli("reconstruct", place, "-o", out, "--method", "cg-sense", *given)
+        images.append(ReconstructionFile(out / f"{two_slices.stem}.h5").read(0))
+    np.testing.assert_allclose(np.abs(images[0]), np.abs(images[1]), rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
