@@ -133,4 +133,4 @@ def run(
             images, output, like.config(seed), count=scans, workers=workers, overwrite=overwrite,
             on_scan=lambda _: bar.add(),
         )  # fmt: skip
-    print_line(f"{len(paths)} scans in {output}")
+    print_line(f"{len(paths)} scan{'s' * (len(paths) != 1)} in {output}")
