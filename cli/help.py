@@ -38,7 +38,7 @@ LISTS = ("save", "parts")
 
 
 class Command(TyperCommand):
-    """A command that names the option that was meant, and takes every option once."""
+    """A command that names the option that was meant, and takes every list once."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- of click
         """Read the words of the command line."""
@@ -56,16 +56,14 @@ class Command(TyperCommand):
             raise
 
     def _refuse_repeated(self, ctx: Any, args: list[str]) -> None:  # noqa: ANN401 -- of click
-        """Refuse an option that is given twice, of which all but the last would be ignored."""
+        """Refuse a list that is given twice: all but the last would be ignored."""
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         for param in given:
-            is_single = param.param_type_name == "option" and not param.multiple
-            if is_single and not getattr(param, "is_flag", False) and given.count(param) > 1:
+            if param.name in LISTS and not param.multiple and given.count(param) > 1:
                 name = max(param.opts, key=len)
-                commas = f", several values separated by commas: {name} A,B"
                 raise ConfigError(
-                    f"{name} is given {given.count(param)} times; give it once"
-                    + (commas if param.name in LISTS else "")
+                    f"{name} is given {given.count(param)} times; give it once, its values "
+                    f"separated by commas: {name} A,B"
                 )
 
 

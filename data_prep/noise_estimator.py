@@ -27,6 +27,7 @@ k-space ``(coil, y, x)``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -57,6 +58,10 @@ energy is left half-way to the end, a seventh at the end)."""
 ATTENUATED = 0.15
 """Energy by which rows next to the final image exceed those that count as noise, relative to these,
 above which a filter attenuated the latter."""
+
+NEARLY_EQUAL = 0.05
+"""Difference of energies that are both of noise: of the inner and outer lines of the real scan. Of
+both sides of the image twice as much is allowed, of coils, whose filters differ, four times."""
 
 CORNER_SIDE = 1 / 6
 """Side of an image corner, as a share of the image's."""
@@ -141,18 +146,28 @@ class ReadoutEdge:
     def _are_attenuated(self, rows: Tensor) -> bool:
         """Whether the receiver's filter attenuated these rows more than those near the final image.
 
-        The latter hold more energy then, which is noise: as much in the inner as in the outer
-        lines. Signal there would be at least twice as large in the inner ones; it may be half of
-        that.
+        The latter hold more energy then, and all of it is noise: as much in the inner as in the
+        outer lines, the same factor in all coils, as much on either side of the image.
         """
-        both = self.outer + self.inner
-        n_near, n_rows = int(self.near.sum()), int(rows.sum())
-        if n_near < 4 or not n_rows:
+        power = (self.outer + self.inner).diagonal(dim1=-2, dim2=-1).real  # (row, coil)
+        near, n_lines = power[self.near], sum(lines.numel() for lines in self.lines)
+        if len(near) < 4 or not bool(rows.any()):
             return False
-        more = _mean_ratio(both[self.near].sum(dim=0) / n_near, both[rows].sum(dim=0) / n_rows) - 1
-        if more < ATTENUATED:
+        factors = near.mean(dim=0) / power[rows].mean(dim=0).clamp_min(1e-30)
+        if float(factors.mean()) < 1 + ATTENUATED:
             return False
-        return self._excess(self.near) < (more / 3) / (1 + 2 * more / 3)
+        # Three standard errors of the energy of a coil on one side, and of all.
+        chance = 3 / math.sqrt(len(near) / 2 * n_lines * self.n_slices)
+        overall = chance / math.sqrt(near.shape[1])
+        if overall > 2 * NEARLY_EQUAL:
+            return False  # too few samples to tell
+        half = len(near) // 2
+        sides = float((near[:half].mean(dim=0) / near[half:].mean(dim=0).clamp_min(1e-30)).mean())
+        return (
+            abs(self._excess(self.near)) < NEARLY_EQUAL + overall
+            and float(factors.max() / factors.min()) < 1 + 4 * NEARLY_EQUAL + 2 * chance
+            and abs(math.log(sides)) < 2 * NEARLY_EQUAL + 2 * overall
+        )
 
 
 class ImageCorners:

@@ -46,8 +46,8 @@ from .whiten import mix_coils, whiten, whitening_matrix
 MIN_CALIB = 8
 """Fewest calibration lines that maps and scale need."""
 
-SILENT = 1e-4
-"""Energy of noise, over the median of the coils, of one that a noise scan missed."""
+SILENT = 1e-8
+"""Energy of a coil, over that of the strongest, below which it received nothing."""
 
 FAR_OFF = 3.0
 """Ratio between the given noise and that of the scan, or its inverse, above which to warn."""
@@ -103,13 +103,10 @@ class PrepConfig:
         check_number("kernel_width", self.kernel_width, 1, whole=True)
         check_number("threshold", self.threshold, above=0, at_most=1)
         check_number("crop", self.crop, 0, at_most=1)
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise ConfigError(f"the energy to keep is a share from 0 to 1, got {self.energy}")
-        if self.noise_std is not None and not MIN_FILE_NOISE <= self.noise_std <= MAX_FILE_NOISE:
-            raise ConfigError(
-                f"noise_std must be positive, from {MIN_FILE_NOISE:g} to {MAX_FILE_NOISE:g}, "
-                f"got {self.noise_std}"
-            )
+        if self.energy is not None:
+            check_number("energy", self.energy, above=0, at_most=1)
+        if self.noise_std is not None:
+            check_number("noise_std", self.noise_std, MIN_FILE_NOISE, at_most=MAX_FILE_NOISE)
 
     def as_dict(self) -> dict[str, Any]:
         """The options as files hold them; those of files from before there were sets are equal."""
@@ -487,7 +484,7 @@ class FirstPass:
             return self.estimator.estimate()
         found = from_noise_scan(torch.from_numpy(noise))
         power, energy = found.cov.diagonal().real, self.cov.diagonal().real
-        silent = (power < SILENT * power.median()) & (energy > SILENT * energy.median())
+        silent = (power < SILENT * power.max()) & (energy > SILENT * energy.max())
         if bool(silent.any()):
             coils = torch.nonzero(silent).flatten().tolist()
             raise PrepError(

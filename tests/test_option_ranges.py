@@ -27,6 +27,8 @@ from mri_ambient.training.config import TrainConfig
         lambda: TrainConfig(warmup_images=True), lambda: Dds(n_steps=10.5), lambda: Dds(n_cg=2.5),
         lambda: Runtime("cpu", batch_size=2.5), lambda: PrepConfig(crop=2.0),
         lambda: PrepConfig(kernel_width=0), lambda: PrepConfig(threshold=0.0),
+        lambda: PrepConfig(energy="a"), lambda: PrepConfig(energy=True),
+        lambda: PrepConfig(noise_std="a"), lambda: Dds(n_steps=10**400),
         lambda: L1Wavelet(n_iter=2.5), lambda: AdaptConfig(rows=1.5),
     ],
 )  # fmt: skip
@@ -36,4 +38,5 @@ def test_options_that_would_give_a_wrong_result_are_refused(make):
 
 
 def test_a_cap_may_be_infinite():
-    assert Kspace(max_unseen=math.inf).max_unseen == math.inf
+    assert Kspace(max_unseen=math.inf, max_weight=math.inf).max_unseen == math.inf
+    assert Gsure(max_inverse=math.inf).max_inverse == TrainConfig(clip=math.inf).clip == math.inf

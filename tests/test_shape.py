@@ -144,7 +144,7 @@ OPTION = re.compile(r"--([a-z][a-z-]+)")
 COMMANDS = ("reconstruct --", "evaluate --")
 ARGUMENTS = {
     "calib-lines": "calib", "config": "recipe", "holdout": "n_held_out", "iterations": "n_iter",
-    "save": "format", "shard": "inputs", "targets": "images",
+    "save": "format", "shard": "inputs", "targets": "images", "warn": "flags",
 }  # fmt: skip
 """Options that are called otherwise in Python."""
 

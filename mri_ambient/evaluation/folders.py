@@ -18,12 +18,12 @@ from ..io.hdf5 import find_dataset, open_h5, read_real
 from ..io.names import raw_file
 from ..io.outputs.reconstruction import RECONSTRUCTION_FORMAT
 from ..io.readers import ScanPath, find_scans
-from ..io.scan_file import Contents
+from ..io.scan_file import TARGETS, Contents
 from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 from ..recon.reference import rss_volume
 from ..runtime.executor import Executor, completed, executor_of
 
-TARGETS: dict[str, ReferenceKind] = {"reconstruction_rss": "rss", "reconstruction_esc": "esc"}
+KINDS: dict[str, ReferenceKind] = dict(zip(TARGETS, ("rss", "esc"), strict=True))
 """Datasets that hold a reference, and what it is."""
 
 
@@ -40,7 +40,7 @@ def evaluate(
     Args:
         reconstructions: files that ``reconstruct`` wrote, folders of them, or globs.
         target: the fully sampled scan, or a folder of scans of the same stems, in any format. They
-            hold one of :data:`TARGETS`; where they hold none, the RSS of their full k-space is
+            hold one of :data:`KINDS`; where they hold none, the RSS of their full k-space is
             computed.
         on_error: called with a reconstruction that cannot be scored and the error, and the others
             are scored; without it the error is raised.
@@ -51,17 +51,16 @@ def evaluate(
     Returns:
         ``volumes``: the fields of :class:`VolumeMetrics` by file stem, or by path where files of
         several folders have the same stem; ``mean``: means over the volumes of ``nmse``, ``psnr``
-        and ``ssim``, empty without volumes. Of files of the same stem, such as results of several
-        methods, ``mean`` is empty and ``means`` has the means by input.
+        and ``ssim``, empty without volumes. Of several results of one scan, as of several methods,
+        ``mean`` is empty and ``means`` has the means by input, or by folder of a single input.
 
     Raises:
         ScanFormatError: there is nothing to score, or see ``on_error``.
         ConfigError: two targets have the same stem, or the target is a reconstruction and the first
             input is none.
     """
-    if isinstance(reconstructions, (str, Path)):
-        reconstructions = [reconstructions]
-    files = find_reconstructions(reconstructions)
+    inputs = [reconstructions] if isinstance(reconstructions, (str, Path)) else [*reconstructions]
+    files = find_reconstructions(inputs)
     if not files:
         raise ScanFormatError("no reconstruction was given; name files or folders")
     n_times = Counter(file.stem for file in files)
@@ -70,19 +69,26 @@ def evaluate(
     failed = None if on_error is None else lambda pair, error: on_error(pair[0], error)
     scores = dict(completed(executor_of(jobs), _scored, pairs, failed))
     volumes: dict[str, dict[str, Any]] = {}
-    given = {
-        path: str(entry) for entry in reconstructions for path in find_reconstructions([entry])
-    }
-    by_input: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in given.values()}
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
     for index in sorted(scores):
         path = pairs[index][0]
         name = path.stem if n_times[path.stem] == 1 else str(path.with_suffix(""))
         volumes[name] = asdict(scores[index])
-        by_input[given[path]][name] = volumes[name]
-    if len(n_times) == len(files):
+        groups.setdefault(_group_of(path, inputs), {})[name] = volumes[name]
+    targets = Counter(str(scan) for _, scan in pairs if scan is not None)
+    if max(targets.values(), default=0) < 2:
         return {"volumes": volumes, "mean": mean_metrics(volumes)}
-    means = {name: mean_metrics(some) for name, some in by_input.items() if some}
+    means = {name: mean_metrics(some) for name, some in groups.items()}
     return {"volumes": volumes, "mean": {}, "means": means}
+
+
+def _group_of(path: Path, inputs: Sequence[str | Path]) -> str:
+    """The input of a reconstruction; of a single input, the folder in it."""
+    above = [entry for entry in inputs if Path(entry) in (path, *path.parents)]
+    if len(inputs) > 1 or not above:
+        return str(above[0] if above else path.parent)
+    below = path.relative_to(above[0]).parts
+    return str(Path(above[0], *below[: len(below) > 1]))
 
 
 def _scored(pair: tuple[Path, ScanPath | None]) -> VolumeMetrics:
@@ -223,7 +229,7 @@ def _stored_reference(path: Path) -> tuple[NDArray[Any], ReferenceKind] | None:
         return None
     with open_h5(path) as file:
         name = _target_name(file)
-        return None if name is None else (read_real(find_dataset(file, name)), TARGETS[name])
+        return None if name is None else (read_real(find_dataset(file, name)), KINDS[name])
 
 
 def _target_name(file: h5py.File) -> str | None:

@@ -167,9 +167,10 @@ def _reading(options: Mapping[str, Any]) -> dict[str, str]:
     for name in ("axes", "dataset", "centre"):
         value = options.get(name)
         if value not in (None, "auto"):
-            found[name] = value if isinstance(value, str) else ",".join(map(str, value))
+            words = value.split(",") if isinstance(value, str) else map(str, value)
+            found[name] = ",".join(word.strip() for word in words)
     if (mask := options.get("mask")) is not None:
-        content = np.ascontiguousarray(read_mask(Path(mask)))
+        content = np.ascontiguousarray(read_mask(Path(mask)) != 0)
         found["mask"] = hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()
     acs = str(options.get("acs") or "")
     if ":" in acs and not Path(acs).exists():  # the hash has what the file of lines holds

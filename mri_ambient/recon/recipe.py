@@ -291,11 +291,12 @@ def settings_that_differ(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -
 
 CALLED = {
     "prior_sha256": "prior (-m)",
-    "checking": "checks (--holdout, --warn)",
+    "checking": "checks: n_held_out, flags (--holdout, --warn)",
     "input_sha256": "another file of this name",
-    "prep": "preparation (--noise-std, --map-sets, ...)",
+    "prep": "preparation: noise_std, map_sets, ... (--noise-std, --map-sets, ...)",
     "mask": "retrospective (--retrospective)",
-    "reading": "how the file is read (--mask, --axes, --dataset, --centre, --acs)",
+    "reading": "how the file is read: mask, axes, dataset, centre, acs "
+    "(--mask, --axes, --dataset, --centre, --acs)",
 }
 """What settings are called where they differ."""
 

@@ -95,7 +95,10 @@ def check_number(
     kind = Integral if whole else Real
     if isinstance(value, bool) or not isinstance(value, kind):
         raise ConfigError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     finite = capless or math.isfinite(number)
     if not (finite and at_least <= number <= at_most and number > above):
         limits = [

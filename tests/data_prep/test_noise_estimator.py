@@ -17,6 +17,7 @@ from mri_ambient.data_prep.noise_estimator import (
     CalibrationBlock,
     NoiseEstimator,
     OuterSamples,
+    ReadoutEdge,
     noise_cells,
     without_signal,
 )
@@ -191,10 +192,10 @@ def test_rows_attenuated_by_the_receivers_filter_are_left_out():
 
 
 def twice_as_long(mask: str, noise: float, coils: int) -> tuple[MemoryScan, Tensor]:
-    """A head of 64x64 with a readout of twice the samples."""
+    """Two slices of a head of 128x128 with a readout of twice the samples."""
     config = SimulateConfig(
-        size=(64, 64), coils=coils, noise=noise, full=mask == "full", calib=16, jitter=True,
-        readout_oversampling=2, seed=3,
+        size=(128, 128), coils=coils, noise=noise, full=mask == "full", calib=16, jitter=True,
+        readout_oversampling=2, seed=3, slices=2,
     )  # fmt: skip
     return simulated_scan("a", config)
 
@@ -230,6 +231,28 @@ def test_an_object_beyond_the_final_image_is_not_taken_for_a_filter(mask, noise,
     found = estimate(moved)
     assert found.source == "readout-edge"
     assert whitened_level(found, truth) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("coils", [1, 2, 8])
+@pytest.mark.parametrize("half_height", [0.45, 0.55, 0.65, 0.8, 0.95])
+@pytest.mark.parametrize("rows", [64, 256])
+def test_sharp_edges_beyond_the_final_image_are_not_taken_for_a_filter(rows, half_height, coils):
+    """An ellipse; half heights are of the whole field of view, of which the image is a half.
+
+    A filter would be taken for one that multiplies the noise by 2 or more.
+    """
+    columns = rows // 2
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in (rows, columns)), indexing="ij")
+    angle = 2 * torch.pi * torch.arange(coils)[:, None, None] / coils
+    far = (y - 1.2 * angle.sin()).square() + (x - 1.2 * angle.cos()).square()
+    maps = torch.polar(torch.exp(-0.8 * far), angle + 0.5 * far)
+    ellipse = (y / half_height).square() + (x / 0.8).square() < 1
+    for sigma in (0.005, 0.02):
+        noise = sigma * complex_normal((coils, rows, columns), rng_for(0, "ellipse"))
+        source = ReadoutEdge(torch.ones(1, rows, columns, dtype=torch.bool), coils, 2.0)
+        source.add(fft2c(ellipse * maps) + noise)
+        found = source.estimate()
+        assert found is None or found.std < 1.35 * sigma
 
 
 def test_noise_cells_are_separated_from_cells_with_signal():

@@ -151,16 +151,20 @@ def test_the_right_level_beside_a_wrong_noise_scan_is_no_warning():
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
-def test_a_noise_scan_that_missed_a_coil_is_refused():
-    """Unless the coil is dead in the scan too."""
-    scan, cov = simulated_scan("a", SimulateConfig((64, 64), 6, calib=16, full=True))
-    scan.noise = noise_only(6, (64, 64), cov).flatten(1).numpy()
-    scan.noise[3] = 0
-    with pytest.raises(PrepError, match=r"\[3\]"):
+@pytest.mark.parametrize(("n_coils", "missed"), [(6, [3]), (6, [0, 2, 5]), (2, [1])])
+def test_a_noise_scan_that_missed_coils_is_refused(n_coils, missed):
+    """Unless they are dead in the scan too, or of a small gain in both."""
+    scan, cov = simulated_scan("a", SimulateConfig((64, 64), n_coils, calib=16, full=True))
+    whole = noise_only(n_coils, (64, 64), cov).flatten(1).numpy()
+    scan.noise = whole.copy()
+    scan.noise[missed] = 0
+    with pytest.raises(PrepError, match=str(missed).replace("[", r"\[")):
         plan_preparation(scan)
     assert plan_preparation(scan, PrepConfig(noise_std=1e-6)).noise.source == "given"
-    scan.ksp[:, 3] = 0
-    assert plan_preparation(scan).noise.source == "noise-scan"
+    for gain in (0.005, 0.0):
+        scan.ksp[:, missed] *= gain
+        scan.noise[missed] = gain * whole[missed]
+        assert plan_preparation(scan).noise.source == "noise-scan"
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import h5py
@@ -50,12 +51,16 @@ def test_folders_are_scored_from_python(full, out):
 
 def test_results_of_several_methods_have_a_mean_each(full, out, tmp_path):
     for rec in ma.reconstruct_many(full, ma.Recipe("cg-sense"), ma.Runtime("cpu")):
-        rec.save(tmp_path)
-    folders = [str(out), str(tmp_path)]
+        rec.save(tmp_path / "cg")
+    folders = [str(out), str(tmp_path / "cg")]
     both = ma.evaluate(folders, target=full[0].parent)
     assert (len(both["volumes"]), both["mean"]) == (2 * len(full), {})
     each = [ma.evaluate(folder, target=full[0].parent)["mean"] for folder in folders]
     assert both["means"] == dict(zip(folders, each, strict=True))
+    for name, folder in zip(("a", "b"), folders, strict=True):
+        shutil.copytree(folder, tmp_path / "all" / name)
+    below = ma.evaluate(tmp_path / "all", target=full[0].parent)["means"]
+    assert list(below.values()) == each
 
 
 def test_a_target_that_is_missing_is_an_error_or_reported(full, out, tmp_path):

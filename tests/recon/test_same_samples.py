@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import mri_ambient as ma
 from mri_ambient.data_prep import PrepConfig, SimulateConfig, plan_preparation
@@ -54,6 +55,16 @@ def test_another_mask_is_another_scan(ways, tmp_path):
             wanted = "refused" if given != first else ("skipped", "done")
             assert outcome.status in wanted
         assert outcome.path.exists()
+
+
+def test_the_same_mask_in_other_words_is_the_same(ways, tmp_path):
+    path, (first, *_) = ways
+    np.save(tmp_path / "float.npy", np.load(first["mask"]).astype(np.float32))
+    other = {**first, "mask": tmp_path / "float.npy", "axes": ("slice", "coil", "y", "x")}
+    scans = [ma.io.find_scans([path], **given)[0] for given in (first, other)]
+    assert scans[0].reading == scans[1].reading
+    texts = ({"centre": centre} for centre in ("16,14", "16, 14", (16, 14)))
+    assert len({str(ma.io.find_scans([path], **text)[0].reading) for text in texts}) == 1
 
 
 def test_slices_read_otherwise_are_not_mixed(ways, tmp_path):
@@ -111,6 +122,9 @@ def test_all_of_a_scan_in_memory_counts(full):
     }
     assert len(hashes) == 4
     assert ArrayFile(replace(prepared)).sha256 in hashes
+    columns = torch.ones(28, dtype=torch.bool)  # all of them is what no word about it means
+    raw = [ArrayFile(replace(file[:1], acquired=given)).sha256 for given in (None, columns)]
+    assert raw[0] == raw[1]
 
 
 def test_a_report_that_was_deleted_is_written_again(full, tmp_path):

@@ -90,8 +90,14 @@ class ArrayFile(ScanFile):
         for part in (scan.ksp, scan.mask, scan.noise, scan.maps, scan.calib):
             if part is not None:
                 digest.update(part.numpy(force=True).tobytes())
-        for name in ("acquired", "given_maps", "coil_transform"):
-            if (part := getattr(scan, name)) is not None:
+        columns = None if scan.acquired is None or bool(scan.acquired.all()) else scan.acquired
+        others = {
+            "acquired": columns,
+            "given_maps": scan.given_maps,
+            "coil_transform": scan.coil_transform,
+        }
+        for name, part in others.items():
+            if part is not None:
                 digest.update(name.encode() + part.numpy(force=True).tobytes())
         if (scan.noise_std, scan.scale) != (None, 1.0):
             digest.update(repr((scan.noise_std, scan.scale)).encode())

@@ -351,9 +351,9 @@ def _calibration(
     if not len(fitting):
         warn(
             "W-CALIBRATION-LINES",
-            f"{path.name}: no calibration line fits the matrix of the image, {ny} x {nx} (they "
-            f"have {int(lines.n_samples.min())} to {int(lines.n_samples.max())} samples); they are "
-            "not used",
+            f"{path.name}: no calibration line fits the matrix of the image, {ny} x {nx} (readouts "
+            f"of {sorted(set(lines.n_samples.tolist()))} samples, lines "
+            f"{lines.column.min(initial=nx)} to {lines.column.max(initial=0)}); they are not used",
         )
         return None
     return fitting

@@ -285,7 +285,8 @@ class Series:
         """Centre and width of what is shown, of stored numbers, both whole."""
         if self.part == "phase":
             return 0, 62832
-        half = max(1, round(white_level(self.images()) * 10.0**self.exponent / 2))
+        white = white_level(self.images()) * 10.0**self.exponent
+        half = max(1, round(min(white, 65535) / 2))
         return half, 2 * half
 
 

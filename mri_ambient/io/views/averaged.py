@@ -111,7 +111,8 @@ class Averaged(View):
                 )
             angle = cmath.phase(product)
             factors.append(cmath.exp(1j * angle) if abs(angle) > TURNED else 1 + 0j)
-            unlike = difference(first, np.complex64(factors[-1]) * plane)
+            gain = abs(product) / max(float(np.linalg.norm(a)) ** 2, 1e-30)
+            unlike = difference(first, np.complex64(gain * factors[-1]) * plane)
             if unlike > LEAST_DIFFERENCE:
                 warn(
                     "W-REPETITIONS",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...physics.crop import center_pad
 from ..formats.named_axes import PEAKED, SMALLEST_SIDE, peak
 from ..image_space import Energy
 from ..sampling import Ksp
@@ -113,10 +114,15 @@ def half_off(ksp: Ksp) -> tuple[bool, bool]:
     """
     window = [np.hanning(n + 2)[1:-1].astype(np.float32) for n in ksp.shape[-2:]]
     low = ksp * window[0][:, None] * window[1]
-    images = np.fft.fftshift(np.fft.ifft2(low), axes=(-2, -1)).astype(np.complex64)
-    energy = (np.abs(images) ** 2).sum(axis=0)
-    y, x = images_half_off(energy)
-    return y and _runs_on(images, -2), x and _runs_on(images, -1)
+    y, x = images_half_off((np.abs(_images(low)) ** 2).sum(axis=0))
+    if not (y or x):
+        return False, False
+    fine = _images(center_pad(low, (max(WIDTH, low.shape[1]), max(WIDTH, low.shape[2]))))
+    return y and _runs_on(fine, -2), x and _runs_on(fine, -1)
+
+
+def _images(ksp: Ksp) -> Ksp:
+    return np.fft.fftshift(np.fft.ifft2(ksp), axes=(-2, -1)).astype(np.complex64)
 
 
 def _runs_on(images: Ksp, axis: int) -> bool:

@@ -170,7 +170,8 @@ def corrected(file: ScanFile, centre: str | Sequence[int] = "auto") -> ScanFile:
     """
     choice = _parse_centre(centre, file)
     probes = [] if file.prepared else _probes(file)
-    if probes and not any(map(has_phase, probes)):
+    is_real = probes and not any(map(has_phase, probes))
+    if is_real and not any(has_phase(file.read_ksp(index)) for index in range(len(file))):
         raise real_numbers(file.path)
     energies = [energy_of(ksp) for ksp in probes]
     axes: tuple[int, ...] = ()

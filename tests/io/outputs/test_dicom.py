@@ -63,6 +63,15 @@ def test_values_come_back_within_half_a_step(scale, tmp_path, rng):
             assert (width, center) == (int(width), int(center)) and width >= 1
 
 
+@pytest.mark.parametrize("bright", [1e-14, 1e-6, 1.0, 1e20])
+def test_a_single_bright_pixel_is_within_the_window(bright, tmp_path):
+    img = torch.zeros(3, 20, 16, dtype=torch.complex64)
+    img[1, 4, 5] = bright
+    result = save_images(tmp_path / "scan.h5", img, img.abs())
+    for file in written(result)["mag"]:
+        assert 1 <= float(file.WindowWidth) <= 65536
+
+
 def test_a_series_says_what_it_is(tmp_path, rng):
     series = written(saved(tmp_path, rng, geometry=place(), protocol="t2_tse"))
     kinds = {part: list(files[0].ImageType[:3]) for part, files in series.items()}

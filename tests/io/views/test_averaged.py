@@ -182,6 +182,7 @@ def test_movement_between_repetitions_is_warned_of(
     moved = np.fft.fftshift(np.fft.fft2(np.roll(image, pixels, axis)), (-2, -1))
     ksp = clean.numpy() + noise * (repetitions - clean.numpy())
     ksp[1] += moved - clean.numpy()
+    ksp[1] *= 2j  # which is no movement
     path = write_scan("scan.h5", kspace=ksp.astype(np.complex64))
     with warns("W-NO-HEADER", *["W-REPETITIONS"] * (pixels > 0)):
         open_scan(path, axes=AXES, average=True)

@@ -230,6 +230,14 @@ def test_images_half_a_field_of_view_off_are_moved(write, axes, shape):
     assert file.steps == ("read", "half-field")
 
 
+@pytest.mark.parametrize("n_lines", [8, 10, 12])
+def test_few_calibration_lines_show_it_too(write, n_lines):
+    kept = (torch.arange(SHAPE[3]) % 4 == 0) | ((torch.arange(SHAPE[3]) - 40).abs() < n_lines / 2)
+    ksp = half_off(RIGHT["fully sampled"], -1) * kept
+    with warns("W-HALF-FOV", "W-NO-HEADER"):
+        assert open_scan(write(ksp)).steps == ("read", "half-field")
+
+
 def test_a_head_that_leaves_no_gap_is_moved_if_the_other_axis_is_certain(write):
     right = measured(head(size=1.12))
     with warns("W-HALF-FOV", "W-NO-HEADER"):
