@@ -136,7 +136,7 @@ def test_a_noise_level_that_no_image_can_have_names_the_file(noise_std):
 
 @pytest.mark.parametrize("noise_std", [1e-200, 1e-16, 1e16, 1e200, torch.nan])
 def test_a_noise_level_no_scan_has_is_no_option(noise_std):
-    with pytest.raises(ConfigError, match=r"1e-15 to 1e\+15"):
+    with pytest.raises(ConfigError, match="noise_std"):
         PrepConfig(noise_std=noise_std)
 
 
