@@ -365,7 +365,7 @@ def test_a_damaged_file_is_reconstructed_or_refused_and_nothing_else(raw, tmp_pa
             for name in ("kspace", "noise")
         }
     path = tmp_path / "scan.h5"
-    for number in range(60):
+    for number in range(40):
         path.write_bytes(damage(content, data, rng))
         try:
             found = reconstruct(path, Recipe((ZeroFilled(), CgSense())[number % 2]))
@@ -375,4 +375,4 @@ def test_a_damaged_file_is_reconstructed_or_refused_and_nothing_else(raw, tmp_pa
             assert "\n" not in str(error)
             continue
         assert np.isfinite(found.magnitude).all()
-    assert 15 < n_refused < 50
+    assert 10 < n_refused < 34

@@ -364,7 +364,7 @@ def test_with_little_undersampling_no_prior_makes_it_worse(kind, rate, brain):
     bars = scores(CgSense())
     methods = [PRESETS["fast"].method]
     if (kind, rate) == SLOW_CASE:
-        methods += [PRESETS["balanced"].method, Msm(n_steps=6, n_masks=2), Pula(10, sigma_max=0.3)]
+        methods += [PRESETS["balanced"].method, Msm(n_steps=6, n_masks=2), Pula(6, sigma_max=0.3)]
     for method in methods:
         for ours, bar in zip(scores(method), bars, strict=True):
             assert ours >= bar, method.name

@@ -40,9 +40,9 @@ def image(scan: Scan, method: Method, prior: Prior | None = None) -> torch.Tenso
 
 
 def test_training_lowers_the_loss(scans, tmp_path):
-    """The same 12 draws of masks and noise on the validation scans, before and after 60 steps."""
+    """The same 12 draws of masks and noise on the validation scans, before and after 40 steps."""
     config = replace(QUICK, n_validation=2, warmup_images=8, decay_images=8000, save_every=10**6)
-    prior = trained(scans, tmp_path / "run", config, images=120)
+    prior = trained(scans, tmp_path / "run", config, images=80)
     data = load_dataset(scans, n_validation=config.n_validation, seed=config.seed)
     held = Batch.stack([item.read() for item in data.validation])
 

@@ -77,7 +77,7 @@ def test_a_stopped_run_writes_a_checkpoint_and_resumes(finished, scans, tmp_path
     assert_same_run(finished(QUICK), tmp_path / "parts")
 
 
-IMAGES = 120
+IMAGES = 72
 
 
 def test_killed_at_random_moments_it_still_ends_the_same(scans, server, tmp_path, rng):
@@ -95,7 +95,7 @@ def test_killed_at_random_moments_it_still_ends_the_same(scans, server, tmp_path
     n_hits = 0
     for _ in range(5):
         # It trains some images beyond its newest checkpoint, which a kill takes away.
-        wanted = run.images_seen + 2 + 2 * int(torch.randint(15, (), generator=rng))
+        wanted = run.images_seen + 2 + 2 * int(torch.randint(7, (), generator=rng))
         line = f'{{"images": {wanted},'
         child, deadline = start(run.path), time.monotonic() + 100
         while not (run.log.path.exists() and line in run.log.path.read_text()):
