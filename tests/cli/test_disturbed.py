@@ -196,7 +196,6 @@ JOBS = {
 @pytest.mark.parametrize(
     ("command", "number", "code"),
     [
-        ("prep", signal.SIGKILL, -9),
         ("reconstruct", signal.SIGKILL, -9),
         ("prep", signal.SIGTERM, 143),
         ("reconstruct", signal.SIGINT, 130),

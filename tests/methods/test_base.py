@@ -65,10 +65,10 @@ def test_unmeasured_entries_are_never_read(name, rng):
     ("method", "bf16", "most"),
     [
         (Aos(), False, 1e-5),
-        (Adps(n_steps=20), False, 1e-3),
-        (Dds(n_steps=20), False, 1e-3),
+        (Adps(n_steps=8), False, 1e-3),
+        (Dds(n_steps=8), False, 1e-3),
         (Msm(n_steps=7), False, 1e-3),
-        (Pula(n_steps=20), False, 1e-3),
+        (Pula(n_steps=8), False, 1e-3),
         (Aos(), True, 1e-2),
     ],
 )

@@ -235,13 +235,13 @@ class TestResidualsAndFlags:
         assert "(1, 2)" in str(given[0]) and "slice 1 is dark" in str(given[0])
 
 
-@pytest.mark.parametrize("rate", [None, 4.0])
 @pytest.mark.parametrize(
-    ("name", "map_sets", "codes"),
+    ("name", "map_sets", "codes", "rate"),
     [
-        ("espirit_brain8", "auto", []),
-        ("alias_brain8", "auto", ["W-MAP-SETS"]),
-        ("alias_brain8", 1, ["W-FOLDED-FOV"]),
+        ("espirit_brain8", "auto", [], 4.0),
+        ("alias_brain8", "auto", ["W-MAP-SETS"], None),
+        ("alias_brain8", "auto", ["W-MAP-SETS"], 4.0),
+        ("alias_brain8", 1, ["W-FOLDED-FOV"], 4.0),
     ],
 )
 def test_an_ordinary_scan_has_no_warning_and_a_folded_one_has_one(
