@@ -23,7 +23,7 @@ from ..recon.metrics import ReferenceKind, VolumeMetrics, evaluate_volume
 from ..recon.reference import rss_volume
 from ..runtime.executor import Executor, completed, executor_of
 
-KINDS: dict[str, ReferenceKind] = dict(zip(TARGETS, ("rss", "esc"), strict=True))
+KIND_OF_TARGET: dict[str, ReferenceKind] = dict(zip(TARGETS, ("rss", "esc"), strict=True))
 """Datasets that hold a reference, and what it is."""
 
 
@@ -40,8 +40,8 @@ def evaluate(
     Args:
         reconstructions: files that ``reconstruct`` wrote, folders of them, or globs.
         target: the fully sampled scan, or a folder of scans of the same stems, in any format. They
-            hold one of :data:`KINDS`; where they hold none, the RSS of their full k-space is
-            computed.
+            hold one of :data:`KIND_OF_TARGET`; where they hold none, the RSS of their full k-space
+            is computed.
         on_error: called with a reconstruction that cannot be scored and the error, and the others
             are scored; without it the error is raised.
         jobs: processes that share the volumes, or an executor.
@@ -229,7 +229,7 @@ def _stored_reference(path: Path) -> tuple[NDArray[Any], ReferenceKind] | None:
         return None
     with open_h5(path) as file:
         name = _target_name(file)
-        return None if name is None else (read_real(find_dataset(file, name)), KINDS[name])
+        return None if name is None else (read_real(find_dataset(file, name)), KIND_OF_TARGET[name])
 
 
 def _target_name(file: h5py.File) -> str | None:
