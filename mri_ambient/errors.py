@@ -140,6 +140,7 @@ WARNINGS: dict[str, str] = {
     "W-LINES": "Look at the image for movement or ghosts, and at how its lines were put together.",
     "W-CLIPPED": "Measure again with less gain; without its largest samples the image is wrong.",
     "W-CONJUGATE": "Export what was measured, or give the mask of it (mask, --mask).",
+    "W-INTERPOLATED": "Export k-space as it was acquired, before any step that makes images of it.",
     "W-ONE-COIL": "Nothing but the mask separates aliased images; use several coils.",
     "W-NOISE-GIVEN": "K-space has another noise; check noise_std (--noise-std), or the noise scan.",
     "W-NOISE-SLICES": "Export the slices with one scale, or each into a file of its own.",
@@ -190,6 +191,7 @@ WRONG_SAMPLES = frozenset(
         "W-LINES",
         "W-CLIPPED",
         "W-CONJUGATE",
+        "W-INTERPOLATED",
     }
 )
 """Warnings that an image of all samples may be wrong: nothing is scored against it."""

@@ -13,6 +13,7 @@ from mri_ambient.data_prep.simulation.images import Anatomy
 from mri_ambient.data_prep.simulation.phantom import head_phantom, pixel_mm
 from mri_ambient.data_prep.simulation.scan_model import ScanModel, SimulateConfig
 from mri_ambient.io import Sampling, ScanFile
+from mri_ambient.physics.fourier import fft2c
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.physics.units import rss_weight
 from mri_ambient.rng import complex_normal, rng_for
@@ -90,3 +91,14 @@ def exported(scan: Scan) -> Tensor:
     """The adjoint of a prepared scan in the units of its source, ``(slice, y, x)``."""
     img = SenseOp(scan.maps, scan.mask).adjoint(scan.ksp)
     return img.abs() * scan.scale * rss_weight(scan.maps, scan.coil_transform)
+
+
+def smooth_heads() -> Tensor:
+    """Whitened k-space ``(slice, coil, y, x)`` of two heads within eight smooth coils."""
+    rng = rng_for(0, "smooth coils")
+    img = head_phantom((96, 80), rng, 2)[:, None]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 80), indexing="ij")
+    angle = 2 * torch.pi * torch.arange(8)[:, None, None] / 8
+    far = (y - 1.15 * angle.sin()).square() + (x - 1.15 * angle.cos()).square()
+    maps = torch.polar(torch.exp(-0.7 * far), angle + 0.5 * (y * angle.sin() - x * angle.cos()))
+    return fft2c((img * maps).to(torch.complex64)) / 0.003 + complex_normal((2, 8, 96, 80), rng)

@@ -200,8 +200,7 @@ def line_misfit(block: Tensor) -> float:
     Args:
         block: calibration block ``(coil, y, x)`` of whitened coils, the strongest first.
     """
-    energy = block.abs().square().mean(dim=(1, 2))
-    block = block[energy > LEAST_SIGNAL * NOISE][:MAX_COILS].to(torch.complex128)
+    block = block[of_signal(block)].to(torch.complex128)
     if len(block) < LEAST_COILS or min(block.shape[1:]) < LEAST_SIDE:
         return 0.0
     if (variation := coil_variation(block)) < LEAST_VARIATION:
@@ -214,6 +213,12 @@ def line_misfit(block: Tensor) -> float:
     expected = 1 + within.max() + KERNEL * predicted
     factor = BADLY if variation < LITTLE_VARIATION else 1.0
     return float((across / expected).max()) / factor
+
+
+def of_signal(block: Tensor) -> Tensor:
+    """The first coils that hold more than noise in k-space ``(coil, y, x)``: their numbers."""
+    energy = block.abs().square().mean(dim=(1, 2))
+    return torch.nonzero(energy > LEAST_SIGNAL * NOISE).flatten()[:MAX_COILS]
 
 
 def coil_variation(block: Tensor) -> float:
@@ -273,8 +278,7 @@ def line_steps(strip: Tensor, measured: NDArray[np.bool_], width: int) -> dict[i
     """
     first = len(measured) // 2 - width // 2
     block = range(first, first + width)
-    energy = strip[..., first : block.stop].abs().square().mean(dim=(1, 2))
-    strip = strip[energy > LEAST_SIGNAL * NOISE][:MAX_COILS].to(torch.complex128)
+    strip = strip[of_signal(strip[..., first : block.stop])].to(torch.complex128)
     if len(strip) < LEAST_COILS or strip.shape[1] < LEAST_SIDE or not measured[list(block)].all():
         return {}
     lines = np.flatnonzero(measured).tolist()

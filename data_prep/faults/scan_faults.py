@@ -11,11 +11,13 @@ from torch import Tensor
 from ...errors import NumericalWarning, PrepError
 from ...io import ScanFile, name_of
 from ...physics.crop import center_crop
+from ...physics.patterns import is_line_mask
 from ...scan import Scan
 from ..noise_estimator import SHOWN, NoiseEstimator
 from ..whiten import mix_coils
 from .altered import Altered, altered, altered_warnings
 from .cut_off import cut_off_warnings, energies
+from .interpolated import filled_lines, interpolated_warnings, outer_samples, spread
 from .interference import Interference, interference_of, interference_warnings
 from .line_consistency import (
     line_steps,
@@ -31,6 +33,7 @@ from .line_order import middles, order_warnings
 from .line_phase import backwards_warnings, line_phase_warnings
 from .lost_coils import coil_energies, lost_coil_warnings
 from .noise_coils import LOUD, without_coils
+from .seams import coils_differ, equal_lines, equal_warnings, largest_seam, seam_warnings
 from .spikes import LEAST_RATIO
 
 UNEQUAL = 3.0
@@ -40,7 +43,7 @@ FEW_BLOCKS = 5
 """Slices whose lines are compared."""
 
 STRIP = 48
-"""Rows of the lines beside the calibration block that are compared."""
+"""Samples, in the middle of each, of the lines that are compared with others."""
 
 
 class ScanFaults:
@@ -61,15 +64,17 @@ class ScanFaults:
         self.compared = {n // 4, n // 2, 3 * n // 4}
         self._every = max(1, n // FEW_BLOCKS)
         self.own_noise: dict[int, float] = {}
-        self.strips: list[Tensor] = []
+        self.strips: dict[str, list[Tensor]] = {"columns": [], "rows": []}
         self.spikes: dict[int, Tensor] = {}
         self.altered: dict[int, Altered] = {}
         self.coil_energies: dict[int, Tensor] = {}
         self.stray: dict[str, dict[int, dict[int, float]]] = {"columns": {}, "rows": {}}
         self.missed: dict[str, dict[int, int | None]] = {"columns": {}, "rows": {}}
         self.middles: dict[str, dict[int, tuple[int, ...]]] = {"columns": {}, "rows": {}}
+        self.equal: dict[str, dict[int, tuple[int, ...]]] = {"columns": {}, "rows": {}}
         self.interference: dict[int, Interference] = {}
         self.profiles: list[Tensor] = []
+        self.outer: list[Tensor] = []
 
     def add(
         self, scan: Scan, cut: Scan, spikes: Mapping[int, Tensor], filled: Sequence[int]
@@ -91,12 +96,16 @@ class ScanFaults:
             self.coil_energies[index] = coil_energies(ksp, scan.mask[0])
             if index in self.compared and scan.calib is None:
                 self.profiles.append(energies(ksp))
+            if index in self.compared and (one := outer_samples(ksp, scan.mask[0])) is not None:
+                self.outer.append(one)
             if self.file.noise is None and index % self._every == 0:
                 self._add_own_noise(index, ksp)
             if index in self.compared and not self.file.is_3d:
                 self._add_lines(index, ksp, scan.mask[0])
-            if index in self.compared and scan.calib is None:
-                self.strips.append(center_crop(cut.ksp[place], self.strip).clone())
+            if index in self.compared and scan.calib is None and not self.file.is_3d:
+                few, own = center_crop(cut.ksp[place], self.strip), (ksp.shape[1], min(STRIP, ksp.shape[2]))
+                self.strips["columns"].append(few.clone())
+                self.strips["rows"].append(center_crop(ksp, own).clone())
 
     def _add_lines(self, index: int, ksp: Tensor, mask: Tensor) -> None:
         """The energies of the columns and of the rows of a slice."""
@@ -105,6 +114,7 @@ class ScanFaults:
         for axis, (samples, power, sampled) in planes.items():
             self.stray[axis][index] = stray_lines(power, sampled)
             self.middles[axis][index] = middles(samples, power, sampled)
+            self.equal[axis][index] = equal_lines(samples)
             if len(ksp) > 1:
                 self.missed[axis][index] = missed_line(power, sampled)
 
@@ -153,30 +163,57 @@ class ScanFaults:
             )
             found.append(NumericalWarning("W-SPIKE", text))
         found += altered_warnings(name, self.altered)
+        found += self._interpolated(to_virtual, noise_only)
         found += lost_coil_warnings(name, self.coil_energies)
         (ny, nx), (rows, columns) = self.file.shape[2:], self.file.recon_shape
         found += cut_off_warnings(name, self.profiles, (rows / ny, columns / nx))
         if not self.file.is_3d:
-            few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
-            few = [mix_coils(block, to_virtual) for block in few]
-            explained = (
-                order_warnings(name, self.middles["columns"], "columns")
-                or order_warnings(name, self.middles["rows"], "rows")
-                or backwards_warnings(name, few)
-                or line_phase_warnings(name, few)
-            )
-            if not explained and not self.interference:
-                width = calib[0].shape[-1]
-                explained = (
-                    stray_warnings(name, self.stray["columns"], "columns")
-                    or stray_warnings(name, self.stray["rows"], "rows")
-                    or missed_warnings(name, self.missed["columns"], "columns")
-                    or missed_warnings(name, self.missed["rows"], "rows")
-                    or self._steps(width, to_virtual, noise_only)
-                    or line_warnings(name, few)
-                )
-            found += explained
+            found += self._about_lines(calib, to_virtual, noise_only)
         return found + interference_warnings(name, self.interference)
+
+    def _interpolated(
+        self, to_virtual: Tensor, noise_only: tuple[int, ...]
+    ) -> list[NumericalWarning]:
+        """W-INTERPOLATED for k-space that was computed."""
+        outer = [mix_coils(without_coils(one, noise_only), to_virtual) for one in self.outer]
+        filled = {
+            "columns": [filled_lines(one, self.file.shape[3]) for one in outer],
+            "rows": [filled_lines(one.mT, self.file.shape[2]) for one in outer],
+        }
+        spreads = [spread(one) for one in outer]
+        return interpolated_warnings(name_of(self.file.path), spreads, filled)
+
+    def _about_lines(
+        self, calib: Sequence[Tensor], to_virtual: Tensor, noise_only: tuple[int, ...]
+    ) -> list[NumericalWarning]:
+        """The first explanation of lines that do not belong together."""
+        name = name_of(self.file.path)
+        few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
+        few = [mix_coils(block, to_virtual) for block in few]
+        strips = {
+            axis: [mix_coils(without_coils(one, noise_only), to_virtual) for one in kept]
+            for axis, kept in self.strips.items()
+        }
+        explained = (
+            order_warnings(name, self.middles["columns"], "columns")
+            or order_warnings(name, self.middles["rows"], "rows")
+            or backwards_warnings(name, few)
+            or line_phase_warnings(name, few)
+        )
+        if not explained and not self.interference:
+            width = calib[0].shape[-1]
+            explained = (
+                equal_warnings(name, self.equal["columns"], "columns")
+                or equal_warnings(name, self.equal["rows"], "rows")
+                or stray_warnings(name, self.stray["columns"], "columns")
+                or stray_warnings(name, self.stray["rows"], "rows")
+                or missed_warnings(name, self.missed["columns"], "columns")
+                or missed_warnings(name, self.missed["rows"], "rows")
+                or self._steps(width, strips["columns"])
+                or self._seams(width, strips, few)
+                or line_warnings(name, few)
+            )
+        return explained
 
     def _unequal_noise(self) -> list[NumericalWarning]:
         """W-NOISE-SLICES for slices of very different noise."""
@@ -190,12 +227,40 @@ class ScanFaults:
         )
         return [NumericalWarning("W-NOISE-SLICES", text)]
 
-    def _steps(
-        self, calib_width: int, to_virtual: Tensor, noise_only: tuple[int, ...]
-    ) -> list[NumericalWarning]:
+    def _steps(self, width: int, strips: Sequence[Tensor]) -> list[NumericalWarning]:
         """W-LINES for lines beside the calibration block."""
-        mask = torch.from_numpy(self.file.mask[:, : self.n_rows])
-        measured = center_crop(mask, self.strip)[0].all(dim=0).numpy()
-        kept = (without_coils(strip, noise_only) for strip in self.strips)
-        slices = [line_steps(mix_coils(strip, to_virtual), measured, calib_width) for strip in kept]
+        measured = self._measured_columns().numpy()
+        slices = [line_steps(strip, measured, width) for strip in strips]
         return step_warnings(name_of(self.file.path), slices, self.file.shape[3]) if slices else []
+
+    def _seams(
+        self, width: int, strips: Mapping[str, Sequence[Tensor]], blocks: Sequence[Tensor]
+    ) -> list[NumericalWarning]:
+        """W-LINES for lines that do not follow each other: of blocks, where no strip is whole."""
+        mask = torch.from_numpy(self.file.mask)
+        parts: dict[str, list[tuple[Tensor, Tensor | None]]]
+        if is_line_mask(mask) and strips["rows"]:
+            middle, columns = (mask.shape[1], width), self._measured_columns()
+            rows = center_crop(mask, middle)[0].all(dim=1)
+            parts = {
+                "columns": [(strip, columns) for strip in strips["columns"]],
+                "rows": [(center_crop(strip, middle).mT, rows) for strip in strips["rows"]],
+            }
+        else:
+            parts = {
+                "columns": [(block, None) for block in blocks],
+                "rows": [(block.mT, None) for block in blocks],
+            }
+        found = []
+        for axis, lines in parts.items():
+            if not coils_differ([block if axis == "columns" else block.mT for block in blocks]):
+                continue
+            found += seam_warnings(
+                name_of(self.file.path), [largest_seam(*one) for one in lines], axis
+            )
+        return found
+
+    def _measured_columns(self) -> Tensor:
+        """Columns with samples in all rows of the strips, bool ``(x,)``."""
+        mask = torch.from_numpy(self.file.mask[:, : self.n_rows])
+        return center_crop(mask, self.strip)[0].all(dim=0)

@@ -3,10 +3,11 @@
     python tests/benchmarks/bench_lines.py IMAGES.zip [SCAN...] [--images 60]
 
 simulates scans (4 to 16 coils, 64 to 192 a side, R = 1 to 4, noise of 0.0005 to 0.1), prepares them
-right (:data:`RIGHT`) and with a fault (:data:`FAULTS`), and prints for each the share of scans that
-one of :data:`CODES` names, in simulated scans and in fully sampled real ones (each
-as it is, with every other coil, and with half of its readout), and one JSON line. Ends with 1 if a
-right scan is warned of. ``--quick`` takes one phantom.
+right (:data:`RIGHT`) and with a fault (:data:`FAULTS`, :data:`BROKEN`,
+:data:`COMPUTED`), and prints for each the
+share of scans that one of :data:`CODES` names, in simulated scans and in fully sampled real ones
+(each as it is, with every other coil, and with half of its readout), and one JSON line. Ends with 1
+if a right scan is warned of. ``--quick`` takes one phantom.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,13 +30,13 @@ from mri_ambient.errors import MriAmbientError, NumericalWarning, collected
 from mri_ambient.io import find_scans
 from mri_ambient.io.formats.arrays import ArrayFile
 from mri_ambient.physics.axis_fourier import fftc, ifftc
-from mri_ambient.physics.fourier import reverse
+from mri_ambient.physics.fourier import fft2c, ifft2c, reverse
 from mri_ambient.rng import rng_for
 from mri_ambient.scan import Scan
 
 SIZES = ((64, 64), (96, 80), (128, 112), (192, 160))
 CALIB = 16
-CODES = {"W-LINES", "W-LINE-PHASE", "W-CLIPPED", "W-CONJUGATE"}
+CODES = {"W-LINES", "W-LINE-PHASE", "W-CLIPPED", "W-CONJUGATE", "W-INTERPOLATED"}
 
 
 def turned(ksp: Tensor, columns: slice, factor: complex) -> Tensor:
@@ -171,6 +173,52 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def lost(ksp: Tensor, dim: int, place: int = 0) -> Tensor:
+    """Without the line so many from k = 0: those behind it stand one place off."""
+    n, at = ksp.shape[dim], ksp.shape[dim] // 2 + place
+    last = torch.zeros_like(ksp.narrow(dim, 0, 1))
+    return torch.cat([ksp.narrow(dim, 0, at), ksp.narrow(dim, at + 1, n - at - 1), last], dim)
+
+
+def doubled(ksp: Tensor, dim: int) -> Tensor:
+    """The line of k = 0 twice: those behind it stand one place off."""
+    n, at = ksp.shape[dim], ksp.shape[dim] // 2
+    return torch.cat([ksp.narrow(dim, 0, at + 1), ksp.narrow(dim, at, n - at - 1)], dim)
+
+
+BROKEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "the line of k = 0 lost": lambda ksp: lost(ksp, -1),
+    "the line of k = 0 stored twice": lambda ksp: doubled(ksp, -1),
+    "the fifth line from k = 0 lost": lambda ksp: lost(ksp, -1, 5),
+    "the twentieth line from k = 0 lost": lambda ksp: lost(ksp, -1, 20),
+    "the readout's sample of k = 0 lost": lambda ksp: lost(ksp, -2),
+    "its twelfth sample from k = 0 lost": lambda ksp: lost(ksp, -2, 12),
+    "lines from k = 0 on of another sign": lambda k: turned(k, slice(k.shape[-1] // 2, None), -1),
+    "lines from the twentieth on of another sign": lambda k: turned(
+        k, slice(k.shape[-1] // 2 + 20, None), -1
+    ),
+}
+"""What happens to all lines, before the mask leaves some out."""
+
+
+def cropped_images(ksp: Tensor, rate: int = 3) -> Tensor:
+    """Of undersampled images without their border."""
+    under = torch.zeros_like(ksp)
+    under[..., 1::rate] = ksp[..., 1::rate]
+    under[..., middle(ksp, CALIB)] = ksp[..., middle(ksp, CALIB)]
+    img = ifft2c(under)
+    ny, nx = (n // 12 for n in img.shape[-2:])
+    inside = torch.zeros_like(img)
+    inside[..., ny:-ny, nx:-nx] = img[..., ny:-ny, nx:-nx]
+    return fft2c(inside)
+
+
+COMPUTED: dict[str, Callable[[Tensor], Tensor]] = {
+    "images of every third line, cropped": cropped_images,
+}
+"""What makes complete k-space of one that was undersampled."""
+
+
 def is_named(ksp: Tensor) -> bool | None:
     """Whether the lines of a slice ``(coil, y, x)`` are warned of; None if it is refused."""
     with collected():
@@ -182,20 +230,28 @@ def is_named(ksp: Tensor) -> bool | None:
     return any(warning.code in CODES for warning in found)
 
 
-def simulated(images: str, count: int) -> Iterator[Tensor]:
+Slice = tuple[Tensor, Tensor]
+"""Fully sampled k-space ``(coil, y, x)`` and a mask ``(y, x)``."""
+
+
+def simulated(images: str, count: int) -> Iterator[Slice]:
     """Slices of simulated scans."""
     source = open_images(images)
     for k, name in enumerate(source.names(count, 1)[:count]):
         rate = (1.0, 2.0, 3.0, 4.0)[k % 4]
         config = SimulateConfig(
             SIZES[k // 4 % 4], (4, 16), calib=CALIB, noise=(0.0005, 0.1), jitter=True,
-            **({"full": True} if rate == 1 else {"acceleration": rate}),
+            acceleration=rate,
         )  # fmt: skip
         anatomy = source.read(name, config.size, 1, rng_for(7, name))
-        yield ScanModel(anatomy, config, f"{name} {k}").measure(0)
+        full, under = (
+            ScanModel(anatomy, replace(config, full=full), f"{name} {k}").measure(0)
+            for full in (True, rate == 1)
+        )
+        yield full, (under != 0).any(dim=0)
 
 
-def real(scans: list[str]) -> Iterator[Tensor]:
+def real(scans: list[str]) -> Iterator[Slice]:
     """Slices of real scans, and parts of them."""
     for path in find_scans(scans) if scans else ():
         file = path.open()
@@ -203,7 +259,8 @@ def real(scans: list[str]) -> Iterator[Tensor]:
             continue
         for part in file:
             ksp = part.ksp[0]
-            yield from (ksp, ksp[::2], ksp[1::2], half(ksp))
+            for coils in (ksp, ksp[::2], ksp[1::2], half(ksp)):
+                yield coils, torch.ones(coils.shape[1:], dtype=torch.bool)
 
 
 def half(ksp: Tensor) -> Tensor:
@@ -213,11 +270,16 @@ def half(ksp: Tensor) -> Tensor:
     return fftc(img[..., n // 4 : n // 4 + n // 2, :], dim=-2)
 
 
-def shares(slices: list[Tensor]) -> dict[str, float]:
+def shares(slices: list[Slice]) -> dict[str, float]:
     """The share that is named, by fault; of those whose lines are sampled."""
     found = {}
-    for name, fault in (RIGHT | FAULTS).items():
-        named = [is_named(torch.where(ksp != 0, fault(ksp), 0)) for ksp in slices]
+    for name, fault in (RIGHT | FAULTS | BROKEN | COMPUTED).items():
+        named = []
+        for ksp, mask in slices:
+            if name in COMPUTED and not mask.all():
+                continue
+            damaged = fault(ksp * mask if name in RIGHT | FAULTS else ksp)
+            named.append(is_named(torch.where(mask, damaged, 0)))
         told = [one for one in named if one is not None]
         found[name] = round(sum(told) / max(len(told), 1), 3)
     return found
@@ -237,7 +299,7 @@ def main() -> int:
         "real": list(real(args.scans)),
     }
     figures = {kind: shares(slices) for kind, slices in kinds.items()}
-    for fault in RIGHT | FAULTS:
+    for fault in RIGHT | FAULTS | BROKEN | COMPUTED:
         print(
             f"| {fault} | {' | '.join(f'{100 * figures[kind][fault]:.0f} %' for kind in kinds)} |"
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from codes import warns
-from memory_scan import MemoryScan, simulated_scan
+from memory_scan import MemoryScan, simulated_scan, smooth_heads
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation
@@ -38,18 +38,7 @@ CENTRE = 40
 """The column of k = 0."""
 
 
-def smooth_coils() -> Tensor:
-    """Whitened k-space ``(slice, coil, y, x)`` of two heads within eight smooth coils."""
-    rng = rng_for(0, "smooth coils")
-    img = head_phantom((96, 80), rng, 2)[:, None]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 80), indexing="ij")
-    angle = 2 * torch.pi * torch.arange(8)[:, None, None] / 8
-    far = (y - 1.15 * angle.sin()).square() + (x - 1.15 * angle.cos()).square()
-    maps = torch.polar(torch.exp(-0.7 * far), angle + 0.5 * (y * angle.sin() - x * angle.cos()))
-    return fft2c((img * maps).to(torch.complex64)) / 0.003 + complex_normal((2, 8, 96, 80), rng)
-
-
-HEADS = smooth_coils()
+HEADS = smooth_heads()
 
 
 def simulated(coils: int, noise: float) -> Tensor:
@@ -318,7 +307,7 @@ def test_the_preparation_warns_unless_the_phase_explains_it(ksp):
     weak, turned = ksp.clone(), ksp.clone()
     odd_lines_halved(weak)
     turned[..., 1::2] *= torch.polar(torch.tensor(1.0), torch.tensor(0.6))
-    with warns("W-LINES", "W-MAP-SETS"):
+    with warns("W-LINES", "W-MAP-SETS", "W-INTERPOLATED"):
         plan_preparation(MemoryScan(weak[None]))
     with warns("W-LINE-PHASE", "W-MAP-SETS"):
         plan_preparation(MemoryScan(turned[None]))

@@ -1,0 +1,121 @@
+"""K-space that was computed is told from k-space that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from memory_scan import MemoryScan, simulated_scan
+from skimage.transform import rotate
+from torch import Tensor
+
+from mri_ambient.data_prep import SimulateConfig, plan_preparation
+from mri_ambient.data_prep.faults.interpolated import (
+    LEAST_SPREAD,
+    filled_lines,
+    interpolated_warnings,
+    outer_samples,
+    spread,
+)
+from mri_ambient.physics.fourier import fft2c, ifft2c
+from mri_ambient.rng import complex_normal, rng_for
+
+WHOLE = torch.ones(96, 80, dtype=torch.bool)
+
+
+@pytest.fixture(scope="module")
+def ksp() -> Tensor:
+    """Whitened k-space ``(coil, y, x)`` of a head."""
+    config = SimulateConfig(size=(96, 80), coils=6, full=True, correlated_noise=False)
+    scan, cov = simulated_scan("measured", config)
+    return scan.ksp[0] / cov.diagonal().real.sqrt().float().view(-1, 1, 1)
+
+
+def under(ksp: Tensor) -> Tensor:
+    """A third of its lines, and 16 in the middle."""
+    kept = torch.zeros(ksp.shape[-1])
+    kept[::3] = kept[32:48] = 1
+    return ksp * kept
+
+
+def cropped(ksp: Tensor) -> Tensor:
+    return fft2c(ifft2c(under(ksp))[..., 8:-8, 6:-6])
+
+
+def rotated(ksp: Tensor) -> Tensor:
+    parts = torch.view_as_real(ifft2c(under(ksp)).resolve_conj()).movedim(-1, 0).numpy()
+    turned = np.stack([[rotate(coil, 7) for coil in part] for part in parts])
+    return fft2c(torch.complex(*torch.from_numpy(turned.astype(np.float32))))
+
+
+def shaded(ksp: Tensor) -> Tensor:
+    return fft2c(ifft2c(under(ksp)) * torch.linspace(0.3, 1.5, ksp.shape[-1]).square())
+
+
+def spread_of(ksp: Tensor) -> float:
+    return spread(outer_samples(ksp, torch.ones(ksp.shape[-2:], dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("computed", [cropped, rotated, shaded])
+def test_images_that_were_undersampled_are_told(ksp, computed: Callable[[Tensor], Tensor]):
+    found = spread_of(computed(ksp))
+    assert found > LEAST_SPREAD
+    (warning,) = interpolated_warnings("scan", [found], {})
+    assert warning.code == "W-INTERPOLATED"
+
+
+def test_the_energy_of_noise_has_a_spread_of_two():
+    """Of a mean over 7 x 7 samples with it, a few percent less."""
+    noise = complex_normal((8, 256, 256), rng_for(0, "noise"))
+    assert spread_of(noise) == pytest.approx(2, rel=0.06)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_what_was_measured_is_not_told(ksp, noise):
+    """Also filtered, cropped after all was measured, and without noise."""
+    config = SimulateConfig(size=(96, 80), coils=6, full=True, noise=noise)
+    right = simulated_scan("right", config)[0].ksp[0]
+    y, x = (torch.hamming_window(n, periodic=False) for n in (96, 80))
+    for measured in (right, right * y[:, None] * x, fft2c(ifft2c(right)[..., 8:-8, 6:-6])):
+        assert spread_of(measured) < 2.2
+    assert interpolated_warnings("scan", [spread_of(right)], {"columns": [(0, 1.0)]}) == []
+
+
+@pytest.mark.parametrize("rate", [2, 3, 4, 5])
+def test_lines_that_were_filled_in_have_other_noise(ksp, rate):
+    """Means of their neighbours, among those that were measured."""
+    outer = outer_samples(ksp, WHOLE)
+    assert filled_lines(outer, 80) == filled_lines(outer.mT, 96) == (0, 1.0)
+    filled = ksp.clone()
+    for x in range(80):
+        if x % rate:
+            first, share = x - x % rate, x % rate / rate
+            filled[..., x] = (1 - share) * ksp[..., first] + share * ksp[..., (first + rate) % 80]
+    period, factor = filled_lines(outer_samples(filled, WHOLE), 80)
+    assert period % rate == 0 and (factor > 1.3 or factor < 0.7)
+    assert filled_lines(outer_samples(filled.mT, WHOLE.mT).mT, 80) == (period, factor)
+    (warning,) = interpolated_warnings("scan", [], {"rows": [(period, factor)]})
+    assert "rows" in str(warning)
+
+
+def test_signal_tells_nothing_of_noise(ksp):
+    """A box has every other line of its k-space near zero."""
+    box = torch.zeros(96, 80)
+    box[24:72, 20:60] = 1
+    assert filled_lines(outer_samples(ksp + 1e4 * fft2c(box + 0j), WHOLE), 80) == (0, 1.0)
+
+
+def test_incomplete_and_small_kspace_is_not_judged(ksp):
+    missing = WHOLE.clone()
+    missing[:, 79] = False
+    assert outer_samples(ksp, missing) is None
+    assert outer_samples(ksp[..., :50, :50], WHOLE[:50, :50]) is None
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+def test_a_preparation_names_them(ksp):
+    for samples, told in ((ksp, False), (cropped(ksp), True)):
+        found = plan_preparation(MemoryScan(samples[None])).warnings
+        assert ("W-INTERPOLATED" in {warning.code for warning in found}) == told

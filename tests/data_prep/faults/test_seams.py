@@ -1,0 +1,129 @@
+"""Lines that do not follow each other are found, and nothing is said of those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from memory_scan import MemoryScan, simulated_scan, smooth_heads
+from torch import Tensor
+
+from mri_ambient.data_prep import SimulateConfig, plan_preparation
+from mri_ambient.data_prep.faults.seams import (
+    LEAST_SIZE,
+    coils_differ,
+    equal_lines,
+    largest_seam,
+    seam_warnings,
+)
+from mri_ambient.rng import complex_normal, rng_for
+
+HEADS = smooth_heads()
+
+CENTRE = 40
+"""The column of k = 0 of the heads."""
+
+
+def lost(ksp: Tensor, place: int, dim: int = -1) -> Tensor:
+    """Without the line so many from k = 0; those behind it stand one place off."""
+    n = ksp.shape[dim]
+    at = n // 2 + place
+    kept = [i for i in range(n) if i != at] + [n - 1]
+    return ksp.index_select(dim, torch.tensor(kept))
+
+
+def doubled(ksp: Tensor, place: int) -> Tensor:
+    """A line is stored twice; those behind it stand one place off."""
+    n = ksp.shape[-1]
+    return ksp[..., [i - (i > n // 2 + place) for i in range(n)]]
+
+
+def turned(ksp: Tensor, place: int) -> Tensor:
+    """From a line on, samples are of the other sign."""
+    return ksp * (1 - 2 * (torch.arange(ksp.shape[-1]) >= CENTRE + place))
+
+
+@pytest.mark.parametrize(
+    ("fault", "place"),
+    [(fault, place) for fault in (lost, turned) for place in (0, 2, 5, 20)] + [(doubled, 2)],
+)
+def test_the_place_of_a_seam_is_found(fault: Callable[[Tensor, int], Tensor], place):
+    seam = largest_seam(fault(HEADS[0], place)[:, 24:72])
+    assert seam.size > LEAST_SIZE
+    assert abs(seam.line - place) <= 1
+    (warning,) = seam_warnings("scan", [None, seam], "columns")
+    assert warning.code == "W-LINES"
+
+
+@pytest.mark.parametrize("measured", ["block", "all"])
+def test_the_calibration_block_of_an_undersampled_scan_tells(measured):
+    sampled = torch.ones(80, dtype=torch.bool)
+    if measured == "block":
+        sampled[:30], sampled[50:] = False, False
+        sampled[::4] = True
+    for ksp, least, most in ((HEADS[0], 0, LEAST_SIZE), (lost(HEADS[0], 0), LEAST_SIZE, 1e9)):
+        assert least <= largest_seam((ksp * sampled)[:, 24:72], sampled).size < most
+
+
+@pytest.mark.parametrize("coils", [4, 6, 12])
+@pytest.mark.parametrize("noise", [0.0005, 0.005, 0.05])
+def test_nothing_is_said_of_lines_that_follow_each_other(coils, noise):
+    """Nor where a filter weakens the ends of k-space."""
+    config = SimulateConfig(
+        size=(96, 80), coils=coils, full=True, noise=noise, correlated_noise=False
+    )
+    scan, cov = simulated_scan(f"right {coils}", config)
+    ksp = scan.ksp[0] / cov.diagonal().real.sqrt().float().view(-1, 1, 1)
+    for right in (ksp, ksp * torch.hamming_window(80, periodic=False)):
+        for lines in (right[:, 24:72], right[..., 16:64].mT):
+            seam = largest_seam(lines)
+            assert seam is None or seam.size < LEAST_SIZE
+            assert seam_warnings("scan", [seam], "columns") == []
+
+
+def test_what_tells_nothing_is_not_believed():
+    """Noise, three coils with signal, few lines, short lines."""
+    broken = lost(HEADS[0], 0)
+    noise = complex_normal(broken.shape, rng_for(0, "noise"))
+    three = torch.cat([broken[:3], noise[3:]])
+    for ksp in (noise, three, broken[..., 35:46], broken[:, 44:55]):
+        assert largest_seam(ksp) is None
+
+
+def test_coils_that_do_not_differ_along_an_axis_tell_nothing_along_it():
+    """Coils in a row: each sees the same of all columns."""
+    y = torch.linspace(-1, 1, 24)[:, None]
+    row = torch.stack([torch.exp(-3 * (y - a).square()) for a in torch.linspace(-1, 1, 6)])
+    img = complex_normal((24, 24), rng_for(0, "object")) * row * 100
+    block = torch.fft.fft2(img.to(torch.complex64))
+    assert not coils_differ([block])
+    assert coils_differ([block.mT])
+
+
+def test_equal_lines_are_counted_from_the_middle():
+    assert equal_lines(HEADS[0]) == ()
+    assert equal_lines(doubled(HEADS[0], 3)) == (3,)
+    assert equal_lines(0 * HEADS[0]) == ()
+
+
+FULL = SimulateConfig(size=(96, 80), coils=8, full=True, noise=0.005)
+
+
+@pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (partial(lost, place=1), "columns"),
+        (partial(lost, place=12, dim=-2), "rows"),
+        (partial(doubled, place=0), "stored twice"),
+    ],
+)
+def test_a_preparation_names_them(fault: Callable[[Tensor], Tensor], text):
+    scan, _ = simulated_scan("head", FULL)
+    for ksp, told in ((scan.ksp, []), (fault(scan.ksp), [text])):
+        found = plan_preparation(MemoryScan(ksp)).warnings
+        texts = [str(warning) for warning in found if warning.code == "W-LINES"]
+        assert len(texts) == len(told)
+        assert all(word in line for word, line in zip(told, texts, strict=True))
