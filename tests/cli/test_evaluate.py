@@ -5,21 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from mri_ambient.methods import L1Wavelet
 from mri_ambient.runtime.device import Runtime
-
-
-@pytest.fixture
-def short_wavelets(monkeypatch) -> None:
-    """What is compared with takes 10 of its 200 iterations."""
-    monkeypatch.setattr("mri_ambient.recon.checks.L1Wavelet", partial(L1Wavelet, n_iter=10))
 
 
 @pytest.fixture
@@ -88,7 +80,8 @@ def test_targets_that_cannot_be_used_cost_a_line_each(cli, full, scored, tmp_pat
     assert line.startswith(f"error: {scored / first}: ")
 
 
-def test_without_a_target_lines_are_held_out(cli, full, prior_file, short_wavelets, monkeypatch):
+@pytest.mark.usefixtures("short_wavelets")
+def test_without_a_target_lines_are_held_out(cli, full, prior_file, monkeypatch):
     """Samples have a coverage; slices give the same figures one by one."""
     words = ("evaluate", full, "--device", "cpu", "--holdout", 1, "-m", prior_file, "--method",
              "dds", "--steps", 2, "--samples", 3, "--json")  # fmt: skip
@@ -106,7 +99,8 @@ def test_without_a_target_lines_are_held_out(cli, full, prior_file, short_wavele
         assert row == pytest.approx(other, rel=1e-3)
 
 
-def test_a_classical_method_is_evaluated_without_samples(cli, full, short_wavelets):
+@pytest.mark.usefixtures("short_wavelets")
+def test_a_classical_method_is_evaluated_without_samples(cli, full):
     words = ("evaluate", full, "--device", "cpu", "--holdout", 1, "--method", "cg-sense")
     rows = list(csv.DictReader(io.StringIO(cli(*words, "--csv").out)))
     report = json.loads(cli(*words, "--json").out)

@@ -100,6 +100,7 @@ def test_raw_scans_are_prepared_as_by_prep(cli, two_slices, tmp_path):
     np.testing.assert_allclose(np.abs(images[0]), np.abs(images[1]), rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.usefixtures("short_wavelets")
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
 def test_command_line_and_python_make_the_same(cli, two_slices, tmp_path):
     """With the method that suits the prior; each finds that the other's output is finished."""
@@ -194,6 +195,7 @@ def test_slices_are_checked_and_flagged(cli, full, prior_file, tmp_path):
         assert f"{report['checks'][0]['held_out']['error']:.4f}" in line
 
 
+@pytest.mark.usefixtures("short_wavelets")
 def test_warn_holds_out_two_lines_unless_told_otherwise(cli, scan, tmp_path):
     for more, n_lines in (((), 0), (("--warn",), 2), (("--warn", "--holdout", 0), 0)):
         out = tmp_path / str(len(more))
@@ -572,6 +574,7 @@ def test_options_may_come_from_a_file(cli, scan, tmp_path):
     cli(*words, "-o", tmp_path / "x", "--method", "zero-filled")
 
 
+@pytest.mark.usefixtures("short_wavelets")
 @pytest.mark.parametrize(
     "words",
     [
