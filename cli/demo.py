@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mri_ambient.training.config import Progress
 
 ACCELERATION, CALIB_LINES = 4.0, 12
+SIZE = (96, 96)
 N_SCANS = 40
 DEMO_SEED = 2026
 """Seed of the demo's heads; the shipped prior was trained on phantoms of other seeds (tested)."""
@@ -97,7 +98,7 @@ def _simulate(folder: Path, *, full: bool, count: int, tick: Tick) -> list[Path]
     from mri_ambient.data_prep import SimulateConfig
 
     config = SimulateConfig(
-        size=(96, 96),
+        size=SIZE,
         coils=6,
         acceleration=ACCELERATION,
         calib=CALIB_LINES,

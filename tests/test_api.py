@@ -26,10 +26,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWar
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve undersampled scans and a fully sampled one."""
+    """Six undersampled scans and a fully sampled one."""
     folder = tmp_path_factory.mktemp("api")
     small = SimulateConfig(size=(48, 40), coils=4, calib=12, noise=0.01, acceleration=2.0)
-    ma.simulate("phantom", folder / "raw", small, count=12)
+    ma.simulate("phantom", folder / "raw", small, count=6)
     ma.simulate("phantom", folder / "full", replace(small, full=True, seed=7), count=1)
     return folder
 

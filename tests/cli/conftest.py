@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from helpers import small_prior
 
 from mri_ambient.cli import app as module
 from mri_ambient.data_prep import SimulateConfig, simulate
+from mri_ambient.methods import L1Wavelet
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.unet import NETWORKS
@@ -30,6 +31,12 @@ SMALL = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 @pytest.fixture(autouse=True)
 def few_pictures(unrendered: None) -> None:
     """Most commands render no pictures."""
+
+
+@pytest.fixture
+def short_wavelets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What held-out lines are compared with takes 10 of its 200 iterations, in this process."""
+    monkeypatch.setattr("mri_ambient.recon.checks.L1Wavelet", partial(L1Wavelet, n_iter=10))
 
 
 @pytest.fixture(scope="session", autouse=True)

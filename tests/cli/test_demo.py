@@ -57,6 +57,7 @@ def test_a_demo_is_not_overwritten(tmp_path):
 @pytest.mark.pictures
 def test_the_demo_runs_and_shows_what_it_promises(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(NETWORKS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
+    monkeypatch.setattr(demo, "SIZE", (64, 64))
     monkeypatch.setattr(demo, "N_SCANS", 5)
     monkeypatch.setattr(demo, "N_ADPS", 2)
     with pytest.warns(NumericalWarning):  # five scans, half a second of training

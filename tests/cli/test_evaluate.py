@@ -80,6 +80,7 @@ def test_targets_that_cannot_be_used_cost_a_line_each(cli, full, scored, tmp_pat
     assert line.startswith(f"error: {scored / first}: ")
 
 
+@pytest.mark.usefixtures("short_wavelets")
 def test_without_a_target_lines_are_held_out(cli, full, prior_file, monkeypatch):
     """Samples have a coverage; slices give the same figures one by one."""
     words = ("evaluate", full, "--device", "cpu", "--holdout", 1, "-m", prior_file, "--method",
@@ -98,6 +99,7 @@ def test_without_a_target_lines_are_held_out(cli, full, prior_file, monkeypatch)
         assert row == pytest.approx(other, rel=1e-3)
 
 
+@pytest.mark.usefixtures("short_wavelets")
 def test_a_classical_method_is_evaluated_without_samples(cli, full):
     words = ("evaluate", full, "--device", "cpu", "--holdout", 1, "--method", "cg-sense")
     rows = list(csv.DictReader(io.StringIO(cli(*words, "--csv").out)))

@@ -7,10 +7,11 @@ import time
 from pkgutil import resolve_name
 
 import pytest
+from helpers import small_prior
 
-from mri_ambient.priors.checkpoint import load_prior
-from mri_ambient.priors.unet import preset_of
-from mri_ambient.priors.weights import DEFAULT, default_prior
+from mri_ambient.priors.checkpoint import save_prior
+from mri_ambient.priors.facts import UNetSpec
+from mri_ambient.priors.unet import NETWORKS
 from mri_ambient.training.run import RunFolder
 
 SHORT = ("--batch-size", 2, "--device", "cpu")
@@ -23,12 +24,17 @@ def test_a_dry_run_prints_and_writes_nothing(cli, trained, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_another_network_than_that_of_the_initial_prior_is_refused(cli, trained, tmp_path):
-    words = ("train", trained.prepared, "-o", tmp_path / "run", "--images", 2, "--dry-run")
-    (line,) = cli(*words, "--init", DEFAULT, *SHORT, code=2).errors
-    own = preset_of(load_prior(default_prior()).facts.network)
-    assert f"--preset {own}" in line
-    cli(*words, "--init", DEFAULT, "--preset", own, *SHORT)
+def test_another_network_than_that_of_the_initial_prior_is_refused(
+    cli, trained, tmp_path, monkeypatch
+):
+    own = UNetSpec(channels=(8, 16), blocks=1, embedding=16)
+    monkeypatch.setitem(NETWORKS, "small", own)
+    save_prior(small_prior("conditioned", network=own), tmp_path / "own.safetensors")
+    words = ("train", trained.prepared, "-o", tmp_path / "run", "--images", 2, "--dry-run",
+             "--init", tmp_path / "own.safetensors", *SHORT)  # fmt: skip
+    (line,) = cli(*words, code=2).errors
+    assert "--preset small" in line
+    cli(*words, "--preset", "small")
 
 
 def test_usage_errors_come_before_the_scans_are_loaded(cli, trained, tmp_path, monkeypatch):

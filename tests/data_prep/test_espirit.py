@@ -231,7 +231,8 @@ def test_simulated_maps_equal_those_of_sigpy(shape: tuple[int, int], rng: Genera
 
 @pytest.mark.parametrize("name", ["espirit_brain8", "alias_brain8"])
 def test_maps_of_real_scans_equal_those_of_sigpy(real_scans: Path, name: str) -> None:
-    ksp = real_ksp(real_scans, name)
+    whole = real_ksp(real_scans, name)
+    ksp = center_crop(whole, (whole.shape[-2] // 2, whole.shape[-1] // 2)).contiguous()
     want, _ = by_sigpy(ksp)
     found = espirit_maps(ksp, (24, 24), crop=0.0).maps[0]
     rss = ifft2c(ksp[0]).norm(dim=0)
@@ -240,8 +241,13 @@ def test_maps_of_real_scans_equal_those_of_sigpy(real_scans: Path, name: str) ->
     assert correlation(found, want)[rss > 0.05 * rss.max()].min() > 0.9999
 
 
-@pytest.mark.parametrize("calib", [(24, 24), (24, 8)])
-@pytest.mark.parametrize("name", ["espirit_brain8", "alias_brain8", "poisson_brain8"])
+@pytest.mark.parametrize(
+    ("name", "calib"),
+    [
+        ("espirit_brain8", (24, 24)), ("alias_brain8", (24, 24)), ("alias_brain8", (24, 8)),
+        ("poisson_brain8", (24, 8)),
+    ],
+)  # fmt: skip
 def test_interpolated_maps_equal_those_of_every_pixel(
     real_scans: Path, name: str, calib: tuple[int, int]
 ) -> None:
@@ -258,9 +264,9 @@ def test_interpolated_maps_equal_those_of_every_pixel(
     assert (found.eigenvalue - want.eigenvalue).abs().max() < MARGIN
 
 
-@pytest.mark.parametrize("calib", [(24, 24), (24, 20), (24, 12), (24, 8), (12, 12)])
+@pytest.mark.parametrize("calib", [(24, 24), (24, 20), (24, 8), (12, 12)])
 @pytest.mark.parametrize("name", ["espirit_brain8", "alias_brain8", "poisson_brain8"])
-def test_no_anatomy_is_lost_in_real_scans(
+def test_no_anatomy_is_lost_in_real_scans_and_one_larger_than_its_field_of_view_is_noticed(
     real_scans: Path, name: str, calib: tuple[int, int]
 ) -> None:
     ksp = real_ksp(real_scans, name)
@@ -271,6 +277,11 @@ def test_no_anatomy_is_lost_in_real_scans(
     if min(calib) >= 20 and name != "alias_brain8":  # in alias_brain8 the head is everywhere
         assert result.eigenvalue[0][head].min() > 0.99
         assert (~result.support[0][~head]).float().mean() > 0.5
+    share = float(second_map_share(result))
+    if name == "alias_brain8":
+        assert share > 1.5 * SECOND_MAP_SHARE
+    else:
+        assert share < SECOND_MAP_SHARE / 5
 
 
 @pytest.mark.parametrize("axis", [-2, -1])
@@ -282,16 +293,16 @@ def test_shading_by_surface_coils_loses_no_anatomy(real_scans: Path, axis: int) 
     assert result.support[0][anatomy(ksp)].all()
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1])
-@pytest.mark.parametrize("calib", [(24, 24), (24, 20), (16, 16), (24, 8), (8, 8)])
-def test_a_head_larger_than_the_field_of_view_is_noticed(
-    real_scans: Path, calib: tuple[int, int], noise: float, rng: Generator
+@pytest.mark.parametrize("calib", [(24, 24), (16, 16), (24, 8), (8, 8)])
+def test_a_head_larger_than_the_field_of_view_is_noticed_in_noise(
+    real_scans: Path, calib: tuple[int, int], rng: Generator
 ) -> None:
     def share(name: str) -> float:
         ksp = real_ksp(real_scans, name)
-        scale = noise * float(ifft2c(ksp[0]).norm(dim=0).max()) / 2**0.5
-        added = scale * complex_normal(tuple(ksp.shape), rng)
-        return float(second_map_share(espirit_maps(ksp + added, calib)))
+        scale = 0.1 * float(ifft2c(ksp[0]).norm(dim=0).max()) / 2**0.5
+        noisy = ksp + scale * complex_normal(tuple(ksp.shape), rng)
+        half = center_crop(noisy, (ksp.shape[-2] // 2, ksp.shape[-1] // 2))  # fewer pixels
+        return float(second_map_share(espirit_maps(half, calib)))
 
     assert share("alias_brain8") > 1.5 * SECOND_MAP_SHARE
     assert share("espirit_brain8") < SECOND_MAP_SHARE / 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
@@ -64,8 +65,10 @@ NOT_TEN_PERCENT = {("poisson", 0.005, 2): 0.25, ("poisson", 0.02, 4): 0.15}
 
 
 @pytest.mark.parametrize("coils", [2, 4, 8])
-@pytest.mark.parametrize("noise", [0.005, 0.02, 0.05])
-@pytest.mark.parametrize("mask", ["full", "random", "poisson"])
+@pytest.mark.parametrize(
+    ("mask", "noise"),
+    [*product(["full", "random"], [0.005, 0.05]), *product(["poisson"], [0.005, 0.02, 0.05])],
+)
 def test_simulated_scans_are_estimated_within_ten_percent(mask, noise, coils):
     levels = []
     for name in ("a", "b", "c"):

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWar
 def raw(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three simulated scans on disk, of two slices each."""
     folder = tmp_path_factory.mktemp("raw")
-    config = SimulateConfig(size=(48, 48), coils=4, calib=12, slices=2, jitter=True)
+    config = SimulateConfig(size=(32, 32), coils=4, acceleration=2, calib=12, slices=2, jitter=True)
     return simulate("phantom", folder, config, count=3)
 
 

@@ -75,7 +75,7 @@ def test_another_seed_gives_another_scan_of_the_same_image(tmp_path):
     assert not torch.equal(stored(one, "mask"), stored(other, "mask"))
 
 
-def test_processes_change_nothing(tmp_path):
+def test_processes_change_nothing(tmp_path, forked):
     folder = write_pictures(tmp_path / "images", 3)
     config = replace(SMALL, jitter=True)
     here = simulate(folder, tmp_path / "a", config)

@@ -139,8 +139,7 @@ def test_siemens_means_the_other_sign_of_the_fourier_transform(tmp_path):
 
 
 @pytest.mark.parametrize("siemens", [False, True])
-@pytest.mark.parametrize("name", ["sagittal", "oblique"])
-@pytest.mark.parametrize("final", [(24, 40, 12), (23, 35, 11)])
+@pytest.mark.parametrize(("name", "final"), [("sagittal", (24, 40, 12)), ("oblique", (23, 35, 11))])
 def test_a_3d_scan_lies_where_the_object_is(name, siemens, final, tmp_path):
     directions, n, mm = ORIENTATIONS[name], (48, 40, 16), (192.0, 200.0, 112.0)
     limits = {f"kspace_encoding_step_{i}": (n[i] - 1, n[i] // 2) for i in (1, 2)}
