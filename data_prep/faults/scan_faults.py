@@ -17,8 +17,8 @@ from ..noise_estimator import SHOWN, NoiseEstimator
 from ..whiten import mix_coils
 from .altered import Altered, altered, altered_warnings
 from .cut_off import cut_off_warnings, energies
-from .interpolated import filled_lines, interpolated_warnings, outer_samples, spread
 from .interference import Interference, interference_of, interference_warnings
+from .interpolated import filled_lines, interpolated_warnings, outer_samples, spread
 from .line_consistency import (
     line_steps,
     line_warnings,
@@ -103,9 +103,9 @@ class ScanFaults:
             if index in self.compared and not self.file.is_3d:
                 self._add_lines(index, ksp, scan.mask[0])
             if index in self.compared and scan.calib is None and not self.file.is_3d:
-                few, own = center_crop(cut.ksp[place], self.strip), (ksp.shape[1], min(STRIP, ksp.shape[2]))
-                self.strips["columns"].append(few.clone())
-                self.strips["rows"].append(center_crop(ksp, own).clone())
+                whole = ksp.shape[1], min(STRIP, ksp.shape[2])
+                self.strips["columns"].append(center_crop(cut.ksp[place], self.strip).clone())
+                self.strips["rows"].append(center_crop(ksp, whole).clone())
 
     def _add_lines(self, index: int, ksp: Tensor, mask: Tensor) -> None:
         """The energies of the columns and of the rows of a slice."""
