@@ -133,7 +133,7 @@ def test_an_attack_takes_the_memory_of_a_step(scan):
 
     def peak(n_steps: int) -> int:
         with PeakBytes() as seen:
-            attacked(scan, Dds(n_steps=n_steps, n_cg=4), prior, n_iter=1)
+            attacked(scan, Dds(n_steps=n_steps, n_cg=4), prior, n_iter=1, others=())
         return seen.peak
 
     assert peak(4) < 1.1 * peak(2)

@@ -219,5 +219,5 @@ class TestL1Wavelet:
 
     def test_default_iterations_are_enough(self, case):
         op, ksp, _ = case
-        limit = apply_method(L1Wavelet(n_iter=1500), op, ksp, NOISE)
+        limit = apply_method(L1Wavelet(n_iter=600), op, ksp, NOISE)
         assert nrmse(apply_method(L1Wavelet(), op, ksp, NOISE), limit) < 0.02
