@@ -278,7 +278,7 @@ def small_prior(kind: str = "plain", **facts: object) -> Prior:
     """A prior of a few thousand random weights; ``facts`` are those of :class:`PriorFacts`."""
     given = {
         "objective": "supervised" if kind == "plain" else "kspace", "kind": kind,
-        "network": UNetSpec(channels=(8, 12), blocks=1, embedding=16), "sigma_data": 0.3,
+        "network": UNetSpec(channels=(8, 12), blocks=1, embedding=16, passes=2), "sigma_data": 0.3,
         "sigma_min": 0.02, "mask_conditioned": kind != "plain", "mask": MaskSpec("random", 2, 8),
     }  # fmt: skip
     known = PriorFacts(**(given | facts))

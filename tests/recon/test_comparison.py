@@ -36,13 +36,6 @@ def volume(full) -> Volume:
     return open_volume(full, RECIPE.resolve(), CPU)
 
 
-@pytest.fixture(autouse=True)
-def short_classical(monkeypatch: pytest.MonkeyPatch) -> None:
-    """L1-wavelet takes few iterations."""
-    compared = (ZeroFilled(), L1Wavelet(n_iter=10))
-    monkeypatch.setattr("mri_ambient.recon.comparison.COMPARED", compared)
-
-
 @pytest.fixture
 def slices_done(monkeypatch) -> list[str]:
     """Methods of the slices that were reconstructed."""

@@ -23,6 +23,7 @@ from mri_ambient.physics.crop import center_crop
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.denoisers import Denoiser
+from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.recon.engine import Engine, to_file_units
 from mri_ambient.recon.metrics import evaluate_volume
@@ -309,7 +310,8 @@ def test_networks_are_compiled_once_for_a_volume(make_volume, monkeypatch):
         raise RuntimeError("no compiler here")
 
     plainly = Denoiser.compile_networks
-    prior, images = small_prior("conditioned"), []
+    network = UNetSpec(channels=(8,), blocks=1, embedding=16, passes=2)
+    prior, images = small_prior("conditioned", network=network), []
     torch.compiler.reset()
     monkeypatch.setattr(Denoiser, "compile_networks", partialmethod(plainly, backend=backend))
     for compiled in (True, False):
