@@ -34,6 +34,7 @@ from torch.utils._pytree import tree_leaves
 from mri_ambient.methods import L1Wavelet, Method, OnStep
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import LinearOperator, SenseOp
+from mri_ambient.priors import weights
 from mri_ambient.priors.facts import PriorFacts, UNetSpec
 from mri_ambient.priors.prior import DenoiserSource, Prior
 from mri_ambient.priors.unet import NETWORKS
@@ -104,13 +105,14 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
-def run_script(path: Path, words: Sequence[object], printed: Path) -> None:
+def run_script(path: Path, words: Sequence[object], printed: Path, shipped: Path) -> None:
     """``python path *words`` beside the file that takes what it prints: the target of a process.
 
     What it starts of Python by ``subprocess.run`` is forked too. L1-wavelet takes 10 iterations
-    unless it is told how many.
+    unless it is told how many. ``shipped`` holds the priors that it takes for those that ship.
     """
     _become([path, *words], printed)
+    weights.__file__ = str(shipped / "__init__.py")
     lam, _, wavelet = L1Wavelet.__init__.__defaults__
     L1Wavelet.__init__.__defaults__ = (lam, 10, wavelet)
     subprocess.run = partial(run_forked, subprocess.run)
@@ -197,7 +199,7 @@ def _become(words: Sequence[object], printed: Path) -> None:
     sys.argv = [str(word) for word in words]
     Figure.savefig = touch
     for name, spec in NETWORKS.items():
-        NETWORKS[name] = replace(spec, channels=(16, 16), embedding=16)
+        NETWORKS[name] = replace(spec, channels=(16, 16), embedding=16, passes=2)
     with printed.open("a") as out:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
@@ -276,7 +278,7 @@ def small_prior(kind: str = "plain", **facts: object) -> Prior:
     """A prior of a few thousand random weights; ``facts`` are those of :class:`PriorFacts`."""
     given = {
         "objective": "supervised" if kind == "plain" else "kspace", "kind": kind,
-        "network": UNetSpec(channels=(8, 12), blocks=1, embedding=16), "sigma_data": 0.3,
+        "network": UNetSpec(channels=(8, 12), blocks=1, embedding=16, passes=2), "sigma_data": 0.3,
         "sigma_min": 0.02, "mask_conditioned": kind != "plain", "mask": MaskSpec("random", 2, 8),
     }  # fmt: skip
     known = PriorFacts(**(given | facts))

@@ -57,8 +57,8 @@ SHORT = (
 )  # fmt: skip
 """Every method, in few steps."""
 
-FLAT = replace(SPEC, channels=(8,))
-"""Of one level; those with more are run without an objective."""
+FLAT = replace(SPEC, channels=(8,), passes=1)
+"""Of one level and one pass; those with more are run by themselves."""
 
 CONFIG = SimulateConfig(size=(32, 28), coils=3, acceleration=2.0, calib=12, noise=0.02)
 
@@ -87,7 +87,7 @@ def on_the_device(value: torch.Tensor) -> torch.Tensor:
 
 def run(method: Method, scan: Scan, device: Any, **recipe: Any) -> SliceImages:
     """An image and its checks."""
-    prior = small_prior("conditioned", tau=0.1) if method.needs_prior else None
+    prior = small_prior("conditioned", tau=0.1, network=FLAT) if method.needs_prior else None
     engine = Engine(ResolvedRecipe(method, prior, **recipe), Runtime(torch.device(device)))
     (result,) = engine([scan])
     assert prior is None or prior.net.nets[0].first.weight.device.type == torch.device(device).type

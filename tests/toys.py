@@ -31,7 +31,7 @@ from mri_ambient.priors.schedules import LogNormal
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.scan import Batch
 
-SPEC = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+SPEC = UNetSpec(channels=(8, 12), blocks=1, embedding=16, passes=2)
 SHAPE = (16, 20)
 
 EVERY: dict[str, Objective] = {

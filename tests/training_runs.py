@@ -20,7 +20,7 @@ from mri_ambient.training.loop import run_training
 from mri_ambient.training.preflight import plan
 from mri_ambient.training.run import RunFolder
 
-NETWORKS["test"] = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+NETWORKS["test"] = UNetSpec(channels=(8, 12), blocks=1, embedding=16, passes=2)
 
 SCANS = SimulateConfig(size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01)
 

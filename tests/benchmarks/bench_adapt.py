@@ -472,7 +472,7 @@ def arguments() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Every case that is not in the results yet."""
-    config = AdaptConfig(2, check_every=2) if args.quick else AdaptConfig(args.until)
+    config = AdaptConfig(1, check_every=1) if args.quick else AdaptConfig(args.until)
     config = replace(config, learning_rate=args.rate)
     prior = load_prior("brain-kspace-wide" if args.quick else args.prior)  # of half the time
     path = args.work / "adapt.json"

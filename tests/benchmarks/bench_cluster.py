@@ -230,7 +230,7 @@ def main() -> int:
     args = parser.parse_args()
     n_scans, counts, volume = 40, [1, 10, 100, 1000], VOLUME
     if args.quick:
-        n_scans, counts = 4, [1, 2]
+        n_scans, counts = 4, [2]
         volume = SMALL
         del METHODS["preset balanced"]
     with tempfile.TemporaryDirectory() as temporary:

@@ -179,7 +179,7 @@ def adapted(
     args: argparse.Namespace, start: Prior, parts: list[list[Path]]
 ) -> tuple[Row, list[Prior]]:
     """A prior for every part of the scans, and the CPU seconds."""
-    recipe = Recipe(Aos(), prior=start, adapt=AdaptConfig(2 if args.quick else "auto"))
+    recipe = Recipe(Aos(), prior=start, adapt=AdaptConfig(1 if args.quick else "auto"))
     began = time.process_time()
     priors = [adapt(part, recipe, Runtime("cpu")) for part in parts]
     return {"cpu_s": round(time.process_time() - began)}, priors

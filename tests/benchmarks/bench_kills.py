@@ -161,8 +161,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         shape = SimulateConfig(
-            size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01, slices=3
-        )
+            size=(32, 32), coils=3, acceleration=2.0, calib=8, noise=0.01,
+            slices=1 if args.quick else 3,
+        )  # fmt: skip
         prepare(simulate("phantom", scratch / "raw", shape, count=n_scans), scratch / "prepared")
         words = commands(scratch, images, steps, ["--steps", 2] if args.quick else [])
         train = [*words["train"], "--images", 4, "--force", "-o", scratch / "first"]

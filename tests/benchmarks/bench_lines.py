@@ -3,11 +3,10 @@
     python tests/benchmarks/bench_lines.py IMAGES.zip [SCAN...] [--images 60]
 
 simulates scans (4 to 16 coils, 64 to 192 a side, R = 1 to 4, noise of 0.0005 to 0.1), prepares them
-right (:data:`RIGHT`) and with a fault (:data:`FAULTS`, :data:`BROKEN`,
-:data:`COMPUTED`), and prints for each the
-share of scans that one of :data:`CODES` names, in simulated scans and in fully sampled real ones
-(each as it is, with every other coil, and with half of its readout), and one JSON line. Ends with 1
-if a right scan is warned of. ``--quick`` takes one phantom.
+right (:data:`RIGHT`) and with a fault (:data:`FAULTS`, :data:`BROKEN`, :data:`COMPUTED`), prints
+for each the share of scans that one of :data:`CODES` names, in simulated scans and in fully sampled
+real ones (each as it is, with every other coil, and with half of its readout), and one JSON line.
+Ends with 1 if a right scan is warned of. ``--quick`` takes one phantom and 4 coils.
 """
 
 from __future__ import annotations
@@ -234,13 +233,13 @@ Slice = tuple[Tensor, Tensor]
 """Fully sampled k-space ``(coil, y, x)`` and a mask ``(y, x)``."""
 
 
-def simulated(images: str, count: int) -> Iterator[Slice]:
+def simulated(images: str, count: int, coils: tuple[int, int]) -> Iterator[Slice]:
     """Slices of simulated scans."""
     source = open_images(images)
     for k, name in enumerate(source.names(count, 1)[:count]):
         rate = (1.0, 2.0, 3.0, 4.0)[k % 4]
         config = SimulateConfig(
-            SIZES[k // 4 % 4], (4, 16), calib=CALIB, noise=(0.0005, 0.1), jitter=True,
+            SIZES[k // 4 % 4], coils, calib=CALIB, noise=(0.0005, 0.1), jitter=True,
             acceleration=rate,
         )  # fmt: skip
         anatomy = source.read(name, config.size, 1, rng_for(7, name))
@@ -293,9 +292,12 @@ def main() -> int:
     parser.add_argument("--images", dest="count", type=int, default=60)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    args.coils = (4, 16)
+    if args.quick:
+        args.count, args.coils = 1, (4, 4)
     warnings.simplefilter("ignore", NumericalWarning)
     kinds = {
-        "simulated": list(simulated(args.images, 1 if args.quick else args.count)),
+        "simulated": list(simulated(args.images, args.count, args.coils)),
         "real": list(real(args.scans)),
     }
     figures = {kind: shares(slices) for kind, slices in kinds.items()}

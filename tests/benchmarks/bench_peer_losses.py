@@ -561,7 +561,7 @@ def main() -> None:
     args.preset, args.n_tau, args.scans = "tiny16", 8, SCANS
     args.only = args.only or [*OURS, *(PEERS if args.deepinv else ())]
     if args.quick:
-        args.preset, args.n_tau, args.minutes, args.n_scans, args.n_cases = "tiny", 1, 1e-4, 5, 2
+        args.preset, args.n_tau, args.minutes, args.n_scans, args.n_cases = "tiny", 1, 1e-4, 5, 1
         args.work, args.scans = Path(tempfile.mkdtemp()), replace(SCANS, size=(48, 48))
         args.only = [
             name for name in args.only if name in ("kspace", "EI, narrow", "robust SSDU, narrow")

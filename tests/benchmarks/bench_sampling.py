@@ -63,6 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.size, args.coils, args.batch_size, args.repeats = 32, 3, 1, 1
+    steps = (2, 3) if args.quick else (2, 6)
     device = pick_device(args.device)
     facts = PriorFacts(
         objective="kspace", kind="conditioned", network=network_spec(args.preset), sigma_data=0.3,
@@ -95,8 +96,8 @@ def main() -> None:
                 batch = Batch.of_measurement(op, ksp, noise_std)
                 replace(method, n_steps=n_steps)(prior, batch, streams)
 
-            few, many = (seconds(lambda k=k, run=run: run(k), device, args.repeats) for k in (2, 6))
-            step = (many - few) / 4
+            few, many = (seconds(lambda k=k, run=run: run(k), device, args.repeats) for k in steps)
+            step = (many - few) / (steps[1] - steps[0])
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
                 before = torch.cuda.memory_allocated(device)

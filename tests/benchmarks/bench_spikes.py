@@ -6,7 +6,7 @@ simulates scans of the first pictures (128 x 128, 1 to 12 coils, noise of 0.0005
 each: full, random and Poisson R = 4, equispaced R = 3, random R = 2 of 70 % of k-space) and prints
 the largest energy of a sample over that of its largest neighbour (data_prep/faults/spikes.py; 50 is
 a spike): median, 99 % and the largest over all scans, the largest of every real scan, and one JSON
-line. Ends with 1 if anything is called a spike. ``--quick`` takes two phantoms.
+line. Ends with 1 if anything is called a spike. ``--quick`` takes one phantom.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore", NumericalWarning)
-    n = 2 if args.quick else args.count
+    n = 1 if args.quick else args.count
     source, found = open_images(args.images), []
     for name in source.names(n, 1)[:n]:
         for k, options in enumerate(SAMPLING):

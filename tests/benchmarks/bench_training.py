@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
-        args.size, args.coils, args.scans, args.images, args.batch_size = 32, 3, 6, 8, 2
+        args.size, args.coils, args.scans, args.images, args.batch_size = 32, 3, 3, 4, 2
         args.repeats = 1
     warnings.simplefilter("ignore")
     device = pick_device(args.device)

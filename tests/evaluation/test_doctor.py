@@ -41,8 +41,8 @@ def test_a_damaged_prior_is_named_and_small_networks_are_timed(monkeypatch, tmp_
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     good = doctor.shipped_priors()
     monkeypatch.setattr(doctor, "shipped_priors", lambda: [*good, tmp_path / "junk.safetensors"])
-    monkeypatch.setattr(doctor, "SHAPE", (64, 64))
-    monkeypatch.setattr(doctor, "MAX_GFLOP_CPU", 5.0)
+    monkeypatch.setattr(doctor, "SHAPE", (32, 32))
+    monkeypatch.setattr(doctor, "MAX_GFLOP_CPU", 1.25)
     facts = doctor.examine(torch.device("cpu"))
     assert str(tmp_path) in facts["priors"].pop("junk")
     assert set(facts["priors"].values()) == {"loads"}

@@ -65,15 +65,15 @@ def test_unmeasured_entries_are_never_read(name, rng):
     ("method", "bf16", "most"),
     [
         (Aos(), False, 1e-5),
-        (Adps(n_steps=8), False, 1e-3),
-        (Dds(n_steps=8), False, 1e-3),
-        (Msm(n_steps=7), False, 1e-3),
-        (Pula(n_steps=8), False, 1e-3),
+        (Adps(n_steps=4), False, 1e-3),
+        (Dds(n_steps=4), False, 1e-3),
+        (Msm(n_steps=4), False, 1e-3),
+        (Pula(n_steps=4), False, 1e-3),
         (Aos(), True, 1e-2),
     ],
 )
 def test_an_image_does_not_depend_on_its_batch(method, bf16, most, rng):
-    """NRMSE 1e-5 for one step and 1e-3 for 20 steps in single precision, 1e-2 in bf16."""
+    """NRMSE 1e-5 for one step and 1e-3 for some steps in single precision, 1e-2 in bf16."""
     prior = small_prior("conditioned", tau=0.1)
     prior.net.autocast = bf16
     op = random_sense((16, 18), 4, rng)

@@ -121,7 +121,7 @@ def test_averages_over_masks_have_too_little_variance():
 
     It is 0.16 of it, known to 0.1 from 4 signals.
     """
-    _, variance = errors_with_little_noise(Msm(n_steps=40, final_dc=False), "asked", n=4)
+    _, variance = errors_with_little_noise(Msm(n_steps=20, final_dc=False), "asked", n=4)
     assert variance < 0.5
 
 

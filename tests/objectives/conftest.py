@@ -17,5 +17,6 @@ def fix_further_mask(monkeypatch: pytest.MonkeyPatch) -> Callable[[Toy], None]:
         for module in ("kspace", "ssdu", "consistency"):
             monkeypatch.setattr(f"mri_ambient.objectives.{module}.thinned", thinned)
         monkeypatch.setattr("mri_ambient.objectives.ambient.subsample_further", lambda *_: toy.seen)
+        monkeypatch.setattr("mri_ambient.objectives.ambient.training_fraction", lambda *_: None)
 
     return fix

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,20 @@ import pytest
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import NumericalWarning
 from mri_ambient.io import ArrayFile, ScanFile, open_scan
-from mri_ambient.methods import CgSense, Method
+from mri_ambient.methods import CgSense, L1Wavelet, Method, ZeroFilled
 from mri_ambient.priors.prior import DenoiserSource
 from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.recon.volume import Volume
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.scan import Batch, Scan
+
+
+@pytest.fixture(autouse=True)
+def short_classical(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where L1-wavelet stands beside a method, it takes few iterations."""
+    short = partial(L1Wavelet, n_iter=10)
+    monkeypatch.setattr("mri_ambient.recon.checks.L1Wavelet", short)
+    monkeypatch.setattr("mri_ambient.recon.comparison.COMPARED", (ZeroFilled(), short()))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mri_ambient.data_prep import SimulateConfig, simulate
-from mri_ambient.methods import CgSense, L1Wavelet
+from mri_ambient.methods import CgSense, L1Wavelet, ZeroFilled
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.recon.comparison import compare
 from mri_ambient.recon.engine import Engine
@@ -50,15 +50,15 @@ def slices_done(monkeypatch) -> list[str]:
     return done
 
 
-@pytest.mark.parametrize("method", ["zero-filled", "l1-wavelet"])
+@pytest.mark.parametrize("method", [ZeroFilled(), L1Wavelet(n_iter=10)], ids=lambda m: m.name)
 def test_images_and_scores_are_those_of_the_method(method, full, volume, tmp_path):
     found = compare(volume, tmp_path)
     alone = reconstruct(full, replace(RECIPE, method=method, checks=Checks()), CPU)
-    images = torch.stack([found.images(i)[method] for i in range(3)])
+    images = torch.stack([found.images(i)[method.name] for i in range(3)])
     np.testing.assert_allclose(images, alone.magnitude, rtol=1e-5, atol=1e-9)
-    assert found.metrics[method]["psnr"] == pytest.approx(alone.metrics["psnr"], abs=1e-3)
+    assert found.metrics[method.name]["psnr"] == pytest.approx(alone.metrics["psnr"], abs=1e-3)
     expected = [check["data_residual"] for check in alone.checks]
-    assert found.residuals(method) == pytest.approx(expected, rel=1e-4)
+    assert found.residuals(method.name) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_reference_is_that_of_the_metrics(volume, tmp_path):

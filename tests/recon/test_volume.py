@@ -19,11 +19,11 @@ from mri_ambient.errors import DeviceError, MriAmbientError, ScanFormatError, wa
 from mri_ambient.io import ArrayFile, ScanFile, open_scan
 from mri_ambient.methods import PRESETS, Aos, CgSense, Dds, Method, Msm, Pula
 from mri_ambient.methods.base import StepInfo
-from mri_ambient.methods.dds import ENOUGH_STEPS
 from mri_ambient.physics.crop import center_crop
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.denoisers import Denoiser
+from mri_ambient.priors.facts import UNetSpec
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.recon.engine import Engine, to_file_units
 from mri_ambient.recon.metrics import evaluate_volume
@@ -257,9 +257,10 @@ class TestReport:
     )
     @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
     def test_the_summary_calls_samples_what_they_are(
-        self, kind, n_samples, named, make_volume, file
+        self, kind, n_samples, named, make_volume, file, monkeypatch
     ):
-        volume = make_volume(Dds(n_steps=ENOUGH_STEPS), small_prior(kind), n_samples=n_samples)
+        monkeypatch.setattr("mri_ambient.methods.dds.ENOUGH_STEPS", 3)
+        volume = make_volume(Dds(n_steps=3), small_prior(kind), n_samples=n_samples)
         one = ArrayFile(file[0:1])
         report = report_of(replace(volume, file=one, full=one))
         assert report["provenance"]["samples_are"] == named
@@ -309,7 +310,8 @@ def test_networks_are_compiled_once_for_a_volume(make_volume, monkeypatch):
         raise RuntimeError("no compiler here")
 
     plainly = Denoiser.compile_networks
-    prior, images = small_prior("conditioned"), []
+    network = UNetSpec(channels=(8,), blocks=1, embedding=16, passes=2)
+    prior, images = small_prior("conditioned", network=network), []
     torch.compiler.reset()
     monkeypatch.setattr(Denoiser, "compile_networks", partialmethod(plainly, backend=backend))
     for compiled in (True, False):

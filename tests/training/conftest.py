@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from training_runs import SCANS, prepared, trained
 
 from mri_ambient.methods import L1Wavelet
@@ -16,8 +17,13 @@ from mri_ambient.training.config import TrainConfig
 
 
 @pytest.fixture(autouse=True)
-def few_pictures(unrendered: None) -> None:
-    """Most runs render no pictures."""
+def few_pictures(
+    unrendered: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most runs render no pictures, and their figures are empty."""
+    if request.node.get_closest_marker("pictures") is None:
+        for name in ("draw_curves", "draw_previews"):
+            monkeypatch.setattr(f"mri_ambient.plots.{name}", lambda *_: Figure())
 
 
 @pytest.fixture

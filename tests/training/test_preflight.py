@@ -179,7 +179,7 @@ def test_patience_needs_validation_scans(scans, tmp_path):
 def test_masks_that_coils_cannot_make_up_for_are_refused(coils, rate, enough, tmp_path):
     """All scans under one mask: fatal with one coil, a warning with three; R = 3 is too much."""
     config = SimulateConfig(size=(32, 32), coils=coils, full=True, noise=0.01)
-    raw = simulate("phantom", tmp_path / "raw", config, count=6)
+    raw = simulate("phantom", tmp_path / "raw", config, count=3)
     mask = MaskSpec("random", rate, 8).draw((32, 32), rng_for(0))
     for path in raw:
         with h5py.File(path, "r+") as file:

@@ -81,9 +81,8 @@ def test_a_step_that_is_not_finite_changes_only_the_counts(scans):
     loss, figures = shaken.step(batch)
     assert math.isnan(loss) and figures == {}
     assert (shaken.n_steps, shaken.skipped, shaken.skipped_in_a_row) == (2, 1, 1)
-    assert all(
-        torch.equal(value, shaken.tensors()[name]) for name, value in steady.tensors().items()
-    )
+    kept = shaken.tensors()
+    assert all(torch.equal(value, kept[name]) for name, value in steady.tensors().items())
     shaken.config = QUICK
     assert math.isfinite(shaken.step(batch)[0])
     assert (shaken.skipped, shaken.skipped_in_a_row) == (1, 0)
