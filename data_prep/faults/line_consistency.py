@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -52,6 +52,10 @@ LEAST_STEP = 0.3
 
 TIMES = 4.0
 """How many times larger a step must be than the largest that is found within the block."""
+
+FURTHER = 1.5
+"""How many times larger it must be in lines that are not the first ones beside the block: those of
+boxes, of two legs and of folded heads had up to 1.3 times the least."""
 
 NEIGHBOURS, FARTHEST = 3, 4
 """Lines that predict one further out, and how far the nearest of them may be."""
@@ -298,7 +302,7 @@ def line_steps(strip: Tensor, measured: NDArray[np.bool_], width: int) -> dict[i
             if step is not None and step.share < LEAST_SHARE:
                 break
             if step is not None:
-                found[x] = step
+                found[x] = step if i == start else replace(step, size=step.size / FURTHER)
     return found
 
 
