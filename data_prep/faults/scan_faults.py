@@ -18,7 +18,7 @@ from ..whiten import mix_coils
 from .altered import Altered, altered, altered_warnings
 from .cut_off import cut_off_warnings, energies
 from .interference import Interference, interference_of, interference_warnings
-from .interpolated import filled_lines, interpolated_warnings, outer_samples, spread
+from .interpolated import interpolated_warnings, outer_samples, spread
 from .line_consistency import (
     line_steps,
     line_warnings,
@@ -176,12 +176,7 @@ class ScanFaults:
     ) -> list[NumericalWarning]:
         """W-INTERPOLATED for k-space that was computed."""
         outer = [mix_coils(without_coils(one, noise_only), to_virtual) for one in self.outer]
-        filled = {
-            "columns": [filled_lines(one, self.file.shape[3]) for one in outer],
-            "rows": [filled_lines(one.mT, self.file.shape[2]) for one in outer],
-        }
-        spreads = [spread(one) for one in outer]
-        return interpolated_warnings(name_of(self.file.path), spreads, filled)
+        return interpolated_warnings(name_of(self.file.path), [spread(one) for one in outer])
 
     def _about_lines(
         self, calib: Sequence[Tensor], to_virtual: Tensor, noise_only: tuple[int, ...]

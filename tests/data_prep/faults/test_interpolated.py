@@ -14,7 +14,6 @@ from torch import Tensor
 from mri_ambient.data_prep import SimulateConfig, plan_preparation
 from mri_ambient.data_prep.faults.interpolated import (
     LEAST_SPREAD,
-    filled_lines,
     interpolated_warnings,
     outer_samples,
     spread,
@@ -62,7 +61,7 @@ def spread_of(ksp: Tensor) -> float:
 def test_images_that_were_undersampled_are_told(ksp, computed: Callable[[Tensor], Tensor]):
     found = spread_of(computed(ksp))
     assert found > LEAST_SPREAD
-    (warning,) = interpolated_warnings("scan", [found], {})
+    (warning,) = interpolated_warnings("scan", [found])
     assert warning.code == "W-INTERPOLATED"
 
 
@@ -72,39 +71,32 @@ def test_the_energy_of_noise_has_a_spread_of_two():
     assert spread_of(noise) == pytest.approx(2, rel=0.06)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("noise", [0.0005, 0.01])
 def test_what_was_measured_is_not_told(ksp, noise):
-    """Also filtered, cropped after all was measured, and without noise."""
+    """Also filtered, cropped after all was measured, and of little noise."""
     config = SimulateConfig(size=(96, 80), coils=6, full=True, noise=noise)
     right = simulated_scan("right", config)[0].ksp[0]
+    right = right / right[:, :20, :20].abs().square().mean().sqrt()
     y, x = (torch.hamming_window(n, periodic=False) for n in (96, 80))
     for measured in (right, right * y[:, None] * x, fft2c(ifft2c(right)[..., 8:-8, 6:-6])):
         assert spread_of(measured) < 2.2
-    assert interpolated_warnings("scan", [spread_of(right)], {"columns": [(0, 1.0)]}) == []
+    assert interpolated_warnings("scan", [spread_of(right)]) == []
 
 
-@pytest.mark.parametrize("rate", [2, 3, 4, 5])
-def test_lines_that_were_filled_in_have_other_noise(ksp, rate):
-    """Means of their neighbours, among those that were measured."""
-    outer = outer_samples(ksp, WHOLE)
-    assert filled_lines(outer, 80) == filled_lines(outer.mT, 96) == (0, 1.0)
+def test_lines_that_were_filled_in_have_other_noise(ksp):
+    """Every other one, by a kernel that multiplies the energy of noise by 8."""
     filled = ksp.clone()
-    for x in range(80):
-        if x % rate:
-            first, share = x - x % rate, x % rate / rate
-            filled[..., x] = (1 - share) * ksp[..., first] + share * ksp[..., (first + rate) % 80]
-    period, factor = filled_lines(outer_samples(filled, WHOLE), 80)
-    assert period % rate == 0 and (factor > 1.3 or factor < 0.7)
-    assert filled_lines(outer_samples(filled.mT, WHOLE.mT).mT, 80) == (period, factor)
-    (warning,) = interpolated_warnings("scan", [], {"rows": [(period, factor)]})
-    assert "rows" in str(warning)
+    filled[..., 1::2] = 2 * (ksp[..., 0::2] + ksp[..., 0::2].roll(-1, -1))
+    assert spread_of(filled) > LEAST_SPREAD
 
 
 def test_signal_tells_nothing_of_noise(ksp):
-    """A box has every other line of its k-space near zero."""
-    box = torch.zeros(96, 80)
-    box[24:72, 20:60] = 1
-    assert filled_lines(outer_samples(ksp + 1e4 * fft2c(box + 0j), WHOLE), 80) == (0, 1.0)
+    """A grating has peaks far from k = 0."""
+    grating = torch.zeros(96, 80)
+    grating[::4, ::4] = 1
+    peaks = fft2c(grating + 0j)
+    assert spread_of(ksp + 10 * peaks) > LEAST_SPREAD
+    assert spread_of(ksp + 1000 * peaks) == 0
 
 
 def test_incomplete_and_small_kspace_is_not_judged(ksp):
