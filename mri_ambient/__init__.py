@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .data_prep import prepare, simulate
+    from .data_prep import PrepConfig, SimulateConfig, prepare, simulate
+    from .errors import MriAmbientError, NumericalWarning
     from .evaluation.folders import evaluate
     from .io import open_scan
     from .methods.presets import METHODS
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from .physics.operators import SenseOp
     from .priors.checkpoint import load_prior, save_prior
     from .priors.prior import Prior
-    from .recon.folder import reconstruct_folder
+    from .recon.folder import Destination, reconstruct_folder
     from .recon.pipeline import reconstruct, reconstruct_many
-    from .recon.recipe import Recipe
+    from .recon.recipe import Checks, Recipe
     from .recon.reconstruction import Reconstruction
     from .runtime.device import Runtime
     from .scan import Scan
@@ -41,15 +42,21 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AdaptConfig": "training.adapt",
+    "Checks": "recon.recipe",
+    "Destination": "recon.folder",
     "METHODS": "methods.presets",
     "MaskSpec": "physics.mask_spec",
+    "MriAmbientError": "errors",
+    "NumericalWarning": "errors",
     "OBJECTIVES": "objectives",
+    "PrepConfig": "data_prep",
     "Prior": "priors.prior",
     "Recipe": "recon.recipe",
     "Reconstruction": "recon.reconstruction",
     "Runtime": "runtime.device",
     "Scan": "scan",
     "SenseOp": "physics.operators",
+    "SimulateConfig": "data_prep",
     "TrainConfig": "training.config",
     "adapt": "training.adapt_scans",
     "evaluate": "evaluation.folders",
@@ -68,13 +75,19 @@ __all__ = [
     "METHODS",
     "OBJECTIVES",
     "AdaptConfig",
+    "Checks",
+    "Destination",
     "MaskSpec",
+    "MriAmbientError",
+    "NumericalWarning",
+    "PrepConfig",
     "Prior",
     "Recipe",
     "Reconstruction",
     "Runtime",
     "Scan",
     "SenseOp",
+    "SimulateConfig",
     "TrainConfig",
     "__version__",
     "adapt",
