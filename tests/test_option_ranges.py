@@ -6,11 +6,12 @@ import math
 
 import pytest
 
-from mri_ambient.data_prep import PrepConfig
+from mri_ambient.data_prep import PrepConfig, SimulateConfig
 from mri_ambient.errors import ConfigError
 from mri_ambient.methods import Dds, L1Wavelet
 from mri_ambient.objectives import Ambient, Consistency, Equivariant, Gsure, Kspace, Ssdu
 from mri_ambient.priors.schedules import LogNormal
+from mri_ambient.recon.recipe import Checks
 from mri_ambient.runtime.device import Runtime
 from mri_ambient.training.adapt import AdaptConfig
 from mri_ambient.training.config import TrainConfig
@@ -30,6 +31,8 @@ from mri_ambient.training.config import TrainConfig
         lambda: PrepConfig(energy="a"), lambda: PrepConfig(energy=True),
         lambda: PrepConfig(noise_std="a"), lambda: Dds(n_steps=10**400),
         lambda: L1Wavelet(n_iter=2.5), lambda: AdaptConfig(rows=1.5),
+        lambda: AdaptConfig(ema_power=0), lambda: TrainConfig(seed="x"), lambda: SimulateConfig(seed=1.5),
+        lambda: Checks(n_held_out=-1), lambda: Checks(n_held_out=1.5),
     ],
 )  # fmt: skip
 def test_options_that_would_give_a_wrong_result_are_refused(make):

@@ -39,6 +39,7 @@ from ...physics.crop import center_crop, center_pad
 from ...physics.fourier import fft2c
 from ...physics.mask_spec import MaskSpec
 from ...rng import complex_normal, rng_for
+from ...runtime.config import check_number
 from ...runtime.files import as_json
 from .coil_loops import CoilLoops, draw_loops, outline, uniform
 from .images import Anatomy
@@ -99,19 +100,16 @@ class SimulateConfig:
             raise ConfigError(f"noise must not be negative, got {self.noise}")
         if isinstance(self.noise, tuple) and self.noise[0] == 0:
             raise ConfigError("a noise range is drawn log-uniformly and cannot start at 0")
-        if self.slices < 1:
-            raise ConfigError(f"slices must be at least 1, got {self.slices}")
+        check_number("slices", self.slices, 1, whole=True)
+        check_number("seed", self.seed, whole=True)
         if self.readout_oversampling not in (1, 2):
             raise ConfigError(f"readout oversampling is 1 or 2, got {self.readout_oversampling}")
-        if not 0 <= self.rotation <= 180:
-            raise ConfigError(f"rotation is 0 to 180 degrees, got {self.rotation}")
-        if not 0 <= self.bias <= 1:
-            raise ConfigError(f"bias is 0 to 1, got {self.bias}")
+        check_number("rotation, in degrees,", self.rotation, 0, at_most=180)
+        check_number("bias", self.bias, 0, at_most=1)
         low, high = _low_high("partial_fourier", self.partial_fourier)
         if not 0.55 <= low <= high <= 1:
             raise ConfigError(f"partial_fourier is 0.55 to 1, got {self.partial_fourier}")
-        if not (self.units > 0 and math.isfinite(self.units)):
-            raise ConfigError(f"units must be positive, got {self.units}")
+        check_number("units", self.units, above=0)
         if not self.full:
             self._check_masks()
 

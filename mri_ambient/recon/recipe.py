@@ -21,6 +21,7 @@ from ..physics.mask_spec import MaskSpec
 from ..priors.checkpoint import load_prior
 from ..priors.prior import DenoiserSource
 from ..priors.weights import default_prior
+from ..runtime.config import check_number
 from ..runtime.device import Runtime
 from ..runtime.files import as_json
 from .adaptation import Adaptation
@@ -46,8 +47,7 @@ class Checks:
     flags: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_held_out < 0:
-            raise ConfigError(f"lines to hold out must be 0 or more, got {self.n_held_out}")
+        check_number("lines to hold out", self.n_held_out, 0, whole=True)
 
 
 @dataclass(frozen=True)

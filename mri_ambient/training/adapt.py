@@ -78,7 +78,8 @@ class AdaptConfig(Adaptation):
         counts = ("n_slices", "batch_size", "rows", "check_every", "patience", "most_steps")
         for name in counts:
             check_number(name, getattr(self, name), 1, whole=True)
-        check_number("learning_rate", self.learning_rate, above=0)
+        for name in ("learning_rate", "ema_power"):
+            check_number(name, getattr(self, name), above=0)
         self._limits()
 
     def _limits(self) -> tuple[int | None, float | None]:

@@ -88,6 +88,7 @@ class TrainConfig:
             check_number(name, getattr(self, name), 1, whole=True)
         for name in ("n_validation", "patience", "cooldown_images", "end_images"):
             check_number(name, getattr(self, name), 0, whole=True)
+        check_number("seed", self.seed, whole=True)
         for name in ("learning_rate", "ema_power", "clip"):
             check_number(name, getattr(self, name), above=0, capless=name == "clip")
         if self.end_images < self.cooldown_images or (self.end_images and not self.cooldown_images):
