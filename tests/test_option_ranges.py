@@ -31,8 +31,9 @@ from mri_ambient.training.config import TrainConfig
         lambda: PrepConfig(energy="a"), lambda: PrepConfig(energy=True),
         lambda: PrepConfig(noise_std="a"), lambda: Dds(n_steps=10**400),
         lambda: L1Wavelet(n_iter=2.5), lambda: AdaptConfig(rows=1.5),
-        lambda: AdaptConfig(ema_power=0), lambda: TrainConfig(seed="x"), lambda: SimulateConfig(seed=1.5),
-        lambda: Checks(n_held_out=-1), lambda: Checks(n_held_out=1.5),
+        lambda: AdaptConfig(ema_power=0), lambda: TrainConfig(seed="x"),
+        lambda: SimulateConfig(seed=1.5), lambda: Checks(n_held_out=-1),
+        lambda: Checks(n_held_out=1.5),
     ],
 )  # fmt: skip
 def test_options_that_would_give_a_wrong_result_are_refused(make):
