@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
@@ -65,7 +66,15 @@ class OutputExistsError(MriAmbientError):
 
 
 class BusyError(MriAmbientError):
-    """Another process is making what would be written."""
+    """Another process is making what would be written.
+
+    Attributes:
+        settings: what it makes it with, where it says so.
+    """
+
+    def __init__(self, message: str, settings: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.settings = settings
 
 
 class StoppedError(MriAmbientError):

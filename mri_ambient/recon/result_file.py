@@ -6,14 +6,16 @@ Slices that are finished lie in a hidden folder beside the image until all are t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputExistsError
+from ..errors import BusyError, OutputExistsError
 from ..io import ReconstructionFile
 from ..methods.base import OnStep
 from ..runtime.files import locked
-from .recipe import in_words
+from .recipe import in_words, settings_that_differ
 from .reconstruction import differing_from, write_reconstruction
 from .slice_store import SliceStore
 from .volume import OnSlice, Volume, reconstruct_volume
@@ -38,13 +40,14 @@ def reconstruct_to_folder(
     Raises:
         MriAmbientError: a slice cannot be reconstructed, or ``output`` cannot be written.
         BusyError: another process is writing this reconstruction.
-        OutputExistsError: see :func:`is_finished`.
+        OutputExistsError: see :func:`is_finished`; or another process is writing it with other
+            settings.
     """
     name = volume.file.output_stem
     path = output / f"{name}.h5"
     settings, file = volume.settings if volume.recipe.reproducible else None, volume.file
     keep_samples = volume.recipe.keep_samples
-    with locked(path):
+    with _locked(path, settings):
         if is_finished(volume, output, overwrite=overwrite):
             return ReconstructionFile(path).report
         store = SliceStore(unfinished_folder(output, name), settings, keep_samples=keep_samples)
@@ -54,6 +57,22 @@ def reconstruct_to_folder(
         )
         store.remove()
     return report
+
+
+@contextmanager
+def _locked(path: Path, settings: dict[str, Any] | None) -> Iterator[None]:
+    """Keep other processes from writing a reconstruction; refuse what one makes otherwise."""
+    try:
+        with locked(path, settings):
+            yield
+    except BusyError as error:
+        differing = settings_that_differ(settings or {}, error.settings or settings or {})
+        if settings and differing:
+            raise OutputExistsError(
+                f"{path}: another process is making it with other settings "
+                f"({in_words(differing, settings)}); use another folder"
+            ) from error
+        raise
 
 
 def is_finished(volume: Volume, output: Path, *, overwrite: bool = False) -> bool:

@@ -84,8 +84,12 @@ def atomic_folder(path: Path, pattern: str) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, settings: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Keep other processes from making the same file meanwhile; on disks without locks, nothing.
+
+    Args:
+        path: of the file.
+        settings: what decides the file, which other processes are told.
 
     Raises:
         BusyError: another process is making it.
@@ -99,12 +103,24 @@ def locked(path: Path) -> Iterator[None]:
         if file is None:
             raise BusyError(
                 f"{path}: another process is making it; wait until it has ended, or give each "
-                "process inputs of its own (--shard)"
+                "process inputs of its own (--shard)",
+                _settings_in(lock),
             )
+        file.truncate(0)  # what a killed process left
+        file.write(json.dumps(as_json(settings or {})))
+        file.flush()
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _settings_in(lock: Path) -> dict[str, Any] | None:
+    """What the process that holds a lock says; None if it has not yet, or has ended."""
+    with suppress(OSError, ValueError):
+        found = json.loads(lock.read_text())
+        return found if isinstance(found, dict) and found else None
+    return None
 
 
 def lock_file(path: Path) -> IO[str] | None:

@@ -203,6 +203,21 @@ def test_what_another_process_makes_or_has_made_is_left_to_it(study, tmp_path, m
     assert {key: row["status"] for key, row in summary(out).items()} == {"a/monday/head": "done"}
 
 
+def test_what_another_process_makes_with_other_settings_is_refused(made, tmp_path):
+    """With the same ones it is left to that process."""
+    path = tmp_path / "out" / made[0].name
+    ma.reconstruct_folder(made[0], tmp_path / "other", CG, CPU)
+    settings = json.loads((tmp_path / "other" / made[0].name).with_suffix(".json").read_text())[
+        "settings"
+    ]
+    for theirs, status in ((settings, "skipped"), (settings | {"seed": 7}, "failed")):
+        with locked(path, theirs):
+            (outcome,) = ma.reconstruct_folder(made[0], path.parent, CG, CPU)
+        assert outcome.status == status
+        assert isinstance(outcome.error, OutputExistsError) == (status == "failed")
+        assert not path.exists()
+
+
 def test_a_destination_may_be_text(made, tmp_path):
     to = Destination(str(tmp_path / "out"), formats="nifti", listed=True)
     (outcome,) = ma.reconstruct_folder(made[0], to, CG, CPU)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mri_ambient.errors import MriAmbientError
+from mri_ambient.errors import BusyError
 from mri_ambient.runtime.files import (
     LOCK,
     atomic_folder,
@@ -76,10 +76,11 @@ def test_files_of_living_processes_are_kept(tmp_path, monkeypatch):
 
 def test_one_process_makes_a_file_at_a_time(tmp_path):
     path = tmp_path / "new" / "a.h5"
-    with locked(path):
-        with pytest.raises(MriAmbientError) as error, locked(path):
+    with locked(path, {"seed": 1}):
+        with pytest.raises(BusyError) as error, locked(path, {"seed": 2}):
             pass
         assert str(error.value).startswith(f"{path}: ") and "another process" in str(error.value)
+        assert error.value.settings == {"seed": 1}
         with locked(path.with_name("b.h5")):
             write_json(path, 1)
     with locked(path):
