@@ -126,18 +126,25 @@ def _summary(scan: ScanFile) -> str:
 
 
 def in_text(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts as they are printed: lengths and R rounded, a volume a line."""
-    if facts["kind"] == "volumes":
-        lines = {entry["file"]: entry.get("summary") or entry["error"] for entry in facts["files"]}
-        return {"kind": "volumes", "number": len(lines), "volumes": lines}
+    """The facts as they are printed: lengths and R rounded, a file or volume a line."""
+    kind = facts["kind"]
+    if kind in ("folder", "volumes"):
+        lines = {entry["file"]: _line(entry) for entry in facts["files"]}
+        return {"kind": kind, "number": len(lines), "files" if kind == "folder" else kind: lines}
     shown = dict(facts)
     if shown.get("acceleration") is not None:
         shown["acceleration"] = f"{shown['acceleration']:.2f}"
     if shown.get("voxel_mm") is not None:
         shown["voxel_mm"] = [f"{size:.4g}" for size in shown["voxel_mm"]]
-    if "files" in shown:
-        shown["files"] = [in_text(entry) for entry in shown["files"]]
     return shown
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    """What a file of a folder holds, in a line."""
+    if "summary" in entry or "error" in entry:
+        return str(entry.get("summary") or entry["error"])
+    shapes = [" x ".join(map(str, shape)) for shape in entry.get("images", {}).values()]
+    return ", ".join([entry["kind"], *filter(None, [entry.get("method")]), *shapes[:1]])
 
 
 def _commands(scan: ScanFile) -> list[str]:

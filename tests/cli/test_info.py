@@ -84,6 +84,10 @@ def test_a_folder_with_a_damaged_file_ends_with_1(cli, full, scan, tmp_path):
     facts = json.loads(cli("info", tmp_path, "--json", code=1).out)
     found = {entry["file"]: entry["kind"] for entry in facts["files"]}
     assert found == {"raw.h5": "scan", "empty.h5": "unreadable"}
+    lines = cli("info", tmp_path, code=1).out.splitlines()
+    assert lines[:3] == ["kind: folder", "number: 2", "files:"]
+    raw = next(entry for entry in facts["files"] if entry["kind"] == "scan")
+    assert f"  raw.h5: {raw['summary']}" in lines[3:] and len(lines) == 5
     assert len(json.loads(cli("info", full, "--json").out)["files"]) == 2
 
 
@@ -92,6 +96,7 @@ def test_what_an_output_holds(cli, scan, tmp_path):
     facts = json.loads(cli("info", tmp_path / scan.name, "--json").out)
     assert (facts["kind"], facts["method"]) == ("output", "zero-filled")
     assert facts["images"]["reconstruction"] == [1, 40, 32]
+    assert f"  {scan.name}: output, zero-filled, 1 x 40 x 32" in cli("info", tmp_path).out
     assert facts["settings"]["method"]["name"] == "zero-filled"
 
 
