@@ -23,11 +23,10 @@ from torch import Tensor
 from ...errors import NumericalWarning
 from .line_consistency import LEAST_COILS, LITTLE_VARIATION, NOISE, coil_variation, of_signal
 
-LEAST_SIZE = 3.5
-"""Error on both sides of a seam over the largest near it, from which on it is warned of. It is 2.3
-at most in right scans of heads, and 3.0 of boxes."""
+LEAST_SIZE = 2.5
+"""Error on both sides of a seam over the largest near it, from which on it is warned of."""
 
-FLOOR = 0.02
+FLOOR = 0.06
 """Error of a kernel that is of no account, as a share of the energy of a line."""
 
 LEAST_LINES, LEAST_LENGTH = 10, 12
