@@ -235,7 +235,8 @@ class ScanFaults:
         mask = torch.from_numpy(self.file.mask)
         parts: dict[str, list[tuple[Tensor, Tensor | None]]]
         if is_line_mask(mask) and strips["rows"]:
-            middle, columns = (mask.shape[1], width), self._measured_columns()
+            middle = mask.shape[1], min(width, STRIP, mask.shape[2])
+            columns = self._measured_columns()
             rows = center_crop(mask, middle)[0].all(dim=1)
             parts = {
                 "columns": [(strip, columns) for strip in strips["columns"]],

@@ -13,8 +13,9 @@ Figures: docs/decisions/acquisitions.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -38,8 +39,14 @@ LEAST_ENERGY = 8.0
 TOGETHER = 4
 """Lines whose kernel is learnt without them and their neighbours."""
 
-NEAR = (-4, -3, -2, 3, 4, 5)
-"""Places beside a seam that it is compared with, from the line before it."""
+NEAR = ((-4, -3, -2), (3, 4, 5))
+"""Places on either side of a seam that it is compared with, from the line before it."""
+
+LOST, TURNED = 0.5, 0.15
+"""Largest share of the error that is left once a line is missed, or a phase is undone."""
+
+LEAST_TURN = 0.5
+"""Radians between the two sides of a seam that are no filter of k-space."""
 
 
 def equal_lines(ksp: Tensor) -> tuple[int, ...]:
@@ -55,10 +62,19 @@ class Seam:
     Attributes:
         line: the line before it, counted from k = 0.
         size: errors of prediction of the two, over the largest near them.
+        lost: what is left of the error if a line between them was lost, as a share; 1 if not known.
+        turned: the same if the phase changes there.
     """
 
     line: int
     size: float
+    lost: float = 1.0
+    turned: float = 1.0
+
+    @property
+    def certain(self) -> bool:
+        """Whether lines do not follow each other, and it is known why."""
+        return self.size > LEAST_SIZE and (self.lost < LOST or self.turned < TURNED)
 
 
 def coils_differ(blocks: Sequence[Tensor]) -> bool:
@@ -93,17 +109,24 @@ def largest_seam(ksp: Tensor, measured: Tensor | None = None) -> Seam | None:
         return None
     # Without the two lines of the seam, which spoil the kernels of all others.
     beside = fit.lines - first.line
-    return fit.largest(((beside < 0) | (beside > 1)).to(torch.float64))
+    seam = fit.largest(((beside < 0) | (beside > 1)).to(torch.float64))
+    if seam is None or seam.size < LEAST_SIZE:
+        return seam
+    return _Repair(ksp, measured, seam).tried()
 
 
 class _Fit:
-    """Lines, their neighbours, and how well kernels predict the ones from the others."""
+    """Lines, those near them, and how well kernels predict the ones from the others.
 
-    def __init__(self, ksp: Tensor, lines: Tensor) -> None:
-        near = torch.cat([ksp[:, :-2], ksp[:, 1:-1], ksp[:, 2:]])
+    Args:
+        ksp: k-space ``(coil, y, x)``.
+        lines: columns that are predicted.
+        near: places of the columns that predict one.
+    """
+
+    def __init__(self, ksp: Tensor, lines: Tensor, near: Sequence[int] = (-1, 1)) -> None:
         self.lines = lines - ksp.shape[-1] // 2
-        self.sources = torch.cat([near[..., lines - 1], near[..., lines + 1]]).movedim(-1, 0)
-        self.targets = ksp[:, 1:-1, lines].movedim(-1, 0)  # (line, coil, y)
+        self.sources, self.targets = _sources(ksp, [lines + d for d in near]), _targets(ksp, lines)
         self.energy = self.targets.abs().square().mean(dim=(1, 2))
         weights = (self.energy + NOISE).rsqrt()
         self.weights = weights / weights.mean()
@@ -117,17 +140,28 @@ class _Fit:
         found = []
         for x, i in place.items():
             j = place.get(x + 1)
-            others = [float(share[place[x + d]]) for d in NEAR if x + d in place]
-            if j is not None and tells[i] and tells[j] and len(others) > 1:
-                size = float((share[i] * share[j]).sqrt()) / (FLOOR + max(others))
-                found.append(Seam(x, size))
+            others = [[share[place[x + d]] for d in side if x + d in place] for side in NEAR]
+            if j is not None and tells[i] and tells[j] and all(others):
+                most = max(float(one) for side in others for one in side)
+                found.append(Seam(x, float((share[i] * share[j]).sqrt()) / (FLOOR + most)))
         return max(found, key=lambda seam: seam.size, default=None)
+
+    def kernel(self) -> Tensor:
+        """The kernel that predicts all lines, ``(coil, source)``."""
+        gram, cross, _, _ = self._sums(self.weights)
+        kernel: Tensor = torch.linalg.solve(gram, cross)
+        return kernel.mH
+
+    def _sums(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The normal equations, all and line by line."""
+        grams, crosses = (part * weights[:, None, None] for part in (self.grams, self.crosses))
+        gram, cross = grams.sum(dim=0), crosses.sum(dim=0)
+        ridge = NOISE * self.targets.shape[1] * torch.eye(len(gram), dtype=gram.dtype)
+        return gram + ridge, cross, grams, crosses
 
     def _errors(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Of each line, the error without that of noise as a share of its energy; if it tells."""
-        grams, crosses = (part * weights[:, None, None] for part in (self.grams, self.crosses))
-        gram, cross = grams.sum(dim=0), crosses.sum(dim=0)
-        gram = gram + NOISE * self.targets.shape[1] * torch.eye(len(gram), dtype=gram.dtype)
+        gram, cross, grams, crosses = self._sums(weights)
         share, tells = [], []
         for start in range(0, len(weights), TOGETHER):
             own, out = (
@@ -136,24 +170,112 @@ class _Fit:
             )
             others = gram - grams[out].sum(dim=0), cross - crosses[out].sum(dim=0)
             kernel = torch.linalg.solve(*others).mH
-            noise = NOISE * (1 + kernel.abs().square().sum(dim=1).mean())
             missed = self.targets[own] - kernel @ self.sources[own]
-            error, energy = missed.abs().square().mean(dim=(1, 2)) / noise, self.energy[own] / noise
-            share.append((error - 1).clamp_min(0) / energy.clamp_min(1))
-            tells.append(energy > LEAST_ENERGY)
+            share.append(_share(kernel, missed, self.targets[own]))
+            tells.append(self.energy[own] > LEAST_ENERGY * _noise(kernel))
         return torch.cat(share), torch.cat(tells)
+
+
+class _Repair:
+    """What becomes of the errors on both sides of a seam once what may have happened is undone.
+
+    Where coils do not predict lines, as of objects that end at the edges of the field of view,
+    nothing that happens to lines explains their errors. Kernels are learnt on either side of the
+    seam, never across it.
+    """
+
+    def __init__(self, ksp: Tensor, measured: Tensor, seam: Seam) -> None:
+        self.ksp, self.measured, self.seam = ksp, measured, seam
+        self.at = seam.line + ksp.shape[-1] // 2
+        self.usual = self._learnt((-1, 1))
+
+    def tried(self) -> Seam:
+        """The seam with what is left of its errors."""
+        x, usual = self.at, self.usual
+        stored = self._error(usual, x, (x - 1, x + 1)) * self._error(usual, x + 1, (x, x + 2))
+        if usual is None or stored <= 0:
+            return self.seam
+        before, behind = self._learnt((-1, 2)), self._learnt((-2, 1))
+        lost = self._error(before, x, (x - 1, x + 1)) * self._error(behind, x + 1, (x, x + 2))
+        factors = self._factor(x, x - 1, x + 1, right=True), self._factor(x + 1, x, x + 2)
+        angles = [math.atan2(factor.imag, factor.real) for factor, _ in factors]
+        turned = factors[0][1] * factors[1][1]
+        if abs(angles[0]) < LEAST_TURN or abs(math.sin((angles[0] + angles[1]) / 2)) > 0.25:
+            turned = stored
+        return replace(self.seam, lost=math.sqrt(lost / stored), turned=math.sqrt(turned / stored))
+
+    def _learnt(self, near: tuple[int, int]) -> Tensor | None:
+        """A kernel of lines on one side of the seam; None if they are few."""
+        places = (0, *near)
+        n = len(self.measured)
+        lines = [
+            x for x in range(-min(places), n - max(places))
+            if all(self.measured[x + d] for d in places)
+            and not x + min(places) <= self.at < x + max(places)
+        ]  # fmt: skip
+        if len(lines) < LEAST_LINES:
+            return None
+        return _Fit(self.ksp, torch.tensor(lines), near).kernel()
+
+    def _error(self, kernel: Tensor | None, line: int, near: tuple[int, int]) -> float:
+        """Of a line that others predict; 1e9 without a kernel."""
+        if kernel is None:
+            return 1e9
+        sources = _sources(self.ksp, [torch.tensor([x]) for x in near])[0]
+        target = _targets(self.ksp, torch.tensor([line]))
+        return float(_share(kernel, target - kernel @ sources, target))
+
+    def _factor(
+        self, line: int, left: int, right_line: int, *, right: bool = False
+    ) -> tuple[complex, float]:
+        """By which what one side predicts of a line must be multiplied, and the error then."""
+        kernel = self.usual
+        assert kernel is not None
+        target = _targets(self.ksp, torch.tensor([line]))[0]
+        half = kernel.shape[1] // 2
+        parts = [
+            kernel[:, side] @ _sources(self.ksp, [torch.tensor([x])])[0]
+            for side, x in ((slice(half), left), (slice(half, None), right_line))
+        ]
+        same, other = parts if right else parts[::-1]
+        factor = torch.vdot(other.flatten(), (target - same).flatten())
+        factor = factor / other.abs().square().sum().clamp_min(1e-30)
+        missed = target - same - factor * other
+        return complex(factor), float(_share(kernel, missed[None], target[None]))
+
+
+def _sources(ksp: Tensor, lines: Sequence[Tensor]) -> Tensor:
+    """Three samples of each coil in some columns ``(line, source, y)``."""
+    near = torch.cat([ksp[:, :-2], ksp[:, 1:-1], ksp[:, 2:]])
+    return torch.cat([near[..., x] for x in lines]).movedim(-1, 0)
+
+
+def _targets(ksp: Tensor, lines: Tensor) -> Tensor:
+    """The samples that are predicted, ``(line, coil, y)``."""
+    return ksp[:, 1:-1, lines].movedim(-1, 0)
+
+
+def _noise(kernel: Tensor) -> Tensor:
+    """Error that noise of a sample and of its sources makes."""
+    return NOISE * (1 + kernel.abs().square().sum(dim=1).mean())
+
+
+def _share(kernel: Tensor, missed: Tensor, targets: Tensor) -> Tensor:
+    """Energy that is missed, without that of noise, as a share of that of lines ``(line,)``."""
+    error, energy = (x.abs().square().mean(dim=(1, 2)) / _noise(kernel) for x in (missed, targets))
+    return (error - 1).clamp_min(0) / energy.clamp_min(1)
 
 
 def seam_warnings(name: str, found: Sequence[Seam | None], axis: str) -> list[NumericalWarning]:
     """W-LINES for the largest seam between lines along an axis ("columns" or "rows")."""
-    seams = [seam for seam in found if seam is not None and seam.size > LEAST_SIZE]
+    seams = [seam for seam in found if seam is not None and seam.certain]
     if not seams:
         return []
     seam = max(seams, key=lambda seam: seam.size)
     text = (
         f"{name}: {axis} {seam.line:+d} and {seam.line + 1:+d} from k = 0 do not follow each "
         f"other: their neighbours predict them with {seam.size:.2g} times the error of the {axis} "
-        "near them, as where one was lost or stored twice"
+        f"near them, as where {'the phase changes' if seam.turned < TURNED else 'one was lost'}"
     )
     return [NumericalWarning("W-LINES", text)]
 
