@@ -156,10 +156,7 @@ def assert_clean(folder: Path, *, mark: str = MARK) -> list[Path]:
     return files
 
 
-@pytest.mark.usefixtures("unrendered")
-@pytest.mark.parametrize(
-    "write", [pytest.param(fastmri, marks=pytest.mark.pictures), mrd, twix, bruker]
-)
+@pytest.mark.parametrize("write", [fastmri, mrd, twix, bruker])
 def test_identifiers_of_a_scan_reach_no_output(write, tmp_path):
     (tmp_path / "in").mkdir()
     source = write(tmp_path / "in")

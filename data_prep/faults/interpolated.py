@@ -16,7 +16,7 @@ from statistics import median
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, max_pool1d
 
 from ...errors import NumericalWarning
 from ...physics.crop import center_crop
@@ -37,6 +37,9 @@ LEAST_SAMPLES = 1500
 
 LEAST_SIDE = 24
 """Rows and columns at the ends of k-space without which nothing is said."""
+
+LEAST_LEVEL = 0.6
+"""Mean energy of lines that are looked at, over the median of all."""
 
 MOST_ENERGY = 20.0
 """Mean energy over that of noise, above which the spread is that of the object: of fine gratings it
@@ -60,10 +63,21 @@ def spread(outer: Tensor) -> float:
     power = power[power.amax(dim=(1, 2)) > 0]
     if power.numel() < LEAST_SAMPLES or float(power.mean()) > MOST_ENERGY * NOISE:
         return 0.0
-    edge = WINDOW // 2
     mean = avg_pool2d(power, WINDOW, stride=1).clamp_min(torch.finfo(power.dtype).tiny)
+    edge = WINDOW // 2
     ratio = power[:, edge:-edge, edge:-edge] / mean
+    rows, columns = (_level(mean.mean(dim=(0, dim))) for dim in (2, 1))
+    ratio = ratio[:, rows][..., columns]
+    if ratio.numel() < LEAST_SAMPLES:
+        return 0.0
     return float((ratio.square().mean(dim=(1, 2)) / ratio.mean(dim=(1, 2)).square()).median())
+
+
+def _level(energy: Tensor) -> Tensor:
+    """Lines near which the mean energy hardly changes; where a filter ends k-space, it does."""
+    level = energy > LEAST_LEVEL * energy.median()
+    wide = 2 * WINDOW - 1
+    return -max_pool1d(-level[None].float(), wide, stride=1, padding=wide // 2)[0] > 0
 
 
 def _corners(x: Tensor) -> Tensor:

@@ -174,10 +174,10 @@ def disturbed(
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_process_that_is_terminated_leaves_what_is_finished(cli, raw, whole, tmp_path):
-    """By SIGHUP; by SIGTERM below."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_terminated_leaves_what_is_finished(number, cli, raw, whole, tmp_path):
     output = tmp_path / "out"
-    assert disturbed(["reconstruct", raw, *RECONSTRUCT], output, signal.SIGHUP) == 143
+    assert disturbed(["reconstruct", raw, *RECONSTRUCT], output, number) == 143
     assert not list(output.rglob(".tmp-*"))
     assert list(output.glob(".*.unfinished/*"))
     cli("reconstruct", raw, "-o", output, *RECONSTRUCT)

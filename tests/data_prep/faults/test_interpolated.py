@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from memory_scan import MemoryScan, simulated_scan
+from scipy.signal.windows import tukey
 from skimage.transform import rotate
 from torch import Tensor
 
@@ -81,6 +82,14 @@ def test_what_was_measured_is_not_told(ksp, noise):
     for measured in (right, right * y[:, None] * x, fft2c(ifft2c(right)[..., 8:-8, 6:-6])):
         assert spread_of(measured) < 2.2
     assert interpolated_warnings("scan", [spread_of(right)]) == []
+
+
+@pytest.mark.parametrize("taper", [0.1, 0.2, 0.3])
+def test_a_filter_that_ends_kspace_is_not_told(taper):
+    noise = complex_normal((6, 192, 160), rng_for(0, "filtered"))
+    y, x = (torch.from_numpy(tukey(n + 2, taper)[1:-1]).float() for n in (192, 160))
+    for window in (y[:, None] * x, y[:, None] * torch.ones(160)):
+        assert spread_of(noise * window) < 2.1
 
 
 def test_lines_that_were_filled_in_have_other_noise(ksp):
