@@ -24,7 +24,7 @@ from .line_consistency import NOISE
 
 LEAST_SPREAD = 2.3
 """Mean square of the energies over their squared mean, from which on it is warned of. It is 2 of
-noise, 2.03 at most in right scans, and 3.3 to 9.8 where images were cropped, resized or rotated."""
+noise, 2.03 at most in right scans of heads, 2.4 to 9.8 where k-space was computed."""
 
 OUTER = 0.4
 """Share of the rows and of the columns, at the ends of k-space, that are looked at."""

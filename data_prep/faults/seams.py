@@ -45,8 +45,9 @@ NEAR = ((-4, -3, -2), (3, 4, 5))
 LOST, TURNED = 0.5, 0.15
 """Largest share of the error that is left once a line is missed, or a phase is undone."""
 
-LEAST_TURN = 0.5
-"""Radians between the two sides of a seam that are no filter of k-space."""
+LEAST_TURN, MOST_UNLIKE = 0.5, 0.25
+"""Radians between the two sides of a seam that are no filter of k-space; sine of half the sum of
+those that either side tells, which are opposite where the phase changes."""
 
 
 def equal_lines(ksp: Tensor) -> tuple[int, ...]:
@@ -112,7 +113,7 @@ def largest_seam(ksp: Tensor, measured: Tensor | None = None) -> Seam | None:
     seam = fit.largest(((beside < 0) | (beside > 1)).to(torch.float64))
     if seam is None or seam.size < LEAST_SIZE:
         return seam
-    return _Repair(ksp, measured, seam).tried()
+    return _repaired(ksp, measured, seam)
 
 
 class _Fit:
@@ -176,72 +177,66 @@ class _Fit:
         return torch.cat(share), torch.cat(tells)
 
 
-class _Repair:
-    """What becomes of the errors on both sides of a seam once what may have happened is undone.
+def _repaired(ksp: Tensor, measured: Tensor, seam: Seam) -> Seam:
+    """The seam with what is left of its errors once what may have happened is undone.
 
     Where coils do not predict lines, as of objects that end at the edges of the field of view,
-    nothing that happens to lines explains their errors. Kernels are learnt on either side of the
-    seam, never across it.
+    nothing that happens to lines explains their errors.
     """
+    x = seam.line + ksp.shape[-1] // 2
+    usual, *wide = (_learnt(ksp, measured, x, near) for near in ((-1, 1), (-1, 2), (-2, 1)))
+    if usual is None:
+        return seam
+    sides = (x, (x - 1, x + 1)), (x + 1, (x, x + 2))
+    parts = [_predicted(ksp, usual, *side) for side in sides]
+    lost = stored = math.prod(_error(usual, *part) for part in parts)
+    if stored <= 0:
+        return seam
+    kernels = [kernel for kernel in wide if kernel is not None]
+    if len(kernels) == len(sides):
+        pairs = zip(kernels, sides, strict=True)
+        lost = math.prod(_error(one, *_predicted(ksp, one, *side)) for one, side in pairs)
+    (before, own, beyond), (behind, other, far) = parts
+    factors = _factor(before - own, beyond), _factor(behind - far, other)
+    turned = _error(usual, before, own, factors[0] * beyond)
+    turned *= _error(usual, behind, factors[1] * other, far)
+    angles = [math.atan2(factor.imag, factor.real) for factor in factors]
+    unlike = abs(math.sin(sum(angles) / 2)) > MOST_UNLIKE  # each is the inverse of the other
+    if abs(angles[0]) < LEAST_TURN or unlike:
+        turned = stored
+    return replace(seam, lost=math.sqrt(lost / stored), turned=math.sqrt(turned / stored))
 
-    def __init__(self, ksp: Tensor, measured: Tensor, seam: Seam) -> None:
-        self.ksp, self.measured, self.seam = ksp, measured, seam
-        self.at = seam.line + ksp.shape[-1] // 2
-        self.usual = self._learnt((-1, 1))
 
-    def tried(self) -> Seam:
-        """The seam with what is left of its errors."""
-        x, usual = self.at, self.usual
-        stored = self._error(usual, x, (x - 1, x + 1)) * self._error(usual, x + 1, (x, x + 2))
-        if usual is None or stored <= 0:
-            return self.seam
-        before, behind = self._learnt((-1, 2)), self._learnt((-2, 1))
-        lost = self._error(before, x, (x - 1, x + 1)) * self._error(behind, x + 1, (x, x + 2))
-        factors = self._factor(x, x - 1, x + 1, right=True), self._factor(x + 1, x, x + 2)
-        angles = [math.atan2(factor.imag, factor.real) for factor, _ in factors]
-        turned = factors[0][1] * factors[1][1]
-        if abs(angles[0]) < LEAST_TURN or abs(math.sin((angles[0] + angles[1]) / 2)) > 0.25:
-            turned = stored
-        return replace(self.seam, lost=math.sqrt(lost / stored), turned=math.sqrt(turned / stored))
+def _learnt(ksp: Tensor, measured: Tensor, at: int, near: tuple[int, int]) -> Tensor | None:
+    """A kernel of lines and neighbours on one side of the seam behind a column; None if few."""
+    places = (0, *near)
+    lines = [
+        x for x in range(-min(places), len(measured) - max(places))
+        if all(measured[x + d] for d in places) and not x + min(places) <= at < x + max(places)
+    ]  # fmt: skip
+    return _Fit(ksp, torch.tensor(lines), near).kernel() if len(lines) >= LEAST_LINES else None
 
-    def _learnt(self, near: tuple[int, int]) -> Tensor | None:
-        """A kernel of lines on one side of the seam; None if they are few."""
-        places = (0, *near)
-        n = len(self.measured)
-        lines = [
-            x for x in range(-min(places), n - max(places))
-            if all(self.measured[x + d] for d in places)
-            and not x + min(places) <= self.at < x + max(places)
-        ]  # fmt: skip
-        if len(lines) < LEAST_LINES:
-            return None
-        return _Fit(self.ksp, torch.tensor(lines), near).kernel()
 
-    def _error(self, kernel: Tensor | None, line: int, near: tuple[int, int]) -> float:
-        """Of a line that others predict; 1e9 without a kernel."""
-        if kernel is None:
-            return 1e9
-        sources = _sources(self.ksp, [torch.tensor([x]) for x in near])[0]
-        target = _targets(self.ksp, torch.tensor([line]))
-        return float(_share(kernel, target - kernel @ sources, target))
+def _predicted(
+    ksp: Tensor, kernel: Tensor, line: int, near: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A line, and what each of two others predicts of it, ``(1, coil, y)``."""
+    left, right = (
+        half @ _sources(ksp, [torch.tensor([x])])
+        for half, x in zip(kernel.chunk(2, dim=1), near, strict=True)
+    )
+    return _targets(ksp, torch.tensor([line])), left, right
 
-    def _factor(
-        self, line: int, left: int, right_line: int, *, right: bool = False
-    ) -> tuple[complex, float]:
-        """By which what one side predicts of a line must be multiplied, and the error then."""
-        kernel = self.usual
-        assert kernel is not None
-        target = _targets(self.ksp, torch.tensor([line]))[0]
-        half = kernel.shape[1] // 2
-        parts = [
-            kernel[:, side] @ _sources(self.ksp, [torch.tensor([x])])[0]
-            for side, x in ((slice(half), left), (slice(half, None), right_line))
-        ]
-        same, other = parts if right else parts[::-1]
-        factor = torch.vdot(other.flatten(), (target - same).flatten())
-        factor = factor / other.abs().square().sum().clamp_min(1e-30)
-        missed = target - same - factor * other
-        return complex(factor), float(_share(kernel, missed[None], target[None]))
+
+def _error(kernel: Tensor, target: Tensor, left: Tensor, right: Tensor) -> float:
+    """The error of a line, without that of noise, as a share of its energy."""
+    return float(_share(kernel, target - left - right, target))
+
+
+def _factor(wanted: Tensor, part: Tensor) -> complex:
+    """By which a part must be multiplied to be nearest to what is wanted."""
+    product = torch.vdot(part.flatten(), wanted.flatten())
+    return complex(product / part.abs().square().sum().clamp_min(1e-30))
 
 
 def _sources(ksp: Tensor, lines: Sequence[Tensor]) -> Tensor:
