@@ -313,7 +313,7 @@ Precision = Annotated[
     str,
     typer.Option(
         help="Of networks: fp32, bf16 or auto: bf16 on a GPU and, except in training, on a CPU "
-        "with AMX.",
+        "that is faster in it.",
         callback=known("precision", *PRECISIONS),
     ),
 ]

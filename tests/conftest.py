@@ -25,8 +25,8 @@ torch.set_num_threads(1)
 # again, which takes a quarter of the collection and a tenth of the tests.
 gc.disable()
 
-# The same precision on every CPU, whether it has matrix units for bf16 or not.
-device.has_amx = lambda: False
+# The same precision on every CPU, whether it is faster in bf16 or not.
+device.has_fast_bf16 = lambda: False
 
 # A number that validation logs: its 200 iterations would take most of the time of a short run.
 REFERENCES["held_out_l1_wavelet"] = L1Wavelet(n_iter=10)

@@ -26,7 +26,7 @@ from .config import check_number
 from .files import lock_file
 
 PRECISIONS = ("auto", "fp32", "bf16")
-"""Of networks: "auto" is bf16 on a GPU and on a CPU with matrix units for it (:func:`has_amx`), and
+"""Of networks: "auto" is bf16 on a GPU and on a CPU where it is faster (:func:`has_fast_bf16`), and
 fp32 on other CPUs. Training on a CPU takes fp32, which resumes exact to the bit."""
 
 CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
@@ -42,15 +42,24 @@ LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "cuFFT error", "CUBLAS
 
 
 @cache
-def has_amx() -> bool:
-    """Whether the CPU has matrix units for bfloat16, without which bf16 is slower than fp32.
+def has_fast_bf16() -> bool:
+    """Whether convolutions on this CPU are faster in bf16 (:func:`is_fast_in_bf16`).
 
     Known on Linux only.
     """
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+        return is_fast_in_bf16(Path("/proc/cpuinfo").read_text())
     except OSError:
         return False
+
+
+def is_fast_in_bf16(cpuinfo: str) -> bool:
+    """Whether such a CPU has AMX, or is one of AMD with AVX512-BF16.
+
+    With Intel's AVX512-BF16 alone, bf16 is slower than fp32 (docs/results/speed.md).
+    """
+    amd = "AuthenticAMD" in cpuinfo
+    return "amx_bf16" in cpuinfo or (amd and "avx512_bf16" in cpuinfo)
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class Runtime:
     batch_size: int | None = None
     cpu_fallback: bool = False
     compile: bool = False
-    auto_bf16_on_cpu: bool = field(default_factory=lambda: has_amx())
+    auto_bf16_on_cpu: bool = field(default_factory=lambda: has_fast_bf16())
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:

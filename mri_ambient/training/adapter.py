@@ -51,7 +51,7 @@ ALONE = 0.25
 """Where one line is held out, its error has to fall by this share: there is no standard error."""
 
 FAST_NORM = 16
-"""Channels that a norm takes together, from which on bfloat16 is faster on a CPU with AMX."""
+"""Channels that a norm takes together, from which on bfloat16 is faster where a CPU has it."""
 
 SAVE_EVERY_S = 20.0
 """Least number of seconds between states that are written. The result does not depend on it."""
@@ -286,8 +286,8 @@ class Adapter:
 def _in_bf16(prior: Prior, config: TrainConfig, runtime: Runtime) -> bool:
     """Whether the networks learn in bfloat16: by choice, or where that is faster.
 
-    On a CPU with AMX, norms of 16 channels or more halve the time of a step; those of fewer gain
-    nothing.
+    On such a CPU, norms of 16 channels or more take a third to a half off the time of a step; those
+    of fewer gain nothing.
     """
     if runtime.precision != "auto" or prior.facts.network.per_group < FAST_NORM:
         return config.autocast_on(runtime.torch_device)

@@ -195,9 +195,9 @@ def bf16_by_default(runtime: ma.Runtime) -> bool:
 
 def test_the_precision_of_workers_is_that_of_the_caller(workers, monkeypatch):
     """Whatever their CPUs have."""
-    for amx in (True, False):
-        monkeypatch.setattr("mri_ambient.runtime.device.has_amx", lambda amx=amx: amx)
-        assert dict(workers.map(bf16_by_default, [ma.Runtime("cpu")] * 2)) == {0: amx, 1: amx}
+    for fast in (True, False):
+        monkeypatch.setattr("mri_ambient.runtime.device.has_fast_bf16", lambda fast=fast: fast)
+        assert dict(workers.map(bf16_by_default, [ma.Runtime("cpu")] * 2)) == {0: fast, 1: fast}
 
 
 def wait_for_ever(marker: Path) -> None:

@@ -18,6 +18,7 @@ from mri_ambient.runtime.device import (
     describe_device,
     device_error,
     device_errors,
+    is_fast_in_bf16,
     out_of_memory,
     pick_device,
     take_gpu,
@@ -103,17 +104,29 @@ class TestRuntime:
                 Runtime(**{"device": "cpu", **options})
 
     @pytest.mark.parametrize(
-        ("precision", "device", "amx", "bf16"),
+        ("precision", "device", "fast", "bf16"),
         [
             ("auto", CPU, False, False), ("auto", CPU, True, True), ("auto", CUDA, False, True),
             ("fp32", CPU, True, False), ("fp32", CUDA, False, False), ("bf16", CPU, False, True),
         ],
     )  # fmt: skip
-    def test_auto_precision_is_bf16_on_a_gpu_and_with_amx(
-        self, precision, device, amx, bf16, monkeypatch
+    def test_auto_precision_is_bf16_on_a_gpu_and_where_a_cpu_is_faster(
+        self, precision, device, fast, bf16, monkeypatch
     ):
-        monkeypatch.setattr("mri_ambient.runtime.device.has_amx", lambda: amx)
+        monkeypatch.setattr("mri_ambient.runtime.device.has_fast_bf16", lambda: fast)
         assert Runtime(device, precision).bf16 == bf16
+
+    @pytest.mark.parametrize(
+        ("vendor", "flags", "fast"),
+        [
+            ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", True),
+            ("GenuineIntel", "avx512f avx512_bf16", False), ("AuthenticAMD", "avx2", False),
+            ("AuthenticAMD", "avx512f avx512_bf16", True), ("AuthenticAMD", "avx512f", False),
+        ],
+    )  # fmt: skip
+    def test_cpus_that_are_faster_in_bf16(self, vendor, flags, fast):
+        cpu = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n"
+        assert is_fast_in_bf16(cpu) == fast
 
     def test_batches_hold_a_number_of_pixels_unless_their_size_is_given(self):
         assert Runtime("cpu").images_at_once((64, 64)) == CPU_PIXELS // 4096
