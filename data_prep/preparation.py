@@ -343,14 +343,14 @@ class FirstPass:
         n_coils, n_rows = file.shape[1:3]
         self.n_rows = round(n_rows / file.readout_oversampling)
         self.calib_shape = _find_calibration(file, self.n_rows, config.calib_width)
-        self.faults = ScanFaults(file, self.n_rows)
+        self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
+        self.faults = ScanFaults(file, self.n_rows, self.n_at_once)
         self.estimator = NoiseEstimator.of(file)
         self.cov = torch.zeros(n_coils, n_coils, dtype=torch.complex128)
         self.calib: list[Tensor] = []
         self.n_given = 0  # sets of maps that come with the scan
         self.n_compared = 0  # slices of which the estimator knows
         self.energies = torch.zeros(2, dtype=torch.float64)
-        self.n_at_once = at_once(8 * math.prod(file.shape[1:]))
 
     def add(self, scan: Scan, spikes: Mapping[int, Tensor]) -> None:
         """Add slices without their spikes; empty ones are left out: their zeros are not noise."""

@@ -12,6 +12,7 @@ from ...errors import NumericalWarning, PrepError
 from ...io import ScanFile, name_of
 from ...physics.crop import center_crop
 from ...physics.patterns import is_line_mask
+from ...runtime.prefetch import in_order
 from ...scan import Scan
 from ..noise_estimator import SHOWN, NoiseEstimator
 from ..whiten import mix_coils
@@ -52,13 +53,14 @@ class ScanFaults:
     Args:
         file: the scan.
         n_rows: rows without readout oversampling.
+        n_at_once: slices that may be compared at once.
 
     Attributes:
         compared: slices whose lines, and whose noise with that of a noise scan, are compared.
     """
 
-    def __init__(self, file: ScanFile, n_rows: int) -> None:
-        self.file, self.n_rows = file, n_rows
+    def __init__(self, file: ScanFile, n_rows: int, n_at_once: int) -> None:
+        self.file, self.n_rows, self.n_at_once = file, n_rows, n_at_once
         self.strip = min(STRIP, n_rows), file.shape[3]
         n = len(file)
         self.compared = {n // 4, n // 2, 3 * n // 4}
@@ -251,9 +253,8 @@ class ScanFaults:
         for axis, lines in parts.items():
             if not coils_differ([block if axis == "columns" else block.mT for block in blocks]):
                 continue
-            found += seam_warnings(
-                name_of(self.file.path), [largest_seam(*one) for one in lines], axis
-            )
+            seams = list(in_order(lambda one: largest_seam(*one), lines, self.n_at_once))
+            found += seam_warnings(name_of(self.file.path), seams, axis)
         return found
 
     def _measured_columns(self) -> Tensor:

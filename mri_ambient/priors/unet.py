@@ -71,19 +71,59 @@ class _Block(nn.Module):
         self.conv_in = nn.Conv2d(n_in, n_out, 3, padding=1)
         self.conv_out = zeroed(nn.Conv2d(n_out, n_out, 3, padding=1))
         self.modulation = nn.Linear(spec.embedding, 2 * n_out)
-        self.skip = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+        self.skip: nn.Conv2d | nn.Identity = (
+            nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+        )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv_in(_silu(self.norm_in(x)))
+        return self._second(self.conv_in(_silu(self.norm_in(x))), self.skip(x), emb)
+
+    def doubling(self, coarse: Tensor, fine: Tensor, emb: Tensor) -> Tensor:
+        """The same of planes that are doubled in size, and of others of that size behind them.
+
+        Where no group of the norm holds planes of both, the former are doubled as late as possible:
+        their norms are the same, and a convolution of doubled planes is a transposed one of planes.
+        """
+        n, norm, conv, skip = coarse.shape[1], self.norm_in, self.conv_in, self.skip
+        per_group = norm.num_channels // norm.num_groups
+        if n % per_group or isinstance(skip, nn.Identity):
+            return self.forward(torch.cat([_doubled(coarse), fine], dim=1), emb)
+
+        def normed(x: Tensor, channels: slice) -> Tensor:
+            weight, bias = norm.weight[channels], norm.bias[channels]
+            return _silu(functional.group_norm(x, x.shape[1] // per_group, weight, bias))
+
+        first, others = slice(n), slice(n, None)
+        kernel = _of_doubled(_of_doubled(conv.weight[:, first], 2), 3).transpose(0, 1)
+        h = functional.conv_transpose2d(normed(coarse, first), kernel, stride=2, padding=1)
+        h = h + functional.conv2d(
+            normed(fine, others), conv.weight[:, others], conv.bias, padding=1
+        )
+        identity = _doubled(functional.conv2d(coarse, skip.weight[:, first]))
+        identity = identity + functional.conv2d(fine, skip.weight[:, others], skip.bias)
+        return self._second(h, identity, emb)
+
+    def _second(self, h: Tensor, identity: Tensor, emb: Tensor) -> Tensor:
         scale, shift = self.modulation(emb)[..., None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
         out: Tensor = self.conv_out(_silu(h))
-        return out.add_(self.skip(x))
+        return out.add_(identity)
 
 
 def _silu(x: Tensor) -> Tensor:
     """SiLU; in place where there are no gradients, in half of the time."""
     return functional.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Every pixel four times, ``(b, n, 2 y, 2 x)``."""
+    return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _of_doubled(kernel: Tensor, axis: int) -> Tensor:
+    """Four taps that, transposed and with stride 2, are the three of a kernel after doubling."""
+    before, own, behind = kernel.unbind(axis)
+    return torch.stack([behind, own + behind, before + own, before], axis)
 
 
 class UNet(nn.Module):
@@ -141,10 +181,11 @@ class UNet(nn.Module):
                 skips.append(h)
         h = self.middle(h, emb)
         for i, level in enumerate(self.up):
-            if i > 0:
-                h = functional.interpolate(h, scale_factor=2, mode="nearest")
-            for block in level:  # type: ignore[attr-defined]
-                h = block(torch.cat([h, skips.pop()], dim=1), emb)
+            for k, block in enumerate(level):  # type: ignore[arg-type]
+                if i > 0 and k == 0:
+                    h = block.doubling(h, skips.pop(), emb)
+                else:
+                    h = block(torch.cat([h, skips.pop()], dim=1), emb)
         out: Tensor = self.last(_silu(self.last_norm(h)))
         return out[..., crop[0], crop[1]]
 

@@ -48,6 +48,20 @@ def test_presets_grow_and_count_their_work():
     assert forward_flops(net, (64, 32)) == pytest.approx(2 * forward_flops(net, (32, 32)), rel=0.05)
 
 
+@pytest.mark.parametrize("channels", [(8, 12, 16), (8, 12, 18)])
+def test_planes_are_doubled_before_or_after_their_convolution(channels, rng):
+    """The second network has a norm whose groups hold planes of both."""
+    spec = UNetSpec(channels=channels, blocks=1, embedding=16)
+    net = shaken(UNet(spec, 3)).double()
+    emb = torch.randn(2, 16, generator=rng, dtype=torch.float64)
+    for level, below, width in zip(net.up[1:], channels[:0:-1], channels[-2::-1], strict=True):
+        coarse = torch.randn(2, below, 5, 3, generator=rng, dtype=torch.float64)
+        fine = torch.randn(2, width, 10, 6, generator=rng, dtype=torch.float64)
+        doubled = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        expected = level[0](torch.cat([doubled, fine], dim=1), emb)
+        torch.testing.assert_close(level[0].doubling(coarse, fine, emb), expected)
+
+
 @pytest.mark.parametrize("name", ["tiny", "tiny16"])
 def test_norms_take_the_channels_of_a_group_together(name, rng):
     spec = NETWORKS[name]
