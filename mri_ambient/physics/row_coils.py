@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .units import nonzero_along
-
 LOST = 16
 """Largest share of a row's energy that is left out, in units of the rounding of its numbers. The
 rounding of maps to 16 bits (:mod:`~mri_ambient.physics.coil_maps`) changes more."""
@@ -35,7 +33,7 @@ def row_coils(maps: Tensor) -> tuple[Tensor, ...]:
     """
     items = [_virtual_coils(item) for item in maps.reshape(-1, *maps.shape[-3:])]
     virtual = torch.stack(items).reshape(maps.shape)
-    needs = nonzero_along(virtual, -1).sum(dim=-2).view(-1, maps.shape[-2]).amax(dim=0)
+    needs = virtual.any(dim=-1).sum(dim=-2).view(-1, maps.shape[-2]).amax(dim=0)
     n_coils = needs.clamp(min=1).tolist()
     n_bytes = virtual[..., :1, :1, :].numel() * virtual.element_size()
     n_rows = max(1, CACHE_BYTES // (n_bytes * max(n_coils)))
