@@ -19,6 +19,7 @@ from ...errors import ConfigError, ScanFormatError, warn
 from ...physics.axis_fourier import half_field_phase
 from ...physics.crop import center_crop, pad
 from ...physics.patterns import calibration_block
+from ..extent import Extent, find_extents
 from ..image_space import Energy, check_cartesian, energy_of, image_axes
 from ..names import name_of
 from ..sampling import Ksp, Mask, Sampling, has_phase, real_numbers, sampling_at
@@ -36,12 +37,6 @@ GAP = 1e4
 
 LEAST_LINES = 0.04
 """Least part of the lines on both sides of the gap."""
-
-CUT = 2.5
-"""Least ratio of the energies that would be the same if k-space was shifted round its ends."""
-
-FAR = 0.06
-"""Share of the samples of an axis by which k = 0 is off where rows are missing: 7/8 were stored."""
 
 FEWEST = 8
 """Lines of a calibration block."""
@@ -291,7 +286,7 @@ def _find_move(
         return still
     given = None if choice == "auto" else choice[1]
     place = _find_place(file, energies) if choice == "auto" else choice[0]
-    extents = _extents(np.sum(energies, axis=0), place)
+    extents = find_extents(np.sum(energies, axis=0), place)
     matrix = given or _matrix((ny, nx), place, extents)
     shift = (matrix[0] // 2 - place[0], matrix[1] // 2 - place[1])
     move = Move(matrix, shift)
@@ -384,9 +379,6 @@ def _uncertain(file: ScanFile, text: str) -> ScanFormatError:
     )
 
 
-Extent = Literal["whole", "cut", "unknown"]
-
-
 def _matrix(stored: Pair, place: Pair, extents: Sequence[Extent]) -> Pair:
     """Size of the matrix around k = 0: larger than the stored one where that ends too early."""
     sizes = [
@@ -394,39 +386,6 @@ def _matrix(stored: Pair, place: Pair, extents: Sequence[Extent]) -> Pair:
         for n, at, found in zip(stored, place, extents, strict=True)
     ]
     return sizes[0], sizes[1]
-
-
-def _extents(energy: Energy, place: Pair) -> list[Extent]:
-    """Along y and x, whether k-space ends beside k = 0."""
-    found: list[Extent] = []
-    for axis, (n, at) in enumerate(zip(energy.shape, place, strict=True)):
-        inside = n // 8 <= at < n - n // 8 and at != n // 2
-        found.append(_extent(energy.sum(axis=1 - axis), at) if inside else "whole")
-    return found
-
-
-def _extent(profile: Energy, at: int) -> Extent:
-    """Whether k-space ends beside k = 0, ``at``, by the energy along its axis.
-
-    If it was shifted round the ends, what is missing at the end that is nearer to k = 0 is at the
-    other one, with the energy of the samples on the other side of k = 0. Where both hold noise
-    alone, or nothing, nothing tells; a few rows were then shifted.
-    """
-    n = len(profile)
-    if at >= n // 2:
-        profile, at = profile[::-1], n - 1 - at
-    width, inside, outside = max(n // 16, 1), profile[: 2 * at + 1], profile[2 * at + 1 :]
-    outside, far = outside[outside > 0], n // 2 - at > FAR * n
-    if not outside.size:  # of undersampled k-space, no line may have been drawn there
-        return "whole" if inside.all() or not far else "unknown"
-    if not (far or profile.all()):
-        return "whole"
-    mirrored = outside[:width].mean()
-    if mirrored > CUT * outside[-width:].mean():
-        return "cut"
-    window = np.ones(min(width, len(outside))) / min(width, len(outside))
-    floor = np.convolve(outside, window, "valid").min()
-    return "unknown" if far and mirrored < CUT * floor else "whole"
 
 
 def _find_half(move: Move, probes: Sequence[Ksp], energies: Sequence[Energy]) -> tuple[bool, bool]:
