@@ -167,11 +167,11 @@ def _fov_mm(file: ScanFile) -> tuple[float, float] | None:
 
 
 def _check_samples(path: Path, overlap: Overlap) -> None:
-    """Refuse lines that agree with the scan only when they are mirrored, or not even alike.
+    """Refuse lines that agree with the scan only when they are changed, or not even alike.
 
     Raises:
-        ScanFormatError: they are stored otherwise than the scan, or the coils see another object
-            there, as if they were in another order.
+        ScanFormatError: they are stored otherwise than the scan, have another field of view, or the
+            coils see another object there, as if they were in another order.
     """
     version, best, stored = overlap.version
     if version != AS_STORED:
@@ -179,6 +179,14 @@ def _check_samples(path: Path, overlap: Overlap) -> None:
             f"{path}: calibration lines are {version}: changed back, they agree with the scan "
             f"where both were measured (correlation {best:.2f}), as they are, they do not "
             f"({stored:.2f}); wanted lines stored as the scan is"
+        )
+    (y, x), best, stored = overlap.fields
+    if (y, x) != (1, 1):
+        raise ScanFormatError(
+            f"{path}: calibration lines have {y:.2f} times the field of view of the scan along y "
+            f"and {x:.2f} times along x: so they agree with the scan where both were measured "
+            f"(correlation {best:.2f}), as they are, they do not ({stored:.2f}); wanted lines of "
+            "the same field of view"
         )
     if (likeness := overlap.likeness) < LEAST_LIKENESS:
         raise ScanFormatError(

@@ -47,6 +47,13 @@ UNEXPLAINED = 0.7
 """Largest part of the energy that does not agree with lines as stored that may not agree with those
 that are mirrored: it is 0.9 or more of lines stored as the scan, of any contrast and phase."""
 
+FIELDS = 2.0 ** (np.arange(-28, 29) / 28)
+"""Fields of view of the lines, in units of the scan's, that are tried."""
+
+LEAST_CHANGE, SCALED, LEFT = 0.05, 0.9, 0.3
+"""Least difference of a field of view that counts; least correlation of lines in another one; and
+largest part of the energy that does not agree with lines as stored that may not agree with them."""
+
 LEAST_EXCESS = 0.05
 """Share of the energy that alternate signs must explain, beyond rounding."""
 
@@ -202,6 +209,21 @@ class Overlap:
         return (VERSIONS[best] if certain else AS_STORED), found[best], found[0]
 
     @cached_property
+    def fields(self) -> tuple[tuple[float, float], float, float]:
+        """Fields of view ``(y, x)`` of the lines in units of the scan's, and two correlations.
+
+        The correlations are those of lines of the fields of view that agree best, and of lines as
+        they are stored, at the same places. Fields of view are 1 where none agrees clearly better.
+        """
+        pairs = [pair for f in FIELDS for pair in ((f, 1.0), (1.0, f), (f, f))]
+        found = {pair: self._scaled(pair) for pair in pairs}
+        best = max(found, key=found.__getitem__)
+        scaled, stored = found[best]
+        changes = max(abs(field - 1) for field in best) >= LEAST_CHANGE
+        certain = scaled >= SCALED and 1 - scaled**2 <= LEFT * (1 - stored**2)
+        return (best if changes and certain else (1.0, 1.0)), scaled, stored
+
+    @cached_property
     def factor(self) -> complex:
         """By which the samples of the lines must be multiplied."""
         product, energies = self._product(), self._energies()
@@ -230,6 +252,23 @@ class Overlap:
     def _noise(self) -> float:
         return self.noise * float((self.hit & self.plane).sum()) * len(self.scan)
 
+    def _scaled(self, fields: tuple[float, float]) -> tuple[float, float]:
+        """Correlation of lines of other fields of view, and of those as stored; 0 of few places."""
+        n = self.plane.shape[-1]
+        at = np.arange(n) - n // 2
+        lines, there = self.lines, self.plane
+        for axis, field in zip((-2, -1), fields, strict=True):
+            measured = at[self.plane.any(axis=-3 - axis)]
+            inside = (at * field >= measured.min()) & (at * field <= measured.max())
+            there = there & (inside[:, None] if axis == -2 else inside)
+            weights = np.sinc(np.subtract.outer(at * field, at)).astype(np.float32)
+            lines = weights @ lines if axis == -2 else lines @ weights.T
+        both = self.hit & there
+        if both.sum() < LEAST_PLACES:
+            return 0.0, 0.0
+        own = self.scan[:, both]
+        return _correlation(lines[:, both], own), _correlation(self.lines[:, both], own)
+
     def _correlations(
         self, version: Version, signs: NDArray[np.float32] | float = 1.0
     ) -> dict[tuple[int, int], float]:
@@ -256,6 +295,11 @@ def _surely(correlations: NDArray[np.float64]) -> bool | None:
     if best < TURNED or 1 - best**2 > unlike:
         return None
     return bool(correlations[1] > correlations[0])
+
+
+def _correlation(a: Ksp, b: Ksp) -> float:
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(abs(np.vdot(a, b)) / norms) if norms else 0.0
 
 
 def _energy(window: Ksp) -> NDArray[np.float64]:

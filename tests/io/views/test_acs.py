@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ from memory_scan import head
 from mri_ambient.data_prep import plan_preparation, prepare_file
 from mri_ambient.errors import ConfigError, ScanFormatError, collected
 from mri_ambient.io import PreparedFile, build_header, open_scan
+from mri_ambient.physics.fourier import fft2c, ifft2c
 from mri_ambient.physics.patterns import calibration_block
 from mri_ambient.physics.solve import conjugate_gradient
 from mri_ambient.recon.pipeline import reconstruct
@@ -296,6 +298,20 @@ def test_lines_that_are_mirrored_or_conjugated_are_refused(wrong, columns, ksp, 
     acs = write_scan("acs.h5", kspace=np.ascontiguousarray(WRONG[wrong](2 * ksp[..., BLOCK])))
     with pytest.raises(ScanFormatError, match=wrong):
         open_scan(write_scan("scan.h5", kspace=ksp * columns), acs=acs)
+
+
+@pytest.mark.parametrize("wider", [(0, 16), (16, 16), (10, 0), (0, -12)])
+def test_lines_of_another_field_of_view_are_refused(wider, ksp, write_scan):
+    """Images with zeros around them, or cut off, have k-space at other places."""
+    img = ifft2c(torch.from_numpy(ksp))
+    y, x = (n // 2 for n in wider)
+    other = fft2c(torch.nn.functional.pad(img, (x, x, y, y)))
+    middle = tuple(slice(n // 2 - 12, n // 2 + 12) for n in other.shape[-2:])
+    acs = write_scan("acs.h5", kspace=2 * other[:, :, middle[0], middle[1]].numpy())
+    with pytest.raises(ScanFormatError, match="field of view") as error:
+        open_scan(write_scan("scan.h5", kspace=ksp * EVERY_THIRD), acs=acs)
+    found = [float(word) for word in re.findall(r"([0-9.]+) times", str(error.value))]
+    np.testing.assert_allclose(found, [1 + n / N for n in wider], atol=0.03)
 
 
 @pytest.mark.parametrize("change", RIGHT)
