@@ -24,6 +24,9 @@ import torch
 from ..errors import DeviceError, MriAmbientError, NumericalWarning, collected, issue
 from .memory import keep_freed_memory
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""By which the user ends a command."""
+
 RETRIES = 1
 """How often the cases of processes that died are done again."""
 
@@ -100,7 +103,8 @@ class Processes:
     ) -> Iterator[tuple[int, Result | MriAmbientError]]:
         """The same by new processes, until one of them dies (BrokenProcessPool)."""
         with _pool(self.n, task) as pool:
-            futures = {pool.submit(_do, case): index for index, case in cases.items()}
+            with _signals_later():
+                futures = {pool.submit(_do, case): index for index, case in cases.items()}
             for future in as_completed(futures):
                 yield futures.pop(future), received(future.result())
 
@@ -121,6 +125,23 @@ def _pool(n: int, task: Callable[[Case], Result]) -> Iterator[ProcessPoolExecuto
             held.close()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come after the block, in which processes start.
+
+    In its middle they would end these with tracebacks. Processes that start here do not get them
+    until :func:`_begin`.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def executor_of(workers: int | Executor) -> Executor:
@@ -191,6 +212,8 @@ _tasks: list[Callable[[Any], Any]] = []
 def _begin(task: Callable[[Any], Any], watched: Connection) -> None:
     threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the caller too, who ends this
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # they were held back when it started
     torch.set_num_threads(1)
     keep_freed_memory()
     _tasks[:] = [task]
