@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, max_pool1d
 
 from ...errors import NumericalWarning
 from ...physics.crop import center_crop
-from .line_consistency import NOISE
+from .virtual_coils import NOISE
 
 LEAST_SPREAD = 2.3
 """Mean square of the energies over their squared mean, from which on it is warned of. It is 2 of
