@@ -16,7 +16,7 @@ from .cluster import Where
 from .console import VolumeBar, print_csv, print_json, print_line, print_table, progress_bar
 from .exit_codes import Failures
 from .inputs import Reading
-from .recipe import MethodAndPrior, Sampling, make_recipe, make_runtime
+from .recipe import MethodAndPrior, MethodOptions, make_recipe, make_runtime
 from .records import Without, takes_records
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(
     reading: Annotated[Reading, Without("volume", "maps")],
     holdout: opt.HeldOutLines = 2,
     method: MethodAndPrior,
-    sampling: Annotated[Sampling, Without("keep_samples", "final_dc", "lam")],
+    sampling: Annotated[MethodOptions, Without("keep_samples", "final_dc", "lam")],
     where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",

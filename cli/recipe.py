@@ -38,7 +38,7 @@ class MethodAndPrior:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class MethodOptions:
     """How a method computes its images."""
 
     samples: opt.Samples = None

@@ -18,7 +18,7 @@ from .altered import Altered, altered, altered_warnings
 from .cut_off import cut_off_warnings, energies
 from .equal_lines import equal_lines, equal_warnings
 from .interference import Interference, interference_of, interference_warnings
-from .interpolated import interpolated_warnings, outer_samples, spread
+from .interpolated import interpolated_warnings, spread, whole_corners
 from .line_energies import sample_energies
 from .line_misfit import misfit_warnings
 from .line_order import middles, order_warnings
@@ -68,7 +68,7 @@ class ScanFaults:
         self.equal: dict[str, dict[int, tuple[int, ...]]] = {"columns": {}, "rows": {}}
         self.interference: dict[int, Interference] = {}
         self.profiles: list[Tensor] = []
-        self.outer: list[Tensor] = []
+        self.corners: list[Tensor] = []
 
     def add(
         self, scan: Scan, cut: Scan, spikes: Mapping[int, Tensor], filled: Sequence[int]
@@ -92,8 +92,8 @@ class ScanFaults:
                 self.own_noise[index] = noise_of_slice(self.file, ksp)
             if index not in self.compared:
                 continue
-            if (one := outer_samples(ksp, mask)) is not None:
-                self.outer.append(one)
+            if (one := whole_corners(ksp, mask)) is not None:
+                self.corners.append(one)
             if scan.calib is None:
                 self.profiles.append(energies(ksp))
             if not self.file.is_3d:
@@ -125,7 +125,7 @@ class ScanFaults:
             noise_only: coils that hold loud noise alone.
         """
         name = name_of(self.file.path)
-        outer = [mix_coils(without_coils(one, noise_only), to_virtual) for one in self.outer]
+        corners = [mix_coils(without_coils(one, noise_only), to_virtual) for one in self.corners]
         (ny, nx), (rows, columns) = self.file.shape[2:], self.file.recon_shape
         return [
             *noise_coil_warnings(name, noise_only),
@@ -133,7 +133,7 @@ class ScanFaults:
             *unequal_noise_warnings(name, self.own_noise),
             *spike_warnings(name, self.spikes),
             *altered_warnings(name, self.altered),
-            *interpolated_warnings(name, [spread(one) for one in outer]),
+            *interpolated_warnings(name, [spread(one) for one in corners]),
             *lost_coil_warnings(name, self.coil_energies),
             *cut_off_warnings(name, self.profiles, (rows / ny, columns / nx)),
             *self._about_lines(calib, to_virtual, noise_only),

@@ -26,7 +26,7 @@ from .virtual_coils import LEAST_COILS, LITTLE_VARIATION, NOISE, coil_variation,
 LEAST_SIZE = 2.5
 """Error on both sides of a seam over the largest near it, from which on it is warned of."""
 
-FLOOR = 0.06
+LEAST_ERROR = 0.06
 """Error of a kernel that is of no account, as a share of the energy of a line."""
 
 LEAST_LINES, LEAST_LENGTH = 10, 12
@@ -137,7 +137,7 @@ class _Fit:
             others = [[share[place[x + d]] for d in side if x + d in place] for side in NEAR]
             if j is not None and tells[i] and tells[j] and all(others):
                 most = max(float(one) for side in others for one in side)
-                found.append(Seam(x, float((share[i] * share[j]).sqrt()) / (FLOOR + most)))
+                found.append(Seam(x, float((share[i] * share[j]).sqrt()) / (LEAST_ERROR + most)))
         return max(found, key=lambda seam: seam.size, default=None)
 
     def kernel(self) -> Tensor:

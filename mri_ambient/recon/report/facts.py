@@ -188,7 +188,7 @@ def _prior_facts(sha256: str | None, card: Mapping[str, Any]) -> Iterator[Fact]:
             yield Fact(name, str(card[key]))
 
 
-def mask_facts(file: ScanFile) -> Iterator[Fact]:
+def sampling_facts(file: ScanFile) -> Iterator[Fact]:
     """The sampling pattern in numbers."""
     mask, n_columns, n_acquired = file.mask, file.shape[-1], int(file.acquired.sum())
     yield Fact("Acceleration", f"R = {file.acceleration:.2f}", "acquired over sampled positions")

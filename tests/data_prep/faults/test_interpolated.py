@@ -16,8 +16,8 @@ from mri_ambient.data_prep import SimulateConfig, plan_preparation
 from mri_ambient.data_prep.faults.interpolated import (
     LEAST_SPREAD,
     interpolated_warnings,
-    outer_samples,
     spread,
+    whole_corners,
 )
 from mri_ambient.physics.fourier import fft2c, ifft2c
 from mri_ambient.rng import complex_normal, rng_for
@@ -55,7 +55,7 @@ def shaded(ksp: Tensor) -> Tensor:
 
 
 def spread_of(ksp: Tensor) -> float:
-    return spread(outer_samples(ksp, torch.ones(ksp.shape[-2:], dtype=torch.bool)))
+    return spread(whole_corners(ksp, torch.ones(ksp.shape[-2:], dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("computed", [cropped, rotated, shaded])
@@ -111,8 +111,8 @@ def test_signal_tells_nothing_of_noise(ksp):
 def test_incomplete_and_small_kspace_is_not_judged(ksp):
     missing = WHOLE.clone()
     missing[:, 79] = False
-    assert outer_samples(ksp, missing) is None
-    assert outer_samples(ksp[..., :50, :50], WHOLE[:50, :50]) is None
+    assert whole_corners(ksp, missing) is None
+    assert whole_corners(ksp[..., :50, :50], WHOLE[:50, :50]) is None
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
