@@ -159,10 +159,11 @@ def _print_held_out(
     json_out: bool,
 ) -> None:
     """JSON, CSV or a table of what was found, if anything was."""
-    from mri_ambient.evaluation.held_out import held_out_report, mean_figures
+    from mri_ambient.evaluation.held_out import held_out_report
+    from mri_ambient.recon.held_out import held_out_means
 
     figures = dict(found[index] for index in sorted(found))
-    means = {name: mean_figures(rows) for name, rows in figures.items()}
+    means = {name: held_out_means(rows) for name, rows in figures.items()}
     if found and json_out:
         print_json(held_out_report(recipe, figures))
     elif found:
