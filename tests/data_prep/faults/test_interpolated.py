@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from memory_scan import MemoryScan, simulated_scan
+from memory_scan import MemoryScan, simulated_scan, whitened_head
 from scipy.signal.windows import tukey
 from skimage.transform import rotate
 from torch import Tensor
@@ -28,9 +28,7 @@ WHOLE = torch.ones(96, 80, dtype=torch.bool)
 @pytest.fixture(scope="module")
 def ksp() -> Tensor:
     """Whitened k-space ``(coil, y, x)`` of a head."""
-    config = SimulateConfig(size=(96, 80), coils=6, full=True, correlated_noise=False)
-    scan, cov = simulated_scan("measured", config)
-    return scan.ksp[0] / cov.diagonal().real.sqrt().float().view(-1, 1, 1)
+    return whitened_head(6, 0.01)
 
 
 def under(ksp: Tensor) -> Tensor:
