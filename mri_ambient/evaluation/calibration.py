@@ -285,11 +285,13 @@ def _coverage(slices: Sequence[_SliceErrors], factor: float, n_samples: int) -> 
     return tuple(shares)
 
 
-def with_calibration(prior: Prior, recipe: ResolvedRecipe, found: Calibration) -> Prior:
-    """The prior with the factor in its card, for this sampler with its options and samples.
+def with_calibration(recipe: ResolvedRecipe, found: Calibration) -> Prior:
+    """The recipe's prior with the factor in its card, for its sampler, options and samples.
 
     Factors of other methods in the card are kept.
     """
+    prior = recipe.prior
+    assert isinstance(prior, Prior)
     method = {"method": recipe.method.name, "options": method_options(recipe.method)}
     entry = {**method, **asdict(found)}
     del entry["before"], entry["after"]

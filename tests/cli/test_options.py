@@ -17,7 +17,7 @@ import mri_ambient as ma
 from mri_ambient.cli import choices
 from mri_ambient.cli.app import app
 from mri_ambient.cli.help import GROUPS
-from mri_ambient.cli.recipe import FLAGS, retrospective_mask
+from mri_ambient.cli.recipe import FLAGS, Undersampling
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import SCAN_FORMATS
 from mri_ambient.io.formats.named_axes import ALIASES, AXES
@@ -134,7 +134,7 @@ def test_help_states_the_defaults_of_the_library():
     samples = parameter("reconstruct", "samples").show_default
     assert int(re.search(r"\d+", samples)[0]) == DEFAULT_SAMPLES
     lines = int(parameter("reconstruct", "calib_lines").show_default)
-    assert lines == ma.MaskSpec().calib == retrospective_mask(4, None, None).calib
+    assert lines == ma.MaskSpec().calib == Undersampling(4).mask.calib
     assert DEFAULT in parameter("reconstruct", "prior").show_default
 
 
