@@ -214,8 +214,7 @@ def calibration(
             raise
     figure = draw_calibration(LEVELS, found.before, found.after)
     _write(output, "calibration", found.report(recipe), figure, json_out=json_out)
-    assert isinstance(recipe.prior, ma.Prior)
-    ma.save_prior(with_calibration(recipe.prior, recipe, found), output / "prior.safetensors")
+    ma.save_prior(with_calibration(recipe, found), output / "prior.safetensors")
     print_line(found.line(recipe))
     failures.end()
 

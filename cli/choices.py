@@ -26,7 +26,7 @@ WRAPPERS = ("plain", "conditioned", "unguided", "inconsistent")
 SCAN_FORMATS = ("fastmri", "ismrmrd", "cfl")
 ADAPT_PER = ("slice", "volume", "folder")
 PARTS = ("mag", "phase", "std")
-SAMPLERS = METHODS[:5]
+PRIOR_METHODS = METHODS[:5]
 METHOD_OPTIONS = (
     "n_steps", "n_cg", "n_iter", "final_dc", "eta", "start", "sigma_max", "renoise", "n_masks",
     "gamma", "step_size", "lam", "wavelet",

@@ -16,7 +16,7 @@ from .cluster import Where
 from .console import VolumeBar, print_csv, print_json, print_line, print_table, progress_bar
 from .exit_codes import Failures
 from .inputs import Reading
-from .recipe import MethodAndPrior, Sampling, make_recipe, make_runtime
+from .recipe import MethodAndPrior, MethodOptions, make_recipe, make_runtime
 from .records import Without, takes_records
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(
     reading: Annotated[Reading, Without("volume", "maps")],
     holdout: opt.HeldOutLines = 2,
     method: MethodAndPrior,
-    sampling: Annotated[Sampling, Without("keep_samples", "final_dc", "lam")],
+    sampling: Annotated[MethodOptions, Without("keep_samples", "final_dc", "lam")],
     where: Where,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
@@ -159,10 +159,11 @@ def _print_held_out(
     json_out: bool,
 ) -> None:
     """JSON, CSV or a table of what was found, if anything was."""
-    from mri_ambient.evaluation.held_out import held_out_report, mean_figures
+    from mri_ambient.evaluation.held_out import held_out_report
+    from mri_ambient.recon.held_out import held_out_means
 
     figures = dict(found[index] for index in sorted(found))
-    means = {name: mean_figures(rows) for name, rows in figures.items()}
+    means = {name: held_out_means(rows) for name, rows in figures.items()}
     if found and json_out:
         print_json(held_out_report(recipe, figures))
     elif found:

@@ -38,7 +38,7 @@ class MethodAndPrior:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class MethodOptions:
     """How a method computes its images."""
 
     samples: opt.Samples = None
@@ -106,8 +106,15 @@ class Undersampling:
 
     @property
     def mask(self) -> ma.MaskSpec | None:
-        """See :func:`retrospective_mask`."""
-        return retrospective_mask(self.retrospective, self.mask_type, self.calib_lines)
+        """The mask as the library takes it."""
+        if self.retrospective is not None:
+            lines = 20 if self.calib_lines is None else self.calib_lines
+            return ma.MaskSpec(self.mask_type or "random", self.retrospective, lines)
+        if self.mask_type is not None or self.calib_lines is not None:
+            raise ConfigError(
+                "--mask-type and --calib-lines describe the mask of --retrospective; give it too"
+            )
+        return None
 
 
 @dataclass(frozen=True)
@@ -249,17 +256,3 @@ def make_runtime(
     if device == "auto" and on_cpu and NVIDIA.exists():
         print_line("note: torch cannot use the GPU of this machine, computing on the CPU")
     return runtime
-
-
-def retrospective_mask(
-    acceleration: float | None, mask_type: str | None, calib_lines: int | None
-) -> ma.MaskSpec | None:
-    """The mask that undersamples full scans, if there is to be one."""
-    if acceleration is not None:
-        lines = 20 if calib_lines is None else calib_lines
-        return ma.MaskSpec(mask_type or "random", acceleration, lines)
-    if mask_type is not None or calib_lines is not None:
-        raise ConfigError(
-            "--mask-type and --calib-lines describe the mask of --retrospective; give it too"
-        )
-    return None

@@ -20,8 +20,8 @@ from .parse import parse_list
 from .recipe import (
     Computing,
     MethodAndPrior,
+    MethodOptions,
     Preparing,
-    Sampling,
     Undersampling,
     make_recipe,
     note_unused,
@@ -110,7 +110,7 @@ def run(
     method: MethodAndPrior,
     adapting: Adapting,
     undersampling: Undersampling,
-    sampling: Sampling,
+    sampling: MethodOptions,
     preparing: Preparing,
     checking: Checking,
     saving: Saving,

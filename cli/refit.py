@@ -15,7 +15,7 @@ from mri_ambient.errors import ConfigError
 from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
-from .choices import NETWORKS, PRECISIONS, SAMPLERS, known
+from .choices import NETWORKS, PRECISIONS, PRIOR_METHODS, known
 from .console import be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import merge_options, parse_shard
@@ -37,7 +37,7 @@ class Drawing:
         str,
         typer.Option(
             help="How samples are drawn: dds, msm, pula or adps.",
-            callback=known("sampler", *SAMPLERS),
+            callback=known("sampler", *PRIOR_METHODS),
         ),
     ] = "dds"
     steps: opt.Steps = None
@@ -46,11 +46,10 @@ class Drawing:
     @property
     def sampler(self) -> Sampler:
         """The sampler, without the last data-consistency solve: it makes samples too similar."""
-        from mri_ambient.methods import SAMPLERS
-        from mri_ambient.methods.presets import method_with_options
+        from mri_ambient.methods.presets import METHODS, method_with_options
 
         given = merge_options({"n_steps": self.steps}, self.option)
-        if "final_dc" in {field.name for field in fields(SAMPLERS[self.method])}:  # type: ignore[arg-type]
+        if "final_dc" in {field.name for field in fields(METHODS[self.method])}:  # type: ignore[arg-type]
             given = {"final_dc": False} | given
         return method_with_options(self.method, given)  # type: ignore[return-value]
 

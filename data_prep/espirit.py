@@ -73,6 +73,9 @@ SECOND_MAP_SHARE = 0.03
 SECOND_MAP = 0.95
 """Second eigenvalue above which a second map fits."""
 
+N_ITER = 100
+"""Power iterations."""
+
 NODES_A_PERIOD = 16
 """Nodes of the coarse grid in the shortest period of ``G``."""
 
@@ -129,7 +132,6 @@ def espirit_maps(
     kernel_width: int = 6,
     threshold: float = 0.02,
     crop: float = CROP,
-    n_iter: int = 100,
     n_sets: int = 1,
     reference: Tensor | None = None,
 ) -> EspiritMaps:
@@ -146,7 +148,6 @@ def espirit_maps(
         kernel_width: side of a kernel, in samples.
         threshold: singular values to keep, relative to the largest.
         crop: eigenvalue above which a pixel belongs to the support.
-        n_iter: power iterations.
         n_sets: sets of maps, 1 or 2.
         reference: the virtual coil, complex64 ``(coil,)``, whose sensitivity is real in all slices;
             that of each slice by default.
@@ -158,8 +159,8 @@ def espirit_maps(
         raise ValueError(
             f"ksp must be complex (slice, coil, y, x), got {ksp.dtype} {tuple(ksp.shape)}"
         )
-    if n_iter < 1 or n_sets not in (1, 2):
-        raise ValueError(f"n_iter is at least 1, n_sets is 1 or 2, got {n_iter} and {n_sets}")
+    if n_sets not in (1, 2):
+        raise ValueError(f"n_sets is 1 or 2, got {n_sets}")
     kernel = kernel_shape(calib_shape, kernel_width)
     calib = center_crop(ksp, calib_shape)
     _check_finite(calib)
@@ -170,7 +171,7 @@ def espirit_maps(
     values = torch.zeros((n_slices, 2, ny, nx), device=ksp.device)
     for i in torch.nonzero(calib.flatten(1).any(dim=1)).flatten().tolist():
         seen = _virtual_coil(calib[i]) if reference is None else reference
-        pixels = _Pixels.of(calib[i], kernel, threshold, (ny, nx), n_iter, seen)
+        pixels = _Pixels.of(calib[i], kernel, threshold, (ny, nx), seen)
         maps[i], values[i] = _interpolated(pixels, crop, n_sets)
     return EspiritMaps(maps.flatten(2, 3), values[:, 0], values[:, 1])
 
@@ -295,14 +296,12 @@ class _Pixels:
         weights: interpolation from these points along y and along x, ``(pixel, point)``, for all
             pixels and, beyond the image, all nodes.
         reference: the virtual coil that sees with real and positive sensitivity, ``(coil,)``.
-        n_iter: power iterations.
     """
 
     grid: CoarseGrid
     coarse: Tensor
     weights: tuple[Tensor, Tensor]
     reference: Tensor
-    n_iter: int
 
     @classmethod
     def of(
@@ -311,7 +310,6 @@ class _Pixels:
         kernel: tuple[int, int],
         threshold: float,
         shape: tuple[int, int],
-        n_iter: int,
         reference: Tensor,
     ) -> _Pixels:
         """From a calibration block ``(coil, y, x)``; sides of kernels and image ``(y, x)``."""
@@ -325,7 +323,7 @@ class _Pixels:
         step_y, step_x = (max(1, n // n_nodes) for n in shape)
         weights_y, weights_x = (_dirichlet(n, k, block.device) for n, k in sides)
         grid = CoarseGrid(shape, (step_y, step_x), block.device)
-        return cls(grid, coarse, (weights_y, weights_x), reference, n_iter)
+        return cls(grid, coarse, (weights_y, weights_x), reference)
 
     def at(self, places: Tensor, n_sets: int) -> tuple[Tensor, Tensor]:
         """Vectors ``(coil, set, pixel)`` and values ``(2, pixel)`` at ``places`` ``(2, pixel)``."""
@@ -341,7 +339,7 @@ class _Pixels:
             y, x = (w[at] for w, at in zip(self.weights, places[:, some], strict=True))
             gram = (y[:, :, None] * x[:, None]).flatten(1) @ self.coarse
             gram = torch.view_as_complex(gram.view(-1, n_coils, n_coils, 2))
-            for m, (vector, value) in enumerate(leading_eigenpairs(gram, self.n_iter)):
+            for m, (vector, value) in enumerate(leading_eigenpairs(gram, N_ITER)):
                 values[m, some] = value
                 if m < n_sets:
                     vectors[:, m, some] = _align(vector, self.reference).T

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .io.geometry import Geometry
 from .io.grid import Grid
-from .io.outputs.parts import in_words, white_level
+from .io.outputs.parts import made_by, white_level
 from .io.outputs.reconstruction import ReconstructionFile
 from .physics.map_sets import first_set, magnitude
 from .physics.operators import SenseOp
@@ -227,7 +227,7 @@ def draw_volume(path: Path, reference: tuple[str, ArrayLike] | None = None) -> N
         np.stack([result.read_part(part, index) for index in range(len(result))])
         for part in result.parts(("mag", "std"))
     ]
-    title = ": ".join(filter(None, [path.stem, in_words(result)]))
+    title = ": ".join(filter(None, [path.stem, made_by(result)]))
     if scores := result.report.get("metrics"):
         against = str(scores["reference"]).upper()
         title += f", PSNR {scores['psnr']:.1f} dB, SSIM {scores['ssim']:.3f} against {against}"

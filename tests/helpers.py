@@ -309,6 +309,12 @@ def report_of(folder: Path, scan: Path) -> dict[str, Any]:
     return json.loads((folder / f"{scan.stem}.json").read_text())
 
 
+def centred_dft(n: int) -> Tensor:
+    """The matrix of the transform of an axis, from its formula, complex128 ``(n, n)``."""
+    j = torch.arange(n, dtype=torch.float64) - n // 2
+    return torch.exp(-2j * torch.pi * torch.outer(j, j) / n) / n**0.5
+
+
 def dense(op: LinearOperator, dtype: torch.dtype = torch.complex64) -> Tensor:
     """The matrix of an operator, (numel of oshape, numel of ishape)."""
     n = int(torch.tensor(op.ishape).prod())
@@ -363,10 +369,10 @@ class PeakBytes(TorchDispatchMode):
         self.now -= n_bytes
 
 
-def damage_samples(path: Path) -> None:
-    """Spoil the samples of a prepared file, which opens all the same."""
+def damage_samples(path: Path, index: int = 0) -> None:
+    """Flip a bit in the samples of a slice of a prepared file, which opens all the same."""
     with h5py.File(path) as file:
-        offset = file["ksp"].id.get_chunk_info(0).byte_offset
-    with path.open("r+b") as raw:
-        raw.seek(offset + 100)
-        raw.write(b"\x55" * 16)
+        where = file["ksp"].id.get_chunk_info(index).byte_offset + 20
+    content = bytearray(path.read_bytes())
+    content[where] ^= 1
+    path.write_bytes(content)

@@ -102,3 +102,19 @@ def smooth_heads() -> Tensor:
     far = (y - 1.15 * angle.sin()).square() + (x - 1.15 * angle.cos()).square()
     maps = torch.polar(torch.exp(-0.7 * far), angle + 0.5 * (y * angle.sin() - x * angle.cos()))
     return fft2c((img * maps).to(torch.complex64)) / 0.003 + complex_normal((2, 8, 96, 80), rng)
+
+
+def whitened_head(coils: int, noise: float) -> Tensor:
+    """Whitened k-space ``(coil, 96, 80)`` of a head within loops, fully sampled."""
+    config = SimulateConfig(
+        size=(96, 80), coils=coils, full=True, noise=noise, correlated_noise=False
+    )
+    scan, cov = simulated_scan(f"head {coils}", config)
+    return scan.ksp[0] / cov.diagonal().real.sqrt().float().view(-1, 1, 1)
+
+
+def every(rate: int, first: int) -> NDArray[np.bool_]:
+    """Every so manyth of 80 columns, and the 20 in the middle, bool ``(x,)``."""
+    measured = np.zeros(80, bool)
+    measured[first::rate] = measured[30:50] = True
+    return measured

@@ -140,7 +140,7 @@ class TestNothingIsLeftBehind:
         assert {type(method) for method in SHORT} == set(METHODS.values())
 
     def test_held_out_lines(self, scan, monkeypatch):
-        monkeypatch.setattr("mri_ambient.recon.checks.L1Wavelet", partial(L1Wavelet, n_iter=5))
+        monkeypatch.setattr("mri_ambient.recon.held_out.L1Wavelet", partial(L1Wavelet, n_iter=5))
         recipe = {"n_samples": 2, "checks": Checks(n_held_out=1)}
         here = run(Dds(n_steps=2), scan, "cpu", **recipe)
         with second_device() as device:

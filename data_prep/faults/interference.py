@@ -44,7 +44,7 @@ LIKE_NOISE = 12.0
 """Largest peak over mean energy, along x, of phases that vary like noise; that of a point is the
 number of lines."""
 
-TALL, FLOOR = 9, 0.1
+TALL, LEAST_MEAN = 9, 0.1
 """Samples of a line over which energy is averaged, and the least mean, as a share of the median."""
 
 
@@ -149,7 +149,7 @@ def _filtered(outer: Tensor) -> Tensor:
     energy = outer.abs().square().mean(dim=0)[None]
     edges = (1, 1, TALL // 2, TALL // 2)
     around = avg_pool2d(pad(energy, edges, mode="replicate"), (TALL, 3), stride=1)[0]
-    least = FLOOR * float(around.median())
+    least = LEAST_MEAN * float(around.median())
     return outer / around.clamp_min(max(least, 1e-30))
 
 

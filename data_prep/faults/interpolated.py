@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, max_pool1d
 
 from ...errors import NumericalWarning
 from ...physics.crop import center_crop
-from .line_consistency import NOISE
+from .virtual_coils import NOISE
 
 LEAST_SPREAD = 2.3
 """Mean square of the energies over their squared mean, from which on it is warned of. It is 2 of
@@ -46,7 +46,7 @@ MOST_ENERGY = 20.0
 is up to 4. Noise that parallel imaging amplified has up to 14 times the energy that is found."""
 
 
-def outer_samples(ksp: Tensor, mask: Tensor) -> Tensor | None:
+def whole_corners(ksp: Tensor, mask: Tensor) -> Tensor | None:
     """The four corners of k-space ``(coil, y, x)``, put together; None unless it is complete there.
 
     Args:
@@ -57,9 +57,9 @@ def outer_samples(ksp: Tensor, mask: Tensor) -> Tensor | None:
     return _corners(ksp).clone() if whole else None
 
 
-def spread(outer: Tensor) -> float:
-    """Spread of the energies of :func:`outer_samples` of whitened coils; 0 if they tell nothing."""
-    power = outer.abs().square()
+def spread(corners: Tensor) -> float:
+    """Spread of the energies of :func:`whole_corners` of whitened coils; 0 if they tell nothing."""
+    power = corners.abs().square()
     power = power[power.amax(dim=(1, 2)) > 0]
     if power.numel() < LEAST_SAMPLES or float(power.mean()) > MOST_ENERGY * NOISE:
         return 0.0

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NumericalWarning
-from .line_consistency import line_energies
+from .line_energies import line_energies
 
 PARTS = (2, 3, 4, 6, 8)
 """Numbers of interleaves that are looked for."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...errors import NumericalWarning
 from ...physics.crop import center_crop
 from ..noise import NoiseEstimate
 
@@ -61,3 +62,14 @@ def as_dead(noise: NoiseEstimate, coils: Sequence[int]) -> NoiseEstimate:
     n_others = len(cov) - len(chosen)
     cov[chosen, chosen] = DEAD * cov.diagonal().sum() / n_others
     return replace(noise, cov=cov)
+
+
+def noise_coil_warnings(name: str, coils: Sequence[int]) -> list[NumericalWarning]:
+    """W-NOISE-COIL for coils that are left out."""
+    if not coils:
+        return []
+    text = (
+        f"{name}: coils {list(coils)} (counted from 0) hold noise alone, more than "
+        f"{LOUD:g} times that of the others, and are left out"
+    )
+    return [NumericalWarning("W-NOISE-COIL", text)]

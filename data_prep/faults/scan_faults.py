@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ...errors import NumericalWarning, PrepError
+from ...errors import NumericalWarning
 from ...io import ScanFile, name_of
 from ...physics.crop import center_crop
 from ...physics.patterns import is_line_mask
 from ...runtime.prefetch import in_order
 from ...scan import Scan
-from ..noise_estimator import SHOWN, NoiseEstimator
 from ..whiten import mix_coils
 from .altered import Altered, altered, altered_warnings
 from .cut_off import cut_off_warnings, energies
+from .equal_lines import equal_lines, equal_warnings
 from .interference import Interference, interference_of, interference_warnings
-from .interpolated import interpolated_warnings, outer_samples, spread
-from .line_consistency import (
-    line_steps,
-    line_warnings,
-    missed_line,
-    missed_warnings,
-    sample_energies,
-    step_warnings,
-    stray_lines,
-    stray_warnings,
-)
+from .interpolated import interpolated_warnings, spread, whole_corners
+from .line_energies import sample_energies
+from .line_misfit import misfit_warnings
 from .line_order import middles, order_warnings
 from .line_phase import backwards_warnings, line_phase_warnings
+from .line_steps import line_steps, step_warnings
 from .lost_coils import coil_energies, lost_coil_warnings
-from .noise_coils import LOUD, without_coils
-from .seams import coils_differ, equal_lines, equal_warnings, largest_seam, seam_warnings
-from .spikes import LEAST_RATIO
-
-UNEQUAL = 3.0
-"""Ratio between the noise of two slices above which to warn."""
+from .missed_line import missed_line, missed_warnings
+from .noise_coils import noise_coil_warnings, without_coils
+from .seams import coils_differ, largest_seam, seam_warnings
+from .spikes import spike_warnings
+from .stray_lines import stray_lines, stray_warnings
+from .unequal_noise import noise_of_slice, unequal_noise_warnings
 
 FEW_BLOCKS = 5
 """Slices whose lines are compared."""
@@ -65,7 +57,7 @@ class ScanFaults:
         n = len(file)
         self.compared = {n // 4, n // 2, 3 * n // 4}
         self._every = max(1, n // FEW_BLOCKS)
-        self.own_noise: dict[int, float] = {}
+        self.own_noise: dict[int, float | None] = {}
         self.strips: dict[str, list[Tensor]] = {"columns": [], "rows": []}
         self.spikes: dict[int, Tensor] = {}
         self.altered: dict[int, Altered] = {}
@@ -76,7 +68,7 @@ class ScanFaults:
         self.equal: dict[str, dict[int, tuple[int, ...]]] = {"columns": {}, "rows": {}}
         self.interference: dict[int, Interference] = {}
         self.profiles: list[Tensor] = []
-        self.outer: list[Tensor] = []
+        self.corners: list[Tensor] = []
 
     def add(
         self, scan: Scan, cut: Scan, spikes: Mapping[int, Tensor], filled: Sequence[int]
@@ -93,18 +85,20 @@ class ScanFaults:
         if not self.file.is_3d:  # where rows are no readout
             self.interference |= interference_of(cut)
         for place in filled:
-            index, ksp = scan.slices[place], scan.ksp[place]
+            index, ksp, mask = scan.slices[place], scan.ksp[place], scan.mask[0]
             self.altered[index] = altered(ksp)
-            self.coil_energies[index] = coil_energies(ksp, scan.mask[0])
-            if index in self.compared and scan.calib is None:
-                self.profiles.append(energies(ksp))
-            if index in self.compared and (one := outer_samples(ksp, scan.mask[0])) is not None:
-                self.outer.append(one)
+            self.coil_energies[index] = coil_energies(ksp, mask)
             if self.file.noise is None and index % self._every == 0:
-                self._add_own_noise(index, ksp)
-            if index in self.compared and not self.file.is_3d:
-                self._add_lines(index, ksp, scan.mask[0])
-            if index in self.compared and scan.calib is None and not self.file.is_3d:
+                self.own_noise[index] = noise_of_slice(self.file, ksp)
+            if index not in self.compared:
+                continue
+            if (one := whole_corners(ksp, mask)) is not None:
+                self.corners.append(one)
+            if scan.calib is None:
+                self.profiles.append(energies(ksp))
+            if not self.file.is_3d:
+                self._add_lines(index, ksp, mask)
+            if scan.calib is None and not self.file.is_3d:
                 whole = ksp.shape[1], min(STRIP, ksp.shape[2])
                 self.strips["columns"].append(center_crop(cut.ksp[place], self.strip).clone())
                 self.strips["rows"].append(center_crop(ksp, whole).clone())
@@ -120,19 +114,6 @@ class ScanFaults:
             if len(ksp) > 1:
                 self.missed[axis][index] = missed_line(power, sampled)
 
-    def _add_own_noise(self, index: int, ksp: Tensor) -> None:
-        """The noise of a slice alone, where image rows or corners show it."""
-        if len(self.file) == 1:
-            return
-        estimator = NoiseEstimator.of(self.file)
-        estimator.add(ksp)
-        try:
-            found = estimator.estimate()
-        except PrepError:  # no noise at all
-            return
-        if found.source in SHOWN:
-            self.own_noise[index] = found.std
-
     def warnings(
         self, calib: Sequence[Tensor], to_virtual: Tensor, noise_only: tuple[int, ...]
     ) -> list[NumericalWarning]:
@@ -143,47 +124,28 @@ class ScanFaults:
             to_virtual: whitens and compresses coils, ``(virtual coil, coil)``.
             noise_only: coils that hold loud noise alone.
         """
-        name, found = name_of(self.file.path), []
-        if noise_only:
-            text = (
-                f"{name}: coils {list(noise_only)} (counted from 0) hold noise alone, more than "
-                f"{LOUD:g} times that of the others, and are left out"
-            )
-            found.append(NumericalWarning("W-NOISE-COIL", text))
-        if len(to_virtual) == 1:
-            text = (
-                f"{name}: a single coil: what was not measured comes from the prior, which must be "
-                "trained on scans with many different masks"
-            )
-            found.append(NumericalWarning("W-ONE-COIL", text))
-        found += self._unequal_noise()
-        if self.spikes:
-            n_spikes = sum(int(plane.sum()) for plane in self.spikes.values())
-            text = (
-                f"{name}: {n_spikes} spikes in slices {sorted(self.spikes)}: samples of over "
-                f"{math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
-            )
-            found.append(NumericalWarning("W-SPIKE", text))
-        found += altered_warnings(name, self.altered)
-        found += self._interpolated(to_virtual, noise_only)
-        found += lost_coil_warnings(name, self.coil_energies)
+        name = name_of(self.file.path)
+        corners = [mix_coils(without_coils(one, noise_only), to_virtual) for one in self.corners]
         (ny, nx), (rows, columns) = self.file.shape[2:], self.file.recon_shape
-        found += cut_off_warnings(name, self.profiles, (rows / ny, columns / nx))
-        if not self.file.is_3d:
-            found += self._about_lines(calib, to_virtual, noise_only)
-        return found + interference_warnings(name, self.interference)
-
-    def _interpolated(
-        self, to_virtual: Tensor, noise_only: tuple[int, ...]
-    ) -> list[NumericalWarning]:
-        """W-INTERPOLATED for k-space that was computed."""
-        outer = [mix_coils(without_coils(one, noise_only), to_virtual) for one in self.outer]
-        return interpolated_warnings(name_of(self.file.path), [spread(one) for one in outer])
+        return [
+            *noise_coil_warnings(name, noise_only),
+            *_one_coil_warnings(name, len(to_virtual)),
+            *unequal_noise_warnings(name, self.own_noise),
+            *spike_warnings(name, self.spikes),
+            *altered_warnings(name, self.altered),
+            *interpolated_warnings(name, [spread(one) for one in corners]),
+            *lost_coil_warnings(name, self.coil_energies),
+            *cut_off_warnings(name, self.profiles, (rows / ny, columns / nx)),
+            *self._about_lines(calib, to_virtual, noise_only),
+            *interference_warnings(name, self.interference),
+        ]
 
     def _about_lines(
         self, calib: Sequence[Tensor], to_virtual: Tensor, noise_only: tuple[int, ...]
     ) -> list[NumericalWarning]:
-        """The first explanation of lines that do not belong together."""
+        """The first explanation of lines that do not belong together; none of 3-D scans."""
+        if self.file.is_3d:
+            return []
         name = name_of(self.file.path)
         few = calib[:: max(1, len(calib) // FEW_BLOCKS)]
         few = [mix_coils(block, to_virtual) for block in few]
@@ -208,21 +170,9 @@ class ScanFaults:
                 or missed_warnings(name, self.missed["rows"], "rows")
                 or self._steps(width, strips["columns"])
                 or self._seams(width, strips, few)
-                or line_warnings(name, few)
+                or misfit_warnings(name, few)
             )
         return explained
-
-    def _unequal_noise(self) -> list[NumericalWarning]:
-        """W-NOISE-SLICES for slices of very different noise."""
-        order = sorted(self.own_noise.items(), key=lambda item: item[1])
-        if not order or order[-1][1] <= UNEQUAL * order[0][1]:
-            return []
-        (quiet, least), (loud, most) = order[0], order[-1]
-        text = (
-            f"{name_of(self.file.path)}: slice {loud} has {most / least:.2g} times the noise of "
-            f"slice {quiet}, as if each slice was scaled by itself; one noise level is used for all"
-        )
-        return [NumericalWarning("W-NOISE-SLICES", text)]
 
     def _steps(self, width: int, strips: Sequence[Tensor]) -> list[NumericalWarning]:
         """W-LINES for lines beside the calibration block."""
@@ -261,3 +211,14 @@ class ScanFaults:
         """Columns with samples in all rows of the strips, bool ``(x,)``."""
         mask = torch.from_numpy(self.file.mask[:, : self.n_rows])
         return center_crop(mask, self.strip)[0].all(dim=0)
+
+
+def _one_coil_warnings(name: str, n_coils: int) -> list[NumericalWarning]:
+    """W-ONE-COIL for scans of one virtual coil."""
+    if n_coils != 1:
+        return []
+    text = (
+        f"{name}: a single coil: what was not measured comes from the prior, which must be "
+        "trained on scans with many different masks"
+    )
+    return [NumericalWarning("W-ONE-COIL", text)]

@@ -5,8 +5,7 @@ elsewhere a receiver changes its sign or its phase. The image is that of two par
 moved or turned by itself, and its RSS is wrong in the same way. A kernel over coils predicts every
 line from its two neighbours, as in GRAPPA (Griswold et al. 2002, doi:10.1002/mrm.10171). It is
 learnt on other lines, each weighted so that those about k = 0 do not decide alone. On both sides of
-a seam it fails; a few lines further off it predicts as well as anywhere near. A line that was
-stored twice is told by its noise, too: two lines are never equal.
+a seam it fails; a few lines further off it predicts as well as anywhere near.
 
 Figures: docs/decisions/acquisitions.md.
 """
@@ -14,7 +13,7 @@ Figures: docs/decisions/acquisitions.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -22,12 +21,12 @@ import torch
 from torch import Tensor
 
 from ...errors import NumericalWarning
-from .line_consistency import LEAST_COILS, LITTLE_VARIATION, NOISE, coil_variation, of_signal
+from .virtual_coils import LEAST_COILS, LITTLE_VARIATION, NOISE, coil_variation, of_signal
 
 LEAST_SIZE = 2.5
 """Error on both sides of a seam over the largest near it, from which on it is warned of."""
 
-FLOOR = 0.06
+LEAST_ERROR = 0.06
 """Error of a kernel that is of no account, as a share of the energy of a line."""
 
 LEAST_LINES, LEAST_LENGTH = 10, 12
@@ -48,12 +47,6 @@ LOST, TURNED = 0.5, 0.15
 LEAST_TURN, MOST_UNLIKE = 0.5, 0.25
 """Radians between the two sides of a seam that are no filter of k-space; sine of half the sum of
 those that either side tells, which are opposite where the phase changes."""
-
-
-def equal_lines(ksp: Tensor) -> tuple[int, ...]:
-    """Columns of k-space ``(coil, y, x)`` that equal the next one, counted from k = 0."""
-    same = (ksp[..., 1:] == ksp[..., :-1]).all(dim=(0, 1)) & ksp[..., 1:].any(dim=1).any(dim=0)
-    return tuple(int(x) - ksp.shape[-1] // 2 for x in torch.nonzero(same).flatten())
 
 
 @dataclass(frozen=True)
@@ -144,7 +137,7 @@ class _Fit:
             others = [[share[place[x + d]] for d in side if x + d in place] for side in NEAR]
             if j is not None and tells[i] and tells[j] and all(others):
                 most = max(float(one) for side in others for one in side)
-                found.append(Seam(x, float((share[i] * share[j]).sqrt()) / (FLOOR + most)))
+                found.append(Seam(x, float((share[i] * share[j]).sqrt()) / (LEAST_ERROR + most)))
         return max(found, key=lambda seam: seam.size, default=None)
 
     def kernel(self) -> Tensor:
@@ -271,20 +264,5 @@ def seam_warnings(name: str, found: Sequence[Seam | None], axis: str) -> list[Nu
         f"{name}: {axis} {seam.line:+d} and {seam.line + 1:+d} from k = 0 do not follow each "
         f"other: their neighbours predict them with {seam.size:.2g} times the error of the {axis} "
         f"near them, as where {'the phase changes' if seam.turned < TURNED else 'one was lost'}"
-    )
-    return [NumericalWarning("W-LINES", text)]
-
-
-def equal_warnings(
-    name: str, found: Mapping[int, tuple[int, ...]], axis: str
-) -> list[NumericalWarning]:
-    """W-LINES where slices hold lines along an axis ("columns" or "rows") twice."""
-    slices = [index for index, lines in found.items() if lines]
-    if not slices:
-        return []
-    places = ", ".join(f"{line:+d}" for line in sorted(set().union(*found.values())))
-    text = (
-        f"{name}: {axis} {places} from k = 0 are exactly the next ones in slices {slices}: they "
-        "were stored twice, or filled in"
     )
     return [NumericalWarning("W-LINES", text)]

@@ -8,6 +8,7 @@ axes of k-space, of which undersampled scans lack the twin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
+from ...errors import NumericalWarning
 from ...physics.fourier import reverse
 from ...scan import Scan
 
@@ -26,7 +28,6 @@ WIDE, TALL = 4, 8
 
 NEAR = 2
 """Samples nearer than this, along rows and columns, may belong to the same spike or peak."""
-
 
 STRAIGHT = 10.0
 """How much larger a spike must be on an axis of k-space if the other side of k = 0 was not sampled:
@@ -78,6 +79,18 @@ def without_spikes(scan: Scan, spikes: Mapping[int, Tensor]) -> Scan:
     none = torch.zeros(scan.shape, dtype=torch.bool)
     planes = torch.stack([none if plane is None else plane for plane in found])
     return replace(scan, ksp=scan.ksp.masked_fill(planes[:, None], 0))
+
+
+def spike_warnings(name: str, spikes: Mapping[int, Tensor]) -> list[NumericalWarning]:
+    """W-SPIKE for slices that hold spikes."""
+    if not spikes:
+        return []
+    n_spikes = sum(int(plane.sum()) for plane in spikes.values())
+    text = (
+        f"{name}: {n_spikes} spikes in slices {sorted(spikes)}: samples of over "
+        f"{math.sqrt(LEAST_RATIO):.0f} times those around them; they count as 0"
+    )
+    return [NumericalWarning("W-SPIKE", text)]
 
 
 def _largest_around(energy: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ from ..io.scan_file import ScanFile
 from ..physics.patterns import mask_kind
 from ..priors.prior import Prior
 from ..recon.adaptation import adapted_to, knows_held_out_lines
-from ..recon.checks import SplitScan, inside_interval, residual_and_variance, split_scan
 from ..recon.engine import Engine, SliceImages
+from ..recon.held_out import HeldOutScan, hold_out_of_scan, inside_interval, residual_and_variance
 from ..recon.pipeline import Source, open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.warnings import issue_before
@@ -136,7 +136,7 @@ def _file_errors(
         for scan in volume.file:
             prepared = volume.preparation.apply(scan)
             # One with too few lines is refused here, before those it shares a call with.
-            split_scan(prepared, recipe.checks.n_held_out, recipe.seed)
+            hold_out_of_scan(prepared, recipe.checks.n_held_out, recipe.seed)
             yield prepared
 
     return _scan_errors(slices(), recipe, runtime, on_slice)
@@ -203,7 +203,7 @@ def _scan_errors(
     engine, slices, accelerations = Engine(recipe, runtime), list[_SliceErrors](), list[float]()
     mask_kinds, noise_source = set[str](), None
     for group in _batches(scans, engine):
-        splits = [split_scan(scan, recipe.checks.n_held_out, recipe.seed) for scan in group]
+        splits = [hold_out_of_scan(scan, recipe.checks.n_held_out, recipe.seed) for scan in group]
         results = engine([split.kept for split in splits])
         for scan, split, result in zip(group, splits, results, strict=True):
             slices += _errors(split, result)
@@ -249,7 +249,7 @@ class _SliceErrors(NamedTuple):
     sigma_n: float
 
 
-def _errors(split: SplitScan, result: SliceImages) -> Iterator[_SliceErrors]:
+def _errors(split: HeldOutScan, result: SliceImages) -> Iterator[_SliceErrors]:
     """The errors of every slice with signal."""
     assert result.samples is not None
     for i in range(len(split.whole.slices)):
@@ -285,11 +285,13 @@ def _coverage(slices: Sequence[_SliceErrors], factor: float, n_samples: int) -> 
     return tuple(shares)
 
 
-def with_calibration(prior: Prior, recipe: ResolvedRecipe, found: Calibration) -> Prior:
-    """The prior with the factor in its card, for this sampler with its options and samples.
+def with_calibration(recipe: ResolvedRecipe, found: Calibration) -> Prior:
+    """The recipe's prior with the factor in its card, for its sampler, options and samples.
 
     Factors of other methods in the card are kept.
     """
+    prior = recipe.prior
+    assert isinstance(prior, Prior)
     method = {"method": recipe.method.name, "options": method_options(recipe.method)}
     entry = {**method, **asdict(found)}
     del entry["before"], entry["after"]

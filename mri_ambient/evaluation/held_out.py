@@ -6,15 +6,14 @@ The held-out lines are not the lines that were never measured, whose error may b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from ..errors import ScanFormatError
 from ..io.readers import ScanPath
 from ..methods.base import OnStep
-from ..recon.checks import predict_held_out
 from ..recon.engine import Engine
 from ..recon.folder import OnVolume
+from ..recon.held_out import predict_held_out
 from ..recon.pipeline import open_volume
 from ..recon.recipe import ResolvedRecipe, method_options
 from ..recon.volume import OnSlice, Volume
@@ -40,7 +39,7 @@ def evaluate_scan(
 def evaluate_held_out(
     volume: Volume, *, on_slice: OnSlice | None = None, on_step: OnStep | None = None
 ) -> list[dict[str, float]]:
-    """The figures of every slice of a scan by :func:`~mri_ambient.recon.checks.predict_held_out`.
+    """The figures of every slice of a scan by :func:`~mri_ambient.recon.held_out.predict_held_out`.
 
     The checks of its recipe say how many lines are held out.
 
@@ -62,12 +61,6 @@ def evaluate_held_out(
         raise ScanFormatError(f"{file.path}: no slice has signal on the held-out lines")
     issue_after(file, recipe, scan.noise_std or 0.0)
     return rows
-
-
-def mean_figures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over the slices of a scan that have signal."""
-    rows = [row for row in rows if row]
-    return {key: fmean(row[key] for row in rows) for key in rows[0]}
 
 
 def held_out_report(

@@ -23,7 +23,7 @@ SPREAD, CONCENTRATED = 0.3, 0.08
 So have the k-space and the image of an object narrower than a twentieth of its field of view, if
 there is hardly any noise."""
 
-FLOOR = 0.1
+NOISE_QUANTILE = 0.1
 """Quantile of the energies along an axis, without zeros, that counts as noise."""
 
 ALIKE = 0.9
@@ -108,6 +108,6 @@ def _occupied(energy: Energy, axis: int) -> float:
     0 where nothing is above the noise.
     """
     profile = energy.sum(axis=-1 if axis == -2 else -2)
-    profile = np.maximum(profile - np.quantile(profile[profile > 0], FLOOR), 0)
+    profile = np.maximum(profile - np.quantile(profile[profile > 0], NOISE_QUANTILE), 0)
     n_equal = profile.sum() ** 2 / max(float((profile**2).sum()), 1e-300)
     return float(n_equal) / len(profile)

@@ -9,7 +9,7 @@ from .base import Method, OnStep, Sampler, StepInfo
 from .baselines import Baseline, CgSense, L1Wavelet, ZeroFilled
 from .dds import Dds
 from .msm import Msm
-from .presets import BASELINES, METHODS, PRESETS, SAMPLERS, Preset, default_method
+from .presets import BASELINES, METHODS, PRESETS, Preset, default_method
 from .prior_only import PriorOnly
 from .pula import Pula
 
@@ -17,7 +17,6 @@ __all__ = [
     "BASELINES",
     "METHODS",
     "PRESETS",
-    "SAMPLERS",
     "Adps",
     "Aos",
     "Baseline",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.config import check_number
-from .base import Problem, Sampler
+from .base import FINAL_NOISE, Problem, Sampler
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Adps(Sampler):
         direction = (x - x0) / sigma
         n_measured = op.mask.sum(dim=(-3, -2, -1)) * ksp.shape[-3]
         step_size = min(0.5, 50 / self.n_steps) if self.step_size is None else self.step_size
-        length = step_size * problem.noise_std.clamp(min=0.01) * (2 * n_measured).sqrt()
+        length = step_size * problem.noise_std.clamp(min=FINAL_NOISE) * (2 * n_measured).sqrt()
         data_step = (length / residual.clamp(min=1e-12))[:, None, None] * grad
         return (x + (sigma_next - sigma) * direction - data_step).detach(), x0.detach()
 

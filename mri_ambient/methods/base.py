@@ -38,9 +38,11 @@ noise (``tests/methods/test_posterior.py``)."""
 START_CG = 20
 """Conjugate-gradient steps of a CG-SENSE image that a sampler starts from."""
 
-DATA_STEP_NOISE = 1e-3
-"""Least noise of a data step, per real channel, normalised units: a scan with less noise is treated
-as if it had this much."""
+STEP_NOISE, BASELINE_NOISE, FINAL_NOISE = 1e-3, 0.002, 0.01
+"""Least noise, per real channel, normalised units: a scan with less is treated as if it had this
+much in the data steps of dds and pula; in the weights of baselines; and in the last
+data-consistency solve and the steps of adps. A noiseless scan has other errors, e.g. of its maps,
+and would make the solve an ill-posed inversion."""
 
 STARTS = ("noise", "aos", "cg-sense")
 """What a sampler can start from: noise, one step of the prior, or a CG-SENSE image."""
@@ -373,10 +375,9 @@ def one_step(
 def data_consistency(
     op: SenseOp, ksp: Tensor, x0: Tensor, *, noise_std: Tensor, tau: float, n_iter: int
 ) -> Tensor:
-    """argmin_x ||A x - y||^2 / max(sigma_n^2, 1e-4) + ||x - x0||^2 / tau^2, by CG from ``x0``.
+    """argmin_x ||A x - y||^2 / max(sigma_n, 0.01)^2 + ||x - x0||^2 / tau^2, by CG from ``x0``.
 
-    ``tau`` is the expected error of ``x0`` per real channel; sigma_n has a floor so that a
-    noiseless scan does not turn the solve into an ill-posed inversion.
+    ``tau`` is the expected error of ``x0`` per real channel; see :data:`FINAL_NOISE`.
     """
     return consistent(op, op.adjoint(ksp), x0, noise_std=noise_std, tau=tau, n_iter=n_iter)
 
@@ -392,5 +393,5 @@ def consistent(
 
 
 def floored_variance(noise_std: Tensor) -> Tensor:
-    """max(sigma_n^2, 1e-4), the weight of the prior beside the data."""
-    return noise_std.square().clamp(min=1e-4)
+    """max(sigma_n, 0.01)^2, the weight of the prior beside the data; see :data:`FINAL_NOISE`."""
+    return noise_std.square().clamp(min=FINAL_NOISE**2)

@@ -27,10 +27,7 @@ from ..priors.prior import DenoiserSource
 from ..rng import Streams
 from ..runtime.config import check_number
 from ..scan import Batch
-from .base import Method, OnStep
-
-NOISE_FLOOR = 0.002
-"""Least noise assumed, per real channel: a noiseless scan has other errors, e.g. of its maps."""
+from .base import BASELINE_NOISE, Method, OnStep
 
 
 class Baseline(Method):
@@ -150,7 +147,7 @@ class L1Wavelet(Baseline):
 def _weights(lam: float | None, lam_per_noise: float, noise_std: Tensor) -> Tensor:
     """The regularisation weight of every batch item, ``(b,)``."""
     if lam is None:
-        return lam_per_noise * noise_std.clamp(min=NOISE_FLOOR)
+        return lam_per_noise * noise_std.clamp(min=BASELINE_NOISE)
     return torch.full_like(noise_std, lam)
 
 

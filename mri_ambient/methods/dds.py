@@ -35,7 +35,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..runtime.config import check_number
-from .base import CG_PLAIN, DATA_STEP_NOISE, Problem, Sampler
+from .base import CG_PLAIN, STEP_NOISE, Problem, Sampler
 
 ENOUGH_STEPS = 40
 """With this many steps the samples of an exact plain prior have nine tenths of the posterior's
@@ -89,7 +89,7 @@ class Dds(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """Denoise, move towards the data, add noise again."""
         z, op, s = state, problem.op, problem.prior.sigma_data
-        var_n = problem.noise_std.clamp(min=DATA_STEP_NOISE).square()[:, None, None]
+        var_n = problem.noise_std.clamp(min=STEP_NOISE).square()[:, None, None]
         D = problem.denoise(z, problem.level(sigma))
         ridge = var_n * (1 / sigma**2 + 1 / s**2)
         x0 = self.solve(problem, ridge, problem.data + ridge * D, x0=D)

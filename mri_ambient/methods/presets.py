@@ -22,11 +22,8 @@ METHODS: dict[str, type[Method]] = {
 }
 """Everything ``reconstruct --method`` takes."""
 
-SAMPLERS = {name: method for name, method in METHODS.items() if method.needs_prior}
-"""Those that use a prior."""
-
 BASELINES = {name: method for name, method in METHODS.items() if not method.needs_prior}
-"""Those that do not."""
+"""Those without a prior."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..runtime.config import check_number
-from .base import CG_PLAIN, DATA_STEP_NOISE, Problem, Sampler
+from .base import CG_PLAIN, STEP_NOISE, Problem, Sampler
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Pula(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """One Langevin step at level ``sigma``."""
         x, op = state, problem.op
-        sigma_n = problem.noise_std.clamp(min=DATA_STEP_NOISE)[:, None, None]
+        sigma_n = problem.noise_std.clamp(min=STEP_NOISE)[:, None, None]
         noise = sigma * problem.white()
         z = op.expand(x - op.combine(noise)) + noise
         D = problem.denoise(z, problem.level(sigma))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, collected
 from ..scan import Scan
 from .adaptation import AdaptationData, evenly_spaced, hashed_name
-from .checks import split_scan
+from .held_out import hold_out_of_scan
 from .recipe import ResolvedRecipe
 
 if TYPE_CHECKING:
@@ -70,6 +70,6 @@ def _without_checked_lines(scan: Scan, recipe: ResolvedRecipe) -> Scan:
     if not recipe.checks.n_held_out:
         return scan
     try:
-        return split_scan(scan, recipe.checks.n_held_out, recipe.seed).kept
+        return hold_out_of_scan(scan, recipe.checks.n_held_out, recipe.seed).kept
     except ConfigError:  # too few lines: nothing will be held out, and the report says so
         return scan

@@ -31,8 +31,6 @@ class SliceImages:
     Attributes:
         img: the image, complex ``(slice, y, x)``, of several sets of maps ``(slice, set*y, x)``;
             the mean of the samples where there are several.
-        scan_id: of the scan it was made from.
-        slices: index of each slice in the volume.
         std: standard deviation of the samples' magnitude, real ``(slice, y, x)``, or None.
         samples: complex ``(sample, slice, y, x)`` or ``(sample, slice, set*y, x)``, where there are
             several.
@@ -41,8 +39,6 @@ class SliceImages:
     """
 
     img: Tensor
-    scan_id: str
-    slices: tuple[int, ...]
     std: Tensor | None = None
     samples: Tensor | None = None
     checks: tuple[dict[str, Any], ...] = ()
@@ -152,8 +148,6 @@ class Engine:
         ]
         return SliceImages(
             img=img,
-            scan_id=scan.scan_id,
-            slices=scan.slices,
             std=std,
             samples=samples if several else None,
             checks=tuple({"data_residual": residual} for residual in residuals),

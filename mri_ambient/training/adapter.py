@@ -40,7 +40,7 @@ from ..scan import Batch, Scan
 from .config import TrainConfig
 from .dataset import SizeGroup, TrainingBatch
 from .trainer import Trainer, first_network
-from .validation import HeldOut
+from .validation import HeldOutSlice
 
 STATE_FORMAT = "adapt/2"
 
@@ -168,7 +168,7 @@ class Adapter:
         (_, before), (_, error) = self.curve[0], self.curve[-1]
         return AdaptProgress(self.trainer.n_steps, self.seconds, before, error)
 
-    def _step(self, cases: Sequence[HeldOut]) -> None:
+    def _step(self, cases: Sequence[HeldOutSlice]) -> None:
         try:
             with device_errors(self.device):
                 self.trainer.step(self._batch(cases))
@@ -178,7 +178,7 @@ class Adapter:
                 "(--device cpu), or leave adapt (--adapt) out"
             ) from error
 
-    def _batch(self, cases: Sequence[HeldOut]) -> TrainingBatch:
+    def _batch(self, cases: Sequence[HeldOutSlice]) -> TrainingBatch:
         """Blocks of random slices for the next step, by size."""
         rules, step = self.rules, self.trainer.n_steps
         groups: dict[tuple[int, ...], list[tuple[Batch, int]]] = {}
@@ -210,7 +210,7 @@ class Adapter:
         patience = self.rules.patience
         return HELD_OUT if patience is not None and since >= patience else ""
 
-    def _check(self, cases: Sequence[HeldOut]) -> None:
+    def _check(self, cases: Sequence[HeldOutSlice]) -> None:
         """The error of the averaged weights; they are kept if it is the smallest."""
         net, step, began = self.trainer.average, self.trainer.n_steps, time.monotonic()
         errors = held_out_errors(replace(self.start, net=net), cases, self.runtime)
@@ -294,7 +294,7 @@ def _in_bf16(prior: Prior, config: TrainConfig, runtime: Runtime) -> bool:
     return runtime.bf16 and not config.objective.full_precision
 
 
-def held_out_cases(scans: Sequence[Scan], seed: int) -> list[HeldOut]:
+def held_out_cases(scans: Sequence[Scan], seed: int) -> list[HeldOutSlice]:
     """The slices with a quarter of their outer lines held out; those with signal there."""
     cases = []
     for scan in scans:
@@ -303,7 +303,7 @@ def held_out_cases(scans: Sequence[Scan], seed: int) -> list[HeldOut]:
             rng = rng_for(seed, "adapt", "hold out", scan.scan_id, index)
             kept = hold_out_one_in(ONE_IN, scan.mask, rng)[None]
             one = whole[[i]]
-            case = HeldOut(replace(one, mask=kept), one.mask & ~kept)
+            case = HeldOutSlice(replace(one, mask=kept), one.mask & ~kept)
             cases += [case] if case.usable else []
     return cases
 
@@ -318,7 +318,7 @@ def random_rows(batch: Batch, most: int, rng: torch.Generator) -> Batch:
 
 
 @torch.no_grad()
-def held_out_errors(prior: Prior, cases: Sequence[HeldOut], runtime: Runtime) -> Tensor:
+def held_out_errors(prior: Prior, cases: Sequence[HeldOutSlice], runtime: Runtime) -> Tensor:
     """Energy of the error of one-step reconstructions on every held-out line, over all coils.
 
     Returns:

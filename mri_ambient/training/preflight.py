@@ -26,7 +26,7 @@ from .config import TrainJob
 from .dataset import Dataset, files_of, load_dataset
 from .run import Identity, RunFolder
 from .targets import TargetFolder, target_method
-from .validation import N_CASES, HeldOut, hold_out
+from .validation import N_CASES, HeldOutSlice, hold_out_of_slice
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainPlan:
     dataset: Dataset
     identity: Identity
     facts: PriorFacts
-    cases: tuple[HeldOut, ...]
+    cases: tuple[HeldOutSlice, ...]
     damaged: tuple[str, ...]
     started: float
 
@@ -204,13 +204,15 @@ def _check_trainable(job: TrainJob, dataset: Dataset) -> None:
         )
 
 
-def _held_out_cases(job: TrainJob, dataset: Dataset) -> tuple[tuple[HeldOut, ...], tuple[str, ...]]:
+def _held_out_cases(
+    job: TrainJob, dataset: Dataset
+) -> tuple[tuple[HeldOutSlice, ...], tuple[str, ...]]:
     """Validation slices with some lines held out, and a sentence about each that cannot be read."""
     chosen = dataset.validation[:: max(1, -(-len(dataset.validation) // N_CASES))]
     cases, damaged = [], []
     for item in chosen:
         try:
-            case = hold_out(item.read().to(job.device), item.name, seed=job.config.seed)
+            case = hold_out_of_slice(item.read().to(job.device), item.name, seed=job.config.seed)
         except ScanFormatError as error:
             damaged.append(str(error))
             continue
@@ -219,7 +221,7 @@ def _held_out_cases(job: TrainJob, dataset: Dataset) -> tuple[tuple[HeldOut, ...
 
 
 def _identity(
-    job: TrainJob, stored: Identity | None, dataset: Dataset, cases: tuple[HeldOut, ...]
+    job: TrainJob, stored: Identity | None, dataset: Dataset, cases: tuple[HeldOutSlice, ...]
 ) -> Identity:
     """The identity of a run that begins, or of one that may be resumed in this way."""
     run = RunFolder(job.run)

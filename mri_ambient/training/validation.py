@@ -45,8 +45,10 @@ N_PREVIEWS = 4
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutSlice:
     """A slice with some of its measured outer lines held out.
+
+    :class:`~mri_ambient.recon.held_out.HeldOutScan` is the same for slices of one scan together.
 
     Attributes:
         batch: one slice, ``mask`` without the held-out lines.
@@ -74,21 +76,21 @@ class HeldOut:
         K = torch.where(self.held_out, self.batch.op.expand(img), 0)
         return float((K - y).abs().square().sum() / y.abs().square().sum())
 
-    def to(self, device: torch.device | str) -> HeldOut:
+    def to(self, device: torch.device | str) -> HeldOutSlice:
         """The slice on another device."""
-        return HeldOut(self.batch.to(device), self.held_out.to(device), self.name)
+        return HeldOutSlice(self.batch.to(device), self.held_out.to(device), self.name)
 
 
-def hold_out(batch: Batch, scan_id: str, *, seed: int) -> HeldOut:
+def hold_out_of_slice(batch: Batch, scan_id: str, *, seed: int) -> HeldOutSlice:
     """Hold out a fixed random fifth of one slice's sampled outer lines; four of a full scan's."""
     fraction = 0.8 if bool((batch.mask[0] | ~batch.acquired[0]).all()) else 0.2
     kept = subsample_further(batch.mask[0].cpu(), fraction, rng_for(seed, "hold out", scan_id))
     kept = kept.to(batch.mask.device)[None]
-    return HeldOut(replace(batch, mask=kept), batch.mask & ~kept, scan_id)
+    return HeldOutSlice(replace(batch, mask=kept), batch.mask & ~kept, scan_id)
 
 
 @torch.no_grad()
-def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
+def estimate(prior: DenoiserSource, case: HeldOutSlice) -> Tensor:
     """The prior's image before the last data consistency: one step, or a short sample.
 
     A prior that is not mask-conditioned cannot take one step.
@@ -101,7 +103,7 @@ def estimate(prior: DenoiserSource, case: HeldOut) -> Tensor:
 @torch.no_grad()
 def fit_tau(
     prior: DenoiserSource,
-    cases: Sequence[HeldOut],
+    cases: Sequence[HeldOutSlice],
     is_next: Callable[[int], bool] = lambda done: True,
 ) -> tuple[float, float, float]:
     """The expected error of one step (or short sample), found on held-out lines.
@@ -129,7 +131,7 @@ def fit_tau(
     return taus[best], float(mean[best]), float(mean[-1])
 
 
-def _consistent(case: HeldOut, x0: Tensor, taus: Sequence[float]) -> Tensor:
+def _consistent(case: HeldOutSlice, x0: Tensor, taus: Sequence[float]) -> Tensor:
     """Images that agree with the data, for every tau, by the iterations of ``data_consistency``."""
     op, ridge = case.batch.op, floored_variance(case.batch.noise_std)
     residual = op.adjoint(case.batch.measured) - op.normal(x0)
@@ -142,7 +144,7 @@ REFERENCES = {"held_out_cg_sense": CgSense(), "held_out_l1_wavelet": L1Wavelet()
 
 
 @torch.no_grad()
-def reference_errors(case: HeldOut) -> dict[str, float]:
+def reference_errors(case: HeldOutSlice) -> dict[str, float]:
     """Held-out errors of the classical methods on a slice."""
     images = {name: method(None, case.batch, []) for name, method in REFERENCES.items()}
     return {name: case.error(img) for name, img in images.items()}
@@ -158,14 +160,14 @@ class References:
             stored = json_object(path.read_bytes())
             self.known = {k: {n: float(e[n]) for n in REFERENCES} for k, e in stored.items()}
 
-    def of(self, case: HeldOut) -> dict[str, float]:
+    def of(self, case: HeldOutSlice) -> dict[str, float]:
         """Those of a slice."""
         if case.name not in self.known:
             self.known[case.name] = reference_errors(case)
             write_json(self.path, self.known)
         return self.known[case.name]
 
-    def mean(self, cases: Sequence[HeldOut]) -> dict[str, float]:
+    def mean(self, cases: Sequence[HeldOutSlice]) -> dict[str, float]:
         """The means over slices."""
         known = [self.of(case) for case in cases]
         return {name: sum(errors[name] for errors in known) / len(known) for name in REFERENCES}
@@ -183,7 +185,7 @@ class Validator:
         self,
         run: RunFolder,
         facts: PriorFacts,
-        cases: Sequence[HeldOut],
+        cases: Sequence[HeldOutSlice],
         patience: int,
         on_case: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
@@ -211,7 +213,7 @@ class Validator:
             self.seconds = (time.monotonic() - started) * (len(self.cases) + n_previews)
 
     def _fit(
-        self, net: Denoiser, cases: Sequence[HeldOut], deadline: float = math.inf
+        self, net: Denoiser, cases: Sequence[HeldOutSlice], deadline: float = math.inf
     ) -> dict[str, float]:
         """The figures on these cases, or on the first, where no more fit in before the deadline."""
         n_done, started = len(cases), time.monotonic()

@@ -45,8 +45,8 @@ from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import DEFAULT, default_prior
-from mri_ambient.recon.checks import split_scan
 from mri_ambient.recon.engine import Engine, to_file_units
+from mri_ambient.recon.held_out import hold_out_of_scan
 from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.rng import rng_for
 from mri_ambient.runtime.device import Runtime
@@ -217,7 +217,7 @@ def undersampled(file: ScanFile, seed: int) -> Target:
 
 def held_out(file: ScanFile, seed: int) -> Target:
     """A scan without some of its samples, scored by how these are predicted."""
-    split = split_scan(plan_preparation(file).apply(file[middle(file)]), N_HELD_OUT, seed)
+    split = hold_out_of_scan(plan_preparation(file).apply(file[middle(file)]), N_HELD_OUT, seed)
     y = split.measured(0)
     noise = 2 * split.sigma_n**2 * y.numel() / float(y.abs().square().sum())
     return Target(split.kept, lambda img: -10 * math.log10(split.error(0, img)), noise)

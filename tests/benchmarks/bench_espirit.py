@@ -28,7 +28,7 @@ Maps = TypeVar("Maps")
 
 MIN_CORRELATION = 0.99
 MIN_RATIO = 10.0
-CALIB, KERNEL, THRESHOLD, N_ITER = 24, 6, 0.02, 100
+CALIB, KERNEL, THRESHOLD = 24, 6, 0.02
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         import sigpy
         import sigpy.mri
 
-    from mri_ambient.data_prep.espirit import CROP, espirit_maps
+    from mri_ambient.data_prep.espirit import CROP, N_ITER, espirit_maps
     from mri_ambient.physics.fourier import fft2c
     from mri_ambient.rng import complex_normal, rng_for
 
@@ -80,7 +80,6 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     def ours(crop: float = CROP) -> torch.Tensor:
         maps = espirit_maps(
             on_device, (CALIB, CALIB), kernel_width=KERNEL, threshold=THRESHOLD, crop=crop,
-            n_iter=N_ITER,
         ).maps[0].cpu()  # fmt: skip
         return maps
 

@@ -60,7 +60,12 @@ from mri_ambient.scan import Batch
 from mri_ambient.training.config import TrainConfig, TrainJob
 from mri_ambient.training.dataset import BatchSequence, Dataset
 from mri_ambient.training.preflight import plan
-from mri_ambient.training.validation import HeldOut, fit_tau, hold_out, reference_errors
+from mri_ambient.training.validation import (
+    HeldOutSlice,
+    fit_tau,
+    hold_out_of_slice,
+    reference_errors,
+)
 
 MIXTURE = {"random": 0.75, "equispaced": 0.1, "poisson": 0.15}
 """Kinds of mask, as in train_default_prior.py."""
@@ -421,7 +426,7 @@ class Ground:
     facts: PriorFacts
     cases: list[Case]
     batches: list[Batch]
-    held_out: list[HeldOut]
+    held_out: list[HeldOutSlice]
 
 
 OBJECTIVE = Kspace(law=LogNormal(mean=-3.2, std=1.8))
@@ -448,7 +453,7 @@ def ground_of(args: argparse.Namespace, rung: Rung, scratch: Path) -> Ground:
     cases = [case_of(source, name, config, scratch) for name in names[: rung.n_cases]]
     batches = [Batch.of([case.scan]) for case in cases]
     held_out = [
-        hold_out(batch, case.scan.scan_id, seed=VAL_SEED)
+        hold_out_of_slice(batch, case.scan.scan_id, seed=VAL_SEED)
         for batch, case in zip(batches, cases, strict=True)
     ]
     usable = [case for case in held_out if case.usable]

@@ -36,8 +36,8 @@ from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import load_prior
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.weights import default_prior
-from mri_ambient.recon.checks import predict_held_out
 from mri_ambient.recon.engine import Engine, SliceImages, to_file_units
+from mri_ambient.recon.held_out import predict_held_out
 from mri_ambient.recon.metrics import evaluate_volume, volume_metrics
 from mri_ambient.recon.recipe import ResolvedRecipe
 from mri_ambient.recon.reference import Reference

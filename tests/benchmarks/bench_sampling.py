@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers import PeakBytes, random_sense
+from scoring import seconds
 
 from mri_ambient.methods import Dds, Msm, Pula
 from mri_ambient.physics.mask_spec import MaskSpec
@@ -34,18 +32,6 @@ from mri_ambient.priors.unet import network_spec
 from mri_ambient.rng import complex_normal, rng_for
 from mri_ambient.runtime.device import bf16_on, describe_device, pick_device
 from mri_ambient.scan import Batch
-
-
-def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of a call after a warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ import argparse
 import json
 import resource
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import torch
+from scoring import seconds
 
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.objectives import Kspace
@@ -33,18 +33,6 @@ from mri_ambient.training.config import Hooks, Progress, TrainConfig, TrainJob
 from mri_ambient.training.dataset import BatchSequence, load_dataset
 from mri_ambient.training.loop import run_training
 from mri_ambient.training.preflight import plan
-
-
-def seconds(work: object, device: torch.device, repeats: int) -> float:
-    """Median time of a call after a warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()  # type: ignore[operator]
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return sorted(times[1:])[repeats // 2]
 
 
 def step_times(

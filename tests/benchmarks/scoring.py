@@ -1,10 +1,12 @@
-"""What benchmarks share: simulated scans with their truth, scores, and differences of scores."""
+"""What benchmarks share: simulated scans with their truth, scores and their differences, times."""
 
 from __future__ import annotations
 
 import math
+import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,15 @@ def commit() -> str:
     """The commit this script is of; empty outside a repository."""
     words = ("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median time of a call after a warm-up."""
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])

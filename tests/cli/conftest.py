@@ -36,7 +36,7 @@ def few_pictures(unrendered: None) -> None:
 @pytest.fixture
 def short_wavelets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What held-out lines are compared with takes 10 of its 200 iterations, in this process."""
-    monkeypatch.setattr("mri_ambient.recon.checks.L1Wavelet", partial(L1Wavelet, n_iter=10))
+    monkeypatch.setattr("mri_ambient.recon.held_out.L1Wavelet", partial(L1Wavelet, n_iter=10))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,13 +17,13 @@ import mri_ambient as ma
 from mri_ambient.cli import choices
 from mri_ambient.cli.app import app
 from mri_ambient.cli.help import GROUPS
-from mri_ambient.cli.recipe import FLAGS, retrospective_mask
+from mri_ambient.cli.recipe import FLAGS, Undersampling
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import SCAN_FORMATS
 from mri_ambient.io.formats.named_axes import ALIASES, AXES
 from mri_ambient.io.outputs.bids import NAME
 from mri_ambient.io.outputs.save_options import PARTS
-from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, CgSense, L1Wavelet
+from mri_ambient.methods import METHODS, PRESETS, CgSense, L1Wavelet
 from mri_ambient.objectives import OBJECTIVES
 from mri_ambient.physics.masks import MASKS
 from mri_ambient.priors.denoisers import DENOISERS
@@ -81,7 +81,7 @@ def names_in(text: str) -> list[str]:
 SHIPPED = [name for name in NETWORKS if name != "test"]
 """Networks; tests of training add one."""
 
-STOCHASTIC = [name for name, method in SAMPLERS.items() if method.stochastic]
+STOCHASTIC = [name for name, method in METHODS.items() if method.stochastic]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_help_lists_the_names_that_there_are(command, name, known):
 
 
 def test_help_states_the_defaults_of_the_library():
-    samplers = {name: SAMPLERS[name].n_steps for name in STOCHASTIC}
+    samplers = {name: METHODS[name].n_steps for name in STOCHASTIC}
     stated = {}
     for names, n_steps in re.findall(
         r"([a-z, ]+) (\d+)", parameter("reconstruct", "steps").show_default
@@ -134,7 +134,7 @@ def test_help_states_the_defaults_of_the_library():
     samples = parameter("reconstruct", "samples").show_default
     assert int(re.search(r"\d+", samples)[0]) == DEFAULT_SAMPLES
     lines = int(parameter("reconstruct", "calib_lines").show_default)
-    assert lines == ma.MaskSpec().calib == retrospective_mask(4, None, None).calib
+    assert lines == ma.MaskSpec().calib == Undersampling(4).mask.calib
     assert DEFAULT in parameter("reconstruct", "prior").show_default
 
 
@@ -168,7 +168,8 @@ def test_names_that_options_take_are_those_of_the_library():
     assert tuple(OBJECTIVES) == choices.OBJECTIVES
     assert tuple(SHIPPED) == choices.NETWORKS
     assert tuple(name for name in DENOISERS if name != "patched") == choices.WRAPPERS
-    assert (tuple(SAMPLERS), tuple(SCAN_FORMATS)) == (choices.SAMPLERS, choices.SCAN_FORMATS)
+    assert tuple(n for n, method in METHODS.items() if method.needs_prior) == choices.PRIOR_METHODS
+    assert tuple(SCAN_FORMATS) == choices.SCAN_FORMATS
     assert (PARTS, NAME.pattern) == (choices.PARTS, choices.BIDS_NAME)
     assert tuple(dict.fromkeys((*AXES, *ALIASES))) == choices.AXES
     for named, listed in (

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mri_ambient.data_prep import SimulateConfig, prepare_file, simulate
 from mri_ambient.io import FastmriFile, ReconstructionFile, Undersampled, open_scan
-from mri_ambient.methods import METHODS, PRESETS, SAMPLERS, Dds, Preset
+from mri_ambient.methods import METHODS, PRESETS, Dds, Preset
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.weights import DEFAULT
@@ -50,7 +50,7 @@ def two_slices(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_what_is_promised(method, cli, scan, prior_file, tmp_path):
     steps = ["--steps", 3] if "n_steps" in METHODS[method].__dataclass_fields__ else []
-    prior = ["-m", prior_file] if method in SAMPLERS else []
+    prior = ["-m", prior_file] if METHODS[method].needs_prior else []
     cli("reconstruct", scan, "-o", tmp_path / "out", "--method", method, *prior, "--samples", 2,
         "--retrospective", 2, "--calib-lines", 8, "--device", "cpu", *steps)  # fmt: skip
     several = METHODS[method].stochastic

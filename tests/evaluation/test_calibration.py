@@ -144,7 +144,7 @@ def test_a_prior_carries_its_factor_to_new_scans(scans, prior, tmp_path):
     plain, method = small_prior(), Dds(n_steps=2)
     used = recipe(method, prior, 3)
     found = replace(calibrate_files(scans, used, CPU), factor=2.5)
-    save_prior(with_calibration(plain, used, found), tmp_path / "prior.safetensors")
+    save_prior(with_calibration(replace(used, prior=plain), found), tmp_path / "prior.safetensors")
     kept = load_prior(tmp_path / "prior.safetensors")
 
     def images(method: Method, prior: object, n_samples: int):
@@ -164,7 +164,7 @@ def test_a_new_factor_replaces_only_that_of_the_same_method_options_and_samples(
     found = Calibration(1.5, (), (), 10, 2, 3, (2.0, 4.0), (0.1, 0.2), ("lines",))
     for steps, n_samples, factor in ((2, 3, 1.5), (2, 4, 1.6), (3, 3, 1.7), (2, 3, 1.8)):
         entry = replace(found, factor=factor, n_samples=n_samples)
-        prior = with_calibration(prior, recipe(Dds(n_steps=steps), prior, n_samples), entry)
+        prior = with_calibration(recipe(Dds(n_steps=steps), prior, n_samples), entry)
     card = prior.facts.card["calibration"]
     assert sorted(entry["factor"] for entry in card) == [1.6, 1.7, 1.8]
     assert set(card[0]) == {

@@ -11,10 +11,11 @@ from helpers import small_prior
 
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import ConfigError, NumericalWarning, ScanFormatError
-from mri_ambient.evaluation.held_out import evaluate_held_out, held_out_report, mean_figures
+from mri_ambient.evaluation.held_out import evaluate_held_out, held_out_report
 from mri_ambient.io import open_scan
 from mri_ambient.methods import CgSense, Dds
 from mri_ambient.priors.prior import scan_digest
+from mri_ambient.recon.held_out import held_out_means
 from mri_ambient.recon.pipeline import open_volume
 from mri_ambient.recon.recipe import Checks, ResolvedRecipe
 from mri_ambient.recon.volume import Volume
@@ -41,7 +42,7 @@ def test_every_slice_has_its_figures_however_many_are_computed_at_once(path):
     for row in rows:
         assert 0 < row["noise"] < row["error"] < 1
         assert row["error"] == pytest.approx(row["cg_sense"])
-    assert mean_figures(rows)["error"] == pytest.approx(sum(row["error"] for row in rows) / 3)
+    assert held_out_means(rows)["error"] == pytest.approx(sum(row["error"] for row in rows) / 3)
     assert held_out_report(recipe, {"head": rows}) == {
         "method": "cg-sense", "method_options": {"lam": CgSense().lam, "n_iter": CgSense().n_iter},
         "scans": {"head": rows},
@@ -72,7 +73,7 @@ def test_slices_without_signal_have_no_figures(path):
     with pytest.warns(NumericalWarning):
         rows = evaluate_held_out(volume(path, recipe))
     assert [bool(row) for row in rows] == [True, False, True]
-    assert mean_figures(rows)["error"] == pytest.approx((rows[0]["error"] + rows[2]["error"]) / 2)
+    assert held_out_means(rows)["error"] == pytest.approx((rows[0]["error"] + rows[2]["error"]) / 2)
 
 
 def test_a_scan_without_signal_on_the_held_out_lines_is_refused(path, monkeypatch):

@@ -12,7 +12,8 @@ from helpers import apply_method, dense, random_sense
 from mri_ambient.data_prep.simulation.phantom import head_phantom
 from mri_ambient.errors import ConfigError
 from mri_ambient.methods import BASELINES, CgSense, L1Wavelet, ZeroFilled
-from mri_ambient.methods.baselines import NOISE_FLOOR, Baseline
+from mri_ambient.methods.base import BASELINE_NOISE
+from mri_ambient.methods.baselines import Baseline
 from mri_ambient.physics.mask_spec import MaskSpec
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.rng import complex_normal, rng_for
@@ -109,7 +110,7 @@ class TestAll:
         both = SenseOp(torch.cat([op.maps, op.maps]), torch.cat([op.mask, op.mask]))
         noise_std = torch.tensor([0.05, 0.0])
         pair = apply_method(method(n_iter=20), both, torch.cat([ksp, ksp]), noise_std)
-        for img, noise in zip(pair, (0.05, NOISE_FLOOR), strict=True):
+        for img, noise in zip(pair, (0.05, BASELINE_NOISE), strict=True):
             given = apply_method(method(lam=multiple * noise, n_iter=20), op, ksp, NOISE)
             assert nrmse(img, given[0]) < 1e-5
 

@@ -11,10 +11,8 @@ from helpers import apply_method
 
 from mri_ambient.errors import ConfigError
 from mri_ambient.methods import (
-    BASELINES,
     METHODS,
     PRESETS,
-    SAMPLERS,
     CgSense,
     Dds,
     L1Wavelet,
@@ -27,8 +25,6 @@ from mri_ambient.methods.presets import method_with_options
 
 def test_every_method_is_listed_by_its_name():
     assert all(method.name == name for name, method in METHODS.items())
-    assert {**SAMPLERS, **BASELINES} == METHODS
-    assert not {*SAMPLERS} & {*BASELINES}
     assert all(preset.method.name in METHODS for preset in PRESETS.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import centred_dft
 
 from mri_ambient.physics.axis_fourier import fftc, ifftc
 from mri_ambient.physics.crop import center_crop, center_pad, image_crop
@@ -12,12 +13,6 @@ from mri_ambient.physics.fourier import decentre, fft2c, ifft2c, reverse
 from mri_ambient.rng import complex_normal
 
 SHAPES = [(8, 8), (7, 9), (8, 5), (1, 6), (1, 1), (320, 3)]
-
-
-def centred_dft(n: int) -> torch.Tensor:
-    """The matrix of the transform, from its formula."""
-    j = torch.arange(n, dtype=torch.float64) - n // 2
-    return torch.exp(-2j * torch.pi * torch.outer(j, j) / n) / n**0.5
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import assert_adjoint, dense, random_maps, random_sense
+from helpers import assert_adjoint, centred_dft, dense, random_maps, random_sense
 
 from mri_ambient.physics.fourier import fft2c
 from mri_ambient.physics.operators import SenseOp
@@ -25,13 +25,8 @@ def op(request, rng):
 
 def matrix_by_hand(op: SenseOp) -> torch.Tensor:
     """mask · F · maps with explicit Fourier matrices and diagonals, the sets side by side."""
-
-    def dft(n: int) -> torch.Tensor:
-        j = torch.arange(n, dtype=torch.float64) - n // 2
-        return torch.exp(-2j * torch.pi * torch.outer(j, j) / n) / n**0.5
-
     _, ny, nx = op.oshape
-    fourier = torch.kron(dft(ny), dft(nx))
+    fourier = torch.kron(centred_dft(ny), centred_dft(nx))
     mask = torch.diag(op.mask.flatten().to(C128))
     by_set = op.maps.reshape(len(op.maps), op.n_sets, -1).unbind(dim=1)
     rows = [torch.cat([mask @ fourier @ torch.diag(s) for s in maps]) for maps in by_set]

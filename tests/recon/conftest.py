@@ -22,7 +22,7 @@ from mri_ambient.scan import Batch, Scan
 def short_classical(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where L1-wavelet stands beside a method, it takes few iterations."""
     short = partial(L1Wavelet, n_iter=10)
-    monkeypatch.setattr("mri_ambient.recon.checks.L1Wavelet", short)
+    monkeypatch.setattr("mri_ambient.recon.held_out.L1Wavelet", short)
     monkeypatch.setattr("mri_ambient.recon.comparison.COMPARED", (ZeroFilled(), short()))
 
 

@@ -19,14 +19,12 @@ from mri_ambient.priors.weights import default_prior
 from mri_ambient.recon.checks import (
     NULL_SPACE_RIDGE,
     check_slices,
-    coverage_figures,
     flags,
     held_out_flags,
     null_space_energy,
-    predict_held_out,
-    split_scan,
 )
 from mri_ambient.recon.engine import Engine
+from mri_ambient.recon.held_out import coverage_figures, hold_out_of_scan, predict_held_out
 from mri_ambient.recon.recipe import Checks, ResolvedRecipe
 from mri_ambient.rng import complex_normal
 from mri_ambient.runtime.device import Runtime
@@ -78,7 +76,7 @@ class TestHeldOutLines:
 
     def test_held_out_values_are_never_read(self, scan):
         """Other values on these lines change what is compared, not what is predicted."""
-        held_out = split_scan(scan, 3, seed=0).held_out
+        held_out = hold_out_of_scan(scan, 3, seed=0).held_out
         flipped = replace(scan, ksp=torch.where(held_out, -scan.ksp, scan.ksp))
         one, other = (predict_held_out(engine(CgSense()), s, 3)[0] for s in (scan, flipped))
         assert other["noise"] == pytest.approx(one["noise"], rel=1e-5)
@@ -99,7 +97,7 @@ class TestHeldOutLines:
 
     def test_other_scans_and_seeds_have_other_lines(self, scan):
         masks = [
-            split_scan(s, 3, seed).held_out
+            hold_out_of_scan(s, 3, seed).held_out
             for s, seed in ((scan, 0), (scan, 0), (scan, 1), (replace(scan, scan_id="b"), 0))
         ]
         assert torch.equal(masks[0], masks[1])

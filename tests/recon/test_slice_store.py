@@ -40,7 +40,7 @@ def scan(rng) -> Scan:
 def images(scan, rng) -> SliceImages:
     samples = complex_normal((2, 3, *SHAPE), rng)
     return SliceImages(
-        img=samples.mean(dim=0), scan_id="s", slices=scan.slices, std=samples.abs().std(dim=0),
+        img=samples.mean(dim=0), std=samples.abs().std(dim=0),
         samples=samples, checks=tuple({"data_residual": 1.0 + i} for i in range(3)),
         provenance={"method": "any", "seconds": 6.0},
     )  # fmt: skip

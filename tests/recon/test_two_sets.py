@@ -18,8 +18,8 @@ from mri_ambient.physics.map_sets import sets_as_items, split_sets
 from mri_ambient.physics.operators import SenseOp
 from mri_ambient.priors.denoisers import Patched, Plain
 from mri_ambient.priors.facts import UNetSpec
-from mri_ambient.recon.checks import split_scan
 from mri_ambient.recon.engine import Engine, to_file_units
+from mri_ambient.recon.held_out import hold_out_of_scan
 from mri_ambient.recon.pipeline import reconstruct
 from mri_ambient.recon.recipe import Checks, Recipe, ResolvedRecipe
 from mri_ambient.rng import complex_normal
@@ -70,7 +70,7 @@ def test_held_out_lines_are_predicted_from_both_sets(rng):
     scene = folded(SHAPE, 56, rng)
     scan = prepared(scene, scene.maps)
     img = Batch.of([scan]).op.adjoint(scan.ksp)[0]
-    assert split_scan(scan, 4, 0).error(0, img) < 1e-6
+    assert hold_out_of_scan(scan, 4, 0).error(0, img) < 1e-6
 
 
 @pytest.mark.parametrize("map_sets", [1, "auto"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from codes import codes
-from helpers import command
+from helpers import command, damage_samples
 from pictures import touch
 from training_runs import QUICK, SCANS, prepared, trained, weights
 
@@ -281,11 +281,7 @@ def test_damaged_scans_are_named_and_left_out(job, tmp_path):
     data = Path(shutil.copytree(job.data, tmp_path / "data"))
     (data / "junk.h5").write_bytes(b"no HDF5")
     path = load_dataset(data, n_validation=2, seed=0).train[0].file.path
-    with h5py.File(path) as file:
-        where = file["ksp"].id.get_chunk_info(1).byte_offset + 20
-    content = bytearray(path.read_bytes())
-    content[where] ^= 1
-    path.write_bytes(content)
+    damage_samples(path, 1)
     named: list[str] = []
     refit(replace(job, data=data, rounds=1, images=8), lambda _: Hooks(on_damaged=named.append))
     assert "junk.h5" in named[0] and str(path) in named[1]

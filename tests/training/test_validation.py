@@ -22,10 +22,10 @@ from mri_ambient.training.run import RunFolder
 from mri_ambient.training.validation import (
     REFERENCES,
     TAUS,
-    HeldOut,
+    HeldOutSlice,
     Validator,
     fit_tau,
-    hold_out,
+    hold_out_of_slice,
     reference_errors,
 )
 
@@ -46,25 +46,25 @@ def batch(rng) -> Batch:
 
 
 def test_a_fifth_of_the_outer_lines_is_held_out(batch):
-    case = hold_out(batch, "head/0", seed=0)
+    case = hold_out_of_slice(batch, "head/0", seed=0)
     assert not (case.held_out & case.batch.mask).any()
     assert torch.equal(case.held_out | case.batch.mask, batch.mask)
     n_held = int(case.held_out.any(dim=-2).sum())
     n_outer = int(batch.mask.any(dim=-2).sum()) - 6
     assert n_held == pytest.approx(n_outer / 5, abs=1)
-    again, other = (hold_out(batch, "head/0", seed=seed).held_out for seed in (0, 1))
+    again, other = (hold_out_of_slice(batch, "head/0", seed=seed).held_out for seed in (0, 1))
     assert torch.equal(again, case.held_out) and not torch.equal(other, case.held_out)
 
 
 def test_most_lines_of_a_full_scan_are_held_out(batch):
     full = replace(batch, mask=torch.ones_like(batch.mask))
-    case = hold_out(full, "head/0", seed=0)
+    case = hold_out_of_slice(full, "head/0", seed=0)
     assert int(case.held_out.any(dim=-2).sum()) == round(0.8 * (40 - 24))
 
 
 def test_the_error_is_that_of_the_held_out_samples(batch):
     """1 for zeros, 0 for an image that has them; other values elsewhere change nothing."""
-    case = hold_out(batch, "head/0", seed=0)
+    case = hold_out_of_slice(batch, "head/0", seed=0)
     assert case.error(torch.zeros(1, *SHAPE, dtype=torch.complex64)) == pytest.approx(1)
     img = CgSense()(None, case.batch, [])
     y, K = (torch.where(case.held_out, k, 0) for k in (batch.ksp, batch.op.expand(img)))
@@ -76,7 +76,7 @@ def test_the_error_is_that_of_the_held_out_samples(batch):
 
 
 def test_held_out_lines_are_not_used_for_the_prediction(batch):
-    case = hold_out(batch, "head/0", seed=0)
+    case = hold_out_of_slice(batch, "head/0", seed=0)
     poisoned = torch.where(case.held_out, complex("nan+nanj"), batch.ksp)
     other = replace(case, batch=replace(case.batch, ksp=poisoned))
     images = [CgSense()(None, which.batch, []) for which in (case, other)]
@@ -84,8 +84,8 @@ def test_held_out_lines_are_not_used_for_the_prediction(batch):
 
 
 def test_a_slice_without_signal_is_not_usable(batch):
-    assert hold_out(batch, "head/0", seed=0).usable
-    assert not hold_out(replace(batch, ksp=0 * batch.ksp), "head/0", seed=0).usable
+    assert hold_out_of_slice(batch, "head/0", seed=0).usable
+    assert not hold_out_of_slice(replace(batch, ksp=0 * batch.ksp), "head/0", seed=0).usable
 
 
 class Exact(GaussianPrior):
@@ -95,7 +95,7 @@ class Exact(GaussianPrior):
 def test_tau_is_the_best_of_its_candidates(batch):
     """With an exact prior the fitted error is below that of no data consistency and CG-SENSE."""
     prior = Exact(torch.full(SHAPE, 0.09, dtype=torch.float64), sigma_min=0.01)
-    cases = [hold_out(batch, f"head/{i}", seed=0) for i in range(3)]
+    cases = [hold_out_of_slice(batch, f"head/{i}", seed=0) for i in range(3)]
     tau, error, without = fit_tau(prior, cases)
     assert tau in [pytest.approx(t * prior.sigma_data / 0.3) for t in TAUS]
     references = [reference_errors(case) for case in cases]
@@ -105,12 +105,12 @@ def test_tau_is_the_best_of_its_candidates(batch):
 
 def test_tau_is_not_chosen_by_the_noisiest_scan(batch, monkeypatch):
     """Errors by tau: one falls by a third where the other rises by a tenth of its large one."""
-    little, much = hold_out(batch, "a", seed=0), hold_out(batch, "b", seed=0)
+    little, much = hold_out_of_slice(batch, "a", seed=0), hold_out_of_slice(batch, "b", seed=0)
     errors = {"a": {0.3: 0.3, 0.212: 0.2}, "b": {0.3: 2.0, 0.212: 2.2}}
     monkeypatch.setattr("mri_ambient.training.validation.estimate", lambda *_: None)
     monkeypatch.setattr("mri_ambient.training.validation._consistent", lambda c, x, tau: tau)
     monkeypatch.setattr(
-        HeldOut, "error", lambda case, tau: errors[case.name].get(tau and round(tau, 3), 9.0)
+        HeldOutSlice, "error", lambda case, tau: errors[case.name].get(tau and round(tau, 3), 9.0)
     )
     prior = Exact(torch.full(SHAPE, 0.09, dtype=torch.float64), sigma_min=0.01)
     assert prior.sigma_data == pytest.approx(0.3)
@@ -122,9 +122,11 @@ def test_of_equal_errors_the_largest_tau_is_taken(batch, monkeypatch):
     errors = {0.3: 0.501, 0.212: 0.4009, 0.15: 0.4003, 0.106: 0.4}
     monkeypatch.setattr("mri_ambient.training.validation.estimate", lambda *_: None)
     monkeypatch.setattr("mri_ambient.training.validation._consistent", lambda c, x, tau: tau)
-    monkeypatch.setattr(HeldOut, "error", lambda case, tau: errors.get(tau and round(tau, 3), 0.4))
+    monkeypatch.setattr(
+        HeldOutSlice, "error", lambda case, tau: errors.get(tau and round(tau, 3), 0.4)
+    )
     prior = Exact(torch.full(SHAPE, 0.09, dtype=torch.float64), sigma_min=0.01)
-    tau, error, _ = fit_tau(prior, [hold_out(batch, "a", seed=0)])
+    tau, error, _ = fit_tau(prior, [hold_out_of_slice(batch, "a", seed=0)])
     assert (tau, error) == (pytest.approx(TAUS[2]), pytest.approx(0.4003))
 
 
@@ -134,7 +136,7 @@ def test_of_equal_errors_the_largest_tau_is_taken(batch, monkeypatch):
 @pytest.fixture
 def validator(batch, tmp_path) -> Validator:
     prior = small_prior("conditioned")
-    cases = [hold_out(batch, "head/0", seed=0)]
+    cases = [hold_out_of_slice(batch, "head/0", seed=0)]
     return Validator(RunFolder(tmp_path), prior.facts, cases, patience=2)
 
 
@@ -161,7 +163,7 @@ def test_a_deadline_ends_it_before_a_slice_that_would_pass_it(validator, batch, 
     monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: next(clock)))
     net = small_prior("conditioned").net
     alone = validator(net, images=8, skipped=0)
-    validator.cases = [*validator.cases, hold_out(batch, "head/1", seed=0)]
+    validator.cases = [*validator.cases, hold_out_of_slice(batch, "head/1", seed=0)]
     clock = count(step=10.0)
     late = validator(net, images=16, skipped=0, deadline=25.0)
     assert late == alone | {"n_slices": 1}

@@ -47,7 +47,7 @@ class ArrayFile(ScanFile):
         self.recon_shape, self.voxel_mm = scan.recon_shape, scan.voxel_mm
         self.noise = None if scan.noise is None else scan.noise.numpy(force=True)
         self.noise_std, self.noise_source = scan.noise_std, scan.noise_source
-        self.scale, self.coil_transform = scan.scale, scan.coil_transform
+        self.scale = scan.scale
         self.calib_shape = calibration_block(scan.mask)
         if scan.calib is not None and not self.prepared:
             self.calib_mask = scan.calib.flatten(0, 1).any(dim=0)[None].numpy(force=True)

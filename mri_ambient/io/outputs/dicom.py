@@ -29,7 +29,7 @@ from ...errors import warn
 from ...runtime.files import atomic_folder
 from ..grid import Grid
 from .dicom_template import SAME_MM, Placement, Template, import_pydicom
-from .parts import KINDS, NOT_FOR_DIAGNOSIS, SUFFIXES, in_words, white_level
+from .parts import KINDS, NOT_FOR_DIAGNOSIS, SUFFIXES, made_by, white_level
 from .reconstruction import ReconstructionFile
 from .save_options import SaveOptions, Writer
 
@@ -148,7 +148,7 @@ class Series:
             found.update(np.ascontiguousarray(img).tobytes())
         place = (grid.shape, grid.voxel_mm, grid.geometry and grid.geometry.to_text())
         study = self.placement.header(0).get("StudyInstanceUID", "")
-        facts = (self.part, __version__, in_words(self.result), self.result.settings, place, study)
+        facts = (self.part, __version__, made_by(self.result), self.result.settings, place, study)
         found.update(json.dumps(facts).encode())
         return found.hexdigest()
 
@@ -200,7 +200,7 @@ class Series:
         }
 
     def _texts(self) -> dict[str, Any]:
-        made, (kind, _) = in_words(self.result), KINDS[self.part]
+        made, (kind, _) = made_by(self.result), KINDS[self.part]
         short = {"mag": "", "phase": " phase", "std": " std"}[self.part]
         return {
             "SeriesDescription": f"{made}{short}; {NOT_FOR_DIAGNOSIS}"[:64],

@@ -24,7 +24,7 @@ from ...errors import ScanFormatError
 from ...runtime.files import atomic_path, write_json
 from ..geometry import Floats
 from ..grid import Grid
-from .parts import KINDS, NOT_FOR_DIAGNOSIS, SUFFIXES, in_words, white_level
+from .parts import KINDS, NOT_FOR_DIAGNOSIS, SUFFIXES, made_by, white_level
 from .reconstruction import ReconstructionFile
 from .save_options import SaveOptions, Writer
 
@@ -104,7 +104,7 @@ class Stack:
         if affine is not None:
             header.set_qform(affine @ _upwards(self.grid.shape[1]), code=1)
             header.set_sform(affine @ _upwards(self.grid.shape[1]), code=1)
-        header["descrip"] = f"{in_words(self.result)}; {NOT_FOR_DIAGNOSIS}".encode()[:79]
+        header["descrip"] = f"{made_by(self.result)}; {NOT_FOR_DIAGNOSIS}".encode()[:79]
         header["cal_min"], header["cal_max"] = self.limits()
         header["magic"], header["vox_offset"] = b"n+1", 352
         return header
@@ -133,7 +133,7 @@ def sidecar(result: ReconstructionFile, part: str) -> dict[str, Any]:
     """What stands in the JSON beside a NIfTI file, in the words of BIDS where it has some."""
     kind, units = KINDS[part]
     return {
-        "Description": f"{kind}, {in_words(result)}; {NOT_FOR_DIAGNOSIS}",
+        "Description": f"{kind}, {made_by(result)}; {NOT_FOR_DIAGNOSIS}",
         "OrientationSource": result.grid.orientation_source,
         "SliceOrder": "reversed" if Stack(result, part).is_reversed else "as in the scan",
         "Units": units,

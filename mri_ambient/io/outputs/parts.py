@@ -38,7 +38,7 @@ def white_level(images: Iterable[NDArray[np.floating[Any]]]) -> float:
     return float(min(2.5 * np.median(object_), np.quantile(seen, 0.995))) or 1.0
 
 
-def in_words(result: ReconstructionFile) -> str:
+def made_by(result: ReconstructionFile) -> str:
     """Method and acceleration of a result, as far as they are known."""
     method, rate = result.attributes.get("method", ""), result.attributes.get("acceleration")
     return f"{method}, R = {float(str(rate)):.2f}" if rate is not None else str(method)

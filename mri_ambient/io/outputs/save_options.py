@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ...errors import ConfigError
 from ..grid import Grid
@@ -40,7 +40,7 @@ class SaveOptions:
             raise ConfigError(f"parts are {self.parts}, wanted some of {', '.join(PARTS)}")
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """A format in which reconstructions are saved; a subclass in a file of its own.
 
     Attributes:
@@ -71,9 +71,11 @@ class Writer(Protocol):
         """
         return None
 
+    @abstractmethod
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
         """Paths of the files or folders it will write, which are made from this result alone."""
 
+    @abstractmethod
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Write them into a folder, slice by slice; what appears there is complete.
 

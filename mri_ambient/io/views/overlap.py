@@ -60,7 +60,7 @@ LEAST_EXCESS = 0.05
 WIDEST_GAP = 8
 """Samples about k = 0 that coil maps cannot fill in."""
 
-GAP = 2.0
+TIMES_WIDER = 2.0
 """How much wider than R the gap about k = 0 must be; with equispaced lines, it is R - 1."""
 
 MOST_ENERGY = 0.5
@@ -167,7 +167,7 @@ class Overlap:
     @property
     def lacks_centre(self) -> bool:
         """Whether k = 0 lies in a gap of the scan that no undersampling explains."""
-        wide = self.gap >= max(WIDEST_GAP, GAP * self.acceleration)
+        wide = self.gap >= max(WIDEST_GAP, TIMES_WIDER * self.acceleration)
         return wide and self.share <= MOST_ENERGY
 
     @property

@@ -32,7 +32,7 @@ FEWEST_RISES = 5
 FEWEST = 8
 """Lines of the block around k = 0."""
 
-FLAT = 4.0
+MOST_UNEVEN = 4.0
 """Largest mean energy of residue along a line, over that of the usual line, if it is noise. What
 follows the energy of k-space may be weak signal."""
 
@@ -98,7 +98,7 @@ def _is_flat(energy: Energy, residue: Mask) -> bool:
             continue
         n_near = _sum_near(np.ones(int(both.sum())), 3)
         own, other = (_sum_near(profile[both], 3) / n_near for profile in profiles)
-        if own.max() > FLAT * np.median(own):
+        if own.max() > MOST_UNEVEN * np.median(own):
             return False
         if np.corrcoef(np.log(own), np.log(other))[0, 1] > LEAST_ALIKE:
             return False

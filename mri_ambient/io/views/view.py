@@ -7,6 +7,10 @@ from functools import cached_property
 from ..sampling import Ksp
 from ..scan_file import ScanFile
 
+OWN = {"suffixes", "options", "warnings", "prepared"}
+"""Attributes of a :class:`ScanFile` that a view does not take from its source: what readers say of
+their format, and what is said as a file is opened."""
+
 
 class View(ScanFile):
     """A file with the facts of another one; subclasses change them and read its slices.
@@ -16,12 +20,9 @@ class View(ScanFile):
 
     def __init__(self, source: ScanFile) -> None:
         self.source = source
-        for name in (
-            "format", "path", "volume", "volumes", "scan_id", "shape", "recon_shape", "voxel_mm",
-            "geometry", "nominal_oversampling", "noise", "given_mask", "header_xml", "attributes",
-            "calib_mask", "reading", "is_3d", "steps", "identifiers", "whole_header", "ends_known",
-        ):  # fmt: skip
-            setattr(self, name, getattr(source, name))
+        for name in ScanFile.__annotations__:
+            if name not in OWN:
+                setattr(self, name, getattr(source, name))
 
     @cached_property
     def sha256(self) -> str:

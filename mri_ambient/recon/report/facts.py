@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ...errors import WARNINGS
 from ...io.scan_file import ScanFile
 from ...physics.patterns import calibration_block, is_line_mask, line_coverage
-from ..checks import held_out_means
+from ..held_out import held_out_means
 from ..recipe import POSTERIOR
 
 NOTHING = "\N{EN DASH}"
@@ -74,7 +74,7 @@ def key_facts(report: Mapping[str, Any]) -> Iterator[Fact]:
     if left := residuals(report):
         mean = f"{fmean(left):.2f} {TIMES} noise"
         yield Fact("Data residual", mean, f"{_range(left)}about 1 is right")
-    if means := held_out_means(report["checks"]):
+    if means := held_out_means(check.get("held_out") for check in report["checks"]):
         yield Fact(
             "Error on held-out lines",
             number(means["error"]),
@@ -188,7 +188,7 @@ def _prior_facts(sha256: str | None, card: Mapping[str, Any]) -> Iterator[Fact]:
             yield Fact(name, str(card[key]))
 
 
-def mask_facts(file: ScanFile) -> Iterator[Fact]:
+def sampling_facts(file: ScanFile) -> Iterator[Fact]:
     """The sampling pattern in numbers."""
     mask, n_columns, n_acquired = file.mask, file.shape[-1], int(file.acquired.sum())
     yield Fact("Acceleration", f"R = {file.acceleration:.2f}", "acquired over sampled positions")

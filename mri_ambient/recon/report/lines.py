@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from ..adaptation import adaptation_line
-from ..checks import held_out_means
+from ..held_out import held_out_means
 
 
 def summary_line(report: dict[str, Any]) -> str:
@@ -26,7 +26,7 @@ def summary_line(report: dict[str, Any]) -> str:
     )
     if "map_sets" in report:
         line += f", {report['map_sets']} sets of coil maps"
-    if held_out := held_out_means(report["checks"]):
+    if held_out := held_out_means(check.get("held_out") for check in report["checks"]):
         line += (
             f", error on held-out lines {held_out['error']:.4f} of their energy (CG-SENSE "
             f"{held_out['cg_sense']:.4f}, L1-wavelet {held_out['l1_wavelet']:.4f})"

@@ -20,7 +20,7 @@ from ...io import Contents, ReconstructionFile
 from ...io.outputs.parts import white_level
 from ...io.outputs.reconstruction import RECONSTRUCTION_FORMAT
 from ...runtime.files import append_line, atomic_path
-from ..checks import held_out_means
+from ..held_out import held_out_means
 from ..states import FAILED, STATES, State, read_states
 from .facts import residuals
 from .images import data_uri, grey_levels
@@ -197,7 +197,8 @@ def _row(folder: Path, path: Path) -> Row | None:
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
     """The figures of a report, by column."""
-    scores, held_out = report.get("metrics", {}), held_out_means(report["checks"])
+    scores = report.get("metrics", {})
+    held_out = held_out_means(check.get("held_out") for check in report["checks"])
     names = {"error": "held_out_error", "noise": "held_out_noise"}
     names |= {"l1_wavelet": "held_out_l1_wavelet"}
     left = residuals(report)

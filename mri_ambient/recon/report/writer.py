@@ -244,7 +244,7 @@ class Report:
         legend = {name: color for name, color in MASK_COLORS.items() if color in shown}
         return {
             "picture": data_uri(picture),
-            "facts": list(facts.mask_facts(file)),
+            "facts": list(facts.sampling_facts(file)),
             "legend": legend,
         }
 

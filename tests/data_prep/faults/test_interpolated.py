@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from memory_scan import MemoryScan, simulated_scan
+from memory_scan import MemoryScan, simulated_scan, whitened_head
 from scipy.signal.windows import tukey
 from skimage.transform import rotate
 from torch import Tensor
@@ -16,8 +16,8 @@ from mri_ambient.data_prep import SimulateConfig, plan_preparation
 from mri_ambient.data_prep.faults.interpolated import (
     LEAST_SPREAD,
     interpolated_warnings,
-    outer_samples,
     spread,
+    whole_corners,
 )
 from mri_ambient.physics.fourier import fft2c, ifft2c
 from mri_ambient.rng import complex_normal, rng_for
@@ -28,9 +28,7 @@ WHOLE = torch.ones(96, 80, dtype=torch.bool)
 @pytest.fixture(scope="module")
 def ksp() -> Tensor:
     """Whitened k-space ``(coil, y, x)`` of a head."""
-    config = SimulateConfig(size=(96, 80), coils=6, full=True, correlated_noise=False)
-    scan, cov = simulated_scan("measured", config)
-    return scan.ksp[0] / cov.diagonal().real.sqrt().float().view(-1, 1, 1)
+    return whitened_head(6, 0.01)
 
 
 def under(ksp: Tensor) -> Tensor:
@@ -55,7 +53,7 @@ def shaded(ksp: Tensor) -> Tensor:
 
 
 def spread_of(ksp: Tensor) -> float:
-    return spread(outer_samples(ksp, torch.ones(ksp.shape[-2:], dtype=torch.bool)))
+    return spread(whole_corners(ksp, torch.ones(ksp.shape[-2:], dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("computed", [cropped, rotated, shaded])
@@ -111,8 +109,8 @@ def test_signal_tells_nothing_of_noise(ksp):
 def test_incomplete_and_small_kspace_is_not_judged(ksp):
     missing = WHOLE.clone()
     missing[:, 79] = False
-    assert outer_samples(ksp, missing) is None
-    assert outer_samples(ksp[..., :50, :50], WHOLE[:50, :50]) is None
+    assert whole_corners(ksp, missing) is None
+    assert whole_corners(ksp[..., :50, :50], WHOLE[:50, :50]) is None
 
 
 @pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")

@@ -11,7 +11,7 @@ from memory_scan import MemoryScan, simulated_scan
 from torch import Tensor
 
 from mri_ambient.data_prep import SimulateConfig, plan_preparation
-from mri_ambient.data_prep.faults.line_consistency import sample_energies
+from mri_ambient.data_prep.faults.line_energies import sample_energies
 from mri_ambient.data_prep.faults.line_order import middles
 from mri_ambient.errors import WRONG_SAMPLES, collected
 from mri_ambient.io import open_scan

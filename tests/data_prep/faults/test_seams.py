@@ -7,15 +7,15 @@ from functools import partial
 
 import pytest
 import torch
-from memory_scan import MemoryScan, simulated_scan, smooth_heads
+from memory_scan import MemoryScan, simulated_scan, smooth_heads, whitened_head
 from torch import Tensor
 
 from mri_ambient.data_prep import PrepConfig, SimulateConfig, plan_preparation
+from mri_ambient.data_prep.faults.equal_lines import equal_lines
 from mri_ambient.data_prep.faults.seams import (
     LEAST_SIZE,
     TURNED,
     coils_differ,
-    equal_lines,
     largest_seam,
     seam_warnings,
 )
@@ -75,11 +75,7 @@ def test_the_calibration_block_of_an_undersampled_scan_tells(measured):
 @pytest.mark.parametrize("noise", [0.0005, 0.005, 0.05])
 def test_nothing_is_said_of_lines_that_follow_each_other(coils, noise):
     """Nor where a filter weakens the ends of k-space."""
-    config = SimulateConfig(
-        size=(96, 80), coils=coils, full=True, noise=noise, correlated_noise=False
-    )
-    scan, cov = simulated_scan(f"right {coils}", config)
-    ksp = scan.ksp[0] / cov.diagonal().real.sqrt().float().view(-1, 1, 1)
+    ksp = whitened_head(coils, noise)
     for right in (ksp, ksp * torch.hamming_window(80, periodic=False)):
         for lines in (right[:, 24:72], right[..., 16:64].mT):
             seam = largest_seam(lines)

@@ -33,7 +33,7 @@ SHAPE = (3, 4, 24, 18)
 
 PLAIN = Recipe("zero-filled")
 
-NAVIGATOR, DUMMY = ismrmrd.ACQ_IS_NAVIGATION_DATA, ismrmrd.ACQ_IS_DUMMYSCAN_DATA
+DUMMY = ismrmrd.ACQ_IS_DUMMYSCAN_DATA
 
 MULTIBAND = (
     "<parallelImaging><multiband><multiband_factor>2</multiband_factor></multiband>"
