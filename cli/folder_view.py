@@ -156,7 +156,7 @@ class FolderView:
             path = self.output / "status.jsonl"
             print_line(f"failed: {names}; {path} says why, --retry-failed tries again")
         lists = (self.output / name for name in ("index.html", "summary.csv"))
-        print_written("", [path for path in lists if path.exists()])
+        print_written("", [path for path in lists if path.exists() and self.counts.total()])
         n_left = self.n_scans - self.counts.total()
         done = [f"{self.counts[key]} {word}" for key, word in WORDS.items() if self.counts[key]]
         print_line(", ".join([*done, *([f"{n_left} not reached"] if n_left else [])]))

@@ -167,5 +167,5 @@ def run(
                 todo, to, recipe, runtime, jobs=executor, on_volume=show.begin, on_outcome=show.end
             )
     if show.counts["done"] or show.counts["skipped"]:
-        store_config(context, used, output, replace=show.counts["done"] > 0)
+        store_config(context, used, output, replace=show.counts["done"] > 0 and not retry_failed)
     show.exit()

@@ -27,7 +27,6 @@ from .formats.other_files import what_it_is
 from .formats.prepared import PreparedFile
 from .formats.twix import TwixFile
 from .names import (
-    RAW_FILES,
     as_text,
     name_of,
     raw_file,
@@ -274,7 +273,7 @@ def find_scans(
     readers, and for the ParaVision scans that are such folders; sorted, hidden ones left out, and
     what we reconstructed before. The folder of a ParaVision scan stands for the scan. What does not
     exist or holds no scan is kept if there are other inputs: opening it fails, and the other scans
-    go on. So do scans of one stem in one of several folders.
+    go on. So do scans of one stem, if a folder was named.
 
     Args:
         inputs: what the user named; scans found before are kept as they are.
@@ -285,8 +284,8 @@ def find_scans(
 
     Raises:
         ScanFormatError: there are only folders and globs that hold no scan.
-        ConfigError: two scans have the same stem, after which outputs are named, and all outputs
-            go into one folder.
+        ConfigError: two scans have the same stem, after which outputs are named, and no folder was
+            named, or outputs are ``flat``.
     """
     search = _Search({name: v for name, v in options.items() if v is not None}, output, results)
     entries = [inputs] if isinstance(inputs, str | Path) else inputs
@@ -300,7 +299,8 @@ def find_scans(
         given = "; ".join(reason for reason in reasons if reason)
         raise ScanFormatError(given or "no scan was given; name files, folders or globs")
     clashes = _clashes(scan for scan in found if not scan.refused)
-    if clashes and len({scan.folder for scan in found}) == 1:
+    named = not any(isinstance(entry, str | Path) and Path(entry).is_dir() for entry in entries)
+    if clashes and (flat or named):
         n_more = len(clashes) - SHOWN
         others = f"; and {n_more} more such stems" if n_more > 0 else ""
         raise ConfigError("; ".join(list(clashes.values())[:SHOWN]) + others + RENAME)
@@ -458,7 +458,7 @@ def _files_in(folder: Path) -> list[Path]:
         return [raw]
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     named = [entry for entry in entries if entry.suffix.lower() in _suffixes()]
-    files = [entry for entry in named if not (entry.is_fifo() or entry.is_socket())]
+    files = [e for e in named if not (e.is_dir() or e.is_fifo() or e.is_socket())]
     scans = [raw for entry in entries if (raw := raw_file(entry)) != entry]
     return files + sorted(scans, key=_number_of_folder)
 
@@ -469,12 +469,22 @@ def left_out(entry: str | Path, output: str | Path | None = None) -> list[str]:
     Hidden files, those that belong to a scan, and those in ``output`` do not count.
     """
     top = Path(entry)
-    if not top.is_dir() or any(path.name in RAW_FILES for path in _files_in(top)):
+    if not top.is_dir() or raw_file(top) != top:
         return []
-    files = [path for sub in _folders(top, output) for path in sub.iterdir()]
-    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
-    others = [path for path in files if path.suffix.lower() not in _suffixes()]
-    return sorted(str(path.relative_to(top)) for path in others if cfl_path(path) is None)
+    others = [path for sub in _folders(top, output) for path in _others_in(sub)]
+    return sorted(str(path.relative_to(top)) for path in others)
+
+
+def _others_in(folder: Path) -> list[Path]:
+    """Files that are no scans; those of a ParaVision study that have no suffix belong to it."""
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    is_study = any(raw_file(path) != path for path in entries)
+    known = set(_files_in(folder))
+    return [
+        path
+        for path in entries
+        if not (path.is_dir() or path in known or cfl_path(path) or (is_study and not path.suffix))
+    ]
 
 
 def _number_of_folder(file: Path) -> tuple[int, str]:

@@ -33,7 +33,7 @@ from ..runtime.files import output_folder, remove_torn
 from ..runtime.prefetch import prefetch
 from .pipeline import open_volume, resolved_recipe
 from .recipe import Recipe, ResolvedRecipe, in_words
-from .reconstruction import differing_from, is_reconstruction
+from .reconstruction import differing_from, is_reconstruction, stored_settings
 from .report import add_row, write_overview
 from .report.overview import PAGE, TABLE
 from .result_file import differing_settings, is_finished, reconstruct_to_folder, unfinished_folder
@@ -370,7 +370,13 @@ class FolderWork:
                 others.
         """
         to, folder = self.to, self.to.path_of(scan).parent
-        volume = open_volume(scan, self.recipe, self.runtime)
+        try:
+            volume = open_volume(scan, self.recipe, self.runtime)
+        except ScanFormatError:  # it may have been repaired by options for this scan alone
+            if to.overwrite or not (reading := self._read_before(scan)):
+                raise
+            scan = replace(scan, options={**scan.options, **reading})
+            volume = open_volume(scan, self.recipe, self.runtime)
         check_saving(to.formats, to.options, scan.stem, volume.file.final_grid)
         replaced = self._was_replaced(volume, scan)
         overwrite = replaced or to.overwrite
@@ -425,6 +431,14 @@ class FolderWork:
         self, name: str, volume: Volume, n_steps: int
     ) -> tuple[OnSlice | None, OnStep | None]:
         return self.on_volume(name, volume, n_steps) if self.on_volume else (None, None)
+
+    def _read_before(self, scan: ScanPath) -> dict[str, str]:
+        """How the file of a scan that is finished was read: axes, dataset and centre, if given."""
+        path = self.to.path_of(scan)
+        if scan.key not in self.known or not is_reconstruction(path):
+            return {}
+        reading: dict[str, str] = stored_settings(path).get("reading", {})
+        return reading if reading.keys() <= {"axes", "dataset", "centre"} else {}
 
     def _was_replaced(self, volume: Volume, scan: ScanPath) -> bool:
         """Whether its result was made from another file under the same path and name."""

@@ -35,7 +35,14 @@ from ..io.outputs.reconstruction import RECONSTRUCTION_FORMAT
 from ..methods.presets import METHODS
 from ..runtime.files import json_text, write_json
 from .recipe import in_words, settings_that_differ
-from .saving import check_folder, check_formats, check_saving, formats_with_parts, save_as
+from .saving import (
+    check_folder,
+    check_formats,
+    check_saving,
+    formats_with_parts,
+    remove_made_from,
+    save_as,
+)
 from .slice_store import SliceStore
 from .volume import Volume
 
@@ -236,6 +243,8 @@ def write_reconstruction(
 ) -> None:
     """Write the images slice by slice, and the report beside them.
 
+    Files in other formats of an image that is replaced are removed: they would show that one.
+
     Args:
         path: of the images, ``<stem>.h5``; the report goes to ``<stem>.json``.
         images_of: gives "img", and perhaps "std" and "samples", of a slice in file units.
@@ -246,6 +255,7 @@ def write_reconstruction(
     Raises:
         MriAmbientError: a file cannot be written.
     """
+    remove_made_from(path)
     first, provenance = images_of(0), report["provenance"]
     # What the standard deviation is, for readers of the file without the report.
     described = ("n_samples", "samples_are", "std_factor") if "std" in first else ()

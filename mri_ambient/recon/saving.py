@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import ConfigError, OutputExistsError, collected, unknown_name
+from ..errors import ConfigError, MriAmbientError, OutputExistsError, collected, unknown_name
 from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
 from ..io.outputs.save_options import Writer
 from .report import ReportWriter
@@ -127,6 +128,28 @@ def check_saving(
     check_options(formats, options, with_std=with_std)
     for name in check_formats(formats):
         FORMATS[name].check(stem, grid, options)
+
+
+def remove_made_from(path: Path) -> None:
+    """Remove what was made in other formats from a reconstruction that is about to be replaced.
+
+    What is older than its file was not made from it, and stays.
+
+    Raises:
+        MriAmbientError: it cannot be removed.
+    """
+    if not path.exists():
+        return
+    result, begun = ReconstructionFile(path), path.stat().st_mtime_ns
+    made = [file for writer in FORMATS.values() for file in writer.written(result)]
+    try:
+        for file in (file for file in made if file.stat().st_mtime_ns >= begun):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    except OSError as error:
+        raise MriAmbientError(
+            f"{error.filename}: shows an earlier image, and cannot be removed ({error.strerror}); "
+            "use another folder"
+        ) from error
 
 
 def save_as(

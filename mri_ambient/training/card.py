@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,6 @@ def _card(job: TrainJob, dataset: Dataset, identity: Identity) -> dict[str, Any]
     teacher = job.teacher
     ranges = _ranges(dataset.train)
     return {
-        "data": Path(job.data).resolve().name,
         "n_scans": len(identity.data["train"]) + len(identity.data["validation"]),
         "n_train_slices": len(dataset.train),
         "trained_on": sorted(trained_on),

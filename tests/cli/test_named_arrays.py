@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import h5py
 import pytest
 
@@ -24,6 +26,26 @@ def test_axes_and_dataset_name_an_array(cli, scan, tmp_path, word):
     if word == "convert":
         with h5py.File(out / "other.h5") as file:
             assert (file["kspace"][:] == ksp).all()
+
+
+def test_a_scan_that_was_repaired_by_how_it_is_read_stays_finished(cli, scan, tmp_path):
+    """``--retry-failed`` with options for it alone leaves the stored options as they are."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    with h5py.File(scan) as file, h5py.File(folder / "odd.h5", "w") as odd:
+        odd["kspace"] = file["kspace"][:].transpose(0, 2, 3, 1)
+    shutil.copy(scan, folder / "good.h5")
+    words = ("reconstruct", folder, "-o", out, "--method", "zero-filled", "--device", "cpu")
+    assert "--axes" in cli(*words, code=1).errors[0]
+    stored = (out / "config.toml").read_bytes()
+    cli(*words, "--retry-failed", "--axes", "slice,y,x,coil")
+    assert (out / "config.toml").read_bytes() == stored
+    for more in ((), ("--config", out / "config.toml")):
+        printed = cli(*words, *more)
+        assert printed.out == "" and "2 finished before" in printed.err
+    with h5py.File(folder / "odd.h5", "a") as odd:
+        odd["kspace"][...] *= 2
+    assert cli(*words).out.startswith("odd.h5: ")
 
 
 def test_other_inputs_go_on(cli, scan, tmp_path):

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from mri_ambient.errors import ConfigError, ScanFormatError
-from mri_ambient.io import find_scans, open_scan, why_no_file
+from mri_ambient.io import find_scans, left_out, open_scan, why_no_file
 
 
 @pytest.fixture
@@ -89,6 +89,26 @@ def test_a_stem_may_come_only_once(folder):
     with pytest.raises(ConfigError) as caught:
         find_scans([folder], flat=True)
     assert all(str(path) in str(caught.value) for path in (folder / "a.h5", folder / "sub/a.h5"))
+
+
+def test_what_a_folder_does_not_stand_for_is_named(folder, tmp_path):
+    """Also beside a ParaVision scan, whose own files and those of its study are no others."""
+    (folder / "old.7").touch()
+    os.mkfifo(folder / "pipe.h5")
+    (folder / "dir.h5").mkdir()
+    (folder / "dir.h5" / "f.h5").touch()
+    others = ["notes.txt", "old.7", "pipe.h5"]
+    assert left_out(folder) == others
+    for name in ("study/subject", "study/3/acqp", "study/3/method", "study/3/fid", "lost/acqp"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert left_out(folder) == ["lost/acqp", *others]
+    assert left_out(folder, folder / "lost") == others
+    assert not left_out(folder / "study") and not left_out(folder / "study/3")
+    assert "dir.h5" not in names(find_scans([folder])) and "dir.h5/f.h5" in names(
+        find_scans([folder])
+    )
 
 
 def test_the_longest_name_of_a_file_is_a_name(tmp_path):

@@ -151,6 +151,41 @@ def test_finished_is_skipped_and_a_replaced_file_is_done_again(study, made, tmp_
     np.testing.assert_array_equal(image(out / "b/head.h5"), image(out / "a/monday/head.h5"))
 
 
+EVERY_FORMAT = ("nifti", "png", "report", "ismrmrd", "bids")
+
+
+@pytest.mark.parametrize("why", ["replaced", "overwritten", "saved"])
+def test_no_file_shows_an_image_that_was_replaced(why, study, made, tmp_path):
+    """All that was made from it goes with it, but nothing else of its name."""
+    out, scan = tmp_path / "out", study / "b" / "head.h5"
+    out.mkdir()
+    mine = out / "head_part-phase.nii.gz", out / "headless.png"
+    for path in mine:
+        path.write_bytes(b"mine")
+        os.utime(path, (1, 1))
+    to = Destination(out, EVERY_FORMAT, SaveOptions(bids="sub-7"))
+    ma.reconstruct_folder([scan], to, CG, CPU)
+    here = {path.relative_to(out).as_posix() for path in out.rglob("*head*")}
+    bids = {f"bids/sub-7/anat/sub-7_acq-head_rec-cgSense_MRI{end}" for end in (".json", ".nii.gz")}
+    made_from_it = {"head.nii.gz", "head.nii.json", "head.png", "head_report.html", "head.mrd"}
+    kept = {"head.h5", "head.json", *(path.name for path in mine)}
+    assert here == {*kept, *made_from_it, *bids}
+    assert summary(out)["head"]["report"]
+    if why == "replaced":
+        shutil.copy(made[0], scan)
+    if why == "saved":
+        rec = ma.reconstruct(scan, ma.Recipe("zero-filled"), CPU)
+        rec.save(out, overwrite=True)
+    else:
+        recipe = CG if why == "replaced" else ma.Recipe("zero-filled")
+        ma.reconstruct_folder(
+            [scan], Destination(out, ("png",), overwrite=why == "overwritten"), recipe, CPU
+        )
+        assert not summary(out)["head"]["report"]
+    here = {path.relative_to(out).as_posix() for path in out.rglob("*head*")}
+    assert here == kept | (set() if why == "saved" else {"head.png"})
+
+
 def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):
     out = tmp_path / "out"
     ma.reconstruct_folder(study / "b", out, CG, CPU)
@@ -367,8 +402,19 @@ def test_two_scans_of_one_stem_cost_the_others_nothing(study, tmp_path):
         assert all(name in str(outcome.error) for name in ("head.h5", "head.hdf5"))
     again = ma.reconstruct_folder(study, tmp_path / "out", CG, CPU, retry_failed=True)
     assert statuses(again) == statuses(outcomes)[1:]
+    alone = ma.reconstruct_folder(study / "a" / "monday", tmp_path / "a", CG, CPU)
+    shutil.copy(study / "b" / "head.h5", study / "b" / "good.h5")
+    one_folder = ma.reconstruct_folder(study / "b", tmp_path / "b", CG, CPU)
+    found = [outcome.status for outcome in (*alone, *one_folder)]
+    assert found == [
+        "done",
+        "failed",
+        "done",
+        "failed",
+        "failed",
+    ]
     with pytest.raises(ConfigError, match="head"):
-        ma.reconstruct_folder(study / "b", tmp_path / "b", CG, CPU)
+        ma.reconstruct_folder(sorted((study / "b").glob("head*")), tmp_path / "c", CG, CPU)
 
 
 def test_files_that_the_system_refuses_cost_the_others_nothing(made, tmp_path, monkeypatch):

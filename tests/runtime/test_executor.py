@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -119,3 +120,30 @@ def test_the_processes_end_with_their_caller_if_that_is_killed(tmp_path, monkeyp
     while in_work(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+START = """
+import operator, sys
+from functools import partial
+from mri_ambient.runtime.executor import Processes
+if __name__ == "__main__":
+    print("ready", flush=True)
+    try:
+        list(Processes(2).map(partial(operator.mul, 2), range(4)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def test_ctrl_c_while_processes_start_prints_no_tracebacks(tmp_path):
+    """Of those of them that are importing, as Ctrl-C reaches all."""
+    script = tmp_path / "start.py"
+    script.write_text(START)
+    words = [sys.executable, str(script)]
+    pipe = subprocess.PIPE
+    run = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    assert run.stdout is not None and run.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    os.killpg(run.pid, signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (130, "")

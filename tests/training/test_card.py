@@ -82,7 +82,7 @@ def test_facts_follow_objective_and_scans(facts, scans):
     card = facts.card
     assert (facts.objective, facts.kind) == ("kspace", "conditioned")
     assert facts.mask_conditioned
-    assert card["data"] == scans.name
+    assert scans.name not in str(card)  # folders may be called after patients
     assert (card["n_scans"], card["n_train_slices"]) == (10, 8)
     assert len(card["trained_on"]) == 8 and len(card["validation_scans"]) == 2
     assert card["matrices"] == ["32x32"] and card["coils"] == [3.0, 3.0, 3.0]
