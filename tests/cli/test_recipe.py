@@ -7,7 +7,7 @@ import torch
 from helpers import small_prior
 
 from mri_ambient.cli.console import be_quiet
-from mri_ambient.cli.recipe import make_recipe, make_runtime, note_unused, retrospective_mask
+from mri_ambient.cli.recipe import Undersampling, make_recipe, make_runtime, note_unused
 from mri_ambient.errors import ConfigError
 from mri_ambient.io import SaveOptions
 from mri_ambient.methods import PRESETS, Aos, CgSense, Dds
@@ -133,9 +133,9 @@ def test_a_runtime_takes_its_options():
 
 
 def test_a_retrospective_mask_needs_an_acceleration():
-    assert retrospective_mask(None, None, None) is None
-    assert retrospective_mask(4, None, None) == MaskSpec("random", 4, 20)
-    assert retrospective_mask(3, "gaussian", 12) == MaskSpec("gaussian", 3, 12)
+    assert Undersampling(None, None, None).mask is None
+    assert Undersampling(4, None, None).mask == MaskSpec("random", 4, 20)
+    assert Undersampling(3, "gaussian", 12).mask == MaskSpec("gaussian", 3, 12)
     for mask_type, lines in (("gaussian", None), (None, 12)):
         with pytest.raises(ConfigError, match="--retrospective"):
-            retrospective_mask(None, mask_type, lines)
+            _ = Undersampling(None, mask_type, lines).mask
