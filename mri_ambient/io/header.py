@@ -50,6 +50,7 @@ class Header:
         recon_fov_mm: field of view of the final image.
         slice_mm: slice thickness.
         padding: ``(left, right)``: only columns ``left <= x < right`` are ever acquired.
+        limits_given: whether the header has limits, so that these columns were to be measured.
         xml: the text it was read from.
         first_column: column of the encoded matrix that holds phase-encoding step 0.
         trajectory: "cartesian", "spiral", ..., in small letters; empty if it is not given.
@@ -72,6 +73,7 @@ class Header:
     slice_mm: float | None
     padding: tuple[int, int]
     xml: str
+    limits_given: bool = False
     first_column: int = 0
     trajectory: str = ""
     calibration_mode: str = ""
@@ -152,6 +154,7 @@ def parse_header(xml: bytes | str, space: int = 0) -> Header:
     if encoded_shape is None:
         raise ScanFormatError("the ISMRMRD header names no encodedSpace/matrixSize")
     first_column, padding = _limits(encoding, "kspace_encoding_step_1", encoded_shape[1])
+    limits = _child(encoding, "encodingLimits/kspace_encoding_step_1")
     last_slice = _number(encoding, "encodingLimits/slice/maximum")
     n_coils = _number(root, "acquisitionSystemInformation/receiverChannels")
     return Header(
@@ -162,6 +165,7 @@ def parse_header(xml: bytes | str, space: int = 0) -> Header:
         slice_mm=_slice_mm(recon) or _slice_mm(encoded),
         padding=padding,
         xml=xml.decode("utf-8", errors="replace") if isinstance(xml, bytes) else xml,
+        limits_given=None not in (_number(limits, "center"), _number(limits, "maximum")),
         first_column=first_column,
         trajectory=_text(encoding, "trajectory"),
         calibration_mode=_text(encoding, "parallelImaging/calibrationMode"),

@@ -36,6 +36,9 @@ BLOCK = 64
 CENTRAL = 8
 """A volume without this many lines around k = 0 has no calibration lines of its own."""
 
+FEWEST_MISSING = 8
+"""More lines than so many are missed at an end of k-space."""
+
 SAME_FIELD = 0.01
 """Fields of view that differ by a smaller share count as the same."""
 
@@ -115,9 +118,17 @@ class MrdIndex:
         elif len(slices) > announced > 1:
             text = f"the header announces {announced} slices, readouts belong to {len(slices)}"
             warn("W-HEADER-COUNTS", f"{name}: {text}")
-        if lines := _missing_lines(np.unique(volume.column), header.acceleration):
+        columns = np.unique(volume.column)
+        if lines := _missing_lines(columns, header.acceleration):
             steps = [line - header.first_column for line in lines]
             warn("W-MISSING-LINES", f"{name}: phase-encoding steps {steps} are missing")
+        if header.limits_given and (ends := _missing_end(columns, header.padding)):
+            first, last = (line - header.first_column for line in ends)
+            warn(
+                "W-MISSING-LINES",
+                f"{name}: phase-encoding steps {first} to {last} of the header's limits are "
+                "missing, as of a scan that was stopped, or of partial Fourier",
+            )
 
 
 def find_groups(path: Path, dataset: str | None = None) -> tuple[str, str | None]:
@@ -381,6 +392,19 @@ def _missing_lines(columns: Ints, step: int) -> list[int]:
     wanted = [c for c in range(int(columns[0]), int(columns[-1]) + 1) if c % step == residue]
     missing = sorted(set(wanted) - set(columns.tolist()))
     return missing if 10 * len(missing) <= len(wanted) else []
+
+
+def _missing_end(columns: Ints, limits: tuple[int, int]) -> tuple[int, int] | None:
+    """First and last of the lines that are missing at one end, and not at the other; or None.
+
+    So many may be left over by undersampling: twice the largest gap between lines.
+    """
+    few = max(FEWEST_MISSING, 2 * int(np.diff(columns, prepend=columns[0]).max()))
+    before, behind = int(columns[0]) - limits[0], limits[1] - 1 - int(columns[-1])
+    if (before > few) == (behind > few):
+        return None
+    first, last = int(columns[0]) - 1, int(columns[-1]) + 1
+    return (limits[0], first) if before > few else (last, limits[1] - 1)
 
 
 def _has(flags: NDArray[np.int64], *wanted: int) -> NDArray[np.bool_]:

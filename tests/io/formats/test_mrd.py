@@ -439,6 +439,22 @@ def test_what_the_header_announces_is_missed(change, code, ksp, tmp_path):
     assert codes_of_opening(path) == [code]
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "steps"),
+    [(0, 12, "12 to 20"), (9, 21, "0 to 8"), (0, 13, None), (8, 21, None), (4, 17, None)],
+)
+def test_many_lines_at_one_end_of_the_limits_are_missed(first, last, steps, tmp_path, rng):
+    """By a header that gives its limits; one without may belong to a partial Fourier scan."""
+    ksp = torch.view_as_complex(torch.randn(2, 8, 21, 2, generator=rng)).numpy()
+    lines = [Line(ksp[..., x], step1=x) for x in range(first, last)]
+    xml = build_header((8, 21), (8, 21), (80.0, 210.0), (80.0, 210.0), 5.0, 1, 2)
+    file = opened(write(tmp_path / "scan.h5", lines, xml))
+    assert [warning.code for warning in file.warnings] == ["W-MISSING-LINES"] * bool(steps)
+    assert not steps or f"steps {steps} of" in file.warnings[0].text
+    xml = re.sub("<encodingLimits>.*</encodingLimits>", "", xml)
+    assert codes_of_opening(write(tmp_path / "free.h5", lines, xml)) == []
+
+
 def test_regular_undersampling_is_not_missing_lines(ksp, tmp_path):
     extra = (
         "<parallelImaging><accelerationFactor><kspace_encoding_step_1>3</kspace_encoding_step_1>"
