@@ -102,7 +102,12 @@ class FolderPlan:
 def plan_folder(
     scans: Sequence[ScanPath], to: Destination, recipe: ResolvedRecipe, runtime: Runtime
 ) -> FolderPlan:
-    """What would be done with every scan; nothing is written."""
+    """What would be done with every scan; nothing is written.
+
+    Raises:
+        ConfigError: results cannot be written.
+    """
+    check_writable(to.folder, inside=True)
     work = FolderWork(to, recipe, runtime, read_states(to.folder), alone=len(scans) == 1)
     plan = FolderPlan(work)
     for scan in scans:
