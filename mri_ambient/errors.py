@@ -139,6 +139,7 @@ WARNINGS: dict[str, str] = {
     "W-REPETITIONS": "Look at the image; average only repetitions of an object that lay still.",
     "W-AVERAGES": "Look at the image; average only what differs by nothing but noise.",
     "W-TEMPLATE-OFFSET": "Other formats keep the scan's positions; check that it is this scan's.",
+    "W-OLDER-FILES": "Save these formats again (formats, --save), or remove the files.",
     # data preparation
     "W-SPIKE": "Look at the image for stripes, and have the scanner checked.",
     "W-INTERFERENCE": "Look at the image for a line or point, and have the scanner checked.",

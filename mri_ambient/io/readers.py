@@ -272,8 +272,8 @@ def find_scans(
     A folder stands for the files in it and in all folders below it with a suffix of one of the
     readers, and for the ParaVision scans that are such folders; sorted, hidden ones left out, and
     what we reconstructed before. The folder of a ParaVision scan stands for the scan. What does not
-    exist or holds no scan is kept if there are other inputs: opening it fails, and the other scans
-    go on. So do scans of one stem, if a folder was named.
+    exist or holds no scan is kept if there are other inputs, and so are scans of one stem if a
+    folder was named: opening them fails, and the other scans go on.
 
     Args:
         inputs: what the user named; scans found before are kept as they are.

@@ -37,7 +37,15 @@ from .reconstruction import differing_from, is_reconstruction, stored_settings
 from .report import add_row, write_overview
 from .report.overview import PAGE, TABLE
 from .result_file import differing_settings, is_finished, reconstruct_to_folder, unfinished_folder
-from .saving import check_folder, check_formats, check_options, check_saving, save_as
+from .saving import (
+    check_folder,
+    check_formats,
+    check_options,
+    check_saving,
+    save_as,
+    warn_of_older,
+    written_at,
+)
 from .states import DONE, FAILED, LEFT, REFUSED, SKIPPED, STATES, State, read_states
 from .volume import OnSlice, Volume
 
@@ -409,6 +417,7 @@ class FolderWork:
     def _results(self, scan: ScanPath, path: Path, planned: PlannedScan) -> Outcome:
         """Write what is missing of the results of a scan."""
         to, volume, overwrite, report = self.to, planned.volume, planned.overwrite, None
+        before = written_at(path)
         state = _state(scan, DONE, REPLACED if planned.replaced else "")
         if planned.finished:
             state = _state(scan, SKIPPED)
@@ -425,6 +434,8 @@ class FolderWork:
             written = save_as(
                 path, formats, to.options, volume, overwrite=overwrite, on_slice=on_slice
             )
+        if report is not None:
+            warn_of_older(path, before, to.options)
         return Outcome(scan, state, path, report, tuple(written))
 
     def _hooks(

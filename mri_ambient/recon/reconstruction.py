@@ -40,8 +40,9 @@ from .saving import (
     check_formats,
     check_saving,
     formats_with_parts,
-    remove_made_from,
     save_as,
+    warn_of_older,
+    written_at,
 )
 from .slice_store import SliceStore
 from .volume import Volume
@@ -185,9 +186,12 @@ class Reconstruction:
                     f"{path}: was made with other settings ({in_words(differing, settings)}); give "
                     "overwrite=True or use another folder"
                 )
+        before = written_at(path)
         if is_new or overwrite:
             write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
         save_as(path, formats, saving, self.volume, overwrite=overwrite)
+        if is_new or overwrite:
+            warn_of_older(path, before, saving)
         return path
 
     @property
@@ -243,8 +247,6 @@ def write_reconstruction(
 ) -> None:
     """Write the images slice by slice, and the report beside them.
 
-    Files in other formats of an image that is replaced are removed: they would show that one.
-
     Args:
         path: of the images, ``<stem>.h5``; the report goes to ``<stem>.json``.
         images_of: gives "img", and perhaps "std" and "samples", of a slice in file units.
@@ -255,7 +257,6 @@ def write_reconstruction(
     Raises:
         MriAmbientError: a file cannot be written.
     """
-    remove_made_from(path)
     first, provenance = images_of(0), report["provenance"]
     # What the standard deviation is, for readers of the file without the report.
     described = ("n_samples", "samples_are", "std_factor") if "std" in first else ()

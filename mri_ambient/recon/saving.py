@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import ConfigError, MriAmbientError, OutputExistsError, collected, unknown_name
+from ..errors import ConfigError, OutputExistsError, collected, unknown_name, warn
 from ..io import WRITERS, Grid, ReconstructionFile, SaveOptions
+from ..io.names import name_of
 from ..io.outputs.save_options import Writer
 from .report import ReportWriter
 from .volume import OnSlice, Volume
@@ -130,26 +130,37 @@ def check_saving(
         FORMATS[name].check(stem, grid, options)
 
 
-def remove_made_from(path: Path) -> None:
-    """Remove what was made in other formats from a reconstruction that is about to be replaced.
+def warn_of_older(path: Path, before: int | None, options: SaveOptions | None = None) -> None:
+    """Warn of files in other formats that may show the image that was there before.
 
-    What is older than its file was not made from it, and stays.
+    Args:
+        path: of the reconstruction that took its place.
+        before: when that was written, ``st_mtime_ns`` of its file; None if there was none.
+        options: of the files that are looked for.
 
-    Raises:
-        MriAmbientError: it cannot be removed.
+    Warns:
+        NumericalWarning: W-OLDER-FILES: what is younger than that image, and older than this one.
     """
-    if not path.exists():
+    if before is None:
         return
-    result, begun = ReconstructionFile(path), path.stat().st_mtime_ns
-    made = [file for writer in FORMATS.values() for file in writer.written(result)]
-    try:
-        for file in (file for file in made if file.stat().st_mtime_ns >= begun):
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
-    except OSError as error:
-        raise MriAmbientError(
-            f"{error.filename}: shows an earlier image, and cannot be removed ({error.strerror}); "
-            "use another folder"
-        ) from error
+    result, options = ReconstructionFile(path), options or SaveOptions()
+    found = []
+    for name, writer in FORMATS.items():
+        if name == "bids" and options.bids is None:
+            continue
+        there = [path.parent / output for output in writer.outputs(result, options)]
+        times = [(file, file.stat().st_mtime_ns) for file in there if file.exists()]
+        found += [file.name for file, at in times if before <= at < path.stat().st_mtime_ns]
+    if found:
+        warn(
+            "W-OLDER-FILES",
+            f"{name_of(path)}: replaces an earlier image, which {', '.join(found)} may still show",
+        )
+
+
+def written_at(path: Path) -> int | None:
+    """When a reconstruction was written, in nanoseconds; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def save_as(

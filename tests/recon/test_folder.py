@@ -25,6 +25,7 @@ from mri_ambient.errors import (
     NumericalWarning,
     OutputExistsError,
     ScanFormatError,
+    collected,
 )
 from mri_ambient.io import FastmriFile, SaveOptions, find_scans
 from mri_ambient.recon import folder
@@ -151,39 +152,43 @@ def test_finished_is_skipped_and_a_replaced_file_is_done_again(study, made, tmp_
     np.testing.assert_array_equal(image(out / "b/head.h5"), image(out / "a/monday/head.h5"))
 
 
-EVERY_FORMAT = ("nifti", "png", "report", "ismrmrd", "bids")
-
-
 @pytest.mark.parametrize("why", ["replaced", "overwritten", "saved"])
-def test_no_file_shows_an_image_that_was_replaced(why, study, made, tmp_path):
-    """All that was made from it goes with it, but nothing else of its name."""
+def test_files_that_show_an_image_that_was_replaced_are_named(why, study, made, tmp_path):
+    """And stay, as one of such a name may be the user's; the older report is linked no more."""
     out, scan = tmp_path / "out", study / "b" / "head.h5"
     out.mkdir()
-    mine = out / "head_part-phase.nii.gz", out / "headless.png"
-    for path in mine:
-        path.write_bytes(b"mine")
-        os.utime(path, (1, 1))
-    to = Destination(out, EVERY_FORMAT, SaveOptions(bids="sub-7"))
+    (out / "head.mrd").write_bytes(b"the user's, older than all")
+    os.utime(out / "head.mrd", (1, 1))
+    to = Destination(out, ("nifti", "png", "report", "bids"), SaveOptions(bids="sub-7"))
     ma.reconstruct_folder([scan], to, CG, CPU)
-    here = {path.relative_to(out).as_posix() for path in out.rglob("*head*")}
-    bids = {f"bids/sub-7/anat/sub-7_acq-head_rec-cgSense_MRI{end}" for end in (".json", ".nii.gz")}
-    made_from_it = {"head.nii.gz", "head.nii.json", "head.png", "head_report.html", "head.mrd"}
-    kept = {"head.h5", "head.json", *(path.name for path in mine)}
-    assert here == {*kept, *made_from_it, *bids}
+    before = sorted(out.rglob("*"))
     assert summary(out)["head"]["report"]
     if why == "replaced":
         shutil.copy(made[0], scan)
-    if why == "saved":
-        rec = ma.reconstruct(scan, ma.Recipe("zero-filled"), CPU)
-        rec.save(out, overwrite=True)
-    else:
-        recipe = CG if why == "replaced" else ma.Recipe("zero-filled")
-        ma.reconstruct_folder(
-            [scan], Destination(out, ("png",), overwrite=why == "overwritten"), recipe, CPU
-        )
-        assert not summary(out)["head"]["report"]
-    here = {path.relative_to(out).as_posix() for path in out.rglob("*head*")}
-    assert here == kept | (set() if why == "saved" else {"head.png"})
+    recipe = CG if why == "replaced" else ma.Recipe("zero-filled")
+    with collected() as given:
+        if why == "saved":
+            ma.reconstruct(scan, recipe, CPU).save(out, formats="png", overwrite=True)
+        else:
+            again = Destination(out, ("png",), overwrite=why == "overwritten")
+            ma.reconstruct_folder([scan], again, recipe, CPU)
+            assert not summary(out)["head"]["report"]
+    (older,) = [warning.text for warning in given if warning.code == "W-OLDER-FILES"]
+    assert re.findall(r"head[.\w]*", older.partition("which")[2]) == [
+        "head.nii.json", "head.nii.gz", "head_report.html",
+    ]  # fmt: skip
+    assert sorted(out.rglob("*")) == before
+
+
+@pytest.mark.parametrize("formats", [(), ("png",)])
+def test_no_file_is_older_where_nothing_was_replaced(formats, study, tmp_path):
+    out, scan = tmp_path / "out", study / "b" / "head.h5"
+    out.mkdir()
+    (out / "head.nii.gz").write_bytes(b"the user's")
+    for _ in range(2):
+        with collected() as given:
+            ma.reconstruct_folder([scan], Destination(out, formats), CG, CPU)
+        assert "W-OLDER-FILES" not in [warning.code for warning in given]
 
 
 def test_results_of_another_file_or_other_settings_are_kept(study, tmp_path):

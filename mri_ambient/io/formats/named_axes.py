@@ -33,7 +33,7 @@ from ..names import name_of
 from ..sampling import Ksp, Mask, Sampling, find_sampling, sampling_at
 from ..scan_file import ScanFile, zero_outside
 from .hybrid import HybridSlices
-from .readout_axis import check_readout, images_along_readout
+from .readout_axis import check_readout, warn_of_images
 from .readouts import VOLUME_COUNTERS
 from .stored_arrays import StoredArray
 
@@ -333,10 +333,7 @@ class NamedArrayFile(ScanFile):
         along_y = np.zeros(self.ksp.size("y"))
         for z in range(nz):
             block = self.ksp.read(z, self.volume)
-            energy = energy_of(block)
-            if z == nz // 2 and -2 in image_axes([block], [energy]):
-                raise images_along_readout(self.path, self.ksp.axes)
-            along_y += energy.sum(axis=1)
+            along_y += energy_of(block).sum(axis=1)
             ny = block.shape[1]
             middle = block[:, ny // 2 - ny // 8 :, nx // 2 - nx // 8 :][
                 :, : ny // 4 + 1, : nx // 4 + 1
@@ -350,7 +347,10 @@ class NamedArrayFile(ScanFile):
                     "readout of a 3-D scan, name the axes otherwise (--axes)"
                 )
             slices.add(block[:, :, x].transpose(2, 0, 1), np.full(len(x), z), x)
-        if along_y.any() and peak(along_y) > PEAKED:
+        strongest = self.ksp.read(int(means.argmax()), self.volume)
+        if means.any() and -2 in image_axes([strongest], [energy_of(strongest)]):
+            warn_of_images(self.path, self.ksp.axes)
+        elif peak(along_y) > PEAKED:
             check_readout(self.path, along_y)
         holds_signal = middles.sum() > IN_THE_MIDDLE * means.sum()
         if nz >= FEWEST_PARTITIONS and holds_signal and peak(middles) < FLAT:

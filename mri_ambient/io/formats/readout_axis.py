@@ -12,6 +12,9 @@ from ..extent import FAR, extent
 from ..image_space import Energy
 from ..names import name_of
 
+FEW = 3
+"""Samples by which k = 0 may be off in any readout."""
+
 
 def check_readout(path: Path, profile: Energy) -> None:
     """Refuse, or warn of, a readout that ends beside k = 0 (an asymmetric echo).
@@ -37,7 +40,7 @@ def check_readout(path: Path, profile: Energy) -> None:
         warn("W-PARTIAL-READOUT", f"{name_of(path)}: {text}")
         return
     found = extent(profile, at)
-    if found == "whole" or abs(at - n // 2) <= FAR * n:
+    if found == "whole" or abs(at - n // 2) <= max(FAR * n, FEW):
         return
     n_zeros = 2 * max(at, n - at) - n
     place = "before" if at < n // 2 else "behind"
@@ -55,10 +58,17 @@ def check_readout(path: Path, profile: Energy) -> None:
     )
 
 
-def images_along_readout(path: Path, axes: Sequence[str]) -> ScanFormatError:
-    """The error of an axis y that is an image already, with the names that its axes should have."""
+def warn_of_images(path: Path, axes: Sequence[str]) -> None:
+    """Say which names its axes should have if the samples along y are those of an image.
+
+    Those of the k-space of an object that is thin along y look the same.
+
+    Warns:
+        NumericalWarning: W-EVEN-PARTITIONS.
+    """
     names = ",".join({"z": "y", "y": "slice"}.get(name, name) for name in axes)
-    return ScanFormatError(
-        f"{path}: the samples are those of images along y, which is named as the readout of a 3-D "
-        f"scan; slices lie along it: name the axes {names} (--axes)"
+    warn(
+        "W-EVEN-PARTITIONS",
+        f"{name_of(path)}: energy is spread along y, the readout of a 3-D scan, as in an image or "
+        f"in k-space of a thin object; slices lie along y then, and the axes are {names}",
     )

@@ -64,11 +64,6 @@ class BidsWriter(Writer):
         paths = [self._path(result, part, options) for part in result.parts(options.parts)]
         return [f"{path}{ending}" for path in paths for ending in (".json", ".nii.gz")]
 
-    def written(self, result: ReconstructionFile) -> list[Path]:
-        """Those of all subjects, sessions and contrasts."""
-        pattern = f"sub-*{'_'.join(_entities(result))}_*"
-        return sorted((result.path.parent / FOLDER).rglob(pattern))
-
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Write the parts, and what describes the dataset where it is not there yet."""
         _describe_dataset(folder / FOLDER)
@@ -115,16 +110,12 @@ class BidsName:
     def path(self, result: ReconstructionFile, part: str) -> str:
         """Path of a file in the dataset, without its suffix."""
         protocol = str(result.attributes.get("protocol", ""))
-        entities = [self.subject, self.session, *_entities(result)]
+        method = _label(str(result.attributes.get("method", "")))
+        entities = [self.subject, self.session, f"acq-{_label(result.path.stem)}"]
+        entities += [f"rec-{method}"] if method else []
         contrast = self.contrast or contrast_of(protocol) or UNKNOWN
         name = f"{'_'.join(filter(None, entities))}{PARTS[part]}_{contrast}"
         return "/".join(filter(None, [self.subject, self.session, "anat", name]))
-
-
-def _entities(result: ReconstructionFile) -> list[str]:
-    """Those that name a reconstruction, whatever the subject."""
-    method = _label(str(result.attributes.get("method", "")))
-    return [f"acq-{_label(result.path.stem)}"] + ([f"rec-{method}"] if method else [])
 
 
 def contrast_of(protocol: str) -> str | None:

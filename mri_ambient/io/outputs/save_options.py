@@ -75,11 +75,6 @@ class Writer(ABC):
     def outputs(self, result: ReconstructionFile, options: SaveOptions) -> list[str]:
         """Paths of the files or folders it will write, which are made from this result alone."""
 
-    def written(self, result: ReconstructionFile) -> list[Path]:
-        """The files and folders beside a reconstruction that were made from it, by any options."""
-        folder, names = result.path.parent, self.outputs(result, SaveOptions(parts=PARTS))
-        return [folder / name for name in names if (folder / name).exists()]
-
     @abstractmethod
     def write(self, result: ReconstructionFile, folder: Path, options: SaveOptions) -> None:
         """Write them into a folder, slice by slice; what appears there is complete.

@@ -50,9 +50,13 @@ that are mirrored: it is 0.9 or more of lines stored as the scan, of any contras
 FIELDS = 2.0 ** (np.arange(-28, 29) / 28)
 """Fields of view of the lines, in units of the scan's, that are tried."""
 
-LEAST_CHANGE, SCALED, LEFT = 0.05, 0.9, 0.3
-"""Least difference of a field of view that counts; least correlation of lines in another one; and
-largest part of the energy that does not agree with lines as stored that may not agree with them."""
+LEAST_CHANGE, SCALED, LEFT, AGREED = 0.05, 0.9, 0.3, 0.97
+"""Least difference of a field of view that counts; least correlation of lines in another one;
+largest part of the energy that does not agree with lines as stored that may not agree with them;
+and correlation above which lines as stored agree."""
+
+LEAST_LINES = 4
+"""Fewest rows and columns whose samples tell a field of view."""
 
 LEAST_EXCESS = 0.05
 """Share of the energy that alternate signs must explain, beyond rounding."""
@@ -220,7 +224,8 @@ class Overlap:
         best = max(found, key=found.__getitem__)
         scaled, stored = found[best]
         changes = max(abs(field - 1) for field in best) >= LEAST_CHANGE
-        certain = scaled >= SCALED and 1 - scaled**2 <= LEFT * (1 - stored**2)
+        certain = scaled >= SCALED and stored <= AGREED
+        certain = certain and 1 - scaled**2 <= LEFT * (1 - stored**2)
         return (best if changes and certain else (1.0, 1.0)), scaled, stored
 
     @cached_property
@@ -253,7 +258,7 @@ class Overlap:
         return self.noise * float((self.hit & self.plane).sum()) * len(self.scan)
 
     def _scaled(self, fields: tuple[float, float]) -> tuple[float, float]:
-        """Correlation of lines of other fields of view, and of those as stored; 0 of few places."""
+        """Correlation of lines of other fields of view, and of those as stored; 0 of few lines."""
         n = self.plane.shape[-1]
         at = np.arange(n) - n // 2
         lines, there = self.lines, self.plane
@@ -264,7 +269,7 @@ class Overlap:
             weights = np.sinc(np.subtract.outer(at * field, at)).astype(np.float32)
             lines = weights @ lines if axis == -2 else lines @ weights.T
         both = self.hit & there
-        if both.sum() < LEAST_PLACES:
+        if min(both.any(axis=0).sum(), both.any(axis=1).sum()) < LEAST_LINES:
             return 0.0, 0.0
         own = self.scan[:, both]
         return _correlation(lines[:, both], own), _correlation(self.lines[:, both], own)

@@ -177,10 +177,12 @@ def _row(folder: Path, path: Path) -> Row | None:
         return None
     names = {"image": path.name, "json": f"{path.stem}.json", "report": report_name(path)}
     below, scan = path.parent.relative_to(folder), path.with_suffix("").relative_to(folder)
+    there = {key: path.parent / name for key, name in names.items()}
+    made = path.stat().st_mtime_ns
     files = {
-        key: (below / name).as_posix()
-        for key, name in names.items()
-        if (path.parent / name).exists()
+        key: (below / file.name).as_posix()
+        for key, file in there.items()
+        if file.exists() and (key != "report" or file.stat().st_mtime_ns >= made)
     }
     row = Row(scan.as_posix(), files=files)
     try:

@@ -8,7 +8,7 @@ import torch
 from array_files import phantom_ksp
 from codes import warns
 
-from mri_ambient.errors import ScanFormatError
+from mri_ambient.errors import ScanFormatError, collected
 from mri_ambient.io import open_scan
 from mri_ambient.physics.axis_fourier import fftc, ifftc
 from mri_ambient.rng import complex_normal, rng_for
@@ -37,15 +37,25 @@ def open_3d(tmp_path, ksp, axes="z,coil,y,x"):
     return open_scan(tmp_path / f"{axes}.npy", axes=axes)
 
 
-def test_images_along_the_readout_are_refused_with_the_names_to_give(volume, tmp_path):
+def test_images_along_the_readout_are_warned_of_with_the_names_to_give(volume, tmp_path):
+    """So is k-space of an object that is thin along it; wherever the strongest partition is."""
     done = ifftc(torch.from_numpy(volume), dim=-2).numpy()
-    with pytest.raises(ScanFormatError, match="y,coil,slice,x"):
-        open_3d(tmp_path, done).read_ksp(0)
+    for ksp in (done, np.roll(done, 4, axis=0), np.fft.ifftshift(done, axes=0)):
+        with collected() as given:
+            open_3d(tmp_path, ksp).read_ksp(0)
+        (warning,) = [one for one in given if one.code == "W-EVEN-PARTITIONS"]
+        assert "y,coil,slice,x" in warning.text
     named, right = open_3d(tmp_path, done, "y,coil,slice,x"), open_3d(tmp_path, volume)
     for index in (0, NY // 2):
         expected = right.read_ksp(index)
         atol = 1e-5 * np.abs(expected).max()
         np.testing.assert_allclose(named.read_ksp(index), expected, rtol=0, atol=atol)
+
+
+def test_empty_partitions_do_not_matter(volume, tmp_path):
+    ksp = volume.copy()
+    ksp[4] = 0
+    assert open_3d(tmp_path, ksp).read_ksp(0).shape == (3, 8, 40)
 
 
 @pytest.mark.parametrize(("first", "last"), [(NY // 4, NY), (0, 3 * NY // 4)])
