@@ -434,8 +434,7 @@ class FolderWork:
             written = save_as(
                 path, formats, to.options, volume, overwrite=overwrite, on_slice=on_slice
             )
-        if report is not None:
-            warn_of_older(path, before, to.options)
+        warn_of_older(path, before, to.options)
         return Outcome(scan, state, path, report, tuple(written))
 
     def _hooks(

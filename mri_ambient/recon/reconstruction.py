@@ -173,10 +173,8 @@ class Reconstruction:
             )
         grid = Grid(self.complex.shape, self.voxel_mm, self.geometry)
         parts = [stem_of(Path(self.report["input"])), self.report.get("volume", "")]
-        path, settings = (
-            Path(folder) / f"{'_'.join(filter(None, parts))}.h5",
-            self.report["settings"],
-        )
+        path = Path(folder) / f"{'_'.join(filter(None, parts))}.h5"
+        settings = self.report["settings"]
         check_saving(formats, saving, path.stem, grid, with_std=self.std is not None)
         is_new = not (path.exists() and path.with_suffix(".json").exists())
         if path.exists():
@@ -190,8 +188,7 @@ class Reconstruction:
         if is_new or overwrite:
             write_reconstruction(path, self._images, self.report, self.voxel_mm, self.geometry)
         save_as(path, formats, saving, self.volume, overwrite=overwrite)
-        if is_new or overwrite:
-            warn_of_older(path, before, saving)
+        warn_of_older(path, before, saving)
         return path
 
     @property

@@ -141,7 +141,8 @@ def warn_of_older(path: Path, before: int | None, options: SaveOptions | None = 
     Warns:
         NumericalWarning: W-OLDER-FILES: what is younger than that image, and older than this one.
     """
-    if before is None:
+    now = path.stat().st_mtime_ns
+    if before is None or before == now:
         return
     result, options = ReconstructionFile(path), options or SaveOptions()
     found = []
@@ -150,7 +151,7 @@ def warn_of_older(path: Path, before: int | None, options: SaveOptions | None = 
             continue
         there = [path.parent / output for output in writer.outputs(result, options)]
         times = [(file, file.stat().st_mtime_ns) for file in there if file.exists()]
-        found += [file.name for file, at in times if before <= at < path.stat().st_mtime_ns]
+        found += [file.name for file, at in times if before <= at < now]
     if found:
         warn(
             "W-OLDER-FILES",
