@@ -403,8 +403,9 @@ def _missing_end(columns: Ints, limits: tuple[int, int]) -> tuple[int, int] | No
     before, behind = int(columns[0]) - limits[0], limits[1] - 1 - int(columns[-1])
     if (before > few) == (behind > few):
         return None
-    first, last = int(columns[0]) - 1, int(columns[-1]) + 1
-    return (limits[0], first) if before > few else (last, limits[1] - 1)
+    if before > few:
+        return limits[0], int(columns[0]) - 1
+    return int(columns[-1]) + 1, limits[1] - 1
 
 
 def _has(flags: NDArray[np.int64], *wanted: int) -> NDArray[np.bool_]:
