@@ -367,7 +367,7 @@ class FolderWork:
             for warning in begun.warnings:
                 issue(warning)
             outcome = self._outcome(begun)
-        state = replace(outcome.state, seconds=round(time.monotonic() - started, 3))
+        state = replace(outcome.state, seconds=round(time.monotonic() - started, 6))
         return replace(outcome, state=state)
 
     def plan(self, scan: ScanPath) -> PlannedScan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -94,6 +96,16 @@ def test_the_tree_is_mirrored_and_a_failure_costs_the_others_nothing(study, tmp_
     assert float(rows["b/head"]["R"]) == pytest.approx(rate, rel=1e-5)
     assert "truncated" in rows["b/cut"]["error"]
     assert float(rows["b/cut"]["seconds"]) > 0
+
+
+def test_a_scan_that_fails_at_once_took_some_time(study, tmp_path, monkeypatch):
+    """Less than half a millisecond was rounded to none."""
+    clock = itertools.count()
+    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: next(clock) * 1e-4))
+    out = tmp_path / "out"
+    ma.reconstruct_folder(study / "b" / "cut.h5", Destination(out, listed=True), CG, CPU)
+    assert 0 < read_states(out)["cut"].seconds < 5e-4
+    assert float(summary(out)["cut"]["seconds"]) > 0
 
 
 def test_every_scan_is_written_down_as_it_goes(study, tmp_path):
