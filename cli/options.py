@@ -312,8 +312,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="Of networks: fp32, bf16 or auto: bf16 on a GPU and, except in training, on a CPU "
-        "that is faster in it.",
+        help="Of networks: fp32, bf16 or auto: bf16 on a GPU and on a CPU that is faster in it.",
         callback=known("precision", *PRECISIONS),
     ),
 ]

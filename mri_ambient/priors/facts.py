@@ -52,6 +52,14 @@ class UNetSpec:
             if not (isinstance(n, int) and 1 <= n <= most):
                 raise ConfigError(f"{name} of a network must be from 1 to {most}, got {n}")
 
+    @property
+    def learns_faster_in_bf16(self) -> bool:
+        """Whether bfloat16 makes a training step faster, on CPUs where it makes convolutions so.
+
+        It saves a third to a half; norms of fewer channels take as much as the convolutions save.
+        """
+        return self.per_group >= 16
+
 
 @dataclass(frozen=True)
 class PriorFacts:

@@ -27,7 +27,7 @@ from .files import lock_file
 
 PRECISIONS = ("auto", "fp32", "bf16")
 """Of networks: "auto" is bf16 on a GPU and on a CPU where it is faster (:func:`has_fast_bf16`), and
-fp32 on other CPUs. Training on a CPU takes fp32, which resumes exact to the bit."""
+fp32 on other CPUs."""
 
 CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 """Pixels of the images that are computed at once, unless a batch size is given; halved whenever
@@ -103,10 +103,9 @@ class Runtime:
     @property
     def bf16(self) -> bool:
         """Whether networks compute in bfloat16."""
-        device = self.torch_device
-        if self.precision == "auto" and device.type == "cpu":
-            return self.auto_bf16_on_cpu
-        return bf16_on(self.precision, device)
+        if self.precision == "auto":
+            return self.torch_device.type == "cuda" or self.auto_bf16_on_cpu
+        return self.precision == "bf16"
 
     @property
     def can_fall_back(self) -> bool:
@@ -197,11 +196,6 @@ def check_precision(precision: str) -> None:
     """Raise ConfigError if it is not one of :data:`PRECISIONS`."""
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-
-
-def bf16_on(precision: str, device: torch.device) -> bool:
-    """Whether networks train in bfloat16 at this precision on this device."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
 def describe_device(device: torch.device) -> str:

@@ -17,7 +17,7 @@ from ..priors.facts import UNetSpec
 from ..priors.prior import Prior
 from ..priors.unet import network_spec
 from ..runtime.config import check_number
-from ..runtime.device import bf16_on, check_precision
+from ..runtime.device import Runtime, check_precision
 from ..runtime.files import as_json
 
 CPU = torch.device("cpu")
@@ -44,7 +44,8 @@ class TrainConfig:
         augment: train on mirrored, conjugated and phase-turned versions of every measurement,
             which are measurements of mirrored, conjugated and phase-turned objects.
         precision: of the network while it trains: "fp32", "bf16" (autocast; the physics and the
-            losses stay in single precision), or "auto": bf16 on a GPU, fp32 on a CPU.
+            losses stay in single precision), or "auto": bf16 on a GPU, and on a CPU where it is
+            faster (:meth:`autocast_on`).
         n_validation: scans set aside for validation.
         check_every: images between validations, which also write the prior and the curves.
         save_every: images between checkpoints.
@@ -119,17 +120,19 @@ class TrainConfig:
         left = (self.end_images - images) / self.cooldown_images if self.cooldown_images else 1.0
         return self.learning_rate * warm * decay * min(max(left, 0.0), 1.0)
 
-    def autocast_on(self, device: torch.device) -> bool:
-        """Whether the network trains in bfloat16.
+    def autocast_on(self, runtime: Runtime, network: UNetSpec) -> bool:
+        """Whether such a network trains in bfloat16 there: by choice, or where that is faster.
 
         Raises:
-            ConfigError: the options say so, but the objective needs single precision.
+            ConfigError: it is chosen, but the objective needs single precision.
         """
+        chosen = runtime.precision == "bf16"
         if self.objective.full_precision:
-            if self.precision == "bf16":
+            if chosen:
                 raise ConfigError(f"objective {self.objective.name!r} as set needs fp32, not bf16")
             return False
-        return bf16_on(self.precision, device)
+        on_cpu = runtime.torch_device.type == "cpu"
+        return runtime.bf16 and (chosen or not on_cpu or network.learns_faster_in_bf16)
 
     def ema_decay_at(self, step: int) -> float:
         """How much of the average is kept at this step (counted from 1)."""
@@ -195,6 +198,11 @@ class TrainJob:
     def parents(self) -> tuple[Prior, ...]:
         """The priors that the new one learns from."""
         return tuple(prior for prior in (self.init, self.teacher) if prior is not None)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where it trains, and in which precision."""
+        return Runtime(self.device, self.config.precision)
 
     def settings(self) -> dict[str, Any]:
         """The options and the prior it starts from, as ``run.json`` holds them."""

@@ -61,7 +61,7 @@ def dry_run(plan: TrainPlan) -> str:
     Nothing in the options is left to the device or the objective.
     """
     config = plan.job.config
-    precision = "bf16" if config.autocast_on(plan.job.device) else "fp32"
+    precision = "bf16" if config.autocast_on(plan.job.runtime, plan.facts.network) else "fp32"
     options = replace(config, wrapper=config.kind, precision=precision).as_dict()
     return f"{to_toml(options)}\n{plan.describe()}\n{measure_image(plan).describe(plan.job)}"
 
@@ -89,7 +89,7 @@ def _measure_step(plan: TrainPlan, batch: Batch) -> tuple[float, int | None]:
     """Seconds and, on a GPU, peak bytes of the second of two losses with their gradients."""
     config, device = plan.job.config, plan.job.device
     net = plan.facts.build().to(device).train()
-    net.autocast = config.autocast_on(device)
+    net.autocast = config.autocast_on(plan.job.runtime, plan.facts.network)
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)

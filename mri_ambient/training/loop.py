@@ -128,7 +128,7 @@ class _Loop:
         self.limit_s = math.inf if self.job.time_limit_s is None else self.job.time_limit_s
         self.processes = ProcessGroup.current()
         net = first_network(plan.facts, self.config.seed, self.job.init).to(self.job.device)
-        net.autocast = self.config.autocast_on(self.job.device)
+        net.autocast = self.config.autocast_on(self.job.runtime, plan.facts.network)
         self.trainer = Trainer(net, self.config, self.processes)
         self.validator = Validator(
             self.folder, plan.facts, plan.cases, self.config.patience, self.hooks.on_validation

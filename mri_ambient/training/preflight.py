@@ -181,7 +181,7 @@ def _check_trainable(job: TrainJob, dataset: Dataset) -> None:
     """Refuse scans, an ``init`` or a precision that the objective or the network cannot use."""
     config, init = job.config, job.init
     objective = config.objective
-    config.autocast_on(job.device)
+    config.autocast_on(job.runtime, config.network)
     if objective.targets is not None and job.targets is None:
         target_method(objective.targets)
     if init is not None and init.facts.kind != config.kind:

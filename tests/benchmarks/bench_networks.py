@@ -175,6 +175,11 @@ CANDIDATES = {
     "grouped, Muon": replace(GROUPED, optimizer="muon", rate=3e-3),
     "grouped, momentum, Muon": replace(MOMENTUM, optimizer="muon", rate=3e-3),
     "grouped, momentum, 6 passes, Muon": replace(MOMENTUM, passes=6, optimizer="muon", rate=3e-3),
+    "grouped, root, Muon": replace(GROUPED, schedule="root", optimizer="muon", rate=3e-3),
+    "grouped, momentum, root": replace(MOMENTUM, schedule="root"),
+    "grouped, momentum, root, Muon": replace(
+        MOMENTUM, schedule="root", optimizer="muon", rate=3e-3
+    ),
     "grouped, small first": replace(GROUPED, small_first=0.3),  # at 96 x 96 only
 }
 

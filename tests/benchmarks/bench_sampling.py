@@ -30,7 +30,7 @@ from mri_ambient.priors.facts import PriorFacts
 from mri_ambient.priors.prior import Prior
 from mri_ambient.priors.unet import network_spec
 from mri_ambient.rng import complex_normal, rng_for
-from mri_ambient.runtime.device import bf16_on, describe_device, pick_device
+from mri_ambient.runtime.device import Runtime, describe_device, pick_device
 from mri_ambient.scan import Batch
 
 
@@ -56,7 +56,7 @@ def main() -> None:
         sigma_min=0.02, mask_conditioned=True, mask=MaskSpec("random", 4, 8), tau=0.1,
     )  # fmt: skip
     prior = Prior(facts.build().eval().requires_grad_(False).to(device), facts)
-    prior.net.autocast = bf16_on(args.precision, device)
+    prior.net.autocast = Runtime(device, args.precision).bf16
     if args.compile:
         prior.net.compile_networks()
     shape = (args.size, args.size)

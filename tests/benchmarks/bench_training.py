@@ -106,7 +106,7 @@ def main() -> None:
     waited = end.waiting * end.seconds - first.waiting * first.seconds
     elapsed = end.seconds - first.seconds
     net = DENOISERS[Kspace.wrapper](network_spec(args.preset), 0.3).to(device).train()
-    net.autocast = config.autocast_on(device)
+    net.autocast = config.autocast_on(job.runtime, config.network)
     batch = group.batch.to(device)
     whole, network = step_times(net, batch, device, args.repeats)
     on_gpu = device.type == "cuda"

@@ -9,6 +9,8 @@ from helpers import small_prior
 
 from mri_ambient.errors import ConfigError
 from mri_ambient.objectives import Gsure, Kspace
+from mri_ambient.priors.facts import UNetSpec
+from mri_ambient.runtime.device import Runtime
 from mri_ambient.training.config import TrainConfig, TrainJob
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -86,13 +88,26 @@ def test_patience_is_an_end():
     assert not replace(job, time_limit_s=1.0).only_patience_ends
 
 
-def test_bf16_is_for_gpus_and_for_objectives_that_allow_it():
-    auto, half = TrainConfig(), TrainConfig(precision="bf16")
-    assert [auto.autocast_on(device) for device in (CPU, GPU)] == [False, True]
-    assert half.autocast_on(CPU)
-    assert not TrainConfig(objective=Gsure()).autocast_on(GPU)
+@pytest.mark.parametrize(
+    ("device", "precision", "fast", "per_group", "wanted"),
+    [
+        (CPU, "auto", True, 16, True), (CPU, "auto", False, 16, False),
+        (CPU, "fp32", True, 16, False), (CPU, "auto", True, 4, False),
+        (CPU, "bf16", False, 4, True), (GPU, "auto", False, 4, True),
+        (GPU, "fp32", True, 16, False),
+    ],
+)  # fmt: skip
+def test_networks_learn_in_bf16_where_that_is_faster(device, precision, fast, per_group, wanted):
+    spec = UNetSpec(channels=(8, 12), blocks=1, embedding=16, per_group=per_group)
+    runtime = Runtime(device, precision, auto_bf16_on_cpu=fast)
+    assert TrainConfig().autocast_on(runtime, spec) == wanted
+
+
+def test_bf16_is_for_objectives_that_allow_it():
+    exact, network = TrainConfig(objective=Gsure()), TrainConfig().network
+    assert not exact.autocast_on(Runtime(GPU), network)
     with pytest.raises(ConfigError):  # finite differences in half precision are noise
-        TrainConfig(objective=Gsure(), precision="bf16").autocast_on(GPU)
+        exact.autocast_on(Runtime(GPU, "bf16"), network)
 
 
 def test_settings_are_plain_values():
