@@ -22,6 +22,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 FORMATS = ("h5", "nifti", "dicom", "bids", "ismrmrd", "png", "report")
 OBJECTIVES = ("kspace", "ambient", "gsure", "consistency", "equivariant", "ssdu", "supervised")
 NETWORKS = ("tiny", "tiny16", "tiny16-momentum", "tiny16-momentum-6", "small", "base")
+DEFAULT_NETWORK = "tiny16-momentum"
 WRAPPERS = ("plain", "conditioned", "unguided", "inconsistent")
 SCAN_FORMATS = ("fastmri", "ismrmrd", "cfl")
 ADAPT_PER = ("slice", "volume", "folder")

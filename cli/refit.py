@@ -15,7 +15,7 @@ from mri_ambient.errors import ConfigError
 from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
-from .choices import NETWORKS, PRECISIONS, PRIOR_METHODS, known
+from .choices import NETWORKS, PRECISIONS, PRIOR_METHODS, known, one_of
 from .console import be_quiet, print_line, progress_bar
 from .exit_codes import INTERRUPTED, Failures
 from .parse import merge_options, parse_shard
@@ -61,8 +61,7 @@ class Training:
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Size of the network: tiny, tiny16, tiny16-momentum, tiny16-momentum-6, "
-            "small, base.",
+            help=f"Size of the network: {one_of(NETWORKS)}.",
             show_default="that of RUN",
             callback=known("network preset", *NETWORKS),
         ),

@@ -15,6 +15,7 @@ from mri_ambient.runtime.config import parse_seconds
 
 from . import options as opt
 from .choices import (
+    DEFAULT_NETWORK,
     NETWORKS,
     OBJECTIVE_OPTIONS,
     OBJECTIVES,
@@ -60,13 +61,13 @@ class Learning:
         ),
     ] = None
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Size of the networks: tiny, tiny16, tiny16-momentum, tiny16-momentum-6, "
-            "small, base.",
+            help=f"Size of the networks: {one_of(NETWORKS)}.",
             callback=known("network preset", *NETWORKS),
+            show_default=f"that of --init, or {DEFAULT_NETWORK}",
         ),
-    ] = "tiny"
+    ] = None
     wrapper: Annotated[
         str | None,
         typer.Option(

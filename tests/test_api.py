@@ -18,7 +18,7 @@ import mri_ambient as ma
 from mri_ambient.data_prep import SimulateConfig
 from mri_ambient.errors import ConfigError, MriAmbientError, NumericalWarning, ScanFormatError
 from mri_ambient.priors.facts import UNetSpec
-from mri_ambient.priors.unet import NETWORKS
+from mri_ambient.priors.unet import DEFAULT_NETWORK, NETWORKS
 from mri_ambient.recon.folder import Destination
 
 pytestmark = pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning")
@@ -101,7 +101,7 @@ def test_many_scans_one_of_them_broken(folder, tmp_path):
 
 
 def test_prepare_train_and_evaluate(folder, full, tmp_path, monkeypatch):
-    monkeypatch.setitem(NETWORKS, "tiny", UNetSpec((8, 12), blocks=1, embedding=16))
+    monkeypatch.setitem(NETWORKS, DEFAULT_NETWORK, UNetSpec((8, 12), blocks=1, embedding=16))
     ma.prepare(folder / "raw", tmp_path / "prepared")
     config = ma.TrainConfig(batch_size=4, n_validation=0)
     prior = ma.train(tmp_path / "prepared", tmp_path / "run", config, images=8)

@@ -29,6 +29,9 @@ NETWORKS: dict[str, UNetSpec] = {
     "base": UNetSpec(channels=(96, 192, 288, 384), blocks=3, embedding=384),
 }
 
+DEFAULT_NETWORK = "tiny16-momentum"
+"""Learns most in the same time (docs/results/networks.md)."""
+
 
 def network_spec(name: str) -> UNetSpec:
     """The network of this name.

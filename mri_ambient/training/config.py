@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..objectives import Kspace, Objective
 from ..priors.denoisers import DENOISERS
 from ..priors.facts import UNetSpec
 from ..priors.prior import Prior
-from ..priors.unet import network_spec
+from ..priors.unet import DEFAULT_NETWORK, network_spec, preset_of
 from ..runtime.config import check_number
 from ..runtime.device import Runtime, check_precision
 from ..runtime.files import as_json
@@ -29,7 +29,8 @@ class TrainConfig:
 
     Attributes:
         objective: how the denoiser is learned, with its own options.
-        preset: size of the network, a key of ``NETWORKS``.
+        preset: size of the network, a key of ``NETWORKS``; by default that of the prior that is
+            started from, or :data:`DEFAULT_NETWORK`.
         wrapper: kind of denoiser, a key of ``DENOISERS``; the objective's own by default.
         batch_size: images per step, over all processes.
         learning_rate: of Adam, after the warm-up.
@@ -56,7 +57,7 @@ class TrainConfig:
     """
 
     objective: Objective = field(default_factory=Kspace)
-    preset: str = "tiny"
+    preset: str | None = None
     wrapper: str | None = None
     batch_size: int = 8
     learning_rate: float = 1e-3
@@ -81,7 +82,8 @@ class TrainConfig:
                 f"objective is {self.objective!r}, wanted an instance, e.g. Ambient() or "
                 'mri_ambient.OBJECTIVES["ambient"]()'
             )
-        network_spec(self.preset)
+        if self.preset is not None:
+            network_spec(self.preset)
         if self.wrapper is not None and self.wrapper not in DENOISERS:
             raise unknown_name("wrapper", self.wrapper, DENOISERS)
         counts = ("batch_size", "warmup_images", "decay_images", "check_every", "save_every")
@@ -111,7 +113,12 @@ class TrainConfig:
     @property
     def network(self) -> UNetSpec:
         """Widths and depth of the networks."""
-        return network_spec(self.preset)
+        return network_spec(self.preset or DEFAULT_NETWORK)
+
+    def starting_from(self, start: Prior | None) -> TrainConfig:
+        """The same with a preset: its own, or that of the prior that is started from."""
+        like_start = None if start is None else preset_of(start.facts.network)
+        return replace(self, preset=self.preset or like_start or DEFAULT_NETWORK)
 
     def learning_rate_at(self, images: int) -> float:
         """Linear warm-up, then constant, then inverse square root, then linear cool-down."""
@@ -188,6 +195,7 @@ class TrainJob:
                 f"the learning rate is 0 from {last} images on (end_images); give images "
                 f"(--images) of at most as many, got {self.images}"
             )
+        object.__setattr__(self, "config", self.config.starting_from(self.init))
 
     @property
     def only_patience_ends(self) -> bool:

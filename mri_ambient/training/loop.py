@@ -243,7 +243,7 @@ class _Loop:
             raise DeviceError(
                 f"out of memory on {self.job.device} with {self.config.batch_size} images a step; "
                 "train into another folder with a smaller batch_size (--batch-size) or preset "
-                "(--preset tiny)"
+                "(--preset)"
             ) from error
         if self.trainer.skipped_in_a_row >= self.config.max_skipped:
             raise self._diverged(batch)

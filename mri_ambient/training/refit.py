@@ -88,7 +88,8 @@ class RefitJob:
                 "say when a round stops: images (--images) or time_limit (--time-limit)"
             )
         check_levels(self.start, self.sampler.name)
-        config = replace(self.config, objective=Supervised(images="posterior"))
+        config = self.config.starting_from(self.start)
+        config = replace(config, objective=Supervised(images="posterior"))
         object.__setattr__(self, "config", config)
 
 

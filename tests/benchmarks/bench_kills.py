@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 from mri_ambient.data_prep import SimulateConfig, prepare, simulate
 from mri_ambient.priors.checkpoint import load_tensors
 from mri_ambient.priors.facts import UNetSpec
-from mri_ambient.priors.unet import NETWORKS
+from mri_ambient.priors.unet import DEFAULT_NETWORK, NETWORKS
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
@@ -73,7 +73,7 @@ def run(words: Sequence[object], printed: Path, drawn: bool = True) -> None:
     torch.set_num_threads(1)
     if not drawn:
         Figure.savefig = lambda _, path, **__: Path(path).touch()
-    NETWORKS["tiny"] = NETWORK
+    NETWORKS[DEFAULT_NETWORK] = NETWORK
     sys.argv = ["mri-ambient", *map(str, words)]
     with printed.open("w") as out:
         sys.stdout = sys.stderr = out

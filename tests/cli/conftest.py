@@ -23,7 +23,7 @@ from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.methods import L1Wavelet
 from mri_ambient.priors.checkpoint import save_prior
 from mri_ambient.priors.facts import UNetSpec
-from mri_ambient.priors.unet import NETWORKS
+from mri_ambient.priors.unet import DEFAULT_NETWORK, NETWORKS
 
 SMALL = UNetSpec(channels=(8, 12), blocks=1, embedding=16)
 
@@ -139,7 +139,7 @@ class Trained(NamedTuple):
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     made = Trained(*(tmp_path_factory.mktemp("trained") / name for name in Trained._fields))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(NETWORKS, "tiny", SMALL)
+        patch.setitem(NETWORKS, DEFAULT_NETWORK, SMALL)
         call("simulate", "phantom", "-o", made.raw, "--scans", 6, "--size", 24, 24, "--coils", 3,
              "--acceleration", 2, "--calib-lines", 8)  # fmt: skip
         call("prep", made.raw, "-o", made.prepared, "--device", "cpu", "--no-pictures")
@@ -151,5 +151,5 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture
 def trained(trained_once: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """The same, while the smallest network is as small as theirs."""
-    monkeypatch.setitem(NETWORKS, "tiny", SMALL)
+    monkeypatch.setitem(NETWORKS, DEFAULT_NETWORK, SMALL)
     return trained_once

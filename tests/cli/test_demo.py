@@ -10,7 +10,7 @@ from mri_ambient.cli import demo
 from mri_ambient.data_prep import SimulateConfig, simulate
 from mri_ambient.errors import NumericalWarning, OutputExistsError
 from mri_ambient.priors.facts import UNetSpec
-from mri_ambient.priors.unet import NETWORKS
+from mri_ambient.priors.unet import DEFAULT_NETWORK, NETWORKS
 from mri_ambient.priors.weights import default_prior
 from mri_ambient.runtime.files import file_sha256
 
@@ -56,7 +56,9 @@ def test_a_demo_is_not_overwritten(tmp_path):
 
 @pytest.mark.pictures
 def test_the_demo_runs_and_shows_what_it_promises(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(NETWORKS, "tiny", UNetSpec(channels=(8, 12), blocks=1, embedding=16))
+    monkeypatch.setitem(
+        NETWORKS, DEFAULT_NETWORK, UNetSpec(channels=(8, 12), blocks=1, embedding=16)
+    )
     monkeypatch.setattr(demo, "SIZE", (64, 64))
     monkeypatch.setattr(demo, "N_SCANS", 5)
     monkeypatch.setattr(demo, "N_ADPS", 2)

@@ -27,7 +27,7 @@ from mri_ambient.methods import METHODS, PRESETS, CgSense, L1Wavelet
 from mri_ambient.objectives import OBJECTIVES
 from mri_ambient.physics.masks import MASKS
 from mri_ambient.priors.denoisers import DENOISERS
-from mri_ambient.priors.unet import NETWORKS
+from mri_ambient.priors.unet import DEFAULT_NETWORK, NETWORKS
 from mri_ambient.priors.weights import DEFAULT
 from mri_ambient.recon.recipe import DEFAULT_SAMPLES
 from mri_ambient.recon.saving import FORMATS
@@ -166,7 +166,7 @@ def test_names_that_options_take_are_those_of_the_library():
     assert choices.PRECISIONS == PRECISIONS
     assert ("h5", *FORMATS) == choices.FORMATS
     assert tuple(OBJECTIVES) == choices.OBJECTIVES
-    assert tuple(SHIPPED) == choices.NETWORKS
+    assert (tuple(SHIPPED), DEFAULT_NETWORK) == (choices.NETWORKS, choices.DEFAULT_NETWORK)
     assert tuple(name for name in DENOISERS if name != "patched") == choices.WRAPPERS
     assert tuple(n for n, method in METHODS.items() if method.needs_prior) == choices.PRIOR_METHODS
     assert tuple(SCAN_FORMATS) == choices.SCAN_FORMATS

@@ -29,11 +29,13 @@ CONFIGS = [replace(QUICK, objective=objective) for objective in EVERY]
 CONFIGS += [
     replace(QUICK, wrapper="patched"),
     replace(QUICK, wrapper="patched", objective=Supervised(images="l1-wavelet")),
+    replace(QUICK, precision="bf16"),
 ]
 
 
 def name_of(config: object) -> str:
-    return config.objective.name + ("-patched" if config.wrapper else "")
+    parts = (config.objective.name, config.wrapper, config.precision.replace("auto", ""))
+    return "-".join(filter(None, parts))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
