@@ -1,11 +1,9 @@
 """One adaptation of a prior to given slices: a few steps, judged on lines that are held out.
 
 Zero-shot self-supervised learning (Yaman et al. 2022, arXiv 2102.07737): of every slice a quarter
-of the outer lines is held out; the objective trains on the rest. Of the way from the start to the
-averaged weights with the smallest error on the held-out lines (Wortsman et al. 2022, arXiv
-2109.01903), the smallest share is kept whose error is as small to within its standard error, which
-the differences between the lines give (the one-standard-error rule of Breiman et al. 1984). That
-may be none of it.
+of the outer lines is held out; the objective trains on the rest, and the averaged weights with the
+smallest error on the held-out lines are kept, or those of the start where it has not fallen by more
+than its standard error, which the differences between the lines give.
 
 Where the readout is fully sampled, a step trains on blocks of rows: the transform along y separates
 the rows of an image, so that a block has a k-space and a mask of its own.
@@ -19,7 +17,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,16 +42,13 @@ from .dataset import SizeGroup, TrainingBatch
 from .trainer import Trainer, first_network
 from .validation import HeldOutSlice
 
-STATE_FORMAT = "adapt/3"
+STATE_FORMAT = "adapt/2"
 
 ONE_IN = 4
 """One in so many outer lines of a slice is held out."""
 
 ALONE = 0.25
 """Where one line is held out, its error has to fall by this share: there is no standard error."""
-
-SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Of the change of the weights, one of which is kept in the end."""
 
 SAVE_EVERY_S = 20.0
 """Least number of seconds between states that are written. The result does not depend on it."""
@@ -129,9 +123,7 @@ class Adapter:
         net = first_network(prior.facts, rules.train.seed, prior).to(self.device)
         net.autocast = rules.train.autocast_on(runtime, prior.facts.network)
         self.trainer = Trainer(net, rules.train, ProcessGroup.current())
-        self.before = {k: v.clone() for k, v in net.state_dict().items()}
         self.best: dict[str, Tensor] = {}
-        self.share = self.error_kept = 0.0
         self.first = torch.empty(0)
         self.curve: list[tuple[int, float]] = []
         self.n_slices = self.best_step = 0
@@ -165,8 +157,6 @@ class Adapter:
             if self.stopped_by or self.trainer.n_steps % self.rules.check_every == 0:
                 self._check(checked)
                 self.stopped_by = self.stopped_by or self._settled()
-                if self.stopped_by:
-                    self._settle(checked)
                 self._save()
             on_step(self._progress())
         self._save(finished=True)
@@ -206,9 +196,8 @@ class Adapter:
             return DIVERGED
         if rules.steps is not None and trainer.n_steps >= rules.steps:
             return STEPS
-        # It is checked once more at the end, and with every share.
-        last_s = (1 + len(SHARES)) * self._check_s
-        late = rules.seconds is not None and self.seconds + last_s >= rules.seconds
+        # It is checked once more at the end.
+        late = rules.seconds is not None and self.seconds + self._check_s >= rules.seconds
         return TIME if late else ""
 
     def _settled(self) -> str:
@@ -230,23 +219,6 @@ class Adapter:
             self.best = {name: value.detach().clone() for name, value in net.state_dict().items()}
         self._check_s = time.monotonic() - began
 
-    def _settle(self, cases: Sequence[HeldOutSlice]) -> None:
-        """Keep the smallest share of the change that gives an error as small as any."""
-        self.error_kept = self.curve[0][1]
-        if not self.best_step:
-            return
-        net, errors = deepcopy(self.trainer.average), {}
-        for share in SHARES:
-            net.load_state_dict(self._weights(share))
-            errors[share] = held_out_errors(replace(self.start, net=net), cases, self.runtime)
-        least = min(errors.values(), key=lambda each: float(each.sum()))
-        self.share = next(share for share in SHARES if not has_fallen(errors[share], least))
-        self.best, self.error_kept = self._weights(self.share), float(errors[self.share].sum())
-
-    def _weights(self, share: float) -> dict[str, Tensor]:
-        """The start and this share of the change of its weights."""
-        return {k: torch.lerp(v, self.best[k], share) for k, v in self.before.items()}
-
     def adapted_network(self) -> Denoiser:
         """A network with the weights that are kept, those of the start where none were better."""
         net = self.start.facts.build()
@@ -260,10 +232,9 @@ class Adapter:
             "stopped_by": self.stopped_by,
             "steps": self.trainer.n_steps,
             "kept_step": self.best_step,
-            "kept_share": self.share,
             "seconds": round(self.seconds, 2),
             "held_out_before": self.curve[0][1] if self.curve else None,
-            "held_out_after": self.error_kept if self.curve else None,
+            "held_out_after": self.best_error if self.curve else None,
             "n_slices": self.n_slices,
             "curve": [list(point) for point in self.curve],
             "seed": self.rules.train.seed,
@@ -285,7 +256,6 @@ class Adapter:
         self.trainer.restore(tensors, header["counts"])
         best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.best, self.best_step, self.curve = best, int(header["best_step"]), curve
-        self.share, self.error_kept = float(header["share"]), float(header["error_kept"])
         self.first = tensors["first_errors"]
         self.n_slices, self.seconds = int(header["n_slices"]), float(header["seconds"])
         self.stopped_by = str(header["stopped_by"])
@@ -301,8 +271,6 @@ class Adapter:
             "counts": self.trainer.counts(),
             "curve": self.curve,
             "best_step": self.best_step,
-            "share": self.share,
-            "error_kept": self.error_kept,
             "n_slices": self.n_slices,
             "seconds": self.seconds,
             "stopped_by": self.stopped_by,

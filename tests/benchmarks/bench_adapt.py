@@ -246,7 +246,6 @@ def measure(
     if moves != "all":
         limit(adapter.trainer.net, moves)
         adapter.trainer = Trainer(adapter.trainer.net, adapter.rules.train, ProcessGroup.current())
-        adapter.before = {k: v.clone() for k, v in adapter.trainer.net.state_dict().items()}
     curve: list[list[float | None]] = []
     psnr = {0: scored.psnr(prior)}
     spent, began = 0.0, time.process_time()
@@ -263,16 +262,15 @@ def measure(
 
     chosen = evenly_spaced(len(scored.volume.file), config.n_slices)
     adapter(lambda: slices_to_learn(scored.volume, chosen), show)
-    report, net = adapter.report(), adapter.trainer.average
-    net.load_state_dict(adapter.best or adapter.before)
+    report = adapter.report()
     return {
         "acceleration": scored.volume.file.acceleration,
         "start": psnr[0],
-        "adapted": scored.psnr(replace(prior, net=net)),
+        "adapted": psnr[adapter.best_step],
         "until": str(config.until),
         "cpu_seconds": curve[-1][1] if curve else 0.0,
-        **{k: report[k] for k in ("kept", "kept_step", "kept_share", "steps")},
-        **{k: report[k] for k in ("held_out_before", "held_out_after")},
+        **{k: report[k] for k in ("kept", "kept_step", "steps", "held_out_before")},
+        "held_out_after": report["held_out_after"],
         "curve": curve,
     }
 
