@@ -177,6 +177,7 @@ CANDIDATES = {
     "grouped, momentum, 6 passes, Muon": replace(MOMENTUM, passes=6, optimizer="muon", rate=3e-3),
     "grouped, root, Muon": replace(GROUPED, schedule="root", optimizer="muon", rate=3e-3),
     "grouped, momentum, root": replace(MOMENTUM, schedule="root"),
+    "grouped, momentum, root, batch 4": replace(MOMENTUM, schedule="root", batch=4),
     "grouped, momentum, root, Muon": replace(
         MOMENTUM, schedule="root", optimizer="muon", rate=3e-3
     ),
