@@ -17,7 +17,7 @@ from mri_ambient.runtime.config import parse_seconds
 from . import options as opt
 from .choices import NETWORKS, PRECISIONS, PRIOR_METHODS, known, one_of
 from .console import be_quiet, print_line, progress_bar
-from .exit_codes import INTERRUPTED, Failures
+from .exit_codes import Failures
 from .parse import merge_options, parse_shard
 from .recipe import make_runtime
 from .records import takes_records
@@ -171,7 +171,7 @@ def run(
         prior = refit(job, hooks, started=started)
     if interrupted.is_set() or (prior is None and part is None):
         print_line("stopped; the same command resumes")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(interrupted.exit_code)
     if prior is None:
         print_line(f"samples of part {shard} are drawn; draw the others, then run without --shard")
     else:

@@ -27,7 +27,7 @@ from .choices import (
     shipped_or_there,
 )
 from .console import Bar, be_quiet, print_line, progress_bar
-from .exit_codes import INTERRUPTED, Failures
+from .exit_codes import Failures
 from .parse import parse_pairs
 from .recipe import make_runtime
 from .records import takes_records
@@ -229,5 +229,5 @@ def run(
                 prior = run_training(planned, view.hooks(failures, interrupted))
             view.finish(prior, planned.run.prior, planned.run.images_seen)
     if interrupted.is_set():
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(interrupted.exit_code)
     failures.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import mri_ambient as ma
 from mri_ambient.errors import ConfigError, StoppedError
 
 from .console import Bar, print_line
-from .exit_codes import INTERRUPTED, Failures
+from .exit_codes import INTERRUPTED, TERMINATED, Failures
 
 if TYPE_CHECKING:
     from mri_ambient.training.config import Hooks, Progress
@@ -26,39 +27,53 @@ Board = Callable[[int, dict[str, float]], None]
 """Shows figures after so many images."""
 
 
-def on_interrupt() -> Event:
-    """Set by the first Ctrl-C: the run ends after its step. The second one ends it at once."""
-    interrupted = Event()
+class Interruption(Event):
+    """Set when a run is to end, and the exit code of the command then."""
 
-    def stop(*_: object) -> None:
+    exit_code = INTERRUPTED
+
+
+def on_interrupt() -> Interruption:
+    """Set by the first Ctrl-C or SIGTERM: the run ends after its step. The second ends it at once.
+
+    In a job of several processes SIGTERM ends each at once: the others may be gone already.
+    """
+    interrupted = Interruption()
+
+    def stop(number: int, _: object) -> None:
+        code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         if interrupted.is_set():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if code == INTERRUPTED else SystemExit(code)
+        interrupted.exit_code = code
         interrupted.set()
-        print_line(
-            "stopping after this step and writing a checkpoint; Ctrl-C again to stop at once"
-        )
+        again = "; Ctrl-C again to stop at once" if code == INTERRUPTED else ""
+        print_line(f"stopping after this step and writing a checkpoint{again}")
 
     signal.signal(signal.SIGINT, stop)
+    if "WORLD_SIZE" not in os.environ:
+        signal.signal(signal.SIGTERM, stop)
     return interrupted
 
 
 @contextmanager
-def resumable(interrupted: Event) -> Iterator[None]:
-    """Inside the block, Ctrl-C may stop a run before it has a prior; the command then ends."""
+def resumable(interrupted: Interruption) -> Iterator[None]:
+    """Inside the block, a signal may stop a run before it has a prior; the command then ends."""
     try:
         yield
     except StoppedError as error:
         if not interrupted.is_set():
             raise
         print_line(str(error))
-        raise typer.Exit(INTERRUPTED) from error
+        raise typer.Exit(interrupted.exit_code) from error
 
 
 def status_line(progress: Progress) -> str:
     """How far a training run is."""
     skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
+    n_now = progress.images_now
+    resumed = f", {n_now} of them" if n_now < progress.images else ""
     return (
-        f"{progress.images} images in {progress.seconds:.0f} s "
+        f"{progress.images} images{resumed} in {progress.seconds:.0f} s "
         f"(training at {progress.images_per_second:.1f}/s), loss {progress.loss:.3g}{skipped}"
     )
 
@@ -94,7 +109,7 @@ class TrainingView:
         self.status, self.validated_at = "no step was taken", -1
         self.parts: dict[str, Bar] = {}
 
-    def hooks(self, failures: Failures, interrupted: Event) -> Hooks:
+    def hooks(self, failures: Failures, interrupted: Interruption) -> Hooks:
         """The hooks of a training that it shows."""
         from mri_ambient.training.config import Hooks
 
@@ -152,7 +167,7 @@ def round_hooks(
     *,
     by_time: bool,
     failures: Failures,
-    interrupted: Event,
+    interrupted: Interruption,
 ) -> Hooks:
     """The hooks of a round of a refit, which show its samples and its training on two bars.
 

@@ -156,7 +156,7 @@ WARNINGS: dict[str, str] = {
     "W-NOISE-SLICES": "Export the slices with one scale, or each into a file of its own.",
     "W-NOISE-LOW": "Give its noise (noise_std, --noise-std), or export the scan without a filter.",
     "W-BLANK-CALIBRATION": "No coil maps can be estimated there; these images are zero.",
-    "W-FOLDED-FOV": "Use two sets of coil maps (map_sets, --map-sets auto or 2).",
+    "W-FOLDED-FOV": "Use two sets of coil maps (map_sets=2, --map-sets 2).",
     "W-MAP-SETS": "Look at the image; other causes are moving heads and lines of unequal phase.",
     "W-SECOND-MAP": "Noise or a small field of view; compare with a less noisy scan.",
     "W-NOISY-CALIBRATION": "Acquire more calibration lines, or do not trust these slices.",

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-
-import torch
 
 from ..errors import MriAmbientError, collected
 from ..io import ScanPath
 from ..runtime.config import time_text
 from ..runtime.device import Runtime, describe_device
 from ..runtime.files import check_writable
+from ..runtime.memory import peak_bytes
 from .adapted import AdaptedRecipes
 from .folder import Destination, FolderWork
 from .recipe import ResolvedRecipe
@@ -141,7 +138,7 @@ def _cost(plan: FolderPlan, volume: Volume, preparing: float, seconds: float) ->
     without = "" if volume.recipe.adapt is None else ", without the adaptation of the prior"
     return (
         f"one slice of {rows}x{columns} ({volume.file.path.name}) takes {seconds:.2f} s and "
-        f"{_peak_bytes(volume.runtime) / 2**30:.2f} GiB on "
+        f"{peak_bytes(volume.runtime.torch_device) / 2**30:.2f} GiB on "
         f"{describe_device(volume.runtime.torch_device)}; all {plan.n_slices} slices of "
         f"{scans} about {time_text(total)}{without}"
     )
@@ -170,12 +167,3 @@ def _measured(volume: Volume) -> tuple[float, float]:
 
 MOST_SECONDS = 5.0
 """A slice that takes longer is not done a second time."""
-
-
-def _peak_bytes(runtime: Runtime) -> int:
-    """The most memory so far: of a GPU what was taken, otherwise that of this process."""
-    device = runtime.torch_device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

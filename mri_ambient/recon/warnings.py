@@ -87,27 +87,40 @@ def _about_prior(file: ScanFile, recipe: ResolvedRecipe) -> Found:
         )
 
 
+NOTHING_HELD_OUT = (
+    "no scan was held out when it was trained: nothing shows whether its images are better than "
+    "those of CG-SENSE, which needs no prior"
+)
+"""About a prior without an error on held-out lines."""
+
+
 def issue_weakness(prior: DenoiserSource, name: object = "the prior") -> None:
-    """Warn of a prior of this name that is worse than CG-SENSE; see :func:`weakness`."""
+    """Warn of a prior of this name that is worse than classical methods; see :func:`weakness`."""
     if sentence := weakness(prior):
         warn("W-PRIOR-WEAK", f"{name}: {sentence}")
 
 
 def weakness(prior: DenoiserSource) -> str:
-    """Says that a prior is worse than CG-SENSE on held-out lines; empty if it is not, or unknown.
+    """Says that a prior is worse than a classical method on held-out lines, or that none were.
 
+    Empty if it is better than CG-SENSE and L1-wavelet, was adapted, or is not one of our trainings.
     The error of a plain prior is that of a sample: even of the exact posterior, it is twice that of
-    the mean, so that it may be twice that of CG-SENSE.
+    the mean, so that it may be twice that of a classical method.
     """
     found = prior.card.get("held_out", {})
-    error, classical = found.get("held_out"), found.get("held_out_cg_sense")
+    error = found.get("held_out")
+    if error is None:
+        untested = prior.card.get("images_seen") and "adaptation" not in prior.card
+        return NOTHING_HELD_OUT if untested else ""
+    named = {"held_out_cg_sense": "CG-SENSE", "held_out_l1_wavelet": "L1-wavelet"}
+    classical = {found[key]: name for key, name in named.items() if key in found}
     allowed, what = (1.0, "images") if prior.mask_conditioned else (2.0, "samples")
-    if error is None or classical is None or error < allowed * classical:
+    if not classical or error < allowed * min(classical):
         return ""
     than = "no less than" if allowed == 1 else "more than twice"
     return (
         f"on held-out lines of validation scans {what} of this prior have an error of {error:.3g}, "
-        f"{than} the {classical:.3g} of CG-SENSE, which needs no prior"
+        f"{than} the {min(classical):.3g} of {classical[min(classical)]}, which needs no prior"
     )
 
 

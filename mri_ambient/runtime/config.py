@@ -138,9 +138,9 @@ def parse_until(text: str) -> tuple[int | None, float | None]:
 
 
 def time_text(seconds: float) -> str:
-    """A time for people: ``90 s``, ``10 min`` or ``2.5 h``."""
+    """A time for people: ``0.3 s``, ``90 s``, ``10 min`` or ``2.5 h``."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 

@@ -103,7 +103,7 @@ def locked(path: Path, settings: Mapping[str, Any] | None = None) -> Iterator[No
         if file is None:
             raise BusyError(
                 f"{path}: another process is making it; wait until it has ended, or give each "
-                "process inputs of its own (--shard)",
+                "process an output or inputs of its own (-o, --shard)",
                 _settings_in(lock),
             )
         file.truncate(0)  # what a killed process left

@@ -223,7 +223,7 @@ class Progress:
     """How far a training is after a step.
 
     Attributes:
-        images: images seen.
+        images, images_now: images seen; those of this call.
         loss: of the last step; NaN if it was skipped.
         images_per_second, seconds, waiting: of this call; the share of time it waited for data.
         validation: figures of a validation, if there was one.
@@ -232,6 +232,7 @@ class Progress:
     """
 
     images: int
+    images_now: int
     loss: float
     images_per_second: float
     seconds: float

@@ -11,6 +11,7 @@ from ..recon.engine import Engine
 from ..rng import rng_for
 from ..runtime.config import time_text, to_toml
 from ..runtime.device import describe_device
+from ..runtime.memory import peak_bytes
 from ..runtime.process_group import ProcessGroup
 from ..scan import Batch
 from .config import TrainJob
@@ -23,20 +24,20 @@ class ImageCost:
 
     Attributes:
         shape: its matrix ``(y, x)``, the largest of the scans.
-        seconds, gpu_bytes: its time, and its peak memory (None on a CPU).
+        seconds, peak_bytes: its time; peak memory of the GPU, or of the process on a CPU.
         n_targets, target_seconds: target images to make before the training, and time for one.
     """
 
     shape: tuple[int, int]
     seconds: float
-    gpu_bytes: int | None = None
+    peak_bytes: int = 0
     n_targets: int = 0
     target_seconds: float = 0.0
 
-    def describe(self, job: TrainJob) -> str:
-        """The figures, and what they mean for a job, in one line."""
+    def describe(self, job: TrainJob, n_done: int) -> str:
+        """The figures, and what they mean for a job after ``n_done`` images, in one line."""
         n_processes = ProcessGroup.current().size
-        memory = "" if self.gpu_bytes is None else f" and {self.gpu_bytes / 2**30:.2f} GiB"
+        memory = f" and {self.peak_bytes / 2**30:.2f} GiB"
         text = (
             f"one image of {self.shape[0]}x{self.shape[1]} takes {self.seconds:.2f} s{memory} on "
             f"{describe_device(job.device)}"
@@ -46,13 +47,16 @@ class ImageCost:
             text += f", to make {self.n_targets} targets first {time_text(seconds)}"
         if n_processes > 1:
             text += f" in each of {n_processes} processes"
+        if n_done:
+            text += f"; {n_done} images are done"
         if job.images is not None:
-            total = self.seconds * job.images / n_processes
-            text += f", {job.images} images at most {time_text(total)}"
+            left = max(job.images - n_done, 0)
+            total = self.seconds * left / n_processes
+            text += f"; the steps of {left} images take {time_text(total)}"
         if job.time_limit_s is not None:
             seen = int(job.time_limit_s * n_processes / self.seconds)
-            text += f"; at least {seen} images in {time_text(job.time_limit_s)}"
-        return text
+            text += f"; about {seen} images in {time_text(job.time_limit_s)}"
+        return f"{text}; reading and validation take more"
 
 
 def dry_run(plan: TrainPlan) -> str:
@@ -63,7 +67,8 @@ def dry_run(plan: TrainPlan) -> str:
     config = plan.job.config
     precision = "bf16" if config.autocast_on(plan.job.runtime, plan.facts.network) else "fp32"
     options = replace(config, wrapper=config.kind, precision=precision).as_dict()
-    return f"{to_toml(options)}\n{plan.describe()}\n{measure_image(plan).describe(plan.job)}"
+    cost = measure_image(plan).describe(plan.job, plan.run.images_seen)
+    return f"{to_toml(options)}\n{plan.describe()}\n{cost}"
 
 
 def measure_image(plan: TrainPlan) -> ImageCost:
@@ -81,12 +86,12 @@ def measure_image(plan: TrainPlan) -> ImageCost:
             (target,) = engine([item.file[item.index]])
         batch = replace(batch, img=target.img.to(device))
         target_seconds = target.provenance["seconds"]
-    seconds, gpu_bytes = _measure_step(plan, batch)
-    return ImageCost(item.shape, seconds, gpu_bytes, n_targets, target_seconds)
+    seconds = _measure_step(plan, batch)
+    return ImageCost(item.shape, seconds, peak_bytes(device), n_targets, target_seconds)
 
 
-def _measure_step(plan: TrainPlan, batch: Batch) -> tuple[float, int | None]:
-    """Seconds and, on a GPU, peak bytes of the second of two losses with their gradients."""
+def _measure_step(plan: TrainPlan, batch: Batch) -> float:
+    """Seconds of the second of two losses with their gradients."""
     config, device = plan.job.config, plan.job.device
     net = plan.facts.build().to(device).train()
     net.autocast = config.autocast_on(plan.job.runtime, plan.facts.network)
@@ -101,4 +106,4 @@ def _measure_step(plan: TrainPlan, batch: Batch) -> tuple[float, int | None]:
         if on_gpu:
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
-    return seconds, torch.cuda.max_memory_allocated(device) if on_gpu else None
+    return seconds

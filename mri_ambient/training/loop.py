@@ -216,8 +216,9 @@ class _Loop:
                 images, seconds = self.trainer.images, self.seconds
                 progress = Progress(
                     images=images,
+                    images_now=(n_now := images - self.first_images),
                     loss=loss,
-                    images_per_second=(images - self.first_images) / (time.monotonic() - began),
+                    images_per_second=n_now / (time.monotonic() - began),
                     seconds=seconds,
                     waiting=reader.waited / seconds,
                     validation=checked,
@@ -331,8 +332,8 @@ class _Loop:
     def _write(self) -> tuple[PriorFacts, dict[str, Tensor] | None]:
         """Facts of the run's prior and, with patience, its weights: they may be earlier ones."""
         draws = self.seconds < self.limit_s
+        self._save()  # first: who stops a run may not wait for a validation
         figures = self._validate(self.plan.started + self.limit_s)
-        self._save()
         if draws and "n_slices" not in figures:
             self._draw_curves({"images": self.trainer.images, **figures})
         prior = self.validator.best()

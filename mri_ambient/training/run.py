@@ -46,6 +46,10 @@ STATE_FORMAT = "train/1"
 """Format in the header of a checkpoint."""
 
 
+MAY_CHANGE = frozenset({"save_every", "check_every", "patience"})
+"""Options of a run that may be others when it is resumed."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a run is, as its ``run.json`` holds it.
@@ -132,16 +136,22 @@ class RunFolder:
     def check_settings(self, identity: Identity, job: TrainJob) -> None:
         """Refuse (ConfigError) to resume the run with other options or another initial prior.
 
-        A run of an earlier version lacks the options that came later: it had their defaults.
+        A run of an earlier version lacks the options that came later: it had their defaults. When
+        it is validated and saved, and what ends it, may change: no weight depends on this.
         """
         defaults = as_json(TrainConfig(type(job.config.objective)()).as_dict())
         objective = defaults["objective"] | identity.config.get("objective", {})
         stored = defaults | identity.config | {"objective": objective, "init": identity.init}
         settings = job.settings()
         given = settings["config"] | {"init": settings["init"]}
-        if differing := sorted(name for name in given if given[name] != stored.get(name)):
+        differing = sorted(
+            f"{name} {stored.get(name)}, not {given[name]}"
+            for name in given.keys() - MAY_CHANGE
+            if given[name] != stored.get(name)
+        )
+        if differing:
             raise ConfigError(
-                f"{self.path}: holds a run with other settings ({', '.join(differing)}); give the "
+                f"{self.path}: holds a run with other settings ({'; '.join(differing)}); give the "
                 "same ones to resume it, or choose another folder"
             )
 
@@ -165,7 +175,9 @@ class RunFolder:
             ],
         }
         listed = [
-            f"{len(ids)} {what} ({', '.join(ids):.80})" for what, ids in changed.items() if ids
+            f"{len(ids)} {what} ({', '.join(sorted(ids)[:3])}{', ...' * (len(ids) > 3)})"
+            for what, ids in changed.items()
+            if ids
         ]
         if listed:
             raise ConfigError(

@@ -14,6 +14,7 @@ import typer
 from mri_ambient.cli.console import Bar, progress_bar
 from mri_ambient.cli.exit_codes import Failures
 from mri_ambient.cli.training_view import (
+    Interruption,
     TrainingView,
     on_interrupt,
     resumable,
@@ -25,23 +26,25 @@ from mri_ambient.errors import StoppedError
 from mri_ambient.training.config import Progress
 
 PROGRESS = Progress(
-    images=24, loss=0.12345, images_per_second=3.0, seconds=8.4, waiting=0.1,
+    images=24, images_now=24, loss=0.12345, images_per_second=3.0, seconds=8.4, waiting=0.1,
     validation=None, saved=True, skipped=0,
 )  # fmt: skip
 FOUND = {"held_out": 0.1, "held_out_cg_sense": 0.2, "held_out_l1_wavelet": 0.15, "tau": 0.05}
 
 
 @pytest.fixture
-def interrupted() -> Iterator[Event]:
-    """The event that Ctrl-C sets; the handler that was there before comes back."""
-    before = signal.getsignal(signal.SIGINT)
+def interrupted() -> Iterator[Interruption]:
+    """The event that signals set; the handlers that were there before come back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield on_interrupt()
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_status_names_skipped_steps_if_there_are_any():
     assert status_line(PROGRESS) == "24 images in 8 s (training at 3.0/s), loss 0.123"
     assert status_line(replace(PROGRESS, skipped=2)).endswith(", 2 steps skipped")
+    assert status_line(replace(PROGRESS, images_now=8)).startswith("24 images, 8 of them in 8 s")
 
 
 def test_a_validation_is_shown_beside_the_classical_methods():
@@ -100,17 +103,20 @@ def test_a_round_has_a_bar_of_samples_and_one_of_training(capsys):
     assert hooks.should_stop()
 
 
-def test_the_first_interrupt_is_remembered_and_the_second_ends_it(interrupted, capsys):
+@pytest.mark.parametrize(
+    ("number", "code", "at_once"),
+    [(signal.SIGINT, 130, KeyboardInterrupt), (signal.SIGTERM, 143, SystemExit)],
+)
+def test_the_first_signal_is_remembered_and_the_second_ends_it(number, code, at_once, interrupted):
     assert not interrupted.is_set()
-    signal.raise_signal(signal.SIGINT)
-    assert interrupted.is_set()
-    assert "Ctrl-C again" in capsys.readouterr().err
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(number)
+    assert (interrupted.is_set(), interrupted.exit_code) == (True, code)
+    with pytest.raises(at_once):
+        signal.raise_signal(number)
 
 
 def test_a_run_that_was_interrupted_before_its_prior_is_exit_code_130(capsys):
-    stop = Event()
+    stop = Interruption()
     with pytest.raises(StoppedError), resumable(stop):  # by its time limit
         raise StoppedError("stopped before the first image was seen")
     stop.set()

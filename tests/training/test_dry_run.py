@@ -26,17 +26,14 @@ def test_a_dry_run_shows_options_plan_and_cost(scans, tmp_path):
 
 
 def test_figures_are_those_of_the_job(tmp_path):
-    """Half a second for one image: fifty for a hundred, 1200 in ten minutes."""
-    found = ImageCost(
-        (320, 256), seconds=0.5, gpu_bytes=3 * 2**29, n_targets=8, target_seconds=60.0
-    )
-    text = found.describe(TrainJob(tmp_path, tmp_path, images=100))
-    for fact in ("320x256", "0.50 s", "1.50 GiB", "8 targets", "8 min", "100 images at most 50 s"):
+    """Half a second for one image: thirty for sixty that are left, 1200 in ten minutes."""
+    found = ImageCost((320, 256), 0.5, 3 * 2**29, n_targets=8, target_seconds=60.0)
+    text = found.describe(TrainJob(tmp_path, tmp_path, images=100), 40)
+    for fact in ("320x256", "0.50 s", "1.50 GiB", "8 targets", "8 min", "40 images", "30 s"):
         assert fact in text
-    limited = replace(found, gpu_bytes=None, n_targets=0)
-    text = limited.describe(TrainJob(tmp_path, tmp_path, time_limit_s=600))
-    assert "1200 images in 10 min" in text
-    assert "GiB" not in text.split(" on ")[0] and "targets" not in text
+    limited = replace(found, n_targets=0)
+    text = limited.describe(TrainJob(tmp_path, tmp_path, time_limit_s=600), 0)
+    assert "1200 images in 10 min" in text and "targets" not in text
 
 
 def test_targets_are_timed_and_those_that_are_there_not_counted(scans, tmp_path, monkeypatch):
