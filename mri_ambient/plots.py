@@ -75,20 +75,22 @@ def _draw_loss(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
         axes.text(0.5, 0.5, "no step yet", ha="center", va="center", transform=axes.transAxes)
         return
     images, losses = zip(*((record["images"], record["loss"]) for record in records), strict=True)
-    axes.plot(images, losses, color="0.8", lw=0.5)
+    axes.plot(images, losses, color="0.8", lw=0.5, label="every step")
     marker = "o" if len(records) == 1 else None  # a line of one point is invisible
-    axes.plot(images, _smooth(losses), color="C0", marker=marker)
+    axes.plot(images, _smooth(losses), color="C0", marker=marker, label="mean of 2 %")
     axes.set_yscale("log")
+    axes.legend()
 
 
 def _draw_held_out(axes: Axes, checked: Sequence[Mapping[str, Any]]) -> None:
-    axes.set(xlabel="images seen", ylabel="error on held-out measured lines")
+    axes.set(xlabel="images seen", ylabel="error on held-out lines / their energy")
     if not checked:
-        axes.text(0.5, 0.5, "no validation yet", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no validation", ha="center", va="center", transform=axes.transAxes)
         return
     seen = [record["images"] for record in checked]
-    axes.plot(seen, [record["held_out"] for record in checked], "o-", label="prior + DC")
-    axes.plot(seen, [record["held_out_no_dc"] for record in checked], "s--", label="prior")
+    consistent, plain = "prior + data consistency", "prior alone"
+    axes.plot(seen, [record["held_out"] for record in checked], "o-", label=consistent)
+    axes.plot(seen, [record["held_out_no_dc"] for record in checked], "s--", label=plain)
     for color, name, label in (
         ("C3", "held_out_cg_sense", "CG-SENSE"),
         ("C2", "held_out_l1_wavelet", "L1-wavelet"),

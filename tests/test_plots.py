@@ -229,7 +229,7 @@ def test_training_curves_show_loss_validation_and_classical_methods():
     np.testing.assert_allclose(loss, [record["loss"] for record in records])
     np.testing.assert_allclose(smooth[[0, 4, 59]], [1, loss[:5].mean(), loss[50:].mean()])
     labels = [line.get_label() for line in figure.axes[1].lines]
-    assert labels == ["prior + DC", "prior", "CG-SENSE"]
+    assert labels == ["prior + data consistency", "prior alone", "CG-SENSE"]
 
 
 def test_coverage_has_a_panel_for_each_matrix_size():

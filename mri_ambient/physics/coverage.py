@@ -117,9 +117,10 @@ class Coverage:
         text = f"{self.n_scans} undersampled scans of {self.shape[0]}x{self.shape[1]}: "
         text += " and ".join(self.gaps)
         if self.null_space_fraction is not None:
-            text += f"; null-space fraction {self.null_space_fraction:.0%}"
+            text += f"; null-space fraction {self.null_space_fraction:.1%}"
             allowed = f"at most {MAX_NULL_SPACE:.0%} is allowed"
-            text += f" ({allowed})" if self.identifiable else f": {allowed} for training"
+            others = " for training, except with the objective equivariant"
+            text += f" ({allowed})" if self.identifiable else f": {allowed}{others}"
         return (NumericalWarning("W-COVERAGE", text),)
 
 

@@ -292,7 +292,7 @@ def _read_folder(folder: Path) -> tuple[list[PreparedFile], dict[Path, str]]:
         try:
             file = open_scan(path)
         except ScanFormatError as error:
-            damaged[path] = str(error)
+            damaged[path] = f"{error}; it is left out"
             continue
         if not isinstance(file, PreparedFile):
             raise ScanFormatError(

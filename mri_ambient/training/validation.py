@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import MriAmbientError
 from ..methods import Aos, CgSense, Dds, L1Wavelet, Method, ZeroFilled
 from ..methods.base import FINAL_CG, floored_variance
+from ..physics.map_sets import magnitude
 from ..physics.masks import subsample_further
 from ..physics.solve import shifted_solutions
 from ..priors.checkpoint import load_prior, save_prior
@@ -318,8 +319,9 @@ class Validator:
             images = {
                 "zero-filled": ZeroFilled()(None, case.batch, []),
                 "CG-SENSE": CgSense()(None, case.batch, []),
-                "prior + DC": _consistent(case, estimated, [tau])[0],
+                "prior + data consistency": _consistent(case, estimated, [tau])[0],
             }
-            rows.append({name: img[0].abs().cpu() for name, img in images.items()})
+            n_sets = case.batch.op.n_sets
+            rows.append({k: magnitude(img, n_sets)[0].cpu() for k, img in images.items()})
         if rows:
             save_figure(draw_previews(rows), self.run.path / "preview.png")

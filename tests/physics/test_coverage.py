@@ -296,7 +296,7 @@ class TestWarnings:
             assert warning.code == "W-COVERAGE"
             assert (found.n_scans, found.shape) == (2, (64, 16))
             assert (found.never, found.n_masks) == (8, 2)
-            assert f"{found.null_space_fraction:.0%}" in warning.text
+            assert f"{found.null_space_fraction:.1%}" in warning.text
             assert len(found.gaps) == 2
         assert several.identifiable and not single.identifiable
 

@@ -125,20 +125,32 @@ class TestBeforeTheImage:
             issue_before(scan(), recipe(prior=prior(**card), checks=checks))
 
     @pytest.mark.parametrize(
-        ("kind", "error", "codes"),
+        ("kind", "error", "wavelet", "codes"),
         [
-            ("conditioned", 0.9, []),
-            ("conditioned", 1.0, ["W-PRIOR-WEAK"]),
-            ("conditioned", None, []),
-            ("plain", 1.9, []),  # the error of a sample, up to twice that of the mean
-            ("plain", 2.0, ["W-PRIOR-WEAK"]),
+            ("conditioned", 0.9, 1.2, []),
+            ("conditioned", 1.0, 1.2, ["W-PRIOR-WEAK"]),
+            ("conditioned", 0.9, 0.8, ["W-PRIOR-WEAK"]),
+            ("plain", 1.9, 1.2, []),  # the error of a sample, up to twice that of the mean
+            ("plain", 2.0, 1.2, ["W-PRIOR-WEAK"]),
+            ("plain", 1.9, 0.9, ["W-PRIOR-WEAK"]),
         ],
     )
-    def test_a_prior_worse_than_none(self, kind, error, codes):
-        found = {} if error is None else {"held_out": error}
+    def test_a_prior_worse_than_none(self, kind, error, wavelet, codes):
+        found = {"held_out": error, "held_out_cg_sense": 1.0, "held_out_l1_wavelet": wavelet}
         with warns(*codes):
-            card = {"held_out": {**found, "held_out_cg_sense": 1.0}}
-            issue_before(scan(), recipe(prior=prior(kind, **card)))
+            issue_before(scan(), recipe(prior=prior(kind, held_out=found)))
+
+    @pytest.mark.parametrize(
+        ("card", "codes"),
+        [
+            ({"images_seen": 8}, ["W-PRIOR-WEAK"]), ({}, []),
+            ({"images_seen": 8, "adaptation": {}}, []),
+            ({"images_seen": 8, "held_out": {}}, ["W-PRIOR-WEAK"]),
+        ],
+    )  # fmt: skip
+    def test_a_prior_of_which_nothing_shows_that_it_is_better_than_none(self, card, codes):
+        with warns(*codes):
+            issue_before(scan(), recipe(prior=prior("conditioned", **card)))
 
     def test_baselines_have_none(self):
         checks = Checks(n_held_out=1)

@@ -305,7 +305,9 @@ def test_a_resumed_run_keeps_its_validation_scans(own_scans, tmp_path):
 
 def test_a_resumed_run_refuses_other_scans_and_settings(own_scans, tmp_path):
     begun(own_scans, tmp_path / "run")
-    assert "seed" in refusal(own_scans, tmp_path / "run", replace(QUICK, seed=1))
+    assert "seed 0, not 1" in refusal(own_scans, tmp_path / "run", replace(QUICK, seed=1))
+    checked = replace(QUICK, check_every=2, save_every=2, patience=9)  # no weight depends on these
+    planned(own_scans, tmp_path / "run", checked)
     init = untrained(planned(own_scans, tmp_path / "other"))
     assert "init" in refusal(own_scans, tmp_path / "run", init=init)
     paths = sorted(own_scans.glob("*.h5"))

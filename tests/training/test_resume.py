@@ -252,3 +252,10 @@ def test_a_run_from_before_an_option_goes_on(finished, scans, tmp_path):
     with pytest.raises(ConfigError):
         other = replace(QUICK, objective=Kspace(fresh_masks=False))
         trained(scans, run.path, other, images=12)
+
+
+def test_a_run_goes_on_with_other_checks_to_the_same_weights(finished, scans, tmp_path):
+    trained(scans, tmp_path / "parts", images=4)
+    other = replace(QUICK, save_every=2, check_every=6, patience=9)
+    trained(scans, tmp_path / "parts", other, images=8)
+    assert_same_run(finished(QUICK), tmp_path / "parts")
