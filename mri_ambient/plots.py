@@ -52,16 +52,17 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
 
 
 def draw_curves(
-    records: Sequence[Mapping[str, Any]], last: Mapping[str, Any] | None = None
+    records: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]] = ()
 ) -> Figure:
     """Training loss (smoothed) and held-out error against images seen.
 
     Args:
         records: lines of a log.jsonl; skipped steps have no loss and are left out.
-        last: figures of a validation that is not in the log.
+        ends: figures of validations that are not among them.
     """
-    records = [record for record in records if record["loss"] is not None]
-    checked = [record for record in [*records, *([last] if last else [])] if "held_out" in record]
+    records = [record for record in records if record.get("loss") is not None]
+    checked = [record for record in (*records, *ends) if "held_out" in record]
+    checked.sort(key=lambda record: record["images"])
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_loss(left, records)

@@ -223,7 +223,9 @@ def test_training_curves_show_loss_validation_and_classical_methods():
     records = [{"images": 8 * i, "loss": 1 / (i + 1)} for i in range(60)]
     assert not any(list(axes.lines) for axes in draw_curves([]).axes)
     check = {"held_out": 0.3, "held_out_no_dc": 0.4, "held_out_cg_sense": 0.5}
-    figure = draw_curves([{"images": 0, "loss": None}, *records], {"images": 480, **check})
+    ends = [{"images": images, **check} for images in (480, 240)]
+    figure = draw_curves([{"images": 0, "loss": None}, *records], ends)
+    assert list(figure.axes[1].lines[0].get_xdata()) == [240, 480]
     assert_texts_apart(figure)
     loss, smooth = (line.get_ydata() for line in figure.axes[0].lines)
     np.testing.assert_allclose(loss, [record["loss"] for record in records])

@@ -191,7 +191,8 @@ class _Loop:
         if self.seconds < self.limit_s < math.inf:
             self.validator.measure_time(self.trainer.average)
         if self.processes.is_first:
-            self.log.cut(self.trainer.images)
+            for log in (self.log, self.folder.ends):
+                log.cut(self.trainer.images)
             self.validator.errors = self.log.values("held_out")
 
     def run(self, dataset: Dataset) -> None:
@@ -295,10 +296,12 @@ class _Loop:
             self._draw_curves()
         return checked, saves
 
-    def _draw_curves(self, last: dict[str, float] | None = None) -> None:
+    def _draw_curves(self) -> None:
         from ..plots import draw_curves, save_figure  # matplotlib is slow to import
 
-        save_figure(draw_curves(self.log.records(), last), self.job.run / "curves.png")
+        save_figure(
+            draw_curves(self.log.records(), self.folder.ends.records()), self.job.run / "curves.png"
+        )
 
     def _passes(self, every: int, more: int = 0) -> bool:
         """Whether the last step, or that after ``more`` images, passes a multiple of ``every``."""
@@ -334,8 +337,10 @@ class _Loop:
         draws = self.seconds < self.limit_s
         self._save()  # first: who stops a run may not wait for a validation
         figures = self._validate(self.plan.started + self.limit_s)
+        if figures and "n_slices" not in figures:
+            self.folder.ends.write(images=self.trainer.images, **figures)
         if draws and "n_slices" not in figures:
-            self._draw_curves({"images": self.trainer.images, **figures})
+            self._draw_curves()
         prior = self.validator.best()
         issue_weakness(prior, self.folder.prior)
         if not self.config.patience:

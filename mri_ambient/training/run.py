@@ -6,6 +6,7 @@ file                           content
 run.json                       identity: options, scans, and what was measured on them
 config.toml                    the options, for people to read
 log.jsonl                      one line per step
+ends.jsonl                     one line per call, of its last validation
 checkpoint-IMAGES.safetensors  weights, their average and the optimiser's state; the last two
 prior.safetensors              the prior so far
 best.safetensors               with patience, the prior of the smallest held-out error so far
@@ -106,6 +107,11 @@ class RunFolder:
     def log(self) -> Log:
         """One line per step."""
         return Log(self.path / "log.jsonl")
+
+    @property
+    def ends(self) -> Log:
+        """The last validation of every call, which an undisturbed run would not have made."""
+        return Log(self.path / "ends.jsonl")
 
     @property
     def has_begun(self) -> bool:
@@ -242,7 +248,7 @@ class RunFolder:
 
 
 class Log:
-    """log.jsonl: one line per step, cut back to the checkpoint on resuming."""
+    """Lines of JSON about the run after so many images, cut back to the checkpoint on resuming."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -265,7 +271,7 @@ class Log:
                 record = json_object(line)
             except ValueError:
                 continue
-            if line.endswith(b"\n") and _is_step(record):
+            if line.endswith(b"\n") and _is_ours(record):
                 found.append(record)
         return found
 
@@ -289,7 +295,7 @@ class Log:
             ) from error
 
 
-def _is_step(record: dict[str, Any]) -> bool:
-    """Whether a line of the log is one that we wrote."""
+def _is_ours(record: dict[str, Any]) -> bool:
+    """Whether a line is one that we wrote."""
     numbers = all(value is None or isinstance(value, (int, float)) for value in record.values())
-    return numbers and isinstance(record.get("images"), int) and "loss" in record
+    return numbers and isinstance(record.get("images"), int)

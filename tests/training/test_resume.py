@@ -59,6 +59,9 @@ def test_validation_and_its_errors_are_those_of_an_undisturbed_run(finished, sca
     made += [trained(scans, tmp_path / "parts", VALIDATED, **limit) for limit in limits[1:]]
     n_slices = [prior.facts.card["held_out"].get("n_slices") for prior in made]
     assert n_slices == [1, None, None]
+    ends = RunFolder(tmp_path / "parts").ends
+    assert [record["images"] for record in ends.records()] == [4, 8]
+    assert ends.values("held_out")[1] == made[2].facts.card["held_out"]["held_out"]
     assert_same_run(finished(VALIDATED), tmp_path / "parts")
     cards = [load_prior(run).facts.card for run in (finished(VALIDATED), tmp_path / "parts")]
     assert cards[0]["held_out"] == cards[1]["held_out"]
