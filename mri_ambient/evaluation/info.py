@@ -126,7 +126,7 @@ def _summary(scan: ScanFile) -> str:
 
 
 def in_text(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts as they are printed: lengths and R rounded, a file or volume a line."""
+    """The facts as they are printed: numbers rounded, a file or volume a line."""
     kind = facts["kind"]
     if kind in ("folder", "volumes"):
         lines = {entry["file"]: _line(entry) for entry in facts["files"]}
@@ -136,7 +136,24 @@ def in_text(facts: Mapping[str, Any]) -> dict[str, Any]:
         shown["acceleration"] = f"{shown['acceleration']:.2f}"
     if shown.get("voxel_mm") is not None:
         shown["voxel_mm"] = [f"{size:.4g}" for size in shown["voxel_mm"]]
+    if kind == "prior":
+        ranges = {name: f"{name} (least, median, largest)" for name in RANGES}
+        shown["card"] = {ranges.get(k, k): value for k, value in shown["card"].items()}
+        shown = _rounded(shown)
     return shown
+
+
+RANGES = ("coils", "acceleration", "sigma_n")
+"""Facts of a card that are three numbers."""
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 -- any plain value
+    """Four digits of every number that is not whole."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _line(entry: Mapping[str, Any]) -> str:
