@@ -1,4 +1,4 @@
-"""What the training commands show while they run, and how Ctrl-C stops them."""
+"""What the training commands show while they run, and how a signal stops them."""
 
 from __future__ import annotations
 

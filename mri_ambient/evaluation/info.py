@@ -125,6 +125,10 @@ def _summary(scan: ScanFile) -> str:
     return f"{kind}, {sampled}, {coils}, {slices} of {ny} x {nx}, {where}{volume}"
 
 
+RANGES = ("coils", "acceleration", "sigma_n")
+"""Facts of a card that are three numbers."""
+
+
 def in_text(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts as they are printed: numbers rounded, a file or volume a line."""
     kind = facts["kind"]
@@ -141,10 +145,6 @@ def in_text(facts: Mapping[str, Any]) -> dict[str, Any]:
         shown["card"] = {ranges.get(k, k): value for k, value in shown["card"].items()}
         shown = _rounded(shown)
     return shown
-
-
-RANGES = ("coils", "acceleration", "sigma_n")
-"""Facts of a card that are three numbers."""
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 -- any plain value

@@ -30,7 +30,7 @@ class ImageCost:
 
     shape: tuple[int, int]
     seconds: float
-    peak_bytes: int = 0
+    peak_bytes: int
     n_targets: int = 0
     target_seconds: float = 0.0
 

@@ -136,6 +136,7 @@ class _Loop:
         self.log = self.folder.log
         self.first_images = self.saved_at = 0
         self.step_s = 0.0
+        self.is_stopped = False
 
     @property
     def seconds(self) -> float:
@@ -231,7 +232,10 @@ class _Loop:
     def _is_done(self) -> bool:
         """Whether this process would stop before the next step."""
         images = self.trainer.images
-        if (self.job.images is not None and images >= self.job.images) or self.hooks.should_stop():
+        if self.job.images is not None and images >= self.job.images:
+            return True
+        self.is_stopped = self.hooks.should_stop()
+        if self.is_stopped:
             return True
         if self._is_late and images > self.first_images:  # however short the time, take a step
             return True
@@ -335,8 +339,10 @@ class _Loop:
     def _write(self) -> tuple[PriorFacts, dict[str, Tensor] | None]:
         """Facts of the run's prior and, with patience, its weights: they may be earlier ones."""
         draws = self.seconds < self.limit_s
-        self._save()  # first: who stops a run may not wait for a validation
+        if self.is_stopped:  # who stops a run may not wait for a validation
+            self._save()
         figures = self._validate(self.plan.started + self.limit_s)
+        self._save()
         if figures and "n_slices" not in figures:
             self.folder.ends.write(images=self.trainer.images, **figures)
         if draws and "n_slices" not in figures:

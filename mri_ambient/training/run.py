@@ -151,7 +151,7 @@ class RunFolder:
         settings = job.settings()
         given = settings["config"] | {"init": settings["init"]}
         differing = sorted(
-            f"{name} {stored.get(name)}, not {given[name]}"
+            f"{name} {stored.get(name)!s:.40}, not {given[name]!s:.40}"
             for name in given.keys() - MAY_CHANGE
             if given[name] != stored.get(name)
         )

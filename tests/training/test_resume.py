@@ -19,6 +19,7 @@ from mri_ambient.errors import CheckpointError, ConfigError, MriAmbientError, St
 from mri_ambient.objectives import Ambient, Kspace, Supervised
 from mri_ambient.priors.checkpoint import load_prior, load_tensors, save_tensors
 from mri_ambient.training.run import RunFolder
+from mri_ambient.training.validation import Validator
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::mri_ambient.errors.NumericalWarning"),
@@ -80,6 +81,21 @@ def test_a_stopped_run_writes_a_checkpoint_and_resumes(finished, scans, tmp_path
     assert RunFolder(tmp_path / "parts").images_seen == 2
     trained(scans, tmp_path / "parts", images=8)
     assert_same_run(finished(QUICK), tmp_path / "parts")
+
+
+def test_who_stops_a_run_need_not_wait_for_its_last_validation(scans, tmp_path, monkeypatch):
+    """Killed while it validates, it has its checkpoint; one that was not stopped has none."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Validator, "__call__", killed)
+    answers = iter([False, True])
+    for name, given in (("stopped", {"should_stop": lambda: next(answers)}), ("ended", {})):
+        with pytest.raises(KeyboardInterrupt):
+            trained(scans, tmp_path / name, images=2 if name == "ended" else 8, **given)
+    assert RunFolder(tmp_path / "stopped").images_seen == 2
+    assert RunFolder(tmp_path / "ended").images_seen == 0
 
 
 IMAGES = 72
